@@ -1,0 +1,5 @@
+"""`python -m shellrunner` is the command line."""
+
+from shellrunner.cli import main
+
+main()

@@ -1,0 +1,111 @@
+"""One error family. An error carries a code, words for a person, and what helps to mend it.
+
+Owned by whoever raises; turned into HTTP by `web.problems` alone. Must not know status numbers.
+"""
+
+from typing import Any, ClassVar
+
+
+class ShellrunnerError(Exception):
+    """`code` names the kind of error for programs, `detail` says it to people, `members` helps to mend it."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+
+class MalformedJson(ShellrunnerError):
+    """The body is not JSON as RFC 8259 has it: syntax, encoding, nesting, duplicate keys, NaN."""
+
+    code = "malformed-json"
+
+
+class InvalidJob(ShellrunnerError):
+    """The body is JSON, but not a job; `errors` is a list of `{"pointer", "detail"}`."""
+
+    code = "invalid-job"
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        first = errors[0]
+        super().__init__(f"{first['pointer']}: {first['detail']}", errors=errors)
+
+
+class BadParameter(ShellrunnerError):
+    """A query parameter (or a header that acts as one) is unknown or has an impossible value."""
+
+    code = "bad-parameter"
+
+    def __init__(self, parameter: str, detail: str) -> None:
+        super().__init__(detail, parameter=parameter)
+
+
+class BadCursor(BadParameter):
+    """The cursor was not made by this list."""
+
+    code = "bad-cursor"
+
+
+class NoSuchJob(ShellrunnerError):
+    """No job has this id: it never existed, or it was deleted."""
+
+    code = "no-such-job"
+
+    def __init__(self, job_id: int | str) -> None:
+        super().__init__(f"there is no job {job_id}")
+
+
+class NoResultYet(ShellrunnerError):
+    """The job is not done, so it has no result."""
+
+    code = "no-result-yet"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is not done yet, so it has no result")
+
+
+class ResultGone(ShellrunnerError):
+    """The result was deleted from the history; the job stays."""
+
+    code = "result-gone"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"the result of job {job_id} was deleted")
+
+
+class NotDone(ShellrunnerError):
+    """The job is queued or running, and only a job that is done can be deleted."""
+
+    code = "not-done"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is not done: cancel it first")
+
+
+class AlreadyDone(ShellrunnerError):
+    """The job is done, so there is nothing left to cancel."""
+
+    code = "already-done"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is done already")
+
+
+class StoreUnavailable(ShellrunnerError):
+    """The history cannot be read or written (a full or failing disk); nothing was started or changed."""
+
+    code = "store-unavailable"
+
+
+class StateLocked(ShellrunnerError):
+    """Another server works on this state directory."""
+
+    code = "state-locked"
+
+
+class ConfigError(ShellrunnerError):
+    """The configuration is refused; the words name the file or variable, the key and the reason."""
+
+    code = "config"

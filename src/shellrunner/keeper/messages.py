@@ -1,0 +1,60 @@
+"""What server and keeper say to each other, and server and fork server: JSON objects behind their length.
+
+One frame is four bytes of length (big-endian) and so many bytes of JSON in UTF-8. Versioned by `PROTOCOL`, which a
+keeper says in its `hello`; a server must go on understanding every version that was ever released.
+
+    server → keeper       {"do": "start", "job", "token", "argv", "cwd", "env", "stdin", "timeout", "grace",
+                           "merge_stderr", "leave_children", "output_bytes"}
+                          {"do": "cancel", "job", "token"}
+                          {"do": "retire"}               exit once there is nothing left to keep
+    keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
+                          {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
+    server → fork server  {"do": "fork", "keeper"}
+    fork server → server  {"say": "forked", "keeper", "pid"}
+                          {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …]}
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+PROTOCOL = 1
+MAX_FRAME = 1 << 26  # bytes; a start with its stdin, argv and env is far smaller
+
+_LENGTH = struct.Struct(">I")
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+Message = dict[str, Any]
+
+
+def pack(message: Message) -> bytes:
+    """One message as a frame."""
+    body = _encode(message).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+class Unpacker:
+    """Cuts what was received into messages, however the socket cut it."""
+
+    def __init__(self) -> None:
+        """Start with nothing received."""
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield the messages that are complete now.
+
+        Raises:
+            ValueError: this is not our protocol.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield json.loads(body)
