@@ -64,9 +64,7 @@ _SINGLE_BYTE = (
     "iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-9 iso8859-10 iso8859-11 "
     "iso8859-13 iso8859-14 iso8859-15 iso8859-16"
 )
-_MULTI_BYTE = (
-    "utf-8 utf-16-le utf-16-be gb18030 gbk gb2312 big5 big5hkscs cp949 cp950 cp932 shift_jis euc_jp euc_kr"
-)
+_MULTI_BYTE = "utf-8 utf-16-le utf-16-be gb18030 gbk gb2312 big5 big5hkscs cp949 cp950 cp932 shift_jis euc_jp euc_kr"
 CHARSETS: Final = frozenset(codecs.lookup(name).name for name in f"{_SINGLE_BYTE} {_MULTI_BYTE}".split())
 
 

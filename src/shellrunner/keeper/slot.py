@@ -235,8 +235,10 @@ class SlotReader:
                 return None
             progress = _unblock(page, _PROGRESS, _ROOM[_PROGRESS])
             if progress is not None or not any(page[_PROGRESS : _PROGRESS + _BLOCK.size]):
-                break
-        end = _unblock(page, _END, _ROOM[_END])
-        if end is not None and (end.get("job"), end.get("token")) != (start.get("job"), start.get("token")):
-            end = None
-        return Record(number, start["job"], start["token"], start, progress or {}, end)
+                return Record(number, start["job"], start["token"], start, progress or {}, _end(page, start))
+        return Record(number, start["job"], start["token"], start, {}, _end(page, start))
+
+
+def _end(page: bytes, start: dict[str, Any]) -> dict[str, Any] | None:
+    end = _unblock(page, _END, _ROOM[_END])
+    return end if end and (end.get("job"), end.get("token")) == (start["job"], start["token"]) else None
