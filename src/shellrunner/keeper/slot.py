@@ -226,17 +226,20 @@ class SlotReader:
         return PAGE + record.number * RECORD
 
     def _record(self, number: int) -> Record | None:
-        for _ in range(100):  # a torn `progress` is one that is being written: it is whole at the next look
-            page = os.pread(self.fd, PAGE, PAGE + number * RECORD)
-            if len(page) < PAGE:
-                return None
-            start = _unblock(page, _START, _ROOM[_START])
-            if start is None:
-                return None
-            progress = _unblock(page, _PROGRESS, _ROOM[_PROGRESS])
-            if progress is not None or not any(page[_PROGRESS : _PROGRESS + _BLOCK.size]):
-                return Record(number, start["job"], start["token"], start, progress or {}, _end(page, start))
-        return Record(number, start["job"], start["token"], start, {}, _end(page, start))
+        page = self._page(number)
+        start = _unblock(page, _START, _ROOM[_START])
+        if start is None:
+            return None
+        progress = _unblock(page, _PROGRESS, _ROOM[_PROGRESS]) or {}
+        return Record(number, start["job"], start["token"], start, progress, _end(page, start))
+
+    def _page(self, number: int) -> bytes:
+        for _ in range(100):  # a torn `progress` is one that is being written: it is whole at a later look
+            page = os.pread(self.fd, PAGE, PAGE + number * RECORD).ljust(PAGE, b"\0")
+            written = any(page[_PROGRESS : _PROGRESS + _BLOCK.size])
+            if not written or _unblock(page, _PROGRESS, _ROOM[_PROGRESS]):
+                break
+        return page
 
 
 def _end(page: bytes, start: dict[str, Any]) -> dict[str, Any] | None:
