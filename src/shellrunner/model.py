@@ -59,7 +59,8 @@ class Ending(StrEnum):
 # resumed from a position and at most eight bytes before it (each was tried with thousands of random cuts).
 _SINGLE_BYTE = (
     "ascii latin-1 koi8-r koi8-u koi8-t kz1048 mac-cyrillic mac-roman mac-greek mac-latin2 mac-turkish ptcp154 "
-    "tis-620 cp437 cp737 cp775 cp850 cp852 cp855 cp857 cp858 cp860 cp861 cp862 cp863 cp864 cp865 cp866 cp869 cp874 cp1125 "
+    "tis-620 cp437 "
+    "cp737 cp775 cp850 cp852 cp855 cp857 cp858 cp860 cp861 cp862 cp863 cp864 cp865 cp866 cp869 cp874 cp1125 "
     "cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 "
     "iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-9 iso8859-10 iso8859-11 "
     "iso8859-13 iso8859-14 iso8859-15 iso8859-16"
