@@ -6,12 +6,12 @@ keeper says in its `hello`; a server must go on understanding every version that
     server → keeper       {"do": "start", "job", "token", "argv", "cwd", "env", "stdin", "timeout", "grace",
                            "merge_stderr", "leave_children", "output_bytes"}
                           {"do": "cancel", "job", "token"}
-                          {"do": "retire"}               exit once there is nothing left to keep
+                          (end of the connection)   a keeper that keeps nothing exits
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
-    server → fork server  {"do": "fork", "keeper"}
+    server → fork server  {"do": "fork", "keeper", "header": {"history", "program"}}
     fork server → server  {"say": "forked", "keeper", "pid"}
-                          {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …]}
+                          {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
 """
 
 import json

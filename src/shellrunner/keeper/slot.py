@@ -121,21 +121,23 @@ def _unblock(page: bytes, at: int, room: int) -> dict[str, Any] | None:
 class SlotWriter:
     """A slot as its keeper has it: locked for life, written in place, never synced."""
 
-    def __init__(self, directory: int, name: str, header: dict[str, Any]) -> None:
-        """Create the slot in `directory` (a file descriptor), take its lock, say whose it is.
+    def __init__(self, directory: int, name: str) -> None:
+        """Create the slot in `directory` (a file descriptor) and take its lock.
 
         Raises:
             FileExistsError: a slot is never taken over by another keeper.
             OSError: no room, no right.
         """
-        self.fd = os.open(
-            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(name, flags, 0o600, dir_fd=directory)
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(self.fd, 0, SIZE)
-        os.pwrite(self.fd, _block({"version": VERSION, **header}, PAGE), 0)
         self._turn = RECORDS - 1
         self._at = 0
+
+    def introduce(self, header: dict[str, Any]) -> None:
+        """Say whose slot it is."""
+        os.pwrite(self.fd, _block({"version": VERSION, **header}, PAGE), 0)
 
     def begin(self, start: dict[str, Any]) -> None:
         """Turn to the other record and write that `start["job"]` is about to be started there."""
@@ -216,6 +218,10 @@ class SlotReader:
         """Output from `position` on, as far as it lies in the slot."""
         limit = min(limit, DATA_ROOM - position)
         return os.pread(self.fd, limit, self._place(record) + _DATA + position) if limit > 0 else b""
+
+    def glance(self) -> bytes:
+        """Bytes that differ whenever a start or a progress was written since: to be compared, not to be read."""
+        return b"".join(os.pread(self.fd, _END, PAGE + number * RECORD) for number in range(RECORDS))
 
     def still(self, record: Record) -> bool:
         """Whether the record is still about the same job, so that what was read of it before was its own."""

@@ -1,0 +1,303 @@
+"""One keeper: waits for a command to keep, keeps it, records its end, waits for the next.
+
+A process of one thread around one poll(2). It outlives the server that it works for, and decides alone: timeout,
+output limit and the end of the tree need nobody's help. Must not know HTTP, SQL, or why a command is run.
+
+Everything the server may have missed is in the slot; the messages only say "look there".
+"""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import termios
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from . import command, tree
+from .messages import PROTOCOL, Message, Unpacker, pack
+from .recorder import Recorder
+from .slot import SlotWriter
+
+_CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
+_LONELY = 30.0  # seconds a keeper waits for the server that had it made
+_LINGER = 1.0  # seconds that children left behind have to be gone
+_AGAIN = 0.05  # seconds between looks where nothing can be waited on
+
+
+class Keeper:
+    """The poll loop, and what it holds: a connection, and perhaps a command."""
+
+    def __init__(self, state: int, slot: SlotWriter, listener: socket.socket, hello: dict[str, Any]) -> None:
+        """Keep what is said on `listener`; `state` is the state directory's descriptor, `hello` who this is."""
+        self._state, self._slot, self._listener, self._hello = state, slot, listener, hello
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._server: socket.socket | None = None
+        self._unpacker = Unpacker()
+        self._kept: _Kept | None = None
+        self._retiring = False
+        self._over = False
+        self._watch(listener.fileno(), self._accept)
+
+    def run(self) -> None:
+        """Work until there is nobody to work for and nothing to keep."""
+        lonely = time.monotonic() + _LONELY
+        while not self._over:
+            due = self._kept.due if self._kept else (None if self._server or self._retiring else lonely)
+            self._wait(due)
+            if self._kept:
+                self._kept.look_at_the_clock()
+            elif self._server is None and not self._retiring and time.monotonic() > lonely:
+                self._over = True
+
+    def _wait(self, due: float | None) -> None:
+        pause = None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
+        ready = {descriptor for descriptor, _ in self._poll.poll(pause)}
+        # The server's words before anything else: what it said before it died still counts.
+        for descriptor in [d for d in self._handlers if d in ready]:
+            if descriptor in self._handlers:
+                self._handlers[descriptor]()
+
+    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _forget(self, descriptor: int) -> None:
+        del self._handlers[descriptor]
+        self._poll.unregister(descriptor)
+
+    # The server ------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        if self._server:
+            self._hear()  # whatever an earlier server still said
+        if self._server:
+            self._hang_up()
+        self._server = connection
+        self._unpacker = Unpacker()
+        self._watch(connection.fileno(), self._hear)
+        kept = self._kept
+        self._say(say="hello", protocol=PROTOCOL, **self._hello, job=kept and kept.job, token=kept and kept.token)
+
+    def _hear(self) -> None:
+        while self._server:
+            try:
+                data = self._server.recv(1 << 18, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._hang_up()
+                self._over = self._kept is None and not self._retiring
+                return
+            for message in self._unpacker.feed(data):
+                self._obey(message)
+
+    def _hang_up(self) -> None:
+        if self._server:
+            self._forget(self._server.fileno())
+            self._server.close()
+            self._server = None
+
+    def _say(self, **message: Any) -> None:
+        if self._server:
+            # A server that does not read is as good as dead; it will find everything in the slot.
+            with suppress(OSError):
+                self._server.sendall(pack(message))
+
+    def _obey(self, message: Message) -> None:
+        kept = self._kept
+        match message["do"]:
+            case "start" if kept is None and not self._retiring:
+                self._start(message)
+            case "cancel" if kept and (kept.job, kept.token) == (message["job"], message["token"]):
+                kept.end("cancelled")
+
+    # The command -----------------------------------------------------------------------------------------------
+
+    def _start(self, message: Message) -> None:
+        job, token = message["job"], message["token"]
+        self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000})
+        recorder = Recorder(self._slot, self._state, job, token, message["output_bytes"])
+        try:
+            started = command.start(message, self._state)
+        except command.CannotStart as error:
+            end = {"ending": "failed_to_start", "detail": str(error), "wall": time.time_ns() // 1_000_000}
+            self._slot.end({**recorder.progress(), **end})
+            self._say(say="ended", job=job, token=token, retiring=False)
+            return
+        self._kept = kept = _Kept(message, started, recorder)
+        self._watch(started.pidfd, lambda: self._ended(kept))
+        for stream, pipe in enumerate(started.pipes):
+            self._watch(pipe, lambda stream=stream, pipe=pipe: self._copy(stream, pipe))  # type: ignore[misc]
+        kept.open_pipes = set(started.pipes)
+
+    def _copy(self, stream: int, pipe: int) -> None:
+        data = os.read(pipe, _CHUNK)
+        if not data:
+            self._close_pipe(pipe)
+        elif self._kept:
+            self._kept.take(stream, data)
+
+    def _close_pipe(self, pipe: int) -> None:
+        self._forget(pipe)
+        os.close(pipe)
+        if self._kept:
+            self._kept.open_pipes.discard(pipe)
+
+    def _ended(self, kept: "_Kept") -> None:
+        self._forget(kept.started.pidfd)
+        kept.drain()
+        kept.over = kept.due = time.monotonic()
+        kept.wall_over = time.time_ns() // 1_000_000
+        kept.settle = lambda: self._settle(kept)
+        self._settle(kept)
+
+    def _settle(self, kept: "_Kept") -> None:
+        # A tree that was asked to end (TERM) may use its grace although the command itself is gone.
+        if not (kept.cause and kept.grace_left() and tree.group_lives(kept.started.pid)):
+            self._finish(kept)
+
+    def _finish(self, kept: "_Kept") -> None:
+        leave = kept.message["leave_children"] and not kept.cause
+        if not leave:
+            # The command is not reaped yet, so this group is still its own, and whoever forks in it is caught.
+            with suppress(OSError):
+                os.killpg(kept.started.pid, signal.SIGKILL)
+        _, status, usage = os.wait4(kept.started.pid, 0)
+        os.close(kept.started.pidfd)
+        survivors: list[str] = []
+        if not tree.reap():
+            self._retiring = leave or self._retiring
+            survivors = [] if leave else tree.sweep(_LINGER)
+            self._retiring = self._retiring or bool(survivors)
+        self._record(kept, status, usage, survivors)
+
+    def _record(self, kept: "_Kept", status: int, usage: resource.struct_rusage, survivors: list[str]) -> None:
+        kept.recorder.sync()
+        kept.recorder.close()
+        self._slot.end({**kept.recorder.progress(), **kept.witnessed(status, usage, survivors)})
+        self._kept = None
+        if self._retiring:
+            self._drain_from_now_on()
+        else:
+            for pipe in kept.open_pipes:
+                self._close_pipe(pipe)
+            self._over = self._server is None
+        self._say(say="ended", job=kept.job, token=kept.token, retiring=self._retiring)
+
+    # Afterwards ------------------------------------------------------------------------------------------------
+
+    def _drain_from_now_on(self) -> None:
+        """Stay until every child is gone: read and throw away what they write, so that they do not die of it.
+
+        It must not exit before them: they would become the fork server's, which ends what has no keeper.
+        """
+        reading, writing = socket.socketpair()
+        reading.setblocking(False)
+        writing.setblocking(False)
+        self._wakeup = (reading, writing)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        self._watch(reading.fileno(), self._child_ended)
+        self._over = tree.reap()  # the last one may have gone before the handler was there
+
+    def _child_ended(self) -> None:
+        with suppress(BlockingIOError):
+            self._wakeup[0].recv(4096)
+        self._over = tree.reap()
+
+
+class _Kept:
+    """The command that is being kept: its deadlines, and why it is being ended, if it is."""
+
+    def __init__(self, message: Message, started: command.Command, recorder: Recorder) -> None:
+        self.message, self.started, self.recorder = message, started, recorder
+        self.job: int = message["job"]
+        self.token: str = message["token"]
+        self.open_pipes: set[int] = set()
+        self.cause: str | None = None
+        self.over: float | None = None
+        self.wall_over = 0
+        self.settle: Callable[[], None] | None = None
+        timeout = message["timeout"]
+        self.due: float | None = None if timeout is None else started.clock + timeout
+        self._kill_at = 0.0
+
+    def take(self, stream: int, data: bytes) -> None:
+        """Store output, unless it came after the command's own end."""
+        if self.over is None:
+            self.recorder.store(stream, data)
+            if self.recorder.over_limit and not self.cause:
+                self.end("output_limit")
+
+    def drain(self) -> None:
+        """Take what lies in the pipes now and no more: a child may go on writing for ever."""
+        for stream, pipe in enumerate(self.started.pipes):
+            if pipe in self.open_pipes:
+                (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
+                while waiting > 0:
+                    data = os.read(pipe, min(waiting, _CHUNK))
+                    waiting -= len(data)
+                    self.take(stream, data)
+
+    def end(self, cause: str) -> None:
+        """Begin to end the tree, unless that has begun or the command has ended by itself."""
+        if self.cause or self._has_ended():
+            return
+        self.cause = cause
+        self._kill_at = time.monotonic() + self.message["grace"]
+        self.due = self._kill_at
+        with suppress(OSError):
+            os.killpg(self.started.pid, signal.SIGTERM)
+            os.killpg(self.started.pid, signal.SIGCONT)  # a stopped one could not end
+
+    def grace_left(self) -> bool:
+        """Whether the tree still has time to end by itself."""
+        return time.monotonic() < self._kill_at
+
+    def look_at_the_clock(self) -> None:
+        """Do what is due: the timeout, the kill after the grace, another look at a tree that is ending."""
+        now = time.monotonic()
+        if self.due is None or now < self.due:
+            return
+        if self.settle:
+            self.due = now + _AGAIN
+            self.settle()
+        elif self.cause is None:
+            self.due = None
+            self.end("timed_out")
+        else:
+            self.due = now + _AGAIN
+            with suppress(OSError):
+                os.killpg(self.started.pid, signal.SIGKILL)
+            tree.kill()
+
+    def witnessed(self, status: int, usage: resource.struct_rusage, survivors: list[str]) -> dict[str, Any]:
+        """The end as the kernel reported it, with why it was brought about."""
+        said = command.reported(status)
+        natural = "signalled" if said["exit_code"] is None else "exited"
+        peak = usage.ru_maxrss if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
+        left = f"still running after {_LINGER:g} s: {', '.join(survivors)}" if survivors else None
+        return {
+            **said,
+            "ending": self.cause or ("output_limit" if self.recorder.over_limit else natural),
+            "detail": left,
+            "wall": self.wall_over,
+            "started": self.started.wall,
+            "duration": round((self.over or 0.0) - self.started.clock, 6),
+            "cpu_user": usage.ru_utime,
+            "cpu_system": usage.ru_stime,
+            "max_rss_bytes": peak and peak * 1024,
+        }
+
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PIDFD, self.started.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -1,0 +1,118 @@
+"""Store one command's output as it arrives, up to its limit, and say how much there is.
+
+Owned by the keeper, one per job. Writes the slot first and `runs/<job>.out` and `.idx` after it; must not know
+processes. What is stored is always a true beginning of what was written: from the first byte that finds no room
+(limit or disk) on, nothing more is stored, and everything is counted.
+"""
+
+import os
+import time
+import zlib
+from typing import Any
+
+from .slot import DATA_ROOM, ENTRY, INDEX_ROOM, Entry, SlotWriter, data_path, index_path
+
+_COALESCE = 5_000_000  # nanoseconds: output of one stream within this time of an entry needs no entry of its own
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Recorder:
+    """Where the output of one job goes."""
+
+    def __init__(self, slot: SlotWriter, state: int, job: int, token: str, limit: int) -> None:
+        """Store at most `limit` bytes: of both streams, and of the index where it does not fit into the slot."""
+        self._slot, self._state, self._job, self._token, self._limit = slot, state, job, token, limit
+        self._data_file = self._index_file = -1
+        self._entries = 0
+        self._last_stream, self._last_time = -1, 0
+        self._full = False
+        self.over_limit = False  # bytes were dropped for the limit, not for the disk
+        self._data_crc = self._index_crc = 0
+        self.stored = [0, 0]
+        self.dropped = [0, 0]
+
+    def store(self, stream: int, data: bytes) -> None:
+        """Store what was read from one of the streams (0 stdout, 1 stderr), as far as there is room."""
+        kept = 0 if self._full else self._write(stream, data)
+        self.stored[stream] += kept
+        self.dropped[stream] += len(data) - kept
+        self._full = self._full or kept < len(data)
+        self._slot.progress(self.progress())
+
+    def progress(self) -> dict[str, Any]:
+        """How much is there, as the slot's `progress` and `end` say it."""
+        return {
+            "job": self._job,
+            "token": self._token,
+            "stdout": self.stored[0],
+            "stderr": self.stored[1],
+            "entries": self._entries,
+            "stdout_dropped": self.dropped[0],
+            "stderr_dropped": self.dropped[1],
+            # Of what lies in the slot: it is never synced, so after a power failure it must be checked.
+            "data_crc": self._data_crc,
+            "index_crc": self._index_crc,
+        }
+
+    def sync(self) -> None:
+        """Make durable what lies outside the slot, before an end is written that counts on it."""
+        for file in (self._data_file, self._index_file):
+            if file >= 0:
+                os.fsync(file)
+        if self._data_file >= 0 or self._index_file >= 0:
+            runs = os.open("runs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._state)
+            os.fsync(runs)
+            os.close(runs)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in (self._data_file, self._index_file):
+            if file >= 0:
+                os.close(file)
+        self._data_file = self._index_file = -1
+
+    def _write(self, stream: int, data: bytes) -> int:
+        position = self.stored[0] + self.stored[1]
+        now = time.time_ns()
+        try:
+            if stream != self._last_stream or now - self._last_time >= _COALESCE:
+                self._write_entry(Entry(position, stream, self.stored[stream], now))
+            room = self._limit - position - max(0, self._entries - INDEX_ROOM) * ENTRY
+            if room < len(data):
+                self.over_limit = True
+                data = data[: max(room, 0)]
+            return self._write_data(position, data)
+        except OSError:  # ENOSPC, EDQUOT, EIO: a disk that takes nothing must not end the job
+            return 0
+
+    def _write_entry(self, entry: Entry) -> None:
+        if self._entries < INDEX_ROOM:
+            self._index_crc = zlib.crc32(entry.pack(), self._index_crc)
+            self._slot.write_entry(self._entries, entry)
+        else:
+            if self._index_file < 0:
+                self._index_file = os.open(index_path(self._job), _NEW_FILE, 0o600, dir_fd=self._state)
+            if os.pwrite(self._index_file, entry.pack(), (self._entries - INDEX_ROOM) * ENTRY) < ENTRY:
+                raise OSError("no room for a whole index entry")
+        self._entries += 1
+        self._last_stream, self._last_time = entry.stream, entry.time
+
+    def _write_data(self, position: int, data: bytes) -> int:
+        here = min(len(data), max(0, DATA_ROOM - position))
+        if here:
+            self._slot.write_data(position, data[:here])
+            self._data_crc = zlib.crc32(data[:here], self._data_crc)
+        if here == len(data):
+            return here
+        return here + self._write_file(position + here - DATA_ROOM, memoryview(data)[here:])
+
+    def _write_file(self, at: int, rest: memoryview) -> int:
+        written = 0
+        try:
+            if self._data_file < 0:
+                self._data_file = os.open(data_path(self._job), _NEW_FILE, 0o600, dir_fd=self._state)
+            while written < len(rest):
+                written += os.pwrite(self._data_file, rest[written:], at + written)
+        except OSError:
+            pass  # what was written before counts; the caller sees that it is not all
+        return written

@@ -1,0 +1,131 @@
+"""End a whole process tree: everything that descends from a subreaper, whatever session or group it fled to.
+
+Used by the keeper on its command and by the fork server on what a killed keeper left. A subreaper
+(prctl(2), PR_SET_CHILD_SUBREAPER) is the new parent of every orphan below it, so its children, their children and
+so on are exactly what the command started. Must not know jobs, slots or messages.
+"""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from .identity import stat_fields
+
+_PR_SET_CHILD_SUBREAPER = 36
+_MAX_ROUNDS = 64
+
+
+class Process(NamedTuple):
+    """A row of /proc. `start` tells it from a later process with the same pid."""
+
+    pid: int
+    parent: int
+    group: int
+    start: int
+    zombie: bool
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of every orphan below it; not inherited by fork.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl PR_SET_CHILD_SUBREAPER")
+
+
+def processes() -> Iterator[Process]:
+    """Every process there is; one that ends meanwhile is left out."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(ProcessLookupError):
+                fields = stat_fields(int(name))
+                zombie = fields[0] in (b"Z", b"X")
+                yield Process(int(name), int(fields[1]), int(fields[2]), int(fields[19]), zombie)
+
+
+def descendants(root: int, spared: Collection[int] = ()) -> list[Process]:
+    """What descends from `root`, parents first; not the children `spared`, nor what descends from them."""
+    children: dict[int, list[Process]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process)
+    found = [child for child in children.get(root, ()) if child.pid not in spared]
+    for process in found:  # grows while it is walked: breadth first
+        found += children.get(process.pid, ())
+    return found
+
+
+def group_lives(group: int) -> bool:
+    """Whether anybody in this process group has not ended."""
+    return any(process.group == group and not process.zombie for process in processes())
+
+
+def kill(spared: Collection[int] = ()) -> None:
+    """Stop, then kill, every descendant of this process.
+
+    Stopped first and looked for again until nothing new is found: a stopped process forks no more, so the search
+    comes to an end where killing one by one would run behind a tree that keeps forking.
+    """
+    me = os.getpid()
+    stopped: dict[tuple[int, int], Process] = {}
+    for _ in range(_MAX_ROUNDS):
+        found = descendants(me, spared)
+        fresh = [p for p in found if not p.zombie and (p.pid, p.start) not in stopped]
+        if not fresh:
+            break
+        for process in fresh:
+            _send(process, signal.SIGSTOP)
+            stopped[process.pid, process.start] = process
+    for process in stopped.values():
+        _send(process, signal.SIGKILL)
+
+
+def _send(process: Process, signum: signal.Signals) -> None:
+    # The pidfd first, the start time after: what is signalled is the process that was found, or nobody.
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        return
+    try:
+        if int(stat_fields(process.pid)[19]) == process.start:
+            signal.pidfd_send_signal(pidfd, signum)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended, or it is another user's (setuid) and is named as a survivor
+    finally:
+        os.close(pidfd)
+
+
+def sweep(seconds: float) -> list[str]:
+    """Kill and reap every descendant of this process; return the names of those that outlived `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = 0.0005
+    while not reap():
+        kill()
+        if time.monotonic() > deadline:
+            return [_name(process.pid) for process in descendants(os.getpid()) if not process.zombie]
+        time.sleep(pause)  # the kernel ends them meanwhile; nothing can be waited on that covers all of them
+        pause = min(pause * 2, 0.02)
+    return []
+
+
+def reap() -> bool:
+    """Reap every child that has ended; true if none is left at all (ECHILD)."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"{file.read().strip()} (pid {pid})"
+    except OSError:
+        return f"pid {pid}"

@@ -1,0 +1,6 @@
+"""The supervisor: how many at once, claim, hand to a keeper, adopt, record the end."""
+
+from shellrunner.supervisor.keepers import Keepers
+from shellrunner.supervisor.supervisor import Supervisor
+
+__all__ = ["Keepers", "Supervisor"]

@@ -1,0 +1,172 @@
+"""What a slot says of a job, as the end that is recorded in the history.
+
+Pure reading and judging; the supervisor decides when a slot may be judged (never while its keeper's lock is held).
+Must not know asyncio, SQL or sockets.
+"""
+
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from shellrunner.keeper.identity import boot_id
+from shellrunner.keeper.slot import (
+    DATA_ROOM,
+    ENTRY,
+    INDEX_ROOM,
+    Record,
+    SlotReader,
+    data_path,
+    index_path,
+    slot_name,
+)
+from shellrunner.model import Claim, End, Ending, Usage, Volume
+from shellrunner.store import Head
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """It ended, or is `lost`: this is to be recorded."""
+
+    end: End
+    volume: Volume
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class NeverStarted:
+    """Nothing was ever started under this claim: the job goes back to the queue."""
+
+
+Verdict = Ended | NeverStarted
+
+
+def is_lost(verdict: Verdict) -> bool:
+    """Whether nobody saw the end."""
+    return isinstance(verdict, Ended) and verdict.end.ending is Ending.LOST
+
+
+def new_token() -> str:
+    """A token for one claim. It begins with the boot in which it was made: another boot judges it differently."""
+    return f"{boot_id()[:8]}-{os.urandom(8).hex()}"
+
+
+def witnessed(slot: SlotReader, record: Record | None) -> Ended:
+    """The end that the keeper wrote down.
+
+    Raises:
+        ValueError: it is not there, or not what this program would have written.
+    """
+    if record is None or record.end is None:
+        raise ValueError("there is no end in the slot")
+    end, volume = record.end, _volume(record.end)
+    try:
+        usage = Usage(end["cpu_user"], end["cpu_system"], end["max_rss_bytes"]) if "cpu_user" in end else None
+        known = End(
+            ending=Ending(end["ending"]),
+            completed=end["wall"],
+            exit_code=end.get("exit_code"),
+            signal=end.get("signal"),
+            detail=end.get("detail"),
+            started=end.get("started"),
+            duration=end.get("duration"),
+            usage=usage,
+        )
+    except KeyError as error:
+        raise ValueError(f"the end in the slot lacks {error}") from None
+    return Ended(known, volume, _head(slot, record, volume, end["entries"]))
+
+
+def judge(state: int, claim: Claim, evidence: str) -> Verdict:
+    """Judge a claim whose keeper is gone: the end it wrote, else `lost`, else that nothing was ever started.
+
+    Args:
+        state: the state directory's descriptor.
+        claim: what the history says.
+        evidence: what is known of the keeper's end, for `detail`.
+    """
+    same_boot = claim.token[:8] == boot_id()[:8]
+    if not same_boot:
+        evidence = "the host was restarted while it ran"
+    try:
+        slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
+        try:
+            slot = SlotReader(slots, slot_name(claim.keeper))
+        finally:
+            os.close(slots)
+    except OSError as error:
+        return _lost(claim, f"{evidence}; its slot {claim.keeper} cannot be read: {error.strerror}")
+    try:
+        return _judge(state, slot, claim, evidence, same_boot)
+    finally:
+        slot.close()
+
+
+def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot: bool) -> Verdict:
+    record = slot.find(claim.job_id, claim.token)
+    if record is None:
+        if same_boot and slot.header() is not None:
+            return NeverStarted()
+        return _lost(claim, f"{evidence}; its slot {claim.keeper} says nothing of it")
+    if record.end is None:
+        lost = _lost(claim, f"{evidence}; it was started at {_clock(record.start['wall'])}, its end was not seen")
+        return Ended(lost.end, *_salvaged(state, slot, record, record.progress))
+    try:
+        ended = witnessed(slot, record)
+    except ValueError as error:
+        return _lost(claim, f"{evidence}; {error}")
+    if (ended.volume, ended.head) == _salvaged(state, slot, record, record.end):
+        return ended
+    return _lost(claim, f"{evidence}; its end was written, but its output is not all there")
+
+
+def _lost(claim: Claim, detail: str) -> Ended:
+    now = time.time_ns() // 1_000_000
+    end = End(Ending.LOST, completed=now, detail=detail, started=claim.claimed)
+    return Ended(end, Volume(), Head())
+
+
+def _volume(counts: dict[str, Any]) -> Volume:
+    return Volume(
+        counts.get("stdout", 0),
+        counts.get("stderr", 0),
+        counts.get("stdout_dropped", 0),
+        counts.get("stderr_dropped", 0),
+    )
+
+
+def _head(slot: SlotReader, record: Record, volume: Volume, entries: int) -> Head:
+    if volume.stored == 0:
+        return Head()
+    return Head(slot.data(record, 0, min(volume.stored, DATA_ROOM)), slot.index(record, entries))
+
+
+def _salvaged(state: int, slot: SlotReader, record: Record, counts: dict[str, Any]) -> tuple[Volume, Head]:
+    """The output that `counts` speaks of if all of it is there unharmed, else nothing.
+
+    The slot is never synced: after a power failure its parts may be of different ages.
+    """
+    volume = _volume(counts)
+    entries = counts.get("entries", 0)
+    head = _head(slot, record, volume, entries)
+    sums = (counts.get("data_crc", 0), counts.get("index_crc", 0))
+    whole = (
+        sums == (zlib.crc32(head.data), zlib.crc32(head.index))
+        and _has(state, data_path(record.job), volume.stored - DATA_ROOM)
+        and _has(state, index_path(record.job), (entries - INDEX_ROOM) * ENTRY)
+    )
+    return (volume, head) if whole else (Volume(), Head())
+
+
+def _has(state: int, path: str, size: int) -> bool:
+    if size <= 0:
+        return True
+    try:
+        return os.stat(path, dir_fd=state).st_size >= size
+    except OSError:
+        return False
+
+
+def _clock(millis: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(millis / 1000))

@@ -1,0 +1,16 @@
+"""What the tests share: a real service in a process of its own, and waiting on conditions."""
+
+import pytest
+
+from tests.service import Service
+
+
+@pytest.fixture
+async def service(tmp_path):
+    """A running service on a state directory of its own; whatever it kept is ended afterwards."""
+    running = Service(tmp_path / "state")
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.clear_away()

@@ -1,0 +1,178 @@
+"""A real `shellrunner serve` in a process of its own, driven over HTTP; it can be killed and started again."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+
+import aiohttp
+
+from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.slot import SlotReader
+from tests.waiting import SOON, until
+
+
+class Service:
+    """One state directory, and the server that works on it at the moment."""
+
+    def __init__(self, state_dir, **settings):
+        """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2."""
+        self.state_dir, self.settings = state_dir, settings
+        self.process = None
+        self.url = None
+        self.log = []
+        self.session = aiohttp.ClientSession()
+        self._reader = None
+
+    # The process
+
+    async def start(self, **settings):
+        """Start the server and wait until it listens."""
+        self.settings |= settings
+        environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
+        environment |= {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", str(self.state_dir),
+            stderr=asyncio.subprocess.PIPE, env=environment, limit=1 << 24,
+        )  # fmt: skip
+        self.url = None
+        self._reader = asyncio.create_task(self._read_log(self.process.stderr))
+        await until(lambda: self.url or self.process.returncode is not None, what="it listens")
+        assert self.url, f"it did not start: {self.log[-5:]}"
+        return self
+
+    async def _read_log(self, stream):
+        while line := await stream.readline():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {"event": "not JSON", "line": line.decode(errors="replace")}
+            self.log.append(entry)
+            if entry["event"] == "listening":
+                self.url = entry["urls"][0]
+
+    async def kill(self):
+        """End the server as nobody should: kill -9."""
+        self.process.kill()
+        await self.process.wait()
+        await self._reader
+
+    async def stop(self, seconds=SOON):
+        """End the server as systemd does: SIGTERM; return its exit status."""
+        self.process.terminate()
+        status = await asyncio.wait_for(self.process.wait(), seconds)
+        await self._reader
+        return status
+
+    async def restart(self):
+        """Kill it, start it again."""
+        await self.kill()
+        await self.start()
+
+    async def clear_away(self):
+        """End the server and every keeper that is left, by what their slots say of them."""
+        await self.session.close()
+        if self.process and self.process.returncode is None:
+            await self.kill()
+        for keeper in self.keepers():
+            self.signal(keeper, signal.SIGKILL)
+        await until(lambda: not self.keepers())
+
+    # Keepers
+
+    def keepers(self):
+        """The identities of the living keepers."""
+        found = []
+        slots = self.state_dir / "slots"
+        for path in slots.glob("**/*.slot") if slots.exists() else ():
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                slot = SlotReader(directory, path.name)
+            except OSError:
+                continue
+            finally:
+                os.close(directory)
+            header = slot.header()
+            if header and not slot.keeper_is_gone():
+                found.append(Identity.load(header["identity"]))
+            slot.close()
+        return found
+
+    def keeper_of(self, job_id):
+        """The identity of the keeper whose slot speaks of this job without an end, or None."""
+        directory = os.open(self.state_dir / "slots", os.O_RDONLY)
+        try:
+            for name in os.listdir(directory):
+                if name.endswith(".slot"):
+                    slot = SlotReader(directory, name)
+                    try:
+                        if any(record.job == job_id and record.end is None for record in slot.records()):
+                            return Identity.load(slot.header()["identity"])
+                    finally:
+                        slot.close()
+        finally:
+            os.close(directory)
+        return None
+
+    @staticmethod
+    def signal(identity, signum):
+        """Send a signal to exactly this process, if it is still there."""
+        pidfd = identity.open()
+        if pidfd is not None:
+            signal.pidfd_send_signal(pidfd, signum)
+            os.close(pidfd)
+
+    # The API
+
+    async def get(self, path, **options):
+        """GET; return (status, headers, body as JSON or text)."""
+        return await self.ask("GET", path, **options)
+
+    async def ask(self, verb, path, **options):
+        """Any request; return (status, headers, body as JSON or text)."""
+        async with self.session.request(verb, self.url + path, allow_redirects=False, **options) as response:
+            body = await response.read()
+            if response.content_type.endswith("json"):
+                return response.status, response.headers, json.loads(body)
+            return response.status, response.headers, body
+
+    async def submit(self, command=None, **spec):
+        """POST a job; return its id."""
+        if command is not None:
+            spec["command"] = command
+        status, headers, body = await self.ask("POST", "/api/jobs", json=spec)
+        assert status == 202, body
+        assert headers["Location"] == f"/api/statuses/{body['job_id']}"
+        return body["job_id"]
+
+    async def status(self, job_id):
+        """The status resource, done or not."""
+        status, _, body = await self.get(f"/api/statuses/{job_id}")
+        assert status in (200, 303), body
+        return body
+
+    async def running(self, job_id):
+        """Wait until the job's command was started (its keeper says so)."""
+        return await until(lambda: self.keeper_of(job_id), what=f"job {job_id} runs")
+
+    async def result(self, job_id, seconds=SOON):
+        """Wait until the job is done; return its result."""
+        async def redirected():
+            status, _, _ = await self.get(f"/api/statuses/{job_id}")
+            return status == 303
+
+        await until(redirected, seconds, what=f"job {job_id} is done")
+        status, _, body = await self.get(f"/api/results/{job_id}")
+        assert status == 200, body
+        return body
+
+    async def run(self, command=None, seconds=SOON, **spec):
+        """Submit and wait for the result."""
+        return await self.result(await self.submit(command, **spec), seconds)
+
+    async def raw(self, job_id, stream="stdout"):
+        """Every stored byte of one stream."""
+        status, _, body = await self.get(f"/api/results/{job_id}/{stream}")
+        assert status == 200, body
+        return body

@@ -1,0 +1,47 @@
+"""Wait on conditions with deadlines, never for a time."""
+
+import asyncio
+import inspect
+import os
+import time
+
+SOON = 20.0  # seconds: long enough for a loaded machine, short enough for a hang to be seen
+
+
+async def until(condition, seconds=SOON, what=None):
+    """Return the first true value of `condition()` (awaited if need be); fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or inspect.getsource(condition).strip()}")
+        await asyncio.sleep(0.01)
+
+
+def lives(pid):
+    """Whether the process is there and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def marked(mark):
+    """The living processes with `mark` (text) in their command line or environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) != os.getpid() and lives(name):
+            for part in ("cmdline", "environ"):
+                try:
+                    with open(f"/proc/{name}/{part}", "rb") as file:
+                        if mark.encode() in file.read():
+                            found.append(int(name))
+                            break
+                except OSError:
+                    pass
+    return found
