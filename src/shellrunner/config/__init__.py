@@ -1,0 +1,217 @@
+"""config.toml and the environment, as frozen settings; what is wrong is refused with its place, key and reason.
+
+Read once, at the start, by the command line. Must not know who uses which setting.
+What the command line says goes before `SHELLRUNNER_SECTION__KEY`, that before the file, that before the defaults.
+"""
+
+import ipaddress
+import json
+import os
+import pwd
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from shellrunner.config import complaints
+from shellrunner.config.complaints import DELIMITER, PREFIX
+from shellrunner.errors import ConfigError
+from shellrunner.model import MAX_TIMEOUT, Argument
+
+GIB: Final = 1 << 30
+
+
+def _loopback(host: str) -> str:
+    try:
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return host
+    except ValueError:
+        pass
+    raise ValueError("must be localhost or a loopback address: whoever reaches the port may run commands here")
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _shell(words: list[str]) -> list[str]:
+    if not words or not words[0].startswith("/"):
+        raise ValueError("must begin with the shell's absolute path")
+    return words
+
+
+def _surroundings(given: dict[str, str]) -> dict[str, str]:
+    for name in given:
+        if not name or "=" in name or "\0" in name:
+            raise ValueError(f"{name!r} is no name for a variable")
+        if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
+            raise ValueError(f"{name} is set for each job by the service")
+    return _shipped_environment() | given
+
+
+# TOML has no null. Zero is read as "no limit" because the other reading, "keep nothing", would delete the history.
+ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
+AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+
+
+def _user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(os.geteuid())
+    except KeyError:  # as in a container that was started under a bare number
+        return pwd.struct_passwd((str(os.geteuid()), "", os.geteuid(), os.getegid(), "", "/", "/bin/sh"))
+
+
+def _shipped_environment() -> dict[str, str]:
+    user = _user()
+    # The login shell of a service's user is often nologin(8) or false(1), which is no shell to run things in.
+    usable = user.pw_shell and Path(user.pw_shell).name not in {"nologin", "false"}
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": user.pw_dir,
+        "USER": user.pw_name,
+        "LOGNAME": user.pw_name,
+        "SHELL": user.pw_shell if usable else "/bin/sh",
+        "LANG": "C.UTF-8",
+    }
+
+
+def _home() -> Path:
+    home = Path(_user().pw_dir)
+    return home if home.is_absolute() and home.is_dir() else Path("/")
+
+
+def _state_dir() -> Path:
+    # systemd.exec(5): several directories are separated by colons.
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    # XDG Base Directory Specification: a relative path is to be ignored.
+    state_home = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state_home) if state_home.startswith("/") else Path(_user().pw_dir, ".local/state")
+    return base / "shellrunner"
+
+
+def _four_per_core() -> int:
+    return max(8, 4 * len(os.sched_getaffinity(0)))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Server(_Section):
+    """Where requests come in."""
+
+    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+
+
+class Supervisor(_Section):
+    """How many commands at once, and what becomes of them when the service stops."""
+
+    max_running: int = Field(default_factory=_four_per_core, ge=1)
+    on_stop: Literal["keep", "drain", "cancel"] = "keep"
+
+
+class Jobs(_Section):
+    """What a job gets that does not say otherwise."""
+
+    shell: Annotated[list[Argument], AfterValidator(_shell)] = ["/bin/sh", "-c"]
+    environment: Annotated[dict[str, Argument], AfterValidator(_surroundings)] = Field(
+        default_factory=dict, description="merged over what is shipped"
+    )
+    cwd: AbsolutePath = Field(default_factory=_home)
+    timeout: Annotated[float | None, ZERO_IS_NONE] = Field(None, ge=0, le=MAX_TIMEOUT, description="seconds")
+    kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
+    leave_children: bool = False
+    output_bytes: int = Field(10 * GIB, ge=1, le=2**62, description="of a job, and the most it may ask for")
+
+
+class Store(_Section):
+    """Where the history lies, and how much of it is kept. `None` is no limit."""
+
+    state_dir: AbsolutePath = Field(default_factory=_state_dir)
+    retention_days: Annotated[float | None, ZERO_IS_NONE] = Field(30.0, ge=0)
+    retention_jobs: Annotated[int | None, ZERO_IS_NONE] = Field(100_000, ge=0)
+    retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(10 * GIB, ge=0)
+
+
+class Log(_Section):
+    """What is said on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, resolved: no default is left to be worked out elsewhere."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        env_nested_max_split=1,
+    )
+
+    document: ClassVar[dict[str, Any]] = {}  # what the file says
+
+    server: Server = Field(default_factory=dict, validate_default=True)
+    supervisor: Supervisor = Field(default_factory=dict, validate_default=True)
+    jobs: Jobs = Field(default_factory=dict, validate_default=True)
+    store: Store = Field(default_factory=dict, validate_default=True)
+    log: Log = Field(default_factory=dict, validate_default=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First wins; no .env and no secrets directory, so that nothing is read that was not named."""
+        return init_settings, _Environment(settings_cls), InitSettingsSource(settings_cls, cls.document)
+
+
+class _Environment(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Leave what is not JSON as it is: it is then refused as any other wrong value is, with its key."""
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+
+
+def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
+    """Read the file (none: defaults only) and the environment; `overrides` are sections, as `server={"port": 1}`.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    text = complaints.read(path) if path else ""
+
+    class FromFile(Settings):
+        document = tomllib.loads(text)
+
+    wrong = list(complaints.unknown_variables(Settings))
+    try:
+        settings = FromFile(**overrides)  # type: ignore[arg-type]  # the sections are made from these
+    except ValidationError as error:
+        sources = complaints.Sources(overrides, _Environment(Settings)(), path, text)
+        wrong += [complaints.complaint(problem, sources, Settings) for problem in error.errors()]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return settings

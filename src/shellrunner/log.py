@@ -1,0 +1,142 @@
+"""What happened, as one line of JSON for each event on standard error; journald reads the level before it.
+
+Owned by the command line, which sets it up; everybody else says `logging.getLogger("shellrunner.<room>")` and
+`log.info("job accepted", extra={"job": 12})`. Must not know what the events mean.
+"""
+
+import logging
+import os
+import select
+import time
+from itertools import islice
+from json import JSONEncoder
+from json.encoder import encode_basestring as _text
+from typing import Any, Final
+
+# sd-daemon(3): journald takes a level from the beginning of each line and removes it.
+_SYSLOG: Final = ((logging.CRITICAL, "<2>"), (logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
+_DEBUG: Final = "<7>"
+_NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
+
+# What every record has comes first in it; what is left over behind that is the event's own (`extra=`).
+_COMMON: Final = len(logging.makeLogRecord({}).__dict__)
+_FORMATTED: Final = ("message", "asctime")  # what formatters of other handlers leave in a record
+
+_encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+
+def set_up(level: str, fd: int = 2) -> None:
+    """Send all logging to `fd`: what is ours from `level` on, what is others' from warning on.
+
+    Others are never asked for more, because at debug aiosqlite tells the values in each statement, and those may be
+    secrets.
+    """
+    handler = Lines(fd)
+    logging.basicConfig(
+        level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
+    )
+    logging.getLogger("shellrunner").setLevel(level.upper())
+    logging.getLogger("aiohttp.access").disabled = True
+    logging.captureWarnings(capture=True)
+    # The "Optimization" part of the logging how-to: who called from where is the dearest thing to find out.
+    logging._srcfile = None  # noqa: SLF001  # the how-to says to
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+class Lines(logging.Handler):
+    """Writes each record as one line, at once, and never waits: a line that cannot be taken now is dropped.
+
+    A log whose reader has stopped or gone must not stop the service. How many lines were dropped is said as soon as
+    there is room again.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Write to `fd`, which stays the caller's."""
+        super().__init__()
+        self._fd = fd
+        self._journal = _is_journal(fd)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._clock = Clock()
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, or count it as dropped."""
+        try:
+            line = self._line(record.levelno, record.getMessage(), record.name, _details(record))
+        except Exception as error:  # noqa: BLE001  # a border: a faulty line must not hurt what it tells about
+            line = self._line(logging.ERROR, "faulty log line", record.name, {"error": repr(error)})
+        if self._dropped:
+            # What was cut off may be in the middle of a line.
+            line = "\n" + self._line(logging.WARNING, "log lines dropped", __name__, {"lines": self._dropped}) + line
+        if self._write(line.encode(errors="backslashreplace")):
+            self._dropped = 0
+        else:
+            self._dropped += 1
+
+    def _line(self, level: int, event: str, logger: str, details: dict[str, Any]) -> str:
+        # Put together by hand: a call of the encoder for all of it costs more than everything else here.
+        rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
+        prefix = _prefix(level) if self._journal else ""
+        name = _NAMES.get(level) or logging.getLevelName(level).lower()
+        now = self._clock.now()
+        return f'{prefix}{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n'
+
+    def _write(self, line: bytes) -> bool:
+        try:
+            # pipe(7): a pipe that polls as writable takes PIPE_BUF bytes without waiting.
+            for at in range(0, len(line), select.PIPE_BUF):
+                if not self._poll.poll(0):
+                    return False
+                os.write(self._fd, line[at : at + select.PIPE_BUF])
+        except OSError:  # gone: EPIPE, EIO of a terminal that was closed, ENOSPC of a file
+            return False
+        return True
+
+
+class Clock:
+    """Tells the time in RFC 3339, UTC, with milliseconds; what changes once a second is made once a second."""
+
+    def __init__(self) -> None:
+        """Know no second yet."""
+        self._second = -1
+        self._text = ""
+
+    def now(self) -> str:
+        """Say what time it is."""
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{nanoseconds // 1_000_000:03}Z"
+
+
+_exceptions = logging.Formatter()
+
+
+def _details(record: logging.LogRecord) -> dict[str, Any]:
+    details = dict(islice(record.__dict__.items(), _COMMON, None))
+    for name in _FORMATTED:
+        details.pop(name, None)
+    if record.exc_info and record.exc_info[1]:
+        details["exception"] = _exceptions.formatException(record.exc_info)
+    return details
+
+
+def _json(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
+    return _text(value) if type(value) is str else _encode(value)
+
+
+def _prefix(level: int) -> str:
+    return next((prefix for least, prefix in _SYSLOG if level >= least), _DEBUG)
+
+
+def _is_journal(fd: int) -> bool:
+    # systemd.exec(5), $JOURNAL_STREAM: only if device and inode match has the descriptor not been redirected since.
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -1,0 +1,172 @@
+"""The shape of the program: which room may know which, and that the README tells of everything there is."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shellrunner
+from shellrunner.config import Settings
+from shellrunner.web import ROUTES
+
+ROOT = Path(__file__).parent.parent
+SOURCE = Path(shellrunner.__file__).parent
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+# From the top down: a room may import from the floors below its own. The package itself holds only the version.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("service",),
+    ("systemd", "log"),
+    ("web", "supervisor", "client"),
+    ("store", "wire"),
+    ("keeper", "config"),
+    ("model",),
+    ("errors",),
+    ("__init__",),
+)
+FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}
+
+# Of the keeper, others may know only what it writes, what is said to it, which process it is, where its files are.
+FACE = {"shellrunner.keeper", "shellrunner.keeper.slot", "shellrunner.keeper.messages", "shellrunner.keeper.identity"}
+
+DATABASES = {"aiosqlite", "sqlite3"}
+NETWORK = {"aiohttp", "socket", "http"}
+PROCESSES = {"subprocess", "signal", "multiprocessing"}
+MUST_NOT_KNOW = {
+    "errors": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "http"},
+    "model": NETWORK | DATABASES | PROCESSES | {"asyncio", "os", "json"},
+    "config": NETWORK | DATABASES | PROCESSES | {"asyncio"},
+    "wire": NETWORK | DATABASES | PROCESSES | {"asyncio", "os"},
+    "store": NETWORK | PROCESSES,
+    "web": DATABASES | PROCESSES,
+    "supervisor": DATABASES | {"aiohttp", "http"},
+    "log": NETWORK | DATABASES | PROCESSES | {"asyncio"},
+    "systemd": {"aiohttp", "http", "asyncio"} | DATABASES | PROCESSES,
+    "service": DATABASES | {"click"},
+    "cli": NETWORK | DATABASES | {"asyncio"},
+}
+
+
+def module_name(path: Path) -> str:
+    """The dotted name by which the file is imported."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The room in which a module of ours lies."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports, wherever in it: at the top, in a function, for the type checker."""
+    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if is_module(inner) else module
+
+
+def is_module(name: str) -> bool:
+    """Whether this names a module of ours, and not something in one."""
+    place = SOURCE.parent.joinpath(*name.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def ours(path: Path) -> list[str]:
+    """The modules of ours that the file imports."""
+    return [name for name in imports(path) if name.split(".")[0] == "shellrunner"]
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=module_name)
+
+
+@each_module
+def test_imports_point_downwards(path):
+    """No module imports from a floor above its room's, nor from another room on the same floor."""
+    room = room_of(module_name(path))
+    assert room in FLOOR, f"{room} has no place in FLOORS"
+    upwards = [name for name in ours(path) if room_of(name) != room and FLOOR[room_of(name)] >= FLOOR[room]]
+    assert upwards == []
+
+
+@each_module
+def test_a_room_does_not_know_what_it_must_not(path):
+    """What the design's table forbids a room to know is not imported there."""
+    room = room_of(module_name(path))
+    outside = {name.split(".")[0] for name in imports(path)}
+    assert outside & MUST_NOT_KNOW.get(room, set()) == set()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if room_of(module_name(path)) == "keeper"], ids=module_name
+)
+def test_a_keeper_is_standard_library_only(path):
+    """A keeper imports nothing but that and itself, and never asyncio."""
+    own = {"keeper", "shellrunner"}  # it is run by file, and then is called `keeper`
+    allowed = (sys.stdlib_module_names - {"asyncio", "http", "sqlite3"}) | own
+    assert {name.split(".")[0] for name in imports(path)} <= allowed
+    assert {room_of(name) for name in ours(path)} <= {"keeper"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if room_of(module_name(path)) != "keeper"], ids=module_name
+)
+def test_only_the_keepers_face_is_known_outside(path):
+    """What a keeper does inside is nobody else's."""
+    assert {name for name in ours(path) if room_of(name) == "keeper"} <= FACE
+
+
+@each_module
+def test_a_module_says_what_it_is_for_and_is_not_too_long(path):
+    """Each has a docstring, and under 300 lines."""
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) < 300
+
+
+def test_no_room_is_named_for_its_kind():
+    """A name says what a module tames."""
+    names = {part for path in MODULES for part in module_name(path).split(".")}
+    assert names & {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base"} == set()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"{section}.{key}"
+        for section, field in Settings.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ],
+)
+def test_the_readme_tells_of_every_setting(key):
+    """Each setting is named in the README as `section.key`."""
+    assert f"`{key}`" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.verb} {route.path}")
+def test_the_readme_tells_of_every_route(route):
+    """Each route is in a line of the README that has its verb and its path, `{id}` for the number."""
+    path = re.sub(r"\{(\w+):[^/]*\}", r"{\1}", route.path)
+    verb, whole = re.compile(rf"\b{route.verb}\b"), re.compile(rf"{re.escape(path)}(?![\w/{{])")
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert any(verb.search(line) and whole.search(line) for line in lines)
+
+
+def test_the_test_of_imports_would_notice():
+    """Imports are found in functions, under conditions, relative, and as attributes of a package."""
+    probe = SOURCE / "supervisor" / "supervisor.py"
+    assert any(room_of(name) == "store" for name in ours(probe))
+    assert "shellrunner.service" in ours(SOURCE / "cli.py")  # inside a function
+    assert "shellrunner.log" in ours(SOURCE / "cli.py")  # from shellrunner import log
+    assert FLOOR["cli"] > FLOOR["service"] > FLOOR["web"] > FLOOR["store"] > FLOOR["keeper"] > FLOOR["model"]

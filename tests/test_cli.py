@@ -1,0 +1,110 @@
+"""The command line, as it is installed: what it prints, and with which code it exits."""
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shellrunner
+from shellrunner.cli import cli
+
+PROGRAM = [sys.executable, "-m", "shellrunner"]
+
+
+def run(*arguments, **environment):
+    """Run the command line to its end."""
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("SHELLRUNNER_")}
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=30,
+        env=inherited | environment,
+    )  # fmt: skip
+
+
+def test_the_version_is_the_packages():
+    """`--version` says the name and the version."""
+    done = run("--version")
+    assert done.stdout.split()[-1] == shellrunner.__version__
+    assert "shellrunner" in done.stdout
+
+
+@pytest.mark.parametrize("verb", sorted(cli.commands))
+def test_every_verb_explains_itself(verb):
+    """`--help` succeeds, and each option has its explanation."""
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert all(option.help for option in cli.commands[verb].params)
+
+
+def test_a_wrong_configuration_is_refused_in_words(tmp_path):
+    """Exit code 2, one line for each mistake on standard error, nothing else, and nothing was begun."""
+    config = tmp_path / "config.toml"
+    config.write_text("[supervisor]\nmax_runing = 1\n")
+    state = tmp_path / "state"
+    done = run("serve", "--config", config, "--port", "70000", "--state-dir", state, SHELLRUNNER_LOG__LEVEL="loud")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "--port: server.port: must be at most 65535",
+        f"{config}, line 2: supervisor.max_runing: there is no such key, did you mean max_running?",
+        "environment variable SHELLRUNNER_LOG__LEVEL: log.level: must be 'debug', 'info', 'warning' or 'error'",
+    ]
+    assert not state.exists()
+
+
+def test_until_there_is_a_front_door_only_loopback_is_served():
+    """Any other address is refused, and the words say why."""
+    done = run("serve", "--host", "0.0.0.0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--host: server.host: must be localhost or a loopback address")
+
+
+@pytest.mark.parametrize("arguments", [("serve", "--port", "many"), ("serve", "--prot", "1"), ("sevre",)])
+def test_wrong_arguments_are_refused_without_a_traceback(arguments):
+    """Exit code 2 and an explanation."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_unit_starts_this_installation(tmp_path):
+    """ExecStart names a program that is there by its absolute path, and the configuration by its own."""
+    unit = run("unit", "--config", "x.toml").stdout.splitlines()
+    (start,) = (line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
+    program, *arguments = start.split()
+    assert Path(program).is_absolute()
+    assert os.access(program, os.X_OK)
+    assert arguments[-3:] == ["serve", "--config", str(Path("x.toml").absolute())]
+    version = [program, *arguments[:-3], "--version"]
+    assert subprocess.run(version, capture_output=True, text=True, check=True).stdout == run("--version").stdout
+
+
+def test_the_unit_runs_as_whom_it_is_told():
+    """--user sets user and group; as shipped it is whoever asks."""
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    assert f"\nUser={me}\n" in run("unit", LOGNAME=me).stdout
+    assert "\nUser=new-user\nGroup=new-user\n" in run("unit", "--user", "new-user").stdout
+    assert "--config" not in run("unit").stdout
+
+
+def test_a_closed_standard_descriptor_is_never_given_to_a_file():
+    """Started with 0, 1 and 2 closed, all three lead to /dev/null before anything else is opened."""
+    code = """
+import os, sys
+from shellrunner import cli
+sys.argv = ['shellrunner', '--version']
+try: cli.main()
+except SystemExit: pass
+links = [os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)]
+os.write(9, ' '.join(links).encode())
+"""
+    reading, writing = os.pipe()
+    subprocess.run(
+        ["bash", "-c", f'exec 9>&{writing} {writing}>&-; exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code],
+        pass_fds=[writing], check=True, timeout=30,
+    )  # fmt: skip
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert said.read() == "/dev/null /dev/null /dev/null"

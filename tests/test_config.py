@@ -1,0 +1,271 @@
+"""The settings: what is shipped, what goes before what, and how a mistake is refused."""
+
+import json
+import os
+import pwd
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shellrunner.config import Settings, load
+from shellrunner.errors import ConfigError
+
+SHIPPED = Path(__file__).parent.parent / "config.toml"
+KEYS = [
+    f"{section}.{key}"
+    for section, field in Settings.model_fields.items()
+    for key in field.annotation.model_fields  # type: ignore[union-attr]
+]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No test depends on the settings of whoever runs it."""
+    for name in list(os.environ):
+        if name.upper().startswith("SHELLRUNNER_") or name in {"STATE_DIRECTORY", "XDG_STATE_HOME"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a file and return its path."""
+
+    def write(text):
+        path = tmp_path / "config.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def refusal(path=None, **overrides):
+    """The lines with which a configuration is refused."""
+    with pytest.raises(ConfigError) as refused:
+        load(path, **overrides)
+    return refused.value.detail.splitlines()
+
+
+def test_the_shipped_file_says_what_is_the_default_anyway():
+    """config.toml changes nothing."""
+    assert load(SHIPPED).model_dump() == load().model_dump()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_is_in_the_shipped_file(key):
+    """Each setting has a line in its section of config.toml, or is a table there."""
+    section, name = key.split(".")
+    lines = SHIPPED.read_text().split(f"[{section}]")[1]
+    own = re.split(r"^\[(?!\w+\.)", lines, maxsplit=1, flags=re.MULTILINE)[0]
+    assert re.search(rf"^(# )?{name} = |^\[{section}\.{name}\]$", own, re.MULTILINE)
+
+
+def test_what_is_commented_out_in_the_shipped_file_could_be_used(file):
+    """Each commented setting of config.toml is one that is accepted as it stands."""
+    text = re.sub(r"^# (?=\w+ = )(?!shell = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    settings = load(file(text))
+    assert settings.supervisor.max_running == 8
+    assert settings.store.state_dir == Path("/var/lib/shellrunner")
+    assert len(tomllib.loads(text)["jobs"]["environment"]) == 6
+
+
+def test_the_command_line_goes_before_the_environment_before_the_file(file, monkeypatch):
+    """Each source replaces only the keys that it gives."""
+    path = file("[server]\nhost = '::1'\nport = 1\n[supervisor]\nmax_running = 1\non_stop = 'drain'\n")
+    monkeypatch.setenv("SHELLRUNNER_SERVER__PORT", "2")
+    monkeypatch.setenv("SHELLRUNNER_SUPERVISOR__MAX_RUNNING", "2")
+    settings = load(path, server={"port": 3})
+    assert (settings.server.host, settings.server.port) == ("::1", 3)
+    assert (settings.supervisor.max_running, settings.supervisor.on_stop) == (2, "drain")
+
+
+def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
+    """The number of places follows the cores that may be used, the directory and variables follow the user."""
+    user = pwd.getpwuid(os.geteuid())
+    settings = load()
+    assert settings.supervisor.max_running == max(8, 4 * len(os.sched_getaffinity(0)))
+    assert settings.jobs.environment.items() >= {"HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}.items()
+    assert settings.jobs.environment.keys() == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"}
+    assert settings.jobs.timeout is None
+    assert settings.store.state_dir == Path(user.pw_dir, ".local/state/shellrunner")
+
+
+def test_the_state_directory_is_systemds_else_xdgs(monkeypatch):
+    """$STATE_DIRECTORY goes first (and of several its first), then $XDG_STATE_HOME unless it is relative."""
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert load().store.state_dir == Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local/state/shellrunner")
+    monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+    assert load().store.state_dir == Path("/xdg/shellrunner")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")
+    assert load().store.state_dir == Path("/var/lib/a")
+
+
+def test_variables_are_merged_over_those_shipped(file, monkeypatch):
+    """A variable from the file and one from the environment stand beside the shipped ones."""
+    monkeypatch.setenv("SHELLRUNNER_JOBS__ENVIRONMENT", '{"LANG": "uk_UA.UTF-8", "Ключ": "значение"}')
+    environment = load(file("[jobs.environment]\nLANG = 'C'\nEDITOR = 'ed'\n")).jobs.environment
+    assert environment["LANG"] == "uk_UA.UTF-8"
+    assert (environment["EDITOR"], environment["Ключ"]) == ("ed", "значение")
+    assert "PATH" in environment
+
+
+def test_zero_is_no_limit(file):
+    """A retention or timeout of 0 never reaches the rest of the program as a number."""
+    text = "[store]\nretention_days = 0\nretention_jobs = 0\nretention_bytes = 0\n[jobs]\ntimeout = 0\n"
+    settings = load(file(text))
+    store = settings.store
+    assert (store.retention_days, store.retention_jobs, store.retention_bytes) == (None, None, None)
+    assert settings.jobs.timeout is None
+
+
+def test_settings_cannot_be_changed():
+    """Neither a section nor a value can be replaced."""
+    settings = load()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.server.port = 1
+    with pytest.raises(ValueError, match="frozen"):
+        settings.log = settings.log
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key != "jobs.environment"])
+def test_every_setting_can_come_from_the_environment(key, monkeypatch):
+    """SHELLRUNNER_SECTION__KEY sets what the file would."""
+    section, name = key.split(".")
+    others = {
+        "server.host": "::1", "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"], "jobs.cwd": "/tmp",
+        "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
+    }  # fmt: skip
+    value = others.get(key, 77)
+    monkeypatch.setenv(
+        f"SHELLRUNNER_{section}__{name}".upper(), value if isinstance(value, str) else json.dumps(value)
+    )
+    found = getattr(getattr(load(), section), name)
+    assert (str(found) if isinstance(found, Path) else found) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "reason"),
+    [
+        ("[server]\nhost = '0.0.0.0'", 2, "server.host", "must be localhost or a loopback address"),
+        ("[server]\n\n\nport = '8000'", 4, "server.port", "must be a whole number"),
+        ("[server]\nport = 65536", 2, "server.port", "must be at most 65535"),
+        ("[server]\nport = true", 2, "server.port", "must be a whole number"),
+        ("server = 1", 1, "server", "must be a table"),
+        ("server.prt = 1", 1, "server.prt", "there is no such key, did you mean port?"),
+        ("# x\n[servers]\na = 1", 2, "servers", "there is no such key, did you mean server?"),
+        ("[jobs]\nshell = [\n '/bin/sh',\n 3,\n]", 2, "jobs.shell.1", "must be a string"),
+        ("[jobs]\nshell = []", 2, "jobs.shell", "must begin with the shell's absolute path"),
+        ("[jobs]\nshell = ['sh', '-c']", 2, "jobs.shell", "must begin with the shell's absolute path"),
+        ("[jobs]\nkill_grace = -1", 2, "jobs.kill_grace", "must be at least 0"),
+        ("[jobs]\nkill_grace = nan", 2, "jobs.kill_grace", "must be a finite number"),
+        ("[jobs]\nleave_children = 1", 2, "jobs.leave_children", "must be true or false"),
+        ("[jobs]\ncwd = 'here'", 2, "jobs.cwd", "must be an absolute path"),
+        ("[jobs]\noutput_bytes = 0", 2, "jobs.output_bytes", "must be at least 1"),
+        ("[jobs.environment]\nA = 'a'\nB = 2", 3, "jobs.environment.B", "must be a string"),
+        ("[jobs]\nenvironment = {'A=B' = 'x'}", 2, "jobs.environment", "is no name for a variable"),
+        ("[jobs.environment]\nSHELLRUNNER_JOB = 'x'", 1, "jobs.environment", "is set for each job by the service"),
+        ("[store]\nretention_jobs = 1.5", 2, "store.retention_jobs", "must be a whole number"),
+        ("[log]\nlevel = 'loud'", 2, "log.level", "must be 'debug', 'info', 'warning' or 'error'"),
+        ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(file, text, line, key, reason):
+    """What is wrong is one line that says where and why."""
+    path = file(text)
+    (found,) = refusal(path)
+    assert found.startswith(f"{path}, line {line}: {key}: ")
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("SHELLRUNNER_SERVER__PORT", "many", "server.port: must be a whole number"),
+        ("SHELLRUNNER_SERVER__PORT", "", "server.port: must be a whole number"),
+        ("SHELLRUNNER_JOBS__SHELL", "/bin/sh", "jobs.shell: must be a list"),
+        ("SHELLRUNNER_SERVER__PROT", "1", "server.prot: there is no such key, did you mean port?"),
+        ("SHELLRUNNER_SEVER__PORT", "1", "sever: there is no such key, did you mean server?"),
+        ("SHELLRUNNER_JOBS__ENVIRONMENT__A", "1", "jobs.environment__a: there is no such key"),
+        ("SHELLRUNNER_LOG", "debug", "log: must be a table"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_refused_with_the_variable(monkeypatch, variable, value, reason):
+    """A misspelt or impossible variable is never passed over."""
+    monkeypatch.setenv(variable, value)
+    (found,) = refusal()
+    assert found.startswith(f"environment variable {variable}: {reason}")
+
+
+def test_what_only_looks_like_a_setting_is_left_alone(monkeypatch):
+    """The variables of jobs and of the client refuse nothing."""
+    for name in ("JOB", "JOB_ID", "URL", "TOKEN"):
+        monkeypatch.setenv(f"SHELLRUNNER_{name}", "x")
+    assert load().model_dump()
+
+
+def test_a_mistake_in_a_default_is_refused_too(monkeypatch):
+    """A $STATE_DIRECTORY that is relative is not used."""
+    monkeypatch.setenv("STATE_DIRECTORY", "relative")
+    assert refusal() == ["default: store.state_dir: must be an absolute path"]
+
+
+def test_all_mistakes_are_told_at_once_and_no_value(file, monkeypatch):
+    """Each wrong thing has its line, and none repeats what was given: it may be a secret."""
+    monkeypatch.setenv("SHELLRUNNER_LOG__LEVEL", "hunter2")
+    lines = refusal(file("[server]\nport = 'hunter2'\n[typo]\nx = 'hunter2'"), server={"host": "hunter2"})
+    assert len(lines) == 4
+    assert "hunter2" not in "\n".join(lines)
+    assert lines[0].startswith("--host: server.host: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[server]\nport = \n", ", line 2: is not TOML: Invalid value"),
+        ("[server]\nport = 1\nport = 2\n", ", line 3: is not TOML: Cannot overwrite a value"),
+        ('[server]\nhost = "', ", line 2: is not TOML: "),
+        (b"[server]\n# \xff\n", ", line 2: is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, complaint):
+    """Whoever has to mend the file is told where."""
+    path = file(text)
+    (found,) = refusal(path)
+    assert found.startswith(f"{path}{complaint}")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    """A file that was named is never taken for an empty one."""
+    path = tmp_path / "missing.toml"
+    assert refusal(path) == [f"{path}: cannot be read: No such file or directory"]
+    assert refusal(tmp_path) == [f"{tmp_path}: cannot be read: Is a directory"]
+
+
+def test_a_file_that_can_be_read_only_once_is_read():
+    """What a shell writes for <(…) is a configuration like any other."""
+    reading, writing = os.pipe()
+    os.write(writing, b"[server]\nport = 4711\n")
+    os.close(writing)
+    try:
+        assert load(Path(f"/dev/fd/{reading}")).server.port == 4711
+    finally:
+        os.close(reading)
+
+
+FILLING = st.sampled_from(
+    ["", "# [server]", 'text = """\nport = 1\n"""', "list = [\n  1,\n\n  2,\n]", "x = { a = 1 }"]
+)
+
+
+@given(before=st.lists(FILLING, max_size=6, unique=True), after=st.lists(FILLING, max_size=3, unique=True))
+def test_the_line_is_where_the_key_stands_whatever_is_around_it(tmp_path_factory, before, after):
+    """Comments, tables and values of many lines do not mislead."""
+    above = "\n".join(["[other]", *before])
+    below = "\n".join(["[another]", *after])
+    path = tmp_path_factory.mktemp("config") / "c.toml"
+    path.write_text(f"{above}\n[server]\nport = [\n  1]\n{below}\n")
+    expected = len(above.split("\n")) + 2
+    assert f"{path}, line {expected}: server.port: must be a whole number" in refusal(path)

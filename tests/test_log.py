@@ -1,0 +1,174 @@
+"""The log: one line of JSON for each event, and never a burden to the service."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+SETUP = """
+import logging, os, sys
+from shellrunner import log
+log.set_up({level!r})
+logger = logging.getLogger("shellrunner.web")
+"""
+
+
+def run(code, level="info", **options):
+    """What a process that logs this way writes to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", SETUP.format(level=level) + code],
+        stderr=subprocess.PIPE, timeout=30, check=True, **options,
+    )  # fmt: skip
+    return done.stderr
+
+
+def events(code, level="info", **options):
+    """The same, as JSON."""
+    return [json.loads(line) for line in run(code, level, **options).decode().splitlines()]
+
+
+def test_an_event_is_one_line_of_json_with_what_was_said_beside_it():
+    """Time, level, event and logger come first, then the event's own; text stays as it is."""
+    (line,) = (
+        run("logger.info('job %s', 'принято', extra={'job': 12, 'command': 'echo \"ї\"\\n', 'n': None})")
+        .decode()
+        .splitlines()
+    )
+    assert re.fullmatch(
+        r'\{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","level":"info","event":"job принято",'
+        r'"logger":"shellrunner.web","job":12,"command":"echo \\"ї\\"\\n","n":null\}',
+        line,
+    )
+
+
+def test_text_is_utf8_under_lang_c():
+    """A service that was started with LANG=C writes Cyrillic all the same (O5)."""
+    environment = os.environ | {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    assert events(f"logger.info({'привет'!a})", env=environment)[0]["event"] == "привет"
+
+
+def test_what_is_no_text_and_no_json_does_not_break_the_line():
+    """Half a surrogate pair, bytes and other objects are written in a form that can be read back."""
+    found = events(
+        "logger.info('x', extra={'path': '\\udcff', 'raw': b'\\xff', 'set': {1}, 'flag': True, 'f': 0.5})"
+    )[0]
+    assert (found["path"], found["raw"], found["set"]) == ("\udcff", "b'\\xff'", "{1}")
+    assert (found["flag"], found["f"]) == (True, 0.5)
+
+
+def test_an_exception_is_a_field_on_the_same_line():
+    """A traceback adds no lines."""
+    code = "try: 1 / 0\nexcept ZeroDivisionError: logger.exception('failed', extra={'job': 3})"
+    (found,) = events(code)
+    assert (found["level"], found["job"]) == ("error", 3)
+    assert found["exception"].startswith("Traceback")
+    assert "ZeroDivisionError" in found["exception"]
+
+
+def test_a_faulty_call_is_told_and_hurts_nobody():
+    """Arguments that do not fit their text become an event of their own, and the next line is whole."""
+    first, second = events("logger.info('%d', 'x'); logger.info('on')")
+    assert (first["event"], first["level"]) == ("faulty log line", "error")
+    assert second["event"] == "on"
+
+
+def test_the_level_is_ours_alone_and_others_never_tell_their_secrets():
+    """At debug, our rooms speak; aiosqlite, which would tell each statement's values, does not below warning."""
+    code = """
+logger.debug('ours')
+logging.getLogger('aiosqlite').debug('INSERT secret')
+logging.getLogger('aiosqlite').info('INSERT secret')
+logging.getLogger('asyncio').error('theirs')
+logging.getLogger('aiohttp.access').error('GET /')
+import warnings; warnings.warn('old')
+"""
+    assert [found["event"] for found in events(code, "debug")][:2] == ["ours", "theirs"]
+    assert "GET /" not in run(code, "debug").decode()
+    assert [found["logger"] for found in events(code, "debug")] == ["shellrunner.web", "asyncio", "py.warnings"]
+    assert [found["event"] for found in events("logger.info('a'); logger.error('b')", "error")] == ["b"]
+
+
+def test_journald_finds_the_level_before_each_line_and_nobody_else_does():
+    """The prefix is there exactly if $JOURNAL_STREAM is about this standard error."""
+    code = "\n".join(f"logger.{level}('x')" for level in ("debug", "info", "warning", "error", "critical"))
+    named = """
+status = os.fstat(2)
+os.environ['JOURNAL_STREAM'] = f'{status.st_dev}:{status.st_ino + %d}'
+log.set_up('debug')
+"""
+    prefixes = re.findall(rb"^(<\d>)\{", run(named % 0 + code, "debug"), re.MULTILINE)
+    assert prefixes == [b"<7>", b"<6>", b"<4>", b"<3>", b"<2>"]
+    assert b"<" not in run(named % 1 + code, "debug")
+
+
+@pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "2> >(exec 0<&-; exec true)"])
+def test_a_log_that_is_closed_full_or_gone_hurts_nobody(how, tmp_path):
+    """The process goes on to its end, whatever becomes of its standard error."""
+    code = SETUP.format(level="info") + "for n in range(5000): logger.info('x' * 100)\nprint('alive')"
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" "$1" {how}', sys.executable, script], stdout=subprocess.PIPE, timeout=30, check=True
+    )
+    assert done.stdout == b"alive\n"
+
+
+def test_a_reader_that_has_stopped_stops_nothing_and_is_told_later_how_much_it_missed():
+    """Lines that find no room are dropped and counted; every line that arrives whole is JSON."""
+    code = """
+for n in range(3000): logger.info('x' * 6000, extra={'n': n})
+print('alive', flush=True)
+sys.stdin.read()
+logger.info('again')
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", SETUP.format(level="info") + code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"alive\n"  # nothing was read of the log until now
+        room = os.read(process.stderr.fileno(), 1 << 20)
+        process.stdin.close()
+        *lines, told, last = (room + process.stderr.read()).decode().splitlines()
+    assert json.loads(last)["event"] == "again"
+    whole = [json.loads(line)["n"] for line in lines if line.endswith("}")]
+    assert whole == list(range(len(whole)))
+    assert json.loads(told)["lines"] == 3000 - len(whole) > 0
+
+
+def test_threads_do_not_cut_into_each_others_lines(tmp_path):
+    """Lines that many threads write at once are all there and all whole."""
+    code = """
+import threading
+def talk(name):
+    for n in range(300): logger.info('y' * 5000, extra={'name_': name, 'n': n})
+threads = [threading.Thread(target=talk, args=(i,)) for i in range(4)]
+[thread.start() for thread in threads]; [thread.join() for thread in threads]
+"""
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        subprocess.run([sys.executable, "-c", SETUP.format(level="info") + code], stderr=file, check=True, timeout=30)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({(event["name_"], event["n"]) for event in found}) == len(found) == 1200
+
+
+def test_a_line_costs_microseconds(tmp_path):
+    """An event costs the service's processor less than 60 µs (it is about 10 on an idle machine)."""
+    code = """
+import time
+logger.info('warm')
+begin = time.process_time()
+for n in range(5000): logger.info('job accepted', extra={'job': n})
+print((time.process_time() - begin) / 5000)
+"""
+    with (tmp_path / "log").open("wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", SETUP.format(level="info") + code],
+            stderr=file,
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=30,
+        )
+    assert float(done.stdout) < 60e-6
