@@ -1,13 +1,17 @@
 """A real `shellrunner serve` in a process of its own, driven over HTTP; it can be killed and started again."""
 
 import asyncio
+import io
 import json
+import logging
 import os
 import signal
 import sys
 
 import aiohttp
 
+from shellrunner.config import load
+from shellrunner.service import serve
 from shellrunner.keeper.identity import Identity
 from shellrunner.keeper.slot import SlotReader
 from tests.waiting import SOON, until
@@ -75,9 +79,13 @@ class Service:
         await self.session.close()
         if self.process and self.process.returncode is None:
             await self.kill()
-        for keeper in self.keepers():
+        await until(self._no_keepers)
+
+    def _no_keepers(self):
+        keepers = self.keepers()  # again and again: one may just have been made
+        for keeper in keepers:
             self.signal(keeper, signal.SIGKILL)
-        await until(lambda: not self.keepers())
+        return not keepers
 
     # Keepers
 
@@ -141,7 +149,9 @@ class Service:
         """POST a job; return its id."""
         if command is not None:
             spec["command"] = command
-        status, headers, body = await self.ask("POST", "/api/jobs", json=spec)
+        body = io.BytesIO(json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode())
+        headers = {"Content-Type": "application/json"}
+        status, headers, body = await self.ask("POST", "/api/jobs", data=body, headers=headers)
         assert status == 202, body
         assert headers["Location"] == f"/api/statuses/{body['job_id']}"
         return body["job_id"]
@@ -176,3 +186,48 @@ class Service:
         status, _, body = await self.get(f"/api/results/{job_id}/{stream}")
         assert status == 200, body
         return body
+
+
+class InProcess(Service):
+    """The same service in the test's own process and loop, so that a test can reach in."""
+
+    def __init__(self, state_dir, **sections):
+        """`sections` are settings: jobs={"kill_grace": 0.1}."""
+        super().__init__(state_dir)
+        self._sections = sections
+        self._serving = None
+
+    async def __aenter__(self):
+        """Start, and wait until it listens."""
+        loop = asyncio.get_running_loop()
+        listening = loop.create_future()
+        handler = _Listening(listening)
+        logger = logging.getLogger("shellrunner.service")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        store = {"state_dir": self.state_dir}
+        settings = load(None, server={"port": 0}, **{"store": store, **self._sections})
+        self._serving = asyncio.create_task(serve(settings))
+        try:
+            await asyncio.wait([self._serving, listening], return_when=asyncio.FIRST_COMPLETED, timeout=SOON)
+            self.url = (await listening if listening.done() else self._serving.result())[0]
+        finally:
+            logger.removeHandler(handler)
+        return self
+
+    async def __aexit__(self, *_):
+        """Stop as by SIGTERM, and clear away."""
+        if not self._serving.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await self._serving
+        await self.clear_away()
+
+
+class _Listening(logging.Handler):
+    def __init__(self, future):
+        super().__init__()
+        self._future = future
+
+    def emit(self, record):
+        if record.msg == "listening" and not self._future.done():
+            self._future.set_result(record.urls)

@@ -4,6 +4,7 @@ A pid alone does not: it is given again. So the pidfd is opened first and the st
 is then signalled through the pidfd is that process or nobody.
 """
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ class Identity(NamedTuple):
         return None
 
 
+@functools.cache
 def boot_id() -> str:
     """The kernel's id of this boot (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

@@ -1,0 +1,319 @@
+"""The life of a process: P1–P10, P12, P13 of the list of failures, on a running service."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from shellrunner.keeper.identity import Identity
+from tests.service import InProcess
+from tests.waiting import lives, marked, until
+
+# glibc's posix_spawn always ignores its two internal signals, SIGCANCEL and SIGSETXID, in the child (spawni.c).
+_GLIBC_OWN = 0b11 << 31
+
+
+async def test_p1_a_background_child_does_not_hold_the_job(service):
+    """A grandchild that keeps the pipe open does not delay the end, and is gone with it."""
+    mark = f"6{os.getpid()}.5"
+    began = time.monotonic()
+    result = await service.run(f"sleep {mark} & echo hi")
+    assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 0, "hi\n")
+    assert result["duration"] < 1
+    assert time.monotonic() - began < 10
+    assert not marked(f"sleep\0{mark}")
+
+
+async def test_p2_a_left_daemon_lives_on_and_may_write(service, tmp_path):
+    """With leave_children, a daemon outlives its job, and writing to the old pipe does not kill it."""
+    proof = tmp_path / "proof"
+    daemon = f"(while [ ! -e {tmp_path}/end ]; do echo tick || exit 1; echo tock >&2; sleep 0.02; done; echo $? > {proof}) &"
+    result = await service.run(f"{daemon} echo started", leave_children=True)
+    assert result["ending"] == "exited"
+    assert result["stdout"].endswith("started\n") or "started\n" in result["stdout"]
+    # More than a pipe holds would block it if nobody read; the service going away must not kill it either.
+    await service.restart()
+    (tmp_path / "end").touch()
+    assert await until(lambda: proof.exists() and proof.read_text() == "0\n")
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+async def test_p3_ending_a_job_leaves_no_children(service, how):
+    """Cancel and timeout end the whole tree, not only the shell."""
+    mark = f"7{os.getpid()}.{len(how)}"
+    command = f"sleep {mark} & sleep {mark}"
+    job = await service.submit(command, timeout=0.3 if how == "timeout" else None)
+    await until(lambda: len(marked(f"sleep\0{mark}")) == 2 or how == "timeout")
+    if how == "cancel":
+        status, headers, _ = await service.ask("POST", f"/api/jobs/{job}/cancel")
+        assert (status, headers["Location"]) == (202, f"/api/statuses/{job}")
+    result = await service.result(job)
+    assert result["ending"] == ("cancelled" if how == "cancel" else "timed_out")
+    assert (result["exit_code"], result["signal"]) == (None, "SIGTERM")
+    assert not marked(f"sleep\0{mark}")
+
+
+async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service):
+    """Whatever session or parent a child fled to, it is gone when the job is; an outsider is not touched."""
+    mark = f"8{os.getpid()}.1"
+    outsider = await asyncio.create_subprocess_exec("sleep", mark, start_new_session=True)
+    try:
+        result = await service.run(
+            f"setsid sleep {mark} & (setsid sh -c 'nohup sleep {mark} & sleep {mark}' &) ; nohup sleep {mark} & sleep 0.2"
+        )
+        assert (result["ending"], result["detail"]) == ("exited", None)
+        assert marked(f"sleep\0{mark}") == [outsider.pid]
+    finally:
+        outsider.kill()
+        await outsider.wait()
+
+
+async def test_p5_a_forking_tree_does_not_outrun_the_killer(service):
+    """A tree that forks faster than one can kill by pid is gone to the last process; a canary lives."""
+    mark = f"SHELLRUNNER_BOMB={os.getpid()}"
+    canary = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        bomb = "b() { while :; do sh -c 'sleep 3 & setsid sleep 3 & sleep 0.05' & sleep 0.01; done; }; b & b & b & sleep 600"
+        job = await service.submit(bomb, env=dict([mark.split("=")]))
+        await until(lambda: len(marked(mark)) > 20)
+        await service.ask("POST", f"/api/jobs/{job}/cancel")
+        result = await service.result(job)
+        assert (result["ending"], result["detail"]) == ("cancelled", None)
+        assert marked(mark) == []
+        assert lives(canary.pid)
+    finally:
+        canary.kill()
+        await canary.wait()
+
+
+async def test_p6_what_ignores_term_is_killed_after_the_grace(service):
+    """A command deaf to SIGTERM gets its grace, then SIGKILL, and the job is over."""
+    await service.stop()
+    await service.start(JOBS__KILL_GRACE=0.4)
+    result = await service.run("trap '' TERM; echo deaf; while :; do sleep 0.05; done", timeout=0.2)
+    assert (result["ending"], result["exit_code"], result["signal"]) == ("timed_out", None, "SIGKILL")
+    assert 0.6 <= result["duration"] < 5
+    assert result["stdout"] == "deaf\n"
+
+
+async def test_p6_the_grace_is_for_the_tree_not_only_for_the_shell(service, tmp_path):
+    """A child that cleans up at SIGTERM has its time, although the shell above it is dead at once."""
+    clean = tmp_path / "clean"
+    child = f"trap 'sleep 0.3; echo cleaned > {clean}; exit 0' TERM; echo up; while :; do sleep 0.02; done"
+    job = await service.submit(f'sh -c "{child}" & wait')
+    await until(lambda: _written(service, job))
+    await service.ask("POST", f"/api/jobs/{job}/cancel")
+    assert (await service.result(job))["ending"] == "cancelled"
+    assert clean.read_text() == "cleaned\n"
+
+
+async def _written(service, job):
+    _, _, output = await service.get(f"/api/statuses/{job}/output")
+    return output
+
+
+async def test_p7_a_thousand_immediate_cancels(service):
+    """A cancel in the first moment hits the job and nothing else: all are over, the service lives."""
+    pid = service.process.pid
+
+    async def one(number):
+        job = await service.submit("sleep 100")
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+        await service.ask("POST", f"/api/jobs/{job}/cancel")
+        return job
+
+    for batch in range(10):
+        jobs = await asyncio.gather(*(one(batch * 100 + n) for n in range(100)))
+        endings = {(await service.result(job))["ending"] for job in jobs}
+        assert endings == {"cancelled"}
+    assert service.process.returncode is None
+    assert service.process.pid == pid
+    assert (await service.run("echo still"))["stdout"] == "still\n"
+
+
+async def test_p8_a_reused_pid_is_never_signalled():
+    """Another start time, boot or namespace under the same pid is another process: there is no way to signal it."""
+    bystander = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        who = Identity.of(bystander.pid)
+        assert who.open() is not None
+        assert who._replace(start=who.start + 1).open() is None
+        assert who._replace(boot="00000000-0000-0000-0000-000000000000").open() is None
+        assert who._replace(namespace="pid:[1]").open() is None
+    finally:
+        bystander.kill()
+        await bystander.wait()
+    assert who.open() is None
+
+
+async def test_p9_no_zombies(service):
+    """Jobs that orphan their children leave no zombie behind, in keepers, fork server or service."""
+    jobs = [await service.submit("(sleep 0.001 &) ; (true &)") for _ in range(300)]
+    for job in jobs:
+        assert (await service.result(job))["exit_code"] == 0
+    ours = {keeper.pid for keeper in service.keepers()} | {service.process.pid}
+    assert [pid for pid, parent, state in _processes() if state == "Z" and parent in ours] == []
+
+
+def _processes():
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            yield int(name), int(fields[1]), fields[0]
+
+
+@pytest.mark.parametrize("name", ["KILL", "SEGV", "TERM", "HUP"])
+async def test_p10_death_by_signal_is_no_exit_code(service, name):
+    """What a signal ended is `signalled` with that signal and without a code."""
+    result = await service.run(f"kill -{name} $$")
+    assert (result["ending"], result["exit_code"], result["signal"]) == ("signalled", None, f"SIG{name}")
+
+
+async def test_p10_137_is_only_what_the_command_itself_said(service):
+    """An exit with 137 is an exit with 137."""
+    result = await service.run("exit 137")
+    assert (result["ending"], result["exit_code"], result["signal"]) == ("exited", 137, None)
+
+
+async def test_p12_standard_input_is_empty(service):
+    """A command that reads its input finds its end at once."""
+    result = await service.run("cat; read line; echo $?")
+    assert (result["stdout"], result["exit_code"]) == ("1\n", 0)
+
+
+async def test_standard_input_is_the_text_that_was_given(service):
+    """stdin arrives to the byte, in any script, also when it is longer than a pipe."""
+    text = "Съешь ещё этих мягких 🥖\0\n" * 10_000
+    job = await service.submit("cat", stdin=text)
+    await service.result(job)
+    assert await service.raw(job) == text.encode()
+
+
+async def test_p13_nothing_leaks_into_the_job(service):
+    """No ignored or blocked signal, no descriptor beyond 2, no variable but the promised ones, a session of its own."""
+    script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; ps -o sid=,pgid=,pid= -p $$; env"
+    result = await service.run(f"exec sh -c {_quoted(script)}", env={"MINE": "да"})
+    lines = result["stdout"].splitlines()
+    masks = {line.split(":")[0]: int(line.split()[1], 16) for line in lines if line.startswith("Sig")}
+    assert masks["SigBlk"] == 0
+    assert masks["SigIgn"] & ~_GLIBC_OWN == 0
+    # ls itself has the directory open as 3.
+    assert [line for line in lines if re.fullmatch(r"\d+", line)] == ["0", "1", "2", "3"]
+    variables = dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
+    promised = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PYTHONUNBUFFERED", "MINE", "PWD"}
+    assert set(variables) - {"_", "SHLVL", "OLDPWD"} == promised | {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}
+    assert variables["SHELLRUNNER_JOB_ID"] == str(result["job_id"])
+    assert (variables["LANG"], variables["MINE"]) == ("C.UTF-8", "да")
+    session, group, _ = next(line.split() for line in lines if re.fullmatch(r"\s*\d+\s+\d+\s+\d+", line))
+    assert session == group
+
+
+def _quoted(text):
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+async def test_what_cannot_start_says_why(service, tmp_path):
+    """No such program, directory or permission is `failed_to_start` with the reason, and no code is made up."""
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    for spec, words in (
+        ({"argv": ["no-such-program"]}, "not found"),
+        ({"argv": [str(tmp_path / "nothing")]}, "No such file"),
+        ({"argv": [str(plain)]}, "Permission denied"),
+        ({"command": "true", "cwd": "/no/such"}, "/no/such"),
+        ({"argv": ["/bin/true", *[""] * 300_000]}, "too long"),
+    ):
+        result = await service.run(**spec)
+        assert (result["ending"], result["exit_code"], result["signal"]) == ("failed_to_start", None, None)
+        assert words in result["detail"], result["detail"]
+        assert (result["started"], result["duration"]) == (None, None)
+
+
+async def test_argv_runs_without_a_shell_and_along_the_jobs_path(service, tmp_path):
+    """argv is not interpreted, and its program is sought in the job's own PATH, in its own directory."""
+    tool = tmp_path / "инструмент"
+    tool.write_text("#!/bin/sh\npwd; printf '%s\\n' \"$@\"\n")
+    tool.chmod(0o755)
+    result = await service.run(
+        argv=["инструмент", "$HOME; *", "два слова"], env={"PATH": f"/nowhere:{tmp_path}:/usr/bin:/bin"}, cwd=str(tmp_path)
+    )
+    assert result["stdout"] == f"{tmp_path}\n$HOME; *\nдва слова\n"
+    assert result["command"] == "'инструмент' '$HOME; *' 'два слова'"
+
+
+async def test_merged_stderr_is_one_stream_in_order(service):
+    """With merge_stderr both come as stdout, exactly as written."""
+    result = await service.run("for i in 1 2 3; do echo out$i; echo err$i >&2; done", merge_stderr=True)
+    assert result["stdout"] == "out1\nerr1\nout2\nerr2\nout3\nerr3\n"
+    assert result["stderr"] == ""
+
+
+async def test_a_cancelled_queued_job_never_starts(service, tmp_path):
+    """A job cancelled while it waits is done at once and leaves no trace of a start."""
+    await service.stop()
+    await service.start(SUPERVISOR__MAX_RUNNING=1)
+    blocker = await service.submit("sleep 600")
+    await service.running(blocker)
+    waiting = await service.submit(f"touch {tmp_path}/started")
+    await service.ask("POST", f"/api/jobs/{waiting}/cancel")
+    result = await service.result(waiting)
+    assert (result["ending"], result["started"], result["exit_code"]) == ("cancelled", None, None)
+    status, _, body = await service.ask("POST", f"/api/jobs/{waiting}/cancel")
+    assert (status, body["type"]) == (409, "/problems/already-done")
+    await service.ask("POST", f"/api/jobs/{blocker}/cancel")
+    await service.result(blocker)
+    assert (await service.run("echo next"))["stdout"] == "next\n"
+    assert not (tmp_path / "started").exists()
+
+
+async def test_max_running_is_kept_and_priority_decides(service, tmp_path):
+    """Never more than max_running at once, the larger priority first, then the older."""
+    await service.stop()
+    await service.start(SUPERVISOR__MAX_RUNNING=2)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    blockers = [await service.submit(f"read x < {gate}") for _ in range(2)]
+    for job in blockers:
+        await service.running(job)
+    order = tmp_path / "order"
+    jobs = [
+        await service.submit(f"echo {name} >> {order}; sleep 0.05", priority=priority)
+        for name, priority in (("low", -5), ("first", 0), ("second", 0), ("high", 10))
+    ]
+    _, _, body = await service.get("/api/statuses?state=running")
+    assert {row["status_id"] for row in body["statuses"]} == set(blockers)
+    await service.ask("POST", f"/api/jobs/{blockers[0]}/cancel")
+    for job in jobs:
+        await service.result(job)
+    assert order.read_text().split() == ["high", "first", "second", "low"]
+
+
+async def test_a_stopped_command_is_ended_by_a_cancel(service):
+    """A command that was stopped (SIGSTOP) can still be ended within its grace."""
+    job = await service.submit("kill -STOP $$; echo never")
+    await service.running(job)
+    await service.ask("POST", f"/api/jobs/{job}/cancel")
+    result = await service.result(job)
+    assert (result["ending"], result["signal"], result["stdout"]) == ("cancelled", "SIGTERM", "")
+
+
+async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path, monkeypatch):
+    """A keeper that does nothing past deadline, grace and the time on top is killed with its tree: `lost`."""
+    monkeypatch.setattr("shellrunner.supervisor.supervisor._OVERDUE", 0.3)
+    mark = f"9{os.getpid()}.1"
+    async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.1}) as service:
+        job = await service.submit(f"sleep {mark}", timeout=0.5)
+        keeper = await service.running(job)
+        service.signal(keeper, signal.SIGSTOP)
+        result = await service.result(job)
+    assert (result["ending"], result["exit_code"]) == ("lost", None)
+    assert "killed by signal 9" in result["detail"]
+    assert not marked(f"sleep\0{mark}")
