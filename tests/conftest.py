@@ -14,3 +14,5 @@ async def service(tmp_path):
         yield running
     finally:
         await running.clear_away()
+        for line in running.log[-40:]:
+            print(line)  # pytest shows it where the test failed

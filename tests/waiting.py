@@ -31,6 +31,12 @@ def lives(pid):
         return False
 
 
+def parent(pid):
+    """The pid of its parent."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
+
+
 def marked(mark):
     """The living processes with `mark` (text) in their command line or environment."""
     found = []

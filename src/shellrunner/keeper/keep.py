@@ -25,7 +25,7 @@ from .recorder import Recorder
 from .slot import SlotWriter
 
 _CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
-_LONELY = 30.0  # seconds a keeper waits for the server that had it made
+_LONELY = 5.0  # seconds a keeper waits for the server that had it made
 _LINGER = 1.0  # seconds that children left behind have to be gone
 _AGAIN = 0.05  # seconds between looks where nothing can be waited on
 

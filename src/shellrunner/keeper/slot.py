@@ -199,6 +199,13 @@ class SlotReader:
         page = os.pread(self.fd, PAGE, 0)
         return _unblock(page, 0, PAGE) if len(page) == PAGE else None
 
+    def is_sound(self) -> bool:
+        """Whether all of it is there and readable, so that its silence about a job means something."""
+        if os.fstat(self.fd).st_size != SIZE or self.header() is None:
+            return False
+        pages = [self._page(number) for number in range(RECORDS)]
+        return all(_unblock(page, _START, _ROOM[_START]) or not any(page[:_PROGRESS]) for page in pages)
+
     def records(self) -> list[Record]:
         """The jobs of which this slot says at least that they were about to start."""
         return [record for record in map(self._record, range(RECORDS)) if record is not None]

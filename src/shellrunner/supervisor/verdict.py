@@ -106,7 +106,7 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
 def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot: bool) -> Verdict:
     record = slot.find(claim.job_id, claim.token)
     if record is None:
-        if same_boot and slot.header() is not None:
+        if same_boot and slot.is_sound():
             return NeverStarted()
         return _lost(claim, f"{evidence}; its slot {claim.keeper} says nothing of it")
     if record.end is None:

@@ -1,0 +1,351 @@
+"""The life of the service: kill -9 at any moment, and everything is as if it had never died (S1–S4, S6, S7, S10, E9)."""
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import struct
+import zlib
+
+import aiohttp
+import pytest
+
+from shellrunner.keeper.slot import PAGE
+from tests.service import Service
+from tests.waiting import lives, marked, parent, until
+
+
+async def test_s2_running_jobs_go_on_through_a_restart(service, tmp_path):
+    """Jobs that run while the service is killed end with their true codes and whole output."""
+    gate = tmp_path / "gate"
+    jobs = [
+        await service.submit(f"echo before; while [ ! -e {gate} ]; do sleep 0.01; done; echo after; exit {code}")
+        for code in range(6)
+    ]
+    for job in jobs:
+        await service.running(job)
+    await service.restart()
+    assert (await service.status(jobs[0]))["state"] == "running"
+    gate.touch()
+    for code, job in enumerate(jobs):
+        result = await service.result(job)
+        assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", code, "before\nafter\n")
+
+
+async def test_s3_what_ended_while_it_was_down_is_recorded(service, tmp_path):
+    """A job that ends while no server lives has its true code, its full output, and was run once."""
+    ran = tmp_path / "ran"
+    big = "head -c 300000 /dev/zero | tr '\\0' x"
+    job = await service.submit(f"echo x >> {ran}; {big}; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")
+    keeper = await service.running(job)
+    await until(ran.exists)
+    await service.kill()
+    (tmp_path / "go").touch()
+    await until(lambda: not lives(keeper.pid))
+    await service.start()
+    result = await service.result(job)
+    assert (result["ending"], result["exit_code"], result["stdout_bytes"]) == ("exited", 7, 300_000)
+    assert await service.raw(job) == b"x" * 300_000
+    assert ran.read_text() == "x\n"
+
+
+async def test_queued_jobs_stay_queued_and_run_once(service, tmp_path):
+    """What waited for a place when the service died runs afterwards, in order, once."""
+    await service.stop()
+    await service.start(SUPERVISOR__MAX_RUNNING=1)
+    gate = tmp_path / "gate"
+    blocker = await service.submit(f"while [ ! -e {gate} ]; do sleep 0.01; done")
+    await service.running(blocker)
+    order = tmp_path / "order"
+    jobs = [await service.submit(f"echo {n} >> {order}") for n in range(5)]
+    await service.restart()
+    assert {(await service.status(job))["state"] for job in jobs} == {"queued"}
+    gate.touch()
+    for job in jobs:
+        assert (await service.result(job))["exit_code"] == 0
+    assert order.read_text().split() == ["0", "1", "2", "3", "4"]
+
+
+async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(service, tmp_path):
+    """Through many kills of the server under load: every accepted job once, with its own code, or `lost`."""
+    ledger = tmp_path / "ledger"
+    accepted = {}
+    chance = random.Random(4)
+    stop = asyncio.Event()
+
+    async def submitter():
+        while not stop.is_set():
+            code = chance.randrange(256)
+            await until(lambda: service.url)
+            try:
+                job = await service.submit(f"echo $SHELLRUNNER_JOB_ID >> {ledger}; exit {code}")
+            except (OSError, TypeError, aiohttp.ClientError):  # TypeError: it died since it was there
+                await asyncio.sleep(0.02)
+            else:
+                accepted[job] = code
+
+    submitters = [asyncio.create_task(submitter()) for _ in range(6)]
+    for _ in range(8):
+        await asyncio.sleep(chance.random() * 0.5)  # the moment of the kill is what is random here
+        await service.restart()
+    stop.set()
+    await asyncio.gather(*submitters)
+    results = {job: await service.result(job) for job in accepted}
+    lines = ledger.read_text().split()
+    assert len(accepted) > 50
+    assert len(set(lines)) == len(lines), "a job ran twice"
+    for job, result in results.items():
+        assert result["ending"] == "exited", result  # only the server was killed: no keeper, so nothing is lost
+        assert result["exit_code"] == accepted[job]
+        assert str(job) in lines
+    _, _, rest = await service.get("/api/statuses?state=queued,running")
+    assert rest["statuses"] == []
+
+
+async def test_s6_the_job_goes_on_when_nobody_reads(service, tmp_path):
+    """With the server dead, a command that writes without pause is not held up."""
+    lines = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo end >&2"
+    job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; {lines}")
+    keeper = await service.running(job)
+    await service.kill()
+    (tmp_path / "go").touch()
+    await until(lambda: not lives(keeper.pid))
+    await service.start()
+    result = await service.result(job)
+    assert result["stdout"] == "".join(f"line {n}\n" for n in range(2000))
+    assert result["stderr"] == "end\n"
+
+
+async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service):
+    """kill -9 of a keeper: `lost` with the evidence, no code, the tree gone, the output up to then kept."""
+    mark = f"5{os.getpid()}.1"
+    job = await service.submit(f"echo seen; setsid sleep {mark} & sleep {mark}")
+    keeper = await service.running(job)
+    await until(lambda: len(marked(f"sleep\0{mark}")) == 2)
+    service.signal(keeper, signal.SIGKILL)
+    result = await service.result(job)
+    assert (result["ending"], result["exit_code"], result["signal"]) == ("lost", None, None)
+    assert str(keeper.pid) in result["detail"]
+    assert "killed by signal 9" in result["detail"]
+    assert result["stdout"] == "seen\n"
+    assert not marked(f"sleep\0{mark}")
+    assert (await service.run("echo next"))["stdout"] == "next\n"
+
+
+async def test_a_killed_fork_server_costs_nothing(service, tmp_path):
+    """kill -9 of the fork server: what runs goes on, new jobs run, another fork server is there."""
+    gate = tmp_path / "gate"
+    job = await service.submit(f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 5")
+    keeper = await service.running(job)
+    fork_server = parent(keeper.pid)
+    os.kill(fork_server, signal.SIGKILL)
+    await until(lambda: not lives(fork_server))
+    results = [await service.run(f"exit {code}") for code in range(12)]
+    assert [result["exit_code"] for result in results] == list(range(12))
+    # A new keeper needs a new fork server: kill one keeper, and see that work goes on.
+    service.signal(next(k for k in service.keepers() if k != keeper), signal.SIGKILL)
+    assert (await service.run("echo on"))["stdout"] == "on\n"
+    gate.touch()
+    assert (await service.result(job))["exit_code"] == 5
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+async def test_keeper_and_fork_server_killed_leave_no_command(service, with_server):
+    """When nobody is left who could sweep, the job's mark finds its processes: `lost`, and none is left."""
+    mark = f"5{os.getpid()}.{2 + with_server}"
+    job = await service.submit(f"setsid sleep {mark} & sleep {mark}")
+    keeper = await service.running(job)
+    await until(lambda: len(marked(f"sleep\0{mark}")) == 2)
+    os.kill(parent(keeper.pid), signal.SIGKILL)
+    if with_server:
+        await service.kill()
+    service.signal(keeper, signal.SIGKILL)
+    if with_server:
+        await service.start()
+    result = await service.result(job)
+    assert (result["ending"], result["exit_code"]) == ("lost", None)
+    assert not marked(f"sleep\0{mark}")
+
+
+async def test_a_stopped_keeper_is_not_judged(service, tmp_path):
+    """While a keeper holds its lock nobody judges its job, though it says nothing; it ends truly in the end."""
+    gate = tmp_path / "gate"
+    job = await service.submit(f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 3")
+    keeper = await service.running(job)
+    service.signal(keeper, signal.SIGSTOP)
+    await service.restart()
+    gate.touch()
+    assert (await service.run("echo meanwhile"))["stdout"] == "meanwhile\n"
+    assert (await service.status(job))["state"] == "running"
+    service.signal(keeper, signal.SIGCONT)
+    assert (await service.result(job))["exit_code"] == 3
+
+
+async def test_a_cancel_wished_before_a_restart_is_carried_out_after_it(service):
+    """A cancel is a row: a server that died before the keeper heard of it leaves it to the next one."""
+    job = await service.submit("sleep 600")
+    keeper = await service.running(job)
+    service.signal(keeper, signal.SIGSTOP)
+    status, _, body = await service.ask("POST", f"/api/jobs/{job}/cancel")
+    assert (status, body["cancelling"]) == (202, True)
+    await service.restart()
+    service.signal(keeper, signal.SIGCONT)
+    assert (await service.result(job))["ending"] == "cancelled"
+
+
+async def test_s1_another_boot_loses_what_ran_and_keeps_what_ended(service):
+    """After a reboot: a whole end record counts, the rest of the running is `lost`, the queued stay queued."""
+    await service.stop()
+    await service.start(SUPERVISOR__MAX_RUNNING=2)
+    ended, killed = [await service.submit("echo out; sleep 0.2; exit 9"), await service.submit("sleep 600")]
+    queued = await service.submit("echo fresh")
+    keepers = [await service.running(ended), await service.running(killed)]
+    await service.kill()
+    await until(lambda: not lives(keepers[0].pid))
+    service.signal(keepers[1], signal.SIGKILL)
+    await until(lambda: not lives(keepers[1].pid))
+    _pretend_another_boot(service)
+    await service.start()
+    results = [await service.result(job) for job in (ended, killed, queued)]
+    assert [r["ending"] for r in results] == ["exited", "lost", "exited"]
+    assert (results[0]["exit_code"], results[0]["stdout"]) == (9, "out\n")
+    assert "the host was restarted" in results[1]["detail"]
+    assert results[2]["stdout"] == "fresh\n"
+
+
+def _pretend_another_boot(service):
+    """Make the history and the slots say that another boot made the claims."""
+    with sqlite3.connect(service.state_dir / "history.db") as db:
+        tokens = [token for (token,) in db.execute("SELECT token FROM jobs WHERE state = 'running'")]
+        db.execute("UPDATE jobs SET token = '00000000' || substr(token, 9) WHERE state = 'running'")
+    db.close()
+    for slot in (service.state_dir / "slots").glob("*.slot"):
+        whole = slot.read_bytes()
+        for token in tokens:
+            whole = _replaced(whole, token.encode(), b"00000000" + token.encode()[8:])
+        slot.write_bytes(whole)
+
+
+def _replaced(whole, old, new):
+    # The blocks carry a CRC: put them together again.
+    data = bytearray(whole.replace(old, new))
+    for record in range(PAGE, len(data), (len(data) - PAGE) // 2):
+        for block in (0, 512, 1024):
+            (length,) = struct.unpack_from("<I", data, record + block)
+            if length:
+                body = data[record + block + 8 : record + block + 8 + length]
+                struct.pack_into("<I", data, record + block + 4, zlib.crc32(body))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "missing"])
+async def test_s7_one_damaged_slot_costs_one_job(service, damage):
+    """A slot that is damaged makes its one job `lost`; the service starts, and the others are what they were."""
+    good = await service.run("echo good")
+    job = await service.submit("sleep 600")
+    keeper = await service.running(job)
+    await service.kill()
+    service.signal(keeper, signal.SIGKILL)
+    await until(lambda: not lives(keeper.pid))
+    with sqlite3.connect(service.state_dir / "history.db") as db:
+        (number,) = db.execute("SELECT keeper FROM jobs WHERE id = ?", (job,)).fetchone()
+    db.close()
+    slot = service.state_dir / "slots" / f"{number}.slot"
+    if damage == "missing":
+        slot.unlink()
+    else:
+        whole = slot.read_bytes()
+        slot.write_bytes({"empty": b"", "truncated": whole[:5000], "garbage": os.urandom(len(whole))}[damage])
+    await service.start()
+    result = await service.result(job)
+    assert (result["ending"], result["exit_code"]) == ("lost", None)
+    _, _, again = await service.get(f"/api/results/{good['result_id']}")
+    assert again["stdout"] == "good\n"
+    assert (await service.run("echo on"))["stdout"] == "on\n"
+
+
+async def test_s10_a_result_can_be_read_again_and_after_a_restart(service):
+    """A result is the same the second time, and after a restart."""
+    first = await service.run("echo once; echo twice >&2; exit 4")
+    _, _, second = await service.get(f"/api/results/{first['result_id']}")
+    await service.restart()
+    _, _, third = await service.get(f"/api/results/{first['result_id']}")
+    assert first == second == third
+
+
+async def test_slots_of_another_history_are_set_aside(service):
+    """A history that was replaced does not touch the keepers of the old one: they are reported and left alone."""
+    job = await service.submit("sleep 600")
+    keeper = await service.running(job)
+    await service.kill()
+    for path in service.state_dir.glob("history.db*"):
+        path.unlink()
+    await service.start()
+    assert lives(keeper.pid)
+    assert any(line["event"] == "a slot was set aside" for line in service.log)
+    assert list((service.state_dir / "slots" / "aside").iterdir())
+    assert (await service.run("echo new"))["job_id"] == 1
+
+
+async def test_a_second_server_on_the_same_state_is_refused(service):
+    """The state directory has one server; another says which process that is, and harms nothing."""
+    second = Service(service.state_dir)
+    with pytest.raises(AssertionError, match="did not start"):
+        await second.start()
+    assert str(service.process.pid) in str(second.log)
+    await second.session.close()
+    assert (await service.run("echo unharmed"))["stdout"] == "unharmed\n"
+
+
+async def test_stop_keep_leaves_jobs_running_and_says_how_many(service, tmp_path):
+    """SIGTERM with on_stop=keep exits in under two seconds; the last log line says how many jobs go on, and where."""
+    job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 2")
+    await service.running(job)
+    follower = asyncio.create_task(service.get(f"/api/statuses/{job}/events"))
+    await asyncio.sleep(0)
+    assert await service.stop(seconds=2) == 0
+    await follower
+    assert service.log[-1]["jobs"] == 1
+    assert service.log[-1]["slots"] == str(service.state_dir / "slots")
+    await service.start()
+    (tmp_path / "go").touch()
+    assert (await service.result(job))["exit_code"] == 2
+
+
+async def test_stop_drain_waits_for_what_runs_and_starts_nothing(service, tmp_path):
+    """SIGTERM with on_stop=drain sees running jobs through and leaves the queued ones for the next start."""
+    await service.stop()
+    await service.start(SUPERVISOR__ON_STOP="drain", SUPERVISOR__MAX_RUNNING=1)
+    running = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 6")
+    await service.running(running)
+    queued = await service.submit("exit 8")
+    service.process.terminate()
+    await until(lambda: any(line["event"] == "waiting for running jobs" for line in service.log))
+    (tmp_path / "go").touch()
+    assert await asyncio.wait_for(service.process.wait(), 10) == 0
+    assert service.keepers() == [] or await until(lambda: not service.keepers())
+    await service.start()
+    assert (await service.result(running))["exit_code"] == 6
+    assert (await service.result(queued))["exit_code"] == 8
+
+
+async def test_stop_cancel_ends_what_runs(service):
+    """SIGTERM with on_stop=cancel cancels running jobs before it exits."""
+    await service.stop()
+    await service.start(SUPERVISOR__ON_STOP="cancel")
+    job = await service.submit("sleep 600")
+    await service.running(job)
+    assert await service.stop() == 0
+    await service.start()
+    assert (await service.result(job))["ending"] == "cancelled"
+
+
+async def test_e9_a_followers_disconnect_does_not_hurt_the_job(service, tmp_path):
+    """A client that follows and goes away changes nothing for the job."""
+    job = await service.submit(f"echo on; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo off")
+    response = await service.session.get(f"{service.url}/api/statuses/{job}/events")
+    await response.content.readuntil(b"stdout")
+    response.close()
+    (tmp_path / "go").touch()
+    assert (await service.result(job))["stdout"] == "on\noff\n"
