@@ -30,7 +30,8 @@ async def test_p1_a_background_child_does_not_hold_the_job(service):
 async def test_p2_a_left_daemon_lives_on_and_may_write(service, tmp_path):
     """With leave_children, a daemon outlives its job, and writing to the old pipe does not kill it."""
     proof = tmp_path / "proof"
-    daemon = f"(while [ ! -e {tmp_path}/end ]; do echo tick || exit 1; echo tock >&2; sleep 0.02; done; echo $? > {proof}) &"
+    loop = f"while [ ! -e {tmp_path}/end ]; do echo tick || exit 1; echo tock >&2; sleep 0.02; done"
+    daemon = f"({loop}; echo $? > {proof}) &"
     result = await service.run(f"{daemon} echo started", leave_children=True)
     assert result["ending"] == "exited"
     assert result["stdout"].endswith("started\n") or "started\n" in result["stdout"]
@@ -62,7 +63,8 @@ async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service):
     outsider = await asyncio.create_subprocess_exec("sleep", mark, start_new_session=True)
     try:
         result = await service.run(
-            f"setsid sleep {mark} & (setsid sh -c 'nohup sleep {mark} & sleep {mark}' &) ; nohup sleep {mark} & sleep 0.2"
+            f"setsid sleep {mark} & (setsid sh -c 'nohup sleep {mark} & sleep {mark}' &) ;"
+            f"nohup sleep {mark} & sleep 0.2"
         )
         assert (result["ending"], result["detail"]) == ("exited", None)
         assert marked(f"sleep\0{mark}") == [outsider.pid]
@@ -76,8 +78,8 @@ async def test_p5_a_forking_tree_does_not_outrun_the_killer(service):
     mark = f"SHELLRUNNER_BOMB={os.getpid()}"
     canary = await asyncio.create_subprocess_exec("sleep", "600")
     try:
-        bomb = "b() { while :; do sh -c 'sleep 3 & setsid sleep 3 & sleep 0.05' & sleep 0.01; done; }; b & b & b & sleep 600"
-        job = await service.submit(bomb, env=dict([mark.split("=")]))
+        bomb = "b() { while :; do sh -c 'sleep 3 & setsid sleep 3 & sleep 0.05' & sleep 0.01; done; }"
+        job = await service.submit(f"{bomb}; b & b & b & sleep 600", env=dict([mark.split("=")]))
         await until(lambda: len(marked(mark)) > 20)
         await service.ask("POST", f"/api/jobs/{job}/cancel")
         result = await service.result(job)
@@ -198,7 +200,7 @@ async def test_standard_input_is_the_text_that_was_given(service):
 
 
 async def test_p13_nothing_leaks_into_the_job(service):
-    """No ignored or blocked signal, no descriptor beyond 2, no variable but the promised ones, a session of its own."""
+    """No ignored or blocked signal, no descriptor beyond 2, only the promised variables, a session of its own."""
     script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; ps -o sid=,pgid=,pid= -p $$; env"
     result = await service.run(f"exec sh -c {_quoted(script)}", env={"MINE": "да"})
     lines = result["stdout"].splitlines()
@@ -243,7 +245,9 @@ async def test_argv_runs_without_a_shell_and_along_the_jobs_path(service, tmp_pa
     tool.write_text("#!/bin/sh\npwd; printf '%s\\n' \"$@\"\n")
     tool.chmod(0o755)
     result = await service.run(
-        argv=["инструмент", "$HOME; *", "два слова"], env={"PATH": f"/nowhere:{tmp_path}:/usr/bin:/bin"}, cwd=str(tmp_path)
+        argv=["инструмент", "$HOME; *", "два слова"],
+        env={"PATH": f"/nowhere:{tmp_path}:/usr/bin:/bin"},
+        cwd=str(tmp_path),
     )
     assert result["stdout"] == f"{tmp_path}\n$HOME; *\nдва слова\n"
     assert result["command"] == "'инструмент' '$HOME; *' 'два слова'"

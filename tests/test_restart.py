@@ -1,4 +1,4 @@
-"""The life of the service: kill -9 at any moment, and everything is as if it had never died (S1–S4, S6, S7, S10, E9)."""
+"""The life of the service: kill -9 at any moment, and all is as if it had never died (S1–S4, S6, S7, S10, E9)."""
 
 import asyncio
 import os

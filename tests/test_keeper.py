@@ -1,0 +1,438 @@
+"""Keepers and the fork server by themselves, spoken to as the server speaks to them; slots, output, trees."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import shellrunner.keeper
+from shellrunner.keeper import tree
+from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.messages import Unpacker, pack
+from shellrunner.keeper.recorder import Recorder
+from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, entries, slot_name
+from shellrunner.model import Claim, Ending, JobSpec
+from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
+from tests.waiting import lives, until
+
+
+class Talk:
+    """A connection on which messages are said and heard."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.connection.settimeout(20)
+        self._unpacker = Unpacker()
+        self._heard = []
+
+    def say(self, **message):
+        self.connection.sendall(pack(message))
+
+    def hear(self):
+        while not self._heard:
+            data = self.connection.recv(65536)
+            if not data:
+                raise EOFError
+            self._heard += self._unpacker.feed(data)
+        return self._heard.pop(0)
+
+
+class ForkServer(Talk):
+    """A real fork server on a state directory."""
+
+    def __init__(self, state):
+        self.state = state
+        for name in ("slots", "runs"):
+            (state / name).mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        program = Path(shellrunner.keeper.__file__).with_name("__main__.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", program, str(theirs.fileno()), state],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        self.keepers = []
+        super().__init__(ours)
+
+    def end(self):
+        """Close every connection, and see that it exits."""
+        for talk in (*self.keepers, self):
+            talk.connection.close()
+        assert self.process.wait(20) == 0
+
+    def keeper(self, number=1):
+        self.say(do="fork", keeper=number, header={"history": "h" * 32, "program": "test"})
+        assert self.hear()["keeper"] == number
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.state / "slots" / f"{number}.sock"))
+        keeper = Talk(connection)
+        keeper.hello = keeper.hear()
+        self.keepers.append(keeper)
+        return keeper
+
+    def slot(self, number=1):
+        directory = os.open(self.state / "slots", os.O_RDONLY)
+        try:
+            return SlotReader(directory, slot_name(number))
+        finally:
+            os.close(directory)
+
+
+@pytest.fixture
+def fork_server(tmp_path):
+    server = ForkServer(tmp_path / "state")
+    yield server
+    server.end()
+
+
+def start(keeper, job, command, **more):
+    defaults = {
+        "cwd": "/", "env": {"PATH": "/usr/bin:/bin", "SHELLRUNNER_JOB": f"{job}:t"}, "stdin": None, "timeout": None,
+        "grace": 1, "merge_stderr": False, "leave_children": False, "output_bytes": 1 << 40,
+    }  # fmt: skip
+    keeper.say(do="start", job=job, token="t", argv=["/bin/sh", "-c", command], **(defaults | more))
+
+
+def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server):
+    """One keeper keeps one command after another; the slot has room for two, and each end is its own."""
+    keeper = fork_server.keeper()
+    slot = fork_server.slot()
+    for job in range(1, 8):
+        start(keeper, job, f"echo {job}; exit {job}")
+        assert keeper.hear() == {"say": "ended", "job": job, "token": "t", "retiring": False}
+        record = slot.find(job, "t")
+        assert record.end["exit_code"] == job
+        assert slot.data(record, 0, record.end["stdout"]) == f"{job}\n".encode()
+        assert record.number == (job - 1) % 2
+        assert slot.still(record)
+    assert [record.job for record in slot.records()] == [7, 6]
+    assert slot.find(5, "t") is None
+    slot.close()
+
+
+def test_a_keeper_finishes_what_it_was_told_before_its_server_died(fork_server, tmp_path):
+    """A start that was sent is carried out although the connection ended right behind it; then it exits."""
+    keeper = fork_server.keeper()
+    os.kill(keeper.hello["identity"]["pid"], signal.SIGSTOP)
+    start(keeper, 1, f"echo told > {tmp_path}/told; exit 4")
+    keeper.connection.close()
+    slot = fork_server.slot()
+    assert not slot.keeper_is_gone()
+    os.kill(keeper.hello["identity"]["pid"], signal.SIGCONT)
+    assert fork_server.hear()["status"] == 0
+    assert slot.keeper_is_gone()
+    assert slot.find(1, "t").end["exit_code"] == 4
+    assert (tmp_path / "told").read_text() == "told\n"
+    slot.close()
+
+
+def test_an_idle_keeper_exits_with_its_server_and_takes_its_socket_along(fork_server):
+    """A keeper that keeps nothing does not outlive the connection."""
+    keeper = fork_server.keeper(3)
+    keeper.connection.close()
+    report = fork_server.hear()
+    assert (report["say"], report["keeper"], report["status"], report["orphans"]) == ("died", 3, 0, [])
+    assert not (fork_server.state / "slots" / "3.sock").exists()
+
+
+async def test_the_fork_server_ends_what_a_killed_keeper_kept(fork_server):
+    """After kill -9 of a keeper its whole tree is ended and reaped, and reported with the statuses."""
+    keeper = fork_server.keeper()
+    start(keeper, 1, "setsid sleep 600 & sleep 600 & echo $! ; wait")
+    slot = fork_server.slot()
+    record = await until(lambda: (r := slot.find(1, "t")) and r.progress.get("stdout") and r)
+    child = int(slot.data(record, 0, record.progress["stdout"]))
+    os.kill(keeper.hello["identity"]["pid"], signal.SIGKILL)
+    report = fork_server.hear()
+    assert os.WTERMSIG(report["status"]) == signal.SIGKILL
+    assert report["swept"]
+    assert len(report["orphans"]) >= 3
+    assert not lives(child)
+    slot.close()
+
+
+def test_the_fork_server_is_gone_after_its_last_keeper(tmp_path):
+    """It outlives the server for as long as a keeper has work, and no longer."""
+    server = ForkServer(tmp_path / "state")
+    keeper = server.keeper()
+    start(keeper, 1, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done")
+    keeper.connection.close()
+    server.connection.close()
+    assert server.process.poll() is None
+    (tmp_path / "go").touch()
+    assert server.process.wait(20) == 0
+    slot = server.slot()
+    assert slot.find(1, "t").end["exit_code"] == 0
+    slot.close()
+
+
+def test_a_long_state_directory_is_no_problem(tmp_path):
+    """A socket's path may be longer than the 107 bytes of sun_path."""
+    server = ForkServer(tmp_path / ("long-" * 30) / ("directory-" * 10))
+    server.say(do="fork", keeper=1, header={"history": "h", "program": "t"})
+    assert server.hear()["say"] == "forked"
+    slots = os.open(server.state / "slots", os.O_RDONLY)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(f"/proc/self/fd/{slots}/1.sock")
+    assert Talk(connection).hear()["say"] == "hello"
+    os.close(slots)
+    connection.close()
+    server.connection.close()
+    server.process.wait(20)
+
+
+def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server, tmp_path):
+    """After many commands of every kind a keeper has the descriptors it began with, and no child."""
+    keeper = fork_server.keeper()
+    pid = keeper.hello["identity"]["pid"]
+    before = sorted(os.listdir(f"/proc/{pid}/fd"))
+    kinds = [
+        {"command": "true"},
+        {"command": "sleep 9 & echo x >&2"},
+        {"command": "cat", "stdin": "text"},
+        {"command": "true", "cwd": "/no/such"},
+        {"command": "head -c 200000 /dev/zero"},
+        {"command": "sleep 9", "timeout": 0.01},
+        {"command": "yes", "output_bytes": 1000},
+        {"command": "exec >&- 2>&-; sleep 0.01"},
+    ]
+    for job, kind in enumerate(kinds * 4, 1):
+        start(keeper, job, **kind)
+        assert keeper.hear()["job"] == job
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+    assert not tree.descendants(pid)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 5_000])
+def test_the_limit_is_kept_to_the_byte(fork_server, size):
+    """Up to the limit everything is stored; one byte more ends the job, and is counted."""
+    keeper = fork_server.keeper()
+    start(keeper, 1, f"head -c {size} /dev/zero", output_bytes=10)
+    keeper.hear()
+    slot = fork_server.slot()
+    end = slot.find(1, "t").end
+    assert end["stdout"] == min(size, 10)
+    assert (end["ending"] == "output_limit") == (size > 10)
+    if size > 10:
+        assert 0 < end["stdout_dropped"] <= size - 10
+    slot.close()
+
+
+# What a slot and its files say ------------------------------------------------------------------------------------
+
+
+@st.composite
+def _writes(draw):
+    return draw(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 40_000)), max_size=12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(writes=_writes(), limit=st.integers(1, 200_000))
+def test_stored_output_is_a_true_beginning_of_what_was_written(tmp_path_factory, writes, limit):
+    """Whatever is written in whatever pieces: the index tells every stored byte's stream, and nothing is changed."""
+    state = tmp_path_factory.mktemp("state")
+    (state / "runs").mkdir()
+    directory = os.open(state, os.O_RDONLY)
+    slot = SlotWriter(directory, "1.slot")
+    slot.introduce({})
+    slot.begin({"job": 1, "token": "t", "wall": 0})
+    recorder = Recorder(slot, directory, 1, "t", limit)
+    whole = b""
+    for number, (stream, size) in enumerate(writes):
+        data = bytes([65 + number]) * size
+        recorder.store(stream, data)
+        whole += data
+    recorder.sync()
+    recorder.close()
+    reader = SlotReader(directory, "1.slot")
+    record = reader.find(1, "t")
+    stored = record.progress.get("stdout", 0) + record.progress.get("stderr", 0)
+    dropped = record.progress.get("stdout_dropped", 0) + record.progress.get("stderr_dropped", 0)
+    assert stored + dropped == len(whole)
+    assert stored == min(len(whole), limit)
+    data = reader.data(record, 0, min(stored, DATA_ROOM))
+    if stored > DATA_ROOM:
+        data += (state / "runs" / "1.out").read_bytes()
+    assert data == whole[:stored]
+    index = entries(reader.index(record, record.progress.get("entries", 0)))
+    offsets = [0, 0]
+    for entry, following in zip(index, [*index[1:], None], strict=False):
+        assert entry.offset == offsets[entry.stream]
+        assert entry.position == sum(offsets)
+        offsets[entry.stream] += (following.position if following else stored) - entry.position
+    assert offsets == [record.progress.get("stdout", 0), record.progress.get("stderr", 0)]
+    reader.close()
+    os.close(slot.fd)
+    os.close(directory)
+
+
+def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path):
+    """Where streams change at every byte the index is larger than the output: together they keep the limit."""
+    (tmp_path / "runs").mkdir()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    slot = SlotWriter(directory, "1.slot")
+    slot.begin({"job": 1, "token": "t", "wall": 0})
+    recorder = Recorder(slot, directory, 1, "t", limit=100_000)
+    for number in range(10_000):
+        recorder.store(number % 2, b"x")
+    size = sum(path.stat().st_size for path in (tmp_path / "runs").iterdir())
+    assert sum(recorder.stored) + size <= 100_000 + ENTRY
+    assert recorder.over_limit
+    assert sum(recorder.stored) + sum(recorder.dropped) == 10_000
+    assert sum(recorder.stored) > INDEX_ROOM
+    recorder.close()
+    os.close(slot.fd)
+    os.close(directory)
+
+
+def test_a_full_disk_is_counted_and_ends_nothing(tmp_path):
+    """Bytes that find no room are dropped and counted; what was stored before stays a true beginning."""
+    (tmp_path / "runs").mkdir()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    slot = SlotWriter(directory, "1.slot")
+    slot.begin({"job": 1, "token": "t", "wall": 0})
+    recorder = Recorder(slot, directory, 1, "t", limit=1 << 40)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
+    try:
+        for _ in range(10):
+            recorder.store(0, b"x" * 50_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert recorder.stored[0] == DATA_ROOM + 200_000
+    assert recorder.stored[0] + recorder.dropped[0] == 500_000
+    assert not recorder.over_limit
+    assert (tmp_path / "runs" / "1.out").stat().st_size == 200_000
+    recorder.close()
+    os.close(slot.fd)
+    os.close(directory)
+
+
+# Verdicts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A state directory with slot 1 in it: (path, descriptor, writer)."""
+    for name in ("slots", "runs"):
+        (tmp_path / name).mkdir()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    slots = os.open(tmp_path / "slots", os.O_RDONLY)
+    writer = SlotWriter(slots, "1.slot")
+    writer.introduce({"history": "h"})
+    yield tmp_path, directory, writer
+    for descriptor in (directory, slots, writer.fd):
+        os.close(descriptor)
+
+
+def _claim(token):
+    return Claim(1, token, 1, JobSpec(command="x"), 1000)
+
+
+OTHER_BOOT = "00000000-1111111111111111"
+
+
+def test_silence_of_a_sound_slot_means_never_started_in_this_boot_only(state):
+    """No record: back to the queue in the same boot, `lost` after another."""
+    _, directory, _ = state
+    assert judge(directory, _claim(new_token()), "gone") == NeverStarted()
+    assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000, 90_000, 170_000])
+def test_silence_of_a_damaged_slot_means_lost(state, length):
+    """A slot of which a part is missing is no proof that nothing was started."""
+    path, directory, writer = state
+    writer.begin({"job": 7, "token": "other", "wall": 0})
+    os.truncate(path / "slots" / "1.slot", length)
+    verdict = judge(directory, _claim(new_token()), "gone")
+    assert isinstance(verdict, Ended)
+    assert verdict.end.ending is Ending.LOST
+
+
+@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT])
+def test_a_start_without_an_end_is_lost_with_its_output(state, token):
+    """Started, keeper gone, no end: `lost`, and what it wrote is kept."""
+    _, directory, writer = state
+    writer.begin({"job": 1, "token": token, "wall": 5})
+    Recorder(writer, directory, 1, token, 1 << 30).store(0, b"seen")
+    verdict = judge(directory, _claim(token), "gone")
+    assert verdict.end.ending is Ending.LOST
+    assert (verdict.volume.stdout_bytes, verdict.head.data) == (4, b"seen")
+
+
+def _end(writer, directory, token, data=b"out"):
+    writer.begin({"job": 1, "token": token, "wall": 5})
+    recorder = Recorder(writer, directory, 1, token, 1 << 30)
+    recorder.store(0, data)
+    recorder.close()
+    end = {
+        "ending": "exited", "exit_code": 3, "signal": None, "detail": None, "wall": 9, "started": 5, "duration": 0.1,
+        "cpu_user": 0.0, "cpu_system": 0.0, "max_rss_bytes": None,
+    }  # fmt: skip
+    writer.end(recorder.progress() | end)
+
+
+@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT])
+def test_a_whole_end_is_the_truth_in_any_boot(state, token):
+    """An end record whose sums agree is recorded as it is."""
+    _, directory, writer = state
+    _end(writer, directory, token)
+    verdict = judge(directory, _claim(token), "gone")
+    assert (verdict.end.ending, verdict.end.exit_code, verdict.head.data) == (Ending.EXITED, 3, b"out")
+
+
+@pytest.mark.parametrize("damage", ["data", "end", "file"])
+def test_an_end_whose_parts_do_not_agree_is_lost(state, damage):
+    """After a power failure an end counts only with its output: torn data, torn end, missing file are `lost`."""
+    path, directory, writer = state
+    _end(writer, directory, OTHER_BOOT, b"x" * (100_000 if damage == "file" else 10))
+    slot = path / "slots" / "1.slot"
+    if damage == "file":
+        os.truncate(path / "runs" / "1.out", 100)
+    else:
+        whole = bytearray(slot.read_bytes())
+        at = whole.index(b"x" * 10) if damage == "data" else whole.index(b'"exit_code"')
+        whole[at] ^= 1
+        slot.write_bytes(whole)
+    assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
+
+
+def test_a_long_detail_is_shortened_not_refused(state):
+    """An end always fits, whatever its detail: control characters, many bytes to the character."""
+    _, _, writer = state
+    writer.begin({"job": 1, "token": "t", "wall": 5})
+    detail = "\x01🥖" * 5000
+    writer.end({"job": 1, "token": "t", "detail": detail})
+    slots = os.open(state[0] / "slots", os.O_RDONLY)
+    reader = SlotReader(slots, "1.slot")
+    os.close(slots)
+    assert detail.startswith(reader.find(1, "t").end["detail"])
+    reader.close()
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=200)), max_size=5), st.data())
+def test_messages_survive_any_cutting(messages, data):
+    """However a socket cuts the bytes, the same messages come out."""
+    whole = b"".join(map(pack, messages))
+    unpacker, heard = Unpacker(), []
+    while whole:
+        cut = data.draw(st.integers(1, len(whole)))
+        heard += unpacker.feed(whole[:cut])
+        whole = whole[cut:]
+    assert heard == messages
+
+
+def test_an_identity_can_be_written_down():
+    """What was dumped loads as the same."""
+    me = Identity.of(os.getpid())
+    assert Identity.load(me.dump()) == me
