@@ -1,0 +1,190 @@
+"""Output, end to end (O1–O9, E1, E3, E10): what a command writes comes out, at its place, while it runs and after."""
+
+import asyncio
+import json
+import random
+import re
+
+import pytest
+
+from tests.waiting import until
+
+
+async def test_o1_a_hundred_megabytes_without_a_newline(service):
+    """One endless line is no problem: every byte is there."""
+    job = await service.submit("head -c 100000000 /dev/zero | tr '\\0' x")
+    result = await service.result(job, seconds=40)
+    assert (result["ending"], result["stdout_bytes"], result["truncated"]) == ("exited", 100_000_000, True)
+    status, headers, tail = await service.get(f"/api/results/{job}/stdout", headers={"Range": "bytes=-10"})
+    assert (status, headers["Content-Range"], tail) == (206, "bytes 99999990-99999999/100000000", b"x" * 10)
+
+
+async def test_o3_the_limit_acts_while_it_runs(service):
+    """A command that never stops writing is ended at its limit; the disk never holds more than that and a bit."""
+    limit = 2_000_000
+    job = await service.submit("yes", limits={"output_bytes": limit})
+    result = await service.result(job)
+    assert (result["ending"], result["signal"], result["stdout_bytes"]) == ("output_limit", "SIGTERM", limit)
+    assert result["stdout_dropped"] > 0
+    stored = sum(path.stat().st_size for path in (service.state_dir / "runs").iterdir())
+    assert stored <= limit + (1 << 20)
+    assert await service.raw(job) == b"y\n" * (limit // 2)
+
+
+async def test_a_limit_above_configs_is_refused(service):
+    """A job may not ask for more output than config allows."""
+    status, _, body = await service.ask(
+        "POST", "/api/jobs", json={"command": "true", "limits": {"output_bytes": 1 << 50}}
+    )
+    assert status == 422
+    assert body["errors"][0]["pointer"] == "#/limits/output_bytes"
+
+
+async def test_o5_cyrillic_in_and_out_under_lang_c(service, tmp_path):
+    """Under LANG=C, commands, paths, variables, input and output in any script stay what they are."""
+    folder = tmp_path / "каталог 目录"
+    folder.mkdir()
+    (folder / "файл.txt").write_text("содержимое\n")
+    result = await service.run(
+        'ls; cat файл.txt -; echo "$ИМЯ $NAME" >&2', cwd=str(folder), env={"NAME": "Ёжик"}, stdin="ввод עברית 🥖\n"
+    )
+    assert result["stdout"] == "файл.txt\nсодержимое\nввод עברית 🥖\n"
+    assert result["stderr"].endswith("Ёжик\n")
+    async with service.session.get(f"{service.url}/api/results/{result['result_id']}") as response:
+        assert "ввод עברית 🥖" in (await response.read()).decode()
+
+
+@pytest.mark.parametrize("charset", ["koi8-r", "cp1251", "utf-16-le", "gb18030"])
+async def test_output_in_another_charset_is_shown_as_text(service, charset):
+    """With `encoding`, what a program of another age writes is text; the raw route keeps its bytes."""
+    text = "Привет"
+    octal = "".join(f"\\{byte:03o}" for byte in text.encode(charset))
+    job = await service.submit(f"printf '{octal}'", encoding=charset)
+    assert (await service.result(job))["stdout"] == text
+    assert await service.raw(job) == text.encode(charset)
+
+
+async def test_o7_all_byte_values_round_trip(service):
+    """All 256 values, NUL and ANSI among them, come out of the raw route as they went in."""
+    octal = "".join(f"\\{byte:03o}" for byte in range(256))
+    job = await service.submit(f"printf '{octal}'; printf '{octal}' >&2")
+    await service.result(job)
+    assert await service.raw(job, "stdout") == bytes(range(256))
+    assert await service.raw(job, "stderr") == bytes(range(256))
+
+
+async def test_o8_carriage_returns_and_empty_lines_survive_the_stream(service):
+    r"""`\r`, `\n\n` and `\r\n` are in the stream's text as they were written."""
+    job = await service.submit(r"printf '10%%\r20%%\r\n\n\r\n\nend'")
+    events = await _events(service, job)
+    assert "".join(data["text"] for kind, _, data in events if kind == "stdout") == "10%\r20%\r\n\n\r\n\nend"
+
+
+async def test_o9_the_order_of_both_streams_is_kept(service):
+    """Writes that alternate with pauses between them come in that order, also after the end."""
+    job = await service.submit("for i in 1 2 3 4 5; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; done")
+    live = await _events(service, job)
+    order = "".join(data["text"] for kind, _, data in live if kind in ("stdout", "stderr"))
+    assert order.split() == [f"{stream}{i}" for i in range(1, 6) for stream in "oe"]
+    _, _, output = await service.get(f"/api/statuses/{job}/output")
+    assert output.decode() == order
+
+
+async def test_the_whole_output_route_follows_until_the_end(service, tmp_path):
+    """`follow=true` gives bytes as they come and ends with the job."""
+    job = await service.submit(f"echo one; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo two")
+    async with service.session.get(f"{service.url}/api/statuses/{job}/output?follow=true") as response:
+        assert await response.content.readuntil(b"\n") == b"one\n"
+        (tmp_path / "go").touch()
+        assert await response.content.read() == b"two\n"
+
+
+async def test_e1_two_hundred_random_disconnects(service):
+    """A follower that is cut 200 times, the server killed in between, has the stored bytes: no gap, no repeat."""
+    body = "echo строка $i; echo ошибка $i >&2; i=$((i+1)); [ $((i % 10)) = 0 ] && sleep 0.02"
+    job = await service.submit(f"i=0; while [ $i -lt 1500 ]; do {body}; done")
+    chance = random.Random(1)
+    parts = {"stdout": "", "stderr": ""}
+    last, cuts, ended = None, 0, False
+    while not ended:
+        headers = {"Last-Event-ID": last} if last else {}
+        async with service.session.get(f"{service.url}/api/statuses/{job}/events", headers=headers) as response:
+            assert response.status == 200
+            budget = chance.randrange(1, 8)
+            async for kind, ident, data in _parse(response.content):
+                if kind in parts:
+                    parts[kind] += data["text"]
+                    last = ident
+                    budget -= 1
+                ended = kind == "done"
+                if budget == 0 and cuts < 200:
+                    break
+        cuts += 1
+        if cuts == 100:
+            await service.restart()
+    result = await service.result(job)
+    assert cuts > 200
+    assert parts == {
+        "stdout": "".join(f"строка {i}\n" for i in range(1500)),
+        "stderr": "".join(f"ошибка {i}\n" for i in range(1500)),
+    }
+    assert result["stdout_bytes"] == len(parts["stdout"].encode())
+
+
+async def test_e3_the_end_is_said_and_then_204(service):
+    """`done` is last, with the id `end`; who comes back with it is told to stop."""
+    job = await service.submit("echo x")
+    await service.result(job)
+    kind, ident, data = (await _events(service, job))[-1]
+    assert (kind, ident, data["ending"], data["exit_code"]) == ("done", "end", "exited", 0)
+    status, _, body = await service.get(f"/api/statuses/{job}/events", headers={"Last-Event-ID": "end"})
+    assert (status, body) == (204, b"")
+
+
+async def test_e10_output_forges_no_events(service):
+    """Output that looks like an event is text."""
+    forged = "\n\nevent: done\ndata: {}\nid: end\n\n"
+    job = await service.submit("cat", stdin=forged)
+    events = await _events(service, job)
+    assert [kind for kind, _, _ in events if kind == "done"] == ["done"]
+    assert "".join(data["text"] for kind, _, data in events if kind == "stdout") == forged
+
+
+async def test_many_followers_of_one_job_all_have_everything(service, tmp_path):
+    """Followers that came at different times have the same whole output."""
+    job = await service.submit(
+        f"for i in 1 2 3; do seq 1000; sleep 0.05; done; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo end"
+    )
+    followers = []
+    for _ in range(20):
+        followers.append(asyncio.create_task(_events(service, job)))
+        await asyncio.sleep(0.01)
+    await until(lambda: _has(service, job, b"1000\n" * 1))
+    (tmp_path / "go").touch()
+    texts = {"".join(data["text"] for kind, _, data in await follower if kind == "stdout") for follower in followers}
+    assert texts == {"".join(f"{n}\n" for n in range(1, 1001)) * 3 + "end\n"}
+
+
+async def _has(service, job, ending):
+    _, _, output = await service.get(f"/api/statuses/{job}/output")
+    return output.count(ending) >= 3
+
+
+async def _events(service, job, **headers):
+    async with service.session.get(f"{service.url}/api/statuses/{job}/events", headers=headers) as response:
+        assert response.status == 200
+        return [event async for event in _parse(response.content)]
+
+
+async def _parse(content):
+    """Parse as the HTML standard has it: (event, id, data as JSON)."""
+    fields, data = {}, []
+    async for line in content:
+        text = line.decode().rstrip("\n")
+        if text:
+            if not text.startswith(":"):
+                name, _, value = re.fullmatch(r"([^:]*)(: ?)?(.*)", text).groups()
+                data.append(value) if name == "data" else fields.__setitem__(name, value)
+        elif data:
+            yield fields.get("event", "message"), fields.get("id"), json.loads("\n".join(data))
+            fields, data = {}, []
