@@ -11,9 +11,9 @@ import sys
 import aiohttp
 
 from shellrunner.config import load
-from shellrunner.service import serve
 from shellrunner.keeper.identity import Identity
 from shellrunner.keeper.slot import SlotReader
+from shellrunner.service import serve
 from tests.waiting import SOON, until
 
 
@@ -168,6 +168,7 @@ class Service:
 
     async def result(self, job_id, seconds=SOON):
         """Wait until the job is done; return its result."""
+
         async def redirected():
             status, _, _ = await self.get(f"/api/statuses/{job_id}")
             return status == 303

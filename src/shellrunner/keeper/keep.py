@@ -6,28 +6,24 @@ output limit and the end of the tree need nobody's help. Must not know HTTP, SQL
 Everything the server may have missed is in the slot; the messages only say "look there".
 """
 
-import fcntl
 import os
 import resource
 import select
 import signal
 import socket
-import struct
-import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from . import command, tree
+from .kept import CHUNK, LINGER, Kept
 from .messages import PROTOCOL, Message, Unpacker, pack
 from .recorder import Recorder
 from .slot import SlotWriter
 
-_CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
+_NAP = 86_400.0  # seconds; poll(2) counts milliseconds in an int
 _LONELY = 5.0  # seconds a keeper waits for the server that had it made
-_LINGER = 1.0  # seconds that children left behind have to be gone
-_AGAIN = 0.05  # seconds between looks where nothing can be waited on
 
 
 class Keeper:
@@ -40,7 +36,7 @@ class Keeper:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._server: socket.socket | None = None
         self._unpacker = Unpacker()
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
         self._retiring = False
         self._over = False
         self._watch(listener.fileno(), self._accept)
@@ -57,7 +53,7 @@ class Keeper:
                 self._over = True
 
     def _wait(self, due: float | None) -> None:
-        pause = None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
+        pause = None if due is None else min(max(0.0, due - time.monotonic()), _NAP) * 1000 + 1
         ready = {descriptor for descriptor, _ in self._poll.poll(pause)}
         # The server's words before anything else: what it said before it died still counts.
         for descriptor in [d for d in self._handlers if d in ready]:
@@ -134,14 +130,14 @@ class Keeper:
             self._slot.end({**recorder.progress(), **end})
             self._say(say="ended", job=job, token=token, retiring=False)
             return
-        self._kept = kept = _Kept(message, started, recorder)
+        self._kept = kept = Kept(message, started, recorder)
         self._watch(started.pidfd, lambda: self._ended(kept))
         for stream, pipe in enumerate(started.pipes):
             self._watch(pipe, lambda stream=stream, pipe=pipe: self._copy(stream, pipe))  # type: ignore[misc]
         kept.open_pipes = set(started.pipes)
 
     def _copy(self, stream: int, pipe: int) -> None:
-        data = os.read(pipe, _CHUNK)
+        data = os.read(pipe, CHUNK)
         if not data:
             self._close_pipe(pipe)
         elif self._kept:
@@ -153,7 +149,7 @@ class Keeper:
         if self._kept:
             self._kept.open_pipes.discard(pipe)
 
-    def _ended(self, kept: "_Kept") -> None:
+    def _ended(self, kept: Kept) -> None:
         self._forget(kept.started.pidfd)
         kept.drain()
         kept.over = kept.due = time.monotonic()
@@ -161,12 +157,12 @@ class Keeper:
         kept.settle = lambda: self._settle(kept)
         self._settle(kept)
 
-    def _settle(self, kept: "_Kept") -> None:
+    def _settle(self, kept: Kept) -> None:
         # A tree that was asked to end (TERM) may use its grace although the command itself is gone.
         if not (kept.cause and kept.grace_left() and tree.group_lives(kept.started.pid)):
             self._finish(kept)
 
-    def _finish(self, kept: "_Kept") -> None:
+    def _finish(self, kept: Kept) -> None:
         leave = kept.message["leave_children"] and not kept.cause
         if not leave:
             # The command is not reaped yet, so this group is still its own, and whoever forks in it is caught.
@@ -177,11 +173,11 @@ class Keeper:
         survivors: list[str] = []
         if not tree.reap():
             self._retiring = leave or self._retiring
-            survivors = [] if leave else tree.sweep(_LINGER)
+            survivors = [] if leave else tree.sweep(LINGER)
             self._retiring = self._retiring or bool(survivors)
         self._record(kept, status, usage, survivors)
 
-    def _record(self, kept: "_Kept", status: int, usage: resource.struct_rusage, survivors: list[str]) -> None:
+    def _record(self, kept: Kept, status: int, usage: resource.struct_rusage, survivors: list[str]) -> None:
         kept.recorder.sync()
         kept.recorder.close()
         self._slot.end({**kept.recorder.progress(), **kept.witnessed(status, usage, survivors)})
@@ -214,90 +210,3 @@ class Keeper:
         with suppress(BlockingIOError):
             self._wakeup[0].recv(4096)
         self._over = tree.reap()
-
-
-class _Kept:
-    """The command that is being kept: its deadlines, and why it is being ended, if it is."""
-
-    def __init__(self, message: Message, started: command.Command, recorder: Recorder) -> None:
-        self.message, self.started, self.recorder = message, started, recorder
-        self.job: int = message["job"]
-        self.token: str = message["token"]
-        self.open_pipes: set[int] = set()
-        self.cause: str | None = None
-        self.over: float | None = None
-        self.wall_over = 0
-        self.settle: Callable[[], None] | None = None
-        timeout = message["timeout"]
-        self.due: float | None = None if timeout is None else started.clock + timeout
-        self._kill_at = 0.0
-
-    def take(self, stream: int, data: bytes) -> None:
-        """Store output, unless it came after the command's own end."""
-        if self.over is None:
-            self.recorder.store(stream, data)
-            if self.recorder.over_limit and not self.cause:
-                self.end("output_limit")
-
-    def drain(self) -> None:
-        """Take what lies in the pipes now and no more: a child may go on writing for ever."""
-        for stream, pipe in enumerate(self.started.pipes):
-            if pipe in self.open_pipes:
-                (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
-                while waiting > 0:
-                    data = os.read(pipe, min(waiting, _CHUNK))
-                    waiting -= len(data)
-                    self.take(stream, data)
-
-    def end(self, cause: str) -> None:
-        """Begin to end the tree, unless that has begun or the command has ended by itself."""
-        if self.cause or self._has_ended():
-            return
-        self.cause = cause
-        self._kill_at = time.monotonic() + self.message["grace"]
-        self.due = self._kill_at
-        with suppress(OSError):
-            os.killpg(self.started.pid, signal.SIGTERM)
-            os.killpg(self.started.pid, signal.SIGCONT)  # a stopped one could not end
-
-    def grace_left(self) -> bool:
-        """Whether the tree still has time to end by itself."""
-        return time.monotonic() < self._kill_at
-
-    def look_at_the_clock(self) -> None:
-        """Do what is due: the timeout, the kill after the grace, another look at a tree that is ending."""
-        now = time.monotonic()
-        if self.due is None or now < self.due:
-            return
-        if self.settle:
-            self.due = now + _AGAIN
-            self.settle()
-        elif self.cause is None:
-            self.due = None
-            self.end("timed_out")
-        else:
-            self.due = now + _AGAIN
-            with suppress(OSError):
-                os.killpg(self.started.pid, signal.SIGKILL)
-            tree.kill()
-
-    def witnessed(self, status: int, usage: resource.struct_rusage, survivors: list[str]) -> dict[str, Any]:
-        """The end as the kernel reported it, with why it was brought about."""
-        said = command.reported(status)
-        natural = "signalled" if said["exit_code"] is None else "exited"
-        peak = usage.ru_maxrss if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
-        left = f"still running after {_LINGER:g} s: {', '.join(survivors)}" if survivors else None
-        return {
-            **said,
-            "ending": self.cause or ("output_limit" if self.recorder.over_limit else natural),
-            "detail": left,
-            "wall": self.wall_over,
-            "started": self.started.wall,
-            "duration": round((self.over or 0.0) - self.started.clock, 6),
-            "cpu_user": usage.ru_utime,
-            "cpu_system": usage.ru_stime,
-            "max_rss_bytes": peak and peak * 1024,
-        }
-
-    def _has_ended(self) -> bool:
-        return os.waitid(os.P_PIDFD, self.started.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

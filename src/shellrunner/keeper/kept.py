@@ -1,0 +1,111 @@
+"""One command while it is kept: its deadlines, why it is being ended if it is, and what was witnessed of it.
+
+Owned by the keeper, one per job. Must not know the connection to the server or the slot.
+"""
+
+import fcntl
+import os
+import resource
+import signal
+import struct
+import termios
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from . import command, tree
+from .messages import Message
+from .recorder import Recorder
+
+CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
+LINGER = 1.0  # seconds that children left behind have to be gone
+_AGAIN = 0.05  # seconds between looks where nothing can be waited on
+
+
+class Kept:
+    """The command that is being kept: its deadlines, and why it is being ended, if it is."""
+
+    def __init__(self, message: Message, started: command.Command, recorder: Recorder) -> None:
+        """Keep what was started for `message`, and store its output with `recorder`."""
+        self.message, self.started, self.recorder = message, started, recorder
+        self.job: int = message["job"]
+        self.token: str = message["token"]
+        self.open_pipes: set[int] = set()
+        self.cause: str | None = None
+        self.over: float | None = None
+        self.wall_over = 0
+        self.settle: Callable[[], None] | None = None
+        timeout = message["timeout"]
+        self.due: float | None = None if timeout is None else started.clock + timeout
+        self._kill_at = 0.0
+
+    def take(self, stream: int, data: bytes) -> None:
+        """Store output, unless it came after the command's own end."""
+        if self.over is None:
+            self.recorder.store(stream, data)
+            if self.recorder.over_limit and not self.cause:
+                self.end("output_limit")
+
+    def drain(self) -> None:
+        """Take what lies in the pipes now and no more: a child may go on writing for ever."""
+        for stream, pipe in enumerate(self.started.pipes):
+            if pipe in self.open_pipes:
+                (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
+                while waiting > 0:
+                    data = os.read(pipe, min(waiting, CHUNK))
+                    waiting -= len(data)
+                    self.take(stream, data)
+
+    def end(self, cause: str) -> None:
+        """Begin to end the tree, unless that has begun or the command has ended by itself."""
+        if self.cause or self._has_ended():
+            return
+        self.cause = cause
+        self._kill_at = time.monotonic() + self.message["grace"]
+        self.due = self._kill_at
+        with suppress(OSError):
+            os.killpg(self.started.pid, signal.SIGTERM)
+            os.killpg(self.started.pid, signal.SIGCONT)  # a stopped one could not end
+
+    def grace_left(self) -> bool:
+        """Whether the tree still has time to end by itself."""
+        return time.monotonic() < self._kill_at
+
+    def look_at_the_clock(self) -> None:
+        """Do what is due: the timeout, the kill after the grace, another look at a tree that is ending."""
+        now = time.monotonic()
+        if self.due is None or now < self.due:
+            return
+        if self.settle:
+            self.due = now + _AGAIN
+            self.settle()
+        elif self.cause is None:
+            self.due = None
+            self.end("timed_out")
+        else:
+            self.due = now + _AGAIN
+            with suppress(OSError):
+                os.killpg(self.started.pid, signal.SIGKILL)
+            tree.kill()
+
+    def witnessed(self, status: int, usage: resource.struct_rusage, survivors: list[str]) -> dict[str, Any]:
+        """The end as the kernel reported it, with why it was brought about."""
+        said = command.reported(status)
+        natural = "signalled" if said["exit_code"] is None else "exited"
+        peak = usage.ru_maxrss if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
+        left = f"still running after {LINGER:g} s: {', '.join(survivors)}" if survivors else None
+        return {
+            **said,
+            "ending": self.cause or ("output_limit" if self.recorder.over_limit else natural),
+            "detail": left,
+            "wall": self.wall_over,
+            "started": self.started.wall,
+            "duration": round((self.over or 0.0) - self.started.clock, 6),
+            "cpu_user": usage.ru_utime,
+            "cpu_system": usage.ru_stime,
+            "max_rss_bytes": peak and peak * 1024,
+        }
+
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PIDFD, self.started.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

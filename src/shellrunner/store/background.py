@@ -1,0 +1,53 @@
+"""Tasks that work behind a block: named, ended with it, and never dying unnoticed.
+
+Used by the store. Unlike a TaskGroup it lets the block's own exceptions pass as they are.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+class Background:
+    """The tasks of one block."""
+
+    def __init__(self, owner: asyncio.Task[Any] | None) -> None:
+        self._owner = owner
+        self._tasks: list[asyncio.Task[None]] = []
+        self.crash: BaseException | None = None
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have this done until it returns or the block ends."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+        return task
+
+    async def stop(self) -> None:
+        """Cancel what has not returned, and wait for all."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        # A bug here leaves everybody waiting for ever, so the block is ended, loudly.
+        self.crash = self.crash or task.exception()
+        if self._owner is not None:
+            self._owner.cancel()
+
+
+@asynccontextmanager
+async def background() -> AsyncIterator[Background]:
+    """Cancel the block if one of its tasks crashes, and then raise what the task raised."""
+    tasks = Background(asyncio.current_task())
+    try:
+        yield tasks
+    except asyncio.CancelledError:
+        if tasks.crash is None:
+            raise
+        raise RuntimeError("a task of the history crashed") from tasks.crash
+    finally:
+        await tasks.stop()

@@ -1,0 +1,107 @@
+"""What is kept: jobs that are done leave when they are too old, too many or too large, oldest first.
+
+Owned by the store, which runs `work` as a task and reports what comes and goes. Works in small steps, so that no
+other write waits for it. Must not know files, and never removes what is queued or running.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.store import changes
+
+_STEP: Final = 100  # rows removed in one batch
+_PAUSE: Final = 30.0  # seconds until ages are looked at again
+
+Removed = list[tuple[int, int]]  # job, bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much history is kept; None is without limit. `bytes` counts output, `jobs` those that are done."""
+
+    days: float | None = None
+    jobs: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(slots=True)
+class Kept:
+    """What the history holds of jobs that are done."""
+
+    jobs: int
+    bytes: int
+
+
+def count(db: sqlite3.Connection) -> Kept:
+    """Count once, at the opening; from then on the count is carried along."""
+    (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()
+    (size,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM results").fetchone()
+    return Kept(jobs, size)
+
+
+class Retainer:
+    """Keeps a history within its limits."""
+
+    def __init__(self, limits: Retention, kept: Kept, remove: Callable[[int], Awaitable[int]]) -> None:
+        """`remove` takes away at most so many of the oldest that are too much, and says how many it took."""
+        self.kept = kept
+        self._limits = limits
+        self._remove = remove
+        self._wake = asyncio.Event()
+
+    def came(self, size: int) -> None:
+        """A job is done, with so much output."""
+        self.kept.jobs += 1
+        self.kept.bytes += size
+        if self._too_much(self.kept.jobs, self.kept.bytes):
+            self._wake.set()
+
+    def went(self, jobs: int, size: int) -> None:
+        """So many jobs, and so much output, are gone."""
+        self.kept.jobs -= jobs
+        self.kept.bytes -= size
+
+    def step(self, db: sqlite3.Connection, most: int) -> Removed:
+        """Remove at most so many of the oldest, as far as they are too much (a unit for the writer)."""
+        jobs, size = self.kept.jobs, self.kept.bytes
+        oldest_kept = self._oldest_kept()
+        removed: Removed = []
+        for job, completed, own in db.execute(changes.OLDEST, (most,)).fetchall():
+            if completed >= oldest_kept and not self._too_much(jobs, size):
+                break
+            changes.remove(db, job)
+            removed.append((job, own))
+            jobs, size = jobs - 1, size - own
+        return removed
+
+    async def work(self) -> None:
+        """Remove what is too much, whenever it is."""
+        while True:
+            try:
+                while await self._remove(_STEP) == _STEP:
+                    pass
+            except StoreUnavailable:
+                pass  # the writer has told whoever asked; here it is tried again after the pause
+            else:
+                self._wake.clear()
+            await self._rest()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(_PAUSE):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _oldest_kept(self) -> float:
+        days = self._limits.days
+        return 0 if days is None else (time.time() - days * 86_400) * 1000
+
+    def _too_much(self, jobs: int, size: int) -> bool:
+        limits = self._limits
+        return (limits.jobs is not None and jobs > limits.jobs) or (limits.bytes is not None and size > limits.bytes)

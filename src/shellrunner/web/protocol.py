@@ -1,0 +1,66 @@
+"""What aiohttp answers before any handler is reached, in our words: requests that are no HTTP, odd expectations.
+
+`Runner` stands in for `web.AppRunner`. Must not know any resource.
+"""
+
+import logging
+from typing import Any
+
+from aiohttp import http_exceptions, web
+from aiohttp.web_protocol import RequestHandler
+
+from shellrunner.web import guard, problems
+
+log = logging.getLogger("shellrunner.web")
+
+
+class _Protocol(RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has gone: no error, and nobody to tell
+        answer = _refusal(exc) if status < 500 else problems.internal(exc or RuntimeError(message))
+        return _hardened(answer)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # raised before the gate: `Expect` with something unknown
+            resp = _hardened(problems.foreign(resp, request.method, request.path))
+        return await super().finish_response(request, resp, start_time)
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs the app so that every answer is one of ours."""
+
+    async def _make_server(self) -> web.Server:
+        made: Any = await super()._make_server()
+        return _Server(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)  # noqa: SLF001  aiohttp has no public way to say which protocol it should speak
+
+
+def _refusal(error: BaseException | None) -> web.Response:
+    words = str(error)
+    if "'Host' header" in words:  # missing or doubled
+        return problems.of(guard.wrong_host())
+    if isinstance(error, http_exceptions.LineTooLong):
+        return problems.problem("headers-too-large", "the request line or a header is too long")
+    log.debug("not HTTP: %s", words)
+    return problems.problem("bad-request", "the request is not HTTP as RFC 9112 has it")
+
+
+def _hardened(answer: web.Response) -> web.Response:
+    answer.headers.update(guard.HARDENED)
+    answer.force_close()
+    return answer

@@ -1,0 +1,73 @@
+"""JSON as this API speaks it: strict in what it reads, every script written as itself.
+
+Pure functions over bytes. Must not know what the documents mean.
+"""
+
+import json
+import time
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from shellrunner.errors import MalformedJson
+from shellrunner.model import Millis
+
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
+def dump(document: Any) -> bytes:
+    """A document as a body: one line of UTF-8, with a newline at the end."""
+    try:
+        return to_json(document) + b"\n"
+    except PydanticSerializationError:
+        # A name from the file system may hold half a surrogate pair; it must not cost the whole answer.
+        return f"{_encode(document)}\n".encode(errors="replace")
+
+
+def load(body: bytes) -> Any:
+    """Read a body as RFC 8259 has it, and nothing that merely resembles it.
+
+    Raises:
+        MalformedJson: syntax, encoding, nesting, duplicate keys, NaN, a lone surrogate, a number out of reach.
+    """
+    try:
+        document = _decoder.decode(body.decode())
+        if b"\\u" in body:  # only an escape can bring half a surrogate pair into UTF-8
+            _encode(document).encode()
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"the body is not UTF-8: byte {error.start} does not belong") from None
+    except UnicodeEncodeError:
+        raise MalformedJson("the body holds one half of a surrogate pair") from None
+    except RecursionError:
+        raise MalformedJson("the body is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise MalformedJson(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+    except ValueError as error:
+        raise MalformedJson(str(error)) from None
+    return document
+
+
+def instant(moment: Millis) -> str:
+    """A time as RFC 3339 has it: UTC, with milliseconds."""
+    seconds, millis = divmod(moment, 1000)
+    return f"{_second(seconds)}.{millis:03}Z"
+
+
+@lru_cache(256)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)

@@ -1,0 +1,56 @@
+"""The hop to aiosqlite's thread: the one place where something private of aiosqlite is used."""
+
+import sqlite3
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from shellrunner.store.connection import connect, open_reading, open_writing
+
+
+async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_comes_back(tmp_path: Path) -> None:
+    """With this aiosqlite, a function sent over sees a usable connection on one thread that is not ours."""
+    async with connect(partial(open_writing, str(tmp_path / "h.db"), lambda _: None)) as connection:
+
+        def where(db: sqlite3.Connection) -> tuple[int, int]:
+            db.execute("CREATE TABLE IF NOT EXISTS t (x)")
+            return threading.get_ident(), db.execute("SELECT 1").fetchone()[0]
+
+        first, second = await connection.hop(where), await connection.hop(where)
+    assert first == second
+    assert first[1] == 1
+    assert first[0] != threading.get_ident()
+
+
+async def test_what_the_function_raises_comes_back(tmp_path: Path) -> None:
+    """An exception of the function reaches the awaiter as it is."""
+    async with connect(partial(open_writing, str(tmp_path / "h.db"), lambda _: None)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            await connection.hop(lambda db: db.execute("SELECT * FROM nowhere"))
+
+
+async def test_settings_are_what_the_design_says(tmp_path: Path) -> None:
+    """The writer is WAL with synchronous=FULL; a reader can neither write nor checkpoint by itself."""
+
+    def asked(db: sqlite3.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "wal_autocheckpoint", "query_only")
+        return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    path = str(tmp_path / "h.db")
+    async with connect(partial(open_writing, path, lambda _: None)) as writing:
+        assert await writing.hop(asked) == ["wal", 2, 1000, 0]
+        async with connect(partial(open_reading, path)) as reading:
+            assert (await reading.hop(asked))[2:] == [0, 1]
+
+
+async def test_no_thread_is_left_when_opening_fails(tmp_path: Path) -> None:
+    """A connection that cannot be opened leaves no thread behind."""
+    before = set(threading.enumerate())
+    with pytest.raises(sqlite3.OperationalError):
+        async with connect(partial(open_reading, str(tmp_path / "nowhere" / "h.db"))):
+            pass
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()

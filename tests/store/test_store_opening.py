@@ -1,0 +1,205 @@
+"""Opening: new, again, damaged, newer, another's, after a kill at any moment."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.keeper.slot import data_path, index_path
+from shellrunner.model import State
+from shellrunner.store import schema
+from tests.store.histories import SPEC, done, opened, running
+
+
+async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
+    """The random id is 32 hex digits, differs between histories, and stays over openings, as do the jobs."""
+    async with opened(tmp_path / "one") as one, opened(tmp_path / "two") as two:
+        assert len(bytes.fromhex(one.history)) == 16
+        assert one.history != two.history
+        job = await one.add(SPEC)
+    async with opened(tmp_path / "one") as again:
+        assert again.history == one.history
+        assert await again.job(job.id) == job
+
+
+async def test_everything_is_for_this_user_alone(tmp_path: Path) -> None:
+    """Directories are 0700 and files 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        async with opened(tmp_path / "state") as store:
+            await store.add(SPEC)
+            paths = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths}
+    finally:
+        os.umask(before)
+    assert {modes.pop(name) for name in ("state", "slots", "runs")} == {0o700}
+    assert set(modes.values()) == {0o600}
+    assert {"history.db", "history.db-wal", "ballast"} <= modes.keys()
+
+
+async def test_an_id_is_never_given_twice(tmp_path: Path) -> None:
+    """After the newest job was deleted and the store opened again, the next id is a new one."""
+    async with opened(tmp_path) as store:
+        job = await done(store)
+        await store.delete_job(job.id)
+    async with opened(tmp_path) as store:
+        assert (await store.add(SPEC)).id == job.id + 1
+
+
+@pytest.mark.parametrize("content", [b"garbage " * 1000, b"xy", b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_s7_garbage_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    """S7: a history.db that is none is refused with its name and what to do, and not a byte of it changes."""
+    path = tmp_path / "history.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match=r"history\.db cannot be opened.*move it away"):
+        async with opened(tmp_path):
+            pass
+    assert path.read_bytes() == content
+
+
+async def test_s7_a_truncated_history_is_refused(tmp_path: Path) -> None:
+    """S7: a history cut in the middle is refused at the opening, not silently begun anew."""
+    async with opened(tmp_path) as store:
+        for number in range(50):
+            await done(store, f"t{number}")
+    path = tmp_path / "history.db"
+    os.truncate(path, 3 * 4096)
+    with pytest.raises(StoreUnavailable, match=r"history\.db"):
+        async with opened(tmp_path):
+            pass
+
+
+async def test_a_history_of_zero_length_is_a_new_one(tmp_path: Path) -> None:
+    """An empty history.db becomes a new history."""
+    (tmp_path / "history.db").touch()
+    async with opened(tmp_path) as store:
+        assert (await store.add(SPEC)).id == 1
+
+
+async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    """A database with other tables is refused, and not even its journal mode is changed."""
+    path = tmp_path / "history.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable, match="another program"):
+        async with opened(tmp_path):
+            pass
+    assert path.read_bytes() == before
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A history of a newer release is refused with both versions, and keeps its own."""
+    async with opened(tmp_path):
+        pass
+    newer = len(schema.MIGRATIONS) + 1
+    with sqlite3.connect(tmp_path / "history.db") as db:
+        db.execute(f"PRAGMA user_version={newer}")
+    db.close()
+    with pytest.raises(StoreUnavailable, match=f"newer shellrunner.*{newer}"):
+        async with opened(tmp_path):
+            pass
+    with sqlite3.connect(tmp_path / "history.db") as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (newer,)
+    db.close()
+
+
+async def test_files_without_a_result_are_swept_at_the_opening(tmp_path: Path) -> None:
+    """Of the files in runs/, those of running jobs and kept results stay, those of deleted ones go."""
+    async with opened(tmp_path) as store:
+        kept, deleted, emptied = [await done(store, f"t{n}") for n in range(3)]
+        held = await running(store, "running")
+        await store.delete_job(deleted.id)
+        await store.delete_result(emptied.id)
+    for job in (kept.id, deleted.id, emptied.id, held.job_id, 999):
+        (tmp_path / data_path(job)).write_bytes(b"x")
+        (tmp_path / index_path(job)).write_bytes(b"x")
+    (tmp_path / "runs" / "notes").touch()
+    async with opened(tmp_path):
+        left = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left == {f"{job}.{kind}" for job in (kept.id, held.job_id) for kind in ("out", "idx")} | {"notes"}
+
+
+async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
+    """A new history beside old files does not take them for its own, and does not destroy them."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.out").write_bytes(b"old")
+    async with opened(tmp_path) as store:
+        await store.add(SPEC)
+        assert not list((tmp_path / "runs").iterdir())
+    (aside,) = tmp_path.glob("runs.*/1.out")
+    assert aside.read_bytes() == b"old"
+
+
+WRITING = """
+import asyncio, sys
+from pathlib import Path
+from tests.store.histories import NOTHING, SPEC, ended, opened
+
+async def main():
+    async with opened(Path(sys.argv[1])) as store:
+        async def submit():
+            while True:
+                job = await store.add(SPEC)
+                print("accepted", job.id, flush=True)
+        async def work(keeper):
+            number = 0
+            while True:
+                number += 1
+                claim = await store.claim(keeper, f"{keeper}.{number}")
+                await store.finish(claim.job_id, claim.token, ended(claim.job_id % 256), *NOTHING)
+                print("done", claim.job_id, flush=True)
+        await asyncio.gather(*(submit() for _ in range(8)), *(work(n) for n in range(4)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after", [1, 200, 1500])
+async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path: Path, after: int) -> None:
+    """After kill -9 in the middle of it, every acknowledged job is there exactly once, every recorded end too."""
+    writing = subprocess.Popen([sys.executable, "-c", WRITING, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert writing.stdout is not None
+    said = []
+    for line in writing.stdout:
+        said.append(line.split())
+        if len(said) == after:
+            writing.kill()
+    writing.wait()
+    writing.stdout.close()
+    # A line that was cut by the kill says less than was acknowledged.
+    accepted = {int(line[1]) for line in said[:-1] if line[0] == "accepted"}
+    finished = {int(line[1]) for line in said[:-1] if line[0] == "done"}
+    async with opened(tmp_path) as store:
+        jobs = {job.id: job for job in await store.jobs(states=frozenset(State), limit=100_000)}
+        assert accepted <= jobs.keys()
+        assert sorted(jobs) == list(range(1, len(jobs) + 1))
+        for job_id in finished:
+            phase = jobs[job_id].phase
+            assert phase.end.exit_code == job_id % 256  # type: ignore[union-attr]
+        held = {claim.job_id for claim in await store.running()}
+        assert held == {job.id for job in jobs.values() if job.state is State.RUNNING}
+        await store.check()
+    db = sqlite3.connect(tmp_path / "history.db")
+    assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    db.close()
+
+
+async def test_s7_a_damaged_row_is_told_and_hurts_no_other(tmp_path: Path) -> None:
+    """S7: a row that cannot be read gives StoreUnavailable with the job's id; other jobs are read as ever."""
+    async with opened(tmp_path) as store:
+        damaged, whole = await store.add(SPEC), await store.add(SPEC)
+
+        def damage(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE jobs SET spec = 'x' WHERE id = ?", (damaged.id,))
+
+        await store._writer.run(damage)
+        with pytest.raises(StoreUnavailable, match=f"job {damaged.id} "):
+            await store.job(damaged.id)
+        assert await store.job(whole.id) == whole

@@ -1,0 +1,240 @@
+"""The wire: output to events and back, whatever cut it; JSON, times, charsets, excerpts."""
+
+import codecs
+import json
+from base64 import b64decode
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shellrunner.errors import MalformedJson
+from shellrunner.model import CHARSETS, Stream
+from shellrunner.wire import body, texts
+from shellrunner.wire.events import Base64Framer, Cursor, Framer, TextFramer, event
+
+
+@dataclass
+class Piece:
+    position: int
+    stream: Stream
+    time: int
+    data: bytes
+
+
+# Bytes as they are, and text that has characters of every length, cut without regard to them.
+_TEXT = st.text(st.sampled_from("aя漢🦆\n\r\0\x1b\x04 \u2028\u0085é"), max_size=12)
+
+
+@st.composite
+def outputs(draw: st.DrawFn) -> tuple[str, list[Piece]]:
+    charset = draw(st.sampled_from(sorted(CHARSETS)))
+    data = st.binary(max_size=6) | _TEXT.map(lambda text: text.encode(charset, "replace"))
+    whole = {stream: b"".join(draw(st.lists(data, max_size=4))) for stream in Stream}
+    pieces, position, time = [], 0, 1_700_000_000_000
+    while any(whole.values()):
+        stream = draw(st.sampled_from([stream for stream in Stream if whole[stream]]))
+        size = draw(st.integers(1, len(whole[stream])))
+        time += draw(st.sampled_from([0, 5, 40, 100]))
+        pieces.append(Piece(position, stream, time, whole[stream][:size]))
+        whole[stream] = whole[stream][size:]
+        position += size
+    return charset, pieces
+
+
+def since(pieces: list[Piece], position: int) -> list[Piece]:
+    """The output from a position on."""
+    left = []
+    for piece in pieces:
+        skip = max(0, position - piece.position)
+        if skip < len(piece.data):
+            left.append(Piece(piece.position + skip, piece.stream, piece.time, piece.data[skip:]))
+    return left
+
+
+def joined(pieces: list[Piece], stream: Stream) -> bytes:
+    return b"".join(piece.data for piece in pieces if piece.stream is stream)
+
+
+def resume(charset: str | None, pieces: list[Piece], cursor: Cursor) -> Framer:
+    """A fresh framer, as a server that knows nothing but the output makes it."""
+    framer: Framer = TextFramer(charset, cursor.position) if charset else Base64Framer(cursor.position)
+    before = [Piece(p.position, p.stream, p.time, p.data[: max(0, cursor.position - p.position)]) for p in pieces]
+    for stream in Stream:
+        if held := cursor.held(stream):
+            assert framer.resume(stream, joined(before, stream)[-held:])
+    return framer
+
+
+def read(events: bytes) -> list[tuple[str, str, dict[str, str]]]:
+    """Name, id and data of each event, as the HTML standard cuts a stream into them."""
+    found = []
+    for block in events.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        assert list(fields) == ["event", "id", "data"]
+        found.append((fields["event"], fields["id"], json.loads(fields["data"])))
+    return found
+
+
+@given(output=outputs(), data=st.data())
+def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
+    """O6, E1: over any disconnects, the texts of a stream join to what decoding it as a whole gives."""
+    charset, pieces = output
+    cursor, told = Cursor(), dict.fromkeys(Stream, "")
+    while since(pieces, cursor.position) or cursor.stdout or cursor.stderr:
+        framer = resume(charset, pieces, cursor)
+        following = since(pieces, cursor.position)
+        count = data.draw(st.integers(0, len(following)))
+        events = framer.events(following[:count]) + (framer.rest(0) if count == len(following) else b"")
+        taken = read(events)[: data.draw(st.integers(0, 3))]  # the reader is cut after so many events
+        for name, event_id, content in taken:
+            told[Stream(name)] += content["text"]
+            cursor = Cursor.parse(event_id)
+        if not events and count == len(following):
+            break  # what was left completes no character and is no beginning of one
+    for stream in Stream:
+        assert told[stream] == joined(pieces, stream).decode(charset, "replace")
+
+
+@given(output=outputs(), data=st.data())
+def test_base64_survives_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
+    """Over any disconnects, base64 events join to the exact bytes, and their ids hold nothing back."""
+    _, pieces = output
+    cursor, told = Cursor(), dict.fromkeys(Stream, b"")
+    while following := since(pieces, cursor.position):
+        for name, event_id, content in read(resume(None, pieces, cursor).events(following))[
+            : data.draw(st.integers(1, 3))
+        ]:
+            told[Stream(name)] += b64decode(content["base64"])
+            cursor = Cursor.parse(event_id)
+            assert (cursor.stdout, cursor.stderr) == (0, 0)
+    assert told == {stream: joined(pieces, stream) for stream in Stream}
+
+
+def test_events_coalesce() -> None:
+    """One stream's output of 50 ms is one event; a later piece, or the other stream's, begins another."""
+    times = [(Stream.STDOUT, 0), (Stream.STDOUT, 50), (Stream.STDOUT, 51), (Stream.STDERR, 51), (Stream.STDOUT, 52)]
+    pieces = [Piece(number, stream, time, b"x") for number, (stream, time) in enumerate(times)]
+    events = read(TextFramer("utf-8", 0).events(pieces))
+    assert [(name, event_id, content["text"]) for name, event_id, content in events] == [
+        ("stdout", "2", "xx"),
+        ("stdout", "3", "x"),
+        ("stderr", "4", "x"),
+        ("stdout", "5", "x"),
+    ]
+
+
+def test_a_split_character_comes_whole() -> None:
+    """O6: a character that the other stream cuts in two comes whole, and the id between tells what is held back."""
+    pieces = [
+        Piece(0, Stream.STDOUT, 0, b"\xd1"),
+        Piece(1, Stream.STDERR, 0, b"!"),
+        Piece(2, Stream.STDOUT, 0, b"\x8f"),
+    ]
+    events = read(TextFramer("utf-8", 0).events(pieces))
+    assert [(name, event_id, content["text"]) for name, event_id, content in events] == [
+        ("stderr", "2.1.0", "!"),
+        ("stdout", "3", "я"),
+    ]
+
+
+@given(text=st.text())
+def test_output_cannot_forge_events(text: str) -> None:
+    """E10: whatever is written, it is the text of exactly one event."""
+    forged = f"{text}\n\nevent: done\ndata: {{}}\r\n\r\rid: end\n\n"
+    events = read(TextFramer("utf-8", 0).events([Piece(0, Stream.STDOUT, 0, forged.encode())]))
+    assert [(name, content["text"]) for name, _, content in events] == [("stdout", forged)]
+
+
+@given(position=st.integers(0, 10**18), stdout=st.integers(0, 8), stderr=st.integers(0, 8))
+def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
+    """A cursor is read back from its event id, and without held-back bytes it is the bare position."""
+    cursor = Cursor(position + stdout + stderr, stdout, stderr)
+    assert Cursor.parse(str(cursor)) == cursor
+    assert str(Cursor(position)) == str(position)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "01", "1.2", "1.2.3.4", "9.9.9", "1.1.1", "٣", "1 ", " 1", "1\n", "+1", "end"]
+)
+def test_malformed_cursor(text: str) -> None:
+    """What no stream gives as an id is no cursor."""
+    with pytest.raises(ValueError, match=r"^(is no event id|holds back)"):
+        Cursor.parse(text)
+
+
+@given(text=_TEXT, charset=st.sampled_from(sorted(CHARSETS)), data=st.data())
+def test_excerpt_splits_no_character(text: str, charset: str, data: st.DataObject) -> None:
+    """The beginning and the end of a long output join to a part of its characters, and none is U+FFFD."""
+    known = "".join(char for char in text * 6 if char.encode(charset, "ignore")) + "-"
+    encoded = known.encode(charset)
+    head, tail = data.draw(st.integers(0, len(encoded))), data.draw(st.integers(0, len(encoded)))
+    middle = max(head, len(encoded) - tail)
+    excerpt = texts.cut(encoded[:head], encoded[middle:], size=len(encoded), charset=charset)
+    first, last = excerpt.text.split("\n… ", 1)[0], excerpt.text.rsplit(" …\n", 1)[1]
+    plain = encoded.decode(charset)
+    assert excerpt.truncated
+    assert plain.startswith(first)
+    if charset in {"utf-8", "utf-16-le", "utf-16-be"}:
+        assert plain.endswith(last)
+    left_out = len(encoded) - len(first.encode(charset)) - len(last.encode(charset))
+    if plain.endswith(last):
+        assert f"… {left_out} bytes left out …" in excerpt.text
+
+
+@pytest.mark.parametrize("charset", ["gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp949"])
+def test_excerpt_finds_a_boundary(charset: str) -> None:
+    """Where bytes do not tell a character's beginning, the end of a long output begins at a blank or newline."""
+    encoded = ("世界\n" * 50).encode(charset)
+    for cut in range(10):
+        assert "\ufffd" not in texts.cut(b"", encoded[cut:], size=len(encoded), charset=charset).text
+
+
+@pytest.mark.parametrize("charset", sorted(CHARSETS))
+def test_labels_are_known(charset: str) -> None:
+    """Every charset has a label that is, where Python knows it, this charset's."""
+    label = texts.label(charset)
+    assert "_" not in label or label == "shift_jis"
+    if label not in {"x-mac-cyrillic", "windows-31j", "windows-949", "windows-874"}:
+        assert codecs.lookup(label).name == charset
+
+
+@given(
+    document=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_body_round_trip(document: object) -> None:
+    """What is dumped is loaded as the same."""
+    assert body.load(body.dump(document)) == document
+
+
+@given(content=st.binary() | st.text('{}[]",:\\u0d8123eE.-+NaInfity truefals').map(str.encode))
+def test_body_load_is_total(content: bytes) -> None:
+    """Every body is a document or MalformedJson, and a document can be dumped again."""
+    try:
+        document = body.load(content)
+    except MalformedJson:
+        return
+    body.dump(document)
+
+
+def test_half_a_surrogate_pair_costs_no_answer() -> None:
+    """What a file's name brought in that no UTF-8 can say is replaced, and the rest of the answer stands."""
+    assert body.dump({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [(0, "1970-01-01T00:00:00.000Z"), (1471620702201, "2016-08-19T15:31:42.201Z"), (999, "1970-01-01T00:00:00.999Z")],
+)
+def test_instant(moment: int, text: str) -> None:
+    """A time is RFC 3339 in UTC with exactly its milliseconds."""
+    assert body.instant(moment) == text
+
+
+def test_event_is_one_line() -> None:
+    """An event's data is one line of JSON with every script as itself."""
+    assert event("status", {"a": "я\n"}) == 'event: status\ndata: {"a":"я\\n"}\n\n'.encode()
+    assert event("done", {}, event_id="end") == b"event: done\nid: end\ndata: {}\n\n"

@@ -1,0 +1,351 @@
+"""The live stream over HTTP: replay, live, resume, the end, slow readers, shutdown."""
+
+import asyncio
+import json
+import random
+import socket
+from base64 import b64decode
+
+import pytest
+
+from shellrunner.model import End, Ending
+from shellrunner.web.feed import FEEDS
+from shellrunner.web.streams import STREAMS
+
+from .conftest import Event, Site, now, serving, until
+
+
+def text(events: list[Event], name: str) -> str:
+    return "".join(event.data["text"] for event in events if event.name == name)
+
+
+async def test_replay(site: Site) -> None:
+    """A stream of a job that is done is its status, its output in arrival order, and `done` with the id `end`."""
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim()
+    hand.write(b"one\n", b"two\n")
+    hand.write("три".encode())
+    await hand.finish(End(Ending.EXITED, now(), 3, started=now(), duration=0.5))
+    events = await site.replay(job_id)
+    assert [(event.name, event.id) for event in events] == [
+        ("status", None),
+        ("stdout", "4"),
+        ("stderr", "8"),
+        ("stdout", "14"),
+        ("done", "end"),
+    ]
+    assert events[0].data == (await site.get(f"/api/statuses/{job_id}")).json
+    assert text(events, "stdout") == "one\nтри"
+    assert events[-1].data["exit_code"] == 3
+    assert set(events[-1].data) == {"result", "ending", "exit_code", "signal", "duration", "completed"}
+
+
+async def test_head_of_the_stream(site: Site) -> None:
+    """The stream is text/event-stream, is not stored, not buffered by a proxy, and begins with `retry: 2000`."""
+    job_id = await site.done(b"x")
+    async with site.events(job_id) as (response, _):
+        assert response.headers["Content-Type"] == "text/event-stream"
+        assert response.headers["Cache-Control"] == "no-store, no-transform"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        assert (await response.content.readline()) == b"retry: 2000\n"
+    head = await site.ask("HEAD", f"/api/statuses/{job_id}/events")
+    assert (head.status, head.body, head.headers["Content-Type"]) == (200, b"", "text/event-stream")
+
+
+async def test_live(site: Site) -> None:
+    """What happens while one follows is told as it happens: start, output, a cancel, the end."""
+    job_id = await site.submit()
+    hand = site.hand()
+    async with asyncio.timeout(10), site.events(job_id) as (_, events):
+        assert (await anext(events)).data["state"] == "queued"
+        await hand.claim()
+        assert (await anext(events)).data["state"] == "running"
+        hand.write(b"hello")
+        event = await anext(events)
+        assert (event.name, event.data["text"], event.id) == ("stdout", "hello", "5")
+        await site.ask("POST", f"/api/jobs/{job_id}/cancel")
+        assert (await anext(events)).data["cancelling"] is True
+        hand.write(stderr=b"bye")
+        await hand.finish(End(Ending.CANCELLED, now(), signal="SIGTERM", started=now(), duration=1.0))
+        rest = [event async for event in events]
+    assert [event.name for event in rest] in (["stderr", "status", "done"], ["status", "stderr", "done"])
+    assert rest[-1].data["ending"] == "cancelled"
+
+
+async def test_the_end_and_after(site: Site) -> None:
+    """E3: who has had `done` gets 204; who was cut before it gets `status` and `done`; `end` too early is 400."""
+    job_id = await site.submit()
+    early = await site.get(f"/api/statuses/{job_id}/events", headers={"Last-Event-ID": "end"})
+    assert early.status == 400
+    hand = site.hand()
+    await hand.claim()
+    hand.write(b"x")
+    await hand.finish()
+    assert (await site.get(f"/api/statuses/{job_id}/events", headers={"Last-Event-ID": "end"})).status == 204
+    assert (await site.get(f"/api/statuses/{job_id}/events?last_event_id=end")).status == 204
+    assert [event.name for event in await site.replay(job_id, Last_Event_ID="1")] == ["status", "done"]
+    silent = await site.done()
+    assert (await site.get(f"/api/statuses/{silent}/events", headers={"Last-Event-ID": "end"})).status == 204
+
+
+@pytest.mark.parametrize("event_id", ["x", "-1", "99", "1.1", "6.0.0.0", "6.9.0", "6.1.0", "6.0.3", "0.1.0"])
+async def test_unknown_event_id(site: Site, event_id: str) -> None:
+    """E2: an id that no stream of this job gave, or that lies beyond the output, is 400 that names the parameter."""
+    job_id = await site.done("привет"[:3].encode())
+    for query, headers in ((f"?last_event_id={event_id}", {}), ("", {"Last-Event-ID": event_id})):
+        answer = await site.get(f"/api/statuses/{job_id}/events{query}", headers=headers)
+        assert answer.status == 400
+        assert answer.json["parameter"] in {"last_event_id", "Last-Event-ID"}
+
+
+async def test_header_wins(site: Site) -> None:
+    """The header Last-Event-ID goes before the parameter."""
+    job_id = await site.done(b"abcdef")
+    assert text(await site.replay(job_id, "?last_event_id=2"), "stdout") == "cdef"
+    assert text(await site.replay(job_id, "?last_event_id=2", Last_Event_ID="5"), "stdout") == "f"
+
+
+async def test_unfinished_at_the_end(site: Site) -> None:
+    """What is no whole character when the job is done comes as U+FFFD, also to who resumes before it."""
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim()
+    hand.write(b"a\xd1")
+    hand.write(stderr=b"b\xe2\x82")
+    await hand.finish()
+    events = await site.replay(job_id)
+    output = [(event.name, event.data["text"], event.id) for event in events if event.name.startswith("std")]
+    assert output == [
+        ("stdout", "a", "2.1.0"),
+        ("stderr", "b", "5.1.2"),
+        ("stdout", "\ufffd", "5.0.2"),
+        ("stderr", "\ufffd", "5"),
+    ]
+    for at in range(len(output)):
+        rest = await site.replay(job_id, Last_Event_ID=output[at][2])
+        assert [(event.name, event.data["text"], event.id) for event in rest[1:-1]] == output[at + 1 :]
+
+
+async def test_cr_and_empty_lines(site: Site) -> None:
+    """O8, E10: CR, LF, NUL, U+2028 and a forged event in the output are text, and no event comes of them."""
+    written = "50%\r100%\r\n\n\n\0\u2028\u0085\n\nevent: done\nid: end\ndata: {}\n\n:x\r\r"
+    job_id = await site.done(written.encode())
+    events = await site.replay(job_id)
+    assert [event.name for event in events] == ["status", "stdout", "done"]
+    assert text(events, "stdout") == written
+
+
+async def test_random_disconnects(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E1: over 200 random disconnects while the job writes, the pieces are the stored characters."""
+    monkeypatch.setattr("shellrunner.web.feed.TICK", 0.002)
+    chance = random.Random(7)
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim()
+    written, got, last, cuts, done = bytearray(), "", "", 0, False
+
+    async def write() -> None:
+        left = b""
+        while cuts < 200 or left:
+            left = left or "".join(chance.choice("aя漢🦆\n") for _ in range(50)).encode()
+            piece, left = left[: (size := chance.randint(1, 40))], left[size:]
+            hand.write(piece, b"\xd1" if len(written) % 2 else b"\x8f")
+            written.extend(piece)
+            await until(lambda: len(written) < len(got.encode()) + 800)
+        await hand.finish()
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        while not done:
+            headers = {"Last_Event_ID": last} if last else {}
+            async with site.events(job_id, **headers) as (response, events):
+                assert response.status == 200
+                for _ in range(chance.randint(0, 3)):
+                    event = await anext(events, None)
+                    if event is None:
+                        break
+                    last = event.id or last
+                    got += event.data["text"] if event.name == "stdout" else ""
+                    done = done or event.name == "done"
+            cuts += 1
+    assert got == written.decode()
+
+
+async def test_base64(site: Site) -> None:
+    """With `encoding=base64` the events carry the exact bytes."""
+    data = bytes(range(256)) * 600
+    job_id = await site.done(data)
+    events = await site.replay(job_id, "?encoding=base64")
+    pieces = [b64decode(event.data["base64"]) for event in events if event.name == "stdout"]
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) <= 65536
+    assert (await site.get(f"/api/statuses/{job_id}/events?encoding=hex")).status == 400
+
+
+async def test_dropped(site: Site) -> None:
+    """What could not be stored is told with its stream and number of bytes, without an id."""
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim(limit=4)
+    hand.write(b"0123456789", b"abc")
+    await hand.finish()
+    events = [event for event in await site.replay(job_id) if event.name == "dropped"]
+    assert [(event.data, event.id) for event in events] == [
+        ({"stream": "stdout", "bytes": 6}, None),
+        ({"stream": "stderr", "bytes": 3}, None),
+    ]
+
+
+async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty followers of one job get the same, and its output is read a few times, not fifty."""
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim()
+    feed, reads = site.app[FEEDS].of(job_id), 0
+    make = feed._make
+
+    async def counted(*args: object) -> object:
+        nonlocal reads
+        frame = await make(*args)  # type: ignore[arg-type]
+        reads += frame is not None
+        return frame
+
+    monkeypatch.setattr(feed, "_make", counted)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        followers = [tasks.create_task(site.replay(job_id)) for _ in range(50)]
+        await until(lambda: len(site.runner.server.connections) >= 50)
+        for number in range(20):
+            hand.write(f"line {number}\n".encode())
+            await asyncio.sleep(0.01)
+        await hand.finish()
+    wanted = "".join(f"line {number}\n" for number in range(20))
+    assert {text(follower.result(), "stdout") for follower in followers} == {wanted}
+    assert reads < 60
+
+
+async def test_a_look_that_failed_is_nobodys(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that is cut while it looks leaves those who wait behind it a look of their own."""
+    job_id = await site.submit()
+    feed, took = site.app[FEEDS].of(job_id), asyncio.Event()
+    take = feed._take
+
+    async def stuck() -> object:
+        took.set()
+        monkeypatch.setattr(feed, "_take", take)
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(feed, "_take", stuck)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        first, second = tasks.create_task(feed.look()), tasks.create_task(feed.look())
+        await took.wait()
+        first.cancel()
+    assert second.result().job.id == job_id
+
+
+async def test_follow_as_text(site: Site) -> None:
+    """`output?follow=true` gives bytes as they come and ends with the job."""
+    job_id = await site.submit()
+    hand = site.hand()
+    url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
+    async with asyncio.timeout(10), site.session.get(url) as response:
+        await hand.claim()
+        for piece in ("раз\n".encode(), b"\xff\n"):
+            hand.write(piece)
+            assert await response.content.readline() == piece
+        hand.write(stderr=b"last")
+        await hand.finish()
+        assert await response.content.read() == b"last"
+
+
+async def test_heartbeat(site: Site) -> None:
+    """A silent stream gives a sign of life, which is no event."""
+    site.app[STREAMS].heartbeat = 0.05
+    job_id = await site.submit()
+    request = f"GET /api/statuses/{job_id}/events HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
+    assert (await site.raw(request, until=b"\r\n:\n\n\r\n")).endswith(b"3\r\n:\n\n\r\n")
+
+
+async def test_slow_reader(site: Site) -> None:
+    """E7: a reader that takes nothing costs little memory, is cut in the end, and can resume."""
+    site.app[STREAMS].patience = 0.3
+    data = bytes(65 + number % 26 for number in range(1 << 24))
+    job_id = await site.done(data)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", site.port))
+        slow.sendall(f"GET /api/statuses/{job_id}/events HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
+        slow.setblocking(False)
+        (connection,) = await _connections(site)
+        most = 0
+
+        def cut() -> bool:
+            nonlocal most
+            if connection.transport is not None:
+                most = max(most, connection.transport.get_write_buffer_size())
+            return not site.runner.server.connections
+
+        await until(cut, 10)
+    assert 0 < most < 1 << 18
+    assert text(await site.replay(job_id, Last_Event_ID=str(len(data) - 5)), "stdout") == data[-5:].decode()
+
+
+async def _connections(site: Site) -> list[object]:
+    await until(lambda: bool(site.runner.server.connections))
+    return list(site.runner.server.connections)
+
+
+async def test_gone_client_is_noticed(site: Site) -> None:
+    """E8, E9: a follower that goes away is freed by the next sign of life, and the job goes on."""
+    site.app[STREAMS].heartbeat = 0.05
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim()
+    async with site.events(job_id) as (_, events):
+        await anext(events)
+    await until(lambda: not site.runner.server.connections)
+    await hand.finish()
+    assert (await site.get(f"/api/statuses/{job_id}")).status == 303
+
+
+async def test_shutdown_ends_streams(tmp_path: object) -> None:
+    """At shutdown streams end at once, a text that was followed breaks off, and nothing new begins (503)."""
+    async with serving(tmp_path) as site:  # type: ignore[arg-type]
+        job_id = await site.submit()
+        request = "GET /api/statuses/{}/{} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
+        async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+            events = tasks.create_task(site.raw(request.format(job_id, "events")))
+            output = tasks.create_task(site.raw(request.format(job_id, "output?follow=true")))
+            await until(lambda: len(site.app[STREAMS]._waits) == 2)
+            site.app[STREAMS].close()
+            for verb, path in (("GET", f"statuses/{job_id}/events"), ("POST", "jobs")):
+                answer = await site.ask(verb, f"/api/{path}", json={"command": "true"})
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert (await site.get("/readyz")).status == 503
+            await site.runner.cleanup()
+        assert events.result().endswith(b"\r\n0\r\n\r\n")
+        assert output.result().endswith(b"\r\n\r\n")
+        assert not output.result().endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_deleted_while_followed(site: Site) -> None:
+    """A stream whose job vanishes ends, and whoever comes back is told 404."""
+    job_id = await site.submit()
+    async with asyncio.timeout(5), site.events(job_id) as (_, events):
+        await anext(events)
+        await site.store.wish_cancel(job_id)
+        await site.store.delete_job(job_id)
+        assert [event.name async for event in events] in ([], ["status", "done"])
+    assert (await site.get(f"/api/statuses/{job_id}/events")).status == 404
+
+
+async def test_restart(tmp_path: object) -> None:
+    """E1: a stream that was cut by the server's end goes on at the next server where it was."""
+    async with serving(tmp_path) as site:  # type: ignore[arg-type]
+        job_id = await site.done("раз два".encode())
+        seen = await site.replay(job_id)
+    async with serving(tmp_path) as site:  # type: ignore[arg-type]
+        assert json.dumps([vars(event) for event in await site.replay(job_id)]) == json.dumps(
+            [vars(event) for event in seen]
+        )
+        assert text(await site.replay(job_id, Last_Event_ID="7"), "stdout") == "два"

@@ -1,0 +1,258 @@
+"""The gate: every route with wrong verbs, Hosts, origins, types and targets; every error is a problem."""
+
+import re
+
+import pytest
+
+from shellrunner.errors import ShellrunnerError
+from shellrunner.web import ROUTES
+from shellrunner.web.guard import accepts
+from shellrunner.web.problems import STATUSES
+
+from .conftest import Answer, Site
+
+POST = "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\nContent-Type: application/json\r\n"
+
+
+def check_problem(answer: Answer, status: int) -> None:
+    assert answer.status == status, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json["status"] == status
+    code = answer.json["type"].removeprefix("/problems/")
+    assert STATUSES[code] == status
+    assert answer.json["title"]
+    assert answer.json["detail"]
+    check_hardened(answer)
+
+
+def check_hardened(answer: Answer) -> None:
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert answer.headers["Server"] == "shellrunner"
+
+
+def paths() -> list[str]:
+    return sorted({re.sub(r"\{.*\}\}", "1", route.path) for route in ROUTES})
+
+
+@pytest.mark.parametrize("path", paths())
+async def test_verbs(site: Site, path: str) -> None:
+    """Every path answers OPTIONS with 204, HEAD where it answers GET, and any other verb with 405; all with Allow."""
+    await site.done(b"x")
+    verbs = {route.verb for route in ROUTES if re.sub(r"\{.*\}\}", "1", route.path) == path}
+    allowed = verbs | {"OPTIONS"} | ({"HEAD"} if "GET" in verbs else set())
+    options = await site.ask("OPTIONS", path)
+    assert options.status == 204
+    assert set(options.headers["Allow"].split(", ")) == allowed
+    check_hardened(options)
+    for verb in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - allowed:
+        answer = await site.ask(verb, path)
+        assert set(answer.headers["Allow"].split(", ")) == allowed
+        if verb != "HEAD":
+            check_problem(answer, 405)
+    if "GET" in verbs:
+        got, head = await site.get(path), await site.ask("HEAD", path)
+        assert (head.status, head.body) == (got.status, b"")
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
+        check_hardened(got)
+        check_hardened(head)
+
+
+@pytest.mark.parametrize("path", [path for path in paths() if path.startswith("/api")])
+async def test_unknown_parameter(site: Site, path: str) -> None:
+    """A parameter that a route does not know is 400 that names it, on every route under /api."""
+    for route in ROUTES:
+        if re.sub(r"\{.*\}\}", "1", route.path) == path:
+            answer = await site.ask(route.verb, f"{path}?nonsense=1")
+            check_problem(answer, 400)
+            assert answer.json["parameter"] == "nonsense"
+
+
+@pytest.mark.parametrize("path", [path for path in paths() if path.startswith("/api")])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("evil.example:PORT", 421), ("localhost", 421), ("localhost:1", 421), ("127.0.0.1:PORT.", 421), ("", 421)],
+)
+async def test_host(site: Site, path: str, host: str, status: int) -> None:
+    """A Host that is not this server's own is 421 on every route under /api."""
+    got = await site.raw(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    assert got.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"/problems/wrong-host" in got
+
+
+@pytest.mark.parametrize("host", ["localhost:PORT", "127.0.0.1:PORT", "[::1]:PORT", "LocalHost:PORT"])
+async def test_own_host(site: Site, host: str) -> None:
+    """The three loopback names with the port that was bound are this server."""
+    got = await site.raw(f"GET /api HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        ("GET /api HTTP/1.1\r\n\r\n", 421),
+        ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nHost: localhost:PORT\r\n\r\n", 421),
+        ("GET /api HTTP/1.0\r\n\r\n", 421),
+        ("GET /api HTTP/1.0\r\nHost: localhost:PORT\r\n\r\n", 200),
+        ("GET http://localhost:PORT/api HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
+        ("GET /api HTTP/1.2\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
+        ("GET /api HTTP/2.0\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
+        ("OPTIONS * HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
+        ("nonsense\r\n\r\n", 400),
+        ("BREW /api HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", 400),
+        ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nBad Header: x\r\n\r\n", 400),
+        ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nX: " + "x" * 10000 + "\r\n\r\n", 431),
+        ("GET /" + "x" * 10000 + " HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", 431),
+        ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nExpect: tea\r\nConnection: close\r\n\r\n", 417),
+        (POST + "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (POST + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+)
+async def test_bad_requests(site: Site, request_head: str, status: int) -> None:
+    """What is not HTTP as this server speaks it is refused with a problem, hardened like every answer."""
+    got = await site.raw(request_head)
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == str(status).encode(), got
+    assert b"X-Content-Type-Options: nosniff" in head
+    assert b"Server: shellrunner\r\n" in head
+    assert b"aiohttp" not in got
+    if status != 200:
+        assert b"application/problem+json" in head
+        assert b"/problems/" in body
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes(site: Site, path: str) -> None:
+    """The probes answer under any Host and from any site, and readiness says no (not why) while there is a reason."""
+    headers = {"Host": "evil.example", "Sec-Fetch-Site": "cross-site"}
+    assert (await site.get(f"{path}?cache=no", headers=headers)).status == 200
+    site.reasons.append("the supervisor is dead")
+    answer = await site.get(path)
+    assert answer.status == (503 if path == "/readyz" else 200)
+    assert b"supervisor" not in answer.body
+
+
+@pytest.mark.parametrize("path", [*(path for path in paths() if path.startswith("/api")), "/api/none", "/%61pi/jobs"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "https://localhost:{port}"},
+        {"Origin": "http://localhost:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+async def test_cross_site(site: Site, path: str, headers: dict[str, str]) -> None:
+    """A request that another site made is 403 on every path under /api, however it is spelled."""
+    sent = {name: value.format(port=site.port) for name, value in headers.items()}
+    for verb in ("GET", "POST", "DELETE", "OPTIONS"):
+        check_problem(await site.ask(verb, path, headers=sent), 403)
+
+
+async def test_own_site(site: Site) -> None:
+    """The server's own pages, and a person's address bar, are let in."""
+    for headers in (
+        {"Origin": f"http://127.0.0.1:{site.port}"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+    ):
+        answer = await site.get("/api", headers=headers)
+        assert answer.status == 200
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    "job_id", ["0", "01", "-1", "+1", "1.0", "x", "1" * 19, "%D9%A1", "１", "1%20", "9" * 18, "1/", "1/x", ""]
+)
+async def test_ids(site: Site, job_id: str) -> None:
+    """What is no id, or nobody's, is 404."""
+    await site.submit()
+    for path in ("jobs", "statuses", "results"):
+        check_problem(await site.get(f"/api/{path}/{job_id}"), 404)
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("*/*", 200),
+        ("application/json", 200),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", 200),
+        ("application/*", 200),
+        ("", 200),
+        ("text/html", 406),
+        ("application/json;q=0, */*", 406),
+    ],
+)
+async def test_accept(site: Site, accept: str, status: int) -> None:
+    """An Accept that excludes JSON is 406, and any other is not."""
+    assert (await site.get("/api/jobs", headers={"Accept": accept})).status == status
+
+
+@pytest.mark.parametrize(
+    ("accept", "offered", "expected"),
+    [
+        ("text/event-stream", "text/event-stream", True),
+        ("text/*;q=0.1", "text/plain", True),
+        ("text/plain;q=0", "text/plain", False),
+        ("*/*;q=0, text/plain", "text/plain", True),
+        ("text/*;q=0, */*", "text/plain", False),
+        ("text/plain;q=x", "text/plain", True),
+        (";;,,", "text/plain", False),
+    ],
+)
+def test_accepts(accept: str, offered: str, expected: bool) -> None:
+    """The most specific range of an Accept decides."""
+    assert accepts(accept, offered) is expected
+
+
+async def test_bug(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug is 500 with fixed words and an id that is also in the log, with the traceback only there."""
+
+    async def broken(_: int) -> None:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr(site.store, "job", broken)
+    answer = await site.get("/api/jobs/1")
+    check_problem(answer, 500)
+    assert b"secret" not in answer.body
+    assert b"Traceback" not in answer.body
+    assert answer.json["id"] in caplog.text
+    assert "secret words" in caplog.text
+
+
+async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error after an answer has begun breaks the connection, and never writes a second head into it."""
+    job_id = await site.done(b"x" * 100_000)
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr("shellrunner.web.streams.Outlet.send", broken)
+    for path in (f"statuses/{job_id}/events", f"results/{job_id}/stdout", f"statuses/{job_id}/output"):
+        request = f"GET /api/{path} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
+        try:
+            got = await site.raw(request)
+        except ConnectionResetError:
+            continue
+        assert got.count(b"HTTP/1.1") <= 1
+        assert b"500" not in got
+
+
+async def test_index(site: Site) -> None:
+    """Every link of the index leads somewhere."""
+    for link in (await site.get("/api")).json.values():
+        assert (await site.get(link)).status == 200
+
+
+def test_every_error_has_a_status() -> None:
+    """Every error of the family that a request can meet is in the table; only those of the start are not."""
+    family = {error.code for error in _family(ShellrunnerError)}
+    assert family - STATUSES.keys() == {"config", "state-locked"}
+
+
+def _family(error: type[ShellrunnerError]) -> set[type[ShellrunnerError]]:
+    return {error}.union(*map(_family, error.__subclasses__()))

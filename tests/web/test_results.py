@@ -1,0 +1,216 @@
+"""Results over HTTP: text, excerpts, raw bytes and their ranges, removal."""
+
+import pytest
+
+from shellrunner.model import End, Ending, Usage
+
+from .conftest import Site, now
+
+ALL = bytes(range(256))
+KEYS = {
+    *("result_id", "job_id", "command", "created", "started", "completed", "duration", "exit_code", "signal"),
+    *("ending", "detail", "stdout", "stderr", "stdout_bytes", "stderr_bytes", "stdout_dropped", "stderr_dropped"),
+    *("truncated", "attempt", "attempts", "usage"),
+}
+
+
+async def test_result_keys(site: Site) -> None:
+    """A result has exactly the keys of "What a result says", and `usage` as it was measured."""
+    end = End(Ending.EXITED, now(), 0, started=now(), duration=0.5, usage=Usage(0.1, 0.2, 1 << 20))
+    job_id = await site.done(b"out\n", b"err\n", end)
+    result = (await site.get(f"/api/results/{job_id}")).json
+    assert result.keys() == KEYS
+    expected = {
+        "stdout": "out\n",
+        "stderr": "err\n",
+        "stdout_bytes": 4,
+        "attempt": 1,
+        "attempts": [],
+        "truncated": False,
+    }
+    assert expected.items() <= result.items()
+    assert result["usage"] == {"cpu_user": 0.1, "cpu_system": 0.2, "max_rss_bytes": 1 << 20}
+
+
+async def test_no_result_yet(site: Site) -> None:
+    """The result of a job that is not done is 404, by GET, by DELETE and on its raw routes."""
+    job_id = await site.submit()
+    for verb, path in (("GET", ""), ("DELETE", ""), ("GET", "/stdout"), ("GET", "/stderr")):
+        answer = await site.ask(verb, f"/api/results/{job_id}{path}")
+        assert (answer.status, answer.json["type"]) == (404, "/problems/no-result-yet")
+
+
+async def test_result_gone(site: Site) -> None:
+    """S10: a result is read as often as one likes; once deleted, all that comes of it is 410, and the job stays."""
+    job_id = await site.done(b"x")
+    for _ in range(2):
+        assert (await site.get(f"/api/results/{job_id}")).json["stdout"] == "x"
+    assert (await site.ask("DELETE", f"/api/results/{job_id}")).status == 204
+    gone = [f"results/{job_id}", f"results/{job_id}/stdout", f"statuses/{job_id}/events", f"statuses/{job_id}/output"]
+    for path in gone:
+        assert (await site.get(f"/api/{path}")).status == 410
+    assert (await site.ask("DELETE", f"/api/results/{job_id}")).status == 410
+    status = await site.get(f"/api/statuses/{job_id}")
+    assert (status.status, status.json["done"], status.json["result"]) == (200, True, None)
+    assert "Retry-After" not in status.headers
+    assert (await site.get(f"/api/jobs/{job_id}")).json["result"] is None
+    assert (await site.get("/api/results")).json["results"] == []
+
+
+async def test_every_byte_round_trips(site: Site) -> None:
+    """O7: all 256 values come back from the raw route as they are, and as text with U+FFFD for what is none."""
+    job_id = await site.done(ALL, b"\x04\x1b[31m\0")
+    raw = await site.get(f"/api/results/{job_id}/stdout")
+    assert raw.body == ALL
+    assert raw.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert raw.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    assert raw.headers["X-Content-Type-Options"] == "nosniff"
+    result = (await site.get(f"/api/results/{job_id}")).json
+    assert result["stdout"] == ALL.decode("utf-8", "replace")
+    assert result["stderr"] == "\x04\x1b[31m\0"
+
+
+async def test_charset(site: Site) -> None:
+    """Output is shown in the job's charset, and the raw route names it by its IANA name."""
+    job_id = await site.done("привет".encode("cp1251"), encoding="windows-1251")
+    assert (await site.get(f"/api/results/{job_id}")).json["stdout"] == "привет"
+    raw = await site.get(f"/api/results/{job_id}/stdout")
+    assert raw.headers["Content-Type"] == "text/plain; charset=windows-1251"
+    assert raw.body == "привет".encode("cp1251")
+
+
+async def test_long_output_is_cut(site: Site) -> None:
+    """Over 1 MiB a result shows both ends around a marker and says so; exactly 1 MiB is shown whole."""
+    whole = ("я" * ((1 << 19) - 1) + "\n\n").encode()
+    assert len(whole) == 1 << 20
+    job_id = await site.done(whole, whole + b"!")
+    answer = await site.get(f"/api/results/{job_id}")
+    result = answer.json
+    assert result["stdout"] == whole.decode()
+    assert result["truncated"] is True
+    assert result["stderr_bytes"] == (1 << 20) + 1
+    assert "bytes left out" in result["stderr"]
+    assert "\ufffd" not in result["stderr"]
+    assert result["stderr"].endswith("я\n\n!")
+    assert (await site.get(f"/api/results/{job_id}/stderr")).body == whole + b"!"
+    listed = (await site.get("/api/results")).json["results"][0]
+    assert listed["truncated"] is True
+    assert len(listed["stdout"].encode()) < 5000
+    assert "\ufffd" not in listed["stdout"]
+    assert listed["stdout_bytes"] == 1 << 20
+
+
+DATA = b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body", "content_range"),
+    [
+        ("bytes=0-", 206, DATA, "bytes 0-9/10"),
+        ("bytes=0-0", 206, b"0", "bytes 0-0/10"),
+        ("bytes=2-4", 206, b"234", "bytes 2-4/10"),
+        ("bytes=8-99", 206, b"89", "bytes 8-9/10"),
+        ("bytes=-3", 206, b"789", "bytes 7-9/10"),
+        ("bytes=-99", 206, DATA, "bytes 0-9/10"),
+        ("BYTES=9-9", 206, b"9", "bytes 9-9/10"),
+        ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=-0", 416, None, "bytes */10"),
+        ("bytes=4-2", 200, DATA, None),
+        ("bytes=-", 200, DATA, None),
+        ("bytes=a-b", 200, DATA, None),
+        ("bytes=0-1,3-4", 200, DATA, None),
+        ("lines=0-1", 200, DATA, None),
+        ("bytes=٠-١", 200, DATA, None),
+    ],
+)
+async def test_ranges(site: Site, asked: str, status: int, body: bytes | None, content_range: str | None) -> None:
+    """A range gives exactly its bytes, one beyond the end 416, and what is not understood the whole."""
+    job_id = await site.done(DATA)
+    answer = await site.get(f"/api/results/{job_id}/stdout", headers={"Range": asked})
+    assert answer.status == status
+    assert answer.headers.get("Content-Range") == content_range
+    if body is None:
+        assert answer.json["limit"] == 10
+    else:
+        assert answer.body == body
+        assert answer.headers["Accept-Ranges"] == "bytes"
+
+
+async def test_conditional_ranges(site: Site) -> None:
+    """If-Range with this ETag gives the range and with another the whole; If-None-Match gives 304."""
+    job_id = await site.done(DATA, DATA)
+    path = f"/api/results/{job_id}/stdout"
+    tag = (await site.get(path)).headers["ETag"]
+    assert not tag.startswith("W/")
+    assert tag != (await site.get(f"/api/results/{job_id}/stderr")).headers["ETag"]
+    for condition, status in (
+        (tag, 206),
+        ('"other"', 200),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 200),
+        (f"W/{tag}", 200),
+    ):
+        assert (await site.get(path, headers={"Range": "bytes=1-2", "If-Range": condition})).status == status
+    assert (await site.get(path, headers={"If-None-Match": tag})).status == 304
+    assert (await site.get(path, headers={"If-Match": '"other"'})).status == 412
+    empty = await site.done()
+    assert (await site.get(f"/api/results/{empty}/stdout", headers={"Range": "bytes=0-"})).status == 416
+    assert (await site.get(f"/api/results/{empty}/stdout")).body == b""
+
+
+async def test_head_and_download(site: Site) -> None:
+    """HEAD tells the size and sends nothing, whatever range it names; `?download` names a file."""
+    job_id = await site.done(DATA)
+    path = f"/api/results/{job_id}/stdout"
+    head = await site.ask("HEAD", path, headers={"Range": "bytes=1-2"})
+    assert (head.status, head.headers["Content-Length"], head.body) == (200, "10", b"")
+    named = await site.get(f"{path}?download")
+    assert named.headers["Content-Disposition"] == f'attachment; filename="job-{job_id}-stdout.txt"'
+    assert "Content-Disposition" not in (await site.get(path)).headers
+    assert (await site.get(f"{path}?download=maybe")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", b"one\n!two\nthree\n"),
+        ("?stream=stdout", b"one\ntwo\nthree\n"),
+        ("?stream=stderr", b"!"),
+        ("?tail=1", b"three\n"),
+        ("?tail=2", b"!two\nthree\n"),
+        ("?tail=2&stream=stdout", b"two\nthree\n"),
+        ("?tail=3", b"one\n!two\nthree\n"),
+        ("?tail=99", b"one\n!two\nthree\n"),
+        ("?tail=0", b""),
+        ("?tail=1&stream=stderr", b"!"),
+        ("?follow=true&tail=1", b"three\n"),
+    ],
+)
+async def test_output(site: Site, query: str, expected: bytes) -> None:
+    """The output of a job is its bytes in arrival order: of both streams or one, all or the last lines."""
+    job_id = await site.submit()
+    hand = site.hand()
+    await hand.claim()
+    hand.write(b"one\n")
+    hand.write(stderr=b"!")
+    hand.write(b"two\nthree\n")
+    await hand.finish()
+    answer = await site.get(f"/api/statuses/{job_id}/output{query}")
+    assert (answer.status, answer.body) == (200, expected)
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_tail_of_a_long_output(site: Site) -> None:
+    """The last lines are found however far back they begin, and in a charset of two-byte units too."""
+    text = "начало\n" + "x" * 150_000 + "\nконец\n"
+    job_id = await site.done(text.encode())
+    assert (await site.get(f"/api/statuses/{job_id}/output?tail=2")).body.decode() == text.removeprefix("начало\n")
+    wide = await site.done("ਊਊ\nb\nc".encode("utf-16-le"), encoding="utf-16-le")
+    assert (await site.get(f"/api/statuses/{wide}/output?tail=2")).body.decode("utf-16-le") == "b\nc"
+
+
+@pytest.mark.parametrize("query", ["stream=both", "tail=-1", "tail=x", "follow=maybe", "lines=3"])
+async def test_bad_output_parameters(site: Site, query: str) -> None:
+    """An impossible way to show output is 400 that names the parameter."""
+    job_id = await site.submit()
+    answer = await site.get(f"/api/statuses/{job_id}/output?{query}")
+    assert (answer.status, answer.json["parameter"]) == (400, query.partition("=")[0])
