@@ -63,7 +63,8 @@ def drain(pipe):
 
 def cpu(pid):
     """Seconds of CPU that a process has used."""
-    fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -71,7 +72,7 @@ def spawned(processes, at_once, jobs):
     """Commands per second that so many processes, each with so many children at once, spawn and reap."""
     share = jobs // processes
     started = time.perf_counter()
-    workers = [os.fork() for _ in range(processes) if True] if False else []
+    workers = []
     for _ in range(processes):
         pid = os.fork()
         if pid == 0:

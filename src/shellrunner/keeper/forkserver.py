@@ -33,25 +33,26 @@ class ForkServer:
         self._state = state
         self._slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
         self._keepers: dict[int, int] = {}  # pid → number
+        self._pidfds: dict[int, int] = {}  # pid → pidfd, readable once the keeper has ended
         self._unpacker = Unpacker()
-        self._wakeup, writing = socket.socketpair()
-        for end in (self._wakeup, writing):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-        self._writing = writing
         self._unswept = False  # something that a killed keeper left has outlived our signals so far
 
     def run(self) -> None:
-        """Serve until the server and the last keeper are gone."""
+        """Serve until the server and the last keeper are gone.
+
+        Only keepers are waited for: what a killed one leaves is looked for when it has ended. So there is no signal
+        handler, which every keeper would inherit.
+        """
         while self._server or self._keepers:
-            watched = [self._wakeup, *([self._server] if self._server else [])]
-            ready, _, _ = select.select(watched, [], [], _AGAIN if self._unswept else None)
-            if self._wakeup in ready or self._unswept:
-                with suppress(BlockingIOError):
-                    self._wakeup.recv(4096)
+            poll = select.poll()
+            for descriptor in self._pidfds.values():
+                poll.register(descriptor, select.POLLIN)
+            if self._server:
+                poll.register(self._server, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll(_AGAIN * 1000 if self._unswept else None)}
+            if self._unswept or not ready.isdisjoint(self._pidfds.values()):
                 self._reap()
-            if self._server in ready and self._server:
+            if self._server and self._server.fileno() in ready:
                 self._hear(self._server)
 
     def _hear(self, server: socket.socket) -> None:
@@ -83,17 +84,16 @@ class ForkServer:
             self._become_keeper(number, header, slot, listener)
         os.close(slot.fd)  # the lock stays with the keeper's copy: flock(2) belongs to the open file
         listener.close()
-        self._keepers[pid] = number
+        self._keepers[pid], self._pidfds[pid] = number, os.pidfd_open(pid)
         self._say({"say": "forked", "keeper": number, "pid": pid})
 
     def _become_keeper(self, number: int, header: dict[str, Any], slot: SlotWriter, listener: socket.socket) -> None:
         status = 1
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for inherited in (self._wakeup, self._writing, self._server):
-                if inherited:
-                    inherited.close()
+            for pidfd in self._pidfds.values():
+                os.close(pidfd)
+            if self._server:
+                self._server.close()
             tree.become_subreaper()
             identity = Identity.of(os.getpid()).dump()
             slot.introduce({**header, "keeper": number, "identity": identity})
@@ -114,7 +114,7 @@ class ForkServer:
             deadline = time.monotonic() + _LINGER
             while (left := tree.descendants(os.getpid(), self._keepers)) and time.monotonic() < deadline:
                 tree.kill(spared=self._keepers)
-                select.select([self._wakeup], [], [], 0.002)
+                time.sleep(0.002)  # the kernel ends them meanwhile
                 more_died, more_orphans = self._collect()
                 died += more_died
                 orphans += more_orphans
@@ -131,6 +131,7 @@ class ForkServer:
             while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = reaped
                 if pid in self._keepers:
+                    os.close(self._pidfds.pop(pid))
                     died.append((self._keepers.pop(pid), pid, status))
                 else:
                     orphans.append((pid, status))

@@ -52,13 +52,26 @@ class Identity(NamedTuple):
         return None
 
 
+def read(path: str) -> bytes:
+    """A small file of /proc as it is, without what `open` drags along: codecs, buffers, a megabyte per keeper.
+
+    Raises:
+        OSError: it is not there (any more), or not for us.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 65_536)
+    finally:
+        os.close(descriptor)
+
+
 @functools.cache
 def boot_id() -> str:
     """The kernel's id of this boot (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    return read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
+@functools.cache
 def pid_namespace() -> str:
     """The namespace in which this process counts pids (pid_namespaces(7))."""
     return os.readlink("/proc/self/ns/pid")
@@ -71,8 +84,7 @@ def stat_fields(pid: int) -> list[bytes]:
         ProcessLookupError: there is no such process.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()
+        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except FileNotFoundError:
         raise ProcessLookupError(pid) from None
 

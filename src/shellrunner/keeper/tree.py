@@ -13,10 +13,12 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from .identity import stat_fields
+from .identity import read, stat_fields
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_ROUNDS = 64
+# Looked up once, before any fork: ctypes makes a class for it, which would be private memory of every keeper.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 class Process(NamedTuple):
@@ -35,7 +37,7 @@ def become_subreaper() -> None:
     Raises:
         OSError: the kernel refused.
     """
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_CHILD_SUBREAPER")
 
 
@@ -125,7 +127,6 @@ def reap() -> bool:
 
 def _name(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return f"{file.read().strip()} (pid {pid})"
+        return f"{read(f'/proc/{pid}/comm').decode(errors='replace').strip()} (pid {pid})"
     except OSError:
         return f"pid {pid}"
