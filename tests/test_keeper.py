@@ -225,6 +225,69 @@ def test_the_limit_is_kept_to_the_byte(fork_server, size):
     slot.close()
 
 
+def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server):
+    """A child that outlives its shell within the grace and holds the pipe does not stop the clock: KILL comes."""
+    keeper = fork_server.keeper()
+    start(keeper, 1, "(trap '' TERM; exec sleep 300) & yes", timeout=0.2, grace=0.3)
+    keeper.hear()
+    slot = fork_server.slot()
+    end = slot.find(1, "t").end
+    assert (end["ending"], end["signal"]) == ("timed_out", "SIGTERM")
+    assert not tree.descendants(keeper.hello["identity"]["pid"])
+    slot.close()
+
+
+async def test_orphans_are_reaped_while_a_command_runs(fork_server):
+    """A command that runs for long and detaches helpers leaves no zombies under its keeper meanwhile."""
+    keeper = fork_server.keeper()
+    start(keeper, 1, "for i in 1 2 3 4 5 6 7 8; do (true & ); done; sleep 1.2; (true & ); sleep 600", timeout=60)
+    pid = keeper.hello["identity"]["pid"]
+    await until(lambda: len(tree.descendants(pid)) == 2 and _age(tree.descendants(pid)[0].pid) > 1.3)
+    assert not [child for child in tree.descendants(pid) if child.zombie]
+    keeper.say(do="cancel", job=1, token="t")
+    assert keeper.hear()["job"] == 1
+    start(keeper, 2, "exit 3")
+    assert keeper.hear()["job"] == 2
+
+
+def _age(pid):
+    with open("/proc/uptime") as file:
+        up = float(file.read().split()[0])
+    return up - Identity.of(pid).start / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_failed_fork_harms_nobody(fork_server):
+    """What cannot be made is reported; the fork server and its other keepers go on, and nothing is left behind."""
+    fork_server.keeper(1)
+    (fork_server.state / "slots" / "2.sock").mkdir()
+    fork_server.say(do="fork", keeper=2, header={})
+    report = fork_server.hear()
+    assert (report["say"], report["keeper"]) == ("failed", 2)
+    (fork_server.state / "slots" / "3.slot").touch()
+    fork_server.say(do="fork", keeper=3, header={})
+    assert fork_server.hear()["say"] == "failed"
+    assert (fork_server.state / "slots" / "3.slot").exists()
+    assert not (fork_server.state / "slots" / "2.slot").exists()
+    keeper = fork_server.keeper(4)
+    start(keeper, 1, "exit 5")
+    assert keeper.hear()["job"] == 1
+
+
+def test_a_slot_is_closed_once(tmp_path):
+    """Closing a slot again does not close the file that has its number by then."""
+    directory = os.open(tmp_path, os.O_RDONLY)
+    writer = SlotWriter(directory, "1.slot")
+    reader = SlotReader(directory, "1.slot")
+    number = reader.fd
+    reader.close()
+    other = os.open(tmp_path, os.O_RDONLY)
+    assert other == number
+    reader.close()
+    os.fstat(other)
+    for descriptor in (other, writer.fd, directory):
+        os.close(descriptor)
+
+
 # What a slot and its files say ------------------------------------------------------------------------------------
 
 

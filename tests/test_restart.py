@@ -349,3 +349,19 @@ async def test_e9_a_followers_disconnect_does_not_hurt_the_job(service, tmp_path
     response.close()
     (tmp_path / "go").touch()
     assert (await service.result(job))["stdout"] == "on\noff\n"
+
+
+async def test_a_retired_keepers_slot_is_buried_after_a_restart(service, tmp_path):
+    """Keepers that let children go are not the history's any more; their slots go when the children are gone."""
+    await service.run(f"(while [ ! -e {tmp_path}/go ]; do sleep 0.01; done) & exit 0", leave_children=True)
+    (keeper,) = [k for k in service.keepers() if len(_children(k.pid))]
+    await service.restart()
+    assert lives(keeper.pid)
+    slots = set((service.state_dir / "slots").glob("*.slot"))
+    (tmp_path / "go").touch()
+    await until(lambda: not lives(keeper.pid))
+    await until(lambda: slots - set((service.state_dir / "slots").glob("*.slot")))
+
+
+def _children(pid):
+    return [int(p) for p in os.listdir("/proc") if p.isdecimal() and lives(p) and parent(p) == pid]

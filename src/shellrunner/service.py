@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -28,7 +29,7 @@ from shellrunner.web import Runner, make_app
 log = logging.getLogger("shellrunner.service")
 
 _PULSE = 5.0  # seconds between proofs that the history can be written, unless systemd asks more often
-_LAST_WORDS = 1.0  # seconds that open requests have when the service stops
+_LAST_WORDS = 0.5  # seconds that open requests have when the service stops; aiohttp takes them twice
 
 
 def run(settings: Settings) -> int:
@@ -46,6 +47,7 @@ async def serve(settings: Settings) -> int:
     notifier = Notifier.from_environment()
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     fork_server = exec_fork_server(state_dir)
+    use_all_descriptors()
     with locked(state_dir), caught_signals() as stop:
         async with (
             open_store(state_dir, retention(settings)) as store,
@@ -59,7 +61,9 @@ async def serve(settings: Settings) -> int:
                 notifier.ready(f"listening on {urls[0]}")
                 await _first(stop.wait(), crashed)
                 notifier.stopping()
+                patience = tasks.create_task(ask_for_time(notifier), name="patience")
                 await leave(supervisor, settings.supervisor.on_stop, stop, crashed)
+                patience.cancel()
                 beating.cancel()
             left = supervisor.running
         words = {"jobs": left, "slots": str(state_dir / "slots")}
@@ -79,6 +83,12 @@ def prepare(state_dir: Path) -> Path:
     except OSError as error:
         raise StoreUnavailable(f"the state directory {state_dir} cannot be used: {error.strerror}") from None
     return state_dir
+
+
+def use_all_descriptors() -> None:
+    """Raise the soft limit of open files: each stream is one, each keeper two. Commands keep the limit as it was."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
@@ -228,6 +238,13 @@ async def leave(supervisor: Supervisor, how: str, stop: Stop, crashed: asyncio.T
     if how != "keep" and not crashed.done():
         log.info("waiting for running jobs", extra={"on_stop": how, "jobs": supervisor.running})
         await _first(supervisor.finish_up(cancel=how == "cancel"), stop.impatience(), crashed)
+
+
+async def ask_for_time(notifier: Notifier) -> None:
+    """While the stop waits for commands, keep systemd from ending it (TimeoutStopSec)."""
+    while True:
+        notifier.extend(3 * _PULSE)
+        await asyncio.sleep(_PULSE)
 
 
 async def _first(*things: "asyncio.Future[None] | Coroutine[object, object, None]") -> None:

@@ -13,13 +13,13 @@ from tests.store.histories import opened
 
 STATEMENTS = {
     "a page": (rows.PAGE, 2),
-    "a page of a state": (rows.PAGE_OF_STATE, 3),
+    **{f"a page of {state}": (sql, 2) for state, sql in rows.PAGE_OF.items()},
     "a page of results": (rows.PAGE_OF_RESULTS, 2),
     "running": (rows.RUNNING, 0),
     "one": (rows.ONE, 1),
     "an output": (output.LOOK, 1),
     "claim": (changes.CLAIM_NEXT, 3),
-    "end": (changes.END, 9),
+    "end": (changes.END, 16),
     "state": (changes.STATE, 1),
     "oldest": (changes.OLDEST, 1),
 }
@@ -44,11 +44,12 @@ async def fill(store: SqliteStore, jobs: int) -> None:
     def insert(db: sqlite3.Connection) -> None:
         db.execute(
             """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-            INSERT INTO jobs (id, state, priority, created, started, completed, ending, exit_code, command, spec)
-            SELECT i, 'done', 0, i, i, i, 'exited', 0, 'true', '{"command":"true"}' FROM n""",
+            INSERT INTO jobs (id, state, priority, created, started, completed, ending, exit_code, command, spec,
+                stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, cpu_user, cpu_system, max_rss_bytes)
+            SELECT i, 'done', 0, i, i, i, 'exited', 0, 'true',
+                '{"command":"true"}', 0, 0, 0, 0, 0.1, 0.1, 1 FROM n""",
             (jobs,),
         )
-        db.execute("INSERT INTO results SELECT id, 0, 0, 0, 0, 0.1, 0.1, 1 FROM jobs")
 
     await store._writer.run(insert)
 

@@ -59,6 +59,7 @@ def _plumb(message: dict[str, Any], given: list[int], pipes: list[int]) -> list[
     # Pipes, never files: a file opened again through /dev/stderr starts at 0 and overwrites what is there.
     for _ in range(1 if message["merge_stderr"] else 2):
         reading, writing = os.pipe()
+        os.set_blocking(reading, False)  # a pipe that was readable may have been drained meanwhile
         pipes.append(reading)
         given.append(writing)
     actions = [(os.POSIX_SPAWN_DUP2, given[0], 1), (os.POSIX_SPAWN_DUP2, given[-1], 2)]

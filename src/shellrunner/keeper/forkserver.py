@@ -73,19 +73,35 @@ class ForkServer:
                 self._server.sendall(pack(message))
 
     def _fork(self, number: int, header: dict[str, Any]) -> None:
+        try:
+            pid = self._make(number, header)
+        except OSError as error:  # no room, no descriptors, no processes: one keeper less, and no harm to the others
+            self._say({"say": "failed", "keeper": number, "reason": error.strerror})
+            return
+        self._keepers[pid], self._pidfds[pid] = number, os.pidfd_open(pid)
+        self._say({"say": "forked", "keeper": number, "pid": pid})
+
+    def _make(self, number: int, header: dict[str, Any]) -> int:
         # Slot and socket are there before the keeper is: whoever hears "forked" can connect at once.
         slot = SlotWriter(self._slots, slot_name(number))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Through the descriptor, since a socket's own path is limited to 107 bytes (unix(7)).
-        listener.bind(f"/proc/self/fd/{self._slots}/{socket_name(number)}")
-        listener.listen(8)
-        pid = os.fork()
-        if pid == 0:
-            self._become_keeper(number, header, slot, listener)
-        os.close(slot.fd)  # the lock stays with the keeper's copy: flock(2) belongs to the open file
-        listener.close()
-        self._keepers[pid], self._pidfds[pid] = number, os.pidfd_open(pid)
-        self._say({"say": "forked", "keeper": number, "pid": pid})
+        try:
+            # Through the descriptor, since a socket's own path is limited to 107 bytes (unix(7)).
+            listener.bind(f"/proc/self/fd/{self._slots}/{socket_name(number)}")
+            listener.listen(8)
+            pid = os.fork()
+        except OSError:
+            for name in (slot_name(number), socket_name(number)):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._slots)
+            raise
+        else:
+            if pid == 0:
+                self._become_keeper(number, header, slot, listener)
+            return pid
+        finally:
+            os.close(slot.fd)  # the lock stays with the keeper's copy: flock(2) belongs to the open file
+            listener.close()
 
     def _become_keeper(self, number: int, header: dict[str, Any], slot: SlotWriter, listener: socket.socket) -> None:
         status = 1

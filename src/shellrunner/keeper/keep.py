@@ -6,6 +6,7 @@ output limit and the end of the tree need nobody's help. Must not know HTTP, SQL
 Everything the server may have missed is in the slot; the messages only say "look there".
 """
 
+import math
 import os
 import resource
 import select
@@ -23,6 +24,7 @@ from .recorder import Recorder
 from .slot import SlotWriter
 
 _NAP = 86_400.0  # seconds; poll(2) counts milliseconds in an int
+_SHORT = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
 _LONELY = 5.0  # seconds a keeper waits for the server that had it made
 
 
@@ -39,18 +41,27 @@ class Keeper:
         self._kept: Kept | None = None
         self._retiring = False
         self._over = False
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._watch(listener.fileno(), self._accept)
 
     def run(self) -> None:
         """Work until there is nobody to work for and nothing to keep."""
         lonely = time.monotonic() + _LONELY
         while not self._over:
-            due = self._kept.due if self._kept else (None if self._server or self._retiring else lonely)
-            self._wait(due)
+            self._wait(self._due(lonely))
             if self._kept:
                 self._kept.look_at_the_clock()
-            elif self._server is None and not self._retiring and time.monotonic() > lonely:
+            if self._kept and not self._wakeup and time.monotonic() > self._kept.started.clock + _SHORT:
+                self._listen_to_children()
+            if not (self._kept or self._server or self._retiring) and time.monotonic() > lonely:
                 self._over = True
+
+    def _due(self, lonely: float) -> float | None:
+        if self._kept is None:
+            return None if self._server or self._retiring else lonely
+        if self._wakeup:
+            return self._kept.due
+        return min(self._kept.due or math.inf, self._kept.started.clock + _SHORT)
 
     def _wait(self, due: float | None) -> None:
         pause = None if due is None else min(max(0.0, due - time.monotonic()), _NAP) * 1000 + 1
@@ -92,7 +103,7 @@ class Keeper:
                 data = b""
             if not data:
                 self._hang_up()
-                self._over = self._kept is None and not self._retiring
+                self._over = self._over or (self._kept is None and not self._retiring)
                 return
             for message in self._unpacker.feed(data):
                 self._obey(message)
@@ -137,7 +148,10 @@ class Keeper:
         kept.open_pipes = set(started.pipes)
 
     def _copy(self, stream: int, pipe: int) -> None:
-        data = os.read(pipe, CHUNK)
+        try:
+            data = os.read(pipe, CHUNK)
+        except BlockingIOError:
+            return
         if not data:
             self._close_pipe(pipe)
         elif self._kept:
@@ -178,13 +192,18 @@ class Keeper:
         self._record(kept, status, usage, survivors)
 
     def _record(self, kept: Kept, status: int, usage: resource.struct_rusage, survivors: list[str]) -> None:
-        kept.recorder.sync()
+        remarks = [f"still running after {LINGER:g} s: {', '.join(survivors)}"] if survivors else []
+        try:
+            kept.recorder.sync()
+        except OSError as error:  # what was witnessed is recorded all the same
+            remarks.append(f"its output may not outlive a power failure: {error.strerror}")
         kept.recorder.close()
-        self._slot.end({**kept.recorder.progress(), **kept.witnessed(status, usage, survivors)})
+        self._slot.end({**kept.recorder.progress(), **kept.witnessed(status, usage, "; ".join(remarks) or None)})
         self._kept = None
         if self._retiring:
             self._drain_from_now_on()
         else:
+            self._listen_no_more()
             for pipe in kept.open_pipes:
                 self._close_pipe(pipe)
             self._over = self._server is None
@@ -197,16 +216,48 @@ class Keeper:
 
         It must not exit before them: they would become the fork server's, which ends what has no keeper.
         """
-        reading, writing = socket.socketpair()
+        self._listen_to_children()
+        self._over = tree.reap()  # the last one may have gone before anybody listened
+
+    # Children --------------------------------------------------------------------------------------------------
+
+    def _listen_to_children(self) -> None:
+        """Wake up when a child ends, to reap the orphans of a command that runs for long.
+
+        A short one is not worth it: its own end would wake the keeper twice.
+        """
+        if self._wakeup:
+            return
+        self._wakeup = reading, writing = socket.socketpair()
         reading.setblocking(False)
         writing.setblocking(False)
-        self._wakeup = (reading, writing)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         self._watch(reading.fileno(), self._child_ended)
-        self._over = tree.reap()  # the last one may have gone before the handler was there
+        self._reap_orphans()
+
+    def _listen_no_more(self) -> None:
+        if self._wakeup:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._forget(self._wakeup[0].fileno())
+            for end in self._wakeup:
+                end.close()
+            self._wakeup = None
 
     def _child_ended(self) -> None:
-        with suppress(BlockingIOError):
-            self._wakeup[0].recv(4096)
-        self._over = tree.reap()
+        if self._wakeup:
+            with suppress(BlockingIOError):
+                self._wakeup[0].recv(4096)
+        if self._kept:
+            self._reap_orphans()
+        else:
+            self._over = self._over or tree.reap()
+
+    def _reap_orphans(self) -> None:
+        """Reap what has ended, but not the command itself: its status is what all this is for."""
+        with suppress(ChildProcessError):
+            while self._kept and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+                if ended.si_pid == self._kept.started.pid:
+                    return
+                os.waitpid(ended.si_pid, 0)

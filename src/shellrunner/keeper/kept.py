@@ -53,7 +53,10 @@ class Kept:
             if pipe in self.open_pipes:
                 (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
                 while waiting > 0:
-                    data = os.read(pipe, min(waiting, CHUNK))
+                    try:
+                        data = os.read(pipe, min(waiting, CHUNK))
+                    except BlockingIOError:
+                        break  # the command's child reads its own output
                     waiting -= len(data)
                     self.take(stream, data)
 
@@ -89,16 +92,15 @@ class Kept:
                 os.killpg(self.started.pid, signal.SIGKILL)
             tree.kill()
 
-    def witnessed(self, status: int, usage: resource.struct_rusage, survivors: list[str]) -> dict[str, Any]:
+    def witnessed(self, status: int, usage: resource.struct_rusage, detail: str | None) -> dict[str, Any]:
         """The end as the kernel reported it, with why it was brought about."""
         said = command.reported(status)
         natural = "signalled" if said["exit_code"] is None else "exited"
         peak = usage.ru_maxrss if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
-        left = f"still running after {LINGER:g} s: {', '.join(survivors)}" if survivors else None
         return {
             **said,
             "ending": self.cause or ("output_limit" if self.recorder.over_limit else natural),
-            "detail": left,
+            "detail": detail,
             "wall": self.wall_over,
             "started": self.started.wall,
             "duration": round((self.over or 0.0) - self.started.clock, 6),

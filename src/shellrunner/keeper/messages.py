@@ -10,7 +10,7 @@ keeper says in its `hello`; a server must go on understanding every version that
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
     server → fork server  {"do": "fork", "keeper", "header": {"history", "program"}}
-    fork server → server  {"say": "forked", "keeper", "pid"}
+    fork server → server  {"say": "forked", "keeper", "pid"}   or   {"say": "failed", "keeper", "reason"}
                           {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
 """
 

@@ -130,8 +130,13 @@ class SlotWriter:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self.fd = os.open(name, flags, 0o600, dir_fd=directory)
-        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.posix_fallocate(self.fd, 0, SIZE)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.posix_fallocate(self.fd, 0, SIZE)
+        except OSError:
+            os.close(self.fd)
+            os.unlink(name, dir_fd=directory)
+            raise
         self._turn = RECORDS - 1
         self._at = 0
 
@@ -183,8 +188,10 @@ class SlotReader:
         self._likely = 0
 
     def close(self) -> None:
-        """Let go of the file."""
-        os.close(self.fd)
+        """Let go of the file; a second time is none: the number may be another file's by then."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def keeper_is_gone(self) -> bool:
         """Whether the keeper's lock is free: only then may anybody judge what the slot says."""

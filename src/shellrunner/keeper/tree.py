@@ -109,7 +109,8 @@ def sweep(seconds: float) -> list[str]:
     while not reap():
         kill()
         if time.monotonic() > deadline:
-            return [_name(process.pid) for process in descendants(os.getpid()) if not process.zombie]
+            names = [_name(process.pid) for process in descendants(os.getpid()) if not process.zombie]
+            return names or ["a child that could not be found"]
         time.sleep(pause)  # the kernel ends them meanwhile; nothing can be waited on that covers all of them
         pause = min(pause * 2, 0.02)
     return []

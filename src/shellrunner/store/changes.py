@@ -11,21 +11,23 @@ from shellrunner.errors import AlreadyDone, NoResultYet, NoSuchJob, NotDone, Res
 from shellrunner.model import Done, End, Ending, Job, Millis, Running, State, Volume
 from shellrunner.store import Head, rows
 
-ADD = "INSERT INTO jobs (state, priority, created, command, spec, secrets) VALUES ('queued', ?, ?, ?, ?, ?)"
+ADD = """INSERT INTO jobs (state, priority, created, command, spec, secrets, started, keeper, token)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 CLAIM_NEXT = f"""UPDATE jobs SET state = 'running', keeper = ?, token = ?, started = ?
     WHERE id = (SELECT id FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' ORDER BY priority DESC, id LIMIT 1)
     RETURNING {rows.CLAIM}"""  # noqa: S608  # from constants
 _DONE = """UPDATE jobs SET state = 'done', keeper = NULL, token = NULL, cancelling = 0, secrets = NULL,
-    started = ?, completed = ?, ending = ?, exit_code = ?, signal = ?, detail = ?, duration = ? WHERE id = ?"""
+    started = ?, completed = ?, ending = ?, exit_code = ?, signal = ?, detail = ?, duration = ?,
+    stdout_bytes = ?, stderr_bytes = ?, stdout_dropped = ?, stderr_dropped = ?,
+    cpu_user = ?, cpu_system = ?, max_rss_bytes = ? WHERE id = ?"""
 END = f"{_DONE} AND state = 'running' AND token = ?"
-_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REQUEUE = "UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, started = NULL WHERE id = ?"
 _HOLDS = "SELECT cancelling FROM jobs WHERE id = ? AND token = ? AND state = 'running'"
-STATE = """SELECT state, stdout_bytes + stderr_bytes FROM jobs LEFT JOIN results ON results.job = jobs.id
-    WHERE jobs.id = ?"""
-OLDEST = """SELECT jobs.id, completed, coalesce(stdout_bytes + stderr_bytes, 0)
-    FROM jobs INDEXED BY jobs_completed LEFT JOIN results ON results.job = jobs.id
-    WHERE state = 'done' ORDER BY completed, jobs.id LIMIT ?"""
+STATE = "SELECT state, stdout_bytes + stderr_bytes FROM jobs WHERE id = ?"
+OLDEST = """SELECT id, completed, coalesce(stdout_bytes + stderr_bytes, 0) FROM jobs INDEXED BY jobs_completed
+    WHERE state = 'done' ORDER BY completed, id LIMIT ?"""
+_FORGET = """UPDATE jobs SET stdout_bytes = NULL, stderr_bytes = NULL, stdout_dropped = NULL, stderr_dropped = NULL,
+    cpu_user = NULL, cpu_system = NULL, max_rss_bytes = NULL WHERE id = ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,11 @@ class Accepted:
     secrets: str | None
 
 
-def add(db: sqlite3.Connection, job: Accepted) -> int:
-    """Put the job into the queue; its id."""
-    job_id = db.execute(ADD, (job.priority, job.created, job.command, job.spec, job.secrets)).lastrowid
+def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = None) -> int:
+    """Put the job into the queue, or at once into the hands of its owner (keeper, token); its id."""
+    row = (job.priority, job.created, job.command, job.spec, job.secrets)
+    whose = ("queued", *row, None, None, None) if owner is None else ("running", *row, job.created, *owner)
+    job_id = db.execute(ADD, whose).lastrowid
     assert job_id is not None  # noqa: S101  # an INSERT into a rowid table has one
     return job_id
 
@@ -54,9 +58,8 @@ def claim_next(db: sqlite3.Connection, keeper: int, token: str, now: Millis) -> 
 
 def finish(db: sqlite3.Connection, job_id: int, token: str, *, end: End, volume: Volume, head: Head) -> bool:
     """Record the end; false if the job is not running under this token."""
-    if db.execute(END, (*_how(end), job_id, token)).rowcount == 0:
+    if db.execute(END, (*_how(end, volume), job_id, token)).rowcount == 0:
         return False
-    db.execute(_RESULT, _figures(job_id, end, volume))
     if head.data or head.index:
         db.execute("INSERT INTO outputs VALUES (?, ?, ?)", (job_id, head.index, head.data))
     return True
@@ -64,18 +67,14 @@ def finish(db: sqlite3.Connection, job_id: int, token: str, *, end: End, volume:
 
 def end_unstarted(db: sqlite3.Connection, job_id: int, end: End) -> None:
     """Make a job done of which nothing was ever started."""
-    db.execute(_DONE, (*_how(end), job_id))
-    db.execute(_RESULT, _figures(job_id, end, Volume()))
+    db.execute(_DONE, (*_how(end, Volume()), job_id))
 
 
-def _how(end: End) -> tuple[Any, ...]:
-    return end.started, end.completed, end.ending.value, end.exit_code, end.signal, end.detail, end.duration
-
-
-def _figures(job_id: int, end: End, volume: Volume) -> tuple[Any, ...]:
+def _how(end: End, volume: Volume) -> tuple[Any, ...]:
+    ended = (end.started, end.completed, end.ending.value, end.exit_code, end.signal, end.detail, end.duration)
     written = (volume.stdout_bytes, volume.stderr_bytes, volume.stdout_dropped, volume.stderr_dropped)
     used = end.usage
-    return job_id, *written, *((used.cpu_user, used.cpu_system, used.max_rss_bytes) if used else (None, None, None))
+    return *ended, *written, *((used.cpu_user, used.cpu_system, used.max_rss_bytes) if used else (None, None, None))
 
 
 def requeue(db: sqlite3.Connection, job_id: int, token: str, now: Millis) -> State | None:
@@ -131,7 +130,7 @@ def delete_result(db: sqlite3.Connection, job_id: int) -> int:
         raise NoResultYet(job_id)
     if stored is None:
         raise ResultGone(job_id)
-    db.execute("DELETE FROM results WHERE job = ?", (job_id,))
+    db.execute(_FORGET, (job_id,))
     db.execute("DELETE FROM outputs WHERE job = ?", (job_id,))
     return stored
 
@@ -139,7 +138,6 @@ def delete_result(db: sqlite3.Connection, job_id: int) -> int:
 def remove(db: sqlite3.Connection, job_id: int) -> None:
     """Remove every row of a job that is done."""
     db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-    db.execute("DELETE FROM results WHERE job = ?", (job_id,))
     db.execute("DELETE FROM outputs WHERE job = ?", (job_id,))
 
 

@@ -1,12 +1,13 @@
-"""The standing claim: keepers that wait for a job, served at the end of each write batch, in its commit.
+"""The standing claim: keepers that wait for a job, served by each write batch, in its commit.
 
 Owned by the store. Knows who waits and whether there may be something queued; must not know keepers or processes.
+While certainly nothing is queued, a job that is added is claimed by being written as running: one statement less.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +29,21 @@ class Offer:
 
 
 Served = list[tuple[Offer, Claim]]
+
+
+class Adding(Asked):
+    """A job that is being added, and the offer that has it at once, if one does."""
+
+    __slots__ = ("accepted", "offer")
+
+    def __init__(self, accepted: changes.Accepted, after: Callable[["Adding"], None]) -> None:
+        """`after` hears of it once it is committed; its `value` is the id."""
+        super().__init__(self._add, lambda _: after(self))
+        self.accepted = accepted
+        self.offer: Offer | None = None
+
+    def _add(self, db: sqlite3.Connection) -> int:
+        return changes.add(db, self.accepted, (self.offer.keeper, self.offer.token) if self.offer else None)
 
 
 class Claims:
@@ -64,12 +80,24 @@ class Claims:
                 offer.claim.set_exception(StoreUnavailable("the history is closed"))
         self._offers.clear()
 
-    def standing(self) -> Asked | None:
-        """What ends the batch that is about to be written: claims for all who wait now."""
+    def standing(self, batch: Sequence[Asked]) -> Asked | None:
+        """Let the keepers that wait have what `batch` adds; return what ends it: claims, if something is queued."""
         offers = [offer for offer in self._offers if not offer.claim.done()]
+        adding = [asked for asked in batch if isinstance(asked, Adding)]
+        put_back = any(asked.queues for asked in batch)
         if not offers:
-            self._something_queued = True  # by that batch, for all we know
+            self._something_queued = self._something_queued or put_back or bool(adding)
             return None
+        if self._something_queued or put_back:
+            self._something_queued = True
+            return self._claiming(offers)
+        adding.sort(key=lambda add: -add.accepted.priority)  # stable: of one priority, the first asked is first
+        for add, offer in zip(adding, offers, strict=False):
+            add.offer = offer
+        self._something_queued = len(adding) > len(offers)
+        return None
+
+    def _claiming(self, offers: list[Offer]) -> Asked:
         asked = Asked(lambda db: _serve(db, offers), lambda served: self._tell(served, len(offers)))
         asked.future.add_done_callback(self._failed)
         return asked
@@ -77,12 +105,16 @@ class Claims:
     def _tell(self, served: Served, asked: int) -> None:
         self._something_queued = len(served) == asked
         for offer, claim in served:
-            self._offers.pop(offer, None)
-            self._claimed(claim)
-            if offer.claim.done():
-                self._abandoned(claim)
-            else:
-                offer.claim.set_result(claim)
+            self.tell(offer, claim)
+
+    def tell(self, offer: Offer, claim: Claim) -> None:
+        """The claim was committed for this offer."""
+        self._offers.pop(offer, None)
+        self._claimed(claim)
+        if offer.claim.done():
+            self._abandoned(claim)
+        else:
+            offer.claim.set_result(claim)
 
     def _failed(self, future: asyncio.Future[Served]) -> None:
         error = future.exception()

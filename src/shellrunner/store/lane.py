@@ -16,14 +16,25 @@ Unit = Callable[[sqlite3.Connection], T]
 
 
 class Asked:
-    """A unit and who waits for it. A waiter that was cancelled changes nothing: the unit runs, `after` is called."""
+    """A unit and who waits for it. A waiter that was cancelled changes nothing: the unit runs, `after` is called.
 
-    __slots__ = ("after", "error", "frees", "future", "unit", "value")
+    `frees`: it frees room on a full disk. `queues`: it may put something back into the queue.
+    """
 
-    def __init__(self, unit: Unit[Any], after: Callable[[Any], None] | None = None, *, frees: bool = False) -> None:
+    __slots__ = ("after", "error", "frees", "future", "queues", "unit", "value")
+
+    def __init__(
+        self,
+        unit: Unit[Any],
+        after: Callable[[Any], None] | None = None,
+        *,
+        frees: bool = False,
+        queues: bool = False,
+    ) -> None:
         self.unit = unit
         self.after = after
         self.frees = frees
+        self.queues = queues
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.value: Any = None
         self.error: Exception | None = None

@@ -16,8 +16,7 @@ from shellrunner.store.output import Owner
 
 _log = logging.getLogger(__name__)
 
-_ALIVE = """SELECT 1 FROM jobs LEFT JOIN results ON results.job = jobs.id
-    WHERE jobs.id = ? AND (state != 'done' OR results.job IS NOT NULL)"""
+_ALIVE = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
 
 
 class Opening:

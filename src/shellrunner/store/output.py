@@ -22,8 +22,8 @@ from shellrunner.store.runs import Spill
 T = TypeVar("T")
 Read = Callable[[Place], T]
 
-LOOK = """SELECT state, keeper, token, results.job, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
-    entries, data FROM jobs LEFT JOIN results ON results.job = jobs.id LEFT JOIN outputs ON outputs.job = jobs.id
+LOOK = """SELECT state, keeper, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
+    entries, data FROM jobs LEFT JOIN outputs ON outputs.job = jobs.id
     WHERE jobs.id = ?"""
 
 
@@ -55,10 +55,10 @@ def look(db: sqlite3.Connection, job_id: int) -> Owner | Recorded | None:
     row = db.execute(LOOK, (job_id,)).fetchone()
     if row is None:
         raise NoSuchJob(job_id)
-    state, keeper, token, result, *figures, index, data = row
+    state, keeper, token, *figures, index, data = row
     if state != State.DONE:
         return Owner(keeper, token) if state == State.RUNNING else None
-    if result is None:
+    if figures[0] is None:
         raise ResultGone(job_id)
     return Recorded(Volume(*figures), Head(data or b"", index or b""))
 

@@ -40,7 +40,7 @@ class Kept:
 def count(db: sqlite3.Connection) -> Kept:
     """Count once, at the opening; from then on the count is carried along."""
     (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()
-    (size,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM results").fetchone()
+    (size,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM jobs").fetchone()
     return Kept(jobs, size)
 
 

@@ -13,17 +13,27 @@ from shellrunner.model import Claim, Done, End, Ending, Job, JobSpec, Phase, Que
 
 LAST: Final = sys.maxsize  # an id above every id
 
-_JOB = """jobs.id, spec, created, state, started, cancelling, completed, ending, exit_code, signal, detail, duration,
-    cpu_user, cpu_system, max_rss_bytes, results.job, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped"""
-_FROM = "FROM jobs LEFT JOIN results ON results.job = jobs.id"
-ONE = f"SELECT {_JOB} {_FROM} WHERE jobs.id = ?"
-PAGE: Final = f"SELECT {_JOB} {_FROM} WHERE jobs.id < ? ORDER BY jobs.id DESC LIMIT ?"
-PAGE_OF_STATE: Final = f"SELECT {_JOB} {_FROM} WHERE state = ? AND jobs.id < ? ORDER BY jobs.id DESC LIMIT ?"
-PAGE_OF_RESULTS: Final = f"""SELECT {_JOB} FROM results CROSS JOIN jobs ON jobs.id = results.job
-    WHERE results.job < ? ORDER BY results.job DESC LIMIT ?"""  # noqa: S608  # from constants
+# ruff: noqa: S608  every statement here is put together from constants of this module
+
+_JOB = """id, spec, created, state, started, cancelling, completed, ending, exit_code, signal, detail, duration,
+    cpu_user, cpu_system, max_rss_bytes, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped"""
+ONE = f"SELECT {_JOB} FROM jobs WHERE id = ?"
+PAGE: Final = f"SELECT {_JOB} FROM jobs WHERE id < ? ORDER BY id DESC LIMIT ?"
+# What is not done has an index of its own (SQLite must be told that it fits); what is done is nearly all there is.
+PAGE_OF: Final = {
+    State.DONE: f"SELECT {_JOB} FROM jobs WHERE state = 'done' AND id < ? ORDER BY id DESC LIMIT ?",
+    **{
+        state: f"""SELECT {_JOB} FROM jobs INDEXED BY jobs_undone
+        WHERE state = '{state}' AND state != 'done' AND id < ? ORDER BY id DESC LIMIT ?"""
+        for state in (State.QUEUED, State.RUNNING)
+    },
+}
+PAGE_OF_RESULTS: Final = f"""SELECT {_JOB} FROM jobs INDEXED BY jobs_with_result
+    WHERE stdout_bytes IS NOT NULL AND id < ? ORDER BY id DESC LIMIT ?"""
 
 CLAIM: Final = "id, token, keeper, spec, started, cancelling, secrets"
-RUNNING: Final = f"SELECT {CLAIM} FROM jobs INDEXED BY jobs_by_state WHERE state = 'running' ORDER BY id"  # noqa: S608
+RUNNING: Final = f"""SELECT {CLAIM} FROM jobs INDEXED BY jobs_undone
+    WHERE state = 'running' AND state != 'done' ORDER BY id"""
 
 Row = tuple[Any, ...]
 
@@ -44,7 +54,7 @@ def jobs(db: sqlite3.Connection, states: frozenset[State], limit: int, before: i
     """A page of the jobs in these states, newest first. Each state has its own walk, so none scans another's."""
     if len(states) == len(State):
         return [_job(row) for row in db.execute(PAGE, (before, limit))]
-    rows = [row for state in states for row in db.execute(PAGE_OF_STATE, (state.value, before, limit))]
+    rows = [row for state in states for row in db.execute(PAGE_OF[state], (before, limit))]
     rows.sort(key=lambda row: int(row[0]), reverse=True)
     return [_job(row) for row in rows[:limit]]
 
@@ -56,7 +66,7 @@ def results(db: sqlite3.Connection, limit: int, before: int) -> list[Job]:
 
 def running(db: sqlite3.Connection) -> list[Claim]:
     """Every running job with who has it, oldest first."""
-    return [claim(row) for row in db.execute(RUNNING)]
+    return [_claim_or_what_is_left(row) for row in db.execute(RUNNING)]
 
 
 def claim(row: Row) -> Claim:
@@ -67,6 +77,15 @@ def claim(row: Row) -> Claim:
     """
     job_id, token, keeper, spec, claimed, cancelling, hidden = row
     return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling))
+
+
+def _claim_or_what_is_left(row: Row) -> Claim:
+    # Whether it runs and under which token must be known even if what was asked for cannot be read any more.
+    try:
+        return claim(row)
+    except StoreUnavailable:
+        job_id, token, keeper, _, claimed, cancelling, _ = row
+        return Claim(job_id, token, keeper, JobSpec(command="(unreadable)"), claimed, bool(cancelling))
 
 
 def _job(row: Row) -> Job:
@@ -87,7 +106,7 @@ def _phase(row: Row) -> Phase:
         return Queued()
     if state == "running":
         return Running(started, bool(cancelling))
-    cpu_user, cpu_system, max_rss_bytes, result, *volume = row[12:]
+    cpu_user, cpu_system, max_rss_bytes, *volume = row[12:]
     usage = Usage(cpu_user, cpu_system, max_rss_bytes) if cpu_user is not None else None
     end = End(Ending(ending), completed, exit_code, signal, detail, started, duration, usage)
-    return Done(end, Volume(*volume) if result is not None else None)
+    return Done(end, Volume(*volume) if volume[0] is not None else None)

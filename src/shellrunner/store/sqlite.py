@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Queued, State, Volume
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Queued, Running, State, Volume
 from shellrunner.store import Bell, Head, Output, changes, output, rows
 from shellrunner.store.background import background
 from shellrunner.store.ballast import Ballast
 from shellrunner.store.bells import Bells
-from shellrunner.store.claims import Claims
+from shellrunner.store.claims import Adding, Claims
 from shellrunner.store.connection import Connection, connect, open_reading
 from shellrunner.store.lane import Asked, Lane, Unit
 from shellrunner.store.opening import Opening
@@ -93,9 +93,17 @@ class SqliteStore:
     # What the web side says -----------------------------------------------------------------------------
 
     async def add(self, spec: JobSpec) -> Job:
-        job, accepted = _accept(spec)
-        job_id = await self._write(lambda db: changes.add(db, accepted))
-        return Job(job_id, job, accepted.created, Queued())
+        shown, accepted = _accept(spec)
+
+        def added(adding: Adding) -> None:
+            if adding.offer:
+                offer, job_id = adding.offer, adding.value
+                claim = Claim(job_id, offer.token, offer.keeper, spec, accepted.created)
+                self._claims.tell(offer, claim)
+
+        adding = Adding(accepted, added)
+        job_id: int = await self._writer.ask(adding)
+        return Job(job_id, shown, accepted.created, Running(accepted.created) if adding.offer else Queued())
 
     async def job(self, job_id: int) -> Job:
         return await self._read(lambda db: rows.job(db, job_id))
@@ -117,7 +125,7 @@ class SqliteStore:
                 self._bells.ring(_WISHES)
                 self._bells.ring(job_id)
 
-        return await self._write(lambda db: changes.wish_cancel(db, job_id, _now()), wished)
+        return await self._write(lambda db: changes.wish_cancel(db, job_id, _now()), wished, frees=True)
 
     async def delete_job(self, job_id: int) -> None:
         await self._write(lambda db: changes.delete_job(db, job_id), partial(self._gone, job_id, 1), frees=True)
@@ -160,8 +168,7 @@ class SqliteStore:
         )
 
     async def requeue(self, job_id: int, token: str) -> bool:
-        unit = partial(_requeue, job_id=job_id, token=token)
-        return await self._write(unit, partial(self._back, job_id)) is not None
+        return await self._put_back(job_id, token) is not None
 
     async def running(self) -> Sequence[Claim]:
         return await self._read(rows.running)
@@ -185,10 +192,12 @@ class SqliteStore:
 
     def _abandoned(self, claim: Claim) -> None:
         """Whoever wanted it is gone and was told nothing, so it goes back; if that fails, it is judged later."""
-        unit = partial(_requeue, job_id=claim.job_id, token=claim.token)
         with suppress(StoreUnavailable):
-            back = self._writer.ask(Asked(unit, partial(self._back, claim.job_id)))
-            back.add_done_callback(asyncio.Future.exception)
+            self._put_back(claim.job_id, claim.token).add_done_callback(asyncio.Future.exception)
+
+    def _put_back(self, job_id: int, token: str) -> "asyncio.Future[State | None]":
+        unit = partial(_requeue, job_id=job_id, token=token)
+        return self._writer.ask(Asked(unit, partial(self._back, job_id), queues=True))
 
     def _ended(self, job_id: int, size: int) -> None:
         self._owners.pop(job_id, None)
@@ -204,7 +213,7 @@ class SqliteStore:
 
     def _gone(self, job_id: int, jobs: int, size: int | None) -> None:
         self._retainer.went(jobs, size or 0)
-        if size:
+        if size is not None:  # also 0: of a lost job there may be more than is known
             self._runs.discard(job_id)
         self._bells.ring(job_id)
 

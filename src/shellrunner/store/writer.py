@@ -4,7 +4,7 @@ Owned by the store. Knows transactions and what a failed one means; must not kno
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shellrunner.store.connection import Connection
 from shellrunner.store.lane import Asked, Lane, attempt, told
@@ -18,7 +18,10 @@ class Writer(Lane):
     doing = "written"
 
     def __init__(
-        self, connection: Connection, standing: Callable[[], Asked | None], make_room: Callable[[], bool]
+        self,
+        connection: Connection,
+        standing: Callable[[Sequence[Asked]], Asked | None],
+        make_room: Callable[[], bool],
     ) -> None:
         """`standing` names what ends each batch; `make_room` gives up ballast on a full disk, once."""
         super().__init__(connection)
@@ -28,7 +31,7 @@ class Writer(Lane):
 
     def _take(self) -> list[Asked]:
         batch = super()._take()
-        standing = self._standing()
+        standing = self._standing(batch)
         if standing is not None:
             batch.append(standing)
         return batch

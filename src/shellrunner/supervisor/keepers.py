@@ -50,34 +50,51 @@ class Keepers:
     def numbers(self) -> list[int]:
         """The keepers of which there is a slot."""
         stems = (name.removesuffix(".slot") for name in os.listdir(self.slots) if name.endswith(".slot"))
-        return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdecimal())
+        return sorted(int(stem) for stem in stems if stem.isdecimal() and slot_name(int(stem)) == f"{stem}.slot")
 
-    def tidy(self, spoken_of: set[int]) -> None:
-        """Remove the slots of which the history does not speak, and give no new keeper a number of which it does."""
+    def tidy(self, spoken_of: set[int]) -> list[int]:
+        """Remove the slots of which the history does not speak, and give no new keeper a number of which it does.
+
+        Returns:
+            Those of which it does not speak and whose keepers still live: they have let children go.
+        """
+        held = []
         for number in self.numbers():
             header = self.header(number)
             if header and header["history"] != self._header["history"]:
                 self.set_aside(number, f"it belongs to another history, {header['history']}")
-            elif number not in spoken_of and self.is_gone(number):
-                if header:
+            elif number not in spoken_of:
+                if not self.is_gone(number):
+                    held.append(number)
+                elif header:
                     self.bury(number)
                 else:
                     self.set_aside(number, "it is damaged")
         self._last = max(self._last, *spoken_of, 0)
+        return held
 
     async def make(self) -> Link:
         """Have a new keeper forked, and connect to it.
 
         Raises:
             KeeperGone: it, or the fork server, died over it.
-            OSError: it could not be connected to.
+            OSError: it could not be made or connected to.
         """
         if self._forks.closed.done():
             await self._revive()
         self._last += 1
-        await self._forks.fork(self._last, self._header)
-        link = await self._connect(self._last)
-        await link.hello
+        number = self._last
+        link: Link | None = None
+        try:
+            await self._forks.fork(number, self._header)
+            link = await self._connect(number)
+            await link.hello
+        except BaseException:
+            self._forks.forget(number)
+            if link:
+                self._links.discard(link)
+                link.close()
+            raise
         return link
 
     async def find(self, number: int) -> Link | None:
@@ -98,11 +115,15 @@ class Keepers:
         if usable:
             link.finish()
         await link.closed
-        link.close()
-        await self._until_gone(link.number)
-        self._forks.forget(link.number)
         self._links.discard(link)
-        self.bury(link.number)
+        link.close()
+        self._forks.forget(link.number)
+        await self.bury_when_gone(link.number)
+
+    async def bury_when_gone(self, number: int) -> None:
+        """Wait until a keeper is gone of which the history has all, and remove its slot."""
+        await self._until_gone(number)
+        self.bury(number)
 
     async def _until_gone(self, number: int) -> None:
         pause = _AGAIN
@@ -131,21 +152,27 @@ class Keepers:
         return f"{ended}; what it left was ended by the fork server: {', '.join(left)}" if left else ended
 
     def is_gone(self, number: int) -> bool:
-        """Whether the lock of this keeper's slot is free (or there is no slot)."""
+        """Whether the lock of this keeper's slot is free (or there is no slot). If that cannot be told, it is not."""
         try:
             slot = SlotReader(self.slots, slot_name(number))
-        except OSError:
+        except FileNotFoundError:
             return True
+        except OSError:  # no descriptors left, say
+            return False
         try:
             return slot.keeper_is_gone()
         finally:
             slot.close()
 
     def header(self, number: int) -> dict[str, Any] | None:
-        """Whose slot this is; None if it says nothing that can be read."""
+        """Whose slot this is; None if it is not there, or says nothing that can be read.
+
+        Raises:
+            OSError: it could not be looked at (no descriptors left).
+        """
         try:
             slot = SlotReader(self.slots, slot_name(number))
-        except OSError:
+        except FileNotFoundError:
             return None
         try:
             return slot.header()
@@ -153,13 +180,18 @@ class Keepers:
             slot.close()
 
     def kill(self, number: int) -> None:
-        """Kill a keeper that does not do its work; the fork server ends what it kept."""
+        """Kill a keeper that does not do its work; the fork server ends what it kept.
+
+        Raises:
+            OSError: it could not be (no descriptors left).
+        """
         header = self.header(number)
         pidfd = Identity.load(header["identity"]).open() if header else None
         if pidfd is not None:
-            with suppress(OSError):
+            try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
+            finally:
+                os.close(pidfd)
 
     def bury(self, number: int) -> None:
         """Remove the slot of a keeper that is gone, once the history has all that it said."""

@@ -5,6 +5,7 @@ Owned by the supervisor. Turns messages into futures; must not know jobs' meanin
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from shellrunner.keeper.messages import Message, Unpacker, pack
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
 
 _PROGRAM = str(Path(shellrunner.keeper.__file__).with_name("__main__.py"))
+_PATIENCE = 10.0  # seconds for the fork server to make a keeper
+_OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)  # as the service was started: what commands get
 _INHERITED = ("LD_LIBRARY_PATH",)  # the interpreter itself may need it; commands never see it
 
 
@@ -141,13 +144,21 @@ class ForkServer(_Wire):
 
         Raises:
             KeeperGone: the fork server is gone.
+            OSError: it could not make one, or does not answer.
         """
+        if self.closed.done():
+            raise KeeperGone(number)
         forked = self._forked[number] = asyncio.get_running_loop().create_future()
         self._died[number] = asyncio.get_running_loop().create_future()
         self.send({"do": "fork", "keeper": number, "header": header})
-        if self.closed.done():
-            forked.set_exception(KeeperGone(number))
-        await forked
+        try:
+            answer = await asyncio.wait_for(forked, _PATIENCE)
+        except TimeoutError:
+            raise OSError(f"the fork server (pid {self.process.pid}) does not answer") from None
+        finally:
+            self._forked.pop(number, None)
+        if answer["say"] == "failed":
+            raise OSError(answer["reason"])
 
     async def died(self, number: int, seconds: float) -> Message | None:
         """Wait for what the fork server says of a keeper's death; None if it is not its, or it does not say."""
@@ -167,8 +178,8 @@ class ForkServer(_Wire):
 
     def received(self, message: Message) -> None:
         waiting: asyncio.Future[Message] | None
-        if message["say"] == "forked":
-            waiting = self._forked.pop(message["keeper"], None)
+        if message["say"] in ("forked", "failed"):
+            waiting = self._forked.get(message["keeper"])
         else:
             waiting = self._died.get(message["keeper"])
         if waiting and not waiting.done():
@@ -204,6 +215,8 @@ def exec_fork_server(state_dir: Path) -> tuple[subprocess.Popen[bytes], socket.s
     finally:
         os.close(log)
         theirs.close()
+    with suppress(ProcessLookupError):
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, _OPEN_FILES)
     ours.setblocking(False)
     return process, ours
 

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 from shellrunner.config import Jobs
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
-from shellrunner.keeper.messages import Message
 from shellrunner.model import Claim
 from shellrunner.store import Store
 from shellrunner.supervisor.keepers import KeeperGone, Keepers, Link
+from shellrunner.supervisor.orders import start
 from shellrunner.supervisor.places import Places
 from shellrunner.supervisor.strays import end_strays
 from shellrunner.supervisor.verdict import Ended, NeverStarted, Verdict, is_lost, judge, new_token, witnessed
@@ -132,7 +132,7 @@ class Supervisor:
         """Have the command run; return whether the keeper can take another, and how it ended."""
         if kept.cancelling:
             return True, NeverStarted()  # the store makes `cancelled` of it, and nothing was ever started
-        link.send(self._start(kept.claim))
+        link.send(start(kept.claim, self._jobs))
         kept.link = link
         log.debug("job started", extra={"job": kept.claim.job_id, "keeper": link.number})
         timeout = kept.claim.spec.timeout or self._jobs.timeout
@@ -156,40 +156,22 @@ class Supervisor:
             link.close()
         return False, await self._judge(claim)
 
-    def _start(self, claim: Claim) -> Message:
-        spec, jobs = claim.spec, self._jobs
-        leave = spec.leave_children
-        return {
-            "do": "start",
-            "job": claim.job_id,
-            "token": claim.token,
-            "argv": spec.argv if spec.argv is not None else [*jobs.shell, spec.command],
-            "cwd": spec.cwd or str(jobs.cwd),
-            "env": {
-                **jobs.environment,
-                "PYTHONUNBUFFERED": "1",
-                "SHELLRUNNER_JOB_ID": str(claim.job_id),
-                "SHELLRUNNER_JOB": f"{claim.job_id}:{claim.token}",
-                **spec.env,
-            },
-            "stdin": spec.stdin,
-            "timeout": spec.timeout or jobs.timeout,
-            "grace": jobs.kill_grace,
-            "merge_stderr": spec.merge_stderr,
-            "leave_children": jobs.leave_children if leave is None else leave,
-            "output_bytes": spec.limits.output_bytes or jobs.output_bytes,
-        }
-
     # Ends ------------------------------------------------------------------------------------------------------
 
     async def _judge(self, claim: Claim) -> Verdict:
         """Judge a job whose keeper is gone, or wait until it is."""
-        evidence = await self._keepers.how_it_ended(claim.keeper)
-        verdict = judge(self._keepers.state, claim, evidence)
-        if is_lost(verdict):
-            strays = await asyncio.to_thread(end_strays, claim.job_id, claim.token)
-            log.warning("job lost", extra={"job": claim.job_id, "evidence": evidence, "strays": strays})
-        return verdict
+        while True:
+            try:
+                evidence = await self._keepers.how_it_ended(claim.keeper)
+                verdict = judge(self._keepers.state, claim, evidence)
+                strays = await asyncio.to_thread(end_strays, claim.job_id, claim.token) if is_lost(verdict) else []
+            except OSError as error:  # no descriptors left, say: no reason to judge without looking
+                log.error("a job cannot be judged yet", extra={"job": claim.job_id, "reason": repr(error)})  # noqa: TRY400
+                await asyncio.sleep(_AGAIN)
+                continue
+            if is_lost(verdict):
+                log.warning("job lost", extra={"job": claim.job_id, "evidence": evidence, "strays": strays})
+            return verdict
 
     async def _record(self, kept: Kept, verdict: Verdict) -> None:
         """Write the end into the history, however long it takes: until then the slot keeps it."""
@@ -247,14 +229,18 @@ class Supervisor:
 
     def _give_up_on(self, kept: Kept) -> None:
         log.error("a keeper is stuck; killing it", extra={"job": kept.claim.job_id, "keeper": kept.claim.keeper})
-        self._keepers.kill(kept.claim.keeper)
+        try:
+            self._keepers.kill(kept.claim.keeper)
+        except OSError:
+            kept.overdue = asyncio.get_running_loop().call_later(_AGAIN, self._give_up_on, kept)
 
     # After a restart -------------------------------------------------------------------------------------------
 
     async def _adopt_all(self, tasks: asyncio.TaskGroup) -> None:
         """Take up every job that the history calls running, whatever became of it."""
         running = await self._store.running()
-        self._keepers.tidy({claim.keeper for claim in running})
+        for number in self._keepers.tidy({claim.keeper for claim in running}):
+            tasks.create_task(self._keepers.bury_when_gone(number), name=f"bury {number}")
         self._places = Places(self._max_running, len(running))
         for claim in running:
             kept = self._kept[claim.job_id] = Kept(claim)

@@ -85,6 +85,9 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
         state: the state directory's descriptor.
         claim: what the history says.
         evidence: what is known of the keeper's end, for `detail`.
+
+    Raises:
+        OSError: the slot could not be looked at; look again.
     """
     same_boot = claim.token[:8] == boot_id()[:8]
     if not same_boot:
@@ -95,8 +98,8 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
             slot = SlotReader(slots, slot_name(claim.keeper))
         finally:
             os.close(slots)
-    except OSError as error:
-        return _lost(claim, f"{evidence}; its slot {claim.keeper} cannot be read: {error.strerror}")
+    except FileNotFoundError:
+        return _lost(claim, f"{evidence}; its slot {claim.keeper} is not there")
     try:
         return _judge(state, slot, claim, evidence, same_boot)
     finally:
