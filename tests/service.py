@@ -23,6 +23,7 @@ class Service:
     def __init__(self, state_dir, **settings):
         """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2."""
         self.state_dir, self.settings = state_dir, settings
+        self.environment = {}
         self.process = None
         self.url = None
         self.log = []
@@ -35,7 +36,7 @@ class Service:
         """Start the server and wait until it listens."""
         self.settings |= settings
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
-        environment |= {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
+        environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", str(self.state_dir),
             stderr=asyncio.subprocess.PIPE, env=environment, limit=1 << 24,
@@ -196,7 +197,7 @@ class InProcess(Service):
         """`sections` are settings: jobs={"kill_grace": 0.1}."""
         super().__init__(state_dir)
         self._sections = sections
-        self._serving = None
+        self.serving = None
 
     async def __aenter__(self):
         """Start, and wait until it listens."""
@@ -208,19 +209,21 @@ class InProcess(Service):
         logger.setLevel(logging.INFO)
         store = {"state_dir": self.state_dir}
         settings = load(None, server={"port": 0}, **{"store": store, **self._sections})
-        self._serving = asyncio.create_task(serve(settings))
+        self.serving = asyncio.create_task(serve(settings))
         try:
-            await asyncio.wait([self._serving, listening], return_when=asyncio.FIRST_COMPLETED, timeout=SOON)
-            self.url = (await listening if listening.done() else self._serving.result())[0]
+            await asyncio.wait([self.serving, listening], return_when=asyncio.FIRST_COMPLETED, timeout=SOON)
+            self.url = (await listening if listening.done() else self.serving.result())[0]
         finally:
             logger.removeHandler(handler)
         return self
 
     async def __aexit__(self, *_):
         """Stop as by SIGTERM, and clear away."""
-        if not self._serving.done():
-            os.kill(os.getpid(), signal.SIGTERM)
-        await self._serving
+        if self.serving.done():
+            await self.session.close()
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+        await self.serving
         await self.clear_away()
 
 

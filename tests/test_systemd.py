@@ -115,7 +115,7 @@ def test_the_unit_keeps_commands_alive_and_their_files():
     settings = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
     assert "ExecStart=/bin/sr serve --config /etc/shellrunner/config.toml" in settings
     assert {
-        "Type=notify", "NotifyAccess=main", "KillMode=process", "OOMPolicy=continue", "Delegate=yes",
+        "Type=notify", "NotifyAccess=main", "KillMode=process", "OOMPolicy=continue",
         "Restart=always", "StateDirectory=shellrunner", "User=me", "Group=us",
     } <= set(settings)  # fmt: skip
     given = {line.split("=")[0] for line in settings}

@@ -1,0 +1,107 @@
+"""The service as a whole: what systemd hears, readiness, files, logs, signals."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+
+from tests.service import InProcess, Service
+from tests.waiting import SOON, until
+
+
+async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path):
+    """READY=1 when it listens, WATCHDOG=1 again and again after a write, STOPPING=1 at SIGTERM; no job can do it."""
+    service = Service(tmp_path / "state")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
+        notes.bind(str(tmp_path / "notify"))
+        notes.setblocking(False)
+        heard = []
+
+        async def hear(word):
+            def found():
+                try:
+                    while True:
+                        heard.append(notes.recv(4096).decode())
+                except BlockingIOError:
+                    return [note for note in heard if word in note.split("\n")]
+
+            return await until(found, what=f"systemd hears {word}")
+
+        service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        await service.start()
+        await hear("READY=1")
+        await until(lambda: _heard(hear, heard, "WATCHDOG=1", 3))
+        result = await service.run("env")
+        assert "NOTIFY_SOCKET" not in result["stdout"]
+        assert await service.stop() == 0
+        await hear("STOPPING=1")
+    await service.clear_away()
+
+
+async def _heard(hear, heard, word, times):
+    await hear(word)
+    return sum(word in note for note in heard) >= times
+
+
+async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monkeypatch):
+    """A bug in the supervisor ends the service with status 1; a job that runs does not notice."""
+    async with InProcess(tmp_path / "state") as service:
+        status, _, _ = await service.get("/readyz")
+        assert status == 200
+        job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")
+        await service.running(job)
+        monkeypatch.setattr("shellrunner.supervisor.supervisor.Supervisor._hire", _bug)
+        await service.submit("true")
+        for keeper in service.keepers():
+            if keeper != service.keeper_of(job):
+                service.signal(keeper, signal.SIGKILL)
+        await asyncio.wait([service.serving], timeout=SOON)
+        assert service.serving.result() == 1
+    (tmp_path / "go").touch()
+    after = Service(tmp_path / "state")
+    await after.start()
+    assert (await after.result(job))["exit_code"] == 7
+    await after.clear_away()
+
+
+async def _bug(*_):
+    raise RuntimeError("a bug")
+
+
+async def test_everything_it_keeps_is_for_its_user_only(service):
+    """The state directory is 0700, every file in it 0600 (sockets aside), whatever the umask."""
+    await service.run("head -c 100000 /dev/zero; for i in $(seq 400); do echo x; echo y >&2; done")
+    for folder, folders, files in os.walk(service.state_dir):
+        for name in (*folders, *files):
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            if not stat.S_ISSOCK(mode):
+                assert mode & 0o077 == 0, name
+    assert stat.S_IMODE(service.state_dir.stat().st_mode) == 0o700
+
+
+async def test_no_secret_is_in_the_log(tmp_path):
+    """At level debug, neither a variable's value nor standard input is in any line; the job's id is."""
+    service = Service(tmp_path / "state", LOG__LEVEL="debug")
+    await service.start()
+    job = await service.submit("cat; echo $TOKEN", env={"TOKEN": "s3cret-env"}, stdin="s3cret-stdin")
+    await service.result(job)
+    await service.stop()
+    assert "s3cret" not in str(service.log)
+    assert {"job started", "job ended"} <= {line["event"] for line in service.log if line.get("job") == job}
+    await service.clear_away()
+
+
+async def test_a_second_signal_ends_the_waiting(tmp_path):
+    """With on_stop=drain a second SIGTERM stops at once; what runs is kept for the next start."""
+    service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
+    await service.start()
+    job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")
+    await service.running(job)
+    service.process.terminate()
+    await until(lambda: any(line["event"] == "waiting for running jobs" for line in service.log))
+    assert await service.stop() == 0
+    await service.start()
+    (tmp_path / "go").touch()
+    assert (await service.result(job))["exit_code"] == 7
+    await service.clear_away()
