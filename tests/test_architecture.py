@@ -26,7 +26,7 @@ FLOORS = (
     ("store", "wire"),
     ("keeper", "config"),
     ("model",),
-    ("errors",),
+    ("errors", "charsets"),
     ("__init__",),
 )
 FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}
@@ -39,6 +39,7 @@ NETWORK = {"aiohttp", "socket", "http"}
 PROCESSES = {"subprocess", "signal", "multiprocessing"}
 MUST_NOT_KNOW = {
     "errors": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "http"},
+    "charsets": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "model": NETWORK | DATABASES | PROCESSES | {"asyncio", "os", "json"},
     "config": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "wire": NETWORK | DATABASES | PROCESSES | {"asyncio", "os"},

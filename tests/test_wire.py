@@ -1,6 +1,6 @@
 """The wire: output to events and back, whatever cut it; JSON, times, charsets, excerpts."""
 
-import codecs
+import encodings
 import json
 from base64 import b64decode
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from shellrunner.charsets import CHARSETS
 from shellrunner.errors import MalformedJson
-from shellrunner.model import CHARSETS, Stream
+from shellrunner.model import JobSpec, Stream
 from shellrunner.wire import body, texts
 from shellrunner.wire.events import Base64Framer, Cursor, Framer, TextFramer, event
 
@@ -183,7 +185,7 @@ def test_excerpt_splits_no_character(text: str, charset: str, data: st.DataObjec
         assert f"… {left_out} bytes left out …" in excerpt.text
 
 
-@pytest.mark.parametrize("charset", ["gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp949"])
+@pytest.mark.parametrize("charset", ["gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"])
 def test_excerpt_finds_a_boundary(charset: str) -> None:
     """Where bytes do not tell a character's beginning, the end of a long output begins at a blank or newline."""
     encoded = ("世界\n" * 50).encode(charset)
@@ -193,11 +195,55 @@ def test_excerpt_finds_a_boundary(charset: str) -> None:
 
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 def test_labels_are_known(charset: str) -> None:
-    """Every charset has a label that is, where Python knows it, this charset's."""
+    """Every charset has a label by which a client finds a codec that reads each byte and character as ours does."""
     label = texts.label(charset)
-    assert "_" not in label or label == "shift_jis"
-    if label not in {"x-mac-cyrillic", "windows-31j", "windows-949", "windows-874"}:
-        assert codecs.lookup(label).name == charset
+    assert not label.startswith(("cp", "mac-", "iso8859"))  # Python's own names, which nobody else knows
+    for data in (bytes(range(256)), "".join(map(chr, range(0x20, 0xD800))).encode(charset, "ignore")):
+        assert data.decode(label, "replace") == data.decode(charset, "replace")
+
+
+@pytest.mark.parametrize("charset", sorted(CHARSETS))
+def test_charsets_are_asked_for_by_any_name(charset: str) -> None:
+    """A charset is known by Python's name and by its label, in any case and with either dash."""
+    for name in (charset, texts.label(charset)):
+        for spelled in (name, name.upper(), name.replace("-", "_")):
+            assert JobSpec(command="true", encoding=spelled).encoding == charset
+
+
+@pytest.mark.parametrize("name", ["", "utf-7", "utf-16", "rot13", "iso2022_jp", "../x", "a\0b", "й", "x" * 9000])
+def test_unknown_charsets_leave_no_trace(name: str) -> None:
+    """What is no charset of ours is refused, and Python, which would remember it for ever, is never asked."""
+    before = set(encodings._cache)  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match="must be a charset"):
+        JobSpec(command="true", encoding=name)
+    assert set(encodings._cache) == before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {f"k{number}": 1 for number in range(90_000)},
+        {"command": "a", "limits": {f"k{number}": 1 for number in range(90_000)}},
+        {"argv": [5] * 500_000},
+        {"command": "a", "env": {f"k{number}": 5 for number in range(90_000)}},
+    ],
+    ids=["keys", "limits", "argv", "env"],
+)
+def test_faults_are_bounded(job: object) -> None:
+    """However many faults a body has room for, no more are looked for than can be told."""
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    assert caught.value.error_count() <= 101
+
+
+def test_the_most_arguments_and_variables() -> None:
+    """16,384 arguments and 4,096 variables are a job, and one more of either is none."""
+    for key, most in (("argv", ["a"] * 16_384), ("env", {f"A{number}": "" for number in range(4_096)})):
+        rest = {} if key == "argv" else {"command": "true"}
+        JobSpec.model_validate({key: most, **rest})
+        more = [*most, "a"] if isinstance(most, list) else {**most, "B": ""}
+        with pytest.raises(ValidationError, match=f"must have at most {len(most)} items"):
+            JobSpec.model_validate({key: more, **rest})
 
 
 @given(

@@ -4,7 +4,6 @@ The vocabulary of the whole program; everybody may read it. Must not know SQL, H
 Times are whole milliseconds since the epoch (UTC), durations are seconds of the monotonic clock.
 """
 
-import codecs
 import re
 import shlex
 from dataclasses import dataclass
@@ -17,13 +16,18 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from shellrunner import charsets
+
 Millis = int  # milliseconds since 1970-01-01T00:00:00Z
 
 MAX_ARGUMENT: Final = 131_071  # bytes of one argument or variable: MAX_ARG_STRLEN less its NUL (execve(2))
+MAX_COUNT: Final = {"argv": 16_384, "env": 4_096}  # arguments and variables
+MAX_UNKNOWN: Final = 100  # unknown keys that are told
 MAX_TIMEOUT: Final = 10 * 365 * 86_400.0  # seconds; ten years, well inside what poll(2) and time_t can hold
 
 
@@ -55,30 +59,6 @@ class Ending(StrEnum):
     LOST = "lost"
 
 
-# Charsets whose decoder keeps no state but the bytes of an unfinished character, so that a stream can be
-# resumed from a position and at most eight bytes before it (each was tried with thousands of random cuts).
-_SINGLE_BYTE = (
-    "ascii latin-1 koi8-r koi8-u koi8-t kz1048 mac-cyrillic mac-roman mac-greek mac-latin2 mac-turkish ptcp154 "
-    "tis-620 cp437 "
-    "cp737 cp775 cp850 cp852 cp855 cp857 cp858 cp860 cp861 cp862 cp863 cp864 cp865 cp866 cp869 cp874 cp1125 "
-    "cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 "
-    "iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-9 iso8859-10 iso8859-11 "
-    "iso8859-13 iso8859-14 iso8859-15 iso8859-16"
-)
-_MULTI_BYTE = "utf-8 utf-16-le utf-16-be gb18030 gbk gb2312 big5 big5hkscs cp949 cp950 cp932 shift_jis euc_jp euc_kr"
-CHARSETS: Final = frozenset(codecs.lookup(name).name for name in f"{_SINGLE_BYTE} {_MULTI_BYTE}".split())
-
-
-def _charset(name: str) -> str:
-    try:
-        canonical = codecs.lookup(name).name
-    except (LookupError, ValueError):
-        canonical = ""
-    if canonical not in CHARSETS:
-        raise ValueError("must be a charset without shift states, such as utf-8, koi8-r, cp1251 or gb18030")
-    return canonical
-
-
 def _argument(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain NUL")
@@ -94,7 +74,7 @@ def _absolute(path: str) -> str:
 
 
 Argument = Annotated[str, AfterValidator(_argument)]
-Charset = Annotated[str, AfterValidator(_charset)]
+Charset = Annotated[str, AfterValidator(charsets.canonical)]
 
 _VARIABLE = re.compile(r"[^=\0]+")
 _OURS = ("SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID")
@@ -106,9 +86,15 @@ class _Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+        if not isinstance(data, dict):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        # Each is a fault to be told, and a body has room for so many that it would take seconds.
+        if len(given) > MAX_UNKNOWN:
+            known = cls.model_fields
+            for key in [key for key in given if key not in known][MAX_UNKNOWN:]:
+                del given[key]
+        return given
 
 
 class Limits(_Request):
@@ -134,6 +120,15 @@ class JobSpec(_Request):
     encoding: Charset = "utf-8"
     limits: Limits = Limits()
 
+    @field_validator("argv", "env", mode="before")
+    @classmethod
+    def _not_too_many(cls, given: Any, info: ValidationInfo) -> Any:
+        # Counted before any is looked at, because each could be a fault.
+        most = MAX_COUNT[str(info.field_name)]
+        if isinstance(given, list | tuple | dict) and len(given) > most:
+            raise ValueError(f"must have at most {most} items")
+        return given
+
     @field_validator("argv")
     @classmethod
     def _names_a_program(cls, argv: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -146,7 +141,7 @@ class JobSpec(_Request):
     def _variables(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"{name!r} is not a variable's name: empty, or has '=' or NUL in it")
+                raise ValueError(f"{name[:100]!r} is not a variable's name: empty, or has '=' or NUL in it")
             if name in _OURS:
                 raise ValueError(f"{name} is set by the service")
             _argument(f"{name}={value}")

@@ -5,12 +5,15 @@ import json
 import random
 import socket
 from base64 import b64decode
+from itertools import pairwise
 
 import pytest
 
 from shellrunner.model import End, Ending
-from shellrunner.web.feed import FEEDS
-from shellrunner.web.streams import STREAMS
+from shellrunner.store import Bell
+from shellrunner.web.feed import FEEDS, PIECE
+from shellrunner.web.streams import STREAMS, Outlet
+from shellrunner.wire.events import Cursor
 
 from .conftest import Event, Site, now, serving, until
 
@@ -258,6 +261,24 @@ async def test_follow_as_text(site: Site) -> None:
         assert await response.content.read() == b"last"
 
 
+async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever follows a job that writes nothing is looked after once in a while, and not again and again."""
+    site.app[STREAMS].heartbeat = 0.1
+    job_id = await site.submit()
+    hear, heard = Outlet.hear, []
+
+    async def noted(outlet: Outlet, bell: Bell) -> bool:
+        heard.append(asyncio.get_running_loop().time())
+        return await hear(outlet, bell)
+
+    monkeypatch.setattr(Outlet, "hear", noted)
+    url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
+    async with site.session.get(url):
+        await until(lambda: len(heard) > 4)
+    assert min(after - before for before, after in pairwise(heard)) > 0.09
+    await until(lambda: not site.runner.server.connections)
+
+
 async def test_heartbeat(site: Site) -> None:
     """A silent stream gives a sign of life, which is no event."""
     site.app[STREAMS].heartbeat = 0.05
@@ -266,15 +287,26 @@ async def test_heartbeat(site: Site) -> None:
     assert (await site.raw(request, until=b"\r\n:\n\n\r\n")).endswith(b"3\r\n:\n\n\r\n")
 
 
-async def test_slow_reader(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("statuses/{}/events", bytes(65 + number % 26 for number in range(1 << 24))),
+        ("statuses/{}/events", bytes(1 << 22)),
+        ("statuses/{}/output", bytes(1 << 24)),
+        ("results/{}/stdout", bytes(1 << 24)),
+        ("results/{}", bytes(1 << 20)),
+    ],
+    ids=["events", "escapes", "output", "raw", "json"],
+)
+async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
     """E7: a reader that takes nothing costs little memory, is cut in the end, and can resume."""
     site.app[STREAMS].patience = 0.3
-    data = bytes(65 + number % 26 for number in range(1 << 24))
-    job_id = await site.done(data)
+    job_id = await site.done(data, data)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", site.port))
-        slow.sendall(f"GET /api/statuses/{job_id}/events HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
+        target = f"/api/{path.format(job_id)}"
+        slow.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
         slow.setblocking(False)
         (connection,) = await _connections(site)
         most = 0
@@ -286,8 +318,36 @@ async def test_slow_reader(site: Site) -> None:
             return not site.runner.server.connections
 
         await until(cut, 10)
-    assert 0 < most < 1 << 18
-    assert text(await site.replay(job_id, Last_Event_ID=str(len(data) - 5)), "stdout") == data[-5:].decode()
+    assert 0 < most < 70_000
+    rest = await site.replay(job_id, Last_Event_ID=str(2 * len(data) - 5))
+    assert text(rest, "stderr") == data[-5:].decode()
+
+
+async def test_frames_are_small(site: Site) -> None:
+    """What a reader holds of the output while it is not reading is little, however much is escaped."""
+    written = b"a" * 100_000 + bytes(200_000) + b"\xff" * 100_000
+    job_id = await site.done(written)
+    feed, cursor, told = site.app[FEEDS].of(job_id), Cursor(), []
+    look = await feed.look()
+    while frame := await feed.frame(cursor, look):
+        told.append(frame)
+        cursor = frame.cursor
+    assert cursor == Cursor(len(written))
+    assert max(len(frame.events) for frame in told) <= 2 * PIECE
+    assert text(await site.replay(job_id), "stdout") == written.decode("utf-8", "replace")
+
+
+async def test_large_answers_are_whole(site: Site) -> None:
+    """JSON that is written piece by piece is the same as in one, with its length, its ETag and its HEAD."""
+    job_id = await site.done(b"x" * 500_000, "я".encode() * 100_000)
+    path = f"/api/results/{job_id}"
+    answer = await site.get(path)
+    assert (answer.json["stdout"], answer.json["stderr"]) == ("x" * 500_000, "я" * 100_000)
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    assert answer.headers["Server"] == "shellrunner"
+    head = await site.ask("HEAD", path)
+    assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(answer.body)), b"")
+    assert (await site.get(path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
 
 
 async def _connections(site: Site) -> list[object]:

@@ -1,5 +1,6 @@
 """The gate: every route with wrong verbs, Hosts, origins, types and targets; every error is a problem."""
 
+import logging
 import re
 
 import pytest
@@ -98,7 +99,7 @@ async def test_own_host(site: Site, host: str) -> None:
         ("GET /api HTTP/1.0\r\nHost: localhost:PORT\r\n\r\n", 200),
         ("GET http://localhost:PORT/api HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
         ("GET /api HTTP/1.2\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
-        ("GET /api HTTP/2.0\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
+        ("GET /api HTTP/2.0\r\nHost: localhost:PORT\r\n\r\n", 400),
         ("OPTIONS * HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
         ("nonsense\r\n\r\n", 400),
         ("BREW /api HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", 400),
@@ -106,14 +107,22 @@ async def test_own_host(site: Site, host: str) -> None:
         ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nX: " + "x" * 10000 + "\r\n\r\n", 431),
         ("GET /" + "x" * 10000 + " HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", 431),
         ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nExpect: tea\r\nConnection: close\r\n\r\n", 417),
-        (POST + "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", 400),
+        ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\n" + "X: x\r\n" * 300 + "\r\n", 431),
+        (
+            "GET /api HTTP/1.0\r\nHost: localhost:PORT\r\nAccept: text/html\r\nAccept: */*\r\n\r\n",
+            200,
+        ),
+        (POST + "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", 415),
+        (POST.replace("/json", "/x") + "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", 415),
         (POST + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
     ],
 )
-async def test_bad_requests(site: Site, request_head: str, status: int) -> None:
-    """What is not HTTP as this server speaks it is refused with a problem, hardened like every answer."""
+async def test_bad_requests(site: Site, request_head: str, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What is not HTTP as this server speaks it is refused with a problem, hardened, and no error in the log."""
     got = await site.raw(request_head)
     head, _, body = got.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), got
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert head.split(b" ")[1] == str(status).encode(), got
     assert b"X-Content-Type-Options: nosniff" in head
     assert b"Server: shellrunner\r\n" in head
@@ -134,7 +143,7 @@ async def test_probes(site: Site, path: str) -> None:
     assert b"supervisor" not in answer.body
 
 
-@pytest.mark.parametrize("path", [*(path for path in paths() if path.startswith("/api")), "/api/none", "/%61pi/jobs"])
+@pytest.mark.parametrize("path", [*(path for path in paths() if path.startswith("/api")), "/api/none"])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -147,10 +156,17 @@ async def test_probes(site: Site, path: str) -> None:
     ],
 )
 async def test_cross_site(site: Site, path: str, headers: dict[str, str]) -> None:
-    """A request that another site made is 403 on every path under /api, however it is spelled."""
+    """A request that another site made is 403 on every path under /api."""
     sent = {name: value.format(port=site.port) for name, value in headers.items()}
     for verb in ("GET", "POST", "DELETE", "OPTIONS"):
         check_problem(await site.ask(verb, path, headers=sent), 403)
+
+
+@pytest.mark.parametrize("path", ["/%61pi/jobs", "/api%2Fjobs", "//api/jobs", "/api/../api/jobs", "/./api/jobs"])
+async def test_cross_site_spelled_otherwise(site: Site, path: str) -> None:
+    """Another way to spell a path is no way past the gate (sent raw: a client library would tidy it up)."""
+    got = await site.raw(f"GET {path} HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: null\r\nConnection: close\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 403 ")
 
 
 async def test_own_site(site: Site) -> None:

@@ -3,21 +3,25 @@
 Used by the resources. Must not know what the documents mean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 
 from shellrunner.web.problems import Refused
+from shellrunner.web.streams import begin
 from shellrunner.wire import body
 
+SMALL: Final = 1 << 16  # bytes that are handed over at once; more waits for its reader
 _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
 _FRESH: Final = {**_JSON, "Cache-Control": "private, no-cache"}
 _ONCE: Final = {**_JSON, "Cache-Control": "no-store"}
 
 
-def resource(request: web.Request, document: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+async def resource(
+    request: web.Request, document: Any, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
     """A document as it is now: 200, or 304 if the client has it already.
 
     Raises:
@@ -28,7 +32,7 @@ def resource(request: web.Request, document: Any, headers: Mapping[str, str] | N
     own = {**_FRESH, "ETag": tag, **(headers or {})}
     if unchanged(request, tag):
         return web.Response(status=304, headers={"ETag": tag, "Cache-Control": own["Cache-Control"]})
-    return web.Response(body=content, headers=own)
+    return await _told(request, 200, content, own)
 
 
 def elsewhere(link: str, document: Any) -> web.Response:
@@ -36,9 +40,9 @@ def elsewhere(link: str, document: Any) -> web.Response:
     return web.Response(status=303, body=body.dump(document), headers={**_FRESH, "Location": link})
 
 
-def once(status: int, document: Any, headers: Mapping[str, str]) -> web.Response:
+async def once(request: web.Request, status: int, document: Any, headers: Mapping[str, str]) -> web.StreamResponse:
     """The answer to something that was done."""
-    return web.Response(status=status, body=body.dump(document), headers={**_ONCE, **headers})
+    return await _told(request, status, body.dump(document), {**_ONCE, **headers})
 
 
 def etag(content: bytes) -> str:
@@ -53,8 +57,7 @@ def unchanged(request: web.Request, tag: str) -> bool:
         Refused: it asked for another version only.
     """
     check_version(request, tag)
-    known = request.headers.get(hdrs.IF_NONE_MATCH)
-    return known is not None and _among(tag, known, weak=True)
+    return _among(tag, request.headers.getall(hdrs.IF_NONE_MATCH, ()), weak=True)
 
 
 def check_version(request: web.Request, tag: str) -> None:
@@ -63,11 +66,20 @@ def check_version(request: web.Request, tag: str) -> None:
     Raises:
         Refused: it names other versions.
     """
-    wanted = request.headers.get(hdrs.IF_MATCH)
-    if wanted is not None and not _among(tag, wanted, weak=False):
+    wanted = request.headers.getall(hdrs.IF_MATCH, ())
+    if wanted and not _among(tag, wanted, weak=False):
         raise Refused("precondition-failed", "If-Match names another version")
 
 
-def _among(tag: str, listed: str, *, weak: bool) -> bool:
-    tags = [item.strip() for item in listed.split(",")]
+def _among(tag: str, lines: Sequence[str], *, weak: bool) -> bool:
+    tags = [item.strip() for line in lines for item in line.split(",")]
     return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)
+
+
+async def _told(request: web.Request, status: int, content: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
+    if len(content) <= SMALL:
+        return web.Response(status=status, body=content, headers=headers)
+    outlet = await begin(request, {**headers, "Content-Length": str(len(content))}, status)
+    if request.method != "HEAD":
+        await outlet.send(content)
+    return await outlet.finish()

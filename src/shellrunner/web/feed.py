@@ -18,6 +18,7 @@ from shellrunner.wire.events import Base64Framer, Cursor, Framer, TextFramer
 
 TICK: Final = 0.05  # seconds between two looks: output is coalesced for so long
 PIECE: Final = 1 << 16  # bytes of output in one frame; frames end at multiples of it, where followers meet
+LARGE: Final = 2 * PIECE  # bytes of events above which a frame is made smaller: NULs, say, are escaped to sixfold
 REMEMBERED: Final = 8  # frames
 
 
@@ -113,9 +114,15 @@ class Feed:
         return Look(job, output, events.event("status", resources.status(job)))
 
     async def _make(self, cursor: Cursor, look: Look) -> Frame | None:
+        frame = await self._framed(cursor, look, PIECE)
+        if frame is not None and len(frame.events) > LARGE:
+            return await self._framed(cursor, look, PIECE // 4)
+        return frame
+
+    async def _framed(self, cursor: Cursor, look: Look, piece: int) -> Frame | None:
         at = cursor.position
         if at < look.edge:
-            limit = min(look.edge, at - at % PIECE + PIECE) - at
+            limit = min(look.edge, at - at % piece + piece) - at
             framer = await self.framer(cursor, look)
             pieces = await look.output.read(at, limit)
             # Nothing where there should be something: the store vouches for no more of a damaged output.

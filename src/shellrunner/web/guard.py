@@ -75,8 +75,11 @@ def _answer(request: web.Request, answer: web.Response) -> web.Response:
 
 def _check(request: web.Request, terms: Terms) -> None:
     path, headers = request.path, request.headers
-    if request.raw_path[:1] != "/" or request.version not in _VERSIONS:
-        raise Refused("bad-request", "the target must be a path, and the protocol HTTP/1.0 or HTTP/1.1")
+    if request.version not in _VERSIONS:
+        request._cache["version"] = HttpVersion11  # noqa: SLF001  the status line must not claim what we do not speak
+        raise Refused("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
+    if request.raw_path[:1] != "/":
+        raise Refused("bad-request", "the target must be a path")
     if path not in _PROBES:
         _check_host(request)
         # Every path but the page's own: a path that is spelled in another way must not slip by.
@@ -84,8 +87,8 @@ def _check(request: web.Request, terms: Terms) -> None:
             _check_site(request)
     if request.rel_url.raw_query_string and path not in _PROBES:
         _check_query(request, terms)
-    accept = headers.get(hdrs.ACCEPT)
-    if accept is not None and accept != "*/*" and terms.produces and not accepts(accept, terms.produces):
+    accept = ", ".join(headers.getall(hdrs.ACCEPT, ()))
+    if accept and accept != "*/*" and terms.produces and not accepts(accept, terms.produces):
         raise Refused("not-acceptable", f"this is {terms.produces}, and Accept excludes it", produces=terms.produces)
 
 
@@ -102,6 +105,16 @@ def wrong_host() -> Refused:
     """Say which hosts are served."""
     # A page of another site can make its own name resolve to 127.0.0.1, but not put our name into Host.
     return Refused("wrong-host", "Host must be localhost, 127.0.0.1 or [::1], with the port that server.port names")
+
+
+def packed() -> Refused:
+    """Say that a body must come as it is."""
+    # The connection ends, because its next request could only be found by unpacking this one.
+    return Refused(
+        "unsupported-media-type",
+        "Content-Encoding must be identity",
+        {"Accept-Encoding": "identity", "Connection": "close"},
+    )
 
 
 @lru_cache(64)

@@ -8,7 +8,8 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web import answers
+from shellrunner.model import Job
+from shellrunner.web import answers, guard
 from shellrunner.web.keys import SETTINGS, STORE, job_id
 from shellrunner.web.parameters import Page
 from shellrunner.web.problems import Refused
@@ -18,34 +19,36 @@ from shellrunner.wire import body, requests, resources
 BODY_TIME: Final = 10.0  # seconds in which a body must arrive
 
 
-async def submit(request: web.Request) -> web.Response:
+async def submit(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs: accept a job, durably."""
     app = request.app
     app[STREAMS].check_open()
     if request.headers.get(hdrs.CONTENT_TYPE) != "application/json":
         _check_type(request)
+    if hdrs.CONTENT_ENCODING in request.headers:
+        _check_coding(request)
     content = await (request.read() if request.content.is_eof() else _arriving(request))
     job = await app[STORE].add(requests.job_spec(content, output_bytes=app[SETTINGS].jobs.output_bytes))
-    return answers.once(202, resources.job(job), {"Location": resources.status_link(job.id)})
+    return await answers.once(request, 202, resources.job(job), {"Location": resources.status_link(job.id)})
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/jobs/{id}."""
-    return answers.resource(request, resources.job(await request.app[STORE].job(job_id(request))))
+    return await answers.resource(request, resources.job(await request.app[STORE].job(job_id(request))))
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/jobs, newest first."""
     page = Page.asked(request)
     found = await request.app[STORE].jobs(states=page.states, limit=page.limit + 1, before=page.before)
-    return answers.resource(request, *page.answer("jobs", found, [resources.job(job) for job in found[: page.limit]]))
+    return await answers.resource(request, *await page.answer("jobs", found, _row))
 
 
-async def cancel(request: web.Request) -> web.Response:
+async def cancel(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs/{id}/cancel: ask for its end."""
     request.app[STREAMS].check_open()
     job = await request.app[STORE].wish_cancel(job_id(request))
-    return answers.once(202, resources.status(job), {"Location": resources.status_link(job.id)})
+    return await answers.once(request, 202, resources.status(job), {"Location": resources.status_link(job.id)})
 
 
 async def remove(request: web.Request) -> web.Response:
@@ -57,6 +60,10 @@ async def remove(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def _row(job: Job) -> resources.Document:
+    return resources.job(job)
+
+
 def _check_type(request: web.Request) -> None:
     # A form of another site can send text/plain without asking, but not application/json.
     given = request.headers.get(hdrs.CONTENT_TYPE)
@@ -66,6 +73,13 @@ def _check_type(request: web.Request) -> None:
             f"Content-Type must be application/json in UTF-8, not {given!r}" if given else "Content-Type is required",
             {"Accept-Post": "application/json"},
         )
+
+
+def _check_coding(request: web.Request) -> None:
+    # Before the body is read: aiohttp would unpack it.
+    codings = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
+    if codings.strip().lower() not in {"", "identity"}:
+        raise guard.packed()
 
 
 async def _arriving(request: web.Request) -> bytes:

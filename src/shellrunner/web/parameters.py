@@ -5,17 +5,20 @@ Used by the resources; names are checked by the gate. Must not know what a param
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from aiohttp import web
 
 from shellrunner.errors import BadCursor, BadParameter
 from shellrunner.model import Job, State
+from shellrunner.wire import body
+from shellrunner.wire.resources import Document
 
-PAGE: Final = frozenset({"limit", "cursor", "state"})
+FULL: Final = 1 << 22  # bytes after which a page ends early; its first row may be larger
+_LATER: Final = frozenset({"waiting"})  # states that no job is in yet
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _CURSOR = re.compile(r"([a-z,]+):([1-9][0-9]{0,17})", re.ASCII)
 _FLAGS: Final = {"": True, "true": True, "1": True, "false": False, "0": False}
@@ -65,11 +68,23 @@ class Page:
         given = {name: value for name, value in request.query.items() if name != "cursor"}
         return cls(request.path, given, states, limit, _before(request, states))
 
-    def answer(self, name: str, found: Sequence[Job], documents: list[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    async def answer(
+        self, name: str, found: Sequence[Job], row: Callable[[Job], Awaitable[Document | None]]
+    ) -> tuple[Document, dict[str, str]]:
         """The page's document and headers. `found` is one more than fits if there is a next page."""
-        if len(found) <= self.limit:
+        documents: list[Document] = []
+        shown, room = 0, FULL
+        for job in found[: self.limit]:
+            document = await row(job)
+            room -= len(body.dump(document))
+            if room < 0 and documents:
+                break
+            shown += 1
+            if document is not None:
+                documents.append(document)
+        if shown == len(found):
             return {name: documents, "next": None}, {}
-        following = urlencode({**self.given, "cursor": _cursor(self.states, found[self.limit - 1].id)}, safe=",")
+        following = urlencode({**self.given, "cursor": _cursor(self.states, found[shown - 1].id)}, safe=",")
         link = f"{self.path}?{following}"
         return {name: documents, "next": link}, {"Link": f'<{link}>; rel="next"'}
 
@@ -79,7 +94,7 @@ def _states(request: web.Request) -> frozenset[State]:
     if text is None:
         return frozenset(State)
     try:
-        return frozenset(State(word) for word in text.split(","))
+        return frozenset(State(word) for word in text.split(",") if word not in _LATER)
     except ValueError:
         raise BadParameter("state", f"state must be some of {', '.join(State)}, with commas") from None
 

@@ -24,9 +24,9 @@ _LINKS: Final = {
 }
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(request: web.Request) -> web.StreamResponse:
     """GET /api: where to go from here."""
-    return answers.resource(request, _LINKS)
+    return await answers.resource(request, _LINKS)
 
 
 async def health(request: web.Request) -> web.Response:

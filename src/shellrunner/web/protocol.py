@@ -29,6 +29,11 @@ class _Protocol(RequestHandler):
         answer = _refusal(exc) if status < 500 else problems.internal(exc or RuntimeError(message))
         return _hardened(answer)
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        # What is left of a body that cannot be read: its client was told, or asked for nothing that needs it.
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -54,8 +59,10 @@ def _refusal(error: BaseException | None) -> web.Response:
     words = str(error)
     if "'Host' header" in words:  # missing or doubled
         return problems.of(guard.wrong_host())
-    if isinstance(error, http_exceptions.LineTooLong):
-        return problems.problem("headers-too-large", "the request line or a header is too long")
+    if isinstance(error, http_exceptions.LineTooLong) or "Too many headers" in words:
+        return problems.problem("headers-too-large", "the request line or a header is too long, or they are too many")
+    if isinstance(error, http_exceptions.ContentEncodingError):  # one that aiohttp cannot unpack
+        return problems.of(guard.packed())
     log.debug("not HTTP: %s", words)
     return problems.problem("bad-request", "the request is not HTTP as RFC 9112 has it")
 

@@ -3,6 +3,7 @@
 Handlers of /api/results and /api/results/{id}; `raw` has the exact bytes.
 """
 
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -20,17 +21,16 @@ WHOLE: Final = 1 << 20  # bytes of each stream that a result shows uncut
 LISTED: Final = 1 << 12  # and in lists
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/results/{id}."""
-    return answers.resource(request, await _document(request.app[STORE], job_id(request)))
+    return await answers.resource(request, await _document(request.app[STORE], job_id(request)))
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/results, newest first."""
     store, page = request.app[STORE], Page.asked(request)
     found = await store.results(limit=page.limit + 1, before=page.before) if State.DONE in page.states else []
-    documents = [document for job in found[: page.limit] if (document := await _listed(store, job))]
-    return answers.resource(request, *page.answer("results", found, documents))
+    return await answers.resource(request, *await page.answer("results", found, partial(_listed, store)))
 
 
 async def remove(request: web.Request) -> web.Response:

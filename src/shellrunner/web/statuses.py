@@ -5,24 +5,28 @@ Handlers of GET /api/statuses and /api/statuses/{id}; `events` and `output` have
 
 from aiohttp import web
 
+from shellrunner.model import Job
 from shellrunner.web import answers
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.parameters import Page
 from shellrunner.wire import resources
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/{id}: 200 until it is done, then 303 to its result (while that is kept)."""
     job = await request.app[STORE].job(job_id(request))
     link = resources.result_link(job)
     if link is not None:
         return answers.elsewhere(link, resources.status(job))
-    return answers.resource(request, resources.status(job), {} if job.done else {"Retry-After": "1"})
+    return await answers.resource(request, resources.status(job), {} if job.done else {"Retry-After": "1"})
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses, newest first."""
     page = Page.asked(request)
     found = await request.app[STORE].jobs(states=page.states, limit=page.limit + 1, before=page.before)
-    documents = [resources.status(job) for job in found[: page.limit]]
-    return answers.resource(request, *page.answer("statuses", found, documents))
+    return await answers.resource(request, *await page.answer("statuses", found, _row))
+
+
+async def _row(job: Job) -> resources.Document:
+    return resources.status(job)

@@ -19,7 +19,8 @@ from shellrunner.web.problems import Refused
 
 HEARTBEAT: Final = 15.0  # seconds of silence before a sign of life
 PATIENCE: Final = 60.0  # seconds in which a reader must take something
-BUFFER: Final = 1 << 16  # bytes that may wait in this process for one reader
+BUFFER: Final = 1 << 15  # bytes that may wait in this process for one reader, before the next slice is held back
+SLICE: Final = 1 << 15  # bytes that are written at once
 
 
 class Streams:
@@ -71,7 +72,7 @@ class Outlet:
         self._request = request
         self._response = response
         self._streams = request.app[STREAMS]
-        self._spoke = 0.0
+        self._spoke = asyncio.get_running_loop().time()
 
     @property
     def closing(self) -> bool:
@@ -84,9 +85,11 @@ class Outlet:
         Raises:
             ConnectionError: the reader has gone, or took nothing for too long, or the service is shutting down.
         """
-        if data:
-            await self._patiently(partial(self._response.write, data), len(data))
-            self._spoke = asyncio.get_running_loop().time()
+        view = memoryview(data)
+        for at in range(0, len(data), SLICE):
+            piece = view[at : at + SLICE]
+            await self._patiently(partial(self._write, piece), len(piece))
+        self._spoke = asyncio.get_running_loop().time()
 
     async def finish(self) -> web.StreamResponse:
         """Write the end of the answer, and return it."""
@@ -99,14 +102,19 @@ class Outlet:
         Raises:
             ConnectionError: the reader has gone.
         """
-        silence = asyncio.get_running_loop().time() - self._spoke
+        clock = asyncio.get_running_loop().time
         try:
-            async with self._streams.within(max(0.0, self._streams.heartbeat - silence)):
+            async with self._streams.within(max(0.0, self._streams.heartbeat - (clock() - self._spoke))):
                 await bell.wait()
         except TimeoutError:
             self._waiting()
+            self._spoke = clock()  # even if the caller has no sign of life to give: else it is due again at once
             return False
         return not self._streams.closing
+
+    async def _write(self, piece: memoryview) -> None:
+        await self._response.write(piece)
+        await self._request.writer.drain()  # writes alone are counted up to 64 KiB before they wait
 
     async def _patiently(self, step: Callable[[], Awaitable[object]], size: int) -> None:
         writer = self._request.writer

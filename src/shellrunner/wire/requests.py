@@ -13,6 +13,7 @@ from shellrunner.model import JobSpec
 from shellrunner.wire import body
 
 _MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
+_LONGEST_KEY = 100  # characters of a key that are shown
 
 _WORDS = {
     "bool_type": "must be true or false",
@@ -49,9 +50,8 @@ def job_spec(content: bytes, *, output_bytes: int) -> JobSpec:
     try:
         spec = JobSpec.model_validate(document)
     except ValidationError as error:
-        raise InvalidJob(
-            [_explain(fault) for fault in error.errors(include_url=False, include_input=False)][:_MOST_ERRORS]
-        ) from None
+        faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
+        raise InvalidJob([_explain(fault) for fault in faults]) from None
     asked = spec.limits.output_bytes
     if asked is not None and asked > output_bytes:
         raise InvalidJob([{"pointer": "#/limits/output_bytes", "detail": f"must be at most {output_bytes}"}])
@@ -66,5 +66,5 @@ def _explain(fault: Mapping[str, Any]) -> dict[str, str]:
 def _pointer(location: tuple[str | int, ...]) -> str:
     """The place as a JSON pointer in a URI fragment (RFC 6901, section 6)."""
     return "#" + "".join(
-        "/" + str(part).replace("~", "~0").replace("/", "~1") for part in location if part != "[key]"
+        "/" + str(part)[:_LONGEST_KEY].replace("~", "~0").replace("/", "~1") for part in location if part != "[key]"
     )

@@ -7,20 +7,17 @@ import codecs
 import re
 from typing import NamedTuple
 
-# Names that IANA's registry or the WHATWG's list has otherwise than Python.
+# Names that IANA's registry has otherwise than Python, beside the families of `label`.
 _LABELS = {
-    "ascii": "us-ascii",
-    "big5hkscs": "big5-hkscs",
-    "cp866": "ibm866",
-    "cp874": "windows-874",
-    "cp932": "windows-31j",
-    "cp949": "windows-949",
-    "euc_jp": "euc-jp",
-    "euc_kr": "euc-kr",
-    "mac-cyrillic": "x-mac-cyrillic",
+    "ascii": "US-ASCII",
+    "big5hkscs": "Big5-HKSCS",
+    "euc_jp": "EUC-JP",
+    "euc_kr": "EUC-KR",
+    "kz1048": "KZ-1048",
     "mac-roman": "macintosh",
-    "utf-16-be": "utf-16be",
-    "utf-16-le": "utf-16le",
+    "shift_jis": "Shift_JIS",
+    "utf-16-be": "UTF-16BE",
+    "utf-16-le": "UTF-16LE",
 }
 _CONTINUATIONS = re.compile(rb"[\x80-\xbf]{0,3}")
 # In every multi-byte charset that is accepted, a byte below "0" is a character by itself.
@@ -57,11 +54,10 @@ class Excerpt(NamedTuple):
 
 
 def label(charset: str) -> str:
-    """The charset's name for `Content-Type`."""
-    if charset.startswith("iso8859"):
-        return charset.replace("iso8859", "iso-8859")
-    if charset.startswith("cp125"):
-        return charset.replace("cp125", "windows-125")
+    """The charset's name for `Content-Type`, as IANA has it (and Python, and browsers, if they have it at all)."""
+    for python, iana in (("iso8859-", "ISO-8859-"), ("cp125", "windows-125"), ("cp", "IBM")):
+        if charset.startswith(python):
+            return charset.replace(python, iana)
     return _LABELS.get(charset, charset)
 
 

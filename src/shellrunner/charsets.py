@@ -1,0 +1,44 @@
+"""The charsets that output may have, and every name by which a client may ask for one.
+
+Used by the model. Must not know anything but Python's codecs.
+"""
+
+import codecs
+from encodings.aliases import aliases
+from typing import Final
+
+# Charsets whose decoder keeps no state but the bytes of an unfinished character, so that a stream can be
+# resumed from a position and at most eight bytes before it (each was tried with thousands of random cuts),
+# and that have a registered name by which whoever reads the output knows them too.
+_SINGLE_BYTE = (
+    "ascii latin-1 koi8-r koi8-u kz1048 mac-roman ptcp154 tis-620 "
+    "cp437 cp775 cp850 cp852 cp855 cp857 cp860 cp861 cp862 cp863 cp864 cp865 cp866 cp869 "
+    "cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 "
+    "iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-9 iso8859-10 iso8859-11 "
+    "iso8859-13 iso8859-14 iso8859-15 iso8859-16"
+)
+_MULTI_BYTE = "utf-8 utf-16-le utf-16-be gb18030 gbk gb2312 big5 big5hkscs shift_jis euc_jp euc_kr"
+_CODECS = {name.replace("-", "_"): codecs.lookup(name).name for name in f"{_SINGLE_BYTE} {_MULTI_BYTE}".split()}
+CHARSETS: Final = frozenset(_CODECS.values())
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+# Every name that Python knows them by. A client's word never reaches `codecs.lookup`, which remembers each for ever.
+_NAMES = {_spelled(alias): _CODECS[codec] for alias, codec in aliases.items() if codec in _CODECS} | {
+    _spelled(codec): name for codec, name in _CODECS.items()
+}
+
+
+def canonical(name: str) -> str:
+    """Python's own name of a charset that output may have.
+
+    Raises:
+        ValueError: it is none.
+    """
+    known = _NAMES.get(_spelled(name))
+    if known is None:
+        raise ValueError("must be a charset without shift states, such as utf-8, koi8-r, cp1251 or gb18030")
+    return known
