@@ -110,7 +110,7 @@ async def test_e1_two_hundred_random_disconnects(service):
         headers = {"Last-Event-ID": last} if last else {}
         async with service.session.get(f"{service.url}/api/statuses/{job}/events", headers=headers) as response:
             assert response.status == 200
-            budget = chance.randrange(1, 8)
+            budget = 1 if cuts < 150 else chance.randrange(1, 3)
             async for kind, ident, data in _parse(response.content):
                 if kind in parts:
                     parts[kind] += data["text"]

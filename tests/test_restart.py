@@ -283,7 +283,7 @@ async def test_slots_of_another_history_are_set_aside(service):
         path.unlink()
     await service.start()
     assert lives(keeper.pid)
-    assert any(line["event"] == "a slot was set aside" for line in service.log)
+    await until(lambda: any(line["event"] == "a slot was set aside" for line in service.log))
     assert list((service.state_dir / "slots" / "aside").iterdir())
     assert (await service.run("echo new"))["job_id"] == 1
 
