@@ -85,6 +85,7 @@ def test_the_command_line_goes_before_the_environment_before_the_file(file, monk
 def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
     """The number of places follows the cores that may be used, the directory and variables follow the user."""
     user = pwd.getpwuid(os.geteuid())
+    monkeypatch.delenv("HOME", raising=False)
     settings = load()
     assert settings.supervisor.max_running == max(8, 4 * len(os.sched_getaffinity(0)))
     assert settings.jobs.environment.items() >= {"HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}.items()
@@ -96,7 +97,8 @@ def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
 def test_the_state_directory_is_systemds_else_xdgs(monkeypatch):
     """$STATE_DIRECTORY goes first (and of several its first), then $XDG_STATE_HOME unless it is relative."""
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    assert load().store.state_dir == Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local/state/shellrunner")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load().store.state_dir == Path("/home/somebody/.local/state/shellrunner")
     monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
     assert load().store.state_dir == Path("/xdg/shellrunner")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")

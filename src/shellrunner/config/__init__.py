@@ -98,7 +98,9 @@ def _state_dir() -> Path:
         return Path(given)
     # XDG Base Directory Specification: a relative path is to be ignored.
     state_home = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state_home) if state_home.startswith("/") else Path(_user().pw_dir, ".local/state")
+    home = os.environ.get("HOME", "")
+    home = home if home.startswith("/") else _user().pw_dir
+    base = Path(state_home) if state_home.startswith("/") else Path(home, ".local/state")
     return base / "shellrunner"
 
 

@@ -104,8 +104,8 @@ class Kept:
             "wall": self.wall_over,
             "started": self.started.wall,
             "duration": round((self.over or 0.0) - self.started.clock, 6),
-            "cpu_user": usage.ru_utime,
-            "cpu_system": usage.ru_stime,
+            "cpu_user": round(usage.ru_utime, 6),
+            "cpu_system": round(usage.ru_stime, 6),
             "max_rss_bytes": peak and peak * 1024,
         }
 
