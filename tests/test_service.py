@@ -1,47 +1,97 @@
 """The service as a whole: what systemd hears, readiness, files, logs, signals."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import stat
 
+import pytest
+
+from shellrunner.service import Pulse
+from shellrunner.store.sqlite import Retention, open_store
+from shellrunner.systemd import Notifier
 from tests.service import InProcess, Service
 from tests.waiting import SOON, until
 
 
-async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path):
+class Notes:
+    """The socket on which systemd would listen, and what was said there."""
+
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+        self._heard = []
+
+    def count(self, word):
+        """How many notes so far have this beginning of a line in them."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._heard += self._socket.recv(4096).decode().split("\n")
+        return sum(line.startswith(word) for line in self._heard)
+
+    async def hear(self, word, times=1):
+        """Wait until it was said so often."""
+        await until(lambda: self.count(word) >= times, what=f"systemd hears {word}")
+
+    def close(self):
+        """Listen no more."""
+        self._socket.close()
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """What systemd hears."""
+    listening = Notes(tmp_path / "notify")
+    yield listening
+    listening.close()
+
+
+async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path, notes):
     """READY=1 when it listens, WATCHDOG=1 again and again after a write, STOPPING=1 at SIGTERM; no job can do it."""
     service = Service(tmp_path / "state")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
-        notes.bind(str(tmp_path / "notify"))
-        notes.setblocking(False)
-        heard = []
-
-        async def hear(word):
-            def found():
-                try:
-                    while True:
-                        heard.append(notes.recv(4096).decode())
-                except BlockingIOError:
-                    return [note for note in heard if word in note.split("\n")]
-
-            return await until(found, what=f"systemd hears {word}")
-
-        service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
-        await service.start()
-        await hear("READY=1")
-        await until(lambda: _heard(hear, heard, "WATCHDOG=1", 3))
-        result = await service.run("env")
-        assert "NOTIFY_SOCKET" not in result["stdout"]
-        assert await service.stop() == 0
-        await hear("STOPPING=1")
+    service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+    await service.start()
+    await notes.hear("READY=1")
+    await notes.hear("WATCHDOG=1", times=3)
+    result = await service.run("env")
+    assert "NOTIFY_SOCKET" not in result["stdout"]
+    assert await service.stop() == 0
+    await notes.hear("STOPPING=1")
     await service.clear_away()
 
 
-async def _heard(hear, heard, word, times):
-    await hear(word)
-    return sum(word in note for note in heard) >= times
+async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path, notes):
+    """With on_stop=drain the stop may take longer than TimeoutStopSec: more time is asked for."""
+    service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
+    service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    await service.start()
+    job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done")
+    await service.running(job)
+    service.process.terminate()
+    await notes.hear("EXTEND_TIMEOUT_USEC=")
+    (tmp_path / "go").touch()
+    assert await asyncio.wait_for(service.process.wait(), SOON) == 0
+    await service.clear_away()
+
+
+async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watchdog_waiting(tmp_path, notes):
+    """While writes fail, there is a complaint for /readyz, and systemd is told nothing."""
+    async with open_store(tmp_path / "state", Retention(days=None, jobs=None, bytes=None)) as store:
+        notifier = Notifier(str(tmp_path / "notify"), watchdog_interval=0.01)
+        pulse = Pulse(store, notifier)
+        beating = asyncio.create_task(pulse.beat())
+        await notes.hear("WATCHDOG=1")
+        assert pulse.complaints() == []
+        store._writer.close()  # as good as a dead disk: every write fails from now on
+        await until(pulse.complaints)
+        said = notes.count("WATCHDOG=1")
+        await asyncio.sleep(0.1)  # ten beats: what must not come cannot be waited for
+        assert notes.count("WATCHDOG=1") == said
+        beating.cancel()
+        notifier.close()
 
 
 async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monkeypatch):

@@ -45,11 +45,10 @@ def run(settings: Settings) -> int:
 async def serve(settings: Settings) -> int:
     """Be the service, from the first lock to the last log line."""
     state_dir = prepare(settings.store.state_dir)
-    notifier = Notifier.from_environment()
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     fork_server = exec_fork_server(state_dir)
     use_all_descriptors()
-    with locked(state_dir), caught_signals() as stop:
+    with contextlib.closing(Notifier.from_environment()) as notifier, locked(state_dir), caught_signals() as stop:
         async with (
             open_store(state_dir, retention(settings)) as store,
             supervised(store, state_dir, settings, await attach(*fork_server)) as (supervisor, crashed),
