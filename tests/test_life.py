@@ -34,7 +34,7 @@ async def test_p2_a_left_daemon_lives_on_and_may_write(service, tmp_path):
     daemon = f"({loop}; echo $? > {proof}) &"
     result = await service.run(f"{daemon} echo started", leave_children=True)
     assert result["ending"] == "exited"
-    assert result["stdout"].endswith("started\n") or "started\n" in result["stdout"]
+    assert "started\n" in result["stdout"]
     # More than a pipe holds would block it if nobody read; the service going away must not kill it either.
     await service.restart()
     (tmp_path / "end").touch()

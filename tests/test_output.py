@@ -159,7 +159,7 @@ async def test_many_followers_of_one_job_all_have_everything(service, tmp_path):
     for _ in range(20):
         followers.append(asyncio.create_task(_events(service, job)))
         await asyncio.sleep(0.01)
-    await until(lambda: _has(service, job, b"1000\n" * 1))
+    await until(lambda: _has(service, job, b"1000\n"))
     (tmp_path / "go").touch()
     texts = {"".join(data["text"] for kind, _, data in await follower if kind == "stdout") for follower in followers}
     assert texts == {"".join(f"{n}\n" for n in range(1, 1001)) * 3 + "end\n"}

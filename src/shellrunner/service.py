@@ -218,16 +218,20 @@ class Pulse:
     async def beat(self) -> None:
         """Go on until cancelled."""
         while True:
-            try:
-                await self._store.check()
-            except StoreUnavailable as error:
-                if self._complaint is None:
-                    log.error("the history cannot be written", extra={"reason": error.detail})  # noqa: TRY400
-                self._complaint = error.detail
-            else:
-                self._complaint, self._last = None, time.monotonic()
-                self._notifier.watchdog()
+            await self.prove()
             await asyncio.sleep(self._pause)
+
+    async def prove(self) -> None:
+        """Write to the history; only if that succeeds, tell systemd."""
+        try:
+            await self._store.check()
+        except StoreUnavailable as error:
+            if self._complaint is None:
+                log.error("the history cannot be written", extra={"reason": error.detail})  # noqa: TRY400
+            self._complaint = error.detail
+        else:
+            self._complaint, self._last = None, time.monotonic()
+            self._notifier.watchdog()
 
     def complaints(self) -> list[str]:
         """Why the history is not fit for work, or nothing."""

@@ -7,6 +7,7 @@ still that job's; if not, the job has been finished meanwhile and its row has it
 import asyncio
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,7 +113,7 @@ class Outputs:
         return _InSlot(self._state, self._slots, owner, record, partial(self._look, job)) if record else None
 
 
-class _Reading:
+class _Reading(ABC):
     """The three ways to read; how one gets at the bytes is the subclass's matter."""
 
     def __init__(self, volume: Volume, *, spilled: bool) -> None:
@@ -134,8 +135,9 @@ class _Reading:
     async def offset_of(self, stream: Stream, position: int) -> int:
         return await self.apply(partial(extents.offset_of, stream=STREAMS.index(stream), position=position))
 
+    @abstractmethod
     async def apply(self, read: Read[T]) -> T:
-        raise NotImplementedError
+        """Read where the output lies."""
 
     async def _apart(self, function: Callable[[], T]) -> T:
         """Slots and rows are in memory; files may keep a disk busy, so they are read off the loop's thread."""

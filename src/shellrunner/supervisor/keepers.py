@@ -13,7 +13,7 @@ from typing import Any
 
 from shellrunner.keeper.identity import Identity
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
-from shellrunner.supervisor.links import ForkServer, KeeperGone, Link, attach, connect, exec_fork_server
+from shellrunner.supervisor.links import ForkServer, Link, attach, connect, exec_fork_server
 
 log = logging.getLogger("shellrunner.supervisor")
 
@@ -218,6 +218,3 @@ def _status(status: int) -> str:
     if os.WIFSIGNALED(status):
         return f"killed by signal {os.WTERMSIG(status)}"
     return f"exited with {os.WEXITSTATUS(status)}"
-
-
-__all__ = ["KeeperGone", "Keepers", "Link"]

@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)  # as the service was s
 _INHERITED = ("LD_LIBRARY_PATH",)  # the interpreter itself may need it; commands never see it
 
 
-class _Wire(asyncio.Protocol):
+class _Wire(asyncio.Protocol, ABC):
     """A connection on which messages come and go."""
 
     def __init__(self) -> None:
@@ -43,8 +44,9 @@ class _Wire(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
+    @abstractmethod
     def received(self, message: Message) -> None:
-        raise NotImplementedError
+        """A message came."""
 
     def send(self, message: Message) -> None:
         if self._transport and not self._transport.is_closing():

@@ -13,7 +13,8 @@ from shellrunner.config import Jobs
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
 from shellrunner.store import Store
-from shellrunner.supervisor.keepers import KeeperGone, Keepers, Link
+from shellrunner.supervisor.keepers import Keepers
+from shellrunner.supervisor.links import KeeperGone, Link
 from shellrunner.supervisor.orders import start
 from shellrunner.supervisor.places import Places
 from shellrunner.supervisor.strays import end_strays

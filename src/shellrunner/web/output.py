@@ -4,6 +4,7 @@ Handler of /api/statuses/{id}/output. Must not know how output is stored.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from shellrunner.web import parameters
 from shellrunner.web.feed import FEEDS, Feed, Look
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.raw import SANDBOX
-from shellrunner.web.results import read_stream, size
+from shellrunner.web.results import read_whole, size
 from shellrunner.web.streams import STREAMS, Outlet, begin
 from shellrunner.wire.texts import label, line_ends
 
@@ -37,17 +38,6 @@ class Source:
             return await output.read_stream(self.stream, at, limit)
         return b"".join(extent.data for extent in await output.read(at, limit))
 
-    async def read_all(self, output: Output, at: int, length: int) -> bytes:
-        """Exactly so many bytes."""
-        if self.stream is not None:
-            return await read_stream(output, self.stream, at, length)
-        pieces: list[bytes] = []
-        while length > 0 and (piece := await self.read(output, at, length)):
-            pieces.append(piece)
-            at += len(piece)
-            length -= len(piece)
-        return b"".join(pieces)
-
     async def tail(self, output: Output, lines: int, charset: str) -> int:
         """Where the last `lines` lines begin, as tail(1) counts: a newline at the very end begins no line."""
         end = at = self.end(output)
@@ -55,7 +45,9 @@ class Source:
             return end
         while at > 0:
             first = max(0, at - 1 - (at - 1) % PIECE)
-            for line_end in reversed(line_ends(await self.read_all(output, first, at - first), first, charset)):
+            for line_end in reversed(
+                line_ends(await read_whole(partial(self.read, output), first, at - first), first, charset)
+            ):
                 lines -= line_end < end
                 if lines == 0:
                     return line_end

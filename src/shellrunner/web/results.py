@@ -3,6 +3,7 @@
 Handlers of /api/results and /api/results/{id}; `raw` has the exact bytes.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -61,12 +62,12 @@ def size(volume: Volume, stream: Stream) -> int:
     return volume.stdout_bytes if stream is Stream.STDOUT else volume.stderr_bytes
 
 
-async def read_stream(output: Output, stream: Stream, offset: int, length: int) -> bytes:
-    """Read exactly `length` bytes (fewer only at the stream's end)."""
+async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, length: int) -> bytes:
+    """Read exactly `length` bytes from `at` on (fewer only at the end) with a `read` that may return fewer."""
     pieces: list[bytes] = []
-    while length > 0 and (piece := await output.read_stream(stream, offset, length)):
+    while length > 0 and (piece := await read(at, length)):
         pieces.append(piece)
-        offset += len(piece)
+        at += len(piece)
         length -= len(piece)
     return b"".join(pieces)
 
@@ -91,10 +92,10 @@ async def _result(store: Store, job: Job, most: int) -> dict[str, Any]:
 
 
 async def _excerpt(output: Output, stream: Stream, volume: Volume, charset: str, most: int) -> Excerpt:
-    stored = size(volume, stream)
+    stored, read = size(volume, stream), partial(output.read_stream, stream)
     if stored <= most:
-        return texts.whole(await read_stream(output, stream, 0, stored) if stored else b"", charset)
+        return texts.whole(await read_whole(read, 0, stored), charset)
     half = most // 2
-    head = await read_stream(output, stream, 0, half)
-    tail = await read_stream(output, stream, stored - half, half)
+    head = await read_whole(read, 0, half)
+    tail = await read_whole(read, stored - half, half)
     return texts.cut(head, tail, size=stored, charset=charset)
