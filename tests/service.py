@@ -1,6 +1,7 @@
 """A real `shellrunner serve` in a process of its own, driven over HTTP; it can be killed and started again."""
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -129,7 +130,8 @@ class Service:
         """Send a signal to exactly this process, if it is still there."""
         pidfd = identity.open()
         if pidfd is not None:
-            signal.pidfd_send_signal(pidfd, signum)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended: pidfd_send_signal(2) says ESRCH
+                signal.pidfd_send_signal(pidfd, signum)
             os.close(pidfd)
 
     # The API
