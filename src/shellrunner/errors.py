@@ -93,6 +93,78 @@ class AlreadyDone(ShellrunnerError):
         super().__init__(f"job {job_id} is done already")
 
 
+class QueueFull(ShellrunnerError):
+    """As many jobs wait as may; nothing was accepted."""
+
+    code = "queue-full"
+
+    def __init__(self, words: str, limit: int) -> None:
+        super().__init__(f"{words} already has {limit} jobs that wait: try again later", limit=limit)
+
+
+class NoSuchQueue(ShellrunnerError):
+    """No queue has this name."""
+
+    code = "no-such-queue"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"there is no queue {queue}: config names them")
+
+
+class KeyReused(ShellrunnerError):
+    """The Idempotency-Key was used before, with another body."""
+
+    code = "key-reused"
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key came before with another body")
+
+
+class JobGone(ShellrunnerError):
+    """The job that this Idempotency-Key stands for was deleted since."""
+
+    code = "job-gone"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"this Idempotency-Key stands for job {job_id}, which was deleted")
+
+
+class NotRunning(ShellrunnerError):
+    """The job does not run (yet, or any more)."""
+
+    code = "not-running"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is not running")
+
+
+class InputClosed(ShellrunnerError):
+    """The job takes no input: it was not submitted for it, or its input was ended."""
+
+    code = "input-closed"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f'job {job_id} takes no input: it has no {{"stream": true}}, or its input was ended')
+
+
+class WrongOffset(ShellrunnerError):
+    """The input does not begin where the job's input stands; nothing of it was taken."""
+
+    code = "wrong-offset"
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"{offset} bytes of input were taken so far; nothing of this was", offset=offset)
+
+
+class InputFull(ShellrunnerError):
+    """The command does not read its input; nothing of this was taken."""
+
+    code = "input-full"
+
+    def __init__(self, job_id: int, offset: int) -> None:
+        super().__init__(f"job {job_id} has not read what it was sent before; try again later", offset=offset)
+
+
 class StoreUnavailable(ShellrunnerError):
     """The history cannot be read or written (a full or failing disk); nothing was started or changed."""
 

@@ -80,7 +80,7 @@ async def test_job_keys(site: Site) -> None:
         "merge_stderr": True,
         "leave_children": True,
         "encoding": "koi8-r",
-        "limits": {"output_bytes": 1000},
+        "limits": dict.fromkeys(("memory_bytes", "cpu_seconds", "processes", "open_files")) | {"output_bytes": 1000},
     }
     job = (await site.ask("POST", "/api/jobs", json=asked)).json
     assert asked.items() <= job.items()

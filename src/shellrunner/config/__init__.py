@@ -8,11 +8,13 @@ import ipaddress
 import json
 import os
 import pwd
+import re
 import tomllib
+from base64 import b64decode
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,7 +27,7 @@ from pydantic_settings import (
 from shellrunner.config import complaints
 from shellrunner.config.complaints import DELIMITER, PREFIX
 from shellrunner.errors import ConfigError
-from shellrunner.model import MAX_TIMEOUT, Argument
+from shellrunner.model import MAX_TIMEOUT, Argument, Name
 
 GIB: Final = 1 << 30
 
@@ -63,6 +65,29 @@ def _surroundings(given: dict[str, str]) -> dict[str, str]:
 # TOML has no null. Zero is read as "no limit" because the other reading, "keep nothing", would delete the history.
 ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+
+
+def _host(host: str) -> str:
+    if not re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", host.lower()):
+        raise ValueError("must be a host as URLs have it, with its port unless that is the scheme's own")
+    return host.lower()
+
+
+def _secret(secret: str) -> str:
+    """As Standard Webhooks has it: `whsec_` and 24 to 64 bytes in base64."""
+    if not secret:
+        return secret
+    try:
+        key = b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and 24 to 64 random bytes in base64")
+    return secret
+
+
+def _queues(queues: "dict[str, Queue]") -> "dict[str, Queue]":
+    return {"default": Queue(), **queues}
 
 
 def _user() -> pwd.struct_passwd:
@@ -123,7 +148,15 @@ class Supervisor(_Section):
     """How many commands at once, and what becomes of them when the service stops."""
 
     max_running: int = Field(default_factory=_four_per_core, ge=1)
+    max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(10_000, ge=0, description="jobs that wait, in all queues")
     on_stop: Literal["keep", "drain", "cancel"] = "keep"
+
+
+class Queue(_Section):
+    """A queue: how many of its jobs run at once, and how many may wait. `None` is no limit of its own."""
+
+    max_running: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
+    max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
 
 
 class Jobs(_Section):
@@ -137,6 +170,10 @@ class Jobs(_Section):
     timeout: Annotated[float | None, ZERO_IS_NONE] = Field(None, ge=0, le=MAX_TIMEOUT, description="seconds")
     kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
     leave_children: bool = False
+    memory_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**62)
+    cpu_seconds: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
+    processes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
+    open_files: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**20)
     output_bytes: int = Field(10 * GIB, ge=1, le=2**62, description="of a job, and the most it may ask for")
 
 
@@ -147,6 +184,19 @@ class Store(_Section):
     retention_days: Annotated[float | None, ZERO_IS_NONE] = Field(30.0, ge=0)
     retention_jobs: Annotated[int | None, ZERO_IS_NONE] = Field(100_000, ge=0)
     retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(10 * GIB, ge=0)
+
+
+class Callbacks(_Section):
+    """Where results may be sent, and the secret with which they are signed."""
+
+    hosts: list[Annotated[str, AfterValidator(_host)]] = Field(default_factory=list, description="none: no callbacks")
+    secret: Annotated[str, AfterValidator(_secret)] = Field("", repr=False)
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.hosts and not self.secret:
+            raise ValueError("callbacks.hosts needs callbacks.secret: receivers must be able to tell who calls")
+        return self
 
 
 class Log(_Section):
@@ -171,8 +221,10 @@ class Settings(BaseSettings):
 
     server: Server = Field(default_factory=dict, validate_default=True)
     supervisor: Supervisor = Field(default_factory=dict, validate_default=True)
+    queues: Annotated[dict[Name, Queue], AfterValidator(_queues)] = Field(default_factory=dict, validate_default=True)
     jobs: Jobs = Field(default_factory=dict, validate_default=True)
     store: Store = Field(default_factory=dict, validate_default=True)
+    callbacks: Callbacks = Field(default_factory=dict, validate_default=True)
     log: Log = Field(default_factory=dict, validate_default=True)
 
     @classmethod

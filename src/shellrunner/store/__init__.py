@@ -14,18 +14,42 @@ The rules, in prose:
 - A cancel is a row: on a queued job it ends it at once, on a running one it is a wish that whoever owns the job
   acts on.
 - Bells carry no data. A bell that rings says "look again"; it may ring too often, or once for many changes.
+- A job that has to wait (for `after`, `start_at`, a retry's delay) is queued by the history itself once it may start,
+  or `skipped` once it may not any more; nobody has to ask for that.
+- A queue never has more running than its limit, and a paused one starts nothing; both hold over restarts.
+- An Idempotency-Key and its job are one commit; so are an end and what follows from it (the next attempt, jobs that
+  waited for it, a callback that is due).
+- A list looks at a bounded number of rows, however long the history is: where too few of those it looked at are
+  wanted, a page holds fewer than asked for (even none) and still says where the next begins.
 - An id is never given twice, even after its job was deleted.
 - When the history cannot be written (`StoreUnavailable`), nothing of the call has happened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from shellrunner.model import Claim, End, Job, JobSpec, Millis, State, Stream, Volume
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Stream, Volume
+from shellrunner.store.question import Filters, Page, Position, Sort
 
-__all__ = ["Bell", "Extent", "Head", "Output", "Store"]
+__all__ = [
+    "Bell",
+    "Changes",
+    "Deleted",
+    "DueCallback",
+    "Extent",
+    "Filters",
+    "Head",
+    "Key",
+    "Output",
+    "Page",
+    "Position",
+    "QueueState",
+    "Queues",
+    "Sort",
+    "Store",
+]
 
 
 class Bell(Protocol):
@@ -82,13 +106,85 @@ class Output(Protocol):
         """How many bytes of `stream` lie before `position` (at most `volume.stored`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An Idempotency-Key: whose it is, and a digest of the body that came with it."""
+
+    identity: str
+    key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue: how many of its jobs may run (None: no limit of its own), and how many stand where.
+
+    `oldest` is when the oldest of its queued jobs was accepted.
+    """
+
+    name: str
+    limit: int | None
+    paused: bool
+    running: int
+    queued: int
+    waiting: int
+    oldest: Millis | None
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """All queues, by name; `paused` when the whole service is, queues that are yet to come too."""
+
+    paused: bool
+    queues: Sequence[QueueState]
+
+
+class Deleted(NamedTuple):
+    """So many jobs were deleted; so many more were meant, but are not done."""
+
+    deleted: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueCallback:
+    """A result that is to be sent now: so often tried in vain, and since when it is due at all."""
+
+    job: Job
+    tries: int
+    since: Millis
+
+
+class Changes(Protocol):
+    """Which jobs changed in which order, since the opening: a bounded memory of the latest changes."""
+
+    @property
+    def era(self) -> str:
+        """What tells this opening's counting from any other's."""
+
+    @property
+    def last(self) -> int:
+        """How many changes there were."""
+
+    def since(self, number: int) -> "Sequence[tuple[int, int]] | None":
+        """The jobs that changed after change `number`, each once with its latest change, as (change, job id) in
+        order; None if that is further back than is remembered."""
+
+
 class Store(Protocol):
     """See the module's docstring for the rules. All methods may raise `StoreUnavailable`."""
 
     # What the web side says -----------------------------------------------------------------------------
 
-    async def add(self, spec: JobSpec) -> Job:
-        """Accept a job, durably."""
+    async def add(self, spec: JobSpec, key: Key | None = None) -> Job:
+        """Accept a job, durably; or return the one that was accepted with this key before, as it is now.
+
+        Raises:
+            QueueFull: too many jobs wait already.
+            InvalidJob: there is no job that `after` names.
+            KeyReused: the key came with another body.
+            JobGone: the job of this key was deleted since.
+        """
 
     async def job(self, job_id: int) -> Job:
         """Return the job.
@@ -97,17 +193,32 @@ class Store(Protocol):
             NoSuchJob: never accepted, or deleted.
         """
 
-    async def jobs(self, *, states: frozenset[State], limit: int, before: int | None = None) -> Sequence[Job]:
-        """Return up to `limit` jobs in these states, newest first, of those with an id below `before`."""
+    async def some(self, job_ids: Iterable[int]) -> Sequence[Job]:
+        """Return those of these jobs that there are."""
 
-    async def results(self, *, limit: int, before: int | None = None) -> Sequence[Job]:
-        """Return up to `limit` jobs that are done and whose result was not deleted, newest first."""
+    async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
+        """Return up to `limit` jobs in order, of those behind `after`; see the rules for pages that hold fewer."""
 
-    async def output(self, job_id: int) -> Output:
-        """Return what the job has written so far (empty before it started).
+    async def count(self, filters: Filters) -> Deleted:
+        """Say what `delete_jobs` would do now."""
+
+    async def delete_jobs(self, filters: Filters) -> Deleted:
+        """Delete every job that is meant, was accepted before this call and is done, in small steps."""
+
+    async def attempt(self, job_id: int, number: int) -> Done:
+        """Return how one attempt of the job ended; `volume` is what it alone wrote.
 
         Raises:
-            NoSuchJob: never accepted, or deleted.
+            NoSuchJob: never accepted, or deleted; or it has no such attempt.
+            NoResultYet: this attempt is not over.
+            ResultGone: the result was deleted.
+        """
+
+    async def output(self, job_id: int, attempt: int | None = None) -> Output:
+        """Return what the job has written so far (empty before it started): all attempts in one, or one of them.
+
+        Raises:
+            NoSuchJob: never accepted, or deleted; or it has no such attempt.
             ResultGone: the result was deleted.
         """
 
@@ -139,6 +250,37 @@ class Store(Protocol):
     def watch(self, job_id: int) -> AbstractContextManager[Bell]:
         """Ring at every change of the job's state, and when its output has grown (at most 50 ms late)."""
 
+    def watch_changes(self) -> AbstractContextManager[Bell]:
+        """Ring at every change of any job's state, and at every deletion."""
+
+    @property
+    def changes(self) -> Changes:
+        """Which jobs changed, and in which order."""
+
+    async def queues(self) -> Queues:
+        """Return every queue: those that config names, and those of jobs that are not done."""
+
+    async def pause(self, queue: str | None, *, paused: bool) -> Queues:
+        """Let a queue (None: all of them) start nothing, or start again.
+
+        Raises:
+            NoSuchQueue: there is none of this name.
+        """
+
+    # What the caller of callbacks says ------------------------------------------------------------------------
+
+    async def due_callbacks(self, limit: int) -> Sequence[DueCallback]:
+        """Return up to `limit` results that are to be sent now, the longest due first."""
+
+    async def next_callback(self) -> Millis | None:
+        """Return when the next result is to be sent, if any is."""
+
+    async def called_back(self, job_id: int, *, error: str | None, again: Millis | None) -> None:
+        """Record a try: delivered without `error`, else tried again at `again`, else failed for good."""
+
+    def watch_callbacks(self) -> AbstractContextManager[Bell]:
+        """Ring whenever a result has come to be sent."""
+
     # What the supervisor says ----------------------------------------------------------------------------
 
     @property
@@ -148,8 +290,13 @@ class Store(Protocol):
     async def claim(self, keeper: int, token: str) -> Claim:
         """Wait for a queued job and claim it for this keeper."""
 
-    async def finish(self, job_id: int, token: str, end: End, volume: Volume, head: Head) -> bool:
-        """Record the end; false if the job is not running under this token (any more)."""
+    async def finish(
+        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, again: Millis | None = None
+    ) -> bool:
+        """Record the end; false if the job is not running under this token (any more).
+
+        With `again`, another attempt follows at that time, unless the job's end was asked for.
+        """
 
     async def requeue(self, job_id: int, token: str) -> bool:
         """Put a claimed job of which nothing was started back; false if it is not running under this token.

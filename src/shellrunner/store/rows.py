@@ -28,7 +28,7 @@ PAGE_OF: Final = {
         for state in (State.QUEUED, State.RUNNING)
     },
 }
-PAGE_OF_RESULTS: Final = f"""SELECT {_JOB} FROM jobs INDEXED BY jobs_with_result
+PAGE_OF_RESULTS: Final = f"""SELECT {_JOB} FROM jobs
     WHERE stdout_bytes IS NOT NULL AND id < ? ORDER BY id DESC LIMIT ?"""
 
 CLAIM: Final = "id, token, keeper, spec, started, cancelling, secrets"

@@ -52,7 +52,105 @@ CREATE INDEX jobs_queued ON jobs (priority DESC, id) WHERE state = 'queued';
 CREATE INDEX jobs_completed ON jobs (completed, id) WHERE state = 'done';
 """
 
-MIGRATIONS: Final = (_VERSION_1,)
+# What a job waits for, and who waits for it. A waiting job has `awaits` unfinished jobs before it, and must not start
+# before `due`; `minded` says that somebody has to be told of its end (a job that waits for it, a callback), so that
+# the end of all others costs nothing more. `attempt` counts from 1; earlier attempts lie in `attempts`.
+# Lists: each key has an index, but what nearly all jobs have in common (exit code 0, say) is in none: it is found by
+# walking in any order. An index ends with the rowid, which is the id. `search` trails behind: jobs up to `searched`
+# (in `meta`) are in it, folded; newer ones are looked at one by one. It has no copy of the text.
+_VERSION_2 = """
+CREATE TABLE jobs_2 (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'queued', 'running', 'done')),
+    queue TEXT NOT NULL DEFAULT 'default',
+    priority INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    due INTEGER,
+    awaits INTEGER NOT NULL DEFAULT 0,
+    minded INTEGER NOT NULL DEFAULT 0,
+    started INTEGER,
+    completed INTEGER,
+    keeper INTEGER,
+    token TEXT,
+    cancelling INTEGER NOT NULL DEFAULT 0,
+    ending TEXT,
+    exit_code INTEGER,
+    signal TEXT,
+    detail TEXT,
+    duration REAL,
+    stdout_bytes INTEGER,
+    stderr_bytes INTEGER,
+    stdout_dropped INTEGER,
+    stderr_dropped INTEGER,
+    cpu_user REAL,
+    cpu_system REAL,
+    max_rss_bytes INTEGER,
+    command TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    secrets TEXT
+) STRICT;
+INSERT INTO jobs_2 (id, state, queue, priority, created, started, completed, keeper, token, cancelling, ending,
+    exit_code, signal, detail, duration, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
+    cpu_user, cpu_system, max_rss_bytes, command, spec, secrets)
+    SELECT id, state, 'default', priority, created, started, completed, keeper, token, cancelling, ending,
+    exit_code, signal, detail, duration, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
+    cpu_user, cpu_system, max_rss_bytes, command, spec, secrets FROM jobs ORDER BY id;
+UPDATE sqlite_sequence SET seq = (SELECT seq FROM sqlite_sequence WHERE name = 'jobs') WHERE name = 'jobs_2'
+    AND EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'jobs');
+INSERT INTO sqlite_sequence (name, seq) SELECT 'jobs_2', seq FROM sqlite_sequence WHERE name = 'jobs'
+    AND NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'jobs_2');
+DROP TABLE jobs;
+ALTER TABLE jobs_2 RENAME TO jobs;
+CREATE INDEX jobs_undone ON jobs (state) WHERE state != 'done';
+CREATE INDEX jobs_queued ON jobs (queue, priority DESC, id) WHERE state = 'queued';
+CREATE INDEX jobs_due ON jobs (due) WHERE state = 'waiting' AND awaits = 0;
+CREATE INDEX jobs_created ON jobs (created);
+CREATE INDEX jobs_started ON jobs (started) WHERE state = 'done';
+CREATE INDEX jobs_completed ON jobs (completed) WHERE state = 'done';
+CREATE INDEX jobs_duration ON jobs (duration) WHERE state = 'done';
+CREATE INDEX jobs_exit_code ON jobs (exit_code) WHERE exit_code != 0;
+CREATE INDEX jobs_ending ON jobs (ending) WHERE ending != 'exited';
+CREATE INDEX jobs_queue ON jobs (queue) WHERE queue != 'default';
+CREATE INDEX jobs_priority ON jobs (priority) WHERE priority != 0;
+CREATE TABLE attempts (
+    job INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    started INTEGER,
+    completed INTEGER NOT NULL,
+    ending TEXT NOT NULL,
+    exit_code INTEGER,
+    signal TEXT,
+    detail TEXT,
+    duration REAL,
+    stdout_bytes INTEGER NOT NULL,
+    stderr_bytes INTEGER NOT NULL,
+    stdout_dropped INTEGER NOT NULL,
+    stderr_dropped INTEGER NOT NULL,
+    cpu_user REAL,
+    cpu_system REAL,
+    max_rss_bytes INTEGER,
+    entries BLOB NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (job, number)
+) STRICT;
+CREATE TABLE labels (key TEXT NOT NULL, value TEXT NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (key, value, job))
+    STRICT, WITHOUT ROWID;
+CREATE TABLE dependencies (after INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (after, job))
+    STRICT, WITHOUT ROWID;
+CREATE TABLE paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (identity TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, job INTEGER NOT NULL,
+    created INTEGER NOT NULL, PRIMARY KEY (identity, key)) STRICT, WITHOUT ROWID;
+CREATE INDEX keys_created ON keys (created);
+CREATE TABLE callbacks (job INTEGER PRIMARY KEY, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    since INTEGER, due INTEGER, error TEXT) STRICT;
+CREATE INDEX callbacks_due ON callbacks (due) WHERE due IS NOT NULL;
+CREATE VIRTUAL TABLE search USING fts5 (command, content = '', columnsize = 0,
+    tokenize = 'trigram case_sensitive 1');
+INSERT INTO meta VALUES ('searched', '0');
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 
 
 def examine(db: sqlite3.Connection) -> int:

@@ -28,7 +28,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
     if hdrs.CONTENT_ENCODING in request.headers:
         _check_coding(request)
     content = await (request.read() if request.content.is_eof() else _arriving(request))
-    job = await app[STORE].add(requests.job_spec(content, output_bytes=app[SETTINGS].jobs.output_bytes))
+    job = await app[STORE].add(requests.job_spec(content, app[SETTINGS]))
     return await answers.once(request, 202, resources.job(job), {"Location": resources.status_link(job.id)})
 
 

@@ -5,7 +5,7 @@ Handlers of /api/results and /api/results/{id}; `raw` has the exact bytes.
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import hdrs, web
 
@@ -15,7 +15,7 @@ from shellrunner.store import Output, Store
 from shellrunner.web import answers
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.parameters import Page
-from shellrunner.wire import body, resources, texts
+from shellrunner.wire import body, documents, resources, texts
 from shellrunner.wire.texts import Excerpt
 
 WHOLE: Final = 1 << 20  # bytes of each stream that a result shows uncut
@@ -72,19 +72,19 @@ async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, leng
     return b"".join(pieces)
 
 
-async def _document(store: Store, wanted: int) -> dict[str, Any]:
+async def _document(store: Store, wanted: int) -> documents.Result:
     job = await store.job(wanted)
     return await _result(store, job, WHOLE)
 
 
-async def _listed(store: Store, job: Job) -> dict[str, Any] | None:
+async def _listed(store: Store, job: Job) -> documents.Result | None:
     try:
         return await _result(store, job, LISTED)
     except (NoSuchJob, ResultGone):
         return None  # deleted since the list was read
 
 
-async def _result(store: Store, job: Job, most: int) -> dict[str, Any]:
+async def _result(store: Store, job: Job, most: int) -> documents.Result:
     end, volume = ending(job)
     output = await store.output(job.id)
     stdout, stderr = [await _excerpt(output, stream, volume, job.spec.encoding, most) for stream in Stream]

@@ -1,19 +1,24 @@
 """What a client sends, as the model: every fault named in plain words, with a pointer to it.
 
-Pure functions. Must not know HTTP; the limits that config sets are passed in.
+Pure functions. Must not know HTTP; what config allows is passed in.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from pydantic import ValidationError
 
+from shellrunner.config import Settings
 from shellrunner.errors import InvalidJob
-from shellrunner.model import JobSpec
+from shellrunner.model import JobSpec, Limits
 from shellrunner.wire import body
 
 _MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
 _LONGEST_KEY = 100  # characters of a key that are shown
+
+_NO_LIMITS = JobSpec(command="-").limits  # whoever asks for none has this very object
 
 _WORDS = {
     "bool_type": "must be true or false",
@@ -27,24 +32,27 @@ _WORDS = {
     "int_parsing_size": "is too large a number",
     "int_type": "must be a whole number",
     "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
     "missing": "is required",
     "model_attributes_type": "must be an object",
     "model_type": "must be an object",
+    "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
     "string_too_short": "must not be empty",
     "string_type": "must be a string",
     "string_unicode": "must be valid Unicode",
+    "too_long": "must have at most {max_length} items",
     "too_short": "must not be empty",
-    "tuple_type": "must be a list of strings",
+    "tuple_type": "must be a list",
     "value_error": "{error}",
 }
 
 
-def job_spec(content: bytes, *, output_bytes: int) -> JobSpec:
-    """Read the body of a new job; `output_bytes` is the most it may ask for.
+def job_spec(content: bytes, settings: Settings) -> JobSpec:
+    """Read the body of a new job.
 
     Raises:
         MalformedJson: it is no JSON.
-        InvalidJob: it is JSON, but no job.
+        InvalidJob: it is JSON, but no job, or one that config does not allow.
     """
     document = body.load(content)
     try:
@@ -52,15 +60,48 @@ def job_spec(content: bytes, *, output_bytes: int) -> JobSpec:
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
         raise InvalidJob([_explain(fault) for fault in faults]) from None
-    asked = spec.limits.output_bytes
-    if asked is not None and asked > output_bytes:
-        raise InvalidJob([{"pointer": "#/limits/output_bytes", "detail": f"must be at most {output_bytes}"}])
+    refused = [{"pointer": pointer, "detail": detail} for pointer, detail in _beyond(spec, settings)]
+    if refused:
+        raise InvalidJob(refused)
     return spec
 
 
+def digest(content: bytes) -> bytes:
+    """The same for bodies that are equal as JSON, however they are written.
+
+    Raises:
+        MalformedJson: it is no JSON.
+    """
+    return blake2b(json.dumps(_plain(body.load(content)), sort_keys=True).encode(), digest_size=32).digest()
+
+
+def _plain(value: Any) -> Any:
+    """With numbers as JSON has them, where 1.0 is 1."""
+    if isinstance(value, dict):
+        return {key: _plain(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_plain(member) for member in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _beyond(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:
+    """What config does not allow, each with its place."""
+    if spec.queue not in settings.queues:
+        yield "#/queue", f"must be a queue that config names: {', '.join(settings.queues)}"
+    if spec.limits is not _NO_LIMITS:
+        for name in Limits.model_fields:
+            asked, most = getattr(spec.limits, name), getattr(settings.jobs, name)
+            if asked is not None and most is not None and asked > most:
+                yield f"#/limits/{name}", f"must be at most {most}"
+    if spec.notify and spec.notify.host not in settings.callbacks.hosts:
+        allowed = ", ".join(settings.callbacks.hosts) or "none"
+        yield "#/notify/url", f"the host must be one that config's callbacks.hosts names: {allowed}"
+
+
 def _explain(fault: Mapping[str, Any]) -> dict[str, str]:
-    words = _WORDS.get(fault["type"], fault["msg"])
-    return {"pointer": _pointer(fault["loc"]), "detail": words.format_map(fault.get("ctx", {}))}
+    words = _WORDS.get(fault["type"])
+    told = fault["msg"] if words is None else words.format_map(fault.get("ctx", {}))
+    return {"pointer": _pointer(fault["loc"]), "detail": told}
 
 
 def _pointer(location: tuple[str | int, ...]) -> str:

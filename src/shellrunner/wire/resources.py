@@ -1,15 +1,17 @@
 """The model as the API's resources: a job, its status, its result, and where each is found.
 
-Pure functions; the keys and their meaning are API.md's. Must not know HTTP.
+Pure functions; the keys and their meaning are in `documents`. Must not know HTTP.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from shellrunner.model import Done, End, Job, Millis, Running, Usage, Volume
+from shellrunner.model import Callback, Done, End, Job, Limits, Millis, Retries, Running, Streamed, Usage, Volume
+from shellrunner.wire import documents
 from shellrunner.wire.body import instant
 from shellrunner.wire.texts import Excerpt
 
-Document = dict[str, Any]
+Document = Mapping[str, Any]  # any of them
 
 
 def job_link(job_id: int) -> str:
@@ -28,7 +30,7 @@ def result_link(job: Job) -> str | None:
     return f"/api/results/{job.id}" if isinstance(phase, Done) and phase.volume is not None else None
 
 
-def job(job: Job) -> Document:
+def job(job: Job) -> documents.Job:
     """The job as it was asked for, without secrets: of `env` the names, of `stdin` nothing."""
     spec = job.spec
     return {
@@ -42,16 +44,24 @@ def job(job: Job) -> Document:
         "argv": spec.argv,
         "cwd": spec.cwd,
         "env": list(spec.env),
+        "stdin": {"stream": True} if isinstance(spec.stdin, Streamed) else None,
         "timeout": spec.timeout,
         "priority": spec.priority,
+        "queue": spec.queue,
+        "labels": spec.labels,
         "merge_stderr": spec.merge_stderr,
         "leave_children": spec.leave_children,
         "encoding": spec.encoding,
-        "limits": {"output_bytes": spec.limits.output_bytes},
+        "limits": _limits(spec.limits),
+        "after": spec.after,
+        "start_at": spec.start_at,
+        "retries": _retries(spec.retries) if spec.retries else None,
+        "notify": _callback(job.callback) if job.callback else None,
+        "tty": {"rows": spec.tty.rows, "columns": spec.tty.columns} if spec.tty else None,
     }
 
 
-def status(job: Job) -> Document:
+def status(job: Job) -> documents.Status:
     """How far it is; what is not known yet, or never was, is null."""
     phase = job.phase
     end = phase.end if isinstance(phase, Done) else None
@@ -62,18 +72,18 @@ def status(job: Job) -> Document:
         "done": job.done,
         "state": job.state.value,
         "cancelling": isinstance(phase, Running) and phase.cancelling,
-        "attempt": 1,
+        "attempt": job.attempt,
         "created": instant(job.created),
         "started": _instant(started),
-        "completed": end and instant(end.completed),
-        "ending": end and end.ending.value,
-        "exit_code": end and end.exit_code,
-        "signal": end and end.signal,
+        "completed": instant(end.completed) if end else None,
+        "ending": end.ending.value if end else None,
+        "exit_code": end.exit_code if end else None,
+        "signal": end.signal if end else None,
         "result": result_link(job),
     }
 
 
-def result(job: Job, end: End, volume: Volume, stdout: Excerpt, stderr: Excerpt) -> Document:
+def result(job: Job, end: End, volume: Volume, stdout: Excerpt, stderr: Excerpt) -> documents.Result:
     """How it ended and what it wrote, as far as that fits here."""
     return {
         "result_id": job.id,
@@ -94,13 +104,13 @@ def result(job: Job, end: End, volume: Volume, stdout: Excerpt, stderr: Excerpt)
         "stdout_dropped": volume.stdout_dropped,
         "stderr_dropped": volume.stderr_dropped,
         "truncated": stdout.truncated or stderr.truncated,
-        "attempt": 1,
+        "attempt": job.attempt,
         "attempts": [],
-        "usage": end.usage and _usage(end.usage),
+        "usage": _usage(end.usage) if end.usage else None,
     }
 
 
-def ended(job: Job, end: End) -> Document:
+def ended(job: Job, end: End) -> documents.Ended:
     """What the last event of a stream says."""
     return {
         "result": result_link(job),
@@ -112,7 +122,25 @@ def ended(job: Job, end: End) -> Document:
     }
 
 
-def _usage(usage: Usage) -> Document:
+def _limits(limits: Limits) -> documents.Limits:
+    return {
+        "memory_bytes": limits.memory_bytes,
+        "cpu_seconds": limits.cpu_seconds,
+        "processes": limits.processes,
+        "open_files": limits.open_files,
+        "output_bytes": limits.output_bytes,
+    }
+
+
+def _retries(retries: Retries) -> documents.Retries:
+    return {"max": retries.max, "delay": retries.delay, "on": retries.on}
+
+
+def _callback(callback: Callback) -> documents.Callback:
+    return {"state": callback.state.value, "tries": callback.tries, "error": callback.error}
+
+
+def _usage(usage: Usage) -> documents.Usage:
     return {"cpu_user": usage.cpu_user, "cpu_system": usage.cpu_system, "max_rss_bytes": usage.max_rss_bytes}
 
 

@@ -1,0 +1,231 @@
+"""What Prometheus is told: what was observed since the start, and how everything stands when it asks.
+
+Owned by the service, which has `Metrics` hear of each end and hands the sources of all other figures to it.
+Names and units are Prometheus' (prometheus.io/docs/practices/naming). Must not know HTTP or SQL.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from shellrunner import __version__
+from shellrunner.model import Delivery, End, Ending, Millis, State, Stream, Volume
+from shellrunner.store import Queues, QueueState
+from shellrunner.store.sqlite import SqliteStore
+from shellrunner.supervisor import Supervisor
+
+__all__ = ["Metrics", "Sources"]
+
+Labels = tuple[str, ...]
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+# From an empty job to one that runs for a day.
+_BUCKETS: Final = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+    _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 4 * _HOUR, _DAY,
+)  # fmt: skip
+
+# Else each counter has a gauge beside it that says when it was made: of a process that tells its own start, noise.
+disable_created_metrics()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Who is asked for what stands now: `places` is how many commands may run at once."""
+
+    store: SqliteStore
+    supervisor: Supervisor
+    state_dir: Path
+    places: int
+
+
+class _OfQueue:
+    """What is observed of one queue. Found once: to look labels up costs as much as all the counting."""
+
+    def __init__(self, queue: str, ended: Counter, waited: Histogram, ran: Histogram) -> None:
+        self.ended = {ending: ended.labels(queue, ending) for ending in Ending}
+        self.waited, self.ran = waited.labels(queue), ran.labels(queue)
+
+
+class Metrics:
+    """All figures of one service, in a registry of their own."""
+
+    def __init__(self, queues: Iterable[str]) -> None:
+        """Begin at 0 for each ending in each of these queues: a rate needs a first value before the first event."""
+        self._registry = registry = CollectorRegistry()
+        jobs = Counter("shellrunner_jobs_ended_total", "Jobs that are done.", ("queue", "ending"), registry=registry)
+        waits = _histogram(
+            "wait", "From when a job could start (accepted, due) to its start, each attempt.", registry
+        )
+        runs = _histogram("run", "From a command's start to its end, each attempt.", registry)
+        self._new_queue = partial(_OfQueue, ended=jobs, waited=waits, ran=runs)
+        self._queues = {queue: self._new_queue(queue) for queue in queues}
+        self._stored = _by_stream("", "Output of ended commands that was stored.", registry)
+        self._dropped = _by_stream(
+            "dropped_", "Output that was not stored: over the limit, or on a full disk.", registry
+        )
+        tries = Counter(
+            "shellrunner_callback_tries_total",
+            "Tries to send a result; after `pending` there is another.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._tries = {outcome: tries.labels(outcome) for outcome in Delivery}
+        ProcessCollector(registry=registry)
+
+    def ended(self, queue: str, end: End, volume: Volume, ready: Millis | None, *, last: bool = True) -> None:
+        """An attempt is over, and the job too if it was its `last`; `ready` is since when it could have started."""
+        seen = self._queues.get(queue)
+        if seen is None:  # of a job that was accepted when config still named it
+            seen = self._queues[queue] = self._new_queue(queue)
+        if last:
+            seen.ended[end.ending].inc()
+        if end.started is not None and ready is not None:
+            # The wall clock may have been set back between the two.
+            seen.waited.observe(max(0, end.started - ready) / 1000)
+        if end.duration is not None:
+            seen.ran.observe(end.duration)
+        _add(self._stored, volume.stdout_bytes, volume.stderr_bytes)
+        _add(self._dropped, volume.stdout_dropped, volume.stderr_dropped)
+
+    def called_back(self, outcome: Delivery) -> None:
+        """A result was sent, or was not and will be again (`pending`), or never will."""
+        self._tries[outcome].inc()
+
+    async def render(self, sources: Sources, followers: Mapping[str, int], *, openmetrics: bool) -> bytes:
+        """All figures as of now, as OpenMetrics 1.0.0 or in Prometheus' own text format 0.0.4.
+
+        Raises:
+            StoreUnavailable: the history cannot be read.
+        """
+        page = _Page(self._registry, list(_standing(sources, await sources.store.queues(), followers)))
+        return generate_openmetrics(page) if openmetrics else generate_latest(page)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """One answer: two that are made at the same time do not mix."""
+
+    observed: CollectorRegistry
+    standing: list[Metric]
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self.standing
+        yield from self.observed.collect()
+
+
+def _standing(sources: Sources, queues: Queues, followers: Mapping[str, int]) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "shellrunner_build",
+        "The program's version, and Python's.",
+        {"version": __version__, "python": platform.python_version()},
+    )
+    yield from _of_jobs(sources, queues.queues)
+    yield from _of_queues(queues)
+    yield from _of_the_history(sources)
+    yield _gauge("shellrunner_places", "How many commands may run at once.", {(): sources.places})
+    yield _gauge(
+        "shellrunner_keepers",
+        "Keepers that have a job whose end is not recorded yet, and those that wait for one.",
+        {("busy",): sources.supervisor.running, ("idle",): sources.supervisor.idle},
+        "state",
+    )
+    yield _gauge(
+        "shellrunner_followers",
+        "Open streams: of one job's events, of its plain output, of all statuses.",
+        {(kind,): number for kind, number in followers.items()},
+        "kind",
+    )
+
+
+def _of_jobs(sources: Sources, queues: Iterable[QueueState]) -> Iterator[Metric]:
+    numbers = dict.fromkeys(State, 0)
+    for queue in queues:
+        numbers[State.WAITING] += queue.waiting
+        numbers[State.QUEUED] += queue.queued
+        numbers[State.RUNNING] += queue.running
+    numbers[State.DONE] = sources.store.kept.jobs
+    yield _gauge(
+        "shellrunner_jobs",
+        "Jobs in the history.",
+        {(state,): number for state, number in numbers.items()},
+        "state",
+    )
+
+
+def _of_queues(queues: Queues) -> Iterator[Metric]:
+    now = time.time_ns() // 1_000_000
+
+    def of_each(name: str, text: str, figures: Iterable[float]) -> Metric:
+        names = [(queue.name,) for queue in queues.queues]
+        return _gauge(f"shellrunner_queue_{name}", text, dict(zip(names, figures, strict=True)), "queue")
+
+    every = queues.queues
+    yield of_each("depth", "Jobs that are queued.", [queue.queued for queue in every])
+    yield of_each("waiting", "Jobs that may not start yet.", [queue.waiting for queue in every])
+    yield of_each("running", "Jobs that run.", [queue.running for queue in every])
+    limits = [float("inf") if queue.limit is None else queue.limit for queue in every]
+    yield of_each("limit", "How many of its jobs may run at once.", limits)
+    ages = [0 if queue.oldest is None else max(0, now - queue.oldest) / 1000 for queue in every]
+    yield of_each("oldest_seconds", "Since when its oldest queued job is accepted; 0 without one.", ages)
+    paused = [queues.paused or queue.paused for queue in every]
+    yield of_each("paused", "1 if it starts nothing, by its own pause or the whole service's.", paused)
+
+
+def _of_the_history(sources: Sources) -> Iterator[Metric]:
+    state_dir, store = sources.state_dir, sources.store
+    yield CounterMetricFamily(
+        "shellrunner_history_commits", "Transactions that were committed to the history.", store.commits
+    )
+    database = sum(_size(state_dir / name) for name in ("history.db", "history.db-wal"))
+    yield _gauge("shellrunner_history_bytes", "Size of history.db and its write-ahead log.", {(): database})
+    yield _gauge("shellrunner_kept_output_bytes", "Output of done jobs that is kept.", {(): store.kept.bytes})
+    disk = os.statvfs(state_dir)
+    free = disk.f_bavail * disk.f_frsize
+    yield _gauge("shellrunner_disk_free_bytes", "Room where the state directory is.", {(): free})
+
+
+def _gauge(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # the log is made at the first write
+        return 0
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(f"shellrunner_job_{name}_seconds", text, ("queue",), registry=registry, buckets=_BUCKETS)
+
+
+def _by_stream(name: str, text: str, registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    both = Counter(f"shellrunner_output_{name}bytes_total", text, ("stream",), registry=registry)
+    return both.labels(Stream.STDOUT), both.labels(Stream.STDERR)
+
+
+def _add(counters: tuple[Counter, Counter], stdout: int, stderr: int) -> None:
+    if stdout:
+        counters[0].inc(stdout)
+    if stderr:
+        counters[1].inc(stderr)

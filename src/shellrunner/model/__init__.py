@@ -1,0 +1,68 @@
+"""What a job is: what was asked for, the states it goes through, and how it ends.
+
+The vocabulary of the whole program; everybody may read it. Must not know SQL, HTTP, asyncio or config.
+"""
+
+from shellrunner.model.job import (
+    Callback,
+    Claim,
+    Delivery,
+    Done,
+    End,
+    Ending,
+    Job,
+    Phase,
+    Queued,
+    Running,
+    State,
+    Stream,
+    Usage,
+    Volume,
+    Waiting,
+    again,
+)
+from shellrunner.model.spec import (
+    MAX_ARGUMENT,
+    MAX_COUNT,
+    MAX_TIMEOUT,
+    Argument,
+    JobSpec,
+    Limits,
+    Millis,
+    Name,
+    Notify,
+    Retries,
+    Streamed,
+    Terminal,
+)
+
+__all__ = [
+    "MAX_ARGUMENT",
+    "MAX_COUNT",
+    "MAX_TIMEOUT",
+    "Argument",
+    "Callback",
+    "Claim",
+    "Delivery",
+    "Done",
+    "End",
+    "Ending",
+    "Job",
+    "JobSpec",
+    "Limits",
+    "Millis",
+    "Name",
+    "Notify",
+    "Phase",
+    "Queued",
+    "Retries",
+    "Running",
+    "State",
+    "Stream",
+    "Streamed",
+    "Terminal",
+    "Usage",
+    "Volume",
+    "Waiting",
+    "again",
+]

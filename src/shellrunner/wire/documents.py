@@ -1,0 +1,196 @@
+"""The documents of the API: which keys each has, and what each key means.
+
+Types alone: `resources` makes the documents, and the OpenAPI document is made from these. Must not know HTTP.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, WithJsonSchema, with_config
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
+
+from shellrunner.model import Delivery, Ending, State
+
+TIME = "2016-08-19T15:31:42.201Z"
+
+Instant = Annotated[
+    str, Field(description="RFC 3339, UTC", json_schema_extra={"format": "date-time"}, examples=[TIME])
+]
+Link = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
+StateName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*State]})]
+EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending]})]
+DeliveryName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Delivery]})]
+Id = Annotated[int, Field(ge=1, lt=10**18, examples=[45])]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0)]
+ExitCode = Annotated[int | None, Field(ge=0, le=255, description="of the command, if it exited by itself")]
+Signal = Annotated[str | None, Field(description="which ended the command", examples=["SIGSEGV"])]
+
+closed = with_config(extra="forbid", use_attribute_docstrings=True)
+
+
+@closed
+class Limits(TypedDict):
+    """What the job may use; null is as config says."""
+
+    memory_bytes: Count | None
+    cpu_seconds: Count | None
+    processes: Count | None
+    open_files: Count | None
+    output_bytes: Count | None
+
+
+@closed
+class Streamed(TypedDict):
+    """Standard input is sent while the job runs."""
+
+    stream: Literal[True]
+
+
+@closed
+class Terminal(TypedDict):
+    """The size of the job's pseudo-terminal."""
+
+    rows: int
+    columns: int
+
+
+@closed
+class Retries(TypedDict):
+    """Which endings are followed by another attempt, how many times, and after how many seconds."""
+
+    max: int
+    delay: Seconds
+    on: tuple[EndingName, ...]
+
+
+@closed
+class Callback(TypedDict):
+    """How the result gets to where it is to be sent."""
+
+    state: DeliveryName
+    tries: Count
+    error: str | None
+    """why the last try failed"""
+
+
+@closed
+class Job(TypedDict):
+    """A job as it was asked for, without secrets."""
+
+    job_id: Id
+    command: str
+    """the line for the shell, or argv quoted as for one"""
+    created: Instant
+    state: StateName
+    done: bool
+    status: Link
+    result: Link | None
+    """null until it is done, and when it was deleted"""
+    argv: tuple[str, ...] | None
+    cwd: str | None
+    env: list[str]
+    """the variables' names; values are never shown"""
+    stdin: Streamed | None
+    """null also for text, which is never shown"""
+    timeout: Seconds | None
+    priority: int
+    queue: str
+    labels: dict[str, str]
+    merge_stderr: bool
+    leave_children: bool | None
+    encoding: str
+    limits: Limits
+    after: tuple[Id, ...]
+    start_at: Instant | None
+    retries: Retries | None
+    notify: Callback | None
+    tty: Terminal | None
+
+
+@closed
+class Status(TypedDict):
+    """How far a job is; what is not known yet, or never was, is null."""
+
+    status_id: Id
+    job_id: Id
+    done: bool
+    state: StateName
+    cancelling: bool
+    """its end was asked for, and it still runs"""
+    attempt: Annotated[int, Field(ge=1)]
+    created: Instant
+    started: Instant | None
+    completed: Instant | None
+    ending: EndingName | None
+    exit_code: ExitCode
+    signal: Signal
+    result: Link | None
+    """null until it is done, and when it was deleted"""
+
+
+@closed
+class Usage(TypedDict):
+    """What the command and the children it waited for used."""
+
+    cpu_user: Seconds
+    cpu_system: Seconds
+    max_rss_bytes: Count | None
+
+
+@closed
+class Result(TypedDict):
+    """How a job ended and what it wrote; what nobody witnessed is null."""
+
+    result_id: Id
+    job_id: Id
+    command: str
+    created: Instant
+    started: Instant | None
+    completed: Instant
+    duration: Seconds | None
+    """seconds of the monotonic clock"""
+    exit_code: ExitCode
+    signal: Signal
+    ending: EndingName
+    detail: str | None
+    """why it did not start, was skipped, or is lost"""
+    stdout: str
+    """as text, cut around a visible marker if it is large"""
+    stderr: str
+    """likewise"""
+    stdout_bytes: Count
+    """all that is stored, and to be had at .../stdout"""
+    stderr_bytes: Count
+    """likewise"""
+    stdout_dropped: Count
+    """bytes that could not be stored: over the limit, or on a full disk"""
+    stderr_dropped: Count
+    """likewise"""
+    truncated: bool
+    """the text here is cut"""
+    attempt: Annotated[int, Field(ge=1)]
+    attempts: list[Link]
+    """results of the attempts, if further ones were asked for"""
+    usage: Usage | None
+
+
+@closed
+class Ended(TypedDict):
+    """What the last event of a stream says."""
+
+    result: Link | None
+    ending: EndingName
+    exit_code: ExitCode
+    signal: Signal
+    duration: Seconds | None
+    completed: Instant
+
+
+@closed
+class Fault(TypedDict):
+    """One thing that is wrong with a body."""
+
+    pointer: Annotated[
+        str, Field(description="where: a JSON pointer in a fragment (RFC 6901)", examples=["#/command"])
+    ]
+    detail: str
