@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellrunner.config import Settings, load
+from shellrunner.config import Queue, Settings, load
 from shellrunner.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 KEYS = [
     f"{section}.{key}"
     for section, field in Settings.model_fields.items()
-    for key in field.annotation.model_fields  # type: ignore[union-attr]
+    for key in getattr(field.annotation, "model_fields", {})
 ]
 
 
@@ -61,6 +61,19 @@ def test_every_setting_is_in_the_shipped_file(key):
     lines = SHIPPED.read_text().split(f"[{section}]")[1]
     own = re.split(r"^\[(?!\w+\.)", lines, maxsplit=1, flags=re.MULTILINE)[0]
     assert re.search(rf"^(# )?{name} = |^\[{section}\.{name}\]$", own, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", Queue.model_fields)
+def test_every_setting_of_a_queue_is_in_the_shipped_file(name):
+    """The queue that is always there has each setting, as shipped."""
+    assert tomllib.loads(SHIPPED.read_text())["queues"]["default"][name] == 0
+
+
+def test_a_queue_more_leaves_the_default_one(file, monkeypatch):
+    """Queues of the file and of the environment stand beside `default`, which nobody need name."""
+    monkeypatch.setenv("SHELLRUNNER_QUEUES__SLOW", '{"max_running": 1}')
+    queues = load(file("[queues.backups]\nmax_running = 2\nmax_queued = 0\n")).queues
+    assert queues == {"default": Queue(), "slow": Queue(max_running=1), "backups": Queue(max_running=2)}
 
 
 def test_what_is_commented_out_in_the_shipped_file_could_be_used(file):
@@ -117,10 +130,12 @@ def test_variables_are_merged_over_those_shipped(file, monkeypatch):
 def test_zero_is_no_limit(file):
     """A retention or timeout of 0 never reaches the rest of the program as a number."""
     text = "[store]\nretention_days = 0\nretention_jobs = 0\nretention_bytes = 0\n[jobs]\ntimeout = 0\n"
+    text += "[supervisor]\nmax_queued = 0\n"
     settings = load(file(text))
     store = settings.store
     assert (store.retention_days, store.retention_jobs, store.retention_bytes) == (None, None, None)
     assert settings.jobs.timeout is None
+    assert settings.supervisor.max_queued is None
 
 
 def test_settings_cannot_be_changed():
@@ -171,6 +186,9 @@ def test_every_setting_can_come_from_the_environment(key, monkeypatch):
         ("[jobs.environment]\nSHELLRUNNER_JOB = 'x'", 1, "jobs.environment", "is set for each job by the service"),
         ("[store]\nretention_jobs = 1.5", 2, "store.retention_jobs", "must be a whole number"),
         ("[log]\nlevel = 'loud'", 2, "log.level", "must be 'debug', 'info', 'warning' or 'error'"),
+        ("[queues.a]\nmax_running = -1", 2, "queues.a.max_running", "must be at least 0"),
+        ("[queues.a]\nrunning = 1", 2, "queues.a.running", "there is no such key"),
+        ("[queues]\n\n'a b' = {}", 3, "queues.a b", "should match"),
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )

@@ -57,6 +57,15 @@ class NoSuchJob(ShellrunnerError):
         super().__init__(f"there is no job {job_id}")
 
 
+class NoSuchAttempt(NoSuchJob):
+    """The job has no attempt of this number (yet)."""
+
+    code = "no-such-attempt"
+
+    def __init__(self, job_id: int, number: int) -> None:
+        ShellrunnerError.__init__(self, f"job {job_id} has no attempt {number}")
+
+
 class NoResultYet(ShellrunnerError):
     """The job is not done, so it has no result."""
 

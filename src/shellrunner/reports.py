@@ -62,7 +62,7 @@ async def result(store: Store, attempt: Attempt, most: int) -> documents.Result:
     """
     output, charset = await store.output(attempt.job.id, attempt.number), attempt.job.spec.encoding
     stdout, stderr = [await _excerpt(output, stream, attempt.volume, charset, most) for stream in Stream]
-    return resources.result(*attempt, stdout, stderr)
+    return resources.result(*attempt, stdout=stdout, stderr=stderr)
 
 
 def size(volume: Volume, stream: Stream) -> int:

@@ -21,7 +21,7 @@ from shellrunner import __version__
 from shellrunner.config import Settings
 from shellrunner.errors import ShellrunnerError, StateLocked, StoreUnavailable
 from shellrunner.store import Store
-from shellrunner.store.sqlite import Retention, open_store
+from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, open_store
 from shellrunner.supervisor import Keepers, Supervisor
 from shellrunner.supervisor.links import ForkServer, attach, exec_fork_server
 from shellrunner.systemd import Notifier
@@ -50,7 +50,7 @@ async def serve(settings: Settings) -> int:
     use_all_descriptors()
     with contextlib.closing(Notifier.from_environment()) as notifier, locked(state_dir), caught_signals() as stop:
         async with (
-            open_store(state_dir, retention(settings)) as store,
+            open_store(state_dir, retention(settings), queue_limits(settings)) as store,
             supervised(store, state_dir, settings, await attach(*fork_server)) as (supervisor, crashed),
         ):
             pulse = Pulse(store, notifier)
@@ -158,6 +158,12 @@ def retention(settings: Settings) -> Retention:
     """How much of the history is kept."""
     store = settings.store
     return Retention(days=store.retention_days, jobs=store.retention_jobs, bytes=store.retention_bytes)
+
+
+def queue_limits(settings: Settings) -> QueueLimits:
+    """How many jobs of each queue run at once, and how many may wait."""
+    queues = {name: QueueLimit(queue.max_running, queue.max_queued) for name, queue in settings.queues.items()}
+    return QueueLimits(settings.supervisor.max_queued, queues)
 
 
 @contextlib.asynccontextmanager

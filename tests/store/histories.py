@@ -3,12 +3,12 @@
 import os
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
-from shellrunner.store import Head
+from shellrunner.store import Filters, Head, Position
 from shellrunner.store.sqlite import Retention, SqliteStore, open_store
 
 SPEC = JobSpec(command="true")
@@ -21,6 +21,23 @@ def opened(path: Path, **limits: float) -> AbstractAsyncContextManager[SqliteSto
 
 def ended(code: int = 0, completed: int = 2_000, started: int = 1_000) -> End:
     return End(Ending.EXITED, completed, exit_code=code, started=started, duration=0.5, usage=Usage(0.1, 0.2, 4096))
+
+
+async def listed(store: SqliteStore, limit: int = 1000, **filters: Any) -> list[Job]:
+    """The newest jobs, as far as one page goes."""
+    return list((await store.page(Filters(**filters), (), limit=limit)).jobs)
+
+
+async def everything(store: SqliteStore) -> list[Job]:
+    """Every job, page by page."""
+    found: list[Job] = []
+    after: Position | None = None
+    while True:
+        page = await store.page(Filters(), (), limit=1000, after=after)
+        found += page.jobs
+        if page.next is None:
+            return found
+        after = page.next
 
 
 async def running(store: SqliteStore, token: str = "t", keeper: int = 1) -> Claim:

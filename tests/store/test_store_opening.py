@@ -13,7 +13,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
 from shellrunner.store import schema
-from tests.store.histories import SPEC, done, opened, running
+from tests.store.histories import SPEC, done, everything, opened, running
 
 
 async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path
     accepted = {int(line[1]) for line in said[:-1] if line[0] == "accepted"}
     finished = {int(line[1]) for line in said[:-1] if line[0] == "done"}
     async with opened(tmp_path) as store:
-        jobs = {job.id: job for job in await store.jobs(states=frozenset(State), limit=100_000)}
+        jobs = {job.id: job for job in await everything(store)}
         assert accepted <= jobs.keys()
         assert sorted(jobs) == list(range(1, len(jobs) + 1))
         for job_id in finished:

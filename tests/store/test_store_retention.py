@@ -4,15 +4,15 @@ import time
 from pathlib import Path
 
 from shellrunner.errors import NoSuchJob
-from shellrunner.model import Job, State, Volume
+from shellrunner.model import Job, Volume
 from shellrunner.store import Head
 from shellrunner.store.sqlite import SqliteStore
-from tests.store.histories import SPEC, done, ended, opened, running
+from tests.store.histories import SPEC, done, ended, listed, opened, running
 from tests.waiting import until
 
 
 async def ids(store: SqliteStore) -> list[int]:
-    return [job.id for job in await store.jobs(states=frozenset(State), limit=1000)]
+    return [job.id for job in await listed(store)]
 
 
 async def large(store: SqliteStore, size: int) -> None:

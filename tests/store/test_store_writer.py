@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from shellrunner.errors import NoSuchJob, StoreUnavailable
-from shellrunner.model import JobSpec, State, Volume
+from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
 from shellrunner.store.lane import Asked
 from shellrunner.store.sqlite import SqliteStore
-from tests.store.histories import NOTHING, SPEC, done, ended, opened, running
+from tests.store.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
 
 async def test_units_asked_for_together_are_one_commit(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) ->
         )
         assert isinstance(sql, StoreUnavailable)
         assert isinstance(division, ZeroDivisionError)
-        everything = await store.jobs(states=frozenset(State), limit=10)
+        everything = await listed(store)
         assert {job.id for job in everything} == {one.id, two.id}  # type: ignore[union-attr]
         left = await store._readers[0].run(lambda db: db.execute("SELECT key FROM meta").fetchall())
         assert ("left behind",) not in left
@@ -106,7 +106,7 @@ async def test_a_cancelled_waiter_does_not_cancel_what_it_asked_for(tmp_path: Pa
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await store.check()
-        assert len(await store.jobs(states=frozenset(State), limit=10)) == 1
+        assert len(await listed(store)) == 1
 
 
 async def test_a_closed_history_says_so(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_s8_a_full_history_refuses_whole_and_recovers(tmp_path: Path) -> N
         big = JobSpec(command="x" * 100_000)
         answers = await asyncio.gather(*(store.add(big) for _ in range(5)), return_exceptions=True)
         assert all(isinstance(answer, StoreUnavailable) for answer in answers)
-        assert [job.id for job in await store.jobs(states=frozenset(State), limit=10)] == [small.id]
+        assert [job.id for job in await listed(store)] == [small.id]
         await _pages(store, None)
         accepted = await store.add(big)
         assert (await store.job(accepted.id)).spec == big
@@ -197,8 +197,8 @@ async def test_s9_submits_readers_and_a_purge_at_once(tmp_path: Path) -> None:
 
         async def read() -> None:
             for _ in range(50):
-                await store.jobs(states=frozenset(State), limit=20)
-                await store.results(limit=20)
+                await listed(store, 20)
+                await listed(store, 20, with_result=True)
 
         async def purge() -> None:
             for number in range(50):

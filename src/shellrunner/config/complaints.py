@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -71,7 +71,7 @@ def complaint(problem: ErrorDetails, sources: Sources, settings: type[BaseModel]
     """Say what is wrong with one value, without the value: it may be a secret in the wrong place."""
     key = problem["loc"]
     name = ".".join(str(step) for step in key if step != "[key]")
-    return f"{_place(key, sources)}: {name}: {_reason(problem, settings.model_fields)}"
+    return f"{_place(key, sources)}: {name}: {_reason(problem, settings)}"
 
 
 def _place(key: _Key, sources: Sources) -> str:
@@ -127,13 +127,15 @@ _WORDS: Final = (
 )
 
 
-def _reason(problem: ErrorDetails, known: _Fields) -> str:
+def _reason(problem: ErrorDetails, settings: type[BaseModel]) -> str:
     match problem["type"]:
         case "extra_forbidden":
             *section, key = problem["loc"]
+            table: Any = settings
             for step in section:
-                known = getattr(known[str(step)].annotation, "model_fields", {})
-            return _no_such(str(key), known)
+                fields = getattr(table, "model_fields", None)
+                table = get_args(table)[1] if fields is None else fields[step].annotation  # dict[name, table]
+            return _no_such(str(key), getattr(table, "model_fields", {}))
         case "model_type" | "dict_type":
             return "must be a table"
         case "value_error":

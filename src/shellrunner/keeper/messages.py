@@ -4,14 +4,28 @@ One frame is four bytes of length (big-endian) and so many bytes of JSON in UTF-
 keeper says in its `hello`; a server must go on understanding every version that was ever released.
 
     server → keeper       {"do": "start", "job", "token", "argv", "cwd", "env", "stdin", "timeout", "grace",
-                           "merge_stderr", "leave_children", "output_bytes"}
+                           "merge_stderr", "leave_children", "output_bytes",
+                           "attempt", "stream", "tty", "limits"}                              (since protocol 2)
                           {"do": "cancel", "job", "token"}
+                          {"do": "signal", "job", "token", "signum"}                          (since protocol 2)
+                          {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
                           (end of the connection)   a keeper that keeps nothing exits
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
+                          {"say": "took", "job", "token", "offset", "refused"}                (since protocol 2)
     server → fork server  {"do": "fork", "keeper", "header": {"history", "program"}}
     fork server → server  {"say": "forked", "keeper", "pid"}   or   {"say": "failed", "keeper", "reason"}
                           {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
+
+`start`: `attempt` counts from 1; `stream` says that input comes later; `tty` is null or [rows, columns]; `limits` is
+null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number. Absent is 1, false, null.
+
+`signal` goes to the command's process group if the command has not ended, and is not answered.
+
+`input` is answered by `took`, in order. `data` is base64. It is taken whole or not at all: if `offset` is null or what
+was taken before, and there is room. `took` has in `offset` what was taken in all, and in `refused` null, or "offset",
+"full", "closed" (never open, or ended; another offset is told first), or "gone" (this keeper keeps another job, or
+none; then `offset` is null).
 """
 
 import json
@@ -19,7 +33,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
+CONTROLLED = 2  # the protocol from which on a keeper takes signals and input
 MAX_FRAME = 1 << 26  # bytes; a start with its stdin, argv and env is far smaller
 
 _LENGTH = struct.Struct(">I")

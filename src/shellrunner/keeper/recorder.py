@@ -19,9 +19,10 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 class Recorder:
     """Where the output of one job goes."""
 
-    def __init__(self, slot: SlotWriter, state: int, job: int, token: str, limit: int) -> None:
+    def __init__(self, slot: SlotWriter, state: int, job: int, token: str, limit: int, attempt: int = 1) -> None:
         """Store at most `limit` bytes: of both streams, and of the index where it does not fit into the slot."""
         self._slot, self._state, self._job, self._token, self._limit = slot, state, job, token, limit
+        self._attempt = attempt
         self._data_file = self._index_file = -1
         self._entries = 0
         self._last_stream, self._last_time = -1, 0
@@ -91,7 +92,7 @@ class Recorder:
             self._slot.write_entry(self._entries, entry)
         else:
             if self._index_file < 0:
-                self._index_file = os.open(index_path(self._job), _NEW_FILE, 0o600, dir_fd=self._state)
+                self._index_file = os.open(index_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)
             if os.pwrite(self._index_file, entry.pack(), (self._entries - INDEX_ROOM) * ENTRY) < ENTRY:
                 raise OSError("no room for a whole index entry")
         self._entries += 1
@@ -110,7 +111,7 @@ class Recorder:
         written = 0
         try:
             if self._data_file < 0:
-                self._data_file = os.open(data_path(self._job), _NEW_FILE, 0o600, dir_fd=self._state)
+                self._data_file = os.open(data_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)
             while written < len(rest):
                 written += os.pwrite(self._data_file, rest[written:], at + written)
         except OSError:

@@ -9,7 +9,8 @@ bytes; must not know processes or jobs' meaning.
 
 A record: three blocks in its first page (`start`, `progress`, `end`), then room for the first `INDEX_ROOM` index
 entries and the first `DATA_ROOM` bytes of output. What does not fit goes on in `runs/<job>.idx` and
-`runs/<job>.out`. A block is its length, its CRC-32 and JSON, so a torn one is told from a whole one.
+`runs/<job>.out` (`runs/<job>.<attempt>.…` from the second attempt on, which `start` names). A block is its length,
+its CRC-32 and JSON, so a torn one is told from a whole one.
 
 Order is everything here. A keeper writes an index entry before the data it describes, and `progress` (how much is
 stored) after both; whoever reads takes `progress` first, so what it counts is there. And a reader checks `start`
@@ -78,6 +79,12 @@ class Record(NamedTuple):
     progress: dict[str, Any]
     end: dict[str, Any] | None
 
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the job this is, counted from 1."""
+        attempt: int = self.start.get("attempt", 1)
+        return attempt
+
 
 def slot_name(keeper: int) -> str:
     """The slot's name in `slots/`."""
@@ -89,14 +96,18 @@ def socket_name(keeper: int) -> str:
     return f"{keeper}.sock"
 
 
-def data_path(job: int) -> str:
-    """Where the output beyond the slot lies, relative to the state directory."""
-    return f"runs/{job}.out"
+def data_path(job: int, attempt: int = 1) -> str:
+    """Where an attempt's output beyond the slot lies, relative to the state directory."""
+    return f"runs/{_attempt(job, attempt)}.out"
 
 
-def index_path(job: int) -> str:
-    """Where the index beyond the slot lies, relative to the state directory."""
-    return f"runs/{job}.idx"
+def index_path(job: int, attempt: int = 1) -> str:
+    """Where an attempt's index beyond the slot lies, relative to the state directory."""
+    return f"runs/{_attempt(job, attempt)}.idx"
+
+
+def _attempt(job: int, attempt: int) -> str:
+    return f"{job}" if attempt == 1 else f"{job}.{attempt}"
 
 
 def _block(content: dict[str, Any], room: int) -> bytes:

@@ -66,10 +66,26 @@ def _target(url: str) -> str:
     return url
 
 
-Argument = Annotated[str, AfterValidator(_argument)]
-Charset = Annotated[str, AfterValidator(charsets.canonical)]
-Instant = Annotated[str, AfterValidator(_instant)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+def _shape(**keywords: Any) -> Any:
+    """What JSON Schema can say of a rule that a validator keeps."""
+    return Field(json_schema_extra=keywords)
+
+
+def _says(words: str) -> Any:
+    """What a key means, for who reads the API's document."""
+    return Field(description=words)
+
+
+_NO_NUL = r"^[^\u0000]*$"
+Argument = Annotated[str, AfterValidator(_argument), _shape(maxLength=MAX_ARGUMENT, pattern=_NO_NUL)]
+Charset = Annotated[str, AfterValidator(charsets.canonical), _shape(enum=sorted(charsets.CHARSETS))]
+Instant = Annotated[
+    str,
+    AfterValidator(_instant),
+    _shape(format="date-time", pattern=r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$"),
+]
+_NAME = r"^[A-Za-z0-9._-]{1,63}$"
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 JobId = Annotated[int, Field(ge=1, le=10**18 - 1)]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
@@ -140,7 +156,7 @@ class Retries(_Request):
 class Notify(_Request):
     """Where the result is sent once it is recorded."""
 
-    url: Annotated[str, AfterValidator(_target)]
+    url: Annotated[str, AfterValidator(_target), _shape(format="uri", maxLength=MAX_URL)]
 
     @property
     def host(self) -> str:
@@ -150,27 +166,48 @@ class Notify(_Request):
         return match["host"].lower()
 
 
+_Line = Annotated[Argument, StringConstraints(min_length=1)]
+_Words = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=MAX_COUNT["argv"], strict=False)]
+_Path = Annotated[Argument, AfterValidator(_absolute), _shape(pattern=r"^/[^\u0000]*$")]
+_Variables = Annotated[
+    dict[str, str],
+    _shape(
+        maxProperties=MAX_COUNT["env"],
+        propertyNames={"pattern": r"^[^=\u0000]+$", "not": {"enum": [*_OURS]}},
+        additionalProperties={"type": "string", "maxLength": MAX_ARGUMENT, "pattern": _NO_NUL},
+    ),
+]
+_Labels = Annotated[
+    dict[Name, str],
+    Field(max_length=MAX_LABELS),
+    _shape(propertyNames={"pattern": _NAME}, additionalProperties={"type": "string", "maxLength": MAX_LABEL}),
+]
+_Jobs = Annotated[tuple[JobId, ...], Field(max_length=MAX_AFTER, strict=False)]
+
+
 class JobSpec(_Request):
     """What was asked for: exactly one of `command` (run by the shell) and `argv` (run as it is)."""
 
-    command: Annotated[Argument, StringConstraints(min_length=1)] | None = None
-    argv: tuple[Argument, ...] | None = Field(None, min_length=1, strict=False)
-    cwd: Annotated[Argument, AfterValidator(_absolute)] | None = None
-    env: dict[str, str] = Field(default_factory=dict)
-    stdin: str | Streamed | None = None
-    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT, description="seconds from its start")
-    priority: int = Field(0, ge=-1000, le=1000)
-    queue: Name = "default"
-    labels: dict[Name, str] = Field(default_factory=dict, max_length=MAX_LABELS)
-    merge_stderr: bool = False
-    leave_children: bool | None = None
-    encoding: Charset = "utf-8"
+    command: Annotated[_Line | None, _says("a line for the shell; at most 131,071 bytes of UTF-8")] = None
+    argv: Annotated[_Words | None, _says("words run without a shell, the first sought in the job's PATH")] = None
+    cwd: Annotated[_Path | None, _says("where it starts; if absent, as config says")] = None
+    env: Annotated[_Variables, _says("added to the job's environment; values are never shown again")] = Field(
+        default_factory=dict
+    )
+    stdin: Annotated[str | Streamed | None, _says("text for standard input, or that it is sent later")] = None
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT, description="seconds from its start until it is ended")
+    priority: int = Field(0, ge=-1000, le=1000, description="larger first, then oldest first")
+    queue: Annotated[Name, _says("one that config names")] = "default"
+    labels: Annotated[_Labels, _says("to search by")] = Field(default_factory=dict)
+    merge_stderr: Annotated[bool, _says("stderr goes into stdout")] = False
+    leave_children: Annotated[bool | None, _says("what it leaves behind is let go; if absent, as config says")] = None
+    encoding: Annotated[Charset, _says("the charset in which its output is shown, by any of its names")] = "utf-8"
     limits: Limits = Limits()
-    after: tuple[JobId, ...] = Field((), max_length=MAX_AFTER, strict=False)
-    start_at: Instant | None = None
+    after: Annotated[_Jobs, _says("jobs that must all have exited with 0, else this one is skipped")] = ()
+    start_at: Annotated[Instant | None, _says("before this it does not start")] = None
     retries: Retries | None = None
     notify: Notify | None = None
-    tty: Terminal | None = None
+    tty: Annotated[Terminal | None, _says("`true` is a pseudo-terminal of the usual size")] = None
 
     @field_validator("stdin", mode="before")
     @classmethod

@@ -1,20 +1,24 @@
 """The standing claim: keepers that wait for a job, served by each write batch, in its commit.
 
-Owned by the store. Knows who waits and whether there may be something queued; must not know keepers or processes.
-While certainly nothing is queued, a job that is added is claimed by being written as running: one statement less.
+Owned by the store. Knows who waits and which queues may start something; must not know keepers or processes.
+While nothing is queued, a job that is added is claimed by being written as running: one statement less.
 """
 
 import asyncio
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim, End, Ending
-from shellrunner.store import changes, rows
+from shellrunner.errors import QueueFull, StoreUnavailable
+from shellrunner.model import Claim, End, Ending, Job, State
+from shellrunner.store import Key, aftermath, arrivals, changes, keys, rows
+from shellrunner.store.arrivals import Accepted
 from shellrunner.store.lane import Asked
+from shellrunner.store.moves import Move, Moves
+from shellrunner.store.queues import QueueCounts
 
 _AGAIN: Final = 0.5  # seconds until claiming is tried again after a commit that failed
 
@@ -28,50 +32,81 @@ class Offer:
     claim: asyncio.Future[Claim] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-Served = list[tuple[Offer, Claim]]
+@dataclass(slots=True)
+class Served:
+    """What a batch's claims came to."""
+
+    claims: list[tuple[Offer, Claim]] = field(default_factory=list)
+    moves: Moves = field(default_factory=list)
 
 
 class Adding(Asked):
-    """A job that is being added, and the offer that has it at once, if one does."""
+    """A job that is being added, and the offer that has it at once, if one does.
 
-    __slots__ = ("accepted", "offer")
+    Its `value` is the job's id and moves, or the job that was accepted with this key before.
+    """
 
-    def __init__(self, accepted: changes.Accepted, after: Callable[["Adding"], None]) -> None:
-        """`after` hears of it once it is committed; its `value` is the id."""
+    __slots__ = ("_key", "accepted", "full", "offer")
+
+    def __init__(self, accepted: Accepted, key: Key | None, after: Callable[["Adding"], None]) -> None:
+        """`after` hears of it once it is committed."""
         super().__init__(self._add, lambda _: after(self))
         self.accepted = accepted
         self.offer: Offer | None = None
+        self.full: QueueFull | None = None
+        self._key = key
 
-    def _add(self, db: sqlite3.Connection) -> int:
-        return changes.add(db, self.accepted, (self.offer.keeper, self.offer.token) if self.offer else None)
+    @property
+    def at_once(self) -> bool:
+        """Whether it is certain to be a new job, which nothing keeps from starting."""
+        return self._key is None and self.accepted.at_once
+
+    def _add(self, db: sqlite3.Connection) -> tuple[int, Moves] | Job:
+        if self._key is not None:
+            known = keys.find(db, self._key, self.accepted.created)
+            if known is not None:
+                return known
+        if self.full is not None:
+            raise self.full
+        job_id, moves = arrivals.add(db, self.accepted, (self.offer.keeper, self.offer.token) if self.offer else None)
+        if self._key is not None:
+            keys.keep(db, self._key, job_id, self.accepted.created)
+        return job_id, moves
 
 
 class Claims:
     """The offers that wait, in the order in which they were made."""
 
     def __init__(
-        self, wake: Callable[[], None], claimed: Callable[[Claim], None], abandoned: Callable[[Claim], None]
+        self,
+        queues: QueueCounts,
+        wake: Callable[[], None],
+        served: Callable[[Claim, Moves, bool], None],
+        moved: Callable[[Moves], None],
     ) -> None:
-        """`wake` asks for a write batch now; `claimed` hears of each claim that was committed, and `abandoned`
-        of one whose waiter had gone meanwhile."""
+        """`wake` asks for a write batch now; `served` hears of each claim that was committed, with the moves that
+        were made with it, and whether its waiter had gone meanwhile; `moved` of all other moves."""
+        self._queues = queues
         self._wake = wake
-        self._claimed = claimed
-        self._abandoned = abandoned
+        self._served = served
+        self._moved = moved
         self._offers: dict[Offer, None] = {}
-        # Never false while something is queued; true too often only costs a look.
-        self._something_queued = True
 
     def offer(self, keeper: int, token: str) -> Offer:
         """Let a keeper wait for a job."""
         offer = Offer(keeper, token)
         self._offers[offer] = None
-        if self._something_queued:
-            self._wake()
+        self.look()
         return offer
 
     def withdraw(self, offer: Offer) -> None:
         """It waits no longer."""
         self._offers.pop(offer, None)
+
+    def look(self) -> None:
+        """Have a batch if somebody waits for what is queued."""
+        if self._offers and self._startable():
+            self._wake()
 
     def close(self) -> None:
         """Nobody is served any more; who still waits is told so."""
@@ -81,40 +116,51 @@ class Claims:
         self._offers.clear()
 
     def standing(self, batch: Sequence[Asked]) -> Asked | None:
-        """Let the keepers that wait have what `batch` adds; return what ends it: claims, if something is queued."""
-        offers = [offer for offer in self._offers if not offer.claim.done()]
-        adding = [asked for asked in batch if isinstance(asked, Adding)]
-        put_back = any(asked.queues for asked in batch)
-        if not offers:
-            self._something_queued = self._something_queued or put_back or bool(adding)
-            return None
-        if self._something_queued or put_back:
-            self._something_queued = True
-            return self._claiming(offers)
-        adding.sort(key=lambda add: -add.accepted.priority)  # stable: of one priority, the first asked is first
-        for add, offer in zip(adding, offers, strict=False):
-            add.offer = offer
-        self._something_queued = len(adding) > len(offers)
-        return None
+        """Let the keepers that wait have what `batch` adds; return what ends it: claims, if something is queued.
 
-    def _claiming(self, offers: list[Offer]) -> Asked:
-        asked = Asked(lambda db: _serve(db, offers), lambda served: self._tell(served, len(offers)))
+        Called when nothing is under way, so the counts are exact.
+        """
+        adding = [asked for asked in batch if isinstance(asked, Adding)]
+        offers = [offer for offer in self._offers if not offer.claim.done()]
+        room = self._queues.room() if offers else {}
+        certain = not (self._startable() or any(asked.queues for asked in batch))
+        if adding:
+            if certain:
+                offers = _pair(adding, offers, room)
+            self._refuse_too_many(adding)
+            certain = certain and not any(add.offer is None and not add.full for add in adding)
+        return None if certain or not offers or not room else self._claiming(offers, room)
+
+    def _startable(self) -> bool:
+        """Whether something is queued that may run."""
+        queues = self._queues
+        return any(queues.count(name, State.QUEUED) for name in queues.room())
+
+    def _refuse_too_many(self, adding: list[Adding]) -> None:
+        more: Counter[str] = Counter()
+        for add in adding:
+            queue = add.accepted.spec.queue
+            if add.offer is None:
+                add.full = self._queues.full(queue, more=more.total(), more_of_it=more[queue])
+                more[queue] += add.full is None
+
+    def _claiming(self, offers: list[Offer], room: dict[str, int]) -> Asked:
+        asked = Asked(lambda db: _serve(db, offers, dict(room)), self._tell)
         asked.future.add_done_callback(self._failed)
         return asked
 
-    def _tell(self, served: Served, asked: int) -> None:
-        self._something_queued = len(served) == asked
-        for offer, claim in served:
-            self.tell(offer, claim)
+    def _tell(self, served: Served) -> None:
+        for offer, claim in served.claims:
+            self.tell(offer, claim, [Move(claim.job_id, claim.spec.queue, State.QUEUED, State.RUNNING)])
+        self._moved(served.moves)
 
-    def tell(self, offer: Offer, claim: Claim) -> None:
+    def tell(self, offer: Offer, claim: Claim, moves: Moves) -> None:
         """The claim was committed for this offer."""
         self._offers.pop(offer, None)
-        self._claimed(claim)
-        if offer.claim.done():
-            self._abandoned(claim)
-        else:
+        gone = offer.claim.done()
+        if not gone:
             offer.claim.set_result(claim)
+        self._served(claim, moves, gone)
 
     def _failed(self, future: asyncio.Future[Served]) -> None:
         error = future.exception()
@@ -125,22 +171,39 @@ class Claims:
             raise error  # a bug: the loop reports it, and the offers wait on
 
 
-def _serve(db: sqlite3.Connection, offers: list[Offer]) -> Served:
-    served: Served = []
+def _pair(adding: list[Adding], offers: list[Offer], room: dict[str, int]) -> list[Offer]:
+    """Give jobs that start at once to offers, the most urgent first; the offers that are left."""
+    left = list(reversed(offers))
+    # Stable: of one priority, the first asked is first.
+    for add in sorted(adding, key=lambda add: -add.accepted.spec.priority):
+        queue = add.accepted.spec.queue
+        if left and add.at_once and room.get(queue, 0) > 0:
+            room[queue] -= 1
+            add.offer = left.pop()
+    return left[::-1]
+
+
+def _serve(db: sqlite3.Connection, offers: list[Offer], room: dict[str, int]) -> Served:
+    served = Served()
     now = time.time_ns() // 1_000_000
     for offer in offers:
-        claim = _claim(db, offer, now)
+        queues = [queue for queue, left in room.items() if left > 0]
+        claim = _claim(db, queues, offer, now, served)
         if claim is None:
             break
-        served.append((offer, claim))
+        room[claim.spec.queue] -= 1
+        served.claims.append((offer, claim))
     return served
 
 
-def _claim(db: sqlite3.Connection, offer: Offer, now: int) -> Claim | None:
-    while (row := changes.claim_next(db, offer.keeper, offer.token, now)) is not None:
+def _claim(db: sqlite3.Connection, queues: list[str], offer: Offer, now: int, served: Served) -> Claim | None:
+    while (found := changes.claim_next(db, queues, offer.keeper, offer.token, now)) is not None:
+        queue, row = found
         try:
             return rows.claim(row)
         except StoreUnavailable as damage:
             # One damaged row must not hold up the queue behind it.
-            changes.end_unstarted(db, row[0], End(Ending.FAILED_TO_START, now, detail=damage.detail))
+            end = End(Ending.FAILED_TO_START, now, detail=damage.detail)
+            served.moves.append(Move(row[0], queue, State.QUEUED, State.RUNNING))  # as it then was
+            served.moves += aftermath.end_unstarted(db, row[0], end)
     return None

@@ -10,7 +10,8 @@ import time
 from contextlib import suppress
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.store import retention, rows, runs, schema
+from shellrunner.model import State
+from shellrunner.store import pauses, retention, rows, runs, schema
 from shellrunner.store.connection import open_writing
 from shellrunner.store.output import Owner
 
@@ -27,6 +28,8 @@ class Opening:
         self.history = ""
         self.kept = retention.Kept(0, 0)
         self.owners: dict[int, Owner] = {}
+        self.undone: list[tuple[str, State, int]] = []
+        self.paused: frozenset[str] = frozenset()
         self._state = state
 
     def open(self) -> sqlite3.Connection:
@@ -67,10 +70,14 @@ class Opening:
         schema.migrate(db)
         self.history = schema.history_id(db)
         self.kept = retention.count(db)
-        self.owners = {job: Owner(keeper, token) for job, token, keeper, *_ in db.execute(rows.RUNNING)}
-        for job in runs.present(self._state):
+        self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
+        self.paused = pauses.read(db)
+        self.owners = {
+            job: Owner(keeper, token, attempt) for job, token, keeper, _, _, _, attempt, _ in db.execute(rows.RUNNING)
+        }
+        for job, attempts in runs.present(self._state).items():
             if db.execute(_ALIVE, (job,)).fetchone() is None:
-                runs.remove(self._state, job)
+                runs.remove(self._state, job, attempts)
 
     def _set_runs_aside(self) -> None:
         """Outputs of another history may be wanted when that one is found again, and its ids are used anew here."""

@@ -6,9 +6,9 @@ Plain values, made by `web` and answered by every back end. Must not know SQL or
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from shellrunner.model import Ending, Job, Millis, State
+from shellrunner.model import Done, Ending, Job, Millis, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,11 @@ class Order(NamedTuple):
 
 # The first key first; ties go by id in the direction of the last key. Nothing: the newest first, by id.
 Sort = tuple[Order, ...]
-# A place between two jobs in some order: the values of the sort's keys and the id of what lies before it.
-Position = tuple[int | float | str | None, ...]
+Value = int | float | str | None
+# A place between two jobs in some order: the values of the sort's keys and the id of what lies before it. Ids from 0
+# to LAST also stand for the beginning or the end of all jobs with these values.
+Position = tuple[Value, ...]
+LAST: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,22 @@ class Page:
 
     jobs: Sequence[Job]
     next: Position | None
+
+
+def position(job: Job, sort: Sort) -> Position:
+    """The place right behind this job."""
+    values: dict[SortKey, Value] = {
+        SortKey.CREATED: job.created,
+        SortKey.PRIORITY: job.spec.priority,
+        SortKey.QUEUE: job.spec.queue,
+    }
+    if isinstance(job.phase, Done):
+        end = job.phase.end
+        values |= {
+            SortKey.STARTED: end.started,
+            SortKey.COMPLETED: end.completed,
+            SortKey.DURATION: end.duration,
+            SortKey.EXIT_CODE: end.exit_code,
+            SortKey.ENDING: end.ending.value,
+        }
+    return (*(values.get(order.key) for order in sort), job.id)

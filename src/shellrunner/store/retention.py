@@ -13,11 +13,10 @@ from typing import Final
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store import changes
+from shellrunner.store.moves import Moves
 
 _STEP: Final = 100  # rows removed in one batch
 _PAUSE: Final = 30.0  # seconds until ages are looked at again
-
-Removed = list[tuple[int, int]]  # job, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,11 @@ class Kept:
 def count(db: sqlite3.Connection) -> Kept:
     """Count once, at the opening; from then on the count is carried along."""
     (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()
-    (size,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM jobs").fetchone()
-    return Kept(jobs, size)
+    sizes = [
+        db.execute(f"SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM {table}").fetchone()[0]  # noqa: S608
+        for table in ("jobs", "attempts")
+    ]
+    return Kept(jobs, sum(sizes))
 
 
 class Retainer:
@@ -66,17 +68,17 @@ class Retainer:
         self.kept.jobs -= jobs
         self.kept.bytes -= size
 
-    def step(self, db: sqlite3.Connection, most: int) -> Removed:
+    def step(self, db: sqlite3.Connection, most: int) -> Moves:
         """Remove at most so many of the oldest, as far as they are too much (a unit for the writer)."""
         jobs, size = self.kept.jobs, self.kept.bytes
         oldest_kept = self._oldest_kept()
-        removed: Removed = []
-        for job, completed, own in db.execute(changes.OLDEST, (most,)).fetchall():
+        removed: Moves = []
+        for job, completed in db.execute(changes.OLDEST, (most,)).fetchall():
             if completed >= oldest_kept and not self._too_much(jobs, size):
                 break
-            changes.remove(db, job)
-            removed.append((job, own))
-            jobs, size = jobs - 1, size - own
+            gone = changes.remove(db, job)
+            removed.append(gone)
+            jobs, size = jobs - 1, size - (gone.size or 0)
         return removed
 
     async def work(self) -> None:

@@ -1,39 +1,47 @@
-"""Rows read back as the model has them: one job, a page of jobs, claims.
+"""Rows read back as the model has them: jobs, attempts, claims.
 
 Units for a lane, used by the store. Must not write, and must not know files.
 """
 
 import json
 import sqlite3
-import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
-from shellrunner.errors import NoSuchJob, StoreUnavailable
-from shellrunner.model import Claim, Done, End, Ending, Job, JobSpec, Phase, Queued, Running, State, Usage, Volume
-
-LAST: Final = sys.maxsize  # an id above every id
+from shellrunner.errors import NoResultYet, NoSuchAttempt, NoSuchJob, ResultGone, StoreUnavailable
+from shellrunner.model import (
+    Callback,
+    Claim,
+    Delivery,
+    Done,
+    End,
+    Ending,
+    Job,
+    JobSpec,
+    Phase,
+    Queued,
+    Running,
+    State,
+    Usage,
+    Volume,
+    Waiting,
+)
 
 # ruff: noqa: S608  every statement here is put together from constants of this module
 
-_JOB = """id, spec, created, state, started, cancelling, completed, ending, exit_code, signal, detail, duration,
-    cpu_user, cpu_system, max_rss_bytes, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped"""
-ONE = f"SELECT {_JOB} FROM jobs WHERE id = ?"
-PAGE: Final = f"SELECT {_JOB} FROM jobs WHERE id < ? ORDER BY id DESC LIMIT ?"
-# What is not done has an index of its own (SQLite must be told that it fits); what is done is nearly all there is.
-PAGE_OF: Final = {
-    State.DONE: f"SELECT {_JOB} FROM jobs WHERE state = 'done' AND id < ? ORDER BY id DESC LIMIT ?",
-    **{
-        state: f"""SELECT {_JOB} FROM jobs INDEXED BY jobs_undone
-        WHERE state = '{state}' AND state != 'done' AND id < ? ORDER BY id DESC LIMIT ?"""
-        for state in (State.QUEUED, State.RUNNING)
-    },
-}
-PAGE_OF_RESULTS: Final = f"""SELECT {_JOB} FROM jobs
-    WHERE stdout_bytes IS NOT NULL AND id < ? ORDER BY id DESC LIMIT ?"""
+_END = """started, completed, ending, exit_code, signal, detail, duration, cpu_user, cpu_system, max_rss_bytes,
+    stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped"""
+JOB: Final = f"id, spec, created, attempt, state, cancelling, {_END}"
+ONE: Final = f"SELECT {JOB} FROM jobs WHERE id = ?"
+SOME: Final = f"SELECT {JOB} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+ATTEMPT: Final = f"SELECT {_END} FROM attempts WHERE job = ? AND number = ?"
 
-CLAIM: Final = "id, token, keeper, spec, started, cancelling, secrets"
+CLAIM: Final = "id, token, keeper, spec, started, cancelling, attempt, secrets"
 RUNNING: Final = f"""SELECT {CLAIM} FROM jobs INDEXED BY jobs_undone
     WHERE state = 'running' AND state != 'done' ORDER BY id"""
+UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undone
+    WHERE state != 'done' GROUP BY queue, state"""
+OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND queue = ?"
 
 Row = tuple[Any, ...]
 
@@ -47,26 +55,43 @@ def job(db: sqlite3.Connection, job_id: int) -> Job:
     row = db.execute(ONE, (job_id,)).fetchone()
     if row is None:
         raise NoSuchJob(job_id)
-    return _job(row)
+    return as_job(db, row)
 
 
-def jobs(db: sqlite3.Connection, states: frozenset[State], limit: int, before: int) -> list[Job]:
-    """A page of the jobs in these states, newest first. Each state has its own walk, so none scans another's."""
-    if len(states) == len(State):
-        return [_job(row) for row in db.execute(PAGE, (before, limit))]
-    rows = [row for state in states for row in db.execute(PAGE_OF[state], (before, limit))]
-    rows.sort(key=lambda row: int(row[0]), reverse=True)
-    return [_job(row) for row in rows[:limit]]
+def some(db: sqlite3.Connection, job_ids: Sequence[int]) -> list[Job]:
+    """Those of these jobs that there are."""
+    return [as_job(db, row) for row in db.execute(SOME, (json.dumps(job_ids),)).fetchall()]
 
 
-def results(db: sqlite3.Connection, limit: int, before: int) -> list[Job]:
-    """A page of the jobs that have a result, newest first."""
-    return [_job(row) for row in db.execute(PAGE_OF_RESULTS, (before, limit))]
+def attempt(db: sqlite3.Connection, job_id: int, number: int) -> Done:
+    """How one attempt ended.
+
+    Raises:
+        NoSuchJob, NoSuchAttempt, NoResultYet, ResultGone.
+    """
+    known = job(db, job_id)
+    if isinstance(known.phase, Done) and known.phase.volume is None:
+        raise ResultGone(job_id)
+    if not 1 <= number <= known.attempt:
+        raise NoSuchAttempt(job_id, number)
+    if number == known.attempt:
+        if isinstance(known.phase, Done):
+            return known.phase
+        raise NoResultYet(job_id)
+    row = db.execute(ATTEMPT, (job_id, number)).fetchone()
+    if row is None:
+        raise StoreUnavailable(f"attempt {number} of job {job_id} is not in the history")
+    return _done(row)
 
 
 def running(db: sqlite3.Connection) -> list[Claim]:
     """Every running job with who has it, oldest first."""
     return [_claim_or_what_is_left(row) for row in db.execute(RUNNING)]
+
+
+def oldest(db: sqlite3.Connection, queues: Sequence[str]) -> list[int | None]:
+    """When the oldest job that is queued in each of these queues was accepted."""
+    return [db.execute(OLDEST, (queue,)).fetchone()[0] for queue in queues]
 
 
 def claim(row: Row) -> Claim:
@@ -75,8 +100,8 @@ def claim(row: Row) -> Claim:
     Raises:
         StoreUnavailable: the row is damaged.
     """
-    job_id, token, keeper, spec, claimed, cancelling, hidden = row
-    return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling))
+    job_id, token, keeper, spec, claimed, cancelling, number, hidden = row
+    return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling), number)
 
 
 def _claim_or_what_is_left(row: Row) -> Claim:
@@ -84,12 +109,21 @@ def _claim_or_what_is_left(row: Row) -> Claim:
     try:
         return claim(row)
     except StoreUnavailable:
-        job_id, token, keeper, _, claimed, cancelling, _ = row
-        return Claim(job_id, token, keeper, JobSpec(command="(unreadable)"), claimed, bool(cancelling))
+        job_id, token, keeper, _, claimed, cancelling, number, _ = row
+        return Claim(job_id, token, keeper, JobSpec(command="(unreadable)"), claimed, bool(cancelling), number)
 
 
-def _job(row: Row) -> Job:
-    return Job(row[0], _spec(row[0], row[1]), row[2], _phase(row))
+def as_job(db: sqlite3.Connection, row: Row) -> Job:
+    """A row of `JOB`."""
+    job_id, text, created, number, state, cancelling, *end = row
+    spec = _spec(job_id, text)
+    callback = _callback(db, job_id) if spec.notify else None
+    return Job(job_id, spec, created, _phase(State(state), cancelling, tuple(end)), number, callback)
+
+
+def _callback(db: sqlite3.Connection, job_id: int) -> Callback | None:
+    row = db.execute("SELECT state, tries, error FROM callbacks WHERE job = ?", (job_id,)).fetchone()
+    return Callback(Delivery(row[0]), row[1], row[2]) if row else None
 
 
 def _spec(job_id: int, text: str, hidden: str | None = None) -> JobSpec:
@@ -100,13 +134,21 @@ def _spec(job_id: int, text: str, hidden: str | None = None) -> JobSpec:
         raise StoreUnavailable(f"what the history says of job {job_id} cannot be read") from None
 
 
-def _phase(row: Row) -> Phase:
-    state, started, cancelling, completed, ending, exit_code, signal, detail, duration = row[3:12]
-    if state == "queued":
-        return Queued()
-    if state == "running":
-        return Running(started, bool(cancelling))
-    cpu_user, cpu_system, max_rss_bytes, *volume = row[12:]
+def _phase(state: State, cancelling: int, end: Row) -> Phase:
+    match state:
+        case State.WAITING:
+            return Waiting()
+        case State.QUEUED:
+            return Queued()
+        case State.RUNNING:
+            return Running(end[0], bool(cancelling))
+        case State.DONE:
+            return _done(end)
+
+
+def _done(row: Row) -> Done:
+    started, completed, ending, exit_code, signal, detail, duration, *rest = row
+    cpu_user, cpu_system, max_rss_bytes, *volume = rest
     usage = Usage(cpu_user, cpu_system, max_rss_bytes) if cpu_user is not None else None
     end = End(Ending(ending), completed, exit_code, signal, detail, started, duration, usage)
     return Done(end, Volume(*volume) if volume[0] is not None else None)

@@ -5,6 +5,7 @@ Owned by the store. Knows names, sizes and bytes; must not know SQL or what a jo
 
 import asyncio
 import os
+import re
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -13,13 +14,14 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, data_path, index_path
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_NAME = re.compile(r"(?P<job>[1-9][0-9]*)(?:\.(?P<attempt>[1-9][0-9]*))?\.(?:out|idx)")  # as `keeper.slot` has it
 
 
 class Spill:
-    """What lies in `runs/` of one job, opened as it is needed. A file that is not there has no bytes."""
+    """What lies in `runs/` of one attempt, opened as it is needed. A file that is not there has no bytes."""
 
-    def __init__(self, state: str, job: int) -> None:
-        self._paths = (f"{state}/{data_path(job)}", f"{state}/{index_path(job)}")
+    def __init__(self, state: str, job: int, attempt: int = 1) -> None:
+        self._paths = (f"{state}/{data_path(job, attempt)}", f"{state}/{index_path(job, attempt)}")
         self._fds = [-1, -1]
 
     def __enter__(self) -> Self:
@@ -63,11 +65,11 @@ class Runs:
 
     def __init__(self, state: str) -> None:
         self._state = state
-        self._discarded: asyncio.Queue[int | None] = asyncio.Queue()
+        self._discarded: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 
-    def discard(self, job: int) -> None:
-        """Have a job's files removed. Only after the commit that says so."""
-        self._discarded.put_nowait(job)
+    def discard(self, job: int, attempts: int = 1) -> None:
+        """Have the files of a job's attempts removed. Only after the commit that says so."""
+        self._discarded.put_nowait((job, attempts))
 
     def close(self) -> None:
         """Let `work` return once everything discarded is gone."""
@@ -75,18 +77,24 @@ class Runs:
 
     async def work(self) -> None:
         """Remove what is discarded; freeing a large file may take long."""
-        while (job := await self._discarded.get()) is not None:
-            await asyncio.to_thread(remove, self._state, job)
+        while (discarded := await self._discarded.get()) is not None:
+            await asyncio.to_thread(remove, self._state, *discarded)
 
 
-def remove(state: str, job: int) -> None:
-    """Remove a job's files, if there are any."""
-    for path in (data_path(job), index_path(job)):
-        with suppress(OSError):
-            os.unlink(f"{state}/{path}")
+def remove(state: str, job: int, attempts: int = 1) -> None:
+    """Remove the files of a job's attempts, if there are any."""
+    for attempt in range(1, attempts + 1):
+        for path in (data_path(job, attempt), index_path(job, attempt)):
+            with suppress(OSError):
+                os.unlink(f"{state}/{path}")
 
 
-def present(state: str) -> set[int]:
-    """The jobs that have files."""
+def present(state: str) -> dict[int, int]:
+    """The jobs that have files, each with the last attempt that has."""
+    found: dict[int, int] = {}
     with os.scandir(f"{state}/runs") as listing:
-        return {int(stem) for entry in listing if (stem := entry.name.partition(".")[0]).isdecimal()}
+        for entry in listing:
+            if match := _NAME.fullmatch(entry.name):
+                job, attempt = int(match["job"]), int(match["attempt"] or 1)
+                found[job] = max(attempt, found.get(job, 1))
+    return found

@@ -1,42 +1,60 @@
 """The history in one SQLite file: the contract of `store`, kept by a writer, two readers, slots and `runs/`.
 
-Opened by the composition root. Knows which room does what; must not know web, supervisor or config.
+Opened by the composition root. Each method is a unit for a lane and what follows from it; what works behind them is
+`core`'s. Must not know web, supervisor or config.
 """
 
 import asyncio
-import json
 import secrets
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Queued, Running, State, Volume
-from shellrunner.store import Bell, Head, Output, changes, output, rows
-from shellrunner.store.background import background
-from shellrunner.store.ballast import Ballast
-from shellrunner.store.bells import Bells
-from shellrunner.store.claims import Adding, Claims
-from shellrunner.store.connection import Connection, connect, open_reading
-from shellrunner.store.lane import Asked, Lane, Unit
+from shellrunner.errors import NoSuchQueue, StoreUnavailable
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Queued, Running, State, Volume, Waiting
+from shellrunner.store import (
+    Bell,
+    Changes,
+    Deleted,
+    DueCallback,
+    Filters,
+    Head,
+    Key,
+    Output,
+    Page,
+    Position,
+    Queues,
+    QueueState,
+    Sort,
+    bulk,
+    calls,
+    changes,
+    listing,
+    pauses,
+    rows,
+)
+from shellrunner.store.arrivals import Accepted
+from shellrunner.store.claims import Adding
+from shellrunner.store.connection import connect, open_reading
+from shellrunner.store.core import CALLS, CHANGES, WISHES, Core, now
+from shellrunner.store.moves import Moves
 from shellrunner.store.opening import Opening
-from shellrunner.store.output import Outputs, Owner
-from shellrunner.store.retention import Removed, Retainer, Retention
-from shellrunner.store.runs import Runs
-from shellrunner.store.writer import Writer
+from shellrunner.store.queues import ALL, QueueLimit, QueueLimits
+from shellrunner.store.retention import Kept, Retention
 
-__all__ = ["Retention", "SqliteStore", "open_store"]
+__all__ = ["QueueLimit", "QueueLimits", "Retention", "SqliteStore", "open_store"]
 
-T = TypeVar("T")
-_WISHES = "wishes"
+_DELETED_AT_ONCE = 100
+_ANY_NUMBER = QueueLimits()
 
 
 @asynccontextmanager
-async def open_store(state_dir: Path, retention: Retention) -> AsyncIterator["SqliteStore"]:
+async def open_store(
+    state_dir: Path, retention: Retention, queues: QueueLimits = _ANY_NUMBER
+) -> AsyncIterator["SqliteStore"]:
     """Open the history in this directory, or begin one; it is closed, with everything written, at the end.
 
     Raises:
@@ -47,94 +65,156 @@ async def open_store(state_dir: Path, retention: Retention) -> AsyncIterator["Sq
         connect(opening.open) as writing,
         connect(partial(open_reading, opening.path)) as reading,
         connect(partial(open_reading, opening.path)) as reading_too,
-        SqliteStore(opening, writing, (reading, reading_too), retention, str(state_dir)).working() as store,
+        SqliteStore(opening, writing, (reading, reading_too), (retention, queues), str(state_dir)).working() as store,
     ):
         yield store
 
 
-class SqliteStore:
+class SqliteStore(Core):
     """See `shellrunner.store` for what each method promises."""
-
-    def __init__(
-        self, opening: Opening, writing: Connection, reading: Sequence[Connection], limits: Retention, state: str
-    ) -> None:
-        self._history = opening.history
-        self._owners = opening.owners
-        self._ballast = Ballast(f"{state}/ballast")
-        self._claims = Claims(self._more_offers, self._claimed, self._abandoned)
-        self._writer = Writer(writing, self._claims.standing, self._ballast.give_up)
-        self._readers = [Lane(connection) for connection in reading]
-        self._outputs = Outputs(state, lambda job_id: self._read(lambda db: output.look(db, job_id)))
-        self._bells = Bells(self._glance)
-        self._runs = Runs(state)
-        self._retainer = Retainer(limits, opening.kept, self._retire)
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator["SqliteStore"]:
-        """Have everything that works in the background at work; at the end, finish what was asked for."""
-        async with background() as tasks:
-            writer = tasks.start("store-writer", self._writer.work())
-            others = [tasks.start("store-reader", reader.work()) for reader in self._readers]
-            others.append(tasks.start("store-runs", self._runs.work()))
-            tasks.start("store-bells", self._bells.work())
-            tasks.start("store-retention", self._retainer.work())
-            try:
-                yield self
-            finally:
-                self._claims.close()
-                self._writer.close()
-                await asyncio.wait([writer])
-                for reader in self._readers:
-                    reader.close()
-                self._runs.close()
-                await asyncio.wait(others)
-                self._outputs.close()
 
     # What the web side says -----------------------------------------------------------------------------
 
-    async def add(self, spec: JobSpec) -> Job:
-        shown, accepted = _accept(spec)
+    async def add(self, spec: JobSpec, key: Key | None = None) -> Job:
+        accepted = Accepted.of(spec, now())
 
         def added(adding: Adding) -> None:
+            if isinstance(adding.value, Job):
+                return
+            job_id, moves = adding.value
             if adding.offer:
-                offer, job_id = adding.offer, adding.value
+                offer = adding.offer
                 claim = Claim(job_id, offer.token, offer.keeper, spec, accepted.created)
-                self._claims.tell(offer, claim)
+                self._claims.tell(offer, claim, moves)
+            else:
+                self._moved(moves)
 
-        adding = Adding(accepted, added)
-        job_id: int = await self._writer.ask(adding)
-        return Job(job_id, shown, accepted.created, Running(accepted.created) if adding.offer else Queued())
+        adding = Adding(accepted, key, added)
+        value = await self._writer.ask(adding)
+        if isinstance(value, Job):
+            return value
+        job_id, moves = value
+        job = Job(job_id, accepted.spec, accepted.created, Queued())
+        match moves[0].after:
+            case State.RUNNING:
+                job = replace(job, phase=Running(accepted.created))
+            case State.WAITING:
+                job = replace(job, phase=Waiting())
+        return await self.job(job_id) if moves[0].after is State.DONE or spec.notify else job
 
     async def job(self, job_id: int) -> Job:
         return await self._read(lambda db: rows.job(db, job_id))
 
-    async def jobs(self, *, states: frozenset[State], limit: int, before: int | None = None) -> Sequence[Job]:
-        return await self._read(lambda db: rows.jobs(db, states, limit, rows.LAST if before is None else before))
+    async def some(self, job_ids: Iterable[int]) -> Sequence[Job]:
+        wanted = list(job_ids)
+        return await self._read(lambda db: rows.some(db, wanted))
 
-    async def results(self, *, limit: int, before: int | None = None) -> Sequence[Job]:
-        return await self._read(lambda db: rows.results(db, limit, rows.LAST if before is None else before))
+    async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
+        return await self._read(lambda db: listing.page(db, filters, sort, limit=limit, after=after))
 
-    async def output(self, job_id: int) -> Output:
-        return await self._outputs.find(job_id, self._owners.get(job_id))
+    async def count(self, filters: Filters) -> Deleted:
+        return await self._each(filters, lambda job_ids: self._read(partial(bulk.tell, job_ids=job_ids)))
+
+    async def delete_jobs(self, filters: Filters) -> Deleted:
+        def deleted(outcome: tuple[Deleted, Moves]) -> None:
+            self._moved(outcome[1])
+
+        async def delete(job_ids: list[int]) -> Deleted:
+            outcome, _ = await self._write(partial(bulk.delete, job_ids=job_ids), deleted, frees=True)
+            return outcome
+
+        return await self._each(filters, delete)
+
+    async def _each(self, filters: Filters, step: Callable[[list[int]], Awaitable[Deleted]]) -> Deleted:
+        """Take one step after another over all jobs that are meant; what they came to."""
+        total, after = Deleted(0, 0), None
+        while True:
+            job_ids, after = await self._read(partial(bulk.meant, filters=filters, after=after))
+            if job_ids:
+                some = await step(job_ids)
+                total = Deleted(total.deleted + some.deleted, total.kept + some.kept)
+            if after is None:
+                return total
+
+    async def attempt(self, job_id: int, number: int) -> Done:
+        return await self._read(lambda db: rows.attempt(db, job_id, number))
+
+    async def output(self, job_id: int, attempt: int | None = None) -> Output:
+        return await self._outputs.find(job_id, self._owners.get(job_id), attempt)
 
     async def wish_cancel(self, job_id: int) -> Job:
-        def wished(job: Job) -> None:
-            if isinstance(job.phase, Done):
-                self._ended(job_id, 0)
-            else:
-                self._bells.ring(_WISHES)
-                self._bells.ring(job_id)
+        def wished(outcome: tuple[Job, Moves]) -> None:
+            _, moves = outcome
+            self._moved(moves)
+            if not moves:
+                self._bells.ring(WISHES)
+                self._rung(job_id)
 
-        return await self._write(lambda db: changes.wish_cancel(db, job_id, _now()), wished, frees=True)
+        job, _ = await self._write(lambda db: changes.wish_cancel(db, job_id, now()), wished, frees=True)
+        return job
 
     async def delete_job(self, job_id: int) -> None:
-        await self._write(lambda db: changes.delete_job(db, job_id), partial(self._gone, job_id, 1), frees=True)
+        def deleted(moves: Moves) -> None:
+            self._moved(moves)
+
+        await self._write(lambda db: [changes.delete_job(db, job_id)], deleted, frees=True)
 
     async def delete_result(self, job_id: int) -> None:
-        await self._write(lambda db: changes.delete_result(db, job_id), partial(self._gone, job_id, 0), frees=True)
+        def deleted(forgotten: tuple[int, int]) -> None:
+            size, attempts = forgotten
+            self._gone(job_id, size, jobs=0, attempts=attempts)
+            self._rung(job_id)
+
+        await self._write(lambda db: changes.delete_result(db, job_id), deleted, frees=True)
 
     def watch(self, job_id: int) -> AbstractContextManager[Bell]:
         return self._bells.watch(job_id)
+
+    def watch_changes(self) -> AbstractContextManager[Bell]:
+        return self._bells.watch(CHANGES)
+
+    @property
+    def changes(self) -> Changes:
+        return self._changes
+
+    async def queues(self) -> Queues:
+        names = list(self._queues)
+        oldest = await self._read(lambda db: rows.oldest(db, names))
+        return Queues(
+            ALL in self._queues.paused,
+            [self._queue(name, moment) for name, moment in zip(names, oldest, strict=True)],
+        )
+
+    def _queue(self, name: str, oldest: Millis | None) -> QueueState:
+        queues = self._queues
+        running, queued, waiting = (queues.count(name, state) for state in _UNDONE)
+        return QueueState(name, queues.limit(name), queues.is_paused(name), running, queued, waiting, oldest)
+
+    async def pause(self, queue: str | None, *, paused: bool) -> Queues:
+        if queue is not None and queue not in self._queues:
+            raise NoSuchQueue(queue)
+
+        def changed(now_paused: frozenset[str]) -> None:
+            self._queues.paused = now_paused
+            self._claims.look()
+
+        names = tuple(self._queues)
+        await self._write(lambda db: pauses.change(db, names, queue, paused=paused), changed)
+        return await self.queues()
+
+    # What the caller of callbacks says ------------------------------------------------------------------------
+
+    async def due_callbacks(self, limit: int) -> Sequence[DueCallback]:
+        return await self._read(lambda db: calls.due(db, now(), limit))
+
+    async def next_callback(self) -> Millis | None:
+        return await self._read(calls.upcoming)
+
+    async def called_back(self, job_id: int, *, error: str | None, again: Millis | None) -> None:
+        await self._write(lambda db: calls.tried(db, job_id, error, again))
+
+    def watch_callbacks(self) -> AbstractContextManager[Bell]:
+        return self._bells.watch(CALLS)
 
     # What the supervisor says ----------------------------------------------------------------------------
 
@@ -147,28 +227,33 @@ class SqliteStore:
         """How many transactions were committed since the opening."""
         return self._writer.commits
 
+    @property
+    def kept(self) -> Kept:
+        """How much is kept of jobs that are done."""
+        return self._retainer.kept
+
     async def claim(self, keeper: int, token: str) -> Claim:
         offer = self._claims.offer(keeper, token)
         try:
             return await offer.claim
         except asyncio.CancelledError:
             if not offer.claim.cancelled():
-                self._abandoned(offer.claim.result())
+                self._served(offer.claim.result(), [], True)
             raise
         finally:
             self._claims.withdraw(offer)
 
-    async def finish(self, job_id: int, token: str, end: End, volume: Volume, head: Head) -> bool:
-        def finished(held: bool) -> None:
-            if held:
-                self._ended(job_id, volume.stored)
+    async def finish(
+        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, again: Millis | None = None
+    ) -> bool:
+        def unit(db: sqlite3.Connection) -> Moves:
+            return changes.finish(db, job_id, token, end=end, volume=volume, head=head, again=again)
 
-        return await self._write(
-            lambda db: changes.finish(db, job_id, token, end=end, volume=volume, head=head), finished, frees=True
-        )
+        moves: Moves = await self._write(unit, self._moved, frees=True)
+        return bool(moves)
 
     async def requeue(self, job_id: int, token: str) -> bool:
-        return await self._put_back(job_id, token) is not None
+        return bool(await self._put_back(job_id, token))
 
     async def running(self) -> Sequence[Claim]:
         return await self._read(rows.running)
@@ -177,88 +262,12 @@ class SqliteStore:
         return [claim for claim in await self._read(rows.running) if claim.cancelling]
 
     def watch_wishes(self) -> AbstractContextManager[Bell]:
-        return self._bells.watch(_WISHES)
+        return self._bells.watch(WISHES)
 
     async def check(self) -> None:
         mark = secrets.token_hex(8)
         if await self._write(lambda db: changes.touch(db, mark)) != mark:
             raise StoreUnavailable("the history does not keep what is written to it")
 
-    # What follows from a commit: called on the loop even if nobody waits for the answer any more ---------------
 
-    def _claimed(self, claim: Claim) -> None:
-        self._owners[claim.job_id] = Owner(claim.keeper, claim.token)
-        self._bells.ring(claim.job_id)
-
-    def _abandoned(self, claim: Claim) -> None:
-        """Whoever wanted it is gone and was told nothing, so it goes back; if that fails, it is judged later."""
-        with suppress(StoreUnavailable):
-            self._put_back(claim.job_id, claim.token).add_done_callback(asyncio.Future.exception)
-
-    def _put_back(self, job_id: int, token: str) -> "asyncio.Future[State | None]":
-        unit = partial(_requeue, job_id=job_id, token=token)
-        return self._writer.ask(Asked(unit, partial(self._back, job_id), queues=True))
-
-    def _ended(self, job_id: int, size: int) -> None:
-        self._owners.pop(job_id, None)
-        self._retainer.came(size)
-        self._bells.ring(job_id)
-
-    def _back(self, job_id: int, state: State | None) -> None:
-        if state is State.DONE:
-            self._ended(job_id, 0)
-        elif state is not None:
-            self._owners.pop(job_id, None)
-            self._bells.ring(job_id)
-
-    def _gone(self, job_id: int, jobs: int, size: int | None) -> None:
-        self._retainer.went(jobs, size or 0)
-        if size is not None:  # also 0: of a lost job there may be more than is known
-            self._runs.discard(job_id)
-        self._bells.ring(job_id)
-
-    # How it is done ------------------------------------------------------------------------------------------
-
-    async def _read(self, unit: Unit[T]) -> T:
-        return await min(self._readers, key=lambda reader: reader.load).run(unit)
-
-    async def _write(self, unit: Unit[T], after: Callable[[T], None] | None = None, *, frees: bool = False) -> T:
-        value: T = await self._writer.ask(Asked(unit, after, frees=frees))
-        return value
-
-    async def _retire(self, most: int) -> int:
-        def retired(removed: Removed) -> None:
-            for job_id, size in removed:
-                self._gone(job_id, 1, size)
-
-        def unit(db: sqlite3.Connection) -> Removed:
-            self._ballast.restore()
-            return self._retainer.step(db, most)
-
-        removed = await self._write(unit, retired, frees=True)
-        return len(removed)
-
-    def _more_offers(self) -> None:
-        self._writer.wake()
-
-    def _glance(self, job_id: int) -> bytes | None:
-        owner = self._owners.get(job_id)
-        return self._outputs.glance(job_id, owner) if owner else None
-
-
-def _accept(spec: JobSpec) -> tuple[JobSpec, changes.Accepted]:
-    """The job as it may be seen, and as it goes into its row."""
-    hidden = None
-    if spec.env or spec.stdin is not None:
-        hidden = json.dumps({"env": spec.env, "stdin": spec.stdin}, ensure_ascii=False)
-        spec = spec.redacted()
-    text = spec.model_dump_json(exclude_defaults=True)
-    return spec, changes.Accepted(spec.priority, _now(), spec.shown, text, hidden)
-
-
-def _requeue(db: sqlite3.Connection, job_id: int, token: str) -> State | None:
-    return changes.requeue(db, job_id, token, _now())
-
-
-def _now() -> Millis:
-    return time.time_ns() // 1_000_000
+_UNDONE = (State.RUNNING, State.QUEUED, State.WAITING)

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from shellrunner.config import Jobs
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
-from shellrunner.model import Claim
+from shellrunner.model import Claim, again
 from shellrunner.store import Store
 from shellrunner.supervisor.keepers import Keepers
 from shellrunner.supervisor.links import KeeperGone, Link
@@ -55,6 +55,11 @@ class Supervisor:
     def running(self) -> int:
         """How many commands run, or are about to."""
         return len(self._kept)
+
+    @property
+    def idle(self) -> int:
+        """How many keepers wait for a command."""
+        return len(self._idle)
 
     async def run(self) -> None:
         """Adopt what runs already, then run what is queued."""
@@ -197,7 +202,8 @@ class Supervisor:
     async def _write(self, claim: Claim, verdict: Verdict) -> bool:
         if isinstance(verdict, Ended):
             end, volume, head = verdict.end, verdict.volume, verdict.head
-            return await self._store.finish(claim.job_id, claim.token, end, volume, head)
+            due = again(claim.spec, claim.attempt, end)
+            return await self._store.finish(claim.job_id, claim.token, end, volume, head, again=due)
         return await self._store.requeue(claim.job_id, claim.token)
 
     # Wishes and deadlines --------------------------------------------------------------------------------------

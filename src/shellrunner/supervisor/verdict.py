@@ -156,8 +156,8 @@ def _salvaged(state: int, slot: SlotReader, record: Record, counts: dict[str, An
     sums = (counts.get("data_crc", 0), counts.get("index_crc", 0))
     whole = (
         sums == (zlib.crc32(head.data), zlib.crc32(head.index))
-        and _has(state, data_path(record.job), volume.stored - DATA_ROOM)
-        and _has(state, index_path(record.job), (entries - INDEX_ROOM) * ENTRY)
+        and _has(state, data_path(record.job, record.attempt), volume.stored - DATA_ROOM)
+        and _has(state, index_path(record.job, record.attempt), (entries - INDEX_ROOM) * ENTRY)
     )
     return (volume, head) if whole else (Volume(), Head())
 

@@ -4,58 +4,96 @@ Speaks to a `Store` and nothing else. Must not know who runs the jobs, or how.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from aiohttp import web
 
 from shellrunner.config import Settings
+from shellrunner.model import JobSpec
 from shellrunner.store import Store
-from shellrunner.web import events, guard, jobs, output, probes, raw, results, statuses
+from shellrunner.web import changes, events, guard, jobs, output, probes, queues, raw, results, statuses
+from shellrunner.web.board import BOARD, Board
 from shellrunner.web.feed import FEEDS, Feeds
-from shellrunner.web.guard import Handler, Terms
+from shellrunner.web.guard import Terms
 from shellrunner.web.keys import READY, SETTINGS, STORE
 from shellrunner.web.protocol import Runner
+from shellrunner.web.route import ATTEMPT, EMPTY, ID, JSON, SSE, TEXT, Route
 from shellrunner.web.streams import STREAMS, Streams
 
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
 
-JSON, TEXT, SSE, EMPTY = "application/json", "text/plain", "text/event-stream", ""
-ID = "{id:[1-9][0-9]{0,17}}"
-
-
 # An answer that did not read all of its request stays readable for so long, while the rest is read and dropped.
 _PROTOCOL = {"access_log": None, "keepalive_timeout": 75.0, "lingering_time": 2.0}
-
-
-class Route(NamedTuple):
-    """A verb and a path, who answers, with what type, and the parameters of the query."""
-
-    verb: str
-    path: str
-    handler: Handler
-    produces: str
-    parameters: str = ""
+_RAW = "200 206 304 no-result-yet result-gone"
 
 
 # HEAD goes wherever GET does; OPTIONS and wrong verbs are the gate's.
 ROUTES = (
-    Route("GET", "/api", probes.index, JSON),
-    Route("GET", "/api/jobs", jobs.index, JSON, "state limit cursor"),
-    Route("POST", "/api/jobs", jobs.submit, JSON),
-    Route("GET", f"/api/jobs/{ID}", jobs.show, JSON),
-    Route("DELETE", f"/api/jobs/{ID}", jobs.remove, EMPTY),
-    Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, JSON),
-    Route("GET", "/api/statuses", statuses.index, JSON, "state limit cursor"),
-    Route("GET", f"/api/statuses/{ID}", statuses.show, JSON),
-    Route("GET", f"/api/statuses/{ID}/events", events.follow, SSE, "last_event_id encoding"),
-    Route("GET", f"/api/statuses/{ID}/output", output.show, TEXT, "stream tail follow"),
-    Route("GET", "/api/results", results.index, JSON, "state limit cursor"),
-    Route("GET", f"/api/results/{ID}", results.show, JSON),
-    Route("DELETE", f"/api/results/{ID}", results.remove, EMPTY),
-    Route("GET", f"/api/results/{ID}/stdout", raw.stdout, TEXT, "download"),
-    Route("GET", f"/api/results/{ID}/stderr", raw.stderr, TEXT, "download"),
-    Route("GET", "/healthz", probes.health, EMPTY),
-    Route("GET", "/readyz", probes.readiness, EMPTY),
+    Route("GET", "/api", probes.index, JSON, "", "200:Index 304"),
+    Route("GET", "/api/jobs", jobs.index, JSON, "state limit cursor", "200:Jobs 304"),
+    Route(
+        "POST",
+        "/api/jobs",
+        jobs.submit,
+        JSON,
+        "",
+        "202:Job 200:Result job-gone invalid-job key-reused queue-full",
+        "Idempotency-Key Prefer",
+        JobSpec,
+    ),
+    Route("GET", f"/api/jobs/{ID}", jobs.show, JSON, "", "200:Job 304"),
+    Route("DELETE", f"/api/jobs/{ID}", jobs.remove, EMPTY, "", "204 not-done precondition-failed"),
+    Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, JSON, "", "202:Status already-done"),
+    Route("GET", "/api/queues", queues.index, JSON, "", "200:Queues 304"),
+    Route("POST", "/api/queues/pause", queues.pause_all, JSON, "", "200:Queues"),
+    Route("POST", "/api/queues/resume", queues.resume_all, JSON, "", "200:Queues"),
+    Route("POST", "/api/queues/{name}/pause", queues.pause, JSON, "", "200:Queue no-such-queue"),
+    Route("POST", "/api/queues/{name}/resume", queues.resume, JSON, "", "200:Queue no-such-queue"),
+    Route("GET", "/api/statuses", statuses.index, JSON, "state limit cursor", "200:Statuses 304"),
+    Route("GET", "/api/statuses/events", changes.follow, SSE, "last_event_id", "200", "Last-Event-ID"),
+    Route("GET", f"/api/statuses/{ID}", statuses.show, JSON, "", "200:Status 303:Status 304", "Prefer"),
+    Route(
+        "GET",
+        f"/api/statuses/{ID}/events",
+        events.follow,
+        SSE,
+        "last_event_id encoding",
+        "200 204 result-gone",
+        "Last-Event-ID",
+    ),
+    Route("GET", f"/api/statuses/{ID}/output", output.show, TEXT, "stream tail follow", "200 result-gone"),
+    Route("GET", "/api/results", results.index, JSON, "state limit cursor", "200:Results 304"),
+    Route("GET", f"/api/results/{ID}", results.show, JSON, "", "200:Result 304 no-result-yet result-gone"),
+    Route(
+        "DELETE", f"/api/results/{ID}", results.remove, EMPTY, "", "204 no-result-yet result-gone precondition-failed"
+    ),
+    Route("GET", f"/api/results/{ID}/stdout", raw.stdout, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/stderr", raw.stderr, TEXT, "download", _RAW),
+    Route(
+        "GET",
+        f"/api/results/{ID}/attempts/{ATTEMPT}",
+        results.show,
+        JSON,
+        "",
+        "200:Result 304 no-such-attempt no-result-yet result-gone",
+    ),
+    Route(
+        "GET",
+        f"/api/results/{ID}/attempts/{ATTEMPT}/stdout",
+        raw.stdout,
+        TEXT,
+        "download",
+        f"{_RAW} no-such-attempt",
+    ),
+    Route(
+        "GET",
+        f"/api/results/{ID}/attempts/{ATTEMPT}/stderr",
+        raw.stderr,
+        TEXT,
+        "download",
+        f"{_RAW} no-such-attempt",
+    ),
+    Route("GET", "/healthz", probes.health, EMPTY, "", "200:text/plain"),
+    Route("GET", "/readyz", probes.readiness, EMPTY, "", "200:text/plain not-ready"),
 )
 
 
@@ -64,7 +102,7 @@ def make_app(store: Store, settings: Settings, ready: Callable[[], Sequence[str]
     terms = {row.handler: Terms(frozenset(row.parameters.split()), row.produces) for row in ROUTES}
     app = web.Application(middlewares=[guard.gate(terms)], client_max_size=1 << 20, handler_args=_PROTOCOL)
     app[STORE], app[SETTINGS], app[READY] = store, settings, ready
-    app[STREAMS], app[FEEDS] = Streams(), Feeds(store)
+    app[STREAMS], app[FEEDS], app[BOARD] = Streams(), Feeds(store), Board(store)
     app.on_shutdown.append(_end_streams)
     app.add_routes([_definition(row) for row in ROUTES])
     return app

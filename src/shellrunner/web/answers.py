@@ -17,6 +17,7 @@ SMALL: Final = 1 << 16  # bytes that are handed over at once; more waits for its
 _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
 _FRESH: Final = {**_JSON, "Cache-Control": "private, no-cache"}
 _ONCE: Final = {**_JSON, "Cache-Control": "no-store"}
+_UNCHANGED: Final = ("ETag", "Cache-Control", "Vary", "Preference-Applied")  # what a 304 says too
 
 
 async def resource(
@@ -27,17 +28,25 @@ async def resource(
     Raises:
         Refused: the client asked for another version only (`If-Match`).
     """
-    content = body.dump(document)
+    return await stored(request, body.dump(document), headers)
+
+
+async def stored(
+    request: web.Request, content: bytes, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """The same for a document that is a body already."""
     tag = etag(content)
     own = {**_FRESH, "ETag": tag, **(headers or {})}
     if unchanged(request, tag):
-        return web.Response(status=304, headers={"ETag": tag, "Cache-Control": own["Cache-Control"]})
+        kept = {name: own[name] for name in _UNCHANGED if name in own}
+        return web.Response(status=304, headers=kept)
     return await _told(request, 200, content, own)
 
 
-def elsewhere(link: str, document: Any) -> web.Response:
+def elsewhere(link: str, document: Any, headers: Mapping[str, str] | None = None) -> web.Response:
     """303: what is asked for is to be had at `link`. Conditions count for 2xx only, so it has no ETag."""
-    return web.Response(status=303, body=body.dump(document), headers={**_FRESH, "Location": link})
+    own = {**_FRESH, "Location": link, **(headers or {})}
+    return web.Response(status=303, body=body.dump(document), headers=own)
 
 
 async def once(request: web.Request, status: int, document: Any, headers: Mapping[str, str]) -> web.StreamResponse:

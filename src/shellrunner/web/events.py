@@ -17,7 +17,7 @@ from shellrunner.web.streams import STREAMS, Outlet, begin
 from shellrunner.wire import resources
 from shellrunner.wire.events import END, HEARTBEAT, RETRY, Cursor, event
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",  # nginx would collect events until its buffer is full
@@ -35,16 +35,22 @@ async def follow(request: web.Request) -> web.StreamResponse:
         cursor = await _place(request, feed, look)
         if cursor is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        outlet = await begin(request, _HEADERS)
+        outlet = await begin(request, HEADERS)
         if request.method != "HEAD":
-            await _Follower(outlet, feed, cursor).run(bell, look)
+            with request.app[STREAMS].following("events"):
+                await _Follower(outlet, feed, cursor).run(bell, look)
         return await outlet.finish()
+
+
+def last_event_id(request: web.Request) -> tuple[str, str]:
+    """Where the client says that it was, and what says so: the header, else the parameter; nothing is empty."""
+    name = "Last-Event-ID" if "Last-Event-ID" in request.headers else "last_event_id"
+    return name, request.headers.get(name) or request.query.get("last_event_id", "")
 
 
 async def _place(request: web.Request, feed: Feed, look: Look) -> Cursor | None:
     """Where the reader goes on; None if it has had everything, `done` too."""
-    name = "Last-Event-ID" if "Last-Event-ID" in request.headers else "last_event_id"
-    text = request.headers.get(name) or request.query.get("last_event_id", "")
+    name, text = last_event_id(request)
     if text == END and look.job.done:
         return None
     if text == END:

@@ -145,9 +145,14 @@ def _check_query(request: web.Request, terms: Terms) -> None:
             raise BadParameter(name, f"{name} is given more than once")
 
 
-@lru_cache(256)
 def accepts(accept: str, offered: str) -> bool:
-    """Whether an `Accept` leaves us the type that we have (RFC 9110, 12.5.1: the most specific range counts)."""
+    """Whether an `Accept` leaves us the type that we have."""
+    return weight(accept, offered) > 0
+
+
+@lru_cache(256)
+def weight(accept: str, offered: str) -> float:
+    """How much an `Accept` wants this type (RFC 9110, 12.5.1: the most specific range counts)."""
     kind = offered.partition("/")[0]
     weights: dict[str, float] = {}
     for item in accept.lower().split(","):
@@ -155,8 +160,8 @@ def accepts(accept: str, offered: str) -> bool:
         weights[name] = max(weights.get(name, 0.0), _weight(parameters))
     for media_range in (offered, f"{kind}/*", "*/*"):
         if media_range in weights:
-            return weights[media_range] > 0
-    return not accept.strip()
+            return weights[media_range]
+    return float(not accept.strip())
 
 
 def _weight(parameters: list[str]) -> float:

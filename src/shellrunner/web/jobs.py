@@ -3,33 +3,30 @@
 Handlers of the routes under /api/jobs. Must not know how jobs are run.
 """
 
-import asyncio
-from typing import Final
-
 from aiohttp import hdrs, web
 
+from shellrunner import reports
+from shellrunner.errors import NoSuchJob, ResultGone
 from shellrunner.model import Job
-from shellrunner.web import answers, guard
+from shellrunner.web import answers, bodies, idempotency, waits
 from shellrunner.web.keys import SETTINGS, STORE, job_id
 from shellrunner.web.parameters import Page
-from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
 from shellrunner.wire import body, requests, resources
-
-BODY_TIME: Final = 10.0  # seconds in which a body must arrive
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs: accept a job, durably."""
     app = request.app
     app[STREAMS].check_open()
-    if request.headers.get(hdrs.CONTENT_TYPE) != "application/json":
-        _check_type(request)
-    if hdrs.CONTENT_ENCODING in request.headers:
-        _check_coding(request)
-    content = await (request.read() if request.content.is_eof() else _arriving(request))
-    job = await app[STORE].add(requests.job_spec(content, app[SETTINGS]))
-    return await answers.once(request, 202, resources.job(job), {"Location": resources.status_link(job.id)})
+    key, seconds = idempotency.asked(request), waits.asked(request)
+    content = await bodies.json(request)
+    spec = requests.job_spec(content, app[SETTINGS])
+    job = await app[STORE].add(spec, idempotency.of(key, content) if key is not None else None)
+    headers = {"Location": resources.status_link(job.id)}
+    if seconds is not None:
+        return await _awaited(request, job, seconds, headers)
+    return await answers.once(request, 202, resources.job(job), headers)
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -64,29 +61,13 @@ async def _row(job: Job) -> resources.Document:
     return resources.job(job)
 
 
-def _check_type(request: web.Request) -> None:
-    # A form of another site can send text/plain without asking, but not application/json.
-    given = request.headers.get(hdrs.CONTENT_TYPE)
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8":
-        raise Refused(
-            "unsupported-media-type",
-            f"Content-Type must be application/json in UTF-8, not {given!r}" if given else "Content-Type is required",
-            {"Accept-Post": "application/json"},
-        )
-
-
-def _check_coding(request: web.Request) -> None:
-    # Before the body is read: aiohttp would unpack it.
-    codings = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
-    if codings.strip().lower() not in {"", "identity"}:
-        raise guard.packed()
-
-
-async def _arriving(request: web.Request) -> bytes:
+async def _awaited(request: web.Request, job: Job, seconds: int, headers: dict[str, str]) -> web.StreamResponse:
+    headers |= waits.applied(seconds)
     try:
-        async with asyncio.timeout(BODY_TIME):
-            return await request.read()
-    except TimeoutError:
-        raise Refused(
-            "body-too-slow", f"the body did not arrive within {BODY_TIME:g} s", {"Connection": "close"}
-        ) from None
+        job = await waits.until_done(request, job, seconds)
+        if job.done:
+            result = await reports.result(request.app[STORE], reports.last(job), reports.WHOLE)
+            return await answers.once(request, 200, result, {**headers, "Content-Location": f"/api/results/{job.id}"})
+    except (NoSuchJob, ResultGone):
+        pass  # deleted as soon as it was done: it was accepted all the same, and that is what 202 says
+    return await answers.once(request, 202, resources.job(job), headers)

@@ -10,12 +10,12 @@ from typing import Final
 from aiohttp import web
 
 from shellrunner.model import Stream
+from shellrunner.reports import read_whole, size
 from shellrunner.store import Bell, Output
 from shellrunner.web import parameters
 from shellrunner.web.feed import FEEDS, Feed, Look
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.raw import SANDBOX
-from shellrunner.web.results import read_whole, size
 from shellrunner.web.streams import STREAMS, Outlet, begin
 from shellrunner.wire.texts import label, line_ends
 
@@ -74,7 +74,8 @@ async def show(request: web.Request) -> web.StreamResponse:
         if request.method != "HEAD":
             await _pour(outlet, source, look, at)
             if follow:
-                await _follow(outlet, source, feed, bell, look)
+                with request.app[STREAMS].following("output"):
+                    await _follow(outlet, source, feed, bell, look)
         return await outlet.finish()
 
 

@@ -1,26 +1,37 @@
-"""The index, and the probes of whoever watches over the service.
+"""The index, and what whoever watches over the service asks for.
 
-Handlers of /api, /healthz and /readyz; the probes answer under any Host and tell no detail.
+Handlers of /api, /healthz, /readyz and /metrics; the first two probes answer under any Host and tell no detail.
 """
 
 import logging
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from shellrunner.web import answers, problems
-from shellrunner.web.keys import READY
+from shellrunner.web.guard import weight
+from shellrunner.web.keys import READY, RENDER
+from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
 
 log = logging.getLogger("shellrunner.web")
 
 _OK: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
+_TEXT: Final = "text/plain"
+_OPENMETRICS: Final = "application/openmetrics-text"
+_FORMATS: Final = {
+    _TEXT: "text/plain; version=0.0.4; charset=utf-8",
+    _OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
 _LINKS: Final = {
     "jobs": "/api/jobs",
     "statuses": "/api/statuses",
     "results": "/api/results",
+    "queues": "/api/queues",
+    "changes": "/api/statuses/events",
     "health": "/healthz",
     "ready": "/readyz",
+    "metrics": "/metrics",
 }
 
 
@@ -41,3 +52,28 @@ async def readiness(request: web.Request) -> web.Response:
         return web.Response(body=b"ready\n", headers=_OK)
     log.warning("not ready: %s", "; ".join(reasons))
     return problems.problem("not-ready", "jobs are not run just now; the service's log says why")
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: every figure, for Prometheus."""
+    kind = _format(", ".join(request.headers.getall(hdrs.ACCEPT, ())))
+    followers = request.app[STREAMS].followers
+    content = await request.app[RENDER](followers, openmetrics=kind == _OPENMETRICS)
+    headers = {"Content-Type": _FORMATS[kind], "Cache-Control": "no-store", "Vary": "Accept"}
+    return web.Response(body=content, headers=headers)
+
+
+def _format(accept: str) -> str:
+    """OpenMetrics for whoever names it, and wants it no less; the older text, which people can read, for all others.
+
+    Versions and escapings in `Accept` make no difference: all versions' readers read ours, and our names are ASCII.
+
+    Raises:
+        Refused: neither is wanted.
+    """
+    text, openmetrics = weight(accept, _TEXT), weight(accept, _OPENMETRICS)
+    if _OPENMETRICS in accept.lower() and openmetrics >= text and openmetrics > 0:
+        return _OPENMETRICS
+    if text > 0:
+        return _TEXT
+    raise Refused("not-acceptable", f"this is {_TEXT} or {_OPENMETRICS}, and Accept excludes both")

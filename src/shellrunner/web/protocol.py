@@ -4,6 +4,8 @@
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import http_exceptions, web
@@ -15,7 +17,16 @@ log = logging.getLogger("shellrunner.web")
 
 
 class _Protocol(RequestHandler):
-    __slots__ = ()
+    __slots__ = ("at_parting",)
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.at_parting: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self.at_parting is not None:
+            self.at_parting()
 
     def handle_error(
         self,
@@ -53,6 +64,25 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made: Any = await super()._make_server()
         return _Server(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)  # noqa: SLF001  aiohttp has no public way to say which protocol it should speak
+
+
+@contextmanager
+def at_parting(request: web.Request, then: Callable[[], None]) -> Iterator[None]:
+    """Have this called if the client goes before the block is left.
+
+    Raises:
+        ConnectionError: it has gone.
+    """
+    if request.transport is None:
+        raise ConnectionResetError("the client has gone")
+    connection = request.protocol
+    if isinstance(connection, _Protocol):
+        connection.at_parting = then
+    try:
+        yield
+    finally:
+        if isinstance(connection, _Protocol):
+            connection.at_parting = None
 
 
 def _refusal(error: BaseException | None) -> web.Response:

@@ -1,6 +1,6 @@
 """The exact bytes of a result's stdout and stderr, whole or in part (RFC 9110, section 14).
 
-Handlers of /api/results/{id}/stdout and /stderr. Must not know what the bytes mean.
+Handlers of /api/results/{id}/stdout and /stderr, also of one attempt. Must not know what the bytes mean.
 """
 
 import re
@@ -10,11 +10,12 @@ from typing import Final, NamedTuple
 from aiohttp import hdrs, web
 
 from shellrunner.model import Stream
+from shellrunner.reports import size
 from shellrunner.store import Output
 from shellrunner.web import answers, parameters
-from shellrunner.web.keys import STORE, job_id
+from shellrunner.web.keys import STORE
 from shellrunner.web.problems import Refused
-from shellrunner.web.results import ending, size
+from shellrunner.web.results import asked
 from shellrunner.web.streams import STREAMS, Outlet, begin
 from shellrunner.wire.texts import label
 
@@ -34,30 +35,30 @@ class Part(NamedTuple):
 
 
 async def stdout(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}/stdout."""
+    """GET /api/results/{id}/stdout, and /api/results/{id}/attempts/{number}/stdout."""
     return await _show(request, Stream.STDOUT)
 
 
 async def stderr(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}/stderr."""
+    """GET /api/results/{id}/stderr, and /api/results/{id}/attempts/{number}/stderr."""
     return await _show(request, Stream.STDERR)
 
 
 async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
     request.app[STREAMS].check_open()
-    store, wanted = request.app[STORE], job_id(request)
-    job = await store.job(wanted)
-    total = size(ending(job)[1], stream)
-    output = await store.output(wanted)
-    # The bytes of a job that is done never change, and the history's id tells it from one that was begun anew.
-    tag = f'"{blake2b(f"{store.history}/{wanted}/{stream}".encode(), digest_size=12).hexdigest()}"'
+    store = request.app[STORE]
+    job, number, _, volume = await asked(request)
+    total = size(volume, stream)
+    output = await store.output(job.id, number)
+    # The bytes of an attempt that is over never change, and the history's id tells it from one that was begun anew.
+    tag = f'"{blake2b(f"{store.history}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
     about = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
     if answers.unchanged(request, tag):
         return web.Response(status=304, headers=about)
-    part = _asked(request, tag, total)
+    part = _part(request, tag, total)
     headers = {**about, **_length(part, total), "Content-Type": f"text/plain; charset={label(job.spec.encoding)}"}
     if parameters.flag(request, "download"):
-        headers["Content-Disposition"] = f'attachment; filename="job-{wanted}-{stream}.txt"'
+        headers["Content-Disposition"] = f'attachment; filename="job-{job.id}-{stream}.txt"'
     outlet = await begin(request, headers, 206 if part else 200)
     if request.method != "HEAD":
         await _pour(outlet, output, stream, part or Part(0, total))
@@ -82,7 +83,7 @@ async def _pour(outlet: Outlet, output: Output, stream: Stream, part: Part) -> N
         length -= len(piece)
 
 
-def _asked(request: web.Request, tag: str, total: int) -> Part | None:
+def _part(request: web.Request, tag: str, total: int) -> Part | None:
     """The range that is asked for, or None for all. What is not understood, or several, is all (14.2)."""
     match = _RANGE.fullmatch(request.headers.get(hdrs.RANGE, ""))
     if match is None or request.method != "GET" or request.headers.get(hdrs.IF_RANGE, tag) != tag:

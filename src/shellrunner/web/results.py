@@ -1,30 +1,26 @@
 """Results: how jobs ended, with what they wrote as text.
 
-Handlers of /api/results and /api/results/{id}; `raw` has the exact bytes.
+Handlers of /api/results, /api/results/{id} and .../attempts/{number}; `raw` has the exact bytes.
 """
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.errors import NoResultYet, NoSuchJob, ResultGone
-from shellrunner.model import Done, End, Job, State, Stream, Volume
-from shellrunner.store import Output, Store
+from shellrunner import reports
+from shellrunner.errors import NoSuchJob, ResultGone
+from shellrunner.model import Job, State
+from shellrunner.reports import Attempt
+from shellrunner.store import Store
 from shellrunner.web import answers
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.parameters import Page
-from shellrunner.wire import body, documents, resources, texts
-from shellrunner.wire.texts import Excerpt
-
-WHOLE: Final = 1 << 20  # bytes of each stream that a result shows uncut
-LISTED: Final = 1 << 12  # and in lists
+from shellrunner.wire import body, documents
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}."""
-    return await answers.resource(request, await _document(request.app[STORE], job_id(request)))
+    """GET /api/results/{id}, and /api/results/{id}/attempts/{number}."""
+    return await answers.resource(request, await _document(request))
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -36,66 +32,29 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 async def remove(request: web.Request) -> web.Response:
     """DELETE /api/results/{id}: the job stays."""
-    store, wanted = request.app[STORE], job_id(request)
     if hdrs.IF_MATCH in request.headers:
-        answers.check_version(request, answers.etag(body.dump(await _document(store, wanted))))
-    await store.delete_result(wanted)
+        answers.check_version(request, answers.etag(body.dump(await _document(request))))
+    await request.app[STORE].delete_result(job_id(request))
     return web.Response(status=204)
 
 
-def ending(job: Job) -> tuple[End, Volume]:
-    """How the job ended and how much it wrote.
+async def asked(request: web.Request) -> Attempt:
+    """The attempt that the path names, else the last: its result is the job's.
 
     Raises:
-        NoResultYet: it is not done.
-        ResultGone: that was deleted.
+        NoSuchJob, NoResultYet, ResultGone: there is none to be had.
     """
-    if not isinstance(job.phase, Done):
-        raise NoResultYet(job.id)
-    if job.phase.volume is None:
-        raise ResultGone(job.id)
-    return job.phase.end, job.phase.volume
+    store, number = request.app[STORE], request.match_info.get("number")
+    job = await store.job(job_id(request))
+    return reports.last(job) if number is None else await reports.one(store, job, int(number))
 
 
-def size(volume: Volume, stream: Stream) -> int:
-    """How many bytes of this stream are stored."""
-    return volume.stdout_bytes if stream is Stream.STDOUT else volume.stderr_bytes
-
-
-async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, length: int) -> bytes:
-    """Read exactly `length` bytes from `at` on (fewer only at the end) with a `read` that may return fewer."""
-    pieces: list[bytes] = []
-    while length > 0 and (piece := await read(at, length)):
-        pieces.append(piece)
-        at += len(piece)
-        length -= len(piece)
-    return b"".join(pieces)
-
-
-async def _document(store: Store, wanted: int) -> documents.Result:
-    job = await store.job(wanted)
-    return await _result(store, job, WHOLE)
+async def _document(request: web.Request) -> documents.Result:
+    return await reports.result(request.app[STORE], await asked(request), reports.WHOLE)
 
 
 async def _listed(store: Store, job: Job) -> documents.Result | None:
     try:
-        return await _result(store, job, LISTED)
+        return await reports.result(store, reports.last(job), reports.LISTED)
     except (NoSuchJob, ResultGone):
         return None  # deleted since the list was read
-
-
-async def _result(store: Store, job: Job, most: int) -> documents.Result:
-    end, volume = ending(job)
-    output = await store.output(job.id)
-    stdout, stderr = [await _excerpt(output, stream, volume, job.spec.encoding, most) for stream in Stream]
-    return resources.result(job, end, volume, stdout, stderr)
-
-
-async def _excerpt(output: Output, stream: Stream, volume: Volume, charset: str, most: int) -> Excerpt:
-    stored, read = size(volume, stream), partial(output.read_stream, stream)
-    if stored <= most:
-        return texts.whole(await read_whole(read, 0, stored), charset)
-    half = most // 2
-    head = await read_whole(read, 0, half)
-    tail = await read_whole(read, stored - half, half)
-    return texts.cut(head, tail, size=stored, charset=charset)

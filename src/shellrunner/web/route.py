@@ -12,14 +12,15 @@ TEXT: Final = "text/plain"
 SSE: Final = "text/event-stream"
 EMPTY: Final = ""
 ID: Final = "{id:[1-9][0-9]{0,17}}"
+ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
 
 
 class Route(NamedTuple):
     """A verb and a path, who answers, with what type, and what the request may hold.
 
-    `answers` has the statuses, each with the document that it carries if that has a name (`200:Job`), and the codes of
-    the problems that this route has beyond every other: what follows from the rest of the row is left out, as is what
-    any route may answer. `takes` is the type of the body.
+    `answers` has the statuses, each with the document (`200:Job`) or type that it carries, and the codes of the
+    problems that this route has beyond every other; what follows from the rest of the row is left out, as is what any
+    route may answer. `headers` are those of the request that act here, `takes` is the type of its body.
     """
 
     verb: str
@@ -28,5 +29,5 @@ class Route(NamedTuple):
     produces: str
     parameters: str = ""
     answers: str = ""
-    takes: type | None = None
     headers: str = ""
+    takes: type | None = None

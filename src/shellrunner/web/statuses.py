@@ -6,7 +6,7 @@ Handlers of GET /api/statuses and /api/statuses/{id}; `events` and `output` have
 from aiohttp import web
 
 from shellrunner.model import Job
-from shellrunner.web import answers
+from shellrunner.web import answers, waits
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.parameters import Page
 from shellrunner.wire import resources
@@ -14,11 +14,17 @@ from shellrunner.wire import resources
 
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/{id}: 200 until it is done, then 303 to its result (while that is kept)."""
-    job = await request.app[STORE].job(job_id(request))
+    job, headers = await request.app[STORE].job(job_id(request)), {"Vary": "Prefer"}
+    seconds = waits.asked(request)
+    if seconds is not None:
+        headers |= {"Cache-Control": "no-store"} | waits.applied(seconds)
+        job = job if job.done else await waits.until_done(request, job, seconds)
     link = resources.result_link(job)
     if link is not None:
-        return answers.elsewhere(link, resources.status(job))
-    return await answers.resource(request, resources.status(job), {} if job.done else {"Retry-After": "1"})
+        return answers.elsewhere(link, resources.status(job), headers)
+    return await answers.resource(
+        request, resources.status(job), headers if job.done else {**headers, "Retry-After": "1"}
+    )
 
 
 async def index(request: web.Request) -> web.StreamResponse:

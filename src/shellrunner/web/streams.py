@@ -6,7 +6,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -30,13 +30,23 @@ class Streams:
         self.heartbeat = heartbeat
         self.patience = patience
         self.closing = False
+        self.followers = {"events": 0, "output": 0, "statuses": 0}  # of a job's events, its output, all statuses
         self._waits: set[asyncio.Timeout] = set()
 
     def close(self) -> None:
         """End every wait of every stream now, and each wait that comes later."""
         self.closing = True
         for wait in self._waits:
-            wait.reschedule(0)
+            end(wait)
+
+    @contextlib.contextmanager
+    def following(self, what: str) -> Iterator[None]:
+        """Count a reader for as long as it follows."""
+        self.followers[what] += 1
+        try:
+            yield
+        finally:
+            self.followers[what] -= 1
 
     def check_open(self) -> None:
         """Let nothing new begin once the end has begun.
@@ -48,7 +58,7 @@ class Streams:
             raise Refused("shutting-down", "the service is shutting down", {"Connection": "close"})
 
     @asynccontextmanager
-    async def within(self, seconds: float) -> AsyncIterator[None]:
+    async def within(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
         """Give what is awaited inside so long, or until the shutdown.
 
         Raises:
@@ -57,9 +67,15 @@ class Streams:
         async with asyncio.timeout(0 if self.closing else seconds) as wait:
             self._waits.add(wait)
             try:
-                yield
+                yield wait
             finally:
                 self._waits.discard(wait)
+
+
+def end(wait: asyncio.Timeout) -> None:
+    """Let the time that it gives be over now."""
+    if not wait.expired():  # then it is as good as over, and cannot be changed
+        wait.reschedule(0)
 
 
 STREAMS: Final = web.AppKey("streams", Streams)

@@ -3,7 +3,7 @@
 Types alone: `resources` makes the documents, and the OpenAPI document is made from these. Must not know HTTP.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field, WithJsonSchema, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
@@ -170,8 +170,42 @@ class Result(TypedDict):
     """the text here is cut"""
     attempt: Annotated[int, Field(ge=1)]
     attempts: list[Link]
-    """results of the attempts, if further ones were asked for"""
+    """each attempt that is over, as a result of its own"""
     usage: Usage | None
+
+
+@closed
+class Queue(TypedDict):
+    """A queue, and how many of its jobs stand where."""
+
+    queue: str
+    limit: int | None
+    """how many may run at once; null is no limit of its own"""
+    paused: bool
+    """nothing new of it starts"""
+    running: Count
+    queued: Count
+    waiting: Count
+    oldest: Instant | None
+    """when the oldest of its queued jobs was accepted"""
+
+
+@closed
+class Queues(TypedDict):
+    """All queues."""
+
+    paused: bool
+    """nothing new starts at all"""
+    queues: list[Queue]
+
+
+@closed
+class Removed(TypedDict):
+    """What became of the jobs that were to be deleted."""
+
+    deleted: Count
+    kept: Count
+    """not done yet, and so not deleted"""
 
 
 @closed
@@ -194,3 +228,89 @@ class Fault(TypedDict):
         str, Field(description="where: a JSON pointer in a fragment (RFC 6901)", examples=["#/command"])
     ]
     detail: str
+
+
+@closed
+class Problem(TypedDict):
+    """What went wrong (RFC 9457), and what helps to mend it."""
+
+    type: Link
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    errors: NotRequired[list[Fault]]
+    """what is wrong with the body, each with its place"""
+    parameter: NotRequired[str]
+    """the parameter of the query, or the header, that is wrong"""
+    limit: NotRequired[Count]
+    """the most that is possible"""
+    offset: NotRequired[Count]
+    """bytes of input that were taken so far"""
+    produces: NotRequired[str]
+    """the media type that `Accept` excludes"""
+    id: NotRequired[str]
+    """under which the log says more"""
+
+
+@closed
+class Index(TypedDict):
+    """Where to go from here."""
+
+    jobs: Link
+    statuses: Link
+    results: Link
+    queues: Link
+    changes: Link
+    health: Link
+    ready: Link
+
+
+@closed
+class Jobs(TypedDict):
+    """A page of jobs."""
+
+    jobs: list[Job]
+    next: Link | None
+    """the next page, if there is one"""
+
+
+@closed
+class Statuses(TypedDict):
+    """A page of statuses."""
+
+    statuses: list[Status]
+    next: Link | None
+    """the next page, if there is one"""
+
+
+@closed
+class Results(TypedDict):
+    """A page of results; their texts are cut at 4 KiB."""
+
+    results: list[Result]
+    next: Link | None
+    """the next page, if there is one"""
+
+
+@closed
+class Text(TypedDict):
+    """Output as text, as events tell it."""
+
+    text: str
+    time: Instant
+
+
+@closed
+class Bytes(TypedDict):
+    """Output as its bytes, as events tell it."""
+
+    base64: Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+    time: Instant
+
+
+@closed
+class Dropped(TypedDict):
+    """Output that could not be stored so far."""
+
+    stream: Literal["stdout", "stderr"]
+    bytes: Count

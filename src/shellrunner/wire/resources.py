@@ -30,6 +30,11 @@ def result_link(job: Job) -> str | None:
     return f"/api/results/{job.id}" if isinstance(phase, Done) and phase.volume is not None else None
 
 
+def attempt_link(job_id: int, number: int) -> str:
+    """Where the result of one attempt is found."""
+    return f"/api/results/{job_id}/attempts/{number}"
+
+
 def job(job: Job) -> documents.Job:
     """The job as it was asked for, without secrets: of `env` the names, of `stdin` nothing."""
     spec = job.spec
@@ -83,8 +88,10 @@ def status(job: Job) -> documents.Status:
     }
 
 
-def result(job: Job, end: End, volume: Volume, stdout: Excerpt, stderr: Excerpt) -> documents.Result:
-    """How it ended and what it wrote, as far as that fits here."""
+def result(
+    job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt, stderr: Excerpt
+) -> documents.Result:
+    """How an attempt ended and what it wrote, as far as that fits here; of the attempts, those that are over."""
     return {
         "result_id": job.id,
         "job_id": job.id,
@@ -104,8 +111,8 @@ def result(job: Job, end: End, volume: Volume, stdout: Excerpt, stderr: Excerpt)
         "stdout_dropped": volume.stdout_dropped,
         "stderr_dropped": volume.stderr_dropped,
         "truncated": stdout.truncated or stderr.truncated,
-        "attempt": job.attempt,
-        "attempts": [],
+        "attempt": attempt,
+        "attempts": [attempt_link(job.id, number) for number in range(1, job.attempt + job.done)],
         "usage": _usage(end.usage) if end.usage else None,
     }
 

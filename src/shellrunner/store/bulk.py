@@ -1,0 +1,35 @@
+"""Many jobs at once: which are meant, in pages from the newest on, and what becomes of each.
+
+Units for the store's lanes. Jobs that come while the pages are walked are newer, so they are not met.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+
+from shellrunner.model import State
+from shellrunner.store import Deleted, changes, listing
+from shellrunner.store.moves import Moves
+from shellrunner.store.question import Filters, Position
+
+STEP = 100  # jobs that are deleted in one commit
+
+
+def meant(db: sqlite3.Connection, filters: Filters, after: Position | None) -> tuple[list[int], Position | None]:
+    """Some of the jobs that are meant, and where to look for more."""
+    places, following = listing.some(db, filters, (), limit=STEP, after=after)
+    return [int(place[-1] or 0) for place in places], following
+
+
+def tell(db: sqlite3.Connection, job_ids: Sequence[int]) -> Deleted:
+    """How many of these jobs are done, and how many are not."""
+    states = [state for job_id in job_ids if (state := changes.state_of(db, job_id)) is not None]
+    done = sum(state is State.DONE for state in states)
+    return Deleted(done, len(states) - done)
+
+
+def delete(db: sqlite3.Connection, job_ids: Sequence[int]) -> tuple[Deleted, Moves]:
+    """Remove those of these jobs that are done."""
+    states = [(job_id, changes.state_of(db, job_id)) for job_id in job_ids]
+    moves = [changes.remove(db, job_id) for job_id, state in states if state is State.DONE]
+    kept = sum(state is not None and state is not State.DONE for _, state in states)
+    return Deleted(len(moves), kept), moves

@@ -1,0 +1,42 @@
+"""Completion callbacks as rows: which results are to be sent when, and what came of it.
+
+Units for the store's lanes. Must not know HTTP, or how a result is sent.
+"""
+
+import sqlite3
+from typing import Final
+
+from shellrunner.model import Delivery, Millis
+from shellrunner.store import DueCallback, rows
+
+DUE: Final = """SELECT job, tries, since FROM callbacks INDEXED BY callbacks_due
+    WHERE due IS NOT NULL AND due <= ? ORDER BY due LIMIT ?"""
+NEXT: Final = "SELECT min(due) FROM callbacks INDEXED BY callbacks_due WHERE due IS NOT NULL"
+
+
+def expect(db: sqlite3.Connection, job_id: int) -> None:
+    """A job was accepted whose result is to be sent."""
+    db.execute("INSERT INTO callbacks (job, state) VALUES (?, ?)", (job_id, Delivery.PENDING))
+
+
+def ended(db: sqlite3.Connection, job_id: int, now: Millis) -> None:
+    """The job is done: its callback is due, if it has one."""
+    db.execute("UPDATE callbacks SET since = ?, due = ? WHERE job = ?", (now, now, job_id))
+
+
+def due(db: sqlite3.Connection, now: Millis, limit: int) -> list[DueCallback]:
+    """What is to be sent now, the longest due first."""
+    return [DueCallback(rows.job(db, job), tries, since) for job, tries, since in db.execute(DUE, (now, limit))]
+
+
+def upcoming(db: sqlite3.Connection) -> Millis | None:
+    """When the next one is due."""
+    (moment,) = db.execute(NEXT).fetchone()
+    return None if moment is None else int(moment)
+
+
+def tried(db: sqlite3.Connection, job_id: int, error: str | None, again: Millis | None) -> bool:
+    """Record a try; false if the job is gone."""
+    state = Delivery.DELIVERED if error is None else Delivery.FAILED if again is None else Delivery.PENDING
+    words = "UPDATE callbacks SET state = ?, tries = tries + 1, due = ?, error = ? WHERE job = ?"
+    return db.execute(words, (state, again if error is not None else None, error, job_id)).rowcount > 0

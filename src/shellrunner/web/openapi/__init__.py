@@ -1,0 +1,146 @@
+"""The API as an OpenAPI 3.1 document, made from the route table and the types that serve.
+
+`Description` belongs to the app and makes it once, when it is first asked for. Must not know any resource.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from inspect import getdoc
+from typing import Any, Final
+
+from aiohttp import web
+
+from shellrunner import __version__
+from shellrunner.config import Settings
+from shellrunner.web import answers
+from shellrunner.web.openapi import examples, parameters, responses, schemas
+from shellrunner.web.route import JSON, Route
+from shellrunner.wire import body
+
+Schema = dict[str, Any]
+
+
+class Description:
+    """The document of one app."""
+
+    def __init__(self, routes: Sequence[Route], settings: Settings) -> None:
+        self._routes = routes
+        self._settings = settings
+
+    async def content(self) -> bytes:
+        """The document as a body."""
+        # In a thread, because the first time takes as long as a hundred requests.
+        return await asyncio.to_thread(lambda: self._content)
+
+    @cached_property
+    def _content(self) -> bytes:
+        return body.dump(document(self._routes, self._settings))
+
+
+DESCRIPTION: Final = web.AppKey("description", Description)
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """GET /api/openapi.json: this document.
+
+    It is made from the very types and route table that serve, for the config of this service.
+    """
+    return await answers.stored(request, await request.app[DESCRIPTION].content())
+
+
+def document(routes: Sequence[Route], settings: Settings) -> Schema:
+    """Describe these routes as a service with these settings serves them."""
+    return {
+        "openapi": "3.1.1",
+        "info": {
+            "title": "shellrunner",
+            "summary": "Runs shell commands for other programs.",
+            "description": examples.INTRODUCTION,
+            "version": __version__,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "wherever this document was read"}],
+        "tags": [{"name": name, "description": words} for name, words in examples.TAGS.items()],
+        "paths": _paths(routes),
+        "components": {
+            "schemas": dict(sorted(_schemas(routes, settings).items())),
+            "responses": dict(sorted(_problems(routes))),
+            "headers": responses.headers(),
+        },
+    }
+
+
+def operation_id(row: Route) -> str:
+    """What the operation is called, by verb and path: `get-jobs-id`."""
+    words = re.findall(r"[a-z]+", parameters.plain(row.path).removeprefix("/api"))
+    return "-".join([row.verb.lower(), *(words or ["index"])])
+
+
+def _paths(routes: Iterable[Route]) -> dict[str, Schema]:
+    paths: dict[str, Schema] = {}
+    for row in routes:
+        paths.setdefault(parameters.plain(row.path), {})[row.verb.lower()] = _operation(row)
+    return paths
+
+
+def _operation(row: Route) -> Schema:
+    summary, words = _told(row)
+    about: Schema = {
+        "operationId": operation_id(row),
+        "tags": [_tag(row)],
+        "summary": summary,
+        "description": words,
+        "parameters": parameters.of(row, responses.headers_of(row)),
+        "responses": responses.of(row),
+    }
+    if row.takes is not None:
+        about["requestBody"] = _takes(row.takes)
+    for status, links in examples.LINKS.get(about["operationId"], {}).items():
+        about["responses"][status]["links"] = links
+    return about
+
+
+def _told(row: Route) -> tuple[str, str]:
+    """What the handler's docstring says: a line that begins with verb and path, and more below it."""
+    first, _, rest = (getdoc(row.handler) or "").partition("\n")
+    words = first.partition(": ")[2].rstrip(".")
+    summary = words[:1].upper() + words[1:]
+    return summary, " ".join(rest.split()) or f"{summary}."
+
+
+def _tag(row: Route) -> str:
+    segment = row.path.removeprefix("/api").split("/")[1:2]
+    return segment[0] if segment and segment[0] in examples.TAGS else "service"
+
+
+def _takes(kind: type) -> Schema:
+    if kind is bytes:
+        return {"content": {"application/octet-stream": {"schema": {"type": "string", "maxLength": 1 << 20}}}}
+    about: Schema = {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}
+    if kind.__name__ in examples.BODIES:
+        about["examples"] = examples.BODIES[kind.__name__]
+    return {"required": True, "content": {JSON: about}}
+
+
+def _schemas(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
+    found = schemas.problem()
+    names = {answer.carries for row in routes for answer in responses.told(row)} | set(schemas.EVENTS)
+    for name in sorted(name for name in names if name and "/" not in name):
+        found |= schemas.document(name)
+    for name in {
+        answer.carries for row in routes if "fields" in row.parameters.split() for answer in responses.told(row)
+    }:
+        if name in found:
+            schemas.let_fields_choose(found, name)
+    for kind in {row.takes for row in routes if row.takes not in (None, bytes)}:
+        assert kind is not None  # noqa: S101  it was left out above
+        found |= schemas.body(kind, settings)
+    return found
+
+
+def _problems(routes: Iterable[Route]) -> Iterator[tuple[str, Schema]]:
+    for row in routes:
+        for kinds in responses.problems_of(row):
+            yield responses.name(kinds), responses.problem(kinds)

@@ -1,0 +1,224 @@
+"""Lists against a model that sorts everything: any filters, any order, pages of any size, while jobs come and go."""
+
+import sqlite3
+import unicodedata
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shellrunner.model import Ending, State
+from shellrunner.store import listing, schema, search
+from shellrunner.store.listing import Effort
+from shellrunner.store.question import Filters, Order, Position, Sort, SortKey
+
+COLUMNS = (
+    "state",
+    "queue",
+    "priority",
+    "created",
+    "started",
+    "completed",
+    "ending",
+    "exit_code",
+    "duration",
+    "stdout_bytes",
+    "command",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    state: str
+    queue: str
+    priority: int
+    created: int
+    started: int | None
+    completed: int | None
+    ending: str | None
+    exit_code: int | None
+    duration: float | None
+    stdout_bytes: int | None
+    command: str
+    labels: tuple[tuple[str, str], ...]
+
+    def listed(self, key: SortKey) -> Any:
+        """What counts in lists: how it went is not known before the end."""
+        return None if key is SortKey.STARTED and self.state != "done" else getattr(self, key)
+
+
+commands = st.text("aAбБййß\"' ", min_size=1, max_size=8)
+accepted = {
+    "queue": st.sampled_from(["default", "default", "default", "mail", "build"]),
+    "priority": st.sampled_from([0, 0, 0, -1, 1, 7]),
+    "created": st.integers(1, 5),
+    "command": commands,
+    "labels": st.sets(st.sampled_from([("a", "1"), ("a", "2"), ("b", "1")]), max_size=2).map(tuple),
+}
+unfinished = st.builds(
+    Row,
+    state=st.sampled_from(["waiting", "queued", "running"]),
+    started=st.none() | st.integers(1, 3),
+    **dict.fromkeys(("completed", "ending", "exit_code", "duration", "stdout_bytes"), st.none()),
+    **accepted,
+)
+done = st.builds(
+    Row,
+    state=st.just("done"),
+    started=st.none() | st.integers(1, 3),
+    completed=st.integers(1, 5),
+    ending=st.just("exited"),
+    exit_code=st.sampled_from([0, 0, 0, 0, 1, 2, 255]),
+    duration=st.sampled_from([0.0, 0.1, 0.3, 2.5]),
+    stdout_bytes=st.sampled_from([0, 0, 5, None]),
+    **accepted,
+)
+ended_otherwise = st.builds(
+    lambda row, ending, ran: replace(row, ending=ending, exit_code=None, duration=row.duration if ran else None),
+    done,
+    st.sampled_from(["lost", "cancelled", "signalled"]),
+    st.booleans(),
+)
+histories = st.lists(done | done | ended_otherwise | unfinished, max_size=30)
+some_of = {
+    "states": st.none() | st.frozensets(st.sampled_from(State)),
+    "endings": st.none() | st.frozensets(st.sampled_from([Ending.EXITED, Ending.LOST, Ending.CANCELLED])),
+    "exit_codes": st.none() | st.frozensets(st.sampled_from([0, 1, 2, 77])),
+    "queues": st.none() | st.frozensets(st.sampled_from(["default", "mail", "none"])),
+}
+bounds = st.none() | st.integers(1, 5)
+lengths = st.none() | st.sampled_from([0.0, 0.1, 0.2, 3.0])
+anything = st.builds(
+    Filters,
+    text=st.none() | st.text("aAбБййß\"' ", max_size=4),
+    labels=st.lists(st.sampled_from([("a", "1"), ("b", "1")]), max_size=2, unique=True).map(tuple),
+    created_from=bounds,
+    created_until=bounds,
+    completed_from=bounds,
+    completed_until=bounds,
+    min_duration=lengths,
+    max_duration=lengths,
+    with_result=st.booleans(),
+    **some_of,
+)
+# All of them at once leave nothing; so most questions have one or two.
+filters = st.one_of(
+    st.just(Filters()),
+    st.builds(
+        lambda full, names: Filters(**{name: getattr(full, name) for name in names}),
+        anything,
+        st.sets(st.sampled_from(list(Filters.__dataclass_fields__)), max_size=3),
+    ),
+)
+sorts = st.lists(st.builds(Order, st.sampled_from(SortKey), st.booleans()), max_size=3, unique_by=lambda o: o.key).map(
+    tuple
+)
+efforts = st.builds(
+    Effort,
+    few=st.sampled_from([0, 1, 4, 2000]),
+    stride=st.sampled_from([1, 2, 5, 2000]),
+    page=st.sampled_from([1, 5, 40, 20_000]),
+)
+
+
+class History:
+    """Rows in tables and in a dict."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.rows: dict[int, Row] = {}
+
+    def add(self, row: Row) -> None:
+        names = ", ".join(COLUMNS)
+        cursor = self.db.execute(
+            f"INSERT INTO jobs ({names}, spec) VALUES ({', '.join('?' * len(COLUMNS))}, ?)",
+            [*(getattr(row, column) for column in COLUMNS), "{}"],
+        )
+        job_id = cursor.lastrowid
+        assert job_id
+        self.db.executemany("INSERT INTO labels VALUES (?, ?, ?)", [(*label, job_id) for label in row.labels])
+        self.rows[job_id] = row
+
+    def delete(self, job_id: int) -> None:
+        row = self.rows.pop(job_id)
+        search.forget(self.db, job_id, row.command)
+        self.db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+        self.db.execute("DELETE FROM labels WHERE job = ?", (job_id,))
+
+    def expected(self, wanted: Filters, sort: Sort) -> list[Position]:
+        """Everything that fits, sorted key by key from the last to the first."""
+        ids = sorted(job_id for job_id, row in self.rows.items() if fits(row, wanted))
+        if not sort or sort[-1].descending:
+            ids.reverse()
+        for key, descending in reversed(sort):
+            known = [job_id for job_id in ids if self.rows[job_id].listed(key) is not None]
+            known.sort(key=lambda job_id, key=key: self.rows[job_id].listed(key), reverse=descending)  # type: ignore[misc]
+            ids = known + [job_id for job_id in ids if self.rows[job_id].listed(key) is None]
+        return [(*(self.rows[job_id].listed(key) for key, _ in sort), job_id) for job_id in ids]
+
+
+def same(text: str) -> str:
+    """Equal for texts that are canonical caseless matches."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def fits(row: Row, wanted: Filters) -> bool:
+    def between(value: float | None, least: float | None, below: float | None = None, most: float | None = None) -> bool:
+        if value is None:
+            return least is None and below is None and most is None
+        return (
+            (least is None or value >= least) and (below is None or value < below) and (most is None or value <= most)
+        )
+
+    return (
+        (wanted.text is None or same(wanted.text) in same(row.command))
+        and (wanted.states is None or row.state in wanted.states)
+        and (wanted.endings is None or row.ending in wanted.endings)
+        and (wanted.exit_codes is None or row.exit_code in wanted.exit_codes)
+        and (wanted.queues is None or row.queue in wanted.queues)
+        and all(label in row.labels for label in wanted.labels)
+        and between(row.created, wanted.created_from, wanted.created_until)
+        and between(row.completed, wanted.completed_from, wanted.completed_until)
+        and between(row.duration, wanted.min_duration, most=wanted.max_duration)
+        and (not wanted.with_result or row.stdout_bytes is not None)
+    )
+
+
+@contextmanager
+def history(rows: list[Row], taken_in: int = 0) -> Iterator[History]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        schema.migrate(db)
+        made = History(db)
+        for number, row in enumerate(rows):
+            if number == taken_in:
+                search.take_in(db)
+            made.add(row)
+        yield made
+
+
+def whole(made: History, wanted: Filters, sort: Sort, limit: int, effort: Effort) -> list[Position]:
+    found: list[Position] = []
+    after: Position | None = None
+    for _ in range(1000):
+        places, after = listing.some(made.db, wanted, sort, limit=limit, after=after, effort=effort)
+        assert len(places) <= limit
+        found += places
+        if after is None:
+            return found
+    raise AssertionError("the walk does not end")
+
+
+quick = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@quick
+@given(histories, st.integers(0, 30), filters, sorts, st.integers(1, 5), efforts)
+def test_a_walk_is_everything_in_order(
+    rows: list[Row], taken_in: int, wanted: Filters, sort: Sort, limit: int, effort: Effort
+) -> None:
+    """Page after page gives exactly what fits, sorted, whatever the filters, sort, page size and effort."""
+    with history(rows, taken_in) as made:
+        assert whole(made, wanted, sort, limit, effort) == made.expected(wanted, sort)
