@@ -4,100 +4,20 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import shellrunner.keeper
 from shellrunner.keeper import tree
 from shellrunner.keeper.identity import Identity
 from shellrunner.keeper.messages import Unpacker, pack
 from shellrunner.keeper.recorder import Recorder
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, entries, slot_name
+from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, entries
 from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
+from tests.keepers import ForkServer, Talk, start
 from tests.waiting import lives, until
-
-
-class Talk:
-    """A connection on which messages are said and heard."""
-
-    def __init__(self, connection):
-        self.connection = connection
-        self.connection.settimeout(20)
-        self._unpacker = Unpacker()
-        self._heard = []
-
-    def say(self, **message):
-        self.connection.sendall(pack(message))
-
-    def hear(self):
-        while not self._heard:
-            data = self.connection.recv(65536)
-            if not data:
-                raise EOFError
-            self._heard += self._unpacker.feed(data)
-        return self._heard.pop(0)
-
-
-class ForkServer(Talk):
-    """A real fork server on a state directory."""
-
-    def __init__(self, state):
-        self.state = state
-        for name in ("slots", "runs"):
-            (state / name).mkdir(parents=True, exist_ok=True)
-        ours, theirs = socket.socketpair()
-        program = Path(shellrunner.keeper.__file__).with_name("__main__.py")
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", program, str(theirs.fileno()), state],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
-        self.keepers = []
-        super().__init__(ours)
-
-    def end(self):
-        """Close every connection, and see that it exits."""
-        for talk in (*self.keepers, self):
-            talk.connection.close()
-        assert self.process.wait(20) == 0
-
-    def keeper(self, number=1):
-        self.say(do="fork", keeper=number, header={"history": "h" * 32, "program": "test"})
-        assert self.hear()["keeper"] == number
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(self.state / "slots" / f"{number}.sock"))
-        keeper = Talk(connection)
-        keeper.hello = keeper.hear()
-        self.keepers.append(keeper)
-        return keeper
-
-    def slot(self, number=1):
-        directory = os.open(self.state / "slots", os.O_RDONLY)
-        try:
-            return SlotReader(directory, slot_name(number))
-        finally:
-            os.close(directory)
-
-
-@pytest.fixture
-def fork_server(tmp_path):
-    server = ForkServer(tmp_path / "state")
-    yield server
-    server.end()
-
-
-def start(keeper, job, command, **more):
-    defaults = {
-        "cwd": "/", "env": {"PATH": "/usr/bin:/bin", "SHELLRUNNER_JOB": f"{job}:t"}, "stdin": None, "timeout": None,
-        "grace": 1, "merge_stderr": False, "leave_children": False, "output_bytes": 1 << 40,
-    }  # fmt: skip
-    keeper.say(do="start", job=job, token="t", argv=["/bin/sh", "-c", command], **(defaults | more))
 
 
 def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server):

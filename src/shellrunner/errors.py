@@ -48,6 +48,12 @@ class BadCursor(BadParameter):
     code = "bad-cursor"
 
 
+class InvalidSignal(InvalidJob):
+    """The body is JSON, but does not name a signal; `errors` as for a job."""
+
+    code = "invalid-signal"
+
+
 class NoSuchJob(ShellrunnerError):
     """No job has this id: it never existed, or it was deleted."""
 
@@ -172,6 +178,15 @@ class InputFull(ShellrunnerError):
 
     def __init__(self, job_id: int, offset: int) -> None:
         super().__init__(f"job {job_id} has not read what it was sent before; try again later", offset=offset)
+
+
+class KeeperSilent(ShellrunnerError):
+    """The job runs, but its keeper does not answer; whether anything was taken is not known."""
+
+    code = "keeper-silent"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"the keeper of job {job_id} does not answer; what was sent may still be taken")
 
 
 class StoreUnavailable(ShellrunnerError):

@@ -18,11 +18,12 @@ from pathlib import Path
 from aiohttp import web
 
 from shellrunner import __version__
+from shellrunner.callbacks import Caller
 from shellrunner.config import Settings
 from shellrunner.errors import ShellrunnerError, StateLocked, StoreUnavailable
 from shellrunner.store import Store
 from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, open_store
-from shellrunner.supervisor import Keepers, Supervisor
+from shellrunner.supervisor import Controls, Keepers, Supervisor
 from shellrunner.supervisor.links import ForkServer, attach, exec_fork_server
 from shellrunner.systemd import Notifier
 from shellrunner.web import Runner, make_app
@@ -52,24 +53,27 @@ async def serve(settings: Settings) -> int:
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
             supervised(store, state_dir, settings, await attach(*fork_server)) as (supervisor, crashed),
+            at_work("caller", Caller(store, settings.callbacks).run()) as calling,
         ):
             pulse = Pulse(store, notifier)
-            app = make_app(store, settings, lambda: pulse.complaints() + _if_dead(crashed))
+            app = make_app(
+                store, settings, lambda: pulse.complaints() + _if_dead(crashed), Controls(store, supervisor.kept)
+            )
             async with listening(app, settings) as urls, asyncio.TaskGroup() as tasks:
                 beating = tasks.create_task(pulse.beat(), name="pulse")
                 log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
                 spare_the_collector()
                 notifier.ready(f"listening on {urls[0]}")
-                await _first(stop.wait(), crashed)
+                await _first(stop.wait(), crashed, calling)
                 notifier.stopping()
                 patience = tasks.create_task(ask_for_time(notifier), name="patience")
-                await leave(supervisor, settings.supervisor.on_stop, stop, crashed)
+                await leave(supervisor, settings.supervisor.on_stop, stop, crashed, calling)
                 patience.cancel()
                 beating.cancel()
             left = supervisor.running
         words = {"jobs": left, "slots": str(state_dir / "slots")}
         log.info("stopped; running jobs go on under their keepers" if left else "stopped", extra=words)
-        return 1 if crashed.done() and not crashed.cancelled() else 0
+        return 0 if crashed.cancelled() and calling.cancelled() else 1
 
 
 def prepare(state_dir: Path) -> Path:
@@ -173,16 +177,23 @@ async def supervised(
     """Run the supervisor; also yield its task, which is done only if it crashed."""
     keepers = Keepers(state_dir, {"history": store.history, "program": __version__}, forks)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running)
-    task = asyncio.create_task(supervisor.run(), name="supervisor")
+    with contextlib.closing(keepers):
+        async with at_work("supervisor", supervisor.run()) as task:
+            yield supervisor, task
+
+
+@contextlib.asynccontextmanager
+async def at_work(name: str, work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Have a part of the service work; yield its task, which is done only if it crashed."""
+    task = asyncio.create_task(work, name=name)
     try:
-        yield supervisor, task
+        yield task
     finally:
         crashed = task.done()
         task.cancel()
         await asyncio.wait([task])
         if crashed and (bug := task.exception()):
-            log.critical("the supervisor crashed", exc_info=bug)
-        keepers.close()
+            log.critical("the %s crashed", name, exc_info=bug)
 
 
 @contextlib.asynccontextmanager
@@ -251,11 +262,11 @@ def _if_dead(supervisor: asyncio.Task[None]) -> list[str]:
     return ["the supervisor is dead"] if supervisor.done() else []
 
 
-async def leave(supervisor: Supervisor, how: str, stop: Stop, crashed: asyncio.Task[None]) -> None:
-    """Do with the running jobs what `on_stop` says; a second signal stops the waiting."""
-    if how != "keep" and not crashed.done():
+async def leave(supervisor: Supervisor, how: str, stop: Stop, *parts: asyncio.Task[None]) -> None:
+    """Do with the running jobs what `on_stop` says; a second signal, or a part that crashes, stops the waiting."""
+    if how != "keep" and not any(part.done() for part in parts):
         log.info("waiting for running jobs", extra={"on_stop": how, "jobs": supervisor.running})
-        await _first(supervisor.finish_up(cancel=how == "cancel"), stop.impatience(), crashed)
+        await _first(supervisor.finish_up(cancel=how == "cancel"), stop.impatience(), *parts)
 
 
 async def ask_for_time(notifier: Notifier) -> None:

@@ -67,9 +67,9 @@ class Keeper:
         for fd in (self._slot.fd, self._slots, self._state):
             os.close(fd)
 
-    def begin(self, job: int, token: str, limit: int = 1 << 40) -> Recorder:
-        self._slot.begin({"job": job, "token": token, "wall": 1})
-        return Recorder(self._slot, self._state, job, token, limit)
+    def begin(self, job: int, token: str, limit: int = 1 << 40, attempt: int = 1) -> Recorder:
+        self._slot.begin({"job": job, "token": token, "wall": 1, "attempt": attempt})
+        return Recorder(self._slot, self._state, job, token, limit, attempt=attempt)
 
     def record(self, job: int, token: str) -> tuple[Volume, Head]:
         """What a supervisor takes from the slot for `finish`."""

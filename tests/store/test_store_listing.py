@@ -5,15 +5,19 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shellrunner.model import Ending, State
+from shellrunner.model import Ending, JobSpec, State
 from shellrunner.store import listing, schema, search
 from shellrunner.store.listing import Effort
-from shellrunner.store.question import Filters, Order, Position, Sort, SortKey
+from shellrunner.store.question import Filters, Order, Position, Sort, SortKey, position
+from tests.store import histories as real
 
 COLUMNS = (
     "state",
@@ -113,9 +117,8 @@ filters = st.one_of(
         st.sets(st.sampled_from(list(Filters.__dataclass_fields__)), max_size=3),
     ),
 )
-sorts = st.lists(st.builds(Order, st.sampled_from(SortKey), st.booleans()), max_size=3, unique_by=lambda o: o.key).map(
-    tuple
-)
+orders = st.builds(Order, st.sampled_from(SortKey), st.booleans())
+questions = st.tuples(filters, st.lists(orders, max_size=3, unique_by=lambda order: order.key).map(tuple))
 efforts = st.builds(
     Effort,
     few=st.sampled_from([0, 1, 4, 2000]),
@@ -166,7 +169,9 @@ def same(text: str) -> str:
 
 
 def fits(row: Row, wanted: Filters) -> bool:
-    def between(value: float | None, least: float | None, below: float | None = None, most: float | None = None) -> bool:
+    def between(
+        value: float | None, least: float | None, below: float | None = None, most: float | None = None
+    ) -> bool:
         if value is None:
             return least is None and below is None and most is None
         return (
@@ -182,7 +187,7 @@ def fits(row: Row, wanted: Filters) -> bool:
         and all(label in row.labels for label in wanted.labels)
         and between(row.created, wanted.created_from, wanted.created_until)
         and between(row.completed, wanted.completed_from, wanted.completed_until)
-        and between(row.duration, wanted.min_duration, most=wanted.max_duration)
+        and between(row.duration, wanted.min_duration, None, wanted.max_duration)
         and (not wanted.with_result or row.stdout_bytes is not None)
     )
 
@@ -211,14 +216,95 @@ def whole(made: History, wanted: Filters, sort: Sort, limit: int, effort: Effort
     raise AssertionError("the walk does not end")
 
 
-quick = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @quick
-@given(histories, st.integers(0, 30), filters, sorts, st.integers(1, 5), efforts)
+@given(histories, st.integers(0, 30), questions, st.integers(1, 5), efforts)
 def test_a_walk_is_everything_in_order(
-    rows: list[Row], taken_in: int, wanted: Filters, sort: Sort, limit: int, effort: Effort
+    rows: list[Row], taken_in: int, question: tuple[Filters, Sort], limit: int, effort: Effort
 ) -> None:
     """Page after page gives exactly what fits, sorted, whatever the filters, sort, page size and effort."""
+    wanted, sort = question
     with history(rows, taken_in) as made:
         assert whole(made, wanted, sort, limit, effort) == made.expected(wanted, sort)
+
+
+@quick
+@given(histories, questions, efforts, st.data())
+def test_nothing_is_skipped_or_repeated(
+    rows: list[Row], question: tuple[Filters, Sort], effort: Effort, data: st.DataObject
+) -> None:
+    """While jobs come and go between pages, those that stay are seen once, in order, and nothing is seen twice."""
+    wanted, sort = question
+    limit = data.draw(st.integers(1, 4))
+    with history(rows, data.draw(st.integers(0, 30))) as made:
+        stayed = made.expected(wanted, sort)
+        found: list[Position] = []
+        after: Position | None = None
+        for _ in range(1000):
+            places, after = listing.some(made.db, wanted, sort, limit=limit, after=after, effort=effort)
+            found += places
+            if after is None:
+                break
+            for row in data.draw(st.lists(done | unfinished, max_size=1)):
+                made.add(row)
+            if made.rows and data.draw(st.booleans()):
+                job_id = data.draw(st.sampled_from(sorted(made.rows)))
+                made.delete(job_id)
+                stayed = [place for place in stayed if place[-1] != job_id]
+            if data.draw(st.booleans()):
+                search.take_in(made.db)
+        else:
+            raise AssertionError("the walk does not end")
+    ids = [place[-1] for place in found]
+    assert len(set(ids)) == len(ids)
+    known = {place[-1] for place in stayed}
+    assert [place for place in found if place[-1] in known] == stayed
+
+
+@quick
+@given(histories, questions, efforts)
+def test_every_place_is_a_beginning(rows: list[Row], question: tuple[Filters, Sort], effort: Effort) -> None:
+    """Behind each place of a list lies exactly the rest of it."""
+    wanted, sort = question
+    with history(rows) as made:
+        expected = made.expected(wanted, sort)
+        for number, after in enumerate(expected):
+            places, following = listing.some(made.db, wanted, sort, limit=40, after=after, effort=effort)
+            while following is not None:
+                more, following = listing.some(made.db, wanted, sort, limit=40, after=following, effort=effort)
+                places = [*places, *more]
+            assert places == expected[number + 1 :]
+
+
+async def test_pages_of_large_jobs_end_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many were asked for, a page has no more jobs than fit into memory, and says where the next begins."""
+    monkeypatch.setattr(listing, "ROOM", 25_000)
+    sort = (Order(SortKey.PRIORITY, True),)
+    async with real.opened(tmp_path) as store:
+        for number in range(5):
+            await store.add(JobSpec(argv=("x" * 10_000,), priority=number))
+        seen: list[int] = []
+        after: Position | None = None
+        while len(seen) < 5:
+            page = await store.page(Filters(), sort, limit=100, after=after)
+            assert len(page.jobs) <= 2
+            seen += [job.id for job in page.jobs]
+            after = page.next
+            assert after is None or after == position(page.jobs[-1], sort)
+        assert after is None
+        assert seen == [5, 4, 3, 2, 1]
+
+
+async def test_places_are_those_of_the_jobs(tmp_path: Path) -> None:
+    """The place that a list gives a job is the one that is told from the job itself, whatever it is sorted by."""
+    async with real.opened(tmp_path) as store:
+        await real.done(store)
+        await real.running(store, "u")
+        await store.add(real.SPEC)
+        for key in SortKey:
+            sort = (Order(key, descending=True),)
+            places, _ = await store._read(partial(listing.some, filters=Filters(), sort=sort, limit=9))
+            assert list(places) == [position(await store.job(int(place[-1] or 0)), sort) for place in places]
+            assert len(places) == 3

@@ -19,8 +19,10 @@ from shellrunner.config import Settings
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
 from shellrunner.model import Claim, End, Ending, Millis, Volume
+from shellrunner.service import queue_limits
 from shellrunner.store import Head, Store
 from shellrunner.store.sqlite import Retention, open_store
+from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
 from shellrunner.web.streams import STREAMS
 
@@ -44,7 +46,7 @@ class Hand:
     async def claim(self, limit: int = 1 << 40) -> Claim:
         claim = self._claim = await self._store.claim(self._keeper, secrets.token_hex(8))
         self._slot.begin({"job": claim.job_id, "token": claim.token, "history": self._store.history})
-        self._recorder = Recorder(self._slot, self._state, claim.job_id, claim.token, limit)
+        self._recorder = Recorder(self._slot, self._state, claim.job_id, claim.token, limit, attempt=claim.attempt)
         return claim
 
     def write(self, stdout: bytes = b"", stderr: bytes = b"") -> None:
@@ -52,7 +54,7 @@ class Hand:
             if data:
                 self._recorder.store(stream, data)
 
-    async def finish(self, end: End | None = None) -> None:
+    async def finish(self, end: End | None = None, again: Millis | None = None) -> None:
         claim = self._claim
         reader = SlotReader(self._slots, slot_name(self._keeper))
         record = reader.find(claim.job_id, claim.token)
@@ -65,7 +67,7 @@ class Hand:
         reader.close()
         self._recorder.close()
         end = end or End(Ending.EXITED, now(), exit_code=0, started=claim.claimed, duration=0.25)
-        assert await self._store.finish(claim.job_id, claim.token, end, Volume(*figures), head)
+        assert await self._store.finish(claim.job_id, claim.token, end, Volume(*figures), head, again=again)
 
     def close(self) -> None:
         for fd in (self._slot.fd, self._slots, self._state):
@@ -179,12 +181,15 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def serving(state_dir: Path) -> AsyncIterator[Site]:
+async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
+    """`sections` are settings: supervisor={"max_queued": 2}."""
+    settings = Settings.model_validate({"jobs": {"output_bytes": 1 << 30}, **sections})
     for directory in ("slots", "runs"):
         (state_dir / directory).mkdir(exist_ok=True)
     reasons: list[str] = []
-    async with open_store(state_dir, Retention(None, None, None)) as store, client() as session:
-        app = make_app(store, Settings.model_validate({"jobs": {"output_bytes": 1 << 30}}), lambda: reasons)
+    limits = Retention(None, None, None), queue_limits(settings)
+    async with open_store(state_dir, *limits) as store, client() as session:
+        app = make_app(store, settings, lambda: reasons, Controls(store, lambda _: None))
         runner = Runner(app, shutdown_timeout=5)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -25,7 +25,7 @@ async def test_result_keys(site: Site) -> None:
         "stderr": "err\n",
         "stdout_bytes": 4,
         "attempt": 1,
-        "attempts": [],
+        "attempts": [f"/api/results/{job_id}/attempts/1"],
         "truncated": False,
     }
     assert expected.items() <= result.items()

@@ -1,15 +1,18 @@
 """Start one command and say what the kernel reported of it.
 
-Owned by the keeper. Knows posix_spawn, pipes and wait statuses; must not know slots, messages or trees.
+Owned by the keeper. Knows posix_spawn and wait statuses; must not know slots or trees.
 posix_spawn (vfork inside) costs a fraction of a fork and has no moment in which the child runs our code; what it
-cannot do, a working directory, is done by going there and back.
+cannot do, a working directory, is done by going there and back. Limits alone need a fork (`limited`).
 """
 
 import os
 import signal
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
+
+from .input import Input
+from .limited import spawn, within
+from .plumbing import Action, Plumbing
 
 # Every handler back to its default and nothing blocked: what the keeper ignores, its command must not (P13).
 _DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -20,11 +23,16 @@ class CannotStart(Exception):
 
 
 class Command(NamedTuple):
-    """A command that was started. `pipes` are the reading ends, by stream (0 stdout, 1 stderr)."""
+    """A command that was started. `pipes` are the reading ends, by stream (0 stdout, 1 stderr).
+
+    `input` is what is written to it while it runs, if anything is; a `Terminal` if it has one, which is then the one
+    reading end too.
+    """
 
     pid: int
     pidfd: int
     pipes: list[int]
+    input: Input | None
     wall: int  # milliseconds since the epoch
     clock: float  # time.monotonic()
 
@@ -35,69 +43,39 @@ def start(message: dict[str, Any], home: int) -> Command:
     Raises:
         CannotStart: no such directory or program, no permission, too large, no processes left, …
     """
+    try:
+        plumbing = Plumbing(message)
+    except OSError as error:
+        kind = "terminal" if message.get("tty") else "pipes"
+        raise CannotStart(f"no {kind} for it: {error.strerror}") from None
+    try:
+        wall, clock = time.time_ns() // 1_000_000, time.monotonic()
+        pid = _spawn(message, home, plumbing.actions)
+    except CannotStart:
+        plumbing.tear_out()
+        raise
+    # It runs. If this fails, the keeper must not claim otherwise: it dies, and the job is `lost`.
+    plumbing.hand_over()
+    return Command(pid, os.pidfd_open(pid), plumbing.pipes, plumbing.input, wall, clock)
+
+
+def _spawn(message: dict[str, Any], home: int, actions: list[Action]) -> int:
     environment = {name.encode(): value.encode() for name, value in message["env"].items()}
     argv = [argument.encode() for argument in message["argv"]]
-    given: list[int] = []  # descriptors that only the command needs
-    pipes: list[int] = []
-    try:
-        actions = _plumb(message, given, pipes)
-        wall, clock = time.time_ns() // 1_000_000, time.monotonic()
-        pid = _spawn(message["cwd"], home, argv, environment, actions)
-    except CannotStart:
-        _close(pipes)
-        raise
-    except OSError as error:
-        _close(pipes)
-        raise CannotStart(f"no pipes for it: {error.strerror}") from None
-    finally:
-        _close(given)
-    # It runs. If this fails, the keeper must not claim otherwise: it dies, and the job is `lost`.
-    return Command(pid, os.pidfd_open(pid), pipes, wall, clock)
-
-
-def _plumb(message: dict[str, Any], given: list[int], pipes: list[int]) -> list[tuple[int, int, int]]:
-    # Pipes, never files: a file opened again through /dev/stderr starts at 0 and overwrites what is there.
-    for _ in range(1 if message["merge_stderr"] else 2):
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)  # a pipe that was readable may have been drained meanwhile
-        pipes.append(reading)
-        given.append(writing)
-    actions = [(os.POSIX_SPAWN_DUP2, given[0], 1), (os.POSIX_SPAWN_DUP2, given[-1], 2)]
-    if message["stdin"]:  # else the command has the keeper's own: /dev/null
-        given.append(_file_of(message["stdin"].encode()))
-        actions.append((os.POSIX_SPAWN_DUP2, given[-1], 0))
-    return actions
-
-
-def _file_of(text: bytes) -> int:
-    # Memory that reads like a file: nobody has to feed it, and a command that reads none of it costs nothing.
-    file = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    while text:
-        text = text[os.write(file, text) :]
-    os.lseek(file, 0, os.SEEK_SET)
-    return file
-
-
-def _spawn(
-    cwd: str, home: int, argv: list[bytes], environment: dict[bytes, bytes], actions: list[tuple[int, int, int]]
-) -> int:
+    cwd = message["cwd"]
     try:
         os.chdir(cwd.encode())
     except OSError as error:
         raise CannotStart(f"cannot enter the directory {cwd}: {error.strerror}") from None
     try:
+        path = _find(argv[0], environment.get(b"PATH", b""))
+        if limits := within(message.get("limits")):
+            return spawn(path, argv, environment, file_actions=actions, setsigdef=_DEFAULTS, limits=limits)
         return os.posix_spawn(
-            _find(argv[0], environment.get(b"PATH", b"")),
-            argv,
-            environment,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_DEFAULTS,
+            path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULTS
         )
     except OSError as error:
-        name = argv[0].decode(errors="replace")
-        raise CannotStart(f"cannot start {name}: {error.strerror}") from None
+        raise CannotStart(f"cannot start {message['argv'][0]}: {error.strerror}") from None
     finally:
         os.fchdir(home)
 
@@ -111,12 +89,6 @@ def _find(program: bytes, path: bytes) -> bytes:
         if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
             return candidate
     raise CannotStart(f"cannot start {program.decode(errors='replace')}: not found along PATH")
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with suppress(OSError):
-            os.close(descriptor)
 
 
 def signal_name(number: int) -> str:

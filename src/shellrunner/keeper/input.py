@@ -40,6 +40,8 @@ class Input:
 
     def write(self) -> None:
         """Write what there is room for; after the last of it, let the command see the end."""
+        if self.sink < 0:
+            return
         while self._pending:
             try:
                 written = os.write(self.sink, self._pending[:_PIECE])

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import command, tree
+from .input import Input
 from .kept import CHUNK, LINGER, Kept
 from .messages import PROTOCOL, Message, Unpacker, pack
 from .recorder import Recorder
@@ -25,6 +26,7 @@ from .slot import SlotWriter
 
 _NAP = 86_400.0  # seconds; poll(2) counts milliseconds in an int
 _SHORT = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
+_GONE = {"offset": None, "refused": "gone"}
 _LONELY = 5.0  # seconds a keeper waits for the server that had it made
 
 
@@ -59,9 +61,8 @@ class Keeper:
     def _due(self, lonely: float) -> float | None:
         if self._kept is None:
             return None if self._server or self._retiring else lonely
-        if self._wakeup:
-            return self._kept.due
-        return min(self._kept.due or math.inf, self._kept.started.clock + _SHORT)
+        due = self._kept.next_look()
+        return due if self._wakeup else min(due or math.inf, self._kept.started.clock + _SHORT)
 
     def _wait(self, due: float | None) -> None:
         pause = None if due is None else min(max(0.0, due - time.monotonic()), _NAP) * 1000 + 1
@@ -71,9 +72,9 @@ class Keeper:
             if descriptor in self._handlers:
                 self._handlers[descriptor]()
 
-    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+    def _watch(self, descriptor: int, handler: Callable[[], None], events: int = select.POLLIN) -> None:
         self._handlers[descriptor] = handler
-        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(descriptor, events)
 
     def _forget(self, descriptor: int) -> None:
         del self._handlers[descriptor]
@@ -125,15 +126,27 @@ class Keeper:
         match message["do"]:
             case "start" if kept is None and not self._retiring:
                 self._start(message)
-            case "cancel" if kept and (kept.job, kept.token) == (message["job"], message["token"]):
+            case "cancel" if kept and kept.is_about(message):
                 kept.end("cancelled")
+            case "signal" if kept and kept.is_about(message):
+                kept.signal(message["signum"])
+            case "input":
+                self._take(message)
+
+    def _take(self, message: Message) -> None:
+        kept = self._kept if self._kept and self._kept.is_about(message) else None
+        taken = kept.give(message) if kept else _GONE
+        self._say(say="took", job=message["job"], token=message["token"], **taken)
+        if kept and kept.started.input:
+            self._feed(kept.started.input)
 
     # The command -----------------------------------------------------------------------------------------------
 
     def _start(self, message: Message) -> None:
-        job, token = message["job"], message["token"]
-        self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000})
-        recorder = Recorder(self._slot, self._state, job, token, message["output_bytes"])
+        job, token, attempt = message["job"], message["token"], message.get("attempt", 1)
+        later = {} if attempt == 1 else {"attempt": attempt}
+        self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000, **later})
+        recorder = Recorder(self._slot, self._state, job, token, message["output_bytes"], attempt=attempt)
         try:
             started = command.start(message, self._state)
         except command.CannotStart as error:
@@ -146,12 +159,31 @@ class Keeper:
         for stream, pipe in enumerate(started.pipes):
             self._watch(pipe, lambda stream=stream, pipe=pipe: self._copy(stream, pipe))  # type: ignore[misc]
         kept.open_pipes = set(started.pipes)
+        if started.input:
+            self._feed(started.input)
+
+    def _feed(self, source: Input) -> None:
+        """Write what the command has room for, and be woken up once it has room for more."""
+        sink = source.sink
+        source.write()
+        if source.waiting and sink not in self._handlers:
+            self._watch(sink, lambda: self._feed(source), select.POLLOUT)
+        elif sink in self._handlers and not source.waiting:
+            self._forget(sink)
+
+    def _stop_feeding(self, source: Input) -> None:
+        if source.sink in self._handlers:
+            self._forget(source.sink)
+        source.is_open = False
+        source.close()
 
     def _copy(self, stream: int, pipe: int) -> None:
         try:
             data = os.read(pipe, CHUNK)
         except BlockingIOError:
             return
+        except OSError:  # EIO: nobody has the terminal open any more
+            data = b""
         if not data:
             self._close_pipe(pipe)
         elif self._kept:
@@ -165,6 +197,8 @@ class Keeper:
 
     def _ended(self, kept: Kept) -> None:
         self._forget(kept.started.pidfd)
+        if kept.started.input:
+            self._stop_feeding(kept.started.input)
         kept.drain()
         kept.over = kept.due = time.monotonic()
         kept.wall_over = time.time_ns() // 1_000_000

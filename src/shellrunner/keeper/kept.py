@@ -3,20 +3,23 @@
 Owned by the keeper, one per job. Must not know the connection to the server or the slot.
 """
 
+import base64
 import fcntl
+import math
 import os
 import resource
 import signal
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from . import command, tree
 from .messages import Message
 from .recorder import Recorder
+from .terminal import Terminal
 
 CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
 LINGER = 1.0  # seconds that children left behind have to be gone
@@ -37,6 +40,7 @@ class Kept:
         self.wall_over = 0
         self.settle: Callable[[], None] | None = None
         timeout = message["timeout"]
+        self._input = started.input
         self.due: float | None = None if timeout is None else started.clock + timeout
         self._kill_at = 0.0
 
@@ -51,14 +55,26 @@ class Kept:
         """Take what lies in the pipes now and no more: a child may go on writing for ever."""
         for stream, pipe in enumerate(self.started.pipes):
             if pipe in self.open_pipes:
-                (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
-                while waiting > 0:
-                    try:
-                        data = os.read(pipe, min(waiting, CHUNK))
-                    except BlockingIOError:
-                        break  # the command's child reads its own output
-                    waiting -= len(data)
+                for data in self._input.rest() if isinstance(self._input, Terminal) else _rest(pipe):
                     self.take(stream, data)
+
+    def is_about(self, message: Message) -> bool:
+        """Whether the message is about this job, under this token."""
+        return (self.job, self.token) == (message["job"], message["token"])
+
+    def give(self, message: Message) -> dict[str, Any]:
+        """Take what an `input` message brings, if it can be; return what `took` says of it."""
+        if self._input is None or not self.message.get("stream"):
+            return {"offset": 0, "refused": "closed"}
+        data = base64.b64decode(message["data"])
+        refused = self._input.take(message["offset"], data, end=message["end"])
+        return {"offset": self._input.offset, "refused": refused}
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the command's group, unless it has ended."""
+        if not self._has_ended():
+            with suppress(OSError):  # another user's (setuid), or no signal of this kernel
+                os.killpg(self.started.pid, signum)
 
     def end(self, cause: str) -> None:
         """Begin to end the tree, unless that has begun or the command has ended by itself."""
@@ -75,9 +91,16 @@ class Kept:
         """Whether the tree still has time to end by itself."""
         return time.monotonic() < self._kill_at
 
+    def next_look(self) -> float | None:
+        """When something is due."""
+        asked = self._input and self._input.due
+        return min(self.due or math.inf, asked) if asked else self.due
+
     def look_at_the_clock(self) -> None:
         """Do what is due: the timeout, the kill after the grace, another look at a tree that is ending."""
         now = time.monotonic()
+        if self._input and self._input.due and now >= self._input.due:
+            self._input.look()
         if self.due is None or now < self.due:
             return
         if self.settle:
@@ -111,3 +134,14 @@ class Kept:
 
     def _has_ended(self) -> bool:
         return os.waitid(os.P_PIDFD, self.started.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _rest(pipe: int) -> Iterator[bytes]:
+    (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
+    while waiting > 0:
+        try:
+            data = os.read(pipe, min(waiting, CHUNK))
+        except BlockingIOError:
+            return  # the command's child reads its own output
+        waiting -= len(data)
+        yield data

@@ -22,10 +22,10 @@ null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or
 
 `signal` goes to the command's process group if the command has not ended, and is not answered.
 
-`input` is answered by `took`, in order. `data` is base64. It is taken whole or not at all: if `offset` is null or what
-was taken before, and there is room. `took` has in `offset` what was taken in all, and in `refused` null, or "offset",
-"full", "closed" (never open, or ended; another offset is told first), or "gone" (this keeper keeps another job, or
-none; then `offset` is null).
+`input` is answered by `took`, in order. `data` is base64. It is taken whole or not at all: if `offset` is null or
+what was taken before, and there is room. `took` has in `offset` what was taken in all, and in `refused` null, or
+"offset", "full", "closed" (never open, or ended; another offset is told first), or "gone" (this keeper keeps another
+job, or none; then `offset` is null).
 """
 
 import json

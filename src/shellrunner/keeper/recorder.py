@@ -19,7 +19,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 class Recorder:
     """Where the output of one job goes."""
 
-    def __init__(self, slot: SlotWriter, state: int, job: int, token: str, limit: int, attempt: int = 1) -> None:
+    def __init__(self, slot: SlotWriter, state: int, job: int, token: str, limit: int, *, attempt: int = 1) -> None:
         """Store at most `limit` bytes: of both streams, and of the index where it does not fit into the slot."""
         self._slot, self._state, self._job, self._token, self._limit = slot, state, job, token, limit
         self._attempt = attempt

@@ -1,7 +1,7 @@
 """A pseudo-terminal as a command's input and output: its size, what is typed, and how its input ends.
 
-Owned by what is being kept. Must not know messages or slots. What a terminal does to what passes through it (`\\r\\n` for
-a newline, Ctrl-C as a signal, lines of at most 4,095 bytes) it does here too, as `termios(3)` has it; only the echo is
+Owned by what is being kept. Must not know messages or slots. What a terminal does to what passes through it, it does
+here too (termios(3)): a newline becomes `\\r\\n`, Ctrl-C a signal, a line has at most 4,095 bytes. Only the echo is
 off, since nobody looks at what is typed.
 """
 
@@ -29,10 +29,11 @@ class Terminal(Input):
         Raises:
             OSError: there is none left.
         """
+        super().__init__(-1, given, is_open=is_open)
         self.screen, self._slave = os.openpty()
         try:
             os.set_blocking(self.screen, False)
-            super().__init__(os.dup(self.screen), given, is_open=is_open)
+            self.sink = os.dup(self.screen)
             termios.tcsetwinsize(self._slave, (size[0], size[1]))
             attributes = termios.tcgetattr(self._slave)
             attributes[_LOCAL] &= ~termios.ECHO

@@ -32,6 +32,7 @@ from shellrunner.model.spec import (
     Name,
     Notify,
     Retries,
+    SignalRequest,
     Streamed,
     Terminal,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "Queued",
     "Retries",
     "Running",
+    "SignalRequest",
     "State",
     "Stream",
     "Streamed",

@@ -139,6 +139,12 @@ class Terminal(_Request):
     columns: int = Field(80, ge=1, le=65_535)
 
 
+class SignalRequest(_Request):
+    """A signal for a running command, by its name; which there are is the kernel's matter."""
+
+    signal: Annotated[str, _shape(maxLength=32)] = Field(description="SIGHUP, SIGRTMIN+3, … (signal(7))")
+
+
 # Endings after which a submitter may have another attempt made.
 Repeatable = Literal["exited", "signalled", "timed_out", "output_limit", "out_of_memory", "failed_to_start", "lost"]
 
@@ -167,7 +173,12 @@ class Notify(_Request):
 
 
 _Line = Annotated[Argument, StringConstraints(min_length=1)]
-_Words = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=MAX_COUNT["argv"], strict=False)]
+_Words = Annotated[
+    tuple[Argument, ...],
+    Field(min_length=1, max_length=MAX_COUNT["argv"], strict=False),
+    _shape(prefixItems=[{"type": "string", "minLength": 1, "maxLength": MAX_ARGUMENT, "pattern": _NO_NUL}]),
+]
+_Text = Annotated[str, _shape(maxLength=1 << 20)]  # what a body has room for
 _Path = Annotated[Argument, AfterValidator(_absolute), _shape(pattern=r"^/[^\u0000]*$")]
 _Variables = Annotated[
     dict[str, str],
@@ -180,7 +191,7 @@ _Variables = Annotated[
 _Labels = Annotated[
     dict[Name, str],
     Field(max_length=MAX_LABELS),
-    _shape(propertyNames={"pattern": _NAME}, additionalProperties={"type": "string", "maxLength": MAX_LABEL}),
+    _shape(patternProperties={_NAME: {"type": "string", "maxLength": MAX_LABEL}}, additionalProperties=False),
 ]
 _Jobs = Annotated[tuple[JobId, ...], Field(max_length=MAX_AFTER, strict=False)]
 
@@ -194,7 +205,7 @@ class JobSpec(_Request):
     env: Annotated[_Variables, _says("added to the job's environment; values are never shown again")] = Field(
         default_factory=dict
     )
-    stdin: Annotated[str | Streamed | None, _says("text for standard input, or that it is sent later")] = None
+    stdin: Annotated[_Text | Streamed | None, _says("text for standard input, or that it is sent later")] = None
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT, description="seconds from its start until it is ended")
     priority: int = Field(0, ge=-1000, le=1000, description="larger first, then oldest first")
     queue: Annotated[Name, _says("one that config names")] = "default"

@@ -1,6 +1,6 @@
 """Many jobs at once: which are meant, in pages from the newest on, and what becomes of each.
 
-Units for the store's lanes. Jobs that come while the pages are walked are newer, so they are not met.
+Units for the store's lanes. What comes while the pages are walked is not meant.
 """
 
 import sqlite3
@@ -12,12 +12,23 @@ from shellrunner.store.moves import Moves
 from shellrunner.store.question import Filters, Position
 
 STEP = 100  # jobs that are deleted in one commit
+NEWEST = "SELECT coalesce(max(id), 0) FROM jobs"
 
 
-def meant(db: sqlite3.Connection, filters: Filters, after: Position | None) -> tuple[list[int], Position | None]:
+def newest(db: sqlite3.Connection) -> int:
+    """The highest id that there is."""
+    (job_id,) = db.execute(NEWEST).fetchone()
+    return int(job_id)
+
+
+def meant(
+    db: sqlite3.Connection, filters: Filters, upto: int, after: Position | None
+) -> tuple[list[int], Position | None]:
     """Some of the jobs that are meant, and where to look for more."""
-    places, following = listing.some(db, filters, (), limit=STEP, after=after)
-    return [int(place[-1] or 0) for place in places], following
+    places, following = listing.some(db, filters, listing.by_range(filters), limit=STEP, after=after)
+    job_ids = (int(place[-1] or 0) for place in places)
+    # A clock that was set back lets new ones appear among the old.
+    return [job_id for job_id in job_ids if job_id <= upto], following
 
 
 def tell(db: sqlite3.Connection, job_ids: Sequence[int]) -> Deleted:

@@ -23,7 +23,7 @@ HEAD = """SELECT priority, id FROM jobs INDEXED BY jobs_queued WHERE state = 'qu
 END = f"{aftermath.DONE} AND state = 'running' AND token = ? RETURNING queue, minded, attempt"
 _HOLDS = "SELECT cancelling, queue, attempt FROM jobs WHERE id = ? AND token = ? AND state = 'running'"
 _REQUEUE = "UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, started = NULL WHERE id = ?"
-_REPEAT = """UPDATE jobs SET state = 'waiting', due = ?, attempt = attempt + 1, keeper = NULL, token = NULL,
+_REPEAT = """UPDATE jobs SET state = ?, due = ?, attempt = attempt + 1, keeper = NULL, token = NULL,
     started = NULL WHERE id = ?"""
 _KEEP = f"""INSERT INTO attempts (job, number, entries, data, {aftermath.FIGURES})
     VALUES (?, ?, ?, ?, {", ".join("?" * 14)})"""
@@ -62,8 +62,10 @@ def finish(
         if held is not None and not held[0]:
             _, queue, attempt = held
             db.execute(_KEEP, (job_id, attempt, head.index, head.data, *how(end, volume)))
-            db.execute(_REPEAT, (again, job_id))
-            return [Move(job_id, queue, State.RUNNING, State.WAITING, due=again)]
+            late = again <= end.completed  # at once: there is nothing to wait for
+            state, due = (State.QUEUED, None) if late else (State.WAITING, again)
+            db.execute(_REPEAT, (state, due, job_id))
+            return [Move(job_id, queue, State.RUNNING, state, due=due)]
     found = db.execute(END, (*how(end, volume), job_id, token)).fetchall()
     if not found:
         return []

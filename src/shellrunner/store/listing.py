@@ -81,6 +81,14 @@ def some(
     return found[:limit], found[limit - 1] if len(found) > limit else None
 
 
+def by_range(filters: Filters) -> Sort:
+    """The order in which jobs that are meant lie together if a range is given, the newest first; else by the id."""
+    for key in (SortKey.CREATED, SortKey.COMPLETED, SortKey.DURATION):
+        if sources.bounds(filters, key) is not None:
+            return (Order(key, descending=True),)
+    return ()
+
+
 class _EnoughError(Exception):
     """As much was looked at as may be for one page; everything before `place` was."""
 

@@ -128,8 +128,9 @@ class SqliteStore(Core):
     async def _each(self, filters: Filters, step: Callable[[list[int]], Awaitable[Deleted]]) -> Deleted:
         """Take one step after another over all jobs that are meant; what they came to."""
         total, after = Deleted(0, 0), None
+        upto = await self._read(bulk.newest)
         while True:
-            job_ids, after = await self._read(partial(bulk.meant, filters=filters, after=after))
+            job_ids, after = await self._read(partial(bulk.meant, filters=filters, upto=upto, after=after))
             if job_ids:
                 some = await step(job_ids)
                 total = Deleted(total.deleted + some.deleted, total.kept + some.kept)

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from base64 import b64encode
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,7 @@ class Link(_Wire):
         self.hello: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[bool] | None = None
         self._early: bool | None = None  # an end that was said before anybody waited for it
+        self._giving: deque[asyncio.Future[Message]] = deque()  # answered in order
 
     async def ended(self) -> bool:
         """Wait until the keeper says that its command ended; true if it takes no further one.
@@ -93,10 +96,29 @@ class Link(_Wire):
         finally:
             self._ended = None
 
+    async def give(self, job: int, token: str, offset: int | None, data: bytes, *, end: bool) -> Message:
+        """Send input to the command; return what the keeper says of it (`took`).
+
+        Raises:
+            KeeperGone: it never will.
+        """
+        if self.closed.done():
+            raise KeeperGone(self.number)
+        taken: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._giving.append(taken)  # and there it stays until it is answered, even if nobody waits any more
+        self.send({
+            "do": "input", "job": job, "token": token, "offset": offset, "data": b64encode(data).decode(), "end": end
+        })  # fmt: skip
+        return await taken
+
     def received(self, message: Message) -> None:
         if message["say"] == "hello":
             if not self.hello.done():
                 self.hello.set_result(message)
+        elif message["say"] == "took":
+            taken = self._giving.popleft()
+            if not taken.done():
+                taken.set_result(message)
         elif self._ended and not self._ended.done():
             self._ended.set_result(message["retiring"])
         else:
@@ -104,7 +126,8 @@ class Link(_Wire):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        for future in (self.hello, self._ended):
+        waiting: list[asyncio.Future[Any] | None] = [self.hello, self._ended, *self._giving]
+        for future in waiting:
             if future and not future.done():
                 future.set_exception(KeeperGone(self.number))
                 future.exception()  # seen: nobody may be waiting

@@ -56,6 +56,10 @@ class Supervisor:
         """How many commands run, or are about to."""
         return len(self._kept)
 
+    def kept(self, job_id: int) -> Kept | None:
+        """Return who has this job, if it runs or is about to."""
+        return self._kept.get(job_id)
+
     @property
     def idle(self) -> int:
         """How many keepers wait for a command."""

@@ -8,13 +8,29 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from shellrunner.config import Settings
-from shellrunner.model import JobSpec
+from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import Store
-from shellrunner.web import changes, events, guard, jobs, output, probes, queues, raw, results, statuses
+from shellrunner.web import (
+    changes,
+    control,
+    events,
+    guard,
+    jobs,
+    openapi,
+    output,
+    probes,
+    queues,
+    raw,
+    results,
+    statuses,
+)
 from shellrunner.web.board import BOARD, Board
+from shellrunner.web.control import CONTROLS, Controls
 from shellrunner.web.feed import FEEDS, Feeds
 from shellrunner.web.guard import Terms
 from shellrunner.web.keys import READY, SETTINGS, STORE
+from shellrunner.web.lists import FILTERS
+from shellrunner.web.lists import PARAMETERS as LISTS
 from shellrunner.web.protocol import Runner
 from shellrunner.web.route import ATTEMPT, EMPTY, ID, JSON, SSE, TEXT, Route
 from shellrunner.web.streams import STREAMS, Streams
@@ -29,7 +45,8 @@ _RAW = "200 206 304 no-result-yet result-gone"
 # HEAD goes wherever GET does; OPTIONS and wrong verbs are the gate's.
 ROUTES = (
     Route("GET", "/api", probes.index, JSON, "", "200:Index 304"),
-    Route("GET", "/api/jobs", jobs.index, JSON, "state limit cursor", "200:Jobs 304"),
+    Route("GET", "/api/openapi.json", openapi.show, JSON, "", "200 304"),
+    Route("GET", "/api/jobs", jobs.index, JSON, LISTS, "200:Jobs 304"),
     Route(
         "POST",
         "/api/jobs",
@@ -40,15 +57,36 @@ ROUTES = (
         "Idempotency-Key Prefer",
         JobSpec,
     ),
+    Route("DELETE", "/api/jobs", jobs.remove_many, JSON, f"{FILTERS} confirm", "200:Removed unconfirmed"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, JSON, "", "200:Job 304"),
     Route("DELETE", f"/api/jobs/{ID}", jobs.remove, EMPTY, "", "204 not-done precondition-failed"),
     Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, JSON, "", "202:Status already-done"),
+    Route(
+        "POST",
+        f"/api/jobs/{ID}/signal",
+        control.signal,
+        JSON,
+        "",
+        "202:Status not-running invalid-signal keeper-silent",
+        "",
+        SignalRequest,
+    ),
+    Route(
+        "POST",
+        f"/api/jobs/{ID}/stdin",
+        control.stdin,
+        EMPTY,
+        "end offset",
+        "204 not-running input-closed wrong-offset input-full keeper-silent",
+        "",
+        bytes,
+    ),
     Route("GET", "/api/queues", queues.index, JSON, "", "200:Queues 304"),
     Route("POST", "/api/queues/pause", queues.pause_all, JSON, "", "200:Queues"),
     Route("POST", "/api/queues/resume", queues.resume_all, JSON, "", "200:Queues"),
     Route("POST", "/api/queues/{name}/pause", queues.pause, JSON, "", "200:Queue no-such-queue"),
     Route("POST", "/api/queues/{name}/resume", queues.resume, JSON, "", "200:Queue no-such-queue"),
-    Route("GET", "/api/statuses", statuses.index, JSON, "state limit cursor", "200:Statuses 304"),
+    Route("GET", "/api/statuses", statuses.index, JSON, LISTS, "200:Statuses 304"),
     Route("GET", "/api/statuses/events", changes.follow, SSE, "last_event_id", "200", "Last-Event-ID"),
     Route("GET", f"/api/statuses/{ID}", statuses.show, JSON, "", "200:Status 303:Status 304", "Prefer"),
     Route(
@@ -61,7 +99,7 @@ ROUTES = (
         "Last-Event-ID",
     ),
     Route("GET", f"/api/statuses/{ID}/output", output.show, TEXT, "stream tail follow", "200 result-gone"),
-    Route("GET", "/api/results", results.index, JSON, "state limit cursor", "200:Results 304"),
+    Route("GET", "/api/results", results.index, JSON, LISTS, "200:Results 304"),
     Route("GET", f"/api/results/{ID}", results.show, JSON, "", "200:Result 304 no-result-yet result-gone"),
     Route(
         "DELETE", f"/api/results/{ID}", results.remove, EMPTY, "", "204 no-result-yet result-gone precondition-failed"
@@ -97,11 +135,14 @@ ROUTES = (
 )
 
 
-def make_app(store: Store, settings: Settings, ready: Callable[[], Sequence[str]]) -> web.Application:
+def make_app(
+    store: Store, settings: Settings, ready: Callable[[], Sequence[str]], controls: Controls
+) -> web.Application:
     """Build the app. `ready` says why jobs are not accepted and run just now (nothing: they are)."""
     terms = {row.handler: Terms(frozenset(row.parameters.split()), row.produces) for row in ROUTES}
     app = web.Application(middlewares=[guard.gate(terms)], client_max_size=1 << 20, handler_args=_PROTOCOL)
-    app[STORE], app[SETTINGS], app[READY] = store, settings, ready
+    app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
+    app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
     app[STREAMS], app[FEEDS], app[BOARD] = Streams(), Feeds(store), Board(store)
     app.on_shutdown.append(_end_streams)
     app.add_routes([_definition(row) for row in ROUTES])

@@ -17,7 +17,7 @@ SMALL: Final = 1 << 16  # bytes that are handed over at once; more waits for its
 _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
 _FRESH: Final = {**_JSON, "Cache-Control": "private, no-cache"}
 _ONCE: Final = {**_JSON, "Cache-Control": "no-store"}
-_UNCHANGED: Final = ("ETag", "Cache-Control", "Vary", "Preference-Applied")  # what a 304 says too
+_UNCHANGED: Final[tuple[str, ...]] = ("ETag", "Cache-Control", "Vary", "Preference-Applied")  # what a 304 says too
 
 
 async def resource(

@@ -14,15 +14,14 @@ from shellrunner.wire.events import HEARTBEAT, RETRY, event
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/events."""
+    """GET /api/statuses/events: every change of any status, as server-sent events, from now on or from an id."""
     request.app[STREAMS].check_open()
     with request.app[STORE].watch_changes() as bell:
         # Before the head is sent: what the client reads once it has that is nothing older.
         follower = _Follower(request.app[BOARD], last_event_id(request)[1])
         outlet = await begin(request, HEADERS)
         if request.method != "HEAD":
-            with request.app[STREAMS].following("statuses"):
-                await follower.run(outlet, bell)
+            await follower.run(outlet, bell)
         return await outlet.finish()
 
 

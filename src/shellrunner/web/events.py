@@ -25,7 +25,11 @@ HEADERS: Final = {
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}/events."""
+    """GET /api/statuses/{id}/events: the output and every change of the status, as server-sent events.
+
+    Without an id all of it from the start, then live until the job is done; with one, from the next byte on.
+    204 after the end tells EventSource to stop.
+    """
     request.app[STREAMS].check_open()
     wanted = job_id(request)
     encoding = parameters.choice(request, "encoding", ("text", "base64"))
@@ -37,8 +41,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         outlet = await begin(request, HEADERS)
         if request.method != "HEAD":
-            with request.app[STREAMS].following("events"):
-                await _Follower(outlet, feed, cursor).run(bell, look)
+            await _Follower(outlet, feed, cursor).run(bell, look)
         return await outlet.finish()
 
 

@@ -37,6 +37,7 @@ class Terms:
 
 
 ANY: Final = Terms()
+REPEATABLE: Final = frozenset({"label"})  # parameters of a query that may come more than once
 
 
 def gate(terms: Mapping[Handler, Terms]) -> Middleware:
@@ -141,18 +142,13 @@ def _check_query(request: web.Request, terms: Terms) -> None:
     for name in request.query:
         if name not in terms.parameters:
             raise BadParameter(name, f"{request.path} has no parameter {name!r}")
-        if len(request.query.getall(name)) > 1:
+        if name not in REPEATABLE and len(request.query.getall(name)) > 1:
             raise BadParameter(name, f"{name} is given more than once")
 
 
-def accepts(accept: str, offered: str) -> bool:
-    """Whether an `Accept` leaves us the type that we have."""
-    return weight(accept, offered) > 0
-
-
 @lru_cache(256)
-def weight(accept: str, offered: str) -> float:
-    """How much an `Accept` wants this type (RFC 9110, 12.5.1: the most specific range counts)."""
+def accepts(accept: str, offered: str) -> bool:
+    """Whether an `Accept` leaves us the type that we have (RFC 9110, 12.5.1: the most specific range counts)."""
     kind = offered.partition("/")[0]
     weights: dict[str, float] = {}
     for item in accept.lower().split(","):
@@ -160,8 +156,8 @@ def weight(accept: str, offered: str) -> float:
         weights[name] = max(weights.get(name, 0.0), _weight(parameters))
     for media_range in (offered, f"{kind}/*", "*/*"):
         if media_range in weights:
-            return weights[media_range]
-    return float(not accept.strip())
+            return weights[media_range] > 0
+    return not accept.strip()
 
 
 def _weight(parameters: list[str]) -> float:

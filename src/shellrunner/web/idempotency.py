@@ -31,8 +31,8 @@ def asked(request: web.Request) -> str | None:
     given = request.headers.getall(NAME)
     if len(given) > 1:
         raise BadParameter(NAME, f"{NAME} is given more than once")
-    key = _read(given[0])
-    if key is None or len(key) > MOST:
+    key = read(given[0])
+    if key is None:
         raise BadParameter(NAME, f"{NAME} must be 1 to {MOST} visible ASCII characters, in quotes or without")
     return key
 
@@ -42,7 +42,8 @@ def of(key: str, content: bytes) -> Key:
     return Key("", key, requests.digest(content))
 
 
-def _read(text: str) -> str | None:
-    if quoted := _QUOTED.fullmatch(text):
-        return re.sub(r"\\(.)", r"\1", quoted[1])
-    return text if _BARE.fullmatch(text) else None
+def read(text: str) -> str | None:
+    """The key that the header's value stands for, or None."""
+    quoted = _QUOTED.fullmatch(text)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+    return key if len(key) <= MOST and (quoted or _BARE.fullmatch(text)) else None

@@ -3,16 +3,20 @@
 Handlers of the routes under /api/jobs. Must not know how jobs are run.
 """
 
+import logging
+
 from aiohttp import hdrs, web
 
 from shellrunner import reports
 from shellrunner.errors import NoSuchJob, ResultGone
 from shellrunner.model import Job
-from shellrunner.web import answers, bodies, idempotency, waits
+from shellrunner.web import answers, bodies, idempotency, lists, parameters, waits
 from shellrunner.web.keys import SETTINGS, STORE, job_id
-from shellrunner.web.parameters import Page
+from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
-from shellrunner.wire import body, requests, resources
+from shellrunner.wire import body, documents, requests, resources
+
+log = logging.getLogger("shellrunner.web")
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
@@ -30,31 +34,55 @@ async def submit(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/jobs/{id}."""
+    """GET /api/jobs/{id}: the job as it was asked for, and where its status is."""
     return await answers.resource(request, resources.job(await request.app[STORE].job(job_id(request))))
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/jobs, newest first."""
-    page = Page.asked(request)
-    found = await request.app[STORE].jobs(states=page.states, limit=page.limit + 1, before=page.before)
-    return await answers.resource(request, *await page.answer("jobs", found, _row))
+    """GET /api/jobs: a page of jobs, the newest first unless sorted."""
+    return await lists.Listing.asked(request, lists.JOBS).answer(request, _row)
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs/{id}/cancel: ask for its end."""
+    """POST /api/jobs/{id}/cancel: ask for the job's end.
+
+    It may be asked for again while it is under way: TERM to the command's process group, a grace, then KILL to all.
+    """
     request.app[STREAMS].check_open()
     job = await request.app[STORE].wish_cancel(job_id(request))
     return await answers.once(request, 202, resources.status(job), {"Location": resources.status_link(job.id)})
 
 
 async def remove(request: web.Request) -> web.Response:
-    """DELETE /api/jobs/{id}: its status and result go with it."""
+    """DELETE /api/jobs/{id}: remove a job that is done, with its status and result."""
     store, wanted = request.app[STORE], job_id(request)
     if hdrs.IF_MATCH in request.headers:
         answers.check_version(request, answers.etag(body.dump(resources.job(await store.job(wanted)))))
     await store.delete_job(wanted)
     return web.Response(status=204)
+
+
+async def remove_many(request: web.Request) -> web.StreamResponse:
+    """DELETE /api/jobs?…: all that are meant and done, in small steps.
+
+    It goes on when the client goes; if the service stops meanwhile, what was deleted is, and asking again does the rest.
+    """
+    request.app[STREAMS].check_open()
+    answers.check_version(request, "")  # a list has no version of its own, so none can be the right one
+    store, meant = request.app[STORE], lists.filters(request)
+    if parameters.choice(request, "confirm", ("true", "false")) != "true":
+        would = await store.count(meant)
+        raise Refused(
+            "unconfirmed",
+            f"with confirm=true this deletes {would.deleted} jobs, and keeps {would.kept} that are not done",
+            parameter="confirm",
+            deleted=would.deleted,
+            kept=would.kept,
+        )
+    deleted, kept = await store.delete_jobs(meant)
+    log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": kept})
+    removed: documents.Removed = {"deleted": deleted, "kept": kept}
+    return await answers.once(request, 200, removed, {})
 
 
 async def _row(job: Job) -> resources.Document:

@@ -56,7 +56,7 @@ class Source:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}/output."""
+    """GET /api/statuses/{id}/output: what it has written so far, both streams as they arrived, or until its end."""
     request.app[STREAMS].check_open()
     stream = parameters.choice(request, "stream", tuple(Stream))
     source = Source(None if stream is None else Stream(stream))
@@ -74,8 +74,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         if request.method != "HEAD":
             await _pour(outlet, source, look, at)
             if follow:
-                with request.app[STREAMS].following("output"):
-                    await _follow(outlet, source, feed, bell, look)
+                await _follow(outlet, source, feed, bell, look)
         return await outlet.finish()
 
 

@@ -1,26 +1,29 @@
-"""What a query may say, read strictly: a number, a yes or no, one of a few words, a page of a list.
+"""What a query may say, read strictly: numbers, a yes or no, words, times, and several of these with commas.
 
 Used by the resources; names are checked by the gate. Must not know what a parameter is for.
 """
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlencode
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Final, TypeVar
 
 from aiohttp import web
 
-from shellrunner.errors import BadCursor, BadParameter
-from shellrunner.model import Job, State
-from shellrunner.wire import body
-from shellrunner.wire.resources import Document
+from shellrunner.errors import BadParameter
+from shellrunner.model import Millis
 
-FULL: Final = 1 << 22  # bytes after which a page ends early; its first row may be larger
-_LATER: Final = frozenset({"waiting"})  # states that no job is in yet
+T = TypeVar("T")
+
+SEVERAL: Final = 256  # values of one parameter
+LABELS: Final = 32
+_LABEL: Final = 255  # characters of a label's value
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
-_CURSOR = re.compile(r"([a-z,]+):([1-9][0-9]{0,17})", re.ASCII)
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,12})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FLAGS: Final = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
@@ -50,67 +53,71 @@ def choice(request: web.Request, name: str, words: Sequence[str]) -> str | None:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a list, newest first: up to `limit` of those in `states` with an id below `before`."""
-
-    path: str
-    given: dict[str, str]
-    states: frozenset[State]
-    limit: int
-    before: int | None
-
-    @classmethod
-    def asked(cls, request: web.Request) -> "Page":
-        """Read which page is meant."""
-        states = _states(request)
-        limit = number(request, "limit", least=1, most=1000) or 100
-        given = {name: value for name, value in request.query.items() if name != "cursor"}
-        return cls(request.path, given, states, limit, _before(request, states))
-
-    async def answer(
-        self, name: str, found: Sequence[Job], row: Callable[[Job], Awaitable[Document | None]]
-    ) -> tuple[Document, dict[str, str]]:
-        """The page's document and headers. `found` is one more than fits if there is a next page."""
-        documents: list[Document] = []
-        shown, room = 0, FULL
-        for job in found[: self.limit]:
-            document = await row(job)
-            room -= len(body.dump(document))
-            if room < 0 and documents:
-                break
-            shown += 1
-            if document is not None:
-                documents.append(document)
-        if shown == len(found):
-            return {name: documents, "next": None}, {}
-        following = urlencode({**self.given, "cursor": _cursor(self.states, found[shown - 1].id)}, safe=",")
-        link = f"{self.path}?{following}"
-        return {name: documents, "next": link}, {"Link": f'<{link}>; rel="next"'}
-
-
-def _states(request: web.Request) -> frozenset[State]:
-    text = request.query.get("state")
+def several(request: web.Request, name: str, read: Callable[[str], T], kind: str) -> frozenset[T] | None:
+    """Some values with commas, each as `read` has it (ValueError: it is none); None if it is not given."""
+    text = request.query.get(name)
     if text is None:
-        return frozenset(State)
+        return None
+    words = text.split(",")
+    if len(words) > SEVERAL:
+        raise BadParameter(name, f"{name} must have at most {SEVERAL} values")
     try:
-        return frozenset(State(word) for word in text.split(",") if word not in _LATER)
+        return frozenset(map(read, words))
     except ValueError:
-        raise BadParameter("state", f"state must be some of {', '.join(State)}, with commas") from None
+        raise BadParameter(name, f"{name} must be some of {kind}, with commas") from None
 
 
-def _cursor(states: frozenset[State], before: int) -> str:
-    return urlsafe_b64encode(f"{','.join(sorted(states))}:{before}".encode()).rstrip(b"=").decode()
+def exit_code(text: str) -> int:
+    """A number that a command can exit with."""
+    if not _NUMBER.fullmatch(text) or int(text) > 255:
+        raise ValueError(text)
+    return int(text)
 
 
-def _before(request: web.Request, states: frozenset[State]) -> int | None:
-    text = request.query.get("cursor")
+def name(text: str) -> str:
+    """A name as queues and labels have one."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def labels(request: web.Request, parameter: str) -> tuple[tuple[str, str], ...]:
+    """Labels as key:value, each once, however often the parameter came."""
+    found: dict[tuple[str, str], None] = {}
+    for text in request.query.getall(parameter, ()):
+        key, colon, value = text.partition(":")
+        if not colon or not _NAME.fullmatch(key) or len(value) > _LABEL:
+            raise BadParameter(
+                parameter,
+                f"{parameter} must be key:value, the key as {_NAME.pattern}, the value of {_LABEL} characters",
+            )
+        found[key, value] = None
+    if len(found) > LABELS:
+        raise BadParameter(parameter, f"{parameter} may come {LABELS} times: no job has more")
+    return tuple(sorted(found))
+
+
+def instant(request: web.Request, name: str) -> Millis | None:
+    """A time; part of a millisecond counts as a whole one, so that what is compared with it stays on its side."""
+    text = request.query.get(name)
     if text is None:
         return None
     try:
-        match = _CURSOR.fullmatch(urlsafe_b64decode(f"{text}===").decode("ascii"))
-    except ValueError:
-        match = None
-    if match is None or text != _cursor(states, int(match[2])):
-        raise BadCursor("cursor", "the cursor was not made by this list with this state")
-    return int(match[2])
+        since = datetime.fromisoformat(text.upper()) - _EPOCH if _TIME.fullmatch(text) else None
+    except (ValueError, OverflowError):  # no such day, or not within the years that there are
+        since = None
+    if since is None:
+        raise BadParameter(
+            name, f"{name} must be a time with its zone as RFC 3339 has it: 2026-11-24T15:31:42Z (a + is written %2B)"
+        )
+    return -(-since // timedelta(milliseconds=1))
+
+
+def seconds(request: web.Request, name: str) -> float | None:
+    """A duration."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or not isfinite(float(text)):
+        raise BadParameter(name, f"{name} must be seconds as a number from 0 on, like 0.25")
+    return float(text)

@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from shellrunner.web import answers, problems
-from shellrunner.web.guard import weight
+from shellrunner.web.guard import accepts
 from shellrunner.web.keys import READY, RENDER
 from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
@@ -23,6 +23,11 @@ _FORMATS: Final = {
     _TEXT: "text/plain; version=0.0.4; charset=utf-8",
     _OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
+_FOLLOWED: Final = {
+    "/api/statuses/{id}/events": "events",
+    "/api/statuses/{id}/output": "output",
+    "/api/statuses/events": "statuses",
+}
 _LINKS: Final = {
     "jobs": "/api/jobs",
     "statuses": "/api/statuses",
@@ -31,7 +36,7 @@ _LINKS: Final = {
     "changes": "/api/statuses/events",
     "health": "/healthz",
     "ready": "/readyz",
-    "metrics": "/metrics",
+    "openapi": "/api/openapi.json",
 }
 
 
@@ -57,23 +62,23 @@ async def readiness(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics: every figure, for Prometheus."""
     kind = _format(", ".join(request.headers.getall(hdrs.ACCEPT, ())))
-    followers = request.app[STREAMS].followers
+    streams = request.app[STREAMS].count()
+    followers = {kind: streams[path] for path, kind in _FOLLOWED.items()}
     content = await request.app[RENDER](followers, openmetrics=kind == _OPENMETRICS)
     headers = {"Content-Type": _FORMATS[kind], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)
 
 
 def _format(accept: str) -> str:
-    """OpenMetrics for whoever names it, and wants it no less; the older text, which people can read, for all others.
+    """OpenMetrics for whoever names it; the older text, which browsers show, for all others.
 
     Versions and escapings in `Accept` make no difference: all versions' readers read ours, and our names are ASCII.
 
     Raises:
         Refused: neither is wanted.
     """
-    text, openmetrics = weight(accept, _TEXT), weight(accept, _OPENMETRICS)
-    if _OPENMETRICS in accept.lower() and openmetrics >= text and openmetrics > 0:
+    if _OPENMETRICS in accept.lower() and accepts(accept, _OPENMETRICS):
         return _OPENMETRICS
-    if text > 0:
+    if accepts(accept, _TEXT):
         return _TEXT
     raise Refused("not-acceptable", f"this is {_TEXT} or {_OPENMETRICS}, and Accept excludes both")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.errors import ShellrunnerError
+from shellrunner.errors import QueueFull, ShellrunnerError
 from shellrunner.wire import body
 
 log = logging.getLogger("shellrunner.web")
@@ -32,6 +32,9 @@ STATUSES: Final = {
     "body-too-slow": 408,
     "not-done": 409,
     "already-done": 409,
+    "not-running": 409,
+    "input-closed": 409,
+    "wrong-offset": 409,
     "result-gone": 410,
     "job-gone": 410,
     "precondition-failed": 412,
@@ -41,10 +44,13 @@ STATUSES: Final = {
     "expectation-failed": 417,
     "wrong-host": 421,
     "invalid-job": 422,
+    "invalid-signal": 422,
     "key-reused": 422,
     "headers-too-large": 431,
     "internal": 500,
     "queue-full": 503,
+    "input-full": 503,
+    "keeper-silent": 503,
     "store-unavailable": 503,
     "shutting-down": 503,
     "not-ready": 503,
@@ -71,7 +77,7 @@ def of(error: ShellrunnerError) -> web.Response:
     code = error.code if error.code in STATUSES else "internal"
     if code == "internal":
         return internal(error)
-    if STATUSES[code] >= 500:
+    if STATUSES[code] >= 500 and not isinstance(error, QueueFull):  # that is no fault, and may come often
         log.error("%s: %s", code, error.detail)
     return problem(code, error.detail, **error.members)
 

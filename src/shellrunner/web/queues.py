@@ -14,27 +14,27 @@ from shellrunner.wire.body import instant
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/queues."""
+    """GET /api/queues: every queue, and how many of its jobs stand where."""
     return await answers.resource(request, _queues(await request.app[STORE].queues()))
 
 
 async def pause(request: web.Request) -> web.StreamResponse:
-    """POST /api/queues/{name}/pause: nothing new starts, and what runs goes on."""
+    """POST /api/queues/{name}/pause: start nothing new of this queue; what runs goes on."""
     return await _one(request, paused=True)
 
 
 async def resume(request: web.Request) -> web.StreamResponse:
-    """POST /api/queues/{name}/resume."""
+    """POST /api/queues/{name}/resume: start jobs of this queue again."""
     return await _one(request, paused=False)
 
 
 async def pause_all(request: web.Request) -> web.StreamResponse:
-    """POST /api/queues/pause: all queues, also those that are yet to come."""
+    """POST /api/queues/pause: start nothing new of any queue, also of those that are yet to come."""
     return await _all(request, paused=True)
 
 
 async def resume_all(request: web.Request) -> web.StreamResponse:
-    """POST /api/queues/resume."""
+    """POST /api/queues/resume: start jobs again, but for queues that are paused by themselves."""
     return await _all(request, paused=False)
 
 

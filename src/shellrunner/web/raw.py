@@ -35,12 +35,12 @@ class Part(NamedTuple):
 
 
 async def stdout(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}/stdout, and /api/results/{id}/attempts/{number}/stdout."""
+    """GET /api/results/{id}/stdout, and .../attempts/{number}/stdout: the exact bytes, whole or in part."""
     return await _show(request, Stream.STDOUT)
 
 
 async def stderr(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}/stderr, and /api/results/{id}/attempts/{number}/stderr."""
+    """GET /api/results/{id}/stderr, and .../attempts/{number}/stderr: the exact bytes, whole or in part."""
     return await _show(request, Stream.STDERR)
 
 

@@ -9,29 +9,29 @@ from aiohttp import hdrs, web
 
 from shellrunner import reports
 from shellrunner.errors import NoSuchJob, ResultGone
-from shellrunner.model import Job, State
+from shellrunner.model import Job, Stream
 from shellrunner.reports import Attempt
 from shellrunner.store import Store
-from shellrunner.web import answers
+from shellrunner.web import answers, lists
 from shellrunner.web.keys import STORE, job_id
-from shellrunner.web.parameters import Page
-from shellrunner.wire import body, documents
+from shellrunner.wire import body, documents, resources
+from shellrunner.wire.texts import Excerpt
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}, and /api/results/{id}/attempts/{number}."""
+    """GET /api/results/{id}, and .../attempts/{number}: how it ended, with what it wrote as text."""
     return await answers.resource(request, await _document(request))
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/results, newest first."""
-    store, page = request.app[STORE], Page.asked(request)
-    found = await store.results(limit=page.limit + 1, before=page.before) if State.DONE in page.states else []
-    return await answers.resource(request, *await page.answer("results", found, partial(_listed, store)))
+    """GET /api/results: a page of results, the newest first unless sorted."""
+    listing = lists.Listing.asked(request, lists.RESULTS)
+    row = partial(_listed, request.app[STORE]) if listing.shows("stdout", "stderr") else _figures
+    return await listing.answer(request, row)
 
 
 async def remove(request: web.Request) -> web.Response:
-    """DELETE /api/results/{id}: the job stays."""
+    """DELETE /api/results/{id}: remove the result of a job that is done; the job stays."""
     if hdrs.IF_MATCH in request.headers:
         answers.check_version(request, answers.etag(body.dump(await _document(request))))
     await request.app[STORE].delete_result(job_id(request))
@@ -58,3 +58,10 @@ async def _listed(store: Store, job: Job) -> documents.Result | None:
         return await reports.result(store, reports.last(job), reports.LISTED)
     except (NoSuchJob, ResultGone):
         return None  # deleted since the list was read
+
+
+async def _figures(job: Job) -> documents.Result:
+    """A row of which nothing that was written is shown, so that is not read."""
+    attempt = reports.last(job)
+    stdout, stderr = [Excerpt("", reports.size(attempt.volume, stream) > reports.LISTED) for stream in Stream]
+    return resources.result(*attempt, stdout=stdout, stderr=stderr)

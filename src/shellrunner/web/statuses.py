@@ -6,14 +6,16 @@ Handlers of GET /api/statuses and /api/statuses/{id}; `events` and `output` have
 from aiohttp import web
 
 from shellrunner.model import Job
-from shellrunner.web import answers, waits
+from shellrunner.web import answers, lists, waits
 from shellrunner.web.keys import STORE, job_id
-from shellrunner.web.parameters import Page
 from shellrunner.wire import resources
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}: 200 until it is done, then 303 to its result (while that is kept)."""
+    """GET /api/statuses/{id}: how far the job is, and afterwards the way to its result.
+
+    200 until it is done, then 303 to its result (200 again once that was deleted).
+    """
     job, headers = await request.app[STORE].job(job_id(request)), {"Vary": "Prefer"}
     seconds = waits.asked(request)
     if seconds is not None:
@@ -28,10 +30,8 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses, newest first."""
-    page = Page.asked(request)
-    found = await request.app[STORE].jobs(states=page.states, limit=page.limit + 1, before=page.before)
-    return await answers.resource(request, *await page.answer("statuses", found, _row))
+    """GET /api/statuses: a page of statuses, the newest first unless sorted."""
+    return await lists.Listing.asked(request, lists.STATUSES).answer(request, _row)
 
 
 async def _row(job: Job) -> resources.Document:

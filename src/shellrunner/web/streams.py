@@ -6,10 +6,12 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -30,8 +32,8 @@ class Streams:
         self.heartbeat = heartbeat
         self.patience = patience
         self.closing = False
-        self.followers = {"events": 0, "output": 0, "statuses": 0}  # of a job's events, its output, all statuses
         self._waits: set[asyncio.Timeout] = set()
+        self._outlets: WeakSet[Outlet] = WeakSet()  # weak, for what ends with an exception is not finished
 
     def close(self) -> None:
         """End every wait of every stream now, and each wait that comes later."""
@@ -39,14 +41,17 @@ class Streams:
         for wait in self._waits:
             end(wait)
 
-    @contextlib.contextmanager
-    def following(self, what: str) -> Iterator[None]:
-        """Count a reader for as long as it follows."""
-        self.followers[what] += 1
-        try:
-            yield
-        finally:
-            self.followers[what] -= 1
+    def opened(self, outlet: "Outlet") -> None:
+        """One more is being written."""
+        self._outlets.add(outlet)
+
+    def finished(self, outlet: "Outlet") -> None:
+        """It was written to its end."""
+        self._outlets.discard(outlet)
+
+    def count(self) -> Counter[str]:
+        """How many are being written to somebody just now, by the path of their route."""
+        return Counter(outlet.path for outlet in self._outlets if outlet.has_reader)
 
     def check_open(self) -> None:
         """Let nothing new begin once the end has begun.
@@ -88,7 +93,19 @@ class Outlet:
         self._request = request
         self._response = response
         self._streams = request.app[STREAMS]
+        self._streams.opened(self)
         self._spoke = asyncio.get_running_loop().time()
+
+    @property
+    def path(self) -> str:
+        """The path of its route, as /api/statuses/{id}/events."""
+        resource = self._request.match_info.route.resource
+        return resource.canonical if resource else ""
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether the connection is still there; the handler hears of its end only when it writes or waits next."""
+        return self._request.transport is not None
 
     @property
     def closing(self) -> bool:
@@ -110,6 +127,7 @@ class Outlet:
     async def finish(self) -> web.StreamResponse:
         """Write the end of the answer, and return it."""
         await self._patiently(self._response.write_eof, 0)
+        self._streams.finished(self)
         return self._response
 
     async def hear(self, bell: Bell) -> bool:

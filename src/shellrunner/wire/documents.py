@@ -20,7 +20,8 @@ StateName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*State]})]
 EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending]})]
 DeliveryName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Delivery]})]
 Id = Annotated[int, Field(ge=1, lt=10**18, examples=[45])]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Small = Annotated[int, Field(ge=1, le=65_535)]
 Seconds = Annotated[float, Field(ge=0)]
 ExitCode = Annotated[int | None, Field(ge=0, le=255, description="of the command, if it exited by itself")]
 Signal = Annotated[str | None, Field(description="which ended the command", examples=["SIGSEGV"])]
@@ -50,17 +51,17 @@ class Streamed(TypedDict):
 class Terminal(TypedDict):
     """The size of the job's pseudo-terminal."""
 
-    rows: int
-    columns: int
+    rows: Small
+    columns: Small
 
 
 @closed
 class Retries(TypedDict):
     """Which endings are followed by another attempt, how many times, and after how many seconds."""
 
-    max: int
+    max: Small
     delay: Seconds
-    on: tuple[EndingName, ...]
+    on: Annotated[tuple[EndingName, ...], Field(max_length=7)]
 
 
 @closed
@@ -86,21 +87,21 @@ class Job(TypedDict):
     status: Link
     result: Link | None
     """null until it is done, and when it was deleted"""
-    argv: tuple[str, ...] | None
+    argv: Annotated[tuple[str, ...], Field(max_length=16_384)] | None
     cwd: str | None
-    env: list[str]
+    env: Annotated[list[str], Field(max_length=4_096)]
     """the variables' names; values are never shown"""
     stdin: Streamed | None
     """null also for text, which is never shown"""
     timeout: Seconds | None
-    priority: int
+    priority: Annotated[int, Field(ge=-1000, le=1000)]
     queue: str
     labels: dict[str, str]
     merge_stderr: bool
     leave_children: bool | None
     encoding: str
     limits: Limits
-    after: tuple[Id, ...]
+    after: Annotated[tuple[Id, ...], Field(max_length=100)]
     start_at: Instant | None
     retries: Retries | None
     notify: Callback | None
@@ -117,7 +118,7 @@ class Status(TypedDict):
     state: StateName
     cancelling: bool
     """its end was asked for, and it still runs"""
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Small
     created: Instant
     started: Instant | None
     completed: Instant | None
@@ -168,8 +169,8 @@ class Result(TypedDict):
     """likewise"""
     truncated: bool
     """the text here is cut"""
-    attempt: Annotated[int, Field(ge=1)]
-    attempts: list[Link]
+    attempt: Small
+    attempts: Annotated[list[Link], Field(max_length=1001)]
     """each attempt that is over, as a result of its own"""
     usage: Usage | None
 
@@ -179,7 +180,7 @@ class Queue(TypedDict):
     """A queue, and how many of its jobs stand where."""
 
     queue: str
-    limit: int | None
+    limit: Annotated[int, Field(ge=1, le=2**63 - 1)] | None
     """how many may run at once; null is no limit of its own"""
     paused: bool
     """nothing new of it starts"""
@@ -209,18 +210,6 @@ class Removed(TypedDict):
 
 
 @closed
-class Ended(TypedDict):
-    """What the last event of a stream says."""
-
-    result: Link | None
-    ending: EndingName
-    exit_code: ExitCode
-    signal: Signal
-    duration: Seconds | None
-    completed: Instant
-
-
-@closed
 class Fault(TypedDict):
     """One thing that is wrong with a body."""
 
@@ -238,7 +227,7 @@ class Problem(TypedDict):
     title: str
     status: Annotated[int, Field(ge=400, le=599)]
     detail: str
-    errors: NotRequired[list[Fault]]
+    errors: NotRequired[Annotated[list[Fault], Field(max_length=100)]]
     """what is wrong with the body, each with its place"""
     parameter: NotRequired[str]
     """the parameter of the query, or the header, that is wrong"""
@@ -248,6 +237,10 @@ class Problem(TypedDict):
     """bytes of input that were taken so far"""
     produces: NotRequired[str]
     """the media type that `Accept` excludes"""
+    deleted: NotRequired[Count]
+    """how many jobs would be deleted"""
+    kept: NotRequired[Count]
+    """how many more are meant, but not done"""
     id: NotRequired[str]
     """under which the log says more"""
 
@@ -263,13 +256,15 @@ class Index(TypedDict):
     changes: Link
     health: Link
     ready: Link
+    metrics: Link
+    openapi: Link
 
 
 @closed
 class Jobs(TypedDict):
     """A page of jobs."""
 
-    jobs: list[Job]
+    jobs: Annotated[list[Job], Field(max_length=1000)]
     next: Link | None
     """the next page, if there is one"""
 
@@ -278,7 +273,7 @@ class Jobs(TypedDict):
 class Statuses(TypedDict):
     """A page of statuses."""
 
-    statuses: list[Status]
+    statuses: Annotated[list[Status], Field(max_length=1000)]
     next: Link | None
     """the next page, if there is one"""
 
@@ -287,30 +282,6 @@ class Statuses(TypedDict):
 class Results(TypedDict):
     """A page of results; their texts are cut at 4 KiB."""
 
-    results: list[Result]
+    results: Annotated[list[Result], Field(max_length=1000)]
     next: Link | None
     """the next page, if there is one"""
-
-
-@closed
-class Text(TypedDict):
-    """Output as text, as events tell it."""
-
-    text: str
-    time: Instant
-
-
-@closed
-class Bytes(TypedDict):
-    """Output as its bytes, as events tell it."""
-
-    base64: Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
-    time: Instant
-
-
-@closed
-class Dropped(TypedDict):
-    """Output that could not be stored so far."""
-
-    stream: Literal["stdout", "stderr"]
-    bytes: Count

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from shellrunner.config import Settings
-from shellrunner.errors import InvalidJob
-from shellrunner.model import JobSpec, Limits
+from shellrunner.errors import InvalidJob, InvalidSignal
+from shellrunner.model import JobSpec, Limits, SignalRequest
 from shellrunner.wire import body
 
 _MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
@@ -58,12 +58,28 @@ def job_spec(content: bytes, settings: Settings) -> JobSpec:
     try:
         spec = JobSpec.model_validate(document)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
-        raise InvalidJob([_explain(fault) for fault in faults]) from None
+        raise InvalidJob(_faults(error)) from None
     refused = [{"pointer": pointer, "detail": detail} for pointer, detail in _beyond(spec, settings)]
     if refused:
         raise InvalidJob(refused)
     return spec
+
+
+def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
+    """Read the body that asks for a signal; `signals` are those that there are.
+
+    Raises:
+        MalformedJson: it is no JSON.
+        InvalidSignal: it is JSON, but names none of them.
+    """
+    document = body.load(content)
+    try:
+        asked = SignalRequest.model_validate(document).signal
+    except ValidationError as error:
+        raise InvalidSignal(_faults(error)) from None
+    if asked not in signals:
+        raise InvalidSignal([{"pointer": "#/signal", "detail": f"must be one of {', '.join(signals)}"}])
+    return signals[asked]
 
 
 def digest(content: bytes) -> bytes:
@@ -96,6 +112,10 @@ def _beyond(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:
     if spec.notify and spec.notify.host not in settings.callbacks.hosts:
         allowed = ", ".join(settings.callbacks.hosts) or "none"
         yield "#/notify/url", f"the host must be one that config's callbacks.hosts names: {allowed}"
+
+
+def _faults(error: ValidationError) -> list[dict[str, str]]:
+    return [_explain(fault) for fault in error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]]
 
 
 def _explain(fault: Mapping[str, Any]) -> dict[str, str]:

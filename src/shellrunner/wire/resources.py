@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shellrunner.model import Callback, Done, End, Job, Limits, Millis, Retries, Running, Streamed, Usage, Volume
-from shellrunner.wire import documents
+from shellrunner.wire import documents, tidings
 from shellrunner.wire.body import instant
 from shellrunner.wire.texts import Excerpt
 
@@ -88,9 +88,7 @@ def status(job: Job) -> documents.Status:
     }
 
 
-def result(
-    job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt, stderr: Excerpt
-) -> documents.Result:
+def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt, stderr: Excerpt) -> documents.Result:
     """How an attempt ended and what it wrote, as far as that fits here; of the attempts, those that are over."""
     return {
         "result_id": job.id,
@@ -117,7 +115,7 @@ def result(
     }
 
 
-def ended(job: Job, end: End) -> documents.Ended:
+def ended(job: Job, end: End) -> tidings.Ended:
     """What the last event of a stream says."""
     return {
         "result": result_link(job),

@@ -25,9 +25,8 @@ Schema = dict[str, Any]
 class Description:
     """The document of one app."""
 
-    def __init__(self, routes: Sequence[Route], settings: Settings) -> None:
-        self._routes = routes
-        self._settings = settings
+    def __init__(self, routes: Sequence[Route], settings: Settings, signals: Iterable[str]) -> None:
+        self._about = routes, settings, signals
 
     async def content(self) -> bytes:
         """The document as a body."""
@@ -36,7 +35,7 @@ class Description:
 
     @cached_property
     def _content(self) -> bytes:
-        return body.dump(document(self._routes, self._settings))
+        return body.dump(document(*self._about))
 
 
 DESCRIPTION: Final = web.AppKey("description", Description)
@@ -50,8 +49,10 @@ async def show(request: web.Request) -> web.StreamResponse:
     return await answers.stored(request, await request.app[DESCRIPTION].content())
 
 
-def document(routes: Sequence[Route], settings: Settings) -> Schema:
-    """Describe these routes as a service with these settings serves them."""
+def document(routes: Sequence[Route], settings: Settings, signals: Iterable[str]) -> Schema:
+    """Describe these routes as a service serves them that has these settings, on a system that has these signals."""
+    shapes = _schemas(routes, settings)
+    shapes["SignalRequest"]["properties"]["signal"]["enum"] = list(signals)
     return {
         "openapi": "3.1.1",
         "info": {
@@ -62,12 +63,11 @@ def document(routes: Sequence[Route], settings: Settings) -> Schema:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/", "description": "wherever this document was read"}],
-        "tags": [{"name": name, "description": words} for name, words in examples.TAGS.items()],
+        "tags": [{"name": name, "description": words} for name, words in sorted(examples.TAGS.items())],
         "paths": _paths(routes),
         "components": {
-            "schemas": dict(sorted(_schemas(routes, settings).items())),
+            "schemas": dict(sorted(shapes.items())),
             "responses": dict(sorted(_problems(routes))),
-            "headers": responses.headers(),
         },
     }
 
@@ -126,7 +126,8 @@ def _takes(kind: type) -> Schema:
 
 def _schemas(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
     found = schemas.problem()
-    names = {answer.carries for row in routes for answer in responses.told(row)} | set(schemas.EVENTS)
+    names = {answer.carries for row in routes for answer in responses.told(row)}
+    names |= {name for events in responses.EVENTS.values() for name in events.values()}
     for name in sorted(name for name in names if name and "/" not in name):
         found |= schemas.document(name)
     for name in {

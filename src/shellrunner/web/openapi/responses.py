@@ -23,7 +23,7 @@ PROBE: Final = ("bad-request", "expectation-failed", "headers-too-large", "inter
 _PROBLEM: Final = "application/problem+json"
 
 _STRING: Final[Schema] = {"type": "string"}
-_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_COUNT: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": 2**31}
 _LINK: Final[Schema] = {"type": "string", "format": "uri-reference"}
 _ETAG: Final[Schema] = {"type": "string", "pattern": '^"[!#-~]+"$'}
 
@@ -44,6 +44,14 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Retry-After": (_COUNT, "seconds after which it is worth asking again"),
     "Vary": (_STRING, "on which headers of the request the answer depends"),
     "X-Accel-Buffering": ({"const": "no"}, "keeps proxies from holding events back"),
+}
+
+
+# What the events of the two kinds of stream tell: of one job, and of all.
+_OUTPUT = {"stdout": "Output", "stderr": "Output"}
+EVENTS: Final = {
+    True: {"status": "Status", **_OUTPUT, "dropped": "Dropped", "done": "Ended"},
+    False: {"status": "Status", "deleted": "Deleted", "reset": "Reset"},
 }
 
 
@@ -113,11 +121,6 @@ def problem(kinds: list[str]) -> Schema:
     }
 
 
-def headers() -> dict[str, Schema]:
-    """Every header that answers have."""
-    return {key: {"description": words, "schema": schema} for key, (schema, words) in HEADERS.items()}
-
-
 def _implied(row: Route) -> Iterator[str]:
     statuses = {answer.status for answer in told(row)}
     if row.produces:
@@ -143,7 +146,9 @@ def _answer(row: Route, answer: Answer) -> Schema:
     if wanted:
         about["headers"] = _headers(wanted)
     if carries == SSE:
-        about["content"] = {SSE: {"schema": _STRING, "example": _EVENTS}}
+        # OpenAPI 3.1 does not say how a stream is described. This is the schema of one event, 3.2's `itemSchema`.
+        events = [_event(name, document) for name, document in EVENTS["{id" in row.path].items()]
+        about["content"] = {SSE: {"schema": {"oneOf": events}}}
     elif "/" in carries and carries != JSON:
         about["content"] = {carries: {"schema": _STRING}}
     elif carries == JSON:
@@ -195,25 +200,14 @@ def _of_problem(status: int, kinds: list[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _headers(wanted: list[tuple[str, bool]]) -> dict[str, Schema]:
-    """References; where one is always there, a header of its own says so, because a reference cannot."""
-    return {key: _required(key) if always else {"$ref": f"#/components/headers/{key}"} for key, always in wanted}
+    found = {}
+    for key, always in wanted:
+        schema, words = HEADERS[key]
+        found[key] = {"description": words, "required": always, "schema": schema}
+    return found
 
 
-def _required(key: str) -> Schema:
-    schema, words = HEADERS[key]
-    return {"description": words, "required": True, "schema": schema}
-
-
-_EVENTS: Final = """retry: 2000
-event: status
-data: {"status_id":45,"job_id":45,"done":false,"state":"running",…}
-
-event: stdout
-id: 13
-data: {"text":"Привет\\n","time":"2016-08-19T15:31:42.201Z"}
-
-event: done
-id: end
-data: {"result":"/api/results/45","ending":"exited","exit_code":0,"signal":null,"duration":0.33,"completed":"…"}
-
-"""
+def _event(name: str, document: str) -> Schema:
+    data = {"contentMediaType": JSON, "contentSchema": {"$ref": f"#/components/schemas/{document}"}}
+    keys = {"event": {"const": name}, "data": {"type": "string", **data}, "id": _STRING, "retry": _COUNT}
+    return {"type": "object", "properties": keys, "required": ["event", "data"], "additionalProperties": False}

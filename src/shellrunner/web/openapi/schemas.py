@@ -3,7 +3,7 @@
 Used by the OpenAPI document. Must not know any route.
 """
 
-from typing import Any, Final
+from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -12,12 +12,9 @@ from shellrunner.config import Settings
 from shellrunner.model import JobSpec, Limits
 from shellrunner.web.openapi import meanings
 from shellrunner.web.problems import STATUSES
-from shellrunner.wire import documents
+from shellrunner.wire import documents, tidings
 
 Schema = dict[str, Any]
-
-# What events tell; nothing but their descriptions refers to them.
-EVENTS: Final = ("Status", "Text", "Bytes", "Dropped", "Ended")
 
 
 class _Shapes(GenerateJsonSchema):
@@ -39,7 +36,7 @@ def document(name: str) -> dict[str, Schema]:
     Raises:
         AttributeError: there is no such document.
     """
-    return _named(getattr(documents, name), name, name, "{model}", "serialization")
+    return _named(getattr(documents, name, None) or getattr(tidings, name), name, name, "{model}", "serialization")
 
 
 def body(kind: type, settings: Settings) -> dict[str, Schema]:
@@ -97,8 +94,7 @@ def _fit_job(found: dict[str, Schema], settings: Settings) -> None:
     """What the model checks beyond types, and what this service's config allows."""
     job, limits = found["JobSpec"], found["JobSpec.Limits"]["properties"]
     keys = job["properties"]
-    one, other = ({"properties": {key: {"type": "null"}}, "required": [rest]} for key, rest in _EITHER)
-    job["oneOf"] = [one, other]
+    job["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
     keys["queue"]["anyOf"][0] = {"type": "string", "enum": list(settings.queues)}
     keys["tty"]["anyOf"].insert(0, {"type": "boolean"})
     for name in Limits.model_fields:
@@ -110,4 +106,5 @@ def _fit_job(found: dict[str, Schema], settings: Settings) -> None:
         del found["JobSpec.Notify"]
 
 
-_EITHER = (("argv", "command"), ("command", "argv"))
+def _only(key: str, than: str) -> Schema:
+    return {"required": [key], "properties": {key: {"not": {"type": "null"}}, than: {"type": "null"}}}

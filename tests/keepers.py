@@ -1,0 +1,121 @@
+"""A real fork server and its keepers, spoken to as the server speaks to them."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+
+import shellrunner.keeper
+from shellrunner.keeper.messages import Unpacker, pack
+from shellrunner.keeper.slot import SlotReader, slot_name
+
+
+class Talk:
+    """A connection on which messages are said and heard."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.connection.settimeout(20)
+        self._unpacker = Unpacker()
+        self._heard = []
+
+    def say(self, **message):
+        self.connection.sendall(pack(message))
+
+    def hear(self):
+        while not self._heard:
+            data = self.connection.recv(65536)
+            if not data:
+                raise EOFError
+            self._heard += self._unpacker.feed(data)
+        return self._heard.pop(0)
+
+
+class ForkServer(Talk):
+    """A real fork server on a state directory."""
+
+    def __init__(self, state):
+        self.state = state
+        for name in ("slots", "runs"):
+            (state / name).mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        program = Path(shellrunner.keeper.__file__).with_name("__main__.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", program, str(theirs.fileno()), state],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        self.keepers = []
+        super().__init__(ours)
+
+    def end(self):
+        """Close every connection, and see that it exits."""
+        for talk in (*self.keepers, self):
+            talk.connection.close()
+        assert self.process.wait(20) == 0
+
+    def keeper(self, number=1):
+        """Have a keeper made, and connect to it."""
+        self.say(do="fork", keeper=number, header={"history": "h" * 32, "program": "test"})
+        assert self.hear()["keeper"] == number
+        return self.reconnect(number)
+
+    def reconnect(self, number):
+        """Connect to a keeper that is there."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.state / "slots" / f"{number}.sock"))
+        keeper = Talk(connection)
+        keeper.hello = keeper.hear()
+        self.keepers.append(keeper)
+        return keeper
+
+    def slot(self, number=1):
+        directory = os.open(self.state / "slots", os.O_RDONLY)
+        try:
+            return SlotReader(directory, slot_name(number))
+        finally:
+            os.close(directory)
+
+
+def start(keeper, job, command, **more):
+    """Have a shell run `command`; `more` are members of the message."""
+    defaults = {
+        "cwd": "/", "env": {"PATH": "/usr/bin:/bin", "SHELLRUNNER_JOB": f"{job}:t"}, "stdin": None, "timeout": None,
+        "grace": 1, "merge_stderr": False, "leave_children": False, "output_bytes": 1 << 40,
+    }  # fmt: skip
+    keeper.say(**{"do": "start", "job": job, "token": "t", "argv": ["/bin/sh", "-c", command]} | defaults | more)
+
+
+def keep(keeper, slot, job, command, **more):
+    """Run a command to its end; return its end and what it wrote, as far as that lies in the slot."""
+    start(keeper, job, command, **more)
+    assert keeper.hear()["say"] == "ended"
+    return ended(slot, job)
+
+
+def ended(slot, job):
+    """What the slot says of the end of a job, and of its output."""
+    record = slot.find(job, "t")
+    return record.end, slot.data(record, 0, record.end["stdout"] + record.end["stderr"])
+
+
+def give(keeper, data=b"", offset=None, job=1, **more):
+    """Send input to a job; return `(offset, refused)` as the keeper says it."""
+    text = b64encode(data).decode()
+    keeper.say(**{"do": "input", "job": job, "token": "t", "offset": offset, "data": text, "end": False} | more)
+    took = keeper.hear()
+    assert (took["say"], took["job"], took["token"]) == ("took", job, "t"), took
+    return took["offset"], took["refused"]
+
+
+@contextlib.contextmanager
+def kept(server, number=1):
+    """A keeper and its slot."""
+    keeper, slot = server.keeper(number), server.slot(number)
+    try:
+        yield keeper, slot
+    finally:
+        slot.close()

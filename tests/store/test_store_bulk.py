@@ -1,0 +1,85 @@
+"""Many jobs at once: what is told beforehand is what goes, and nothing else does."""
+
+from pathlib import Path
+
+import pytest
+
+from shellrunner.model import JobSpec, Millis
+from shellrunner.store import Deleted, bulk, core
+from shellrunner.store.question import Filters
+from shellrunner.store.sqlite import SqliteStore
+from tests.store.histories import SPEC, done, opened
+
+
+async def left(store: SqliteStore) -> list[int]:
+    page = await store.page(Filters(), (), limit=1000)
+    assert page.next is None
+    return sorted(job.id for job in page.jobs)
+
+
+async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
+    """Jobs that fit and are done go, those that fit and are not done are counted, all others stay."""
+    async with opened(tmp_path) as store:
+        for code in (0, 1, 0, 1):
+            await done(store, code=code)
+        await store.add(SPEC)
+        failed = Filters(exit_codes=frozenset({1}))
+        assert await store.count(failed) == Deleted(2, 0)
+        assert await store.delete_jobs(failed) == Deleted(2, 0)
+        assert await left(store) == [1, 3, 5]
+        assert await store.count(Filters(text="TRUE")) == Deleted(2, 1)
+        assert await left(store) == [1, 3, 5]
+        assert await store.delete_jobs(Filters(text="TRUE")) == Deleted(2, 1)
+        assert await left(store) == [5]
+        assert store.kept.jobs == 0
+        assert await store.delete_jobs(Filters(text="make")) == Deleted(0, 0)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        Filters(),
+        Filters(created_from=0),
+        Filters(completed_until=10_000),
+        Filters(min_duration=0.5, max_duration=0.5),
+        Filters(queues=frozenset({"default"})),
+    ],
+)
+async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Filters) -> None:
+    """All that are meant go, also if they are more than one step takes, in whatever order they are looked for."""
+    monkeypatch.setattr(bulk, "STEP", 3)
+    async with opened(tmp_path) as store:
+        for number in range(10):
+            await done(store, completed=2_000 + number // 4)
+        commits = store.commits
+        assert await store.delete_jobs(filters) == Deleted(10, 0)
+        assert store.commits - commits == 4
+        assert await left(store) == []
+
+
+async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that was accepted after the call stays, even if the clock was set back; one that vanished is no error."""
+    monkeypatch.setattr(bulk, "STEP", 2)
+    moment: Millis = 1_000_000
+    monkeypatch.setattr(core, "now", lambda: moment)
+    monkeypatch.setattr("shellrunner.store.sqlite.now", lambda: moment)
+    async with opened(tmp_path) as store:
+        for _ in range(5):
+            await done(store)
+            moment += 10
+        step, steps = store._write, 0
+
+        async def interrupted(*args: object, **more: object) -> object:
+            nonlocal steps, moment
+            steps += 1
+            if steps == 2:
+                moment = 1_000_000
+                monkeypatch.setattr(store, "_write", step)
+                await done(store)
+                await store.delete_job(3)
+            return await step(*args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store, "_write", interrupted)
+        assert await store.delete_jobs(Filters(created_from=0)) == Deleted(4, 0)
+        assert await left(store) == [6]
+        assert (await store.add(JobSpec(command="true"))).id == 7

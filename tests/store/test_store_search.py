@@ -1,0 +1,223 @@
+"""Search in commands: what is found in any script, by index or not, and the index that trails behind."""
+
+import asyncio
+import sqlite3
+import unicodedata
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.model import JobSpec
+from shellrunner.store import changes, listing, schema, search
+from shellrunner.store.question import Filters
+from shellrunner.store.sqlite import SqliteStore
+from tests.store.histories import opened
+from tests.waiting import until
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        schema.migrate(db)
+        yield db
+
+
+def add(db: sqlite3.Connection, *commands: str) -> None:
+    rows = [(command,) for command in commands]
+    db.executemany(
+        """INSERT INTO jobs (state, priority, created, started, completed, ending, exit_code, command, spec)
+        VALUES ('done', 0, 1, 1, 1, 'exited', 0, ?, '{"command":"true"}')""",
+        rows,
+    )
+
+
+def found(db: sqlite3.Connection, needle: str) -> list[int]:
+    """The ids of all jobs with this in their command, the oldest first."""
+    places, after = listing.some(db, Filters(text=needle), (), limit=1000)
+    assert after is None
+    return [int(place[-1] or 0) for place in reversed(places)]
+
+
+def entries(db: sqlite3.Connection, gram: str) -> list[int]:
+    return [row[0] for row in db.execute("SELECT rowid FROM search WHERE search MATCH ?", (f'"{gram}"',))]
+
+
+@pytest.mark.parametrize(
+    ("command", "needle", "there"),
+    [
+        ("Обработать ОТЧЁТ", "отчёт", True),
+        ("обработать отчёт", "ОБРАБОТ", True),
+        ("мой", "мои", False),  # й is a letter of its own, and no и with something above
+        ("мо\u0438\u0306 дом", "мой", True),  # the same letter written as two
+        ("мой дом", "МО\u0418\u0306", True),
+        ("мои\u0306", "и", False),
+        ("Straße 5", "STRASSE", True),
+        ("STRASSE", "straße", True),
+        ("STRAẞE", "strasse", True),
+        ("Straße", "ß", True),
+        ("İstanbul", "i\u0307stanbul", True),
+        ("İstanbul", "istanbul", False),
+        ("ΟΔΥΣΣΕΥΣ", "οδυσσευς", True),
+        ("οδυσσευς", "ΣΣΕΥΣ", True),
+        ("ᾳ ῼ", "ΑΙ ΩΙ", True),
+        ("ｆｕｌｌ", "full", False),
+        ("ﬁnd", "FIND", True),
+        ("echo 👩‍👩‍👧 🎉🎉", "🎉🎉", True),
+        ("echo 👩‍👩‍👧", "👩‍👩‍👧", True),
+        ("echo 👩‍👩‍👧", "👩‍👩‍👦", False),
+        ('echo "it\'s"', '"it\'s"', True),
+        ('a""b', '""b', True),
+        ("a AND b OR c*", "and b or c*", True),
+        ("x NEAR(y)", "near(y)", True),
+        ("percent %_ \\", "%_ \\", True),
+        ("line\none\ttwo", "e\nONE\tT", True),
+        ("ab", "ab", True),
+        ("ab", "b", True),
+        ("ab", "abc", False),
+        ("abc", "ab\0", False),
+        ("abc", "abc\0", False),
+        ("abcd bcde", "abcde", False),
+        ("x" * 5000 + "needle", "xxxneedle", True),
+        ("x" * 5000 + "needle", "x" * 4000 + "needle", True),
+        ("x" * 3000, "x" * 4000, False),
+    ],
+)
+@pytest.mark.parametrize("indexed", [True, False])
+def test_what_is_found(db: sqlite3.Connection, command: str, needle: str, there: bool, indexed: bool) -> None:
+    """A command is found by any part of it in any case (Unicode's canonical caseless match), indexed or not yet."""
+    add(db, command, "something else")
+    if indexed:
+        assert search.take_in(db)
+    assert found(db, needle) == ([1] if there else [])
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(texts, min_size=1, max_size=6), st.data())
+def test_index_and_looking_agree(commands: list[str], data: st.DataObject) -> None:
+    """What the index finds is what looking at each command finds, also where it has only a part of them."""
+    command = data.draw(st.sampled_from(commands))
+    begin = data.draw(st.integers(0, len(command)))
+    needle = command[begin : data.draw(st.integers(begin, len(command)))].swapcase()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        schema.migrate(db)
+        add(db, *commands)
+        expected = [n for n, text in enumerate(commands, 1) if search.fold(needle) in search.fold(text)]
+        assert found(db, needle) == expected
+        search.take_in(db)
+        add(db, *commands)
+        both = expected + [len(commands) + n for n in expected]
+        assert found(db, needle) == both
+        search.take_in(db)
+        assert found(db, needle) == both
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("ΐ")
+@example("\u0345α")
+def test_folding_is_done_once(text: str) -> None:
+    """What was folded is not changed by folding it again, nor by the way in which its letters were written."""
+    folded = search.fold(text)
+    assert search.fold(folded) == folded
+    for form in ("NFC", "NFD"):
+        assert search.fold(unicodedata.normalize(form, text)) == folded  # type: ignore[arg-type]
+
+
+def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a part of the needle is in few commands, only those are looked at; where none is, a page still ends."""
+    monkeypatch.setattr(search, "_RARE", 20)
+    add(db, *(f"run {number:03} common" for number in range(100)))
+    search.take_in(db)
+    source = search.source(db, "042 common")
+    assert source is not None
+    assert source[0].ids(db, 1000, 0, descending=False) == [43]
+    source = search.source(db, "common")
+    assert source is not None
+    assert len(source[0].ids(db, 1000, 0, descending=False)) == 100
+    assert found(db, "042 COMMON") == [43]
+    assert found(db, "n common") == []
+
+
+def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
+    """With a job go its entries; one that is not in the index yet takes nothing out of it."""
+    add(db, "Обработать", "обработать всё")
+    search.take_in(db)
+    add(db, "обработать опять")
+    for job_id in (1, 3):
+        changes.remove(db, job_id)
+    assert entries(db, "обр") == [2]
+    assert found(db, "обработать") == [2]
+    db.execute("INSERT INTO search (search) VALUES ('integrity-check')")
+    while search.take_in(db):
+        pass
+    changes.remove(db, 2)
+    assert entries(db, "обр") == []
+
+
+def test_steps_are_small(db: sqlite3.Connection) -> None:
+    """One step takes a few hundred short commands, or one long one, so that no other write waits for long."""
+    add(db, *["true"] * 1000)
+    assert search.take_in(db)
+    assert 100 <= len(entries(db, "tru")) <= 500
+    while search.take_in(db):
+        pass
+    add(db, *["wide" * 30_000] * 3)
+    for count in (1, 2, 3):
+        assert search.take_in(db)
+        assert len(entries(db, "wid")) == count
+    assert not search.take_in(db)
+
+
+async def searched(store: SqliteStore) -> int:
+    return await store._read(lambda db: int(db.execute(search._SEARCHED).fetchone()[0]))
+
+
+async def test_the_index_follows_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New jobs get into the index by themselves, also those from before an opening; until then they are found too."""
+    monkeypatch.setattr(search, "_PAUSE", 0.01)
+    async with opened(tmp_path) as store:
+        for _ in range(3):
+            await store.add(JobSpec(command="make"))
+        await until(lambda: reached(store, 3))
+        monkeypatch.setattr(search, "_PAUSE", 1000)
+        await store.add(JobSpec(command="make love"))
+        page = await store.page(Filters(text="make l"), (), limit=10)
+        assert [job.id for job in page.jobs] == [4]
+    monkeypatch.setattr(search, "_PAUSE", 0.01)
+    async with opened(tmp_path) as store:
+        await until(lambda: reached(store, 4))
+
+
+async def reached(store: SqliteStore, job_id: int) -> bool:
+    return await searched(store) == job_id
+
+
+async def test_nothing_new_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no job comes, the task that takes them in does nothing, and a failing history does not end it."""
+    monkeypatch.setattr(search, "_PAUSE", 0)
+    monkeypatch.setattr(search, "_BREATH", 0)
+    outcomes: list[bool | None] = [False, None, False, True, True]  # the last first
+
+    async def step() -> bool:
+        outcome = outcomes.pop()
+        if outcome is None:
+            raise StoreUnavailable("the disk is full")
+        return outcome
+
+    indexer = search.Indexer(step)
+    task = asyncio.create_task(indexer.work())
+    await until(lambda: len(outcomes) == 2)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(outcomes) == 2
+    indexer.came()
+    await until(lambda: not outcomes)
+    assert not task.done()
+    task.cancel()

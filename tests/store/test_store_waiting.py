@@ -1,0 +1,276 @@
+"""Jobs that wait: for others, for a time, for another attempt; and what their queues say meanwhile."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shellrunner.errors import InvalidJob, NoSuchAttempt, NoSuchQueue, QueueFull
+from shellrunner.model import (
+    Delivery,
+    Done,
+    End,
+    Ending,
+    JobSpec,
+    Notify,
+    Queued,
+    Retries,
+    Running,
+    State,
+    Volume,
+    Waiting,
+)
+from shellrunner.store import Head
+from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
+from tests.store.histories import NOTHING, SPEC, ended, opened, running
+from tests.waiting import until
+
+INDEXED = """SELECT count(*) FROM search WHERE search MATCH '"най"'"""
+
+
+def after(*jobs: int, **more: Any) -> JobSpec:
+    return JobSpec(command="true", after=jobs, **more)
+
+
+async def state(store: SqliteStore, job_id: int) -> State:
+    return (await store.job(job_id)).state
+
+
+async def test_a_job_starts_when_all_it_waits_for_exited_with_0(tmp_path: Path) -> None:
+    """It waits while one of two is not done, and is queued by the end of the second."""
+    async with opened(tmp_path) as store:
+        first, second = await running(store, "a"), await running(store, "b")
+        job = await store.add(after(first.job_id, second.job_id, first.job_id))
+        assert isinstance(job.phase, Waiting)
+        await store.finish(first.job_id, "a", ended(), *NOTHING)
+        assert await state(store, job.id) is State.WAITING
+        await store.finish(second.job_id, "b", ended(), *NOTHING)
+        assert (await store.claim(1, "c")).job_id == job.id
+
+
+@pytest.mark.parametrize("how", [ended(3), End(Ending.LOST, 1, detail="?"), End(Ending.CANCELLED, 1)])
+async def test_a_failure_skips_all_that_waited_for_it(tmp_path: Path, how: End) -> None:
+    """What waits for a job that failed, and what waits for that, is done as skipped, and says for whom."""
+    async with opened(tmp_path) as store:
+        first = await running(store, "a")
+        second = await store.add(after(first.job_id))
+        third = await store.add(after(second.id))
+        with store.watch(third.id) as bell:
+            await store.finish(first.job_id, "a", how, *NOTHING)
+            await asyncio.wait_for(bell.wait(), 5)
+        for job, awaited in ((second, first.job_id), (third, second.id)):
+            phase = (await store.job(job.id)).phase
+            assert isinstance(phase, Done)
+            assert phase.end.ending is Ending.SKIPPED
+            assert f"job {awaited}," in (phase.end.detail or "")
+        late = await store.add(after(third.id))
+        assert late.state is State.DONE, "it was over before it was asked for"
+
+
+async def test_what_is_cancelled_while_it_waits_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    """A cancelled waiting job is done, its own followers are skipped, and the end it waited for changes nothing."""
+    async with opened(tmp_path) as store:
+        first = await running(store, "a")
+        second = await store.add(after(first.job_id))
+        third = await store.add(after(second.id))
+        cancelled = await store.wish_cancel(second.id)
+        assert isinstance(cancelled.phase, Done)
+        assert await state(store, third.id) is State.DONE
+        await store.finish(first.job_id, "a", ended(), *NOTHING)
+        assert (await store.job(second.id)).phase == cancelled.phase
+
+
+async def test_an_unknown_job_cannot_be_waited_for(tmp_path: Path) -> None:
+    """Each unknown id is named with its place, and nothing is accepted."""
+    async with opened(tmp_path) as store:
+        job = await store.add(SPEC)
+        with pytest.raises(InvalidJob) as refused:
+            await store.add(after(job.id, 77, 78))
+        assert [fault["pointer"] for fault in refused.value.members["errors"]] == ["#/after/1", "#/after/2"]
+        assert (await store.add(SPEC)).id == job.id + 1
+
+
+async def test_start_at_is_kept_and_not_before(tmp_path: Path) -> None:
+    """A job with a time waits until then, also over a restart; one whose time has passed is queued at once."""
+    soon = (datetime.now(UTC) + timedelta(seconds=0.4)).isoformat()
+    async with opened(tmp_path) as store:
+        job = await store.add(JobSpec(command="true", start_at=soon))
+        assert isinstance(job.phase, Waiting)
+        past = await store.add(JobSpec(command="true", start_at="2001-01-01T00:00:00Z"))
+        assert isinstance(past.phase, Queued)
+    async with opened(tmp_path) as store:
+        assert (await store.claim(1, "a")).job_id == past.id
+        claim = await asyncio.wait_for(store.claim(1, "b"), 10)
+        assert claim.job_id == job.id
+        assert claim.claimed >= round(datetime.fromisoformat(soon).timestamp() * 1000)
+
+
+async def test_another_attempt_keeps_what_the_first_was(tmp_path: Path) -> None:
+    """An attempt that is to be repeated is kept with its end and output; the job runs again with its secrets."""
+    spec = JobSpec(command="x", env={"A": "secret"}, retries=Retries(max=1, delay=0))
+    async with opened(tmp_path) as store:
+        job = await store.add(spec)
+        await store.claim(1, "a")
+        first = ended(3, completed=time.time_ns() // 1_000_000)
+        wrote = Volume(stdout_bytes=3)
+        due = first.completed + 300
+        assert await store.finish(job.id, "a", first, wrote, Head(b"abc"), again=due)
+        seen = await store.job(job.id)
+        assert (seen.state, seen.attempt) == (State.WAITING, 2)
+        assert await store.attempt(job.id, 1) == Done(first, wrote)
+        claim = await asyncio.wait_for(store.claim(2, "b"), 10)
+        assert (claim.attempt, claim.spec) == (2, spec)
+        assert not await store.finish(job.id, "a", first, wrote, Head(b"abc")), "the first attempt's token is over"
+        assert await store.finish(job.id, "b", ended(4), *NOTHING)
+        assert await store.attempt(job.id, 2) == (await store.job(job.id)).phase
+        with pytest.raises(NoSuchAttempt):
+            await store.attempt(job.id, 3)
+
+
+async def test_a_wish_ends_the_attempts(tmp_path: Path) -> None:
+    """A job whose end was asked for while it ran gets no further attempt, whatever the first one's end was."""
+    async with opened(tmp_path) as store:
+        claim = await running(store, "a")
+        await store.wish_cancel(claim.job_id)
+        assert await store.finish(claim.job_id, "a", ended(3), *NOTHING, again=1)
+        assert await state(store, claim.job_id) is State.DONE
+
+
+async def test_a_queue_runs_no_more_than_its_limit(tmp_path: Path) -> None:
+    """One of a queue for one runs at a time, while another queue's go on; its end lets the next start."""
+    limits = QueueLimits(None, {"default": QueueLimit(), "one": QueueLimit(1)})
+    async with open_store(tmp_path, Retention(), limits) as store:
+        keepers = [asyncio.create_task(store.claim(n, f"t{n}")) for n in range(5)]
+        slow = [await store.add(JobSpec(command="true", queue="one")) for _ in range(3)]
+        other = [await store.add(SPEC) for _ in range(2)]
+        done, waiting = await asyncio.wait(keepers, timeout=0.1)
+        claims = {task.result().job_id: task.result() for task in done}
+        assert claims.keys() == {slow[0].id, *(job.id for job in other)}
+        await store.finish(slow[0].id, claims[slow[0].id].token, ended(), *NOTHING)
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        assert [task.result().job_id for task in done] == [slow[1].id]
+        for task in waiting:
+            task.cancel()
+
+
+async def test_a_paused_queue_starts_nothing_and_resuming_starts_it(tmp_path: Path) -> None:
+    """A job that is added to a paused queue waits, also for a keeper that is idle; resuming gives it away."""
+    async with opened(tmp_path) as store:
+        await store.pause("default", paused=True)
+        keeper = asyncio.create_task(store.claim(1, "a"))
+        job = await store.add(SPEC)
+        assert isinstance(job.phase, Queued)
+        queue = (await store.queues()).queues[0]
+        assert (queue.paused, queue.queued, queue.oldest) == (True, 1, job.created)
+        await store.pause("default", paused=False)
+        assert (await asyncio.wait_for(keeper, 5)).job_id == job.id
+        with pytest.raises(NoSuchQueue):
+            await store.pause("nobody", paused=True)
+
+
+async def test_a_pause_of_everything_is_lifted_for_one(tmp_path: Path) -> None:
+    """After all were paused, one may be resumed alone, and a queue that comes later is paused too."""
+    two = QueueLimits(None, {"default": QueueLimit(), "two": QueueLimit()})
+    async with opened(tmp_path) as store:
+        await store.pause(None, paused=True)
+    async with open_store(tmp_path, Retention(), two) as store:
+        queues = await store.queues()
+        assert queues.paused
+        assert [queue.paused for queue in queues.queues] == [True, True]
+        queues = await store.pause("two", paused=False)
+        assert not queues.paused
+        assert {queue.name: queue.paused for queue in queues.queues} == {"default": True, "two": False}
+
+
+async def test_too_many_in_one_batch_are_refused_to_the_number(tmp_path: Path) -> None:
+    """Of 50 added at once where 10 may wait, 10 are accepted beside those that waiting keepers take."""
+    async with open_store(tmp_path, Retention(), QueueLimits(10)) as store:
+        keepers = [asyncio.create_task(store.claim(n, f"t{n}")) for n in range(3)]
+        await store.check()
+        outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(50)), return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, QueueFull)]
+        assert len(refused) == 50 - 10 - 3
+        assert {(await keeper).job_id for keeper in keepers} == {1, 2, 3}
+        assert (await store.queues()).queues[0].queued == 10
+        with pytest.raises(QueueFull, match="10 jobs"):
+            await store.add(SPEC)
+
+
+async def test_a_queue_that_config_names_no_more_still_runs(tmp_path: Path) -> None:
+    """A job in a queue that is gone from the config is claimed, and its queue told of until it is done."""
+    async with open_store(tmp_path, Retention(), QueueLimits(None, {"old": QueueLimit(1)})) as store:
+        await store.add(JobSpec(command="true", queue="old"))
+    async with opened(tmp_path) as store:
+        assert {queue.name for queue in (await store.queues()).queues} == {"default", "old"}
+        assert (await store.claim(1, "a")).spec.queue == "old"
+
+
+async def test_a_callback_comes_due_with_the_end(tmp_path: Path) -> None:
+    """It is pending and not due before; due with the recorded end; then delivered, or tried again, or failed."""
+    spec = JobSpec(command="true", notify=Notify(url="http://localhost/x"))
+    async with opened(tmp_path) as store:
+        job = await store.add(spec)
+        assert job.callback is not None
+        assert job.callback.state is Delivery.PENDING
+        assert await store.due_callbacks(10) == []
+        with store.watch_callbacks() as bell:
+            await store.wish_cancel(job.id)
+            await asyncio.wait_for(bell.wait(), 5)
+        assert [due.job.id for due in await store.due_callbacks(10)] == [job.id]
+        await store.called_back(job.id, error="no answer", again=99_000_000_000_000)
+        assert await store.due_callbacks(10) == []
+        assert await store.next_callback() == 99_000_000_000_000
+    async with opened(tmp_path) as store:
+        callback = (await store.job(job.id)).callback
+        assert callback is not None
+        assert (callback.state, callback.tries, callback.error) == (Delivery.PENDING, 1, "no answer")
+        await store.called_back(job.id, error="gave up", again=None)
+        callback = (await store.job(job.id)).callback
+        assert callback is not None
+        assert callback.state is Delivery.FAILED
+        await store.delete_job(job.id)
+        assert await store.next_callback() is None
+
+
+async def test_changes_are_remembered_in_order_and_each_job_once(tmp_path: Path) -> None:
+    """Each move and each deletion counts; what is asked for from a number on is each job's latest."""
+    async with opened(tmp_path) as store:
+        before = store.changes.last
+        first, second = await store.add(SPEC), await store.add(SPEC)
+        await store.claim(1, "a")
+        assert [job for _, job in store.changes.since(before) or ()] == [second.id, first.id]
+        now = store.changes.last
+        assert list(store.changes.since(now) or ()) == []
+        with store.watch_changes() as bell:
+            await store.finish(first.id, "a", ended(), *NOTHING)
+            await asyncio.wait_for(bell.wait(), 5)
+        await store.delete_job(first.id)
+        assert [job for _, job in store.changes.since(now) or ()] == [first.id]
+        assert store.changes.since(now + 100) is None
+
+
+async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
+    """Labels, attempts, callback and index of a deleted job leave no row behind."""
+    spec = JobSpec(
+        command="найти меня", labels={"a": "b"}, notify=Notify(url="http://x/"), retries=Retries(max=1, delay=0)
+    )
+    async with opened(tmp_path) as store:
+        job = await store.add(spec)
+        await store.claim(1, "a")
+        await store.finish(job.id, "a", ended(1), *NOTHING, again=1)
+        assert isinstance((await store.job(job.id)).phase, Queued | Running)
+        await store.claim(1, "b")
+        await store.finish(job.id, "b", ended(1), Volume(1), Head(b"x"))
+
+        async def count(sql: str) -> int:
+            found: int = await store._read(lambda db: db.execute(sql).fetchone()[0])
+            return found
+
+        await until(lambda: count(INDEXED))
+        await store.delete_job(job.id)
+        assert await count(INDEXED) == 0
+        for table in ("jobs", "attempts", "outputs", "labels", "dependencies", "callbacks"):
+            assert await count(f"SELECT count(*) FROM {table}") == 0, table

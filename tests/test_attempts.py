@@ -1,0 +1,250 @@
+"""Attempts over HTTP: one stream of all their output, their results, and a real service that makes them."""
+
+import asyncio
+import random
+from base64 import b64decode
+
+import pytest
+
+from shellrunner.keeper.slot import DATA_ROOM
+from shellrunner.model import End, Ending
+from tests.waiting import until
+from tests.web.conftest import Hand, now, serving
+
+NEVER = 10**17  # when the next attempt is due
+WROTE = "попытка ".encode()
+
+
+@pytest.fixture
+async def site(tmp_path):
+    """A running app over a real history."""
+    async with serving(tmp_path) as running:
+        yield running
+
+
+def failed(code=1):
+    """An end that is followed by another attempt."""
+    return End(Ending.EXITED, now(), code, started=now(), duration=0.25)
+
+
+async def submit(site, **more):
+    """A job that is tried again."""
+    return await site.submit(retries={"max": 9}, **more)
+
+
+async def attempt(hand, *writes, then=None, code=1):
+    """Have the next attempt write this and end; `then` is when another is due."""
+    claim = await hand.claim()
+    for stdout, stderr in writes:
+        hand.write(stdout, stderr)
+    await hand.finish(failed(code), again=then)
+    return claim
+
+
+def told(events, name):
+    """The text of one stream."""
+    return "".join(event.data["text"] for event in events if event.name == name)
+
+
+def raw(events, name):
+    """The bytes of one stream."""
+    return b"".join(b64decode(event.data["base64"]) for event in events if event.name == name)
+
+
+async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site):
+    """A follower has every status, the output of all attempts under ids that go on, and `done` once, at the end."""
+    job_id, hand = await submit(site), site.hand()
+    async with asyncio.timeout(10), site.events(job_id) as (_, events):
+        rest = asyncio.create_task(_all(events))
+        await attempt(hand, (b"one\n", b"first"), then=now() + 200)
+        await attempt(hand, (b"two\n", b""), then=0)
+        await attempt(hand, (b"three\n", b""), code=0)
+        seen = await rest
+    assert told(seen, "stdout") == "one\ntwo\nthree\n"
+    assert told(seen, "stderr") == "first"
+    ids = [event.id for event in seen if event.name in ("stdout", "stderr")]
+    assert ids == ["4", "9", "13", "19"]
+    assert [event.name for event in seen].index("done") == len(seen) - 1
+    assert (seen[-1].data["ending"], seen[-1].data["exit_code"]) == ("exited", 0)
+    statuses = [event.data for event in seen if event.name == "status"]
+    assert [status["attempt"] for status in statuses] == sorted(status["attempt"] for status in statuses)
+    assert {"attempt": 2, "state": "waiting", "done": False}.items() <= next(
+        status for status in statuses if status["state"] == "waiting"
+    ).items()
+
+
+async def _all(events):
+    return [event async for event in events]
+
+
+async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site):
+    """Bytes of a character that the end of an attempt cut are held back, and come whole with the rest of it."""
+    job_id, hand = await submit(site), site.hand()
+    letter = "ж".encode()
+    await attempt(hand, (b"a" + letter[:1], b"e" + letter[:1]), then=0)
+    async with asyncio.timeout(10), site.events(job_id) as (_, events):
+        seen = [await anext(events) for _ in range(3)]
+        assert [event.id for event in seen] == [None, "2.1.0", "4.1.1"]
+        await attempt(hand, (letter[1:] + b"b", b""), (letter[:1], b"!"))
+        seen += await _all(events)
+    assert told(seen, "stdout") == "aжb\ufffd"
+    assert told(seen, "stderr") == "e\ufffd!"
+    resumed = await site.replay(job_id, last_event_id="4.1.1")
+    assert told(resumed, "stdout") == "жb\ufffd"
+    assert told(resumed, "stderr") == "\ufffd!"
+
+
+async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(site):
+    """E1: cut after any event, while attempts run, wait or are over, a reader that resumes has every byte once."""
+    chance = random.Random(5)
+    job_id, hand = await submit(site), site.hand()
+    whole = {"stdout": b"", "stderr": b""}
+    places = set()
+    for number in range(1, 7):
+        await hand.claim()
+        for _ in range(chance.randrange(0, 9)):
+            name, text = (
+                chance.choice(sorted(whole)),
+                "съешь ещё этих мягких французских булок 🥐 " * chance.randrange(1, 9),
+            )
+            data = text.encode()[chance.randrange(4) : -1 - chance.randrange(5)]
+            hand.write(**{name: data})
+            whole[name] += data
+        if number == 3:
+            data = "я".encode() * DATA_ROOM
+            hand.write(stdout=data)
+            whole["stdout"] += data
+        places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
+        await hand.finish(failed(), again=0 if number < 6 else None)
+        places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
+    everything = await site.replay(job_id)
+    for name, data in whole.items():
+        assert told(everything, name) == data.decode("utf-8", "replace")
+    assert len(places) > 20
+    for cut in sorted(places):
+        rest = await site.replay(job_id, last_event_id=cut)
+        position, *held = (int(part) for part in cut.split("."))
+        for number, name in enumerate(("stdout", "stderr")):
+            data = whole[name]
+            offset = await (await site.store.output(job_id)).offset_of(name, position) - (held[number] if held else 0)
+            assert told(rest, name) == data[offset:].decode("utf-8", "replace")
+
+
+async def _ids(site, job_id, size):
+    """The ids of all output events that there are by now."""
+    if size == 0:
+        return
+    async with site.events(job_id) as (_, events):
+        async for event in events:
+            if event.id and event.id != "end":
+                yield event.id
+                if int(event.id.partition(".")[0]) == size:
+                    return
+
+
+async def test_a_restart_between_attempts_changes_nothing(tmp_path):
+    """Who was cut while the job waited goes on in the next process with the next attempt's first byte."""
+    async with serving(tmp_path) as site:
+        job_id = await submit(site)
+        await attempt(site.hand(), (b"one", b"err"), then=now() + 500)
+        first = (await site.get(f"/api/statuses/{job_id}/output")).body
+        assert (first, (await site.get(f"/api/statuses/{job_id}")).json["state"]) == (b"oneerr", "waiting")
+    async with serving(tmp_path) as site:
+        assert (await site.get(f"/api/statuses/{job_id}/output?tail=1")).body == first
+        async with asyncio.timeout(10), site.events(job_id, last_event_id="6") as (_, events):
+            assert (await anext(events)).data["attempt"] == 2
+            hand = Hand(site.store, tmp_path, 7)
+            site.hands.append(hand)
+            await attempt(hand, (b"two", b""), code=0)
+            rest = await _all(events)
+        assert [(event.id, event.data["text"]) for event in rest if event.name == "stdout"] == [("9", "two")]
+        assert raw(await site.replay(job_id, "?encoding=base64"), "stdout") == b"onetwo"
+
+
+async def test_plain_output_follows_through_all_attempts(site):
+    """`follow=true` gives the bytes of each attempt as they come, and ends with the job, not with an attempt."""
+    job_id, hand = await submit(site), site.hand()
+    url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true&stream=stdout"
+    async with asyncio.timeout(10), site.session.get(url) as response:
+        for line in (b"one\n", b"two\n", b"three\n"):
+            await attempt(hand, (line, b"not this"), then=0)
+            assert await response.content.readline() == line
+        await attempt(hand, (b"four\n", b""))
+        assert await response.content.read() == b"four\n"
+    lines = (await site.get(f"/api/statuses/{job_id}/output?tail=2")).body
+    assert lines == b"not thisthree\nnot thisfour\n"
+
+
+async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site):
+    """Attempts are read while the next one waits; afterwards the result is the last one's, and names them all."""
+    job_id, hand = await submit(site), site.hand()
+    links = [f"/api/results/{job_id}/attempts/{number}" for number in (1, 2)]
+    assert await _problem(site, links[0]) == (404, "no-result-yet")
+    await attempt(hand, (WROTE + b"1", b"no"), then=NEVER, code=7)
+    first = (await site.get(links[0])).json
+    assert (first["attempt"], first["attempts"]) == (1, links[:1])
+    assert (first["stdout"], first["stderr"], first["exit_code"], first["stdout_bytes"]) == ("попытка 1", "no", 7, 16)
+    assert await _problem(site, f"/api/results/{job_id}") == (404, "no-result-yet")
+    assert await _problem(site, links[1]) == (404, "no-result-yet")
+    assert await _problem(site, f"{links[1]}/stdout") == (404, "no-result-yet")
+    assert await _problem(site, f"/api/results/{job_id}/attempts/3") == (404, "no-such-attempt")
+    assert await _problem(site, f"/api/results/{job_id}/attempts/0") == (404, "not-found")
+    await site.ask("POST", f"/api/jobs/{job_id}/cancel")
+    result = (await site.get(f"/api/results/{job_id}")).json
+    assert (result["ending"], result["attempt"], result["attempts"], result["stdout"]) == ("cancelled", 2, links, "")
+    assert (await site.get(links[1])).json == result
+    assert (await site.get(links[0])).json == {**first, "attempts": links}
+    assert [each["attempt"] for each in (await site.get("/api/results")).json["results"]] == [2]
+
+
+async def test_the_raw_routes_of_attempts(site):
+    """Each attempt's bytes have their own ETag and ranges; those of the result are the last attempt's."""
+    job_id, hand = await submit(site), site.hand()
+    await attempt(hand, (b"0123456789", b""), then=0)
+    await attempt(hand, (b"last", b"!"))
+    one, two = (f"/api/results/{job_id}/attempts/{number}/stdout" for number in (1, 2))
+    answers = [await site.get(path) for path in (one, two, f"/api/results/{job_id}/stdout")]
+    assert [answer.body for answer in answers] == [b"0123456789", b"last", b"last"]
+    assert answers[0].headers["ETag"] != answers[1].headers["ETag"] == answers[2].headers["ETag"]
+    part = await site.get(one, headers={"Range": "bytes=8-", "If-Range": answers[0].headers["ETag"]})
+    assert (part.status, part.body, part.headers["Content-Range"]) == (206, b"89", "bytes 8-9/10")
+    assert (await site.get(one, headers={"If-None-Match": answers[0].headers["ETag"]})).status == 304
+    assert (await site.get(one.replace("stdout", "stderr"))).body == b""
+    assert (await site.ask("DELETE", f"/api/results/{job_id}")).status == 204
+    for path in (one, two, one.removesuffix("/stdout")):
+        assert await _problem(site, path) == (410, "result-gone")
+
+
+async def _problem(site, path):
+    answer = await site.get(path)
+    return answer.status, answer.json["type"].removeprefix("/problems/")
+
+
+async def test_a_real_job_is_tried_until_it_succeeds(service, tmp_path):
+    """Killed while it waits, the service makes the next attempts: each once, all output in one stream, true ends."""
+    count = f"echo x >> {tmp_path}/tries; n=$(wc -l < {tmp_path}/tries); echo попытка $n; echo ! >&2; [ $n = 3 ]"
+    job = await service.submit(count, retries={"max": 5, "delay": 0.5})
+
+    async def waits():
+        status = await service.status(job)
+        return status["state"] == "waiting" and status["attempt"] == 2
+
+    await until(waits, what="the second attempt waits")
+    await service.restart()
+    result = await service.result(job)
+    assert (result["exit_code"], result["attempt"], result["stdout"]) == (0, 3, "попытка 3\n")
+    assert result["attempts"] == [f"/api/results/{job}/attempts/{number}" for number in (1, 2, 3)]
+    _, _, output = await service.get(f"/api/statuses/{job}/output?stream=stdout")
+    assert output.decode() == "попытка 1\nпопытка 2\nпопытка 3\n"
+    codes = [(await service.get(link))[2]["exit_code"] for link in result["attempts"]]
+    assert codes == [1, 1, 0]
+    assert (tmp_path / "tries").read_text() == "x\n" * 3
+
+
+async def test_a_large_real_attempt_lies_in_files_of_its_own(service):
+    """Attempts that overflow their slots keep their bytes apart, and together they are one output."""
+    job = await service.submit("head -c 200000 /dev/zero | tr '\\0' $SHELLRUNNER_JOB_ID; exit 1", retries={"max": 2})
+    result = await service.result(job)
+    assert (result["attempt"], result["stdout_bytes"]) == (3, 200_000)
+    _, headers, output = await service.get(f"/api/statuses/{job}/output")
+    assert (headers["Content-Length"], output) == ("600000", b"1" * 600_000)

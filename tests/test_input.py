@@ -1,0 +1,464 @@
+"""Input that is sent while a command runs, and signals: by the keeper alone, through HTTP, over restarts."""
+
+import asyncio
+import hashlib
+import io
+import os
+import signal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shellrunner.errors import NotRunning
+from shellrunner.keeper.input import ROOM, Input
+from shellrunner.keeper.messages import PROTOCOL
+from shellrunner.supervisor import Controls
+from tests.keepers import ended, give, start
+from tests.waiting import lives, until
+
+BIG = os.urandom(1000) * 1000
+
+
+def test_a_keeper_says_that_it_takes_input(keeping):
+    """The protocol is the one that has signals and input."""
+    assert keeping[0].hello["protocol"] == PROTOCOL == 2
+
+
+def test_what_is_sent_is_what_is_read(keeping):
+    """Pieces arrive in order, the end ends the command, and offsets count what was taken."""
+    keeper, slot = keeping
+    start(keeper, 1, "cat", stream=True)
+    assert give(keeper, b"one ", offset=0) == (4, None)
+    assert give(keeper, "два ".encode()) == (11, None)
+    assert give(keeper) == (11, None)
+    assert give(keeper, b"three", offset=11, end=True) == (16, None)
+    assert keeper.hear()["say"] == "ended"
+    assert ended(slot, 1)[1] == "one два three".encode()
+
+
+def test_a_wrong_offset_takes_nothing(keeping):
+    """Only what begins where the input stands is taken; else the place is told."""
+    keeper, slot = keeping
+    start(keeper, 1, "cat", stream=True)
+    assert give(keeper, b"x", offset=1) == (0, "offset")
+    assert give(keeper, b"abc", offset=0) == (3, None)
+    assert give(keeper, b"abc", offset=0, end=True) == (3, "offset")
+    assert give(keeper, b"def", offset=3, end=True) == (6, None)
+    assert keeper.hear()["say"] == "ended"
+    assert ended(slot, 1)[1] == b"abcdef"
+
+
+def test_after_its_end_input_is_closed(keeping):
+    """Nothing follows the end, and the end comes once; a repeat with its old offset learns that it was taken."""
+    keeper, _ = keeping
+    start(keeper, 1, "sleep 600", stream=True)
+    assert give(keeper, b"last", offset=0, end=True) == (4, None)
+    assert give(keeper, b"more") == (4, "closed")
+    assert give(keeper, end=True) == (4, "closed")
+    assert give(keeper, b"last", offset=0, end=True) == (4, "offset")
+    keeper.say(do="cancel", job=1, token="t")
+    assert keeper.hear()["say"] == "ended"
+
+
+@pytest.mark.parametrize("job", [{}, {"stdin": "text"}, {"tty": [24, 80]}])
+def test_a_job_that_is_not_made_for_input_takes_none(keeping, job):
+    """Without `stream`, input is closed from the start, whatever the offset."""
+    keeper, _ = keeping
+    start(keeper, 1, "sleep 600", **job)
+    assert give(keeper, b"x") == (0, "closed")
+    assert give(keeper, b"x", offset=7) == (0, "closed")
+    keeper.say(do="cancel", job=1, token="t")
+    assert keeper.hear()["say"] == "ended"
+
+
+def test_input_for_another_job_is_gone(keeping):
+    """A keeper takes no input for a job that it does not have, and says so, also when it has none."""
+    keeper, _ = keeping
+    assert give(keeper, b"x") == (None, "gone")
+    start(keeper, 1, "sleep 600", stream=True)
+    assert give(keeper, b"x", job=2) == (None, "gone")
+    keeper.say(do="cancel", job=1, token="t")
+    assert keeper.hear()["say"] == "ended"
+
+
+async def test_a_slow_reader_fills_the_room_and_makes_it_again(keeping, tmp_path):
+    """What the command does not read waits up to a bound; beyond it nothing is taken, until it has read."""
+    keeper, slot = keeping
+    start(keeper, 1, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum", stream=True)
+    assert give(keeper, BIG) == (len(BIG), None)
+    assert give(keeper, BIG) == (len(BIG), "full")
+    (tmp_path / "go").touch()
+    await until(lambda: give(keeper, BIG, offset=len(BIG), end=True) == (2 * len(BIG), None))
+    assert keeper.hear()["say"] == "ended"
+    assert ended(slot, 1)[1].decode().split() == [hashlib.md5(BIG * 2).hexdigest(), "-"]
+
+
+def test_what_a_command_does_not_want_is_nobodys_error(keeping):
+    """A command that has closed its input lives on; what is sent to it counts as taken, and goes nowhere."""
+    keeper, slot = keeping
+    start(keeper, 1, "exec <&-; trap 'exit 4' USR1; while :; do sleep 0.02; done", stream=True)
+    for _ in range(5):
+        offset, refused = give(keeper, BIG)
+        assert refused in (None, "full")
+    assert give(keeper, b"", end=True)[1] is None
+    assert give(keeper, b"")[1] == "closed"
+    keeper.say(do="signal", job=1, token="t", signum=signal.SIGUSR1)
+    assert keeper.hear()["say"] == "ended"
+    assert ended(slot, 1)[0]["exit_code"] == 4
+    assert offset >= len(BIG)
+
+
+async def test_the_servers_death_does_not_end_the_input(fork_server, keeping):
+    """The pipe stays open without a server, and the next one goes on where the last one was."""
+    keeper, slot = keeping
+    start(keeper, 1, "cat; exit 5", stream=True)
+    assert give(keeper, b"before ") == (7, None)
+    keeper.connection.close()
+    again = fork_server.reconnect(1)
+    assert (again.hello["job"], again.hello["token"]) == (1, "t")
+    assert give(again, b"after", offset=7, end=True) == (12, None)
+    assert again.hear()["say"] == "ended"
+    end, data = ended(slot, 1)
+    assert (end["exit_code"], data) == (5, b"before after")
+
+
+def test_input_leaves_no_descriptor_behind(keeping):
+    """However a command with input ended or failed to start, the keeper has the descriptors it began with."""
+    keeper, _ = keeping
+    pid = keeper.hello["identity"]["pid"]
+    before = sorted(os.listdir(f"/proc/{pid}/fd"))
+    kinds = [
+        {"command": "cat"},
+        {"command": "true"},
+        {"command": "exec <&-; sleep 0.02"},
+        {"command": "true", "cwd": "/no/such"},
+        {"command": "sleep 9", "timeout": 0.02},
+    ]
+    for job, kind in enumerate(kinds * 3, 1):
+        start(keeper, job, stream=True, **kind)
+        keeper.say(do="input", job=job, token="t", offset=None, data="eHl6", end=True)
+        assert {keeper.hear()["say"], keeper.hear()["say"]} == {"took", "ended"}
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+
+
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(0, ROOM), st.sampled_from([0, 0, 1, -1])),
+        st.tuples(st.just("read"), st.integers(1, 300_000), st.just(0)),
+        st.tuples(st.just("end"), st.integers(0, 9), st.just(0)),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=_steps)
+def test_a_reader_gets_what_was_taken_whatever_the_order(steps):
+    """Whatever is sent, refused and read in whatever order: what comes out is what was taken, and then the end."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    source, taken, read, over = Input(writing, is_open=True), b"", b"", False
+    for kind, size, shift in steps:
+        if kind == "read":
+            try:
+                read += os.read(reading, size)
+            except BlockingIOError:
+                assert not source.waiting
+        else:
+            data = bytes([65 + len(taken) % 26]) * size
+            refused = source.take(len(taken) + shift, data, end=kind == "end")
+            if shift or over:
+                assert refused == ("offset" if shift else "closed")
+            else:
+                full = len(taken) - len(read) + size > ROOM + 65_536
+                assert refused in ([None, "full"] if not full else ["full"])
+            if refused is None:
+                taken, over = taken + data, kind == "end"
+            assert source.offset == len(taken)
+        source.write()
+    while len(read) < len(taken):
+        read += os.read(reading, 1 << 20)
+        source.write()
+    assert read == taken
+    assert (source.sink < 0) == over
+    source.close()
+    os.close(reading)
+
+
+# Signals ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping):
+    """The command and its children get it; a signal for another job or token goes nowhere."""
+    keeper, slot = keeping
+    trap = "trap 'echo got; exit 3' HUP; echo up; while :; do sleep 0.01; done"
+    start(keeper, 1, f"trap 'wait; exit 4' HUP; sh -c \"{trap}\" 2>&- & wait", stream=True)
+    while not slot.find(1, "t") or not slot.find(1, "t").progress.get("stdout"):
+        assert give(keeper) == (0, None)
+    for wrong in ({"job": 2, "token": "t"}, {"job": 1, "token": "x"}):
+        keeper.say(do="signal", signum=signal.SIGKILL, **wrong)
+    keeper.say(do="signal", job=1, token="t", signum=9999)
+    assert give(keeper) == (0, None)
+    keeper.say(do="signal", job=1, token="t", signum=signal.SIGHUP)
+    assert keeper.hear()["say"] == "ended"
+    end, data = ended(slot, 1)
+    assert (end["exit_code"], data) == (4, b"up\ngot\n")
+    keeper.say(do="signal", job=1, token="t", signum=signal.SIGKILL)
+    start(keeper, 2, "exit 6")
+    assert keeper.hear()["job"] == 2
+    assert ended(slot, 2)[0]["exit_code"] == 6
+
+
+class Old:
+    """A claim under a keeper that speaks protocol 1, as the supervisor has it."""
+
+    def __init__(self):
+        self.link = self
+        self.hello, self.closed = asyncio.Future(), asyncio.Future()
+        self.hello.set_result({"protocol": 1})
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda controls: controls.signal(5, 1), lambda controls: controls.give(5, None, b"x", end=False)]
+)
+async def test_a_keeper_of_protocol_1_is_not_asked(ask):
+    """A keeper of an older version is understood; signals and input for its job are refused with the reason."""
+    old = Old()
+    with pytest.raises(NotRunning, match="older version") as refused:
+        await ask(Controls(None, lambda _: old))
+    assert (refused.value.code, refused.value.members) == ("not-running", {})
+
+
+# Through HTTP -------------------------------------------------------------------------------------------------------
+
+
+async def send(service, job, data=b"", query=""):
+    """POST to the job's stdin; return (status, body)."""
+    status, _, body = await service.ask("POST", f"/api/jobs/{job}/stdin{query}", data=io.BytesIO(data))
+    return status, body
+
+
+async def listener(service, command):
+    """Submit a job that takes input, and wait until it runs."""
+    job = await service.submit(command, stdin={"stream": True})
+    await service.running(job)
+    return job
+
+
+async def hit(service, job, name):
+    """POST a signal; return (status, body)."""
+    status, _, body = await service.ask("POST", f"/api/jobs/{job}/signal", json={"signal": name})
+    return status, body
+
+
+async def test_input_over_http(service):
+    """Sent in pieces, with and without an offset, any type of body; then the end."""
+    job = await listener(service, "cat; echo; exit 3")
+    assert await send(service, job, b"\x00\xff\n") == (204, b"")
+    assert (await send(service, job, "привет".encode(), "?offset=3"))[0] == 204
+    status, body = await send(service, job, b"again", "?offset=3")
+    assert (status, body["type"], body["offset"]) == (409, "/problems/wrong-offset", 15)
+    assert (await send(service, job, b"", "?end=true&offset=15"))[0] == 204
+    result = await service.result(job)
+    assert result["exit_code"] == 3
+    assert await service.raw(job) == b"\x00\xff\n" + "привет\n".encode()
+    status, body = await send(service, job, b"late")
+    assert (status, body["type"]) == (409, "/problems/not-running")
+
+
+async def test_input_goes_on_over_kill_9_and_restart(service):
+    """A server that is killed takes nothing with it; after the restart the same offsets count, nothing is lost."""
+    job = await listener(service, "md5sum")
+    half = len(BIG) // 2
+    assert (await send(service, job, BIG[:half], "?offset=0"))[0] == 204
+    await service.restart()
+    status, body = await send(service, job, BIG[:half], "?offset=0")
+    assert (status, body["offset"]) == (409, half)
+    assert (await send(service, job, BIG[half:], f"?offset={half}"))[0] == 204
+    await service.restart()
+    assert (await send(service, job, b"", f"?offset={len(BIG)}&end"))[0] == 204
+    assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG).hexdigest()
+
+
+async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service, tmp_path):
+    """Over HTTP too: full is a 503 to try again after, and what was taken arrives once."""
+    job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum", stdin={"stream": True})
+    assert (await send(service, job, BIG))[0] == 204
+    status, headers, body = await service.ask("POST", f"/api/jobs/{job}/stdin?offset={len(BIG)}", data=BIG[:])
+    assert (status, body["type"], body["offset"]) == (503, "/problems/input-full", len(BIG))
+    assert headers["Retry-After"] == "1"
+    (tmp_path / "go").touch()
+
+    async def taken():
+        return (await send(service, job, BIG, f"?offset={len(BIG)}&end=true"))[0] == 204
+
+    await until(taken)
+    assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG * 2).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("query", "data", "status", "kind"),
+    [
+        ("?offset=-1", b"", 400, "bad-parameter"),
+        ("?offset=x", b"", 400, "bad-parameter"),
+        ("?end=maybe", b"", 400, "bad-parameter"),
+        ("?more=1", b"", 400, "bad-parameter"),
+        ("", b"x" * ((1 << 20) + 1), 413, "too-large"),
+    ],
+)
+async def test_bad_input_is_refused_and_takes_nothing(service, query, data, status, kind):
+    """What cannot be read is a problem that names it; the job's input stands where it stood."""
+    job = await listener(service, "cat")
+    got, body = await send(service, job, data, query)
+    assert (got, body["type"]) == (status, f"/problems/{kind}")
+    got, body = await send(service, job, b"", "?offset=9")
+    assert body["offset"] == 0
+
+
+async def test_a_packed_body_is_refused(service):
+    """Content-Encoding would be unpacked on the way: it is 415."""
+    job = await listener(service, "cat")
+    path, headers = f"/api/jobs/{job}/stdin", {"Content-Encoding": "gzip"}
+    status, _, body = await service.ask("POST", path, data=b"x", headers=headers)
+    assert (status, body["type"]) == (415, "/problems/unsupported-media-type")
+
+
+async def test_who_takes_no_input_says_so(service):
+    """Unknown, queued, done and not made for input: 404, 409, 409, 409, each with its reason."""
+    await service.stop()
+    await service.start(SUPERVISOR__MAX_RUNNING=1)
+    running = await service.submit("sleep 600")
+    await service.running(running)
+    queued = await service.submit("cat", stdin={"stream": True})
+    for job, status, kind in (
+        (999, 404, "no-such-job"),
+        (queued, 409, "not-running"),
+        (running, 409, "input-closed"),
+    ):
+        got, body = await send(service, job, b"x")
+        assert (got, body["type"]) == (status, f"/problems/{kind}")
+    for job, status, kind in ((999, 404, "no-such-job"), (queued, 409, "not-running")):
+        got, body = await hit(service, job, "SIGHUP")
+        assert (got, body["type"]) == (status, f"/problems/{kind}")
+
+
+async def test_a_signal_over_http(service):
+    """202 with the status and the way to it; the trap has run."""
+    job = await service.submit("trap 'echo caught; exit 9' HUP; echo up; while :; do sleep 0.01; done")
+    await until(lambda: has_written(service, job))
+    status, headers, body = await service.ask("POST", f"/api/jobs/{job}/signal", json={"signal": "SIGHUP"})
+    assert (status, headers["Location"], body["job_id"]) == (202, f"/api/statuses/{job}", job)
+    result = await service.result(job)
+    assert (result["exit_code"], result["stdout"]) == (9, "up\ncaught\n")
+    assert (await hit(service, job, "SIGHUP"))[0] == 409
+
+
+async def has_written(service, job):
+    """Whether the job has written anything."""
+    return (await service.get(f"/api/statuses/{job}/output"))[2]
+
+
+async def test_stop_and_continue(service):
+    """SIGSTOP stops the whole group, SIGCONT lets it go on; neither is an end."""
+    job = await service.submit("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")
+    await until(lambda: has_written(service, job))
+    assert (await hit(service, job, "SIGSTOP"))[0] == 202
+
+    async def stands_still():
+        before = await has_written(service, job)
+        await asyncio.sleep(0.1)
+        return await has_written(service, job) == before
+
+    await until(stands_still)
+    before = await has_written(service, job)
+    assert (await hit(service, job, "SIGCONT"))[0] == 202
+
+    async def goes_on():
+        return len(await has_written(service, job)) > len(before)
+
+    await until(goes_on)
+    assert (await hit(service, job, "SIGKILL"))[0] == 202
+    result = await service.result(job)
+    assert (result["ending"], result["signal"]) == ("signalled", "SIGKILL")
+
+
+async def test_real_time_signals_have_names(service):
+    """SIGRTMIN+n is a name, on the way in as on the way out."""
+    job = await service.submit("sleep 600")
+    await service.running(job)
+    assert (await hit(service, job, "SIGRTMIN+3"))[0] == 202
+    assert (await service.result(job))["signal"] == "SIGRTMIN+3"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"signal": "HUP"}, "#/signal"),
+        ({"signal": "SIGNONE"}, "#/signal"),
+        ({"signal": "SIGRTMIN+99"}, "#/signal"),
+        ({"signal": 1}, "#/signal"),
+        ({"signal": None}, "#/signal"),
+        ({}, "#/signal"),
+        ({"signal": "SIGHUP", "pid": 1}, "#/pid"),
+        ([], "#"),
+    ],
+)
+async def test_a_bad_signal_is_422_with_its_place(service, body, pointer):
+    """Names are the kernel's, and nothing else is known: 422 with a pointer, and nothing was sent."""
+    job = await service.submit("sleep 600")
+    await service.running(job)
+    status, _, answer = await service.ask("POST", f"/api/jobs/{job}/signal", json=body)
+    assert (status, answer["type"]) == (422, "/problems/invalid-signal")
+    assert [fault["pointer"] for fault in answer["errors"]] == [pointer]
+    assert (await service.status(job))["state"] == "running"
+
+
+async def test_a_signal_is_json(service):
+    """Another type is 415, no JSON is 400."""
+    job = await service.submit("sleep 600")
+    path = f"/api/jobs/{job}/signal"
+    assert (await service.ask("POST", path, data=b'{"signal": "SIGHUP"}'))[0] == 415
+    headers = {"Content-Type": "application/json"}
+    assert (await service.ask("POST", path, data=b'{"signal": ', headers=headers))[0] == 400
+
+
+async def test_p7_p8_a_thousand_signals_race_with_ends(service):
+    """Signals that come just when the command ends hit it or nobody: the service lives, an outsider too."""
+    outsider = await asyncio.create_subprocess_exec("sleep", "600")
+    keepers = set()
+
+    async def one(number):
+        job = await service.submit(f"sleep 0.00{number % 10}")
+        answers = {(await hit(service, job, name))[0] for name in ("SIGTERM", "SIGKILL")}
+        return job, answers
+
+    for _ in range(10):
+        done = await asyncio.gather(*(one(number) for number in range(50)))
+        assert {status for _, answers in done for status in answers} <= {202, 409}
+        for job, _ in done:
+            result = await service.result(job)
+            assert (result["ending"], result["signal"]) in {
+                ("exited", None), ("signalled", "SIGTERM"), ("signalled", "SIGKILL")
+            }  # fmt: skip
+        keepers |= {keeper.pid for keeper in service.keepers()}
+    assert service.process.returncode is None
+    assert lives(outsider.pid)
+    assert (await service.run("echo still"))["stdout"] == "still\n"
+    outsider.kill()
+    await outsider.wait()
+
+
+async def test_input_to_a_job_whose_keeper_dies_is_refused(service):
+    """A keeper that is killed while input waits for its answer: 409, not a hang; the job is lost."""
+    job = await service.submit("cat", stdin={"stream": True})
+    keeper = await service.running(job)
+    service.signal(keeper, signal.SIGSTOP)
+    waiting = asyncio.create_task(send(service, job, b"x"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    service.signal(keeper, signal.SIGKILL)
+    status, body = await waiting
+    assert (status, body["type"]) == (409, "/problems/not-running")
+    assert (await service.result(job))["ending"] == "lost"

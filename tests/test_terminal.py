@@ -1,0 +1,218 @@
+"""Commands on a pseudo-terminal: what they see of it, what is typed, how input ends, that no byte is lost."""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+
+import pytest
+
+from shellrunner.keeper import tree
+from tests.keepers import ended, give, keep, start
+from tests.waiting import lives, until
+
+SIZE = [31, 97]
+
+
+def on_terminal(keeping, command, job=1, **more):
+    """Run it to its end; return its end and its output."""
+    return keep(*keeping, job, command, **{"tty": SIZE, "timeout": 20} | more)
+
+
+async def output(keeping, job=1, ends_with=b""):
+    """Wait until what the job wrote ends so, and return all of it."""
+    _, slot = keeping
+
+    def written():
+        record = slot.find(job, "t")
+        data = record and slot.data(record, 0, record.progress.get("stdout", 0))
+        return data if data and data.endswith(ends_with) else None
+
+    return await until(written, what=f"{ends_with} was written")
+
+
+def test_the_command_has_a_terminal_of_its_own(keeping):
+    """Descriptors 0 to 2 are one terminal of the size asked for, without echo, and it is the controlling one."""
+    end, data = on_terminal(
+        keeping,
+        "test -t 0 && test -t 1 && test -t 2 && stty size && echo said >/dev/tty && tty >&2;"
+        "stty -a | grep -ow -e '-echo'; ps -o sid=,pgid=,tpgid=,pid= -p $$ | xargs; ls /proc/self/fd | xargs",
+    )
+    size, said, name, echo, ids, descriptors = data.decode().splitlines()
+    assert (size, said, echo) == ("31 97", "said", "-echo")
+    assert name.startswith("/dev/pts/")
+    assert len(set(ids.split())) == 1
+    assert descriptors == "0 1 2 3"  # ls itself has the directory open as 3
+    assert (end["exit_code"], end["stderr"]) == (0, 0)
+
+
+def test_signals_are_as_without_a_terminal(keeping):
+    """No ignored or blocked signal (glibc's own two aside)."""
+    _, data = on_terminal(keeping, "grep -E '^Sig(Blk|Ign)' /proc/self/status")
+    masks = [int(line.split()[1], 16) & ~(0b11 << 31) for line in data.decode().splitlines()]
+    assert masks == [0, 0]
+
+
+def test_o4_the_tail_is_never_lost_on_a_terminal(keeping):
+    """1,000 times `printf x; exit 3`: always the x, always the 3."""
+    for job in range(1, 1001):
+        end, data = on_terminal(keeping, "printf x; exit 3", job)
+        assert (end["exit_code"], data) == (3, b"x")
+
+
+def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping):
+    """A child has the terminal open, and the kernel holds less than is written: every byte is there, nobody waits."""
+    began = time.monotonic()
+    for job in range(1, 101):
+        end, data = on_terminal(keeping, "trap '' HUP; sleep 60 & printf '%09000d' 1; exit 3", job)
+        assert (end["exit_code"], data) == (3, b"0" * 8999 + b"1")
+    assert time.monotonic() - began < 15
+
+
+def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping):
+    """What a child writes to the terminal after the command's end does not put that off."""
+    end, data = on_terminal(keeping, "trap '' HUP; yes & sleep 0.2; echo end; exit 3")
+    assert end["exit_code"] == 3
+    assert b"end\r\n" in data or end["stdout"] > len(data)
+    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+
+
+def test_a_closed_terminal_can_be_opened_again(keeping):
+    """A command that closes all of its descriptors and opens /dev/tty later is still read."""
+    end, data = on_terminal(keeping, "exec <&- >&- 2>&-; sleep 0.1; echo again > /dev/tty")
+    assert (end["exit_code"], data) == (0, b"again\r\n")
+
+
+@pytest.mark.parametrize("command", ["cat", "cat; cat; read x; echo $?", "sleep 0.1; wc -c; head -n 1", "sort"])
+def test_p12_without_input_every_read_finds_the_end(keeping, command):
+    """However often and however late a command reads, its input is at its end."""
+    end, data = on_terminal(keeping, command)
+    assert end["ending"] == "exited"
+    assert data.split() in ([], [b"1"], [b"0"])
+
+
+def test_a_program_that_edits_lines_itself_gets_the_key_for_the_end(keeping):
+    """Where the terminal is raw there is no end: the key comes once, as a key."""
+    program = (
+        "import os, select, termios, tty; old = termios.tcgetattr(0); tty.setraw(0, termios.TCSANOW)\n"
+        "keys = bytes()\n"
+        "while select.select([0], [], [], 0.5)[0]: keys += os.read(0, 9)\n"
+        "termios.tcsetattr(0, termios.TCSANOW, old); print(keys)"
+    )
+    end, data = on_terminal(keeping, "", argv=["/usr/bin/env", "python3", "-c", program])
+    assert end["exit_code"] == 0
+    # The end that was typed before it became raw arrives as the NUL that the terminal keeps for it.
+    assert data in (b"b'\\x04'\r\n", b"b'\\x00\\x04'\r\n")
+
+
+@pytest.mark.parametrize("text", ["one\ntwo\n", "one\nrest", "x" * 4000, "строка\n" * 30_000, "\n", ""])
+def test_text_is_typed_and_then_its_end(keeping, text):
+    """What was given arrives line by line, also the last one without a newline, and then every read finds the end."""
+    end, data = on_terminal(keeping, "wc -c; cat", stdin=text)
+    assert end["ending"] == "exited"
+    assert data.split() == [str(len(text.encode())).encode()]
+
+
+async def test_streamed_input_is_typed_as_it_comes(keeping):
+    """A prompt is answered when it is there; the end is an end for every later read."""
+    keeper, _ = keeping
+    start(keeper, 1, "printf 'name? '; read name; echo hi $name; cat; cat; echo over", tty=SIZE, stream=True)
+    await output(keeping, ends_with=b"name? ")
+    assert give(keeper, "мир\n".encode()) == (7, None)
+    await output(keeping, ends_with="hi мир\r\n".encode())
+    assert give(keeper, b"rest", offset=7, end=True) == (11, None)
+    assert keeper.hear()["say"] == "ended"
+    assert ended(keeping[1], 1)[1].endswith(b"\r\nrestover\r\n")
+
+
+async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping):
+    """A million bytes of lines wait for a slow reader and arrive as they were, without the keeper going astray."""
+    keeper, _ = keeping
+    lines = b"".join(b"line %06d\n" % number for number in range(87_000))
+    start(keeper, 1, "stty -onlcr; sleep 0.3; md5sum; wc -c", tty=SIZE, stream=True, timeout=20)
+    assert give(keeper, lines, end=True) == (len(lines), None)
+    assert keeper.hear()["say"] == "ended"
+    assert ended(keeping[1], 1)[1].decode().split() == [hashlib.md5(lines).hexdigest(), "-", "0"]
+
+
+async def test_ctrl_c_ends_the_foreground(keeping):
+    """Ctrl-C that is typed interrupts what is in the foreground, as at any terminal."""
+    keeper, slot = keeping
+    start(keeper, 1, "echo up; exec sleep 600", tty=SIZE, stream=True)
+    await output(keeping, ends_with=b"up\r\n")
+    assert give(keeper, b"\x03") == (1, None)
+    assert keeper.hear()["say"] == "ended"
+    end, _ = ended(slot, 1)
+    assert (end["ending"], end["signal"]) == ("signalled", "SIGINT")
+
+
+async def test_left_children_are_drained_and_keep_their_terminal(keeping, tmp_path):
+    """With leave_children, one that ignores the hangup a terminal gives lives on, and its writes go nowhere, well."""
+    keeper, _ = keeping
+    go, proof = tmp_path / "go", tmp_path / "proof"
+    child = f"while [ ! -e {go} ]; do echo tick || exit 1; sleep 0.01; done; tty > {proof}; yes | head -n 9999"
+    start(keeper, 1, f"trap '' HUP; ({child}; echo $? >> {proof}) & echo $!", tty=SIZE, leave_children=True)
+    message = keeper.hear()
+    assert (message["say"], message["retiring"]) == ("ended", True)
+    pid = int(ended(keeping[1], 1)[1].split()[0])
+    keeper.connection.close()
+    await asyncio.sleep(0)
+    assert lives(pid)
+    go.touch()
+    assert await until(lambda: proof.exists() and proof.read_text().endswith("\n0\n"))
+    await until(lambda: not lives(keeper.hello["identity"]["pid"]))
+
+
+def test_a_cancelled_terminal_leaves_nothing(keeping):
+    """A program that ignores everything is killed after the grace; the keeper has the descriptors it began with."""
+    keeper, _ = keeping
+    pid = keeper.hello["identity"]["pid"]
+    before = sorted(os.listdir(f"/proc/{pid}/fd"))
+    for job in range(1, 4):
+        end, _ = on_terminal(keeping, "trap '' TERM HUP; while :; do sleep 0.05; done", job, timeout=0.1, grace=0.1)
+        assert (end["ending"], end["signal"]) == ("timed_out", "SIGKILL")
+    end, _ = on_terminal(keeping, "true", 4, cwd="/no/such")
+    assert end["ending"] == "failed_to_start"
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+    assert not tree.descendants(pid)
+
+
+# Through the service ----------------------------------------------------------------------------------------------
+
+
+async def test_colours_and_progress_bars_arrive_as_they_are(service):
+    """`ls` colours its output, carriage returns stay, and the stream carries them to the byte."""
+    command = "cd /; ls -d --color=auto bin etc; printf '10%%\\r50%%\\r100%%\\n'; echo $TERM; stty size"
+    job = await service.submit(command, tty=True)
+    result = await service.result(job)
+    assert "\x1b[" in result["stdout"].splitlines()[0]
+    assert result["stdout"].endswith("10%\r50%\r100%\r\nxterm-256color\r\n24 80\r\n")
+    assert (result["stderr"], result["exit_code"]) == ("", 0)
+    async with service.session.get(f"{service.url}/api/statuses/{job}/events") as response:
+        lines = [line async for line in response.content]
+    texts = [json.loads(line.removeprefix(b"data: "))["text"] for line in lines if line.startswith(b'data: {"text"')]
+    assert "".join(texts) == result["stdout"]
+
+
+async def test_the_size_is_the_one_asked_for(service):
+    """Rows and columns are the job's."""
+    result = await service.run("stty size", tty={"rows": 50, "columns": 132})
+    assert result["stdout"] == "50 132\r\n"
+
+
+async def test_term_is_the_jobs_own_where_it_says_so(service):
+    """A job's environment goes before the TERM that a terminal brings; without a terminal there is none."""
+    assert (await service.run("echo $TERM", tty=True, env={"TERM": "vt100"}))["stdout"] == "vt100\r\n"
+    assert (await service.run("echo ${TERM-none}"))["stdout"] in ("none\n", "dumb\n")
+
+
+async def test_a_terminal_goes_on_through_a_restart(service):
+    """A server that is killed and started again finds the terminal and its input as they were."""
+    job = await service.submit("read a; echo got $a; read b; echo got $b; exit 7", tty=True, stdin={"stream": True})
+    await service.running(job)
+    assert (await service.ask("POST", f"/api/jobs/{job}/stdin", data=b"one\n"))[0] == 204
+    await service.restart()
+    assert (await service.ask("POST", f"/api/jobs/{job}/stdin?offset=4&end=true", data=b"two\n"))[0] == 204
+    result = await service.result(job)
+    assert (result["stdout"], result["exit_code"]) == ("got one\r\ngot two\r\n", 7)

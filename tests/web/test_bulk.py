@@ -1,0 +1,143 @@
+"""Deleting many jobs by a list's filters: what goes, what stays, and that nobody does it by accident."""
+
+import asyncio
+import logging
+
+import pytest
+
+from shellrunner.model import End, Ending, JobSpec
+
+from .conftest import Site, now, until
+
+
+async def left(site: Site) -> list[int]:
+    return [job["job_id"] for job in (await site.get("/api/jobs?limit=1000")).json["jobs"]]
+
+
+async def cancelled(site: Site, number: int) -> None:
+    for _ in range(number):
+        job = await site.store.add(JobSpec(command="true"))
+        await site.store.wish_cancel(job.id)
+
+
+async def test_all_that_is_done(site: Site) -> None:
+    """Without filters every job that is done goes, with status and result; what is not done is kept, and counted."""
+    done = await site.done(b"x")
+    running = await site.submit()
+    await site.hand().claim()
+    queued = await site.submit()
+    waiting = await site.submit(after=[queued])
+    answer = await site.ask("DELETE", "/api/jobs?confirm=true")
+    assert (answer.status, answer.json) == (200, {"deleted": 1, "kept": 3})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert await left(site) == [waiting, queued, running]
+    for path in ("jobs", "statuses", "results"):
+        assert (await site.get(f"/api/{path}/{done}")).status == 404
+    assert (await site.ask("DELETE", "/api/jobs?confirm=true")).json == {"deleted": 0, "kept": 3}
+
+
+@pytest.mark.parametrize("query", ["", "confirm=false", "q=t&confirm=false"])
+async def test_unconfirmed(site: Site, query: str) -> None:
+    """Without `confirm=true` it is 400 that says how many it would be, and nothing is deleted."""
+    await site.done()
+    await site.done()
+    await site.submit()
+    answer = await site.ask("DELETE", f"/api/jobs?{query}")
+    assert (answer.status, answer.json["type"]) == (400, "/problems/unconfirmed")
+    assert (answer.json["deleted"], answer.json["kept"], answer.json["parameter"]) == (2, 1, "confirm")
+    assert await left(site) == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("query", "gone"),
+    [
+        ("q=ПРИВЕТ", {1}),
+        ("exit_code=3", {2}),
+        ("ending=exited", {1, 2}),
+        ("ending=cancelled", {3}),
+        ("state=done", {1, 2, 3}),
+        ("state=queued", set()),
+        ("label=team:red", {2}),
+        ("label=team:red&label=env:x", set()),
+        ("min_duration=1", {2}),
+        ("created_before=2001-01-01T00:00:00Z", set()),
+        ("completed_after=2001-01-01T00:00:00Z&exit_code=0", {1}),
+    ],
+)
+async def test_filters(site: Site, query: str, gone: set[int]) -> None:
+    """Exactly those go that the list shows for the same query and that are done; `confirm` tells that beforehand."""
+    await site.done(command="echo привет")
+    await site.done(
+        end=End(Ending.EXITED, now(), 3, started=now(), duration=1.5), labels={"team": "red"}, command="exit 3"
+    )
+    await cancelled(site, 1)
+    await site.submit()
+    meant = {job["job_id"] for job in (await site.get(f"/api/jobs?{query}")).json["jobs"]}
+    assert meant - {4} == gone
+    expected = {"deleted": len(gone), "kept": len(meant & {4})}
+    told = (await site.ask("DELETE", f"/api/jobs?{query}")).json
+    assert {name: told[name] for name in expected} == expected
+    answer = await site.ask("DELETE", f"/api/jobs?{query}&confirm=true")
+    assert (answer.status, answer.json) == (200, expected)
+    assert set(await left(site)) == {1, 2, 3, 4} - gone
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("sort=created", "fields=job_id", "limit=1", "cursor=x", "nonsense=1"),
+        *("state=finished", "exit_code=x", "confirm=yes", "confirm=", "confirm=true&confirm=true"),
+    ],
+)
+async def test_bad_parameters(site: Site, query: str) -> None:
+    """What a page is asked with, and what no list knows, is 400 that names it, and nothing is deleted."""
+    await site.done()
+    more = "" if "confirm" in query else "&confirm=true"
+    answer = await site.ask("DELETE", f"/api/jobs?{query}{more}")
+    assert (answer.status, answer.json["parameter"]) == (400, query.partition("=")[0])
+    assert await left(site) == [1]
+
+
+async def test_if_match(site: Site) -> None:
+    """Whoever asks for one version of what is to be deleted gets none (412); `*` is any."""
+    await site.done()
+    for value, status in (('"x"', 412), ("*", 200)):
+        answer = await site.ask("DELETE", "/api/jobs?confirm=true", headers={"If-Match": value})
+        assert answer.status == status
+
+
+async def test_it_goes_on_when_the_client_goes(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that does not wait for the end stops nothing, and the log says what was done."""
+    await cancelled(site, 350)
+    delete_jobs, begun = site.store.delete_jobs, asyncio.Event()
+
+    async def told(*args: object) -> object:
+        begun.set()
+        return await delete_jobs(*args)  # type: ignore[arg-type]
+
+    site.store.delete_jobs = told  # type: ignore[method-assign,assignment]
+    _, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    with caplog.at_level(logging.INFO, "shellrunner.web"):
+        writer.write(f"DELETE /api/jobs?confirm=true HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
+        await asyncio.wait_for(begun.wait(), 5)
+        writer.transport.abort()
+        await until(lambda: bool(caplog.records))
+    assert (caplog.records[0].deleted, caplog.records[0].kept) == (350, 0)  # type: ignore[attr-defined]
+    assert await left(site) == []
+
+
+async def test_what_comes_meanwhile_is_kept(site: Site) -> None:
+    """Jobs that are accepted and done while it works are not among what it deletes for ever: it comes to an end."""
+    await cancelled(site, 250)
+    stop = asyncio.Event()
+
+    async def more() -> None:
+        while not stop.is_set():
+            await cancelled(site, 1)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(more())
+        answer = await site.ask("DELETE", "/api/jobs?confirm=true")
+        stop.set()
+    assert answer.json["kept"] == 0
+    assert min(await left(site), default=251) > 250

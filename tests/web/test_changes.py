@@ -1,0 +1,382 @@
+"""The stream of all statuses: live, resumed, reset; nothing missed, nothing told out of order."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from shellrunner.model import JobSpec
+from shellrunner.store.changed import ChangeMemory
+from shellrunner.web import board
+from shellrunner.web.board import BOARD
+from shellrunner.web.streams import STREAMS
+
+from .conftest import Event, Site, parse, serving, until
+
+ORDER = {"waiting": 0, "queued": 1, "running": 2, "done": 3}
+PATH = "/api/statuses/events"
+
+
+@asynccontextmanager
+async def changes(
+    site: Site, query: str = "", **headers: str
+) -> AsyncIterator[tuple[aiohttp.ClientResponse, AsyncIterator[Event]]]:
+    """Follow all statuses."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with site.session.get(f"http://127.0.0.1:{site.port}{PATH}{query}", headers=names) as response:
+        assert response.status == 200, await response.read()
+        yield response, parse(response.content)
+
+
+class Mirror:
+    """What a reader knows of all jobs, by the stream's events alone."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, Any] = {}
+        self.last = ""
+        self.resets = 0
+
+    def take(self, event: Event) -> None:
+        """Hear of a change; no job goes back to an earlier state, and none comes back."""
+        assert event.id is not None
+        era, _, number = event.id.partition("-")
+        old_era, _, old = self.last.partition("-")
+        assert era != old_era or int(number) >= int(old), "ids count up"
+        self.last = event.id
+        if event.name == "reset":
+            assert event.data == {}
+            self.resets += 1
+            return
+        job_id = event.data["status_id"]
+        known = self.states.get(job_id)
+        if event.name == "deleted":
+            assert event.data == {"status_id": job_id}
+            self.states[job_id] = "deleted"
+            return
+        assert event.name == "status"
+        assert known != "deleted"
+        assert known is None or ORDER[known["state"]] <= ORDER[event.data["state"]]
+        self.states[job_id] = event.data
+
+    def knows_all_of(self, statuses: list[dict[str, Any]]) -> bool:
+        """Whether this is what a list says; of a job that was deleted a list says nothing."""
+        return {status["status_id"]: status for status in statuses} == {
+            job_id: status for job_id, status in self.states.items() if status != "deleted"
+        }
+
+
+async def listed(site: Site) -> list[dict[str, Any]]:
+    """Every status, by the list."""
+    found: list[dict[str, Any]] = []
+    link = "/api/statuses?limit=1000"
+    while link:
+        answer = (await site.get(link)).json
+        found += answer["statuses"]
+        link = answer["next"]
+    return found
+
+
+class Life:
+    """Jobs that come, run, end, are cancelled and deleted, as chance has it."""
+
+    def __init__(self, site: Site, seed: int) -> None:
+        self._site, self._chance = site, random.Random(seed)
+        self._done: list[int] = []
+
+    async def live(self, jobs: int) -> None:
+        """Let so many jobs come and go."""
+        hand = self._site.hand()
+        for _ in range(jobs):
+            job = await self._site.store.add(JobSpec(command="true"))
+            if self._chance.random() < 0.2:
+                await self._site.store.wish_cancel(job.id)
+                self._done.append(job.id)
+            else:
+                self._done.append((await hand.claim()).job_id)
+                await hand.finish()
+            if self._chance.random() < 0.3:
+                gone = self._done.pop(self._chance.randrange(len(self._done)))
+                await self._site.store.delete_job(gone)
+
+
+async def test_live(site: Site) -> None:
+    """Every change is told as it happens: accepted, started, its end asked for, done, its result gone, gone."""
+    async with asyncio.timeout(10), changes(site) as (_, events):
+        job_id = await site.submit()
+        event = await anext(events)
+        assert (event.name, event.data) == ("status", (await site.get(f"/api/statuses/{job_id}")).json)
+        hand = site.hand()
+        await hand.claim()
+        assert (await anext(events)).data["state"] == "running"
+        await site.ask("POST", f"/api/jobs/{job_id}/cancel")
+        assert (await anext(events)).data["cancelling"] is True
+        await hand.finish()
+        assert (await anext(events)).data["result"] == f"/api/results/{job_id}"
+        await site.ask("DELETE", f"/api/results/{job_id}")
+        event = await anext(events)
+        assert (event.data["done"], event.data["result"]) == (True, None)
+        await site.ask("DELETE", f"/api/jobs/{job_id}")
+        event = await anext(events)
+        assert (event.name, event.data) == ("deleted", {"status_id": job_id})
+
+
+async def test_head_of_the_stream(site: Site) -> None:
+    """It is an event stream that nobody stores, begins with `retry: 2000` and an id; HEAD has its headers only."""
+    await site.submit()
+    async with changes(site) as (response, _):
+        assert response.headers["Content-Type"] == "text/event-stream"
+        assert response.headers["Cache-Control"] == "no-store, no-transform"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        assert await response.content.readline() == b"retry: 2000\n"
+        assert await response.content.readline() == f"id: {site.store.changes.era}-1\n".encode()
+        assert await response.content.readline() == b"\n"
+    head = await site.ask("HEAD", PATH)
+    assert (head.status, head.body, head.headers["Content-Type"]) == (200, b"", "text/event-stream")
+
+
+async def test_heartbeat(site: Site) -> None:
+    """In silence it gives signs of life, which are no events."""
+    site.app[STREAMS].heartbeat = 0.05
+    got = await site.raw(f"GET {PATH} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", until=b"\r\n3\r\n:\n\n\r\n")
+    assert got.endswith(b"\r\n3\r\n:\n\n\r\n")
+
+
+async def test_connect_then_list_misses_nothing(site: Site) -> None:
+    """Who connects, reads the list, and hears what is told, knows every job as it is, whenever that was."""
+    life = Life(site, 1)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        living = tasks.create_task(life.live(100))
+        readers = []
+        for _ in range(6):
+            readers.append(tasks.create_task(_mirrored(site, living)))
+            await asyncio.sleep(0.02)  # they come at different moments of the jobs' lives
+    for mirror in (reader.result() for reader in readers):
+        assert mirror.resets == 0
+        assert mirror.knows_all_of(await listed(site))
+
+
+async def _mirrored(site: Site, living: "asyncio.Task[None]") -> Mirror:
+    mirror = Mirror()
+    async with changes(site) as (_, events):
+        for status in await listed(site):
+            mirror.states[status["status_id"]] = status
+        known = dict(mirror.states)
+        mirror.states.clear()
+        while not (living.done() and mirror.last.endswith(f"-{site.store.changes.last}")):
+            mirror.take(await anext(events))
+    mirror.states = known | mirror.states
+    return mirror
+
+
+async def test_cut_at_random(site: Site) -> None:
+    """Over many random cuts while jobs come and go, a reader that resumes is told of every job as it ends up."""
+    chance, mirror, life = random.Random(3), Mirror(), Life(site, 2)
+    last = f"{site.store.changes.era}-0"
+    cuts = 0
+    async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
+        living = tasks.create_task(life.live(100))
+        while not (living.done() and last.endswith(f"-{site.store.changes.last}")):
+            query, headers = (
+                (f"?last_event_id={last}", {}) if chance.random() < 0.5 else ("", {"Last_Event_ID": last})
+            )
+            async with changes(site, query, **headers) as (_, events):
+                for _ in range(chance.choice([0, 1, 1, 2, 5, 20])):
+                    if last.endswith(f"-{site.store.changes.last}"):
+                        break
+                    mirror.take(await anext(events))
+                    last = mirror.last
+            cuts += 1
+    assert mirror.resets == 0
+    assert mirror.knows_all_of(await listed(site))
+    assert cuts > 20
+
+
+async def test_each_once_as_it_is_now(site: Site) -> None:
+    """A reader that resumes after many changes of a job is told of it once, in the order of the latest changes."""
+    async with changes(site) as (_, events):
+        await site.submit()
+        place = (await anext(events)).id
+    first, hand = 1, site.hand()
+    await hand.claim()
+    second = await site.submit()
+    await hand.finish()
+    await hand.claim()
+    third = await site.submit()
+    await hand.finish()
+    await site.store.wish_cancel(third)
+    await site.store.delete_job(first)
+    async with asyncio.timeout(5), changes(site, Last_Event_ID=str(place)) as (_, events):
+        told = [await anext(events) for _ in range(3)]
+        last = await site.submit()
+        told.append(await anext(events))
+    assert [(event.name, event.data["status_id"]) for event in told[:3]] == [
+        ("status", second),
+        ("status", third),
+        ("deleted", first),
+    ]
+    assert told[3].data["status_id"] == last
+
+
+async def test_nothing_new(site: Site) -> None:
+    """A reader that missed nothing is told nothing until something changes."""
+    await site.submit()
+    place = f"{site.store.changes.era}-{site.store.changes.last}"
+    async with asyncio.timeout(5), changes(site, Last_Event_ID=place) as (_, events):
+        job_id = await site.submit()
+        event = await anext(events)
+        assert (event.name, event.data["status_id"]) == ("status", job_id)
+
+
+@pytest.mark.parametrize(
+    "event_id", ["x", "1", "-1", "{era}", "{era}-", "{era}--1", "{era}-99", "{era}-1x", "0-1", "end"]
+)
+async def test_unknown_id(site: Site, event_id: str) -> None:
+    """E2: an id that this server did not give is answered by `reset` with the id of now, and then live."""
+    await site.submit()
+    event_id = event_id.format(era=site.store.changes.era)
+    for query, headers in ((f"?last_event_id={event_id}", {}), ("", {"Last_Event_ID": event_id})):
+        async with asyncio.timeout(5), changes(site, query, **headers) as (response, events):
+            assert await response.content.readline() == b"retry: 2000\n"
+            reset = await anext(events)
+            assert (reset.name, reset.data) == ("reset", {})
+            assert reset.id == f"{site.store.changes.era}-{site.store.changes.last}"
+            job_id = await site.submit()
+            assert (await anext(events)).data["status_id"] == job_id
+
+
+async def test_header_wins(site: Site) -> None:
+    """The header Last-Event-ID goes before the parameter, and an empty one is none."""
+    await site.submit()
+    zero = f"{site.store.changes.era}-0"
+    async with asyncio.timeout(5), changes(site, "?last_event_id=x", Last_Event_ID=zero) as (_, events):
+        assert (await anext(events)).data["status_id"] == 1
+    assert (await site.get(f"{PATH}?since={zero}")).status == 400
+
+
+async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is further back than is remembered, at first or because its reader was slow, is answered by `reset`."""
+    monkeypatch.setattr(site.store, "_changes", ChangeMemory(remembered=5))
+    zero = f"{site.store.changes.era}-0"
+    for _ in range(6):
+        await site.submit()
+    async with asyncio.timeout(5), changes(site, Last_Event_ID=zero) as (_, events):
+        reset = await anext(events)
+        assert (reset.name, reset.id) == ("reset", f"{site.store.changes.era}-6")
+        site.app[BOARD]._next_look = asyncio.get_running_loop().time() + 0.3  # until then nothing is told
+        for _ in range(6):
+            await site.store.add(JobSpec(command="true"))
+        reset = await anext(events)
+        assert (reset.name, reset.id) == ("reset", f"{site.store.changes.era}-12")
+        job_id = await site.submit()
+        assert (await anext(events)).data["status_id"] == job_id
+
+
+async def test_restart(tmp_path: Path) -> None:
+    """An id of before the restart is answered by `reset`: nobody remembers what happened since."""
+    async with serving(tmp_path) as site, changes(site) as (_, events):
+        await site.submit()
+        place = str((await anext(events)).id)
+    async with serving(tmp_path) as site, asyncio.timeout(5), changes(site, Last_Event_ID=place) as (_, events):
+        assert (await anext(events)).name == "reset"
+
+
+async def test_bulk_delete(site: Site) -> None:
+    """Every job of a bulk delete is told as deleted, once, and no other."""
+    for _ in range(300):
+        job = await site.store.add(JobSpec(command="true"))
+        await site.store.wish_cancel(job.id)
+    kept = await site.submit()
+    async with asyncio.timeout(10), changes(site) as (_, events):
+        answer = await site.ask("DELETE", "/api/jobs?confirm=true")
+        assert answer.json == {"deleted": 300, "kept": 1}
+        told = [await anext(events) for _ in range(300)]
+        assert {event.name for event in told} == {"deleted"}
+        assert {event.data["status_id"] for event in told} == set(range(1, kept))
+
+
+async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All followers hear the same, and what changed is read about once per tick, not once for each of them."""
+    some, reads = site.store.some, 0
+
+    async def counted(job_ids: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await some(job_ids)
+
+    monkeypatch.setattr(site.store, "some", counted)
+    begun = asyncio.Barrier(26)
+
+    async def follow() -> Mirror:
+        mirror = Mirror()
+        async with changes(site) as (_, events):
+            await begun.wait()
+            while not mirror.last.endswith("-180"):
+                mirror.take(await anext(events))
+        return mirror
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        followers = [tasks.create_task(follow()) for _ in range(25)]
+        await begun.wait()
+        started = asyncio.get_running_loop().time()
+        hand = site.hand()
+        for _ in range(60):
+            await site.store.add(JobSpec(command="true"))
+            await hand.claim()
+            await hand.finish()
+    ticks = (asyncio.get_running_loop().time() - started) / board.TICK
+    for mirror in (follower.result() for follower in followers):
+        assert {status["state"] for status in mirror.states.values()} == {"done"}
+        assert len(mirror.states) == 60
+    assert reads <= ticks + 5
+
+
+async def test_slow_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
+    site.app[STREAMS].patience = 1.0
+    monkeypatch.setattr(board, "TICK", 0.001)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
+    writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
+    await reader.readline()
+    (connection,) = site.runner.server.connections  # type: ignore[union-attr]
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    stop, most, mirror = asyncio.Event(), 0, Mirror()
+
+    async def live() -> None:
+        nonlocal most
+        while not stop.is_set():
+            job = await site.store.add(JobSpec(command="true"))
+            await site.store.wish_cancel(job.id)
+            if connection.transport is not None:
+                most = max(most, connection.transport.get_write_buffer_size())
+
+    async with asyncio.timeout(20), changes(site) as (_, events), asyncio.TaskGroup() as tasks:
+        living = tasks.create_task(live())
+        while connection.transport is not None:
+            mirror.take(await anext(events))
+        stop.set()
+        await living
+    writer.close()
+    assert mirror.resets == 0
+    assert 0 < most < 70_000
+
+
+async def test_gone_client_and_shutdown(tmp_path: Path) -> None:
+    """A follower that goes is freed by the next sign of life; at shutdown the stream ends at once and whole."""
+    async with serving(tmp_path) as site:
+        site.app[STREAMS].heartbeat = 0.05
+        async with changes(site):
+            pass
+        await until(lambda: not site.runner.server.connections)  # type: ignore[union-attr]
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            stream = tasks.create_task(site.raw(f"GET {PATH} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"))
+            await until(lambda: len(site.app[STREAMS]._waits) == 1)
+            site.app[STREAMS].close()
+            assert (await site.get(PATH)).status == 503
+            await site.runner.cleanup()
+        assert stream.result().endswith(b"\r\n0\r\n\r\n")

@@ -1,0 +1,189 @@
+"""`Idempotency-Key`: a request that comes twice makes one job, whatever happens in between (S11)."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shellrunner.web import idempotency
+from shellrunner.web.streams import STREAMS
+from tests.service import Service
+
+from .conftest import Answer, Site, serving, until
+
+BODY = b'{"command": "true"}'
+
+
+async def post(site: Site, key: str, body: bytes = BODY, **more: str) -> Answer:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key, **more}
+    return await site.ask("POST", "/api/jobs", data=body, headers=headers)
+
+
+async def jobs(site: Site) -> list[int]:
+    return [job["job_id"] for job in (await site.get("/api/jobs")).json["jobs"]]
+
+
+async def test_s11_one_key_in_parallel(site: Site) -> None:
+    """S11: fifty equal requests at once are all answered 202 for one job, and there is one."""
+    answers = await asyncio.gather(*(post(site, '"one"') for _ in range(50)))
+    assert {answer.status for answer in answers} == {202}
+    assert {answer.headers["Location"] for answer in answers} == {"/api/statuses/1"}
+    assert {answer.json["job_id"] for answer in answers} == {1}
+    assert await jobs(site) == [1]
+
+
+async def test_other_keys_are_other_jobs(site: Site) -> None:
+    """Another key, one in other case, and none at all, each make a job of their own."""
+    for key in ("a", "b", "A"):
+        assert (await post(site, key)).status == 202
+    await site.submit()
+    assert len(await jobs(site)) == 4
+
+
+async def test_replay_tells_of_the_job_as_it_is_now(site: Site) -> None:
+    """A replay is 202 with the job's state of now; under `Prefer` it is 200 if it is done by then."""
+    first = await post(site, "k")
+    hand = site.hand()
+    await hand.claim()
+    running = await post(site, "k")
+    assert (running.status, running.json["state"]) == (202, "running")
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(post(site, "k", Prefer="wait=60"))
+        await until(lambda: len(site.app[STREAMS]._waits) == 1)
+        await hand.finish()
+    assert (waiting.result().status, waiting.result().json["result_id"]) == (200, 1)
+    done = await post(site, "k")
+    assert (done.status, done.json["state"], done.headers["Location"]) == (202, "done", first.headers["Location"])
+    at_once = await post(site, "k", Prefer="wait=0")
+    assert (at_once.status, at_once.headers["Content-Location"]) == (200, "/api/results/1")
+    assert await jobs(site) == [1]
+
+
+async def test_equal_bodies_may_look_different(site: Site) -> None:
+    """A body that is equal as JSON is the same: order of keys, blanks, escapes, 1 and 1.0."""
+    first = '{"command": "эхо", "timeout": 1, "env": {"A": "1", "B": "2"}}'
+    again = '{\n"env":{"B":"2","A":"1"},"timeout":1.0,"command":"\\u044d\\u0445\\u043e"}'
+    for body in (first, again):
+        answer = await post(site, "k", body.encode())
+        assert (answer.status, answer.json["job_id"]) == (202, 1)
+
+
+@pytest.mark.parametrize("other", ['{"command": "false"}', '{"command": "true", "priority": 0}'])
+async def test_another_body(site: Site, other: str) -> None:
+    """The key with another body is 422, and no job comes of it."""
+    await post(site, "k")
+    answer = await post(site, "k", other.encode())
+    assert (answer.status, answer.json["type"]) == (422, "/problems/key-reused")
+    assert await jobs(site) == [1]
+
+
+async def test_deleted_job(site: Site) -> None:
+    """The key of a job that was deleted is 410, and stays with it."""
+    await post(site, "k")
+    await site.store.wish_cancel(1)
+    await site.store.delete_job(1)
+    for _ in range(2):
+        answer = await post(site, "k")
+        assert (answer.status, answer.json["type"]) == (410, "/problems/job-gone")
+    assert await jobs(site) == []
+
+
+async def test_refused_requests_leave_no_key(tmp_path: Path) -> None:
+    """A key whose request was refused (422, 400, 415, 503) can be used for the right one."""
+    async with serving(tmp_path, supervisor={"max_queued": 1}) as site:
+        assert (await post(site, "k", b'{"command": 1}')).status == 422
+        assert (await post(site, "k", b'{"command": "true", "after": [99]}')).status == 422
+        blocker = await site.submit()
+        assert (await post(site, "k", b"{")).status == 400
+        assert (await post(site, "k", **{"Content-Type": "text/plain"})).status == 415
+        assert (await post(site, "k", b'{"command": "full"}')).status == 503
+        await site.store.wish_cancel(blocker)
+        assert (await post(site, "k")).status == 202
+
+
+async def test_a_full_queue_replays(tmp_path: Path) -> None:
+    """While nothing new is accepted (503), a replay is answered for the job that was."""
+    async with serving(tmp_path, supervisor={"max_queued": 1}) as site:
+        assert (await post(site, "k")).status == 202
+        assert (await post(site, "other")).status == 503
+        again = await post(site, "k")
+        assert (again.status, again.json["job_id"]) == (202, 1)
+
+
+async def test_replay_when_what_it_waited_for_is_deleted(site: Site) -> None:
+    """A replay is answered for the job that was accepted, even if it would be refused today."""
+    first = await site.done()
+    body = json.dumps({"command": "true", "after": [first]}).encode()
+    assert (await post(site, "k", body)).status == 202
+    await site.store.delete_job(first)
+    assert (await post(site, "new", body)).status == 422
+    again = await post(site, "k", body)
+    assert (again.status, again.json["job_id"]) == (202, 2)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", '""', '"', '"a', '"a"b', '"a" "b"', "a b", '"a b"', "ключ", '"a\\b"', '"a";b=1', "a,\tb"),
+        *("x" * 256, '"' + "x" * 256 + '"'),
+    ],
+)
+async def test_no_key(site: Site, key: str) -> None:
+    """What is no key is 400 that names the header, before anything is done."""
+    got = await site.raw(
+        "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Idempotency-Key: {key}\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY.decode()}".encode()
+        .replace(b"PORT", str(site.port).encode())
+    )  # fmt: skip
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert b'"parameter":"Idempotency-Key"' in got
+    assert await jobs(site) == []
+
+
+async def test_two_keys(site: Site) -> None:
+    """The header twice is 400, even with the same value."""
+    got = await site.raw(
+        "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Idempotency-Key: a\r\nIdempotency-Key: a\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY.decode()}"
+    )
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert await jobs(site) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [('"abc"', "abc"), ('"a\\"b\\\\"', 'a"b\\'), ('"' + "x" * 255 + '"', "x" * 255), ("!~", '"!~"')]
+)
+async def test_quotes_may_be_left_out(site: Site, one: str, other: str) -> None:
+    """A key in quotes, as structured fields have strings, is the same as without."""
+    assert (await post(site, one)).json["job_id"] == (await post(site, other)).json["job_id"]
+
+
+@given(key=st.text([chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=255))
+def test_every_key_in_quotes_is_itself(key: str) -> None:
+    """Whatever visible ASCII is quoted as RFC 9651 says, is read as it was."""
+    quoted = key.replace("\\", "\\\\").replace('"', '\\"')
+    assert idempotency.read(f'"{quoted}"') == key
+    assert key.startswith('"') or idempotency.read(key) == key
+
+
+async def test_restart_and_kill_keep_it(service: Service, tmp_path: Path) -> None:
+    """The key stands for its job after kill -9 too, and the command has run once."""
+    ledger = tmp_path / "ledger"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    body = json.dumps({"command": f"echo x >> {ledger}"})
+
+    async def submit() -> int:
+        status, _, job = await service.ask("POST", "/api/jobs", data=body, headers=headers)
+        assert status == 202
+        return int(job["job_id"])
+
+    first = await submit()
+    await service.restart()
+    assert await submit() == first
+    await service.result(first)
+    await service.restart()
+    assert await submit() == first
+    assert ledger.read_text() == "x\n"

@@ -1,0 +1,229 @@
+"""The OpenAPI document, held against the router and against real answers of a real service."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from shellrunner.config import load
+from shellrunner.errors import ShellrunnerError
+from shellrunner.model import JobSpec
+from shellrunner.web import ROUTES, Route, openapi
+from shellrunner.web.keys import SETTINGS
+from shellrunner.web.openapi import examples, meanings, parameters, responses
+from shellrunner.web.problems import STATUSES
+from tests.web.conftest import Site
+
+SIGNALS = ("SIGHUP", "SIGTERM")
+DOCUMENT = openapi.document(ROUTES, load(), SIGNALS)
+OPERATIONS = {
+    (verb, path): about
+    for path, verbs in DOCUMENT["paths"].items()
+    for verb, about in verbs.items()
+    if verb != "head"
+}
+BODIES = {row.takes.__name__ for row in ROUTES if row.takes is not None}
+each_route = pytest.mark.parametrize("row", ROUTES, ids=lambda row: f"{row.verb} {parameters.plain(row.path)}")
+
+
+def described(row: Route) -> dict[str, Any]:
+    return OPERATIONS[row.verb.lower(), parameters.plain(row.path)]
+
+
+def named(row: Route, place: str) -> set[str]:
+    return {each["name"] for each in described(row)["parameters"] if each["in"] == place}
+
+
+def resolved(about: Any) -> Any:
+    """What a reference means, or what is there itself."""
+    while "$ref" in about:
+        found: Any = DOCUMENT
+        for word in about["$ref"].removeprefix("#/").split("/"):
+            found = found[word]
+        about = found
+    return about
+
+
+def schemas(about: Any) -> Iterator[dict[str, Any]]:
+    """Every schema in this one."""
+    if isinstance(about, dict):
+        yield about
+        for each in about.values():
+            yield from schemas(each)
+    if isinstance(about, list):
+        for each in about:
+            yield from schemas(each)
+
+
+def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(
+        {"$ref": "#/x", "x": schema, "components": DOCUMENT["components"]}, validate_formats=True
+    )
+
+
+async def test_every_route_of_the_router_is_described_and_nothing_else(site: Site) -> None:
+    """The document has the paths and verbs that the router has, less HEAD, which goes wherever GET does."""
+    served = {
+        (route.method.lower(), route.resource.canonical) for route in site.app.router.routes() if route.resource
+    }
+    assert {each for each in served if each[0] != "head"} == set(OPERATIONS)
+    gets = {path for verb, path in OPERATIONS if verb == "get"}
+    assert {path for verb, path in served if verb == "head"} == gets
+
+
+@each_route
+def test_every_parameter_of_a_route_is_described(row: Route) -> None:
+    """What the gate lets through, what the path holds, and the headers that act: these are described, no others."""
+    assert named(row, "query") == set(row.parameters.split())
+    assert named(row, "path") == set(parameters.variables(row.path))
+    assert set(row.headers.split()) <= named(row, "header")
+
+
+@each_route
+def test_every_route_says_what_it_is_for_and_what_it_answers(row: Route) -> None:
+    """Its handler's docstring begins with verb and path, and has words; its row has a success."""
+    first = (row.handler.__doc__ or "").partition("\n")[0]
+    about = described(row)
+    assert first.startswith(f"{row.verb} /"), first
+    assert about["summary"], first
+    assert any(status.startswith("2") for status in about["responses"])
+    words = {word.partition(":")[0] for word in row.answers.split()}
+    assert {word for word in words if not word.isdecimal()} <= set(STATUSES)
+    assert {word for word in words if word.isdecimal()} <= set(about["responses"])
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    """No two have the same operationId, and links name some that there are."""
+    names = [about["operationId"] for about in OPERATIONS.values()]
+    assert len(names) == len(set(names))
+    linked = {
+        link["operationId"]
+        for about in OPERATIONS.values()
+        for response in about["responses"].values()
+        for link in response.get("links", {}).values()
+    }
+    assert (
+        {"get-statuses-id", "get-results-id", "get-statuses-id-events", "post-jobs-id-cancel"} <= linked <= set(names)
+    )
+    assert set(examples.LINKS) <= set(names)
+
+
+def test_every_problem_is_described_and_some_route_has_it() -> None:
+    """Each type in the table is in the document with its meaning, and some operation answers it."""
+    kinds = resolved({"$ref": "#/components/schemas/Problem"})["properties"]["type"]
+    assert kinds["enum"] == [f"/problems/{code}" for code in STATUSES]
+    for code in STATUSES:
+        assert meanings.of(code) in kinds["description"]
+    nobodys = set(STATUSES) - {code for row in ROUTES for code in responses.codes(row)}
+    assert nobodys == {"method-not-allowed"}  # of a method that is no operation
+
+
+def test_no_error_is_left_without_a_problem() -> None:
+    """The errors that say things to clients are in the table of problems, by their codes."""
+    local = {"internal", "state-locked", "config"}
+    assert {each.code for each in ShellrunnerError.__subclasses__()} - local <= set(STATUSES)
+
+
+def test_what_a_client_sends_is_limited() -> None:
+    """Strings, lists and whole numbers in bodies have limits in the document, lists and numbers in queries too."""
+    asked = [each["schema"] for about in OPERATIONS.values() for each in about["parameters"]]
+    bodies = [about for name, about in DOCUMENT["components"]["schemas"].items() if name.partition(".")[0] in BODIES]
+    unlimited = [
+        each for root in asked for each in schemas(root) if each.get("type") != "string" and not limited(each)
+    ]
+    assert unlimited == []  # strings there are limited by those of the request line and of headers: 431
+    assert [each for root in bodies for each in schemas(root) if not limited(each)] == []
+
+
+def limited(schema: dict[str, Any]) -> bool:
+    kind = schema.get("type")
+    if kind == "string":
+        return any(word in schema for word in ("maxLength", "enum", "const", "format"))
+    if kind == "integer":
+        return "maximum" in schema or "enum" in schema
+    return kind != "array" or "maxItems" in schema
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(kind, value["value"]) for kind, each in examples.BODIES.items() for value in each.values()]
+)
+def test_examples_are_right(name: str, value: Any) -> None:
+    """Each example of a body fits the schema, and the model takes it."""
+    validator(resolved({"$ref": f"#/components/schemas/{name}"})).validate(value)
+    if name == "JobSpec":
+        JobSpec.model_validate(value)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {},
+        {"command": "a", "argv": ["b"]},
+        {"command": None},
+        {"command": ""},
+        {"command": "a\0b"},
+        {"command": "a", "cwd": "tmp"},
+        {"command": "a", "env": {"": "x"}},
+        {"command": "a", "env": {"SHELLRUNNER_JOB": "x"}},
+        {"command": "a", "env": {"A": 5}},
+        {"command": "a", "labels": {"a b": "x"}},
+        {"command": "a", "labels": {"a": "x" * 256}},
+        {"command": "a", "timeout": 0},
+        {"command": "a", "priority": 1001},
+        {"command": "a", "queue": "nowhere"},
+        {"command": "a", "encoding": "utf-7"},
+        {"command": "a", "limits": {"output_bytes": 1 << 50}},
+        {"command": "a", "after": [0]},
+        {"command": "a", "start_at": "tomorrow"},
+        {"command": "a", "retries": {"max": 0}},
+        {"command": "a", "retries": {}},
+        {"command": "a", "notify": {"url": "https://example.org/"}},
+        {"command": "a", "tty": {"rows": 0}},
+        {"command": "a", "stdin": {"stream": False}},
+        {"command": "a", "more": 1},
+        {"command": "a"},
+        {"argv": ["a"]},
+        {"command": "a", "argv": None, "tty": None, "labels": None, "priority": None},
+        {"command": "a", "tty": True},
+        {"command": "a", "tty": False},
+        {"command": "a", "tty": {"rows": 5}},
+        {"command": "a", "stdin": {"stream": True}},
+        {"command": "a", "retries": {"max": 1, "delay": None}},
+    ],
+    ids=lambda job: json.dumps(job)[:60],
+)
+async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str, Any]) -> None:
+    """The schema refuses what the service refuses, and nothing else."""
+    answer = await site.ask("POST", "/api/jobs", json=job)
+    schema = openapi.document(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
+    check = jsonschema_rs.Draft202012Validator(
+        {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": schema}}, validate_formats=True
+    )
+    assert check.is_valid(job) == (answer.status == 202), answer.body
+
+
+async def test_it_is_served_with_a_version(site: Site) -> None:
+    """The index links to it; it is one version for the whole life of the service."""
+    link = (await site.get("/api")).json["openapi"]
+    answer = await site.get(link)
+    assert answer.status == 200
+    assert answer.json["openapi"].startswith("3.1.")
+    assert (await site.get(link, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
+    assert "Привет".encode() in answer.body
+
+
+async def test_config_is_in_it() -> None:
+    """Queues, limits and hosts that config names are what the document allows."""
+    secret = "whsec_" + "A" * 32
+    settings = load(
+        None,
+        queues={"slow": {}},
+        jobs={"memory_bytes": 1 << 20},
+        callbacks={"hosts": ["example.org"], "secret": secret},
+    )
+    shapes = openapi.document(ROUTES, settings, SIGNALS)["components"]["schemas"]
+    assert shapes["JobSpec"]["properties"]["queue"]["anyOf"][0]["enum"] == ["default", "slow"]
+    assert shapes["JobSpec.Limits"]["properties"]["memory_bytes"]["anyOf"][0]["maximum"] == 1 << 20
+    assert "url" in shapes["JobSpec.Notify"]["properties"]
