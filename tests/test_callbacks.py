@@ -215,6 +215,13 @@ def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day():
     assert schedule.again(DueCallback(job, 10_000, since), since) == since + 3_600_000
 
 
+async def test_the_day_begins_when_the_end_is_recorded(tmp_path):
+    """A job that ended long before the history knew, since the service was down, is tried as long as any other."""
+    async with opened(tmp_path) as store, Receiver(500, 500, 200) as receiver, calling(store, receiver.host):
+        job = await done(store, receiver.url(), End(Ending.EXITED, completed=1_000, exit_code=0))
+        assert await settled(store, job) == Callback(Delivery.DELIVERED, 3)
+
+
 async def test_a_slow_receiver_holds_up_nobody_else(tmp_path):
     """While a dozen results hang at one host, another host has its own at once; the hanging ones time out."""
     hangs = asyncio.Event()

@@ -216,7 +216,7 @@ def whole(made: History, wanted: Filters, sort: Sort, limit: int, effort: Effort
     raise AssertionError("the walk does not end")
 
 
-quick = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @quick

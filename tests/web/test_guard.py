@@ -34,15 +34,20 @@ def check_hardened(answer: Answer) -> None:
     assert answer.headers["Server"] == "shellrunner"
 
 
+def example(path: str) -> str:
+    """A path of a route, with a job or a queue that there is."""
+    return re.sub(r"\{(\w+)(:[^/]*)?\}(?=/|$)", lambda found: "default" if found[1] == "name" else "1", path)
+
+
 def paths() -> list[str]:
-    return sorted({re.sub(r"\{.*\}\}", "1", route.path) for route in ROUTES})
+    return sorted({example(route.path) for route in ROUTES})
 
 
 @pytest.mark.parametrize("path", paths())
 async def test_verbs(site: Site, path: str) -> None:
     """Every path answers OPTIONS with 204, HEAD where it answers GET, and any other verb with 405; all with Allow."""
     await site.done(b"x")
-    verbs = {route.verb for route in ROUTES if re.sub(r"\{.*\}\}", "1", route.path) == path}
+    verbs = {route.verb for route in ROUTES if example(route.path) == path}
     allowed = verbs | {"OPTIONS"} | ({"HEAD"} if "GET" in verbs else set())
     options = await site.ask("OPTIONS", path)
     assert options.status == 204
@@ -53,7 +58,7 @@ async def test_verbs(site: Site, path: str) -> None:
         assert set(answer.headers["Allow"].split(", ")) == allowed
         if verb != "HEAD":
             check_problem(answer, 405)
-    if "GET" in verbs:
+    if "GET" in verbs and path != "/api/statuses/events":  # which has no end
         got, head = await site.get(path), await site.ask("HEAD", path)
         assert (head.status, head.body) == (got.status, b"")
         assert head.headers["Content-Type"] == got.headers["Content-Type"]
@@ -65,7 +70,7 @@ async def test_verbs(site: Site, path: str) -> None:
 async def test_unknown_parameter(site: Site, path: str) -> None:
     """A parameter that a route does not know is 400 that names it, on every route under /api."""
     for route in ROUTES:
-        if re.sub(r"\{.*\}\}", "1", route.path) == path:
+        if example(route.path) == path:
             answer = await site.ask(route.verb, f"{path}?nonsense=1")
             check_problem(answer, 400)
             assert answer.json["parameter"] == "nonsense"

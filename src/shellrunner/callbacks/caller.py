@@ -54,6 +54,7 @@ class Caller:
         """Send the store's results to the hosts that config names, and to no others."""
         self._store, self._callbacks, self._schedule = store, callbacks, schedule or Schedule()
         self._trying: dict[int, str] = {}  # jobs, and the host where each is tried
+        self._tried: set[int] = set()  # of these, whose try is over: they count until what is due is read anew
         self._look = asyncio.Event()
 
     async def run(self) -> None:
@@ -73,6 +74,9 @@ class Caller:
 
     async def _begin(self, client: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> float:
         """Begin the tries that are due and have a place; return after how many seconds to look again."""
+        for job in self._tried:
+            del self._trying[job]
+        self._tried.clear()
         try:
             for due in await self._store.due_callbacks(LOOKED_AT) if len(self._trying) < AT_ONCE else ():
                 if self._has_place(due):
@@ -104,7 +108,7 @@ class Caller:
         except NoSuchJob:
             pass  # deleted, and its callback with it
         finally:
-            del self._trying[due.job.id]
+            self._tried.add(due.job.id)
             self._look.set()
 
     async def _send(self, client: aiohttp.ClientSession, due: DueCallback) -> tuple[str | None, Millis | None]:

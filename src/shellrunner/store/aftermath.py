@@ -45,7 +45,7 @@ def of(db: sqlite3.Connection, job_id: int, end: End) -> Moves:
     ended = deque([(job_id, end)])
     while ended:
         first, its_end = ended.popleft()
-        calls.ended(db, first, its_end.completed)
+        calls.ended(db, first)
         fine = its_end.ending is Ending.EXITED and its_end.exit_code == 0
         followers = [follower for (follower,) in db.execute(_FOLLOWERS, (first,)).fetchall()]
         db.execute("DELETE FROM dependencies WHERE after = ?", (first,))

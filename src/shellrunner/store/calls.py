@@ -4,6 +4,7 @@ Units for the store's lanes. Must not know HTTP, or how a result is sent.
 """
 
 import sqlite3
+import time
 from typing import Final
 
 from shellrunner.model import Delivery, Millis
@@ -19,8 +20,9 @@ def expect(db: sqlite3.Connection, job_id: int) -> None:
     db.execute("INSERT INTO callbacks (job, state) VALUES (?, ?)", (job_id, Delivery.PENDING))
 
 
-def ended(db: sqlite3.Connection, job_id: int, now: Millis) -> None:
-    """The job is done: its callback is due, if it has one."""
+def ended(db: sqlite3.Connection, job_id: int) -> None:
+    """The job is recorded as done, however long ago it ended: from now on its callback is due, if it has one."""
+    now = time.time_ns() // 1_000_000
     db.execute("UPDATE callbacks SET since = ?, due = ? WHERE job = ?", (now, now, job_id))
 
 

@@ -33,7 +33,6 @@ _LINKS: Final = {
     "statuses": "/api/statuses",
     "results": "/api/results",
     "queues": "/api/queues",
-    "changes": "/api/statuses/events",
     "health": "/healthz",
     "ready": "/readyz",
     "openapi": "/api/openapi.json",

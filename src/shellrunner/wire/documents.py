@@ -253,7 +253,6 @@ class Index(TypedDict):
     statuses: Link
     results: Link
     queues: Link
-    changes: Link
     health: Link
     ready: Link
     metrics: Link
