@@ -284,8 +284,8 @@ async def test_input_goes_on_over_kill_9_and_restart(service):
 
 async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service, tmp_path):
     """Over HTTP too: full is a 503 to try again after, and what was taken arrives once."""
-    job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum", stdin={"stream": True})
-    assert await send(service, job, BIG) == (204, b"")
+    job = await listener(service, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum")
+    assert (await send(service, job, BIG))[0] == 204
     status, headers, body = await service.ask("POST", f"/api/jobs/{job}/stdin?offset={len(BIG)}", data=BIG[:])
     assert (status, body["type"], body["offset"]) == (503, "/problems/input-full", len(BIG))
     assert headers["Retry-After"] == "1"

@@ -1,8 +1,10 @@
 """The README is true: its tour runs as it is shown, and its tables have what there is, no more and no less."""
 
 import asyncio
+import json
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from shellrunner.cli import cli
 from shellrunner.model import Ending, JobSpec
 from shellrunner.web import ROUTES
 from shellrunner.web.problems import STATUSES
+from tests.service import Service
 from tests.waiting import SOON
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -21,6 +24,23 @@ SHOWN = "http://localhost:8000"
 _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z"
 _VARIES = re.compile(rf'(?P<left_out>…)|(?P<time>{_TIME})|(?<="duration":)(?P<seconds>[0-9.]+)')
 _MAY_BE = {"left_out": ".*?", "time": _TIME, "seconds": "[0-9.e-]+"}
+
+
+@pytest.fixture
+async def touring(tmp_path):
+    """A service with the settings that the tour shows."""
+    (block,) = re.findall(r"^<!-- tour -->\n```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    settings = {
+        f"{section}__{key}".upper(): json.dumps(value)
+        for section, keys in tomllib.loads(block).items()
+        for key, value in keys.items()
+    }
+    service = Service(tmp_path / "state", **settings)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.clear_away()
 
 
 def tour():
@@ -52,10 +72,11 @@ async def typed(command, home):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is typed with curl, which is not here")
-async def test_the_tour_runs_as_it_is_shown(service, tmp_path):
+async def test_the_tour_runs_as_it_is_shown(touring, tmp_path):
     """Every command of the tour prints what the README shows, on a fresh history, from the first to the last."""
+    service = touring
     steps = list(tour())
-    assert len(steps) > 20
+    assert len(steps) > 50
     for command, shown in steps:
         printed = await typed(command.replace(SHOWN, service.url), tmp_path)
         assert matches(shown, printed), f"$ {command}\n{printed}\n\nis not what is shown:\n\n{shown}"

@@ -7,6 +7,7 @@ go between any two lines, and a result is then sent again, under the same id. A 
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,6 @@ log = logging.getLogger("shellrunner.callbacks")
 
 AT_ONCE: Final = 8  # tries
 AT_ONE_HOST: Final = 4  # so that others have a place while one hangs
-LOOKED_AT: Final = 64  # of what is due: beyond the tries that hang, so that others are seen
 _MOST_REST: Final = 30.0  # seconds until the clock is read again: it may have been set
 _REST_WHILE_DUE: Final = 1.0  # seconds, while what is due already has no place
 _AGAIN: Final = 1.0  # seconds until a history that could not be read or written is asked again
@@ -64,7 +64,11 @@ class Caller:
                 tasks.create_task(self._listen(bell), name="callbacks come due")
                 while True:
                     self._look.clear()
-                    pause = await self._begin(client, tasks)
+                    try:
+                        await self._begin(client, tasks)
+                        pause = await self._pause()
+                    except StoreUnavailable:
+                        pause = _AGAIN  # whoever writes it down says so; what is due stays due
                     await self._rest(pause)
 
     async def _listen(self, bell: Bell) -> None:
@@ -72,23 +76,33 @@ class Caller:
             await bell.wait()
             self._look.set()
 
-    async def _begin(self, client: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> float:
-        """Begin the tries that are due and have a place; return after how many seconds to look again."""
+    async def _begin(self, client: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
+        """Begin the tries that are due, as far as there are places: so many in all, so many at one host."""
         for job in self._tried:
             del self._trying[job]
         self._tried.clear()
-        try:
-            for due in await self._store.due_callbacks(LOOKED_AT) if len(self._trying) < AT_ONCE else ():
-                if self._has_place(due):
-                    self._trying[due.job.id] = _host(due.job)
-                    tasks.create_task(self._try(client, due), name=f"callback {due.job.id}")
-            upcoming = await self._store.next_callback()
-        except StoreUnavailable:
-            return _AGAIN  # whoever writes it down says so; what is due stays due
+        hosts = Counter(self._trying.values())
+        if hosts.total() == AT_ONCE:
+            return
+        full = [host for host, tries in hosts.items() if tries == AT_ONE_HOST]
+        for due in await self._store.due_callbacks(AT_ONCE, full):
+            host = _host(due.job)
+            if due.job.id in self._trying or hosts.total() == AT_ONCE:
+                continue
+            if hosts[host] == AT_ONE_HOST:
+                self._look.set()  # it is full by now: look again, beyond what is due there
+                continue
+            hosts[host] += 1
+            self._trying[due.job.id] = host
+            tasks.create_task(self._try(client, due), name=f"callback {due.job.id}")
+
+    async def _pause(self) -> float:
+        """After how many seconds to look again, if nothing happens before."""
+        upcoming = await self._store.next_callback()
         if upcoming is None:
             return _MOST_REST
-        pause = (upcoming - _now()) / 1000
-        return min(pause, _MOST_REST) if pause > 0 else _REST_WHILE_DUE
+        seconds = (upcoming - _now()) / 1000
+        return min(seconds, _MOST_REST) if seconds > 0 else _REST_WHILE_DUE
 
     async def _rest(self, seconds: float) -> None:
         try:
@@ -96,11 +110,6 @@ class Caller:
                 await self._look.wait()
         except TimeoutError:
             pass
-
-    def _has_place(self, due: DueCallback) -> bool:
-        hosts = [*self._trying.values()]
-        free = len(hosts) < AT_ONCE and hosts.count(_host(due.job)) < AT_ONE_HOST
-        return free and due.job.id not in self._trying
 
     async def _try(self, client: aiohttp.ClientSession, due: DueCallback) -> None:
         try:

@@ -25,7 +25,7 @@ The rules, in prose:
 - When the history cannot be written (`StoreUnavailable`), nothing of the call has happened.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -223,8 +223,8 @@ class Store(Protocol):
 
     # What the caller of callbacks says ------------------------------------------------------------------------
 
-    async def due_callbacks(self, limit: int) -> Sequence[DueCallback]:
-        """Return up to `limit` results that are to be sent now, the longest due first."""
+    async def due_callbacks(self, limit: int, passing_over: Collection[str] = ()) -> Sequence[DueCallback]:
+        """Return up to `limit` results that are to be sent now, the longest due first, but none to these hosts."""
 
     async def next_callback(self) -> Millis | None:
         """Return when the next result is to be sent, if any is."""

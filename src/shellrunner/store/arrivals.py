@@ -63,7 +63,7 @@ def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = N
         labels = [(key, value, job_id) for key, value in spec.labels.items()]
         db.executemany("INSERT INTO labels VALUES (?, ?, ?)", labels)
     if spec.notify:
-        calls.expect(db, job_id)
+        calls.expect(db, job_id, spec.notify.host)
         db.execute("UPDATE jobs SET minded = 1 WHERE id = ?", (job_id,))
     if owner is not None:
         return job_id, [Move(job_id, spec.queue, None, State.RUNNING)]

@@ -3,21 +3,25 @@
 Units for the store's lanes. Must not know HTTP, or how a result is sent.
 """
 
+import json
 import sqlite3
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
+from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Delivery, Millis
 from shellrunner.store import DueCallback, rows
 
 DUE: Final = """SELECT job, tries, since FROM callbacks INDEXED BY callbacks_due
-    WHERE due IS NOT NULL AND due <= ? ORDER BY due LIMIT ?"""
+    WHERE due IS NOT NULL AND due <= ? AND host NOT IN (SELECT value FROM json_each(?)) ORDER BY due LIMIT ?"""
 NEXT: Final = "SELECT min(due) FROM callbacks INDEXED BY callbacks_due WHERE due IS NOT NULL"
 
 
-def expect(db: sqlite3.Connection, job_id: int) -> None:
-    """A job was accepted whose result is to be sent."""
-    db.execute("INSERT INTO callbacks (job, state) VALUES (?, ?)", (job_id, Delivery.PENDING))
+def expect(db: sqlite3.Connection, job_id: int, host: str) -> None:
+    """A job was accepted whose result is to be sent there."""
+    db.execute("INSERT INTO callbacks (job, host, state) VALUES (?, ?, ?)", (job_id, host, Delivery.PENDING))
 
 
 def ended(db: sqlite3.Connection, job_id: int) -> None:
@@ -26,9 +30,13 @@ def ended(db: sqlite3.Connection, job_id: int) -> None:
     db.execute("UPDATE callbacks SET since = ?, due = ? WHERE job = ?", (now, now, job_id))
 
 
-def due(db: sqlite3.Connection, now: Millis, limit: int) -> list[DueCallback]:
-    """What is to be sent now, the longest due first."""
-    return [DueCallback(rows.job(db, job), tries, since) for job, tries, since in db.execute(DUE, (now, limit))]
+def due(db: sqlite3.Connection, now: Millis, limit: int, passing_over: Collection[str]) -> list[DueCallback]:
+    """What is to be sent now, the longest due first, but nothing to these hosts."""
+    found: list[DueCallback] = []
+    for job, tries, since in db.execute(DUE, (now, json.dumps([*passing_over]), limit)).fetchall():
+        with suppress(StoreUnavailable):  # one that is damaged must not hold up the others
+            found.append(DueCallback(rows.job(db, job), tries, since))
+    return found
 
 
 def upcoming(db: sqlite3.Connection) -> Millis | None:

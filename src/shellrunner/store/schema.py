@@ -142,8 +142,8 @@ CREATE TABLE paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE keys (identity TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, job INTEGER NOT NULL,
     created INTEGER NOT NULL, PRIMARY KEY (identity, key)) STRICT, WITHOUT ROWID;
 CREATE INDEX keys_created ON keys (created);
-CREATE TABLE callbacks (job INTEGER PRIMARY KEY, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
-    since INTEGER, due INTEGER, error TEXT) STRICT;
+CREATE TABLE callbacks (job INTEGER PRIMARY KEY, host TEXT NOT NULL, state TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0, since INTEGER, due INTEGER, error TEXT) STRICT;
 CREATE INDEX callbacks_due ON callbacks (due) WHERE due IS NOT NULL;
 CREATE VIRTUAL TABLE search USING fts5 (command, content = '', columnsize = 0,
     tokenize = 'trigram case_sensitive 1');

@@ -7,7 +7,7 @@ Opened by the composition root. Each method is a unit for a lane and what follow
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -205,8 +205,8 @@ class SqliteStore(Core):
 
     # What the caller of callbacks says ------------------------------------------------------------------------
 
-    async def due_callbacks(self, limit: int) -> Sequence[DueCallback]:
-        return await self._read(lambda db: calls.due(db, now(), limit))
+    async def due_callbacks(self, limit: int, passing_over: Collection[str] = ()) -> Sequence[DueCallback]:
+        return await self._read(lambda db: calls.due(db, now(), limit, passing_over))
 
     async def next_callback(self) -> Millis | None:
         return await self._read(calls.upcoming)

@@ -64,7 +64,7 @@ class Controls:
         try:
             taken = await link.give(job_id, kept.claim.token, offset, data, end=end)
         except KeeperGone:
-            raise NotRunning(f"{job_id} branch 1 {locals()}")
+            raise NotRunning(job_id) from None
         match taken["refused"]:
             case "offset":
                 raise WrongOffset(taken["offset"])
@@ -73,7 +73,7 @@ class Controls:
             case "closed":
                 raise InputClosed(job_id)
             case "gone":
-                raise NotRunning(f"{job_id} branch 2 {locals()}")
+                raise NotRunning(job_id)
 
     async def _reach(self, job_id: int) -> tuple[Kept, Link]:
         """Find the keeper; it may have been claimed for, or be sought after a restart, at this very moment."""
@@ -83,16 +83,16 @@ class Controls:
                 await self._check_version(job_id, kept.link)
                 return kept, kept.link
             if not isinstance((await self._store.job(job_id)).phase, Running):
-                raise NotRunning(f"{job_id} branch 3 {locals()}")
+                raise NotRunning(job_id)
             await asyncio.sleep(_AGAIN)
 
     async def _check_version(self, job_id: int, link: Link) -> None:
         try:
             hello = await link.hello
         except KeeperGone:
-            raise NotRunning(f"{job_id} branch 4 {locals()}")
+            raise NotRunning(job_id) from None
         if link.closed.done():
-            raise NotRunning(f"{job_id} branch 5 {locals()}")
+            raise NotRunning(job_id)
         if hello["protocol"] < CONTROLLED:
             raise _TooOld(job_id)
 

@@ -75,17 +75,12 @@ class Board:
 
         There must be something: `edge` is a later change, and who gives the same two gets the same frame.
         """
-        async with self._framing:
-            frame = self._frames.get((number, edge))
-            if frame is None:
-                frame = await self._make(number)
-                if frame is not None:
-                    self._frames[number, edge] = frame
-                    if len(self._frames) > REMEMBERED:
-                        self._frames.popitem(last=False)
+        if frame := self._frames.get((number, edge)):
             return frame
+        async with self._framing:
+            return self._frames.get((number, edge)) or await self._make(number, edge)
 
-    async def _make(self, number: int) -> Frame | None:
+    async def _make(self, number: int, edge: int) -> Frame | None:
         # The changes before the jobs: what a job is told to be is then never older than the id that goes with it,
         # and what came between the two is told once more. One frame after the other, so no reader sees time go back.
         changed = self._store.changes.since(number)
@@ -94,7 +89,10 @@ class Board:
         changed = changed[:MOST]
         jobs = {job.id: job for job in await self._store.some(job_id for _, job_id in changed)}
         told = [self._event(change, job_id, jobs.get(job_id)) for change, job_id in changed]
-        return Frame(b"".join(told), changed[-1][0])
+        frame = self._frames[number, edge] = Frame(b"".join(told), changed[-1][0])
+        if len(self._frames) > REMEMBERED:
+            self._frames.popitem(last=False)
+        return frame
 
     def _event(self, change: int, job_id: int, job: Job | None) -> bytes:
         if job is None:

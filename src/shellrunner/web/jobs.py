@@ -65,7 +65,7 @@ async def remove(request: web.Request) -> web.Response:
 async def remove_many(request: web.Request) -> web.StreamResponse:
     """DELETE /api/jobs?…: all that are meant and done, in small steps.
 
-    It goes on when the client goes; if the service stops meanwhile, what was deleted is, and asking again does the rest.
+    It goes on when the client goes. If the service stops meanwhile, some are deleted, and asking again does the rest.
     """
     request.app[STREAMS].check_open()
     answers.check_version(request, "")  # a list has no version of its own, so none can be the right one
