@@ -205,6 +205,7 @@ async def test_the_raw_routes_of_attempts(site):
     one, two = (f"/api/results/{job_id}/attempts/{number}/stdout" for number in (1, 2))
     answers = [await site.get(path) for path in (one, two, f"/api/results/{job_id}/stdout")]
     assert [answer.body for answer in answers] == [b"0123456789", b"last", b"last"]
+    assert (await site.get(f"/api/results/{job_id}")).json["stdout"] == "last"
     assert answers[0].headers["ETag"] != answers[1].headers["ETag"] == answers[2].headers["ETag"]
     part = await site.get(one, headers={"Range": "bytes=8-", "If-Range": answers[0].headers["ETag"]})
     assert (part.status, part.body, part.headers["Content-Range"]) == (206, b"89", "bytes 8-9/10")

@@ -154,8 +154,10 @@ def test_every_setting_can_come_from_the_environment(key, monkeypatch):
     others = {
         "server.host": "::1", "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"], "jobs.cwd": "/tmp",
         "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
+        "callbacks.hosts": ["example.org"], "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
     }  # fmt: skip
     value = others.get(key, 77)
+    monkeypatch.setenv("SHELLRUNNER_CALLBACKS__SECRET", others["callbacks.secret"])  # hosts need one
     monkeypatch.setenv(
         f"SHELLRUNNER_{section}__{name}".upper(), value if isinstance(value, str) else json.dumps(value)
     )

@@ -15,6 +15,7 @@ from shellrunner.keeper.input import ROOM, Input
 from shellrunner.keeper.messages import PROTOCOL
 from shellrunner.supervisor import Controls
 from tests.keepers import ended, give, start
+from tests.service import InProcess
 from tests.waiting import lives, until
 
 BIG = os.urandom(1000) * 1000
@@ -129,7 +130,7 @@ def test_input_leaves_no_descriptor_behind(keeping):
     pid = keeper.hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
     kinds = [
-        {"command": "cat"},
+        {"command": "head -c 3"},
         {"command": "true"},
         {"command": "exec <&-; sleep 0.02"},
         {"command": "true", "cwd": "/no/such"},
@@ -137,7 +138,7 @@ def test_input_leaves_no_descriptor_behind(keeping):
     ]
     for job, kind in enumerate(kinds * 3, 1):
         start(keeper, job, stream=True, **kind)
-        keeper.say(do="input", job=job, token="t", offset=None, data="eHl6", end=True)
+        keeper.say(do="input", job=job, token="t", offset=None, data="eHl6", end=job % 2 == 0)
         assert {keeper.hear()["say"], keeper.hear()["say"]} == {"took", "ended"}
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
 
@@ -315,6 +316,20 @@ async def test_bad_input_is_refused_and_takes_nothing(service, query, data, stat
     assert (got, body["type"]) == (status, f"/problems/{kind}")
     got, body = await send(service, job, b"", "?offset=9")
     assert body["offset"] == 0
+
+
+async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
+    """Whoever announces more than comes gets 408, and nothing of it was taken."""
+    monkeypatch.setattr("shellrunner.web.bodies.BODY_TIME", 0.05)
+    async with InProcess(tmp_path / "state") as service:
+        job = await listener(service, "cat")
+        host, port = service.url.removeprefix("http://").split(":")
+        reading, writing = await asyncio.open_connection(host, port)
+        head = f"POST /api/jobs/{job}/stdin HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 5\r\n\r\nabc"
+        writing.write(head.encode())
+        assert (await reading.readline()).startswith(b"HTTP/1.1 408 ")
+        writing.close()
+        assert (await send(service, job, b"", "?offset=0&end=true"))[0] == 204
 
 
 async def test_a_packed_body_is_refused(service):

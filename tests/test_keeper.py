@@ -13,8 +13,10 @@ from shellrunner.keeper import tree
 from shellrunner.keeper.identity import Identity
 from shellrunner.keeper.messages import Unpacker, pack
 from shellrunner.keeper.recorder import Recorder
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, entries
+from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, data_path, entries
 from shellrunner.model import Claim, Ending, JobSpec
+from shellrunner.store import runs
+from shellrunner.store.runs import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
 from tests.keepers import ForkServer, Talk, start
 from tests.waiting import lives, until
@@ -300,6 +302,36 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path):
     os.close(directory)
 
 
+@pytest.mark.parametrize("attempt", [1, 2, 30])
+def test_each_attempt_has_its_own_files(keeping, fork_server, attempt):
+    """What finds no room in the slot lies under the attempt's name, and the slot says which attempt it is."""
+    keeper, slot = keeping
+    size = DATA_ROOM + 1000
+    start(keeper, 12, f"head -c {size} /dev/zero", **({"attempt": attempt} if attempt > 1 else {}))
+    keeper.hear()
+    record = slot.find(12, "t")
+    assert record.attempt == attempt
+    assert ("attempt" in record.start) == (attempt > 1)  # a slot of an earlier version never says it
+    stem = "12" if attempt == 1 else f"12.{attempt}"
+    assert (fork_server.state / "runs" / f"{stem}.out").stat().st_size == 1000
+    assert data_path(12, attempt) == f"runs/{stem}.out"
+    with Spill(str(fork_server.state), 12, attempt) as spill:
+        assert len(spill.data(DATA_ROOM, 5000)) == 1000
+
+
+def test_the_files_of_all_attempts_are_found_and_removed(tmp_path):
+    """A job's attempts are removed with it, others' files and what nobody knows are not."""
+    (tmp_path / "runs").mkdir()
+    names = ["7.out", "7.idx", "7.3.out", "70.out", "70.12.idx", "8.2.out", "x.out", "7.out.tmp", "07.out", "7.0.out"]
+    for name in names:
+        (tmp_path / "runs" / name).touch()
+    assert runs.present(str(tmp_path)) == {7: 3, 70: 12, 8: 2}
+    runs.remove(str(tmp_path), 7, 3)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == set(names) - {"7.out", "7.idx", "7.3.out"}
+    runs.remove(str(tmp_path), 70)
+    assert (tmp_path / "runs" / "70.12.idx").exists()
+
+
 # Verdicts -----------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +354,10 @@ def _claim(token):
 
 
 OTHER_BOOT = "00000000-1111111111111111"
+END = {
+    "ending": "exited", "exit_code": 3, "signal": None, "detail": None, "wall": 9, "started": 5, "duration": 0.1,
+    "cpu_user": 0.0, "cpu_system": 0.0, "max_rss_bytes": None,
+}  # fmt: skip
 
 
 def test_silence_of_a_sound_slot_means_never_started_in_this_boot_only(state):
@@ -358,11 +394,7 @@ def _end(writer, directory, token, data=b"out"):
     recorder = Recorder(writer, directory, 1, token, 1 << 30)
     recorder.store(0, data)
     recorder.close()
-    end = {
-        "ending": "exited", "exit_code": 3, "signal": None, "detail": None, "wall": 9, "started": 5, "duration": 0.1,
-        "cpu_user": 0.0, "cpu_system": 0.0, "max_rss_bytes": None,
-    }  # fmt: skip
-    writer.end(recorder.progress() | end)
+    writer.end(recorder.progress() | END)
 
 
 @pytest.mark.parametrize("token", [new_token(), OTHER_BOOT])
@@ -372,6 +404,19 @@ def test_a_whole_end_is_the_truth_in_any_boot(state, token):
     _end(writer, directory, token)
     verdict = judge(directory, _claim(token), "gone")
     assert (verdict.end.ending, verdict.end.exit_code, verdict.head.data) == (Ending.EXITED, 3, b"out")
+
+
+def test_a_later_attempt_is_judged_by_its_own_files(state):
+    """An end whose output lies in another attempt's files only is `lost`; in its own, it is the truth."""
+    path, directory, writer = state
+    for name, ending in (("1.2.out", Ending.EXITED), ("1.out", Ending.LOST)):
+        writer.begin({"job": 1, "token": OTHER_BOOT, "wall": 5, "attempt": 2})
+        recorder = Recorder(writer, directory, 1, OTHER_BOOT, 1 << 30, attempt=2)
+        recorder.store(0, b"x" * 100_000)
+        recorder.close()
+        writer.end(recorder.progress() | END)
+        os.rename(path / "runs" / "1.2.out", path / "runs" / name)
+        assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is ending
 
 
 @pytest.mark.parametrize("damage", ["data", "end", "file"])

@@ -1,6 +1,6 @@
 """What Prometheus is told: what was observed since the start, and how everything stands when it asks.
 
-Owned by the service, which has `Metrics` hear of each end and hands the sources of all other figures to it.
+Owned by the service, which has `Metrics` hear of each attempt's end and hands the sources of all else to it.
 Names and units are Prometheus' (prometheus.io/docs/practices/naming). Must not know HTTP or SQL.
 """
 
@@ -9,9 +9,8 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from shellrunner import __version__
-from shellrunner.model import Delivery, End, Ending, Millis, State, Stream, Volume
+from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
 from shellrunner.store import Queues, QueueState
 from shellrunner.store.sqlite import SqliteStore
 from shellrunner.supervisor import Supervisor
@@ -42,7 +41,7 @@ _BUCKETS: Final = (
 )  # fmt: skip
 
 # Else each counter has a gauge beside it that says when it was made: of a process that tells its own start, noise.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +54,42 @@ class Sources:
     places: int
 
 
-class _OfQueue:
+class _OfQueue(NamedTuple):
     """What is observed of one queue. Found once: to look labels up costs as much as all the counting."""
 
-    def __init__(self, queue: str, ended: Counter, waited: Histogram, ran: Histogram) -> None:
-        self.ended = {ending: ended.labels(queue, ending) for ending in Ending}
-        self.waited, self.ran = waited.labels(queue), ran.labels(queue)
+    waited: Histogram
+    ran: Histogram
 
 
 class Metrics:
     """All figures of one service, in a registry of their own."""
 
     def __init__(self, queues: Iterable[str]) -> None:
-        """Begin at 0 for each ending in each of these queues: a rate needs a first value before the first event."""
+        """Begin at 0 for each of these queues: a rate needs a first value before the first event."""
         self._registry = registry = CollectorRegistry()
-        jobs = Counter("shellrunner_jobs_ended_total", "Jobs that are done.", ("queue", "ending"), registry=registry)
-        waits = _histogram(
-            "wait", "From when a job could start (accepted, due) to its start, each attempt.", registry
-        )
-        runs = _histogram("run", "From a command's start to its end, each attempt.", registry)
-        self._new_queue = partial(_OfQueue, ended=jobs, waited=waits, ran=runs)
-        self._queues = {queue: self._new_queue(queue) for queue in queues}
-        self._stored = _by_stream("", "Output of ended commands that was stored.", registry)
-        self._dropped = _by_stream(
-            "dropped_", "Output that was not stored: over the limit, or on a full disk.", registry
-        )
-        tries = Counter(
-            "shellrunner_callback_tries_total",
-            "Tries to send a result; after `pending` there is another.",
-            ("outcome",),
-            registry=registry,
-        )
-        self._tries = {outcome: tries.labels(outcome) for outcome in Delivery}
+        self._waits = _histogram("wait", "From when an attempt could start to its start.", registry)
+        self._runs = _histogram("run", "From an attempt's start to its command's end.", registry)
+        self._queues = {queue: self._begin(queue) for queue in queues}
+        self._stored = _by_stream("", "Output of ended attempts that was stored.", registry)
+        self._dropped = _by_stream("dropped_", "Output of ended attempts that was not stored.", registry)
         ProcessCollector(registry=registry)
 
-    def ended(self, queue: str, end: End, volume: Volume, ready: Millis | None, *, last: bool = True) -> None:
-        """An attempt is over, and the job too if it was its `last`; `ready` is since when it could have started."""
+    def _begin(self, queue: str) -> _OfQueue:
+        return _OfQueue(self._waits.labels(queue), self._runs.labels(queue))
+
+    def observe(self, claim: Claim, end: End, volume: Volume) -> None:
+        """An attempt is over."""
+        queue = claim.spec.queue
         seen = self._queues.get(queue)
-        if seen is None:  # of a job that was accepted when config still named it
-            seen = self._queues[queue] = self._new_queue(queue)
-        if last:
-            seen.ended[end.ending].inc()
-        if end.started is not None and ready is not None:
+        if seen is None:  # the job was accepted when config still named it
+            seen = self._queues[queue] = self._begin(queue)
+        if end.started is not None and claim.ready is not None:
             # The wall clock may have been set back between the two.
-            seen.waited.observe(max(0, end.started - ready) / 1000)
+            seen.waited.observe(max(0, end.started - claim.ready) / 1000)
         if end.duration is not None:
             seen.ran.observe(end.duration)
         _add(self._stored, volume.stdout_bytes, volume.stderr_bytes)
         _add(self._dropped, volume.stdout_dropped, volume.stderr_dropped)
-
-    def called_back(self, outcome: Delivery) -> None:
-        """A result was sent, or was not and will be again (`pending`), or never will."""
-        self._tries[outcome].inc()
 
     async def render(self, sources: Sources, followers: Mapping[str, int], *, openmetrics: bool) -> bytes:
         """All figures as of now, as OpenMetrics 1.0.0 or in Prometheus' own text format 0.0.4.
@@ -114,8 +97,9 @@ class Metrics:
         Raises:
             StoreUnavailable: the history cannot be read.
         """
-        page = _Page(self._registry, list(_standing(sources, await sources.store.queues(), followers)))
-        return generate_openmetrics(page) if openmetrics else generate_latest(page)  # type: ignore[arg-type]
+        queues = await sources.store.queues()
+        page = _Page(self._registry, list(_standing(sources, queues, followers)))
+        return bytes(generate_openmetrics(page)) if openmetrics else generate_latest(page)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +120,8 @@ def _standing(sources: Sources, queues: Queues, followers: Mapping[str, int]) ->
         "The program's version, and Python's.",
         {"version": __version__, "python": platform.python_version()},
     )
-    yield from _of_jobs(sources, queues.queues)
+    yield _jobs(sources, queues.queues)
+    yield _ends(sources.store, queues.queues)
     yield from _of_queues(queues)
     yield from _of_the_history(sources)
     yield _gauge("shellrunner_places", "How many commands may run at once.", {(): sources.places})
@@ -154,19 +139,22 @@ def _standing(sources: Sources, queues: Queues, followers: Mapping[str, int]) ->
     )
 
 
-def _of_jobs(sources: Sources, queues: Iterable[QueueState]) -> Iterator[Metric]:
+def _jobs(sources: Sources, queues: Iterable[QueueState]) -> Metric:
     numbers = dict.fromkeys(State, 0)
     for queue in queues:
         numbers[State.WAITING] += queue.waiting
         numbers[State.QUEUED] += queue.queued
         numbers[State.RUNNING] += queue.running
     numbers[State.DONE] = sources.store.kept.jobs
-    yield _gauge(
-        "shellrunner_jobs",
-        "Jobs in the history.",
-        {(state,): number for state, number in numbers.items()},
-        "state",
-    )
+    return _gauge("shellrunner_jobs", "Jobs in the history.", {(state,): n for state, n in numbers.items()}, "state")
+
+
+def _ends(store: SqliteStore, queues: Iterable[QueueState]) -> Metric:
+    names = {queue.name for queue in queues} | {name for name, _ in store.ends}
+    ends: dict[Labels, float] = {
+        (name, ending): store.ends[name, ending] for name in sorted(names) for ending in Ending
+    }
+    return _counter("shellrunner_jobs_ended_total", "Jobs that are done.", ends, "queue", "ending")
 
 
 def _of_queues(queues: Queues) -> Iterator[Metric]:
@@ -183,16 +171,16 @@ def _of_queues(queues: Queues) -> Iterator[Metric]:
     limits = [float("inf") if queue.limit is None else queue.limit for queue in every]
     yield of_each("limit", "How many of its jobs may run at once.", limits)
     ages = [0 if queue.oldest is None else max(0, now - queue.oldest) / 1000 for queue in every]
-    yield of_each("oldest_seconds", "Since when its oldest queued job is accepted; 0 without one.", ages)
-    paused = [queues.paused or queue.paused for queue in every]
+    yield of_each("oldest_seconds", "Age of its oldest queued job, from when it was accepted; 0 without one.", ages)
+    paused = [queue.paused for queue in every]
     yield of_each("paused", "1 if it starts nothing, by its own pause or the whole service's.", paused)
 
 
 def _of_the_history(sources: Sources) -> Iterator[Metric]:
     state_dir, store = sources.state_dir, sources.store
-    yield CounterMetricFamily(
-        "shellrunner_history_commits", "Transactions that were committed to the history.", store.commits
-    )
+    yield _counter("shellrunner_history_commits_total", "Transactions committed to it.", {(): store.commits})
+    tries: dict[Labels, float] = {(outcome,): store.tries[outcome] for outcome in Delivery}
+    yield _counter("shellrunner_callback_tries_total", "Times that a result was sent.", tries, "outcome")
     database = sum(_size(state_dir / name) for name in ("history.db", "history.db-wal"))
     yield _gauge("shellrunner_history_bytes", "Size of history.db and its write-ahead log.", {(): database})
     yield _gauge("shellrunner_kept_output_bytes", "Output of done jobs that is kept.", {(): store.kept.bytes})
@@ -203,6 +191,13 @@ def _of_the_history(sources: Sources) -> Iterator[Metric]:
 
 def _gauge(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:
     family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
     return family

@@ -1,0 +1,23 @@
+"""The tour is taken once, by a service of its own; all tests here look at what it brought home."""
+
+import asyncio
+
+import pytest
+
+from tests.contract import tour
+from tests.service import Service
+
+
+@pytest.fixture(scope="session")
+def exchanges(tmp_path_factory):
+    """Every answer of the tour."""
+    return asyncio.run(_taken(tmp_path_factory.mktemp("contract") / "state"))
+
+
+async def _taken(state_dir):
+    service = Service(state_dir)
+    await service.start(JOBS__KILL_GRACE=1)
+    try:
+        return await tour.take(service.url)
+    finally:
+        await service.clear_away()

@@ -1,0 +1,48 @@
+"""The answers of the tour as httplint reads them (RFC 9110 to 9112 and what followed)."""
+
+import copy
+
+import pytest
+
+linting = pytest.importorskip("httplint")
+from httplint.note import levels  # noqa: E402
+
+# Notes that are matters of taste, each with its reason.
+TASTE = {
+    # RFC 9110, 12.5.3: a 415 for want of a coding says with it which ones are taken.
+    "REQUEST_HDR_IN_RESPONSE",
+}
+
+
+def linted(exchange):
+    """What httplint says of the answer, with the request that it answers."""
+    request = linting.HttpRequestLinter()
+    request.process_request_topline(exchange.verb.encode(), exchange.target.encode(), b"1.1")
+    request.process_headers([(name.encode(), value.encode()) for name, value in exchange.sent.items()])
+    request.finish_content(True)
+    response = linting.HttpResponseLinter(_related=request)
+    response.is_head_response = exchange.verb == "HEAD"
+    response.process_response_topline(b"1.1", str(exchange.status).encode(), exchange.reason.encode())
+    response.process_headers([(name.encode(), value.encode()) for name, value in exchange.headers])
+    response.feed_content(exchange.body)
+    response.finish_content(True)
+    return response.notes
+
+
+@pytest.mark.parametrize("level", [levels.BAD, levels.WARN])
+def test_nothing_is_wrong_with_any_answer(exchanges, level):
+    """httplint has nothing to find fault with, and warns of nothing but what is listed with its reason."""
+    found = {
+        (type(note).__name__, str(note), f"{each.verb} {each.target} {each.status}")
+        for each in exchanges
+        for note in linted(each)
+        if note.level is level and type(note).__name__ not in TASTE
+    }
+    assert found == set()
+
+
+def test_it_would_notice(exchanges):
+    """An answer with a wrong length and a date that is none is found fault with."""
+    spoilt = copy.copy(exchanges[0])
+    spoilt.headers = [("Date", "yesterday"), ("Content-Length", "1")]
+    assert {note.level for note in linted(spoilt)} >= {levels.BAD}

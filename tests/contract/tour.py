@@ -1,0 +1,231 @@
+"""A tour through every route of a running service, each answer recorded as it came over the wire."""
+
+import asyncio
+import http.client
+import json
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Exchange:
+    """A request, and what was answered."""
+
+    verb: str
+    target: str
+    sent: dict
+    status: int
+    reason: str
+    headers: list
+    body: bytes = field(repr=False)
+
+    @property
+    def path(self):
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    def header(self, name):
+        """The value of a header of the answer, or None."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    @property
+    def media_type(self):
+        """The type of the body, without parameters."""
+        return (self.header("Content-Type") or "").partition(";")[0]
+
+    @property
+    def json(self):
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    def __str__(self):
+        return f"{self.verb} {self.target} {self.sent} -> {self.status}"
+
+
+class Tour:
+    """A client that keeps what it was answered."""
+
+    def __init__(self, url):
+        self.exchanges = []
+        self._authority = urlsplit(url).netloc
+
+    async def ask(self, verb, target, body=None, *, events=None, **headers):
+        """Send one request; `events` is how many to read of a stream that does not end."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if isinstance(body, dict):
+            body, sent = json.dumps(body, ensure_ascii=False).encode(), {"Content-Type": "application/json", **sent}
+        exchange = await asyncio.to_thread(self._exchange, verb, target, body, sent, events)
+        self.exchanges.append(exchange)
+        return exchange
+
+    def _exchange(self, verb, target, body, sent, events):
+        connection = http.client.HTTPConnection(self._authority, timeout=20)
+        try:
+            connection.request(verb, target, body, sent)
+            response = connection.getresponse()
+            content = response.read() if events is None else _read_events(response, events)
+            headers = list(response.headers.items())
+            return Exchange(verb, target, sent, response.status, response.reason, headers, content)
+        finally:
+            connection.close()
+
+
+def _read_events(response, wanted):
+    content = b""
+    while content.count(b"\n\n") < wanted:
+        content += response.readline()
+    return content
+
+
+async def take(url):
+    """Go everywhere; return all exchanges."""
+    tour = Tour(url)
+    ask = tour.ask
+    done = await _jobs(ask)
+    await _lists(ask)
+    await _results(ask, done)
+    await _streams(ask, done)
+    await _running(ask)
+    await _queues(ask)
+    await _service(ask)
+    await _refused(ask, done)
+    await _deleted(ask, done)
+    return tour.exchanges
+
+
+async def _submit(ask, **job):
+    return (await ask("POST", "/api/jobs", job)).json["job_id"]
+
+
+async def _over(ask, job_id):
+    """Wait for its end; nothing of this is recorded but one long poll."""
+    while (await ask("GET", f"/api/statuses/{job_id}", Prefer="wait=10")).status != 303:
+        pass
+
+
+async def _jobs(ask):
+    job = {"command": "echo Привет, $NAME; echo ой >&2", "env": {"NAME": "мир"}, "labels": {"team": "a"}}
+    done = await _submit(ask, **job)
+    await _over(ask, done)
+    waited = await ask("POST", "/api/jobs", {"argv": ["/bin/true"]}, Prefer="wait=10", Idempotency_Key='"tour"')
+    assert waited.status == 200
+    again = await ask("POST", "/api/jobs", {"argv": ["/bin/true"]}, Idempotency_Key='"tour"')
+    assert again.status == 202
+    assert (await ask("POST", "/api/jobs", {"argv": ["/bin/false"]}, Idempotency_Key='"tour"')).status == 422
+    for target in (f"/api/jobs/{done}", "/api", "/api/openapi.json"):
+        first = await ask("GET", target)
+        await ask("GET", target, If_None_Match=first.header("ETag"))
+        await ask("GET", target, If_Match='"other"')
+        await ask("HEAD", target)
+    await ask("OPTIONS", "/api/jobs")
+    return done
+
+
+async def _lists(ask):
+    for name in ("jobs", "statuses", "results"):
+        first = await ask("GET", f"/api/{name}?limit=1")
+        await ask("GET", first.json["next"])
+        await ask("GET", f"/api/{name}?fields=job_id&sort=-created&q=%D0%BF%D1%80%D0%B8%D0%B2")
+        await ask("GET", f"/api/{name}?limit=1", If_None_Match=first.header("ETag"))
+
+
+async def _results(ask, done):
+    retried = await _submit(ask, command="echo again; exit 3", retries={"max": 1})
+    await _over(ask, retried)
+    attempt = f"/api/results/{retried}/attempts/1"
+    for target in (f"/api/results/{done}", f"/api/results/{retried}", attempt):
+        first = await ask("GET", target)
+        await ask("GET", target, If_None_Match=first.header("ETag"))
+        await ask("GET", target, If_Match='"other"')
+    for target in (f"/api/results/{done}", attempt):
+        for stream in ("stdout", "stderr"):
+            raw = f"{target}/{stream}"
+            whole = await ask("GET", f"{raw}?download")
+            await ask("GET", raw, If_None_Match=whole.header("ETag"))
+            await ask("GET", raw, Range="bytes=0-1", If_Range=whole.header("ETag"))
+            await ask("GET", raw, Range="bytes=1000-")
+            await ask("HEAD", raw)
+    await ask("GET", f"/api/results/{retried}/attempts/9")
+
+
+async def _streams(ask, done):
+    events = f"/api/statuses/{done}/events"
+    await ask("GET", events)
+    await ask("GET", f"{events}?encoding=base64")
+    await ask("GET", events, Last_Event_ID="end")
+    await ask("HEAD", events)
+    await ask("GET", f"/api/statuses/{done}/output")
+    await ask("GET", f"/api/statuses/{done}/output?stream=stdout&tail=1&follow")
+    changes = await ask("GET", "/api/statuses/events?last_event_id=unknown", events=1)
+    assert b"event: reset" in changes.body
+    following = asyncio.create_task(ask("GET", "/api/statuses/events", events=3))
+    while not following.done():
+        await _over(ask, await _submit(ask, command="true"))
+
+
+async def _running(ask):
+    job = await _submit(ask, command="trap 'exit 5' HUP; read x; while :; do sleep 0.05; done", stdin={"stream": True})
+    stdin, signal = f"/api/jobs/{job}/stdin", f"/api/jobs/{job}/signal"
+    while (await ask("GET", f"/api/statuses/{job}")).json["state"] != "running":
+        pass
+    while (await ask("POST", stdin, b"line\n")).status != 204:
+        pass
+    assert (await ask("POST", f"{stdin}?offset=1", b"x")).status == 409
+    await ask("POST", signal, {"signal": "SIGNONE"})
+    assert (await ask("GET", f"/api/results/{job}")).status == 404
+    assert (await ask("DELETE", f"/api/jobs/{job}")).status == 409
+    assert (await ask("POST", signal, {"signal": "SIGHUP"})).status == 202
+    await _over(ask, job)
+    assert (await ask("POST", signal, {"signal": "SIGHUP"})).status == 409
+    job = await _submit(ask, command="sleep 100")
+    assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 202
+    await _over(ask, job)
+    assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 409
+
+
+async def _queues(ask):
+    await ask("GET", "/api/queues")
+    for where in ("/api/queues/default", "/api/queues"):
+        await ask("POST", f"{where}/pause")
+        await ask("POST", f"{where}/resume")
+    assert (await ask("POST", "/api/queues/nowhere/pause")).status == 404
+
+
+async def _service(ask):
+    for target in ("/healthz", "/readyz", "/metrics"):
+        await ask("GET", target)
+        await ask("HEAD", target)
+
+
+async def _refused(ask, done):
+    """What is answered to requests that make no sense, one for each status."""
+    jobs = "/api/jobs"
+    for expected, verb, target, body, headers in (
+        (400, "POST", jobs, b"{", {"Content-Type": "application/json"}),
+        (400, "GET", f"{jobs}?colour=red", None, {}),
+        (400, "DELETE", jobs, None, {}),
+        (403, "GET", jobs, None, {"Origin": "https://example.org"}),
+        (404, "GET", "/api/nothing", None, {}),
+        (404, "GET", f"{jobs}/999999", None, {}),
+        (405, "PUT", jobs, None, {}),
+        (406, "GET", jobs, None, {"Accept": "text/html"}),
+        (413, "POST", jobs, b" " * (1 << 20) + b"{}", {"Content-Type": "application/json"}),
+        (415, "POST", jobs, b"command=true", {"Content-Type": "application/x-www-form-urlencoded"}),
+        (415, "POST", jobs, b"{}", {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
+        (417, "GET", jobs, None, {"Expect": "the-spanish-inquisition"}),
+        (421, "GET", jobs, None, {"Host": "example.org"}),
+        (422, "POST", jobs, {"comand": "true"}, {}),
+        (412, "DELETE", f"{jobs}/{done}", None, {"If-Match": '"other"'}),
+        (431, "GET", jobs, None, {"X-Long": "x" * 9000}),
+    ):
+        exchange = await ask(verb, target, body, **headers)
+        assert exchange.status == expected, (str(exchange)[:300], exchange.body)
+
+
+async def _deleted(ask, done):
+    assert (await ask("DELETE", f"/api/results/{done}")).status == 204
+    for target in (f"/api/results/{done}", f"/api/results/{done}/stdout", f"/api/statuses/{done}/output"):
+        assert (await ask("GET", target)).status == 410
+    assert (await ask("GET", f"/api/statuses/{done}")).status == 200
+    assert (await ask("DELETE", f"/api/jobs/{done}")).status == 204
+    assert (await ask("DELETE", "/api/jobs?exit_code=3&confirm=true")).status == 200

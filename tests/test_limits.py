@@ -1,0 +1,207 @@
+"""Resource limits: what the command sees of them, what they do, and that its surroundings are as without them."""
+
+import os
+import re
+import resource
+import signal
+
+import pytest
+
+from shellrunner.keeper import tree
+from shellrunner.keeper.limited import within
+from tests.keepers import give, keep, start
+from tests.service import InProcess
+
+MIB = 1 << 20
+ROOMY = {"open_files": 64}  # a limit that takes the other path and nothing else
+
+
+@pytest.mark.parametrize(
+    ("limits", "option", "seen"),
+    [
+        ({"memory_bytes": 256 * MIB}, "-v", 256 * 1024),
+        ({"cpu_seconds": 7}, "-t", 7),
+        ({"processes": 321}, "-u", 321),
+        ({"open_files": 33}, "-n", 33),
+    ],
+)
+def test_the_command_sees_its_limit(keeping, limits, option, seen):
+    """Each limit is the command's, soft and hard (CPU time has a few seconds between them)."""
+    argv = ["bash", "-c", f"ulimit -S {option}; ulimit -H {option}"]
+    end, data = keep(*keeping, 1, "", argv=argv, limits=limits)
+    soft, hard = map(int, data.split())
+    assert (end["exit_code"], soft, hard) == (0, seen, seen + 5 if option == "-t" else seen)
+
+
+def test_all_limits_at_once(keeping):
+    """They do not get into each other's way."""
+    limits = {"memory_bytes": 512 * MIB, "cpu_seconds": 9, "processes": 4000, "open_files": 20}
+    end, data = keep(*keeping, 1, "", argv=["bash", "-c", "ulimit -v -t -u -n"], limits=limits)
+    assert [int(line.split()[-1]) for line in data.splitlines()] == [524_288, 9, 4000, 20]
+    assert end["exit_code"] == 0
+
+
+def test_a_memory_hog_fails(keeping):
+    """What wants more than its address space gets none; that is its own failure, and no signal is made up."""
+    hog = "x = bytearray(400 << 20)"
+    argv = ["/usr/bin/env", "python3", "-c", hog]
+    end, data = keep(*keeping, 1, "", argv=argv, limits={"memory_bytes": 300 * MIB})
+    assert (end["ending"], end["exit_code"]) == ("exited", 1)
+    assert b"MemoryError" in data
+    end, _ = keep(*keeping, 2, "", argv=argv, limits={"memory_bytes": 900 * MIB})
+    assert end["exit_code"] == 0
+
+
+def test_a_cpu_hog_is_ended_by_its_signal(keeping):
+    """After its CPU time a process gets SIGXCPU, and that is what the kernel reports."""
+    end, _ = keep(*keeping, 1, "while :; do :; done", limits={"cpu_seconds": 1}, timeout=20)
+    assert (end["ending"], end["signal"]) == ("signalled", "SIGXCPU")
+    assert 0.9 < end["cpu_user"] + end["cpu_system"] < 3
+
+
+def test_open_files_are_bounded(keeping):
+    """The next descriptor is refused, and the keeper has its own limit as before."""
+    keeper, slot = keeping
+    pid = keeper.hello["identity"]["pid"]
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    opener = "import os\ntry:\n while 1: last = os.dup(0)\nexcept OSError as e: print(last, e.errno)"
+    end, data = keep(keeper, slot, 1, "", argv=["/usr/bin/env", "python3", "-c", opener], limits={"open_files": 12})
+    assert (end["exit_code"], data) == (0, b"11 24\n")
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == before
+
+
+def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server):
+    """More than the keeper may have cannot be asked for: the lower one holds."""
+    keeper, slot = fork_server.keeper(), fork_server.slot()
+    pid = keeper.hello["identity"]["pid"]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (90, 100))
+    _, data = keep(keeper, slot, 1, "ulimit -n", limits={"open_files": 1000})
+    assert data == b"100\n"
+    slot.close()
+
+
+def test_what_is_null_is_no_limit():
+    """Nulls and absences ask for nothing."""
+    assert within(None) == within({}) == within({"memory_bytes": None, "open_files": None}) == []
+
+
+@pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
+def test_surroundings_are_as_without_limits(keeping, more):
+    """Signals, descriptors, session, directory, environment, streams: nothing tells the two paths apart."""
+    script = (
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status;"
+        "ls -l /proc/self/fd | tr -s ' ' | cut -d' ' -f1,9- | sed 's/[0-9]*\\]//';"
+        "ps -o sid=,pgid=,pid= -p $$ | tr -s ' ' '\\n' | sort -u | wc -l; pwd; env | sort; echo err >&2; exit 7"
+    )
+    seen = []
+    for job, limits in enumerate((None, ROOMY), 1):
+        start(keeping[0], job, script, cwd="/usr", limits=limits, **more)
+        if more.get("stream"):
+            give(keeping[0], end=True, job=job)
+        assert keeping[0].hear()["say"] == "ended"
+        record = keeping[1].find(job, "t")
+        data = keeping[1].data(record, 0, record.end["stdout"] + record.end["stderr"])
+        lines = [line for line in data.splitlines() if b"SHELLRUNNER_JOB" not in line]
+        seen.append((record.end["exit_code"], record.end["stdout"], record.end["stderr"], _plain(lines)))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == 7
+
+
+def _plain(lines):
+    """Numbers that differ from job to job replaced; glibc's own two signals, which only posix_spawn ignores, out."""
+    masks = [int(line.split()[1], 16) & ~(0b11 << 31) for line in lines if line.startswith(b"Sig")]
+    rest = [line for line in lines if not line.startswith(b"Sig")]
+    return masks, [re.sub(rb"(/proc/|/dev/pts/)[0-9]+", rb"\1N", line) for line in rest]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"argv": ["no-such-program"]},
+        {"argv": ["/nothing/here"]},
+        {"argv": ["/etc/passwd"]},
+        {"argv": ["/etc"]},
+        {"argv": ["/bin/sh", "x" * 200_000]},
+        {"cwd": "/no/such"},
+        {"cwd": "/etc/passwd"},
+        {"env": {"PATH": "/nowhere", "BIG": "x" * 200_000}, "argv": ["/bin/true"]},
+    ],
+)
+def test_failures_to_start_are_told_in_the_same_words(keeping, more):
+    """Whatever keeps a command from starting, with limits it is said as without, and no process is left."""
+    details = []
+    for job, limits in enumerate((None, ROOMY), 1):
+        end, _ = keep(*keeping, job, "true", limits=limits, **more)
+        assert end["ending"] == "failed_to_start"
+        details.append(end["detail"])
+    assert details[0] == details[1]
+    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+
+
+def test_a_large_command_starts_under_a_small_limit(keeping):
+    """Arguments and environment need no memory of the child's own, however tight its limit."""
+    env = {"PATH": "/usr/bin:/bin"} | {f"V{number}": "x" * 100_000 for number in range(10)}
+    end, data = keep(*keeping, 1, "", argv=["/bin/sh", "-c", "echo ok"], env=env, limits={"memory_bytes": 16 * MIB})
+    assert (end["exit_code"], data) == (0, b"ok\n")
+
+
+def test_a_limit_under_which_nothing_can_run_is_told_as_it_is(keeping):
+    """With no memory at all the kernel refuses or kills it: one of the two is said, and the keeper goes on."""
+    end, _ = keep(*keeping, 1, "true", limits={"memory_bytes": 1})
+    assert end["ending"] in ("failed_to_start", "signalled")
+    end, _ = keep(*keeping, 2, "exit 3")
+    assert end["exit_code"] == 3
+
+
+def test_a_cancel_reaches_a_limited_command(keeping):
+    """Its group is its own from the first moment: ending it ends nothing else."""
+    keeper, slot = keeping
+    for job in range(1, 21):
+        start(keeper, job, "exec sleep 600", limits=ROOMY)
+        keeper.say(do="cancel", job=job, token="t")
+        assert keeper.hear()["say"] == "ended"
+        end = slot.find(job, "t").end
+        assert (end["ending"], end["signal"]) == ("cancelled", "SIGTERM")
+
+
+def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping):
+    """After many limited commands of every kind a keeper has the descriptors it began with, and no child."""
+    pid = keeping[0].hello["identity"]["pid"]
+    before = sorted(os.listdir(f"/proc/{pid}/fd"))
+    kinds = [
+        {"command": "true"},
+        {"command": "true", "tty": [24, 80]},
+        {"command": "cat", "stdin": "text"},
+        {"command": "true", "argv": ["/nothing"]},
+        {"command": "kill -9 $$"},
+        {"command": "true", "limits": {"memory_bytes": 1}},
+    ]
+    for job, kind in enumerate(kinds * 3, 1):
+        keep(*keeping, job, **{"limits": ROOMY} | kind)
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+    assert not tree.descendants(pid)
+    with open(f"/proc/{pid}/status") as file:
+        caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+    assert not caught >> (signal.SIGCHLD - 1) & 1
+
+
+# Through the service ------------------------------------------------------------------------------------------------
+
+
+async def test_a_jobs_limits_go_before_configs(tmp_path):
+    """Config's limits hold where the job says nothing; it may ask for less, and for more it is refused."""
+    async with InProcess(tmp_path / "state", jobs={"open_files": 100, "memory_bytes": 512 * MIB}) as service:
+        result = await service.run("ulimit -n; ulimit -v")
+        assert result["stdout"].split() == ["100", str(512 * 1024)]
+        result = await service.run("ulimit -n; ulimit -v", limits={"open_files": 50})
+        assert result["stdout"].split() == ["50", str(512 * 1024)]
+        status, _, body = await service.ask(
+            "POST", "/api/jobs", json={"command": "true", "limits": {"open_files": 101}}
+        )
+        assert (status, body["errors"][0]["pointer"]) == (422, "#/limits/open_files")
+
+
+async def test_without_limits_there_are_none(service):
+    """As shipped a command has what the service was started with."""
+    result = await service.run("ulimit -v; ulimit -t")
+    assert result["stdout"].split() == ["unlimited", "unlimited"]
