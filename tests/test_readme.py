@@ -1,6 +1,7 @@
 """The README is true: its tour runs as it is shown, and its tables have what there is, no more and no less."""
 
 import asyncio
+import base64
 import json
 import re
 import shutil
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import shellrunner
+from shellrunner.callbacks import envelope
 from shellrunner.cli import cli
+from shellrunner.config import Queue
 from shellrunner.model import Ending, JobSpec
 from shellrunner.web import ROUTES
 from shellrunner.web.problems import STATUSES
@@ -98,6 +101,26 @@ async def test_the_tour_runs_as_it_is_shown(touring, tmp_path):
 def test_the_comparison_would_notice(shown, printed, same):
     """A status, key or value that differs is a difference; a time, a duration and what was left out is none."""
     assert matches(shown, printed) is same
+
+
+def test_the_check_for_receivers_is_right():
+    """The README's check says yes to what is sent, and no to another body, another time or another secret."""
+    (block,) = re.findall(r"^<!-- verify -->\n```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    shown = {}
+    exec(block, shown)
+    secret, other = (f"whsec_{base64.b64encode(letter * 32).decode()}" for letter in (b"a", b"b"))
+    body = "готово".encode()
+    headers = envelope.headers("history-1", 1_795_508_097, body, secret)
+    assert shown["verify"](secret, headers, body)
+    assert not shown["verify"](secret, headers, body + b"!")
+    assert not shown["verify"](secret, headers | {"webhook-timestamp": "1"}, body)
+    assert not shown["verify"](other, headers, body)
+
+
+@pytest.mark.parametrize("key", Queue.model_fields)
+def test_every_setting_of_a_queue_is_told(key):
+    """The table of settings has what a queue may have."""
+    assert f"| `queues.NAME.{key}` |" in README
 
 
 def first_cells(heading):
