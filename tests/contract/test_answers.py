@@ -56,7 +56,29 @@ def test_the_tour_goes_everywhere(exchanges):
     """Every route is in it, and the statuses that HTTP has for what they do."""
     been = {(each.verb, place(each)) for each in exchanges}
     assert {(row.verb, parameters.plain(row.path)) for row in ROUTES} <= been
-    statuses = {200, 202, 204, 206, 303, 304, 400, 403, 404, 405, 406, 409, 410, 412, 413, 415, 416, 417, 421, 422, 431}
+    statuses = {
+        200,
+        202,
+        204,
+        206,
+        303,
+        304,
+        400,
+        403,
+        404,
+        405,
+        406,
+        409,
+        410,
+        412,
+        413,
+        415,
+        416,
+        417,
+        421,
+        422,
+        431,
+    }
     assert statuses <= {each.status for each in exchanges}
 
 

@@ -164,7 +164,9 @@ async def _streams(ask, done):
 
 
 async def _running(ask):
-    job = await _submit(ask, command="trap 'exit 5' HUP; read x; while :; do sleep 0.05; done", stdin={"stream": True})
+    job = await _submit(
+        ask, command="trap 'exit 5' HUP; read x; while :; do sleep 0.05; done", stdin={"stream": True}
+    )
     stdin, signal = f"/api/jobs/{job}/stdin", f"/api/jobs/{job}/signal"
     while (await ask("GET", f"/api/statuses/{job}")).json["state"] != "running":
         pass

@@ -233,14 +233,15 @@ async def test_nothing_new(site: Site) -> None:
         assert (event.name, event.data["status_id"]) == ("status", job_id)
 
 
-@pytest.mark.parametrize(
-    "event_id", ["x", "1", "-1", "{era}", "{era}-", "{era}--1", "{era}-99", "{era}-1x", "0-1", "end"]
-)
-async def test_unknown_id(site: Site, event_id: str) -> None:
+async def test_unknown_id(site: Site) -> None:
     """E2: an id that this server did not give is answered by `reset` with the id of now, and then live."""
     await site.submit()
-    event_id = event_id.format(era=site.store.changes.era)
-    for query, headers in ((f"?last_event_id={event_id}", {}), ("", {"Last_Event_ID": event_id})):
+    era = site.store.changes.era
+    unknown = ("x", "1", "-1", era, f"{era}-", f"{era}--1", f"{era}-99", f"{era}-1x", "0-1", "end")
+    for query, headers in (
+        *((f"?last_event_id={event_id}", {}) for event_id in unknown),
+        *(("", {"Last_Event_ID": event_id}) for event_id in unknown),
+    ):
         async with asyncio.timeout(5), changes(site, query, **headers) as (response, events):
             assert await response.content.readline() == b"retry: 2000\n"
             reset = await anext(events)
@@ -288,9 +289,8 @@ async def test_restart(tmp_path: Path) -> None:
 
 async def test_bulk_delete(site: Site) -> None:
     """Every job of a bulk delete is told as deleted, once, and no other."""
-    for _ in range(300):
-        job = await site.store.add(JobSpec(command="true"))
-        await site.store.wish_cancel(job.id)
+    jobs = await asyncio.gather(*(site.store.add(JobSpec(command="true")) for _ in range(300)))
+    await asyncio.gather(*(site.store.wish_cancel(job.id) for job in jobs))
     kept = await site.submit()
     async with asyncio.timeout(10), changes(site) as (_, events):
         answer = await site.ask("DELETE", "/api/jobs?confirm=true")

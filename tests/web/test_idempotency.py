@@ -124,22 +124,19 @@ async def test_replay_when_what_it_waited_for_is_deleted(site: Site) -> None:
     assert (again.status, again.json["job_id"]) == (202, 2)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
+async def test_no_key(site: Site) -> None:
+    """What is no key is 400 that names the header, before anything is done."""
+    for key in (
         *("", '""', '"', '"a', '"a"b', '"a" "b"', "a b", '"a b"', "ключ", '"a\\b"', '"a";b=1', "a,\tb"),
         *("x" * 256, '"' + "x" * 256 + '"'),
-    ],
-)
-async def test_no_key(site: Site, key: str) -> None:
-    """What is no key is 400 that names the header, before anything is done."""
-    got = await site.raw(
-        "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Idempotency-Key: {key}\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY.decode()}".encode()
-        .replace(b"PORT", str(site.port).encode())
-    )  # fmt: skip
-    assert got.startswith(b"HTTP/1.1 400 ")
-    assert b'"parameter":"Idempotency-Key"' in got
+    ):
+        got = await site.raw(
+            "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n"
+            "Content-Type: application/json\r\n"
+            f"Idempotency-Key: {key}\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY.decode()}"
+        )
+        assert got.startswith(b"HTTP/1.1 400 "), key
+        assert b'"parameter":"Idempotency-Key"' in got
     assert await jobs(site) == []
 
 

@@ -77,7 +77,7 @@ def some(
         for place in islice(walk, limit + 1):
             found.append(place)  # noqa: PERF402  they are kept also if the walk ends early
     except _EnoughError as enough:
-        return found[:limit], found[limit - 1] if len(found) > limit else enough.place
+        return found, enough.place
     return found[:limit], found[limit - 1] if len(found) > limit else None
 
 

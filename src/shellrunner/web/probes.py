@@ -13,6 +13,7 @@ from shellrunner.web.guard import accepts
 from shellrunner.web.keys import READY, RENDER
 from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
+from shellrunner.wire import documents
 
 log = logging.getLogger("shellrunner.web")
 
@@ -28,7 +29,7 @@ _FOLLOWED: Final = {
     "/api/statuses/{id}/output": "output",
     "/api/statuses/events": "statuses",
 }
-_LINKS: Final = {
+_LINKS: Final[documents.Index] = {
     "jobs": "/api/jobs",
     "statuses": "/api/statuses",
     "results": "/api/results",

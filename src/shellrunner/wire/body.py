@@ -70,4 +70,10 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: 1.0 is 1."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)

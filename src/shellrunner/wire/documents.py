@@ -255,7 +255,6 @@ class Index(TypedDict):
     queues: Link
     health: Link
     ready: Link
-    metrics: Link
     openapi: Link
 
 

@@ -88,16 +88,7 @@ def digest(content: bytes) -> bytes:
     Raises:
         MalformedJson: it is no JSON.
     """
-    return blake2b(json.dumps(_plain(body.load(content)), sort_keys=True).encode(), digest_size=32).digest()
-
-
-def _plain(value: Any) -> Any:
-    """With numbers as JSON has them, where 1.0 is 1."""
-    if isinstance(value, dict):
-        return {key: _plain(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_plain(member) for member in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return blake2b(json.dumps(body.load(content), sort_keys=True).encode(), digest_size=32).digest()
 
 
 def _beyond(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:

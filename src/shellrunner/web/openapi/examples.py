@@ -58,7 +58,7 @@ def _pause(verb: str) -> dict[str, Any]:
 
 
 def _attempt(operation: str) -> dict[str, Any]:
-    return {"operationId": operation, "parameters": {"id": "$response.body#/job_id", "number": 1}}
+    return {"operationId": operation, "parameters": {"id": "$response.body#/job_id", "number": "1"}}
 
 
 # Where an answer leads: by operation and status.
