@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from shellrunner.model import Job, JobSpec
 from shellrunner.store import rows, search, sources
-from shellrunner.store.question import LAST, Filters, Order, Page, Position, Sort, SortKey, Value, position
+from shellrunner.store.question import LAST, Filters, Order, Page, Position, Sort, Value, position
 from shellrunner.store.sources import COLUMNS, EVERYTHING, Source
 
 # ruff: noqa: S608  statements are put together from constants of `sources`
@@ -27,7 +27,7 @@ from shellrunner.store.sources import COLUMNS, EVERYTHING, Source
 class Effort:
     """How much may be looked at: jobs that are sorted in memory, jobs in one step, and jobs for one page."""
 
-    few: int = 2_000
+    few: int = 8_000
     stride: int = 2_000
     page: int = 20_000
 
@@ -83,9 +83,8 @@ def some(
 
 def by_range(filters: Filters) -> Sort:
     """The order in which jobs that are meant lie together if a range is given, the newest first; else by the id."""
-    for key in (SortKey.CREATED, SortKey.COMPLETED, SortKey.DURATION):
-        if sources.bounds(filters, key) is not None:
-            return (Order(key, descending=True),)
+    for key, _ in sources.ranges(filters):
+        return (Order(key, descending=True),)
     return ()
 
 
@@ -115,12 +114,12 @@ class _Walk:
         own = self._sources(group)
         few = self._few(own, group)
         source = own[0] if own else source
-        if few is not None:
+        if len(group) == len(self._sort):
+            yield from self._by_id(group, after, source, few)
+        elif few is not None:
             yield from self._behind(after, self._fitting(few, group))
             if group:
                 self._looked(0, self._end(group))
-        elif len(group) == len(self._sort):
-            yield from self._by_id(group, after, source)
         elif COLUMNS[self._sort[len(group)].key].common is not None:
             yield from self._by_values(group, after, source)
         else:
@@ -128,9 +127,11 @@ class _Walk:
 
     # The ways to walk ------------------------------------------------------------------------------------------
 
-    def _by_id(self, group: tuple[Value, ...], after: Position | None, source: Source) -> Iterator[Position]:
+    def _by_id(
+        self, group: tuple[Value, ...], after: Position | None, source: Source, few: list[int] | None
+    ) -> Iterator[Position]:
         last, stride = (_id(after) if after else LAST if self._down else 0), self._stride
-        while ids := sources.ids(self._db, source, stride, last, descending=self._down):
+        while ids := self._next(source, few, stride, last):
             yield from self._behind(None, self._fitting(ids, group))
             if len(ids) < stride:
                 return
@@ -204,17 +205,23 @@ class _Walk:
 
     def _few(self, own: list[Source], group: tuple[Value, ...]) -> list[int] | None:
         """All ids among which the group is, if some index has but a few."""
+        ranges = [] if group else [*sources.ranges(self._filters)]
+        if len(group) == len(self._sort) and len(own) <= 1 and not ranges:
+            return None  # the one that there is has them in order
         most = self._effort.few
-        first = LAST if self._down else 0
-        found = [sources.ids(self._db, source, most + 1, first, descending=self._down) for source in own]
-        if not group:
-            for key in (SortKey.CREATED, SortKey.COMPLETED, SortKey.DURATION):
-                within = sources.bounds(self._filters, key)
-                if within is not None:
-                    entries = sources.entries(self._db, Order(key, self._down), within, most + 1)
-                    found.append([job_id for _, job_id in entries])
+        found = [self._next(source, None, most + 1, LAST if self._down else 0) for source in own]
+        for key, within in ranges:
+            entries = sources.entries(self._db, Order(key, self._down), within, most + 1)
+            found.append([job_id for _, job_id in entries])
         self._left -= sum(map(len, found)) // _PROBE
         return min((ids for ids in found if len(ids) <= most), key=len, default=None)
+
+    def _next(self, source: Source, few: list[int] | None, most: int, last: int) -> list[int]:
+        """The next ids behind `last`."""
+        if few is None:
+            return sources.ids(self._db, source, most, last, descending=self._down)
+        behind = [job_id for job_id in few if (job_id < last if self._down else job_id > last)]
+        return sorted(behind, reverse=self._down)[:most]
 
     def _fitting(self, ids: Sequence[int], group: tuple[Value, ...]) -> list[Position]:
         """The places of those of these jobs that are meant and belong to the group, in order."""

@@ -175,6 +175,14 @@ def bounds(filters: Filters, key: SortKey) -> Bounds | None:
     return ANY[0] if least is None else least, ANY[1] if most is None else most
 
 
+def ranges(filters: Filters) -> Iterator[tuple[SortKey, Bounds]]:
+    """The keys of which the filters give a range."""
+    for key in (SortKey.CREATED, SortKey.COMPLETED, SortKey.DURATION):
+        within = bounds(filters, key)
+        if within is not None:
+            yield key, within
+
+
 def _below(bound: int | None) -> int | None:
     return None if bound is None else bound - 1
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.errors import QueueFull, ShellrunnerError
+from shellrunner.errors import ShellrunnerError
 from shellrunner.wire import body
 
 log = logging.getLogger("shellrunner.web")
@@ -56,6 +56,8 @@ STATUSES: Final = {
     "not-ready": 503,
 }
 
+# Of the service, not of the request, and nothing that passes by itself: the log says so.
+_FAULTS: Final = frozenset({"store-unavailable", "keeper-silent"})
 # What aiohttp raises by itself.
 _FOREIGN: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
 _AGAIN_SOON: Final = {"Retry-After": "1"}
@@ -77,7 +79,7 @@ def of(error: ShellrunnerError) -> web.Response:
     code = error.code if error.code in STATUSES else "internal"
     if code == "internal":
         return internal(error)
-    if STATUSES[code] >= 500 and not isinstance(error, QueueFull):  # that is no fault, and may come often
+    if code in _FAULTS:
         log.error("%s: %s", code, error.detail)
     return problem(code, error.detail, **error.members)
 
