@@ -117,7 +117,7 @@ class _Walk:
         if len(group) == len(self._sort):
             yield from self._by_id(group, after, source, few)
         elif few is not None:
-            yield from self._behind(after, self._fitting(few, group))
+            yield from self._fitting(few, group, after)
             if group:
                 self._looked(0, self._end(group))
         elif COLUMNS[self._sort[len(group)].key].common is not None:
@@ -132,7 +132,7 @@ class _Walk:
     ) -> Iterator[Position]:
         last, stride = (_id(after) if after else LAST if self._down else 0), self._stride
         while ids := self._next(source, few, stride, last):
-            yield from self._behind(None, self._fitting(ids, group))
+            yield from self._fitting(ids, group, None)
             if len(ids) < stride:
                 return
             last, stride = ids[-1], self._longer(stride)
@@ -166,7 +166,7 @@ class _Walk:
                 whole = [entry for entry in entries if entry[0] != last]
             if whole:
                 last = whole[-1][0]
-                yield from self._behind(after, self._fitting([job_id for _, job_id in whole], group))
+                yield from self._fitting([job_id for _, job_id in whole], group, after)
                 self._looked(0, self._end((*group, last)))
             else:
                 yield from self._group_of(group, last, after, source)
@@ -206,6 +206,8 @@ class _Walk:
     def _few(self, own: list[Source], group: tuple[Value, ...]) -> list[int] | None:
         """All ids among which the group is, if some index has but a few."""
         ranges = [] if group else [*sources.ranges(self._filters)]
+        if self._sort:  # along its own key a range is in order
+            ranges = [(key, within) for key, within in ranges if key is not self._sort[0].key]
         if len(group) == len(self._sort) and len(own) <= 1 and not ranges:
             return None  # the one that there is has them in order
         most = self._effort.few
@@ -223,10 +225,11 @@ class _Walk:
         behind = [job_id for job_id in few if (job_id < last if self._down else job_id > last)]
         return sorted(behind, reverse=self._down)[:most]
 
-    def _fitting(self, ids: Sequence[int], group: tuple[Value, ...]) -> list[Position]:
-        """The places of those of these jobs that are meant and belong to the group, in order."""
+    def _fitting(self, ids: Sequence[int], group: tuple[Value, ...], after: Position | None) -> Iterator[Position]:
+        """The places behind `after` of those of these jobs that are meant and belong to the group, in order."""
         columns = [COLUMNS[order.key].value for order in self._sort]
-        found: list[Position] = []
+        reached = self._rank(after) if after else ()
+        found: list[tuple[tuple[Any, ...], Position]] = []
         read = 0
         asked = [*sources.conditions(self._filters)]
         asked += [(f"{column} IS ?", (value,)) for column, value in zip(columns, group, strict=False)]
@@ -236,17 +239,11 @@ class _Walk:
         bound: list[Any] = [value for _, values in asked for value in values]
         for *place, command in self._db.execute(sql, (json.dumps(sorted(ids)), *bound)):
             read += len(command)
-            if self._needle in search.fold(command):
-                found.append(tuple(place))
+            rank = self._rank(tuple(place))
+            if rank > reached and self._needle in search.fold(command):
+                found.append((rank, tuple(place)))
         self._left -= len(ids) + read // _TEXT
-        found.sort(key=self._rank)
-        return found
-
-    def _behind(self, after: Position | None, places: list[Position]) -> list[Position]:
-        if after is None:
-            return places
-        reached = self._rank(after)
-        return [place for place in places if self._rank(place) > reached]
+        return (place for _, place in sorted(found))
 
     def _looked(self, cost: int, place: Position) -> None:
         """Account for a step that ended here; called with progress made, so that no page stays where it began."""
@@ -263,13 +260,15 @@ class _Walk:
 
     def _rank(self, place: Position) -> tuple[Any, ...]:
         """What orders places."""
-        ranks = [_rank(value, order.descending) for value, order in zip(place, self._sort, strict=False)]
+        ranks: list[Any] = []
+        for value, order in zip(place, self._sort, strict=False):
+            ranks += _rank(value, order.descending)
         return (*ranks, -_id(place) if self._down else _id(place))
 
 
 def _rank(value: Value, descending: bool) -> tuple[Any, ...]:
     if value is None:
-        return (1,)
+        return (1, 0)
     if not descending:
         return (0, value)
     if isinstance(value, str):
