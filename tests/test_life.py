@@ -320,3 +320,19 @@ async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path, monkeypatch):
     assert (result["ending"], result["exit_code"]) == ("lost", None)
     assert "killed by signal 9" in result["detail"]
     assert not marked(f"sleep\0{mark}")
+
+
+async def test_a_cancel_just_as_the_command_ends_spares_the_keepers_next_job(tmp_path, monkeypatch, caplog):
+    """No keeper is taken for stuck because its last job was to be cancelled just as it ended."""
+    monkeypatch.setattr("shellrunner.supervisor.supervisor._OVERDUE", 0.3)
+    async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.0}) as service:
+
+        async def end_at_once():
+            job_id = await service.submit("true")
+            await service.ask("POST", f"/api/jobs/{job_id}/cancel")
+
+        for _ in range(20):
+            await asyncio.gather(*(end_at_once() for _ in range(20)))
+        jobs = [await service.submit("sleep 1") for _ in range(4)]
+        assert {(await service.result(job_id))["ending"] for job_id in jobs} == {"exited"}
+    assert "stuck" not in caplog.text

@@ -19,9 +19,12 @@ DONE: Final = """UPDATE jobs SET state = 'done', keeper = NULL, token = NULL, ca
     due = NULL, awaits = 0, started = ?, completed = ?, ending = ?, exit_code = ?, signal = ?, detail = ?,
     duration = ?, stdout_bytes = ?, stderr_bytes = ?, stdout_dropped = ?, stderr_dropped = ?,
     cpu_user = ?, cpu_system = ?, max_rss_bytes = ? WHERE id = ?"""
-_BEFORE: Final = "SELECT queue, state, minded, attempt, spec, awaits FROM jobs WHERE id = ?"
+_BEFORE: Final = "SELECT queue, state, minded, attempt FROM jobs WHERE id = ?"
 ELSEWHERE: Final = "SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM attempts WHERE job = ?"
-_FOLLOWERS: Final = "SELECT job FROM dependencies WHERE after = ?"
+# Who was skipped or cancelled meanwhile has left its rows here: a thousand that wait for a hundred each would have that
+# many rows deleted one by one, all in the commit of the first that fails. They go with the ends of those hundred.
+FOLLOWERS: Final = """SELECT job FROM dependencies CROSS JOIN jobs ON jobs.id = job
+    WHERE after = ? AND state = 'waiting'"""
 _ONE_LESS: Final = "UPDATE jobs SET awaits = awaits - 1 WHERE id = ? RETURNING awaits, due, queue"
 
 
@@ -47,7 +50,7 @@ def of(db: sqlite3.Connection, job_id: int, end: End) -> Moves:
         first, its_end = ended.popleft()
         calls.ended(db, first)
         fine = its_end.ending is Ending.EXITED and its_end.exit_code == 0
-        followers = [follower for (follower,) in db.execute(_FOLLOWERS, (first,)).fetchall()]
+        followers = [follower for (follower,) in db.execute(FOLLOWERS, (first,)).fetchall()]
         db.execute("DELETE FROM dependencies WHERE after = ?", (first,))
         for follower in followers:
             if fine:
@@ -67,20 +70,21 @@ def skipped_for(after: int, ending: Ending, exit_code: int | None, now: Millis) 
 
 def forget(db: sqlite3.Connection, job_id: int, spec: str) -> None:
     """Remove what a job has beside its row, by what its `spec` says."""
-    asked = json.loads(spec)
-    labels = asked.get("labels")
+    try:
+        asked = json.loads(spec)
+        labels = [(key, value, job_id) for key, value in asked.get("labels", {}).items()]
+        notify = asked.get("notify")
+    except (ValueError, AttributeError):  # damaged: all is looked through, for it must not hold up what follows
+        db.execute("DELETE FROM labels WHERE job = ?", (job_id,))
+        labels, notify = [], True
     if labels:
-        own = [(key, value, job_id) for key, value in labels.items()]
-        db.executemany("DELETE FROM labels WHERE key = ? AND value = ? AND job = ?", own)
-    if asked.get("notify"):
+        db.executemany("DELETE FROM labels WHERE key = ? AND value = ? AND job = ?", labels)
+    if notify:
         db.execute("DELETE FROM callbacks WHERE job = ?", (job_id,))
 
 
 def _end(db: sqlite3.Connection, job_id: int, end: End) -> Move:
-    queue, state, minded, attempt, spec, awaits = db.execute(_BEFORE, (job_id,)).fetchone()
-    if awaits:
-        waited = [(after, job_id) for after in json.loads(spec)["after"]]
-        db.executemany("DELETE FROM dependencies WHERE after = ? AND job = ?", waited)
+    queue, state, minded, attempt = db.execute(_BEFORE, (job_id,)).fetchone()
     db.execute(DONE, (*how(end, Volume()), job_id))
     size = elsewhere(db, job_id) if attempt > 1 else 0
     return Move(job_id, queue, State(state), State.DONE, size, bool(minded), attempts=attempt)

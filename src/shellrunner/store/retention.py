@@ -17,6 +17,9 @@ from shellrunner.store.moves import Moves
 
 _STEP: Final = 100  # rows removed in one batch
 _PAUSE: Final = 30.0  # seconds until ages are looked at again
+# Attempts count once their job is done, as its last one does.
+_EARLIER: Final = """SELECT coalesce(sum(attempts.stdout_bytes + attempts.stderr_bytes), 0)
+    FROM attempts JOIN jobs ON jobs.id = job WHERE state = 'done'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,9 @@ class Kept:
 def count(db: sqlite3.Connection) -> Kept:
     """Count once, at the opening; from then on the count is carried along."""
     (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()
-    sizes = [
-        db.execute(f"SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM {table}").fetchone()[0]  # noqa: S608
-        for table in ("jobs", "attempts")
-    ]
-    return Kept(jobs, sum(sizes))
+    (last,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM jobs").fetchone()
+    (earlier,) = db.execute(_EARLIER).fetchone()
+    return Kept(jobs, last + earlier)
 
 
 class Retainer:

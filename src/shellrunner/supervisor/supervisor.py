@@ -33,7 +33,7 @@ class Kept:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.cancelling = claim.cancelling
-        self.told = False  # the keeper knows that it is to be cancelled
+        self.told = False  # the keeper knows that it is to be cancelled, or has nothing left to cancel
         self.link: Link | None = None  # once the keeper was told to start
         self.overdue: asyncio.TimerHandle | None = None
 
@@ -151,8 +151,7 @@ class Supervisor:
         try:
             return await self._see_through(link, kept)
         finally:
-            if kept.overdue:
-                kept.overdue.cancel()
+            self._stop_watching(kept)
 
     async def _see_through(self, link: Link, kept: Kept) -> tuple[bool, Verdict]:
         claim = kept.claim
@@ -200,7 +199,8 @@ class Supervisor:
             end = verdict.end
             words = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
             log.info("job ended", extra={"job": claim.job_id, **words, "duration": end.duration})
-        del self._kept[claim.job_id]
+        if self._kept.get(claim.job_id) is kept:  # else its next attempt has begun
+            del self._kept[claim.job_id]
         self._changed.set()
 
     async def _write(self, claim: Claim, verdict: Verdict) -> bool:
@@ -238,6 +238,12 @@ class Supervisor:
         seconds = deadline + self._jobs.kill_grace + _OVERDUE
         kept.overdue = asyncio.get_running_loop().call_later(seconds, self._give_up_on, kept)
 
+    @staticmethod
+    def _stop_watching(kept: Kept) -> None:
+        kept.told = True  # a watch that a late wish began would end whatever the keeper has next
+        if kept.overdue:
+            kept.overdue.cancel()
+
     def _give_up_on(self, kept: Kept) -> None:
         log.error("a keeper is stuck; killing it", extra={"job": kept.claim.job_id, "keeper": kept.claim.keeper})
         try:
@@ -262,8 +268,7 @@ class Supervisor:
     async def _adopt(self, kept: Kept) -> None:
         number = kept.claim.keeper
         usable, verdict = await self._find_out(kept)
-        if kept.overdue:
-            kept.overdue.cancel()
+        self._stop_watching(kept)
         self._places.give_back()
         await self._record(kept, verdict)
         if kept.link:
