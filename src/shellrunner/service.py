@@ -13,6 +13,7 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from shellrunner import __version__
 from shellrunner.callbacks import Caller
 from shellrunner.config import Settings
 from shellrunner.errors import ShellrunnerError, StateLocked, StoreUnavailable
+from shellrunner.metrics import Metrics, Sources
 from shellrunner.store import Store
 from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, open_store
 from shellrunner.supervisor import Controls, Keepers, Supervisor
@@ -49,15 +51,21 @@ async def serve(settings: Settings) -> int:
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     fork_server = exec_fork_server(state_dir)
     use_all_descriptors()
+    metrics = Metrics(settings.queues)
     with contextlib.closing(Notifier.from_environment()) as notifier, locked(state_dir), caught_signals() as stop:
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
-            supervised(store, state_dir, settings, await attach(*fork_server)) as (supervisor, crashed),
+            supervised(store, state_dir, settings, await attach(*fork_server), metrics) as (supervisor, crashed),
             at_work("caller", Caller(store, settings.callbacks).run()) as calling,
         ):
             pulse = Pulse(store, notifier)
+            sources = Sources(store, supervisor, state_dir, settings.supervisor.max_running)
             app = make_app(
-                store, settings, lambda: pulse.complaints() + _if_dead(crashed), Controls(store, supervisor.kept)
+                store,
+                settings,
+                lambda: pulse.complaints() + _if_dead(crashed),
+                Controls(store, supervisor.kept),
+                partial(metrics.render, sources),
             )
             async with listening(app, settings) as urls, asyncio.TaskGroup() as tasks:
                 beating = tasks.create_task(pulse.beat(), name="pulse")
@@ -172,11 +180,11 @@ def queue_limits(settings: Settings) -> QueueLimits:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    store: Store, state_dir: Path, settings: Settings, forks: ForkServer
+    store: Store, state_dir: Path, settings: Settings, forks: ForkServer, metrics: Metrics
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
     keepers = Keepers(state_dir, {"history": store.history, "program": __version__}, forks)
-    supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running)
+    supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
         async with at_work("supervisor", supervisor.run()) as task:
             yield supervisor, task

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shellrunner.model import Ending, State
-from shellrunner.store import arrivals, bulk, calls, changes, keys, listing, output, rows, schema, search
+from shellrunner.store import aftermath, arrivals, bulk, calls, changes, keys, listing, output, rows, schema, search
 from shellrunner.store.listing import Effort
 from shellrunner.store.question import LAST, Filters, Order, Sort, SortKey
 
@@ -28,6 +28,8 @@ STATEMENTS = {
     "end": changes.END,
     "state": changes.STATE,
     "the oldest": changes.OLDEST,
+    "ahead of the clock": changes.AHEAD,
+    "followers": aftermath.FOLLOWERS,
     "due": arrivals.DUE,
     "next due": arrivals.NEXT,
     "due callbacks": calls.DUE,

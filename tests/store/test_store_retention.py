@@ -1,11 +1,16 @@
 """Retention: the oldest that are too old, too many or too large leave, and nothing that is not done."""
 
+import asyncio
+import sqlite3
 import time
 from pathlib import Path
 
-from shellrunner.errors import NoSuchJob
-from shellrunner.model import Job, Volume
+import pytest
+
+from shellrunner.errors import NoSuchJob, StoreUnavailable
+from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head
+from shellrunner.store.retention import Kept, Retainer, Retention
 from shellrunner.store.sqlite import SqliteStore
 from tests.store.histories import SPEC, done, ended, listed, opened, running
 from tests.waiting import until
@@ -97,3 +102,75 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
         await store.delete_result(4)
         assert await store._retire(100) == 0
         assert store._retainer.kept.jobs == 19
+
+
+async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
+    """Output of a job that waits for its next attempt counts when it is done, whether or not it was opened between."""
+    async with opened(tmp_path) as store:
+        job = await store.add(JobSpec(command="false", retries=Retries(max=1)))
+        await store.claim(1, "t")
+        await store.finish(job.id, "t", ended(1), Volume(100), Head(b"x" * 100, b""), again=10**17)
+    async with opened(tmp_path) as store:
+        assert (store.kept.jobs, store.kept.bytes) == (0, 0)
+        await store.wish_cancel(job.id)
+        assert (store.kept.jobs, store.kept.bytes) == (1, 100)
+        await store.delete_job(job.id)
+        assert (store.kept.jobs, store.kept.bytes) == (0, 0)
+
+
+async def test_what_ends_after_the_clock_was_set_back_stays(tmp_path: Path) -> None:
+    """Of jobs that seem to have ended in the future the oldest leave, not those that end now; ages count as ever."""
+    now = int(time.time() * 1000)
+    hour = 3_600_000
+    async with opened(tmp_path) as store:
+        future = [(await done(store, f"f{number}", completed=now + hour + number)).id for number in range(5)]
+        old = await done(store, "old", completed=now - 48 * hour)
+        new = [(await done(store, f"n{number}", completed=now + number)).id for number in range(3)]
+    async with opened(tmp_path, days=1, jobs=4) as store:
+
+        async def kept() -> bool:
+            return await ids(store) == [*reversed(new), future[-1]]
+
+        await until(kept)
+        assert old.id not in await ids(store)
+
+
+@pytest.mark.parametrize("spec", ["x", "3", '{"labels": 3}'])
+async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str) -> None:
+    """S7: retention removes a job whose row cannot be read, with its labels and callback, and goes on."""
+    async with opened(tmp_path) as store:
+        await store.add(JobSpec(command="true", labels={"a": "b"}, notify=Notify(url="http://x/")))
+        await store.claim(1, "t")
+        await store.finish(1, "t", ended(), Volume(), Head())
+        await store._writer.run(lambda db: db.execute("UPDATE jobs SET spec = ?", (spec,)))
+        last = await done(store, "u", completed=3_000)
+    async with opened(tmp_path, jobs=1) as store:
+
+        async def kept() -> bool:
+            return await ids(store) == [last.id]
+
+        def left(db: sqlite3.Connection) -> int:
+            query = "SELECT (SELECT count(*) FROM labels) + (SELECT count(*) FROM callbacks)"
+            return int(db.execute(query).fetchone()[0])
+
+        await until(lambda: store.kept.jobs == 1)
+        assert await kept()
+        assert await store._read(left) == 0
+
+
+async def test_s8_a_history_that_takes_nothing_is_left_in_peace() -> None:
+    """S8: while nothing can be removed, it is tried once per pause, also if there is too much."""
+    tries = 0
+
+    async def remove(_: int) -> int:
+        nonlocal tries
+        tries += 1
+        raise StoreUnavailable("the disk is full")
+
+    retainer = Retainer(Retention(jobs=1), Kept(1, 0), remove)
+    retainer.came(0)
+    work = asyncio.create_task(retainer.work())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    work.cancel()
+    assert tries == 1

@@ -274,3 +274,32 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
         assert await count(INDEXED) == 0
         for table in ("jobs", "attempts", "outputs", "labels", "dependencies", "callbacks"):
             assert await count(f"SELECT count(*) FROM {table}") == 0, table
+
+
+async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Path) -> None:
+    """An end that skips a hundred jobs changes a few rows of each, and what they also waited for clears up the rest."""
+    async with opened(tmp_path) as store:
+        first, *others = [(await running(store, f"t{number}")).job_id for number in range(50)]
+        spec = after(first, *others)
+        waiting = await asyncio.gather(*(store.add(spec) for _ in range(100)))
+        before = await store._writer.run(lambda db: db.total_changes)
+        await store.finish(first, "t0", ended(1), *NOTHING)
+        changed = await store._writer.run(lambda db: db.total_changes) - before
+        assert {await state(store, job.id) for job in waiting} == {State.DONE}
+        assert changed < 5 * len(waiting)
+        for number, job_id in enumerate(others, 1):
+            await store.finish(job_id, f"t{number}", ended(), *NOTHING)
+        assert {await state(store, job.id) for job in waiting} == {State.DONE}
+        left = await store._read(lambda db: db.execute("SELECT count(*) FROM dependencies").fetchone()[0])
+        assert left == 0
+
+
+async def test_s7_what_follows_from_an_end_reaches_a_damaged_row(tmp_path: Path) -> None:
+    """S7: a job whose row cannot be read, and that waited for a failure, is done with the others that did."""
+    async with opened(tmp_path) as store:
+        first = await running(store, "a")
+        damaged, whole = await store.add(after(first.job_id)), await store.add(after(first.job_id))
+        await store._writer.run(lambda db: db.execute("UPDATE jobs SET spec = 'x' WHERE id = ?", (damaged.id,)))
+        assert await store.finish(first.job_id, "a", ended(1), *NOTHING)
+        assert await state(store, whole.id) is State.DONE
+        await store.delete_job(damaged.id)

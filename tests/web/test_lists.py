@@ -280,7 +280,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(documents | st.lists(scalars, max_size=4), st.booleans())
 @example(["mail", 1e400, 5], True)
 @example(["mail", float("nan"), 5], True)

@@ -186,6 +186,7 @@ class Claim:
     claimed: Millis
     cancelling: bool = False
     attempt: int = 1
+    ready: Millis | None = None  # since when it could start: accepted, or what it waited for was over
 
 
 def again(spec: JobSpec, attempt: int, end: End) -> Millis | None:

@@ -21,7 +21,7 @@ DONE: Final = """UPDATE jobs SET state = 'done', keeper = NULL, token = NULL, ca
     cpu_user = ?, cpu_system = ?, max_rss_bytes = ? WHERE id = ?"""
 _BEFORE: Final = "SELECT queue, state, minded, attempt FROM jobs WHERE id = ?"
 ELSEWHERE: Final = "SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM attempts WHERE job = ?"
-# Who was skipped or cancelled meanwhile has left its rows here: a thousand that wait for a hundred each would have that
+# Who was skipped or cancelled meanwhile has left its rows here: a thousand that wait for a hundred each would have so
 # many rows deleted one by one, all in the commit of the first that fails. They go with the ends of those hundred.
 FOLLOWERS: Final = """SELECT job FROM dependencies CROSS JOIN jobs ON jobs.id = job
     WHERE after = ? AND state = 'waiting'"""
@@ -87,7 +87,7 @@ def _end(db: sqlite3.Connection, job_id: int, end: End) -> Move:
     queue, state, minded, attempt = db.execute(_BEFORE, (job_id,)).fetchone()
     db.execute(DONE, (*how(end, Volume()), job_id))
     size = elsewhere(db, job_id) if attempt > 1 else 0
-    return Move(job_id, queue, State(state), State.DONE, size, bool(minded), attempts=attempt)
+    return Move(job_id, queue, State(state), State.DONE, size, bool(minded), attempts=attempt, ending=end.ending)
 
 
 def elsewhere(db: sqlite3.Connection, job_id: int) -> int:
@@ -102,5 +102,5 @@ def _one_less(db: sqlite3.Connection, job_id: int, now: Millis) -> Moves:
         return []
     if due is not None and due > now:
         return [Move(job_id, queue, State.WAITING, State.WAITING, due=due)]
-    db.execute("UPDATE jobs SET state = 'queued', due = NULL WHERE id = ?", (job_id,))
+    db.execute("UPDATE jobs SET state = 'queued', due = ? WHERE id = ?", (now, job_id))
     return [Move(job_id, queue, State.WAITING, State.QUEUED)]

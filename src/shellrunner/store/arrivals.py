@@ -110,7 +110,7 @@ def _hold_back(
 def wake(db: sqlite3.Connection, now: Millis, most: int) -> Moves:
     """Queue jobs that have waited long enough."""
     late = db.execute(DUE, (now, most)).fetchall()
-    db.executemany("UPDATE jobs SET state = 'queued', due = NULL WHERE id = ?", [(job_id,) for job_id, _ in late])
+    db.executemany("UPDATE jobs SET state = 'queued' WHERE id = ?", [(job_id,) for job_id, _ in late])
     return [Move(job_id, queue, State.WAITING, State.QUEUED) for job_id, queue in late]
 
 

@@ -30,6 +30,8 @@ _KEEP = f"""INSERT INTO attempts (job, number, entries, data, {aftermath.FIGURES
 STATE = "SELECT state, stdout_bytes + stderr_bytes, queue, attempt, command, spec FROM jobs WHERE id = ?"
 OLDEST = """SELECT id, completed FROM jobs INDEXED BY jobs_completed
     WHERE state = 'done' ORDER BY completed, id LIMIT ?"""
+AHEAD = """SELECT id, completed FROM jobs INDEXED BY jobs_completed
+    WHERE state = 'done' AND completed > ? ORDER BY completed, id LIMIT ?"""
 _FORGET = """UPDATE jobs SET stdout_bytes = NULL, stderr_bytes = NULL, stdout_dropped = NULL, stderr_dropped = NULL,
     cpu_user = NULL, cpu_system = NULL, max_rss_bytes = NULL WHERE id = ?"""
 
@@ -72,7 +74,8 @@ def finish(
     queue, minded, attempt = found[0]
     if head.data or head.index:
         db.execute("INSERT INTO outputs VALUES (?, ?, ?)", (job_id, head.index, head.data))
-    move = Move(job_id, queue, State.RUNNING, State.DONE, volume.stored, bool(minded), attempts=attempt)
+    done = Move(job_id, queue, State.RUNNING, State.DONE, volume.stored, bool(minded), attempts=attempt)
+    move = done._replace(ending=end.ending)
     if attempt > 1:
         move = move._replace(size=volume.stored + aftermath.elsewhere(db, job_id))
     return [move, *aftermath.of(db, job_id, end)] if minded else [move]

@@ -7,13 +7,14 @@ moves that it made: counts, bells, claims, retention. Must not know what is aske
 import asyncio
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Self, TypeVar
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim, Millis, State
+from shellrunner.model import Claim, Delivery, Ending, Millis, State
 from shellrunner.store import arrivals, changes, keys, search
 from shellrunner.store.alarm import Alarm
 from shellrunner.store.background import background
@@ -27,7 +28,7 @@ from shellrunner.store.moves import Move, Moves
 from shellrunner.store.opening import Opening
 from shellrunner.store.output import Outputs, Owner
 from shellrunner.store.queues import QueueCounts, QueueLimits
-from shellrunner.store.retention import Retainer, Retention
+from shellrunner.store.retention import Kept, Retainer, Retention
 from shellrunner.store.runs import Runs
 from shellrunner.store.search import Indexer
 from shellrunner.store.writer import Writer
@@ -64,6 +65,9 @@ class Core:
         self._runs = Runs(state)
         self._retainer = Retainer(retention, opening.kept, self._retire)
         self._alarm = Alarm(self._wake_up)
+        # Since the opening: jobs that are done, by queue and ending; tries to send a result, by what came of them.
+        self.ends: Counter[tuple[str, Ending]] = Counter()
+        self.tries: Counter[Delivery] = Counter()
         self._indexer = Indexer(partial(self._write, search.take_in))
 
     @asynccontextmanager
@@ -88,6 +92,11 @@ class Core:
                 self._runs.close()
                 await asyncio.wait(others)
                 self._outputs.close()
+
+    @property
+    def kept(self) -> Kept:
+        """What the history holds of jobs that are done."""
+        return self._retainer.kept
 
     # Units -------------------------------------------------------------------------------------------------------
 
@@ -118,6 +127,8 @@ class Core:
             case State.DONE:
                 self._owners.pop(move.job_id, None)
                 self._retainer.came(move.size or 0)
+                if move.ending is not None:
+                    self.ends[move.queue, move.ending] += 1
                 if move.minded:
                     self._bells.ring(CALLS)
             case None:
@@ -150,6 +161,10 @@ class Core:
         self._retainer.went(jobs, size or 0)
         if size is not None:  # also 0: of a lost job there may be more than is known
             self._runs.discard(job_id, attempts)
+
+    def _tried(self, outcome: Delivery | None) -> None:
+        if outcome is not None:
+            self.tries[outcome] += 1
 
     # What is done without being asked for ------------------------------------------------------------------------
 

@@ -5,14 +5,15 @@ Made by the writes, applied by the store on the loop: counts, bells, claims and 
 
 from typing import NamedTuple
 
-from shellrunner.model import Millis, State
+from shellrunner.model import Ending, Millis, State
 
 
 class Move(NamedTuple):
     """A job went from one state (None: it was not there) to another (None: it is gone).
 
     `size` is its stored output, where it is done, or was: None if its result was deleted before. `minded`: somebody
-    has to be told of its end. `due`: when it may start, if it waits for that alone.
+    has to be told of its end. `due`: when it may start, if it waits for that alone. `ending`: why, if it
+    is done now.
     """
 
     job_id: int
@@ -23,6 +24,7 @@ class Move(NamedTuple):
     minded: bool = False
     due: Millis | None = None
     attempts: int = 1
+    ending: Ending | None = None
 
 
 Moves = list[Move]

@@ -73,7 +73,8 @@ class Opening:
         self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
         self.paused = pauses.read(db)
         self.owners = {
-            job: Owner(keeper, token, attempt) for job, token, keeper, _, _, _, attempt, _ in db.execute(rows.RUNNING)
+            job: Owner(keeper, token, attempt)
+            for job, token, keeper, _, _, _, attempt, *_ in db.execute(rows.RUNNING)
         }
         for job, attempts in runs.present(self._state).items():
             if db.execute(_ALIVE, (job,)).fetchone() is None:

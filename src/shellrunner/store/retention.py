@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ from shellrunner.store.moves import Moves
 
 _STEP: Final = 100  # rows removed in one batch
 _PAUSE: Final = 30.0  # seconds until ages are looked at again
+_SKEW: Final = 60_000  # milliseconds that the clock may be corrected by without further ado
 # Attempts count once their job is done, as its last one does.
 _EARLIER: Final = """SELECT coalesce(sum(attempts.stdout_bytes + attempts.stderr_bytes), 0)
     FROM attempts JOIN jobs ON jobs.id = job WHERE state = 'done'"""
@@ -47,6 +49,16 @@ def count(db: sqlite3.Connection) -> Kept:
     return Kept(jobs, last + earlier)
 
 
+def _oldest(db: sqlite3.Connection, most: int) -> list[tuple[int, int]]:
+    """The jobs that were done first, and when, as far as can be told; more than `most`, if the clock was set back."""
+    oldest: list[tuple[int, int]] = db.execute(changes.OLDEST, (most,)).fetchall()
+    ahead = db.execute(changes.AHEAD, (time.time_ns() // 1_000_000 + _SKEW, most)).fetchall()
+    if not ahead:
+        return oldest
+    # The clock was set back: what ends now has the earlier time, and would be removed as soon as it is recorded.
+    return sorted({*oldest, *ahead})
+
+
 class Retainer:
     """Keeps a history within its limits."""
 
@@ -74,9 +86,11 @@ class Retainer:
         jobs, size = self.kept.jobs, self.kept.bytes
         oldest_kept = self._oldest_kept()
         removed: Moves = []
-        for job, completed in db.execute(changes.OLDEST, (most,)).fetchall():
-            if completed >= oldest_kept and not self._too_much(jobs, size):
+        for job, completed in _oldest(db, most):
+            if len(removed) == most:
                 break
+            if completed >= oldest_kept and not self._too_much(jobs, size):
+                continue
             gone = changes.remove(db, job)
             removed.append(gone)
             jobs, size = jobs - 1, size - (gone.size or 0)
@@ -85,21 +99,17 @@ class Retainer:
     async def work(self) -> None:
         """Remove what is too much, whenever it is."""
         while True:
-            try:
+            self._wake.clear()  # before the look, for more may come during it
+            # What fails is told by the writer to whoever asked; here it is tried again after the pause.
+            with suppress(StoreUnavailable):
                 while await self._remove(_STEP) == _STEP:
                     pass
-            except StoreUnavailable:
-                pass  # the writer has told whoever asked; here it is tried again after the pause
-            else:
-                self._wake.clear()
             await self._rest()
 
     async def _rest(self) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_PAUSE):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     def _oldest_kept(self) -> float:
         days = self._limits.days

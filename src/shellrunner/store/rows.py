@@ -36,7 +36,7 @@ ONE: Final = f"SELECT {JOB} FROM jobs WHERE id = ?"
 SOME: Final = f"SELECT {JOB} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 ATTEMPT: Final = f"SELECT {_END} FROM attempts WHERE job = ? AND number = ?"
 
-CLAIM: Final = "id, token, keeper, spec, started, cancelling, attempt, secrets"
+CLAIM: Final = "id, token, keeper, spec, started, cancelling, attempt, max(created, coalesce(due, 0)), secrets"
 RUNNING: Final = f"""SELECT {CLAIM} FROM jobs INDEXED BY jobs_undone
     WHERE state = 'running' AND state != 'done' ORDER BY id"""
 UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undone
@@ -100,8 +100,8 @@ def claim(row: Row) -> Claim:
     Raises:
         StoreUnavailable: the row is damaged.
     """
-    job_id, token, keeper, spec, claimed, cancelling, number, hidden = row
-    return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling), number)
+    job_id, token, keeper, spec, claimed, cancelling, number, ready, hidden = row
+    return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling), number, ready)
 
 
 def _claim_or_what_is_left(row: Row) -> Claim:
@@ -109,8 +109,9 @@ def _claim_or_what_is_left(row: Row) -> Claim:
     try:
         return claim(row)
     except StoreUnavailable:
-        job_id, token, keeper, _, claimed, cancelling, number, _ = row
-        return Claim(job_id, token, keeper, JobSpec(command="(unreadable)"), claimed, bool(cancelling), number)
+        job_id, token, keeper, _, claimed, cancelling, number, ready, _ = row
+        left = JobSpec(command="(unreadable)")
+        return Claim(job_id, token, keeper, left, claimed, bool(cancelling), number, ready)
 
 
 def as_job(db: sqlite3.Connection, row: Row) -> Job:

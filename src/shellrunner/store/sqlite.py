@@ -84,7 +84,7 @@ class SqliteStore(Core):
             job_id, moves = adding.value
             if adding.offer:
                 offer = adding.offer
-                claim = Claim(job_id, offer.token, offer.keeper, spec, accepted.created)
+                claim = Claim(job_id, offer.token, offer.keeper, spec, accepted.created, ready=accepted.created)
                 self._claims.tell(offer, claim, moves)
             else:
                 self._moved(moves)
@@ -212,7 +212,7 @@ class SqliteStore(Core):
         return await self._read(calls.upcoming)
 
     async def called_back(self, job_id: int, *, error: str | None, again: Millis | None) -> None:
-        await self._write(lambda db: calls.tried(db, job_id, error, again))
+        await self._write(lambda db: calls.tried(db, job_id, error, again), self._tried)
 
     def watch_callbacks(self) -> AbstractContextManager[Bell]:
         return self._bells.watch(CALLS)

@@ -13,8 +13,8 @@ from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning,
 from shellrunner.keeper.messages import CONTROLLED
 from shellrunner.model import Running
 from shellrunner.store import Store
+from shellrunner.supervisor.kept import Kept
 from shellrunner.supervisor.links import KeeperGone, Link
-from shellrunner.supervisor.supervisor import Kept
 
 T = TypeVar("T")
 

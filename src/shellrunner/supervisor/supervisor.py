@@ -7,13 +7,15 @@ again, and no job notices.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from shellrunner.config import Jobs
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
-from shellrunner.model import Claim, again
+from shellrunner.model import Claim, End, Volume, again
 from shellrunner.store import Store
 from shellrunner.supervisor.keepers import Keepers
+from shellrunner.supervisor.kept import Kept
 from shellrunner.supervisor.links import KeeperGone, Link
 from shellrunner.supervisor.orders import start
 from shellrunner.supervisor.places import Places
@@ -26,24 +28,16 @@ _SPARE = 8  # keepers that wait for a claim: so many jobs can start with one com
 _OVERDUE = 30.0  # seconds past deadline and grace after which a keeper is taken for stuck
 _AGAIN = 1.0  # seconds between attempts at what failed: a history that takes nothing, a keeper that is not made
 
-
-class Kept:
-    """A claim whose command runs, or will in a moment, under a keeper."""
-
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self.cancelling = claim.cancelling
-        self.told = False  # the keeper knows that it is to be cancelled, or has nothing left to cancel
-        self.link: Link | None = None  # once the keeper was told to start
-        self.overdue: asyncio.TimerHandle | None = None
+Observe = Callable[[Claim, End, Volume], None]  # hears of each attempt's end once it is recorded
 
 
 class Supervisor:
     """Runs until it is cancelled; whatever runs then goes on under its keeper."""
 
-    def __init__(self, store: Store, keepers: Keepers, jobs: Jobs, max_running: int) -> None:
+    def __init__(self, store: Store, keepers: Keepers, jobs: Jobs, max_running: int, observe: Observe) -> None:
         """Run the store's jobs on these keepers, at most `max_running` at once, as `jobs` says."""
         self._store, self._keepers, self._jobs, self._max_running = store, keepers, jobs, max_running
+        self._observe = observe
         self._places = Places(max_running)
         self._kept: dict[int, Kept] = {}
         self._workers = 0
@@ -199,6 +193,7 @@ class Supervisor:
             end = verdict.end
             words = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
             log.info("job ended", extra={"job": claim.job_id, **words, "duration": end.duration})
+            self._observe(claim, end, verdict.volume)
         if self._kept.get(claim.job_id) is kept:  # else its next attempt has begun
             del self._kept[claim.job_id]
         self._changed.set()

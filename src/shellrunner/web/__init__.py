@@ -28,7 +28,7 @@ from shellrunner.web.board import BOARD, Board
 from shellrunner.web.control import CONTROLS, Controls
 from shellrunner.web.feed import FEEDS, Feeds
 from shellrunner.web.guard import Terms
-from shellrunner.web.keys import READY, SETTINGS, STORE
+from shellrunner.web.keys import READY, RENDER, SETTINGS, STORE, Render
 from shellrunner.web.lists import FILTERS
 from shellrunner.web.lists import PARAMETERS as LISTS
 from shellrunner.web.protocol import Runner
@@ -132,16 +132,19 @@ ROUTES = (
     ),
     Route("GET", "/healthz", probes.health, EMPTY, "", "200:text/plain"),
     Route("GET", "/readyz", probes.readiness, EMPTY, "", "200:text/plain not-ready"),
+    Route("GET", "/metrics", probes.metrics, EMPTY, "", "200:text/plain not-acceptable"),
 )
 
 
 def make_app(
-    store: Store, settings: Settings, ready: Callable[[], Sequence[str]], controls: Controls
+    store: Store, settings: Settings, ready: Callable[[], Sequence[str]], controls: Controls, render: Render
 ) -> web.Application:
-    """Build the app. `ready` says why jobs are not accepted and run just now (nothing: they are)."""
+    """Build the app. `ready` says why jobs are not accepted and run just now (nothing: they are); `render` has the
+    figures of the whole service."""
     terms = {row.handler: Terms(frozenset(row.parameters.split()), row.produces) for row in ROUTES}
     app = web.Application(middlewares=[guard.gate(terms)], client_max_size=1 << 20, handler_args=_PROTOCOL)
     app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
+    app[RENDER] = render
     app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
     app[STREAMS], app[FEEDS], app[BOARD] = Streams(), Feeds(store), Board(store)
     app.on_shutdown.append(_end_streams)
