@@ -105,7 +105,7 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
 
 
 async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
-    """Output of a job that waits for its next attempt counts when it is done, whether or not it was opened between."""
+    """Output of a job that waits for its next attempt counts when it is done, also if it was opened between."""
     async with opened(tmp_path) as store:
         job = await store.add(JobSpec(command="false", retries=Retries(max=1)))
         await store.claim(1, "t")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import JobSpec
 from shellrunner.store import changes, listing, schema, search
+from shellrunner.store.lane import Unit
 from shellrunner.store.question import Filters
 from shellrunner.store.sqlite import SqliteStore
 from tests.store.histories import opened
@@ -161,6 +162,39 @@ def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     assert entries(db, "обр") == []
 
 
+def test_the_index_does_not_grow_with_what_was_deleted(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many jobs came and went, the index is hardly larger than that of those that are there, step by step."""
+    monkeypatch.setattr(search, "_DEAD", 100)
+    monkeypatch.setattr(search, "_PAGES", 2)
+
+    def come(first: int) -> None:
+        add(db, *(f"convert /srv/{number}.json {number * 7919 % 10_007}" for number in range(first, first + 500)))
+        while search.take_in(db):
+            pass
+
+    def size() -> int:
+        (size,) = db.execute("SELECT sum(length(block)) FROM search_data").fetchone()
+        return int(size)
+
+    come(0)
+    fresh, steps = size(), 0
+    for first in range(500, 5_000, 500):
+        come(first)
+        for job_id in range(first - 499, first + 1):
+            changes.remove(db, job_id)
+        begun = search.tidy(db, begun=False)
+        while begun:
+            begun = search.tidy(db, begun=True)
+            steps += 1
+    assert steps > 20
+    assert size() < 2 * fresh
+    assert not search.tidy(db, begun=False)
+    assert found(db, "/srv/4999.JSON") == [5000]
+    assert len(found(db, "convert")) == 500
+
+
 def test_steps_are_small(db: sqlite3.Connection) -> None:
     """One step takes a few hundred short commands, or one long one, so that no other write waits for long."""
     add(db, *["true"] * 1000)
@@ -205,13 +239,15 @@ async def test_nothing_new_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(search, "_BREATH", 0)
     outcomes: list[bool | None] = [False, None, False, True, True]  # the last first
 
-    async def step() -> bool:
+    async def write(unit: Unit[bool]) -> bool:
+        if unit is not search.take_in:
+            return False
         outcome = outcomes.pop()
         if outcome is None:
             raise StoreUnavailable("the disk is full")
         return outcome
 
-    indexer = search.Indexer(step)
+    indexer = search.Indexer(write)
     task = asyncio.create_task(indexer.work())
     await until(lambda: len(outcomes) == 2)
     for _ in range(100):

@@ -277,7 +277,7 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
 
 
 async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Path) -> None:
-    """An end that skips a hundred jobs changes a few rows of each, and what they also waited for clears up the rest."""
+    """An end that skips a hundred jobs changes a few rows of each; the rest is cleared up as the others end."""
     async with opened(tmp_path) as store:
         first, *others = [(await running(store, f"t{number}")).job_id for number in range(50)]
         spec = after(first, *others)

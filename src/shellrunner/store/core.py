@@ -15,7 +15,7 @@ from typing import Final, Self, TypeVar
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, Delivery, Ending, Millis, State
-from shellrunner.store import arrivals, changes, keys, search
+from shellrunner.store import arrivals, changes, keys
 from shellrunner.store.alarm import Alarm
 from shellrunner.store.background import background
 from shellrunner.store.ballast import Ballast
@@ -68,7 +68,7 @@ class Core:
         # Since the opening: jobs that are done, by queue and ending; tries to send a result, by what came of them.
         self.ends: Counter[tuple[str, Ending]] = Counter()
         self.tries: Counter[Delivery] = Counter()
-        self._indexer = Indexer(partial(self._write, search.take_in))
+        self._indexer = Indexer(self._write)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[Self]:

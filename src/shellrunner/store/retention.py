@@ -49,14 +49,14 @@ def count(db: sqlite3.Connection) -> Kept:
     return Kept(jobs, last + earlier)
 
 
-def _oldest(db: sqlite3.Connection, most: int) -> list[tuple[int, int]]:
-    """The jobs that were done first, and when, as far as can be told; more than `most`, if the clock was set back."""
+def _oldest(db: sqlite3.Connection, most: int, oldest_kept: float) -> list[tuple[int, int]]:
+    """The jobs that were done first, and when, as far as can be told."""
     oldest: list[tuple[int, int]] = db.execute(changes.OLDEST, (most,)).fetchall()
     ahead = db.execute(changes.AHEAD, (time.time_ns() // 1_000_000 + _SKEW, most)).fetchall()
     if not ahead:
         return oldest
     # The clock was set back: what ends now has the earlier time, and would be removed as soon as it is recorded.
-    return sorted({*oldest, *ahead})
+    return sorted({*oldest, *ahead}, key=lambda job: (job[1] >= oldest_kept, job[0]))[:most]
 
 
 class Retainer:
@@ -86,11 +86,9 @@ class Retainer:
         jobs, size = self.kept.jobs, self.kept.bytes
         oldest_kept = self._oldest_kept()
         removed: Moves = []
-        for job, completed in _oldest(db, most):
-            if len(removed) == most:
-                break
+        for job, completed in _oldest(db, most, oldest_kept):
             if completed >= oldest_kept and not self._too_much(jobs, size):
-                continue
+                break
             gone = changes.remove(db, job)
             removed.append(gone)
             jobs, size = jobs - 1, size - (gone.size or 0)

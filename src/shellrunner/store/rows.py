@@ -151,5 +151,8 @@ def _done(row: Row) -> Done:
     started, completed, ending, exit_code, signal, detail, duration, *rest = row
     cpu_user, cpu_system, max_rss_bytes, *volume = rest
     usage = Usage(cpu_user, cpu_system, max_rss_bytes) if cpu_user is not None else None
-    end = End(Ending(ending), completed, exit_code, signal, detail, started, duration, usage)
+    try:
+        end = End(Ending(ending), completed, exit_code, signal, detail, started, duration, usage)
+    except ValueError as contradiction:  # nobody of this program wrote that
+        raise StoreUnavailable(f"an end in the history cannot be true: {contradiction}") from None
     return Done(end, Volume(*volume) if volume[0] is not None else None)

@@ -8,9 +8,11 @@ import asyncio
 import sqlite3
 import unicodedata
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
+from shellrunner.store.lane import Unit
 from shellrunner.store.sources import Branch, Source
 
 _GRAM: Final = 3  # characters of an entry of the index
@@ -20,9 +22,15 @@ _ROWS: Final = 200  # jobs taken in at once, and
 _TEXT: Final = 1 << 15  # characters after which it is enough: no other write waits for more
 _PAUSE: Final = 1.0  # seconds in which new ones gather: many at once cost less
 _BREATH: Final = 0.01  # seconds between two steps, for other writes
+_DEAD: Final = 5_000  # entries of deleted jobs beside a quarter of all, after which the index is tidied
+_PAGES: Final = 16  # of the index that are merged in one step
 
 _NEXT: Final = "SELECT id, command FROM jobs WHERE id > ? ORDER BY id LIMIT ?"
 _SEARCHED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
+_FORGOTTEN: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'forgotten'"
+_ONE_MORE: Final = """INSERT INTO meta VALUES ('forgotten', '1')
+    ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"""
+_SPAN: Final = "SELECT coalesce((SELECT max(id) FROM jobs) - (SELECT min(id) FROM jobs), 0)"
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM search WHERE search MATCH ? LIMIT ?)"
 
 
@@ -57,6 +65,7 @@ def forget(db: sqlite3.Connection, job_id: int, command: str) -> None:
     """Take a job out of the index, if it is in it; `command` as its row has it."""
     if job_id <= _searched(db):
         db.execute("INSERT INTO search (search, rowid, command) VALUES ('delete', ?, ?)", (job_id, fold(command)))
+        db.execute(_ONE_MORE)
 
 
 def take_in(db: sqlite3.Connection) -> bool:
@@ -73,12 +82,30 @@ def take_in(db: sqlite3.Connection) -> bool:
     return bool(taken)
 
 
+def tidy(db: sqlite3.Connection, *, begun: bool) -> bool:
+    """Merge a few pages of the index (a unit for the writer); false if it is tidy.
+
+    FTS5 keeps the entries of what was deleted, beside notes that they are dead, until both are merged. Every search
+    reads over them, so that without this a history under retention would be searched ever more slowly.
+    """
+    if not begun:
+        (dead,) = db.execute(_FORGOTTEN).fetchone() or (0,)
+        (span,) = db.execute(_SPAN).fetchone()
+        if dead < _DEAD + span // 4:
+            return False
+        db.execute("UPDATE meta SET value = '0' WHERE key = 'forgotten'")
+    before = db.total_changes
+    # fts5.html#the_merge_command: below zero it begins to merge all there is; it is over once nothing changes.
+    db.execute("INSERT INTO search (search, rank) VALUES ('merge', ?)", (_PAGES if begun else -_PAGES,))
+    return not begun or db.total_changes - before >= 2
+
+
 class Indexer:
     """Takes new jobs in, soon after they came, and does nothing while there are none."""
 
-    def __init__(self, step: Callable[[], Awaitable[bool]]) -> None:
-        """`step` has `take_in` done."""
-        self._step = step
+    def __init__(self, write: Callable[[Unit[bool]], Awaitable[bool]]) -> None:
+        """`write` has a unit done by the writer."""
+        self._write = write
         self._wake = asyncio.Event()
         self._wake.set()  # there may be some from before
 
@@ -92,13 +119,19 @@ class Indexer:
             await self._wake.wait()
             await asyncio.sleep(_PAUSE)
             self._wake.clear()
-            more = True
             try:
-                while more:
-                    more = await self._step()
-                    await asyncio.sleep(_BREATH)
+                await self._catch_up()
+                begun = False
+                while begun := await self._write(partial(tidy, begun=begun)):
+                    await self._catch_up()
             except StoreUnavailable:
                 self._wake.set()  # the writer has told whoever asked; here it is tried again after the pause
+
+    async def _catch_up(self) -> None:
+        more = True
+        while more:
+            more = await self._write(take_in)
+            await asyncio.sleep(_BREATH)
 
 
 def _some_grams(needle: str) -> set[str]:

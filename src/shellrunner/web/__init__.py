@@ -132,7 +132,9 @@ ROUTES = (
     ),
     Route("GET", "/healthz", probes.health, EMPTY, "", "200:text/plain"),
     Route("GET", "/readyz", probes.readiness, EMPTY, "", "200:text/plain not-ready"),
-    Route("GET", "/metrics", probes.metrics, EMPTY, "", "200:text/plain not-acceptable"),
+    Route(
+        "GET", "/metrics", probes.metrics, EMPTY, "", "200:text/plain 200:application/openmetrics-text not-acceptable"
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from shellrunner.web.problems import Refused
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_PROBES: Final = frozenset({"/healthz", "/readyz"})
+PROBES: Final = frozenset({"/healthz", "/readyz"})
 _VERSIONS: Final = (HttpVersion11, HttpVersion10)
 # On every response: it keeps a browser from misusing what a command wrote.
 HARDENED: Final = {
@@ -81,12 +81,12 @@ def _check(request: web.Request, terms: Terms) -> None:
         raise Refused("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
     if request.raw_path[:1] != "/":
         raise Refused("bad-request", "the target must be a path")
-    if path not in _PROBES:
+    if path not in PROBES:
         _check_host(request)
         # Every path but the page's own: a path that is spelled in another way must not slip by.
         if path != "/":
             _check_site(request)
-    if request.rel_url.raw_query_string and path not in _PROBES:
+    if request.rel_url.raw_query_string and path not in PROBES:
         _check_query(request, terms)
     accept = ", ".join(headers.getall(hdrs.ACCEPT, ()))
     if accept and accept != "*/*" and terms.produces and not accepts(accept, terms.produces):

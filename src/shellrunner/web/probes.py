@@ -36,6 +36,7 @@ _LINKS: Final[documents.Index] = {
     "queues": "/api/queues",
     "health": "/healthz",
     "ready": "/readyz",
+    "metrics": "/metrics",
     "openapi": "/api/openapi.json",
 }
 

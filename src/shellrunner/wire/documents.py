@@ -255,6 +255,7 @@ class Index(TypedDict):
     queues: Link
     health: Link
     ready: Link
+    metrics: Link
     openapi: Link
 
 

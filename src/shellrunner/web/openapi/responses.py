@@ -8,6 +8,7 @@ from http import HTTPStatus
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
+from shellrunner.web.guard import PROBES
 from shellrunner.web.openapi import meanings
 from shellrunner.web.problems import STATUSES
 from shellrunner.web.route import JSON, SSE, TEXT, Route
@@ -74,7 +75,7 @@ def told(row: Route) -> Iterator[Answer]:
 def codes(row: Route) -> list[str]:
     """The kinds of problem that a route may answer."""
     named = [word for word in row.answers.split() if word in STATUSES]
-    wanted = {*(ANY if row.path.startswith("/api") or row.produces else PROBE), *named, *_implied(row)}
+    wanted = {*(PROBE if row.path in PROBES else ANY), *named, *_implied(row)}
     return [code for code in STATUSES if code in wanted]
 
 
@@ -92,7 +93,10 @@ def headers_of(row: Route) -> Iterator[str]:
 
 def of(row: Route) -> dict[str, Schema]:
     """All answers of a route, by status."""
-    found = {str(answer.status): _answer(row, answer) for answer in told(row)}
+    found: dict[str, Schema] = {}
+    for answer in told(row):
+        about = found.setdefault(str(answer.status), _answer(row, answer))
+        about.get("content", {}).update(_content(row, answer))
     refused = {str(STATUSES[kinds[0]]): name(kinds) for kinds in problems_of(row)}
     return found | {status: {"$ref": f"#/components/responses/{kinds}"} for status, kinds in refused.items()}
 
@@ -145,17 +149,21 @@ def _answer(row: Route, answer: Answer) -> Schema:
     wanted = sorted(_of_answer(row, status, carries))
     if wanted:
         about["headers"] = _headers(wanted)
+    content = _content(row, answer)
+    return {**about, "content": content} if content else about
+
+
+def _content(row: Route, answer: Answer) -> dict[str, Schema]:
+    carries = answer.carries
     if carries == SSE:
         # OpenAPI 3.1 does not say how a stream is described. This is the schema of one event, 3.2's `itemSchema`.
         events = [_event(name, document) for name, document in EVENTS["{id" in row.path].items()]
-        about["content"] = {SSE: {"schema": {"oneOf": events}}}
-    elif "/" in carries and carries != JSON:
-        about["content"] = {carries: {"schema": _STRING}}
-    elif carries == JSON:
-        about["content"] = {JSON: {"schema": {"type": "object"}}}
-    elif carries:
-        about["content"] = {JSON: {"schema": {"$ref": f"#/components/schemas/{carries}"}}}
-    return about
+        return {SSE: {"schema": {"oneOf": events}}}
+    if carries == JSON:
+        return {JSON: {"schema": {"type": "object"}}}
+    if "/" in carries:
+        return {carries: {"schema": _STRING}}
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{carries}"}}} if carries else {}
 
 
 def _of_answer(row: Route, status: int, carries: str) -> Iterator[tuple[str, bool]]:
@@ -174,6 +182,8 @@ def _of_answer(row: Route, status: int, carries: str) -> Iterator[tuple[str, boo
     if "Prefer" in row.headers:
         yield "Preference-Applied", status == 200 and 202 in statuses
         yield "Vary", False
+    if len({each.carries for each in told(row) if each.status == status}) > 1:
+        yield "Vary", True
     if status == 200 and "cursor" in row.parameters.split():
         yield "Link", False
     if carries == SSE:
