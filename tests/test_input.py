@@ -299,23 +299,23 @@ async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service, tmp_path)
     assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG * 2).hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("query", "data", "status", "kind"),
-    [
-        ("?offset=-1", b"", 400, "bad-parameter"),
-        ("?offset=x", b"", 400, "bad-parameter"),
-        ("?end=maybe", b"", 400, "bad-parameter"),
-        ("?more=1", b"", 400, "bad-parameter"),
-        ("", b"x" * ((1 << 20) + 1), 413, "too-large"),
-    ],
-)
-async def test_bad_input_is_refused_and_takes_nothing(service, query, data, status, kind):
+BAD_INPUT = [
+    ("?offset=-1", b"", 400, "bad-parameter"),
+    ("?offset=x", b"", 400, "bad-parameter"),
+    ("?end=maybe", b"", 400, "bad-parameter"),
+    ("?more=1", b"", 400, "bad-parameter"),
+    ("", b"x" * ((1 << 20) + 1), 413, "too-large"),
+]
+
+
+async def test_bad_input_is_refused_and_takes_nothing(service):
     """What cannot be read is a problem that names it; the job's input stands where it stood."""
     job = await listener(service, "cat")
-    got, body = await send(service, job, data, query)
-    assert (got, body["type"]) == (status, f"/problems/{kind}")
-    got, body = await send(service, job, b"", "?offset=9")
-    assert body["offset"] == 0
+    for query, data, status, kind in BAD_INPUT:
+        got, body = await send(service, job, data, query)
+        assert (got, body["type"]) == (status, f"/problems/{kind}"), query
+        got, body = await send(service, job, b"", "?offset=9")
+        assert body["offset"] == 0
 
 
 async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
@@ -407,26 +407,26 @@ async def test_real_time_signals_have_names(service):
     assert (await service.result(job))["signal"] == "SIGRTMIN+3"
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer"),
-    [
-        ({"signal": "HUP"}, "#/signal"),
-        ({"signal": "SIGNONE"}, "#/signal"),
-        ({"signal": "SIGRTMIN+99"}, "#/signal"),
-        ({"signal": 1}, "#/signal"),
-        ({"signal": None}, "#/signal"),
-        ({}, "#/signal"),
-        ({"signal": "SIGHUP", "pid": 1}, "#/pid"),
-        ([], "#"),
-    ],
-)
-async def test_a_bad_signal_is_422_with_its_place(service, body, pointer):
+BAD_SIGNALS = [
+    ({"signal": "HUP"}, "#/signal"),
+    ({"signal": "SIGNONE"}, "#/signal"),
+    ({"signal": "SIGRTMIN+99"}, "#/signal"),
+    ({"signal": 1}, "#/signal"),
+    ({"signal": None}, "#/signal"),
+    ({}, "#/signal"),
+    ({"signal": "SIGHUP", "pid": 1}, "#/pid"),
+    ([], "#"),
+]
+
+
+async def test_a_bad_signal_is_422_with_its_place(service):
     """Names are the kernel's, and nothing else is known: 422 with a pointer, and nothing was sent."""
     job = await service.submit("sleep 600")
     await service.running(job)
-    status, _, answer = await service.ask("POST", f"/api/jobs/{job}/signal", json=body)
-    assert (status, answer["type"]) == (422, "/problems/invalid-signal")
-    assert [fault["pointer"] for fault in answer["errors"]] == [pointer]
+    for body, pointer in BAD_SIGNALS:
+        status, _, answer = await service.ask("POST", f"/api/jobs/{job}/signal", json=body)
+        assert (status, answer["type"]) == (422, "/problems/invalid-signal"), body
+        assert [fault["pointer"] for fault in answer["errors"]] == [pointer]
     assert (await service.status(job))["state"] == "running"
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from shellrunner.errors import InvalidJob, NoSuchAttempt, NoSuchQueue, QueueFull
+from shellrunner.errors import InvalidJob, NoSuchAttempt, NoSuchQueue, QueueFull, StoreUnavailable
 from shellrunner.model import (
     Delivery,
     Done,
     End,
     Ending,
+    Job,
     JobSpec,
     Notify,
     Queued,
@@ -23,7 +24,7 @@ from shellrunner.model import (
     Volume,
     Waiting,
 )
-from shellrunner.store import Head
+from shellrunner.store import Head, Key
 from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
 from tests.store.histories import NOTHING, SPEC, ended, opened, running
 from tests.waiting import until
@@ -197,6 +198,30 @@ async def test_too_many_in_one_batch_are_refused_to_the_number(tmp_path: Path) -
         assert (await store.queues()).queues[0].queued == 10
         with pytest.raises(QueueFull, match="10 jobs"):
             await store.add(SPEC)
+
+
+async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
+    """Repeats of a key and refused jobs take none from those that were asked for with them."""
+    key = Key("who", "k", b"digest")
+    async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
+        known = await store.add(SPEC, key)
+        outcomes = await asyncio.gather(
+            *(store.add(SPEC, key) for _ in range(5)),
+            *(store.add(after(99)) for _ in range(5)),
+            *(store.add(SPEC) for _ in range(4)),
+            return_exceptions=True,
+        )
+        assert [outcome.id for outcome in outcomes[:5] if isinstance(outcome, Job)] == [known.id] * 5
+        assert [type(outcome) for outcome in outcomes[5:]] == [InvalidJob] * 5 + [Job] * 2 + [QueueFull] * 2
+
+
+async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) -> None:
+    """A neighbour that fails in SQLite has the batch run anew, and the queue still fills to the number."""
+    async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
+        broken = asyncio.ensure_future(store._writer.run(lambda db: db.execute("SELECT nonsense")))
+        outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(5)), broken, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes[:5]] == [Job] * 3 + [QueueFull] * 2
+        assert isinstance(outcomes[5], StoreUnavailable)
 
 
 async def test_a_queue_that_config_names_no_more_still_runs(tmp_path: Path) -> None:

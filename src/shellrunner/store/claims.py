@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shellrunner.errors import QueueFull, StoreUnavailable
+from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Ending, Job, State
 from shellrunner.store import Key, aftermath, arrivals, changes, keys, rows
 from shellrunner.store.arrivals import Accepted
@@ -40,20 +40,51 @@ class Served:
     moves: Moves = field(default_factory=list)
 
 
+class Taken:
+    """Places in the queues that a batch has taken, which the counts know only after its commit.
+
+    Which job takes one shows only when it is written: another may be there already under its key, or refused.
+    """
+
+    def __init__(self, queues: QueueCounts) -> None:
+        self._queues = queues
+        self._more: Counter[str] = Counter()
+        self._by: set[Adding] = set()
+
+    def check(self, add: "Adding") -> None:
+        """Have room for one more, before it is written.
+
+        Raises:
+            QueueFull: there is none.
+        """
+        if add in self._by:  # it is run again: what was taken before was rolled back
+            self._by.clear()
+            self._more.clear()
+        queue = add.accepted.spec.queue
+        full = self._queues.full(queue, more=self._more.total(), more_of_it=self._more[queue])
+        if full is not None:
+            raise full
+
+    def take(self, add: "Adding") -> None:
+        """It waits from now on."""
+        self._by.add(add)
+        self._more[add.accepted.spec.queue] += 1
+
+
 class Adding(Asked):
     """A job that is being added, and the offer that has it at once, if one does.
 
     Its `value` is the job's id and moves, or the job that was accepted with this key before.
     """
 
-    __slots__ = ("_key", "accepted", "full", "offer")
+    __slots__ = ("_key", "accepted", "offer", "taken")
 
     def __init__(self, accepted: Accepted, key: Key | None, after: Callable[["Adding"], None]) -> None:
         """`after` hears of it once it is committed."""
         super().__init__(self._add, lambda _: after(self))
         self.accepted = accepted
         self.offer: Offer | None = None
-        self.full: QueueFull | None = None
+        self.taken: Taken | None = None  # if it has to wait for its turn
         self._key = key
 
     @property
@@ -66,11 +97,13 @@ class Adding(Asked):
             known = keys.find(db, self._key, self.accepted.created)
             if known is not None:
                 return known
-        if self.full is not None:
-            raise self.full
+        if self.taken is not None:
+            self.taken.check(self)
         job_id, moves = arrivals.add(db, self.accepted, (self.offer.keeper, self.offer.token) if self.offer else None)
         if self._key is not None:
             keys.keep(db, self._key, job_id, self.accepted.created)
+        if self.taken is not None and moves[0].after is not State.DONE:
+            self.taken.take(self)
         return job_id, moves
 
 
@@ -127,22 +160,16 @@ class Claims:
         if adding:
             if certain:
                 offers = _pair(adding, offers, room)
-            self._refuse_too_many(adding)
-            certain = certain and not any(add.offer is None and not add.full for add in adding)
+            taken = Taken(self._queues)
+            for add in adding:
+                add.taken = None if add.offer else taken
+            certain = certain and not any(add.taken for add in adding)
         return None if certain or not offers or not room else self._claiming(offers, room)
 
     def _startable(self) -> bool:
         """Whether something is queued that may run."""
         queues = self._queues
         return any(queues.count(name, State.QUEUED) for name in queues.room())
-
-    def _refuse_too_many(self, adding: list[Adding]) -> None:
-        more: Counter[str] = Counter()
-        for add in adding:
-            queue = add.accepted.spec.queue
-            if add.offer is None:
-                add.full = self._queues.full(queue, more=more.total(), more_of_it=more[queue])
-                more[queue] += add.full is None
 
     def _claiming(self, offers: list[Offer], room: dict[str, int]) -> Asked:
         asked = Asked(lambda db: _serve(db, offers, dict(room)), self._tell)
