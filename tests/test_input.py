@@ -1,5 +1,6 @@
 """Input that is sent while a command runs, and signals: by the keeper alone, through HTTP, over restarts."""
 
+import contextlib
 import asyncio
 import hashlib
 import io
@@ -122,6 +123,26 @@ async def test_the_servers_death_does_not_end_the_input(fork_server, keeping):
     assert again.hear()["say"] == "ended"
     end, data = ended(slot, 1)
     assert (end["exit_code"], data) == (5, b"before after")
+
+
+async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping):
+    """A stopped server leaves answers unread until there is no room for more: the timeout comes in time all the same,
+    and whoever reads at last has every answer."""
+    keeper, slot = keeping
+    start(keeper, 1, "exec sleep 600", stream=True, timeout=1)
+    keeper.connection.settimeout(0.2)
+    asked = 0
+    with contextlib.suppress(TimeoutError):
+        while asked < 5000:  # far more than a socket holds
+            keeper.say(do="input", job=1, token="t", offset=7, data="", end=False)
+            asked += 1
+    end = await until(lambda: slot.find(1, "t").end, what="it ends")
+    assert (end["ending"], end["duration"] < 3) == ("timed_out", True)
+    keeper.connection.settimeout(20)
+    for _ in range(asked):
+        while (said := keeper.hear())["say"] == "ended":
+            pass
+        assert (said["say"], said["job"], said["refused"] in ("offset", "gone")) == ("took", 1, True)
 
 
 def test_input_leaves_no_descriptor_behind(keeping):

@@ -109,6 +109,19 @@ async def test_start_at_is_kept_and_not_before(tmp_path: Path) -> None:
         assert claim.claimed >= round(datetime.fromisoformat(soon).timestamp() * 1000)
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("2030-01-01T00:00:00.097001Z", "2030-01-01T00:00:00.098Z"),
+        ("2030-01-01T00:00:00.097Z", "2030-01-01T00:00:00.097Z"),
+        ("2029-12-31T23:59:59.9999Z", "2030-01-01T00:00:00.000Z"),
+    ],
+)
+def test_start_at_is_rounded_to_the_later_millisecond(asked: str, kept: str) -> None:
+    """A part of a millisecond counts as a whole one, so that nothing starts before it was to."""
+    assert JobSpec(command="true", start_at=asked).start_at == kept
+
+
 async def test_another_attempt_keeps_what_the_first_was(tmp_path: Path) -> None:
     """An attempt that is to be repeated is kept with its end and output; the job runs again with its secrets."""
     spec = JobSpec(command="x", env={"A": "secret"}, retries=Retries(max=1, delay=0))

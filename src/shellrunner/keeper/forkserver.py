@@ -15,9 +15,10 @@ from contextlib import suppress
 from typing import Any
 
 from . import tree
+from .connection import Connection
 from .identity import Identity
 from .keep import Keeper
-from .messages import Message, Unpacker, pack
+from .messages import Message
 from .slot import SlotWriter, slot_name, socket_name
 
 _LINGER = 2.0  # seconds that what a killed keeper left has to be gone before the server hears of it
@@ -29,12 +30,11 @@ class ForkServer:
 
     def __init__(self, server: socket.socket, state: int) -> None:
         """Make keepers for slots in `state` (a directory's descriptor)."""
-        self._server: socket.socket | None = server
+        self._server: Connection | None = Connection(server)
         self._state = state
         self._slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
         self._keepers: dict[int, int] = {}  # pid → number
         self._pidfds: dict[int, int] = {}  # pid → pidfd, readable once the keeper has ended
-        self._unpacker = Unpacker()
         self._unswept = False  # something that a killed keeper left has outlived our signals so far
 
     def run(self) -> None:
@@ -48,29 +48,25 @@ class ForkServer:
             for descriptor in self._pidfds.values():
                 poll.register(descriptor, select.POLLIN)
             if self._server:
-                poll.register(self._server, select.POLLIN)
+                poll.register(self._server, self._server.events)
             ready = {descriptor for descriptor, _ in poll.poll(_AGAIN * 1000 if self._unswept else None)}
             if self._unswept or not ready.isdisjoint(self._pidfds.values()):
                 self._reap()
             if self._server and self._server.fileno() in ready:
                 self._hear(self._server)
 
-    def _hear(self, server: socket.socket) -> None:
+    def _hear(self, server: Connection) -> None:
+        server.flush()
         try:
-            data = server.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
+            for message in server.hear() or ():
+                self._fork(message["keeper"], message["header"])
+        except EOFError:
             server.close()
             self._server = None
-            return
-        for message in self._unpacker.feed(data):
-            self._fork(message["keeper"], message["header"])
 
     def _say(self, message: Message) -> None:
         if self._server:
-            with suppress(OSError):
-                self._server.sendall(pack(message))
+            self._server.say(message)
 
     def _fork(self, number: int, header: dict[str, Any]) -> None:
         try:

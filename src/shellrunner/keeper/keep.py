@@ -18,9 +18,10 @@ from contextlib import suppress
 from typing import Any
 
 from . import command, tree
+from .connection import Connection
 from .input import Input
 from .kept import CHUNK, LINGER, Kept
-from .messages import PROTOCOL, Message, Unpacker, pack
+from .messages import PROTOCOL, Message
 from .recorder import Recorder
 from .slot import SlotWriter
 
@@ -38,8 +39,7 @@ class Keeper:
         self._state, self._slot, self._listener, self._hello = state, slot, listener, hello
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._server: socket.socket | None = None
-        self._unpacker = Unpacker()
+        self._server: Connection | None = None
         self._kept: Kept | None = None
         self._retiring = False
         self._over = False
@@ -88,26 +88,25 @@ class Keeper:
             self._hear()  # whatever an earlier server still said
         if self._server:
             self._hang_up()
-        self._server = connection
-        self._unpacker = Unpacker()
-        self._watch(connection.fileno(), self._hear)
+        self._server = Connection(connection)
+        self._watch(connection.fileno(), self._attend)
         kept = self._kept
         self._say(say="hello", protocol=PROTOCOL, **self._hello, job=kept and kept.job, token=kept and kept.token)
 
+    def _attend(self) -> None:
+        if self._server:
+            self._server.flush()
+            self._poll.modify(self._server.fileno(), self._server.events)
+        self._hear()
+
     def _hear(self) -> None:
-        while self._server:
-            try:
-                data = self._server.recv(1 << 18, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._hang_up()
-                self._over = self._over or (self._kept is None and not self._retiring)
-                return
-            for message in self._unpacker.feed(data):
-                self._obey(message)
+        try:
+            while self._server and (messages := self._server.hear()) is not None:
+                for message in messages:
+                    self._obey(message)
+        except EOFError:
+            self._hang_up()
+            self._over = self._over or (self._kept is None and not self._retiring)
 
     def _hang_up(self) -> None:
         if self._server:
@@ -117,9 +116,8 @@ class Keeper:
 
     def _say(self, **message: Any) -> None:
         if self._server:
-            # A server that does not read is as good as dead; it will find everything in the slot.
-            with suppress(OSError):
-                self._server.sendall(pack(message))
+            self._server.say(message)
+            self._poll.modify(self._server.fileno(), self._server.events)
 
     def _obey(self, message: Message) -> None:
         kept = self._kept

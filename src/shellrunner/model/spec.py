@@ -5,7 +5,7 @@ Validated wherever it is made, so an impossible one does not exist. Must not kno
 
 import re
 import shlex
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -48,10 +48,11 @@ def _absolute(path: str) -> str:
 
 
 def _instant(text: str) -> str:
-    """RFC 3339, in UTC with milliseconds: the form in which times are shown and kept."""
+    """RFC 3339, in UTC with milliseconds, a part of one counted as a whole: nothing starts before it was to."""
     match = _TIME.fullmatch(text)
     try:
         moment = datetime.fromisoformat(text.upper()).astimezone(UTC) if match else None
+        moment = moment and moment + timedelta(microseconds=-moment.microsecond % 1000)
     except (ValueError, OverflowError):  # no such day, or before the year 1
         moment = None
     if moment is None:
