@@ -259,6 +259,35 @@ def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, complaint):
     assert found.startswith(f"{path}{complaint}")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("CWD", "/tmp/\udcff", "jobs.cwd: must be UTF-8"),
+        ("ENVIRONMENT", '{"\\udcff": "x"}', "jobs.environment: must be UTF-8"),
+        ("ENVIRONMENT", '{"A\\u0000": "x"}', "jobs.environment: must not contain NUL"),
+    ],
+)
+def test_what_no_keeper_can_be_told_is_refused_at_the_start(monkeypatch, key, value, complaint):
+    """Bytes that are not UTF-8 would end the service at the first job, and at each start after that."""
+    monkeypatch.setenv(f"SHELLRUNNER_JOBS__{key}", value)
+    assert refusal() == [f"environment variable SHELLRUNNER_JOBS__{key}: {complaint}"]
+
+
+def test_a_directory_with_nul_in_its_name_is_refused(file):
+    """The kernel would take another directory, or a keeper fail over it."""
+    path = file('[jobs]\ncwd = "/tmp/\\u0000"')
+    assert refusal(path) == [f"{path}, line 2: jobs.cwd: must not contain NUL"]
+
+
+def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch):
+    """A home with other bytes in its name needs jobs.environment and jobs.cwd."""
+    entry = list(pwd.getpwuid(os.geteuid()))
+    entry[5] = "/home/\udcff"
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(entry))
+    assert "default: jobs.environment: must be UTF-8" in refusal()
+    assert load(jobs={"environment": {"HOME": "/"}})
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     """A file that was named is never taken for an empty one."""
     path = tmp_path / "missing.toml"

@@ -1,7 +1,7 @@
 """Input that is sent while a command runs, and signals: by the keeper alone, through HTTP, over restarts."""
 
-import contextlib
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
@@ -15,6 +15,7 @@ from shellrunner.errors import NotRunning
 from shellrunner.keeper.input import ROOM, Input
 from shellrunner.keeper.messages import PROTOCOL
 from shellrunner.supervisor import Controls
+from shellrunner.supervisor.links import connect
 from tests.keepers import ended, give, start
 from tests.service import InProcess
 from tests.waiting import lives, until
@@ -143,6 +144,27 @@ async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping):
         while (said := keeper.hear())["say"] == "ended":
             pass
         assert (said["say"], said["job"], said["refused"] in ("offset", "gone")) == ("took", 1, True)
+
+
+async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(fork_server, keeping):
+    """What a keeper does not read is not piled up for it: whoever gives up takes the input along."""
+    keeper, _ = keeping
+    start(keeper, 1, "exec cat > /dev/null", stream=True, timeout=20)
+    slots = os.open(fork_server.state / "slots", os.O_RDONLY)
+    link = await connect(slots, 1)
+    os.close(slots)
+    keeper_pid = (await link.hello)["identity"]["pid"]
+    os.kill(keeper_pid, signal.SIGSTOP)
+    giving = [asyncio.create_task(link.give(1, "t", None, BIG[:100_000], end=False)) for _ in range(100)]
+    await asyncio.sleep(0)  # each has sent what it has, or waits for its turn
+    for task in giving:
+        task.cancel()
+    await asyncio.wait(giving)
+    os.kill(keeper_pid, signal.SIGCONT)
+    taken = await link.give(1, "t", None, b"", end=True)
+    assert (taken["refused"], taken["offset"] <= 1_000_000) == (None, True)
+    assert await link.ended() is False
+    link.close()
 
 
 def test_input_leaves_no_descriptor_behind(keeping):

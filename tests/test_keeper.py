@@ -18,7 +18,7 @@ from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.store import runs
 from shellrunner.store.runs import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
-from tests.keepers import ForkServer, Talk, start
+from tests.keepers import ForkServer, Talk, keep, start
 from tests.waiting import lives, until
 
 
@@ -433,6 +433,18 @@ def test_an_end_whose_parts_do_not_agree_is_lost(state, damage):
         whole[at] ^= 1
         slot.write_bytes(whole)
     assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
+
+
+@pytest.mark.parametrize("letter", ["a", "\x01", "ж", "😀"])
+def test_however_long_a_name_is_the_reason_is_told(keeping, letter):
+    """A directory or program of the longest name that can be asked for does not push the reason out of `detail`."""
+    name = f"/{letter * 30_000}"
+    limited = {"limits": {"open_files": 64}}
+    asked = [{"cwd": name}, {"argv": [name]}, {"argv": [name]} | limited, {"argv": [letter * 9999]}]
+    for job, more in enumerate(asked, 1):
+        end, _ = keep(*keeping, job, "true", **more)
+        assert end["ending"] == "failed_to_start"
+        assert end["detail"].endswith(": not found along PATH" if job == len(asked) else ": File name too long")
 
 
 def test_a_long_detail_is_shortened_not_refused(state):

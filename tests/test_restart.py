@@ -1,6 +1,7 @@
 """The life of the service: kill -9 at any moment, and all is as if it had never died (S1–S4, S6, S7, S10, E9)."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -11,7 +12,9 @@ import zlib
 import aiohttp
 import pytest
 
-from shellrunner.keeper.slot import PAGE
+from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.slot import PAGE, SlotReader, slot_name
+from shellrunner.supervisor.verdict import new_token
 from tests.service import Service
 from tests.waiting import lives, marked, parent, until
 
@@ -361,6 +364,44 @@ async def test_a_retired_keepers_slot_is_buried_after_a_restart(service, tmp_pat
     (tmp_path / "go").touch()
     await until(lambda: not lives(keeper.pid))
     await until(lambda: slots - set((service.state_dir / "slots").glob("*.slot")))
+
+
+async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service):
+    """Claims of a keeper that goes late, and started none of them, go back to the queue: no slot is buried early."""
+    await service.run("true")
+    await service.ask("POST", "/api/queues/pause")
+    keepers = _keepers_by_number(service)
+    claims = [(number, new_token(), await service.submit("exit 4")) for number in keepers for _ in range(2)]
+    for keeper in keepers.values():
+        service.signal(keeper, signal.SIGSTOP)
+    await service.kill()
+    with contextlib.closing(sqlite3.connect(service.state_dir / "history.db")) as db:
+        db.executemany("UPDATE jobs SET state = 'running', keeper = ?, token = ?, started = 1 WHERE id = ?", claims)
+        db.execute("DELETE FROM paused")
+        db.commit()
+    await service.start()
+    await until(lambda: any(line["event"] == "jobs taken up" for line in service.log))
+    await service.status(claims[0][2])  # by now each claim has a connection to its keeper
+    for keeper in keepers.values():
+        service.signal(keeper, signal.SIGCONT)
+    assert {(await service.result(job))["exit_code"] for _, _, job in claims} == {4}
+    buried = {slot_name(number) for number in keepers}
+    await until(lambda: not buried & set(os.listdir(service.state_dir / "slots")))
+
+
+def _keepers_by_number(service):
+    """The living keepers, by the numbers of their slots."""
+    keepers, found = service.keepers(), {}
+    directory = os.open(service.state_dir / "slots", os.O_RDONLY)
+    try:
+        for path in (service.state_dir / "slots").glob("*.slot"):
+            with contextlib.closing(SlotReader(directory, path.name)) as slot:
+                header = slot.header()
+                if header and Identity.load(header["identity"]) in keepers:
+                    found[int(path.stem)] = Identity.load(header["identity"])
+    finally:
+        os.close(directory)
+    return found
 
 
 def _children(pid):

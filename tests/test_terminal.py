@@ -9,6 +9,7 @@ import time
 import pytest
 
 from shellrunner.keeper import tree
+from shellrunner.keeper.terminal import Terminal
 from tests.keepers import ended, give, keep, start
 from tests.waiting import lives, until
 
@@ -124,6 +125,22 @@ async def test_streamed_input_is_typed_as_it_comes(keeping):
     assert give(keeper, b"rest", offset=7, end=True) == (11, None)
     assert keeper.hear()["say"] == "ended"
     assert ended(keeping[1], 1)[1].endswith(b"\r\nrestover\r\n")
+
+
+def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error():
+    """What root's commands can do with vhangup(2) at any moment must not end their keeper."""
+
+    class HungUp(Terminal):
+        def _is_unread(self):
+            for end in (self.screen, self.sink):  # the last of them hangs the other side up
+                os.close(end)
+            return False
+
+    terminal = HungUp(SIZE, b"", is_open=False)
+    terminal.look()
+    assert terminal.due is not None
+    terminal.sink = -1
+    terminal.close()
 
 
 async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping):

@@ -231,7 +231,7 @@ async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
 async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) -> None:
     """A neighbour that fails in SQLite has the batch run anew, and the queue still fills to the number."""
     async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
-        broken = asyncio.ensure_future(store._writer.run(lambda db: db.execute("SELECT nonsense")))
+        broken = store._writer.run(lambda db: db.execute("SELECT nonsense"))  # the last of the batch
         outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(5)), broken, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes[:5]] == [Job] * 3 + [QueueFull] * 2
         assert isinstance(outcomes[5], StoreUnavailable)

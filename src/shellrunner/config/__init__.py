@@ -47,6 +47,17 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _sayable(text: str) -> str:
+    """Every job's keeper is told this: in UTF-8, and the kernel by it, for which a NUL is the end."""
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be UTF-8") from None
+    return text
+
+
 def _shell(words: list[str]) -> list[str]:
     if not words or not words[0].startswith("/"):
         raise ValueError("must begin with the shell's absolute path")
@@ -54,17 +65,21 @@ def _shell(words: list[str]) -> list[str]:
 
 
 def _surroundings(given: dict[str, str]) -> dict[str, str]:
-    for name in given:
-        if not name or "=" in name or "\0" in name:
+    for name in map(_sayable, given):
+        if not name or "=" in name:
             raise ValueError(f"{name!r} is no name for a variable")
         if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
             raise ValueError(f"{name} is set for each job by the service")
-    return _shipped_environment() | given
+    environment = _shipped_environment() | given
+    for value in environment.values():  # the shipped ones come from the user's entry, which may say anything
+        _sayable(value)
+    return environment
 
 
 # TOML has no null. Zero is read as "no limit" because the other reading, "keep nothing", would delete the history.
 ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+SayablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(_sayable(str(path))))]
 
 
 def _host(host: str) -> str:
@@ -166,7 +181,7 @@ class Jobs(_Section):
     environment: Annotated[dict[str, Argument], AfterValidator(_surroundings)] = Field(
         default_factory=dict, description="merged over what is shipped"
     )
-    cwd: AbsolutePath = Field(default_factory=_home)
+    cwd: SayablePath = Field(default_factory=_home)
     timeout: Annotated[float | None, ZERO_IS_NONE] = Field(None, ge=0, le=MAX_TIMEOUT, description="seconds")
     kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
     leave_children: bool = False

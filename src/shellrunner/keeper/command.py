@@ -16,6 +16,7 @@ from .plumbing import Action, Plumbing
 
 # Every handler back to its default and nothing blocked: what the keeper ignores, its command must not (P13).
 _DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_SHOWN = 400  # characters of a directory or program in an error: at six bytes each they still fit into a slot
 
 
 class CannotStart(Exception):
@@ -66,7 +67,7 @@ def _spawn(message: dict[str, Any], home: int, actions: list[Action]) -> int:
     try:
         os.chdir(cwd.encode())
     except OSError as error:
-        raise CannotStart(f"cannot enter the directory {cwd}: {error.strerror}") from None
+        raise CannotStart(f"cannot enter the directory {_shown(cwd)}: {error.strerror}") from None
     try:
         path = _find(argv[0], environment.get(b"PATH", b""))
         if limits := within(message.get("limits")):
@@ -75,7 +76,7 @@ def _spawn(message: dict[str, Any], home: int, actions: list[Action]) -> int:
             path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULTS
         )
     except OSError as error:
-        raise CannotStart(f"cannot start {message['argv'][0]}: {error.strerror}") from None
+        raise CannotStart(f"cannot start {_shown(message['argv'][0])}: {error.strerror}") from None
     finally:
         os.fchdir(home)
 
@@ -88,7 +89,12 @@ def _find(program: bytes, path: bytes) -> bytes:
         candidate = os.path.join(directory or b".", program)
         if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
             return candidate
-    raise CannotStart(f"cannot start {program.decode(errors='replace')}: not found along PATH")
+    raise CannotStart(f"cannot start {_shown(program.decode(errors='replace'))}: not found along PATH")
+
+
+def _shown(name: str) -> str:
+    # A name may be as long as an argument, and the reason, which comes after it, must not be what is cut.
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
 
 
 def signal_name(number: int) -> str:

@@ -61,7 +61,10 @@ class Terminal(Input):
         self._pause = min(self._pause * _SLOWER, _SELDOM)
         if self._is_unread():
             return
-        attributes = termios.tcgetattr(self._slave)
+        try:
+            attributes = termios.tcgetattr(self._slave)
+        except termios.error:  # EIO: hung up (vhangup(2)) since it was looked at, and nobody reads it any more
+            return
         reads_lines = bool(attributes[_LOCAL] & termios.ICANON)
         key = attributes[_CHARACTERS][termios.VEOF]
         if (reads_lines or not self._key_typed) and key != b"\0":  # NUL: the command has switched it off

@@ -78,6 +78,9 @@ class Link(_Wire):
         self._ended: asyncio.Future[bool] | None = None
         self._early: bool | None = None  # an end that was said before anybody waited for it
         self._giving: deque[asyncio.Future[Message]] = deque()  # answered in order
+        self._turn = asyncio.Lock()
+        self._room = asyncio.Event()
+        self._room.set()
 
     async def ended(self) -> bool:
         """Wait until the keeper says that its command ended; true if it takes no further one.
@@ -102,14 +105,27 @@ class Link(_Wire):
         Raises:
             KeeperGone: it never will.
         """
-        if self.closed.done():
-            raise KeeperGone(self.number)
-        taken: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._giving.append(taken)  # and there it stays until it is answered, even if nobody waits any more
-        self.send({
-            "do": "input", "job": job, "token": token, "offset": offset, "data": b64encode(data).decode(), "end": end
-        })  # fmt: skip
+        # One after the other, each once the keeper has read nearly all of what came before: what a stopped one does
+        # not read would fill our memory, and would be taken long after whoever sent it has given up.
+        async with self._turn:
+            await self._room.wait()
+            if self.closed.done():
+                raise KeeperGone(self.number)
+            taken: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            self._giving.append(taken)  # and there it stays until it is answered, even if nobody waits any more
+            self.send({
+                "do": "input", "job": job, "token": token,
+                "offset": offset, "data": b64encode(data).decode(), "end": end,
+            })  # fmt: skip
         return await taken
+
+    def pause_writing(self) -> None:
+        """More than the transport's high-water mark is unread."""
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """Nearly all was read."""
+        self._room.set()
 
     def received(self, message: Message) -> None:
         if message["say"] == "hello":
@@ -126,6 +142,7 @@ class Link(_Wire):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._room.set()
         waiting: list[asyncio.Future[Any] | None] = [self.hello, self._ended, *self._giving]
         for future in waiting:
             if future and not future.done():

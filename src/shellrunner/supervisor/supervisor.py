@@ -266,7 +266,11 @@ class Supervisor:
         self._stop_watching(kept)
         self._places.give_back()
         await self._record(kept, verdict)
-        if kept.link:
+        if any(other.claim.keeper == number for other in self._kept.values()):
+            # That one is still to be judged by the same slot: whoever has it buries the keeper.
+            if kept.link:
+                kept.link.close()
+        elif kept.link:
             await self._keepers.dismiss(kept.link, usable=usable)
         elif self._keepers.is_gone(number):
             self._keepers.bury(number)
