@@ -378,7 +378,7 @@ def test_silence_of_a_damaged_slot_means_lost(state, length):
     assert verdict.end.ending is Ending.LOST
 
 
-@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT])
+@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
 def test_a_start_without_an_end_is_lost_with_its_output(state, token):
     """Started, keeper gone, no end: `lost`, and what it wrote is kept."""
     _, directory, writer = state
@@ -397,7 +397,7 @@ def _end(writer, directory, token, data=b"out"):
     writer.end(recorder.progress() | END)
 
 
-@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT])
+@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
 def test_a_whole_end_is_the_truth_in_any_boot(state, token):
     """An end record whose sums agree is recorded as it is."""
     _, directory, writer = state

@@ -244,5 +244,5 @@ class HistoryMachine(RuleBasedStateMachine):
 
 TestHistory = HistoryMachine.TestCase
 TestHistory.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

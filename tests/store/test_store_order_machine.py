@@ -239,5 +239,5 @@ class OrderMachine(RuleBasedStateMachine):
 
 TestOrder = OrderMachine.TestCase
 TestOrder.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
