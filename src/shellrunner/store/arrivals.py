@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shellrunner.errors import InvalidJob
-from shellrunner.model import Ending, JobSpec, Millis, State, Streamed
-from shellrunner.store import aftermath, calls
+from shellrunner.model import Ending, Job, JobSpec, Millis, Queued, Running, State, Streamed
+from shellrunner.store import aftermath, calls, rows
 from shellrunner.store.moves import Move, Moves
 
 ADD: Final = """INSERT INTO jobs (state, queue, priority, created, command, spec, secrets, started, keeper, token)
@@ -47,8 +47,8 @@ class Accepted:
         return cls(seen, now, seen.model_dump_json(exclude_defaults=True), hidden, at_once)
 
 
-def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = None) -> tuple[int, Moves]:
-    """Put the job into the queue, or at once into the hands of its owner (keeper, token); its id, and its moves.
+def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = None) -> tuple[Job, Moves]:
+    """Put the job into the queue, or at once into the hands of its owner (keeper, token); the job, and its moves.
 
     Raises:
         InvalidJob: it waits for a job that there is not.
@@ -65,10 +65,12 @@ def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = N
     if spec.notify:
         calls.expect(db, job_id, spec.notify.host)
         db.execute("UPDATE jobs SET minded = 1 WHERE id = ?", (job_id,))
-    if owner is not None:
-        return job_id, [Move(job_id, spec.queue, None, State.RUNNING)]
-    first = [Move(job_id, spec.queue, None, State.QUEUED)]
-    return job_id, first if job.at_once else _hold_back(db, job_id, job, awaited)
+    moves = [Move(job_id, spec.queue, None, State.QUEUED if owner is None else State.RUNNING)]
+    if not job.at_once:
+        moves = _hold_back(db, job_id, job, awaited)
+    if spec.notify or not job.at_once:
+        return rows.job(db, job_id), moves
+    return Job(job_id, spec, job.created, Queued() if owner is None else Running(job.created)), moves
 
 
 def _awaited(db: sqlite3.Connection, after: tuple[int, ...]) -> list[tuple[int, State, Ending | None, int | None]]:

@@ -74,15 +74,17 @@ class Taken:
 class Adding(Asked):
     """A job that is being added, and the offer that has it at once, if one does.
 
-    Its `value` is the job's id and moves, or the job that was accepted with this key before.
+    Its `value` is the job as it is accepted, or as it is now if it was accepted with this key before; `moves` are
+    what was done for it.
     """
 
-    __slots__ = ("_key", "accepted", "offer", "taken")
+    __slots__ = ("_key", "accepted", "moves", "offer", "taken")
 
     def __init__(self, accepted: Accepted, key: Key | None, after: Callable[["Adding"], None]) -> None:
         """`after` hears of it once it is committed."""
         super().__init__(self._add, lambda _: after(self))
         self.accepted = accepted
+        self.moves: Moves = []
         self.offer: Offer | None = None
         self.taken: Taken | None = None  # if it has to wait for its turn
         self._key = key
@@ -92,19 +94,21 @@ class Adding(Asked):
         """Whether it is certain to be a new job, which nothing keeps from starting."""
         return self._key is None and self.accepted.at_once
 
-    def _add(self, db: sqlite3.Connection) -> tuple[int, Moves] | Job:
+    def _add(self, db: sqlite3.Connection) -> Job:
+        self.moves = []
         if self._key is not None:
             known = keys.find(db, self._key, self.accepted.created)
             if known is not None:
                 return known
         if self.taken is not None:
             self.taken.check(self)
-        job_id, moves = arrivals.add(db, self.accepted, (self.offer.keeper, self.offer.token) if self.offer else None)
+        owner = (self.offer.keeper, self.offer.token) if self.offer else None
+        job, self.moves = arrivals.add(db, self.accepted, owner)
         if self._key is not None:
-            keys.keep(db, self._key, job_id, self.accepted.created)
-        if self.taken is not None and moves[0].after is not State.DONE:
+            keys.keep(db, self._key, job.id, self.accepted.created)
+        if self.taken is not None and not job.done:
             self.taken.take(self)
-        return job_id, moves
+        return job
 
 
 class Claims:

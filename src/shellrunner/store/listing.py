@@ -53,7 +53,7 @@ def page(
     jobs: list[Job] = []
     room = ROOM
     for place in places:
-        job = rows.job(db, _id(place))
+        job = rows.job_or_what_is_left(db, _id(place))
         room -= _size(job.spec)
         if room < 0 and jobs:
             return Page(jobs, position(jobs[-1], sort))

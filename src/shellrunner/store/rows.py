@@ -44,6 +44,7 @@ UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undon
 OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND queue = ?"
 
 Row = tuple[Any, ...]
+_UNREADABLE: Final = JobSpec(command="(unreadable)")
 
 
 def job(db: sqlite3.Connection, job_id: int) -> Job:
@@ -56,6 +57,19 @@ def job(db: sqlite3.Connection, job_id: int) -> Job:
     if row is None:
         raise NoSuchJob(job_id)
     return as_job(db, row)
+
+
+def job_or_what_is_left(db: sqlite3.Connection, job_id: int) -> Job:
+    """The same; of a damaged row what can still be read of it: one must not hide all others of a list.
+
+    Raises:
+        NoSuchJob: there is none.
+    """
+    try:
+        return job(db, job_id)
+    except StoreUnavailable:
+        row = db.execute(ONE, (job_id,)).fetchone()
+        return as_job(db, (row[0], _UNREADABLE.model_dump_json(exclude_defaults=True), *row[2:]))
 
 
 def some(db: sqlite3.Connection, job_ids: Sequence[int]) -> list[Job]:
@@ -110,7 +124,7 @@ def _claim_or_what_is_left(row: Row) -> Claim:
         return claim(row)
     except StoreUnavailable:
         job_id, token, keeper, _, claimed, cancelling, number, ready, _ = row
-        left = JobSpec(command="(unreadable)")
+        left = _UNREADABLE
         return Claim(job_id, token, keeper, left, claimed, bool(cancelling), number, ready)
 
 

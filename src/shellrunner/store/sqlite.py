@@ -9,12 +9,11 @@ import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from shellrunner.errors import NoSuchQueue, StoreUnavailable
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Queued, Running, State, Volume, Waiting
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, State, Volume
 from shellrunner.store import (
     Bell,
     Changes,
@@ -79,28 +78,15 @@ class SqliteStore(Core):
         accepted = Accepted.of(spec, now())
 
         def added(adding: Adding) -> None:
-            if isinstance(adding.value, Job):
-                return
-            job_id, moves = adding.value
             if adding.offer:
-                offer = adding.offer
-                claim = Claim(job_id, offer.token, offer.keeper, spec, accepted.created, ready=accepted.created)
-                self._claims.tell(offer, claim, moves)
+                offer, job = adding.offer, adding.value
+                claim = Claim(job.id, offer.token, offer.keeper, spec, accepted.created, ready=accepted.created)
+                self._claims.tell(offer, claim, adding.moves)
             else:
-                self._moved(moves)
+                self._moved(adding.moves)
 
-        adding = Adding(accepted, key, added)
-        value = await self._writer.ask(adding)
-        if isinstance(value, Job):
-            return value
-        job_id, moves = value
-        job = Job(job_id, accepted.spec, accepted.created, Queued())
-        match moves[0].after:
-            case State.RUNNING:
-                job = replace(job, phase=Running(accepted.created))
-            case State.WAITING:
-                job = replace(job, phase=Waiting())
-        return await self.job(job_id) if moves[0].after is State.DONE or spec.notify else job
+        job: Job = await self._writer.ask(Adding(accepted, key, added))
+        return job
 
     async def job(self, job_id: int) -> Job:
         return await self._read(lambda db: rows.job(db, job_id))
