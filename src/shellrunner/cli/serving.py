@@ -1,0 +1,47 @@
+"""`shellrunner serve`: be the service.
+
+Reads the settings, sets up the log, and hands over to `service`.
+"""
+
+import faulthandler
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shellrunner import log
+from shellrunner.config import load
+from shellrunner.errors import ShellrunnerError
+from shellrunner.service import run
+
+FILE = click.Path(path_type=Path)
+_FAILED = 1
+
+
+@click.command()
+@click.option("--config", type=FILE, help="A TOML file; none: the defaults.")
+@click.option("--host", help="Where to listen, instead of server.host.")
+@click.option("--port", type=int, help="Instead of server.port; 0: any free port.")
+@click.option("--state-dir", type=FILE, help="Where the history lies, instead of store.state_dir.")
+def serve(config: Path | None, host: str | None, port: int | None, state_dir: Path | None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    state_dir = state_dir and state_dir.absolute()
+    settings = load(config, server=_given(host=host, port=port), store=_given(state_dir=state_dir))
+    log.set_up(settings.log.level)
+    # On SIGABRT, which systemd sends when the watchdog barks, it says where every thread was.
+    if sys.stderr:
+        faulthandler.enable()
+    try:
+        sys.exit(run(settings))
+    except ShellrunnerError:
+        raise
+    except Exception:
+        # A border: what nobody expected is for the log, on one line, and systemd starts it anew.
+        logging.getLogger("shellrunner.cli").critical("the service failed", exc_info=True)
+        sys.exit(_FAILED)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
