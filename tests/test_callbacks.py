@@ -14,6 +14,7 @@ from base64 import b64decode, b64encode
 
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 
 from shellrunner import reports
 from shellrunner.callbacks import Caller, Schedule, caller, envelope
@@ -297,7 +298,7 @@ async def _hang_up(reader, writer):
         (_hang_up, "http://127.0.0.1:{port}/", "ended the connection before it answered"),
         (_nonsense, "https://127.0.0.1:{port}/", "does not speak TLS as it should"),
         (_hang_up, "http://a..b:{port}/", "is no address that can be called"),
-        (_hang_up, "http://127.0.0.1:99999/", "is no address that can be called"),
+        (_hang_up, f"http://{'a' * 64}.example/", "is no address that can be called"),
         (_hang_up, "HTTP://LOCALHOST:{port}", "ended the connection before it answered"),
     ],
 )
@@ -541,13 +542,24 @@ async def test_a_host_that_is_not_allowed_is_refused(service):
 
 
 @pytest.mark.parametrize(
+    "host",
+    ["ho\u212a.example", "hok\u3002example", "hok.example\u200b", "hok.example\t", "hok.example\\", "u@hok.example"],
+)
+def test_a_host_is_what_it_looks_like(host):
+    """No other letters stand for those of a host, so that config's names are compared as they are."""
+    with pytest.raises(ValidationError, match="must be an http or https URL"):
+        JobSpec(command="true", notify={"url": f"http://{host}/"})
+
+
+@pytest.mark.parametrize(
     ("callbacks", "words"),
     [
-        ({"hosts": ["example.org"]}, "callbacks.hosts needs callbacks.secret"),
+        ({"hosts": ["example.org"]}, "callbacks.hosts: needs callbacks.secret"),
         ({"hosts": ["example.org"], "secret": "whsec_Z2VoZWlt"}, "24 to 64 random bytes"),
         ({"hosts": ["example.org"], "secret": SECRET.removeprefix("whsec_")}, "must be whsec_ and"),
         ({"hosts": ["http://example.org/"], "secret": SECRET}, "must be a host"),
         ({"hosts": ["user@example.org"], "secret": SECRET}, "must be a host"),
+        ({"hosts": ["example.org:65536"], "secret": SECRET}, "must be a host"),
     ],
 )
 def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks, words):

@@ -190,7 +190,8 @@ def test_every_setting_can_come_from_the_environment(key, monkeypatch):
         ("[log]\nlevel = 'loud'", 2, "log.level", "must be 'debug', 'info', 'warning' or 'error'"),
         ("[queues.a]\nmax_running = -1", 2, "queues.a.max_running", "must be at least 0"),
         ("[queues.a]\nrunning = 1", 2, "queues.a.running", "there is no such key"),
-        ("[queues]\n\n'a b' = {}", 3, "queues.a b", "should match"),
+        ("[queues]\n\n'a b' = {}", 3, "queues.a b", "must be 1 to 63 letters"),
+        ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "needs callbacks.secret"),
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )
@@ -212,6 +213,8 @@ def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(file, te
         ("SHELLRUNNER_SEVER__PORT", "1", "sever: there is no such key, did you mean server?"),
         ("SHELLRUNNER_JOBS__ENVIRONMENT__A", "1", "jobs.environment__a: there is no such key"),
         ("SHELLRUNNER_LOG", "debug", "log: must be a table"),
+        ("SHELLRUNNER_CALLBACKS__HOSTS", '["a"]', "callbacks.hosts: needs callbacks.secret"),
+        ("SHELLRUNNER_CALLBACKS", '{"hosts": ["a"]}', "callbacks.hosts: needs callbacks.secret"),
     ],
 )
 def test_a_mistake_in_the_environment_is_refused_with_the_variable(monkeypatch, variable, value, reason):

@@ -95,10 +95,10 @@ async def test_bad_parameters(site: Site) -> None:
 
 
 async def test_if_match(site: Site) -> None:
-    """Whoever asks for one version of what is to be deleted gets none (412); `*` is any."""
+    """Whoever asks for one version of what is to be deleted gets none (412); `*` is any, with If-None-Match none."""
     await site.done()
-    for value, status in (('"x"', 412), ("*", 200)):
-        answer = await site.ask("DELETE", "/api/jobs?confirm=true", headers={"If-Match": value})
+    for name, value, status in (("If-Match", '"x"', 412), ("If-None-Match", "*", 412), ("If-Match", "*", 200)):
+        answer = await site.ask("DELETE", "/api/jobs?confirm=true", headers={name: value})
         assert answer.status == status
 
 

@@ -106,6 +106,7 @@ async def test_own_host(site: Site, host: str) -> None:
         ("GET /api HTTP/1.2\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
         ("GET /api HTTP/2.0\r\nHost: localhost:PORT\r\n\r\n", 400),
         ("OPTIONS * HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
+        ("GET /api#jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\n\r\n", 400),
         ("nonsense\r\n\r\n", 400),
         ("BREW /api HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", 400),
         ("GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nBad Header: x\r\n\r\n", 400),
@@ -135,6 +136,37 @@ async def test_bad_requests(site: Site, request_head: str, status: int, caplog: 
     if status != 200:
         assert b"application/problem+json" in head
         assert b"/problems/" in body
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        "GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nAuthorization: Bearer geheim\x01\r\n\r\n",
+        "GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nBad Header: geheim\r\n\r\n",
+        "GET /api HTTP/1.1\r\nHost: localhost:PORT\r\nCookie geheim\r\n\r\n",
+        POST + 'Content-Length: 2\r\n\r\n{}{"env":{"A":"geheim"}}',
+        POST.replace("Connection: close\r\n", "") + 'Content-Length: 2\r\n\r\n{}{"env":{"A":"geheim"}}\r\n\r\n',
+        POST + "Transfer-Encoding: chunked\r\n\r\ngeheim\r\n",
+        "GET /geheim\x01 HTTP/1.1\r\n\r\n",
+        "GET /api HTTP/geheim\r\n\r\n",
+        "geheim\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_not_logged(
+    site: Site, request_head: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says at most what is wrong with a request, and repeats nothing of it, which may be a secret."""
+    caplog.set_level(logging.DEBUG)
+    assert b" 400 " in await site.raw(request_head)
+    assert "not HTTP: " in caplog.text
+    assert "geheim" not in caplog.text
+
+
+async def test_letters_of_other_scripts_in_a_target(site: Site) -> None:
+    """Whoever has not percent-encoded a search is told so."""
+    got = await site.raw("GET /api/jobs?q=жук HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n")
+    assert b" 400 " in got
+    assert b"must be percent-encoded" in got
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

@@ -275,32 +275,45 @@ async def test_lists_have_versions(five: Site) -> None:
     assert (await five.get(path, headers={"If-None-Match": tag})).status == 200
 
 
-SORT = (Order(SortKey.QUEUE, False), Order(SortKey.DURATION, True))
+SORT = (Order(SortKey.QUEUE, False), Order(SortKey.DURATION, True), Order(SortKey.ENDING, False))
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("mail")
 documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(documents | st.lists(scalars, max_size=4), st.booleans())
-@example(["mail", 1e400, 5], True)
-@example(["mail", float("nan"), 5], True)
-@example(["mail", True, 5], True)
-@example(["mail", None, 2**63], True)
-@example(["\ud800", None, 2], True)
+@example(["mail", 1.5, "exited", 3], True)
+@example(["mail", 1.5, [], 3], True)
+@example(["mail", 1.5, {}, 3], True)
+@example(["mail", 1e400, None, 5], True)
+@example(["mail", float("nan"), None, 5], True)
+@example(["mail", True, None, 5], True)
+@example(["mail", None, None, 2**63], True)
+@example(["\ud800", None, None, 2], True)
 async def test_forged_cursors(site: Site, content: Any, signed: bool) -> None:
     """A cursor that somebody made up is a place in the list, or 400; never anything else."""
-    digest = json.loads(urlsafe_b64decode(cursors.write(Filters(with_result=True), SORT, ("mail", 1.5, 3)) + "=="))[0]
+    own = cursors.write(Filters(with_result=True), SORT, ("mail", 1.5, None, 3))
+    digest = json.loads(urlsafe_b64decode(f"{own}=="))[0]
     if signed and isinstance(content, list):
         content = [digest, *content]
-    text = urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
-    answer = await site.get(f"/api/results?sort=queue,-duration&cursor={quote(text)}")
+    text = urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).rstrip(b"=").decode()
+    answer = await site.get(f"/api/results?sort=queue,-duration,ending&cursor={quote(text)}")
     if answer.status == 200:
-        _, queue, duration, job_id = content
+        _, queue, duration, ending, job_id = content
+        assert ending in {None, *Ending}
         assert queue is None or isinstance(queue, str)
         assert duration is None or type(duration) is float
         assert type(job_id) is int
     else:
         assert (answer.status, answer.json["type"]) == (400, "/problems/bad-cursor")
+
+
+async def test_a_cursor_is_read_to_the_letter(five: Site) -> None:
+    """A cursor that was cut, or has anything in it that was not, is 400."""
+    following = (await five.get("/api/jobs?limit=1")).json["next"]
+    assert (await five.get(following)).status == 200
+    for other in (f"{following}A", f"{following}==", f"{following}%0A", following[:-1], following.replace("=", "=!")):
+        assert (await five.get(other)).json["type"] in {"/problems/bad-cursor", "/problems/bad-parameter"}
 
 
 @given(st.text(max_size=40) | st.binary(max_size=40).map(lambda data: urlsafe_b64encode(data).decode()))

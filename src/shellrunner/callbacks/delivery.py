@@ -24,7 +24,7 @@ _WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (ssl.SSLError, "{host} does not speak TLS as it should"),
     (aiohttp.ClientConnectorError, "{host} cannot be reached: {reason}"),
     (aiohttp.ClientResponseError, "{host} answered what is not HTTP"),
-    (ValueError, "{host} is no address that can be called"),  # a label that is too long, a port above 65535
+    (ValueError, "{host} is no address that can be called"),  # a label that is empty or too long
 )
 _LOST: Final = "{host} ended the connection before it answered"
 

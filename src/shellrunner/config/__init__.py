@@ -12,9 +12,9 @@ import re
 import tomllib
 from base64 import b64decode
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -83,7 +83,8 @@ SayablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(_sayable(
 
 
 def _host(host: str) -> str:
-    if not re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", host.lower()):
+    match = re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", host.lower())
+    if match is None or int(match[1] or 0) > 65_535:
         raise ValueError("must be a host as URLs have it, with its port unless that is the scheme's own")
     return host.lower()
 
@@ -204,14 +205,16 @@ class Store(_Section):
 class Callbacks(_Section):
     """Where results may be sent, and the secret with which they are signed."""
 
-    hosts: list[Annotated[str, AfterValidator(_host)]] = Field(default_factory=list, description="none: no callbacks")
     secret: Annotated[str, AfterValidator(_secret)] = Field("", repr=False)
+    hosts: list[Annotated[str, AfterValidator(_host)]] = Field(default_factory=list, description="none: no callbacks")
 
-    @model_validator(mode="after")
-    def _signed(self) -> Self:
-        if self.hosts and not self.secret:
-            raise ValueError("callbacks.hosts needs callbacks.secret: receivers must be able to tell who calls")
-        return self
+    @field_validator("hosts")
+    @classmethod
+    def _signed(cls, hosts: list[str], before: ValidationInfo) -> list[str]:
+        # Of the hosts, so that their place is told; a secret that is wrong is not there, and complained of by itself.
+        if hosts and before.data.get("secret") == "":
+            raise ValueError("needs callbacks.secret: receivers must be able to tell who calls")
+        return hosts
 
 
 class Log(_Section):

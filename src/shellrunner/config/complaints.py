@@ -138,6 +138,8 @@ def _reason(problem: ErrorDetails, settings: type[BaseModel]) -> str:
             return _no_such(str(key), getattr(table, "model_fields", {}))
         case "model_type" | "dict_type":
             return "must be a table"
+        case "string_pattern_mismatch":  # a queue's name is all that has one
+            return "must be 1 to 63 letters, digits, dots, dashes or underscores"
         case "value_error":
             return str(problem["ctx"]["error"])
     reason = problem["msg"]

@@ -41,6 +41,14 @@ def _argument(text: str) -> str:
     return text
 
 
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("is not a variable's name: empty, or has '=' or NUL in it")
+    if name in _OURS:
+        raise ValueError("is set by the service")
+    return name
+
+
 def _absolute(path: str) -> str:
     if not path.startswith("/"):
         raise ValueError("must be an absolute path")
@@ -90,7 +98,8 @@ Name = Annotated[str, StringConstraints(pattern=_NAME)]
 JobId = Annotated[int, Field(ge=1, le=10**18 - 1)]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
-_URL = re.compile(r"https?://(?P<host>[^/?#@\s\\]+)(?:[/?][!-\"$-~]*)?", re.ASCII | re.IGNORECASE)
+# ASCII throughout: in small letters, the Kelvin sign would be the k of a host that config names.
+_URL = re.compile(r"https?://(?P<host>(?:(?![/?#@\\])[!-~])+)(?:[/?][!-\"$-~]*)?", re.ASCII | re.IGNORECASE)
 
 _VARIABLE = re.compile(r"[^=\0]+")
 _OURS = ("SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID")
@@ -182,7 +191,7 @@ _Words = Annotated[
 _Text = Annotated[str, _shape(maxLength=1 << 20)]  # what a body has room for
 _Path = Annotated[Argument, AfterValidator(_absolute), _shape(pattern=r"^/[^\u0000]*$")]
 _Variables = Annotated[
-    dict[str, str],
+    dict[Annotated[str, AfterValidator(_variable)], Argument],
     _shape(
         maxProperties=MAX_COUNT["env"],
         propertyNames={"pattern": r"^[^=\u0000]+$", "not": {"enum": [*_OURS]}},
@@ -190,7 +199,7 @@ _Variables = Annotated[
     ),
 ]
 _Labels = Annotated[
-    dict[Name, str],
+    dict[Name, Annotated[str, StringConstraints(max_length=MAX_LABEL)]],
     Field(max_length=MAX_LABELS),
     _shape(patternProperties={_NAME: {"type": "string", "maxLength": MAX_LABEL}}, additionalProperties=False),
 ]
@@ -237,14 +246,6 @@ class JobSpec(_Request):
             return Terminal() if given else None
         return given
 
-    @field_validator("labels")
-    @classmethod
-    def _labels(cls, labels: dict[str, str]) -> dict[str, str]:
-        for key, value in labels.items():
-            if len(value) > MAX_LABEL:
-                raise ValueError(f"the value of {key} must have at most {MAX_LABEL} characters")
-        return labels
-
     @field_validator("argv", "env", mode="before")
     @classmethod
     def _not_too_many(cls, given: Any, info: ValidationInfo) -> Any:
@@ -265,11 +266,8 @@ class JobSpec(_Request):
     @classmethod
     def _variables(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"{name[:100]!r} is not a variable's name: empty, or has '=' or NUL in it")
-            if name in _OURS:
-                raise ValueError(f"{name} is set by the service")
-            _argument(f"{name}={value}")
+            if len(name.encode()) + len(value.encode()) >= MAX_ARGUMENT:
+                raise ValueError(f"{name[:100]} and its value must be less than {MAX_ARGUMENT} bytes of UTF-8")
         return env
 
     @model_validator(mode="after")

@@ -80,6 +80,22 @@ def check_version(request: web.Request, tag: str) -> None:
         raise Refused("precondition-failed", "If-Match names another version")
 
 
+def check_change(request: web.Request, tag: str) -> None:
+    """The same before something is changed: there `If-None-Match` refuses too (RFC 9110, 13.1.2).
+
+    Raises:
+        Refused: `If-Match` names other versions, or `If-None-Match` this one.
+    """
+    check_version(request, tag)
+    if _among(tag, request.headers.getall(hdrs.IF_NONE_MATCH, ()), weak=True):
+        raise Refused("precondition-failed", "If-None-Match names this version")
+
+
+def is_conditional(request: web.Request) -> bool:
+    """Whether the client put a condition on a change."""
+    return hdrs.IF_MATCH in request.headers or hdrs.IF_NONE_MATCH in request.headers
+
+
 def _among(tag: str, lines: Sequence[str], *, weak: bool) -> bool:
     tags = [item.strip() for line in lines for item in line.split(",")]
     return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)

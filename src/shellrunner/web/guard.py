@@ -79,8 +79,8 @@ def _check(request: web.Request, terms: Terms) -> None:
     if request.version not in _VERSIONS:
         request._cache["version"] = HttpVersion11  # noqa: SLF001  the status line must not claim what we do not speak
         raise Refused("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
-    if request.raw_path[:1] != "/":
-        raise Refused("bad-request", "the target must be a path")
+    if request.raw_path[:1] != "/" or "#" in request.raw_path:
+        raise Refused("bad-request", "the target must be a path, perhaps with a query")
     if path not in PROBES:
         _check_host(request)
         # Every path but the page's own: a path that is spelled in another way must not slip by.

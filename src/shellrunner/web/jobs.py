@@ -5,7 +5,7 @@ Handlers of the routes under /api/jobs. Must not know how jobs are run.
 
 import logging
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from shellrunner import reports
 from shellrunner.errors import NoSuchJob, ResultGone
@@ -56,8 +56,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.Response:
     """DELETE /api/jobs/{id}: remove a job that is done, with its status and result."""
     store, wanted = request.app[STORE], job_id(request)
-    if hdrs.IF_MATCH in request.headers:
-        answers.check_version(request, answers.etag(body.dump(resources.job(await store.job(wanted)))))
+    if answers.is_conditional(request):
+        answers.check_change(request, answers.etag(body.dump(resources.job(await store.job(wanted)))))
     await store.delete_job(wanted)
     return web.Response(status=204)
 
@@ -68,7 +68,7 @@ async def remove_many(request: web.Request) -> web.StreamResponse:
     It goes on when the client goes. If the service stops meanwhile, some are deleted, and asking again does the rest.
     """
     request.app[STREAMS].check_open()
-    answers.check_version(request, "")  # a list has no version of its own, so none can be the right one
+    answers.check_change(request, "")  # a list has no version of its own, so none can be the right one
     store, meant = request.app[STORE], lists.filters(request)
     if parameters.choice(request, "confirm", ("true", "false")) != "true":
         would = await store.count(meant)

@@ -89,7 +89,7 @@ def labels(request: web.Request, parameter: str) -> tuple[tuple[str, str], ...]:
         if not colon or not _NAME.fullmatch(key) or len(value) > _LABEL:
             raise BadParameter(
                 parameter,
-                f"{parameter} must be key:value, the key as {_NAME.pattern}, the value of {_LABEL} characters",
+                f"{parameter} must be key:value, the key as {_NAME.pattern}, the value at most {_LABEL} characters",
             )
         found[key, value] = None
     if len(found) > LABELS:

@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from aiohttp.web_protocol import RequestHandler
 from shellrunner.web import guard, problems
 
 log = logging.getLogger("shellrunner.web")
+
+# What a parser says before it quotes what came, which may be a token or part of a body.
+_UNQUOTED = re.compile(r"[^:'\"]*")
 
 
 class _Protocol(RequestHandler):
@@ -86,15 +90,23 @@ def at_parting(request: web.Request, then: Callable[[], None]) -> Iterator[None]
 
 
 def _refusal(error: BaseException | None) -> web.Response:
-    words = str(error)
+    words = _words(error)
     if "'Host' header" in words:  # missing or doubled
         return problems.of(guard.wrong_host())
     if isinstance(error, http_exceptions.LineTooLong) or "Too many headers" in words:
         return problems.problem("headers-too-large", "the request line or a header is too long, or they are too many")
     if isinstance(error, http_exceptions.ContentEncodingError):  # one that aiohttp cannot unpack
         return problems.of(guard.packed())
-    log.debug("not HTTP: %s", words)
+    unquoted = _UNQUOTED.match(words)
+    log.debug("not HTTP: %s", unquoted[0].strip() if unquoted else type(error).__name__)
+    if words.startswith("Invalid char in url"):
+        return problems.problem("bad-request", "the target has a character that must be percent-encoded (RFC 3986)")
     return problems.problem("bad-request", "the request is not HTTP as RFC 9112 has it")
+
+
+def _words(error: BaseException | None) -> str:
+    """What is wrong, without most of what came; llhttp shows that on lines of its own."""
+    return str(getattr(error, "message", error)).partition("\n")[0]
 
 
 def _hardened(answer: web.Response) -> web.Response:

@@ -5,7 +5,7 @@ Handlers of /api/results, /api/results/{id} and .../attempts/{number}; `raw` has
 
 from functools import partial
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from shellrunner import reports
 from shellrunner.errors import NoSuchJob, ResultGone
@@ -32,8 +32,8 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 async def remove(request: web.Request) -> web.Response:
     """DELETE /api/results/{id}: remove the result of a job that is done; the job stays."""
-    if hdrs.IF_MATCH in request.headers:
-        answers.check_version(request, answers.etag(body.dump(await _document(request))))
+    if answers.is_conditional(request):
+        answers.check_change(request, answers.etag(body.dump(await _document(request))))
     await request.app[STORE].delete_result(job_id(request))
     return web.Response(status=204)
 

@@ -13,6 +13,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from shellrunner.errors import MalformedJson
 from shellrunner.model import Millis
 
+_MOST_DIGITS = 1_000  # of a whole number; int() takes the longer for each, and itself ends at 4300
+
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
@@ -70,10 +72,18 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number has more than {_MOST_DIGITS} digits")
+    return int(text)
+
+
 def _number(text: str) -> int | float:
     """JSON has one kind of number: 1.0 is 1."""
     number = float(text)
     return int(number) if number.is_integer() else number
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=_number, parse_int=_whole
+)

@@ -37,6 +37,7 @@ _WORDS = {
     "model_attributes_type": "must be an object",
     "model_type": "must be an object",
     "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
+    "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_type": "must be a string",
     "string_unicode": "must be valid Unicode",
@@ -106,7 +107,11 @@ def _beyond(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _faults(error: ValidationError) -> list[dict[str, str]]:
-    return [_explain(fault) for fault in error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]]
+    faults = error.errors(include_url=False, include_input=False)
+    # A list whose items are all wrong is called empty by pydantic, which is no fault of its own.
+    around = {fault["loc"][:-1] for fault in faults}
+    told = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in around]
+    return [_explain(fault) for fault in told[:_MOST_ERRORS]]
 
 
 def _explain(fault: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ _OF_HTTP: Final = {
     "method-not-allowed": "The path does not know this method; `Allow` has those that it knows.",
     "not-acceptable": "`Accept` excludes what this route gives.",
     "body-too-slow": "The body did not arrive within 10 seconds.",
-    "precondition-failed": "`If-Match` names another version.",
+    "precondition-failed": "`If-Match` names another version, or `If-None-Match` this one.",
     "too-large": "The body has more than 1 MiB.",
     "unsupported-media-type": "The body is of another type than this route takes, or is compressed.",
     "range-not-satisfiable": "The range lies behind the end.",

@@ -123,7 +123,7 @@ HEADERS: Final[dict[str, tuple[Schema, str, Any]]] = {
     "/api/statuses/events Last-Event-ID": (_TEXT, "the last change that was received", None),
     "If-None-Match": (
         _TEXT,
-        "versions that the client has: 304 if one of them is still right",
+        "versions that the client has: if one of them is still right, 304 to GET and HEAD, 412 to others",
         '"0f343b0931126a20"',
     ),
     "If-Match": (_TEXT, "versions that the client means: 412 if it is none of them", '"0f343b0931126a20"'),

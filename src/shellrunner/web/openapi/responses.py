@@ -83,10 +83,8 @@ def headers_of(row: Route) -> Iterator[str]:
     """The headers of a request that act on this route."""
     yield from row.headers.split()
     statuses = {answer.status for answer in told(row)}
-    if 304 in statuses:
-        yield "If-None-Match"
     if "precondition-failed" in codes(row):
-        yield "If-Match"
+        yield from ("If-None-Match", "If-Match")
     if 206 in statuses:
         yield from ("Range", "If-Range")
 
