@@ -1,19 +1,27 @@
 """The settings: what is shipped, what goes before what, and how a mistake is refused."""
 
+import hashlib
 import json
 import os
 import pwd
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.config import Queue, Settings, load
 from shellrunner.errors import ConfigError
 
+TOKEN = {"name": "ci", "sha256": hashlib.sha256(b"test").hexdigest(), "scopes": ["read"]}
+# What another setting is worth nothing without.
+NEEDED = {
+    "callbacks.hosts": ["callbacks.secret"], "server.cors_origins": ["auth.tokens"],
+    "server.tls_cert": ["server.tls_key"], "server.tls_key": ["server.tls_cert"],
+}  # fmt: skip
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 KEYS = [
     f"{section}.{key}"
@@ -26,7 +34,11 @@ KEYS = [
 def clean_environment(monkeypatch):
     """No test depends on the settings of whoever runs it."""
     for name in list(os.environ):
-        if name.upper().startswith("SHELLRUNNER_") or name in {"STATE_DIRECTORY", "XDG_STATE_HOME"}:
+        if name.upper().startswith("SHELLRUNNER_") or name in {
+            "STATE_DIRECTORY",
+            "XDG_STATE_HOME",
+            "CREDENTIALS_DIRECTORY",
+        }:
             monkeypatch.delenv(name)
 
 
@@ -56,11 +68,11 @@ def test_the_shipped_file_says_what_is_the_default_anyway():
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_is_in_the_shipped_file(key):
-    """Each setting has a line in its section of config.toml, or is a table there."""
+    """Each setting has a line in its section of config.toml, or is a table or a list of tables there."""
     section, name = key.split(".")
     lines = SHIPPED.read_text().split(f"[{section}]")[1]
     own = re.split(r"^\[(?!\w+\.)", lines, maxsplit=1, flags=re.MULTILINE)[0]
-    assert re.search(rf"^(# )?{name} = |^\[{section}\.{name}\]$", own, re.MULTILINE)
+    assert re.search(rf"^(# )?{name} = |^(#   \[)?\[{section}\.{name}\]", own, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", Queue.model_fields)
@@ -78,11 +90,18 @@ def test_a_queue_more_leaves_the_default_one(file, monkeypatch):
 
 def test_what_is_commented_out_in_the_shipped_file_could_be_used(file):
     """Each commented setting of config.toml is one that is accepted as it stands."""
-    text = re.sub(r"^# (?=\w+ = )(?!shell = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    settings = load(file(text))
+    text = re.sub(r"^# (?=\w+ = )(?!shell = |tokens_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    path = file(re.sub(r"^#   ", "", text, flags=re.MULTILINE).replace("alice", pwd.getpwuid(os.geteuid()).pw_name))
+    path.chmod(0o600)
+    settings = load(path)
     assert settings.supervisor.max_running == 8
     assert settings.store.state_dir == Path("/var/lib/shellrunner")
-    assert len(tomllib.loads(text)["jobs"]["environment"]) == 6
+    assert len(settings.jobs.environment) == 6
+    assert settings.server.tls_key == Path("/etc/shellrunner/key.pem")
+    (token,) = settings.auth.tokens
+    assert (token.name, token.scopes, token.expires) == ("ci", ["read", "run"], datetime(2027, 1, 1, tzinfo=UTC))
+    assert token.sha256 == hashlib.sha256(b"test").hexdigest()
+    assert [rule.prefix for rule in token.commands] == [None, ["git", "-C", "/srv/site", "pull"]]
 
 
 def test_the_command_line_goes_before_the_environment_before_the_file(file, monkeypatch):
@@ -101,8 +120,10 @@ def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     settings = load()
     assert settings.supervisor.max_running == max(8, 4 * len(os.sched_getaffinity(0)))
-    assert settings.jobs.environment.items() >= {"HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}.items()
-    assert settings.jobs.environment.keys() == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"}
+    environment, cwd = settings.jobs.surroundings(user)
+    assert environment.items() >= {"HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}.items()
+    assert environment.keys() == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"}
+    assert cwd == (user.pw_dir if Path(user.pw_dir).is_dir() else "/")
     assert settings.jobs.timeout is None
     assert settings.store.state_dir == Path(user.pw_dir, ".local/state/shellrunner")
 
@@ -121,10 +142,27 @@ def test_the_state_directory_is_systemds_else_xdgs(monkeypatch):
 def test_variables_are_merged_over_those_shipped(file, monkeypatch):
     """A variable from the file and one from the environment stand beside the shipped ones."""
     monkeypatch.setenv("SHELLRUNNER_JOBS__ENVIRONMENT", '{"LANG": "uk_UA.UTF-8", "Ключ": "значение"}')
-    environment = load(file("[jobs.environment]\nLANG = 'C'\nEDITOR = 'ed'\n")).jobs.environment
+    jobs = load(file("[jobs.environment]\nLANG = 'C'\nEDITOR = 'ed'\n")).jobs
+    environment, _ = jobs.surroundings(pwd.getpwuid(os.geteuid()))
     assert environment["LANG"] == "uk_UA.UTF-8"
     assert (environment["EDITOR"], environment["Ключ"]) == ("ed", "значение")
     assert "PATH" in environment
+
+
+def test_another_users_surroundings_are_that_users():
+    """HOME, names, shell and directory are of the user that a command runs as, unless config gives them for all."""
+    somebody = pwd.struct_passwd(("somebody", "x", 7, 7, "", "/usr", "/bin/bash"))
+    environment, cwd = load(jobs={"environment": {"LOGNAME": "all"}}).jobs.surroundings(somebody)
+    assert (environment["HOME"], environment["USER"], environment["SHELL"], cwd) == (
+        "/usr", "somebody", "/bin/bash", "/usr",
+    )  # fmt: skip
+    assert environment["LOGNAME"] == "all"
+    assert load(jobs={"cwd": "/tmp"}).jobs.surroundings(somebody).cwd == "/tmp"
+    nowhere = pwd.struct_passwd(("nobody", "x", 8, 8, "", "/nonexistent", "/usr/sbin/nologin"))
+    environment, cwd = load().jobs.surroundings(nowhere)
+    assert (environment["HOME"], environment["SHELL"], cwd) == ("/nonexistent", "/bin/sh", "/")
+    with pytest.raises(ValueError, match="must be UTF-8"):
+        load().jobs.surroundings(pwd.struct_passwd(("other", "x", 9, 9, "", "/home/\udcff", "/bin/sh")))
 
 
 def test_zero_is_no_limit(file):
@@ -147,28 +185,37 @@ def test_settings_cannot_be_changed():
         settings.log = settings.log
 
 
+def _as_variable(value):
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 @pytest.mark.parametrize("key", [key for key in KEYS if key != "jobs.environment"])
-def test_every_setting_can_come_from_the_environment(key, monkeypatch):
+def test_every_setting_can_come_from_the_environment(key, file, monkeypatch):
     """SHELLRUNNER_SECTION__KEY sets what the file would."""
     section, name = key.split(".")
+    private = file("")
+    private.chmod(0o600)
     others = {
-        "server.host": "::1", "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"], "jobs.cwd": "/tmp",
-        "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
+        "server.host": "::1", "server.listen": ["unix:/run/x"], "server.socket_mode": "0660", "server.names": ["a"],
+        "server.origins": ["https://a"], "server.cors_origins": ["https://b"], "server.proxies": ["10.0.0.0/8"],
+        "server.tls_cert": "/c", "server.tls_key": "/k", "auth.tokens_file": str(private), "auth.tokens": [TOKEN],
+        "auth.session_cookie": True, "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"],
+        "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
         "callbacks.hosts": ["example.org"], "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
     }  # fmt: skip
     value = others.get(key, 77)
-    monkeypatch.setenv("SHELLRUNNER_CALLBACKS__SECRET", others["callbacks.secret"])  # hosts need one
-    monkeypatch.setenv(
-        f"SHELLRUNNER_{section}__{name}".upper(), value if isinstance(value, str) else json.dumps(value)
-    )
-    found = getattr(getattr(load(), section), name)
-    assert (str(found) if isinstance(found, Path) else found) == value
+    for needed in NEEDED.get(key, ()):
+        monkeypatch.setenv(f"SHELLRUNNER_{needed}".upper().replace(".", "__"), _as_variable(others[needed]))
+    monkeypatch.setenv(f"SHELLRUNNER_{section}__{name}".upper(), _as_variable(value))
+    found = load().model_dump(mode="json", exclude_defaults=True)[section][name]
+    assert found == value
 
 
 @pytest.mark.parametrize(
     ("text", "line", "key", "reason"),
     [
-        ("[server]\nhost = '0.0.0.0'", 2, "server.host", "must be localhost or a loopback address"),
+        ("[server]\nhost = 'here'", 2, "server.host", "must be localhost or an IP address"),
+        ("[server]\nhost = '0.0.0.0'", 2, "server.host", "must be localhost, a loopback address or a Unix socket"),
         ("[server]\n\n\nport = '8000'", 4, "server.port", "must be a whole number"),
         ("[server]\nport = 65536", 2, "server.port", "must be at most 65535"),
         ("[server]\nport = true", 2, "server.port", "must be a whole number"),
@@ -314,6 +361,7 @@ FILLING = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # each example is a whole configuration, on whatever machine this is
 @given(before=st.lists(FILLING, max_size=6, unique=True), after=st.lists(FILLING, max_size=3, unique=True))
 def test_the_line_is_where_the_key_stands_whatever_is_around_it(tmp_path_factory, before, after):
     """Comments, tables and values of many lines do not mislead."""

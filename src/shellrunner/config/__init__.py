@@ -1,20 +1,17 @@
 """config.toml and the environment, as frozen settings; what is wrong is refused with its place, key and reason.
 
-Read once, at the start, by the command line. Must not know who uses which setting.
+Read at the start by the command line, and again at SIGHUP. Must not know who uses which setting.
 What the command line says goes before `SHELLRUNNER_SECTION__KEY`, that before the file, that before the defaults.
 """
 
-import ipaddress
 import json
 import os
-import pwd
-import re
 import tomllib
-from base64 import b64decode
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -24,112 +21,33 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from shellrunner.config import complaints
+from shellrunner.config import complaints, secrecy
+from shellrunner.config.auth import Auth, Rule, Token
 from shellrunner.config.complaints import DELIMITER, PREFIX
+from shellrunner.config.jobs import GIB, Jobs, user
+from shellrunner.config.server import Address, Server
+from shellrunner.config.values import ZERO_IS_NONE, AbsolutePath, Section, authority, webhook_secret
 from shellrunner.errors import ConfigError
-from shellrunner.model import MAX_TIMEOUT, Argument, Name
+from shellrunner.model import Name
 
-GIB: Final = 1 << 30
-
-
-def _loopback(host: str) -> str:
-    try:
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return host
-    except ValueError:
-        pass
-    raise ValueError("must be localhost or a loopback address: whoever reaches the port may run commands here")
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path")
-    return path
-
-
-def _sayable(text: str) -> str:
-    """Every job's keeper is told this: in UTF-8, and the kernel by it, for which a NUL is the end."""
-    if "\0" in text:
-        raise ValueError("must not contain NUL")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be UTF-8") from None
-    return text
-
-
-def _shell(words: list[str]) -> list[str]:
-    if not words or not words[0].startswith("/"):
-        raise ValueError("must begin with the shell's absolute path")
-    return words
-
-
-def _surroundings(given: dict[str, str]) -> dict[str, str]:
-    for name in map(_sayable, given):
-        if not name or "=" in name:
-            raise ValueError(f"{name!r} is no name for a variable")
-        if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
-            raise ValueError(f"{name} is set for each job by the service")
-    environment = _shipped_environment() | given
-    for value in environment.values():  # the shipped ones come from the user's entry, which may say anything
-        _sayable(value)
-    return environment
-
-
-# TOML has no null. Zero is read as "no limit" because the other reading, "keep nothing", would delete the history.
-ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
-AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
-SayablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(_sayable(str(path))))]
-
-
-def _host(host: str) -> str:
-    match = re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", host.lower())
-    if match is None or int(match[1] or 0) > 65_535:
-        raise ValueError("must be a host as URLs have it, with its port unless that is the scheme's own")
-    return host.lower()
-
-
-def _secret(secret: str) -> str:
-    """As Standard Webhooks has it: `whsec_` and 24 to 64 bytes in base64."""
-    if not secret:
-        return secret
-    try:
-        key = b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        key = b""
-    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise ValueError("must be whsec_ and 24 to 64 random bytes in base64")
-    return secret
+__all__ = [
+    "Address",
+    "Auth",
+    "Callbacks",
+    "Jobs",
+    "Queue",
+    "Rule",
+    "Server",
+    "Settings",
+    "Token",
+    "load",
+    "user",
+    "with_auth",
+]
 
 
 def _queues(queues: "dict[str, Queue]") -> "dict[str, Queue]":
     return {"default": Queue(), **queues}
-
-
-def _user() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwuid(os.geteuid())
-    except KeyError:  # as in a container that was started under a bare number
-        return pwd.struct_passwd((str(os.geteuid()), "", os.geteuid(), os.getegid(), "", "/", "/bin/sh"))
-
-
-def _shipped_environment() -> dict[str, str]:
-    user = _user()
-    # The login shell of a service's user is often nologin(8) or false(1), which is no shell to run things in.
-    usable = user.pw_shell and Path(user.pw_shell).name not in {"nologin", "false"}
-    return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": user.pw_dir,
-        "USER": user.pw_name,
-        "LOGNAME": user.pw_name,
-        "SHELL": user.pw_shell if usable else "/bin/sh",
-        "LANG": "C.UTF-8",
-    }
-
-
-def _home() -> Path:
-    home = Path(_user().pw_dir)
-    return home if home.is_absolute() and home.is_dir() else Path("/")
 
 
 def _state_dir() -> Path:
@@ -140,7 +58,7 @@ def _state_dir() -> Path:
     # XDG Base Directory Specification: a relative path is to be ignored.
     state_home = os.environ.get("XDG_STATE_HOME", "")
     home = os.environ.get("HOME", "")
-    home = home if home.startswith("/") else _user().pw_dir
+    home = home if home.startswith("/") else user().pw_dir
     base = Path(state_home) if state_home.startswith("/") else Path(home, ".local/state")
     return base / "shellrunner"
 
@@ -149,18 +67,7 @@ def _four_per_core() -> int:
     return max(8, 4 * len(os.sched_getaffinity(0)))
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
-
-
-class Server(_Section):
-    """Where requests come in."""
-
-    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
-
-
-class Supervisor(_Section):
+class Supervisor(Section):
     """How many commands at once, and what becomes of them when the service stops."""
 
     max_running: int = Field(default_factory=_four_per_core, ge=1)
@@ -168,32 +75,14 @@ class Supervisor(_Section):
     on_stop: Literal["keep", "drain", "cancel"] = "keep"
 
 
-class Queue(_Section):
+class Queue(Section):
     """A queue: how many of its jobs run at once, and how many may wait. `None` is no limit of its own."""
 
     max_running: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
     max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
 
 
-class Jobs(_Section):
-    """What a job gets that does not say otherwise."""
-
-    shell: Annotated[list[Argument], AfterValidator(_shell)] = ["/bin/sh", "-c"]
-    environment: Annotated[dict[str, Argument], AfterValidator(_surroundings)] = Field(
-        default_factory=dict, description="merged over what is shipped"
-    )
-    cwd: SayablePath = Field(default_factory=_home)
-    timeout: Annotated[float | None, ZERO_IS_NONE] = Field(None, ge=0, le=MAX_TIMEOUT, description="seconds")
-    kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
-    leave_children: bool = False
-    memory_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**62)
-    cpu_seconds: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
-    processes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
-    open_files: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**20)
-    output_bytes: int = Field(10 * GIB, ge=1, le=2**62, description="of a job, and the most it may ask for")
-
-
-class Store(_Section):
+class Store(Section):
     """Where the history lies, and how much of it is kept. `None` is no limit."""
 
     state_dir: AbsolutePath = Field(default_factory=_state_dir)
@@ -202,11 +91,13 @@ class Store(_Section):
     retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(10 * GIB, ge=0)
 
 
-class Callbacks(_Section):
+class Callbacks(Section):
     """Where results may be sent, and the secret with which they are signed."""
 
-    secret: Annotated[str, AfterValidator(_secret)] = Field("", repr=False)
-    hosts: list[Annotated[str, AfterValidator(_host)]] = Field(default_factory=list, description="none: no callbacks")
+    secret: Annotated[str, AfterValidator(webhook_secret)] = Field("", repr=False)
+    hosts: list[Annotated[str, AfterValidator(authority)]] = Field(
+        default_factory=list, description="none: no callbacks"
+    )
 
     @field_validator("hosts")
     @classmethod
@@ -217,7 +108,7 @@ class Callbacks(_Section):
         return hosts
 
 
-class Log(_Section):
+class Log(Section):
     """What is said on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -238,6 +129,7 @@ class Settings(BaseSettings):
     document: ClassVar[dict[str, Any]] = {}  # what the file says
 
     server: Server = Field(default_factory=dict, validate_default=True)
+    auth: Auth = Field(default_factory=dict, validate_default=True)
     supervisor: Supervisor = Field(default_factory=dict, validate_default=True)
     queues: Annotated[dict[Name, Queue], AfterValidator(_queues)] = Field(default_factory=dict, validate_default=True)
     jobs: Jobs = Field(default_factory=dict, validate_default=True)
@@ -278,12 +170,49 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     class FromFile(Settings):
         document = tomllib.loads(text)
 
+    sources = complaints.Sources(overrides, _Environment(Settings)(), path, text)
     wrong = list(complaints.unknown_variables(Settings))
     try:
         settings = FromFile(**overrides)  # type: ignore[arg-type]  # the sections are made from these
     except ValidationError as error:
-        sources = complaints.Sources(overrides, _Environment(Settings)(), path, text)
         wrong += [complaints.complaint(problem, sources, Settings) for problem in error.errors()]
+    else:
+        wrong += secrecy.complaints_of_users(settings.auth.tokens, sources)
+        try:
+            settings = settings.model_copy(update={"auth": secrecy.with_more_tokens(settings.auth)})
+            wrong += [complaints.words(key, sources, reason) for key, reason in _contradictions(settings)]
+        except ConfigError as error:
+            wrong.append(error.detail)
+    if path and complaints.is_given(FromFile.document, ("auth", "tokens")):
+        wrong += secrecy.complaints_of(path)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return settings
+
+
+def with_auth(settings: Settings, auth: Auth) -> Settings:
+    """The settings of a service that runs, but with another `auth`.
+
+    Raises:
+        ConfigError: what it has may not go on with that.
+    """
+    changed = settings.model_copy(update={"auth": auth})
+    if wrong := [f"{section}.{key}: {reason}" for (section, key), reason in _contradictions(changed)]:
+        raise ConfigError("\n".join(wrong))
+    return changed
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
+    """Settings that are right by themselves, and wrong together: a key, and the reason."""
+    server, tokens = settings.server, settings.auth.tokens
+    if not tokens and not all(address.is_private for address in server.addresses):
+        key = "listen" if server.listen else "host"
+        yield ("server", key), _OPEN
+    if not tokens and server.cors_origins:
+        yield ("server", "cors_origins"), "pages of other sites need a token, and auth.tokens has none"
+
+
+_OPEN = (
+    "must be localhost, a loopback address or a Unix socket: without tokens, whoever reaches it may run commands "
+    "here. To be reached from elsewhere, make a token: shellrunner token create NAME"
+)

@@ -69,16 +69,25 @@ def unknown_variables(settings: type[BaseModel]) -> Iterator[str]:
 
 def complaint(problem: ErrorDetails, sources: Sources, settings: type[BaseModel]) -> str:
     """Say what is wrong with one value, without the value: it may be a secret in the wrong place."""
-    key = problem["loc"]
+    return words(problem["loc"], sources, _reason(problem, settings))
+
+
+def words(key: _Key, sources: Sources, reason: str) -> str:
+    """Say where the value was given, which it is, and what is wrong with it."""
     name = ".".join(str(step) for step in key if step != "[key]")
-    return f"{_place(key, sources)}: {name}: {_reason(problem, settings)}"
+    return f"{_place(key, sources)}: {name}: {reason}"
+
+
+def is_given(values: Mapping[str, Any], key: _Key) -> bool:
+    """Whether the key is there, whatever its value."""
+    return _depth(values, key) == len(key)
 
 
 def _place(key: _Key, sources: Sources) -> str:
     """Where the value that counts was given: the first of the sources that has it."""
     enough = min(len(key), 2)
     if _depth(sources.overrides, key) >= enough:
-        return f"--{key[-1]}".replace("_", "-")
+        return f"--{key[enough - 1]}".replace("_", "-")
     if _depth(sources.environment, key) >= enough:
         return f"environment variable {_variable(key)}"
     if _depth(tomllib.loads(sources.text), key) >= enough:
@@ -87,11 +96,12 @@ def _place(key: _Key, sources: Sources) -> str:
 
 
 def _depth(values: Any, key: _Key) -> int:
-    """How many steps of the key lead through these tables."""
+    """How many steps of the key lead through these tables and lists."""
     for depth, step in enumerate(key):
-        if not isinstance(values, Mapping) or step not in values:
+        try:
+            values = values[step]
+        except (LookupError, TypeError):  # it is not there, or has nothing inside
             return depth
-        values = values[step]
     return len(key)
 
 
@@ -117,6 +127,15 @@ def _line(text: str, key: _Key) -> int:
     return begin
 
 
+_REASONS: Final = {
+    "missing": "is missing",
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    # A name, of a queue or a token, is all that has one.
+    "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
+}
 _WORDS: Final = (
     ("^Input should be|^Input is not", "must be"),
     ("a valid integer", "a whole number"),
@@ -131,21 +150,26 @@ def _reason(problem: ErrorDetails, settings: type[BaseModel]) -> str:
     match problem["type"]:
         case "extra_forbidden":
             *section, key = problem["loc"]
-            table: Any = settings
+            table: type[BaseModel] | None = settings
             for step in section:
-                fields = getattr(table, "model_fields", None)
-                table = get_args(table)[1] if fields is None else fields[step].annotation  # dict[name, table]
-            return _no_such(str(key), getattr(table, "model_fields", {}))
-        case "model_type" | "dict_type":
-            return "must be a table"
-        case "string_pattern_mismatch":  # a queue's name is all that has one
-            return "must be 1 to 63 letters, digits, dots, dashes or underscores"
+                if table is not None and step in table.model_fields:  # else it is a place in a list, or a name
+                    table = _table(table.model_fields[str(step)].annotation)
+            return _no_such(str(key), {} if table is None else table.model_fields)
         case "value_error":
             return str(problem["ctx"]["error"])
+        case kind if kind in _REASONS:
+            return _REASONS[kind]
     reason = problem["msg"]
     for pattern, words in _WORDS:
         reason = re.sub(pattern, words, reason)
     return reason
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    """The table that such a value is, or that it has in it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for inner in get_args(annotation) if (table := _table(inner))), None)
 
 
 def _no_such(key: str, known: _Fields) -> str:

@@ -1,0 +1,293 @@
+"""The settings of who may do what and from where: how they are merged, and how a mistake is refused."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from shellrunner.config import Auth, load, with_auth
+from shellrunner.errors import ConfigError
+from tests.users import NOBODY, as_root
+
+HASH = hashlib.sha256(b"test").hexdigest()
+TOKEN = f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{HASH}'\nscopes = ['read']\n"
+OTHER = TOKEN.replace("'ci'", "'other'").replace(HASH, "0" * 64)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No test depends on the settings of whoever runs it."""
+    for name in list(os.environ):
+        if name.upper().startswith("SHELLRUNNER_") or name == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a file that nobody else can read, and return its path."""
+
+    def write(text, name="config.toml", mode=0o600):
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+def refusal(path=None, **overrides):
+    """The lines with which a configuration is refused."""
+    with pytest.raises(ConfigError) as refused:
+        load(path, **overrides)
+    return refused.value.detail.splitlines()
+
+
+# Where it listens
+
+
+@pytest.mark.parametrize(
+    ("server", "key"),
+    [
+        ("host = '0.0.0.0'", "host"),
+        ("host = '::'", "host"),
+        ("host = '192.0.2.1'", "host"),
+        ("listen = '10.0.0.1:80'", "listen"),
+        ("listen = ['127.0.0.1:80', '[::]:80', 'unix:/run/x']", "listen"),
+    ],
+)
+def test_without_tokens_it_listens_where_only_this_machine_can_get(file, server, key):
+    """Any other address is refused, and the words say what to do; with a token it is not."""
+    path = file(f"[server]\n{server}\n")
+    (found,) = refusal(path)
+    assert found.startswith(f"{path}, line 2: server.{key}: must be localhost, a loopback address or a Unix socket: ")
+    assert "shellrunner token create" in found
+    assert load(file(f"[server]\n{server}\n{TOKEN}")).auth.tokens
+
+
+@pytest.mark.parametrize("server", ["host = '::1'", "host = '127.9.9.9'", "listen = ['unix:/run/x', '[::1]:80']"])
+def test_loopback_and_unix_sockets_need_no_token(file, server):
+    """Whoever gets there is known by the kernel."""
+    assert load(file(f"[server]\n{server}\n")).auth.tokens == []
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "reason"),
+    [
+        ("listen = 'unix:run/x'", "listen.0", "must be unix: and an absolute path"),
+        (f"listen = 'unix:/{'x' * 107}'", "listen.0", "at most 107 bytes"),
+        ("listen = ['127.0.0.1:80', '127.0.0.1']", "listen.1", "must be unix:/PATH, ADDRESS:PORT or [ADDRESS]:PORT"),
+        ("listen = '127.0.0.1:70000'", "listen.0", "must be unix:/PATH"),
+        ("listen = 'here:80'", "listen.0", "must be localhost or an IP address"),
+        ("socket_mode = '8'", "socket_mode", "must be three octal digits"),
+        ("names = ['http://a']", "names.0", "must be a host as URLs have it"),
+        ("names = ['a:99999']", "names.0", "must be a host as URLs have it"),
+        ("origins = ['a']", "origins.0", "must be an origin as browsers send it"),
+        ("cors_origins = ['https://a']", "cors_origins", "pages of other sites need a token"),
+        ("proxies = ['10.0.0.1/8']", "proxies.0", "must be an IP address or a network"),
+        ("tls_cert = '/c'", "tls_key", "tls_cert and tls_key go together"),
+        ("tls_key = '/k'", "tls_key", "tls_cert and tls_key go together"),
+        ("tls_key = 'k'", "tls_key", "must be an absolute path"),
+        ("max_streams = 0", "max_streams", "must be at least 1"),
+    ],
+)
+def test_a_mistake_about_where_it_listens_is_refused(file, server, key, reason):
+    """The one line names the key and says what it must be."""
+    (found,) = refusal(file(f"[server]\n{server}\n"))
+    assert f": server.{key}: " in found
+    assert reason in found
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key", "reason"),
+    [
+        (f"sha256 = '{HASH[:-1]}'", "sha256", "must be the SHA-256 of the token, 64 hex digits"),
+        (f'sha256 = "{HASH}\\n"', "sha256", "must be the SHA-256 of the token"),
+        ("sha256 = 'srt_secret'", "sha256", "must be the SHA-256 of the token"),
+        ("sha256 = 1", "sha256", "must be a string"),
+        ("name = 'a b'", "name", "must be 1 to 63 letters"),
+        ("name = ''", "name", "must be 1 to 63 letters"),
+        ("scopes = []", "scopes", "must not be empty"),
+        ("scopes = ['write']", "scopes.0", "must be 'read', 'run' or 'admin'"),
+        ("scopes = 'read'", "scopes", "must be a list"),
+        ("expires = 2027-01-01T00:00:00", "expires", "must be a time with its offset from UTC"),
+        ("expires = 2027-01-01", "expires", "must be a time with its offset from UTC"),
+        ("expires = 1800000000", "expires", "must be a time with its offset from UTC"),
+        ("expires = 'tomorrow'", "expires", "must be a time with its offset from UTC"),
+        ("run_as = ''", "run_as", "must not be empty"),
+        ("run_as = 'no-such-user'", "run_as", "there is no user no-such-user"),
+        ("commands = []", "commands", "must not be empty"),
+        ("commands = [{}]", "commands.0", "needs one of command, argv and prefix"),
+        ("commands = [{ command = 'a', prefix = ['a'] }]", "commands.0", "needs one of command, argv and prefix"),
+        ("commands = [{ prefix = [] }]", "commands.0.prefix", "must not be empty"),
+        ("commands = [{ argv = [''] }]", "commands.0", "names no command"),
+        ("commands = [{ argv = ['a'], cwd = ['b'] }]", "commands.0.cwd.0", "must be an absolute path"),
+        ("commands = [{ argv = ['a'], options = ['all'] }]", "commands.0.options.0", "must be 'stdin', 'tty', "),
+        (
+            "commands = [{ arg = ['srt_secret'], prefix = ['a'] }]",
+            "commands.0.arg",
+            "no such key, did you mean argv?",
+        ),
+        ("scope = ['srt_secret']", "scope", "there is no such key, did you mean scopes?"),
+    ],
+)
+@pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
+def test_a_mistake_in_a_token_is_refused_with_its_line(file, is_apart, wrong, key, reason):
+    """What is wrong is one line of words with the place, and without the value: that may be the token itself."""
+    right = [line for line in TOKEN.splitlines()[1:] if line.split()[0] != wrong.split()[0]]
+    path = file("\n".join([OTHER, "[[auth.tokens]]", wrong, *right]))
+    (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
+    assert found.startswith(f"{path}, line 7: auth.tokens.1.{key}: ")
+    assert reason in found
+    assert "srt_secret" not in found
+
+
+def test_what_a_token_lacks_is_told(file):
+    """Name, hash and scopes have no default."""
+    path = file("[[auth.tokens]]\n")
+    assert refusal(path) == [
+        f"{path}, line 1: auth.tokens.0.{key}: is missing" for key in ("name", "sha256", "scopes")
+    ]
+
+
+def test_a_token_may_be_over_already(file):
+    """A time that has passed is no mistake, but the token is over from that moment on; offsets are kept."""
+    (token,) = load(file(f"{TOKEN}expires = 2020-01-01T01:00:00+01:00\n")).auth.tokens
+    assert token.expires == datetime(2020, 1, 1, tzinfo=UTC)
+    assert token.is_over(datetime(2020, 1, 1, tzinfo=UTC))
+    assert not token.is_over(datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC))
+
+
+def test_a_hash_is_the_same_in_capital_letters(file):
+    """Two tokens that differ in them only are one."""
+    (token,) = load(file(TOKEN.replace(HASH, HASH.upper()))).auth.tokens
+    assert token.sha256 == HASH
+    path = file(TOKEN + TOKEN.replace(HASH, HASH.upper()).replace("'ci'", "'other'"))
+    assert refusal(path) == [f"{path}, line 1: auth.tokens: ci and other are the same token"]
+
+
+def test_tokens_can_come_from_the_environment(monkeypatch):
+    """As JSON, in which times are strings."""
+    token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "expires": "2027-01-01T00:00:00Z"}
+    monkeypatch.setenv("SHELLRUNNER_AUTH__TOKENS", json.dumps([token]))
+    assert load().auth.tokens[0].expires == datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def test_a_name_is_one_tokens(file):
+    """Two tokens of one name could not be told apart in the log."""
+    path = file(TOKEN + OTHER.replace("'other'", "'ci'"))
+    assert refusal(path) == [f"{path}, line 1: auth.tokens: two tokens are called ci"]
+
+
+def test_an_odd_auth_is_refused(file):
+    """What is no table has no tokens in it."""
+    path = file("auth = 1\n")
+    assert refusal(path) == [f"{path}, line 1: auth: must be a table"]
+
+
+# Files with tokens
+
+
+def test_the_tokens_file_adds_to_those_of_the_config(file):
+    """Tokens of both files are good."""
+    more = file(OTHER, "tokens.toml")
+    path = file(f"[auth]\nsession_cookie = true\ntokens_file = '{more}'\n{TOKEN}")
+    auth = load(path).auth
+    assert [token.name for token in auth.tokens] == ["ci", "other"]
+    assert auth.session_cookie
+
+
+def test_systemds_credential_is_the_tokens_file(file, monkeypatch, tmp_path):
+    """As shipped it is $CREDENTIALS_DIRECTORY/tokens, where there is one; the setting goes before it."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load().auth.tokens_file is None
+    file(TOKEN, "tokens", 0o440)
+    assert [token.name for token in load().auth.tokens] == ["ci"]
+    named = load(auth={"tokens_file": str(file(OTHER, "named"))})
+    assert [token.name for token in named.auth.tokens] == ["other"]
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", os.path.relpath(tmp_path))
+    assert load().auth.tokens == []
+
+
+@pytest.mark.parametrize(("second", "words"), [(TOKEN, "two tokens are called ci"),
+    (OTHER.replace("0" * 64, HASH), "ci and other are the same token")])  # fmt: skip
+def test_a_token_is_in_one_file_only(file, second, words):
+    """Of two that are alike in both files, nobody could say which one counts."""
+    more = file(f"\n{second}", "tokens.toml")
+    path = file(f"[auth]\ntokens_file = '{more}'\n{TOKEN}")
+    assert refusal(path) == [f"{more}, line 2: auth.tokens: {words}"]
+
+
+def test_the_tokens_file_has_nothing_else(file):
+    """A setting that would be passed over there is refused."""
+    more = file(f"[auth]\nsession_cookie = true\n{TOKEN}[server]\nport = 1\n", "tokens.toml")
+    assert refusal(auth={"tokens_file": str(more)}) == [
+        f"{more}, line 2: auth.session_cookie: there is no such key",
+        f"{more}, line 7: server: there is no such key",
+    ]
+
+
+def test_a_tokens_file_that_is_not_there_is_refused(tmp_path):
+    """And nothing else is complained of because of it."""
+    path = tmp_path / "tokens"
+    open_to_all = {"host": "0.0.0.0"}
+    assert refusal(auth={"tokens_file": str(path)}, server=open_to_all) == [
+        f"{path}: cannot be read: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o620, 0o644, 0o666])
+@pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
+def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file, is_apart, mode):
+    """Whoever could change it could run commands; its group may read it, nobody may change it."""
+    path = file(TOKEN, mode=mode)
+    (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
+    assert found == f"{path}: has tokens, and others can read or change it: chmod 600 {path}"
+    path.chmod(0o640)
+    assert load(auth={"tokens_file": str(path)} if is_apart else {}, path=None if is_apart else path).auth.tokens
+
+
+def test_a_file_without_tokens_may_be_read_by_all(file):
+    """config.toml is not secret by itself."""
+    assert load(file("[auth]\nsession_cookie = true\n", mode=0o644)).auth.session_cookie
+
+
+@as_root
+def test_a_file_with_tokens_of_another_user_is_refused(file):
+    """That user could add a token to it; root, who can do that anyway, is nobody else."""
+    path = file(TOKEN)
+    os.chown(path, NOBODY.pw_uid, -1)
+    assert refusal(path) == [f"{path}: has tokens, and belongs to another user (uid {NOBODY.pw_uid})"]
+
+
+@as_root
+def test_run_as_needs_root(file, tmp_path):
+    """A service of an ordinary user can run commands as nobody else; as itself it can."""
+    code = (
+        "import os, sys; from shellrunner.config import load; from shellrunner.errors import ConfigError\n"
+        f"os.setuid({NOBODY.pw_uid})\n"
+        "try: load(auth={'tokens': eval(sys.argv[1])}); print('taken')\n"
+        "except ConfigError as error: print(error.detail)"
+    )
+
+    def said(user):
+        token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "run_as": user}
+        done = subprocess.run([sys.executable, "-c", code, repr([token])], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert said("root").endswith(": auth.tokens.0.run_as: needs a service that runs as root")
+    assert said(NOBODY.pw_name) == "taken"
+
+
+def test_a_service_that_runs_may_not_lose_what_its_address_needs(file):
+    """Another `auth` is taken only if what is listened on may go on with it."""
+    running = load(file(f"[server]\nhost = '0.0.0.0'\n{TOKEN}"))
+    assert with_auth(running, load(file(OTHER)).auth).auth.tokens[0].name == "other"
+    with pytest.raises(ConfigError, match=r"^server\.host: must be localhost"):
+        with_auth(running, Auth())
