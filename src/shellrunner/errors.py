@@ -195,6 +195,88 @@ class StoreUnavailable(ShellrunnerError):
     code = "store-unavailable"
 
 
+class TokenNeeded(ShellrunnerError):
+    """Who asks is not known: no token came, or a wrong one (`wrong`), and nothing else lets in."""
+
+    code = "token-needed"
+
+    def __init__(self, *, wrong: bool = False) -> None:
+        words = "this token is wrong, or has expired" if wrong else "a token is needed: Authorization: Bearer …"
+        super().__init__(words)
+        self.wrong = wrong
+
+
+class TooManyWrongTokens(ShellrunnerError):
+    """Too many wrong tokens came from there lately, and this one is wrong too; `retry_after` is in seconds."""
+
+    code = "too-many-wrong-tokens"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("too many wrong tokens came from there: try again later, or with a right one")
+        self.retry_after = retry_after
+
+
+class NotThisUser(ShellrunnerError):
+    """Without tokens only processes of the service's own user are served, and this is none, as far as can be told."""
+
+    code = "not-this-user"
+
+
+class InsufficientScope(ShellrunnerError):
+    """The token is good, but not for this; `scope` is what it lacks."""
+
+    code = "insufficient-scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this token lacks the scope {scope}", scope=scope)
+        self.scope = scope
+
+
+class CommandNotAllowed(ShellrunnerError):
+    """The token may run some commands, and this is none of them; `errors` as for a job, to what is not allowed."""
+
+    code = "command-not-allowed"
+
+    def __init__(self, detail: str, pointer: str) -> None:
+        super().__init__(detail, errors=[{"pointer": pointer, "detail": detail}])
+
+
+class NotYours(ShellrunnerError):
+    """The token may touch only jobs that were submitted with it, and this is another's."""
+
+    code = "not-yours"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+
+
+class SessionsOff(ShellrunnerError):
+    """Config does not allow session cookies."""
+
+    code = "sessions-off"
+
+    def __init__(self) -> None:
+        super().__init__("there are no sessions: auth.session_cookie is false")
+
+
+class TooManyStreams(ShellrunnerError):
+    """Whoever asks has as many streams open as server.max_streams allows."""
+
+    code = "too-many-streams"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"you have {limit} streams open already (server.max_streams)", limit=limit)
+
+
+class AuditUnavailable(ShellrunnerError):
+    """What was asked for cannot be written down, so it is not done."""
+
+    code = "audit-unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("the log takes no line of who asked for this, so nothing was done")
+
+
 class StateLocked(ShellrunnerError):
     """Another server works on this state directory."""
 

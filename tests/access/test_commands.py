@@ -1,0 +1,249 @@
+"""Lists of allowed commands: what is not on them to the letter is refused, with its place; and whose job is whose."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shellrunner.access import EVERYTHING, Identity, own_user
+from shellrunner.access.commands import check, check_feed, check_touch
+from shellrunner.config import Rule, Token
+from shellrunner.errors import CommandNotAllowed, NotYours
+from shellrunner.model import Job, JobSpec, Queued
+
+HASH = "0" * 64
+# Few words, alike, so that what is asked for is often nearly what is allowed.
+WORDS = ["ls", "ls ", "LS", "/bin/ls", "-l", "-l;id", "", "é", "e\u0301", "ls -l"]
+VARIABLES = ["LANG", "lang", "LD_PRELOAD", "PATH", "BASH_ENV", "A/B~C"]
+PLACES = ["/srv", "/srv/", "/srv/.", "/srv/../etc", "//srv", "/"]
+OPTIONS = ["stdin", "tty", "limits", "leave_children"]
+HARMLESS = {
+    "timeout": 5.0, "priority": 3, "queue": "q", "labels": {"a": "b"}, "merge_stderr": True, "encoding": "koi8-r",
+    "after": [1], "start_at": "2026-11-24T15:31:42Z", "retries": {"max": 3}, "notify": {"url": "http://x/"},
+    "limits": {"output_bytes": 7},
+}  # fmt: skip
+
+words = st.sampled_from(WORDS)
+argvs = st.lists(words, min_size=1, max_size=4).filter(lambda argv: argv[0])
+lines = words.filter(bool)
+named = st.one_of(
+    st.fixed_dictionaries({"command": lines}),
+    st.fixed_dictionaries({"argv": argvs}),
+    st.fixed_dictionaries({"prefix": argvs}),
+)
+beside = st.fixed_dictionaries(
+    {
+        "env": st.lists(st.sampled_from(VARIABLES), max_size=2),
+        "cwd": st.lists(st.sampled_from(PLACES).map(Path), max_size=2),
+        "options": st.lists(st.sampled_from(OPTIONS), max_size=3),
+    }
+)
+rules = st.builds(lambda one, other: Rule(**one, **other), named, beside)
+optional = {
+    "env": st.dictionaries(st.sampled_from(VARIABLES), words, max_size=2),
+    "cwd": st.sampled_from(PLACES),
+    "stdin": st.one_of(words, st.just({"stream": True})),
+    "tty": st.just(value=True),
+    "leave_children": st.booleans(),
+    "limits": st.sampled_from([{"open_files": 8}, {"output_bytes": 7}, {"processes": 1, "cpu_seconds": 1}]),
+}
+asked = st.one_of(
+    st.fixed_dictionaries({"command": lines}, optional=optional),
+    st.fixed_dictionaries({"argv": argvs}, optional=optional),
+)
+
+
+def who(*rules: Rule, run_as: str | None = None, name: str = "ci") -> Identity:
+    token = Token(name=name, sha256=HASH, scopes=["run"], run_as=run_as, commands=list(rules) or None)
+    return Identity(f"token:{name}", frozenset({"run"}), token)
+
+
+def refused(identity: Identity, **spec: Any) -> str:
+    """The pointer of the refusal, or nothing."""
+    try:
+        check(identity, JobSpec(**spec))
+    except CommandNotAllowed as error:
+        (fault,) = error.members["errors"]
+        return str(fault["pointer"])
+    return ""
+
+
+def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
+    """The same rules, told once more, and from what was asked for, not from what was made of it."""
+    if "command" in spec:
+        same = rule.command is not None and rule.command == spec["command"]
+    elif rule.argv is not None:
+        same = rule.argv == spec["argv"]
+    else:
+        same = rule.prefix is not None and rule.prefix == [*spec["argv"]][: len(rule.prefix)]
+    needs = {key for key in ("stdin", "tty", "leave_children") if key in spec}
+    if set(spec.get("limits", {})) - {"output_bytes"}:
+        needs.add("limits")
+    return (
+        same
+        and set(spec.get("env", {})) <= set(rule.env)
+        and ("cwd" not in spec or spec["cwd"] in [str(place) for place in rule.cwd])
+        and needs <= set(rule.options)
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(rules, min_size=1, max_size=4), asked)
+@example([Rule(command="ls -l")], {"argv": ["ls", "-l"]})
+@example([Rule(argv=["ls", "-l"])], {"command": "ls -l"})
+@example([Rule(prefix=["ls"])], {"command": "ls ; id"})
+def test_a_job_is_allowed_if_and_only_if_one_rule_allows_all_of_it(listed: list[Rule], spec: dict[str, Any]) -> None:
+    """No two rules together allow what neither does alone, and a refusal leads to something that was asked for."""
+    pointer = refused(who(*listed), **spec)
+    assert (pointer == "") == any(would_allow(rule, spec) for rule in listed)
+    place: Any = spec
+    for step in pointer.split("/")[1:]:
+        place = place[step.replace("~1", "/").replace("~0", "~")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(rules, asked, st.dictionaries(st.sampled_from([*HARMLESS]), st.none()))
+def test_what_only_says_when_and_how_long_changes_nothing(rule: Rule, spec: dict[str, Any], more: Any) -> None:
+    """Timeouts, queues, retries and the like make nothing allowed, and nothing refused."""
+    harmless = {key: HARMLESS[key] for key in more if key not in spec}
+    assert refused(who(rule), **spec) == refused(who(rule), **spec, **harmless)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
+@example("ls -l ")
+@example(" ls -l")
+@example("ls -l\n")
+@example("ls -l #")
+@example("ls  -l")
+@example("ls -l;id")
+def test_no_other_line_is_the_line(line: str) -> None:
+    """A shell line is that very line, whatever is before, behind or in it."""
+    assert (refused(who(Rule(command="ls -l")), command=line) == "") == (line == "ls -l")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_characters="\0=", exclude_categories=["Cs"]), min_size=1, max_size=150))
+@example("LD_PRELOAD")
+@example("lang")
+@example("BASH_FUNC_ls%%")
+@example("LANG ")
+def test_no_other_variable_is_the_variable(name: str) -> None:
+    """A variable is let through under its very name only, and any other is pointed at."""
+    if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
+        return
+    pointer = refused(who(Rule(command="x", env=["LANG"])), command="x", env={name: "v"})
+    assert (pointer == "") == (name == "LANG")
+    assert pointer in ("", f"#/env/{name[:100].replace('~', '~0').replace('/', '~1')}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "spec", "pointer"),
+    [
+        ({"argv": ["git", "log"]}, {"argv": ["git", "log"]}, ""),
+        ({"argv": ["git", "log"]}, {"argv": ["git", "log"], "tty": True, "stdin": {"stream": True}}, "#/stdin"),
+        ({"argv": ["git", "log"], "options": ["stdin"]}, {"argv": ["git", "log"], "stdin": "", "tty": True}, "#/tty"),
+        ({"argv": ["git", "log"]}, {"argv": ["git", "log", "-p"]}, "#/argv"),
+        ({"prefix": ["git", "log"]}, {"argv": ["git", "log", "-p"]}, ""),
+        ({"prefix": ["git", "log"]}, {"argv": ["git"]}, "#/argv"),
+        ({"prefix": ["git", "log"]}, {"argv": ["./git", "log"]}, "#/argv"),
+        ({"prefix": ["git", "log"]}, {"argv": ["git log", "x"]}, "#/argv"),
+        ({"prefix": ["./run"], "cwd": ["/srv"]}, {"argv": ["./run"], "cwd": "/tmp"}, "#/cwd"),
+        ({"prefix": ["./run"], "cwd": ["/srv"]}, {"argv": ["./run"], "cwd": "/srv"}, ""),
+        ({"command": "ls"}, {"argv": ["/bin/sh", "-c", "ls"]}, "#/argv"),
+        ({"command": "ls", "env": ["LANG"]}, {"command": "ls", "env": {"LANG": "C", "ENV": "/x"}}, "#/env/ENV"),
+        ({"command": "ls"}, {"command": "ls", "limits": {"output_bytes": 1, "processes": 1}}, "#/limits/processes"),
+        ({"command": "ls"}, {"command": "ls", "leave_children": False}, "#/leave_children"),
+        ({"command": "ls"}, {"command": "ls", **HARMLESS}, ""),
+    ],
+)  # fmt: skip
+def test_ways_around(rule: dict[str, Any], spec: dict[str, Any], pointer: str) -> None:
+    """Each is refused with the place of what is too much, or is no way around and let through."""
+    assert refused(who(Rule.model_validate(rule, strict=False)), **spec) == pointer
+
+
+def test_whoever_has_no_list_may_run_anything() -> None:
+    """Without `commands` nothing is refused, with run_as or without, as for the service's own user."""
+    everything = {"command": "x", "env": {"LD_PRELOAD": "/x"}, "cwd": "/", "stdin": "x", "tty": True}
+    for identity in (who(), who(run_as="nobody"), own_user(0)):
+        assert refused(identity, **everything) == ""
+
+
+def test_the_refusal_tells_who_and_why_but_not_what_is_allowed() -> None:
+    """Its words name the token and what is too much, and no other command."""
+    with pytest.raises(CommandNotAllowed) as first:
+        check(who(Rule(command="secret --password x")), JobSpec(command="id"))
+    assert first.value.detail == "token:ci may run some commands, and this is none of them"
+    with pytest.raises(CommandNotAllowed) as second:
+        check(who(Rule(command="id")), JobSpec(command="id", env={"PATH": "/evil"}))
+    assert second.value.detail == "token:ci may run this command, but not with the variable PATH"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"command": "a", "argv": ["a"]},
+        {"command": ""},
+        {"argv": []},
+        {"prefix": [""]},
+        {"argv": ["", "a"]},
+        {"command": "x", "options": ["env"]},
+    ],
+)
+def test_a_rule_that_names_no_command_or_two_is_refused(rule: dict[str, Any]) -> None:
+    """What could never match, or would leave open what it means, is no rule."""
+    with pytest.raises(ValidationError):
+        Rule(**rule)
+
+
+# Whose jobs are whose --------------------------------------------------------------------------------------------
+
+
+def job(submitter: str | None, run_as: str | None = None, **spec: Any) -> Job:
+    return Job(5, JobSpec(**{"command": "ls", **spec}), 1, Queued(), submitter=submitter, run_as=run_as)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["ci", "cd"]),
+    st.sampled_from([None, "nobody", "root"]),
+    st.booleans(),
+    st.sampled_from([None, "token:ci", "token:cd", "ci", "uid:0"]),
+    st.sampled_from([None, "nobody", "root"]),
+)
+def test_who_is_bound_touches_its_own_jobs_only(
+    name: str, run_as: str | None, has_list: bool, submitter: str | None, ran_as: str | None
+) -> None:
+    """A token with run_as or commands reaches what it submitted itself under the same user, and nothing else."""
+    identity = who(*([Rule(command="ls")] if has_list else []), run_as=run_as, name=name)
+    try:
+        check_touch(identity, job(submitter, ran_as))
+        touched = True
+    except NotYours:
+        touched = False
+    free = run_as is None and not has_list
+    assert touched == (free or (submitter == f"token:{name}" and ran_as == run_as))
+
+
+def test_whoever_is_not_bound_touches_all() -> None:
+    """Other tokens and the service's own user reach every job, also those of before there were submitters."""
+    for identity in (who(), own_user(0), Identity("token:x", EVERYTHING, who().token)):
+        for whose in (None, "token:other", "uid:7"):
+            check_touch(identity, job(whose))
+            check_feed(identity, job(whose))
+
+
+def test_what_may_not_be_started_any_more_is_not_fed() -> None:
+    """A shell that was started before the token had a list takes no input from it, though it may be cancelled."""
+    identity = who(Rule(command="cat", options=["stdin"]))
+    shell = job("token:ci", command="sh", stdin={"stream": True})
+    check_touch(identity, shell)
+    with pytest.raises(CommandNotAllowed):
+        check_feed(identity, shell)
+    with pytest.raises(NotYours):
+        check_feed(identity, job("token:cd", command="cat", stdin={"stream": True}))
+    check_feed(identity, job("token:ci", command="cat", stdin={"stream": True}, env={}))

@@ -1,0 +1,325 @@
+"""The kernel's word on who is at the other end: real sockets, real other users, real races."""
+
+import asyncio
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+from shellrunner.access import peer
+from shellrunner.access.peer import uid_of
+from tests.waiting import SOON
+
+ME = os.geteuid()
+ELSE = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
+NOBODY = 65_534  # as shipped, the uid for those that have none
+as_root = pytest.mark.skipif(ME != 0, reason="only root can be another user")
+
+# Imported before the change of user: the other user may not be able to read Python's files.
+CLIENT = """
+import os, select, socket, struct, sys
+uid = int(sys.argv[1])
+if uid != os.geteuid():
+    os.setuid(uid)
+for line in sys.stdin:
+    exec(line)
+    print(flush=True)
+"""
+
+
+class Client:
+    """A process of some user, which does what it is told, line by line; `c` is its socket."""
+
+    def __init__(self, uid):
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", CLIENT, str(uid)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+        )  # fmt: skip
+
+    def does(self, line):
+        """Have it do this; return once it is done."""
+        self.begins(line)
+        assert self._process.stdout.readline() == "\n", "the client failed"
+
+    def begins(self, line):
+        """Have it do this, whenever."""
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def connects(self, address, family=socket.AF_INET, source=None):
+        """Have it connect."""
+        bound = f"c.bind({source!r}); " if source else ""
+        reuse = "c.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); "
+        self.does(f"c = socket.socket({int(family)}); {reuse}{bound}c.connect({address!r})")
+
+    def end(self):
+        """End it, and its sockets with it."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def client():
+    """Makes clients; they end with the test."""
+    made = []
+
+    def make(uid):
+        made.append(Client(uid))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.fixture
+def listener(request):
+    """A socket that listens on what the parameter says; without one on 127.0.0.1."""
+    family, host = getattr(request, "param", (socket.AF_INET, "127.0.0.1"))
+    with socket.socket(family) as made:
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind((host, 0) if host else "")  # unix(7): a Unix socket without a name gets an abstract one
+        made.listen(512)
+        made.settimeout(SOON)
+        yield made
+
+
+def accept(listener):
+    """The accepted socket."""
+    return listener.accept()[0]
+
+
+MAPPED = "::ffff:127.0.0.1"
+WAYS = [
+    pytest.param((socket.AF_UNIX, None), (socket.AF_UNIX, None), id="unix"),
+    pytest.param((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.1"), id="ipv4"),
+    pytest.param((socket.AF_INET, "127.0.0.2"), (socket.AF_INET, "127.0.0.2"), id="another-loopback"),
+    pytest.param((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, MAPPED), id="mapped-to-ipv4"),
+    pytest.param((socket.AF_INET6, MAPPED), (socket.AF_INET, "127.0.0.1"), id="ipv4-to-mapped"),
+    pytest.param((socket.AF_INET6, MAPPED), (socket.AF_INET6, MAPPED), id="mapped-to-mapped"),
+    pytest.param((socket.AF_INET6, "::1"), (socket.AF_INET6, "::1"), id="ipv6"),
+]
+
+
+@pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
+@pytest.mark.parametrize(("listener", "way"), WAYS, indirect=["listener"])
+def test_whoever_connects_is_known(listener, client, way, uid):
+    """By a Unix socket, IPv4, IPv6, and IPv4 mapped on either side: it is the uid of the client, whoever that is."""
+    other, (family, host) = client(uid), way
+    address = listener.getsockname()
+    other.connects((host, address[1]) if host else address, family)
+    with accept(listener) as connection:
+        assert uid_of(connection) == uid
+        other.does("c.send(b'POST /api/jobs HTTP/1.1\\r\\n')")
+        assert connection.recv(100)
+        assert uid_of(connection) == uid
+
+
+@as_root
+def test_two_clients_are_told_apart(listener, client):
+    """Connections of several users to one port are each their own user's."""
+    clients = {uid: client(uid) for uid in (0, ELSE, ELSE + 1)}
+    for uid, other in clients.items():
+        other.connects(listener.getsockname())
+        with accept(listener) as connection:
+            assert uid_of(connection) == uid
+
+
+@pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
+@pytest.mark.parametrize(
+    "gone", ["c.close()", "c.shutdown(socket.SHUT_WR)", "c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()"],
+    ids=["closed", "half-closed", "reset"],
+)  # fmt: skip
+def test_a_client_that_has_gone_is_nobody(listener, client, uid, gone):
+    """Closed, closed for writing only, or reset: its socket's row says uid 0, or no more than it once was."""
+    other = client(uid)
+    other.connects(listener.getsockname())
+    with accept(listener) as connection:
+        other.does(f"c.send(b'POST'); {gone}")
+        assert uid_of(connection) is None
+
+
+@pytest.mark.parametrize("gone", ["c.close()", "c.shutdown(socket.SHUT_WR)"], ids=["closed", "half-closed"])
+def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(listener, client, gone):
+    """The end waits behind bytes that nobody has read: here the connection still looks whole."""
+    other = client(ME)
+    other.connects(listener.getsockname())
+    other.does("c.setblocking(False)")
+    with accept(listener) as connection:
+        other.does("_ = [c.send(bytes(1 << 20)) for _ in iter(lambda: select.select([], [c], [], 0.2)[1], [])]")
+        assert uid_of(connection) == ME
+        other.does(gone)
+        assert state(connection) == 1
+        assert uid_of(connection) is None
+
+
+def state(connection):
+    """The state of a TCP socket; 1 is ESTABLISHED."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+@as_root
+def test_a_post_that_is_closed_at_once_never_comes_from_root(listener, client):
+    """Asked again and again while the client closes: it is its own uid, then nobody, never 0."""
+    other, seen, rounds, address = client(ELSE), set(), 300, listener.getsockname()
+    other.begins(
+        f"[(c := socket.socket(), c.connect({address!r}), c.send(b'POST'), c.close()) for _ in range({rounds})]"
+    )
+    deadline = time.monotonic() + SOON
+    for _ in range(rounds):
+        with accept(listener) as connection:
+            while (uid := uid_of(connection)) is not None:
+                seen.add(uid)
+                assert time.monotonic() < deadline
+    assert seen <= {ELSE}
+
+
+@as_root
+def test_a_port_that_another_took_over_does_not_lend_its_owner(listener, client):
+    """A client goes, and root's next client has its port: the first connection is still not root's."""
+    first, second = client(ELSE), client(0)
+    source = ("127.0.0.1", free_port())
+    first.connects(listener.getsockname(), source=source)
+    with accept(listener) as old:
+        first.does("c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()")
+        second.connects(listener.getsockname(), source=source)
+        with accept(listener) as new:
+            assert (uid_of(old), uid_of(new)) == (None, 0)
+
+
+@as_root
+def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_owner(listener, client):
+    """The client is still there when its port is looked up, and root's has it when its owner is: still nobody."""
+    first, second = client(ELSE), client(0)
+    source = ("127.0.0.1", free_port())
+    first.connects(listener.getsockname(), source=source)
+
+    class Raced(socket.socket):
+        def getpeername(self):
+            name = super().getpeername()
+            first.does("c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()")
+            second.connects(listener.getsockname(), source=source)
+            return name
+
+    with Raced(fileno=accept(listener).detach()) as old:
+        assert uid_of(old) is None
+        with accept(listener) as new:
+            assert uid_of(new) == 0
+
+
+def free_port():
+    """A port that nobody has just now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@as_root
+@pytest.mark.parametrize(("listener", "way"), [WAYS[0], WAYS[1]], indirect=["listener"])
+def test_the_overflow_uid_is_nobody(listener, client, way):
+    """The uid under which the kernel shows those that it cannot name is not an answer."""
+    client_of_nobody = client(NOBODY)
+    client_of_nobody.connects(listener.getsockname(), way[0])
+    with accept(listener) as connection:
+        assert uid_of(connection) is None
+
+
+def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
+    """One that comes from another of this machine's addresses is as one from elsewhere."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the address it would be sent from
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        outside = probe.getsockname()[0]
+    client(ME).connects(listener.getsockname(), source=(outside, 0))
+    with accept(listener) as connection:
+        assert connection.getpeername()[0] == outside
+        assert uid_of(connection) is None
+
+
+def test_an_end_that_nobody_has_taken_yet_is_nobody(listener):
+    """A connection that waits to be accepted has a row with uid 0: it is no answer."""
+    with socket.create_connection(listener.getsockname()) as ours:
+        assert uid_of(ours) is None
+        with accept(listener):
+            assert uid_of(ours) == ME
+
+
+def test_what_is_no_connection_is_nobody(listener):
+    """Closed, unconnected, listening, datagrams, other families: None, and nothing is raised."""
+    closed = socket.socket()
+    closed.close()
+    with (
+        socket.socket() as unconnected,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as netlink,
+    ):
+        datagrams.connect(("127.0.0.1", 9))
+        odd = [closed, unconnected, listener, datagrams, unix, netlink]
+        assert [uid_of(each) for each in odd] == [None] * len(odd)
+
+
+async def test_the_socket_that_asyncio_shows_is_asked():
+    """What a transport gives out as its socket is as good as the socket, before and after it is closed."""
+    answers = asyncio.Queue()
+
+    async def serve(_, writer):
+        connection = writer.get_extra_info("socket")
+        answers.put_nowait(uid_of(connection))
+        writer.close()
+        await writer.wait_closed()
+        answers.put_nowait(uid_of(connection))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await answers.get() == ME
+        assert await answers.get() is None
+        writer.close()
+
+
+@pytest.fixture
+def connection(listener):
+    """A connection of our own."""
+    with socket.create_connection(listener.getsockname()), accept(listener) as accepted:
+        assert uid_of(accepted) == ME
+        yield accepted
+
+
+def test_an_answer_that_nobody_took_is_not_the_next_one(connection):
+    """What lies unread in the socket to the kernel, an answer or a refusal, is passed over."""
+    kernel = peer._kernel._socket
+    for port in (connection.getpeername()[1], 1):
+        end = (socket.inet_aton("127.0.0.1"), port.to_bytes(2, "big"))
+        pair = (end[1], b"\0\1", end[0], end[0], 0, peer._NO_COOKIE)
+        question = peer._QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 2, *pair)
+        kernel.send(peer._HEADER.pack(16 + len(question), 20, 1, 0xABCDEF, 0) + question)
+    assert uid_of(connection) == ME
+    with pytest.raises(BlockingIOError):
+        kernel.recv(1, socket.MSG_DONTWAIT)
+
+
+def test_answers_that_were_lost_are_asked_for_again(connection):
+    """Once the socket to the kernel has overflowed, or is closed, a new one is opened, and the answer is right."""
+    kernel = peer._kernel._socket
+    junk = struct.pack("=IHHII", 16, 0xFFF0, 5, 1, 0)  # the kernel acknowledges what it does not know
+    for _ in range(2_000):
+        kernel.send(junk)
+    assert uid_of(connection) == ME
+    assert kernel.fileno() == -1, "it did not overflow"
+    os.close(peer._kernel._socket.detach())
+    assert uid_of(connection) == ME
+
+
+def test_asking_leaves_nothing_open(connection):
+    """A thousand questions use no further descriptor."""
+    before = os.listdir("/proc/self/fd")
+    assert {uid_of(connection) for _ in range(1_000)} == {ME}
+    assert os.listdir("/proc/self/fd") == before
