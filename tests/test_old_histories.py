@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Usage, Volume
+from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Submitter, Usage, Volume
 from shellrunner.store import Filters
 from shellrunner.store.schema import MIGRATIONS
 from tests.service import Service
@@ -15,12 +15,23 @@ from tests.store.histories import everything, listed, opened
 HISTORIES = Path(__file__).parent / "histories"
 
 
+def unpacked(number: int, path: Path) -> Path:
+    with tarfile.open(HISTORIES / f"schema-{number}.tar.gz") as archive:
+        archive.extractall(path, filter="data")
+    return path
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """The directory that the first schema's program left: four jobs done, one deleted, one running, one queued."""
-    with tarfile.open(HISTORIES / "schema-1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path
+    return unpacked(1, tmp_path)
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """The second's: four jobs done (one in two attempts), two deleted, one running, one in a paused queue, one that
+    waits for it."""
+    return unpacked(2, tmp_path)
 
 
 def test_there_is_one_of_each() -> None:
@@ -65,3 +76,35 @@ async def test_a_service_takes_it_up(state: Path) -> None:
     finally:
         await service.clear_away()
         shutil.rmtree(state / "slots", ignore_errors=True)
+
+
+async def test_a_history_of_the_second_schema_is_all_there(second: Path) -> None:
+    """Attempts, labels, queues, pauses and waits are as they were; who submitted a job then is not made up."""
+    async with opened(second) as store:
+        jobs = {job.id: job for job in await everything(store)}
+        assert sorted(jobs) == [1, 2, 3, 4, 6, 7, 8]
+        assert {(job.submitter, job.run_as) for job in jobs.values()} == {(None, None)}
+        assert (jobs[2].attempt, (await store.attempt(2, 1)).end.exit_code) == (2, 1)
+        assert [extent.data for extent in await (await store.output(2)).read(0, 100)] == [b"first\n"]
+        assert [job.id for job in await listed(store, labels=(("team", "сеть"),))] == [1]
+        assert (jobs[7].state, jobs[7].spec.queue, jobs[8].spec.after) == (State.QUEUED, "backups", (7,))
+        assert jobs[8].state is State.WAITING
+        assert [(claim.token, claim.spec.stdin, claim.run_as) for claim in await store.running()] == [
+            ("t6", "секрет", None)
+        ]
+        assert (await store.add(JobSpec(command="true"), by=Submitter("uid:7"))).id == 10
+        assert [queue.name for queue in (await store.queues()).queues if queue.paused] == ["backups"]
+
+
+async def test_a_service_takes_up_the_second(second: Path) -> None:
+    """Once its queue is resumed the queued job runs, and the one that waited for it is skipped, as it failed."""
+    service = Service(second, STORE__RETENTION_DAYS=0)
+    await service.start()
+    try:
+        assert (await service.result(6))["stdout"] == "half"
+        assert (await service.get("/api/jobs/7"))[2]["submitter"] is None
+        await service.ask("POST", "/api/queues/backups/resume")
+        assert (await service.result(7))["exit_code"] == 127
+        assert (await service.result(8))["ending"] == "skipped"
+    finally:
+        await service.clear_away()

@@ -16,11 +16,13 @@ from shellrunner.model.job import (
     Running,
     State,
     Stream,
+    Submitter,
     Usage,
     Volume,
     Waiting,
     again,
 )
+from shellrunner.model.session import Session
 from shellrunner.model.spec import (
     MAX_ARGUMENT,
     MAX_COUNT,
@@ -58,10 +60,12 @@ __all__ = [
     "Queued",
     "Retries",
     "Running",
+    "Session",
     "SignalRequest",
     "State",
     "Stream",
     "Streamed",
+    "Submitter",
     "Terminal",
     "Usage",
     "Volume",

@@ -10,6 +10,14 @@ from enum import StrEnum
 from shellrunner.model.spec import JobSpec, Millis
 
 
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Who submitted a job (`token:NAME` or `uid:1000`), and the system user that it runs as (None: the service's)."""
+
+    name: str
+    run_as: str | None = None
+
+
 class Stream(StrEnum):
     """Where a byte of output was written."""
 
@@ -152,7 +160,10 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted command, as everybody may see it: `spec` is redacted."""
+    """One accepted command, as everybody may see it: `spec` is redacted.
+
+    `submitter` is None where that is not known: who asked was not written down before schema 3.
+    """
 
     id: int
     spec: JobSpec
@@ -160,6 +171,8 @@ class Job:
     phase: Phase
     attempt: int = 1  # counted from 1; while it waits, the one that comes next
     callback: Callback | None = None
+    submitter: str | None = None
+    run_as: str | None = None
 
     @property
     def state(self) -> State:
@@ -187,6 +200,7 @@ class Claim:
     cancelling: bool = False
     attempt: int = 1
     ready: Millis | None = None  # since when it could start: accepted, or what it waited for was over
+    run_as: str | None = None
 
 
 def again(spec: JobSpec, attempt: int, end: End) -> Millis | None:

@@ -30,7 +30,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Volume
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Session, Submitter, Volume
 from shellrunner.store.question import Filters, Page, Position, Sort
 from shellrunner.store.written import Extent, Head, Output
 
@@ -130,7 +130,7 @@ class Store(Protocol):
 
     # What the web side says -----------------------------------------------------------------------------
 
-    async def add(self, spec: JobSpec, key: Key | None = None) -> Job:
+    async def add(self, spec: JobSpec, key: Key | None = None, by: Submitter | None = None) -> Job:
         """Accept a job, durably; or return the one that was accepted with this key before, as it is now.
 
         Raises:
@@ -220,6 +220,14 @@ class Store(Protocol):
         Raises:
             NoSuchQueue: there is none of this name.
         """
+
+    # What the door says -----------------------------------------------------------------------------------
+
+    async def sessions(self) -> Sequence[Session]:
+        """Return every session that was begun and not ended, the oldest first; some may be over by now."""
+
+    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
+        """Begin some and end others, which are named by their digests, in one commit."""
 
     # What the caller of callbacks says ------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from shellrunner.errors import InvalidJob
-from shellrunner.model import Ending, Job, JobSpec, Millis, Queued, Running, State, Streamed
+from shellrunner.model import Ending, Job, JobSpec, Millis, Queued, Running, State, Streamed, Submitter
 from shellrunner.store import aftermath, calls, rows
 from shellrunner.store.moves import Move, Moves
 
-ADD: Final = """INSERT INTO jobs (state, queue, priority, created, command, spec, secrets, started, keeper, token)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+ADD: Final = """INSERT INTO jobs (state, queue, priority, created, command, spec, secrets, submitter, run_as,
+    started, keeper, token) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _LATER: Final = "UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, minded = ? WHERE id = ?"
 _HOW: Final = "SELECT state, ending, exit_code FROM jobs WHERE id = ?"
 DUE: Final = """SELECT id, queue FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ?
@@ -34,9 +34,11 @@ class Accepted:
     shown: str
     secrets: str | None
     at_once: bool
+    submitter: str | None
+    run_as: str | None
 
     @classmethod
-    def of(cls, spec: JobSpec, now: Millis) -> "Accepted":
+    def of(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> "Accepted":
         """Prepare a job that is accepted now."""
         secret: dict[str, object] = {"env": spec.env} if spec.env else {}
         if spec.stdin is not None and not isinstance(spec.stdin, Streamed):
@@ -44,7 +46,8 @@ class Accepted:
         hidden = json.dumps(secret, ensure_ascii=False) if secret else None
         seen = spec.redacted() if secret else spec
         at_once = not (spec.after or spec.start_at)
-        return cls(seen, now, seen.model_dump_json(exclude_defaults=True), hidden, at_once)
+        name, run_as = (by.name, by.run_as) if by else (None, None)
+        return cls(seen, now, seen.model_dump_json(exclude_defaults=True), hidden, at_once, name, run_as)
 
 
 def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = None) -> tuple[Job, Moves]:
@@ -55,7 +58,8 @@ def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = N
     """
     spec = job.spec
     awaited = _awaited(db, spec.after) if spec.after else []
-    row = (spec.queue, spec.priority, job.created, spec.shown, job.shown, job.secrets)
+    who = (job.submitter, job.run_as)
+    row = (spec.queue, spec.priority, job.created, spec.shown, job.shown, job.secrets, *who)
     whose = ("queued", *row, None, None, None) if owner is None else ("running", *row, job.created, *owner)
     job_id = db.execute(ADD, whose).lastrowid
     assert job_id is not None  # noqa: S101  # an INSERT into a rowid table has one
@@ -70,7 +74,8 @@ def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = N
         moves = _hold_back(db, job_id, job, awaited)
     if spec.notify or not job.at_once:
         return rows.job(db, job_id), moves
-    return Job(job_id, spec, job.created, Queued() if owner is None else Running(job.created)), moves
+    phase = Queued() if owner is None else Running(job.created)
+    return Job(job_id, spec, job.created, phase, 1, None, *who), moves
 
 
 def _awaited(db: sqlite3.Connection, after: tuple[int, ...]) -> list[tuple[int, State, Ending | None, int | None]]:

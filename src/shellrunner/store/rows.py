@@ -31,12 +31,13 @@ from shellrunner.model import (
 
 _END = """started, completed, ending, exit_code, signal, detail, duration, cpu_user, cpu_system, max_rss_bytes,
     stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped"""
-JOB: Final = f"id, spec, created, attempt, state, cancelling, {_END}"
+JOB: Final = f"id, spec, created, attempt, submitter, run_as, state, cancelling, {_END}"
 ONE: Final = f"SELECT {JOB} FROM jobs WHERE id = ?"
 SOME: Final = f"SELECT {JOB} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 ATTEMPT: Final = f"SELECT {_END} FROM attempts WHERE job = ? AND number = ?"
 
-CLAIM: Final = "id, token, keeper, spec, started, cancelling, attempt, max(created, coalesce(due, 0)), secrets"
+CLAIM: Final = """id, token, keeper, spec, started, cancelling, attempt, max(created, coalesce(due, 0)), run_as,
+    secrets"""
 RUNNING: Final = f"""SELECT {CLAIM} FROM jobs INDEXED BY jobs_undone
     WHERE state = 'running' AND state != 'done' ORDER BY id"""
 UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undone
@@ -114,8 +115,8 @@ def claim(row: Row) -> Claim:
     Raises:
         StoreUnavailable: the row is damaged.
     """
-    job_id, token, keeper, spec, claimed, cancelling, number, ready, hidden = row
-    return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling), number, ready)
+    job_id, token, keeper, spec, claimed, cancelling, number, ready, run_as, hidden = row
+    return Claim(job_id, token, keeper, _spec(job_id, spec, hidden), claimed, bool(cancelling), number, ready, run_as)
 
 
 def _claim_or_what_is_left(row: Row) -> Claim:
@@ -123,17 +124,17 @@ def _claim_or_what_is_left(row: Row) -> Claim:
     try:
         return claim(row)
     except StoreUnavailable:
-        job_id, token, keeper, _, claimed, cancelling, number, ready, _ = row
-        left = _UNREADABLE
-        return Claim(job_id, token, keeper, left, claimed, bool(cancelling), number, ready)
+        job_id, token, keeper, _, claimed, cancelling, number, ready, run_as, _ = row
+        return Claim(job_id, token, keeper, _UNREADABLE, claimed, bool(cancelling), number, ready, run_as)
 
 
 def as_job(db: sqlite3.Connection, row: Row) -> Job:
     """A row of `JOB`."""
-    job_id, text, created, number, state, cancelling, *end = row
+    job_id, text, created, number, submitter, run_as, state, cancelling, *end = row
     spec = _spec(job_id, text)
     callback = _callback(db, job_id) if spec.notify else None
-    return Job(job_id, spec, created, _phase(State(state), cancelling, tuple(end)), number, callback)
+    phase = _phase(State(state), cancelling, tuple(end))
+    return Job(job_id, spec, created, phase, number, callback, submitter, run_as)
 
 
 def _callback(db: sqlite3.Connection, job_id: int) -> Callback | None:

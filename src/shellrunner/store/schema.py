@@ -150,7 +150,15 @@ CREATE VIRTUAL TABLE search USING fts5 (command, content = '', columnsize = 0,
 INSERT INTO meta VALUES ('searched', '0');
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+# Who submitted a job (`token:NAME`, `uid:1000`; null before this version), and the system user that its command runs
+# as (null: the service's own). Sessions are known by the SHA-256 of their cookie, and belong to a token by its hash.
+_VERSION_3 = """
+ALTER TABLE jobs ADD COLUMN submitter TEXT;
+ALTER TABLE jobs ADD COLUMN run_as TEXT;
+CREATE TABLE sessions (digest BLOB PRIMARY KEY, token TEXT NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def examine(db: sqlite3.Connection) -> int:

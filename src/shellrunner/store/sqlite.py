@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from shellrunner.errors import NoSuchQueue, StoreUnavailable
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, State, Volume
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Session, State, Submitter, Volume
 from shellrunner.store import (
     Bell,
     Changes,
@@ -34,6 +34,7 @@ from shellrunner.store import (
     listing,
     pauses,
     rows,
+    sessions,
 )
 from shellrunner.store.arrivals import Accepted
 from shellrunner.store.claims import Adding
@@ -74,13 +75,14 @@ class SqliteStore(Core):
 
     # What the web side says -----------------------------------------------------------------------------
 
-    async def add(self, spec: JobSpec, key: Key | None = None) -> Job:
-        accepted = Accepted.of(spec, now())
+    async def add(self, spec: JobSpec, key: Key | None = None, by: Submitter | None = None) -> Job:
+        accepted = Accepted.of(spec, now(), by)
 
         def added(adding: Adding) -> None:
             if adding.offer:
                 offer, job = adding.offer, adding.value
-                claim = Claim(job.id, offer.token, offer.keeper, spec, accepted.created, ready=accepted.created)
+                at = accepted.created
+                claim = Claim(job.id, offer.token, offer.keeper, spec, at, ready=at, run_as=accepted.run_as)
                 self._claims.tell(offer, claim, adding.moves)
             else:
                 self._moved(adding.moves)
@@ -188,6 +190,14 @@ class SqliteStore(Core):
         names = tuple(self._queues)
         await self._write(lambda db: pauses.change(db, names, queue, paused=paused), changed)
         return await self.queues()
+
+    # What the door says -----------------------------------------------------------------------------------
+
+    async def sessions(self) -> Sequence[Session]:
+        return await self._read(sessions.read)
+
+    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
+        await self._write(lambda db: sessions.change(db, begun, ended))
 
     # What the caller of callbacks says ------------------------------------------------------------------------
 

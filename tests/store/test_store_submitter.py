@@ -1,0 +1,44 @@
+"""Who submitted a job, and as whom it runs: written with it, and never lost on its way."""
+
+import asyncio
+from pathlib import Path
+
+from shellrunner.model import JobSpec, Retries, Submitter
+from shellrunner.store import Filters
+from tests.store.histories import NOTHING, SPEC, ended, opened
+
+BY = Submitter("token:ci", "nobody")
+AGAIN = JobSpec(command="true", retries=Retries(max=1))
+
+
+async def test_job_and_claim_say_as_whom(tmp_path: Path) -> None:
+    """Claimed at once or from the queue, after a restart and for another attempt, it is the same user."""
+    async with opened(tmp_path) as store:
+        claiming = asyncio.create_task(store.claim(1, "a"))
+        await asyncio.sleep(0)
+        job, claim = await store.add(SPEC, by=BY), await claiming
+        assert (job.submitter, job.run_as, claim.run_as) == ("token:ci", "nobody", "nobody")
+        queued = await store.add(AGAIN, by=BY)
+        waiting = await store.add(JobSpec(command="true", after=(job.id,)), by=BY)
+        assert {(known.submitter, known.run_as) for known in (queued, waiting)} == {("token:ci", "nobody")}
+        claim = await store.claim(1, "b")
+        assert (claim.job_id, claim.run_as) == (queued.id, "nobody")
+        await store.finish(queued.id, "b", ended(1), *NOTHING, again=0)
+    async with opened(tmp_path) as store:
+        claim = await store.claim(1, "c")
+        assert (claim.job_id, claim.attempt, claim.run_as) == (queued.id, 2, "nobody")
+        assert {known.run_as for known in await store.running()} == {"nobody"}
+        page = await store.page(Filters(), (), limit=10)
+        assert {(known.submitter, known.run_as) for known in page.jobs} == {("token:ci", "nobody")}
+        assert (await store.wish_cancel(waiting.id)).submitter == "token:ci"
+
+
+async def test_who_runs_as_nobody_else(tmp_path: Path) -> None:
+    """Without a user of its own a job has none, and without a submitter nobody is made up."""
+    async with opened(tmp_path) as store:
+        for by, shown in ((Submitter("uid:7"), ("uid:7", None)), (None, (None, None))):
+            job = await store.add(SPEC, by=by)
+            assert (job.submitter, job.run_as) == shown
+            job = await store.job(job.id)
+            assert (job.submitter, job.run_as) == shown
+            assert (await store.claim(1, f"t{job.id}")).run_as is None
