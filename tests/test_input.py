@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import NotRunning
 from shellrunner.keeper.input import ROOM, Input
-from shellrunner.keeper.messages import PROTOCOL
+from shellrunner.keeper.messages import CONTROLLED, PROTOCOL
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.links import connect
 from tests.keepers import ended, give, start
 from tests.service import InProcess
+from tests.users import sees_keepers
 from tests.waiting import lives, until
 
 BIG = os.urandom(1000) * 1000
@@ -25,7 +26,7 @@ BIG = os.urandom(1000) * 1000
 
 def test_a_keeper_says_that_it_takes_input(keeping):
     """The protocol is the one that has signals and input."""
-    assert keeping[0].hello["protocol"] == PROTOCOL == 2
+    assert keeping[0].hello["protocol"] == PROTOCOL >= CONTROLLED
 
 
 def test_what_is_sent_is_what_is_read(keeping):
@@ -167,6 +168,7 @@ async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(fork_server, k
     link.close()
 
 
+@sees_keepers
 def test_input_leaves_no_descriptor_behind(keeping):
     """However a command with input ended or failed to start, the keeper has the descriptors it began with."""
     keeper, _ = keeping

@@ -19,6 +19,7 @@ from shellrunner.store import runs
 from shellrunner.store.runs import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
 from tests.keepers import ForkServer, Talk, keep, start
+from tests.users import sees_keepers
 from tests.waiting import lives, until
 
 
@@ -110,6 +111,7 @@ def test_a_long_state_directory_is_no_problem(tmp_path):
     server.process.wait(20)
 
 
+@sees_keepers
 def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server, tmp_path):
     """After many commands of every kind a keeper has the descriptors it began with, and no child."""
     keeper = fork_server.keeper()

@@ -8,9 +8,10 @@ import signal
 import pytest
 
 from shellrunner.keeper import tree
-from shellrunner.keeper.limited import within
+from shellrunner.keeper.forked import within
 from tests.keepers import give, keep, start
 from tests.service import InProcess
+from tests.users import sees_keepers
 
 MIB = 1 << 20
 ROOMY = {"open_files": 64}  # a limit that takes the other path and nothing else
@@ -164,6 +165,7 @@ def test_a_cancel_reaches_a_limited_command(keeping):
         assert (end["ending"], end["signal"]) == ("cancelled", "SIGTERM")
 
 
+@sees_keepers
 def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping):
     """After many limited commands of every kind a keeper has the descriptors it began with, and no child."""
     pid = keeping[0].hello["identity"]["pid"]

@@ -11,6 +11,7 @@ import pytest
 from shellrunner.keeper import tree
 from shellrunner.keeper.terminal import Terminal
 from tests.keepers import ended, give, keep, start
+from tests.users import sees_keepers
 from tests.waiting import lives, until
 
 SIZE = [31, 97]
@@ -182,6 +183,7 @@ async def test_left_children_are_drained_and_keep_their_terminal(keeping, tmp_pa
     await until(lambda: not lives(keeper.hello["identity"]["pid"]))
 
 
+@sees_keepers
 def test_a_cancelled_terminal_leaves_nothing(keeping):
     """A program that ignores everything is killed after the grace; the keeper has the descriptors it began with."""
     keeper, _ = keeping

@@ -5,12 +5,17 @@ keeper. Loads its own package by path, then everything it will ever need: nothin
 replaced the files, or after a change of user.
 """
 
+import ctypes
 import os
 import sys
 
+# First of all, since exec undid what the server had done: a command of our own user must not get at our memory and
+# descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from keeper.forkserver import serve  # type: ignore[import-not-found]
+from keeper.forkserver import serve  # type: ignore[import-not-found]  # noqa: E402
 
 if __name__ == "__main__":
     sys.path.pop()

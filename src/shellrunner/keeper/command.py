@@ -2,7 +2,7 @@
 
 Owned by the keeper. Knows posix_spawn and wait statuses; must not know slots or trees.
 posix_spawn (vfork inside) costs a fraction of a fork and has no moment in which the child runs our code; what it
-cannot do, a working directory, is done by going there and back. Limits alone need a fork (`limited`).
+cannot do, a working directory, is done by going there and back. Limits and other users need a fork (`forked`).
 """
 
 import os
@@ -10,9 +10,10 @@ import signal
 import time
 from typing import Any, NamedTuple
 
+from .forked import User, spawn, within
 from .input import Input
-from .limited import spawn, within
 from .plumbing import Action, Plumbing
+from .program import Failed, Program, Step
 
 # Every handler back to its default and nothing blocked: what the keeper ignores, its command must not (P13).
 _DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -61,35 +62,39 @@ def start(message: dict[str, Any], home: int) -> Command:
 
 
 def _spawn(message: dict[str, Any], home: int, actions: list[Action]) -> int:
-    environment = {name.encode(): value.encode() for name, value in message["env"].items()}
-    argv = [argument.encode() for argument in message["argv"]]
-    cwd = message["cwd"]
+    program, limits, user = Program.of(message), within(message.get("limits")), User.of(message)
     try:
-        os.chdir(cwd.encode())
+        if limits or user:
+            return spawn(program, actions=actions, defaults=_DEFAULTS, limits=limits, user=user)
+        program.enter()
+        try:
+            path = program.find()
+            return os.posix_spawn(
+                path,
+                program.argv,
+                program.environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULTS,
+            )
+        finally:
+            os.fchdir(home)
+    except Failed as failed:
+        raise CannotStart(_words(message, failed.step, os.strerror(failed.number))) from None
     except OSError as error:
-        raise CannotStart(f"cannot enter the directory {_shown(cwd)}: {error.strerror}") from None
-    try:
-        path = _find(argv[0], environment.get(b"PATH", b""))
-        if limits := within(message.get("limits")):
-            return spawn(path, argv, environment, file_actions=actions, setsigdef=_DEFAULTS, limits=limits)
-        return os.posix_spawn(
-            path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULTS
-        )
-    except OSError as error:
-        raise CannotStart(f"cannot start {_shown(message['argv'][0])}: {error.strerror}") from None
-    finally:
-        os.fchdir(home)
+        raise CannotStart(_words(message, Step.EXECUTE, str(error.strerror))) from None
 
 
-def _find(program: bytes, path: bytes) -> bytes:
-    # execvp(3) would look along the keeper's own PATH; the job's is what counts.
-    if b"/" in program:
-        return program
-    for directory in path.split(b":"):
-        candidate = os.path.join(directory or b".", program)
-        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
-            return candidate
-    raise CannotStart(f"cannot start {_shown(program.decode(errors='replace'))}: not found along PATH")
+def _words(message: dict[str, Any], step: Step, reason: str) -> str:
+    match step:
+        case Step.BECOME:
+            return f"cannot become the user with uid {message['user']['uid']}: {reason}"
+        case Step.ENTER:
+            return f"cannot enter the directory {_shown(message['cwd'])}: {reason}"
+        case Step.FIND:
+            reason = "not found along PATH"
+    return f"cannot start {_shown(message['argv'][0])}: {reason}"
 
 
 def _shown(name: str) -> str:

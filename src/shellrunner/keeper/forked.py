@@ -1,6 +1,7 @@
-"""Start a command under resource limits: by fork, since posix_spawn cannot set them and the keeper's must not change.
+"""Start a command by fork, which can do what posix_spawn cannot: set limits, and become another user.
 
-Used by `command` when limits are asked for; the child does by hand what posix_spawn does else. Must not know jobs.
+Used by `command` when either is asked for; the child does by hand what posix_spawn does else. The keeper stays as it
+is, so a command of another user can neither end nor look into whoever watches it. Must not know jobs.
 """
 
 import ctypes
@@ -10,11 +11,12 @@ import resource
 import signal
 import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from .plumbing import Action
+from .program import Failed, Program, Step
 
-_ERRNO = struct.Struct("i")
+_FAILED = struct.Struct("ii")  # a step and its errno
 _CPU_GRACE = 5  # seconds of CPU time between SIGXCPU and SIGKILL (setrlimit(2))
 # Memory comes last: from then on the child can hardly allocate anything.
 _RESOURCES = {
@@ -36,6 +38,20 @@ class Limit(NamedTuple):
     hard: int
 
 
+class User(NamedTuple):
+    """Whom a command runs as."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+
+    @classmethod
+    def of(cls, message: dict[str, Any]) -> "User | None":
+        """The user that a `start` message asks for; None is the keeper's own."""
+        asked = message.get("user")
+        return cls(asked["uid"], asked["gid"], asked["groups"]) if asked else None
+
+
 def within(limits: dict[str, int | None] | None) -> list[Limit]:
     """The limits that a `start` message asks for, none of them above what the keeper itself may have."""
     asked = limits or {}
@@ -52,54 +68,59 @@ def _limit(which: int, number: int) -> Limit:
     )
 
 
-def spawn(  # called as os.posix_spawn is
-    path: bytes,
-    argv: Sequence[bytes],
-    environment: dict[bytes, bytes],
+def spawn(
+    program: Program,
     *,
-    file_actions: Sequence[Action],
-    setsigdef: Sequence[int],
-    limits: Sequence[Limit],
+    actions: Sequence[Action],
+    defaults: Sequence[int],
+    limits: Sequence[Limit] = (),
+    user: User | None = None,
 ) -> int:
-    """Start it in a session of its own, with nothing blocked; return its pid.
+    """Start it in a session of its own, with nothing blocked and `defaults` at their defaults; return its pid.
 
     Raises:
-        OSError: it could not be started; the same as posix_spawn would raise.
+        Failed: it could not be started.
+        OSError: there could be no child.
     """
 
-    def become() -> int:
-        _prepare(file_actions, setsigdef)
-        return _exec(path, argv, environment, limits)
+    def run() -> NoReturn:
+        _prepare(actions, defaults)
+        if user:
+            _become(user)
+        program.enter()
+        _execute(program.find(), program, limits)
 
     reading, writing = os.pipe()  # a successful exec closes it; else it says why there was none
     try:
         try:
             pid = os.fork()
             if pid == 0:
-                _end_with(writing, become)
+                _end_with(writing, run)
         finally:
             os.close(writing)
-        said = os.read(reading, _ERRNO.size)
+        said = os.read(reading, _FAILED.size)
     finally:
         os.close(reading)
     if said:
         os.waitpid(pid, 0)
-        (number,) = _ERRNO.unpack(said)
-        raise OSError(number, os.strerror(number))
+        step, number = _FAILED.unpack(said)
+        raise Failed(Step(step), number)
     return pid
 
 
-def _end_with(report: int, become: Callable[[], int]) -> NoReturn:
-    number = errno.ENOMEM
+def _end_with(report: int, run: Callable[[], NoReturn]) -> NoReturn:
+    said: tuple[int, int] = (Step.EXECUTE, errno.ENOMEM)
     try:
-        number = become()
+        run()
+    except Failed as failed:
+        said = (failed.step, failed.number)
     except OSError as error:
-        number = error.errno or number
+        said = (Step.EXECUTE, error.errno or errno.ENOMEM)
     except BaseException:  # noqa: BLE001, S110  MemoryError, say: whatever it is, this must not go on as a second keeper
         pass
     finally:
         try:
-            os.write(report, _ERRNO.pack(number))
+            os.write(report, _FAILED.pack(*said))
         finally:
             os._exit(127)
 
@@ -116,12 +137,33 @@ def _prepare(actions: Sequence[Action], defaults: Sequence[int]) -> None:
             _open(*arguments)
 
 
-def _exec(path: bytes, argv: Sequence[bytes], environment: dict[bytes, bytes], limits: Sequence[Limit]) -> int:
-    words, variables = _array(argv), _array([b"%s=%s" % item for item in environment.items()])
+def _become(user: User) -> None:
+    # Nothing may be imported from here on: who may run commands here need not be able to read our files.
+    try:
+        os.setgroups(user.groups)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    except OSError as error:
+        raise Failed(Step.BECOME, error.errno) from None
+    # To these calls -1 means "as it is"; and under odd securebits (capabilities(7)) root's powers survive a change.
+    if (os.getresuid(), os.getresgid()) != ((user.uid,) * 3, (user.gid,) * 3) or _is_root_again():
+        raise Failed(Step.BECOME, errno.EPERM)
+
+
+def _is_root_again() -> bool:
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return False
+    return True
+
+
+def _execute(path: bytes, program: Program, limits: Sequence[Limit]) -> NoReturn:
+    words, variables = _array(program.argv), _array([b"%s=%s" % item for item in program.environment.items()])
     for limit in limits:
         resource.setrlimit(limit.resource, (limit.soft, limit.hard))
     _execve(path, words, variables)
-    return ctypes.get_errno()
+    raise Failed(Step.EXECUTE, ctypes.get_errno())
 
 
 def _open(descriptor: int, path: str, flags: int, mode: int) -> None:

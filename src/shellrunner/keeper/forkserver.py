@@ -82,6 +82,7 @@ class ForkServer:
         slot = SlotWriter(self._slots, slot_name(number))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            os.fchmod(listener.fileno(), 0o600)  # which the name then has, less the umask
             # Through the descriptor, since a socket's own path is limited to 107 bytes (unix(7)).
             listener.bind(f"/proc/self/fd/{self._slots}/{socket_name(number)}")
             listener.listen(8)

@@ -5,7 +5,8 @@ keeper says in its `hello`; a server must go on understanding every version that
 
     server → keeper       {"do": "start", "job", "token", "argv", "cwd", "env", "stdin", "timeout", "grace",
                            "merge_stderr", "leave_children", "output_bytes",
-                           "attempt", "stream", "tty", "limits"}                              (since protocol 2)
+                           "attempt", "stream", "tty", "limits",                              (since protocol 2)
+                           "user"}                                                            (since protocol 3)
                           {"do": "cancel", "job", "token"}
                           {"do": "signal", "job", "token", "signum"}                          (since protocol 2)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
@@ -18,7 +19,8 @@ keeper says in its `hello`; a server must go on understanding every version that
                           {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
 
 `start`: `attempt` counts from 1; `stream` says that input comes later; `tty` is null or [rows, columns]; `limits` is
-null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number. Absent is 1, false, null.
+null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null (the
+keeper's own) or {"uid", "gid", "groups"}. Absent is 1, false, null.
 
 `signal` goes to the command's process group if the command has not ended, and is not answered.
 
@@ -33,7 +35,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-PROTOCOL = 2
+PROTOCOL = 3
 CONTROLLED = 2  # the protocol from which on a keeper takes signals and input
 MAX_FRAME = 1 << 26  # bytes; a start with its stdin, argv and env is far smaller
 

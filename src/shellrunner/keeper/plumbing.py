@@ -33,6 +33,8 @@ class Plumbing:
             else:
                 self._lay_pipes(message)
                 self._lay_input(message)
+            if user := message.get("user"):
+                self._give_to(user["uid"])
         except OSError:
             self.tear_out()
             raise
@@ -51,6 +53,13 @@ class Plumbing:
         for descriptor in self.pipes:
             with suppress(OSError):
                 os.close(descriptor)
+
+    def _give_to(self, uid: int) -> None:
+        # /dev/stderr and the like open what is behind the descriptor once more, which its owner alone may do.
+        for descriptor in self._given:
+            os.fchown(descriptor, uid, -1)
+        if isinstance(self.input, Terminal):
+            self.input.give_to(uid)
 
     def _lay_terminal(self, message: dict[str, Any]) -> None:
         text = (message["stdin"] or "").encode()

@@ -46,6 +46,14 @@ class Terminal(Input):
         self._pause = _SOON
         self._key_typed = False
 
+    def give_to(self, uid: int) -> None:
+        """Let it belong to a user, as grantpt(3) would: its group stays the terminals'.
+
+        Raises:
+            OSError: it cannot.
+        """
+        os.fchown(self._slave, uid, -1)
+
     def finish(self) -> None:
         """Begin to type the end of the input."""
         self.look()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.messages import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
 from shellrunner.supervisor.links import ForkServer, Link, attach, connect, exec_fork_server
 
@@ -88,7 +89,7 @@ class Keepers:
         try:
             await self._forks.fork(number, self._header)
             link = await self._connect(number)
-            await link.hello
+            _check((await link.hello)["protocol"])
         except BaseException:
             self._forks.forget(number)
             if link:
@@ -212,6 +213,12 @@ class Keepers:
     def _described(self, number: int) -> str:
         header = self.header(number)
         return f"number {number}, pid {header['identity']['pid']}" if header else f"number {number}"
+
+
+def _check(protocol: int) -> None:
+    # An earlier one would pass over what it does not know: the user that a command is to run as, say.
+    if protocol < PROTOCOL:
+        raise OSError("the fork server is of an earlier version: restart the service")
 
 
 def _status(status: int) -> str:

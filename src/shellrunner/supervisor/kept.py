@@ -4,6 +4,7 @@ Owned by the supervisor. Must not know the store.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from shellrunner.model import Claim
 from shellrunner.supervisor.links import Link
@@ -17,4 +18,16 @@ class Kept:
         self.cancelling = claim.cancelling
         self.told = False  # the keeper knows that it is to be cancelled, or has nothing left to cancel
         self.link: Link | None = None  # once the keeper was told to start
-        self.overdue: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+
+    def watch(self, seconds: float, give_up: "Callable[[Kept], None]") -> None:
+        """Give up on it in so many seconds (and not when that was to be before), unless it is watched no more."""
+        if self._overdue:
+            self._overdue.cancel()
+        self._overdue = asyncio.get_running_loop().call_later(seconds, give_up, self)
+
+    def watch_no_more(self) -> None:
+        """Its keeper is done with it: a watch that a late wish began would end whatever the keeper has next."""
+        self.told = True
+        if self._overdue:
+            self._overdue.cancel()

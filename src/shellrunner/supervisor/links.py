@@ -23,6 +23,7 @@ from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
 _PROGRAM = str(Path(shellrunner.keeper.__file__).with_name("__main__.py"))
 _PATIENCE = 10.0  # seconds for the fork server to make a keeper
 _OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)  # as the service was started: what commands get
+os.umask(_UMASK := os.umask(0o077))  # likewise; it cannot be read but by setting another
 _INHERITED = ("LD_LIBRARY_PATH",)  # the interpreter itself may need it; commands never see it
 
 
@@ -243,7 +244,8 @@ def exec_fork_server(state_dir: Path) -> tuple[subprocess.Popen[bytes], socket.s
     Done before the server opens its lock, its history and its port: none of them may ever be inherited.
     """
     ours, theirs = socket.socketpair()
-    log = os.open(state_dir / "keepers.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    log = os.open(state_dir / "keepers.log", flags, 0o600)
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", _PROGRAM, str(theirs.fileno()), str(state_dir)],
@@ -252,6 +254,7 @@ def exec_fork_server(state_dir: Path) -> tuple[subprocess.Popen[bytes], socket.s
             stderr=log,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            umask=_UMASK,
             env={name: os.environ[name] for name in _INHERITED if name in os.environ},
         )
     finally:

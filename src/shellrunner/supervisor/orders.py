@@ -6,12 +6,13 @@ Pure; used by the supervisor. Must not know keepers as processes, or the store.
 from shellrunner.config import Jobs
 from shellrunner.keeper.messages import Message
 from shellrunner.model import Claim, Limits, Streamed
+from shellrunner.supervisor.accounts import Account
 
 _TERM = "xterm-256color"
 _LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files")
 
 
-def start(claim: Claim, jobs: Jobs) -> Message:
+def start(claim: Claim, jobs: Jobs, account: Account) -> Message:
     """The `start` message (see `keeper.messages`). Nothing of the service's own environment is in it."""
     spec = claim.spec
     leave = spec.leave_children
@@ -23,10 +24,10 @@ def start(claim: Claim, jobs: Jobs) -> Message:
         "token": claim.token,
         "attempt": claim.attempt,
         "argv": spec.argv if spec.argv is not None else [*jobs.shell, spec.command],
-        "cwd": spec.cwd or str(jobs.cwd),
+        "cwd": spec.cwd or account.cwd,
         "env": {
             **term,
-            **jobs.environment,
+            **account.environment,
             "PYTHONUNBUFFERED": "1",
             "SHELLRUNNER_JOB_ID": str(claim.job_id),
             "SHELLRUNNER_JOB": f"{claim.job_id}:{claim.token}",
@@ -41,6 +42,7 @@ def start(claim: Claim, jobs: Jobs) -> Message:
         "leave_children": jobs.leave_children if leave is None else leave,
         "output_bytes": spec.limits.output_bytes or jobs.output_bytes,
         "limits": _limits(spec.limits, jobs),
+        "user": account.user,
     }
 
 

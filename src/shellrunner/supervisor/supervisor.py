@@ -14,13 +14,14 @@ from shellrunner.config import Jobs
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim, End, Volume, again
 from shellrunner.store import Store
+from shellrunner.supervisor.accounts import Accounts, NoSuchUser
 from shellrunner.supervisor.keepers import Keepers
 from shellrunner.supervisor.kept import Kept
 from shellrunner.supervisor.links import KeeperGone, Link
 from shellrunner.supervisor.orders import start
 from shellrunner.supervisor.places import Places
 from shellrunner.supervisor.strays import end_strays
-from shellrunner.supervisor.verdict import Ended, NeverStarted, Verdict, is_lost, judge, new_token, witnessed
+from shellrunner.supervisor.verdict import Ended, NeverStarted, Verdict, is_lost, judge, new_token, refused, witnessed
 
 log = logging.getLogger("shellrunner.supervisor")
 
@@ -38,6 +39,7 @@ class Supervisor:
         """Run the store's jobs on these keepers, at most `max_running` at once, as `jobs` says."""
         self._store, self._keepers, self._jobs, self._max_running = store, keepers, jobs, max_running
         self._observe = observe
+        self._accounts = Accounts(jobs)
         self._places = Places(max_running)
         self._kept: dict[int, Kept] = {}
         self._workers = 0
@@ -134,9 +136,13 @@ class Supervisor:
 
     async def _keep(self, link: Link, kept: Kept) -> tuple[bool, Verdict]:
         """Have the command run; return whether the keeper can take another, and how it ended."""
+        try:
+            account = await self._accounts.of(kept.claim.run_as)
+        except NoSuchUser as error:
+            return True, refused(str(error))
         if kept.cancelling:
             return True, NeverStarted()  # the store makes `cancelled` of it, and nothing was ever started
-        link.send(start(kept.claim, self._jobs))
+        link.send(start(kept.claim, self._jobs, account))
         kept.link = link
         log.debug("job started", extra={"job": kept.claim.job_id, "keeper": link.number})
         timeout = kept.claim.spec.timeout or self._jobs.timeout
@@ -145,7 +151,7 @@ class Supervisor:
         try:
             return await self._see_through(link, kept)
         finally:
-            self._stop_watching(kept)
+            kept.watch_no_more()
 
     async def _see_through(self, link: Link, kept: Kept) -> tuple[bool, Verdict]:
         claim = kept.claim
@@ -228,23 +234,14 @@ class Supervisor:
 
     def _watch_over(self, kept: Kept, deadline: float) -> None:
         """Kill the keeper if it has not ended its command long after `deadline` (seconds from now)."""
-        if kept.overdue:
-            kept.overdue.cancel()
-        seconds = deadline + self._jobs.kill_grace + _OVERDUE
-        kept.overdue = asyncio.get_running_loop().call_later(seconds, self._give_up_on, kept)
-
-    @staticmethod
-    def _stop_watching(kept: Kept) -> None:
-        kept.told = True  # a watch that a late wish began would end whatever the keeper has next
-        if kept.overdue:
-            kept.overdue.cancel()
+        kept.watch(deadline + self._jobs.kill_grace + _OVERDUE, self._give_up_on)
 
     def _give_up_on(self, kept: Kept) -> None:
         log.error("a keeper is stuck; killing it", extra={"job": kept.claim.job_id, "keeper": kept.claim.keeper})
         try:
             self._keepers.kill(kept.claim.keeper)
         except OSError:
-            kept.overdue = asyncio.get_running_loop().call_later(_AGAIN, self._give_up_on, kept)
+            kept.watch(_AGAIN, self._give_up_on)
 
     # After a restart -------------------------------------------------------------------------------------------
 
@@ -263,7 +260,7 @@ class Supervisor:
     async def _adopt(self, kept: Kept) -> None:
         number = kept.claim.keeper
         usable, verdict = await self._find_out(kept)
-        self._stop_watching(kept)
+        kept.watch_no_more()
         self._places.give_back()
         await self._record(kept, verdict)
         if any(other.claim.keeper == number for other in self._kept.values()):

@@ -47,6 +47,11 @@ def is_lost(verdict: Verdict) -> bool:
     return isinstance(verdict, Ended) and verdict.end.ending is Ending.LOST
 
 
+def refused(why: str) -> Ended:
+    """The end of what no keeper was told to start."""
+    return Ended(End(Ending.FAILED_TO_START, time.time_ns() // 1_000_000, detail=why), Volume(), Head())
+
+
 def new_token() -> str:
     """A token for one claim. It begins with the boot in which it was made: another boot judges it differently."""
     return f"{boot_id()[:8]}-{os.urandom(8).hex()}"

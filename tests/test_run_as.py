@@ -1,0 +1,389 @@
+"""Commands that run as another user: what they are, what they cannot do to their witness, and that all else holds."""
+
+import contextlib
+import json
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from shellrunner.config import load
+from shellrunner.keeper import forked, tree
+from shellrunner.keeper.messages import PROTOCOL
+from shellrunner.keeper.program import Failed, Program, Step
+from shellrunner.model import JobSpec, Retries, Submitter
+from shellrunner.service.state import prepare
+from shellrunner.supervisor import Keepers
+from shellrunner.supervisor.accounts import Accounts, NoSuchUser
+from shellrunner.supervisor.links import attach, exec_fork_server
+from tests.keepers import give, keep, start
+from tests.store.histories import opened
+from tests.users import NOBODY, PROBE, as_root
+from tests.waiting import lives, marked, until
+
+pytestmark = as_root
+
+UID = 61_234  # nobody has it, so nobody else's processes count towards its limits
+USER = {"uid": UID, "gid": 61_235, "groups": [61_235, 61_236, 61_237]}
+
+
+# The keeper ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_its_user_and_nothing_of_root_is_left(keeping):
+    """All three ids of user and group are the user's, the groups are its own, and it has no capability."""
+    end, data = keep(*keeping, 1, "cat /proc/self/status; id -G; echo ok > /proc/self/comm", user=USER)
+    lines = dict(line.split(":", 1) for line in data.decode().splitlines() if ":" in line)
+    assert lines["Uid"].split() == [str(UID)] * 4
+    assert lines["Gid"].split() == ["61235"] * 4
+    assert lines["Groups"].split() == ["61235", "61236", "61237"]
+    assert {lines[name].strip() for name in ("CapEff", "CapPrm", "CapAmb")} == {"0" * 16}
+    assert (end["exit_code"], data.splitlines()[-1]) == (0, b"61235 61236 61237")
+
+
+@pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
+def test_surroundings_are_as_for_everybody(keeping, more):
+    """Signals, descriptors, session, directory, environment, streams and umask: only the user tells the two apart."""
+    script = (
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status;"
+        "ls -l /proc/self/fd | tr -s ' ' | cut -d' ' -f1,9- | sed 's/[0-9]*\\]//';"
+        "ps -o sid=,pgid=,pid= -p $$ | tr -s ' ' '\\n' | sort -u | wc -l;"
+        "pwd; env | sort; umask; echo err >&2; exit 7"
+    )
+    seen = []
+    for job, user in enumerate((None, USER), 1):
+        # Both by fork: glibc's posix_spawn ignores two signals of its own.
+        start(keeping[0], job, script, cwd="/usr", user=user, limits={"open_files": 64}, **more)
+        if more.get("stream"):
+            give(keeping[0], end=True, job=job)
+        assert keeping[0].hear()["say"] == "ended"
+        record = keeping[1].find(job, "t")
+        data = keeping[1].data(record, 0, record.end["stdout"] + record.end["stderr"])
+        lines = [line for line in data.splitlines() if b"SHELLRUNNER_JOB" not in line]
+        plain = [re.sub(rb"(/proc/|/dev/pts/)[0-9]+", rb"\1N", line) for line in lines]
+        seen.append((record.end["exit_code"], record.end["stdout"], record.end["stderr"], plain))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == 7
+
+
+def test_its_streams_can_be_opened_again(keeping):
+    """/dev/stdout, /dev/stderr and /dev/stdin are the user's own, whatever is behind them."""
+    script = "cat /dev/stdin > /dev/stdout; echo oops > /dev/stderr"
+    end, data = keep(*keeping, 1, script, user=USER, stdin="привет\n")
+    assert (data.decode(), end["stdout"], end["stderr"]) == ("привет\noops\n", 13, 5)
+    start(keeping[0], 2, script, user=USER, stream=True)
+    give(keeping[0], b"later\n", job=2, end=True)
+    assert keeping[0].hear()["say"] == "ended"
+    assert keeping[1].find(2, "t").end["stdout"] == 6
+    end, data = keep(*keeping, 3, "cat /dev/stdin; echo end", user=USER)
+    assert (end["exit_code"], data) == (0, b"end\n")
+
+
+def test_its_terminal_is_its_own(keeping):
+    """The terminal belongs to the user, is its session's, and can be opened again under both of its names."""
+    script = 'echo a > /dev/tty; echo b > "$(tty)"; stat -c %u "$(tty)"; stty size; read x; echo "<$x>"'
+    end, data = keep(*keeping, 1, script, user=USER, tty=[40, 120], stdin="typed\n")
+    assert data.decode().split() == ["a", "b", str(UID), "40", "120", "<typed>"]
+    assert end["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "detail"),
+    [
+        ({"cwd": "{}/closed"}, "cannot enter the directory {}/closed: Permission denied"),
+        ({"cwd": "{}/no"}, "cannot enter the directory {}/no: No such file or directory"),
+        ({"argv": ["{}/mine"]}, "cannot start {}/mine: Permission denied"),
+        ({"argv": ["{}/closed/program"]}, "cannot start {}/closed/program: Permission denied"),
+        ({"argv": ["program"], "env": {"PATH": "{}/closed"}}, "cannot start program: not found along PATH"),
+        ({"argv": ["mine"], "env": {"PATH": "{}"}}, "cannot start mine: not found along PATH"),
+        ({"argv": ["/bin/sh", "x" * 200_000]}, "cannot start /bin/sh: Argument list too long"),
+        ({"user": USER | {"uid": -1}}, "cannot become the user with uid -1: Operation not permitted"),
+        ({"user": USER | {"gid": -1}}, f"cannot become the user with uid {UID}: Operation not permitted"),
+        ({"user": USER | {"uid": 0}}, "cannot become the user with uid 0: Operation not permitted"),
+    ],
+)  # fmt: skip
+def test_what_the_user_may_not_is_told_in_words(keeping, open_path, more, detail):
+    """Directory, program and PATH are looked at as the user; which step failed is said, and no process is left."""
+    (open_path / "closed").mkdir(0o700)
+    for program in (open_path / "closed" / "program", open_path / "mine"):
+        program.write_text("#!/bin/sh\necho ran\n")
+        program.chmod(0o700)
+
+    def there(value):
+        return json.loads(json.dumps(value).replace("{}", str(open_path)))
+
+    end, data = keep(*keeping, 1, "echo ran", **({"user": USER} | there(more)))
+    assert (end["ending"], end["detail"], data) == ("failed_to_start", there(detail), b"")
+    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+
+
+def test_it_reaches_neither_its_witness_nor_what_that_writes(keeping, fork_server):
+    """The keeper, its slot and its state directory are out of reach: no signal, no memory, no descriptor, no file."""
+    keeper = keeping[0].hello["identity"]["pid"]
+    fork_server.state.chmod(0o700)
+    pids = [str(pid) for pid in (keeper, fork_server.process.pid, os.getpid())]
+    probe = ["/usr/bin/env", "python3", "-c", PROBE]
+    end, data = keep(*keeping, 1, "", argv=[*probe, *pids], user=USER)
+    assert (end["exit_code"], data.decode().splitlines()) == (0, pids)
+    script = f"for s in 0 9 19; do kill -$s {keeper} {fork_server.process.pid} && echo reached; done;"
+    script += f"cat {fork_server.state}/slots/1.slot; ls {fork_server.state}; ls -R /proc/{keeper}/cwd/; true"
+    end, data = keep(*keeping, 2, script, user=USER)
+    assert (end["exit_code"], end["stdout"]) == (0, 0), data
+    assert data.count(b"ermi") == 9, data  # Permission denied, Operation not permitted
+    with subprocess.Popen(["/bin/sleep", "60"]) as victim:
+        _, data = keep(*keeping, 3, "", argv=[*probe, str(victim.pid)])
+        victim.kill()
+    assert len(data.split()) > 10, "root reaches nearly all of it: the probe would notice"
+
+
+def test_a_keeper_is_itself_again_afterwards(keeping, fork_server):
+    """It runs the next command as itself, in its own directory, with the descriptors it had, and has no child."""
+    keeper, slot = keeping
+    pid = keeper.hello["identity"]["pid"]
+    before = sorted(os.listdir(f"/proc/{pid}/fd"))
+    kinds = [
+        {"command": "true"},
+        {"command": "true", "tty": [24, 80]},
+        {"command": "cat", "stdin": "text"},
+        {"command": "true", "argv": ["/nothing"]},
+        {"command": "kill -9 $$"},
+        {"command": "true", "cwd": "/root/closed"},
+        {"command": "true", "user": USER | {"uid": -1}},
+    ]
+    for job, kind in enumerate(kinds * 2, 1):
+        keep(*keeping, job, **{"user": USER} | kind)
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+    assert not tree.descendants(pid)
+    assert os.stat(f"/proc/{pid}/cwd").st_ino == fork_server.state.stat().st_ino
+    _, data = keep(keeper, slot, 99, "id -u")
+    assert data == b"0\n"
+
+
+@pytest.mark.parametrize("end", ["itself", "cancel", "timeout"])
+async def test_nothing_of_it_outlives_it(keeping, end):
+    """Who fled to another session, or forked twice, is ended, however the command ends."""
+    number = f"7{os.getpid()}{len(end)}"
+    last = "sleep 0.2" if end == "itself" else f"sleep {number}"
+    script = f"setsid sleep {number} & (setsid sh -c 'sleep {number} & sleep {number}' &); sleep {number} & {last}"
+    start(keeping[0], 1, script, user=USER, timeout=0.3 if end == "timeout" else None, grace=0.1)
+    if end == "cancel":
+        await until(lambda: len(marked(f"sleep\0{number}\0")) == 5)
+        keeping[0].say(do="cancel", job=1, token="t")
+    assert keeping[0].hear()["say"] == "ended"
+    ending = keeping[1].find(1, "t").end
+    assert ending["ending"] == {"itself": "exited", "cancel": "cancelled", "timeout": "timed_out"}[end]
+    assert marked(f"sleep\0{number}\0") == []
+
+
+def test_children_are_left_if_that_is_asked_for(keeping):
+    """With leave_children a daemon of the user lives on, may write, and its keeper drains it."""
+    script = "(trap '' HUP; sleep 0.3; echo late; echo $? > /dev/stderr; exec sleep 300) & echo $!"
+    end, data = keep(*keeping, 1, script, user=USER, leave_children=True)
+    pid = int(data.split()[0])
+    assert end["exit_code"] == 0
+    assert os.stat(f"/proc/{pid}").st_uid == UID
+    os.kill(pid, signal.SIGKILL)
+
+
+async def test_signals_reach_its_group(keeping):
+    """What is sent by the API reaches a command of another user."""
+    start(keeping[0], 1, "trap 'echo got; exit 5' USR1; echo ready; while :; do sleep 0.01; done", user=USER)
+    await until(lambda: (record := keeping[1].find(1, "t")) and record.progress.get("stdout"))
+    keeping[0].say(do="signal", job=1, token="t", signum=int(signal.SIGUSR1))
+    assert keeping[0].hear()["say"] == "ended"
+    assert keeping[1].find(1, "t").end["exit_code"] == 5
+
+
+def test_limits_are_the_users(keeping):
+    """Processes are counted for the user alone, so a limit that root's would burst is roomy, and holds."""
+    script = "ulimit -n; sleep 2 & sleep 2 & sleep 2 & sleep 2 & wait"
+    _, data = keep(*keeping, 1, script, user=USER, limits={"processes": 3, "open_files": 33, "memory_bytes": 1 << 28})
+    assert data.startswith(b"33\n")
+    assert b"fork" in data.lower()
+    end, _ = keep(*keeping, 2, "sleep 0 & sleep 0 & wait", user=USER, limits={"processes": 3})
+    assert end["exit_code"] == 0
+
+
+def test_every_byte_is_stored(keeping, fork_server):
+    """Output beyond the slot is as exact as anybody's."""
+    end, _ = keep(*keeping, 1, "seq 1 50000; seq 1 1000 >&2", user=USER)
+    text = "".join(f"{number}\n" for number in range(1, 50_001))
+    assert (end["stdout"], end["stderr"]) == (len(text), 3893)
+    assert (fork_server.state / "runs" / "1.out").stat().st_size == len(text) + 3893 - 65_536
+
+
+@pytest.mark.parametrize(
+    ("argv", "cwd", "failed"),
+    [
+        (b"true", b"/", None),
+        (b"nothing", b"/", Step.FIND),
+        (b"true", b"/no", Step.ENTER),
+        (b"/etc", b"/", Step.EXECUTE),
+    ],
+)
+def test_nothing_is_imported_after_the_change_of_user(audited, argv, cwd, failed):
+    """From the change on the child opens no file of ours: the user need not be able to read Python's library."""
+    program = Program([argv], {b"PATH": b"/nowhere:/usr/bin:/bin"}, cwd)
+    step = None
+    try:
+        pid = forked.spawn(
+            program, actions=(), defaults=(), limits=forked.within({"open_files": 9}), user=forked.User(**USER)
+        )
+        os.waitpid(pid, 0)
+    except Failed as failure:
+        step = failure.step
+    assert step is failed
+    assert audited() == b""
+
+
+@pytest.fixture
+def audited():
+    """What children of this process open or import while they are another user."""
+    heard, said = os.pipe()
+    parent, watched = os.getpid(), [True]
+
+    def hook(event, arguments):
+        if watched and event in ("import", "open", "compile") and os.getpid() != parent and os.getuid() != 0:
+            os.write(said, f"{event} {arguments[0]}\n".encode())
+
+    sys.addaudithook(hook)  # which is there for good, and then says nothing
+    os.set_blocking(heard, False)
+
+    def told():
+        os.write(said, b".")
+        return os.read(heard, 65_536).removesuffix(b".")
+
+    yield told
+    watched.clear()
+    os.close(heard)
+    os.close(said)
+
+
+# The whole service --------------------------------------------------------------------------------------------------
+
+
+async def submitted(state, *specs, by):
+    """Put jobs into the history of a service that is down; their ids."""
+    async with opened(state) as store:
+        return [(await store.add(spec, by=by)).id for spec in specs]
+
+
+AS_NOBODY = Submitter("token:ci", "nobody")
+
+
+async def test_a_job_runs_as_the_user_of_its_submitter(down):
+    """It has the user's ids, groups, home and names; the API tells who submitted it and as whom it runs."""
+    script = 'id -un; id -Gn; echo "$HOME $USER $LOGNAME $SHELL"; pwd; umask'
+    down.umask = 0o022
+    (job,) = await submitted(down.state_dir, JobSpec(command=script), by=AS_NOBODY)
+    await down.start()
+    shell = "/bin/sh" if os.path.basename(NOBODY.pw_shell) in ("nologin", "false", "") else NOBODY.pw_shell
+    home = NOBODY.pw_dir if os.path.isdir(NOBODY.pw_dir) else "/"
+    groups = " ".join(map(str, os.getgrouplist("nobody", NOBODY.pw_gid)))
+    result = await down.result(job)
+    lines = result["stdout"].splitlines()
+    assert [lines[0], *lines[2:]] == ["nobody", f"{NOBODY.pw_dir} nobody nobody {shell}", home, "0022"]
+    assert len(lines[1].split()) == len(groups.split())
+    _, _, shown = await down.get(f"/api/jobs/{job}")
+    assert (shown["submitter"], shown["run_as"]) == ("token:ci", "nobody")
+    own = await down.submit("id -u")
+    _, _, shown = await down.get(f"/api/jobs/{own}")
+    assert (shown["submitter"], shown["run_as"]) == (f"uid:{os.getuid()}", None)
+    assert (await down.result(own))["stdout"] == "0\n"
+
+
+async def test_a_service_that_is_killed_takes_it_up_again(down, open_path):
+    """A job of another user goes on while the server is dead, and ends with its own code and every byte."""
+    flag = open_path / "flag"
+    command = f"echo one; while ! test -e {flag}; do sleep 0.02; done; id -un; exit 9"
+    spec = JobSpec(command=command)
+    (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
+    await down.start()
+    await down.running(job)
+    await down.kill()
+    flag.touch()
+    await down.start()
+    result = await down.result(job)
+    assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 9, "one\nnobody\n")
+
+
+async def test_what_a_killed_keeper_left_of_another_user_is_ended(down):
+    """With keeper, fork server and server dead, the next server finds the user's processes by their mark."""
+    (job,) = await submitted(down.state_dir, JobSpec(command="setsid sleep 600 & sleep 600"), by=AS_NOBODY)
+    await down.start()
+    keeper = await down.running(job)
+    await until(lambda: len(marked(f"SHELLRUNNER_JOB={job}:")) >= 2)
+    left = [pid for pid in marked(f"SHELLRUNNER_JOB={job}:") if os.stat(f"/proc/{pid}").st_uid == NOBODY.pw_uid]
+    with open(f"/proc/{keeper.pid}/stat") as file:
+        fork_server = int(file.read().rpartition(")")[2].split()[1])
+    await down.kill()
+    os.kill(fork_server, signal.SIGKILL)
+    down.signal(keeper, signal.SIGKILL)
+    await down.start()
+    assert (await down.result(job))["ending"] == "lost"
+    assert left
+    assert not [pid for pid in left if lives(pid)]
+
+
+async def test_a_user_that_is_not_there_any_more_is_told(down):
+    """A job whose user is gone never starts, and its detail names the user; the next job is none the worse."""
+    gone, too = await submitted(down.state_dir, *[JobSpec(command="id -u")] * 2, by=Submitter("t", "x-y"))
+    (own,) = await submitted(down.state_dir, JobSpec(command="id -u"), by=Submitter("t", "root"))
+    await down.start()
+    result = await down.result(gone)
+    assert (result["ending"], result["detail"]) == ("failed_to_start", "cannot run as x-y: there is no such user")
+    assert (await down.result(too))["ending"] == "failed_to_start"
+    assert (await down.result(own))["stdout"] == "0\n", "root is the service's own user"
+
+
+async def test_another_attempt_runs_as_the_same_user(down):
+    """A retry is no way out of it."""
+    spec = JobSpec(command="id -un; exit 1", retries=Retries(max=1))
+    (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
+    await down.start()
+    await down.result(job)
+    _, _, output = await down.get(f"/api/statuses/{job}/output")
+    assert output == b"nobody\nnobody\n"
+
+
+async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down):
+    """However early a cancel comes, a job of another user ends as cancelled or never began, and the service lives."""
+    jobs = await submitted(down.state_dir, *[JobSpec(command="sleep 600")] * 30, by=AS_NOBODY)
+    await down.start(SUPERVISOR__MAX_RUNNING=8)
+    for job in jobs:
+        await down.ask("POST", f"/api/jobs/{job}/cancel")
+    assert {(await down.result(job))["ending"] for job in jobs} == {"cancelled"}
+
+
+async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypatch):
+    """It would pass over the user that a command is to run as: so nothing is run, and the log says what to do."""
+    monkeypatch.setattr("shellrunner.supervisor.keepers.PROTOCOL", PROTOCOL + 1)
+    process, connection = exec_fork_server(prepare(tmp_path))
+    forks = await attach(process, connection)
+    with (
+        contextlib.closing(Keepers(tmp_path, {"history": "h" * 32, "program": "test"}, forks)) as keepers,
+        pytest.raises(OSError, match="of an earlier version: restart the service"),
+    ):
+        await keepers.make()
+    await until(lambda: process.poll() is not None)
+
+
+async def test_a_user_is_remembered_for_a_while(monkeypatch):
+    """One that is gone is served for a minute more at most; one whose entry no keeper can be told is refused."""
+    accounts = Accounts(load().jobs)
+    known = await accounts.of("nobody")
+    assert (known.user["uid"], known.user["gid"]) == (NOBODY.pw_uid, NOBODY.pw_gid)
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: {}[name])
+    assert await accounts.of("nobody") is known
+    monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 61)
+    with pytest.raises(NoSuchUser, match="cannot run as nobody: there is no such user"):
+        await accounts.of("nobody")
+    odd = pwd.struct_passwd(("odd", "x", 7, 7, "", "/home/\udcff", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: odd)
+    with pytest.raises(NoSuchUser, match="cannot run as odd: the user's entry must be UTF-8"):
+        await accounts.of("odd")

@@ -1,0 +1,104 @@
+"""One service for several people: each token has its own user, its own list of commands, and its own jobs."""
+
+import subprocess
+import sys
+from hashlib import sha256
+
+import pytest
+
+from tests.users import as_root
+
+pytestmark = as_root
+
+TOKENS = {"ops": "sr_operators-own-token", "ci": "sr_token-of-the-pipeline", "cd": "sr_token-of-the-delivery"}
+CONFIG = """
+[[auth.tokens]]
+name = "ops"
+sha256 = "{ops}"
+scopes = ["read", "run", "admin"]
+
+[[auth.tokens]]
+name = "ci"
+sha256 = "{ci}"
+scopes = ["read", "run"]
+run_as = "nobody"
+commands = [
+    {{ argv = ["id", "-un"] }},
+    {{ command = "cat; id -un", options = ["stdin"] }},
+    {{ prefix = ["sleep"], env = ["LANG"] }},
+]
+
+[[auth.tokens]]
+name = "cd"
+sha256 = "{cd}"
+scopes = ["run"]
+run_as = "nobody"
+"""
+
+
+@pytest.fixture
+async def shared(down, tmp_path):
+    """A service for several people; `ask(who, …)` asks as one of them."""
+    config = tmp_path / "config.toml"
+    config.touch(0o600)
+    config.write_text(CONFIG.format(**{name: sha256(text.encode()).hexdigest() for name, text in TOKENS.items()}))
+    down.program += ["--config", str(config)]
+    await down.start()
+
+    async def ask(who, verb, path, **options):
+        return await down.ask(verb, path, headers={"Authorization": f"Bearer {TOKENS[who]}"}, **options)
+
+    return ask
+
+
+FED = {"command": "cat; id -un", "stdin": {"stream": True}}
+
+
+async def test_each_runs_as_its_own_user(shared):
+    """Who submitted a job and as whom it runs is told, and input reaches each one's own command."""
+    for who, user, run_as in (("ci", b"nobody", "nobody"), ("ops", b"root", None)):
+        status, _, job = await shared(who, "POST", "/api/jobs", json=FED)
+        assert (status, job["submitter"], job["run_as"]) == (202, f"token:{who}", run_as)
+        output = f"/api/statuses/{job['job_id']}/output?follow=true"
+        assert (await shared(who, "POST", f"/api/jobs/{job['job_id']}/stdin?end=true", data=b"input "))[0] == 204
+        assert (await shared("ops", "GET", output))[2] == b"input " + user + b"\n"
+
+
+async def test_what_is_not_on_the_list_is_refused_with_its_place(shared):
+    """A command of its own, more words, a variable, a directory or a terminal: 403, and no job comes of it."""
+    for body, pointer in (
+        ({"command": "id -un"}, "#/command"),
+        ({"argv": ["id", "-un", "root"]}, "#/argv"),
+        ({"argv": ["id", "-un"], "env": {"LD_PRELOAD": "/x"}}, "#/env/LD_PRELOAD"),
+        ({"argv": ["id", "-un"], "cwd": "/tmp"}, "#/cwd"),
+        ({"argv": ["sleep", "1"], "tty": True}, "#/tty"),
+    ):
+        status, _, problem = await shared("ci", "POST", "/api/jobs", json=body)
+        assert (status, problem["type"]) == (403, "/problems/command-not-allowed")
+        assert [fault["pointer"] for fault in problem["errors"]] == [pointer]
+    assert (await shared("ops", "GET", "/api/jobs"))[2]["jobs"] == []
+
+
+async def test_others_jobs_are_out_of_reach(shared):
+    """A token with a user or a list cancels, signals, feeds and deletes no job of another, not even of its user."""
+    mine, theirs = [(await shared(who, "POST", "/api/jobs", json=FED))[2]["job_id"] for who in ("ci", "ops")]
+    for who, job in (("cd", mine), ("ci", theirs)):
+        for verb, path in (("POST", "/cancel"), ("POST", "/signal"), ("POST", "/stdin?end=true"), ("DELETE", "")):
+            target = f"/api/jobs/{job}{path}"
+            status, _, problem = await shared(who, verb, target, json={"signal": "SIGKILL"})
+            assert (status, problem["type"]) == (403, "/problems/not-yours"), (who, target)
+        assert (await shared(who, "DELETE", "/api/jobs?confirm=true"))[2]["type"] == "/problems/not-yours"
+    for job in (mine, theirs):
+        assert (await shared("ops", "GET", f"/api/statuses/{job}"))[2]["cancelling"] is False
+        assert (await shared("ops", "POST", f"/api/jobs/{job}/cancel"))[0] == 202, "who is not bound reaches all"
+
+
+async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path):
+    """A service does not start with a token that nothing could run for, and says which it is and why."""
+    config = tmp_path / "config.toml"
+    config.touch(0o600)
+    config.write_text(CONFIG.format(ops="1" * 64, ci="2" * 64, cd="3" * 64).replace("nobody", "x-y"))
+    command = [sys.executable, "-m", "shellrunner", "serve", "--config", config, "--state-dir", tmp_path / "state"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "auth.tokens.1.run_as: there is no user x-y" in done.stderr
