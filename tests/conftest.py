@@ -1,5 +1,8 @@
 """What the tests share: a real service in a process of its own, and waiting on conditions."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from tests.keepers import ForkServer, kept
@@ -7,16 +10,30 @@ from tests.service import Service
 
 
 @pytest.fixture
-async def service(tmp_path):
-    """A running service on a state directory of its own; whatever it kept is ended afterwards."""
-    running = Service(tmp_path / "state")
-    await running.start()
+async def down(tmp_path):
+    """A service on a state directory of its own, still to be started; whatever it kept is ended afterwards."""
+    service = Service(tmp_path / "state")
     try:
-        yield running
+        yield service
     finally:
-        await running.clear_away()
-        for line in running.log[-40:]:
+        await service.clear_away()
+        for line in service.log[-40:]:
             print(line)  # pytest shows it where the test failed
+
+
+@pytest.fixture
+async def service(down):
+    """The same, running."""
+    await down.start()
+    return down
+
+
+@pytest.fixture
+def open_path():
+    """A directory that every user may enter; pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
 
 
 @pytest.fixture

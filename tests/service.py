@@ -25,6 +25,9 @@ class Service:
         """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2."""
         self.state_dir, self.settings = state_dir, settings
         self.environment = {}
+        self.program = [sys.executable, "-m", "shellrunner", "serve", "--port", "0"]
+        self.passed = ()  # descriptors that the program inherits
+        self.umask = -1  # as ours
         self.process = None
         self.url = None
         self.log = []
@@ -39,8 +42,8 @@ class Service:
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
         environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", str(self.state_dir),
-            stderr=asyncio.subprocess.PIPE, env=environment, limit=1 << 24,
+            *self.program, "--state-dir", str(self.state_dir),
+            stderr=asyncio.subprocess.PIPE, env=environment, limit=1 << 24, pass_fds=self.passed, umask=self.umask,
         )  # fmt: skip
         self.url = None
         self._reader = asyncio.create_task(self._read_log(self.process.stderr))

@@ -55,11 +55,15 @@ def test_a_wrong_configuration_is_refused_in_words(tmp_path):
     assert not state.exists()
 
 
-def test_until_there_is_a_front_door_only_loopback_is_served():
-    """Any other address is refused, and the words say why."""
+def test_without_tokens_only_this_machine_is_served():
+    """Any other address is refused, and the words say why and what to do."""
     done = run("serve", "--host", "0.0.0.0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("--host: server.host: must be localhost or a loopback address")
+    assert done.stderr == (
+        "--host: server.host: must be localhost, a loopback address or a Unix socket: without tokens, whoever "
+        "reaches it may run commands here. To be reached from elsewhere, make a token: shellrunner token create "
+        "NAME\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [("serve", "--port", "many"), ("serve", "--prot", "1"), ("sevre",)])

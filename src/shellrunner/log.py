@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Mapping
 from itertools import islice
 from json import JSONEncoder
 from json.encoder import encode_basestring as _text
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 # sd-daemon(3): journald takes a level from the beginning of each line and removes it.
 _SYSLOG: Final = ((logging.CRITICAL, "<2>"), (logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
+_AUDIT: Final = "shellrunner.audit"
 _DEBUG: Final = "<7>"
 _NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
 
@@ -43,6 +45,11 @@ def set_up(level: str, fd: int = 2) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
+def ledger(fd: int = 2) -> "Ledger":
+    """Return what takes the lines of the audit: the same log, at any level, but it says whether it took them."""
+    return Ledger(Lines(fd))
+
+
 class Lines(logging.Handler):
     """Writes each record as one line, at once, and never waits: a line that cannot be taken now is dropped.
 
@@ -60,6 +67,10 @@ class Lines(logging.Handler):
         self._clock = Clock()
         self._dropped = 0
 
+    def write(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> bool:
+        """Write a line; false if it cannot be taken now."""
+        return self._write(self._line(level, event, logger, details).encode(errors="backslashreplace"))
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it as dropped."""
         try:
@@ -74,7 +85,7 @@ class Lines(logging.Handler):
         else:
             self._dropped += 1
 
-    def _line(self, level: int, event: str, logger: str, details: dict[str, Any]) -> str:
+    def _line(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> str:
         # Put together by hand: a call of the encoder for all of it costs more than everything else here.
         rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
         prefix = _prefix(level) if self._journal else ""
@@ -92,6 +103,18 @@ class Lines(logging.Handler):
         except OSError:  # gone: EPIPE, EIO of a terminal that was closed, ENOSPC of a file
             return False
         return True
+
+
+class Ledger:
+    """Lines that are written, or it is told that they were not: whoever hears that does not go on."""
+
+    def __init__(self, lines: Lines) -> None:
+        """Write to where these go."""
+        self._lines = lines
+
+    def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
+        """Write a line of the audit; false if there is no room for it now, or nobody to take it."""
+        return self._lines.write(logging.INFO, event, _AUDIT, details)
 
 
 class Clock:

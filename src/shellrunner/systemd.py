@@ -1,18 +1,19 @@
-"""What systemd is told while the service runs, and the unit by which it starts it.
+"""What systemd is told while the service runs, the sockets it passes, and the unit by which it starts it.
 
-Owned by the service (the notes) and the command line (the unit). Must not know jobs, HTTP or SQL.
+Owned by the service (notes and sockets) and the command line (the unit). Must not know jobs, HTTP or SQL.
 The protocol is sd_notify(3): datagrams of `KEY=value` lines to the socket that NOTIFY_SOCKET names.
 """
 
 import contextlib
 import os
-import re
 import socket
-from collections.abc import MutableMapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Self
+from collections.abc import MutableMapping
+from typing import Final, Self
 
+from shellrunner.errors import ConfigError
+
+_FIRST_PASSED: Final = 3  # SD_LISTEN_FDS_START
+_FAMILIES: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 PATIENCE = 1.0  # seconds to wait for systemd to take a note: never so long that the service's own work stands still
 
 
@@ -66,30 +67,32 @@ class Notifier:
             self._socket.sendto(text.encode(), address)
 
 
-def unit_text(command: Sequence[str], user: str, group: str) -> str:
-    """Return the unit that runs `command` (the first word an absolute path) as this user and group."""
-    text = resources.files("shellrunner").joinpath("shellrunner.service").read_text("utf-8")
-    program, *arguments = command
-    # systemd.service(5): variables are put in for $NAME in the arguments, but not in the program's name.
-    words = " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
-    for name, value in (("command", words), ("user", _literal(user)), ("group", _literal(group))):
-        text = text.replace(f"@{name}@", value)
-    return text
+def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
+    """Take the sockets that systemd listens on for us; what it says of them is taken out of the environment.
+
+    Nothing that is started later inherits them. The protocol is sd_listen_fds(3).
+
+    Raises:
+        ConfigError: one of them is no socket that connections can be accepted from.
+    """
+    said = {name: environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")}
+    count = said["LISTEN_FDS"]
+    # The variables may have been inherited, and are then meant for another process.
+    ours = said["LISTEN_PID"] == str(os.getpid()) and count.isdecimal()
+    return [_listener(fd) for fd in range(_FIRST_PASSED, _FIRST_PASSED + int(count))] if ours else []
 
 
-def serve_command(executable: Sequence[str], config: Path | None) -> list[str]:
-    """Return the words that start the service from a unit, where no working directory can be relied on."""
-    return [*executable, "serve", *(["--config", str(config.absolute())] if config else [])]
-
-
-def _literal(text: str) -> str:
-    return text.replace("%", "%%")  # systemd.unit(5), "Specifiers"
-
-
-def _quoted(word: str) -> str:
-    """The word as systemd.service(5), "Command lines", wants it, so that it arrives as it is."""
-    word = _literal(word)
-    if re.fullmatch(r"[\w@%+=:,./-]+", word, re.ASCII):
-        return word
-    escaped = re.sub(r'[\\"]', r"\\\g<0>", word).replace("\n", r"\n")
-    return f'"{escaped}"'
+def _listener(fd: int) -> socket.socket:
+    try:
+        os.set_inheritable(fd, False)
+        passed = socket.socket(fileno=fd)
+        is_stream = passed.family in _FAMILIES and passed.type == socket.SOCK_STREAM
+        is_fit = is_stream and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        is_fit = False
+    if not is_fit:
+        raise ConfigError(
+            f"systemd passed descriptor {fd}, on which no connection can be accepted: the socket unit needs "
+            "ListenStream= with an address or a path, and Accept=no"
+        )
+    return passed

@@ -13,23 +13,37 @@ from typing import Final
 
 import click
 
-from shellrunner import __version__
+from shellrunner import __version__, privacy
 from shellrunner.errors import ConfigError, ShellrunnerError
 
 _FAILED, _REFUSED = 1, 2
+VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # by which a shell asks for completions
 
 # Each verb, and the module that has it under its own name.
 VERBS: Final = {
+    "run": "running",
+    "submit": "submitting",
+    "logs": "logs",
+    "wait": "awaiting",
+    "ps": "listing",
+    "show": "showing",
+    "cancel": "removing",
+    "rm": "removing",
+    "prune": "removing",
+    "queues": "queueing",
     "serve": "serving",
+    "token": "tokens",
     "unit": "units",
+    "completion": "completing",
 }
 
 
 def main() -> None:
     """Run what the arguments say. What a person can mend is said in words; a traceback is always a bug of ours."""
+    privacy.hide()  # before anything else: it may hold a token or a secret, whatever the verb
     _fill_standard_descriptors()
     try:
-        cli()
+        cli(prog_name="shellrunner", complete_var=VARIABLE)
     except ShellrunnerError as error:
         click.echo(error.detail, err=True)
         sys.exit(_REFUSED if isinstance(error, ConfigError) else _FAILED)

@@ -6,6 +6,7 @@ Reads the settings, sets up the log, and hands over to `service`.
 import faulthandler
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,38 @@ _FAILED = 1
 @click.option("--config", type=FILE, help="A TOML file; none: the defaults.")
 @click.option("--host", help="Where to listen, instead of server.host.")
 @click.option("--port", type=int, help="Instead of server.port; 0: any free port.")
+@click.option(
+    "--listen", multiple=True, metavar="ADDRESS", help="Instead of both: unix:/PATH or ADDRESS:PORT; may be repeated."
+)
 @click.option("--state-dir", type=FILE, help="Where the history lies, instead of store.state_dir.")
-def serve(config: Path | None, host: str | None, port: int | None, state_dir: Path | None) -> None:
+def serve(
+    config: Path | None, host: str | None, port: int | None, listen: tuple[str, ...], state_dir: Path | None
+) -> None:
     """Serve until SIGTERM or SIGINT."""
     state_dir = state_dir and state_dir.absolute()
-    settings = load(config, server=_given(host=host, port=port), store=_given(state_dir=state_dir))
+    said = {"server": _where(host, port, listen), "store": _given(state_dir=state_dir)}
+    read = partial(load, config, **said)
+    settings = read()
     log.set_up(settings.log.level)
     # On SIGABRT, which systemd sends when the watchdog barks, it says where every thread was.
     if sys.stderr:
         faulthandler.enable()
     try:
-        sys.exit(run(settings))
+        sys.exit(run(settings, read))
     except ShellrunnerError:
         raise
     except Exception:
         # A border: what nobody expected is for the log, on one line, and systemd starts it anew.
         logging.getLogger("shellrunner.cli").critical("the service failed", exc_info=True)
         sys.exit(_FAILED)
+
+
+def _where(host: str | None, port: int | None, listen: tuple[str, ...]) -> dict[str, Any]:
+    """What is said about where to listen; it goes before all that the configuration says of it."""
+    one = _given(host=host, port=port)
+    if one and listen:
+        raise click.UsageError("--listen goes without --host and --port")
+    return {**one, "listen": list(listen)} if one or listen else {}
 
 
 def _given(**options: Any) -> dict[str, Any]:

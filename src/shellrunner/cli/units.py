@@ -1,4 +1,4 @@
-"""`shellrunner unit`: print what systemd needs to start this installation."""
+"""`shellrunner unit`: print what systemd needs to start this installation, or to listen for it."""
 
 import getpass
 import grp
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from shellrunner import systemd
+from shellrunner import units
+from shellrunner.config import load
 
 FILE = click.Path(path_type=Path)
 
@@ -16,15 +17,31 @@ FILE = click.Path(path_type=Path)
 @click.command()
 @click.option("--config", type=FILE, help="The file that the unit names.")
 @click.option("--user", "name", default=getpass.getuser, show_default="you", help="Whom commands run as.")
-def unit(config: Path | None, name: str) -> None:
+@click.option(
+    "--hardening",
+    type=click.Choice(["sudo", "strict"]),
+    default="sudo",
+    show_default=True,
+    help="What commands are kept from: nothing, so that sudo works; or all that ordinary ones can do without.",
+)
+@click.option("--socket", "listens", is_flag=True, help="The unit by which systemd listens for the service, instead.")
+def unit(config: Path | None, name: str, hardening: units.Hardening, *, listens: bool) -> None:
     """Print a unit for systemd that starts this installation."""
+    owner = _owner(name)
+    if listens:
+        server = load(config).server
+        text = units.socket(server.addresses, server.socket_mode, owner)
+    else:
+        text = units.service(units.serve_command(_executable(), config), owner, hardening)
+    click.echo(text, nl=False)
+
+
+def _owner(name: str) -> units.Owner:
     try:
         user = pwd.getpwnam(name)
     except KeyError:
-        group = name  # made later, by useradd(8), which makes a group of the same name
-    else:
-        group = grp.getgrgid(user.pw_gid).gr_name
-    click.echo(systemd.unit_text(systemd.serve_command(_executable(), config), name, group), nl=False)
+        return units.Owner(name, name)  # made later, by useradd(8), which makes a group of the same name
+    return units.Owner(name, grp.getgrgid(user.pw_gid).gr_name)
 
 
 def _executable() -> list[str]:

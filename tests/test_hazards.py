@@ -1,0 +1,82 @@
+"""What is dangerous about how the service was started stands in its log, and it starts all the same."""
+
+import os
+import resource
+import sys
+
+import pytest
+
+from shellrunner.config import Auth, Settings
+from shellrunner.service.hazards import of_descriptors, of_root
+from tests.service import Service
+
+
+@pytest.fixture
+async def service(tmp_path):
+    """A service that has not been started yet."""
+    made = Service(tmp_path / "state")
+    yield made
+    await made.clear_away()
+
+
+def warnings(service):
+    """The warnings in its log."""
+    return [entry["event"] for entry in service.log if entry["level"] == "warning"]
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        ([], {"AIOHTTP_NO_EXTENSIONS": "1"}, "aiohttp's parser in Python"),
+        (["-O"], {}, "python -O leaves out the checks"),
+    ],
+    ids=["parser", "-O"],
+)
+async def test_a_python_that_is_less_than_it_should_be_is_told(service, options, environment, words):
+    """Without aiohttp's parser in C, or without assertions, it warns of just that before it listens, and serves."""
+    service.program = [sys.executable, *options, *service.program[1:]]
+    service.environment = environment
+    await service.start()
+    told = [event for event in warnings(service) if "as root" not in event]
+    assert [words in event for event in told] == [True]
+    assert service.log.index(next(entry for entry in service.log if entry["event"] == told[0])) < len(service.log) - 1
+    assert (await service.get("/healthz"))[0] == 200
+
+
+async def test_an_ordinary_start_warns_of_nothing_but_root(service):
+    """With all that there should be, there is no warning; as root without tokens, there is the one."""
+    await service.start()
+    assert [event.split(":")[0] for event in warnings(service)] == ["commands run as root"] * (os.geteuid() == 0)
+
+
+def token(name, run_as=None):
+    """A token as config has it."""
+    return {"name": name, "sha256": name[0].encode().hex() * 32, "scopes": ["run"], "run_as": run_as}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "uid", "told"),
+    [
+        ([], 0, ["commands run as root: "]),
+        ([], 1000, []),
+        ([token("a", "alice"), token("b", "bob")], 0, []),
+        ([token("a", "alice"), token("b"), token("c")], 0, ["commands of these tokens run as root: b, c; "]),
+        ([token("b")], 1000, []),
+    ],
+)
+def test_commands_as_root_are_told(tokens, uid, told):
+    """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
+    auth = Auth(tokens=tokens)
+    said = list(of_root(auth, uid))
+    assert len(said) == len(told)
+    assert all(words.startswith(start) for words, start in zip(said, told, strict=True))
+
+
+def test_too_few_descriptors_are_told(monkeypatch):
+    """More connections than files may be open is warned of, with both numbers; no limit at all is not."""
+    settings = Settings(server={"max_connections": 5000}, supervisor={"max_running": 10})
+    for most, told in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
+        said = list(of_descriptors(settings))
+        assert bool(said) == told
+        assert all(f"only {most} files" in words and "5140" in words for words in said)

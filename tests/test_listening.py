@@ -1,0 +1,641 @@
+"""How the service listens: Unix socket files, several addresses, sockets that systemd passes, TLS."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from shellrunner.config import load
+from shellrunner.errors import ConfigError, ShellrunnerError
+from shellrunner.service import socket_file
+from shellrunner.service.certificate import Certificate
+from shellrunner.service.listening import listening
+from shellrunner.web.connections import CONNECTIONS, Caps, Connections
+from tests.service import Service
+from tests.waiting import SOON, until
+
+SERVE = [sys.executable, "-m", "shellrunner", "serve"]
+
+
+@pytest.fixture
+async def make(tmp_path):
+    """Makes services that listen where the settings say; they are cleared away afterwards."""
+    made = []
+
+    def make(name="state", **settings):
+        service = Service(tmp_path / name, **settings)
+        service.program = SERVE
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        await service.clear_away()
+
+
+async def refused(service):
+    """Start it; return its exit status and its words, since it must not listen."""
+    with pytest.raises(AssertionError, match="it did not start"):
+        await service.start()
+    await service._reader
+    return service.process.returncode, "\n".join(entry.get("line", "").rstrip("\n") for entry in service.log)
+
+
+async def urls(service):
+    """Where it says that it listens."""
+    return next(entry["urls"] for entry in service.log if entry["event"] == "listening")
+
+
+async def health(url, **options):
+    """Ask for /healthz on a new connection; return the status."""
+    connector = aiohttp.UnixConnector(path=url.removeprefix("unix:")) if url.startswith("unix:") else None
+    base = "http://localhost" if connector else url
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(f"{base}/healthz", **options) as got,
+    ):
+        return got.status
+
+
+# A bare app in the test's own process
+
+
+async def healthy(_):
+    """An app that is well."""
+    return web.Response()
+
+
+@contextlib.asynccontextmanager
+async def served(**server):
+    """A bare app; `server` is that table of the settings. Yields the certificate and the port."""
+    app = web.Application()
+    app[CONNECTIONS] = Connections(Caps())
+    app.router.add_get("/healthz", healthy)
+    settings = load(None, server={"port": 0, **server})
+    certificate = Certificate.of(settings.server)
+    async with listening(app, settings, [], certificate) as (url,):
+        yield certificate, int(url.rpartition(":")[2])
+
+
+async def words_of(listen):
+    """Why it cannot listen there."""
+    with pytest.raises(ShellrunnerError) as refusal:
+        async with served(listen=[listen]):
+            pass
+    return refusal.value.detail
+
+
+# Unix socket files
+
+
+async def test_a_job_goes_in_and_comes_out_by_a_unix_socket(make, tmp_path):
+    """Submitted and fetched by a client that knows nothing but the path, which as shipped is for this user only."""
+    service = await make(SERVER__LISTEN=f"unix:{tmp_path}/front").start()
+    assert await urls(service) == [f"unix:{tmp_path}/front"]
+    assert stat.S_IMODE(os.lstat(tmp_path / "front").st_mode) == 0o600
+    await service.session.close()
+    service.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=f"{tmp_path}/front"))
+    service.url = "http://localhost"
+    assert (await service.run("echo привет"))["stdout"] == "привет\n"
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(tmp_path, monkeypatch, mode, umask):
+    """Whatever the umask: just bound it has no more than the mode, then the mode."""
+    before = []
+
+    def chmod(path, wanted):
+        before.append(stat.S_IMODE(os.lstat(path).st_mode))
+        os.chmod(path, wanted)
+
+    monkeypatch.setattr(socket_file, "os", type("Os", (), {**vars(os), "chmod": staticmethod(chmod)}))
+    usual = os.umask(umask)
+    try:
+        with socket_file.bound(str(tmp_path / "front"), mode):
+            assert stat.S_IMODE(os.lstat(tmp_path / "front").st_mode) == mode
+    finally:
+        os.umask(usual)
+    assert before == [mode & ~umask]
+
+
+async def test_a_socket_file_goes_with_the_service_or_with_the_next_one(make, tmp_path):
+    """Stopped, it is removed; killed, it is left, and does not hinder the next start."""
+    service = await make(SERVER__LISTEN=f"unix:{tmp_path}/front", SERVER__SOCKET_MODE="0660").start()
+    await service.kill()
+    assert stat.S_IMODE(os.lstat(tmp_path / "front").st_mode) == 0o660
+    await service.start()
+    assert await health(f"unix:{tmp_path}/front") == 200
+    assert await service.stop() == 0
+    assert not os.path.lexists(tmp_path / "front")
+
+
+async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path):
+    """Refused in words, also where whoever listens is too busy to accept, and the file stays."""
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(tmp_path / "front"))
+        busy.listen(0)
+        for _ in range(2):
+            assert (
+                await words_of(f"unix:{tmp_path}/front")
+                == f"cannot listen on {tmp_path}/front: somebody listens there"
+            )
+    assert os.path.lexists(tmp_path / "front")
+
+
+async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path):
+    """Something else is there: it is left as it is; or its directory is missing."""
+    (tmp_path / "front").write_text("mine")
+    words = f"cannot listen on {tmp_path}/front: there is something that is no socket"
+    assert await words_of(f"unix:{tmp_path}/front") == words
+    assert (tmp_path / "front").read_text() == "mine"
+    words = f"cannot listen on {tmp_path}/no/front: No such file or directory"
+    assert await words_of(f"unix:{tmp_path}/no/front") == words
+
+
+def test_a_socket_file_that_is_somebody_elses_by_now_is_not_removed(tmp_path):
+    """What was put in its place while it was served stays."""
+    path = str(tmp_path / "front")
+    with socket_file.bound(path, 0o600):
+        os.rename(path, f"{path}.old")
+        with open(path, "w") as other:
+            other.write("theirs")
+    assert (tmp_path / "front").read_text() == "theirs"
+
+
+# Several addresses
+
+
+async def test_every_address_is_served(make, tmp_path):
+    """IPv4, IPv6 and two Unix sockets at once, each with its URL in the log, in the order of the settings."""
+    listen = ["127.0.0.1:0", f"unix:{tmp_path}/one", "[::1]:0", f"unix:{tmp_path}/two"]
+    service = await make(SERVER__LISTEN=json.dumps(listen)).start()
+    reached = await urls(service)
+    assert [url.rpartition(":")[0] for url in reached] == ["http://127.0.0.1", "unix", "http://[::1]", "unix"]
+    assert [await health(url) for url in reached] == [200] * 4
+
+
+async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make, tmp_path):
+    """Exit code 1, and the words say which; the socket file of the other is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listen = json.dumps([f"unix:{tmp_path}/front", f"127.0.0.1:{port}"])
+        status, words = await refused(make(SERVER__LISTEN=listen))
+    assert (status, words) == (1, f"cannot listen on 127.0.0.1 port {port}: Address already in use")
+    assert not os.path.lexists(tmp_path / "front")
+
+
+async def test_the_command_line_says_where_to_listen_before_all_else(make, tmp_path):
+    """--listen, repeated, goes before the configuration's `listen`, and so does --port."""
+    service = make(SERVER__LISTEN=f"unix:{tmp_path}/configured")
+    service.program = [*SERVE, "--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path}/front"]
+    await service.start()
+    assert [url.rpartition(":")[0] for url in await urls(service)] == ["http://127.0.0.1", "unix"]
+    await service.stop()
+    service.program, service.log = [*SERVE, "--port", "0"], []
+    await service.start()
+    assert [url.rpartition(":")[0] for url in await urls(service)] == ["http://127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--listen", "unix:front"], "--listen: server.listen.0: must be unix: and an absolute path of at most 107 "),
+        (["--listen", "0.0.0.0:80"], "--listen: server.listen: must be localhost, a loopback address or a Unix sock"),
+        (["--listen", "127.0.0.1:1", "--port", "2"], "Error: --listen goes without --host and --port"),
+    ],
+)
+async def test_a_wrong_listen_is_refused_as_what_it_is(make, arguments, words):
+    """Exit code 2, and the words name the option."""
+    service = make()
+    service.program = [*SERVE, *arguments]
+    status, said = await refused(service)
+    assert status == 2
+    assert said.splitlines()[-1].startswith(words)
+    assert not service.state_dir.exists()
+
+
+# Sockets that systemd passes
+
+# As systemd does: the descriptors are 3, 4, …, the variables name this very process. What the first argument has
+# is said instead; there `PID` stands for its pid.
+ACTIVATE = """
+import os, sys
+said, count, *words = sys.argv[1:]
+given, command = words[: int(count)], words[int(count):]
+spare = [os.dup2(int(fd), 100 + n) for n, fd in enumerate(given)]
+for n, fd in enumerate(spare):
+    os.dup2(fd, 3 + n)
+os.closerange(3 + len(spare), 200)
+os.environ |= (pair.split("=") for pair in said.replace("PID=PID", f"PID={os.getpid()}").split())
+os.execv(command[0], command)
+"""
+
+
+def activation(command, passed, said=None):
+    """The words that start a command with these sockets."""
+    fds = [str(each.fileno()) for each in passed]
+    said = said or f"LISTEN_PID=PID LISTEN_FDS={len(fds)} LISTEN_FDNAMES={':'.join('front' for _ in fds)}"
+    return [sys.executable, "-c", ACTIVATE, said, str(len(fds)), *fds, *command]
+
+
+def activated(service, *passed):
+    """Have the service started with these sockets."""
+    service.program = activation(SERVE, passed)
+    service.passed = [each.fileno() for each in passed]
+    return service
+
+
+TAKE = """
+import os
+from shellrunner.errors import ConfigError
+from shellrunner.systemd import passed_sockets
+try:
+    print([(each.fileno(), each.getsockname()[1], each.get_inheritable()) for each in passed_sockets()])
+except ConfigError as error:
+    print(error)
+print([name for name in os.environ if name.startswith("LISTEN_")])
+"""
+
+
+def taken(*passed, said=None):
+    """What a process takes of the sockets that it was started with, and which variables are left."""
+    command = activation([sys.executable, "-c", TAKE], passed, said)
+    fds = [each.fileno() for each in passed]
+    return subprocess.run(command, pass_fds=fds, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+@pytest.fixture
+def held():
+    """A TCP socket that is listened on outside of the service."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        yield listener
+
+
+async def test_a_passed_socket_replaces_the_settings(make, held, tmp_path):
+    """The service is where the socket is, not where `listen` says, and no command learns of it."""
+    service = activated(make(SERVER__LISTEN=f"unix:{tmp_path}/front"), held)
+    await service.start()
+    assert await urls(service) == [f"http://127.0.0.1:{held.getsockname()[1]}"]
+    assert not os.path.lexists(tmp_path / "front")
+    assert "LISTEN_" not in (await service.run("env"))["stdout"]
+
+
+async def test_a_passed_socket_is_held_by_nobody_but_the_service(make, held):
+    """Neither the fork server nor a keeper nor a command inherits it: the port would outlive the service."""
+    service = activated(make(), held)
+    await service.start()
+    job = await service.submit("sleep 60")
+    await service.running(job)
+    inode = f"socket:[{os.fstat(held.fileno()).st_ino}]"
+    holders = {pid for pid in os.listdir("/proc") if pid.isdecimal() and inode in open_files(pid)}
+    assert holders == {str(os.getpid()), str(service.process.pid)}
+
+
+def open_files(pid):
+    """What the descriptors of a process lead to."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
+async def test_a_port_that_is_held_outside_stays_open_over_restarts(make, held):
+    """Who connects after the service was stopped, or killed, waits, and is answered by the next one."""
+    service = activated(make(), held)
+    await service.start()
+    for end in (service.stop, service.kill):
+        await end()
+        waiting = asyncio.create_task(health(service.url))
+        await until(lambda: waiting_clients(held) == 1, what="the client waits in the queue")
+        await service.start()
+        assert await asyncio.wait_for(waiting, SOON) == 200
+
+
+def waiting_clients(listener):
+    """How many connections of a listening socket have not been accepted: of TCP_INFO it is `tcpi_unacked`."""
+    return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
+
+
+async def test_a_passed_unix_socket_keeps_its_file(make, tmp_path):
+    """It is served, and its file is systemd's to remove."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "front"))
+        listener.listen()
+        service = activated(make(), listener)
+        await service.start()
+        assert await health(f"unix:{tmp_path}/front") == 200
+        assert await service.stop() == 0
+    assert os.path.lexists(tmp_path / "front")
+
+
+def test_what_is_passed_is_taken_and_not_inherited_further(held):
+    """All of it, in order; nothing is left in the environment."""
+    port = held.getsockname()[1]
+    assert taken(held, held) == [str([(3, port, False), (4, port, False)]), "[]"]
+
+
+@pytest.mark.parametrize(
+    "said", ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_FDS=1", "LISTEN_PID=PID LISTEN_FDS=some", "LISTEN_PID=PID"]
+)
+def test_what_was_passed_to_another_process_is_not_taken(held, said):
+    """Variables that name another process, or say nothing, are only forgotten."""
+    assert taken(held, said=said) == ["[]", "[]"]
+
+
+@pytest.mark.parametrize("kind", ["datagram", "unlistened", "connected", "packets", "file", "nothing"])
+def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path, kind):
+    """The words name the descriptor and what the socket unit needs."""
+    with contextlib.ExitStack() as stack:
+        match kind:
+            case "datagram":
+                passed = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            case "unlistened":
+                passed = stack.enter_context(socket.socket())
+            case "connected":
+                passed = stack.enter_context(pair())
+            case "packets":
+                passed = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                passed.bind("")
+                passed.listen()
+            case "file":
+                passed = stack.enter_context(open(tmp_path / "file", "w"))
+            case _:
+                passed = None
+        words, left = taken(*([passed] if passed else []), said="LISTEN_PID=PID LISTEN_FDS=1")
+    assert words == (
+        "systemd passed descriptor 3, on which no connection can be accepted: the socket unit needs "
+        "ListenStream= with an address or a path, and Accept=no"
+    )
+    assert left == "[]"
+
+
+@contextlib.contextmanager
+def pair():
+    """One of two connected sockets."""
+    one, other = socket.socketpair()
+    with one, other:
+        yield one
+
+
+async def test_systemds_own_tool_starts_it(make):
+    """Under systemd-socket-activate the first connection starts the service, which answers it."""
+    tool = shutil.which("systemd-socket-activate")
+    if tool is None:
+        assert os.environ.get("CI") != "true", "systemd-socket-activate is missing"
+        pytest.skip("no systemd-socket-activate here")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    service = make()
+    service.program = [tool, "--listen", f"127.0.0.1:{port}", *SERVE]
+
+    async def knock():
+        async def reached():
+            with contextlib.suppress(aiohttp.ClientConnectorError):
+                return await health(f"http://127.0.0.1:{port}")
+
+        return await until(reached)
+
+    _, answer = await asyncio.gather(service.start(), knock())
+    assert answer == 200
+    assert await urls(service) == [f"http://127.0.0.1:{port}"]
+
+
+# What others could reach: in a network of its own, so that nobody can
+
+ANYWHERE = """
+import os, socket, sys
+listener = socket.create_server(("0.0.0.0", 0))
+os.dup2(os.dup2(listener.fileno(), 100), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def alone():
+    """The words that start a program in a network of its own."""
+    words = ["unshare", "--net"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        assert os.environ.get("CI") != "true", "no network of its own can be made"
+        pytest.skip("only root can make a network of its own")
+    return words
+
+
+async def test_a_passed_socket_that_others_can_reach_needs_tokens(make, alone):
+    """Without tokens it is refused as the same address in the settings would be."""
+    service = make()
+    service.program = [*alone, sys.executable, "-c", ANYWHERE, *SERVE]
+    status, words = await refused(service)
+    assert status == 2
+    assert words.startswith("systemd passed a socket on http://0.0.0.0:")
+    assert words.endswith("shellrunner token create NAME")
+    assert not service.state_dir.exists()
+
+
+async def test_tokens_in_clear_are_warned_of(make, alone, certificates):
+    """Listening for others without TLS is warned of, with the URLs; with TLS, or on loopback, nothing is said."""
+    tokens = json.dumps([{"name": "ci", "sha256": "0" * 64, "scopes": ["run"]}])
+    service = make(SERVER__LISTEN='["0.0.0.0:0", "127.0.0.1:0"]', AUTH__TOKENS=tokens)
+    service.program = [*alone, *SERVE]
+    await service.start()
+    (warning,) = [entry for entry in service.log if "in clear" in entry["event"]]
+    assert (warning["level"], warning["urls"]) == ("warning", (await urls(service))[:1])
+    await service.stop()
+    service.log = []
+    chain, key = certificates("server")
+    await service.start(SERVER__TLS_CERT=chain, SERVER__TLS_KEY=key)
+    assert [entry for entry in service.log if "in clear" in entry["event"]] == []
+
+
+# TLS
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Makes certificates for localhost; returns their path and the key's."""
+
+    def make(name, algorithm="ec"):
+        chain, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        curve = ["-pkeyopt", "ec_paramgen_curve:P-256"] if algorithm == "ec" else []
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", algorithm, *curve, "-noenc", "-days", "2", "-subj", f"/CN={name}",
+             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", chain],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        key.chmod(0o600)
+        return chain, key
+
+    return make
+
+
+def trusting(*chains, version=None):
+    """A client that believes these certificates, and speaks only this version of TLS."""
+    context = ssl.create_default_context()
+    for chain in chains:
+        context.load_verify_locations(chain)
+    if version:
+        context.maximum_version = version
+    return context
+
+
+async def test_over_tls_it_speaks_1_3_and_nothing_older(make, tmp_path, certificates):
+    """A client of TLS 1.3 is served; one of 1.2 and one without TLS are not; a Unix socket needs none."""
+    chain, key = certificates("server")
+    service = make(
+        SERVER__TLS_CERT=chain,
+        SERVER__TLS_KEY=key,
+        SERVER__LISTEN=json.dumps(["127.0.0.1:0", f"unix:{tmp_path}/front"]),
+    )
+    await service.start()
+    url, unix = await urls(service)
+    assert url.startswith("https://127.0.0.1:")
+    assert await health(url, ssl=trusting(chain)) == 200
+    assert await health(unix) == 200
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await health(url, ssl=trusting(chain, version=ssl.TLSVersion.TLSv1_2))
+    with pytest.raises(aiohttp.ClientError):
+        await health(url.replace("https", "http"))
+    assert await health(url, ssl=trusting(chain)) == 200
+
+
+class Client:
+    """A connection to a bare app."""
+
+    def __init__(self, port, context=None, name=None):
+        """`name` is the server's, as the client knows it."""
+        self._where = {"port": port, "ssl": context, "server_hostname": name}
+
+    async def __aenter__(self):
+        """Connect."""
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", **self._where)
+        return self
+
+    async def __aexit__(self, *_):
+        """Be gone."""
+        self._writer.transport.abort()
+
+    def shown(self):
+        """The common name of the certificate that the server shows."""
+        return self._writer.get_extra_info("peercert")["subject"][0][0][1]
+
+    async def ask(self):
+        """Ask; return the status line."""
+        self._writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), SOON)
+        return answer.split(b"\r\n")[0]
+
+    async def end(self):
+        """Wait for the end; return what came before it."""
+        return await asyncio.wait_for(self._reader.read(), SOON)
+
+
+async def shown(*client):
+    """The common name of the certificate that a new client is shown."""
+    async with Client(*client) as new:
+        return new.shown()
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"], ids=["by-name", "by-address"])
+async def test_a_new_certificate_is_shown_once_it_is_reloaded(certificates, name):
+    """Also where its key is of another kind, and to clients that name no server; open connections go on."""
+    (chain, key), (new_chain, new_key) = certificates("old", "rsa:2048"), certificates("new")
+    context = trusting(chain, new_chain)
+    async with served(tls_cert=str(chain), tls_key=str(key)) as (certificate, port):
+        client = port, context, name
+        async with Client(*client) as before:
+            new_chain.replace(chain)
+            new_key.replace(key)
+            assert (before.shown(), await shown(*client)) == ("old", "old")
+            certificate.reload()
+            assert await shown(*client) == "new"
+            assert await before.ask() == b"HTTP/1.1 200 OK"
+
+
+def spoil_key(chain, key):
+    key.write_text("nothing of the kind")
+
+
+def spoil_chain(chain, key):
+    chain.write_text("nothing of the kind")
+
+
+def lose_key(chain, key):
+    key.unlink()
+
+
+def open_key(chain, key):
+    key.chmod(0o644)
+
+
+def encrypt_key(chain, key):
+    subprocess.run(
+        ["openssl", "ec", "-in", key, "-out", f"{key}.aes", "-aes256", "-passout", "pass:x"],
+        check=True,
+        capture_output=True,
+    )
+    os.chmod(f"{key}.aes", 0o600)
+    os.replace(f"{key}.aes", key)
+
+
+SPOILED = [
+    (spoil_key, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
+    (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
+    (lose_key, "{key}: cannot be read: No such file or directory"),
+    (open_key, "{key}: has the private key, and others can read or change it: chmod 600 {key}"),
+    (encrypt_key, "server.tls_key is encrypted, and a service has nobody to ask for the password"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILED, ids=[spoil.__name__ for spoil, _ in SPOILED])
+async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(certificates, spoil, words):
+    """At a reload: the words name the file, and new clients are served as before. At the start: refused."""
+    chain, key = certificates("good")
+    context = trusting(chain)
+    async with served(tls_cert=str(chain), tls_key=str(key)) as (certificate, port):
+        spoil(chain, key)
+        with pytest.raises(ConfigError) as refusal:
+            certificate.reload()
+        assert str(refusal.value).startswith(words.format(chain=chain, key=key))
+        assert await shown(port, context, "localhost") == "good"
+    with pytest.raises(ConfigError) as refusal:
+        Certificate(chain, key)
+    assert str(refusal.value).startswith(words.format(chain=chain, key=key))
+
+
+async def test_a_key_that_does_not_belong_to_the_certificate_is_refused_at_the_start(make, certificates):
+    """Exit code 2, in words, and nothing was begun."""
+    chain, key = certificates("one")[0], certificates("other")[1]
+    service = make(SERVER__TLS_CERT=chain, SERVER__TLS_KEY=key)
+    status, words = await refused(service)
+    assert (status, words) == (
+        2,
+        f"server.tls_cert {chain} and server.tls_key {key} do not go together: key values mismatch",
+    )
+    assert not service.state_dir.exists()
+
+
+async def test_a_client_that_never_begins_tls_is_cut_and_others_are_served_meanwhile(certificates, monkeypatch):
+    """It is disconnected once the time for a handshake is over."""
+    monkeypatch.setattr(sys.modules[listening.__module__], "_HANDSHAKE", 0.3)
+    chain, key = certificates("server")
+    async with (
+        served(tls_cert=str(chain), tls_key=str(key)) as (_, port),
+        Client(port) as silent,
+        Client(port, trusting(chain), "localhost") as other,
+    ):
+        assert await other.ask() == b"HTTP/1.1 200 OK"
+        assert await silent.end() == b""
+        assert await other.ask() == b"HTTP/1.1 200 OK"

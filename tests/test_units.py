@@ -1,0 +1,141 @@
+"""The units by which systemd starts the service and listens for it: accepted by systemd, and as hard as they say."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shellrunner import units
+from shellrunner.config import Address
+from shellrunner.errors import ConfigError
+from shellrunner.units import Owner, serve_command, service
+
+ME, ROOT = Owner("me", "us"), Owner("root", "root")
+
+
+@pytest.fixture
+def analyze():
+    """`systemd-analyze`, which must be there where the tests are meant to prove something."""
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        assert os.environ.get("CI") != "true", "systemd-analyze is missing"
+        pytest.skip("no systemd-analyze here")
+    return lambda *words: subprocess.run(
+        [tool, *words], capture_output=True, text=True, check=False, timeout=30, env={"PATH": os.environ["PATH"]}
+    )
+
+
+def settings(text):
+    """The lines that set something, and what they set."""
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
+
+
+@pytest.mark.parametrize("hardening", ["sudo", "strict"])
+@pytest.mark.parametrize("owner", [Owner("daemon", "daemon"), ROOT])
+@pytest.mark.parametrize("name", ["shellrunner", "a $HOME of 100% @user@ обычный name"])
+def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
+    """`systemd-analyze verify` has nothing to say about them, whatever the program and the file are called."""
+    executable = tmp_path / name
+    executable.symlink_to(sys.executable)
+    command = serve_command([str(executable)], Path(f"/etc/{name} \\'\".toml"))
+    (tmp_path / "shellrunner-test.service").write_text(service(command, owner, hardening))
+    addresses = [Address("localhost", 8000), Address("::1", 80), Address(path="/run/100% @user@.sock")]
+    (tmp_path / "shellrunner-test.socket").write_text(units.socket(addresses, "0660", owner))
+    verdict = analyze("verify", *tmp_path.glob("*.s*et"), *tmp_path.glob("*.service"))
+    assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
+
+
+def test_systemd_does_not_accept_just_anything(analyze, tmp_path):
+    """The verification would notice a program that is not there and a setting that does not exist."""
+    unit = tmp_path / "shellrunner-test.service"
+    unit.write_text(service(["/nowhere/shellrunner", "serve"], ROOT, "sudo") + "\n[Service]\nKilMode=process\n")
+    verdict = analyze("verify", unit)
+    assert "/nowhere/shellrunner is not executable" in verdict.stderr
+    assert "KilMode" in verdict.stderr
+
+
+@pytest.mark.parametrize("owner", [Owner("daemon", "daemon"), ROOT], ids=["user", "root"])
+def test_strict_is_strict(analyze, tmp_path, owner):
+    """By `systemd-analyze security` the strict variant is exposed no more than 4.5, and the other one much more."""
+    exposed = {}
+    for hardening in ("strict", "sudo"):
+        unit = tmp_path / f"{hardening}.service"
+        unit.write_text(service([sys.executable, "serve"], owner, hardening))
+        said = analyze("security", "--offline=true", "--no-pager", unit).stdout
+        (exposed[hardening],) = re.findall(r"Overall exposure level for .*: ([0-9.]+)", said)
+    assert float(exposed["strict"]) <= 4.5
+    assert float(exposed["sudo"]) > 9
+
+
+@pytest.mark.parametrize("hardening", ["sudo", "strict"])
+def test_each_restriction_tells_its_price(hardening):
+    """No line of a variant stands without a comment right above it, or above the lines that it stands with."""
+    variant = service(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
+    told = False
+    for line in variant.splitlines()[1:]:
+        told = line.startswith("#") or (told and line != "")
+        assert told or line == "", f"{line} has no price"
+
+
+@pytest.mark.parametrize("hardening", ["sudo", "strict"])
+def test_the_units_keep_commands_alive_and_their_files(hardening):
+    """What the design relies on is set, and what would take files or memory away from kept commands is not."""
+    given = settings(service(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
+    assert given.items() >= {
+        "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml", "ExecReload": "/bin/kill -HUP $MAINPID",
+        "Type": "notify", "NotifyAccess": "main", "KillMode": "process", "OOMPolicy": "continue",
+        "Restart": "always", "StateDirectory": "shellrunner", "User": "me", "Group": "us",
+    }.items()  # fmt: skip
+    assert not given.keys() & {"PrivateTmp", "RuntimeDirectory", "DynamicUser", "RemoveIPC", "PrivateUsers"}
+    assert not given.keys() & {"ProtectHome", "MemoryDenyWriteExecute", "PrivateNetwork", "ProcSubset"}
+
+
+def test_sudo_works_in_the_variant_for_it():
+    """It has none of what sets "no new privileges", by itself or (systemd.exec(5)) because it needs that."""
+    given = settings(service(["/bin/sr"], ME, "sudo")).keys()
+    assert given - {"Environment"} <= {
+        "Description", "After", "StartLimitIntervalSec", "Type", "NotifyAccess", "ExecStart", "ExecReload", "User",
+        "Group", "StateDirectory", "StateDirectoryMode", "KillMode", "OOMPolicy", "Restart", "RestartSec",
+        "RestartPreventExitStatus", "WatchdogSec", "TimeoutStartSec", "TimeoutStopSec", "KeyringMode", "WantedBy",
+    }  # fmt: skip
+
+
+def test_root_keeps_what_it_takes_to_run_commands_as_others():
+    """The strict variant leaves nobody any capability, and root those for run_as."""
+    assert settings(service(["/bin/sr"], ME, "strict"))["CapabilityBoundingSet"] == ""
+    kept = settings(service(["/bin/sr"], ROOT, "strict"))["CapabilityBoundingSet"].split()
+    assert {"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_PTRACE"} <= set(kept)
+    assert "CAP_SYS_ADMIN" not in kept
+
+
+def test_the_socket_unit_listens_where_the_configuration_says():
+    """Each address is a line of systemd's form; who may connect to a Unix socket is set where there is one."""
+    text = units.socket([Address("localhost", 8000), Address("::1", 80), Address(path="/run/a%.sock")], "0660", ME)
+    assert re.findall(r"(?m)^ListenStream=(.*)$", text) == ["127.0.0.1:8000", "[::1]:80", "/run/a%%.sock"]
+    given = settings(text)
+    assert (given["SocketMode"], given["SocketUser"], given["SocketGroup"]) == ("0660", "me", "us")
+    assert "SocketMode" not in settings(units.socket([Address("127.0.0.1", 8000)], "0600", ME))
+    with pytest.raises(ConfigError, match=r"server\.port is 0"):
+        units.socket([Address("127.0.0.1", 0)], "0600", ME)
+
+
+def test_the_verb_prints_what_it_is_asked_for(tmp_path):
+    """`shellrunner unit` prints the variant for sudo, --hardening strict the other, --socket the socket's unit."""
+    config = tmp_path / "config.toml"
+    config.write_text('[server]\nlisten = ["127.0.0.1:8123", "unix:/run/shellrunner.sock"]\n')
+
+    def printed(*words):
+        verb = [sys.executable, "-m", "shellrunner", "unit", "--config", config, "--user", "new-user", *words]
+        return subprocess.run(verb, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    assert "NoNewPrivileges=yes" not in printed().splitlines()
+    assert "NoNewPrivileges=yes" in printed("--hardening", "strict").splitlines()
+    listening = printed("--socket").splitlines()
+    assert {"ListenStream=127.0.0.1:8123", "ListenStream=/run/shellrunner.sock", "SocketUser=new-user"} <= set(
+        listening
+    )
