@@ -1,0 +1,21 @@
+/* The attempts of a job that was tried again, each with its own ending. */
+
+import { $, make } from "./dom.js";
+import { badge } from "./badge.js";
+import { duration } from "./clock.js";
+import { get } from "./door.js";
+
+const MOST = 20;
+
+/** Show the attempts of this result, if there were several. */
+export async function showAttempts(result) {
+  const links = result && result.attempts.length > 1 ? result.attempts.slice(-MOST) : [];
+  const attempts = await Promise.all(links.map((link) => get(link).catch(() => null)));
+  $("job-attempts").hidden = links.length === 0;
+  $("job-attempts").replaceChildren(...attempts.filter((attempt) => attempt).map(item));
+}
+
+function item(attempt) {
+  const words = ` attempt ${attempt.attempt}${attempt.duration == null ? "" : `, ${duration(attempt.duration)}`}`;
+  return make("li", { title: attempt.detail }, badge({ ...attempt, state: "done" }), words);
+}

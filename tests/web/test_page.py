@@ -1,0 +1,92 @@
+"""The page as it is served: what keeps it safe, and what lets it be kept."""
+
+import gzip
+import re
+from pathlib import PurePosixPath
+
+import pytest
+
+from shellrunner.web.page import POLICY, read
+from tests.web.conftest import Site
+
+INDEX = read().index.decode()
+ASSETS = read().assets
+SCRIPTS = sorted(name for name in ASSETS if name.endswith(".js"))
+
+
+async def test_the_page_has_a_strict_policy_and_is_asked_for_anew(site: Site) -> None:
+    """Nothing inline runs, nobody may frame it; it is fresh, with an ETag that saves sending it again."""
+    answer = await site.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.headers["Content-Security-Policy"] == POLICY
+    assert "unsafe" not in POLICY
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert (await site.get("/", headers={"If-None-Match": answer.headers["ETag"]})).status == 304
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", INDEX)
+
+
+async def test_what_the_page_loads_may_be_kept_for_ever(site: Site) -> None:
+    """Every file is under the version of all of them, plain or packed, and says that it never changes."""
+    for name, asset in ASSETS.items():
+        path = f"/assets/{read().version}/{name}"
+        plain = await site.ask("GET", path, skip_auto_headers=["Accept-Encoding"])
+        assert (plain.status, plain.body) == (200, asset.content)
+        assert "immutable" in plain.headers["Cache-Control"]
+        assert "Content-Encoding" not in plain.headers
+    packed = await site.get(path, headers={"Accept-Encoding": "br, gzip"}, auto_decompress=False)
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+
+
+@pytest.mark.parametrize("path", ["/assets/{other}/main.js", "/assets/{own}/other.js", "/assets/{own}/../page.py"])
+async def test_nothing_else_is_served(site: Site, path: str) -> None:
+    """Another version, another name, a way out: 404."""
+    asked = path.format(own=read().version, other="0" * 18)
+    assert b"404 Not Found" in await site.raw(
+        f"GET {asked} HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nConnection: close\r\n\r\n"
+    )
+
+
+def test_what_the_page_refers_to_is_there() -> None:
+    """Each file that the page names is one of its own."""
+    named = re.findall(r'(?:href|src)="/([^"]+)"', INDEX)
+    assert {name for name in named if name.removeprefix(f"assets/{read().version}/") not in ASSETS} == set()
+    assert "main.js" in "".join(named)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_module_is_small_and_imports_what_is_there(name: str) -> None:
+    """Each module begins with what it is for, has less than 300 lines, and imports only its like."""
+    text = ASSETS[name].content.decode()
+    assert text.startswith("/* ")
+    assert text.count("\n") < 300
+    imported = re.findall(r'from "(\./[^"]+)"', text)
+    assert {place for place in imported if str(PurePosixPath(place)) not in ASSETS} == set()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_module_uses_what_it_imports(name: str) -> None:
+    """No import is left over from an earlier day."""
+    text = ASSETS[name].content.decode()
+    for names in re.findall(r"import \{([^}]*)\} from", text):
+        for word in names.split(","):
+            imported = word.split(" as ")[-1].strip()
+            assert len(re.findall(rf"(?<![\w$]){re.escape(imported)}(?![\w$])", text)) > 1, imported
+
+
+def test_every_module_is_used() -> None:
+    """No module is there that no other imports, but for the one that the page names."""
+    texts = (ASSETS[name].content.decode() for name in SCRIPTS)
+    imported = {place for text in texts for place in re.findall(r'from "\./([^"]+)"', text)}
+    assert set(SCRIPTS) - imported == {"main.js"}
+
+
+async def test_the_page_may_be_linked_to_and_its_files_may_not(site: Site) -> None:
+    """From another site the page can be opened, but what it loads cannot be taken; a wrong Host gets neither."""
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    assert (await site.get("/", headers=foreign)).status == 200
+    assert (await site.get(f"/assets/{read().version}/main.js", headers=foreign)).status == 403
+    for path in ("/", f"/assets/{read().version}/main.js"):
+        assert (await site.get(path, headers={"Host": "rebound.test"})).status == 421
