@@ -21,13 +21,13 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("service",),
-    ("systemd", "log", "metrics"),
+    ("systemd", "units", "log", "metrics"),
     ("web", "supervisor", "callbacks", "client"),
     ("reports",),
-    ("store", "wire"),
+    ("store", "wire", "access"),
     ("keeper", "config"),
     ("model",),
-    ("errors", "charsets"),
+    ("errors", "charsets", "privacy"),
     ("__init__",),
 )
 FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}
@@ -44,6 +44,7 @@ MUST_NOT_KNOW = {
     "model": NETWORK | DATABASES | PROCESSES | {"asyncio", "os", "json"},
     "config": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "wire": NETWORK | DATABASES | PROCESSES | {"asyncio", "os"},
+    "access": DATABASES | {"aiohttp", "http", "asyncio"},
     "store": NETWORK | PROCESSES,
     "web": DATABASES | PROCESSES,
     "supervisor": DATABASES | {"aiohttp", "http"},
@@ -52,8 +53,9 @@ MUST_NOT_KNOW = {
     "metrics": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "log": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "systemd": {"aiohttp", "http", "asyncio"} | DATABASES | PROCESSES,
+    "units": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "service": DATABASES | {"click"},
-    "cli": NETWORK | DATABASES | {"asyncio"},
+    "cli": NETWORK | DATABASES,
 }
 
 

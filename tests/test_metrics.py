@@ -261,6 +261,25 @@ async def test_followers_are_counted_while_they_follow(tmp_path, path, kind):
         await service.result(job)
 
 
+async def test_connections_and_problems_are_counted(tmp_path):
+    """A connection counts while it is open, and an answer that is a problem under its code, also before the gate."""
+    async with InProcess(tmp_path) as service:
+        port = int(service.url.rpartition(":")[2])
+        now = await scrape(service)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await says(service, "connections", now("connections") + 1)
+        writer.write(b"nonsense\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await says(service, "connections", now("connections"))
+        await service.get("/api/jobs/77")
+        after = await scrape(service)
+        for problem, number in (("bad-request", 1), ("no-such-job", 1), ("wrong-host", 0)):
+            assert after("problems_total", problem=problem) == number
+        for reason in ("one-too-many", "slow-head", "large-head", "not-reading"):
+            assert after("connections_cut_total", reason=reason) == 0
+
+
 @asynccontextmanager
 async def receiver(answers):
     """Where results are sent: a server that answers with these statuses, one after the other."""

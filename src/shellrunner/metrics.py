@@ -7,7 +7,7 @@ Names and units are Prometheus' (prometheus.io/docs/practices/naming). Must not 
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,6 +28,7 @@ from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volum
 from shellrunner.store import Queues, QueueState
 from shellrunner.store.sqlite import SqliteStore
 from shellrunner.supervisor import Supervisor
+from shellrunner.web.keys import FrontFigures
 
 __all__ = ["Metrics", "Sources"]
 
@@ -91,14 +92,14 @@ class Metrics:
         _add(self._stored, volume.stdout_bytes, volume.stderr_bytes)
         _add(self._dropped, volume.stdout_dropped, volume.stderr_dropped)
 
-    async def render(self, sources: Sources, followers: Mapping[str, int], *, openmetrics: bool) -> bytes:
+    async def render(self, sources: Sources, front: FrontFigures, *, openmetrics: bool) -> bytes:
         """All figures as of now, as OpenMetrics 1.0.0 or in Prometheus' own text format 0.0.4.
 
         Raises:
             StoreUnavailable: the history cannot be read.
         """
         queues = await sources.store.queues()
-        page = _Page(self._registry, list(_standing(sources, queues, followers)))
+        page = _Page(self._registry, [*_standing(sources, queues), *_of_the_front(front)])
         return bytes(generate_openmetrics(page)) if openmetrics else generate_latest(page)  # type: ignore[no-untyped-call]
 
 
@@ -114,7 +115,7 @@ class _Page:
         yield from self.observed.collect()
 
 
-def _standing(sources: Sources, queues: Queues, followers: Mapping[str, int]) -> Iterator[Metric]:
+def _standing(sources: Sources, queues: Queues) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "shellrunner_build",
         "The program's version, and Python's.",
@@ -131,12 +132,14 @@ def _standing(sources: Sources, queues: Queues, followers: Mapping[str, int]) ->
         {("busy",): sources.supervisor.running, ("idle",): sources.supervisor.idle},
         "state",
     )
-    yield _gauge(
-        "shellrunner_followers",
-        "Open streams: of one job's events, of its plain output, of all statuses.",
-        {(kind,): number for kind, number in followers.items()},
-        "kind",
-    )
+
+
+def _of_the_front(front: FrontFigures) -> Iterator[Metric]:
+    yield _gauge("shellrunner_connections", "Open connections.", {(): front.connections})
+    yield _by(_counter, "shellrunner_connections_cut_total", "Connections that were cut.", front.cut, "reason")
+    yield _by(_counter, "shellrunner_problems_total", "Answers that were problems.", front.problems, "problem")
+    text = "Open streams: of one job's events, of its plain output, of all statuses."
+    yield _by(_gauge, "shellrunner_followers", text, front.followers, "kind")
 
 
 def _jobs(sources: Sources, queues: Iterable[QueueState]) -> Metric:
@@ -187,6 +190,10 @@ def _of_the_history(sources: Sources) -> Iterator[Metric]:
     disk = os.statvfs(state_dir)
     free = disk.f_bavail * disk.f_frsize
     yield _gauge("shellrunner_disk_free_bytes", "Room where the state directory is.", {(): free})
+
+
+def _by(family: Callable[..., Metric], name: str, text: str, values: Mapping[str, int], label: str) -> Metric:
+    return family(name, text, {(key,): value for key, value in values.items()}, label)
 
 
 def _gauge(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:

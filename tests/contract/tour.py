@@ -112,12 +112,16 @@ async def _jobs(ask):
     again = await ask("POST", "/api/jobs", {"argv": ["/bin/true"]}, Idempotency_Key='"tour"')
     assert again.status == 202
     assert (await ask("POST", "/api/jobs", {"argv": ["/bin/false"]}, Idempotency_Key='"tour"')).status == 422
-    for target in (f"/api/jobs/{done}", "/api", "/api/openapi.json"):
+    for target in (f"/api/jobs/{done}", "/api", "/api/openapi.json", "/"):
         first = await ask("GET", target)
         await ask("GET", target, If_None_Match=first.header("ETag"))
         await ask("GET", target, If_Match='"other"')
         await ask("HEAD", target)
     await ask("OPTIONS", "/api/jobs")
+    page = await ask("GET", "/")
+    script = page.body.decode().partition('<script type="module" src="')[2].partition('"')[0]
+    for coding in ("gzip", "identity"):
+        await ask("GET", script, Accept_Encoding=coding)
     return done
 
 
@@ -194,6 +198,8 @@ async def _queues(ask):
 
 
 async def _service(ask):
+    for verb in ("POST", "DELETE"):
+        assert (await ask(verb, "/api/session")).status == 204
     for target in ("/healthz", "/readyz", "/metrics"):
         await ask("GET", target)
         await ask("HEAD", target)

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from shellrunner.access.door import open_door
 from shellrunner.config import Settings
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
@@ -24,6 +25,7 @@ from shellrunner.store import Head, Store
 from shellrunner.store.sqlite import Retention, open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
+from shellrunner.web.keys import FrontFigures
 from shellrunner.web.streams import STREAMS
 
 
@@ -103,6 +105,7 @@ class Site:
     state_dir: Path
     session: aiohttp.ClientSession
     reasons: list[str]
+    ledger: "Ledger"
     hands: list[Hand] = field(default_factory=list)
 
     def hand(self) -> Hand:
@@ -189,11 +192,15 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
     reasons: list[str] = []
     limits = Retention(None, None, None), queue_limits(settings)
     async with open_store(state_dir, *limits) as store, client() as session:
-        app = make_app(store, settings, lambda: reasons, Controls(store, lambda _: None), unmeasured)
+        ledger = Ledger()
+        app = make_app(
+            store, settings, ready=lambda: reasons, controls=Controls(store, lambda _: None), render=unmeasured,
+            door=await open_door(settings.auth, store), ledger=ledger,
+        )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        running = Site(runner.addresses[0][1], app, runner, store, state_dir, session, reasons)
+        running = Site(runner.addresses[0][1], app, runner, store, state_dir, session, reasons, ledger)
         try:
             yield running
         finally:
@@ -202,7 +209,20 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
                 hand.close()
 
 
-async def unmeasured(followers: Mapping[str, int], *, openmetrics: bool) -> bytes:
+class Ledger:
+    """The lines of the audit; with `full` set it takes none."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+        self.full = False
+
+    def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
+        if not self.full:
+            self.lines.append((event, dict(details)))
+        return not self.full
+
+
+async def unmeasured(front: FrontFigures, *, openmetrics: bool) -> bytes:
     """Without the whole service there is nothing to measure: tests/test_metrics.py has it."""
     return b"# EOF\n" if openmetrics else b""
 

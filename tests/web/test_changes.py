@@ -15,6 +15,7 @@ from shellrunner.model import JobSpec
 from shellrunner.store.changed import ChangeMemory
 from shellrunner.web import board
 from shellrunner.web.board import BOARD
+from shellrunner.web.connections import CONNECTIONS, Caps
 from shellrunner.web.streams import STREAMS
 
 from .conftest import Event, Site, parse, serving, until
@@ -337,7 +338,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_slow_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
-    site.app[STREAMS].patience = 1.0
+    site.app[CONNECTIONS].caps = Caps(reading=1.0)
     monkeypatch.setattr(board, "TICK", 0.001)
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())

@@ -6,11 +6,13 @@ import random
 import socket
 from base64 import b64decode
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from shellrunner.model import End, Ending
 from shellrunner.store import Bell
+from shellrunner.web.connections import CONNECTIONS, Caps
 from shellrunner.web.feed import FEEDS, PIECE
 from shellrunner.web.streams import STREAMS, Outlet
 from shellrunner.wire.events import Cursor
@@ -300,15 +302,17 @@ async def test_heartbeat(site: Site) -> None:
 )
 async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
     """E7: a reader that takes nothing costs little memory, is cut in the end, and can resume."""
-    site.app[STREAMS].patience = 0.3
+    site.app[CONNECTIONS].caps = Caps(reading=0.3)
     job_id = await site.done(data, data)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", site.port))
+        (connection,) = await _connections(site)
+        # Else the kernel would take all of a short answer from us.
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         target = f"/api/{path.format(job_id)}"
         slow.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
         slow.setblocking(False)
-        (connection,) = await _connections(site)
         most = 0
 
         def cut() -> bool:
@@ -350,7 +354,7 @@ async def test_large_answers_are_whole(site: Site) -> None:
     assert (await site.get(path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
 
 
-async def _connections(site: Site) -> list[object]:
+async def _connections(site: Site) -> list[Any]:
     await until(lambda: bool(site.runner.server.connections))
     return list(site.runner.server.connections)
 

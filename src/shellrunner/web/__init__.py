@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from shellrunner.access.door import Door
 from shellrunner.config import Settings
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import Store
@@ -18,21 +19,27 @@ from shellrunner.web import (
     jobs,
     openapi,
     output,
+    page,
     probes,
     queues,
     raw,
     results,
+    session,
     statuses,
 )
+from shellrunner.web.audit import Audit, Ledger
 from shellrunner.web.board import BOARD, Board
+from shellrunner.web.connections import CONNECTIONS, Caps, Connections
 from shellrunner.web.control import CONTROLS, Controls
 from shellrunner.web.feed import FEEDS, Feeds
 from shellrunner.web.guard import Terms
-from shellrunner.web.keys import READY, RENDER, SETTINGS, STORE, Render
+from shellrunner.web.keys import DOOR, READY, RENDER, SETTINGS, STORE, Render
 from shellrunner.web.lists import FILTERS
 from shellrunner.web.lists import PARAMETERS as LISTS
+from shellrunner.web.problems import STATUSES
 from shellrunner.web.protocol import Runner
-from shellrunner.web.route import ATTEMPT, EMPTY, ID, JSON, SSE, TEXT, Route
+from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, SSE, TEXT, For, Route
+from shellrunner.web.site import Site
 from shellrunner.web.streams import STREAMS, Streams
 
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
@@ -45,62 +52,84 @@ _RAW = "200 206 304 no-result-yet result-gone"
 # fmt: off
 # HEAD goes wherever GET does; OPTIONS and wrong verbs are the gate's.
 ROUTES = (
-    Route("GET", "/api", probes.index, JSON, answers="200:Index 304"),
-    Route("GET", "/api/openapi.json", openapi.show, JSON, answers="200 304"),
-    Route("GET", "/api/jobs", jobs.index, JSON, LISTS, "200:Jobs 304"),
-    Route("POST", "/api/jobs", jobs.submit, JSON, takes=JobSpec, headers="Idempotency-Key Prefer",
-          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full"),
-    Route("DELETE", "/api/jobs", jobs.remove_many, JSON, f"{FILTERS} confirm",
-          "200:Removed unconfirmed precondition-failed"),
-    Route("GET", f"/api/jobs/{ID}", jobs.show, JSON, answers="200:Job 304"),
-    Route("DELETE", f"/api/jobs/{ID}", jobs.remove, EMPTY, answers="204 not-done precondition-failed"),
-    Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, JSON, answers="202:Status already-done"),
-    Route("POST", f"/api/jobs/{ID}/signal", control.signal, JSON, takes=SignalRequest,
-          answers="202:Status not-running invalid-signal keeper-silent"),
-    Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, EMPTY, "end offset", takes=bytes,
-          answers="204 not-running input-closed wrong-offset input-full keeper-silent"),
-    Route("GET", "/api/queues", queues.index, JSON, answers="200:Queues 304"),
-    Route("POST", "/api/queues/pause", queues.pause_all, JSON, answers="200:Queues"),
-    Route("POST", "/api/queues/resume", queues.resume_all, JSON, answers="200:Queues"),
-    Route("POST", "/api/queues/{name}/pause", queues.pause, JSON, answers="200:Queue no-such-queue"),
-    Route("POST", "/api/queues/{name}/resume", queues.resume, JSON, answers="200:Queue no-such-queue"),
-    Route("GET", "/api/statuses", statuses.index, JSON, LISTS, "200:Statuses 304"),
-    Route("GET", "/api/statuses/events", changes.follow, SSE, "last_event_id", "200", "Last-Event-ID"),
-    Route("GET", f"/api/statuses/{ID}", statuses.show, JSON, headers="Prefer", answers="200:Status 303:Status 304"),
-    Route("GET", f"/api/statuses/{ID}/events", events.follow, SSE, "last_event_id encoding",
-          headers="Last-Event-ID", answers="200 204 result-gone"),
-    Route("GET", f"/api/statuses/{ID}/output", output.show, TEXT, "stream tail follow", "200 result-gone"),
-    Route("GET", "/api/results", results.index, JSON, LISTS, "200:Results 304"),
-    Route("GET", f"/api/results/{ID}", results.show, JSON, answers="200:Result 304 no-result-yet result-gone"),
-    Route("DELETE", f"/api/results/{ID}", results.remove, EMPTY,
-          answers="204 no-result-yet result-gone precondition-failed"),
-    Route("GET", f"/api/results/{ID}/stdout", raw.stdout, TEXT, "download", _RAW),
-    Route("GET", f"/api/results/{ID}/stderr", raw.stderr, TEXT, "download", _RAW),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}", results.show, JSON,
+    Route("GET", "/api", probes.index, For.KNOWN, JSON, answers="200:Index 304"),
+    Route("GET", "/api/openapi.json", openapi.show, For.KNOWN, JSON, answers="200 304"),
+    Route("GET", "/api/jobs", jobs.index, For.READERS, JSON, LISTS, "200:Jobs 304"),
+    Route("POST", "/api/jobs", jobs.submit, For.RUNNERS, JSON, takes=JobSpec, headers="Idempotency-Key Prefer",
+          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full command-not-allowed"),
+    Route("DELETE", "/api/jobs", jobs.remove_many, For.RUNNERS, JSON, f"{FILTERS} confirm",
+          "200:Removed unconfirmed precondition-failed not-yours"),
+    Route("GET", f"/api/jobs/{ID}", jobs.show, For.READERS, JSON, answers="200:Job 304"),
+    Route("DELETE", f"/api/jobs/{ID}", jobs.remove, For.RUNNERS, EMPTY,
+          answers="204 not-done precondition-failed not-yours"),
+    Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, For.RUNNERS, JSON,
+          answers="202:Status already-done not-yours"),
+    Route("POST", f"/api/jobs/{ID}/signal", control.signal, For.RUNNERS, JSON, takes=SignalRequest,
+          answers="202:Status not-running invalid-signal keeper-silent not-yours"),
+    Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, For.RUNNERS, EMPTY, "end offset", takes=bytes,
+          answers="204 not-running input-closed wrong-offset input-full keeper-silent not-yours"),
+    Route("GET", "/api/queues", queues.index, For.READERS, JSON, answers="200:Queues 304"),
+    Route("POST", "/api/queues/pause", queues.pause_all, For.ADMINS, JSON, answers="200:Queues"),
+    Route("POST", "/api/queues/resume", queues.resume_all, For.ADMINS, JSON, answers="200:Queues"),
+    Route("POST", "/api/queues/{name}/pause", queues.pause, For.ADMINS, JSON, answers="200:Queue no-such-queue"),
+    Route("POST", "/api/queues/{name}/resume", queues.resume, For.ADMINS, JSON, answers="200:Queue no-such-queue"),
+    Route("GET", "/api/statuses", statuses.index, For.WATCHERS, JSON, LISTS, "200:Statuses 304"),
+    Route("GET", "/api/statuses/events", changes.follow, For.WATCHERS, SSE, "last_event_id",
+          headers="Last-Event-ID", answers="200 too-many-streams"),
+    Route("GET", f"/api/statuses/{ID}", statuses.show, For.WATCHERS, JSON, headers="Prefer",
+          answers="200:Status 303:Status 304"),
+    Route("GET", f"/api/statuses/{ID}/events", events.follow, For.WATCHERS, SSE, "last_event_id encoding",
+          headers="Last-Event-ID", answers="200 204 result-gone too-many-streams"),
+    Route("GET", f"/api/statuses/{ID}/output", output.show, For.WATCHERS, TEXT, "stream tail follow",
+          answers="200 result-gone too-many-streams"),
+    Route("GET", "/api/results", results.index, For.READERS, JSON, LISTS, "200:Results 304"),
+    Route("GET", f"/api/results/{ID}", results.show, For.READERS, JSON,
+          answers="200:Result 304 no-result-yet result-gone"),
+    Route("DELETE", f"/api/results/{ID}", results.remove, For.RUNNERS, EMPTY,
+          answers="204 no-result-yet result-gone precondition-failed not-yours"),
+    Route("GET", f"/api/results/{ID}/stdout", raw.stdout, For.READERS, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/stderr", raw.stderr, For.READERS, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}", results.show, For.READERS, JSON,
           answers="200:Result 304 no-such-attempt no-result-yet result-gone"),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stdout", raw.stdout, TEXT, "download",
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stdout", raw.stdout, For.READERS, TEXT, "download",
           answers=f"{_RAW} no-such-attempt"),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stderr", raw.stderr, TEXT, "download",
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stderr", raw.stderr, For.READERS, TEXT, "download",
           answers=f"{_RAW} no-such-attempt"),
-    Route("GET", "/healthz", probes.health, EMPTY, answers="200:text/plain"),
-    Route("GET", "/readyz", probes.readiness, EMPTY, answers="200:text/plain not-ready"),
-    Route("GET", "/metrics", probes.metrics, EMPTY,
+    Route("POST", "/api/session", session.begin, For.READERS, EMPTY, answers="204 sessions-off"),
+    Route("DELETE", "/api/session", session.end, For.KNOWN, EMPTY, answers="204"),
+    Route("GET", "/", page.show, For.VISITORS, HTML, answers="200 304"),
+    Route("GET", "/assets/{version}/{file:.+}", page.asset, For.VISITORS, EMPTY, headers="Accept-Encoding",
+          answers="200:text/css 200:text/javascript 200:image/svg+xml not-found"),
+    Route("GET", "/healthz", probes.health, For.ANYBODY, EMPTY, answers="200:text/plain"),
+    Route("GET", "/readyz", probes.readiness, For.ANYBODY, EMPTY, answers="200:text/plain not-ready"),
+    Route("GET", "/metrics", probes.metrics, For.READERS, EMPTY,
           answers="200:text/plain 200:application/openmetrics-text not-acceptable"),
 )
 # fmt: on
 
 
 def make_app(
-    store: Store, settings: Settings, ready: Callable[[], Sequence[str]], controls: Controls, render: Render
+    store: Store,
+    settings: Settings,
+    *,
+    ready: Callable[[], Sequence[str]],
+    controls: Controls,
+    render: Render,
+    door: Door,
+    ledger: Ledger,
 ) -> web.Application:
     """Build the app. `ready` says why jobs are not accepted and run just now (nothing: they are); `render` has the
-    figures of the whole service."""
-    terms = {row.handler: Terms(frozenset(row.parameters.split()), row.produces) for row in ROUTES}
-    app = web.Application(middlewares=[guard.gate(terms)], client_max_size=1 << 20, handler_args=_PROTOCOL)
+    figures of the whole service; `door` knows who may do what, and `ledger` takes the lines of the audit."""
+    terms = {row.handler: Terms(row.whom, frozenset(row.parameters.split()), row.produces) for row in ROUTES}
+    site = Site(settings.server)
+    gate = guard.gate(terms, site, Audit(ledger))
+    app = web.Application(middlewares=[gate], client_max_size=1 << 20, handler_args=_PROTOCOL)
     app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
-    app[RENDER] = render
+    app[RENDER], app[DOOR] = render, door
     app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
-    app[STREAMS], app[FEEDS], app[BOARD] = Streams(), Feeds(store), Board(store)
+    app[CONNECTIONS] = Connections(Caps(most=settings.server.max_connections), STATUSES)
+    app[STREAMS], app[FEEDS], app[BOARD] = Streams(settings.server.max_streams), Feeds(store), Board(store)
+    app.on_response_prepare.append(guard.dress(site))
     app.on_shutdown.append(_end_streams)
     app.add_routes([_definition(row) for row in ROUTES])
     return app

@@ -8,10 +8,19 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web import guard
-from shellrunner.web.problems import Refused
+from shellrunner.web.problems import Refused, packed
 
 BODY_TIME: Final = 10.0  # seconds in which a body must arrive
+
+
+async def receive(request: web.Request) -> None:
+    """Have all of the body here, whatever its type; handlers then have it at once.
+
+    Raises:
+        Refused: it is packed, or does not arrive.
+    """
+    if request.can_read_body:
+        await anything(request)
 
 
 async def json(request: web.Request) -> bytes:
@@ -51,7 +60,7 @@ def _check_coding(request: web.Request) -> None:
     # Before the body is read: aiohttp would unpack it.
     codings = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
     if codings.strip().lower() not in {"", "identity"}:
-        raise guard.packed()
+        raise packed()
 
 
 async def _arriving(request: web.Request) -> bytes:

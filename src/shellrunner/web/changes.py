@@ -19,7 +19,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     with request.app[STORE].watch_changes() as bell:
         # Before the head is sent: what the client reads once it has that is nothing older.
         follower = _Follower(request.app[BOARD], last_event_id(request)[1])
-        outlet = await begin(request, HEADERS)
+        outlet = await begin(request, HEADERS, follows=True)
         if request.method != "HEAD":
             await follower.run(outlet, bell)
         return await outlet.finish()

@@ -39,7 +39,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
         cursor = await _place(request, feed, look)
         if cursor is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        outlet = await begin(request, HEADERS)
+        outlet = await begin(request, HEADERS, follows=True)
         if request.method != "HEAD":
             await _Follower(outlet, feed, cursor).run(bell, look)
         return await outlet.finish()

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from shellrunner.errors import BadParameter
 from shellrunner.store import Key
+from shellrunner.web.identity import identity_of
 from shellrunner.wire import requests
 
 NAME: Final = "Idempotency-Key"
@@ -37,9 +38,9 @@ def asked(request: web.Request) -> str | None:
     return key
 
 
-def of(key: str, content: bytes) -> Key:
-    """The key as the history keeps it, with what came with it."""
-    return Key("", key, requests.digest(content))
+def of(request: web.Request, key: str, content: bytes) -> Key:
+    """The key as the history keeps it: whose it is, and what came with it."""
+    return Key(identity_of(request).name, key, requests.digest(content))
 
 
 def read(text: str) -> str | None:

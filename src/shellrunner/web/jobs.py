@@ -8,9 +8,11 @@ import logging
 from aiohttp import web
 
 from shellrunner import reports
+from shellrunner.access import commands
 from shellrunner.errors import NoSuchJob, ResultGone
-from shellrunner.model import Job
-from shellrunner.web import answers, bodies, idempotency, lists, parameters, waits
+from shellrunner.model import Job, Submitter
+from shellrunner.web import answers, audit, bodies, idempotency, lists, parameters, waits
+from shellrunner.web.identity import identity_of
 from shellrunner.web.keys import SETTINGS, STORE, job_id
 from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
@@ -26,7 +28,11 @@ async def submit(request: web.Request) -> web.StreamResponse:
     key, seconds = idempotency.asked(request), waits.asked(request)
     content = await bodies.json(request)
     spec = requests.job_spec(content, app[SETTINGS])
-    job = await app[STORE].add(spec, idempotency.of(key, content) if key is not None else None)
+    who = identity_of(request)
+    commands.check(who, spec)
+    by = Submitter(who.name, who.run_as)
+    job = await app[STORE].add(spec, idempotency.of(request, key, content) if key is not None else None, by)
+    audit.note(request, job=job.id, command=job.spec.shown)
     headers = {"Location": resources.status_link(job.id)}
     if seconds is not None:
         return await _awaited(request, job, seconds, headers)

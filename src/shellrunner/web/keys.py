@@ -4,18 +4,30 @@ Set by `make_app`, read by the resources.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
 
+from shellrunner.access.door import Door
 from shellrunner.config import Settings
 from shellrunner.store import Store
 
 
-class Render(Protocol):
-    """Renders the figures of the whole service; `followers` are those that only the web side knows."""
+@dataclass(frozen=True, slots=True)
+class FrontFigures:
+    """What only the web side knows: its streams by kind, open connections, those it cut and answers by problem."""
 
-    def __call__(self, followers: Mapping[str, int], *, openmetrics: bool) -> Awaitable[bytes]:
+    followers: Mapping[str, int]
+    connections: int
+    cut: Mapping[str, int]
+    problems: Mapping[str, int]
+
+
+class Render(Protocol):
+    """Renders the figures of the whole service."""
+
+    def __call__(self, front: FrontFigures, *, openmetrics: bool) -> Awaitable[bytes]:
         """OpenMetrics 1.0.0, or else Prometheus' text format 0.0.4.
 
         Raises:
@@ -26,6 +38,7 @@ class Render(Protocol):
 STORE: Final = web.AppKey("store", Store)
 SETTINGS: Final = web.AppKey("settings", Settings)
 READY: Final[web.AppKey[Callable[[], Sequence[str]]]] = web.AppKey("ready")
+DOOR: Final = web.AppKey("door", Door)
 RENDER: Final[web.AppKey[Render]] = web.AppKey("render")
 
 

@@ -70,7 +70,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": f"text/plain; charset={label(charset)}", "Cache-Control": "no-store", **SANDBOX}
         if not follow:
             headers["Content-Length"] = str(source.end(look.output) - at)
-        outlet = await begin(request, headers)
+        outlet = await begin(request, headers, follows=follow)
         if request.method != "HEAD":
             await _pour(outlet, source, look, at)
             if follow:

@@ -9,8 +9,9 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from shellrunner.web import answers, problems
-from shellrunner.web.guard import accepts
-from shellrunner.web.keys import READY, RENDER
+from shellrunner.web.connections import CONNECTIONS
+from shellrunner.web.keys import READY, RENDER, FrontFigures
+from shellrunner.web.negotiation import accepts
 from shellrunner.web.problems import Refused
 from shellrunner.web.streams import STREAMS
 from shellrunner.wire import documents
@@ -65,7 +66,9 @@ async def metrics(request: web.Request) -> web.Response:
     kind = _format(", ".join(request.headers.getall(hdrs.ACCEPT, ())))
     streams = request.app[STREAMS].count()
     followers = {kind: streams[path] for path, kind in _FOLLOWED.items()}
-    content = await request.app[RENDER](followers, openmetrics=kind == _OPENMETRICS)
+    connections = request.app[CONNECTIONS]
+    front = FrontFigures(followers, len(connections), connections.cut, connections.problems)
+    content = await request.app[RENDER](front, openmetrics=kind == _OPENMETRICS)
     headers = {"Content-Type": _FORMATS[kind], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)
 

@@ -10,10 +10,18 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.errors import ShellrunnerError
+from shellrunner.errors import InsufficientScope, ShellrunnerError, TokenNeeded, TooManyWrongTokens
 from shellrunner.wire import body
 
 log = logging.getLogger("shellrunner.web")
+
+# On every response: it keeps a browser from misusing what a command wrote.
+HARDENED: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "shellrunner",
+}
 
 STATUSES: Final = {
     "bad-request": 400,
@@ -21,7 +29,13 @@ STATUSES: Final = {
     "bad-parameter": 400,
     "bad-cursor": 400,
     "unconfirmed": 400,
+    "token-needed": 401,
     "cross-site": 403,
+    "not-this-user": 403,
+    "insufficient-scope": 403,
+    "command-not-allowed": 403,
+    "not-yours": 403,
+    "sessions-off": 403,
     "not-found": 404,
     "no-such-job": 404,
     "no-such-attempt": 404,
@@ -46,11 +60,14 @@ STATUSES: Final = {
     "invalid-job": 422,
     "invalid-signal": 422,
     "key-reused": 422,
+    "too-many-wrong-tokens": 429,
+    "too-many-streams": 429,
     "headers-too-large": 431,
     "internal": 500,
     "queue-full": 503,
     "input-full": 503,
     "keeper-silent": 503,
+    "audit-unavailable": 503,
     "store-unavailable": 503,
     "shutting-down": 503,
     "not-ready": 503,
@@ -60,6 +77,8 @@ STATUSES: Final = {
 _FAULTS: Final = frozenset({"store-unavailable", "keeper-silent"})
 # What aiohttp raises by itself.
 _FOREIGN: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
+PROBLEM: Final = web.ResponseKey("problem", str)  # the code that an answer tells, for whoever counts them
+_CHALLENGE: Final = 'Bearer realm="shellrunner"'
 _AGAIN_SOON: Final = {"Retry-After": "1"}
 
 
@@ -72,16 +91,46 @@ class Refused(ShellrunnerError):
         self.headers = headers
 
 
+def packed() -> Refused:
+    """Say that a body must come as it is."""
+    # The connection ends, because its next request could only be found by unpacking this one.
+    return Refused(
+        "unsupported-media-type",
+        "Content-Encoding must be identity",
+        {"Accept-Encoding": "identity", "Connection": "close"},
+    )
+
+
+def code_of(error: ShellrunnerError | web.HTTPException) -> str:
+    """The kind of problem that it becomes."""
+    if isinstance(error, web.HTTPException):
+        return _FOREIGN.get(error.status, "bad-request" if error.status < 500 else "internal")
+    code = error.kind if isinstance(error, Refused) else error.code
+    return code if code in STATUSES else "internal"
+
+
 def of(error: ShellrunnerError) -> web.Response:
     """The answer to a request that failed in a way we know."""
     if isinstance(error, Refused):
         return problem(error.kind, error.detail, error.headers, **error.members)
-    code = error.code if error.code in STATUSES else "internal"
+    code = code_of(error)
     if code == "internal":
         return internal(error)
     if code in _FAULTS:
         log.error("%s: %s", code, error.detail)
-    return problem(code, error.detail, **error.members)
+    return problem(code, error.detail, _beside(error), **error.members)
+
+
+def _beside(error: ShellrunnerError) -> Mapping[str, str]:
+    """The headers that belong to an error (RFC 6750, 3)."""
+    match error:
+        case TokenNeeded():
+            return {"WWW-Authenticate": _CHALLENGE + (', error="invalid_token"' if error.wrong else "")}
+        case InsufficientScope():
+            return {"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{error.scope}"'}
+        case TooManyWrongTokens():
+            return {"Retry-After": str(error.retry_after)}
+    return {}
 
 
 def foreign(error: web.HTTPException, method: str, path: str) -> web.Response:
@@ -93,7 +142,7 @@ def foreign(error: web.HTTPException, method: str, path: str) -> web.Response:
         return problem("method-not-allowed", f"{path} does not know {method}", allow)
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return problem("too-large", "a body of more than 1 MiB", limit=1 << 20)
-    code = _FOREIGN.get(error.status, "bad-request" if error.status < 500 else "internal")
+    code = code_of(error)
     return problem(code, f"there is nothing at {path}" if code == "not-found" else error.reason)
 
 
@@ -117,6 +166,7 @@ def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **
     about = {"Content-Type": "application/problem+json; charset=utf-8", "Cache-Control": "no-store"}
     again = _AGAIN_SOON if status == 503 else {}
     answer = web.Response(status=status, body=body.dump(document), headers={**about, **again, **(headers or {})})
+    answer[PROBLEM] = code
     if answer.headers.get("Connection") == "close":
         answer.force_close()
     return answer

@@ -1,36 +1,64 @@
-"""What aiohttp answers before any handler is reached, in our words: requests that are no HTTP, odd expectations.
+"""What aiohttp answers before any handler is reached, in our words, and what it leaves to chance: slow clients.
 
 `Runner` stands in for `web.AppRunner`. Must not know any resource.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from aiohttp import http_exceptions, web
+from aiohttp import http_exceptions, web, web_protocol
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from shellrunner.web import guard, problems
+from shellrunner.web import problems, site
+from shellrunner.web.connections import CONNECTIONS, Connections, Line
 
 log = logging.getLogger("shellrunner.web")
 
 # What a parser says before it quotes what came, which may be a token or part of a body.
 _UNQUOTED = re.compile(r"[^:'\"]*")
 
+# How many requests of one connection may be read ahead while one is answered. aiohttp's 32, with 64 KiB of headers
+# each, are 2 MiB for whoever asks without reading; it has no other way to say this.
+web_protocol.MAX_MSG_QUEUE_SIZE = 8
+
 
 class _Protocol(RequestHandler):
-    __slots__ = ("at_parting",)
+    __slots__ = ("_body", "_connections", "_line", "at_parting")
 
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
+    def __init__(self, server: "_Server", line: Line, **kw: Any) -> None:
+        super().__init__(server, **kw)
         self.at_parting: Callable[[], None] | None = None
+        self._connections = server.open_connections
+        self._line = line
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the request that is being read
+        line.idle = self._is_idle
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._connections.close(self._line)
         if self.at_parting is not None:
             self.at_parting()
+
+    def data_received(self, data: bytes) -> None:
+        requests, in_body = self._request_count, not self._body.is_eof()
+        super().data_received(data)
+        if self._request_count > requests:
+            self._body = self._messages[-1][1]
+            self._line.is_asked()
+        elif data and not in_body and self._line.hears(len(data)) > self._connections.caps.head_bytes:
+            self._connections.drop(self._line, "large-head")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._line.takes()
+
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
 
     def handle_error(
         self,
@@ -54,12 +82,35 @@ class _Protocol(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPException):  # raised before the gate: `Expect` with something unknown
             resp = _hardened(problems.foreign(resp, request.method, request.path))
+        if resp.status >= 400 and (code := resp.get(problems.PROBLEM)):
+            self._connections.problems[code] += 1
         return await super().finish_response(request, resp, start_time)
 
 
+class _Doorstep(asyncio.Protocol):
+    """Where a connection stands until it is one: of TLS that fails nobody is told, but this is dropped."""
+
+    def __init__(self, open_protocol: Callable[[asyncio.Transport, asyncio.Protocol], None]) -> None:
+        self._open = open_protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._open(cast("asyncio.Transport", transport), self)
+
+
 class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+    open_connections: Connections
+
+    def __call__(self) -> Any:  # not the RequestHandler yet
+        step = _Doorstep(self._open)
+        self.open_connections.expect(step)
+        return step
+
+    def _open(self, transport: asyncio.Transport, step: asyncio.Protocol) -> None:
+        line = self.open_connections.open(step, transport)
+        if line is not None:
+            protocol = _Protocol(self, line, loop=self._loop, **self._kwargs)
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
 
 
 class Runner(web.AppRunner):
@@ -67,7 +118,9 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made: Any = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)  # noqa: SLF001  aiohttp has no public way to say which protocol it should speak
+        server = _Server(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)  # noqa: SLF001  aiohttp has no public way to say which protocol it should speak
+        server.open_connections = self.app[CONNECTIONS]
+        return server
 
 
 @contextmanager
@@ -92,11 +145,11 @@ def at_parting(request: web.Request, then: Callable[[], None]) -> Iterator[None]
 def _refusal(error: BaseException | None) -> web.Response:
     words = _words(error)
     if "'Host' header" in words:  # missing or doubled
-        return problems.of(guard.wrong_host())
+        return problems.of(site.wrong_host())
     if isinstance(error, http_exceptions.LineTooLong) or "Too many headers" in words:
         return problems.problem("headers-too-large", "the request line or a header is too long, or they are too many")
     if isinstance(error, http_exceptions.ContentEncodingError):  # one that aiohttp cannot unpack
-        return problems.of(guard.packed())
+        return problems.of(problems.packed())
     unquoted = _UNQUOTED.match(words)
     log.debug("not HTTP: %s", unquoted[0].strip() if unquoted else type(error).__name__)
     if words.startswith("Invalid char in url"):
@@ -110,6 +163,6 @@ def _words(error: BaseException | None) -> str:
 
 
 def _hardened(answer: web.Response) -> web.Response:
-    answer.headers.update(guard.HARDENED)
+    answer.headers.update(problems.HARDENED)
     answer.force_close()
     return answer

@@ -87,6 +87,10 @@ class Job(TypedDict):
     status: Link
     result: Link | None
     """null until it is done, and when it was deleted"""
+    submitter: str | None
+    """who asked for it: `token:NAME`, or `uid:N` of a process here; null if that was not recorded yet"""
+    run_as: str | None
+    """the system user of its command; null is the service's own"""
     argv: Annotated[tuple[str, ...], Field(max_length=16_384)] | None
     cwd: str | None
     env: Annotated[list[str], Field(max_length=4_096)]

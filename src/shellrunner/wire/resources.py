@@ -46,6 +46,8 @@ def job(job: Job) -> documents.Job:
         "done": job.done,
         "status": status_link(job.id),
         "result": result_link(job),
+        "submitter": job.submitter,
+        "run_as": job.run_as,
         "argv": spec.argv,
         "cwd": spec.cwd,
         "env": list(spec.env),

@@ -15,11 +15,18 @@ from aiohttp import web
 from shellrunner import __version__
 from shellrunner.config import Settings
 from shellrunner.web import answers
+from shellrunner.web.identity import NEEDS
 from shellrunner.web.openapi import examples, parameters, responses, schemas
-from shellrunner.web.route import JSON, Route
+from shellrunner.web.route import JSON, For, Route
 from shellrunner.wire import body
 
 Schema = dict[str, Any]
+
+_BEARER: Final = (
+    "A token that config names by its hash (`shellrunner token create`). Without tokens in config only processes of "
+    "the service's own user are served, as the kernel names them; on a Unix socket these are served beside tokens."
+)
+_SESSION: Final = "Begun by POST /api/session; PORT is the one listened on. Good for watching statuses only."
 
 
 class Description:
@@ -64,8 +71,9 @@ def document(routes: Sequence[Route], settings: Settings, signals: Iterable[str]
         },
         "servers": [{"url": "/", "description": "wherever this document was read"}],
         "tags": [{"name": name, "description": words} for name, words in sorted(examples.TAGS.items())],
-        "paths": _paths(routes),
+        "paths": _paths(routes, settings),
         "components": {
+            "securitySchemes": _schemes(settings),
             "schemas": dict(sorted(shapes.items())),
             "responses": dict(sorted(_problems(routes))),
         },
@@ -75,14 +83,33 @@ def document(routes: Sequence[Route], settings: Settings, signals: Iterable[str]
 def operation_id(row: Route) -> str:
     """What the operation is called, by verb and path: `get-jobs-id`."""
     words = re.findall(r"[a-z]+", parameters.plain(row.path).removeprefix("/api"))
-    return "-".join([row.verb.lower(), *(words or ["index"])])
+    return "-".join([row.verb.lower(), *(words or ["page" if row.path == "/" else "index"])])
 
 
-def _paths(routes: Iterable[Route]) -> dict[str, Schema]:
+def _paths(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
     paths: dict[str, Schema] = {}
     for row in routes:
-        paths.setdefault(parameters.plain(row.path), {})[row.verb.lower()] = _operation(row)
+        about = _operation(row) | {"security": _security(row, settings)}
+        paths.setdefault(parameters.plain(row.path), {})[row.verb.lower()] = about
     return paths
+
+
+def _schemes(settings: Settings) -> dict[str, Schema]:
+    session = {"session": {"type": "apiKey", "in": "cookie", "name": "shellrunner-PORT", "description": _SESSION}}
+    bearer = {"bearer": {"type": "http", "scheme": "bearer", "description": _BEARER}}
+    return bearer | (session if settings.auth.session_cookie else {})
+
+
+def _security(row: Route, settings: Settings) -> list[Schema]:
+    """What lets in; for a bearer the scope that it needs (OpenAPI 3.1, "Security Requirement Object")."""
+    if row.whom in (For.ANYBODY, For.VISITORS):
+        return []
+    scopes = [NEEDS[row.whom]] if row.whom in NEEDS else []
+    ways: list[Schema] = [{"bearer": scopes}]
+    if row.whom is For.WATCHERS and settings.auth.session_cookie:
+        ways.append({"session": []})
+    # Without tokens the kernel says whose process asks, and nothing in the request does.
+    return ways if settings.auth.tokens else [*ways, {}]
 
 
 def _operation(row: Route) -> Schema:

@@ -51,6 +51,8 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
         1,
     ),
     "name": (_NAME, "of a queue that config names", "default"),
+    "version": ({"type": "string", "pattern": "^[0-9a-f]{18}$", "maxLength": 18}, "of all that the page loads", None),
+    "file": ({"type": "string", "pattern": "^[a-z0-9./-]+$", "maxLength": 64}, "what of it", "main.js"),
 }
 
 REQUIRED: Final = {"confirm"}  # of queries
@@ -121,6 +123,7 @@ HEADERS: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
     "Last-Event-ID": (_EVENT_ID, "the last event that was received: the stream goes on with the next byte", "17"),
     "/api/statuses/events Last-Event-ID": (_TEXT, "the last change that was received", None),
+    "Accept-Encoding": (_TEXT, "with `gzip` it comes packed", "gzip"),
     "If-None-Match": (
         _TEXT,
         "versions that the client has: if one of them is still right, 304 to GET and HEAD, 412 to others",

@@ -8,10 +8,10 @@ from http import HTTPStatus
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
-from shellrunner.web.guard import PROBES
+from shellrunner.web.identity import NEEDS
 from shellrunner.web.openapi import meanings
 from shellrunner.web.problems import STATUSES
-from shellrunner.web.route import JSON, SSE, TEXT, Route
+from shellrunner.web.route import HTML, JSON, SSE, TEXT, For, Route
 
 Schema = dict[str, Any]
 
@@ -34,6 +34,7 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Accept-Post": (_STRING, "which types of body this route takes"),
     "Accept-Ranges": ({"const": "bytes"}, "a part of it may be asked for"),
     "Allow": (_STRING, "the methods that this path knows"),
+    "Content-Encoding": ({"const": "gzip"}, "how it is packed"),
     "Content-Disposition": (_STRING, "the name under which it is saved, with `download`"),
     "Content-Location": (_LINK, "whose representation the body is"),
     "Content-Range": (_STRING, "which of all the bytes these are"),
@@ -44,6 +45,7 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Preference-Applied": (_STRING, "how long was waited at most, if that was preferred"),
     "Retry-After": (_COUNT, "seconds after which it is worth asking again"),
     "Vary": (_STRING, "on which headers of the request the answer depends"),
+    "WWW-Authenticate": (_STRING, "how to be let in (RFC 6750)"),
     "X-Accel-Buffering": ({"const": "no"}, "keeps proxies from holding events back"),
 }
 
@@ -75,7 +77,7 @@ def told(row: Route) -> Iterator[Answer]:
 def codes(row: Route) -> list[str]:
     """The kinds of problem that a route may answer."""
     named = [word for word in row.answers.split() if word in STATUSES]
-    wanted = {*(PROBE if row.path in PROBES else ANY), *named, *_implied(row)}
+    wanted = {*(PROBE if row.whom is For.ANYBODY else ANY), *named, *_implied(row)}
     return [code for code in STATUSES if code in wanted]
 
 
@@ -135,10 +137,14 @@ def _implied(row: Route) -> Iterator[str]:
         yield "range-not-satisfiable"
     if "cursor" in row.parameters.split():
         yield "bad-cursor"
-    if row.takes is not None:
-        yield from ("body-too-slow", "too-large", "unsupported-media-type")
-        if row.takes is not bytes:
-            yield "malformed-json"
+    if row.whom not in (For.ANYBODY, For.VISITORS):
+        yield from ("token-needed", "not-this-user", "too-many-wrong-tokens")
+        if row.whom in NEEDS:
+            yield "insufficient-scope"
+        if row.verb != "GET":
+            yield from ("audit-unavailable", "body-too-slow", "too-large", "unsupported-media-type")
+    if row.takes not in (None, bytes):
+        yield "malformed-json"
 
 
 def _answer(row: Route, answer: Answer) -> Schema:
@@ -186,18 +192,24 @@ def _of_answer(row: Route, status: int, carries: str) -> Iterator[tuple[str, boo
         yield "Link", False
     if carries == SSE:
         yield "X-Accel-Buffering", True
-    if row.produces == TEXT and "{id" in row.path:
+    if row.produces == HTML or (row.produces == TEXT and "{id" in row.path):
         yield "Content-Security-Policy", True
     if 206 in statuses:
         yield "Accept-Ranges", True
         yield "Content-Disposition", False
     if status == 206:
         yield "Content-Range", True
+    if "Accept-Encoding" in row.headers:
+        yield "Content-Encoding", False
 
 
 def _of_problem(status: int, kinds: list[str]) -> Iterator[tuple[str, bool]]:
     if status == 503:
         yield "Retry-After", True
+    if "too-many-wrong-tokens" in kinds:
+        yield "Retry-After", len(kinds) == 1
+    if "token-needed" in kinds or "insufficient-scope" in kinds:
+        yield "WWW-Authenticate", status == 401
     if "range-not-satisfiable" in kinds:
         yield "Content-Range", True
     if "method-not-allowed" in kinds:
