@@ -1,0 +1,50 @@
+"""The API as typed async methods: the server's twin, for the command line and for whoever imports it.
+
+Must not know the server's own code. It outlives broken connections and restarts of the server:
+
+    import asyncio
+    from shellrunner.client import Client, ClientError, Output
+
+    async def main():
+        async with Client("http://localhost:8000", token=None) as client:
+            result = await client.run("echo Привет, $NAME", env={"NAME": "мир"}, timeout=60)
+            print(result["exit_code"], result["stdout"])
+
+            job = await client.submit(argv=["sort", "-u"], stdin={"stream": True}, labels={"team": "web"})
+            await client.give(job["job_id"], b"b\\na\\nb\\n", end=True)
+            async for event in client.follow(job["job_id"]):
+                if isinstance(event, Output):
+                    print(event.stream, event.data)
+
+            async for job in client.jobs(label="team:web", state="done"):
+                print(job["job_id"], job["command"])
+            try:
+                await client.job(10**17)
+            except ClientError as error:
+                print(error.status, error.kind, error.detail, sep="; ")
+
+    asyncio.run(main())
+
+The documents that the methods return are described by the types in `shellrunner.wire.documents`.
+"""
+
+from shellrunner.client.client import DEFAULT, Client, Spec
+from shellrunner.client.events import Change, Changed, Deleted, Dropped, Ended, Event, Output, Reset
+from shellrunner.client.place import Place
+from shellrunner.client.problems import ClientError
+
+__all__ = [
+    "DEFAULT",
+    "Change",
+    "Changed",
+    "Client",
+    "ClientError",
+    "Deleted",
+    "Dropped",
+    "Ended",
+    "Event",
+    "Output",
+    "Place",
+    "Reset",
+    "Spec",
+]

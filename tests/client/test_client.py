@@ -1,0 +1,226 @@
+"""The client as the server's twin: every route, every error, as its documentation has it."""
+
+import inspect
+import re
+import subprocess
+import sys
+from contextlib import aclosing
+
+import pytest
+
+import shellrunner.client
+from shellrunner.client import Changed, Client, ClientError, Deleted, Ended, Output, Place, Reset, Spec
+from shellrunner.model import JobSpec
+from shellrunner.web import ROUTES
+from tests.service import Service
+from tests.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BESIDE = {"/api/openapi.json", "/api/session"}
+
+
+async def test_the_documented_example_runs(shared):
+    """What the package's docstring shows works as it stands, but for the address."""
+    code = re.search(r"(?s)    import asyncio.*?asyncio\.run\(main\(\)\)", inspect.getdoc(shellrunner.client))[0]
+    code = inspect.cleandoc("\n" + code).replace("http://localhost:8000", shared.url)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    lines = done.stdout.splitlines()
+    assert (done.stderr, lines[:2]) == ("", ["0 Привет, мир", ""])
+    assert r"stdout b'a\nb\n'" in lines
+    assert any(line.endswith(" sort -u") for line in lines)
+    assert lines[-1] == f"404; no-such-job; there is no job {10**17}"
+
+
+async def test_there_is_a_method_for_every_route(wire):
+    """A tour through the methods asks for every resource, and each answers as its type says."""
+    async with Client(wire.url) as client:
+        await tour(client)
+    patterns = {
+        (route.verb, route.path): re.compile(re.sub(r"\{\w+(:[^{}]*(\{[^}]*\})?[^{}]*)?\}", "[^/?]+", route.path))
+        for route in ROUTES
+        if route.path.startswith("/api/") and route.path not in BESIDE
+    }
+    asked = {(verb, path.partition("?")[0]) for verb, path in (line.split(" ") for line in wire.asked)}
+    missing = [
+        route
+        for route, pattern in patterns.items()
+        if not any(verb == route[0] and pattern.fullmatch(path) for verb, path in asked)
+    ]
+    assert missing == []
+
+
+async def tour(client):
+    """Use everything once."""
+    result = await client.run(
+        "echo out; echo err >&2; exit 3", labels={"tour": "yes"}, retries={"max": 1, "delay": 0}
+    )
+    number = result["job_id"]
+    assert (result["exit_code"], result["stdout"], result["attempt"]) == (3, "out\n", 2)
+    assert (await client.job(number))["labels"] == {"tour": "yes"}
+    assert [job["job_id"] async for job in client.jobs(label=["tour:yes"], limit=1)] == [number]
+    assert (await client.jobs_page(label="tour:yes"))["next"] is None
+    assert [status["done"] async for status in client.statuses(label="tour:yes")] == [True]
+    assert [found["exit_code"] async for found in client.results(label="tour:yes", fields="exit_code")] == [3]
+    assert [piece async for piece in client.output(number, stream="stderr", tail=1)] == [b"err\n"]
+    assert await client.output_size(number) == 16
+    assert b"".join([piece async for piece in client.stdout(number)]) == b"out\n"
+    assert b"".join([piece async for piece in client.stderr(number)]) == b"err\n"
+    assert (await client.result(number, attempt=1))["attempt"] == 1
+    assert b"".join([piece async for piece in client.stdout(number, attempt=1)]) == b"out\n"
+    assert b"".join([piece async for piece in client.stderr(number, attempt=1)]) == b"err\n"
+    await talk(client)
+    await hold(client)
+    assert await client.delete_many(label="tour:yes") == {"deleted": 1, "kept": 0}
+    await client.delete_result(number)
+    assert (await client.status(number))["result"] is None
+    assert await client.delete_many(confirm=True, label="tour:yes") == {"deleted": 1, "kept": 0}
+
+
+async def talk(client):
+    """Say things to a job while it runs, cancel it and delete it."""
+    number = (await client.submit(argv=["cat"], stdin={"stream": True}))["job_id"]
+    await until(lambda: runs(client, number))
+    await client.give(number, b"hello", offset=0)
+    async for event in client.follow(number):
+        if isinstance(event, Output):
+            assert event[:2] == ("stdout", b"hello")
+            await client.signal(number, "SIGCONT")
+            await client.cancel(number)
+    assert isinstance(event, Ended)
+    assert event.end["ending"] == "cancelled"
+    async with aclosing(client.changes(after="0")) as changes:
+        assert isinstance(await anext(changes), Changed | Deleted | Reset)
+    await client.delete(number)
+
+
+async def runs(client, number):
+    """Whether the job runs."""
+    return (await client.status(number))["state"] == "running"
+
+
+async def hold(client):
+    """Hold queues and let them go."""
+    assert (await client.pause("one"))["paused"] is True
+    assert (await client.resume("one"))["paused"] is False
+    assert (await client.pause_all())["paused"] is True
+    assert (await client.resume_all())["paused"] is False
+    assert {queue["queue"] for queue in (await client.queues())["queues"]} == {"default", "one"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "kind", "detail"),
+    [
+        (lambda client: client.job(10**17), 404, "no-such-job", f"there is no job {10**17}"),
+        (lambda client: client.output_size(10**17), 404, "no-such-job", f"there is no job {10**17}"),
+        (lambda client: client.pause("a/b?c"), 404, "no-such-queue", "there is no queue a/b?c: config names them"),
+        (
+            lambda client: client.jobs_page(limit=0),
+            400,
+            "bad-parameter",
+            "limit must be a whole number from 1 to 1000",
+        ),
+        (
+            lambda client: client.submit("true", timeout=-1, priority=5000),
+            422,
+            "invalid-job",
+            "#/timeout: must be above 0.0; #/priority: must be at most 1000",
+        ),
+    ],
+)
+async def test_a_refusal_is_one_error_with_the_problem(shared, ask, status, kind, detail):
+    """With the status, the kind, the document, and all that is wrong in words."""
+    async with Client(shared.url) as client:
+        with pytest.raises(ClientError) as caught:
+            await ask(client)
+    assert (caught.value.status, caught.value.kind, caught.value.detail) == (status, kind, detail)
+    assert caught.value.problem["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "answered 403 Forbidden, and"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "foreign", "answered 404 Not Found, and"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "does not speak as shellrunner does"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "does not speak as shellrunner does"),
+    ],
+)  # fmt: skip
+async def test_somebody_else_at_that_address_is_said_so(wire, answer, kind, words):
+    """What does not speak as we do is not taken for us, and not asked again."""
+    wire.instead = [answer]
+    async with Client(wire.url) as client:
+        with pytest.raises(ClientError, match=words) as caught:
+            await client.queues()
+    assert caught.value.kind == kind
+    assert wire.asked == []
+
+
+async def test_a_server_that_never_was_there_is_not_waited_for():
+    """It is told at once, however patient the client is."""
+    async with Client("http://127.0.0.1:1", patience=3600) as client:
+        with pytest.raises(ClientError, match=r"^cannot reach http://127\.0\.0\.1:1: Connection refused$") as caught:
+            await client.queues()
+    assert (caught.value.kind, caught.value.passes) == ("unreachable", True)
+
+
+async def test_a_token_comes_with_every_request_and_with_no_other_server(wire):
+    """Also there where a redirect would lead is nobody told."""
+    wire.instead = [b"HTTP/1.1 303 See Other\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\n{}"]
+    async with Client(wire.url, token="secret") as client:
+        assert await client.status(1) == {}
+
+
+async def test_a_unix_socket_is_a_place_like_any_other(tmp_path):
+    """Everything works over it, with `localhost` as its Host."""
+    service = Service(tmp_path / "state", SERVER__LISTEN=f"unix:{tmp_path}/s.sock")
+    service.program = service.program[:-2]  # --port would go before it
+    await service.start()
+    try:
+        async with Client(f"unix:{tmp_path}/s.sock") as client:
+            assert (await client.run("echo here"))["stdout"] == "here\n"
+        async with Client(f"unix:{tmp_path}/none.sock") as client:
+            with pytest.raises(ClientError, match=r"^cannot reach unix:.*/none\.sock: No such file or directory$"):
+                await client.queues()
+    finally:
+        await service.clear_away()
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("http://a:8000", Place("http://a:8000")),
+        ("https://a/", Place("https://a")),
+        ("localhost:8000", Place("http://localhost:8000")),
+        ("http://[::1]:8000/prefix/", Place("http://[::1]:8000/prefix")),
+        ("unix:/run/s.sock", Place("http://localhost", "/run/s.sock")),
+        ("unix:///run/s.sock", Place("http://localhost", "/run/s.sock")),
+    ],
+)
+async def test_a_place_is_read_as_people_write_it(text, place):
+    """http without a scheme; a socket by its path."""
+    assert Place.parse(text) == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "ftp://a", "http://", "http://u:p@a", "http://a/?q", "unix:s.sock", "unix:", "http://a:99999", "http://[a"],
+)
+async def test_what_is_no_place_is_refused(text):
+    """Before anything is connected."""
+    with pytest.raises(ValueError, match=r"place|no user|port|Port|Invalid"):
+        Client(text)
+
+
+async def test_what_can_be_asked_for_is_what_the_server_takes():
+    """The keys of a job are the same on both sides."""
+    assert {"command", "argv", *Spec.__annotations__} == set(JobSpec.model_fields)
+
+
+async def test_importing_it_brings_none_of_the_server():
+    """Neither pydantic nor the database: a call of the command line has no time for them."""
+    code = "import sys, shellrunner.client, shellrunner.cli.running; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"pydantic", "aiosqlite", "sqlite3", "rich", "shellrunner.web", "shellrunner.wire"}
+    assert "aiohttp" in loaded

@@ -1,0 +1,188 @@
+"""Connections that break: nothing is lost, doubled or done twice, and it is said meanwhile."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shellrunner.client import Client, ClientError, Deleted, Ended, Output
+from shellrunner.client.events import Reader
+from tests.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# It waits between writes, so that the streams stay told apart and the events small.
+WRITER = """
+import os, random, time
+dice = random.Random(7)
+for n in range(300):
+    os.write(1 + n % 2, dice.randbytes(dice.randrange(1, 2000)))
+    time.sleep(0.001)
+"""
+GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<br/>"
+
+
+async def test_a_stream_that_is_cut_anywhere_is_whole(shared, wire):
+    """Cut again and again at random bytes, within events too, the pieces are the stored bytes of both streams."""
+    number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
+    dice = random.Random(8)
+    wire.budgets = [dice.randrange(200, 20_000) for _ in range(40)]
+    got, ids = {"stdout": b"", "stderr": b""}, []
+    async with Client(wire.url) as client:
+        async for event in client.follow(number):
+            if isinstance(event, Output):
+                got[event.stream] += event.data
+                ids.append(int(event.id))
+        assert isinstance(event, Ended)
+    assert wire.broken >= 10
+    assert len(ids) > 100
+    assert got == {stream: await shared.raw(number, stream) for stream in got}
+    assert ids == sorted(set(ids))
+
+
+async def test_a_job_is_followed_from_any_event(shared):
+    """`after` an event's id comes what follows it, and nothing else."""
+    number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
+    async with Client(shared.url) as client:
+        events = [event async for event in client.follow(number) if isinstance(event, Output)]
+        half = events[len(events) // 2]
+        rest = [event async for event in client.follow(number, after=half.id) if isinstance(event, Output)]
+    whole, head = (b"".join(event.data for event in part) for part in (events, events[: len(events) // 2 + 1]))
+    assert head + b"".join(event.data for event in rest) == whole
+
+
+async def test_raw_output_goes_on_where_it_broke(shared, wire):
+    """By ranges, to the last byte."""
+    number = (await shared.run("head -c 3000000 /dev/zero | tr '\\0' 'x'"))["job_id"]
+    wire.budgets = [random.Random(9).randrange(1, 900_000) for _ in range(5)]
+    async with Client(wire.url) as client:
+        pieces = [piece async for piece in client.stdout(number)]
+    assert wire.broken >= 3
+    assert b"".join(pieces) == b"x" * 3_000_000
+
+
+async def test_input_is_given_once_however_often_the_answer_is_lost(shared, wire):
+    """Cut before, within and after the answers, the command reads each byte once."""
+    given_bytes = random.Random(10).randbytes(300_000)
+
+    async def pieces():
+        for at in range(0, len(given_bytes), 10_000):
+            yield given_bytes[at : at + 10_000]
+
+    async with Client(shared.url) as steady, Client(wire.url) as client:
+        number = (await steady.submit("cat", stdin={"stream": True}))["job_id"]
+        wire.budgets = [0, 10, 150, 700, 0, 0, 1000, 30, 2000, 0, 500]
+        assert await client.feed(number, pieces()) is True
+        await steady.wait(number)
+        assert wire.broken >= 8
+        assert b"".join([piece async for piece in steady.stdout(number)]) == given_bytes
+
+
+async def test_input_for_a_job_that_is_done_is_not_given(shared):
+    """It is no error: the command wanted no more."""
+
+    async def pieces():
+        yield b"too late"
+
+    async with Client(shared.url) as client:
+        number = (await client.submit("true", stdin={"stream": True}))["job_id"]
+        await client.wait(number)
+        assert await client.feed(number, pieces()) is False
+
+
+@pytest.mark.parametrize("budget", [0, 20, 200])
+async def test_a_submission_whose_answer_is_lost_is_one_job(wire, budget):
+    """It is sent again with the same key, and is the same job."""
+    wire.budgets = [budget, budget]
+    label = f"lost{budget}"
+    async with Client(wire.url) as client:
+        job = await client.submit("true", labels={"test": label})
+        assert [found["job_id"] async for found in client.jobs(label=f"test:{label}")] == [job["job_id"]]
+    assert sum(line.startswith("POST") for line in wire.asked) == 3
+
+
+async def test_what_must_not_be_done_twice_is_not_asked_twice(shared, wire):
+    """A signal whose answer is lost is an error, for nobody knows whether it was sent."""
+    number = await shared.submit("sleep 60")
+    await shared.running(number)
+    async with Client(wire.url) as client:
+        wire.budgets = [0]
+        with pytest.raises(ClientError, match="broke") as caught:
+            await client.signal(number, "SIGCONT")
+    assert caught.value.kind == "interrupted"
+    assert len(wire.asked) == 1
+    await shared.ask("POST", f"/api/jobs/{number}/cancel")
+
+
+async def test_a_proxy_that_has_lost_the_server_is_waited_for(shared, wire):
+    """502 and 503 of a proxy pass; each is told, and that it is over."""
+    number = await shared.submit("true")
+    wire.instead = [GATEWAY, GATEWAY.replace(b"502", b"503"), GATEWAY.replace(b"502", b"504")]
+    told = []
+    async with Client(wire.url, notice=lambda error: told.append(error and error.status)) as client:
+        assert (await client.wait(number))["exit_code"] == 0
+    assert told == [502, 503, 504, None]
+
+
+async def test_patience_has_an_end(wire):
+    """After so many seconds the last error is raised."""
+    wire.instead = [GATEWAY] * 1000
+    async with Client(wire.url, patience=0.3) as client:
+        with pytest.raises(ClientError, match="answered 502"):
+            await client.queues()
+    assert 2 < 1000 - len(wire.instead) < 100
+
+
+async def test_changes_are_seen_over_broken_connections(shared, wire):
+    """What changed while nobody was connected comes afterwards, and what is deleted is told."""
+    seen = []
+    async with Client(wire.url) as client, asyncio.TaskGroup() as group:
+        watching = group.create_task(watch(client, seen))
+        await until(lambda: wire.asked)
+        await until(lambda: submitted_and_seen(shared, seen))  # so the stream has begun
+        for _ in range(3):
+            wire.cut()
+            number = (await shared.run("true"))["job_id"]
+            await until(lambda number=number: (number, True) in seen)
+        await shared.ask("DELETE", f"/api/jobs/{number}")
+        await until(lambda: (number, None) in seen)
+        watching.cancel()
+
+
+async def watch(client, seen):
+    """Note each change."""
+    async for change in client.changes():
+        gone = isinstance(change, Deleted)
+        seen.append((change.job_id, None) if gone else (change.status["job_id"], change.status["done"]))
+
+
+async def submitted_and_seen(shared, seen):
+    """Whether a change is seen by now."""
+    await shared.submit("true")
+    return seen
+
+
+@given(st.lists(st.integers(1, 400), max_size=30), st.sampled_from([b"\n\n", b"x", "я".encode()]))
+async def test_events_are_the_same_however_they_are_cut(cuts, output):
+    """Bytes that come in any pieces say what they say in one."""
+    frames = b'retry: 2000\nevent: status\ndata: {"a":1}\n\n:\n\n' + b"".join(
+        b'event: stdout\nid: %d\ndata: {"text":%s}\n\n' % (n, b'"' + output.replace(b"\n", b"\\n") * n + b'"')
+        for n in range(1, 20)
+    )  # fmt: skip
+    whole, pieces = Reader(), Reader()
+    expected = list(whole.feed(frames))
+    found = []
+    for cut in cuts:
+        found += pieces.feed(frames[:cut])
+        frames = frames[cut:]
+    found += pieces.feed(frames)
+    assert found == expected
+    assert len(expected) == 20
+
+
+async def test_an_unfinished_event_was_never_said():
+    """What a connection broke off in is no event; what follows on another is none of it."""
+    reader = Reader()
+    assert list(reader.feed(b'event: stdout\nid: 1\ndata: {"base64":"')) == []
