@@ -1,0 +1,113 @@
+"""`shellrunner ps`: the jobs that there are, as a table, as numbers, as JSON, or as a table that stays up to date.
+
+Owned by the call. Must not know how connections are kept.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+
+import click
+
+from shellrunner.cli import connecting
+from shellrunner.cli.filters import Filters, in_query, option
+from shellrunner.cli.terminal import Terminal
+from shellrunner.client import Client
+
+T = TypeVar("T")
+
+_SHOWN: Final = 100
+_PAGE: Final = 1000
+_UNFINISHED: Final = "waiting,queued,running"
+_NO_STATUS: Final = dict.fromkeys(("started", "completed", "ending", "exit_code", "signal", "cancelling"))
+_ABOUT_ENDS: Final = frozenset({"state", "ending", "exit_code", "completed_after", "completed_before"})
+
+
+class Query(NamedTuple):
+    """Which jobs, and at most how many (0: all)."""
+
+    filters: Mapping[str, Any]
+    most: int
+
+
+class Found(NamedTuple):
+    """Jobs, each with its status, and whether there are more."""
+
+    rows: Sequence[Mapping[str, Any]]
+    more: bool
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Also those that are done.")
+@click.option("-q", "--quiet", is_flag=True, help="Only their numbers.")
+@click.option("-n", "--limit", type=click.IntRange(0), default=_SHOWN, show_default=True, help="So many; 0: all.")
+@click.option("--sort", metavar="KEYS", help="By created, priority, queue; -created: descending.")
+@option
+@click.option("--json", "as_json", is_flag=True, help="Each job with its status as a line of JSON.")
+@click.option("--watch", is_flag=True, help="Stay, and show every change.")
+@connecting.server
+def ps(
+    *, everything: bool, quiet: bool, limit: int, sort: str | None, filters: Filters, as_json: bool, watch: bool,
+    server: str | None,
+) -> NoReturn:  # fmt: skip
+    """List the jobs that are not done, the newest first."""
+    if watch and (quiet or as_json):
+        raise click.UsageError("--watch is for people, and goes neither with --quiet nor with --json")
+    query = _query(filters, sort, limit, everything=everything)
+    terminal = Terminal()
+    if watch:
+        from shellrunner.cli.watching import watch_jobs  # noqa: PLC0415
+
+        connecting.work(server, partial(watch_jobs, query, terminal), terminal, patience=connecting.LONG)
+    doing = partial(_list, query, terminal, quiet=quiet, as_json=as_json)
+    connecting.work(server, doing, terminal)
+
+
+async def look(client: Client, query: Query) -> Found:
+    """Ask which jobs there are now."""
+    asked = {**query.filters, "limit": min(_PAGE, query.most + 1 if query.most else _PAGE)}
+    jobs, statuses = await asyncio.gather(
+        _some(client.jobs(**asked), query.most), _some(client.statuses(**asked), query.most)
+    )
+    known = {status["job_id"]: status for status in statuses}
+    rows = [{**_NO_STATUS, **job, **known.get(job["job_id"], {})} for job in jobs]  # one may be too new to have one
+    most = query.most or len(rows)
+    return Found(rows[:most], more=len(rows) > most)
+
+
+async def _some(rows: AsyncIterator[T], most: int) -> list[T]:
+    """So many of them and one more, so that it is known whether there are more."""
+    found: list[T] = []
+    async for row in rows:
+        found.append(row)
+        if len(found) == most + 1 and most:
+            break
+    return found
+
+
+async def _list(query: Query, terminal: Terminal, client: Client, *, quiet: bool, as_json: bool) -> int:
+    found = await look(client, query)
+    if quiet:
+        for row in found.rows:
+            await terminal.print(str(row["job_id"]))
+    elif as_json:
+        for row in found.rows:
+            await terminal.print(json.dumps(row, ensure_ascii=False))
+    else:
+        from shellrunner.cli.overview import overview  # noqa: PLC0415  rich takes its time, and not all need it
+
+        await terminal.print(overview(found.rows))
+    if found.more:
+        terminal.say(f"there are more than these {len(found.rows)}: -n 0 shows all")
+    return 0
+
+
+def _query(given: Filters, sort: str | None, most: int, *, everything: bool) -> Query:
+    asked: dict[str, Any] = in_query(given)
+    if not everything and not _ABOUT_ENDS & asked.keys():
+        asked["state"] = _UNFINISHED
+    if sort:
+        asked["sort"] = sort
+    return Query(asked, most)

@@ -1,0 +1,24 @@
+"""What the tests of the command line share: somebody who types, at a service that all of them use."""
+
+import pytest
+import pytest_asyncio
+
+from tests.cli.typist import Typist
+from tests.service import Service
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared(tmp_path_factory):
+    """A service that no test stops, with a queue that runs one job at a time."""
+    service = Service(tmp_path_factory.mktemp("shared") / "state", QUEUES='{"one": {"max_running": 1}}')
+    await service.start(JOBS__OUTPUT_BYTES=20_000_000, JOBS__KILL_GRACE=0.2)
+    try:
+        yield service
+    finally:
+        await service.clear_away()
+
+
+@pytest.fixture
+def typist(shared, tmp_path):
+    """Somebody whose environment names the service."""
+    return Typist(tmp_path, SHELLRUNNER_URL=shared.url)

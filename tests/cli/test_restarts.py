@@ -1,0 +1,134 @@
+"""What goes on over kills and restarts of the server: `run`, its input, and what is said meanwhile."""
+
+import asyncio
+import os
+import random
+
+import pytest
+
+from tests.cli.typist import Typist, finished
+from tests.waiting import SOON, until
+
+SCRIPT = """
+import os, random, time
+dice = random.Random(5)
+for n in range(400):
+    os.write(1 + n % 2, dice.randbytes(dice.randrange(1, 3000)))
+    time.sleep(0.005)
+"""
+
+READER = """
+import os, time
+with open("copy", "ab", 0) as copy:
+    while data := os.read(0, 65536):
+        copy.write(data)
+        time.sleep(0.01)
+"""
+
+
+def written():
+    """What the script writes to each stream."""
+    dice, streams = random.Random(5), (bytearray(), bytearray())
+    for number in range(400):
+        streams[number % 2].extend(dice.randbytes(dice.randrange(1, 3000)))
+    return tuple(map(bytes, streams))
+
+
+@pytest.fixture
+def typist(service, tmp_path):
+    """Somebody at a service of this test's own, which comes back under the same address."""
+    service.program[-1] = service.url.rpartition(":")[2]
+    return Typist(tmp_path, SHELLRUNNER_URL=service.url)
+
+
+async def test_kills_in_the_middle_lose_and_double_nothing(service, typist):
+    """kill -9 and a new server, three times while the command writes: every byte comes out once, and the code."""
+    async with typist.begin("run", "-q", "--", "python3", "-c", SCRIPT) as process:
+        streams = asyncio.gather(process.stdout.read(), process.stderr.read())
+        await service.running(1)
+        for _ in range(3):
+            have = (await service.get("/api/statuses/1/output"))[1]["Content-Length"]
+            await until(lambda have=have: grown(service, int(have)))
+            await service.restart()
+        out, err = await asyncio.wait_for(streams, SOON)
+        assert await process.wait() == 0
+    assert (out, err) == written()
+
+
+async def grown(service, have):
+    """Whether the job has written more than this, or is done."""
+    async with service.session.head(f"{service.url}/api/statuses/1/output") as response:
+        return int(response.headers["Content-Length"]) > have or (await service.status(1))["done"]
+
+
+async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service, typist):
+    """Input goes on where it was taken up to, and the command gets each byte once."""
+    given = random.Random(6).randbytes(6_000_000)
+    reading = "-q", "--stdin", "-", "--cwd", typist.home, "--", "python3", "-c", READER
+    async with typist.begin("run", *reading, stdin=asyncio.subprocess.PIPE) as process:
+        everything = asyncio.ensure_future(process.communicate(given))
+        copy = typist.home / "copy"
+        await until(lambda: copy.exists() and copy.stat().st_size > 500_000)
+        await service.restart()
+        assert copy.stat().st_size < len(given)
+        await asyncio.wait_for(everything, SOON)
+    assert process.returncode == 0
+    assert copy.read_bytes() == given
+
+
+async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service, typist):
+    """One line that it is away and one that it is back, on standard error, and the rest of the output."""
+    go = typist.home / "go"
+    async with typist.begin("run", f"echo begun; until [ -e {go} ]; do sleep 0.05; done; echo ended") as process:
+        assert await process.stdout.readline() == b"begun\n"
+        await service.kill()
+        said = await asyncio.wait_for(process.stderr.readline(), SOON)
+        await service.start()
+        go.touch()
+        done = await finished(process)
+    assert said.decode().endswith(": Connection refused; trying again\n")
+    assert (done.code, done.out, done.err) == (0, b"ended\n", "the connection is back\n")
+
+
+async def test_wait_outlives_a_restart(service, typist):
+    """It exits with the command's code, although another server than the one that was asked says so."""
+    go = typist.home / "go"
+    number = (await typist.run("submit", f"until [ -e {go} ]; do sleep 0.05; done; exit 9")).out
+    await until(lambda: not has_connection(service))
+    async with typist.begin("wait", number.decode().strip()) as process:
+        await until(lambda: has_connection(service))
+        await service.restart()
+        go.touch()
+        assert (await finished(process)).code == 9
+
+
+async def test_a_submission_whose_answer_is_lost_is_one_job(service, typist):
+    """The server stops as soon as it has the request, so no answer comes; the next try gets the same job's."""
+    os.kill(service.process.pid, 19)
+    async with typist.begin("run", "echo once") as process:
+        await until(lambda: has_connection(service))
+        os.kill(service.process.pid, 18)
+        await service.restart()
+        done = await finished(process)
+    assert (done.code, done.out) == (0, b"once\n")
+    assert len((await service.get("/api/jobs"))[2]["jobs"]) == 1
+
+
+def has_connection(service):
+    """Whether somebody has connected to the server."""
+    port = f"{int(service.url.rpartition(':')[2]):04X}"
+    with open("/proc/net/tcp") as sockets:
+        return any(line.split()[1].endswith(f":{port}") and line.split()[3] == "01" for line in sockets)
+
+
+async def test_a_job_that_somebody_deletes_ends_the_run(service, typist):
+    """Even with all of the history: 125, and nothing is said to go on."""
+    async with typist.begin("run", "--queue", "default", "echo begun; sleep 60") as process:
+        assert await process.stdout.readline() == b"begun\n"
+        await service.kill()
+        for name in os.listdir(service.state_dir):
+            if name.startswith("history.db"):
+                os.unlink(service.state_dir / name)
+        await service.start()
+        done = await finished(process)
+    assert (done.code, done.err) == (125, "there is no job 1\n")

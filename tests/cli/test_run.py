@@ -1,0 +1,204 @@
+"""`shellrunner run`: as if the command ran here."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from tests.cli.typist import Typist, finished
+from tests.waiting import SOON
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ENDINGS = {
+    ("true",): (0, ""),
+    ("exit 7",): (7, ""),
+    ("exit 255",): (255, ""),
+    ("kill -9 $$",): (137, "job N was ended by SIGKILL\n"),
+    ("kill -SEGV $$",): (139, "job N was ended by SIGSEGV\n"),
+    ("kill -37 $$",): (165, "job N was ended by SIGRTMIN+3\n"),
+    ("no-such-program", "x"): (
+        126,
+        "job N could not be started: cannot start no-such-program: not found along PATH\n",
+    ),
+    ("yes",): (123, "SIZE of stdout could not be stored\njob N wrote more than its limit, and was ended\n"),
+}
+GOES_ON = "job N goes on: shellrunner logs -f N, or shellrunner cancel N\n"
+
+
+async def test_it_exits_as_the_command_did(typist):
+    """The command's own code, or the one that stands for how it ended, which standard error then says."""
+    calls = await asyncio.gather(*(typist.run("run", "--", *command) for command in ENDINGS))
+    assert {command: (done.code, done.said) for command, done in zip(ENDINGS, calls, strict=True)} == ENDINGS
+
+
+async def test_a_timeout_is_124(typist):
+    """--timeout takes durations as people write them, and its end has a code of its own."""
+    done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
+    assert (done.code, done.said) == (124, "job N took longer than its timeout, and was ended\n")
+
+
+async def test_what_somebody_else_cancels_is_123(shared, typist):
+    """Also where the command exits with 0 because of it: it did not do what it was to do."""
+    command = "exec 2>/dev/null; trap 'exit 0' TERM; echo $SHELLRUNNER_JOB_ID; while :; do sleep 0.01; done"
+    async with typist.begin("run", command) as process:
+        number = int(await process.stdout.readline())
+        await shared.ask("POST", f"/api/jobs/{number}/cancel")
+        done = await finished(process)
+    assert (done.code, done.said) == (123, "job N was cancelled\n")
+
+
+async def test_each_stream_comes_out_where_it_went_in(typist):
+    """Standard output and error are two, and every byte value passes as it is."""
+    everything = bytes(range(256))
+    script = f"import os; os.write(1, bytes(range(256)) * 9); os.write(2, {everything[::-1]!r}); os.write(1, b'end')"
+    async with typist.begin("run", "--", "python3", "-c", script) as process:
+        out, err = await asyncio.wait_for(process.communicate(), SOON)
+    assert (process.returncode, out, err) == (0, everything * 9 + b"end", everything[::-1])
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["echo $((6*7))"], b"42\n"),
+        (["--", "echo $((6*7))"], b"42\n"),
+        (["echo", "$((6*7))", "a  b", ""], b"$((6*7)) a  b \n"),
+        (["printf", "%s ", "-q", "--queue", "привет"], "-q --queue привет ".encode()),
+    ],
+)
+async def test_one_word_is_for_the_shell_and_several_are_run_as_they_are(typist, words, shown):
+    """Nothing is joined, split or expanded here, and options after the command are the command's."""
+    assert (await typist.run("run", *words)).out == shown
+
+
+async def test_what_is_told_of_a_job_gets_there(shared, typist):
+    """Directory, variables, labels, name, queue and timeout; a relative directory begins where it is typed."""
+    (typist.home / "below").mkdir()
+    typist.environment["HERE"] = "here"
+    done = await typist.run(
+        "run", "--cwd", "below", "-e", "A=b=c", "-e", "HERE", "--label", "team=сеть", "--name", "nightly",
+        "--queue", "one", "--timeout", "1m30s", "--",
+        'pwd; echo "$A $HERE"; env | grep -c SHELLRUNNER_URL; echo $SHELLRUNNER_JOB_ID',
+        cwd=typist.home,
+    )  # fmt: skip
+    *shown, number = done.out.decode().splitlines()
+    assert shown == [f"{typist.home}/below", "b=c here", "0"]
+    _, _, job = await shared.get(f"/api/jobs/{number}")
+    assert job["labels"] == {"team": "сеть", "name": "nightly"}
+    assert (job["env"], job["timeout"], job["queue"]) == (["A", "HERE"], 90, "one")
+
+
+@pytest.mark.parametrize("size", [0, 10, 3_000_000])
+@pytest.mark.parametrize("how", ["-", "file"])
+async def test_standard_input_gets_there_to_the_byte(typist, size, how):
+    """From a pipe or a file, of any size and with any bytes; it ends where that ends."""
+    given = random.Random(size).randbytes(size)
+    (typist.home / "file").write_bytes(given)
+    done = await typist.run("run", "--stdin", how, "cat", cwd=typist.home, given=given if how == "-" else None)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == given
+
+
+async def test_a_pipe_is_passed_on_as_it_fills(typist):
+    """What is written reaches the command before the end of the input, and its answer comes back meanwhile."""
+    async with typist.begin("run", "--stdin", "-", "cat", stdin=asyncio.subprocess.PIPE) as process:
+        for line in (b"one\n", b"two\n"):
+            process.stdin.write(line)
+            assert await asyncio.wait_for(process.stdout.readline(), SOON) == line
+        process.stdin.close()
+        assert (await finished(process)).code == 0
+
+
+async def test_a_command_that_ends_before_its_input_ends_the_run(typist):
+    """Nobody waits for input that is not wanted any more."""
+    async with typist.begin("run", "--stdin", "-", "head -n 1", stdin=asyncio.subprocess.PIPE) as process:
+        process.stdin.write(b"one\n")
+        assert await asyncio.wait_for(process.stdout.read(), SOON) == b"one\n"
+        assert await asyncio.wait_for(process.wait(), SOON) == 0
+
+
+async def test_json_is_the_result(typist):
+    """--json prints the result's document alone, and the exit code is the command's all the same."""
+    done = await typist.run("run", "--json", "echo привет; echo oh >&2; exit 3")
+    result = json.loads(done.out)
+    assert (result["stdout"], result["stderr"], result["exit_code"]) == ("привет\n", "oh\n", 3)
+    assert (done.code, done.err) == (3, "")
+
+
+async def test_quiet_says_nothing_that_the_code_says(typist):
+    """124 and 128+N need no words; 123 and 126 do, with -q too."""
+    assert (await typist.run("run", "-q", "kill -9 $$")).err == ""
+    assert (await typist.run("run", "-q", "no-such-program", "x")).said.startswith("job N could not be started")
+
+
+async def test_detached_it_prints_the_number_and_goes(shared, typist):
+    """-d waits for nothing but the whole input."""
+    done = await typist.run("run", "-d", "--stdin", "-", "sleep 0.2; cat", given=b"\xff" * 70_000)
+    assert (done.code, done.err) == (0, "")
+    assert (await shared.result(int(done.out)))["stdout_bytes"] == 70_000
+
+
+REFUSED = {
+    ("--queue", "nowhere", "true"): "#/queue: must be a queue that config names",
+    ("-e", "A", "true"): "'A' is not set here",
+    ("--timeout", "soon", "true"): "'soon' is no duration: 90, 1.5s, 5m, 1h30m",
+    ("--stdin", "/no/such/file", "cat"): "--stdin /no/such/file: No such file or directory",
+    ("--stdin", "/", "cat"): "--stdin /: is a directory",
+    ("--label", "team", "true"): "'team' must be NAME=VALUE",
+    ("--such", "true"): "No such option",
+    (): "Missing argument",
+    ("--", ""): "must not be empty",
+    ("echo", os.fsdecode(b"\xff")): "is not UTF-8",
+}
+
+
+async def test_what_is_refused_is_125_with_the_reason(typist):
+    """By the service or before it is asked; nothing was started, and no traceback is shown."""
+    before = (await typist.run("ps", "-aq", "-n", "1")).out
+    calls = await asyncio.gather(*(typist.run("run", *arguments) for arguments in REFUSED))
+    for done, words in zip(calls, REFUSED.values(), strict=True):
+        assert (done.code, done.out) == (125, b"")
+        assert words in done.err
+        assert "Traceback" not in done.err
+    assert (await typist.run("ps", "-aq", "-n", "1")).out == before
+
+
+async def test_nobody_there_is_125_at_once(tmp_path):
+    """In one sentence, which says what to do."""
+    done = await Typist(tmp_path, SHELLRUNNER_URL="http://127.0.0.1:1").run("run", "true")
+    refused = "cannot reach http://127.0.0.1:1: Connection refused"
+    assert (done.code, done.err) == (125, f"{refused}; is the service running there, as SHELLRUNNER_URL says?\n")
+
+
+async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared, typist):
+    """`run | head -1` ends with the code of SIGPIPE, and says how to reach what still runs."""
+    command = "while echo $SHELLRUNNER_JOB_ID; do sleep 0.01; done"
+    async with typist.begin("run", command) as process:
+        number = int(await process.stdout.readline())
+        process._transport.get_pipe_transport(1).close()
+        assert await asyncio.wait_for(process.wait(), SOON) == 141
+        assert (await process.stderr.read()).decode() == GOES_ON.replace("N", str(number))
+    assert (await shared.status(number))["state"] == "running"
+    assert (await typist.run("cancel", number)).code == 0
+
+
+async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared, typist):
+    """SIGINT without a terminal is 130, and the job lives."""
+    async with typist.begin("run", "echo $SHELLRUNNER_JOB_ID; sleep 60", start_new_session=True) as process:
+        number = int(await process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        done = await finished(process)
+    assert (done.code, done.said) == (130, GOES_ON)
+    assert (await shared.status(number))["state"] == "running"
+    assert (await typist.run("cancel", number)).code == 0
+
+
+async def test_a_full_disk_under_the_output_is_said(typist):
+    """Not a traceback: what failed, and that the job goes on."""
+    with open("/dev/full", "wb") as full:
+        done = await typist.run("run", "echo much", stdout=full)
+    assert done.code == 125
+    assert done.said == f"cannot write to standard output: No space left on device; {GOES_ON}"

@@ -1,0 +1,287 @@
+"""The verbs beside `run`: what they print, where, and with which code they exit."""
+
+import asyncio
+import json
+import random
+import re
+
+import pytest
+
+from tests.cli.typist import finished
+from tests.waiting import SOON, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_submit_prints_the_number_and_goes(shared, typist):
+    """Nothing but the number, at once; --json prints the whole job."""
+    done = await typist.run("submit", "--label", "a=b", "sleep 60")
+    assert (done.code, done.err) == (0, "")
+    assert (await shared.status(int(done.out)))["done"] is False
+    job = json.loads((await typist.run("submit", "--json", "echo", "it's")).out)
+    assert job["command"] == """echo 'it'"'"'s'"""
+    await cancelled(shared, int(done.out))
+
+
+async def cancelled(shared, number):
+    """Have a job end."""
+    status, _, _ = await shared.ask("POST", f"/api/jobs/{number}/cancel")
+    assert status == 202
+    return await shared.result(number)
+
+
+async def ended(shared, *commands, **spec):
+    """Have these commands run; the numbers of the jobs, once all are done."""
+    numbers = [await shared.submit(command, **spec) for command in commands]
+    for number in numbers:
+        await shared.result(number)
+    return numbers
+
+
+async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared, typist):
+    """In the order in which they are given, whichever ends first; endings without a code are said."""
+    quick, good, killed = await ended(shared, "exit 5", "true", "kill -9 $$")
+    slow = await shared.submit("sleep 2; exit 4")
+    assert (await typist.run("wait", good, slow, quick)).code == 4
+    assert (await typist.run("wait", quick, slow)).code == 5
+    assert (await typist.run("wait", good)).code == 0
+    done = await typist.run("wait", good, killed, quick)
+    assert (done.code, done.said) == (137, "job N was ended by SIGKILL\n")
+    assert (await typist.run("wait", "-q", killed)).err == ""
+
+
+async def test_wait_for_a_job_that_is_not_there_is_125_and_costs_no_other(shared, typist):
+    """The others are waited for, and the first code that is not 0 counts."""
+    number = await shared.submit("exit 6")
+    done = await typist.run("wait", 10**17, number)
+    assert (done.code, done.err) == (125, f"there is no job {10**17}\n")
+    done = await typist.run("wait", "--json", number, 10**17)
+    assert done.code == 6
+    assert json.loads(done.out)["result_id"] == number
+
+
+async def test_wait_knows_the_code_of_a_job_whose_result_was_deleted(shared, typist):
+    """The status tells it."""
+    (number,) = await ended(shared, "exit 8")
+    await shared.ask("DELETE", f"/api/results/{number}")
+    assert (await typist.run("wait", number)).code == 8
+
+
+TWO = "for n in 1 2 3; do echo out $n; sleep 0.02; echo err $n >&2; sleep 0.02; done; printf end"
+
+
+LOGS = {
+    (): ("out 1\nout 2\nout 3\nend", "err 1\nerr 2\nerr 3\n"),
+    ("--stdout",): ("out 1\nout 2\nout 3\nend", ""),
+    ("-f", "--stderr"): ("", "err 1\nerr 2\nerr 3\n"),
+    ("-n", "3"): ("out 3\nend", "err 3\n"),
+    ("-n", "0", "-f"): ("", ""),
+    ("-f", "-n", "99"): ("out 1\nout 2\nout 3\nend", "err 1\nerr 2\nerr 3\n"),
+    ("--stdout", "-n", "2"): ("out 3\nend", ""),
+    ("--stderr", "-n", "1", "-f"): ("", "err 3\n"),
+}
+
+
+async def test_logs_shows_what_was_written(shared, typist):
+    """Each stream on its own; the last lines as tail(1) counts them, of both as they arrived or of one."""
+    (number,) = await ended(shared, TWO)
+    calls = await asyncio.gather(*(typist.run("logs", *options, number) for options in LOGS))
+    shown = {options: (done.out.decode(), done.err) for options, done in zip(LOGS, calls, strict=True)}
+    assert shown == LOGS
+
+
+async def test_logs_with_times_puts_one_before_each_line(shared, typist):
+    """Also before one that comes in pieces, or has carriage returns in it, or no end."""
+    (number,) = await ended(shared, r"printf 'a'; sleep 0.2; printf 'b\r50%%\rc\n\nlast'")
+    shown = (await typist.run("logs", "-t", number)).out
+    assert re.sub(rb"[0-9-]{10}T[0-9:.]{12}Z ", b"T ", shown) == b"T ab\r50%\rc\nT \nT last"
+
+
+async def test_logs_f_goes_on_until_the_end(shared, typist):
+    """What was there, or its last lines, and what comes, until the job is done."""
+    go = typist.home / "go"
+    number = await shared.submit(f"seq 5; until [ -e {go} ]; do sleep 0.02; done; seq 6 8")
+    await until(lambda: has(shared, number, b"5\n"))
+    async with typist.begin("logs", "-f", "-n", "2", number) as process:
+        assert await asyncio.wait_for(process.stdout.readexactly(4), SOON) == b"4\n5\n"
+        go.touch()
+        assert await finished(process) == (0, b"6\n7\n8\n", "")
+
+
+async def test_logs_of_a_job_that_runs_ends_where_it_is(shared, typist):
+    """Without -f nobody waits for it, also where there is nothing to show."""
+    number = await shared.submit("printf 'ab'; sleep 60")
+    await until(lambda: has(shared, number, b"ab"))
+    assert (await typist.run("logs", "-n", "1", number)).out == b"ab"
+    assert (await typist.run("logs", "-n", "0", number)).out == b""
+    await cancelled(shared, number)
+
+
+async def has(shared, number, text):
+    """Whether the log has this at its end."""
+    return (await shared.get(f"/api/statuses/{number}/output"))[2].endswith(text)
+
+
+async def test_logs_passes_every_byte(typist):
+    """A megabyte of anything, as it is."""
+    given = random.Random(1).randbytes(1_000_000)
+    (typist.home / "given").write_bytes(given)
+    number = (await typist.run("submit", "--stdin", typist.home / "given", "cat")).out.decode().strip()
+    assert (await typist.run("logs", "-f", number)).out == given
+
+
+async def test_ps_lists_what_is_not_done_and_with_a_all(shared, typist):
+    """As a table, as numbers, as JSON; filters are the list's, label may be repeated, the newest comes first."""
+    filters = ["--filter", "label=test:ps"]
+    (done,) = await ended(shared, "exit 3", labels={"test": "ps", "x": "y"})
+    (other,) = await ended(shared, "true", labels={"test": "ps"})
+    runs = await shared.submit("sleep 60", labels={"test": "ps"})
+    await until(lambda: runs_now(shared, runs))
+
+    async def numbers(*options):
+        return [int(line) for line in (await typist.run("ps", "-q", *filters, *options)).out.split()]
+
+    assert await numbers() == [runs]
+    assert await numbers("-a") == [runs, other, done]
+    assert await numbers("-a", "--sort", "created") == [done, other, runs]
+    assert await numbers("--filter", "exit_code=3") == [done]
+    assert await numbers("-a", "--filter", "label=x:y") == [done]
+    rows = [json.loads(line) for line in (await typist.run("ps", "-a", "--json", *filters)).out.splitlines()]
+    assert [(row["job_id"], row["command"], row["state"], row["exit_code"]) for row in rows] == [
+        (runs, "sleep 60", "running", None), (other, "true", "done", 0), (done, "exit 3", "done", 3),
+    ]  # fmt: skip
+    table = (await typist.run("ps", "-a", *filters)).out.decode()
+    lines = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
+    assert lines[0] == ["ID", "STATE", "CREATED", "TIME", "COMMAND"]
+    assert [(line[0], line[1], line[-1]) for line in lines[1:]] == [
+        (str(runs), "running", "sleep 60"), (str(other), "exited 0", "true"), (str(done), "exited 3", "exit 3"),
+    ]  # fmt: skip
+    await cancelled(shared, runs)
+
+
+async def runs_now(shared, number):
+    """Whether the job runs."""
+    return (await shared.status(number))["state"] == "running"
+
+
+async def test_ps_says_when_there_are_more(shared, typist):
+    """-n N shows N and says on standard error that it is not all; -n 0 is all."""
+    await ended(shared, "true", "true", "true", labels={"test": "more"})
+    filters = ["-a", "-q", "--filter", "label=test:more"]
+    done = await typist.run("ps", *filters, "-n", "2")
+    assert (len(done.out.split()), done.err) == (2, "there are more than these 2: -n 0 shows all\n")
+    for many in ("3", "0"):
+        done = await typist.run("ps", *filters, "-n", many)
+        assert (len(done.out.split()), done.err) == (3, "")
+
+
+async def test_show_tells_all_that_is_known(shared, typist):
+    """For people the command, how it stands and ended, labels, times, sizes; as JSON the three documents."""
+    command = "printf привет; kill -9 $$"
+    (number,) = await ended(shared, command, labels={"team": "web"}, env={"SECRET": "s3cret"}, timeout=60)
+    shown = (await typist.run("show", number)).out.decode()
+    told = dict(re.findall(r"^(\w+) +(.*)$", shown, re.MULTILINE))
+    assert told["job"] == str(number)
+    assert told["command"] == "printf привет; kill -9 $$"
+    assert (told["state"], told["label"], told["env"], told["stdout"]) == ("SIGKILL", "team=web", "SECRET", "12 B")
+    assert "s3cret" not in shown
+    document = json.loads((await typist.run("show", "--json", number)).out)
+    assert (document["job"]["timeout"], document["status"]["signal"], document["result"]["stdout"]) == (
+        60, "SIGKILL", "привет",
+    )  # fmt: skip
+
+
+async def test_what_fails_for_one_job_costs_no_other(shared, typist):
+    """`cancel`, `rm` and `show` go on with the next, say each failure, and exit with 1."""
+    runs, (done,) = await shared.submit("sleep 60"), await ended(shared, "true")
+    ending = await typist.run("cancel", done, 10**17, runs)
+    assert ending.code == 1
+    assert ending.err.splitlines()[:2] == [f"job {done} is done already", f"there is no job {10**17}"]
+    assert (await shared.result(runs))["ending"] == "cancelled"
+    removed = await typist.run("rm", 10**17, runs, done)
+    assert removed.code == 1
+    assert removed.err.splitlines() == [
+        f"there is no job {10**17}", f"job {runs} is removed", f"job {done} is removed",
+    ]  # fmt: skip
+    assert (await typist.run("show", runs)).said == "there is no job N\n"
+    assert (await typist.run("logs", runs)).said == "there is no job N\n"
+
+
+async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared, typist):
+    """It stays, and the words name `cancel`."""
+    number = await shared.submit("sleep 60")
+    done = await typist.run("rm", number)
+    assert (done.code, done.said) == (1, "job N is not done: cancel it first\n")
+    assert (await typist.run("cancel", "-q", number)).err == ""
+
+
+async def test_prune_without_a_terminal_needs_a_yes(shared, typist):
+    """It says how many it would be and removes none; --yes removes those that the filters mean, and no other."""
+    await ended(shared, "true", "exit 1", labels={"prune": "0"})
+    (other,) = await ended(shared, "true", labels={"prune": "1"})
+    kept = await typist.run("prune", "--filter", "label=prune:0", start_new_session=True)
+    assert (kept.code, kept.err) == (1, "2 jobs would be removed: --yes says so without asking\n")
+    removed = await typist.run("prune", "--yes", "--filter", "label=prune:0")
+    assert (removed.code, removed.err) == (0, "2 jobs removed\n")
+    assert (await typist.run("prune", "--filter", "label=prune:0")).err == "there is nothing to remove\n"
+    assert (await shared.status(other))["done"]
+
+
+async def test_queues_shows_holds_and_lets_go(shared, typist):
+    """A queue by its name, or all of them; nothing of a paused one starts."""
+    try:
+        paused = await typist.run("queues", "pause", "one")
+        assert re.search(r"^one +paused +1 +0 ", paused.out.decode(), re.MULTILINE)
+        number = await shared.submit("true", queue="one")
+        table = (await typist.run("queues")).out.decode()
+        assert re.search(r"^one +paused +1 +0 +1 +0 ", table, re.MULTILINE)
+        assert re.search(r"^default +open +- ", table, re.MULTILINE)
+        document = json.loads((await typist.run("queues", "resume", "one", "--json")).out)
+        assert (document["queue"], document["paused"]) == ("one", False)
+        assert (await shared.result(number))["exit_code"] == 0
+        everything = await typist.run("queues", "pause", "--all")
+        assert everything.err == "all queues are paused: shellrunner queues resume --all\n"
+    finally:
+        await typist.run("queues", "resume", "one")
+        assert (await typist.run("queues", "resume", "--all")).code == 0
+    assert (await typist.run("queues", "pause")).code == 2
+    assert (await typist.run("queues", "pause", "nowhere")).err == "there is no queue nowhere: config names them\n"
+
+
+NONSENSE = {
+    ("ps", "--filter", "colour=red"): "/api/jobs has no parameter 'colour'",
+    ("ps", "--filter", "state"): "must be NAME=VALUE",
+    ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
+    ("ps", "--watch"): "--watch needs a terminal",
+    ("ps", "--watch", "--json"): "--watch is for people",
+    ("logs", "0"): "0 is not in the range",
+    ("logs", "one"): "'one' is not a valid id",
+    ("show",): "Missing argument",
+}
+
+
+async def test_what_makes_no_sense_is_told_in_words(typist):
+    """On standard error, with a code, and without a traceback."""
+    calls = await asyncio.gather(*(typist.run(*arguments) for arguments in NONSENSE))
+    for done, words in zip(calls, NONSENSE.values(), strict=True):
+        assert done.code in {1, 2}
+        assert done.out == b""
+        assert words in done.err
+        assert "Traceback" not in done.err
+
+
+async def test_verbs_and_the_numbers_of_jobs_are_completed(shared, typist):
+    """As click asks for it in bash; where no service is, with nothing."""
+    number = await shared.submit("true")
+    for words, expected in ((["sub"], "plain,submit"), (["show", str(number)[:1]], f"plain,{number}")):
+        typist.environment |= {
+            "_SHELLRUNNER_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["shellrunner", *words]),
+            "COMP_CWORD": str(len(words)),
+        }  # fmt: skip
+        assert expected in (await typist.run()).out.decode().splitlines()
+    typist.environment["SHELLRUNNER_URL"] = "http://127.0.0.1:1"
+    assert await typist.run() == (0, b"\n", "")
+    for variable in ("_SHELLRUNNER_COMPLETE", "COMP_WORDS", "COMP_CWORD"):
+        del typist.environment[variable]
+    for shell in ("bash", "zsh", "fish"):
+        assert b"_SHELLRUNNER_COMPLETE" in (await typist.run("completion", shell)).out

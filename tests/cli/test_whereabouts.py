@@ -1,0 +1,115 @@
+"""Where the command line finds the service, and which token it sends where."""
+
+import os
+import socket
+
+import pytest
+
+from shellrunner.cli import whereabouts
+from shellrunner.cli.whereabouts import Whereabouts, find
+from shellrunner.client import DEFAULT
+from shellrunner.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    """An environment that says nothing, and a home of one's own."""
+    for variable in ("SHELLRUNNER_URL", "SHELLRUNNER_TOKEN", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes the file that a person may have."""
+
+    def write(text, mode=0o600):
+        path = tmp_path / "config" / "shellrunner" / "client.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+        return str(path)
+
+    return write
+
+
+def test_without_a_word_it_is_the_usual_port():
+    """And no token."""
+    assert find(None) == Whereabouts(DEFAULT, "")
+
+
+def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
+    """The one that lies where services of a user have theirs; a plain file of that name is none."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    path = tmp_path / "shellrunner.sock"
+    path.touch()
+    assert find(None).url == DEFAULT
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert find(None).url == f"unix:{path}"
+
+
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(write, monkeypatch):
+    """Each names itself, so that an error can say who is to be asked."""
+    path = write('url = "http://file"')
+    assert find(None) == Whereabouts("http://file", path)
+    monkeypatch.setenv("SHELLRUNNER_URL", "http://environment")
+    assert find(None) == Whereabouts("http://environment", "SHELLRUNNER_URL")
+    assert find("http://here") == Whereabouts("http://here", "--server")
+
+
+def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write, monkeypatch):
+    """A server that is named elsewhere gets none, unless it is the same; a token of the environment goes anywhere."""
+    path = write('url = "http://file"\ntoken = "secret"')
+    assert find(None) == Whereabouts("http://file", path, "secret", path)
+    assert find("http://file").token == "secret"
+    assert find("http://other").token is None
+    monkeypatch.setenv("SHELLRUNNER_URL", "http://other")
+    assert find(None).token is None
+    monkeypatch.setenv("SHELLRUNNER_TOKEN", "of-environment")
+    assert find(None) == Whereabouts("http://other", "SHELLRUNNER_URL", "of-environment", "SHELLRUNNER_TOKEN")
+
+
+def test_a_token_without_a_url_is_for_the_local_service(write):
+    """And for no other."""
+    write('token = "secret"')
+    assert find(None).token == "secret"
+    assert find("http://other").token is None
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
+def test_a_token_that_others_can_read_is_refused(write, mode):
+    """The words say what to do; without a token in it the file may be anybody's to read."""
+    path = write('token = "secret"', mode)
+    with pytest.raises(
+        ConfigError, match=f"^{path}: has a token, and others can read or change it: chmod 600 {path}$"
+    ):
+        find(None)
+    write('url = "http://file"', mode)
+    assert find(None).url == "http://file"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("url = ", "is not TOML"),
+        ('adress = "x"', "adress: there is no such key, only url and token"),
+        ("url = 1", "url: must be a string"),
+        ('token = "a b"', "the token has characters that no token has"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_with_the_place(write, text, words):
+    """It names itself, and the key."""
+    path = write(text)
+    with pytest.raises(ConfigError, match=f"^{path}: {words}"):
+        find(None)
+
+
+def test_a_relative_place_for_configuration_is_ignored(monkeypatch, tmp_path):
+    """The XDG standard says so."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config")
+    assert whereabouts.file() == tmp_path / ".config" / "shellrunner" / "client.toml"
+    monkeypatch.delenv("HOME")
+    assert os.fspath(whereabouts.file()).startswith("/")

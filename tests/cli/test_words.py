@@ -1,0 +1,53 @@
+"""How things are said: durations both ways, sizes, and text that a terminal cannot obey."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shellrunner.cli import words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0.0 s"), (0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"),
+        (61, "1 min 1 s"), (3599.6, "1 h"), (3660, "1 h 1 min"), (86_400, "1 d"), (200_000, "2 d 7 h"), (-3, "0.0 s"),
+    ],
+)  # fmt: skip
+def test_a_span_has_one_or_two_units(seconds, said):
+    """The largest that fits, and the next if there is any of it."""
+    assert words.span(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1.5s", 1.5), ("250ms", 0.25), ("5m", 300), ("2min", 120), ("1h30m", 5400), ("1d2h3m4s", 93_784)],
+)
+def test_a_duration_is_read_as_people_write_it(text, seconds):
+    """Numbers are seconds; units add up."""
+    assert words.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1 h", "1x", "1e3", "٣", "nan", "1h30m!"])
+def test_what_is_no_duration_is_refused(text):
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match="is no duration"):
+        words.seconds(text)
+
+
+@given(st.text(st.characters()))
+def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
+    """No control character, no change of direction and no half of a pair is left, and other text stays as it is."""
+    shown = words.visible(text)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
+    assert shown.splitlines() in ([shown], [])
+    if text.isprintable() and text.isalpha():
+        assert shown == text
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
+def test_a_size_has_one_unit(count, said):
+    """In powers of 1024."""
+    assert words.size(count) == said

@@ -1,0 +1,135 @@
+"""Somebody who types: the installed command line through pipes, and in a real pseudo-terminal."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.waiting import SOON, until
+
+PROGRAM = [str(Path(sys.executable).with_name("shellrunner"))]
+
+
+class Done(NamedTuple):
+    """How a call ended and what it wrote."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def said(self):
+        """What was said, whatever the job's number is, and without sizes."""
+        numbers = re.sub(r"(job|-f|cancel) \d+", r"\1 N", self.err)
+        return re.sub(r"[\d.]+ [KM]?i?B", "SIZE", numbers)
+
+
+class Typist:
+    """Calls the command line with an environment of its own."""
+
+    def __init__(self, home, **environment):
+        self.home = home
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "TERM": "xterm"}
+        self.environment |= environment
+
+    @contextlib.asynccontextmanager
+    async def begin(self, *arguments, stdin=asyncio.subprocess.DEVNULL, **more):
+        """A call that is under way; it is ended, if it still runs at the end."""
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM, *map(str, arguments), stdin=stdin, env=self.environment, limit=1 << 24,
+            **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **more},
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            process._transport.close()
+
+    async def run(self, *arguments, given=None, **more):
+        """A call to its end."""
+        async with self.begin(*arguments, stdin=asyncio.subprocess.PIPE, **more) as process:
+            return await finished(process, given)
+
+    @contextlib.asynccontextmanager
+    async def at_terminal(self, *arguments, columns=80, rows=24, pipe=""):
+        """A call in a terminal of its own; `pipe` is what a shell puts behind it: `| head -1`, `2>file`."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        process = await asyncio.create_subprocess_exec(
+            "/bin/bash", "-c", f'exec <"$0" >"$0" 2>&1; "$@" {pipe}; exit $?', os.ttyname(slave),
+            *PROGRAM, *map(str, arguments), env=self.environment, start_new_session=True,
+        )  # fmt: skip
+        screen = Screen(master, slave, process)
+        try:
+            yield screen
+        finally:
+            screen.hang_up()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+class Screen:
+    """A terminal, as whoever sits before it has it."""
+
+    def __init__(self, master, slave, process):
+        self.shown, self._at_end = b"", False
+        self._master, self._process = master, process
+        self._slave = slave  # while somebody has it open, there is no end
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    def _read(self):
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: nobody has it open any more
+            data = b""
+        if not data:
+            self._at_end = True
+            asyncio.get_running_loop().remove_reader(self._master)
+        self.shown += data
+
+    def types(self, text):
+        """Press these keys."""
+        os.write(self._master, text)
+
+    async def shows(self, text, seconds=SOON):
+        """Wait until this is on it."""
+        try:
+            await until(lambda: text in self.shown, seconds)
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in {self.shown!r}") from None
+
+    async def code(self, seconds=SOON):
+        """Wait for the end, and until all is shown; the exit code."""
+        found = await asyncio.wait_for(self._process.wait(), seconds)
+        self._close_slave()
+        await until(lambda: self._at_end)
+        return found
+
+    def hang_up(self):
+        """Close the window."""
+        self._close_slave()
+        if self._master >= 0:
+            asyncio.get_running_loop().remove_reader(self._master)
+            os.close(self._master)
+            self._master, self._at_end = -1, True
+
+    def _close_slave(self):
+        if self._slave >= 0:
+            os.close(self._slave)
+            self._slave = -1
+
+
+async def finished(process, given=None):
+    """Wait for its end, giving it this to read."""
+    out, err = await asyncio.wait_for(process.communicate(given), SOON)
+    return Done(process.returncode, out, err.decode())
