@@ -3,40 +3,21 @@
 Owned by the call. Must not know how connections are kept.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import click
 
 from shellrunner.cli import connecting
 from shellrunner.cli.filters import Filters, in_query, option
+from shellrunner.cli.looking import Query, look
 from shellrunner.cli.terminal import Terminal
 from shellrunner.client import Client
 
-T = TypeVar("T")
-
 _SHOWN: Final = 100
-_PAGE: Final = 1000
 _UNFINISHED: Final = "waiting,queued,running"
-_NO_STATUS: Final = dict.fromkeys(("started", "completed", "ending", "exit_code", "signal", "cancelling"))
 _ABOUT_ENDS: Final = frozenset({"state", "ending", "exit_code", "completed_after", "completed_before"})
-
-
-class Query(NamedTuple):
-    """Which jobs, and at most how many (0: all)."""
-
-    filters: Mapping[str, Any]
-    most: int
-
-
-class Found(NamedTuple):
-    """Jobs, each with its status, and whether there are more."""
-
-    rows: Sequence[Mapping[str, Any]]
-    more: bool
 
 
 @click.command()
@@ -63,28 +44,6 @@ def ps(
         connecting.work(server, partial(watch_jobs, query, terminal), terminal, patience=connecting.LONG)
     doing = partial(_list, query, terminal, quiet=quiet, as_json=as_json)
     connecting.work(server, doing, terminal)
-
-
-async def look(client: Client, query: Query) -> Found:
-    """Ask which jobs there are now."""
-    asked = {**query.filters, "limit": min(_PAGE, query.most + 1 if query.most else _PAGE)}
-    jobs, statuses = await asyncio.gather(
-        _some(client.jobs(**asked), query.most), _some(client.statuses(**asked), query.most)
-    )
-    known = {status["job_id"]: status for status in statuses}
-    rows = [{**_NO_STATUS, **job, **known.get(job["job_id"], {})} for job in jobs]  # one may be too new to have one
-    most = query.most or len(rows)
-    return Found(rows[:most], more=len(rows) > most)
-
-
-async def _some(rows: AsyncIterator[T], most: int) -> list[T]:
-    """So many of them and one more, so that it is known whether there are more."""
-    found: list[T] = []
-    async for row in rows:
-        found.append(row)
-        if len(found) == most + 1 and most:
-            break
-    return found
 
 
 async def _list(query: Query, terminal: Terminal, client: Client, *, quiet: bool, as_json: bool) -> int:

@@ -12,7 +12,7 @@ import click
 
 from shellrunner.cli import connecting
 from shellrunner.cli.descriptors import STDOUT
-from shellrunner.cli.listing import Found, Query, look
+from shellrunner.cli.looking import Found, Query, look
 from shellrunner.cli.overview import overview
 from shellrunner.cli.terminal import Terminal
 from shellrunner.client import Client
