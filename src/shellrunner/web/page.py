@@ -38,7 +38,7 @@ _FRESH: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": POLICY,
 }
-_KEPT: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+_KEPT: Final = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     page = await asyncio.to_thread(read)
     tag = answers.etag(page.index)
     if answers.unchanged(request, tag):
-        return web.Response(status=304, headers={**_FRESH, "ETag": tag})
+        return web.Response(status=304, headers={"ETag": tag, "Cache-Control": _FRESH["Cache-Control"]})
     return web.Response(body=page.index, headers={**_FRESH, "ETag": tag})
 
 
