@@ -1,0 +1,170 @@
+"""The audit: what it says, what it never says, and that what it cannot say is not done."""
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import pytest_asyncio
+
+from tests.attacks.assault import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, serving
+from tests.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SECRET = "geheim-42"
+
+
+async def lines_of(target: Target, source: str, events: int) -> list[dict[str, Any]]:
+    """What the audit says of what came from there, and of what came of it, once that is so much."""
+
+    def lines() -> list[dict[str, Any]]:
+        here = [line for line in target.audit() if line.get("from") == source]
+        numbers = {line["request"] for line in here if "request" in line}
+        return here + [line for line in target.audit() if line["event"] == "answered" and line["request"] in numbers]
+
+    await until(lambda: len(lines()) == events, 5, f"{events} lines of {source}")
+    return lines()
+
+
+async def test_what_was_done_is_told_in_two_lines(guarded: Target) -> None:
+    """Who, from where and what before it is done, and what came of it, with the command; no more than that."""
+    body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
+    outcome = await guarded.send(request("POST", "/api/jobs", bearer(EACH_SCOPE["run"]), body=body))
+    asked, answered = await lines_of(guarded, outcome.source, 2)
+    assert (asked["event"], asked["who"], asked["verb"], asked["path"]) == ("asked", "token:run", "POST", "/api/jobs")
+    assert (answered["status"], answered["command"]) == (202, "true")
+    assert answered["job"] == json.loads(outcome.only.body)["job_id"]
+
+
+async def test_what_was_refused_is_told_in_one_line(guarded: Target) -> None:
+    """From where, what, and why; of who was refused, no more than that is known."""
+    outcome = await guarded.send(looking("/api/jobs?q=x", bearer(EACH_SCOPE["run"])))
+    (line,) = await lines_of(guarded, outcome.source, 1)
+    told = {name: line[name] for name in ("event", "verb", "path", "why")}
+    assert told == {"event": "refused", "verb": "GET", "path": "/api/jobs", "why": "insufficient-scope"}
+
+
+async def test_looking_is_not_told(guarded: Target) -> None:
+    """What only looks, and may, leaves no line."""
+    looked = await guarded.send(looking("/api/jobs", bearer(EACH_SCOPE["read"])))
+    marked = await guarded.send(request())
+    await lines_of(guarded, marked.source, 1)
+    assert not [line for line in guarded.audit() if line.get("from") == looked.source]
+
+
+async def test_the_log_has_no_secrets(guarded: Target) -> None:
+    """No token, right or wrong, no session, env value or stdin is in any line of the log."""
+    body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
+    await guarded.ask(request("POST", "/api/jobs", bearer(RIGHT), body=body))
+    await guarded.ask(request("POST", "/api/jobs", bearer(RIGHT), body=body + b"}"))
+    await guarded.ask(request("POST", "/api/jobs", bearer(SECRET)))
+    await guarded.ask(looking(f"/api/jobs?access_token={SECRET}"))
+    await guarded.ask(looking("/api/jobs", f"Cookie: shellrunner-PORT={SECRET}"))
+    await guarded.ask(looking("/api", "Authorization : x" + SECRET))
+    marked = await guarded.send(request())
+    await lines_of(guarded, marked.source, 1)
+    log = json.dumps(guarded.service.log)
+    assert [word for word in (SECRET, *EACH_SCOPE.values()) if word in log] == []
+
+
+FORGED = quote('\n{"event":"asked","logger":"shellrunner.audit","who":"uid:0"}\n')
+
+
+@pytest.mark.parametrize(
+    "target", [f"/api/x{FORGED}", f"/{FORGED}", f"/api/jobs?{FORGED}=1", f"/api/jobs?q={FORGED}"]
+)
+async def test_lines_cannot_be_forged(alone: Target, target: str) -> None:
+    """What a request says stays within the line that tells of it."""
+    await alone.ask(request("POST", target))
+    marked = await alone.send(request("POST", target, host="Host: evil.test"))
+    await lines_of(alone, marked.source, 1)
+    assert not [line for line in alone.service.log if line["event"] == "not JSON"]
+    assert not [line for line in alone.audit() if line["event"] == "asked" and "request" not in line]
+
+
+INJECTED = "x\r\nSet-Cookie: a=b\r\n\r\n<script>"
+
+
+async def test_headers_cannot_be_forged(guarded: Target) -> None:
+    """A label, a name, a filter or a key with the end of a line in it never becomes a header of an answer."""
+    quoted = quote(INJECTED)
+    body = json.dumps({"command": "true", "labels": {"k": INJECTED}}).encode()
+    jobs = [await guarded.ask(request("POST", "/api/jobs", *guarded.own, body=body)) for _ in range(2)]
+    job = json.loads(jobs[0].body)["job_id"]
+    for path, status in (
+        (f"/api/jobs?label=k:{quoted}&limit=1", 200),  # its `Link` repeats the filter
+        (f"/api/jobs?q={quoted}", 200),
+        (f"/api/jobs/{quoted}", 404),
+        (f"/api/queues/{quoted}/pause", 405),
+        (f"/api/statuses/{job}/events?last_event_id={quoted}", 400),
+        (f"/api/jobs?{quoted}=1", 400),
+    ):
+        reply = await guarded.ask(looking(path, *guarded.own))
+        assert reply.status == status, reply
+        assert not reply.all("Set-Cookie")
+        assert not [name for name, value in reply.headers if "script" in value.lower() and "%3c" not in value.lower()]
+
+
+# A log that takes nothing
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def muted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A service of its own, whose log will be stopped."""
+    async with serving(tmp_path_factory.mktemp("muted")) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def full_log(target: Target) -> Iterator[None]:
+    """Have the service's log be a pipe that is full, and that nobody reads."""
+    reading = target.service.process._transport.get_pipe_transport(2)
+    reading.pause_reading()
+    pipe = os.open(f"/proc/{target.service.process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(pipe, b" " * select.PIPE_BUF)
+        yield
+    finally:
+        os.close(pipe)
+        reading.resume_reading()
+
+
+CHANGES = [
+    request(),
+    looking("/api/jobs/1", verb="DELETE"),
+    looking("/api/jobs?confirm=true", verb="DELETE"),
+    looking("/api/results/1", verb="DELETE"),
+    looking("/api/jobs/1/cancel", verb="POST"),
+    looking("/api/queues/pause", verb="POST"),
+]
+
+
+async def test_what_cannot_be_written_down_is_not_done(muted: Target) -> None:
+    """While the log takes no line: whatever would change something is 503 and not done; looking goes on."""
+    job = await muted.start()
+    muted.canary.unlink()
+    before = await muted.state()
+    with full_log(muted):
+        sent = (each.replace(b"s/1", f"s/{job}".encode()) for each in CHANGES)
+        for reply in await asyncio.gather(*map(muted.ask, sent)):
+            assert reply.short == "503 audit-unavailable"
+            assert reply.one("Retry-After") == "1"
+        assert await muted.state() == before
+        await check_held(muted, request(host="Host: evil.test"), "421 wrong-host")
+    await muted.start()
+    assert muted.canary.exists()
+    muted.canary.unlink()
+
+
+async def test_a_log_that_nobody_will_read_again(muted: Target) -> None:
+    """Once the log's reader has gone for good, nothing is started any more, and the service stays."""
+    muted.service.process._transport.get_pipe_transport(2).close()
+    await check_held(muted, request(), "503 audit-unavailable")

@@ -1,0 +1,208 @@
+"""A real browser, with pages of other sites that try all that a page can try, and with what commands write."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from tests.attacks.assault import Target, request, running, serving
+from tests.waiting import SOON, until
+
+try:
+    from playwright import async_api
+except ImportError:
+    async_api = None  # type: ignore[assignment]
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(
+        "CI" not in os.environ and not (async_api and shutil.which("chromium")),
+        reason="needs a browser: chromium, and shellrunner[browser]",
+    ),
+]
+
+TRIES = Path(__file__).with_name("tries.js").read_text()
+SECRET = "geheim-42"
+SHOWN_AS_TEXT = ("text/plain", "application/json", "application/problem+json")
+HARMS = {"pause": "/api/queues/pause", "remove": "/api/jobs?confirm=true", "cancel": "/api/jobs/1/cancel"}
+PATHS = [
+    "/api/jobs",
+    "/api/statuses/1/output",
+    "/api/results/1/stdout",
+    "/api/results/1",
+    "/metrics",
+    "/api/statuses/events",
+    "/api/statuses/1/events",
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def chromium() -> AsyncIterator[Any]:
+    """The browser; whatever ends in `.test` is this machine, as after a rebinding.
+
+    Without Chromium's own protection of local networks, which would leave nothing to be seen of ours.
+    """
+    options = [
+        "--host-resolver-rules=MAP *.test 127.0.0.1",
+        "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    ]
+    async with async_api.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(chromium: Any) -> AsyncIterator[Any]:
+    """An empty page of a browser that knows nothing."""
+    context = await chromium.new_context()
+    yield await context.new_page()
+    await context.close()
+
+
+class Elsewhere:
+    """Another site, which hears what its pages tell it."""
+
+    def __init__(self) -> None:
+        """Have heard nothing."""
+        self.heard: list[str] = []
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """A page; or note what was told."""
+        if request.path != "/":
+            self.heard.append(request.path)
+        return web.Response(text="<!doctype html><title>elsewhere</title><body>", content_type="text/html")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def elsewhere() -> AsyncIterator[Elsewhere]:
+    """It listens on another port of this machine."""
+    site = Elsewhere()
+    runner = web.ServerRunner(web.Server(site.answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.port = runner.addresses[0][1]
+    yield site
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def prey(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A service with one job, whose output is a secret."""
+    async with running(tmp_path_factory.mktemp("prey")) as target:
+        body = json.dumps({"command": f"printf {SECRET}"}).encode()
+        await target.ask(request(body=body))
+        await until(lambda: not_running(target))
+        yield target
+
+
+async def not_running(target: Target) -> bool:
+    """Whether all of its jobs are done."""
+    jobs, *_ = await target.state()
+    return all(job["done"] for job in jobs["jobs"])
+
+
+async def tried(page: Any, target: str, harms: dict[str, str], patience: int = 5) -> dict[str, str | None]:
+    """What a page could read by all that it can try, each for so many seconds."""
+    given = {"target": target, "paths": PATHS, "patience": patience * 1000, **harms}
+    async with asyncio.timeout(SOON):
+        found: dict[str, str | None] = await page.evaluate(TRIES, given)
+    return found
+
+
+async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
+    """From the service's own origin the same tries read the secret in many ways, and start the command."""
+    async with running(tmp_path) as target:
+        await target.ask(request(body=json.dumps({"command": f"printf {SECRET}"}).encode()))
+        await until(lambda: not_running(target))
+        own = f"http://localhost:{target.port}"
+        await page.goto(f"{own}/healthz")
+        found = await tried(page, own, dict.fromkeys(HARMS, "/api/none"))
+        await until(target.canary.exists)
+    ways = {name.partition(" ")[0] for name, read in found.items() if read is not None}
+    assert ways >= {"fetch", "post", "xhr", "EventSource", "iframe"}
+    assert SECRET in (found["fetch cors /api/statuses/1/output"] or "")
+
+
+@pytest.mark.parametrize(
+    ("other", "own"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "localhost"),
+        ("evil.test", "localhost"),
+        ("evil.localhost", "localhost"),
+    ],
+)
+async def test_another_site(page: Any, elsewhere: Elsewhere, prey: Target, other: str, own: str) -> None:
+    """A page of another site, also of this very machine's other port: it reads nothing, and nothing is started."""
+    before, audit = await prey.state(), len(prey.audit())
+    await page.goto(f"http://{other}:{elsewhere.port}/")
+    found = await tried(page, f"http://{own}:{prey.port}", HARMS, 2)
+    assert {name: read for name, read in found.items() if read is not None} == {}
+    expected = {("GET", path) for path in PATHS} | {("OPTIONS", "/api/jobs")}
+    expected |= {("POST", path) for path in ("/api/jobs", "/api/queues/pause", "/api/jobs/1/cancel")}
+    await until(lambda: {(line["verb"], line["path"]) for line in prey.audit()[audit:]} >= expected, 5)
+    assert {line["event"] for line in prey.audit()[audit:]} == {"refused"}
+    assert await prey.state() == before
+
+
+async def test_a_name_that_was_rebound(page: Any, prey: Target) -> None:
+    """A page whose own name has come to mean this machine is of one origin with what it asks, and reads 421 only."""
+    before, audit = await prey.state(), len(prey.audit())
+    evil = f"http://evil.test:{prey.port}"
+    await page.route(
+        f"{evil}/", lambda route: route.fulfill(body="<!doctype html><body>", content_type="text/html"), times=1
+    )
+    await page.goto(f"{evil}/")
+    found = await tried(page, evil, HARMS)
+    read = {name: text for name, text in found.items() if text is not None}
+    assert {name.partition(" ")[0] for name in read} >= {"fetch", "post", "delete", "xhr", "iframe", "form"}
+    assert [name for name, text in read.items() if "/problems/wrong-host" not in text] == []
+    assert await prey.state() == before
+    assert {line["why"] for line in prey.audit()[audit:]} >= {"wrong-host"}
+
+
+async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, prey: Target) -> None:
+    """Whoever is led to the API by a link of another site sees a refusal; by their own hand, what is there."""
+    address = f"http://localhost:{prey.port}/api/statuses/1/output"
+    await page.goto(f"http://evil.test:{elsewhere.port}/")
+    async with page.expect_navigation():
+        await page.evaluate("address => { location = address }", address)
+    assert "cross-site" in await page.inner_text("body")
+    assert (await page.goto(address)).status == 200
+    assert await page.inner_text("body") == SECRET
+
+
+async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path: Path) -> None:
+    """What a command writes is shown as it stands: no script of it runs, whichever way it is opened."""
+    tell = f"http://127.0.0.1:{elsewhere.port}/owned"
+    written = f"<!doctype html><title>owned</title><script>new Image().src='{tell}'</script><img src={tell}>"
+    async with serving(tmp_path) as target:
+        body = json.dumps({"argv": ["printf", "%s", written], "labels": {"a": written}}).encode()
+        job = json.loads((await target.ask(request(body=body))).body)["job_id"]
+        await until(lambda: not_running(target))
+        own = f"http://localhost:{target.port}"
+        for path in (
+            f"statuses/{job}/output",
+            f"results/{job}/stdout",
+            f"results/{job}",
+            f"jobs/{job}",
+            f"x{written}",
+        ):
+            await page.goto(f"{own}/api/{path}")
+            assert await page.evaluate("document.contentType") in SHOWN_AS_TEXT
+            assert await page.title() != "owned"
+            assert "<title>owned" in await page.inner_text("body")
+        await page.goto(f"http://127.0.0.1:{elsewhere.port}/")  # would be told by a page that runs scripts
+        await page.evaluate(f"new Image().src = '{tell}'")
+        await until(lambda: "/owned" in elsewhere.heard)
+    assert elsewhere.heard.count("/owned") == 1

@@ -1,0 +1,203 @@
+"""Pages of other sites, as their browsers' requests come in: Origin, Sec-Fetch-Site, preflights, proxies' headers."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.attacks.assault import (
+    RIGHT,
+    Target,
+    bearer,
+    check_audited,
+    check_held,
+    looking,
+    request,
+    rows,
+    serving,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+OWN = "Origin: http://localhost:PORT"
+APP = "https://app.example"
+
+
+def said(*headers: str) -> bytes:
+    """The request with these headers."""
+    return request("POST", "/api/jobs", *headers)
+
+
+CROSS_SITE = {
+    "403 cross-site": {
+        "opaque": said("Origin: null"),
+        "empty": said("Origin:"),
+        "foreign": said("Origin: http://evil.test"),
+        "of no web site": said("Origin: chrome-extension://abcdefghijklmnop"),
+        "a file": said("Origin: file://"),
+        "own, another scheme": said("Origin: https://localhost:PORT"),
+        "own, another port": said("Origin: http://localhost:1"),
+        "own, no port": said("Origin: http://localhost"),
+        "own, another name of ours": said("Origin: http://127.0.0.1:PORT"),
+        "own, a longer port": said("Origin: http://localhost:PORT0"),
+        "own, a longer name": said("Origin: http://localhost:PORT.evil.test"),
+        "own within another": said("Origin: http://localhost.evil.test:PORT"),
+        "below own": said("Origin: http://evil.localhost:PORT"),
+        "own as a user": said("Origin: http://localhost:PORT@evil.test"),
+        "a user of own": said("Origin: http://evil@localhost:PORT"),
+        "own in a fragment": said("Origin: http://evil.test#http://localhost:PORT"),
+        "own with a path": said("Origin: http://localhost:PORT/"),
+        "own with a dot": said("Origin: http://localhost.:PORT"),
+        "own without a scheme": said("Origin: localhost:PORT"),
+        "own without its host": said("Origin: http://"),
+        "own, then another": said("Origin: http://localhost:PORT http://evil.test"),
+        "own, comma, another": said("Origin: http://localhost:PORT, http://evil.test"),
+        "own and another": said(OWN, "Origin: http://evil.test"),
+        "another and own": said("Origin: null", OWN),
+        "cross-site": said("Sec-Fetch-Site: cross-site"),
+        "cross-site in capitals": said("Sec-Fetch-Site: Cross-Site"),
+        "same-site": said("Sec-Fetch-Site: same-site"),
+        "of no site": said("Sec-Fetch-Site:"),
+        "of an unknown kind": said("Sec-Fetch-Site: own-site"),
+        "none, cross-site": said("Sec-Fetch-Site: none, cross-site"),
+        "none and cross-site": said("Sec-Fetch-Site: none", "Sec-Fetch-Site: cross-site"),
+        "own, but cross-site": said(OWN, "Sec-Fetch-Site: cross-site"),
+        "same-origin, but foreign": said("Origin: http://evil.test", "Sec-Fetch-Site: same-origin"),
+        "a form's post": request(
+            "POST",
+            "/api/jobs",
+            "Origin: http://evil.test",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Mode: navigate",
+            kind="Content-Type: text/plain",
+        ),
+        "a preflight": looking(
+            "/api/jobs",
+            "Origin: http://evil.test",
+            "Access-Control-Request-Method: POST",
+            "Access-Control-Request-Private-Network: true",
+            verb="OPTIONS",
+        ),
+        "a link": looking("/api/jobs", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"),
+        "a WebSocket": looking(
+            "/api/statuses/events", "Origin: http://evil.test", "Connection: Upgrade", "Upgrade: websocket"
+        ),
+        "what is nowhere": looking("/api/none", "Origin: http://evil.test"),
+        "the metrics": looking("/metrics", "Origin: http://evil.test"),
+    }
+}
+
+
+@pytest.mark.parametrize(("sent", "answer"), rows(CROSS_SITE))
+async def test_another_site_asks(alone: Target, sent: bytes, answer: str) -> None:
+    """Whatever is not named as ours is another site: refused, audited, and no header lets its page read that."""
+    await check_audited(alone, await check_held(alone, sent, answer))
+
+
+async def test_a_token_is_no_excuse(guarded: Target) -> None:
+    """A right token that another site's page sends along is worth nothing."""
+    await check_held(guarded, said("Origin: http://evil.test", bearer(RIGHT)), "403 cross-site")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Host: localhost:PORT",
+        "X-Forwarded-Proto: http",
+        "X-Forwarded-Port: 8000",
+        "X-Forwarded-Server: localhost",
+        "X-Forwarded-Anything:",
+        "x-forwarded-for: ::1",
+        "Forwarded: for=127.0.0.1;host=localhost",
+        "X-Real-IP: 127.0.0.1",
+        "Via: 1.1 localhost",
+    ],
+)
+async def test_what_a_proxy_passes_on_is_not_its_owners(alone: Target, guarded: Target, header: str) -> None:
+    """Where the kernel's word lets in, a sign of a proxy shuts out; where tokens do, it is no token."""
+    await check_audited(alone, await check_held(alone, said(header), "403 not-this-user"))
+    await check_held(guarded, said(header), "401 token-needed")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hospitable(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A service that another site's pages may use."""
+    directory = tmp_path_factory.mktemp("hospitable")
+    async with serving(directory, tokens=True, SERVER__CORS_ORIGINS=f'["{APP}"]') as target:
+        yield target
+
+
+def preflight(*headers: str) -> bytes:
+    """What a browser asks before it sends a request of another site's page."""
+    return looking("/api/jobs", "Access-Control-Request-Method: POST", *headers, verb="OPTIONS")
+
+
+async def test_a_guest_may_ask_and_read(hospitable: Target) -> None:
+    """A page of a named origin, which the answers name to its browser, may ask before, and read all answers."""
+    for sent, status in (
+        (preflight(f"Origin: {APP}", "Sec-Fetch-Site: cross-site"), 204),
+        (looking("/api/jobs", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", bearer(RIGHT)), 200),
+        (looking("/api/jobs", f"Origin: {APP}"), 401),
+        (looking("/api/none", f"Origin: {APP}", bearer(RIGHT)), 404),
+    ):
+        reply = await hospitable.ask(sent)
+        assert reply.status == status
+        assert reply.all("Access-Control-Allow-Origin") == [APP]
+        assert reply.all("Access-Control-Allow-Credentials") == []
+        assert "Origin" in ", ".join(reply.all("Vary"))
+    allowed = await hospitable.ask(preflight(f"Origin: {APP}"))
+    assert set(allowed.one("Access-Control-Allow-Methods").split(", ")) >= {"GET", "POST", "DELETE"}
+    assert "Authorization" in allowed.one("Access-Control-Allow-Headers").split(", ")
+
+
+async def test_a_guest_may_follow(hospitable: Target) -> None:
+    """The answers that are written piece by piece name the guest's origin too, and what else they vary by stays."""
+    job = await hospitable.start()
+    hospitable.canary.unlink()
+    guest = (f"Origin: {APP}", bearer(RIGHT))
+    for path in (f"/api/statuses/{job}/events", f"/api/statuses/{job}/output", f"/api/results/{job}/stdout"):
+        reply = await hospitable.ask(looking(path, *guest))
+        assert (reply.status, reply.all("Access-Control-Allow-Origin")) == (200, [APP])
+    polled = await hospitable.ask(looking(f"/api/statuses/{job}", *guest, "Prefer: wait=1"))
+    assert {"Origin", "Prefer"} <= set(", ".join(polled.all("Vary")).split(", "))
+
+
+async def test_a_guest_needs_all_else(hospitable: Target) -> None:
+    """A named origin is no token, and no Host; and asking before starts nothing."""
+    guest = f"Origin: {APP}"
+    await check_held(hospitable, said(guest), "401 token-needed")
+    await check_held(
+        hospitable, request("POST", "/api/jobs", guest, bearer(RIGHT), host="Host: evil.test"), "421 wrong-host"
+    )
+    await check_held(hospitable, request("OPTIONS", "/api/jobs", guest, "Access-Control-Request-Method: POST"), "204")
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        ["null"],
+        [""],
+        ["http://app.example"],
+        ["https://app.example:444"],
+        ["https://app.example.evil.test"],
+        ["https://evil.test/https://app.example"],
+        ["https://evilapp.example"],
+        ["https://sub.app.example"],
+        ["https://app.example."],
+        ["*"],
+        [APP, "https://evil.test"],
+        ["https://evil.test", APP],
+        [APP, APP],
+        [f"{APP}, https://evil.test"],
+    ],
+    ids=str,
+)
+async def test_a_stranger_among_guests(hospitable: Target, origins: list[str]) -> None:
+    """Any other origin than the very one that is named is refused, before and when it asks, and may read nothing."""
+    headers = [f"Origin: {origin}" for origin in origins]
+    for sent in (preflight(*headers), said(*headers, bearer(RIGHT)), looking("/api/jobs", *headers, bearer(RIGHT))):
+        outcome = await check_held(hospitable, sent, "403 cross-site")
+        for name, _ in outcome.replies[0].headers:
+            assert not name.lower().startswith("access-control-")
+        assert "Origin" in ", ".join(outcome.replies[0].all("Vary"))

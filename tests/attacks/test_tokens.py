@@ -1,0 +1,286 @@
+"""Tokens that are none, tokens that are not enough, and cookies: what is let in, and for what."""
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import AsyncIterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shellrunner.web import ROUTES, Route
+from shellrunner.web.identity import NEEDS
+from shellrunner.web.route import For
+from tests.attacks.assault import (
+    EACH_SCOPE,
+    JOB,
+    RIGHT,
+    Target,
+    bearer,
+    check_audited,
+    check_held,
+    hashed,
+    looking,
+    request,
+    rows,
+)
+from tests.waiting import until
+from tests.web import conftest as web
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BASIC = base64.b64encode(f"{RIGHT}:{RIGHT}".encode()).decode()
+
+
+def shown(*values: str) -> bytes:
+    """The request with these for its `Authorization`."""
+    return request("POST", "/api/jobs", *(f"Authorization: {value}" for value in values))
+
+
+WRONG = {
+    "401 token-needed": {
+        "none": request(),
+        "another": shown("Bearer wrong"),
+        "its hash": shown(f"Bearer {hashed(RIGHT)}"),
+        "a beginning of it": shown(f"Bearer {RIGHT[:-1]}"),
+        "more than it": shown(f"Bearer {RIGHT}="),
+        "in other letters": shown(f"Bearer {RIGHT.swapcase()}"),
+        "none behind the scheme": shown("Bearer"),
+        "nothing behind the scheme": shown("Bearer "),
+        "without a scheme": shown(RIGHT),
+        "without a space": shown(f"Bearer{RIGHT}"),
+        "behind a tab": shown(f"Bearer\t{RIGHT}"),
+        "behind a colon": shown(f"Bearer: {RIGHT}"),
+        "in quotes": shown(f'Bearer "{RIGHT}"'),
+        "twice in one": shown(f"Bearer {RIGHT} {RIGHT}"),
+        "with a comma": shown(f"Bearer {RIGHT},"),
+        "with another": shown(f"Bearer {RIGHT}, Basic x"),
+        "a percent-encoded one": shown(f"Bearer %{ord(RIGHT[0]):x}{RIGHT[1:]}"),
+        "twice": shown(f"Bearer {RIGHT}", f"Bearer {RIGHT}"),
+        "the right one first": shown(f"Bearer {RIGHT}", "Bearer wrong"),
+        "the wrong one first": shown("Bearer wrong", f"Bearer {RIGHT}"),
+        "in another scheme": shown(f"Token {RIGHT}"),
+        "in Basic": shown(f"Basic {BASIC}"),
+        "in Basic, by name": shown(f"Basic {RIGHT}"),
+        "in Digest": shown(f'Digest username="{RIGHT}"'),
+        "Negotiate": shown("Negotiate YII="),
+        "in another script": shown("Bearer ключ"),
+        "in bytes that are no text": shown("Bearer WRONG").replace(b"WRONG", b"\xff\xfe\x80"),
+        "a very long one": shown("Bearer " + "x" * 8000),
+        "very many spaces": shown("Bearer" + " " * 8000 + "!"),
+        "in the query": request(target=f"/api/jobs?access_token={RIGHT}"),
+        "in the query by another name": request(target=f"/api/jobs?token={RIGHT}"),
+        "in a cookie": request("POST", "/api/jobs", f"Cookie: shellrunner-PORT={RIGHT}"),
+        "in a cookie by another name": request("POST", "/api/jobs", f"Cookie: token={RIGHT}; Authorization={RIGHT}"),
+        "for a proxy": request("POST", "/api/jobs", f"Proxy-Authorization: Bearer {RIGHT}"),
+        "in a header of others": request("POST", "/api/jobs", f"X-API-Key: {RIGHT}", f"X-Auth-Token: {RIGHT}"),
+        "in a body": request(
+            kind="Content-Type: application/x-www-form-urlencoded", body=f"access_token={RIGHT}".encode()
+        ),
+        "for what is nowhere": looking("/api/none"),
+        "for what is nowhere at all": looking("/.git/config"),
+        "for the description": looking("/api/openapi.json"),
+        "for the index": looking("/api"),
+        "to ask what is allowed": looking("/api/jobs", verb="OPTIONS"),
+    },
+    "400 bad-request": {
+        "with NUL": shown(f"Bearer {RIGHT}\0"),
+        "in a fold": shown(f"Bearer\r\n {RIGHT}"),
+    },
+}
+
+
+@pytest.mark.parametrize(("sent", "answer"), rows(WRONG))
+async def test_what_is_no_token(guarded: Target, sent: bytes, answer: str) -> None:
+    """Whatever is not a right token, once and in its place, is told what is needed; nothing is started."""
+    outcome = await check_held(guarded, sent, answer)
+    if answer.startswith("401"):
+        assert outcome.only.one("WWW-Authenticate").startswith('Bearer realm="shellrunner"')
+        await check_audited(guarded, outcome)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
+async def test_the_scheme_in_any_case(guarded: Target, scheme: str) -> None:
+    """A scheme is the same in capitals, and more than one space may follow it: the right token lets in."""
+    assert (await guarded.ask(looking("/api/jobs", f"Authorization: {scheme} {RIGHT}"))).status == 200
+
+
+async def test_a_flood_of_wrong_tokens(guarded: Target) -> None:
+    """Wrong ones are soon told to wait, and the right one from the same place is let in all the while."""
+    near = "127.9.9.9"
+
+    async def wrong(number: int) -> str:
+        reply = (await guarded.send(shown(f"Bearer wrong{number}"), near)).only
+        assert reply.status == 401 or int(reply.one("Retry-After")) > 0
+        return reply.short
+
+    async def right() -> str:
+        return (await guarded.send(looking("/api", bearer(RIGHT)), near)).only.short
+
+    before = await guarded.state()
+    answers = await asyncio.gather(*(wrong(number) for number in range(60)), *(right() for _ in range(20)))
+    assert set(answers[:60]) == {"401 token-needed", "429 too-many-wrong-tokens"}
+    assert answers.count("429 too-many-wrong-tokens") > 40
+    assert set(answers[60:]) == {"200"}
+    assert await guarded.state() == before
+
+
+# Scopes
+
+
+def plain(path: str) -> str:
+    """A path of the table without the forms of its parts."""
+    return re.sub(r"\{(\w+):[^/]*\}(?=/|$)", r"{\1}", path)
+
+
+async def test_every_route_says_for_whom_it_is(tmp_path: Path) -> None:
+    """What the router knows is what the table says: there is no route besides, so none without its `For`."""
+    expected = {(row.verb, plain(row.path), row.handler) for row in ROUTES}
+    expected |= {("HEAD", path, handler) for verb, path, handler in expected if verb == "GET"}
+    async with web.serving(tmp_path) as site:
+        routes = site.app.router.routes()
+        found = {(each.method, each.resource and each.resource.canonical, each.handler) for each in routes}
+    assert found == expected
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def victims(guarded: Target) -> AsyncIterator[list[int]]:
+    """One job that runs and takes input, and one that is done: the numbers of both."""
+    body = json.dumps({"command": "cat", "stdin": {"stream": True}}).encode()
+    running = json.loads((await guarded.ask(request("POST", "/api/jobs", *guarded.own, body=body))).body)["job_id"]
+
+    async def runs() -> bool:
+        reply = await guarded.ask(looking(f"/api/statuses/{running}", *guarded.own))
+        return bool(json.loads(reply.body)["state"] == "running")
+
+    await until(runs)
+    done = await guarded.start()
+    guarded.canary.unlink()
+    yield [running, done]
+
+
+CLOSED = [row for row in ROUTES if row.whom not in (For.ANYBODY, For.VISITORS)]
+each_closed = pytest.mark.parametrize("row", CLOSED, ids=lambda row: f"{row.verb} {row.path}")
+
+BODIES = {
+    "signal": b'{"signal":"SIGKILL"}',
+    "stdin": b"x\n",
+    "pause": b"",
+    "resume": b"",
+    "cancel": b"",
+    "session": b"",
+}
+
+
+def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: Any) -> bytes:
+    """What would do it, if it were let in."""
+    path = re.sub(r"\{(\w+)[^/]*", lambda part: {"id": str(job), "number": "1"}.get(part[1], "default"), row.path)
+    if row.verb == "DELETE" and row.path == "/api/jobs":
+        path += "?confirm=true"
+    body = BODIES.get(path.rpartition("/")[2], JOB) if row.verb == "POST" else b""
+    return request(verb or row.verb, path, *headers, **{"body": body, **more})
+
+
+@each_closed
+async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: Route) -> None:
+    """On each route: a token without the scope is 403 that names it, no token 401, and nothing happens."""
+    needed = NEEDS.get(row.whom)
+    lacking = [token for scopes, token in EACH_SCOPE.items() if needed is not None and needed not in scopes.split()]
+    assert bool(lacking) == (needed is not None)
+    verbs = ("GET", "HEAD") if row.verb == "GET" else (row.verb,)
+    for verb, job in ((verb, job) for verb in verbs for job in victims):
+        problem = " " if verb == "HEAD" else " insufficient-scope"
+        for token in lacking:
+            outcome = await check_held(guarded, asked(row, job, bearer(token), verb=verb), f"403{problem}".strip())
+            assert f'error="insufficient_scope", scope="{needed}"' in outcome.only.one("WWW-Authenticate")
+        for headers in ((), (bearer("wrong"),), (f"Cookie: shellrunner-PORT={RIGHT}",)):
+            answer = "401" if verb == "HEAD" else "401 token-needed"
+            await check_held(guarded, asked(row, job, *headers, verb=verb), answer)
+
+
+@each_closed
+async def test_a_scope_is_enough(guarded: Target, row: Route) -> None:
+    """On each route, tried at a job that is not there: a token with the scope is neither 401 nor 403."""
+    needed = NEEDS.get(row.whom, "admin")
+    sent = asked(row, 999_999, bearer(EACH_SCOPE[needed]), verb="HEAD" if row.verb == "GET" else None)
+    for harmful, harmless in ((b"?confirm=true", b""), (b"touch canary", b"true;;;;;;;;"), (b"/default/", b"/none/")):
+        sent = sent.replace(harmful, harmless)
+    try:
+        assert (await guarded.ask(sent)).status not in (401, 403)
+    finally:
+        if row.path == "/api/queues/pause":
+            await guarded.ask(looking("/api/queues/resume", *guarded.own, verb="POST"))
+
+
+# Sessions
+
+
+async def begun(target: Target, *headers: str) -> SimpleCookie:
+    """The cookie of a session that is begun now."""
+    reply = await target.ask(looking("/api/session", bearer(EACH_SCOPE["read"]), *headers, verb="POST"))
+    assert reply.short == "204"
+    return SimpleCookie(reply.one("Set-Cookie"))
+
+
+def brought(cookie: SimpleCookie) -> str:
+    """The header by which a browser brings a cookie along."""
+    (morsel,) = cookie.values()
+    return f"Cookie: {morsel.key}={morsel.value}"
+
+
+@each_closed
+async def test_a_session_is_for_watching(guarded: Target, victims: list[int], row: Route) -> None:
+    """On each route: a session's cookie lets look at statuses, their streams and output, and do nothing else."""
+    cookie = brought(await begun(guarded))
+    for job in victims:
+        if row.whom is For.WATCHERS:
+            assert (await guarded.ask(asked(row, job, cookie, verb="HEAD"))).status in (200, 303)
+            await check_held(guarded, asked(row, job, cookie, verb="POST"), "401 token-needed")
+            await check_held(guarded, asked(row, job, cookie, verb="DELETE"), "401 token-needed")
+        else:
+            await check_held(guarded, asked(row, job, cookie), "401 token-needed")
+
+
+async def test_a_session_is_not_brought_along(guarded: Target) -> None:
+    """The value of a session is the server's own: one that is brought along is neither taken nor kept."""
+    planted = "shellrunner-PORT=planted-by-somebody-else"
+    cookie = await begun(guarded, f"Cookie: {planted}")
+    (morsel,) = cookie.values()
+    assert morsel.key == f"shellrunner-{guarded.port}"
+    assert morsel.value not in ("planted-by-somebody-else", EACH_SCOPE["read"], hashed(EACH_SCOPE["read"]))
+    assert morsel.value != next(iter((await begun(guarded)).values())).value
+    await check_held(guarded, looking("/api/statuses", f"Cookie: {planted}"), "401 token-needed")
+
+
+@pytest.mark.parametrize("row", [row for row in CLOSED if row.whom is For.WATCHERS], ids=lambda row: row.path)
+async def test_a_session_of_another_site(guarded: Target, victims: list[int], row: Route) -> None:
+    """A cookie that another site's page has a browser bring along is worth nothing."""
+    cookie = brought(await begun(guarded))
+    await check_held(guarded, asked(row, victims[0], cookie, "Origin: http://evil.test"), "403 cross-site")
+    await check_held(guarded, asked(row, victims[0], cookie, "Sec-Fetch-Site: same-site"), "403 cross-site")
+
+
+async def test_a_session_beside_a_wrong_token(guarded: Target) -> None:
+    """A cookie does not make up for a token that is wrong, nor for another Host; nor does another port's cookie."""
+    cookie = brought(await begun(guarded))
+    await check_held(guarded, looking("/api/statuses", cookie, bearer("wrong")), "401 token-needed")
+    await check_held(guarded, looking("/api/statuses", cookie, host="Host: evil.test"), "421 wrong-host")
+    await check_held(
+        guarded, looking("/api/statuses", cookie.replace("shellrunner-", "shellrunner-1")), "401 token-needed"
+    )
+    await check_held(
+        guarded, looking("/api/statuses", cookie.replace("shellrunner-", "Shellrunner-")), "401 token-needed"
+    )
+
+
+async def test_a_session_that_was_ended(guarded: Target) -> None:
+    """Once its token has ended its sessions, a cookie is worth nothing; another token ends only its own."""
+    cookie = brought(await begun(guarded))
+    for token, status in ((EACH_SCOPE["run"], 200), (EACH_SCOPE["read"], 401)):
+        ended = await guarded.ask(looking("/api/session", bearer(token), verb="DELETE"))
+        assert ended.status == 204
+        assert (await guarded.ask(looking("/api/statuses", cookie))).status == status

@@ -1,0 +1,142 @@
+"""Other users of the same machine: their processes are told apart by the kernel's word, by whatever way they come."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.attacks import strangers
+from tests.attacks.assault import RIGHT, Target, bearer, request, serving
+from tests.waiting import until
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can have processes of other users"),
+]
+
+ELSE = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
+NOBODY = 65_534  # as shipped, also the uid for those that have none
+SENT = request("POST", "/api/jobs", "Connection: close")
+
+
+@pytest.fixture(scope="module")
+def open_place() -> Iterator[Path]:
+    """A directory that everybody may enter, which pytest's own are not."""
+    made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def at_home(open_place: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A service without tokens, which everybody can reach by TCP and by a socket file."""
+    listen = f'["127.0.0.1:0", "[::1]:0", "unix:{open_place}/front"]'
+    directory = tmp_path_factory.mktemp("at-home")
+    async with serving(directory, SERVER__LISTEN=listen, SERVER__SOCKET_MODE="0666") as target:
+        yield target
+
+
+def way_to(target: Target, family: int) -> tuple[str, int] | str:
+    """Where the service is reached."""
+    (urls,) = [line["urls"] for line in target.service.log if line["event"] == "listening"]
+    tcp, tcp6, unix = urls
+    if family == socket.AF_UNIX:
+        return str(unix.removeprefix("unix:"))
+    return (
+        "127.0.0.1" if family == socket.AF_INET else "::1",
+        int((tcp if family == socket.AF_INET else tcp6).rpartition(":")[2]),
+    )
+
+
+each_way = pytest.mark.parametrize(
+    "family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX], ids=lambda family: family.name
+)
+
+
+async def send(target: Target, uid: int, family: int, sent: bytes = SENT, leaves: str = "") -> str:
+    """Have this user's process send it."""
+    where = way_to(target, family)
+    port = str(where[1]) if isinstance(where, tuple) else "x"
+    host = "localhost" if isinstance(where, str) else f"localhost:{port}"
+    return await strangers.send(uid, family, where, sent.replace(b"localhost:PORT", host.encode()), leaves)
+
+
+@each_way
+@pytest.mark.parametrize("uid", [ELSE, NOBODY])
+async def test_another_user_asks(at_home: Target, family: int, uid: int) -> None:
+    """A process of another user is refused whatever it asks, nothing is started, and the audit says so."""
+    before, refused = await at_home.state(), len(at_home.audit())
+    asked = [
+        SENT,
+        request("GET", "/api/jobs", "Connection: close", body=b""),
+        request("POST", "/api/queues/pause", "Connection: close", body=b""),
+    ]
+    for sent in asked:
+        answer = await send(at_home, uid, family, sent)
+        assert " 403 " in answer
+        assert "/problems/not-this-user" in answer
+        assert "Server: shellrunner\r\n" in answer
+    assert await at_home.state() == before
+    await until(lambda: len(at_home.audit()) >= refused + len(asked), 5)
+    assert {line["event"] for line in at_home.audit()[refused:]} == {"refused"}
+
+
+@each_way
+async def test_another_users_body_is_not_waited_for(at_home: Target, family: int) -> None:
+    """Who another user is, is known before the body is here: it is refused at once, not after what it sends."""
+    slow = request("POST", "/api/jobs", "Connection: close", length="Content-Length: 1000000", body=b"{")
+    assert " 403 " in await send(at_home, ELSE, family, slow)
+
+
+@each_way
+async def test_the_same_user_asks(at_home: Target, family: int) -> None:
+    """A process of the service's own user is served by the same way, so that it is the user that the others lack."""
+    assert " 202 " in await send(at_home, 0, family)
+    await until(at_home.canary.exists)
+    at_home.canary.unlink()
+
+
+@each_way
+@pytest.mark.parametrize("leaves", ["close", "reset", "half"])
+async def test_another_user_asks_and_leaves(at_home: Target, family: int, leaves: str) -> None:
+    """One that closes as soon as it has sent, when its socket is nobody's, or root's, is refused, or not heard."""
+    jobs, *_ = await at_home.state()
+    for _ in range(10):
+        answer = await send(at_home, ELSE, family, leaves=leaves)
+        assert answer == "" or " 403 " in answer
+    job = await at_home.start()
+    at_home.canary.unlink()
+    after, *_ = await at_home.state()
+    assert [row["job_id"] for row in after["jobs"]] == [job, *(row["job_id"] for row in jobs["jobs"])]
+
+
+async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
+    """As shipped, another user cannot even connect to the socket file."""
+    async with serving(tmp_path, SERVER__LISTEN=f'["127.0.0.1:0", "unix:{open_place}/own"]'):
+        assert "PermissionError" in await strangers.send(ELSE, socket.AF_UNIX, f"{open_place}/own", SENT)
+
+
+async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) -> None:
+    """With tokens the uid alone lets in by the socket file only, and its own user only; a token lets in anybody."""
+    front, host = f"{open_place}/tokens", b"localhost"
+    settings = {"SERVER__LISTEN": f'["127.0.0.1:0", "unix:{front}"]', "SERVER__SOCKET_MODE": "0666"}
+    async with serving(tmp_path, tokens=True, **settings) as target:
+        by_file, by_port = SENT.replace(b"localhost:PORT", host), target.filled(SENT)
+        tcp = ("127.0.0.1", target.port)
+        before = await target.state()
+        for uid, family, where, sent in (
+            (ELSE, socket.AF_UNIX, front, by_file),
+            (ELSE, socket.AF_INET, tcp, by_port),
+            (0, socket.AF_INET, tcp, by_port),
+        ):
+            assert " 401 " in await strangers.send(uid, family, where, sent)
+        assert await target.state() == before
+        with_token = by_port.replace(b"\r\n\r\n", f"\r\n{bearer(RIGHT)}\r\n\r\n".encode(), 1)
+        assert " 202 " in await strangers.send(0, socket.AF_UNIX, front, by_file)
+        assert " 202 " in await strangers.send(ELSE, socket.AF_INET, tcp, with_token)
