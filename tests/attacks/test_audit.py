@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -12,12 +13,13 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from tests.attacks.assault import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, serving
+from tests.attacks.assault import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, running, serving
 from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SECRET = "geheim-42"
+NUMBERS = itertools.count(1)
 
 
 async def lines_of(target: Target, source: str, events: int) -> list[dict[str, Any]]:
@@ -109,6 +111,46 @@ async def test_headers_cannot_be_forged(guarded: Target) -> None:
         assert reply.status == status, reply
         assert not reply.all("Set-Cookie")
         assert not [name for name, value in reply.headers if "script" in value.lower() and "%3c" not in value.lower()]
+
+
+# What proxies say
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def proxied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A service that believes what 127.0.0.1 says of whom it passes on."""
+    async with running(tmp_path_factory.mktemp("proxied"), tokens=True, SERVER__PROXIES='["127.0.0.1"]') as target:
+        yield target
+
+
+STRANGER, FORGERY = "203.0.113.9", "198.51.100.1"
+
+
+@pytest.mark.parametrize(
+    ("said", "near", "source"),
+    [
+        (STRANGER, "127.0.0.1", STRANGER),
+        (f"{FORGERY}, {STRANGER}", "127.0.0.1", STRANGER),
+        (f"{FORGERY}\r\nX-Forwarded-For: {STRANGER}", "127.0.0.1", STRANGER),
+        (f"{FORGERY}, {STRANGER}, 127.0.0.1", "127.0.0.1", STRANGER),
+        (f"{FORGERY}, ::ffff:{STRANGER}", "127.0.0.1", STRANGER),
+        (f"{FORGERY}, unknown", "127.0.0.1", ""),
+        (f"{FORGERY}, unix:", "127.0.0.1", ""),
+        (f"{FORGERY}, {STRANGER}:4711", "127.0.0.1", ""),
+        (f"{FORGERY},", "127.0.0.1", ""),
+        (FORGERY, "127.0.0.2", ""),
+    ],
+)
+async def test_a_proxy_is_believed_and_its_client_is_not(proxied: Target, said: str, near: str, source: str) -> None:
+    """Who asks is the last whom one of our proxies heard; where that cannot be read, the proxy itself ("")."""
+    path = f"/api/{next(NUMBERS)}"
+    outcome = await proxied.send(looking(path, f"X-Forwarded-For: {said}"), near)
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in proxied.audit() if line.get("path") == path]
+
+    (line,) = await until(lines, 5, "the audit tells of it")
+    assert line["from"] == (source or outcome.source)
 
 
 # A log that takes nothing
