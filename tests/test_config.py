@@ -300,6 +300,8 @@ def test_all_mistakes_are_told_at_once_and_no_value(file, monkeypatch):
         ("[server]\nport = 1\nport = 2\n", ", line 3: is not TOML: Cannot overwrite a value"),
         ('[server]\nhost = "', ", line 2: is not TOML: "),
         (b"[server]\n# \xff\n", ", line 2: is not UTF-8"),
+        (f"[server]\nport = {'1' * 5000}\n", ": has a number of thousands of digits"),
+        (f"[server]\nnames = {'[' * 5000}\n", ": has a number of thousands of digits, or lists nested as deep"),
     ],
 )
 def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, complaint):
@@ -324,9 +326,12 @@ def test_what_no_keeper_can_be_told_is_refused_at_the_start(monkeypatch, key, va
 
 
 def test_a_directory_with_nul_in_its_name_is_refused(file):
-    """The kernel would take another directory, or a keeper fail over it."""
-    path = file('[jobs]\ncwd = "/tmp/\\u0000"')
-    assert refusal(path) == [f"{path}, line 2: jobs.cwd: must not contain NUL"]
+    """The kernel would take another directory, or a keeper fail over it; the same goes for files."""
+    path = file('[jobs]\ncwd = "/tmp/\\u0000"\n[auth]\ntokens_file = "/tmp/\\u0000"')
+    assert refusal(path) == [
+        f"{path}, line 4: auth.tokens_file: must not contain NUL",
+        f"{path}, line 2: jobs.cwd: must not contain NUL",
+    ]
 
 
 def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch):

@@ -242,6 +242,15 @@ def test_a_tokens_file_that_is_not_there_is_refused(tmp_path):
     ]
 
 
+def test_a_tokens_file_is_no_pipe(tmp_path):
+    """At the next reload it would be empty, or be waited for until nothing is ever reloaded again."""
+    path = tmp_path / "tokens"
+    os.mkfifo(path, 0o600)
+    assert refusal(auth={"tokens_file": str(path)}) == [
+        f"{path}: is a pipe, which can be read only once: it must be a file"
+    ]
+
+
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o620, 0o644, 0o666])
 @pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
 def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file, is_apart, mode):

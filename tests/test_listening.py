@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import stat
@@ -445,6 +446,21 @@ async def test_a_passed_socket_that_others_can_reach_needs_tokens(make, alone):
     assert not service.state_dir.exists()
 
 
+async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make, alone, tmp_path):
+    """A reload that would leave it without any is refused, and the old ones stay."""
+    config = tmp_path / "config.toml"
+    config.write_text(f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{'0' * 64}'\nscopes = ['read']\n")
+    config.chmod(0o600)
+    service = make()
+    service.program = [*alone, sys.executable, "-c", ANYWHERE, *SERVE, "--config", str(config)]
+    await service.start()
+    config.write_text("")
+    service.process.send_signal(signal.SIGHUP)
+    said = await until(lambda: [entry for entry in service.log if "reloaded" in entry["event"]])
+    assert said[0]["event"].startswith("not reloaded")
+    assert said[0]["reasons"][0].startswith("systemd passed a socket on http://0.0.0.0:")
+
+
 async def test_tokens_in_clear_are_warned_of(make, alone, certificates):
     """Listening for others without TLS is warned of, with the URLs; with TLS, or on loopback, nothing is said."""
     tokens = json.dumps([{"name": "ci", "sha256": "0" * 64, "scopes": ["run"]}])
@@ -576,6 +592,11 @@ def lose_key(chain, key):
     key.unlink()
 
 
+def pipe_key(chain, key):
+    key.unlink()
+    os.mkfifo(key, 0o600)
+
+
 def open_key(chain, key):
     key.chmod(0o644)
 
@@ -594,6 +615,7 @@ SPOILED = [
     (spoil_key, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
     (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
     (lose_key, "{key}: cannot be read: No such file or directory"),
+    (pipe_key, "{key}: is a pipe, which can be read only once: it must be a file"),
     (open_key, "{key}: has the private key, and others can read or change it: chmod 600 {key}"),
     (encrypt_key, "server.tls_key is encrypted, and a service has nobody to ask for the password"),
 ]

@@ -1,12 +1,17 @@
 """The log: one line of JSON for each event, and never a burden to the service."""
 
+import contextlib
 import json
+import logging
 import os
 import re
+import select
 import subprocess
 import sys
 
 import pytest
+
+from shellrunner import log
 
 SETUP = """
 import logging, os, sys
@@ -136,6 +141,60 @@ logger.info('again')
     whole = [json.loads(line)["n"] for line in lines if line.endswith("}")]
     assert whole == list(range(len(whole)))
     assert json.loads(told)["lines"] == 3000 - len(whole) > 0
+
+
+@contextlib.contextmanager
+def almost_full_log():
+    """A log by a pipe that has room for one piece of a line, its audit, and a reader of what comes."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b" " * select.PIPE_BUF)
+    os.set_blocking(writing, True)
+    os.read(reading, select.PIPE_BUF)
+    lines = log.Lines(writing)
+    logging.getLogger().addHandler(lines)
+    try:
+        yield lines, log.ledger(writing), lambda: os.read(reading, 1 << 20).lstrip(b" ")
+    finally:
+        logging.getLogger().removeHandler(lines)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_line_of_the_audit_is_whole_behind_half_a_line():
+    """A line that was taken is one line, though the log had room for half of the one before it only."""
+    with almost_full_log() as (_, audit, read):
+        assert not audit("asked", {"path": "x" * 6000})
+        assert not read().endswith(b"\n")
+        assert audit("asked", {"path": "/api/jobs"})
+        half, whole, end = read().split(b"\n")
+        assert (half, json.loads(whole)["path"], end) == (b"", "/api/jobs", b"")
+
+
+def test_half_a_line_of_the_log_spoils_none_of_the_audit():
+    """Both know of it if the other one was cut off."""
+    with almost_full_log() as (lines, audit, read):
+        lines.handle(logging.makeLogRecord({"name": "x", "msg": "x" * 6000}))
+        assert read()
+        assert audit("asked", {"path": "/api/jobs"})
+        end_of_half, whole = read().splitlines()
+        assert (end_of_half, json.loads(whole)["path"]) == (b"", "/api/jobs")
+
+
+def test_a_line_that_a_full_disk_takes_a_part_of_was_not_taken(tmp_path):
+    """Where a file may grow no further, write(2) takes what fits and says so: the line counts as refused."""
+    code = f"""
+import os, resource, signal
+from shellrunner import log
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+ledger = log.ledger(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT))
+print(ledger("asked", {{}}), ledger("asked", {{}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True)
+    assert done.stdout == b"False False\n"
 
 
 def test_threads_do_not_cut_into_each_others_lines(tmp_path):

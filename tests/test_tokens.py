@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
 import signal
 import ssl
@@ -303,6 +304,32 @@ async def test_a_reload_of_nonsense_changes_nothing_and_says_why(guarded):
     assert [await guarded.asked(name) for name in ("ci", "new")] == [200, 200]
 
 
+@pytest.mark.parametrize("number", ["1" * 5000, "[" * 5000], ids=["a number without end", "lists in lists"])
+async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded, number):
+    """What the reader of TOML itself fails over is refused like any other mistake."""
+    guarded.write(("ci",))
+    await guarded.start()
+    guarded.write(("ci",), config=f"session_cookie = {number}")
+    said = await guarded.reload("not reloaded")
+    assert said["reasons"][0].startswith(f"{guarded.config}: ")
+    assert await guarded.asked("ci") == 200
+
+
+async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded):
+    """By then it is empty: it would take away every token, and with them the need for one."""
+    guarded.write(("ci",))
+    reading, writing = os.pipe()
+    os.write(writing, guarded.config.read_bytes())
+    os.close(writing)
+    guarded.program[-1] = f"/dev/fd/{reading}"
+    guarded.passed = [reading]
+    await guarded.start()
+    os.close(reading)
+    said = await guarded.reload("not reloaded")
+    assert said["reasons"] == [f"/dev/fd/{reading}: is a pipe, which can be read only once: it must be a file"]
+    assert [await guarded.asked("ci"), (await guarded.ask("GET", "/api/jobs"))[0]] == [200, 401]
+
+
 async def test_a_reload_says_what_needs_a_restart(guarded):
     """What cannot change while the service runs is named, every time, and is not applied; overrides stand."""
     guarded.write(("ci",))
@@ -343,13 +370,15 @@ async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded
     assert [await guarded.asked(name, ssl=False) for name in ("ci", "new")] == [200, 401]
 
 
-async def test_the_last_token_that_goes_leaves_the_services_own_user(guarded):
-    """A service on loopback may do without; then it serves only the user that it runs as."""
+async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded):
+    """A reload never opens the door to whom it was closed; a restart without tokens serves the service's own user."""
     guarded.write(("ci",))
     await guarded.start()
     assert (await guarded.get("/api/jobs"))[0] == 401
     guarded.write()
     assert (await guarded.reload())["tokens_removed"] == ["ci"]
+    assert (await guarded.get("/api/jobs"))[0] == 401
+    await guarded.restart()
     assert (await guarded.get("/api/jobs"))[0] == 200
 
 

@@ -4,6 +4,7 @@ Owned by the command line, which sets it up; everybody else says `logging.getLog
 `log.info("job accepted", extra={"job": 12})`. Must not know what the events mean.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -47,7 +48,9 @@ def set_up(level: str, fd: int = 2) -> None:
 
 def ledger(fd: int = 2) -> "Ledger":
     """Return what takes the lines of the audit: the same log, at any level, but it says whether it took them."""
-    return Ledger(Lines(fd))
+    # The very same, where there is one: who else writes there must neither cut into its lines nor take its room.
+    handlers = (each for each in logging.getLogger().handlers if isinstance(each, Lines) and each.fd == fd)
+    return Ledger(next(handlers, None) or Lines(fd))
 
 
 class Lines(logging.Handler):
@@ -60,16 +63,22 @@ class Lines(logging.Handler):
     def __init__(self, fd: int) -> None:
         """Write to `fd`, which stays the caller's."""
         super().__init__()
-        self._fd = fd
+        self.fd = fd
         self._journal = _is_journal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._clock = Clock()
         self._dropped = 0
+        self._is_cut = False  # whether the line that was written last lacks its end
 
     def write(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> bool:
         """Write a line; false if it cannot be taken now."""
-        return self._write(self._line(level, event, logger, details).encode(errors="backslashreplace"))
+        line = self._line(level, event, logger, details).encode(errors="backslashreplace")
+        self.acquire()  # other threads log too; `emit` is called with it
+        try:
+            return self._write(line)
+        finally:
+            self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it as dropped."""
@@ -78,8 +87,7 @@ class Lines(logging.Handler):
         except Exception as error:  # noqa: BLE001  # a border: a faulty line must not hurt what it tells about
             line = self._line(logging.ERROR, "faulty log line", record.name, {"error": repr(error)})
         if self._dropped:
-            # What was cut off may be in the middle of a line.
-            line = "\n" + self._line(logging.WARNING, "log lines dropped", __name__, {"lines": self._dropped}) + line
+            line = self._line(logging.WARNING, "log lines dropped", __name__, {"lines": self._dropped}) + line
         if self._write(line.encode(errors="backslashreplace")):
             self._dropped = 0
         else:
@@ -94,15 +102,16 @@ class Lines(logging.Handler):
         return f'{prefix}{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n'
 
     def _write(self, line: bytes) -> bool:
-        try:
+        # Whoever came before may have left half a line: ours would be the rest of it, and nobody could read either.
+        line, at = (b"\n" + line if self._is_cut else line), 0
+        # Gone: EPIPE, EIO of a terminal that was closed, ENOSPC of a file, which takes a part first.
+        with contextlib.suppress(OSError):
             # pipe(7): a pipe that polls as writable takes PIPE_BUF bytes without waiting.
-            for at in range(0, len(line), select.PIPE_BUF):
-                if not self._poll.poll(0):
-                    return False
-                os.write(self._fd, line[at : at + select.PIPE_BUF])
-        except OSError:  # gone: EPIPE, EIO of a terminal that was closed, ENOSPC of a file
-            return False
-        return True
+            while at < len(line) and self._poll.poll(0):
+                at += os.write(self.fd, line[at : at + select.PIPE_BUF])
+        if at:
+            self._is_cut = at < len(line)
+        return at == len(line)
 
 
 class Ledger:

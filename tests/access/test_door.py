@@ -185,11 +185,11 @@ async def test_what_is_open_goes_on_while_its_token_may_do_as_much(door, scopes,
     assert door.still_admits(identity) == goes_on
 
 
-async def test_the_last_token_that_goes_leaves_the_user(door):
-    """Without tokens none is needed, and none is taken."""
+async def test_the_last_token_that_goes_leaves_nobody(door):
+    """Without tokens, a door that had some since the start still asks for one."""
     identity = door.by_token(SECRET, "x")
     door.reload(Auth(tokens=[], tokens_file=None))
-    assert not door.needs_token
+    assert door.needs_token
     assert not door.still_admits(identity)
     assert door.still_admits(door.by_uid(os.geteuid()))
     with pytest.raises(TokenNeeded):

@@ -1,10 +1,12 @@
 """Clients that are slow, silent, deaf or too many: they are cut in their time, and others are served meanwhile."""
 
 import asyncio
+import gzip
 import logging
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -340,6 +342,25 @@ async def test_others_are_served_while_hundreds_are_slow(tmp_path: Path) -> None
         await until(lambda: site.app[CONNECTIONS].cut["slow-head"] >= 200, 20)
         for _, writer in bad:
             writer.transport.abort()
+
+
+BOMB = gzip.compress(bytes(1 << 28))  # of 256 MiB
+
+
+@pytest.mark.parametrize("asked", ["POST /api/jobs", "GET /healthz"])
+async def test_a_packed_body_holds_up_nobody(site: Site, asked: str) -> None:
+    """A body is never unpacked, not even to be dropped: it costs the time of what came, not of what is in it."""
+    head = (
+        f"{asked} HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n"
+    )
+    began = time.process_time()
+    for _ in range(4):
+        async with connected(site) as (reader, writer):
+            writer.write(real(site, head.encode() + BOMB))
+            assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+            async with site.session.get(f"http://127.0.0.1:{site.port}/healthz") as answer:
+                assert answer.status == 200
+    assert time.process_time() - began < 0.3
 
 
 async def test_one_stream_too_many(tmp_path: Path) -> None:

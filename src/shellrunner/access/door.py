@@ -51,11 +51,15 @@ class Door:
         self._throttle = throttle or Throttle()
         self._clock = clock
         self._uid = os.geteuid()
+        self._needs_token = False
         self.reload(auth)
 
     def reload(self, auth: Auth) -> None:
         """Let in whom `auth` names from now on; the sessions of all other tokens are over."""
         self._tokens = Tokens(auth.tokens)
+        # Whoever takes the last token away means to shut somebody out; behind a proxy of the same user, going by the
+        # kernel's word instead would let everybody in. A restart, which looks at the addresses too, may do so.
+        self._needs_token = self._needs_token or bool(self._tokens)
         self._has_sessions = auth.session_cookie
         self._sessions.end_all_but({token.sha256 for token in auth.tokens} if auth.session_cookie else ())
 
@@ -69,8 +73,8 @@ class Door:
 
     @property
     def needs_token(self) -> bool:
-        """Whether tokens are configured."""
-        return bool(self._tokens)
+        """Whether tokens are configured, or were since the start."""
+        return self._needs_token
 
     def by_token(self, presented: str, source: str) -> Identity:
         """Let in whoever shows this token. `source`, an address or `uid:N`, answers for wrong ones.

@@ -6,6 +6,7 @@ Reads the settings, sets up the log, and hands over to `service`.
 import faulthandler
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from shellrunner import log
-from shellrunner.config import load
+from shellrunner.config import Settings, check_lasting, load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.service import run
 
@@ -42,13 +43,24 @@ def serve(
     if sys.stderr:
         faulthandler.enable()
     try:
-        sys.exit(run(settings, read))
+        sys.exit(run(settings, partial(_read_again, config, read)))
     except ShellrunnerError:
         raise
     except Exception:
         # A border: what nobody expected is for the log, on one line, and systemd starts it anew.
         logging.getLogger("shellrunner.cli").critical("the service failed", exc_info=True)
         sys.exit(_FAILED)
+
+
+def _read_again(config: Path | None, read: Callable[[], Settings]) -> Settings:
+    """The settings as they are now.
+
+    Raises:
+        ConfigError: they are wrong, or came by a pipe (`<(…)`), which is good for the start only.
+    """
+    if config:
+        check_lasting(config)
+    return read()
 
 
 def _where(host: str | None, port: int | None, listen: tuple[str, ...]) -> dict[str, Any]:

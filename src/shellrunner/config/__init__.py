@@ -25,6 +25,7 @@ from shellrunner.config import complaints, secrecy
 from shellrunner.config.auth import Auth, Rule, Token
 from shellrunner.config.complaints import DELIMITER, PREFIX
 from shellrunner.config.jobs import GIB, Jobs, user
+from shellrunner.config.secrecy import check_lasting
 from shellrunner.config.server import Address, Server
 from shellrunner.config.values import ZERO_IS_NONE, AbsolutePath, Section, authority, webhook_secret
 from shellrunner.errors import ConfigError
@@ -40,6 +41,7 @@ __all__ = [
     "Server",
     "Settings",
     "Token",
+    "check_lasting",
     "load",
     "user",
     "with_auth",

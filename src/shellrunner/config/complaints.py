@@ -52,6 +52,8 @@ def read(path: Path) -> str:
         found = re.match(r"line (\d+)", where)
         line = int(found[1]) if found else text.count("\n") + 1  # else it says "at end of document"
         raise ConfigError(f"{path}, line {line}: is not TOML: {reason}") from None
+    except (ValueError, RecursionError):  # tomllib lets these pass, and they would end a service that only reloads
+        raise ConfigError(f"{path}: has a number of thousands of digits, or lists nested as deep") from None
     return text
 
 

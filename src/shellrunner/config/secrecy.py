@@ -3,6 +3,7 @@
 Owned by `config.load`. Such a file has the lines that `shellrunner token create` prints, and nothing else.
 """
 
+import contextlib
 import os
 import stat
 import tomllib
@@ -39,6 +40,7 @@ def with_more_tokens(auth: Auth) -> Auth:
     path = auth.tokens_file
     if path is None:
         return auth
+    check_lasting(path)
     text = complaints.read(path)
     wrong = [*complaints_of(path)]
     sources = complaints.Sources({}, {}, path, text)
@@ -54,6 +56,20 @@ def with_more_tokens(auth: Auth) -> Auth:
     if wrong:
         raise ConfigError("\n".join(wrong))
     return auth.model_copy(update={"tokens": tokens})
+
+
+def check_lasting(path: Path) -> None:
+    """Refuse a pipe where a file is read again at SIGHUP.
+
+    By then it is empty, and an empty configuration has no tokens; or its reader waits, perhaps for ever, and no token
+    is revoked any more.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    with contextlib.suppress(OSError):  # told by who reads it
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ConfigError(f"{path}: is a pipe, which can be read only once: it must be a file")
 
 
 def complaints_of(path: Path, what: str = "tokens") -> Iterator[str]:

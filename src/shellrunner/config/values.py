@@ -18,7 +18,9 @@ class Section(BaseModel):
 
 
 def absolute(path: Path) -> Path:
-    """Refuse a path that would depend on where the service was started."""
+    """Refuse a path that would depend on where the service was started, and one that no file can have."""
+    if "\0" in str(path):
+        raise ValueError("must not contain NUL")
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
     return path

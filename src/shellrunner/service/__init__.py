@@ -20,7 +20,7 @@ from shellrunner.config import Settings
 from shellrunner.metrics import Metrics, Sources
 from shellrunner.service import hazards
 from shellrunner.service.certificate import Certificate
-from shellrunner.service.listening import listening, take_passed
+from shellrunner.service.listening import check_passed, listening, take_passed
 from shellrunner.service.pulse import Pulse
 from shellrunner.service.reloading import Reloading
 from shellrunner.service.state import locked, prepare, private_files
@@ -52,7 +52,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
     fork_server = exec_fork_server(state_dir)
     use_all_descriptors()
     metrics = Metrics(settings.queues)
-    reloading = Reloading(settings, reread or (lambda: settings))
+    reloading = Reloading(settings, reread or (lambda: settings), partial(check_passed, passed))
     with (
         contextlib.closing(Notifier.from_environment()) as notifier,
         private_files(),

@@ -50,6 +50,7 @@ class Certificate:
         try:
             # First by ourselves, because ssl does not say which of the two it cannot read.
             for path in (self._chain, self._key):
+                secrecy.check_lasting(path)
                 path.read_bytes()
             wrong = [*secrecy.complaints_of(self._key, "the private key")]
             context = _context(self._chain, self._key)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.config import Address, Settings
+from shellrunner.config import Address, Auth, Settings
 from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.service.certificate import Certificate
 from shellrunner.service.socket_file import bound
@@ -34,13 +34,22 @@ def take_passed(settings: Settings) -> list[socket.socket]:
         ConfigError: one of them is not for us, or anybody could reach it and run commands.
     """
     passed = passed_sockets()
+    check_passed(passed, settings.auth)
+    return passed
+
+
+def check_passed(passed: Sequence[socket.socket], auth: Auth) -> None:
+    """Refuse what `config` refuses of the addresses in the settings; also at SIGHUP, when the last token has gone.
+
+    Raises:
+        ConfigError: anybody could reach one of them and run commands.
+    """
     for each in passed:
-        if not settings.auth.tokens and not _is_private(each):
+        if not auth.tokens and not _is_private(each):
             raise ConfigError(
                 f"systemd passed a socket on {_url(each)}: it must be on loopback or a Unix socket, because without "
                 "tokens whoever reaches it may run commands here. Make a token: shellrunner token create NAME"
             )
-    return passed
 
 
 @contextlib.asynccontextmanager

@@ -19,9 +19,14 @@ log = logging.getLogger("shellrunner.service")
 class Reloading:
     """Applies to a running service what its configuration says now."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
-        """`settings` are in force; `reread` makes them anew, as at the start."""
-        self._settings, self._reread = settings, reread
+    def __init__(
+        self, settings: Settings, reread: Callable[[], Settings], check: Callable[[Auth], None] | None = None
+    ) -> None:
+        """`settings` are in force; `reread` makes them anew, as at the start.
+
+        `check` raises ConfigError if what is listened on may not go on with that `auth`.
+        """
+        self._settings, self._reread, self._check = settings, reread, check
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -47,6 +52,8 @@ class Reloading:
     async def _reload(self, door: Door, others: Sequence[Callable[[], None]]) -> None:
         read = await asyncio.to_thread(self._reread)
         before, now = self._settings, with_auth(self._settings, read.auth)
+        if self._check:
+            self._check(read.auth)
         for apply in others:
             apply()
         door.reload(read.auth)

@@ -45,7 +45,9 @@ from shellrunner.web.streams import STREAMS, Streams
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
 
 # An answer that did not read all of its request stays readable for so long, while the rest is read and dropped.
-_PROTOCOL = {"access_log": None, "keepalive_timeout": 75.0, "lingering_time": 2.0}
+# Bodies stay as they come. A packed one is refused; but aiohttp would unpack it even so, while it is dropped, and a
+# megabyte of zeros, from whomever, would keep the one thread that serves everybody busy for all of that time.
+_PROTOCOL = {"access_log": None, "keepalive_timeout": 75.0, "lingering_time": 2.0, "auto_decompress": False}
 _RAW = "200 206 304 no-result-yet result-gone"
 
 

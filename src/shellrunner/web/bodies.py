@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.problems import Refused, packed
+from shellrunner.web.problems import Refused
 
 BODY_TIME: Final = 10.0  # seconds in which a body must arrive
 
@@ -57,10 +57,14 @@ def _check_type(request: web.Request) -> None:
 
 
 def _check_coding(request: web.Request) -> None:
-    # Before the body is read: aiohttp would unpack it.
+    # Before the body is read, for nothing here unpacks it; and the connection ends, so that it is not waited for.
     codings = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
     if codings.strip().lower() not in {"", "identity"}:
-        raise packed()
+        raise Refused(
+            "unsupported-media-type",
+            "Content-Encoding must be identity",
+            {"Accept-Encoding": "identity", "Connection": "close"},
+        )
 
 
 async def _arriving(request: web.Request) -> bytes:

@@ -33,11 +33,8 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_FRESH: Final = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": POLICY,
-}
+_ALWAYS: Final = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+_FRESH: Final = {"Content-Type": "text/html; charset=utf-8", **_ALWAYS}
 _KEPT: Final = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 
 
@@ -64,7 +61,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     page = await asyncio.to_thread(read)
     tag = answers.etag(page.index)
     if answers.unchanged(request, tag):
-        return web.Response(status=304, headers={"ETag": tag, "Cache-Control": _FRESH["Cache-Control"]})
+        return web.Response(status=304, headers={**_ALWAYS, "ETag": tag})
     return web.Response(body=page.index, headers={**_FRESH, "ETag": tag})
 
 

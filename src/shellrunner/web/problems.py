@@ -91,16 +91,6 @@ class Refused(ShellrunnerError):
         self.headers = headers
 
 
-def packed() -> Refused:
-    """Say that a body must come as it is."""
-    # The connection ends, because its next request could only be found by unpacking this one.
-    return Refused(
-        "unsupported-media-type",
-        "Content-Encoding must be identity",
-        {"Accept-Encoding": "identity", "Connection": "close"},
-    )
-
-
 def code_of(error: ShellrunnerError | web.HTTPException) -> str:
     """The kind of problem that it becomes."""
     if isinstance(error, web.HTTPException):

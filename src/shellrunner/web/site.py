@@ -110,8 +110,10 @@ class Site:
             return address
         # Each proxy appends whom it heard: what stands left of the first stranger was said by that stranger.
         for client in reversed(", ".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
-            address = _address(client.strip()) or address
-            if not self._is_proxy(address):
+            heard = _address(client.strip())
+            address = heard or address
+            # What cannot be read (`unknown`, `unix:`) is a stranger too: then no more is known than who told it.
+            if not heard or not self._is_proxy(heard):
                 break
         return address
 
