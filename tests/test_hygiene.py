@@ -159,7 +159,10 @@ def test_a_state_directory_that_was_open_is_shut_and_the_log_says_so(tmp_path, c
     assert not caplog.records
 
 
-@pytest.mark.parametrize("name", ["history.db", "history.db-wal", "history.db-shm", "lock", "keepers.log", "ballast"])
+HISTORY = ["history.db", "history.db-journal", "history.db-wal", "history.db-shm"]
+
+
+@pytest.mark.parametrize("name", [*HISTORY, "lock", "keepers.log", "ballast"])
 def test_a_link_is_not_followed(tmp_path, name):
     """Where a file of ours should be, a link is refused in words, and what it leads to is not touched."""
     target = tmp_path / "target"
@@ -203,11 +206,12 @@ def test_what_is_no_file_is_refused(tmp_path, make):
 
 
 @as_root
-@pytest.mark.parametrize("name", ["", "slots", "history.db"])
+@pytest.mark.parametrize("name", ["", "slots", "history.db", "history.db-journal"])
 def test_what_is_somebody_elses_is_refused(tmp_path, name):
     """Who owns it could read and change it whatever its mode: the words say whose it is and what to do."""
     prepare(tmp_path / "state")
-    (tmp_path / "state" / "history.db").touch(0o600)
+    for file in HISTORY[:2]:
+        (tmp_path / "state" / file).touch(0o600)
     os.chown(tmp_path / "state" / name, NOBODY.pw_uid, -1)
     with pytest.raises(
         StoreUnavailable, match=f"belongs to another user .uid {NOBODY.pw_uid}., and the service runs as"

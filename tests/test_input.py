@@ -378,7 +378,7 @@ async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
 
 
 async def test_a_packed_body_is_refused(service):
-    """Content-Encoding would be unpacked on the way: it is 415."""
+    """Content-Encoding would come to the command as it is, packed: it is 415."""
     job = await listener(service, "cat")
     path, headers = f"/api/jobs/{job}/stdin", {"Content-Encoding": "gzip"}
     status, _, body = await service.ask("POST", path, data=b"x", headers=headers)

@@ -161,6 +161,32 @@ def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server):
     slot.close()
 
 
+# Is traced by its own child, which fled to a session of its own and never takes the status: wait(2) has none for us.
+TRACED = """
+import ctypes, os, time
+me, (told, tell) = os.getpid(), os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    os.write(tell, b"%d" % ctypes.CDLL(None).ptrace(0x4206, me, 0, 0))
+    time.sleep(600)
+print(os.read(told, 2).decode(), flush=True)
+os._exit(4)
+"""
+
+
+@pytest.mark.parametrize("timeout", [None, 600])
+def test_a_command_that_its_child_traces_ends_when_it_ends(keeping, timeout):
+    """Its end is its own, told at once, and the tracer is ended like any other child; the keeper goes on."""
+    argv = ["/usr/bin/env", "python3", "-c", TRACED]
+    end, data = keep(*keeping, 1, "", argv=argv, timeout=timeout)
+    assert data in (b"0\n", b"-1\n"), data
+    if data == b"-1\n":
+        pytest.skip("a child may not trace its parent here (Yama)")
+    assert (end["ending"], end["exit_code"], end["detail"]) == ("exited", 4, None)
+    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+    assert keep(*keeping, 2, "echo next")[1] == b"next\n"
+
+
 async def test_orphans_are_reaped_while_a_command_runs(fork_server):
     """A command that runs for long and detaches helpers leaves no zombies under its keeper meanwhile."""
     keeper = fork_server.keeper()

@@ -242,7 +242,11 @@ def _replaced(whole, old, new):
     return bytes(data)
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "missing"])
+# What lies in the place of a slot and is none.
+FOREIGN = {"link": lambda path: path.symlink_to("/etc/passwd"), "pipe": os.mkfifo, "directory": os.mkdir}
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "missing", *FOREIGN])
 async def test_s7_one_damaged_slot_costs_one_job(service, damage):
     """A slot that is damaged makes its one job `lost`; the service starts, and the others are what they were."""
     good = await service.run("echo good")
@@ -257,6 +261,10 @@ async def test_s7_one_damaged_slot_costs_one_job(service, damage):
     slot = service.state_dir / "slots" / f"{number}.slot"
     if damage == "missing":
         slot.unlink()
+    elif damage in FOREIGN:
+        slot.unlink()
+        FOREIGN[damage](slot)
+        FOREIGN[damage](slot.with_name("900.slot"))
     else:
         whole = slot.read_bytes()
         slot.write_bytes({"empty": b"", "truncated": whole[:5000], "garbage": os.urandom(len(whole))}[damage])

@@ -1,6 +1,7 @@
 """Commands that run as another user: what they are, what they cannot do to their witness, and that all else holds."""
 
 import contextlib
+import ctypes
 import json
 import os
 import pwd
@@ -21,7 +22,8 @@ from shellrunner.service.state import prepare
 from shellrunner.supervisor import Keepers
 from shellrunner.supervisor.accounts import Accounts, NoSuchUser
 from shellrunner.supervisor.links import attach, exec_fork_server
-from tests.keepers import give, keep, start
+from tests.keepers import ForkServer, give, keep, kept, start
+from tests.service import InProcess
 from tests.store.histories import opened
 from tests.users import NOBODY, PROBE, as_root
 from tests.waiting import lives, marked, until
@@ -44,6 +46,34 @@ def test_a_command_is_its_user_and_nothing_of_root_is_left(keeping):
     assert lines["Groups"].split() == ["61235", "61236", "61237"]
     assert {lines[name].strip() for name in ("CapEff", "CapPrm", "CapAmb")} == {"0" * 16}
     assert (end["exit_code"], data.splitlines()[-1]) == (0, b"61235 61236 61237")
+
+
+# Finds a key by its name, puts one of its own beside it, and prints what it read of the first.
+KEYS = r"""
+import ctypes
+syscall, read = ctypes.CDLL(None).syscall, ctypes.create_string_buffer(32)
+syscall(250, 11, syscall(249, b"user", b"shellrunner-test", None, 0), read, 32, 0)
+syscall(248, b"user", b"shellrunner-test", b"planted", 7, -3)
+print(read.value.decode() or None)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are those of x86-64")
+def test_keys_are_out_of_its_reach(tmp_path):
+    """A command of another user reads no key of the service's session, nor what the user before it left there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(250, 1, None) < 0:
+        pytest.skip(f"no keyrings here: {os.strerror(ctypes.get_errno())}")
+    assert libc.syscall(248, b"user", b"shellrunner-test", b"secret", 6, -3) > 0
+    server = ForkServer(tmp_path)
+    with kept(server) as (keeper, slot):
+        argv = ["/usr/bin/env", "python3", "-c", KEYS]
+        users = [USER, USER | {"uid": UID + 1}, USER]
+        said = [keep(keeper, slot, job, "", argv=argv, user=user)[1] for job, user in enumerate(users, 1)]
+        own = keep(keeper, slot, 9, "", argv=argv)[1]
+    server.end()
+    assert said == [b"None\n"] * 3
+    assert own == b"secret\n", "the service's own commands have its session's, so the others would notice"
 
 
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
@@ -387,3 +417,40 @@ async def test_a_user_is_remembered_for_a_while(monkeypatch):
     monkeypatch.setattr(pwd, "getpwnam", lambda _: odd)
     with pytest.raises(NoSuchUser, match="cannot run as odd: the user's entry must be UTF-8"):
         await accounts.of("odd")
+
+
+@pytest.mark.parametrize("home", ["/home/" + "x" * 300, "mounted"])
+async def test_a_home_that_root_cannot_look_at_harms_nobody(tmp_path, open_path, monkeypatch, home):
+    """Whatever lies at a user's home, FUSE for one: the service lives, and only that user's commands may fail."""
+    state = tmp_path / "state"
+    (job,) = await submitted(state, JobSpec(command="pwd"), by=Submitter("token:odd", "odd"))
+    with mounted(open_path) if home == "mounted" else contextlib.nullcontext(home) as place:
+        odd = pwd.struct_passwd(("odd", "x", UID, UID, "", place, "/bin/sh"))
+        monkeypatch.setattr(pwd, "getpwnam", lambda _: odd)
+        async with InProcess(state) as service:
+            result = await service.result(job)
+            assert (await service.run("echo fine"))["stdout"] == "fine\n"
+    if home == "mounted":
+        detail = f"cannot enter the directory {place}: Transport endpoint is not connected"
+        assert (result["ending"], result["detail"]) == ("failed_to_start", detail)
+    else:
+        assert result["stdout"] == "/\n"
+
+
+@contextlib.contextmanager
+def mounted(place):
+    """A directory that `UID` has mounted, so that root may not even look at it; nobody serves it any more."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"no FUSE here: {error}")
+    options = f"fd={device},rootmode=40000,user_id={UID},group_id={UID}"
+    failed = libc.mount(b"test", os.fsencode(place), b"fuse", 0, options.encode())
+    os.close(device)
+    if failed:
+        pytest.skip(f"nothing can be mounted here: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield str(place)
+    finally:
+        libc.umount2(os.fsencode(place), 2)  # MNT_DETACH

@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 
 from tests.users import as_root
+from tests.waiting import until
 
 pytestmark = as_root
 
@@ -46,7 +47,8 @@ async def shared(down, tmp_path):
     await down.start()
 
     async def ask(who, verb, path, **options):
-        return await down.ask(verb, path, headers={"Authorization": f"Bearer {TOKENS[who]}"}, **options)
+        headers = {"Authorization": f"Bearer {TOKENS[who]}"} | options.pop("headers", {})
+        return await down.ask(verb, path, headers=headers, **options)
 
     return ask
 
@@ -59,6 +61,7 @@ async def test_each_runs_as_its_own_user(shared):
     for who, user, run_as in (("ci", b"nobody", "nobody"), ("ops", b"root", None)):
         status, _, job = await shared(who, "POST", "/api/jobs", json=FED)
         assert (status, job["submitter"], job["run_as"]) == (202, f"token:{who}", run_as)
+        await running(shared, job["job_id"])
         output = f"/api/statuses/{job['job_id']}/output?follow=true"
         assert (await shared(who, "POST", f"/api/jobs/{job['job_id']}/stdin?end=true", data=b"input "))[0] == 204
         assert (await shared("ops", "GET", output))[2] == b"input " + user + b"\n"
@@ -77,6 +80,35 @@ async def test_what_is_not_on_the_list_is_refused_with_its_place(shared):
         assert (status, problem["type"]) == (403, "/problems/command-not-allowed")
         assert [fault["pointer"] for fault in problem["errors"]] == [pointer]
     assert (await shared("ops", "GET", "/api/jobs"))[2]["jobs"] == []
+
+
+async def test_a_result_is_for_those_who_may_read_it(shared):
+    """Who may only run commands sees no output by waiting for it, nor by sending the same again; others do."""
+    for who, status, shown in (("cd", 202, None), ("cd", 202, None), ("ci", 200, "nobody\n")):
+        headers = {"Prefer": "wait=20", "Idempotency-Key": "once"}
+        answered, headers, body = await shared(
+            who, "POST", "/api/jobs", json={"argv": ["id", "-un"]}, headers=headers
+        )
+        assert (answered, body.get("stdout"), headers.get("Preference-Applied")) == (
+            status,
+            shown,
+            "wait=20" if status == 200 else None,
+        )
+        await ended(shared, body["job_id"])
+
+
+async def running(shared, job):
+    """Wait until a job runs."""
+
+    async def runs():
+        return (await shared("ops", "GET", f"/api/statuses/{job}"))[2]["state"] == "running"
+
+    await until(runs)
+
+
+async def ended(shared, job):
+    """Wait until a job is done."""
+    assert (await shared("ops", "GET", f"/api/statuses/{job}/output?follow=true"))[0] == 200
 
 
 async def test_others_jobs_are_out_of_reach(shared):

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import stat
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -58,7 +59,12 @@ def _shipped(user: pwd.struct_passwd) -> dict[str, str]:
 
 def _home(user: pwd.struct_passwd) -> Path:
     home = Path(user.pw_dir)
-    return home if home.is_absolute() and home.is_dir() else Path("/")
+    try:
+        return home if home.is_absolute() and stat.S_ISDIR(home.stat().st_mode) else Path("/")
+    except PermissionError:  # root is kept out of what a user mounted there (FUSE, NFS), and the user may not be
+        return home
+    except (OSError, ValueError):  # it is not there, cannot be reached, or is no name of a file
+        return Path("/")
 
 
 class Surroundings(NamedTuple):

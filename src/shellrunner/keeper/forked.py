@@ -28,6 +28,19 @@ _RESOURCES = {
 # os.execve makes its own copies of arguments and environment, for which there may be no memory under the limit.
 _execve = ctypes.CDLL(None, use_errno=True).execve
 _execve.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
+# libc has no keyctl(2), and each architecture its own number for it; where that is unknown, it is taken for missing.
+_KEYCTL = {
+    "x86_64": 250,
+    "i686": 288,
+    "armv7l": 311,
+    "ppc64le": 271,
+    "s390x": 280,
+    "aarch64": 219,
+    "riscv64": 219,
+}.get(os.uname().machine, -1)
+_JOIN_SESSION_KEYRING = 1
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes, _syscall.restype = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p), ctypes.c_long
 
 
 class Limit(NamedTuple):
@@ -139,6 +152,7 @@ def _prepare(actions: Sequence[Action], defaults: Sequence[int]) -> None:
 
 def _become(user: User) -> None:
     # Nothing may be imported from here on: who may run commands here need not be able to read our files.
+    _leave_keyring()
     try:
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
@@ -148,6 +162,16 @@ def _become(user: User) -> None:
     # To these calls -1 means "as it is"; and under odd securebits (capabilities(7)) root's powers survive a change.
     if (os.getresuid(), os.getresgid()) != ((user.uid,) * 3, (user.gid,) * 3) or _is_root_again():
         raise Failed(Step.BECOME, errno.EPERM)
+
+
+def _leave_keyring() -> None:
+    # The session keyring stays through a change of user, and lets whoever has it read root's keys (keyrings(7)). Made
+    # before that change, the new one counts towards root's quota: a user's has room for 200 of them.
+    if _syscall(_KEYCTL, _JOIN_SESSION_KEYRING, None) < 0:
+        number = ctypes.get_errno()
+        # A kernel without keys, or a filter over system calls, which is the command's too: it gets at none.
+        if number not in (errno.ENOSYS, errno.EPERM):
+            raise Failed(Step.BECOME, number)
 
 
 def _is_root_again() -> bool:

@@ -205,12 +205,15 @@ class Keeper:
 
     def _settle(self, kept: Kept) -> None:
         # A tree that was asked to end (TERM) may use its grace although the command itself is gone.
-        if not (kept.cause and kept.grace_left() and tree.group_lives(kept.started.pid)):
+        if kept.cause and kept.grace_left() and tree.group_lives(kept.started.pid):
+            return
+        if kept.can_be_reaped():
             self._finish(kept)
+        elif not kept.leaves:
+            tree.kill()
 
     def _finish(self, kept: Kept) -> None:
-        leave = kept.message["leave_children"] and not kept.cause
-        if not leave:
+        if not kept.leaves:
             # The command is not reaped yet, so this group is still its own, and whoever forks in it is caught.
             with suppress(OSError):
                 os.killpg(kept.started.pid, signal.SIGKILL)
@@ -218,8 +221,8 @@ class Keeper:
         os.close(kept.started.pidfd)
         survivors: list[str] = []
         if not tree.reap():
-            self._retiring = leave or self._retiring
-            survivors = [] if leave else tree.sweep(LINGER)
+            self._retiring = kept.leaves or self._retiring
+            survivors = [] if kept.leaves else tree.sweep(LINGER)
             self._retiring = self._retiring or bool(survivors)
         self._record(kept, status, usage, survivors)
 

@@ -44,6 +44,11 @@ class Kept:
         self.due: float | None = None if timeout is None else started.clock + timeout
         self._kill_at = 0.0
 
+    @property
+    def leaves(self) -> bool:
+        """Whether children that it left are let go."""
+        return bool(self.message["leave_children"]) and not self.cause
+
     def take(self, stream: int, data: bytes) -> None:
         """Store output, unless it came after the command's own end."""
         if self.over is None:
@@ -132,8 +137,15 @@ class Kept:
             "max_rss_bytes": peak and peak * 1024,
         }
 
-    def _has_ended(self) -> bool:
+    def can_be_reaped(self) -> bool:
+        """Whether its status can be had without waiting: of a command that is traced, its tracer has it first.
+
+        Whoever traces it may be its own child, and never take it (ptrace(2)).
+        """
         return os.waitid(os.P_PIDFD, self.started.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _has_ended(self) -> bool:
+        return self.over is not None or self.can_be_reaped()
 
 
 def _rest(pipe: int) -> Iterator[bytes]:

@@ -17,9 +17,11 @@ stored) after both; whoever reads takes `progress` first, so what it counts is t
 again after it has read: if it is still the same job's, nothing of what was read had been overwritten by another's.
 """
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import struct
 import zlib
 from typing import Any, NamedTuple
@@ -193,9 +195,18 @@ class SlotReader:
         """Open the slot for reading.
 
         Raises:
-            FileNotFoundError: there is none of this name.
+            FileNotFoundError: there is none of this name; a link, a pipe or a directory is none.
         """
-        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        except OSError as error:
+            # A link or a socket. All else (no descriptors left, say) tells nothing about the slot.
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise FileNotFoundError(errno.ENOENT, "no slot", name) from None
+            raise
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            os.close(self.fd)
+            raise FileNotFoundError(errno.ENOENT, "no slot", name)
         self._likely = 0
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ log = logging.getLogger("shellrunner.service")
 
 _DIRECTORIES: Final = ("slots", "runs")
 # SQLite gives the files beside its own the same mode, but opens what is there, wherever a link leads.
-_FILES: Final = ("history.db", "history.db-wal", "history.db-shm", "ballast", "keepers.log", "lock")
+_HISTORY: Final = ("history.db", "history.db-journal", "history.db-wal", "history.db-shm")
+_FILES: Final = (*_HISTORY, "ballast", "keepers.log", "lock")
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 

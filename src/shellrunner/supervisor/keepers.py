@@ -197,7 +197,7 @@ class Keepers:
     def bury(self, number: int) -> None:
         """Remove the slot of a keeper that is gone, once the history has all that it said."""
         for name in (slot_name(number), socket_name(number)):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError):  # the next start sets such a directory aside
                 os.unlink(name, dir_fd=self.slots)
 
     def set_aside(self, number: int, why: str) -> None:

@@ -34,7 +34,8 @@ async def submit(request: web.Request) -> web.StreamResponse:
     job = await app[STORE].add(spec, idempotency.of(request, key, content) if key is not None else None, by)
     audit.note(request, job=job.id, command=job.spec.shown)
     headers = {"Location": resources.status_link(job.id)}
-    if seconds is not None:
+    # The result is for those who may read it: to all others a preference is what RFC 7240 lets it be, passed over.
+    if seconds is not None and "read" in who.scopes:
         return await _awaited(request, job, seconds, headers)
     return await answers.once(request, 202, resources.job(job), headers)
 
