@@ -116,7 +116,7 @@ async def test_jobs_keep_the_umask_and_the_service_has_its_own(down):
 async def test_jobs_keep_the_umask_when_the_fork_server_is_another(down):
     """A fork server that is started late, when the server has its own umask, has the one of the beginning too."""
     down.umask = 0o027
-    await down.start()
+    await down.start(SUPERVISOR__MAX_RUNNING=100)  # more than keepers of the first one can take
     first = parent((await down.running(await down.submit("exec sleep 60"))).pid)
     os.kill(first, signal.SIGKILL)
     others = []
