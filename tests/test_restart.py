@@ -90,6 +90,8 @@ async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(servi
 
     submitters = [asyncio.create_task(submitter()) for _ in range(6)]
     for _ in range(8):
+        enough = len(accepted) + 8
+        await until(lambda enough=enough: len(accepted) >= enough)
         await asyncio.sleep(chance.random() * 0.5)  # the moment of the kill is what is random here
         await service.restart()
     stop.set()
