@@ -1,9 +1,11 @@
 """Puts what the page needs from npm into the package, as the lock file has it, to the byte.
 
 Run by hatchling for every wheel and every editable install; what was done for the same lock file before is left as it
-is. Must not know what the page does with it.
+is. A directory that cannot be written to is left alone: the wheel has its files all the same. Must not know what the
+page does with it.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,7 @@ class PageBuildHook(BuildHookInterface[Any]):
     """Fills the vendor directory, unless it was filled from this very lock file."""
 
     PLUGIN_NAME = "page"
+    _work: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
         """What must be there to build: nothing, where this was done before."""
@@ -34,10 +37,22 @@ class PageBuildHook(BuildHookInterface[Any]):
         root = Path(self.root)
         if _is_filled(root):
             return
-        with tempfile.TemporaryDirectory() as work:
-            _install(root, Path(work))
-            _take(Path(work) / "node_modules", root / PLACE)
-        (root / STAMP).write_text(_locked(root))  # last: whoever was interrupted begins anew
+        self._work = tempfile.TemporaryDirectory()  # until `finalize`: the wheel may be made of what is in it
+        work = Path(self._work.name)
+        _install(root, work)
+        if os.access((root / PLACE).parent, os.W_OK):
+            _take(work / "node_modules", root / PLACE)
+            (root / STAMP).write_text(_locked(root))  # last: whoever was interrupted begins anew
+        elif version == "editable":
+            raise SystemExit(f"{root} cannot be written to, and an editable install is that directory: leave out -e")
+        else:
+            _take(work / "node_modules", work / "vendor")
+            build_data["force_include"][str(work / "vendor")] = PLACE.removeprefix("src/")
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """After the wheel was made."""
+        if self._work:
+            self._work.cleanup()
 
 
 def _locked(root: Path) -> str:

@@ -6,6 +6,7 @@ where CI is set they fail.
 
 import os
 import shutil
+import socket
 import sys
 from contextlib import asynccontextmanager
 
@@ -56,6 +57,14 @@ async def steady(state_dir, port, **settings):
         await running.clear_away()
 
 
+def alone(state_dir, **settings):
+    """A service of a test's own, which may kill it and start it again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return steady(state_dir, port, **settings)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def service(tmp_path_factory):
     """One service for all of these tests: each makes jobs of its own."""
@@ -63,16 +72,34 @@ async def service(tmp_path_factory):
         yield running
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def person(browser):
+    """Makes browsers' profiles: `await person(color_scheme="dark")` is the same one each time.
+
+    A fresh one would fetch and compile the whole page again for every test.
+    """
+    known = {}
+
+    async def profile(**options):
+        kind = repr(sorted(options.items()))
+        if kind not in known:
+            known[kind] = await browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+            await known[kind].grant_permissions(["clipboard-read", "clipboard-write"])
+            await known[kind].add_init_script(WATCH)
+        return known[kind]
+
+    return profile
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def reading(browser):
+async def reading(person):
     """Opens readers: `await reading(service, "#job=1", color_scheme="dark")`; none may have met a fault."""
     opened = []
 
     async def read(service, place="", *, size=(1280, 800), faults=(), **options):
-        context = await browser.new_context(viewport=dict(zip(("width", "height"), size, strict=True)), **options)
-        await context.grant_permissions(["clipboard-read", "clipboard-write"])
-        await context.add_init_script(WATCH)
-        reader = Reader(await context.new_page(), service, faults)
+        page = await (await person(**options)).new_page()
+        await page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+        reader = Reader(page, service, faults)
         opened.append(reader)
         await reader.open(place)
         return reader
@@ -80,4 +107,5 @@ async def reading(browser):
     yield read
     for reader in opened:
         await reader.faultless()
-        await reader.page.context.close()
+        await reader.page.evaluate("localStorage.clear()")
+        await reader.page.close()

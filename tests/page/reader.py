@@ -7,6 +7,14 @@ SOON = 15_000  # milliseconds
 
 # The text of the rows that are on the screen now.
 _ROWS = "() => document.querySelector('.xterm-rows')?.innerText.replaceAll('\\u00a0', ' ') ?? ''"
+# The button says for a moment only that it has copied; `window.copying` is told.
+_COPYING = """() => {
+    window.copying = new Promise((told) => {
+        const watcher = new MutationObserver(told);
+        watcher.observe(document.getElementById('copy'), { attributeFilter: ['data-done'] });
+    });
+    return null;
+}"""
 # Runs a function of one of the page's own modules.
 _CALL = """async ([name, given]) => {
     const main = document.querySelector('script[type=module]').src;
@@ -81,8 +89,9 @@ class Reader:
 
     async def copied(self):
         """All of the output that the page has, by its own button."""
+        await self.page.evaluate(_COPYING)
         await self.page.click("#copy")
-        await self.sees("#copy[data-done]")
+        await self.page.evaluate("window.copying")
         return await self.page.evaluate("navigator.clipboard.readText()")
 
     async def commands(self):

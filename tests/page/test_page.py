@@ -2,11 +2,10 @@
 
 import asyncio
 import re
-import socket
 
 import pytest
 
-from tests.page.conftest import steady
+from tests.page.conftest import alone
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -100,13 +99,30 @@ async def test_more_jobs_come_by_scrolling(service, reading):
     assert await reader.page.evaluate(numbers) == sorted(ids, reverse=True)
 
 
+async def test_the_end_of_the_list_is_not_overlooked(service, reading):
+    """Of several things that the browser tells at once about the end of the list, the last one holds."""
+    for _ in range(120):
+        await service.submit(": not overlooked")
+    reader = await reading(service)
+    await reader.page.add_init_script("""
+        const Browsers = IntersectionObserver;
+        window.IntersectionObserver = class extends Browsers {
+            constructor(heard, options) {
+                super((entries) => heard([{ isIntersecting: false }, ...entries]), options);
+            }
+        };
+    """)
+    await reader.page.reload()
+    await reader.open("#q=not overlooked")
+    await reader.live()
+    await reader.page.evaluate("document.querySelector('.all').scrollTo(0, 1e9)")
+    await reader.until("() => document.querySelectorAll('#rows .open').length === 120")
+
+
 async def test_a_killed_server_costs_no_output(tmp_path, reading):
     """The server is killed in the middle of a stream and started again: the page comes back by itself, and has each
     line once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    async with steady(tmp_path / "state", port) as service:
+    async with alone(tmp_path / "state") as service:
         reader = await reading(service, faults=["ERR_|NetworkError"])
         await reader.run("i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; sleep 0.005; done; echo last")
         await reader.says("line 50")
@@ -284,6 +300,27 @@ async def test_the_keyboard_suffices(service, reading):
     await reader.page.keyboard.press("Escape")
     await reader.until("() => job.hidden")
     assert await reader.page.evaluate("document.activeElement.textContent") == ": by key 1"
+
+
+async def test_the_focus_stays_where_it_is_while_the_page_lives(service, reading):
+    """Whoever stands on a bar or a queue is still there when jobs come and go."""
+    await service.run(": stood upon")
+    reader = await reading(service, "#q=stood")
+    for place in ("#recent a", "#queues a"):
+        await reader.sees(place)
+        await reader.page.focus(place)
+        where = await reader.page.evaluate("document.activeElement.href")
+        await reader.page.evaluate("(place) => { document.querySelector(place).isOld = true; }", place)
+        await service.run(": stood beside")
+        await reader.until("(place) => !document.querySelector(place).isOld", place)
+        assert await reader.page.evaluate("document.activeElement.href") == where
+
+
+async def test_a_job_that_has_not_started_says_so(service, reading):
+    """Of a job that waits nothing is said that would be true of a running one only."""
+    job = await service.submit("echo later", start_at="2100-01-01T00:00:00Z")
+    reader = await reading(service, f"#job={job}")
+    await reader.sees("#silent", "It has not started yet.")
 
 
 async def test_output_is_downloaded(service, reading):

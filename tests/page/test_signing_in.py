@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import socket
 
 import pytest
 
 from shellrunner.config import Settings
-from tests.page.conftest import steady
+from tests.page.conftest import alone
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -20,10 +19,7 @@ async def test_a_token_is_asked_for_and_streams_carry_it(tmp_path, reading):
     """Nothing is shown before the right token; then all works by fetch with the header, over a restart too; the token
     is nowhere but in memory, and signing out forgets it."""
     tokens = [{"name": "person", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "scopes": ["read", "run"]}]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    async with steady(tmp_path / "state", port, AUTH__TOKENS=json.dumps(tokens)) as service:
+    async with alone(tmp_path / "state", AUTH__TOKENS=json.dumps(tokens)) as service:
         reader = await reading(service, faults=["ERR_|NetworkError"])
         await reader.sees("#sign-in")
         await reader.page.fill("#token", "wrong")
@@ -50,5 +46,9 @@ async def test_a_token_is_asked_for_and_streams_carry_it(tmp_path, reading):
             await reader.page.click("#download summary")
             await reader.page.click('#download [data-stream=""]')
         assert (await waiting.value).suggested_filename.startswith("job-")
+        await reader.page.route("**/output", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+        await reader.page.click("#download summary")
+        await reader.page.click('#download [data-stream=""]')
+        await reader.sees("#note", "It could not be downloaded: The answer was 502")
         await reader.page.click("#sign-out")
         await reader.sees("#sign-in")

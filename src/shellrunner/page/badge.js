@@ -1,6 +1,7 @@
 /* A job's state at a glance: as a badge, and in the tab's title and icon. */
 
 import { $, make, write } from "./dom.js";
+import { plain } from "./plain.js";
 import { stateOf, toneOf } from "./words.js";
 
 const SIGNS = { waiting: "•", running: "▶", good: "✓", bad: "✗", stopped: "■", unknown: "?" };
@@ -16,7 +17,7 @@ export function badge(job) {
 /** Let the tab show this job, or none. */
 export function mark(job) {
   const tone = job ? toneOf(job) : "idle";
-  const title = job ? `${SIGNS[tone]} ${stateOf(job)} · ${job.command.slice(0, 60)} · shellrunner` : "shellrunner";
+  const title = job ? `${SIGNS[tone]} ${stateOf(job)} · ${plain(job.command, 60)} · shellrunner` : "shellrunner";
   if (document.title !== title) document.title = title;
   const address = new URL(`./icons/${tone}.svg`, import.meta.url).href;
   if (icon.href !== address) icon.href = address;

@@ -26,13 +26,25 @@ export function tell(element, words) {
   write(element, words || "");
 }
 
+/** Give an element other children; the focus stays with the link that had it, or with the one at its place. */
+export function refill(element, ...children) {
+  const links = () => [...element.querySelectorAll("a, button")];
+  const focused = document.activeElement;
+  const place = links().indexOf(focused);
+  element.replaceChildren(...children);
+  if (place < 0) return;
+  const same = links().find((link) => link.href === focused.href);
+  (same || links().at(Math.min(place, links().length - 1)))?.focus({ preventScroll: true });
+}
+
 /** Call `work` at the next frame, once, however often it was asked for until then. */
 export function soon(work) {
   let asked = false;
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => {
+    const next = document.hidden ? setTimeout : requestAnimationFrame; // in a tab that is not seen there are no frames
+    next(() => {
       asked = false;
       work();
     });

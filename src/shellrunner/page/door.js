@@ -24,6 +24,9 @@ export class Unreachable extends Error {
   }
 }
 
+/** Whether what went wrong may pass by itself: the service away, or a proxy that says so. */
+export const passes = ({ status = 0 }) => status < 400 || status >= 500 || [408, 425, 429].includes(status);
+
 /** `ask` opens a dialog for a token, told whether one was refused just now, and resolves to it. */
 export function lockedBy(ask) {
   askForToken = ask;
@@ -70,16 +73,25 @@ export function wantsToken(response) {
     Throws Problem or Unreachable. */
 export async function ask(verb, path, { body, headers = {}, signal } = {}) {
   const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  const options = { method: verb, headers: { ...sent, ...headers }, signal, body: body && JSON.stringify(body) };
-  for (;;) {
-    const used = token;
-    const response = await send(path, options);
-    if (!wantsToken(response)) return read(response);
-    if (used === token) await unlock();
-  }
+  return read(await admitted(path, { method: verb, headers: { ...sent, ...headers }, signal, body: body && JSON.stringify(body) }));
 }
 
 export const get = (path, signal) => ask("GET", path, { signal });
+
+/** Ask for bytes as they are. Throws as `ask` does. */
+export async function bytes(path) {
+  const response = await admitted(path, {});
+  return response.ok ? response.blob() : read(response);
+}
+
+async function admitted(path, options) {
+  for (;;) {
+    const used = token;
+    const response = await send(path, options);
+    if (!wantsToken(response)) return response;
+    if (used === token) await unlock();
+  }
+}
 
 async function read(response) {
   if (response.status === 204) return null;

@@ -2,6 +2,7 @@
 
 import { make } from "./dom.js";
 import { duration, running, since } from "./clock.js";
+import { plain } from "./plain.js";
 import { size } from "./words.js";
 
 /** The facts of a job; `result` is there once it is done. */
@@ -27,7 +28,7 @@ export function factsOf(job, status, result) {
     ["attempt", job.retries && `${status.attempt} of at most ${job.retries.max + 1}`],
     ["notified", job.notify && (job.notify.error ? `${job.notify.state}: ${job.notify.error}` : job.notify.state)],
   ];
-  return facts.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+  return facts.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "string" ? plain(value) : value)));
 }
 
 function timeOf(status, result) {

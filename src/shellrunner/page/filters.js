@@ -4,6 +4,7 @@ import { $, make } from "./dom.js";
 import { allAt, at, go } from "./address.js";
 import { choose } from "./queues.js";
 import { door } from "./door.js";
+import { plain } from "./plain.js";
 
 const NAMES = { find: "q", state: "state", ending: "ending", queue: "queue", since: "since", sort: "sort" };
 const BAD = Array.from({ length: 255 }, (_, number) => number + 1).join();
@@ -22,7 +23,7 @@ export function query({ sort = true } = {}) {
   else give("ending", ending);
   // To the minute, so that the list stays the same list while it is read on.
   const hours = Number(at("since"));
-  if (hours > 0) give("created_after", new Date(Math.floor((door.now() - hours * 3_600_000) / 60_000) * 60_000).toISOString());
+  if (hours > 0 && hours < 1e6) give("created_after", new Date(Math.floor((door.now() - hours * 3_600_000) / 60_000) * 60_000).toISOString());
   if (sort) give("sort", at("sort"));
   return found;
 }
@@ -43,7 +44,7 @@ export function showFilters() {
 
 function chip(label) {
   const rest = () => allAt("label").filter((each) => each !== label);
-  const words = label.replace(":", "=");
+  const words = plain(label.replace(":", "="), 60);
   return make("button", { type: "button", class: "chip", "aria-label": `Not only ${words}`, onclick: () => go({ label: rest() }) }, `${words} ✕`);
 }
 

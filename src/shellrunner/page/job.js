@@ -4,10 +4,12 @@ import { $, soon, tell, write } from "./dom.js";
 import { badge, mark, say } from "./badge.js";
 import { copies } from "./clipboard.js";
 import { confirm } from "./dialogs.js";
-import { ask, get } from "./door.js";
+import { ask, get, passes } from "./door.js";
 import { factsOf } from "./facts.js";
+import { plain } from "./plain.js";
 import { showAttempts } from "./attempts.js";
 import { Output } from "./output.js";
+import { whenUnseen } from "./unseen.js";
 import { stateOf } from "./words.js";
 
 export class JobView {
@@ -18,6 +20,8 @@ export class JobView {
   #status = null;
   #result = null;
   #gone = "";
+  #later = null;
+  #peeking = null;
   #render = soon(() => this.#show());
 
   /** `again` gets the job that is to be run again; `close` closes the view. */
@@ -35,6 +39,7 @@ export class JobView {
       event.preventDefault();
       close();
     });
+    whenUnseen({ leave: () => this.#rest(), back: () => this.#wake() });
     copies($("job-copy-command"), "command", () => this.#job?.command ?? "");
   }
 
@@ -56,16 +61,22 @@ export class JobView {
     document.body.classList.add("open");
     write($("job-name"), `Job ${id}`);
     if (!document.querySelector(".all").offsetParent) $("job").focus(); // there is no room for both
+    await this.#read(id);
+  }
+
+  async #read(id) {
     try {
       const job = await get(`/api/jobs/${id}`);
       if (this.#id !== id) return;
       this.#job = job;
+      this.#gone = "";
       this.#status = { ...NOTHING, state: job.state, done: job.done };
       this.#output.open(id);
     } catch (error) {
       if (this.#id !== id) return;
       this.#gone = error.message;
-      this.#output.none();
+      this.#output.none(passes(error) ? "waiting" : "gone");
+      if (passes(error)) this.#later = setTimeout(() => this.#read(id), PAUSE);
     }
     this.#show();
   }
@@ -74,6 +85,9 @@ export class JobView {
     this.#output.close();
     this.#id = this.#job = this.#status = this.#result = null;
     this.#gone = "";
+    clearTimeout(this.#later);
+    clearInterval(this.#peeking);
+    this.#peeking = null;
     $("job").hidden = true;
     document.body.classList.remove("open");
     this.#clear();
@@ -116,6 +130,27 @@ export class JobView {
     }
   }
 
+  /** The tab's title and icon go on saying how the job is. */
+  #rest() {
+    if (!this.#job || this.#status.done || this.#gone) return;
+    this.#output.rest();
+    this.#peeking = setInterval(() => this.#peek(this.#id), PAUSE);
+  }
+
+  async #peek(id) {
+    const job = await get(`/api/jobs/${id}`).catch(() => null);
+    if (!job || this.#id !== id || this.#peeking === null) return;
+    if (job.done) this.#wake();
+    else this.#take({ ...this.#status, state: job.state });
+  }
+
+  #wake() {
+    if (this.#peeking === null) return;
+    clearInterval(this.#peeking);
+    this.#peeking = null;
+    this.#output.wake();
+  }
+
   #take(status) {
     this.#status = status;
     this.#render();
@@ -123,8 +158,13 @@ export class JobView {
 
   async #finish() {
     const id = this.#id;
-    const [job, result] = await Promise.all([get(`/api/jobs/${id}`), get(`/api/results/${id}`)]).catch(() => [null, null]);
-    if (this.#id !== id || !job) return;
+    const about = await Promise.all([get(`/api/jobs/${id}`), get(`/api/results/${id}`)]).catch((error) => error);
+    if (this.#id !== id) return;
+    if (about instanceof Error) {
+      if (passes(about)) this.#later = setTimeout(() => this.#finish(), PAUSE);
+      return;
+    }
+    const [job, result] = about;
     this.#job = job;
     this.#result = result;
     say(`Job ${id}: ${stateOf(this.#status)}`);
@@ -142,8 +182,8 @@ export class JobView {
     if (!this.#job) return tell($("job-detail"), this.#gone);
     const job = { ...this.#job, ...this.#status };
     $("job-badge").replaceChildren(badge(job));
-    write($("job-command"), job.command);
-    tell($("job-detail"), this.#gone || this.#result?.detail || "");
+    write($("job-command"), plain(job.command));
+    tell($("job-detail"), this.#gone || plain(this.#result?.detail || ""));
     $("job-facts").replaceChildren(...factsOf(this.#job, this.#status, this.#result));
     $("job-cancel").disabled = job.done || job.cancelling || Boolean(this.#gone);
     $("job-cancel").hidden = job.done;
@@ -164,4 +204,5 @@ export class JobView {
   }
 }
 
+const PAUSE = 3000; // milliseconds, before what could not be read is asked for again
 const NOTHING = { started: null, completed: null, ending: null, exit_code: null, signal: null, attempt: 1, cancelling: false };

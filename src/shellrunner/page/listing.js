@@ -16,14 +16,13 @@ export class Listing {
   #known = new Map();
   #query = new URLSearchParams();
   #next = null;
-  #reading = null;
+  #extending = null;
+
+  /** Whether `rows` are those of the query that was asked for last, and not the ones before it. */
+  current = false;
 
   get more() {
     return this.#next !== null;
-  }
-
-  get(id) {
-    return this.#known.get(id);
   }
 
   /** Whether the list is sorted by something that only jobs have which are done. */
@@ -31,13 +30,19 @@ export class Listing {
     return OF_RESULTS.has((this.#query.get("sort") || "").replace("-", ""));
   }
 
-  /** Begin anew with another query. */
+  /** Begin anew with another query; what is there stays until its first page is. */
   async read(query) {
     this.#query = query;
     this.#known.clear();
-    this.rows = [];
     this.#next = null;
-    await this.refresh();
+    this.current = false;
+    try {
+      await this.refresh();
+    } catch (error) {
+      if (query !== this.#query) return; // another list is wanted by now
+      this.rows = [];
+      throw error;
+    }
   }
 
   /** Read the first page again: what is new comes in, what lies behind it stays. */
@@ -45,17 +50,23 @@ export class Listing {
     const page = await this.#page(null);
     if (!page) return;
     const first = new Set(page.rows);
-    const rest = this.rows.filter((job) => !first.has(job));
-    const joins = page.next && rest.length < this.rows.length;
+    const rest = this.current ? this.rows.filter((job) => !first.has(job)) : [];
+    const joins = this.current && page.next && rest.length < this.rows.length;
     if (!joins || !this.#next) this.#next = page.next;
     this.rows = joins ? [...page.rows, ...rest] : page.rows;
+    this.current = true;
   }
 
-  /** Read the next page. */
-  async extend() {
-    if (!this.#next || this.#reading) return;
-    const page = await this.#page(this.#next);
-    if (!page) return;
+  /** Read the next page; whoever asks while it is on its way waits for the same one. */
+  extend() {
+    this.#extending ??= this.#extend().finally(() => { this.#extending = null; });
+    return this.#extending;
+  }
+
+  async #extend() {
+    const cursor = this.#next;
+    const page = cursor && (await this.#page(cursor));
+    if (!page || cursor !== this.#next) return; // the list was read anew meanwhile
     const there = new Set(this.rows);
     this.rows = [...this.rows, ...page.rows.filter((job) => !there.has(job))];
     this.#next = page.next;
@@ -90,11 +101,9 @@ export class Listing {
 
   async #page(cursor) {
     const query = this.#query;
-    const reading = (this.#reading = {});
-    const rows = await (this.doneOnly ? this.#results(cursor) : this.#jobs(cursor));
+    const { found, next } = await (this.doneOnly ? this.#results(cursor) : this.#jobs(cursor));
     if (query !== this.#query) return null; // another list is wanted by now
-    if (this.#reading === reading) this.#reading = null;
-    return rows;
+    return { rows: found.map((about) => this.#keep(about)), next: cursorOf(next) };
   }
 
   async #jobs(cursor) {
@@ -103,28 +112,27 @@ export class Listing {
       get(this.#path("/api/jobs", JOB, cursor)),
       get(this.#path("/api/statuses", STATUS, cursor)),
     ]);
-    const found = new Map(statuses.statuses.map((status) => [status.status_id, status]));
-    const lacking = jobs.jobs.filter((job) => !found.has(job.job_id));
-    await several(lacking, async (job) => found.set(job.job_id, await get(`/api/statuses/${job.job_id}`).catch(() => ({}))));
-    const rows = jobs.jobs.map((job) => this.#keep(job.job_id, { ...job, ...found.get(job.job_id) }));
-    return { rows, next: cursorOf(jobs.next) };
+    const known = new Map(statuses.statuses.map((status) => [status.status_id, status]));
+    const lacking = jobs.jobs.filter((job) => !known.has(job.job_id));
+    await several(lacking, async (job) => known.set(job.job_id, await get(`/api/statuses/${job.job_id}`).catch(() => ({}))));
+    return { found: jobs.jobs.map((job) => ({ ...job, ...known.get(job.job_id), id: job.job_id })), next: jobs.next };
   }
 
   async #results(cursor) {
     const page = await get(this.#path("/api/results", RESULT, cursor));
-    const rows = page.results.map((result) => this.#keep(result.result_id, { ...result, state: "done" }));
+    const found = page.results.map((result) => ({ ...result, state: "done", id: result.result_id }));
     // A result does not say where its job belongs.
-    await several(rows.filter((job) => job.queue === undefined), async (job) => {
+    await several(found.filter(({ id }) => this.#known.get(id)?.queue === undefined), async (job) => {
       const { queue, labels, priority } = await get(`/api/jobs/${job.id}`).catch(() => ({}));
       Object.assign(job, { queue, labels, priority });
     });
-    return { rows, next: cursorOf(page.next) };
+    return { found, next: page.next };
   }
 
-  #keep(id, about) {
-    const job = this.#known.get(id) || { id };
+  #keep(about) {
+    const job = this.#known.get(about.id) || {};
     const before = { ...job };
-    this.#known.set(id, Object.assign(job, about));
+    this.#known.set(about.id, Object.assign(job, about));
     // The stream may have told more while the page was on its way.
     if (progress(before) > progress(about)) Object.assign(job, before);
     job.duration ??= lasted(job);

@@ -1,10 +1,10 @@
 /* The page put together: what is in the address is shown, what the stream of all statuses tells is kept up. */
 
 import { $, seldom, soon, write } from "./dom.js";
-import { at, go, watch } from "./address.js";
+import { at, changed, go, watch } from "./address.js";
 import { say, showLine } from "./badge.js";
 import { askForToken, help } from "./dialogs.js";
-import { Unreachable, door, lockedBy } from "./door.js";
+import { Unreachable, door, lockedBy, passes } from "./door.js";
 import { filtered, query, showFilters, wireFilters } from "./filters.js";
 import { JobView } from "./job.js";
 import { on } from "./keys.js";
@@ -15,7 +15,10 @@ import { focusRunBox, runAgain, wireRunBox } from "./runbox.js";
 import { Stream } from "./stream.js";
 import { focusOn, foot, show, step } from "./table.js";
 import { wireTheme } from "./theme.js";
+import { whenUnseen } from "./unseen.js";
 import { count } from "./words.js";
+
+const QUEUES = 15_000; // milliseconds: that a queue was paused or resumed no stream tells
 
 const listing = new Listing();
 const view = new JobView({ again: runAgain, close: closeJob });
@@ -23,7 +26,7 @@ const table = document.querySelector(".table");
 
 const render = soon(() => {
   show(listing.rows, view.id);
-  table.setAttribute("aria-busy", "false");
+  table.setAttribute("aria-busy", String(!listing.current && !fault));
   foot(words());
 });
 const refresh = seldom(300, () => attempt(async () => {
@@ -31,17 +34,19 @@ const refresh = seldom(300, () => attempt(async () => {
   render();
 }));
 const refreshQueues = seldom(500, () => attempt(showQueues));
-const refreshRecent = seldom(1000, () => attempt(() => showRecent(query({ sort: false }))));
+const refreshRecent = seldom(1000, () => showRecent(query({ sort: false })).catch(() => {})); // the list says what is wrong
+const readOnceMore = seldom(3000, () => listing.current || readAnew());
+const place = () => changed({ job: "" }); // what of the address says which jobs are listed
 let shown = null;
+let fault = null; // why the list could not be read
 
 const stream = new Stream("/api/statuses/events", "/api/queues", {
   event: hear,
   state: (state) => {
     showLine($("line"), state, { connecting: "connecting", live: "live", waiting: "reconnecting" }[state]);
     if (state === "waiting") trouble("The service cannot be reached. What is shown may be old; it is tried again by itself.");
-    if (state === "live") trouble("");
     // Connect, then read the list: so nothing is missed.
-    if (state === "live" && !stream.id) readAnew();
+    if (state === "live") catchUp();
   },
   over: () => {
     showLine($("line"), "gone", "refused");
@@ -63,8 +68,10 @@ function hear(name, document) {
 async function attempt(work) {
   try {
     await work();
+    return true;
   } catch (error) {
     if (!(error instanceof Unreachable)) trouble(error.message); // else the stream says so, and goes on trying
+    return false;
   }
 }
 
@@ -74,15 +81,33 @@ function trouble(words) {
 }
 
 async function readAnew() {
-  shown = query().toString();
+  shown = place();
+  fault = null;
   table.setAttribute("aria-busy", "true");
   refreshQueues();
   refreshRecent();
-  await attempt(() => listing.read(query()));
+  try {
+    await listing.read(query());
+  } catch (error) {
+    fault = error;
+    if (passes(error)) readOnceMore();
+  }
   render();
 }
 
+/** The stream is there, for the first time or again. */
+function catchUp() {
+  trouble("");
+  if (!listing.current) return readAnew();
+  refresh();
+  refreshQueues();
+  refreshRecent();
+  readOn();
+}
+
 function words() {
+  if (fault) return fault.message;
+  if (!listing.current) return "reading the list…";
   if (listing.more) return "more below…";
   if (listing.rows.length) return `${count(listing.rows.length, "job")}, all that there are`;
   if (filtered()) return "No job fits this.";
@@ -91,8 +116,8 @@ function words() {
 
 function arrive() {
   showFilters();
-  if (query().toString() !== shown) readAnew();
-  view.open(Number(at("job")) || null);
+  if (place() !== shown) readAnew();
+  view.open(/^[1-9]\d{0,14}$/.test(at("job")) ? Number(at("job")) : null);
   render();
 }
 
@@ -102,15 +127,17 @@ function closeJob() {
   focusOn(id);
 }
 
-function wireScrolling() {
-  const watcher = new IntersectionObserver(async ([entry]) => {
-    if (!entry.isIntersecting || !listing.more) return;
-    await attempt(() => listing.extend());
-    render();
-    // Also if it has not left the screen meanwhile.
-    watcher.unobserve($("foot"));
-    watcher.observe($("foot"));
-  }, { rootMargin: "600px" });
+const watcher = new IntersectionObserver(async (entries) => {
+  if (!entries.at(-1).isIntersecting || !listing.more) return; // what came before it is past
+  // If it cannot be read now, then once the service is back.
+  if (!(await attempt(() => listing.extend()))) return;
+  render();
+  readOn();
+}, { rootMargin: "600px" });
+
+/** Read on if the end of the list is to be seen soon, or still. */
+function readOn() {
+  watcher.unobserve($("foot"));
   watcher.observe($("foot"));
 }
 
@@ -148,16 +175,20 @@ $("sign-out").addEventListener("click", () => {
 wireTheme((theme) => view.output.theme(theme));
 wireFilters();
 wireKeys();
-wireScrolling();
+readOn();
 wireRunBox((job) => {
   say(`Job ${job.job_id} was accepted`);
   refresh();
   go({ job: String(job.job_id) });
 });
-$("retry").addEventListener("click", hurry);
+$("retry").addEventListener("click", () => {
+  stream.open(stream.id); // also if it was refused
+  view.output.hurry();
+});
 watch(arrive);
 addEventListener("online", hurry);
+setInterval(() => document.hidden || refreshQueues(), QUEUES);
 document.addEventListener("visibilitychange", () => document.hidden || hurry());
-shown = query().toString();
+whenUnseen({ leave: () => stream.close(), back: () => stream.open(stream.id, { quietly: true }) });
 arrive();
 stream.open();

@@ -4,7 +4,7 @@
 import { $, soon, tell, write } from "./dom.js";
 import { showLine } from "./badge.js";
 import { copies } from "./clipboard.js";
-import { door, send } from "./door.js";
+import { bytes, door } from "./door.js";
 import { Screen } from "./screen.js";
 import { Tap } from "./tap.js";
 import { count, size } from "./words.js";
@@ -18,7 +18,9 @@ export class Output {
   #job = null;
   #view = { only: "", times: false };
   #wrapped = true;
+  #started = false;
   #ended = false;
+  #failure = "";
   #look = soon(() => this.#show());
 
   /** `told` has status(document), done(document), over(status): what the job's stream says of the job. */
@@ -41,6 +43,10 @@ export class Output {
     this.#job = job;
     this.#tap = new Tap(job, this.#screen, this.#view, {
       ...this.#told,
+      status: (status) => {
+        this.#started = Boolean(status.started);
+        this.#told.status(status);
+      },
       done: (document) => this.#end(document),
       line: (state) => showLine($("job-line"), state, LINES[state]),
       over: (status) => this.#over(status),
@@ -55,22 +61,32 @@ export class Output {
   close() {
     this.#tap?.close();
     this.#tap = null;
-    this.#ended = false;
+    this.#started = this.#ended = false;
+    this.#failure = "";
     $("seek").value = "";
     this.seek(false);
     this.#found(0, 0);
     tell($("note"), "");
   }
 
-  /** There is no such job. */
-  none() {
+  /** There is no such job, or it cannot be read now: the line says which. */
+  none(line) {
     this.#screen.clear();
-    showLine($("job-line"), "gone", "gone");
+    showLine($("job-line"), line, LINES[line]);
   }
 
   /** Connect at once, if it is waiting to. */
   hurry() {
     this.#tap?.hurry();
+  }
+
+  /** Hold no connection until `wake`. */
+  rest() {
+    this.#tap?.rest();
+  }
+
+  wake() {
+    this.#tap?.wake();
   }
 
   theme(name) {
@@ -141,8 +157,13 @@ export class Output {
     $("to-end").hidden = below <= 0;
     if (below > 0) write($("to-end"), `↓ ${count(below, "line")} below: ${this.#ended ? "to the end" : "follow"}`);
     $("silent").hidden = !this.#tap?.silent;
-    if (this.#tap?.silent) write($("silent"), this.#ended ? "It wrote nothing." : "It has written nothing yet.");
-    tell($("note"), this.#tap ? noteOf(this.#tap) : "");
+    if (this.#tap?.silent) write($("silent"), this.#silence());
+    tell($("note"), this.#failure || (this.#tap ? noteOf(this.#tap) : ""));
+  }
+
+  #silence() {
+    if (this.#ended) return "It wrote nothing.";
+    return this.#started ? "It has written nothing yet." : "It has not started yet.";
   }
 
   #found(place, number) {
@@ -186,7 +207,11 @@ export class Output {
       if (!door.locked) return;
       // A link cannot send a token.
       event.preventDefault();
-      await save(link.getAttribute("href"), link.download);
+      this.#failure = "";
+      await save(link.getAttribute("href"), link.download).catch((error) => {
+        this.#failure = `It could not be downloaded: ${error.message}`;
+        this.#look();
+      });
     });
     document.addEventListener("click", (event) => !menu.contains(event.target) && (menu.open = false));
     menu.addEventListener("keydown", (event) => event.key === "Escape" && ((menu.open = false), menu.firstElementChild.focus()));
@@ -207,9 +232,8 @@ function noteOf({ skipped, dropped }) {
 }
 
 async function save(path, name) {
-  const response = await send(path);
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await response.blob());
+  link.href = URL.createObjectURL(await bytes(path));
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

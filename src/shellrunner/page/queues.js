@@ -1,6 +1,6 @@
 /* The queues: how much runs and waits in each, and their names wherever one is to be chosen. */
 
-import { $, make } from "./dom.js";
+import { $, make, refill } from "./dom.js";
 import { at, link } from "./address.js";
 import { get } from "./door.js";
 
@@ -10,7 +10,7 @@ let names = "";
 export async function showQueues() {
   const { paused, queues } = await get("/api/queues");
   const shown = queues.filter((queue) => queue.running || queue.queued || queue.waiting || queue.paused || queue.queue === "default");
-  $("queues").replaceChildren(...shown.map((queue) => make("li", {}, linkTo(queue, paused))));
+  refill($("queues"), ...shown.map((queue) => make("li", {}, linkTo(queue, paused))));
   offer(queues.map((queue) => queue.queue));
 }
 

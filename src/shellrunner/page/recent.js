@@ -1,9 +1,10 @@
 /* A strip of what ended last: one bar a job, as high as it took long, coloured by how it ended. */
 
-import { $, make } from "./dom.js";
+import { $, make, refill } from "./dom.js";
 import { link } from "./address.js";
 import { duration, exact } from "./clock.js";
 import { get } from "./door.js";
+import { plain } from "./plain.js";
 import { stateOf, toneOf } from "./words.js";
 
 const BARS = 60;
@@ -16,7 +17,7 @@ export async function showRecent(filters) {
   query.set("limit", BARS);
   query.set("fields", FIELDS);
   const { results } = await get(`/api/results?${query}`);
-  $("recent").replaceChildren(...bars(results.reverse()));
+  refill($("recent"), ...bars(results.reverse()));
 }
 
 function bars(results) {
@@ -25,10 +26,10 @@ function bars(results) {
   const highest = Math.max(scale(1), ...results.map((result) => scale(result.duration)));
   return results.map((result) => {
     const job = { ...result, state: "done" };
-    const words = `job ${result.result_id}, ${stateOf(job)}${result.duration == null ? "" : `, ${duration(result.duration)}`}: ${result.command}`;
+    const words = `job ${result.result_id}, ${stateOf(job)}${result.duration == null ? "" : `, ${duration(result.duration)}`}: ${plain(result.command, 300)}`;
     const bar = make("span", { "data-tone": toneOf(job), "aria-hidden": "true" });
     bar.style.setProperty("--height", scale(result.duration) / highest);
-    const about = { title: `${words.slice(0, 300)}\n${exact(result.completed)}`, "aria-label": words.slice(0, 120) };
+    const about = { title: `${words}\n${exact(result.completed)}`, "aria-label": words.slice(0, 120) };
     return make("li", {}, make("a", { ...link({ job: String(result.result_id) }), ...about }, bar));
   });
 }

@@ -2,6 +2,7 @@
    command writes is drawn by it and nothing else. Knows no job and no network. */
 
 import { keepStylesStrict } from "./sheets.js";
+import { tame } from "./tame.js";
 import { FitAddon } from "./vendor/addon-fit.mjs";
 import { SearchAddon } from "./vendor/addon-search.mjs";
 import { Unicode11Addon } from "./vendor/addon-unicode11.mjs";
@@ -29,8 +30,6 @@ const MATCHES = {
   light: { matchBackground: "#ffe08a", activeMatchBackground: "#ffa940", matchOverviewRuler: "#c99a00", activeMatchColorOverviewRuler: "#d06000" },
   dark: { matchBackground: "#5c4a10", activeMatchBackground: "#a56a00", matchOverviewRuler: "#c99a00", activeMatchColorOverviewRuler: "#ffb040" },
 };
-// A command that was ended may have left the terminal reporting the mouse, which would take selecting away.
-const MOUSE = new Set([9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016]);
 
 export class Screen {
   #place;
@@ -48,10 +47,10 @@ export class Screen {
     this.#terminal = new Terminal({
       allowProposedApi: true, convertEol: true, disableStdin: true, cursorInactiveStyle: "none", logLevel: "off",
       fontFamily: getComputedStyle(place).fontFamily, fontSize: parseFloat(getComputedStyle(place).fontSize), lineHeight: 1.15,
-      minimumContrastRatio: 4.5, linkHandler: { activate: () => {} }, scrollback: CELLS / 200, theme: THEMES.light,
+      minimumContrastRatio: 4.5, scrollback: CELLS / 200, theme: THEMES.light,
       overviewRuler: { width: 10 },
     });
-    this.#harden();
+    tame(this.#terminal.parser);
     for (const addon of [this.#fit, this.#search, new Unicode11Addon()]) this.#terminal.loadAddon(addon);
     this.#terminal.unicode.activeVersion = "11";
     this.#terminal.open(place);
@@ -135,11 +134,6 @@ export class Screen {
   #keepBarInView() {
     const { scrollLeft, clientWidth } = this.#place;
     this.#place.style.setProperty("--edge-of-view", `${scrollLeft + clientWidth - 12}px`);
-  }
-
-  #harden() {
-    const { parser } = this.#terminal;
-    parser.registerCsiHandler({ prefix: "?", final: "h" }, (modes) => modes.length === 1 && MOUSE.has(modes[0]));
   }
 
   /** Keys scroll; all others are the page's and the browser's, so that Tab leads out again. */

@@ -1,13 +1,12 @@
 /* A stream of events that comes back by itself: after a cut, a restart of the service, a 502 of a proxy, a connection
    that died without a word. EventSource where nothing is asked of us, fetch where a token is. Knows no job. */
 
-import { door, send, unlock, wantsToken } from "./door.js";
+import { door, passes, send, unlock, wantsToken } from "./door.js";
 import { Parser } from "./sse.js";
 
 const NAMES = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
 const SILENCE = 60_000; // EventSource does not show signs of life; a dead connection says nothing either
 const LONGEST = 15_000; // milliseconds between two tries
-const MENDS_ITSELF = new Set([408, 425, 429]);
 
 export class Stream {
   #path;
@@ -32,12 +31,12 @@ export class Stream {
     return this.#id;
   }
 
-  /** Begin, after the event with this id. */
-  open(id = "") {
+  /** Begin, after the event with this id; `quietly` if there is nothing in it that anybody needs to be told. */
+  open(id = "", { quietly = false } = {}) {
     this.close();
     this.#id = id;
     this.#tries = 0;
-    this.#told.state("connecting");
+    if (!quietly) this.#told.state("connecting");
     this.#connect();
   }
 
@@ -96,7 +95,7 @@ export class Stream {
     const why = status ?? (await this.#why());
     if (this.#source !== source) return;
     this.#source = null;
-    if (why < 400 || why >= 500 || MENDS_ITSELF.has(why)) return this.#wait();
+    if (passes({ status: why })) return this.#wait();
     this.close();
     this.#told.over(why);
   }

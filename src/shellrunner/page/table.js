@@ -5,6 +5,9 @@ import { badge } from "./badge.js";
 import { changed, link } from "./address.js";
 import { copyButton } from "./clipboard.js";
 import { duration, running, since } from "./clock.js";
+import { plain } from "./plain.js";
+
+const LONGEST = 500; // characters of a command: a row shows fewer
 
 const rows = $("rows");
 const made = new Map();
@@ -43,9 +46,9 @@ function rowOf(job, open) {
   if (!row) made.set(job.id, (row = { element: make("div", { role: "row", class: "row" }), said: "" }));
   const said = JSON.stringify([job.state, job.cancelling, job.ending, job.exit_code, job.signal, job.started, job.duration,
     job.queue, job.attempt]);
-  if (said !== row.said) {
+  if (said !== row.said || job !== row.job) {
     const focused = row.element.contains(document.activeElement) && document.activeElement.className;
-    row.said = said;
+    Object.assign(row, { said, job });
     row.element.replaceChildren(...cells(job));
     if (focused) row.element.getElementsByClassName(focused)[0]?.focus();
   }
@@ -55,7 +58,7 @@ function rowOf(job, open) {
 }
 
 function cells(job) {
-  const open = make("a", { class: "open", ...link({ job: String(job.id) }) }, job.command);
+  const open = make("a", { class: "open", ...link({ job: String(job.id) }) }, plain(job.command, LONGEST));
   return [
     cell("c-state", badge(job), job.attempt > 1 ? make("span", { class: "tries", title: `attempt ${job.attempt}` }, `×${job.attempt}`) : null),
     cell("c-command", make("span", { class: "number" }, String(job.id)), open, copyButton("the command", () => job.command)),
@@ -71,7 +74,7 @@ function cell(name, ...children) {
 
 function queueOf(job) {
   const labels = Object.entries(job.labels || {}).map(([name, value]) =>
-    make("a", { class: "chip", ...link({ label: `${name}:${value}` }), title: "Only these" }, `${name}=${value}`));
+    make("a", { class: "chip", ...link({ label: `${name}:${value}` }), title: `Only these: ${plain(`${name}=${value}`, 300)}` }, plain(`${name}=${value}`, 60)));
   const queue = job.queue && job.queue !== "default" ? [make("span", { class: "queue" }, job.queue)] : [];
   return [...queue, ...labels];
 }

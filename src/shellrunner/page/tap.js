@@ -6,10 +6,14 @@ import { Record, lengthOf } from "./record.js";
 import { Stream } from "./stream.js";
 import { send } from "./door.js";
 import { size } from "./words.js";
+import { withoutPiles } from "./plain.js";
 
 const MUCH = 8_000_000; // bytes: of what is more, only the end is shown
 const END = 2_000_000; // bytes of it
-const AT_ONCE = 150_000; // characters for the screen between two frames
+const AT_ONCE = 150_000; // characters for the screen between two frames; fewer of those that take it long
+const AT_FIRST = 2000;
+const AT_LEAST = 250;
+const LONG = 60; // milliseconds
 const WAITING = 2_000_000; // characters that wait for the screen: more is not fetched
 
 export class Tap {
@@ -20,12 +24,15 @@ export class Tap {
   #painter;
   #record = new Record();
   #next = 0; // the piece that the screen gets next
+  #rest = ""; // what is left of the one before
+  #portion = AT_FIRST;
   #waiting = 0;
   #busy = false; // the screen has not taken or shown yet what it was given
   #place = 0;
   #held = false;
   #entered = false;
   #closed = false;
+  #resting = false;
 
   /** `view` is {only, times}; `told` has status(document), done(document), line(state), over(status), and
       moved() whenever something of this has changed. */
@@ -57,17 +64,28 @@ export class Tap {
   }
 
   /** Begin, or go on where it was left; what is too far ahead is passed over. */
-  async open() {
+  async open(how) {
     const total = await this.#total();
-    if (this.#closed) return;
-    if (total - this.#place <= MUCH) return this.#stream.open(this.#stream.id);
+    if (this.#closed || this.#resting) return;
+    if (total - this.#place <= MUCH) return this.#stream.open(this.#stream.id, how);
     this.#skip(total - END);
-    this.#stream.open(String(this.#place));
+    this.#stream.open(String(this.#place), how);
   }
 
   /** Try to connect at once. */
   hurry() {
     this.#stream.hurry();
+  }
+
+  /** Hold no connection until `wake`. */
+  rest() {
+    this.#resting = true;
+    this.#stream.close();
+  }
+
+  wake() {
+    this.#resting = this.#held = false;
+    this.open({ quietly: true });
   }
 
   close() {
@@ -85,6 +103,7 @@ export class Tap {
 
   #rewind() {
     this.#next = this.#record.begin;
+    this.#rest = "";
     this.#waiting = 0;
     for (let at = this.#next; at < this.#record.end; at += 1) this.#waiting += lengthOf(this.#record.at(at));
   }
@@ -136,24 +155,36 @@ export class Tap {
     if (!this.#busy) this.#give();
     if (!this.#held || this.#waiting > WAITING / 4) return;
     this.#held = false;
-    this.open();
+    this.open({ quietly: true });
   }
 
   #give() {
     if (this.#next < this.#record.begin) this.#rewind();
-    let text = "";
-    while (text.length < AT_ONCE && this.#next < this.#record.end) text += this.#painted(this.#record.at(this.#next++));
+    while (this.#rest.length < this.#portion && this.#next < this.#record.end) {
+      this.#rest += this.#painted(this.#record.at(this.#next++));
+    }
+    const text = this.#rest.slice(0, this.#portion);
     if (!text) return;
+    this.#rest = this.#rest.slice(text.length);
     this.#busy = true;
-    this.#screen.write(text, () => nextFrame(() => {
-      this.#busy = false;
-      if (!this.#closed) this.#pump();
-    }));
+    const began = performance.now();
+    this.#screen.write(text, () => {
+      this.#pace(performance.now() - began);
+      nextFrame(() => {
+        this.#busy = false;
+        if (!this.#closed) this.#pump();
+      });
+    });
+  }
+
+  /** Give less at once of what keeps the terminal busy: some sequences cost it thousands of times what a letter does. */
+  #pace(took) {
+    this.#portion = Math.min(AT_ONCE, Math.max(AT_LEAST, this.#portion * (took > LONG ? 0.25 : 2)));
   }
 
   #painted(piece) {
     this.#waiting -= lengthOf(piece);
-    return piece.remark ? this.#painter.remark(piece.remark) : this.#painter.paint(piece);
+    return piece.remark ? this.#painter.remark(piece.remark) : this.#painter.paint({ ...piece, text: withoutPiles(piece.text) });
   }
 
   #over(status) {
