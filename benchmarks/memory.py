@@ -29,7 +29,10 @@ def main():
             [sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", state],
             stderr=subprocess.PIPE, env={**os.environ, **settings},
         )  # fmt: skip
-        url = json.loads(server.stderr.readline())["urls"][0]
+        line = {}
+        while "urls" not in line:  # warnings come before it
+            line = json.loads(server.stderr.readline())
+        url = line["urls"][0]
         subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
         try:
             output(url, server.pid, int(given.gigabytes * 1e9))

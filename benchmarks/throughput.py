@@ -51,7 +51,9 @@ def serve(state):
     """Start the service; return its process and port."""
     command = [sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", state]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "SHELLRUNNER_LOG__LEVEL": "info"})
-    line = json.loads(server.stderr.readline())
+    line = {}
+    while "urls" not in line:  # warnings come before it
+        line = json.loads(server.stderr.readline())
     drain(server.stderr)
     return server, int(line["urls"][0].rsplit(":", 1)[1])
 
