@@ -45,11 +45,20 @@ async def test_what_was_done_is_told_in_two_lines(guarded: Target) -> None:
 
 
 async def test_what_was_refused_is_told_in_one_line(guarded: Target) -> None:
-    """From where, what, and why; of who was refused, no more than that is known."""
+    """Who, from where, what, and why."""
     outcome = await guarded.send(looking("/api/jobs?q=x", bearer(EACH_SCOPE["run"])))
     (line,) = await lines_of(guarded, outcome.source, 1)
-    told = {name: line[name] for name in ("event", "verb", "path", "why")}
-    assert told == {"event": "refused", "verb": "GET", "path": "/api/jobs", "why": "insufficient-scope"}
+    told = {name: line[name] for name in ("event", "who", "verb", "path", "why")}
+    what = {"verb": "GET", "path": "/api/jobs", "why": "insufficient-scope"}
+    assert told == {"event": "refused", "who": "token:run", **what}
+
+
+async def test_of_whom_nobody_knows_nothing_is_made_up(guarded: Target) -> None:
+    """A wrong token has no name."""
+    outcome = await guarded.send(looking("/api/jobs", bearer("wrong")))
+    (line,) = await lines_of(guarded, outcome.source, 1)
+    assert line["why"] == "token-needed"
+    assert "who" not in line
 
 
 async def test_looking_is_not_told(guarded: Target) -> None:

@@ -54,9 +54,10 @@ class Audit:
         """Write down what came of it."""
         self._ledger("answered", {"request": number, "status": response.status, **request.get(_WHAT, {})})
 
-    def refused(self, request: web.Request, source: str, code: str) -> None:
-        """Write down that somebody was not let in, and why."""
-        self._ledger("refused", {"from": source, **_line_of(request), "why": code})
+    def refused(self, request: web.Request, name: str | None, source: str, code: str) -> None:
+        """Write down that somebody was not let in, and why; `name` is None where nobody knows who it was."""
+        who = {} if name is None else {"who": name}
+        self._ledger("refused", {**who, "from": source, **_line_of(request), "why": code})
 
 
 def note(request: web.Request, **what: Any) -> None:

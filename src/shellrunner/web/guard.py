@@ -111,7 +111,8 @@ class _Passage:
 
     def _refuse(self, why: str, answer: web.Response) -> web.Response:
         if not self._inside:
-            self._audit.refused(self._request, self._site.source(self._request), why)
+            name = identity.name_of(self._request)
+            self._audit.refused(self._request, name, self._site.source(self._request), why)
         return self._instead(answer)
 
     def _instead(self, answer: web.Response) -> web.Response:

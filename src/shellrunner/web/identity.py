@@ -16,6 +16,7 @@ from shellrunner.web.route import For
 from shellrunner.web.site import Site, is_forwarded, is_unix, port_of
 
 _IDENTITY: Final = web.RequestKey("identity", Identity)
+_NAME: Final = web.RequestKey("name", str)
 # RFC 6750, 2.1; a scheme's name is the same in any case (RFC 9110, 11.1).
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
@@ -25,6 +26,11 @@ NEEDS: Final = {For.WATCHERS: "read", For.READERS: "read", For.RUNNERS: "run", F
 def identity_of(request: web.Request) -> Identity:
     """Who asks, once the gate has let it through to a route that is not for everybody."""
     return request[_IDENTITY]
+
+
+def name_of(request: web.Request) -> str | None:
+    """Who asks, also if that was not enough to be let in; None: nobody knows."""
+    return request.get(_NAME)
 
 
 def shown(request: web.Request, site: Site, whom: For) -> Identity | None:
@@ -53,9 +59,12 @@ def of_process(request: web.Request) -> Identity:
         TokenNeeded: the same, where a token would do.
     """
     door = request.app[DOOR]
+    # Of what a proxy passes on, the process at the other end says nothing.
+    uid = None if is_forwarded(request) else _uid(request)
+    if uid is not None:
+        request[_NAME] = f"uid:{uid}"
     try:
-        # Of what a proxy passes on, the process at the other end says nothing.
-        return door.by_uid(None if is_forwarded(request) else _uid(request))
+        return door.by_uid(uid)
     except NotThisUser:
         if door.needs_token:
             raise TokenNeeded from None
@@ -68,6 +77,7 @@ def let_in(request: web.Request, identity: Identity, whom: For) -> None:
     Raises:
         InsufficientScope: the token is not for this.
     """
+    request[_NAME] = identity.name
     needed = NEEDS.get(whom)
     if needed is not None and needed not in identity.scopes:
         raise InsufficientScope(needed)
