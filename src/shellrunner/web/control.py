@@ -8,8 +8,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from shellrunner.access import commands
-from shellrunner.web import answers, bodies
+from shellrunner.web import answers, bodies, own
 from shellrunner.web.identity import identity_of
 from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.parameters import flag, number
@@ -60,8 +59,6 @@ async def stdin(request: web.Request) -> web.Response:
     request.app[STREAMS].check_open()
     offset, end = number(request, "offset", least=0, most=_LAST), flag(request, "end")
     content = await bodies.anything(request)
-    who, wanted = identity_of(request), job_id(request)
-    if who.is_bound:  # to what it may not start (any more) it may not speak either
-        commands.check_feed(who, await request.app[STORE].job(wanted))
-    await request.app[CONTROLS].give(wanted, offset, content, end=end)
+    await own.check_feed(request, identity_of(request))
+    await request.app[CONTROLS].give(job_id(request), offset, content, end=end)
     return web.Response(status=204)

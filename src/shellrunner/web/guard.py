@@ -11,11 +11,9 @@ from typing import Final
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
-from shellrunner.access import Identity, commands
-from shellrunner.errors import BadParameter, NotYours, ShellrunnerError
-from shellrunner.web import bodies, identity, problems
+from shellrunner.errors import BadParameter, ShellrunnerError
+from shellrunner.web import bodies, identity, own, problems
 from shellrunner.web.audit import Audit
-from shellrunner.web.keys import STORE, job_id
 from shellrunner.web.negotiation import accepts
 from shellrunner.web.problems import HARDENED, Refused
 from shellrunner.web.route import For, Handler
@@ -107,7 +105,7 @@ class _Passage:
         who = who or identity.of_process(request)
         identity.let_in(request, who, whom)
         if whom is For.RUNNERS and who.is_bound:
-            await _check_own(request, who)
+            await own.check_touch(request, who)
 
     def _refuse(self, why: str, answer: web.Response) -> web.Response:
         if not self._inside:
@@ -170,19 +168,6 @@ def _check_framing(request: web.Request) -> None:
     if request.version != HttpVersion11 or codings != ["chunked"]:
         words = "Transfer-Encoding must be chunked, and is for HTTP/1.1 only"
         raise Refused("bad-request", words, {"Connection": "close"})
-
-
-async def _check_own(request: web.Request, who: Identity) -> None:
-    """Whoever may run some commands only, or as some user only, touches only what it submitted itself.
-
-    Raises:
-        NotYours: it is another's, or many are meant.
-        NoSuchJob: it is nobody's.
-    """
-    if "id" in request.match_info:
-        commands.check_touch(who, await request.app[STORE].job(job_id(request)))
-    elif request.method != "POST":
-        raise NotYours("a token with run_as or commands deletes one job at a time")
 
 
 def _allowed(request: web.Request) -> str:
