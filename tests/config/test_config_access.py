@@ -11,39 +11,12 @@ import pytest
 
 from shellrunner.config import Auth, load, with_auth
 from shellrunner.errors import ConfigError
+from tests.config.refusals import refusal
 from tests.users import NOBODY, as_root
 
 HASH = hashlib.sha256(b"test").hexdigest()
 TOKEN = f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{HASH}'\nscopes = ['read']\n"
 OTHER = TOKEN.replace("'ci'", "'other'").replace(HASH, "0" * 64)
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """No test depends on the settings of whoever runs it."""
-    for name in list(os.environ):
-        if name.upper().startswith("SHELLRUNNER_") or name == "CREDENTIALS_DIRECTORY":
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Write a file that nobody else can read, and return its path."""
-
-    def write(text, name="config.toml", mode=0o600):
-        path = tmp_path / name
-        path.write_text(text)
-        path.chmod(mode)
-        return path
-
-    return write
-
-
-def refusal(path=None, **overrides):
-    """The lines with which a configuration is refused."""
-    with pytest.raises(ConfigError) as refused:
-        load(path, **overrides)
-    return refused.value.detail.splitlines()
 
 
 # Where it listens

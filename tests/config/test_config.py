@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.config import Queue, Settings, load
-from shellrunner.errors import ConfigError
+from tests.config.refusals import refusal
 
 TOKEN = {"name": "ci", "sha256": hashlib.sha256(b"test").hexdigest(), "scopes": ["read"]}
 # What another setting is worth nothing without.
@@ -22,43 +22,12 @@ NEEDED = {
     "callbacks.hosts": ["callbacks.secret"], "server.cors_origins": ["auth.tokens"],
     "server.tls_cert": ["server.tls_key"], "server.tls_key": ["server.tls_cert"],
 }  # fmt: skip
-SHIPPED = Path(__file__).parent.parent / "config.toml"
+SHIPPED = Path(__file__).parents[2] / "config.toml"
 KEYS = [
     f"{section}.{key}"
     for section, field in Settings.model_fields.items()
     for key in getattr(field.annotation, "model_fields", {})
 ]
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """No test depends on the settings of whoever runs it."""
-    for name in list(os.environ):
-        if name.upper().startswith("SHELLRUNNER_") or name in {
-            "STATE_DIRECTORY",
-            "XDG_STATE_HOME",
-            "CREDENTIALS_DIRECTORY",
-        }:
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Write a file and return its path."""
-
-    def write(text):
-        path = tmp_path / "config.toml"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return write
-
-
-def refusal(path=None, **overrides):
-    """The lines with which a configuration is refused."""
-    with pytest.raises(ConfigError) as refused:
-        load(path, **overrides)
-    return refused.value.detail.splitlines()
 
 
 def test_the_shipped_file_says_what_is_the_default_anyway():

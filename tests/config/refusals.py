@@ -1,0 +1,13 @@
+"""How a configuration is refused."""
+
+import pytest
+
+from shellrunner.config import load
+from shellrunner.errors import ConfigError
+
+
+def refusal(path=None, **overrides):
+    """The lines with which a configuration is refused."""
+    with pytest.raises(ConfigError) as refused:
+        load(path, **overrides)
+    return refused.value.detail.splitlines()
