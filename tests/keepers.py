@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -100,6 +101,26 @@ def ended(slot, job):
     """What the slot says of the end of a job, and of its output."""
     record = slot.find(job, "t")
     return record.end, slot.data(record, 0, record.end["stdout"] + record.end["stderr"])
+
+
+SURROUNDINGS = (
+    "grep -E '^Sig(Blk|Ign)' /proc/self/status;"
+    "ls -l /proc/self/fd | tr -s ' ' | cut -d' ' -f1,9- | sed 's/[0-9]*\\]//';"
+    "ps -o sid=,pgid=,pid= -p $$ | tr -s ' ' '\\n' | sort -u | wc -l;"
+    "pwd; env | sort; umask; echo err >&2; exit 7"
+)
+
+
+def surroundings(keeper, slot, job, **more):
+    """What a command finds around it, as (exit code, sizes of both streams, lines) without what names the job."""
+    start(keeper, job, SURROUNDINGS, cwd="/usr", **more)
+    if more.get("stream"):
+        give(keeper, end=True, job=job)
+    assert keeper.hear()["say"] == "ended"
+    end, data = ended(slot, job)
+    lines = [line for line in data.splitlines() if b"SHELLRUNNER_JOB" not in line]
+    plain = [re.sub(rb"(/proc/|/dev/pts/)[0-9]+", rb"\1N", line) for line in lines]
+    return end["exit_code"], end["stdout"], end["stderr"], plain
 
 
 def give(keeper, data=b"", offset=None, job=1, **more):

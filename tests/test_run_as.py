@@ -5,7 +5,6 @@ import ctypes
 import json
 import os
 import pwd
-import re
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from shellrunner.service.state import prepare
 from shellrunner.supervisor import Keepers
 from shellrunner.supervisor.accounts import Accounts, NoSuchUser
 from shellrunner.supervisor.links import attach, exec_fork_server
-from tests.keepers import ForkServer, give, keep, kept, start
+from tests.keepers import ForkServer, give, keep, kept, start, surroundings
 from tests.service import InProcess
 from tests.store.histories import opened
 from tests.users import NOBODY, PROBE, as_root
@@ -79,24 +78,9 @@ def test_keys_are_out_of_its_reach(tmp_path):
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
 def test_surroundings_are_as_for_everybody(keeping, more):
     """Signals, descriptors, session, directory, environment, streams and umask: only the user tells the two apart."""
-    script = (
-        "grep -E '^Sig(Blk|Ign)' /proc/self/status;"
-        "ls -l /proc/self/fd | tr -s ' ' | cut -d' ' -f1,9- | sed 's/[0-9]*\\]//';"
-        "ps -o sid=,pgid=,pid= -p $$ | tr -s ' ' '\\n' | sort -u | wc -l;"
-        "pwd; env | sort; umask; echo err >&2; exit 7"
-    )
-    seen = []
-    for job, user in enumerate((None, USER), 1):
-        # Both by fork: glibc's posix_spawn ignores two signals of its own.
-        start(keeping[0], job, script, cwd="/usr", user=user, limits={"open_files": 64}, **more)
-        if more.get("stream"):
-            give(keeping[0], end=True, job=job)
-        assert keeping[0].hear()["say"] == "ended"
-        record = keeping[1].find(job, "t")
-        data = keeping[1].data(record, 0, record.end["stdout"] + record.end["stderr"])
-        lines = [line for line in data.splitlines() if b"SHELLRUNNER_JOB" not in line]
-        plain = [re.sub(rb"(/proc/|/dev/pts/)[0-9]+", rb"\1N", line) for line in lines]
-        seen.append((record.end["exit_code"], record.end["stdout"], record.end["stderr"], plain))
+    # Both by fork: glibc's posix_spawn ignores two signals of its own.
+    limits = {"open_files": 64}
+    seen = [surroundings(*keeping, job, user=user, limits=limits, **more) for job, user in enumerate((None, USER), 1)]
     assert seen[0] == seen[1]
     assert seen[0][0] == 7
 

@@ -66,16 +66,18 @@ async def cancelling(shared, number):
     return status["cancelling"] or status["done"]
 
 
-async def test_nothing_is_written_over_the_question(typist):
+async def test_nothing_is_written_over_the_question(shared, typist):
     """Neither output that comes meanwhile, which is shown afterwards, nor how long it takes."""
     go = typist.home / "go"
-    command = f"until [ -e {go} ]; do sleep 0.02; done; echo after"
+    # Between its output and its end, how long it takes would have been drawn again.
+    command = f"echo $SHELLRUNNER_JOB_ID; until [ -e {go} ]; do sleep 0.02; done; echo after; sleep 1.5"
     async with typist.at_terminal("run", command) as screen:
+        number = await begun(screen)
         await screen.shows(b" runs, ")
         screen.types(CTRL_C)
         await screen.shows(b"[c/L] ")
         go.touch()
-        await asyncio.sleep(1.5)  # in which it would have been drawn again
+        await shared.result(number)
         assert screen.shown.endswith(b"[c/L] ")
         screen.types(b"c\r")
         assert await screen.code() == 130
