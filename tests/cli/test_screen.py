@@ -70,14 +70,14 @@ async def test_nothing_is_written_over_the_question(shared, typist):
     """Neither output that comes meanwhile, which is shown afterwards, nor how long it takes."""
     go = typist.home / "go"
     # Between its output and its end, how long it takes would have been drawn again.
-    command = f"echo $SHELLRUNNER_JOB_ID; until [ -e {go} ]; do sleep 0.02; done; echo after; sleep 1.5"
+    number = typist.home / "number"
+    command = f"echo $SHELLRUNNER_JOB_ID > {number}; until [ -e {go} ]; do sleep 0.02; done; echo after; sleep 1.5"
     async with typist.at_terminal("run", command) as screen:
-        number = await begun(screen)
         await screen.shows(b" runs, ")
         screen.types(CTRL_C)
         await screen.shows(b"[c/L] ")
         go.touch()
-        await shared.result(number)
+        await shared.result(int(number.read_text()))
         assert screen.shown.endswith(b"[c/L] ")
         screen.types(b"c\r")
         assert await screen.code() == 130
