@@ -66,35 +66,40 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
         ):
             pulse = Pulse(store, notifier)
             door = await open_door(settings.auth, store)
-            sources = Sources(store, supervisor, state_dir, settings.supervisor.max_running)
             app = make_app(
                 store,
                 settings,
                 ready=lambda: pulse.complaints() + _if_dead(crashed),
                 controls=Controls(store, supervisor.kept),
-                render=partial(metrics.render, sources),
+                render=partial(
+                    metrics.render, Sources(store, supervisor, state_dir, settings.supervisor.max_running)
+                ),
                 door=door,
                 ledger=log_room.ledger(),
             )
-            async with listening(app, settings, passed, certificate) as urls, asyncio.TaskGroup() as tasks:
-                beating = tasks.create_task(pulse.beat(), name="pulse")
-                rereading = tasks.create_task(
-                    reloading.work(door, [certificate.reload] if certificate else []), name="reloading"
-                )
-                hazards.tell(settings)
-                log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
-                spare_the_collector()
-                notifier.ready(f"listening on {urls[0]}")
-                await first_of(stop.wait(), crashed, calling)
+            async with (
+                at_work("reloading", reloading.work(door, [certificate.reload] if certificate else [])) as rereading,
+                at_work("pulse", pulse.beat()) as beating,
+                listening(app, settings, passed, certificate) as urls,
+            ):
+                tell_of_the_start(settings, urls, state_dir, notifier)
+                parts = (crashed, calling, beating, rereading)
+                await first_of(stop.wait(), *parts)
                 notifier.stopping()
-                patience = tasks.create_task(ask_for_time(notifier), name="patience")
-                await leave(supervisor, settings.supervisor.on_stop, stop, crashed, calling)
-                for task in (patience, beating, rereading):
-                    task.cancel()
+                async with at_work("patience", ask_for_time(notifier)):
+                    await leave(supervisor, settings.supervisor.on_stop, stop, *parts)
             left = supervisor.running
         words = {"jobs": left, "slots": str(state_dir / "slots")}
         log.info("stopped; running jobs go on under their keepers" if left else "stopped", extra=words)
-        return 0 if crashed.cancelled() and calling.cancelled() else 1
+        return 0 if all(part.cancelled() for part in parts) else 1
+
+
+def tell_of_the_start(settings: Settings, urls: list[str], state_dir: Path, notifier: Notifier) -> None:
+    """Say that it listens, in the log and to systemd; what is less safe than it should be, before that."""
+    hazards.tell(settings)
+    log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
+    spare_the_collector()
+    notifier.ready(f"listening on {urls[0]}")
 
 
 def use_all_descriptors() -> None:
