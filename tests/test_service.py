@@ -113,6 +113,21 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monke
     await after.clear_away()
 
 
+@pytest.mark.parametrize(
+    ("part", "where"), [("pulse", "pulse.Pulse.prove"), ("reloading", "reloading.Reloading._reload")]
+)
+async def test_a_crash_beside_the_server_ends_the_process_loudly(tmp_path, monkeypatch, caplog, part, where):
+    """A bug in what works beside the server ends the service with status 1, and the log says which part it was."""
+    monkeypatch.setattr("shellrunner.service.pulse.PULSE", 0.05)
+    async with InProcess(tmp_path / "state") as service:
+        monkeypatch.setattr(f"shellrunner.service.{where}", _bug)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.wait([service.serving], timeout=SOON)
+        assert service.serving.result() == 1
+    assert f"the {part} crashed" in caplog.text
+    await Service(tmp_path / "state").clear_away()
+
+
 async def _bug(*_):
     raise RuntimeError("a bug")
 
