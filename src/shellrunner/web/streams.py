@@ -172,9 +172,8 @@ class Outlet:
         except TimeoutError:
             self._check_reader()
             self._check_admitted()
-            self._spoke = (
-                self._clock()
-            )  # even if the caller has no sign of life to give: else it is due again at once
+            # Even if the caller has no sign of life to give: else it is due again at once.
+            self._spoke = self._clock()
             return False
         return not self._streams.closing
 
