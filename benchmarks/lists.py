@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 
 from shellrunner.model import End, Ending, JobSpec, State, Usage, Volume
-from shellrunner.store import Head, search
-from shellrunner.store.question import Filters, Order, SortKey
-from shellrunner.store.schema import migrate
-from shellrunner.store.sqlite import Retention, open_store
+from shellrunner.store import Head
+from shellrunner.store.filters import Filters, Order, SortKey
+from shellrunner.store.query import search
+from shellrunner.store.sqlite.schema import migrate
+from shellrunner.store.sqlite.store import Retention, open_store
 
 FEW = 1_000
 VERBS = ("backup", "deploy", "python3 /opt/app/run.py", "rsync -a", "Обработать", "convert", "make -C", "curl -s")

@@ -10,7 +10,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import shellrunner.keeper
-from shellrunner.keeper.messages import Unpacker, pack
+from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.slot import SlotReader, slot_name
 
 

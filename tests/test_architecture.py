@@ -21,19 +21,19 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("service",),
-    ("systemd", "units", "log", "metrics"),
+    ("systemd", "log", "metrics"),
     ("web", "supervisor", "callbacks", "client"),
-    ("reports",),
+    ("results",),
     ("store", "wire", "access"),
     ("keeper", "config"),
     ("model",),
-    ("errors", "charsets", "privacy"),
+    ("errors", "charsets", "process_hardening", "tasks"),
     ("__init__",),
 )
 FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}
 
 # Of the keeper, others may know only what it writes, what is said to it, which process it is, where its files are.
-FACE = {"shellrunner.keeper", "shellrunner.keeper.slot", "shellrunner.keeper.messages", "shellrunner.keeper.identity"}
+FACE = {"shellrunner.keeper", "shellrunner.keeper.slot", "shellrunner.keeper.protocol", "shellrunner.keeper.identity"}
 
 DATABASES = {"aiosqlite", "sqlite3"}
 NETWORK = {"aiohttp", "socket", "http"}
@@ -48,7 +48,7 @@ MUST_NOT_KNOW = {
     "store": NETWORK | PROCESSES,
     "web": DATABASES | PROCESSES,
     "supervisor": DATABASES | {"aiohttp", "http"},
-    "reports": NETWORK | DATABASES | PROCESSES,
+    "results": NETWORK | DATABASES | PROCESSES,
     "callbacks": DATABASES | PROCESSES,
     "metrics": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "log": NETWORK | DATABASES | PROCESSES | {"asyncio"},
@@ -174,5 +174,5 @@ def test_the_test_of_imports_would_notice():
     """Imports are found in functions, under conditions, relative, and as attributes of a package."""
     probe = SOURCE / "supervisor" / "supervisor.py"
     assert any(room_of(name) == "store" for name in ours(probe))
-    assert "shellrunner.log" in ours(SOURCE / "cli" / "serving.py")  # from shellrunner import log
+    assert "shellrunner.log" in ours(SOURCE / "cli" / "commands" / "serve.py")  # from shellrunner import log
     assert FLOOR["cli"] > FLOOR["service"] > FLOOR["web"] > FLOOR["store"] > FLOOR["keeper"] > FLOOR["model"]

@@ -16,13 +16,13 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from shellrunner import reports
+from shellrunner import results
 from shellrunner.callbacks import Caller, Schedule, caller, envelope
 from shellrunner.config import Callbacks, load
 from shellrunner.errors import ConfigError
 from shellrunner.model import Callback, Delivery, End, Ending, JobSpec
 from shellrunner.store import DueCallback
-from shellrunner.wire import body
+from shellrunner.wire import json_codec
 from tests.service import InProcess, Service
 from tests.store.histories import NOTHING, SPEC, Keeper, ended, opened
 from tests.waiting import until
@@ -168,8 +168,8 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
         assert "привет, мир".encode() in call.content
         assert (result["truncated"], result["stderr_bytes"]) == (True, 10_000)
         assert len(result["stderr"].encode()) < 5000
-        listed = await reports.result(store, reports.last(await store.job(job)), reports.LISTED)
-        assert call.content == body.dump(listed)
+        listed = await results.result(store, results.last(await store.job(job)), results.LISTED)
+        assert call.content == json_codec.dump(listed)
 
 
 async def test_what_was_not_taken_is_sent_again(tmp_path):

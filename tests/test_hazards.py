@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shellrunner.config import Auth, Settings
-from shellrunner.service.hazards import of_descriptors, of_root
+from shellrunner.service.startup_warnings import of_descriptors, of_root
 from tests.service import Service
 
 

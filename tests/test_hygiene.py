@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.service.state import prepare
+from shellrunner.service.state_dir import prepare
 from tests.users import NOBODY, ORDINARY, PROBE, UNREACHABLE, as_others, as_root, as_user
 from tests.waiting import parent, until
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.errors import NotRunning
-from shellrunner.keeper.input import ROOM, Input
-from shellrunner.keeper.messages import CONTROLLED, PROTOCOL
+from shellrunner.keeper.protocol import CONTROLLED, PROTOCOL
+from shellrunner.keeper.stdin_buffer import ROOM, Input
 from shellrunner.supervisor import Controls
-from shellrunner.supervisor.links import connect
+from shellrunner.supervisor.keeper_connection import connect
 from tests.keepers import ended, give, start
 from tests.service import InProcess
 from tests.users import sees_keepers
@@ -365,7 +365,7 @@ async def test_bad_input_is_refused_and_takes_nothing(service):
 
 async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
     """Whoever announces more than comes gets 408, and nothing of it was taken."""
-    monkeypatch.setattr("shellrunner.web.bodies.BODY_TIME", 0.05)
+    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIME", 0.05)
     async with InProcess(tmp_path / "state") as service:
         job = await listener(service, "cat")
         host, port = service.url.removeprefix("http://").split(":")

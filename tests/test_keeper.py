@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shellrunner.keeper import tree
+from shellrunner.keeper import process_tree
 from shellrunner.keeper.identity import Identity
-from shellrunner.keeper.messages import Unpacker, pack
+from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, data_path, entries
 from shellrunner.model import Claim, Ending, JobSpec
-from shellrunner.store import runs
-from shellrunner.store.runs import Spill
+from shellrunner.store.output import spill
+from shellrunner.store.output.spill import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
 from tests.keepers import ForkServer, Talk, keep, start
 from tests.users import sees_keepers
@@ -131,7 +131,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server, tmp_path):
         start(keeper, job, **kind)
         assert keeper.hear()["job"] == job
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
-    assert not tree.descendants(pid)
+    assert not process_tree.descendants(pid)
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 5_000])
@@ -157,7 +157,7 @@ def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server):
     slot = fork_server.slot()
     end = slot.find(1, "t").end
     assert (end["ending"], end["signal"]) == ("timed_out", "SIGTERM")
-    assert not tree.descendants(keeper.hello["identity"]["pid"])
+    assert not process_tree.descendants(keeper.hello["identity"]["pid"])
     slot.close()
 
 
@@ -183,7 +183,7 @@ def test_a_command_that_its_child_traces_ends_when_it_ends(keeping, timeout):
     if data == b"-1\n":
         pytest.skip("a child may not trace its parent here (Yama)")
     assert (end["ending"], end["exit_code"], end["detail"]) == ("exited", 4, None)
-    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
     assert keep(*keeping, 2, "echo next")[1] == b"next\n"
 
 
@@ -192,8 +192,8 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server):
     keeper = fork_server.keeper()
     start(keeper, 1, "for i in 1 2 3 4 5 6 7 8; do (true & ); done; sleep 1.2; (true & ); sleep 600", timeout=60)
     pid = keeper.hello["identity"]["pid"]
-    await until(lambda: len(tree.descendants(pid)) == 2 and _age(tree.descendants(pid)[0].pid) > 1.3)
-    assert not [child for child in tree.descendants(pid) if child.zombie]
+    await until(lambda: len(process_tree.descendants(pid)) == 2 and _age(process_tree.descendants(pid)[0].pid) > 1.3)
+    assert not [child for child in process_tree.descendants(pid) if child.zombie]
     keeper.say(do="cancel", job=1, token="t")
     assert keeper.hear()["job"] == 1
     start(keeper, 2, "exit 3")
@@ -353,10 +353,10 @@ def test_the_files_of_all_attempts_are_found_and_removed(tmp_path):
     names = ["7.out", "7.idx", "7.3.out", "70.out", "70.12.idx", "8.2.out", "x.out", "7.out.tmp", "07.out", "7.0.out"]
     for name in names:
         (tmp_path / "runs" / name).touch()
-    assert runs.present(str(tmp_path)) == {7: 3, 70: 12, 8: 2}
-    runs.remove(str(tmp_path), 7, 3)
+    assert spill.present(str(tmp_path)) == {7: 3, 70: 12, 8: 2}
+    spill.remove(str(tmp_path), 7, 3)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == set(names) - {"7.out", "7.idx", "7.3.out"}
-    runs.remove(str(tmp_path), 70)
+    spill.remove(str(tmp_path), 70)
     assert (tmp_path / "runs" / "70.12.idx").exists()
 
 

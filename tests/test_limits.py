@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from shellrunner.keeper import tree
-from shellrunner.keeper.forked import within
+from shellrunner.keeper import process_tree
+from shellrunner.keeper.fork_exec import within
 from tests.keepers import keep, start, surroundings
 from tests.service import InProcess
 from tests.users import sees_keepers
@@ -123,7 +123,7 @@ def test_failures_to_start_are_told_in_the_same_words(keeping, more):
         assert end["ending"] == "failed_to_start"
         details.append(end["detail"])
     assert details[0] == details[1]
-    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
 
 
 def test_a_large_command_starts_under_a_small_limit(keeping):
@@ -168,7 +168,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping):
     for job, kind in enumerate(kinds * 3, 1):
         keep(*keeping, job, **{"limits": ROOMY} | kind)
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
-    assert not tree.descendants(pid)
+    assert not process_tree.descendants(pid)
     with open(f"/proc/{pid}/status") as file:
         caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
     assert not caught >> (signal.SIGCHLD - 1) & 1

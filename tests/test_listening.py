@@ -18,10 +18,10 @@ from aiohttp import web
 
 from shellrunner.config import load
 from shellrunner.errors import ConfigError, ShellrunnerError
-from shellrunner.service import socket_file
-from shellrunner.service.certificate import Certificate
+from shellrunner.service import unix_socket
 from shellrunner.service.listening import listening
-from shellrunner.web.connections import CONNECTIONS, Caps, Connections
+from shellrunner.service.tls import Certificate
+from shellrunner.web.http.connections import CONNECTIONS, Caps, Connections
 from tests.service import Service
 from tests.waiting import SOON, until
 
@@ -120,10 +120,10 @@ def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(tmp_path, monkeyp
         before.append(stat.S_IMODE(os.lstat(path).st_mode))
         os.chmod(path, wanted)
 
-    monkeypatch.setattr(socket_file, "os", type("Os", (), {**vars(os), "chmod": staticmethod(chmod)}))
+    monkeypatch.setattr(unix_socket, "os", type("Os", (), {**vars(os), "chmod": staticmethod(chmod)}))
     usual = os.umask(umask)
     try:
-        with socket_file.bound(str(tmp_path / "front"), mode):
+        with unix_socket.bound(str(tmp_path / "front"), mode):
             assert stat.S_IMODE(os.lstat(tmp_path / "front").st_mode) == mode
     finally:
         os.umask(usual)
@@ -167,7 +167,7 @@ async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path):
 def test_a_socket_file_that_is_somebody_elses_by_now_is_not_removed(tmp_path):
     """What was put in its place while it was served stays."""
     path = str(tmp_path / "front")
-    with socket_file.bound(path, 0o600):
+    with unix_socket.bound(path, 0o600):
         os.rename(path, f"{path}.old")
         with open(path, "w") as other:
             other.write("theirs")

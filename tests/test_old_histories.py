@@ -8,7 +8,7 @@ import pytest
 
 from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Submitter, Usage, Volume
 from shellrunner.store import Filters
-from shellrunner.store.schema import MIGRATIONS
+from shellrunner.store.sqlite.schema import MIGRATIONS
 from tests.service import Service
 from tests.store.histories import everything, listed, opened
 

@@ -18,7 +18,7 @@ from shellrunner.cli import VERBS, cli
 from shellrunner.config import Queue
 from shellrunner.model import Ending, JobSpec
 from shellrunner.web import ROUTES
-from shellrunner.web.problems import STATUSES
+from shellrunner.web.http.problems import STATUSES
 from tests.service import Service
 from tests.waiting import SOON
 

@@ -13,14 +13,14 @@ import time
 import pytest
 
 from shellrunner.config import load
-from shellrunner.keeper import forked, tree
-from shellrunner.keeper.messages import PROTOCOL
+from shellrunner.keeper import fork_exec, process_tree
 from shellrunner.keeper.program import Failed, Program, Step
+from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.model import JobSpec, Retries, Submitter
-from shellrunner.service.state import prepare
+from shellrunner.service.state_dir import prepare
 from shellrunner.supervisor import Keepers
-from shellrunner.supervisor.accounts import Accounts, NoSuchUser
-from shellrunner.supervisor.links import attach, exec_fork_server
+from shellrunner.supervisor.keeper_connection import attach, exec_fork_server
+from shellrunner.supervisor.users import Accounts, NoSuchUser
 from tests.keepers import ForkServer, give, keep, kept, start, surroundings
 from tests.service import InProcess
 from tests.store.histories import opened
@@ -133,7 +133,7 @@ def test_what_the_user_may_not_is_told_in_words(keeping, open_path, more, detail
 
     end, data = keep(*keeping, 1, "echo ran", **({"user": USER} | there(more)))
     assert (end["ending"], end["detail"], data) == ("failed_to_start", there(detail), b"")
-    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
 
 
 def test_it_reaches_neither_its_witness_nor_what_that_writes(keeping, fork_server):
@@ -172,7 +172,7 @@ def test_a_keeper_is_itself_again_afterwards(keeping, fork_server):
     for job, kind in enumerate(kinds * 2, 1):
         keep(*keeping, job, **{"user": USER} | kind)
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
-    assert not tree.descendants(pid)
+    assert not process_tree.descendants(pid)
     assert os.stat(f"/proc/{pid}/cwd").st_ino == fork_server.state.stat().st_ino
     _, data = keep(keeper, slot, 99, "id -u")
     assert data == b"0\n"
@@ -245,8 +245,8 @@ def test_nothing_is_imported_after_the_change_of_user(audited, argv, cwd, failed
     program = Program([argv], {b"PATH": b"/nowhere:/usr/bin:/bin"}, cwd)
     step = None
     try:
-        pid = forked.spawn(
-            program, actions=(), defaults=(), limits=forked.within({"open_files": 9}), user=forked.User(**USER)
+        pid = fork_exec.spawn(
+            program, actions=(), defaults=(), limits=fork_exec.within({"open_files": 9}), user=fork_exec.User(**USER)
         )
         os.waitpid(pid, 0)
     except Failed as failure:
@@ -376,7 +376,7 @@ async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down):
 
 async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypatch):
     """It would pass over the user that a command is to run as: so nothing is run, and the log says what to do."""
-    monkeypatch.setattr("shellrunner.supervisor.keepers.PROTOCOL", PROTOCOL + 1)
+    monkeypatch.setattr("shellrunner.supervisor.keeper_pool.PROTOCOL", PROTOCOL + 1)
     process, connection = exec_fork_server(prepare(tmp_path))
     forks = await attach(process, connection)
     with (

@@ -10,8 +10,8 @@ import stat
 import pytest
 
 from shellrunner.service import Pulse
-from shellrunner.store.sqlite import Retention, open_store
-from shellrunner.systemd import Notifier
+from shellrunner.store.sqlite.store import Retention, open_store
+from shellrunner.systemd.notify import Notifier
 from tests.service import InProcess, Service
 from tests.waiting import SOON, until
 
@@ -114,11 +114,11 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("part", "where"), [("pulse", "pulse.Pulse.prove"), ("reloading", "reloading.Reloading._reload")]
+    ("part", "where"), [("pulse", "health.Pulse.prove"), ("reloading", "reload.Reloading._reload")]
 )
 async def test_a_crash_beside_the_server_ends_the_process_loudly(tmp_path, monkeypatch, caplog, part, where):
     """A bug in what works beside the server ends the service with status 1, and the log says which part it was."""
-    monkeypatch.setattr("shellrunner.service.pulse.PULSE", 0.05)
+    monkeypatch.setattr("shellrunner.service.health.PULSE", 0.05)
     async with InProcess(tmp_path / "state") as service:
         monkeypatch.setattr(f"shellrunner.service.{where}", _bug)
         os.kill(os.getpid(), signal.SIGHUP)

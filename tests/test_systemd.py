@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from shellrunner.systemd import Notifier
+from shellrunner.systemd.notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

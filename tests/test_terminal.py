@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from shellrunner.keeper import tree
-from shellrunner.keeper.terminal import Terminal
+from shellrunner.keeper import process_tree
+from shellrunner.keeper.pty import Terminal
 from tests.keepers import ended, give, keep, start
 from tests.users import sees_keepers
 from tests.waiting import lives, until
@@ -77,7 +77,7 @@ def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping):
     end, data = on_terminal(keeping, "trap '' HUP; yes & sleep 0.2; echo end; exit 3")
     assert end["exit_code"] == 3
     assert b"end\r\n" in data or end["stdout"] > len(data)
-    assert not tree.descendants(keeping[0].hello["identity"]["pid"])
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
 
 
 def test_a_closed_terminal_can_be_opened_again(keeping):
@@ -195,7 +195,7 @@ def test_a_cancelled_terminal_leaves_nothing(keeping):
     end, _ = on_terminal(keeping, "true", 4, cwd="/no/such")
     assert end["ending"] == "failed_to_start"
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
-    assert not tree.descendants(pid)
+    assert not process_tree.descendants(pid)
 
 
 # Through the service ----------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner import units
 from shellrunner.config import Address
 from shellrunner.errors import ConfigError
-from shellrunner.units import Owner, serve_command, service
+from shellrunner.systemd import unit_files
+from shellrunner.systemd.unit_files import Owner, serve_command, service
 
 ME, ROOT = Owner("me", "us"), Owner("root", "root")
 
@@ -45,7 +45,7 @@ def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
     command = serve_command([str(executable)], Path(f"/etc/{name} \\'\".toml"))
     (tmp_path / "shellrunner-test.service").write_text(service(command, owner, hardening))
     addresses = [Address("localhost", 8000), Address("::1", 80), Address(path="/run/100% @user@.sock")]
-    (tmp_path / "shellrunner-test.socket").write_text(units.socket(addresses, "0660", owner))
+    (tmp_path / "shellrunner-test.socket").write_text(unit_files.socket(addresses, "0660", owner))
     verdict = analyze("verify", *tmp_path.glob("*.s*et"), *tmp_path.glob("*.service"))
     assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
 
@@ -115,13 +115,15 @@ def test_root_keeps_what_it_takes_to_run_commands_as_others():
 
 def test_the_socket_unit_listens_where_the_configuration_says():
     """Each address is a line of systemd's form; who may connect to a Unix socket is set where there is one."""
-    text = units.socket([Address("localhost", 8000), Address("::1", 80), Address(path="/run/a%.sock")], "0660", ME)
+    text = unit_files.socket(
+        [Address("localhost", 8000), Address("::1", 80), Address(path="/run/a%.sock")], "0660", ME
+    )
     assert re.findall(r"(?m)^ListenStream=(.*)$", text) == ["127.0.0.1:8000", "[::1]:80", "/run/a%%.sock"]
     given = settings(text)
     assert (given["SocketMode"], given["SocketUser"], given["SocketGroup"]) == ("0660", "me", "us")
-    assert "SocketMode" not in settings(units.socket([Address("127.0.0.1", 8000)], "0600", ME))
+    assert "SocketMode" not in settings(unit_files.socket([Address("127.0.0.1", 8000)], "0600", ME))
     with pytest.raises(ConfigError, match=r"server\.port is 0"):
-        units.socket([Address("127.0.0.1", 0)], "0600", ME)
+        unit_files.socket([Address("127.0.0.1", 0)], "0600", ME)
 
 
 def test_the_verb_prints_what_it_is_asked_for(tmp_path):

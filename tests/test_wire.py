@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from shellrunner.charsets import CHARSETS
 from shellrunner.errors import MalformedJson
 from shellrunner.model import JobSpec, Stream
-from shellrunner.wire import body, texts
-from shellrunner.wire.events import Base64Framer, Cursor, Framer, TextFramer, event
+from shellrunner.wire import json_codec, text
+from shellrunner.wire.sse import Base64Framer, Cursor, Framer, TextFramer, event
 
 
 @dataclass
@@ -173,7 +173,7 @@ def test_excerpt_splits_no_character(text: str, charset: str, data: st.DataObjec
     encoded = known.encode(charset)
     head, tail = data.draw(st.integers(0, len(encoded))), data.draw(st.integers(0, len(encoded)))
     middle = max(head, len(encoded) - tail)
-    excerpt = texts.cut(encoded[:head], encoded[middle:], size=len(encoded), charset=charset)
+    excerpt = text.cut(encoded[:head], encoded[middle:], size=len(encoded), charset=charset)
     first, last = excerpt.text.split("\n… ", 1)[0], excerpt.text.rsplit(" …\n", 1)[1]
     plain = encoded.decode(charset)
     assert excerpt.truncated
@@ -190,13 +190,13 @@ def test_excerpt_finds_a_boundary(charset: str) -> None:
     """Where bytes do not tell a character's beginning, the end of a long output begins at a blank or newline."""
     encoded = ("世界\n" * 50).encode(charset)
     for cut in range(10):
-        assert "\ufffd" not in texts.cut(b"", encoded[cut:], size=len(encoded), charset=charset).text
+        assert "\ufffd" not in text.cut(b"", encoded[cut:], size=len(encoded), charset=charset).text
 
 
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 def test_labels_are_known(charset: str) -> None:
     """Every charset has a label by which a client finds a codec that reads each byte and character as ours does."""
-    label = texts.label(charset)
+    label = text.label(charset)
     assert not label.startswith(("cp", "mac-", "iso8859"))  # Python's own names, which nobody else knows
     for data in (bytes(range(256)), "".join(map(chr, range(0x20, 0xD800))).encode(charset, "ignore")):
         assert data.decode(label, "replace") == data.decode(charset, "replace")
@@ -205,7 +205,7 @@ def test_labels_are_known(charset: str) -> None:
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 def test_charsets_are_asked_for_by_any_name(charset: str) -> None:
     """A charset is known by Python's name and by its label, in any case and with either dash."""
-    for name in (charset, texts.label(charset)):
+    for name in (charset, text.label(charset)):
         for spelled in (name, name.upper(), name.replace("-", "_")):
             assert JobSpec(command="true", encoding=spelled).encoding == charset
 
@@ -253,22 +253,22 @@ def test_the_most_arguments_and_variables() -> None:
 )
 def test_body_round_trip(document: object) -> None:
     """What is dumped is loaded as the same."""
-    assert body.load(body.dump(document)) == document
+    assert json_codec.load(json_codec.dump(document)) == document
 
 
 @given(content=st.binary() | st.text('{}[]",:\\u0d8123eE.-+NaInfity truefals').map(str.encode))
 def test_body_load_is_total(content: bytes) -> None:
     """Every body is a document or MalformedJson, and a document can be dumped again."""
     try:
-        document = body.load(content)
+        document = json_codec.load(content)
     except MalformedJson:
         return
-    body.dump(document)
+    json_codec.dump(document)
 
 
 def test_half_a_surrogate_pair_costs_no_answer() -> None:
     """What a file's name brought in that no UTF-8 can say is replaced, and the rest of the answer stands."""
-    assert body.dump({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
+    assert json_codec.dump({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_half_a_surrogate_pair_costs_no_answer() -> None:
 )
 def test_instant(moment: int, text: str) -> None:
     """A time is RFC 3339 in UTC with exactly its milliseconds."""
-    assert body.instant(moment) == text
+    assert json_codec.instant(moment) == text
 
 
 def test_event_is_one_line() -> None:

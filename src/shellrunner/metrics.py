@@ -26,9 +26,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from shellrunner import __version__
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
 from shellrunner.store import Queues, QueueState
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.supervisor import Supervisor
-from shellrunner.web.keys import FrontFigures
+from shellrunner.web.app_keys import FrontFigures
 
 __all__ = ["Metrics", "Sources"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shellrunner.access import EVERYTHING, Identity, own_user
-from shellrunner.access.commands import check, check_feed, check_touch
+from shellrunner.access.command_rules import check, check_feed, check_touch
 from shellrunner.config import Rule, Token
 from shellrunner.errors import CommandNotAllowed, NotYours
 from shellrunner.model import Job, JobSpec, Queued

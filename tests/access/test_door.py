@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shellrunner.access import EVERYTHING, sessions
-from shellrunner.access.door import Door, open_door
-from shellrunner.access.sessions import LIFETIME, Sessions
+from shellrunner.access import EVERYTHING, session_registry
+from shellrunner.access.authenticator import Door, open_door
+from shellrunner.access.session_registry import LIFETIME, Sessions
 from shellrunner.access.throttle import BURST
 from shellrunner.access.tokens import Tokens
 from shellrunner.config import Auth, Token
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
-from shellrunner.store.sqlite import Retention, open_store
+from shellrunner.store.sqlite.store import Retention, open_store
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECRET = "srt_secret"
@@ -268,7 +268,7 @@ async def test_a_session_is_over_after_twelve_hours(door, clock, store):
 
 async def test_a_token_has_so_many_sessions(door, store, monkeypatch):
     """With one more than it may have, its oldest ends; those of other tokens do not."""
-    monkeypatch.setattr(sessions, "MOST", 5)
+    monkeypatch.setattr(session_registry, "MOST", 5)
     door.reload(auth(token(), token("other", "other")))
     others = await door.begin_session(door.by_token("other", "x"))
     cookies = [await door.begin_session(door.by_token(SECRET, "x")) for _ in range(8)]
@@ -375,7 +375,7 @@ async def test_a_session_that_cannot_be_kept_is_none(tmp_path, clock, monkeypatc
 
 async def test_a_session_that_was_not_kept_ends_no_other(store, clock, monkeypatch):
     """It does not count towards how many its token may have."""
-    monkeypatch.setattr(sessions, "MOST", 2)
+    monkeypatch.setattr(session_registry, "MOST", 2)
     door = await doorway(store, clock)
     identity = door.by_token(SECRET, "x")
     first = await door.begin_session(identity)

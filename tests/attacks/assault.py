@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shellrunner.web.problems import HARDENED
+from shellrunner.web.http.problems import HARDENED
 from tests.service import Service
 from tests.waiting import SOON, until
 

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from shellrunner.web import ROUTES, Route
-from shellrunner.web.identity import NEEDS
 from shellrunner.web.route import For
+from shellrunner.web.security.authentication import NEEDS
 from tests.attacks.assault import (
     EACH_SCOPE,
     JOB,

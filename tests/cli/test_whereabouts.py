@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from shellrunner.cli import whereabouts
-from shellrunner.cli.whereabouts import Whereabouts, find
+from shellrunner.cli import server_config
+from shellrunner.cli.server_config import Whereabouts, find
 from shellrunner.client import DEFAULT
 from shellrunner.errors import ConfigError
 
@@ -110,6 +110,6 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_place(write, text, words
 def test_a_relative_place_for_configuration_is_ignored(monkeypatch, tmp_path):
     """The XDG standard says so."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "config")
-    assert whereabouts.file() == tmp_path / ".config" / "shellrunner" / "client.toml"
+    assert server_config.file() == tmp_path / ".config" / "shellrunner" / "client.toml"
     monkeypatch.delenv("HOME")
-    assert os.fspath(whereabouts.file()).startswith("/")
+    assert os.fspath(server_config.file()).startswith("/")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellrunner.cli import words
+from shellrunner.cli.ui import formatting
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from shellrunner.cli import words
 )  # fmt: skip
 def test_a_span_has_one_or_two_units(seconds, said):
     """The largest that fits, and the next if there is any of it."""
-    assert words.span(seconds) == said
+    assert formatting.span(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,20 @@ def test_a_span_has_one_or_two_units(seconds, said):
 )
 def test_a_duration_is_read_as_people_write_it(text, seconds):
     """Numbers are seconds; units add up."""
-    assert words.seconds(text) == seconds
+    assert formatting.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1 h", "1x", "1e3", "٣", "nan", "1h30m!"])
 def test_what_is_no_duration_is_refused(text):
     """Nothing is guessed."""
     with pytest.raises(ValueError, match="is no duration"):
-        words.seconds(text)
+        formatting.seconds(text)
 
 
 @given(st.text(st.characters()))
 def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
     """No control character, no change of direction and no half of a pair is left, and other text stays as it is."""
-    shown = words.visible(text)
+    shown = formatting.visible(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
     assert shown.splitlines() in ([shown], [])
     if text.isprintable() and text.isalpha():
@@ -50,4 +50,4 @@ def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
 def test_a_size_has_one_unit(count, said):
     """In powers of 1024."""
-    assert words.size(count) == said
+    assert formatting.size(count) == said

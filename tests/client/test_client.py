@@ -219,7 +219,7 @@ async def test_what_can_be_asked_for_is_what_the_server_takes():
 
 async def test_importing_it_brings_none_of_the_server():
     """Neither pydantic nor the database: a call of the command line has no time for them."""
-    code = "import sys, shellrunner.client, shellrunner.cli.running; print(*sys.modules)"
+    code = "import sys, shellrunner.client, shellrunner.cli.commands.run; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     loaded = set(done.stdout.split())
     assert not loaded & {"pydantic", "aiosqlite", "sqlite3", "rich", "shellrunner.web", "shellrunner.wire"}

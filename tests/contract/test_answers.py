@@ -7,7 +7,7 @@ import jsonschema_rs
 import pytest
 
 from shellrunner.web import ROUTES
-from shellrunner.web.openapi import parameters
+from shellrunner.web.openapi import parameter_objects
 
 # What every answer may have, and the document says once for all.
 EVERYWHERE = {
@@ -25,7 +25,7 @@ EVERYWHERE = {
 PATTERNS = {
     re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))): path
     # What has no variable first: /api/queues/pause is no queue's name.
-    for path in sorted({parameters.plain(row.path) for row in ROUTES}, key=lambda path: path.count("{"))
+    for path in sorted({parameter_objects.plain(row.path) for row in ROUTES}, key=lambda path: path.count("{"))
 }
 
 
@@ -55,7 +55,7 @@ def routed(exchanges):
 def test_the_tour_goes_everywhere(exchanges):
     """Every route is in it, and the statuses that HTTP has for what they do."""
     been = {(each.verb, place(each)) for each in exchanges}
-    assert {(row.verb, parameters.plain(row.path)) for row in ROUTES} <= been
+    assert {(row.verb, parameter_objects.plain(row.path)) for row in ROUTES} <= been
     statuses = {
         200,
         202,

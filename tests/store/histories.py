@@ -9,7 +9,7 @@ from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
 from shellrunner.store import Filters, Head, Position
-from shellrunner.store.sqlite import Retention, SqliteStore, open_store
+from shellrunner.store.sqlite.store import Retention, SqliteStore, open_store
 
 SPEC = JobSpec(command="true")
 NOTHING = (Volume(), Head())

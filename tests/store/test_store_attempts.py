@@ -13,7 +13,7 @@ from shellrunner.errors import NoResultYet, NoSuchAttempt, NoSuchJob, ResultGone
 from shellrunner.keeper.slot import DATA_ROOM
 from shellrunner.model import Done, End, Ending, JobSpec, State, Stream, Volume
 from shellrunner.store import Output
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import Keeper, ended, opened, running
 from tests.store.test_store_output import Pieces, all_of, is_all_of, pieces, store_all
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from shellrunner.model import JobSpec, Millis
-from shellrunner.store import Deleted, bulk, core
-from shellrunner.store.question import Filters
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store import Deleted
+from shellrunner.store.filters import Filters
+from shellrunner.store.sqlite import engine
+from shellrunner.store.sqlite.store import SqliteStore
+from shellrunner.store.units import bulk_delete
 from tests.store.histories import SPEC, done, opened
 
 
@@ -47,7 +49,7 @@ async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
 )
 async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Filters) -> None:
     """All that are meant go, also if they are more than one step takes, in whatever order they are looked for."""
-    monkeypatch.setattr(bulk, "STEP", 3)
+    monkeypatch.setattr(bulk_delete, "STEP", 3)
     async with opened(tmp_path) as store:
         for number in range(10):
             await done(store, completed=2_000 + number // 4)
@@ -59,10 +61,10 @@ async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was accepted after the call stays, even if the clock was set back; one that vanished is no error."""
-    monkeypatch.setattr(bulk, "STEP", 2)
+    monkeypatch.setattr(bulk_delete, "STEP", 2)
     moment: Millis = 1_000_000
-    monkeypatch.setattr(core, "now", lambda: moment)
-    monkeypatch.setattr("shellrunner.store.sqlite.now", lambda: moment)
+    monkeypatch.setattr(engine, "now", lambda: moment)
+    monkeypatch.setattr("shellrunner.store.sqlite.store.now", lambda: moment)
     async with opened(tmp_path) as store:
         for _ in range(5):
             await done(store)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.store.connection import connect, open_reading, open_writing
+from shellrunner.store.sqlite.db_thread import connect, open_reading, open_writing
 
 
 async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_comes_back(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shellrunner.model import Ending, JobSpec, State
-from shellrunner.store import listing, schema, search
-from shellrunner.store.listing import Effort
-from shellrunner.store.question import Filters, Order, Position, Sort, SortKey, position
+from shellrunner.store.filters import Filters, Order, Position, Sort, SortKey, position
+from shellrunner.store.query import listing, search
+from shellrunner.store.query.listing import Effort
+from shellrunner.store.sqlite import schema
 from tests.store import histories as real
 
 COLUMNS = (

@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from shellrunner.errors import AlreadyDone, NoResultYet, NoSuchJob, NotDone, ResultGone, ShellrunnerError
 from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Usage, Volume
 from shellrunner.store import Head
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import listed, opened
 
 

@@ -12,7 +12,7 @@ import pytest
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
-from shellrunner.store import schema
+from shellrunner.store.sqlite import schema
 from tests.store.histories import SPEC, done, everything, opened, running
 
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from shellrunner.errors import JobGone, KeyReused, QueueFull
 from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, again
 from shellrunner.store import Head, Key
-from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
+from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
 from tests.store.histories import everything
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})

@@ -13,7 +13,7 @@ from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Entry
 from shellrunner.model import Stream, Volume
 from shellrunner.store import Extent, Output
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import NOTHING, Keeper, ended, opened, running
 
 STREAMS = (Stream.STDOUT, Stream.STDERR)

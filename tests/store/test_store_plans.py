@@ -9,9 +9,20 @@ from typing import Any
 import pytest
 
 from shellrunner.model import Ending, State
-from shellrunner.store import aftermath, arrivals, bulk, calls, changes, keys, listing, output, rows, schema, search
-from shellrunner.store.listing import Effort
-from shellrunner.store.question import LAST, Filters, Order, Sort, SortKey
+from shellrunner.store.filters import LAST, Filters, Order, Sort, SortKey
+from shellrunner.store.output import reader
+from shellrunner.store.query import listing, search
+from shellrunner.store.query.listing import Effort
+from shellrunner.store.sqlite import schema
+from shellrunner.store.units import (
+    admission,
+    bulk_delete,
+    dependents,
+    due_callbacks,
+    idempotency_keys,
+    lifecycle,
+    rows,
+)
 
 # By name: what is not a list's.
 STATEMENTS = {
@@ -20,23 +31,23 @@ STATEMENTS = {
     "an attempt": rows.ATTEMPT,
     "running": rows.RUNNING,
     "the oldest of a queue": rows.OLDEST,
-    "an output": output.LOOK,
-    "earlier attempts": output.EARLIER,
-    "an earlier attempt": output.ONE_EARLIER,
-    "the head of a queue": changes.HEAD,
-    "claim": changes.CLAIM_THIS,
-    "end": changes.END,
-    "state": changes.STATE,
-    "the oldest": changes.OLDEST,
-    "ahead of the clock": changes.AHEAD,
-    "followers": aftermath.FOLLOWERS,
-    "due": arrivals.DUE,
-    "next due": arrivals.NEXT,
-    "due callbacks": calls.DUE,
-    "next callback": calls.NEXT,
-    "a key": keys.FIND,
-    "expired keys": keys.EXPIRED,
-    "the newest": bulk.NEWEST,
+    "an output": reader.LOOK,
+    "earlier attempts": reader.EARLIER,
+    "an earlier attempt": reader.ONE_EARLIER,
+    "the head of a queue": lifecycle.HEAD,
+    "claim": lifecycle.CLAIM_THIS,
+    "end": lifecycle.END,
+    "state": lifecycle.STATE,
+    "the oldest": lifecycle.OLDEST,
+    "ahead of the clock": lifecycle.AHEAD,
+    "followers": dependents.FOLLOWERS,
+    "due": admission.DUE,
+    "next due": admission.NEXT,
+    "due callbacks": due_callbacks.DUE,
+    "next callback": due_callbacks.NEXT,
+    "a key": idempotency_keys.FIND,
+    "expired keys": idempotency_keys.EXPIRED,
+    "the newest": bulk_delete.NEWEST,
 }
 
 
@@ -162,7 +173,7 @@ def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> 
     for sort in SORTS.values():
         for effort in (Effort(), Effort(few=0, stride=5, page=200), Effort(few=20, stride=20, page=100)):
             pages(db, effort, FILTERS[filters], sort)
-    bulk.meant(db, FILTERS[filters], LAST, None)
+    bulk_delete.meant(db, FILTERS[filters], LAST, None)
     assert len(db.statements) > 5
     for sql in db.statements:
         check(sql, plan(db, sql))

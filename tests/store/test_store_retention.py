@@ -11,7 +11,7 @@ from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head
 from shellrunner.store.retention import Kept, Retainer, Retention
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import SPEC, done, ended, listed, opened, running
 from tests.waiting import until
 

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import JobSpec
-from shellrunner.store import changes, listing, schema, search
-from shellrunner.store.lane import Unit
-from shellrunner.store.question import Filters
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.filters import Filters
+from shellrunner.store.query import listing, search
+from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite.batch_queue import Unit
+from shellrunner.store.sqlite.store import SqliteStore
+from shellrunner.store.units import lifecycle
 from tests.store.histories import opened
 from tests.waiting import until
 
@@ -152,13 +154,13 @@ def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     search.take_in(db)
     add(db, "обработать опять")
     for job_id in (1, 3):
-        changes.remove(db, job_id)
+        lifecycle.remove(db, job_id)
     assert entries(db, "обр") == [2]
     assert found(db, "обработать") == [2]
     db.execute("INSERT INTO search (search) VALUES ('integrity-check')")
     while search.take_in(db):
         pass
-    changes.remove(db, 2)
+    lifecycle.remove(db, 2)
     assert entries(db, "обр") == []
 
 
@@ -183,7 +185,7 @@ def test_the_index_does_not_grow_with_what_was_deleted(
     for first in range(500, 5_000, 500):
         come(first)
         for job_id in range(first - 499, first + 1):
-            changes.remove(db, job_id)
+            lifecycle.remove(db, job_id)
         begun = search.tidy(db, begun=False)
         while begun:
             begun = search.tidy(db, begun=True)

@@ -25,7 +25,7 @@ from shellrunner.model import (
     Waiting,
 )
 from shellrunner.store import Head, Key
-from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
+from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
 from tests.store.histories import NOTHING, SPEC, ended, opened, running
 from tests.waiting import until
 

@@ -12,8 +12,8 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
-from shellrunner.store.lane import Asked
-from shellrunner.store.sqlite import SqliteStore
+from shellrunner.store.sqlite.batch_queue import Asked
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
 

@@ -15,18 +15,18 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from shellrunner.access.door import open_door
+from shellrunner.access.authenticator import open_door
 from shellrunner.config import Settings
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
 from shellrunner.model import Claim, End, Ending, Millis, Volume
 from shellrunner.service import queue_limits
 from shellrunner.store import Head, Store
-from shellrunner.store.sqlite import Retention, open_store
+from shellrunner.store.sqlite.store import Retention, open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
-from shellrunner.web.keys import FrontFigures
-from shellrunner.web.streams import STREAMS
+from shellrunner.web.app_keys import FrontFigures
+from shellrunner.web.http.streaming import STREAMS
 
 
 def now() -> Millis:

@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 
 from shellrunner.model import JobSpec
-from shellrunner.store.changed import ChangeMemory
-from shellrunner.web import board
-from shellrunner.web.board import BOARD
-from shellrunner.web.connections import CONNECTIONS, Caps
-from shellrunner.web.streams import STREAMS
+from shellrunner.store.change_log import ChangeMemory
+from shellrunner.web.feeds import status_feed
+from shellrunner.web.feeds.status_feed import BOARD
+from shellrunner.web.http.connections import CONNECTIONS, Caps
+from shellrunner.web.http.streaming import STREAMS
 
 from .conftest import Event, Site, parse, serving, until
 
@@ -329,7 +329,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
             await site.store.add(JobSpec(command="true"))
             await hand.claim()
             await hand.finish()
-    ticks = (asyncio.get_running_loop().time() - started) / board.TICK
+    ticks = (asyncio.get_running_loop().time() - started) / status_feed.TICK
     for mirror in (follower.result() for follower in followers):
         assert {status["state"] for status in mirror.states.values()} == {"done"}
         assert len(mirror.states) == 60
@@ -339,7 +339,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 async def test_slow_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
     site.app[CONNECTIONS].caps = Caps(reading=1.0)
-    monkeypatch.setattr(board, "TICK", 0.001)
+    monkeypatch.setattr(status_feed, "TICK", 0.001)
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
     await reader.readline()

@@ -12,10 +12,10 @@ import pytest
 
 from shellrunner.model import End, Ending
 from shellrunner.store import Bell
-from shellrunner.web.connections import CONNECTIONS, Caps
-from shellrunner.web.feed import FEEDS, PIECE
-from shellrunner.web.streams import STREAMS, Outlet
-from shellrunner.wire.events import Cursor
+from shellrunner.web.feeds.job_feed import FEEDS, PIECE
+from shellrunner.web.http.connections import CONNECTIONS, Caps
+from shellrunner.web.http.streaming import STREAMS, Outlet
+from shellrunner.wire.sse import Cursor
 
 from .conftest import Event, Site, now, serving, until
 
@@ -143,7 +143,7 @@ async def test_cr_and_empty_lines(site: Site) -> None:
 
 async def test_random_disconnects(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """E1: over 200 random disconnects while the job writes, the pieces are the stored characters."""
-    monkeypatch.setattr("shellrunner.web.feed.TICK", 0.002)
+    monkeypatch.setattr("shellrunner.web.feeds.job_feed.TICK", 0.002)
     chance = random.Random(7)
     job_id = await site.submit()
     hand = site.hand()

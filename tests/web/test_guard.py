@@ -7,8 +7,8 @@ import pytest
 
 from shellrunner.errors import ShellrunnerError
 from shellrunner.web import ROUTES
-from shellrunner.web.guard import accepts
-from shellrunner.web.problems import STATUSES
+from shellrunner.web.http.problems import STATUSES
+from shellrunner.web.security.middleware import accepts
 
 from .conftest import Answer, Site
 
@@ -284,7 +284,7 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     async def broken(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("shellrunner.web.streams.Outlet.send", broken)
+    monkeypatch.setattr("shellrunner.web.http.streaming.Outlet.send", broken)
     for path in (f"statuses/{job_id}/events", f"results/{job_id}/stdout", f"statuses/{job_id}/output"):
         request = f"GET /api/{path} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
         try:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellrunner.web import idempotency
-from shellrunner.web.streams import STREAMS
+from shellrunner.web.handlers import idempotency
+from shellrunner.web.http.streaming import STREAMS
 from tests.service import Service
 
 from .conftest import Answer, Site, serving, until

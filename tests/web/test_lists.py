@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import BadCursor
 from shellrunner.model import End, Ending
-from shellrunner.store.question import Filters, Order, SortKey
-from shellrunner.store.sqlite import SqliteStore
-from shellrunner.web import cursors
+from shellrunner.store.filters import Filters, Order, SortKey
+from shellrunner.store.sqlite.store import SqliteStore
+from shellrunner.web.handlers import cursors
 
 from .conftest import Site
 
@@ -176,7 +176,7 @@ async def test_paging_is_stable(site: Site) -> None:
 
 async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page ends when it is large, however many rows were asked for, and the next one goes on."""
-    monkeypatch.setattr("shellrunner.web.lists.FULL", 200_000)
+    monkeypatch.setattr("shellrunner.web.handlers.lists.FULL", 200_000)
     asked = {"argv": ["/bin/true", "'" * 10_000]}  # as a command for a shell, in JSON, seven times that
     for _ in range(5):
         await site.submit(**asked)

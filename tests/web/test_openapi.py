@@ -11,9 +11,9 @@ from shellrunner.config import load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES, Route, openapi
-from shellrunner.web.keys import SETTINGS
-from shellrunner.web.openapi import examples, meanings, parameters, responses
-from shellrunner.web.problems import STATUSES
+from shellrunner.web.app_keys import SETTINGS
+from shellrunner.web.http.problems import STATUSES
+from shellrunner.web.openapi import examples, meanings, parameter_objects, response_objects
 from tests.web.conftest import Site
 
 SIGNALS = ("SIGHUP", "SIGTERM")
@@ -25,11 +25,11 @@ OPERATIONS = {
     if verb != "head"
 }
 BODIES = {row.takes.__name__ for row in ROUTES if row.takes is not None}
-each_route = pytest.mark.parametrize("row", ROUTES, ids=lambda row: f"{row.verb} {parameters.plain(row.path)}")
+each_route = pytest.mark.parametrize("row", ROUTES, ids=lambda row: f"{row.verb} {parameter_objects.plain(row.path)}")
 
 
 def described(row: Route) -> dict[str, Any]:
-    return OPERATIONS[row.verb.lower(), parameters.plain(row.path)]
+    return OPERATIONS[row.verb.lower(), parameter_objects.plain(row.path)]
 
 
 def named(row: Route, place: str) -> set[str]:
@@ -77,7 +77,7 @@ async def test_every_route_of_the_router_is_described_and_nothing_else(site: Sit
 def test_every_parameter_of_a_route_is_described(row: Route) -> None:
     """What the gate lets through, what the path holds, and the headers that act: these are described, no others."""
     assert named(row, "query") == set(row.parameters.split())
-    assert named(row, "path") == set(parameters.variables(row.path))
+    assert named(row, "path") == set(parameter_objects.variables(row.path))
     assert set(row.headers.split()) <= named(row, "header")
 
 
@@ -116,7 +116,7 @@ def test_every_problem_is_described_and_some_route_has_it() -> None:
     assert kinds["enum"] == [f"/problems/{code}" for code in STATUSES]
     for code in STATUSES:
         assert meanings.of(code) in kinds["description"]
-    nobodys = set(STATUSES) - {code for row in ROUTES for code in responses.codes(row)}
+    nobodys = set(STATUSES) - {code for row in ROUTES for code in response_objects.codes(row)}
     assert nobodys == {"method-not-allowed"}  # of a method that is no operation
 
 

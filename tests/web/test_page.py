@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from shellrunner.web.page import POLICY, read
+from shellrunner.web.handlers.page import POLICY, read
 from tests.web.conftest import Site
 
 INDEX = read().index.decode()

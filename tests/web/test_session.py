@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from shellrunner.web import ROUTES
-from shellrunner.web.keys import DOOR, SETTINGS
+from shellrunner.web.app_keys import DOOR, SETTINGS
+from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.route import For
-from shellrunner.web.streams import STREAMS
 
 from .conftest import Answer, Site, serving, until
 from .test_guard import check_problem, example

@@ -17,8 +17,8 @@ from aiohttp import web
 
 from shellrunner.access import Identity
 from shellrunner.model import JobSpec
-from shellrunner.web.connections import CONNECTIONS, Caps, Line
-from shellrunner.web.keys import DOOR
+from shellrunner.web.app_keys import DOOR
+from shellrunner.web.http.connections import CONNECTIONS, Caps, Line
 
 from .conftest import STREAMS, Hand, Site, serving, until
 
@@ -153,7 +153,7 @@ def count_looks(site: Site) -> Any:
 
 async def test_a_slow_body_has_its_own_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that drips outlives the time for heads, and is 408 at the end of its own."""
-    monkeypatch.setattr("shellrunner.web.bodies.BODY_TIME", 1.0)
+    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIME", 1.0)
     head = b"POST /api/jobs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
     loop = asyncio.get_running_loop()
     async with connected(site) as (reader, writer), asyncio.TaskGroup() as tasks:

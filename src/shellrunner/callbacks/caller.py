@@ -13,13 +13,13 @@ from typing import Final
 
 import aiohttp
 
-from shellrunner import reports
+from shellrunner import results
 from shellrunner.callbacks import delivery, envelope
 from shellrunner.config import Callbacks
 from shellrunner.errors import NoSuchJob, ResultGone, StoreUnavailable
 from shellrunner.model import Job, Millis
 from shellrunner.store import Bell, DueCallback, Store
-from shellrunner.wire import body
+from shellrunner.wire import json_codec
 
 log = logging.getLogger("shellrunner.callbacks")
 
@@ -126,12 +126,12 @@ class Caller:
         if host not in self._callbacks.hosts:
             return f"config's callbacks.hosts does not name {host} any more", None
         try:
-            document = await reports.result(self._store, reports.last(due.job), reports.LISTED)
+            document = await results.result(self._store, results.last(due.job), results.LISTED)
         except ResultGone:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:
             return unavailable.detail, self._schedule.again(due, _now())
-        error = await self._post(client, due.job, body.dump(document))
+        error = await self._post(client, due.job, json_codec.dump(document))
         return error, self._schedule.again(due, _now())
 
     async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:

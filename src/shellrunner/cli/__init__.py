@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from shellrunner import __version__, privacy
+from shellrunner import __version__, process_hardening
 from shellrunner.errors import ConfigError, ShellrunnerError
 
 _FAILED, _REFUSED = 1, 2
@@ -21,26 +21,26 @@ VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # by which a shell asks for completio
 
 # Each verb, and the module that has it under its own name.
 VERBS: Final = {
-    "run": "running",
-    "submit": "submitting",
+    "run": "run",
+    "submit": "submit",
     "logs": "logs",
-    "wait": "awaiting",
-    "ps": "listing",
-    "show": "showing",
-    "cancel": "removing",
-    "rm": "removing",
-    "prune": "removing",
-    "queues": "queueing",
-    "serve": "serving",
-    "token": "tokens",
-    "unit": "units",
-    "completion": "completing",
+    "wait": "wait",
+    "ps": "ps",
+    "show": "show",
+    "cancel": "cancel",
+    "rm": "cancel",
+    "prune": "cancel",
+    "queues": "queues",
+    "serve": "serve",
+    "token": "token",
+    "unit": "unit",
+    "completion": "completion",
 }
 
 
 def main() -> None:
     """Run what the arguments say. What a person can mend is said in words; a traceback is always a bug of ours."""
-    privacy.hide()  # before anything else: it may hold a token or a secret, whatever the verb
+    process_hardening.hide()  # before anything else: it may hold a token or a secret, whatever the verb
     _fill_standard_descriptors()
     try:
         cli(prog_name="shellrunner", complete_var=VARIABLE)
@@ -58,7 +58,7 @@ class _Verbs(click.Group):
         """Import what was asked for, and nothing else."""
         if cmd_name not in VERBS:
             return None
-        verb: click.Command = getattr(import_module(f"shellrunner.cli.{VERBS[cmd_name]}"), cmd_name)
+        verb: click.Command = getattr(import_module(f"shellrunner.cli.commands.{VERBS[cmd_name]}"), cmd_name)
         return verb
 
 

@@ -28,10 +28,10 @@ Must not know the server's own code. It outlives broken connections and restarts
 The documents that the methods return are described by the types in `shellrunner.wire.documents`.
 """
 
+from shellrunner.client.address import Place
 from shellrunner.client.client import DEFAULT, Client, Spec
+from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Changed, Deleted, Dropped, Ended, Event, Output, Reset
-from shellrunner.client.place import Place
-from shellrunner.client.problems import ClientError
 
 __all__ = [
     "DEFAULT",

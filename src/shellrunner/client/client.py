@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
-from shellrunner.client import feeding, following
-from shellrunner.client.connection import SILENCE, Connection, Notice
+from shellrunner.client import stdin, streams
+from shellrunner.client.address import Place
+from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Event
-from shellrunner.client.place import Place
-from shellrunner.client.problems import ClientError
+from shellrunner.client.transport import SILENCE, Connection, Notice
 
 if TYPE_CHECKING:
     from shellrunner.wire import documents
@@ -142,14 +142,14 @@ class Client:
 
     async def give(self, job_id: int, data: bytes, *, offset: int | None = None, end: bool = False) -> None:
         """Give a running command at most 1 MiB to read; `offset` is how much was given before, if that is known."""
-        await self._connection.ask("POST", feeding.path(job_id, offset, end=end), body=data, again=False)
+        await self._connection.ask("POST", stdin.path(job_id, offset, end=end), body=data, again=False)
 
     async def feed(self, job_id: int, source: AsyncIterable[bytes]) -> bool:
         """Give a command all of `source` and then the end of its input, each byte once; wait until it runs.
 
         False if the job is done before that. It must have been submitted with `stdin={"stream": True}`.
         """
-        return await feeding.feed(self._connection, job_id, source)
+        return await stdin.feed(self._connection, job_id, source)
 
     async def delete(self, job_id: int) -> None:
         """Remove a job that is done from the history, with its status and result."""
@@ -198,11 +198,11 @@ class Client:
         From the start, or after the place of an earlier event (its `id`). It goes on over broken connections and
         restarts of the server; nothing is missed or told twice.
         """
-        return following.follow(self._connection, job_id, after)
+        return streams.follow(self._connection, job_id, after)
 
     def changes(self, *, after: str = "") -> AsyncGenerator[Change, None]:
         """Every change of any job's status, from now on, without end."""
-        return following.changes(self._connection, after)
+        return streams.changes(self._connection, after)
 
     async def output(
         self, job_id: int, *, stream: Stream | None = None, tail: int | None = None
@@ -231,11 +231,11 @@ class Client:
 
     def stdout(self, job_id: int, *, attempt: int | None = None) -> AsyncIterator[bytes]:
         """Every stored byte that a job which is done wrote there."""
-        return following.pieces(self._connection, f"{_result(job_id, attempt)}/stdout")
+        return streams.pieces(self._connection, f"{_result(job_id, attempt)}/stdout")
 
     def stderr(self, job_id: int, *, attempt: int | None = None) -> AsyncIterator[bytes]:
         """Every stored byte that a job which is done wrote there."""
-        return following.pieces(self._connection, f"{_result(job_id, attempt)}/stderr")
+        return streams.pieces(self._connection, f"{_result(job_id, attempt)}/stderr")
 
     async def delete_result(self, job_id: int) -> None:
         """Remove the result of a job that is done; the job stays."""

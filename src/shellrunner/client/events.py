@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from shellrunner.wire import tidings
+    from shellrunner.wire import stream_events
     from shellrunner.wire.documents import Status
 
 
@@ -61,7 +61,7 @@ class Dropped(NamedTuple):
 class Ended(NamedTuple):
     """The job is done, and this is how; nothing follows."""
 
-    end: "tidings.Ended"
+    end: "stream_events.Ended"
 
 
 class Deleted(NamedTuple):

@@ -21,13 +21,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from shellrunner.config import complaints, secrecy
+from shellrunner.config import error_messages, secret_files
 from shellrunner.config.auth import Auth, Rule, Token
-from shellrunner.config.complaints import DELIMITER, PREFIX
+from shellrunner.config.error_messages import DELIMITER, PREFIX
 from shellrunner.config.jobs import GIB, Jobs, user
-from shellrunner.config.secrecy import check_lasting
+from shellrunner.config.secret_files import check_lasting
 from shellrunner.config.server import Address, Server
-from shellrunner.config.values import ZERO_IS_NONE, AbsolutePath, Section, authority, webhook_secret
+from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, authority, webhook_secret
 from shellrunner.errors import ConfigError
 from shellrunner.model import Name
 
@@ -167,26 +167,26 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     Raises:
         ConfigError: one line for each thing that is wrong.
     """
-    text = complaints.read(path) if path else ""
+    text = error_messages.read(path) if path else ""
 
     class FromFile(Settings):
         document = tomllib.loads(text)
 
-    sources = complaints.Sources(overrides, _Environment(Settings)(), path, text)
-    wrong = list(complaints.unknown_variables(Settings))
+    sources = error_messages.Sources(overrides, _Environment(Settings)(), path, text)
+    wrong = list(error_messages.unknown_variables(Settings))
     try:
         settings = FromFile(**overrides)  # type: ignore[arg-type]  # the sections are made from these
     except ValidationError as error:
-        wrong += [complaints.complaint(problem, sources, Settings) for problem in error.errors()]
+        wrong += [error_messages.complaint(problem, sources, Settings) for problem in error.errors()]
     else:
-        wrong += secrecy.complaints_of_users(settings.auth.tokens, sources)
+        wrong += secret_files.complaints_of_users(settings.auth.tokens, sources)
         try:
-            settings = settings.model_copy(update={"auth": secrecy.with_more_tokens(settings.auth)})
-            wrong += [complaints.words(key, sources, reason) for key, reason in _contradictions(settings)]
+            settings = settings.model_copy(update={"auth": secret_files.with_more_tokens(settings.auth)})
+            wrong += [error_messages.words(key, sources, reason) for key, reason in _contradictions(settings)]
         except ConfigError as error:
             wrong.append(error.detail)
-    if path and complaints.is_given(FromFile.document, ("auth", "tokens")):
-        wrong += secrecy.complaints_of(path)
+    if path and error_messages.is_given(FromFile.document, ("auth", "tokens")):
+        wrong += secret_files.complaints_of(path)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return settings

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from shellrunner.config.values import AbsolutePath, Section
+from shellrunner.config.types import AbsolutePath, Section
 from shellrunner.model import Argument, Name
 
 Scope = Literal["read", "run", "admin"]

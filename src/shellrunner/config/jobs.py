@@ -8,7 +8,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from shellrunner.config.values import ZERO_IS_NONE, SayablePath, Section, sayable
+from shellrunner.config.types import ZERO_IS_NONE, SayablePath, Section, sayable
 from shellrunner.model import MAX_TIMEOUT, Argument
 
 GIB: Final = 1 << 30

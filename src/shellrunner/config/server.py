@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from shellrunner.config.values import AbsolutePath, Section, authority
+from shellrunner.config.types import AbsolutePath, Section, authority
 
 _UNIX: Final = "unix:"
 _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/]+)):([0-9]{1,5})")

@@ -10,10 +10,10 @@ import signal
 import time
 from typing import Any, NamedTuple
 
-from .forked import User, spawn, within
-from .input import Input
-from .plumbing import Action, Plumbing
+from .fork_exec import User, spawn, within
 from .program import Failed, Program, Step
+from .stdin_buffer import Input
+from .stdio import Action, Plumbing
 
 # Every handler back to its default and nothing blocked: what the keeper ignores, its command must not (P13).
 _DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})

@@ -14,22 +14,22 @@ from pathlib import Path
 
 from shellrunner import __version__
 from shellrunner import log as log_room
-from shellrunner.access.door import open_door
+from shellrunner.access.authenticator import open_door
 from shellrunner.callbacks import Caller
 from shellrunner.config import Settings
 from shellrunner.metrics import Metrics, Sources
-from shellrunner.service import hazards
-from shellrunner.service.certificate import Certificate
+from shellrunner.service import startup_warnings
+from shellrunner.service.health import Pulse
 from shellrunner.service.listening import check_passed, listening, take_passed
-from shellrunner.service.pulse import Pulse
-from shellrunner.service.reloading import Reloading
-from shellrunner.service.state import locked, prepare, private_files
-from shellrunner.service.stopping import ask_for_time, caught_signals, first_of, leave
+from shellrunner.service.reload import Reloading
+from shellrunner.service.shutdown import ask_for_time, caught_signals, first_of, leave
+from shellrunner.service.state_dir import locked, prepare, private_files
+from shellrunner.service.tls import Certificate
 from shellrunner.store import Store
-from shellrunner.store.sqlite import QueueLimit, QueueLimits, Retention, open_store
+from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, open_store
 from shellrunner.supervisor import Controls, Keepers, Supervisor
-from shellrunner.supervisor.links import ForkServer, attach, exec_fork_server
-from shellrunner.systemd import Notifier
+from shellrunner.supervisor.keeper_connection import ForkServer, attach, exec_fork_server
+from shellrunner.systemd.notify import Notifier
 from shellrunner.web import make_app
 
 log = logging.getLogger("shellrunner.service")
@@ -96,7 +96,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
 
 def tell_of_the_start(settings: Settings, urls: list[str], state_dir: Path, notifier: Notifier) -> None:
     """Say that it listens, in the log and to systemd; what is less safe than it should be, before that."""
-    hazards.tell(settings)
+    startup_warnings.tell(settings)
     log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
     spare_the_collector()
     notifier.ready(f"listening on {urls[0]}")

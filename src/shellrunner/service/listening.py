@@ -15,9 +15,9 @@ from aiohttp import web
 
 from shellrunner.config import Address, Auth, Settings
 from shellrunner.errors import ConfigError, ShellrunnerError
-from shellrunner.service.certificate import Certificate
-from shellrunner.service.socket_file import bound
-from shellrunner.systemd import passed_sockets
+from shellrunner.service.tls import Certificate
+from shellrunner.service.unix_socket import bound
+from shellrunner.systemd.sockets import passed_sockets
 from shellrunner.web import Runner
 
 log = logging.getLogger("shellrunner.service")

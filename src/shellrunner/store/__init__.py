@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Session, Submitter, Volume
-from shellrunner.store.question import Filters, Page, Position, Sort
-from shellrunner.store.written import Extent, Head, Output
+from shellrunner.store.filters import Filters, Page, Position, Sort
+from shellrunner.store.output import Extent, Head, Output
 
 __all__ = [
     "Bell",

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from shellrunner.errors import QueueFull
 from shellrunner.model import State
-from shellrunner.store.moves import Move
+from shellrunner.store.transition import Move
 
 ALL: Final = "*"  # in the place of a name (which it cannot be): the whole service is paused
 _ANY: Final = 1 << 30  # places of a queue without a limit of its own

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.store import changes
-from shellrunner.store.moves import Moves
+from shellrunner.store.transition import Moves
+from shellrunner.store.units import lifecycle
 
 _STEP: Final = 100  # rows removed in one batch
 _PAUSE: Final = 30.0  # seconds until ages are looked at again
@@ -51,8 +51,8 @@ def count(db: sqlite3.Connection) -> Kept:
 
 def _oldest(db: sqlite3.Connection, most: int, oldest_kept: float) -> list[tuple[int, int]]:
     """The jobs that were done first, and when, as far as can be told."""
-    oldest: list[tuple[int, int]] = db.execute(changes.OLDEST, (most,)).fetchall()
-    ahead = db.execute(changes.AHEAD, (time.time_ns() // 1_000_000 + _SKEW, most)).fetchall()
+    oldest: list[tuple[int, int]] = db.execute(lifecycle.OLDEST, (most,)).fetchall()
+    ahead = db.execute(lifecycle.AHEAD, (time.time_ns() // 1_000_000 + _SKEW, most)).fetchall()
     if not ahead:
         return oldest
     # The clock was set back: what ends now has the earlier time, and would be removed as soon as it is recorded.
@@ -89,7 +89,7 @@ class Retainer:
         for job, completed in _oldest(db, most, oldest_kept):
             if completed >= oldest_kept and not self._too_much(jobs, size):
                 break
-            gone = changes.remove(db, job)
+            gone = lifecycle.remove(db, job)
             removed.append(gone)
             jobs, size = jobs - 1, size - (gone.size or 0)
         return removed

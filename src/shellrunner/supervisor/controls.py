@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning, ShellrunnerError, WrongOffset
-from shellrunner.keeper.messages import CONTROLLED
+from shellrunner.keeper.protocol import CONTROLLED
 from shellrunner.model import Running
 from shellrunner.store import Store
-from shellrunner.supervisor.kept import Kept
-from shellrunner.supervisor.links import KeeperGone, Link
+from shellrunner.supervisor.keeper_connection import KeeperGone, Link
+from shellrunner.supervisor.running_job import Kept
 
 T = TypeVar("T")
 

@@ -14,13 +14,13 @@ from shellrunner.config import Jobs
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim, End, Volume, again
 from shellrunner.store import Store
-from shellrunner.supervisor.accounts import Accounts, NoSuchUser
-from shellrunner.supervisor.keepers import Keepers
-from shellrunner.supervisor.kept import Kept
-from shellrunner.supervisor.links import KeeperGone, Link
-from shellrunner.supervisor.orders import start
-from shellrunner.supervisor.places import Places
-from shellrunner.supervisor.strays import end_strays
+from shellrunner.supervisor.concurrency import Places
+from shellrunner.supervisor.keeper_connection import KeeperGone, Link
+from shellrunner.supervisor.keeper_pool import Keepers
+from shellrunner.supervisor.orphans import end_strays
+from shellrunner.supervisor.running_job import Kept
+from shellrunner.supervisor.start_message import start
+from shellrunner.supervisor.users import Accounts, NoSuchUser
 from shellrunner.supervisor.verdict import Ended, NeverStarted, Verdict, is_lost, judge, new_token, refused, witnessed
 
 log = logging.getLogger("shellrunner.supervisor")

@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shellrunner.keeper.identity import boot_id
-from shellrunner.keeper.slot import (
-    DATA_ROOM,
-    ENTRY,
-    INDEX_ROOM,
-    Record,
-    SlotReader,
-    data_path,
-    index_path,
-    slot_name,
-)
+from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Record, SlotReader, data_path, index_path, slot_name
 from shellrunner.model import Claim, End, Ending, Usage, Volume
 from shellrunner.store import Head
 

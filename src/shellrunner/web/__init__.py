@@ -7,40 +7,40 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from shellrunner.access.door import Door
+from shellrunner.access.authenticator import Door
 from shellrunner.config import Settings
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import Store
-from shellrunner.web import (
-    changes,
+from shellrunner.web import openapi
+from shellrunner.web.app_keys import DOOR, READY, RENDER, SETTINGS, STORE, Render
+from shellrunner.web.feeds.job_feed import FEEDS, Feeds
+from shellrunner.web.feeds.status_feed import BOARD, Board
+from shellrunner.web.handlers import (
     control,
-    events,
-    guard,
+    health,
+    job_events,
     jobs,
-    openapi,
     output,
     page,
-    probes,
     queues,
-    raw,
+    result_bytes,
     results,
     session,
+    status_events,
     statuses,
 )
-from shellrunner.web.audit import Audit, Ledger
-from shellrunner.web.board import BOARD, Board
-from shellrunner.web.connections import CONNECTIONS, Caps, Connections
-from shellrunner.web.control import CONTROLS, Controls
-from shellrunner.web.feed import FEEDS, Feeds
-from shellrunner.web.guard import Terms
-from shellrunner.web.keys import DOOR, READY, RENDER, SETTINGS, STORE, Render
-from shellrunner.web.lists import FILTERS
-from shellrunner.web.lists import PARAMETERS as LISTS
-from shellrunner.web.problems import STATUSES
-from shellrunner.web.protocol import Runner
+from shellrunner.web.handlers.control import CONTROLS, Controls
+from shellrunner.web.handlers.lists import FILTERS
+from shellrunner.web.handlers.lists import PARAMETERS as LISTS
+from shellrunner.web.http.connections import CONNECTIONS, Caps, Connections
+from shellrunner.web.http.problems import STATUSES
+from shellrunner.web.http.server_protocol import Runner
+from shellrunner.web.http.streaming import STREAMS, Streams
 from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, SSE, TEXT, For, Route
-from shellrunner.web.site import Site
-from shellrunner.web.streams import STREAMS, Streams
+from shellrunner.web.security import middleware
+from shellrunner.web.security.audit import Audit, Ledger
+from shellrunner.web.security.middleware import Terms
+from shellrunner.web.security.origin import Site
 
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
 
@@ -54,7 +54,7 @@ _RAW = "200 206 304 no-result-yet result-gone"
 # fmt: off
 # HEAD goes wherever GET does; OPTIONS and wrong verbs are the gate's.
 ROUTES = (
-    Route("GET", "/api", probes.index, For.KNOWN, JSON, answers="200:Index 304"),
+    Route("GET", "/api", health.index, For.KNOWN, JSON, answers="200:Index 304"),
     Route("GET", "/api/openapi.json", openapi.show, For.KNOWN, JSON, answers="200 304"),
     Route("GET", "/api/jobs", jobs.index, For.READERS, JSON, LISTS, "200:Jobs 304"),
     Route("POST", "/api/jobs", jobs.submit, For.RUNNERS, JSON, takes=JobSpec, headers="Idempotency-Key Prefer",
@@ -76,11 +76,11 @@ ROUTES = (
     Route("POST", "/api/queues/{name}/pause", queues.pause, For.ADMINS, JSON, answers="200:Queue no-such-queue"),
     Route("POST", "/api/queues/{name}/resume", queues.resume, For.ADMINS, JSON, answers="200:Queue no-such-queue"),
     Route("GET", "/api/statuses", statuses.index, For.WATCHERS, JSON, LISTS, "200:Statuses 304"),
-    Route("GET", "/api/statuses/events", changes.follow, For.WATCHERS, SSE, "last_event_id",
+    Route("GET", "/api/statuses/events", status_events.follow, For.WATCHERS, SSE, "last_event_id",
           headers="Last-Event-ID", answers="200 too-many-streams"),
     Route("GET", f"/api/statuses/{ID}", statuses.show, For.WATCHERS, JSON, headers="Prefer",
           answers="200:Status 303:Status 304"),
-    Route("GET", f"/api/statuses/{ID}/events", events.follow, For.WATCHERS, SSE, "last_event_id encoding",
+    Route("GET", f"/api/statuses/{ID}/events", job_events.follow, For.WATCHERS, SSE, "last_event_id encoding",
           headers="Last-Event-ID", answers="200 204 result-gone too-many-streams"),
     Route("GET", f"/api/statuses/{ID}/output", output.show, For.WATCHERS, TEXT, "stream tail follow",
           answers="200 result-gone too-many-streams"),
@@ -89,22 +89,22 @@ ROUTES = (
           answers="200:Result 304 no-result-yet result-gone"),
     Route("DELETE", f"/api/results/{ID}", results.remove, For.RUNNERS, EMPTY,
           answers="204 no-result-yet result-gone precondition-failed not-yours"),
-    Route("GET", f"/api/results/{ID}/stdout", raw.stdout, For.READERS, TEXT, "download", _RAW),
-    Route("GET", f"/api/results/{ID}/stderr", raw.stderr, For.READERS, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/stdout", result_bytes.stdout, For.READERS, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/stderr", result_bytes.stderr, For.READERS, TEXT, "download", _RAW),
     Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}", results.show, For.READERS, JSON,
           answers="200:Result 304 no-such-attempt no-result-yet result-gone"),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stdout", raw.stdout, For.READERS, TEXT, "download",
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stdout", result_bytes.stdout, For.READERS, TEXT, "download",
           answers=f"{_RAW} no-such-attempt"),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stderr", raw.stderr, For.READERS, TEXT, "download",
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stderr", result_bytes.stderr, For.READERS, TEXT, "download",
           answers=f"{_RAW} no-such-attempt"),
     Route("POST", "/api/session", session.begin, For.READERS, EMPTY, answers="204 sessions-off"),
     Route("DELETE", "/api/session", session.end, For.KNOWN, EMPTY, answers="204"),
     Route("GET", "/", page.show, For.VISITORS, HTML, answers="200 304"),
     Route("GET", "/assets/{version}/{file:.+}", page.asset, For.VISITORS, EMPTY, headers="Accept-Encoding",
           answers="200:text/css 200:text/javascript 200:image/svg+xml not-found"),
-    Route("GET", "/healthz", probes.health, For.ANYBODY, EMPTY, answers="200:text/plain"),
-    Route("GET", "/readyz", probes.readiness, For.ANYBODY, EMPTY, answers="200:text/plain not-ready"),
-    Route("GET", "/metrics", probes.metrics, For.READERS, EMPTY,
+    Route("GET", "/healthz", health.health, For.ANYBODY, EMPTY, answers="200:text/plain"),
+    Route("GET", "/readyz", health.readiness, For.ANYBODY, EMPTY, answers="200:text/plain not-ready"),
+    Route("GET", "/metrics", health.metrics, For.READERS, EMPTY,
           answers="200:text/plain 200:application/openmetrics-text not-acceptable"),
 )
 # fmt: on
@@ -124,14 +124,14 @@ def make_app(
     figures of the whole service; `door` knows who may do what, and `ledger` takes the lines of the audit."""
     terms = {row.handler: Terms(row.whom, frozenset(row.parameters.split()), row.produces) for row in ROUTES}
     site = Site(settings.server)
-    gate = guard.gate(terms, site, Audit(ledger))
+    gate = middleware.gate(terms, site, Audit(ledger))
     app = web.Application(middlewares=[gate], client_max_size=1 << 20, handler_args=_PROTOCOL)
     app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
     app[RENDER], app[DOOR] = render, door
     app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
     app[CONNECTIONS] = Connections(Caps(most=settings.server.max_connections), STATUSES)
     app[STREAMS], app[FEEDS], app[BOARD] = Streams(settings.server.max_streams), Feeds(store), Board(store)
-    app.on_response_prepare.append(guard.dress(site))
+    app.on_response_prepare.append(middleware.dress(site))
     app.on_shutdown.append(_end_streams)
     app.add_routes([_definition(row) for row in ROUTES])
     return app

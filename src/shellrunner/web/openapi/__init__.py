@@ -14,11 +14,11 @@ from aiohttp import web
 
 from shellrunner import __version__
 from shellrunner.config import Settings
-from shellrunner.web import answers
-from shellrunner.web.identity import NEEDS
-from shellrunner.web.openapi import examples, parameters, responses, schemas
+from shellrunner.web.http import responses
+from shellrunner.web.openapi import examples, parameter_objects, response_objects, schemas
 from shellrunner.web.route import JSON, For, Route
-from shellrunner.wire import body
+from shellrunner.web.security.authentication import NEEDS
+from shellrunner.wire import json_codec
 
 Schema = dict[str, Any]
 
@@ -42,7 +42,7 @@ class Description:
 
     @cached_property
     def _content(self) -> bytes:
-        return body.dump(document(*self._about))
+        return json_codec.dump(document(*self._about))
 
 
 DESCRIPTION: Final = web.AppKey("description", Description)
@@ -53,7 +53,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
     It is made from the very types and route table that serve, for the config of this service.
     """
-    return await answers.stored(request, await request.app[DESCRIPTION].content())
+    return await responses.stored(request, await request.app[DESCRIPTION].content())
 
 
 def document(routes: Sequence[Route], settings: Settings, signals: Iterable[str]) -> Schema:
@@ -82,7 +82,7 @@ def document(routes: Sequence[Route], settings: Settings, signals: Iterable[str]
 
 def operation_id(row: Route) -> str:
     """What the operation is called, by verb and path: `get-jobs-id`."""
-    words = re.findall(r"[a-z]+", parameters.plain(row.path).removeprefix("/api"))
+    words = re.findall(r"[a-z]+", parameter_objects.plain(row.path).removeprefix("/api"))
     return "-".join([row.verb.lower(), *(words or ["page" if row.path == "/" else "index"])])
 
 
@@ -90,7 +90,7 @@ def _paths(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
     paths: dict[str, Schema] = {}
     for row in routes:
         about = _operation(row) | {"security": _security(row, settings)}
-        paths.setdefault(parameters.plain(row.path), {})[row.verb.lower()] = about
+        paths.setdefault(parameter_objects.plain(row.path), {})[row.verb.lower()] = about
     return paths
 
 
@@ -119,8 +119,8 @@ def _operation(row: Route) -> Schema:
         "tags": [_tag(row)],
         "summary": summary,
         "description": words,
-        "parameters": parameters.of(row, responses.headers_of(row)),
-        "responses": responses.of(row),
+        "parameters": parameter_objects.of(row, response_objects.headers_of(row)),
+        "responses": response_objects.of(row),
     }
     if row.takes is not None:
         about["requestBody"] = _takes(row.takes)
@@ -153,12 +153,15 @@ def _takes(kind: type) -> Schema:
 
 def _schemas(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
     found = schemas.problem()
-    names = {answer.carries for row in routes for answer in responses.told(row)}
-    names |= {name for events in responses.EVENTS.values() for name in events.values()}
+    names = {answer.carries for row in routes for answer in response_objects.told(row)}
+    names |= {name for events in response_objects.EVENTS.values() for name in events.values()}
     for name in sorted(name for name in names if name and "/" not in name):
         found |= schemas.document(name)
     for name in {
-        answer.carries for row in routes if "fields" in row.parameters.split() for answer in responses.told(row)
+        answer.carries
+        for row in routes
+        if "fields" in row.parameters.split()
+        for answer in response_objects.told(row)
     }:
         if name in found:
             schemas.let_fields_choose(found, name)
@@ -170,5 +173,5 @@ def _schemas(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
 
 def _problems(routes: Iterable[Route]) -> Iterator[tuple[str, Schema]]:
     for row in routes:
-        for kinds in responses.problems_of(row):
-            yield responses.name(kinds), responses.problem(kinds)
+        for kinds in response_objects.problems_of(row):
+            yield response_objects.name(kinds), response_objects.problem(kinds)

@@ -10,9 +10,9 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from shellrunner.config import Settings
 from shellrunner.model import JobSpec, Limits
+from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import meanings
-from shellrunner.web.problems import STATUSES
-from shellrunner.wire import documents, tidings
+from shellrunner.wire import documents, stream_events
 
 Schema = dict[str, Any]
 
@@ -36,7 +36,9 @@ def document(name: str) -> dict[str, Schema]:
     Raises:
         AttributeError: there is no such document.
     """
-    return _named(getattr(documents, name, None) or getattr(tidings, name), name, name, "{model}", "serialization")
+    return _named(
+        getattr(documents, name, None) or getattr(stream_events, name), name, name, "{model}", "serialization"
+    )
 
 
 def body(kind: type, settings: Settings) -> dict[str, Schema]:

@@ -1,0 +1,1 @@
+"""What the command line shows to people: console, tables, progress, formats, questions."""

@@ -1,0 +1,1 @@
+"""Lists of jobs: filters, sort orders and text search, turned into bounded index scans."""

@@ -1,0 +1,199 @@
+"""What works behind the SQLite history: its connections and tasks, and what follows from each commit.
+
+The contract's methods are `sqlite`'s, which builds on this. Everything that follows from a write follows from the
+moves that it made: counts, bells, claims, retention. Must not know what is asked of the history, or by whom.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final, Self, TypeVar
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.model import Claim, Delivery, Ending, Millis, State
+from shellrunner.store.change_log import ChangeMemory
+from shellrunner.store.notifications import Bells
+from shellrunner.store.output.reader import Outputs, Owner
+from shellrunner.store.output.spill import Runs
+from shellrunner.store.query.search import Indexer
+from shellrunner.store.queues import QueueCounts, QueueLimits
+from shellrunner.store.retention import Kept, Retainer, Retention
+from shellrunner.store.sqlite.batch_queue import Asked, Lane, Unit
+from shellrunner.store.sqlite.batch_writer import Writer
+from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.db_thread import Connection
+from shellrunner.store.sqlite.disk_reserve import Ballast
+from shellrunner.store.sqlite.due_timer import Alarm
+from shellrunner.store.sqlite.recovery import Opening
+from shellrunner.store.transition import Move, Moves
+from shellrunner.store.units import admission, idempotency_keys, lifecycle
+from shellrunner.tasks import background
+
+T = TypeVar("T")
+WISHES: Final = "wishes"
+CALLS: Final = "calls"
+CHANGES: Final = "changes"
+_WOKEN: Final = 500  # jobs that are queued in one batch because their time has come
+
+
+class Core:
+    """An open history at work."""
+
+    def __init__(
+        self,
+        opening: Opening,
+        writing: Connection,
+        reading: Sequence[Connection],
+        limits: tuple[Retention, QueueLimits],
+        state: str,
+    ) -> None:
+        retention, queue_limits = limits
+        self._history = opening.history
+        self._owners = opening.owners
+        self._queues = QueueCounts(queue_limits, opening.undone, opening.paused)
+        self._changes = ChangeMemory()
+        self._ballast = Ballast(f"{state}/ballast")
+        self._claims = Claims(self._queues, self._more, self._served, self._moved)
+        self._writer = Writer(writing, self._claims.standing, self._ballast.give_up)
+        self._readers = [Lane(connection) for connection in reading]
+        self._outputs = Outputs(state, self._read)
+        self._bells = Bells(self._glance)
+        self._runs = Runs(state)
+        self._retainer = Retainer(retention, opening.kept, self._retire)
+        self._alarm = Alarm(self._wake_up)
+        # Since the opening: jobs that are done, by queue and ending; tries to send a result, by what came of them.
+        self.ends: Counter[tuple[str, Ending]] = Counter()
+        self.tries: Counter[Delivery] = Counter()
+        self._indexer = Indexer(self._write)
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Self]:
+        """Have everything that works in the background at work; at the end, finish what was asked for."""
+        async with background() as tasks:
+            writer = tasks.start("store-writer", self._writer.work())
+            others = [tasks.start("store-reader", reader.work()) for reader in self._readers]
+            others.append(tasks.start("store-runs", self._runs.work()))
+            tasks.start("store-bells", self._bells.work())
+            tasks.start("store-retention", self._retainer.work())
+            tasks.start("store-alarm", self._alarm.work())
+            tasks.start("store-search", self._indexer.work())
+            try:
+                yield self
+            finally:
+                self._claims.close()
+                self._writer.close()
+                await asyncio.wait([writer])
+                for reader in self._readers:
+                    reader.close()
+                self._runs.close()
+                await asyncio.wait(others)
+                self._outputs.close()
+
+    @property
+    def kept(self) -> Kept:
+        """What the history holds of jobs that are done."""
+        return self._retainer.kept
+
+    # Units -------------------------------------------------------------------------------------------------------
+
+    async def _read(self, unit: Unit[T]) -> T:
+        return await min(self._readers, key=lambda reader: reader.load).run(unit)
+
+    async def _write(self, unit: Unit[T], after: Callable[[T], None] | None = None, *, frees: bool = False) -> T:
+        value: T = await self._writer.ask(Asked(unit, after, frees=frees))
+        return value
+
+    def _more(self) -> None:
+        self._writer.wake()
+
+    def _put_back(self, job_id: int, token: str) -> "asyncio.Future[Moves]":
+        return self._writer.ask(Asked(partial(_requeue, job_id=job_id, token=token), self._moved, queues=True))
+
+    # What follows from a commit: called on the loop even if nobody waits for the answer any more ---------------
+
+    def _moved(self, moves: Moves) -> None:
+        for move in moves:
+            self._queues.moved(move)
+            self._follow(move)
+        if moves:
+            self._claims.look()
+
+    def _follow(self, move: Move) -> None:
+        match move.after:
+            case State.DONE:
+                self._owners.pop(move.job_id, None)
+                self._retainer.came(move.size or 0)
+                if move.ending is not None:
+                    self.ends[move.queue, move.ending] += 1
+                if move.minded:
+                    self._bells.ring(CALLS)
+            case None:
+                self._gone(move.job_id, move.size, jobs=1, attempts=move.attempts)
+            case State.WAITING if move.due is not None:
+                self._alarm.set(move.due)
+        if move.before is State.RUNNING:
+            self._owners.pop(move.job_id, None)
+        elif move.before is None:
+            self._indexer.came()
+        self._rung(move.job_id)
+
+    def _rung(self, job_id: int) -> None:
+        self._changes.note(job_id)
+        self._bells.ring(job_id)
+        self._bells.ring(CHANGES)
+
+    def _served(self, claim: Claim, moves: Moves, gone: bool) -> None:
+        self._owners[claim.job_id] = Owner(claim.keeper, claim.token, claim.attempt)
+        for move in moves:
+            self._queues.moved(move)
+            if move.before is None:
+                self._indexer.came()
+        self._rung(claim.job_id)
+        if gone:  # whoever wanted it was told nothing, so it goes back; if that fails, it is judged later
+            with suppress(StoreUnavailable):
+                self._put_back(claim.job_id, claim.token).add_done_callback(asyncio.Future.exception)
+
+    def _gone(self, job_id: int, size: int | None, *, jobs: int, attempts: int) -> None:
+        self._retainer.went(jobs, size or 0)
+        if size is not None:  # also 0: of a lost job there may be more than is known
+            self._runs.discard(job_id, attempts)
+
+    def _tried(self, outcome: Delivery | None) -> None:
+        if outcome is not None:
+            self.tries[outcome] += 1
+
+    # What is done without being asked for ------------------------------------------------------------------------
+
+    async def _retire(self, most: int) -> int:
+        def unit(db: sqlite3.Connection) -> Moves:
+            self._ballast.restore()
+            idempotency_keys.expire(db, now())
+            return self._retainer.step(db, most)
+
+        removed: Moves = await self._write(unit, self._moved, frees=True)
+        return len(removed)
+
+    async def _wake_up(self) -> Millis | None:
+        def unit(db: sqlite3.Connection) -> tuple[Moves, Millis | None]:
+            return admission.wake(db, now(), _WOKEN), admission.upcoming(db)
+
+        asked = Asked(unit, lambda woken: self._moved(woken[0]), queues=True)
+        _, upcoming = await self._writer.ask(asked)
+        return None if upcoming is None else int(upcoming)
+
+    def _glance(self, job_id: int) -> bytes | None:
+        owner = self._owners.get(job_id)
+        return self._outputs.glance(job_id, owner) if owner else None
+
+
+def now() -> Millis:
+    """The time."""
+    return time.time_ns() // 1_000_000
+
+
+def _requeue(db: sqlite3.Connection, job_id: int, token: str) -> Moves:
+    return lifecycle.requeue(db, job_id, token, now())

@@ -1,0 +1,51 @@
+"""What a keeper is told to start: the job as it was asked for, with what config says where it says nothing.
+
+Pure; used by the supervisor. Must not know keepers as processes, or the store.
+"""
+
+from shellrunner.config import Jobs
+from shellrunner.keeper.protocol import Message
+from shellrunner.model import Claim, Limits, Streamed
+from shellrunner.supervisor.users import Account
+
+_TERM = "xterm-256color"
+_LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files")
+
+
+def start(claim: Claim, jobs: Jobs, account: Account) -> Message:
+    """The `start` message (see `keeper.messages`). Nothing of the service's own environment is in it."""
+    spec = claim.spec
+    leave = spec.leave_children
+    # Programs take a terminal without TERM for one that can do nothing.
+    term = {"TERM": _TERM} if spec.tty else {}
+    return {
+        "do": "start",
+        "job": claim.job_id,
+        "token": claim.token,
+        "attempt": claim.attempt,
+        "argv": spec.argv if spec.argv is not None else [*jobs.shell, spec.command],
+        "cwd": spec.cwd or account.cwd,
+        "env": {
+            **term,
+            **account.environment,
+            "PYTHONUNBUFFERED": "1",
+            "SHELLRUNNER_JOB_ID": str(claim.job_id),
+            "SHELLRUNNER_JOB": f"{claim.job_id}:{claim.token}",
+            **spec.env,
+        },
+        "stdin": spec.stdin if isinstance(spec.stdin, str) else None,
+        "stream": isinstance(spec.stdin, Streamed),
+        "tty": spec.tty and [spec.tty.rows, spec.tty.columns],
+        "timeout": spec.timeout or jobs.timeout,
+        "grace": jobs.kill_grace,
+        "merge_stderr": spec.merge_stderr,
+        "leave_children": jobs.leave_children if leave is None else leave,
+        "output_bytes": spec.limits.output_bytes or jobs.output_bytes,
+        "limits": _limits(spec.limits, jobs),
+        "user": account.user,
+    }
+
+
+def _limits(asked: Limits, jobs: Jobs) -> dict[str, int | None] | None:
+    limits = {name: getattr(asked, name) or getattr(jobs, name) for name in _LIMITS}
+    return limits if any(limits.values()) else None

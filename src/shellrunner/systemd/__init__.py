@@ -1,0 +1,1 @@
+"""The service under systemd: notifications, passed sockets, and the unit files."""

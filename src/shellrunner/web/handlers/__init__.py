@@ -1,0 +1,1 @@
+"""The request handlers: one module for each resource of the API."""

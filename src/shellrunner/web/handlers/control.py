@@ -1,0 +1,65 @@
+"""What is said to a running command: signals, and input that is sent while it runs.
+
+Handlers of POST /api/jobs/{id}/signal and /stdin. Must not know how a command is reached.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from shellrunner.web.app_keys import STORE, job_id
+from shellrunner.web.http import bodies, responses
+from shellrunner.web.http.parameters import flag, number
+from shellrunner.web.http.streaming import STREAMS
+from shellrunner.web.security import ownership
+from shellrunner.web.security.authentication import identity_of
+from shellrunner.wire import parse, serialize
+
+_LAST: Final = 10**18 - 1
+
+
+class Controls(Protocol):
+    """Reaches the commands that run."""
+
+    @property
+    def signals(self) -> Mapping[str, int]:
+        """The signals that there are, by name."""
+
+    async def signal(self, job_id: int, signum: int) -> None:
+        """Send a signal to the command's process group.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent.
+        """
+
+    async def give(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
+        """Give the command all of `data` to read, if its input stands at `offset`, and perhaps the end of it.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent.
+            InputClosed, WrongOffset, InputFull: nothing of it was taken.
+        """
+
+
+CONTROLS: Final[web.AppKey[Controls]] = web.AppKey("controls")
+
+
+async def signal(request: web.Request) -> web.StreamResponse:
+    """POST /api/jobs/{id}/signal: send a signal to its process group."""
+    app, wanted = request.app, job_id(request)
+    app[STREAMS].check_open()
+    content = await bodies.json(request)
+    await app[CONTROLS].signal(wanted, parse.signal_number(content, app[CONTROLS].signals))
+    job = await app[STORE].job(wanted)
+    return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_link(wanted)})
+
+
+async def stdin(request: web.Request) -> web.Response:
+    """POST /api/jobs/{id}/stdin: let it read the body, and with `end` the end of its input."""
+    request.app[STREAMS].check_open()
+    offset, end = number(request, "offset", least=0, most=_LAST), flag(request, "end")
+    content = await bodies.anything(request)
+    await ownership.check_feed(request, identity_of(request))
+    await request.app[CONTROLS].give(job_id(request), offset, content, end=end)
+    return web.Response(status=204)

@@ -1,0 +1,108 @@
+"""The exact bytes of a result's stdout and stderr, whole or in part (RFC 9110, section 14).
+
+Handlers of /api/results/{id}/stdout and /stderr, also of one attempt. Must not know what the bytes mean.
+"""
+
+import re
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from aiohttp import hdrs, web
+
+from shellrunner.model import Stream
+from shellrunner.results import size
+from shellrunner.store import Output
+from shellrunner.web.app_keys import STORE
+from shellrunner.web.handlers.results import asked
+from shellrunner.web.http import parameters, responses
+from shellrunner.web.http.problems import Refused
+from shellrunner.web.http.streaming import STREAMS, Outlet, begin
+from shellrunner.wire.text import label
+
+PIECE: Final = 1 << 18  # bytes read at once
+# What a command wrote must never act as a page of this site.
+SANDBOX: Final = {"Content-Security-Policy": "sandbox; default-src 'none'"}
+
+_BEYOND: Final = 10**18  # the end of every output; int() refuses numbers that are much longer
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
+
+
+class Part(NamedTuple):
+    """From `first` on, `length` bytes of so many as there are."""
+
+    first: int
+    length: int
+
+
+async def stdout(request: web.Request) -> web.StreamResponse:
+    """GET /api/results/{id}/stdout, and .../attempts/{number}/stdout: the exact bytes, whole or in part."""
+    return await _show(request, Stream.STDOUT)
+
+
+async def stderr(request: web.Request) -> web.StreamResponse:
+    """GET /api/results/{id}/stderr, and .../attempts/{number}/stderr: the exact bytes, whole or in part."""
+    return await _show(request, Stream.STDERR)
+
+
+async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
+    request.app[STREAMS].check_open()
+    store = request.app[STORE]
+    job, number, _, volume = await asked(request)
+    total = size(volume, stream)
+    output = await store.output(job.id, number)
+    # The bytes of an attempt that is over never change, and the history's id tells it from one that was begun anew.
+    tag = f'"{blake2b(f"{store.history}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
+    about = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
+    if responses.unchanged(request, tag):
+        return web.Response(status=304, headers=about)
+    part = _part(request, tag, total)
+    headers = {**about, **_length(part, total), "Content-Type": f"text/plain; charset={label(job.spec.encoding)}"}
+    if parameters.flag(request, "download"):
+        headers["Content-Disposition"] = f'attachment; filename="job-{job.id}-{stream}.txt"'
+    outlet = await begin(request, headers, 206 if part else 200)
+    if request.method != "HEAD":
+        await _pour(outlet, output, stream, part or Part(0, total))
+    return await outlet.finish()
+
+
+def _length(part: Part | None, total: int) -> dict[str, str]:
+    if part is None:
+        return {"Content-Length": str(total)}
+    first, length = part
+    return {"Content-Length": str(length), "Content-Range": f"bytes {first}-{first + length - 1}/{total}"}
+
+
+async def _pour(outlet: Outlet, output: Output, stream: Stream, part: Part) -> None:
+    first, length = part
+    while length > 0:
+        piece = await output.read_stream(stream, first, min(length, PIECE))
+        if not piece:
+            raise OSError(f"{stream} ends {length} bytes before its recorded size")
+        await outlet.send(piece)
+        first += len(piece)
+        length -= len(piece)
+
+
+def _part(request: web.Request, tag: str, total: int) -> Part | None:
+    """The range that is asked for, or None for all. What is not understood, or several, is all (14.2)."""
+    match = _RANGE.fullmatch(request.headers.get(hdrs.RANGE, ""))
+    if match is None or request.method != "GET" or request.headers.get(hdrs.IF_RANGE, tag) != tag:
+        return None
+    first, last = match.groups()
+    if not (first or last) or (first and last and _place(first) > _place(last)):
+        return None
+    begin_at = _place(first) if first else max(0, total - _place(last))
+    end = min(total, _place(last) + 1) if first and last else total
+    if begin_at >= end:
+        raise Refused(
+            "range-not-satisfiable",
+            f"there are {total} bytes",
+            {"Content-Range": f"bytes */{total}"},
+            limit=total,
+        )
+    return Part(begin_at, end - begin_at)
+
+
+def _place(digits: str) -> int:
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= 18 else _BEYOND

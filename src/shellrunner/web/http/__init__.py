@@ -1,0 +1,1 @@
+"""HTTP below the handlers: connections, bodies, parameters, responses, streams, problems."""

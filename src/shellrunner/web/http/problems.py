@@ -1,0 +1,164 @@
+"""Errors as RFC 9457 problems: one table from codes to statuses, one shape for all.
+
+Used by every module of `web`. Must not know which resource an error is about.
+"""
+
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from shellrunner.errors import InsufficientScope, ShellrunnerError, TokenNeeded, TooManyWrongTokens
+from shellrunner.wire import json_codec
+
+log = logging.getLogger("shellrunner.web")
+
+# On every response: it keeps a browser from misusing what a command wrote.
+HARDENED: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "shellrunner",
+}
+
+STATUSES: Final = {
+    "bad-request": 400,
+    "malformed-json": 400,
+    "bad-parameter": 400,
+    "bad-cursor": 400,
+    "unconfirmed": 400,
+    "token-needed": 401,
+    "cross-site": 403,
+    "not-this-user": 403,
+    "insufficient-scope": 403,
+    "command-not-allowed": 403,
+    "not-yours": 403,
+    "sessions-off": 403,
+    "not-found": 404,
+    "no-such-job": 404,
+    "no-such-attempt": 404,
+    "no-such-queue": 404,
+    "no-result-yet": 404,
+    "method-not-allowed": 405,
+    "not-acceptable": 406,
+    "body-too-slow": 408,
+    "not-done": 409,
+    "already-done": 409,
+    "not-running": 409,
+    "input-closed": 409,
+    "wrong-offset": 409,
+    "result-gone": 410,
+    "job-gone": 410,
+    "precondition-failed": 412,
+    "too-large": 413,
+    "unsupported-media-type": 415,
+    "range-not-satisfiable": 416,
+    "expectation-failed": 417,
+    "wrong-host": 421,
+    "invalid-job": 422,
+    "invalid-signal": 422,
+    "key-reused": 422,
+    "too-many-wrong-tokens": 429,
+    "too-many-streams": 429,
+    "headers-too-large": 431,
+    "internal": 500,
+    "queue-full": 503,
+    "input-full": 503,
+    "keeper-silent": 503,
+    "audit-unavailable": 503,
+    "store-unavailable": 503,
+    "shutting-down": 503,
+    "not-ready": 503,
+}
+
+# Of the service, not of the request, and nothing that passes by itself: the log says so.
+_FAULTS: Final = frozenset({"store-unavailable", "keeper-silent"})
+# What aiohttp raises by itself.
+_FOREIGN: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
+PROBLEM: Final = web.ResponseKey("problem", str)  # the code that an answer tells, for whoever counts them
+_CHALLENGE: Final = 'Bearer realm="shellrunner"'
+_AGAIN_SOON: Final = {"Retry-After": "1"}
+
+
+class Refused(ShellrunnerError):
+    """A request that HTTP itself lets us refuse; `headers` go with the answer."""
+
+    def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.kind = kind
+        self.headers = headers
+
+
+def code_of(error: ShellrunnerError | web.HTTPException) -> str:
+    """The kind of problem that it becomes."""
+    if isinstance(error, web.HTTPException):
+        return _FOREIGN.get(error.status, "bad-request" if error.status < 500 else "internal")
+    code = error.kind if isinstance(error, Refused) else error.code
+    return code if code in STATUSES else "internal"
+
+
+def of(error: ShellrunnerError) -> web.Response:
+    """The answer to a request that failed in a way we know."""
+    if isinstance(error, Refused):
+        return problem(error.kind, error.detail, error.headers, **error.members)
+    code = code_of(error)
+    if code == "internal":
+        return internal(error)
+    if code in _FAULTS:
+        log.error("%s: %s", code, error.detail)
+    return problem(code, error.detail, _beside(error), **error.members)
+
+
+def _beside(error: ShellrunnerError) -> Mapping[str, str]:
+    """The headers that belong to an error (RFC 6750, 3)."""
+    match error:
+        case TokenNeeded():
+            return {"WWW-Authenticate": _CHALLENGE + (', error="invalid_token"' if error.wrong else "")}
+        case InsufficientScope():
+            return {"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{error.scope}"'}
+        case TooManyWrongTokens():
+            return {"Retry-After": str(error.retry_after)}
+    return {}
+
+
+def foreign(error: web.HTTPException, method: str, path: str) -> web.Response:
+    """The answer to what aiohttp refuses by itself: no route, another verb, too large a body."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
+        if method == "OPTIONS":
+            return web.Response(status=204, headers=allow)
+        return problem("method-not-allowed", f"{path} does not know {method}", allow)
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return problem("too-large", "a body of more than 1 MiB", limit=1 << 20)
+    code = code_of(error)
+    return problem(code, f"there is nothing at {path}" if code == "not-found" else error.reason)
+
+
+def internal(error: BaseException) -> web.Response:
+    """The answer to a bug: nothing of it is shown but an id, under which the log has all of it."""
+    error_id = secrets.token_hex(8)
+    log.error("internal error %s", error_id, exc_info=error, extra={"error_id": error_id})
+    return problem("internal", "the service failed; its log says more under this id", id=error_id)
+
+
+def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> web.Response:
+    """Build a problem; `members` help to mend it."""
+    status = STATUSES[code]
+    document = {
+        "type": f"/problems/{code}",
+        "title": code.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    about = {"Content-Type": "application/problem+json; charset=utf-8", "Cache-Control": "no-store"}
+    again = _AGAIN_SOON if status == 503 else {}
+    answer = web.Response(
+        status=status, body=json_codec.dump(document), headers={**about, **again, **(headers or {})}
+    )
+    answer[PROBLEM] = code
+    if answer.headers.get("Connection") == "close":
+        answer.force_close()
+    return answer

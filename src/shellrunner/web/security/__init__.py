@@ -1,0 +1,1 @@
+"""Who may ask for what: origin checks, authentication, ownership and the audit log."""

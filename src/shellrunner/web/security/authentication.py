@@ -1,0 +1,109 @@
+"""Who asks: what the request and its connection show, put before the door.
+
+Used by the gate, which asks once for each request; handlers and streams ask `identity_of`. Must not know resources.
+"""
+
+import re
+from typing import Final, NoReturn
+
+from aiohttp import hdrs, web
+
+from shellrunner.access import Identity, peer_credentials
+from shellrunner.access.authenticator import Door
+from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
+from shellrunner.web.app_keys import DOOR
+from shellrunner.web.route import For
+from shellrunner.web.security.origin import Site, is_forwarded, is_unix, port_of
+
+_IDENTITY: Final = web.RequestKey("identity", Identity)
+_NAME: Final = web.RequestKey("name", str)
+# RFC 6750, 2.1; a scheme's name is the same in any case (RFC 9110, 11.1).
+_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+
+NEEDS: Final = {For.WATCHERS: "read", For.READERS: "read", For.RUNNERS: "run", For.ADMINS: "admin"}
+
+
+def identity_of(request: web.Request) -> Identity:
+    """Who asks, once the gate has let it through to a route that is not for everybody."""
+    return request[_IDENTITY]
+
+
+def name_of(request: web.Request) -> str | None:
+    """Who asks, also if that was not enough to be let in; None: nobody knows."""
+    return request.get(_NAME)
+
+
+def shown(request: web.Request, site: Site, whom: For) -> Identity | None:
+    """Whom the request itself shows: by a token, or a session where that is enough. None: the kernel is to be asked.
+
+    Raises:
+        TokenNeeded, TooManyWrongTokens: by a wrong one, or none where one is needed.
+    """
+    door = request.app[DOOR]
+    if not door.needs_token:
+        return None
+    credentials = request.headers.getall(hdrs.AUTHORIZATION, ())
+    if credentials:
+        bearer = _BEARER.fullmatch(credentials[0]) if len(credentials) == 1 else None
+        return door.by_token(bearer[1], _client(request, site)) if bearer else _nobody(wrong=len(credentials) > 1)
+    if whom is For.WATCHERS and (identity := _by_cookie(request, door)):
+        return identity
+    return None if is_unix(request) else _nobody()
+
+
+def of_process(request: web.Request) -> Identity:
+    """Whom the kernel names: the owner of the process at the other end, which must be there still.
+
+    Raises:
+        NotThisUser: it is another's, or cannot be told.
+        TokenNeeded: the same, where a token would do.
+    """
+    door = request.app[DOOR]
+    # Of what a proxy passes on, the process at the other end says nothing.
+    uid = None if is_forwarded(request) else _uid(request)
+    if uid is not None:
+        request[_NAME] = f"uid:{uid}"
+    try:
+        return door.by_uid(uid)
+    except NotThisUser:
+        if door.needs_token:
+            raise TokenNeeded from None
+        raise
+
+
+def let_in(request: web.Request, identity: Identity, whom: For) -> None:
+    """Keep who asks, if that is enough for such a route.
+
+    Raises:
+        InsufficientScope: the token is not for this.
+    """
+    request[_NAME] = identity.name
+    needed = NEEDS.get(whom)
+    if needed is not None and needed not in identity.scopes:
+        raise InsufficientScope(needed)
+    request[_IDENTITY] = identity
+
+
+def cookie_name(request: web.Request) -> str:
+    """The session cookie's name: a cookie reaches every port of its host, so the port is in it."""
+    port = port_of(request)
+    return "shellrunner" if port is None else f"shellrunner-{port}"
+
+
+def _client(request: web.Request, site: Site) -> str:
+    """Who may give how many wrong tokens: an address, or a user of this machine."""
+    return f"uid:{_uid(request)}" if is_unix(request) else site.client(request)
+
+
+def _by_cookie(request: web.Request, door: Door) -> Identity | None:
+    value = request.cookies.get(cookie_name(request)) if request.method in ("GET", "HEAD") else None
+    return door.by_session(value) if value else None
+
+
+def _uid(request: web.Request) -> int | None:
+    connection = None if request.transport is None else request.transport.get_extra_info("socket")
+    return None if connection is None else peer_credentials.uid_of(connection)
+
+
+def _nobody(*, wrong: bool = False) -> NoReturn:
+    raise TokenNeeded(wrong=wrong)

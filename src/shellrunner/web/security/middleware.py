@@ -1,0 +1,194 @@
+"""The one gate that every request passes: line and Host, then Origin, then who asks, then what the route takes.
+
+A middleware of `make_app`; also turns every error into a problem. Must not know any resource.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.typedefs import Middleware
+
+from shellrunner.errors import BadParameter, ShellrunnerError
+from shellrunner.web.http import bodies, problems
+from shellrunner.web.http.accept import accepts
+from shellrunner.web.http.problems import HARDENED, Refused
+from shellrunner.web.route import For, Handler
+from shellrunner.web.security import authentication, ownership
+from shellrunner.web.security.audit import Audit
+from shellrunner.web.security.origin import Site
+
+_VERSIONS: Final = (HttpVersion11, HttpVersion10)
+_LOOKING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+HEAD_BYTES: Final = 1 << 15  # of all headers of a request together
+REPEATABLE: Final = frozenset({"label"})  # parameters of a query that may come more than once
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a route is for: for whom, with which parameters in its query, and its type of answer (none: no body)."""
+
+    whom: For
+    parameters: frozenset[str] = frozenset()
+    produces: str = ""
+
+
+# Where there is no route: that there is none is told to those whom everything else is told.
+_NOWHERE: Final = Terms(For.KNOWN)
+_NOWHERE_OUTSIDE: Final = Terms(For.VISITORS)
+
+
+class _Passage:
+    """One request on its way through the gate."""
+
+    def __init__(self, request: web.Request, terms: Terms, site: Site, audit: Audit) -> None:
+        self._request, self._terms, self._site, self._audit = request, terms, site, audit
+        self._number: int | None = None
+        self._inside = False
+
+    async def go(self, handler: Handler) -> web.StreamResponse:
+        """Be let in and answered, or be refused."""
+        try:
+            welcome = await self._come_in()
+            self._inside = True
+            return welcome or await handler(self._request)
+        except ShellrunnerError as error:
+            return self._refuse(problems.code_of(error), problems.of(error))
+        except web.HTTPException as error:
+            answer = problems.foreign(error, self._request.method, self._request.path)
+            return self._refuse(problems.code_of(error), answer)
+        except web.RequestPayloadError:
+            answer = problems.problem("bad-request", "the body cannot be read as it is encoded")
+            return self._refuse("bad-request", answer)
+        except ConnectionError:
+            raise  # the client has gone; nobody is there to be told
+        except Exception as error:  # noqa: BLE001  the border: one request's bug is told to its client, and ends here
+            return self._instead(problems.internal(error))
+
+    def leave(self, response: web.StreamResponse) -> None:
+        """End the connection where it must end, and say what came of it."""
+        if hdrs.TRANSFER_ENCODING in self._request.headers:
+            # aiohttp (3.14.5) takes the last trailer behind a body in chunks for a header of the next request.
+            response.force_close()
+        if self._number is not None:
+            self._audit.answered(self._request, self._number, response)
+
+    async def _come_in(self) -> web.Response | None:
+        request, whom = self._request, self._terms.whom
+        _check_line(request)
+        if whom is not For.ANYBODY:
+            self._site.check_host(request)
+        if whom not in (For.ANYBODY, For.VISITORS):
+            self._site.check_origin(request)
+            if welcome := self._site.welcome(request, _allowed(request)):
+                return welcome
+            await self._be_known()
+        elif whom is For.VISITORS and request.path != "/":
+            self._site.check_origin(request)
+        if request.rel_url.raw_query_string and whom is not For.ANYBODY:
+            _check_query(request, self._terms)
+        _check_accept(request, self._terms)
+        if whom not in (For.ANYBODY, For.VISITORS) and request.method not in _LOOKING:
+            who = authentication.identity_of(request)
+            self._number = await self._audit.asked(request, who, self._site.source(request))
+        return None
+
+    async def _be_known(self) -> None:
+        request, whom = self._request, self._terms.whom
+        who = authentication.shown(request, self._site, whom)
+        if request.method not in _LOOKING and self._terms is not _NOWHERE:
+            if who is None and not request.content.is_eof():
+                authentication.of_process(request)  # a stranger's body is not waited for, and takes no memory
+            # All of it is here before the kernel is asked, so that whoever asks is still there then.
+            await bodies.receive(request)
+        who = who or authentication.of_process(request)
+        authentication.let_in(request, who, whom)
+        if whom is For.RUNNERS and who.is_bound:
+            await ownership.check_touch(request, who)
+
+    def _refuse(self, why: str, answer: web.Response) -> web.Response:
+        if not self._inside:
+            name = authentication.name_of(self._request)
+            self._audit.refused(self._request, name, self._site.source(self._request), why)
+        return self._instead(answer)
+
+    def _instead(self, answer: web.Response) -> web.Response:
+        """The answer, unless another has begun: then the only honest thing left is to break the connection."""
+        if self._request.writer.output_size == 0:
+            return answer
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        raise ConnectionAbortedError("an answer failed after it had begun")
+
+
+def dress(site: Site) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Build what gives all answers what each of them has, streams too, just before they begin."""
+
+    async def put_on(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(HARDENED)
+        response.headers.extend(site.open_to(request))  # beside a `Vary` of its own
+
+    return put_on
+
+
+def gate(terms: Mapping[Handler, Terms], site: Site, audit: Audit) -> Middleware:
+    """Build the gate for these handlers, on their terms."""
+
+    @web.middleware
+    async def let_through(request: web.Request, handler: Handler) -> web.StreamResponse:
+        passage = _Passage(request, terms.get(handler) or _nowhere(request), site, audit)
+        response = await passage.go(handler)
+        passage.leave(response)
+        return response
+
+    return let_through
+
+
+def _nowhere(request: web.Request) -> Terms:
+    # A path that is spelled in another way must not slip by: only what is plainly elsewhere is outside.
+    return _NOWHERE_OUTSIDE if request.path == request.raw_path == "/favicon.ico" else _NOWHERE
+
+
+def _check_line(request: web.Request) -> None:
+    if request.version not in _VERSIONS:
+        request._cache["version"] = HttpVersion11  # noqa: SLF001  the status line must not claim what we do not speak
+        raise Refused("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
+    if sum(map(len, chain.from_iterable(request.raw_headers))) > HEAD_BYTES:
+        raise Refused("headers-too-large", "the headers are too long together", limit=HEAD_BYTES)
+    if request.raw_path[:1] != "/" or "#" in request.raw_path:
+        raise Refused("bad-request", "the target must be a path, perhaps with a query", {"Connection": "close"})
+    if hdrs.TRANSFER_ENCODING in request.headers:
+        _check_framing(request)
+
+
+def _check_framing(request: web.Request) -> None:
+    # Whoever stands before us may see the end of any other elsewhere, and so what is behind it (RFC 9112, 6.1).
+    codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING)]
+    if request.version != HttpVersion11 or codings != ["chunked"]:
+        words = "Transfer-Encoding must be chunked, and is for HTTP/1.1 only"
+        raise Refused("bad-request", words, {"Connection": "close"})
+
+
+def _allowed(request: web.Request) -> str:
+    """The methods of this path, as far as the router tells them by itself."""
+    error = request.match_info.http_exception
+    allowed = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else {request.method}
+    return ", ".join(sorted({*allowed, "OPTIONS"}))
+
+
+def _check_query(request: web.Request, terms: Terms) -> None:
+    if isinstance(request.match_info.http_exception, web.HTTPException):
+        return  # no route: that is the better answer
+    for name in request.query:
+        if name not in terms.parameters:
+            raise BadParameter(name, f"{request.path} has no parameter {name!r}")
+        if name not in REPEATABLE and len(request.query.getall(name)) > 1:
+            raise BadParameter(name, f"{name} is given more than once")
+
+
+def _check_accept(request: web.Request, terms: Terms) -> None:
+    accept = ", ".join(request.headers.getall(hdrs.ACCEPT, ()))
+    if accept and accept != "*/*" and terms.produces and not accepts(accept, terms.produces):
+        raise Refused("not-acceptable", f"this is {terms.produces}, and Accept excludes it", produces=terms.produces)

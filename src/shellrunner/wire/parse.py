@@ -1,0 +1,127 @@
+"""What a client sends, as the model: every fault named in plain words, with a pointer to it.
+
+Pure functions. Must not know HTTP; what config allows is passed in.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+from pydantic import ValidationError
+
+from shellrunner.config import Settings
+from shellrunner.errors import InvalidJob, InvalidSignal
+from shellrunner.model import JobSpec, Limits, SignalRequest
+from shellrunner.wire import json_codec
+
+_MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
+_LONGEST_KEY = 100  # characters of a key that are shown
+
+_NO_LIMITS = JobSpec(command="-").limits  # whoever asks for none has this very object
+
+_WORDS = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "extra_forbidden": "is not a known key",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "missing": "is required",
+    "model_attributes_type": "must be an object",
+    "model_type": "must be an object",
+    "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "string_type": "must be a string",
+    "string_unicode": "must be valid Unicode",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+    "value_error": "{error}",
+}
+
+
+def job_spec(content: bytes, settings: Settings) -> JobSpec:
+    """Read the body of a new job.
+
+    Raises:
+        MalformedJson: it is no JSON.
+        InvalidJob: it is JSON, but no job, or one that config does not allow.
+    """
+    document = json_codec.load(content)
+    try:
+        spec = JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise InvalidJob(_faults(error)) from None
+    refused = [{"pointer": pointer, "detail": detail} for pointer, detail in _beyond(spec, settings)]
+    if refused:
+        raise InvalidJob(refused)
+    return spec
+
+
+def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
+    """Read the body that asks for a signal; `signals` are those that there are.
+
+    Raises:
+        MalformedJson: it is no JSON.
+        InvalidSignal: it is JSON, but names none of them.
+    """
+    document = json_codec.load(content)
+    try:
+        asked = SignalRequest.model_validate(document).signal
+    except ValidationError as error:
+        raise InvalidSignal(_faults(error)) from None
+    if asked not in signals:
+        raise InvalidSignal([{"pointer": "#/signal", "detail": f"must be one of {', '.join(signals)}"}])
+    return signals[asked]
+
+
+def digest(content: bytes) -> bytes:
+    """The same for bodies that are equal as JSON, however they are written.
+
+    Raises:
+        MalformedJson: it is no JSON.
+    """
+    return blake2b(json.dumps(json_codec.load(content), sort_keys=True).encode(), digest_size=32).digest()
+
+
+def _beyond(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:
+    """What config does not allow, each with its place."""
+    if spec.queue not in settings.queues:
+        yield "#/queue", f"must be a queue that config names: {', '.join(settings.queues)}"
+    if spec.limits is not _NO_LIMITS:
+        for name in Limits.model_fields:
+            asked, most = getattr(spec.limits, name), getattr(settings.jobs, name)
+            if asked is not None and most is not None and asked > most:
+                yield f"#/limits/{name}", f"must be at most {most}"
+    if spec.notify and spec.notify.host not in settings.callbacks.hosts:
+        allowed = ", ".join(settings.callbacks.hosts) or "none"
+        yield "#/notify/url", f"the host must be one that config's callbacks.hosts names: {allowed}"
+
+
+def _faults(error: ValidationError) -> list[dict[str, str]]:
+    faults = error.errors(include_url=False, include_input=False)
+    # A list whose items are all wrong is called empty by pydantic, which is no fault of its own.
+    around = {fault["loc"][:-1] for fault in faults}
+    told = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in around]
+    return [_explain(fault) for fault in told[:_MOST_ERRORS]]
+
+
+def _explain(fault: Mapping[str, Any]) -> dict[str, str]:
+    words = _WORDS.get(fault["type"])
+    told = fault["msg"] if words is None else words.format_map(fault.get("ctx", {}))
+    return {"pointer": _pointer(fault["loc"]), "detail": told}
+
+
+def _pointer(location: tuple[str | int, ...]) -> str:
+    """The place as a JSON pointer in a URI fragment (RFC 6901, section 6)."""
+    return "#" + "".join(
+        "/" + str(part)[:_LONGEST_KEY].replace("~", "~0").replace("/", "~1") for part in location if part != "[key]"
+    )

@@ -1,0 +1,155 @@
+"""The model as the API's resources: a job, its status, its result, and where each is found.
+
+Pure functions; the keys and their meaning are in `documents`. Must not know HTTP.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shellrunner.model import Callback, Done, End, Job, Limits, Millis, Retries, Running, Streamed, Usage, Volume
+from shellrunner.wire import documents, stream_events
+from shellrunner.wire.json_codec import instant
+from shellrunner.wire.text import Excerpt
+
+Document = Mapping[str, Any]  # any of them
+
+
+def job_link(job_id: int) -> str:
+    """Where the job is found."""
+    return f"/api/jobs/{job_id}"
+
+
+def status_link(job_id: int) -> str:
+    """Where its status is found."""
+    return f"/api/statuses/{job_id}"
+
+
+def result_link(job: Job) -> str | None:
+    """Where its result is found; None while there is none, or when it was deleted."""
+    phase = job.phase
+    return f"/api/results/{job.id}" if isinstance(phase, Done) and phase.volume is not None else None
+
+
+def attempt_link(job_id: int, number: int) -> str:
+    """Where the result of one attempt is found."""
+    return f"/api/results/{job_id}/attempts/{number}"
+
+
+def job(job: Job) -> documents.Job:
+    """The job as it was asked for, without secrets: of `env` the names, of `stdin` nothing."""
+    spec = job.spec
+    return {
+        "job_id": job.id,
+        "command": spec.shown,
+        "created": instant(job.created),
+        "state": job.state.value,
+        "done": job.done,
+        "status": status_link(job.id),
+        "result": result_link(job),
+        "submitter": job.submitter,
+        "run_as": job.run_as,
+        "argv": spec.argv,
+        "cwd": spec.cwd,
+        "env": list(spec.env),
+        "stdin": {"stream": True} if isinstance(spec.stdin, Streamed) else None,
+        "timeout": spec.timeout,
+        "priority": spec.priority,
+        "queue": spec.queue,
+        "labels": spec.labels,
+        "merge_stderr": spec.merge_stderr,
+        "leave_children": spec.leave_children,
+        "encoding": spec.encoding,
+        "limits": _limits(spec.limits),
+        "after": spec.after,
+        "start_at": spec.start_at,
+        "retries": _retries(spec.retries) if spec.retries else None,
+        "notify": _callback(job.callback) if job.callback else None,
+        "tty": {"rows": spec.tty.rows, "columns": spec.tty.columns} if spec.tty else None,
+    }
+
+
+def status(job: Job) -> documents.Status:
+    """How far it is; what is not known yet, or never was, is null."""
+    phase = job.phase
+    end = phase.end if isinstance(phase, Done) else None
+    started = phase.started if isinstance(phase, Running) else end.started if end else None
+    return {
+        "status_id": job.id,
+        "job_id": job.id,
+        "done": job.done,
+        "state": job.state.value,
+        "cancelling": isinstance(phase, Running) and phase.cancelling,
+        "attempt": job.attempt,
+        "created": instant(job.created),
+        "started": _instant(started),
+        "completed": instant(end.completed) if end else None,
+        "ending": end.ending.value if end else None,
+        "exit_code": end.exit_code if end else None,
+        "signal": end.signal if end else None,
+        "result": result_link(job),
+    }
+
+
+def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt, stderr: Excerpt) -> documents.Result:
+    """How an attempt ended and what it wrote, as far as that fits here; of the attempts, those that are over."""
+    return {
+        "result_id": job.id,
+        "job_id": job.id,
+        "command": job.spec.shown,
+        "created": instant(job.created),
+        "started": _instant(end.started),
+        "completed": instant(end.completed),
+        "duration": end.duration,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "ending": end.ending.value,
+        "detail": end.detail,
+        "stdout": stdout.text,
+        "stderr": stderr.text,
+        "stdout_bytes": volume.stdout_bytes,
+        "stderr_bytes": volume.stderr_bytes,
+        "stdout_dropped": volume.stdout_dropped,
+        "stderr_dropped": volume.stderr_dropped,
+        "truncated": stdout.truncated or stderr.truncated,
+        "attempt": attempt,
+        "attempts": [attempt_link(job.id, number) for number in range(1, job.attempt + job.done)],
+        "usage": _usage(end.usage) if end.usage else None,
+    }
+
+
+def ended(job: Job, end: End) -> stream_events.Ended:
+    """What the last event of a stream says."""
+    return {
+        "result": result_link(job),
+        "ending": end.ending.value,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "duration": end.duration,
+        "completed": instant(end.completed),
+    }
+
+
+def _limits(limits: Limits) -> documents.Limits:
+    return {
+        "memory_bytes": limits.memory_bytes,
+        "cpu_seconds": limits.cpu_seconds,
+        "processes": limits.processes,
+        "open_files": limits.open_files,
+        "output_bytes": limits.output_bytes,
+    }
+
+
+def _retries(retries: Retries) -> documents.Retries:
+    return {"max": retries.max, "delay": retries.delay, "on": retries.on}
+
+
+def _callback(callback: Callback) -> documents.Callback:
+    return {"state": callback.state.value, "tries": callback.tries, "error": callback.error}
+
+
+def _usage(usage: Usage) -> documents.Usage:
+    return {"cpu_user": usage.cpu_user, "cpu_system": usage.cpu_system, "max_rss_bytes": usage.max_rss_bytes}
+
+
+def _instant(moment: Millis | None) -> str | None:
+    return None if moment is None else instant(moment)
