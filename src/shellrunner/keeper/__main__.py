@@ -15,7 +15,7 @@ ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from keeper.forkserver import serve  # type: ignore[import-not-found]  # noqa: E402
+from keeper.fork_server import serve  # type: ignore[import-not-found]  # noqa: E402
 
 if __name__ == "__main__":
     sys.path.pop()
