@@ -1,49 +1,8 @@
 """What the page's modules make of text, in the browser that they are for."""
 
-import itertools
-import random
-
 import pytest
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-async def test_events_are_read_however_they_are_cut(service, reading):
-    """A stream of events, cut anywhere, its lines ended in any of three ways, gives the same events and ids."""
-    dice = random.Random(5)
-    cases = [cut_stream(dice) for _ in range(300)]
-    reader = await reading(service)
-    script = """return given.map(([pieces]) => {
-        const heard = [];
-        const parser = new module.Parser('', (...event) => heard.push(event));
-        for (const piece of pieces) parser.take(piece);
-        return [heard, parser.id];
-    });"""
-    found = await reader.call("sse.js", script, [[pieces] for pieces, _ in cases])
-    assert found == [expected for _, expected in cases]
-
-
-def cut_stream(dice):
-    """A stream in pieces, and what it says: its events as [name, data, id], and the last id."""
-    text, told, last = "", [], ""
-    for _ in range(dice.randrange(6)):
-        end = dice.choice(["\n", "\r\n", "\r"])
-        name, data = dice.choice(["", "status", "stdout"]), dice.choice([None, '{"text":"é: 漢"}', "", "a\nb"])
-        lines = [f"event: {name}"] if name else []
-        if dice.random() < 0.5:
-            last = str(dice.randrange(1000))
-            lines.append(f"id:{last}")
-        if dice.random() < 0.3:
-            lines += [":", "retry: 2000", ": data: not this"]
-        if data is not None:
-            lines += [f"data: {line}" for line in data.split("\n")]
-            told.append([name or "message", data, last])
-        text += end.join([*lines, "", ""])
-    # A comment, so that no CR is the last of all: it might be half of a CRLF.
-    text += ":\n"
-    cuts = sorted(dice.randrange(len(text) + 1) for _ in range(dice.randrange(8)))
-    edges = [0, *cuts, len(text)]
-    return [text[first:after] for first, after in itertools.pairwise(edges)], [told, last]
 
 
 async def test_colours_of_the_two_streams_are_kept_apart(service, reading):

@@ -2,7 +2,7 @@
    that died without a word. EventSource where nothing is asked of us, fetch where a token is. Knows no job. */
 
 import { door, passes, send, unlock, wantsToken } from "./door.js";
-import { Parser } from "./sse.js";
+import { SseParser } from "./sse.js";
 
 const NAMES = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
 const SILENCE = 60_000; // EventSource does not show signs of life; a dead connection says nothing either
@@ -148,12 +148,13 @@ async function pump(path, id, told, signal) {
   if (wantsToken(response)) return await unlock(), 0;
   if (response.status !== 200) return response.status === 204 ? 0 : response.status;
   told.alive();
-  const parser = new Parser(id, told.event);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const parser = new SseParser(id, told.event);
+  // The parser removes the byte order mark: a decoder that removed one too would take two.
+  const reader = response.body.pipeThrough(new TextDecoderStream("utf-8", { ignoreBOM: true })).getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return 0;
-    parser.take(value);
-    told.event("", "", parser.id); // an id without data is no event, but counts; so does a comment as a sign of life
+    parser.feed(value);
+    told.event("", "", parser.lastId); // an id without data is no event, but counts; so does a comment as a sign of life
   }
 }
