@@ -16,7 +16,7 @@ async def test_colours_of_the_two_streams_are_kept_apart(service, reading):
     ]
     script = """const painter = new module.Painter({ only: '', times: false });
         return given.map(([stream, text]) => painter.paint({ stream, text, time: '' }));"""
-    assert await reader.call("paint.js", script, pieces) == [
+    assert await reader.call("terminal/ansi-painter.js", script, pieces) == [
         "a\x1b[1;32mb",
         f"{reset}{tint}c{reset}{tint}d\x1b[31me\x1b[39m{tint}f",
         f"{reset}\x1b[1;32mg{reset}h",
@@ -29,4 +29,4 @@ async def test_the_record_is_bounded_and_its_pieces_keep_their_numbers(service, 
     script = """const record = new module.Record();
         for (let n = 0; n < given; n += 1) record.add({ stream: 'stdout', text: String(n), time: '' });
         return [record.begin, record.end, record.at(record.begin).text, record.at(record.end - 1).text];"""
-    assert await reader.call("record.js", script, 250_000) == [150_000, 250_000, "150000", "249999"]
+    assert await reader.call("terminal/output-buffer.js", script, 250_000) == [150_000, 250_000, "150000", "249999"]

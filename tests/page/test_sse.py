@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 VECTORS = json.loads((Path(__file__).parents[1] / "support" / "sse_vectors.json").read_text("utf-8"))
-MODULE = "sse.js"
+MODULE = "core/sse.js"
 # Takes `module` and `given`, a list of streams in chunks; returns the events and the last id of each.
 PARSE = """given.map((chunks) => {
     const events = [];

@@ -2,7 +2,6 @@
 
 import gzip
 import re
-from pathlib import PurePosixPath
 
 import pytest
 
@@ -11,7 +10,6 @@ from tests.web.conftest import Site
 
 INDEX = read().index.decode()
 ASSETS = read().assets
-SCRIPTS = sorted(name for name in ASSETS if name.endswith(".js"))
 
 
 async def test_the_page_has_a_strict_policy_and_is_asked_for_anew(site: Site) -> None:
@@ -53,34 +51,6 @@ def test_what_the_page_refers_to_is_there() -> None:
     named = re.findall(r'(?:href|src)="/([^"]+)"', INDEX)
     assert {name for name in named if name.removeprefix(f"assets/{read().version}/") not in ASSETS} == set()
     assert "main.js" in "".join(named)
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_module_is_small_and_imports_what_is_there(name: str) -> None:
-    """Each module begins with what it is for, has less than 300 lines, and imports only its like."""
-    text = ASSETS[name].content.decode()
-    assert text.startswith("/* ")
-    assert text.count("\n") < 300
-    imported = re.findall(r'from "(\./[^"]+)"', text)
-    assert {place for place in imported if str(PurePosixPath(place)) not in ASSETS} == set()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_module_uses_what_it_imports(name: str) -> None:
-    """No import is left over from an earlier day."""
-    text = ASSETS[name].content.decode()
-    for names in re.findall(r"import \{([^}]*)\} from", text):
-        for word in names.split(","):
-            imported = word.split(" as ")[-1].strip()
-            assert len(re.findall(rf"(?<![\w$]){re.escape(imported)}(?![\w$])", text)) > 1, imported
-
-
-def test_every_module_is_used() -> None:
-    """No module is there that no other imports, but for the one that the page names."""
-    texts = (ASSETS[name].content.decode() for name in SCRIPTS)
-    imported = {place for text in texts for place in re.findall(r'from "\./([^"]+)"', text)}
-    assert set(SCRIPTS) - imported == {"main.js"}
 
 
 async def test_the_page_may_be_linked_to_and_its_files_may_not(site: Site) -> None:

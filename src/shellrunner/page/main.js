@@ -1,22 +1,22 @@
 /* The page put together: what is in the address is shown, what the stream of all statuses tells is kept up. */
 
-import { $, seldom, soon, write } from "./dom.js";
-import { at, changed, go, watch } from "./address.js";
-import { say, showLine } from "./badge.js";
-import { askForToken, help } from "./dialogs.js";
-import { Unreachable, door, lockedBy, passes } from "./door.js";
-import { filtered, query, showFilters, wireFilters } from "./filters.js";
-import { JobView } from "./job.js";
-import { on } from "./keys.js";
-import { Listing } from "./listing.js";
-import { showQueues } from "./queues.js";
-import { showRecent } from "./recent.js";
-import { focusRunBox, runAgain, wireRunBox } from "./runbox.js";
-import { Stream } from "./stream.js";
-import { focusOn, foot, show, step } from "./table.js";
-import { wireTheme } from "./theme.js";
-import { whenUnseen } from "./unseen.js";
-import { count } from "./words.js";
+import { $, seldom, soon, write } from "./ui/dom.js";
+import { at, changed, go, watch } from "./core/address.js";
+import { say, showLine } from "./ui/badge.js";
+import { askForToken, help } from "./ui/dialogs.js";
+import { Unreachable, door, lockedBy, passes } from "./core/api.js";
+import { filtered, query, showFilters, wireFilters } from "./list/filters.js";
+import { JobView } from "./job/job-view.js";
+import { on } from "./ui/shortcuts.js";
+import { Listing } from "./list/job-list.js";
+import { showQueues } from "./list/queues.js";
+import { showRecent } from "./list/recent-results.js";
+import { focusRunBox, runAgain, wireRunBox } from "./run/run-box.js";
+import { Stream } from "./core/event-stream.js";
+import { focusOn, foot, show, step } from "./list/table.js";
+import { wireTheme } from "./ui/theme.js";
+import { whenUnseen } from "./core/visibility.js";
+import { count } from "./core/labels.js";
 
 const QUEUES = 15_000; // milliseconds: that a queue was paused or resumed no stream tells
 

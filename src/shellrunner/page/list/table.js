@@ -1,11 +1,11 @@
 /* The list on the screen: one row a job, kept and moved rather than made anew. Knows no network. */
 
-import { $, make, write } from "./dom.js";
-import { badge } from "./badge.js";
-import { changed, link } from "./address.js";
-import { copyButton } from "./clipboard.js";
-import { duration, running, since } from "./clock.js";
-import { plain } from "./plain.js";
+import { $, make, write } from "../ui/dom.js";
+import { badge } from "../ui/badge.js";
+import { changed, link } from "../core/address.js";
+import { copyButton } from "../ui/clipboard.js";
+import { duration, running, since } from "../ui/time-elements.js";
+import { plain } from "../core/escape.js";
 
 const LONGEST = 500; // characters of a command: a row shows fewer
 

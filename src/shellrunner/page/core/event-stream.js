@@ -1,7 +1,7 @@
 /* A stream of events that comes back by itself: after a cut, a restart of the service, a 502 of a proxy, a connection
    that died without a word. EventSource where nothing is asked of us, fetch where a token is. Knows no job. */
 
-import { door, passes, send, unlock, wantsToken } from "./door.js";
+import { door, passes, send, unlock, wantsToken } from "./api.js";
 import { SseParser } from "./sse.js";
 
 const NAMES = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];

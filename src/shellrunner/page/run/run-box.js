@@ -1,10 +1,10 @@
 /* The box in which a command is written and run. A submission whose answer was lost is sent again under the same key,
    so that it can never run twice. */
 
-import { $, tell } from "./dom.js";
-import { bodyOf, fieldsOf, keptOf, wordsOf } from "./again.js";
-import { Past } from "./past.js";
-import { Unreachable, ask } from "./door.js";
+import { $, tell } from "../ui/dom.js";
+import { bodyOf, fieldsOf, keptOf, wordsOf } from "./rerun.js";
+import { Past } from "./history.js";
+import { Unreachable, ask } from "../core/api.js";
 
 const PLACES = { command: "run-command", cwd: "run-cwd", timeout: "run-timeout", queue: "run-queue", env: "run-env" };
 const past = new Past();

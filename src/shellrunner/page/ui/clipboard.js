@@ -4,7 +4,7 @@ import { make } from "./dom.js";
 import { say } from "./badge.js";
 
 /** Put this text on the clipboard; false if the browser does not let us. */
-export async function copy(text) {
+async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -1,6 +1,6 @@
 /* The list of jobs as the service has it: page by page, then kept up by what the stream tells. Knows no elements. */
 
-import { get } from "./door.js";
+import { get } from "../core/api.js";
 
 const LIMIT = 100;
 const JOB = "job_id,command,created,queue,labels,priority,state";

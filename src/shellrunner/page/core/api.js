@@ -7,7 +7,7 @@ let asking = null;
 let skew = 0;
 
 /** The service answered, but not with what was asked for: a problem of RFC 9457. */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, document) {
     super(document.detail || document.title || `the answer was ${status}`);
     this.status = status;

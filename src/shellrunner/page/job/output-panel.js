@@ -1,13 +1,13 @@
 /* A job's output with its controls: which stream, times, wrapping, finding, following, copying, downloading, and the
    state of the connection in words. */
 
-import { $, soon, tell, write } from "./dom.js";
-import { showLine } from "./badge.js";
-import { copies } from "./clipboard.js";
-import { bytes, door } from "./door.js";
-import { Screen } from "./screen.js";
-import { Tap } from "./tap.js";
-import { count, size } from "./words.js";
+import { $, soon, tell, write } from "../ui/dom.js";
+import { showLine } from "../ui/badge.js";
+import { copies } from "../ui/clipboard.js";
+import { bytes, door } from "../core/api.js";
+import { Screen } from "../terminal/terminal-view.js";
+import { Tap } from "../terminal/output-pump.js";
+import { count, size } from "../core/labels.js";
 
 const LINES = { connecting: "connecting", live: "live", waiting: "reconnecting", ended: "ended", gone: "gone" };
 

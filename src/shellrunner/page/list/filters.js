@@ -1,10 +1,10 @@
 /* Search, filters and sort: the controls, the address, and the query that they mean, always saying the same. */
 
-import { $, make } from "./dom.js";
-import { allAt, at, go } from "./address.js";
+import { $, make } from "../ui/dom.js";
+import { allAt, at, go } from "../core/address.js";
 import { choose } from "./queues.js";
-import { door } from "./door.js";
-import { plain } from "./plain.js";
+import { door } from "../core/api.js";
+import { plain } from "../core/escape.js";
 
 const NAMES = { find: "q", state: "state", ending: "ending", queue: "queue", since: "since", sort: "sort" };
 const BAD = Array.from({ length: 255 }, (_, number) => number + 1).join();

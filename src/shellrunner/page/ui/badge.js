@@ -1,8 +1,8 @@
 /* A job's state at a glance: as a badge, and in the tab's title and icon. */
 
 import { $, make, write } from "./dom.js";
-import { plain } from "./plain.js";
-import { stateOf, toneOf } from "./words.js";
+import { plain } from "../core/escape.js";
+import { stateOf, toneOf } from "../core/labels.js";
 
 const SIGNS = { waiting: "•", running: "▶", good: "✓", bad: "✗", stopped: "■", unknown: "?" };
 const icon = document.querySelector('link[rel="icon"]');
@@ -19,7 +19,7 @@ export function mark(job) {
   const tone = job ? toneOf(job) : "idle";
   const title = job ? `${SIGNS[tone]} ${stateOf(job)} · ${plain(job.command, 60)} · shellrunner` : "shellrunner";
   if (document.title !== title) document.title = title;
-  const address = new URL(`./icons/${tone}.svg`, import.meta.url).href;
+  const address = new URL(`../icons/${tone}.svg`, import.meta.url).href;
   if (icon.href !== address) icon.href = address;
 }
 

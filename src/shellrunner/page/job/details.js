@@ -1,9 +1,9 @@
 /* What is known of a job, as a list of names and values. Knows no network. */
 
-import { make } from "./dom.js";
-import { duration, running, since } from "./clock.js";
-import { plain } from "./plain.js";
-import { size } from "./words.js";
+import { make } from "../ui/dom.js";
+import { duration, running, since } from "../ui/time-elements.js";
+import { plain } from "../core/escape.js";
+import { size } from "../core/labels.js";
 
 /** The facts of a job; `result` is there once it is done. */
 export function factsOf(job, status, result) {

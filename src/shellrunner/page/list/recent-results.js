@@ -1,11 +1,11 @@
 /* A strip of what ended last: one bar a job, as high as it took long, coloured by how it ended. */
 
-import { $, make, refill } from "./dom.js";
-import { link } from "./address.js";
-import { duration, exact } from "./clock.js";
-import { get } from "./door.js";
-import { plain } from "./plain.js";
-import { stateOf, toneOf } from "./words.js";
+import { $, make, refill } from "../ui/dom.js";
+import { link } from "../core/address.js";
+import { duration, exact } from "../ui/time-elements.js";
+import { get } from "../core/api.js";
+import { plain } from "../core/escape.js";
+import { stateOf, toneOf } from "../core/labels.js";
 
 const BARS = 60;
 const FIELDS = "result_id,command,duration,completed,ending,exit_code,signal";

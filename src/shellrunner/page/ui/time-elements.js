@@ -1,7 +1,7 @@
 /* Times for people: how long ago, how long it took, how long it has been running. Ticks for all of the page at once. */
 
 import { make, write } from "./dom.js";
-import { door } from "./door.js";
+import { door } from "../core/api.js";
 
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });

@@ -1,8 +1,8 @@
 /* The queues: how much runs and waits in each, and their names wherever one is to be chosen. */
 
-import { $, make, refill } from "./dom.js";
-import { at, link } from "./address.js";
-import { get } from "./door.js";
+import { $, make, refill } from "../ui/dom.js";
+import { at, link } from "../core/address.js";
+import { get } from "../core/api.js";
 
 let names = "";
 

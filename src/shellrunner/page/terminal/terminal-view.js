@@ -1,12 +1,12 @@
 /* The terminal on the screen: xterm.js with its addons, sized to its place, searched, followed, copied from. What a
    command writes is drawn by it and nothing else. Knows no job and no network. */
 
-import { keepStylesStrict } from "./sheets.js";
-import { tame } from "./tame.js";
-import { FitAddon } from "./vendor/addon-fit.mjs";
-import { SearchAddon } from "./vendor/addon-search.mjs";
-import { Unicode11Addon } from "./vendor/addon-unicode11.mjs";
-import { Terminal } from "./vendor/xterm.mjs";
+import { keepStylesStrict } from "./csp-styles.js";
+import { tame } from "./terminal-guard.js";
+import { FitAddon } from "../vendor/addon-fit.mjs";
+import { SearchAddon } from "../vendor/addon-search.mjs";
+import { Unicode11Addon } from "../vendor/addon-unicode11.mjs";
+import { Terminal } from "../vendor/xterm.mjs";
 
 const CELLS = 4_000_000; // of scrollback: each takes 12 bytes
 const WIDEST = 1000; // columns of an unwrapped line

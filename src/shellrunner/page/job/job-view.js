@@ -1,16 +1,16 @@
 /* One job: what it is, what it writes, how it ended, and what can be done with it. */
 
-import { $, soon, tell, write } from "./dom.js";
-import { badge, mark, say } from "./badge.js";
-import { copies } from "./clipboard.js";
-import { confirm } from "./dialogs.js";
-import { ask, get, passes } from "./door.js";
-import { factsOf } from "./facts.js";
-import { plain } from "./plain.js";
+import { $, soon, tell, write } from "../ui/dom.js";
+import { badge, mark, say } from "../ui/badge.js";
+import { copies } from "../ui/clipboard.js";
+import { confirm } from "../ui/dialogs.js";
+import { ask, get, passes } from "../core/api.js";
+import { factsOf } from "./details.js";
+import { plain } from "../core/escape.js";
 import { showAttempts } from "./attempts.js";
-import { Output } from "./output.js";
-import { whenUnseen } from "./unseen.js";
-import { stateOf } from "./words.js";
+import { Output } from "./output-panel.js";
+import { whenUnseen } from "../core/visibility.js";
+import { stateOf } from "../core/labels.js";
 
 export class JobView {
   #output;

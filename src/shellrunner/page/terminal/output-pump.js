@@ -1,12 +1,12 @@
 /* A job's output from the stream to the screen, no faster than the screen takes it. Of much output only the end is
    fetched: the stream can be entered anywhere, because its ids are places in the output. */
 
-import { Painter } from "./paint.js";
-import { Record, lengthOf } from "./record.js";
-import { Stream } from "./stream.js";
-import { send } from "./door.js";
-import { size } from "./words.js";
-import { withoutPiles } from "./plain.js";
+import { Painter } from "./ansi-painter.js";
+import { Record, lengthOf } from "./output-buffer.js";
+import { Stream } from "../core/event-stream.js";
+import { send } from "../core/api.js";
+import { size } from "../core/labels.js";
+import { withoutPiles } from "../core/escape.js";
 
 const MUCH = 8_000_000; // bytes: of what is more, only the end is shown
 const END = 2_000_000; // bytes of it

@@ -1,9 +1,9 @@
 /* The attempts of a job that was tried again, each with its own ending. */
 
-import { $, make } from "./dom.js";
-import { badge } from "./badge.js";
-import { duration } from "./clock.js";
-import { get } from "./door.js";
+import { $, make } from "../ui/dom.js";
+import { badge } from "../ui/badge.js";
+import { duration } from "../ui/time-elements.js";
+import { get } from "../core/api.js";
 
 const MOST = 20;
 

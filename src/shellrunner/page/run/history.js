@@ -1,6 +1,6 @@
 /* Earlier commands, brought back by the arrow keys. They are the service's own list: the browser keeps nothing. */
 
-import { get } from "./door.js";
+import { get } from "../core/api.js";
 
 const FIELDS = "command,cwd,timeout,queue";
 
