@@ -12,7 +12,7 @@ import sys
 import aiohttp
 
 from shellrunner.config import load
-from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
 from tests.waiting import SOON, until
@@ -108,7 +108,7 @@ class Service:
                 os.close(directory)
             header = slot.header()
             if header and not slot.keeper_is_gone():
-                found.append(Identity.load(header["identity"]))
+                found.append(ProcessIdentity.load(header["identity"]))
             slot.close()
         return found
 
@@ -121,7 +121,7 @@ class Service:
                     slot = SlotReader(directory, name)
                     try:
                         if any(record.job == job_id and record.end is None for record in slot.records()):
-                            return Identity.load(slot.header()["identity"])
+                            return ProcessIdentity.load(slot.header()["identity"])
                     finally:
                         slot.close()
         finally:

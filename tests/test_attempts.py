@@ -37,7 +37,7 @@ async def attempt(hand, *writes, then=None, code=1):
     claim = await hand.claim()
     for stdout, stderr in writes:
         hand.write(stdout, stderr)
-    await hand.finish(failed(code), again=then)
+    await hand.finish(failed(code), next_attempt_at=then)
     return claim
 
 
@@ -115,7 +115,7 @@ async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(
             hand.write(stdout=data)
             whole["stdout"] += data
         places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
-        await hand.finish(failed(), again=0 if number < 6 else None)
+        await hand.finish(failed(), next_attempt_at=0 if number < 6 else None)
         places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
     everything = await site.replay(job_id)
     for name, data in whole.items():

@@ -17,8 +17,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from shellrunner import results
-from shellrunner.callbacks import Caller, Schedule, caller, envelope
-from shellrunner.config import Callbacks, load
+from shellrunner.callbacks import CallbackSender, Schedule, caller, envelope
+from shellrunner.config import CallbackSettings, load
 from shellrunner.errors import ConfigError
 from shellrunner.model import Callback, Delivery, End, Ending, JobSpec
 from shellrunner.store import DueCallback
@@ -95,8 +95,8 @@ class Call:
 @contextlib.asynccontextmanager
 async def calling(store, *hosts, schedule=SOON):
     """Send what is due to these hosts."""
-    callbacks = Callbacks(hosts=list(hosts), secret=SECRET)
-    task = asyncio.create_task(Caller(store, callbacks, schedule).run())
+    callbacks = CallbackSettings(hosts=list(hosts), secret=SECRET)
+    task = asyncio.create_task(CallbackSender(store, callbacks, schedule).run())
     try:
         yield
     finally:
@@ -209,13 +209,13 @@ def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day():
     """Tries follow 5 s after the first, then twice as long each, at most an hour, and none begins after 24 h."""
     job = None
     schedule, since, moment, pauses = Schedule(), 1_000, 1_000, []
-    while (following := schedule.again(DueCallback(job, len(pauses), since), moment)) is not None:
+    while (following := schedule.retry_at(DueCallback(job, len(pauses), since), moment)) is not None:
         pauses.append((following - moment) / 1000)
         moment = following
     assert pauses[:11] == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600]
     assert set(pauses[11:]) == {3600}
     assert 86_400 - 3600 < (moment - since) / 1000 <= 86_400
-    assert schedule.again(DueCallback(job, 10_000, since), since) == since + 3_600_000
+    assert schedule.retry_at(DueCallback(job, 10_000, since), since) == since + 3_600_000
 
 
 async def test_the_day_begins_when_the_end_is_recorded(tmp_path):
@@ -381,7 +381,7 @@ async def test_jobs_that_never_started_are_called_back(tmp_path):
         first = (await store.add(asked(receiver.url("/first")))).id
         second = (await store.add(asked(receiver.url("/second"), after=[first]))).id
         assert (await store.job(first)).callback == Callback(Delivery.PENDING)
-        await store.wish_cancel(first)
+        await store.request_cancel(first)
         for job in (first, second):
             await settled(store, job)
         told = {call.path: call.result["ending"] for call in receiver.came}
@@ -394,7 +394,7 @@ async def test_only_the_last_attempt_is_called_back(tmp_path):
         await store.add(asked(receiver.url(), retries={"max": 2}))
         for code, again in ((1, 0), (0, None)):
             claim = await store.claim(1, "t")
-            await store.finish(claim.job_id, "t", ended(code), *NOTHING, again=again)
+            await store.finish(claim.job_id, "t", ended(code), *NOTHING, next_attempt_at=again)
         await settled(store, claim.job_id)
         (call,) = receiver.came
         assert (call.result["exit_code"], call.result["attempt"]) == (0, 2)
@@ -576,7 +576,7 @@ async def test_a_crash_of_the_caller_ends_the_process_loudly(tmp_path, monkeypat
     async def bug(self, client, due):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Caller, "_send", bug)
+    monkeypatch.setattr(CallbackSender, "_send", bug)
     sections = {"callbacks": {"hosts": ["127.0.0.1"], "secret": SECRET}}
     async with InProcess(tmp_path / "state", **sections) as service:
         job = await service.submit("true", notify={"url": "http://127.0.0.1/"})

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shellrunner.config import Auth, Settings
+from shellrunner.config import AuthSettings, Settings
 from shellrunner.service.startup_warnings import of_descriptors, of_root
 from tests.service import Service
 
@@ -66,7 +66,7 @@ def token(name, run_as=None):
 )
 def test_commands_as_root_are_told(tokens, uid, told):
     """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
-    auth = Auth(tokens=tokens)
+    auth = AuthSettings(tokens=tokens)
     said = list(of_root(auth, uid))
     assert len(said) == len(told)
     assert all(words.startswith(start) for words, start in zip(said, told, strict=True))

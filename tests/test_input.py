@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import NotRunning
 from shellrunner.keeper.protocol import CONTROLLED, PROTOCOL
-from shellrunner.keeper.stdin_buffer import ROOM, Input
+from shellrunner.keeper.stdin_buffer import ROOM, StdinBuffer
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.keeper_connection import connect
 from tests.keepers import ended, give, start
@@ -205,7 +205,7 @@ def test_a_reader_gets_what_was_taken_whatever_the_order(steps):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)
-    source, taken, read, over = Input(writing, is_open=True), b"", b"", False
+    source, taken, read, over = StdinBuffer(writing, is_open=True), b"", b"", False
     for kind, size, shift in steps:
         if kind == "read":
             try:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.keeper import process_tree
-from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, data_path, entries
@@ -203,7 +203,7 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server):
 def _age(pid):
     with open("/proc/uptime") as file:
         up = float(file.read().split()[0])
-    return up - Identity.of(pid).start / os.sysconf("SC_CLK_TCK")
+    return up - ProcessIdentity.of(pid).start / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_failed_fork_harms_nobody(fork_server):
@@ -502,8 +502,8 @@ def test_messages_survive_any_cutting(messages, data):
 
 def test_an_identity_can_be_written_down():
     """What was dumped loads as the same."""
-    me = Identity.of(os.getpid())
-    assert Identity.load(me.dump()) == me
+    me = ProcessIdentity.of(os.getpid())
+    assert ProcessIdentity.load(me.dump()) == me
 
 
 def test_o4_the_tail_is_never_lost(fork_server):

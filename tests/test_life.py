@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.identity import ProcessIdentity
 from tests.service import InProcess
 from tests.waiting import lives, marked, until
 
@@ -141,7 +141,7 @@ async def test_p8_a_reused_pid_is_never_signalled():
     """Another start time, boot or namespace under the same pid is another process: there is no way to signal it."""
     bystander = await asyncio.create_subprocess_exec("sleep", "600")
     try:
-        who = Identity.of(bystander.pid)
+        who = ProcessIdentity.of(bystander.pid)
         assert who.open() is not None
         assert who._replace(start=who.start + 1).open() is None
         assert who._replace(boot="00000000-0000-0000-0000-000000000000").open() is None

@@ -21,7 +21,7 @@ from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.service import unix_socket
 from shellrunner.service.listening import listening
 from shellrunner.service.tls import Certificate
-from shellrunner.web.http.connections import CONNECTIONS, Caps, Connections
+from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.service import Service
 from tests.waiting import SOON, until
 
@@ -80,7 +80,7 @@ async def healthy(_):
 async def served(**server):
     """A bare app; `server` is that table of the settings. Yields the certificate and the port."""
     app = web.Application()
-    app[CONNECTIONS] = Connections(Caps())
+    app[CONNECTIONS] = Connections(ConnectionLimits())
     app.router.add_get("/healthz", healthy)
     settings = load(None, server={"port": 0, **server})
     certificate = Certificate.of(settings.server)
@@ -260,7 +260,7 @@ def activated(service, *passed):
 TAKE = """
 import os
 from shellrunner.errors import ConfigError
-from shellrunner.systemd import passed_sockets
+from shellrunner.systemd.sockets import passed_sockets
 try:
     print([(each.fileno(), each.getsockname()[1], each.get_inheritable()) for each in passed_sockets()])
 except ConfigError as error:

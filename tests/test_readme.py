@@ -15,7 +15,7 @@ import pytest
 import shellrunner
 from shellrunner.callbacks import envelope
 from shellrunner.cli import VERBS, cli
-from shellrunner.config import Queue
+from shellrunner.config import QueueSettings
 from shellrunner.model import Ending, JobSpec
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
@@ -120,7 +120,7 @@ def test_the_check_for_receivers_is_right():
     assert not shown["verify"](other, headers, body)
 
 
-@pytest.mark.parametrize("key", Queue.model_fields)
+@pytest.mark.parametrize("key", QueueSettings.model_fields)
 def test_every_setting_of_a_queue_is_told(key):
     """The table of settings has what a queue may have."""
     assert f"| `queues.NAME.{key}` |" in README

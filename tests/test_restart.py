@@ -12,7 +12,7 @@ import zlib
 import aiohttp
 import pytest
 
-from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import PAGE, SlotReader, slot_name
 from shellrunner.supervisor.verdict import new_token
 from tests.service import Service
@@ -407,8 +407,8 @@ def _keepers_by_number(service):
         for path in (service.state_dir / "slots").glob("*.slot"):
             with contextlib.closing(SlotReader(directory, path.name)) as slot:
                 header = slot.header()
-                if header and Identity.load(header["identity"]) in keepers:
-                    found[int(path.stem)] = Identity.load(header["identity"])
+                if header and ProcessIdentity.load(header["identity"]) in keepers:
+                    found[int(path.stem)] = ProcessIdentity.load(header["identity"])
     finally:
         os.close(directory)
     return found

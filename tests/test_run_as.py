@@ -18,9 +18,9 @@ from shellrunner.keeper.program import Failed, Program, Step
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.service.state_dir import prepare
-from shellrunner.supervisor import Keepers
+from shellrunner.supervisor import KeeperPool
 from shellrunner.supervisor.keeper_connection import attach, exec_fork_server
-from shellrunner.supervisor.users import Accounts, NoSuchUser
+from shellrunner.supervisor.users import NoSuchUser, UserAccounts
 from tests.keepers import ForkServer, give, keep, kept, start, surroundings
 from tests.service import InProcess
 from tests.store.histories import opened
@@ -380,7 +380,7 @@ async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypa
     process, connection = exec_fork_server(prepare(tmp_path))
     forks = await attach(process, connection)
     with (
-        contextlib.closing(Keepers(tmp_path, {"history": "h" * 32, "program": "test"}, forks)) as keepers,
+        contextlib.closing(KeeperPool(tmp_path, {"history": "h" * 32, "program": "test"}, forks)) as keepers,
         pytest.raises(OSError, match="of an earlier version: restart the service"),
     ):
         await keepers.make()
@@ -389,7 +389,7 @@ async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypa
 
 async def test_a_user_is_remembered_for_a_while(monkeypatch):
     """One that is gone is served for a minute more at most; one whose entry no keeper can be told is refused."""
-    accounts = Accounts(load().jobs)
+    accounts = UserAccounts(load().jobs)
     known = await accounts.of("nobody")
     assert (known.user["uid"], known.user["gid"]) == (NOBODY.pw_uid, NOBODY.pw_gid)
     monkeypatch.setattr(pwd, "getpwnam", lambda name: {}[name])

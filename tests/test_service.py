@@ -9,7 +9,7 @@ import stat
 
 import pytest
 
-from shellrunner.service import Pulse
+from shellrunner.service import Health
 from shellrunner.store.sqlite.store import Retention, open_store
 from shellrunner.systemd.notify import Notifier
 from tests.service import InProcess, Service
@@ -81,7 +81,7 @@ async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watch
     """While writes fail, there is a complaint for /readyz, and systemd is told nothing."""
     async with open_store(tmp_path / "state", Retention(days=None, jobs=None, bytes=None)) as store:
         notifier = Notifier(str(tmp_path / "notify"))
-        pulse = Pulse(store, notifier)
+        pulse = Health(store, notifier)
         await pulse.prove()
         assert (notes.count("WATCHDOG=1"), pulse.complaints()) == (1, [])
         store._writer.close()  # as good as a dead disk: every write fails from now on
@@ -99,7 +99,7 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monke
         assert status == 200
         job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")
         await service.running(job)
-        monkeypatch.setattr("shellrunner.supervisor.supervisor.Supervisor._hire", _bug)
+        monkeypatch.setattr("shellrunner.supervisor.supervisor.Supervisor._add_worker", _bug)
         await service.submit("true")
         for keeper in service.keepers():
             if keeper != service.keeper_of(job):
@@ -114,7 +114,7 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("part", "where"), [("pulse", "health.Pulse.prove"), ("reloading", "reload.Reloading._reload")]
+    ("part", "where"), [("pulse", "health.Health.prove"), ("reloading", "reload.Reloader._reload")]
 )
 async def test_a_crash_beside_the_server_ends_the_process_loudly(tmp_path, monkeypatch, caplog, part, where):
     """A bug in what works beside the server ends the service with status 1, and the log says which part it was."""

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shellrunner.keeper import process_tree
-from shellrunner.keeper.pty import Terminal
+from shellrunner.keeper.pty import Pty
 from tests.keepers import ended, give, keep, start
 from tests.users import sees_keepers
 from tests.waiting import lives, until
@@ -131,7 +131,7 @@ async def test_streamed_input_is_typed_as_it_comes(keeping):
 def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error():
     """What root's commands can do with vhangup(2) at any moment must not end their keeper."""
 
-    class HungUp(Terminal):
+    class HungUp(Pty):
         def _is_unread(self):
             for end in (self.screen, self.sink):  # the last of them hangs the other side up
                 os.close(end)

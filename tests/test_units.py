@@ -12,9 +12,9 @@ import pytest
 from shellrunner.config import Address
 from shellrunner.errors import ConfigError
 from shellrunner.systemd import unit_files
-from shellrunner.systemd.unit_files import Owner, serve_command, service
+from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service
 
-ME, ROOT = Owner("me", "us"), Owner("root", "root")
+ME, ROOT = ServiceAccount("me", "us"), ServiceAccount("root", "root")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def settings(text):
 
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
-@pytest.mark.parametrize("owner", [Owner("daemon", "daemon"), ROOT])
+@pytest.mark.parametrize("owner", [ServiceAccount("daemon", "daemon"), ROOT])
 @pytest.mark.parametrize("name", ["shellrunner", "a $HOME of 100% @user@ обычный name"])
 def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
     """`systemd-analyze verify` has nothing to say about them, whatever the program and the file are called."""
@@ -59,7 +59,7 @@ def test_systemd_does_not_accept_just_anything(analyze, tmp_path):
     assert "KilMode" in verdict.stderr
 
 
-@pytest.mark.parametrize("owner", [Owner("daemon", "daemon"), ROOT], ids=["user", "root"])
+@pytest.mark.parametrize("owner", [ServiceAccount("daemon", "daemon"), ROOT], ids=["user", "root"])
 def test_strict_is_strict(analyze, tmp_path, owner):
     """By `systemd-analyze security` the strict variant is exposed no more than 4.5, and the other one much more."""
     exposed = {}

@@ -166,10 +166,10 @@ def test_malformed_cursor(text: str) -> None:
         Cursor.parse(text)
 
 
-@given(text=_TEXT, charset=st.sampled_from(sorted(CHARSETS)), data=st.data())
-def test_excerpt_splits_no_character(text: str, charset: str, data: st.DataObject) -> None:
+@given(words=_TEXT, charset=st.sampled_from(sorted(CHARSETS)), data=st.data())
+def test_excerpt_splits_no_character(words: str, charset: str, data: st.DataObject) -> None:
     """The beginning and the end of a long output join to a part of its characters, and none is U+FFFD."""
-    known = "".join(char for char in text * 6 if char.encode(charset, "ignore")) + "-"
+    known = "".join(char for char in words * 6 if char.encode(charset, "ignore")) + "-"
     encoded = known.encode(charset)
     head, tail = data.draw(st.integers(0, len(encoded))), data.draw(st.integers(0, len(encoded)))
     middle = max(head, len(encoded) - tail)

@@ -46,11 +46,11 @@ def set_up(level: str, fd: int = 2) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def ledger(fd: int = 2) -> "Ledger":
+def ledger(fd: int = 2) -> "LogAuditSink":
     """Return what takes the lines of the audit: the same log, at any level, but it says whether it took them."""
     # The very same, where there is one: who else writes there must neither cut into its lines nor take its room.
     handlers = (each for each in logging.getLogger().handlers if isinstance(each, Lines) and each.fd == fd)
-    return Ledger(next(handlers, None) or Lines(fd))
+    return LogAuditSink(next(handlers, None) or Lines(fd))
 
 
 class Lines(logging.Handler):
@@ -114,7 +114,7 @@ class Lines(logging.Handler):
         return at == len(line)
 
 
-class Ledger:
+class LogAuditSink:
     """Lines that are written, or it is told that they were not: whoever hears that does not go on."""
 
     def __init__(self, lines: Lines) -> None:

@@ -25,12 +25,12 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from shellrunner import __version__
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
-from shellrunner.store import Queues, QueueState
+from shellrunner.store import QueueOverview, QueueState
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.supervisor import Supervisor
 from shellrunner.web.app_keys import FrontFigures
 
-__all__ = ["Metrics", "Sources"]
+__all__ = ["MetricInputs", "Metrics"]
 
 Labels = tuple[str, ...]
 
@@ -46,7 +46,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class MetricInputs:
     """Who is asked for what stands now: `places` is how many commands may run at once."""
 
     store: SqliteStore
@@ -92,7 +92,7 @@ class Metrics:
         _add(self._stored, volume.stdout_bytes, volume.stderr_bytes)
         _add(self._dropped, volume.stdout_dropped, volume.stderr_dropped)
 
-    async def render(self, sources: Sources, front: FrontFigures, *, openmetrics: bool) -> bytes:
+    async def render(self, sources: MetricInputs, front: FrontFigures, *, openmetrics: bool) -> bytes:
         """All figures as of now, as OpenMetrics 1.0.0 or in Prometheus' own text format 0.0.4.
 
         Raises:
@@ -115,7 +115,7 @@ class _Page:
         yield from self.observed.collect()
 
 
-def _standing(sources: Sources, queues: Queues) -> Iterator[Metric]:
+def _standing(sources: MetricInputs, queues: QueueOverview) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "shellrunner_build",
         "The program's version, and Python's.",
@@ -128,7 +128,7 @@ def _standing(sources: Sources, queues: Queues) -> Iterator[Metric]:
     yield _gauge("shellrunner_places", "How many commands may run at once.", {(): sources.places})
     yield _gauge(
         "shellrunner_keepers",
-        "Keepers that have a job whose end is not recorded yet, and those that wait for one.",
+        "KeeperPool that have a job whose end is not recorded yet, and those that wait for one.",
         {("busy",): sources.supervisor.running, ("idle",): sources.supervisor.idle},
         "state",
     )
@@ -142,7 +142,7 @@ def _of_the_front(front: FrontFigures) -> Iterator[Metric]:
     yield _by(_gauge, "shellrunner_followers", text, front.followers, "kind")
 
 
-def _jobs(sources: Sources, queues: Iterable[QueueState]) -> Metric:
+def _jobs(sources: MetricInputs, queues: Iterable[QueueState]) -> Metric:
     numbers = dict.fromkeys(State, 0)
     for queue in queues:
         numbers[State.WAITING] += queue.waiting
@@ -160,7 +160,7 @@ def _ends(store: SqliteStore, queues: Iterable[QueueState]) -> Metric:
     return _counter("shellrunner_jobs_ended_total", "Jobs that are done.", ends, "queue", "ending")
 
 
-def _of_queues(queues: Queues) -> Iterator[Metric]:
+def _of_queues(queues: QueueOverview) -> Iterator[Metric]:
     now = time.time_ns() // 1_000_000
 
     def of_each(name: str, text: str, figures: Iterable[float]) -> Metric:
@@ -179,7 +179,7 @@ def _of_queues(queues: Queues) -> Iterator[Metric]:
     yield of_each("paused", "1 if it starts nothing, by its own pause or the whole service's.", paused)
 
 
-def _of_the_history(sources: Sources) -> Iterator[Metric]:
+def _of_the_history(sources: MetricInputs) -> Iterator[Metric]:
     state_dir, store = sources.state_dir, sources.store
     yield _counter("shellrunner_history_commits_total", "Transactions committed to it.", {(): store.commits})
     tries: dict[Labels, float] = {(outcome,): store.tries[outcome] for outcome in Delivery}

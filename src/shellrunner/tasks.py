@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 
-class Background:
+class TaskGroup:
     """The tasks of one block."""
 
     def __init__(self, owner: asyncio.Task[Any] | None) -> None:
@@ -40,9 +40,9 @@ class Background:
 
 
 @asynccontextmanager
-async def background() -> AsyncIterator[Background]:
+async def background() -> AsyncIterator[TaskGroup]:
     """Cancel the block if one of its tasks crashes, and then raise what the task raised."""
-    tasks = Background(asyncio.current_task())
+    tasks = TaskGroup(asyncio.current_task())
     try:
         yield tasks
     except asyncio.CancelledError:

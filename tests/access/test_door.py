@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.access import EVERYTHING, session_registry
-from shellrunner.access.authenticator import Door, open_door
-from shellrunner.access.session_registry import LIFETIME, Sessions
+from shellrunner.access.authenticator import Authenticator, open_authenticator
+from shellrunner.access.session_registry import LIFETIME, SessionRegistry
 from shellrunner.access.throttle import BURST
 from shellrunner.access.tokens import Tokens
-from shellrunner.config import Auth, Token
+from shellrunner.config import AuthSettings, Token
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
 from shellrunner.store.sqlite.store import Retention, open_store
 
@@ -29,7 +29,7 @@ def token(secret=SECRET, name="ci", **more):
 
 
 def auth(*tokens, session_cookie=True):
-    return Auth(tokens=list(tokens or [token()]), tokens_file=None, session_cookie=session_cookie)
+    return AuthSettings(tokens=list(tokens or [token()]), tokens_file=None, session_cookie=session_cookie)
 
 
 class Clock:
@@ -71,9 +71,9 @@ async def door(store, clock):
 
 async def doorway(store, clock, config=None):
     """A door as the composition root opens it, but with a clock of ours."""
-    kept = Sessions(store, clock.millis)
+    kept = SessionRegistry(store, clock.millis)
     await kept.restore()
-    opened = Door(config or auth(), kept, clock=clock)
+    opened = Authenticator(config or auth(), kept, clock=clock)
     await opened.settle()
     return opened
 
@@ -83,7 +83,7 @@ async def doorway(store, clock, config=None):
 
 async def test_a_token_lets_in_whoever_has_it(door):
     """By its name, with its scopes and nothing more; whatever else is said of it comes along."""
-    identity = door.by_token(SECRET, "192.0.2.1")
+    identity = door.authenticate_token(SECRET, "192.0.2.1")
     assert (identity.name, identity.scopes, identity.is_session) == ("token:ci", {"read", "run"}, False)
     assert identity.token == token()
     assert door.needs_token
@@ -99,7 +99,7 @@ async def test_a_token_lets_in_whoever_has_it(door):
 async def test_what_is_not_the_token_is_wrong(door, presented):
     """Empty, huge, in other letters, with more around it, not ASCII, its hash: wrong, and never an error."""
     with pytest.raises(TokenNeeded) as refused:
-        door.by_token(presented, "192.0.2.1")
+        door.authenticate_token(presented, "192.0.2.1")
     assert refused.value.wrong
 
 
@@ -118,7 +118,9 @@ async def test_each_of_many_tokens_is_itself(store, clock):
     """The first, the last and those between."""
     many = [token(f"secret{number}", f"t{number}") for number in range(50)]
     door = await doorway(store, clock, auth(*many))
-    assert [door.by_token(f"secret{number}", "x").name for number in range(50)] == [f"token:t{n}" for n in range(50)]
+    assert [door.authenticate_token(f"secret{number}", "x").name for number in range(50)] == [
+        f"token:t{n}" for n in range(50)
+    ]
 
 
 async def test_every_hash_is_compared_whichever_is_right(monkeypatch):
@@ -139,27 +141,27 @@ async def test_every_hash_is_compared_whichever_is_right(monkeypatch):
 async def test_a_token_is_over_when_it_expires(store, clock):
     """At that very moment, for what is open too."""
     door = await doorway(store, clock, auth(token(expires=NOON + timedelta(seconds=1))))
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     assert door.still_admits(identity)
     clock.now += timedelta(seconds=1)
     assert not door.still_admits(identity)
     with pytest.raises(TokenNeeded):
-        door.by_token(SECRET, "x")
+        door.authenticate_token(SECRET, "x")
 
 
 async def test_wrong_tokens_are_heard_only_so_often_and_right_ones_always(door):
     """After a burst they are told to wait, from that place only; the right one is let in from there all the same."""
     for _ in range(BURST):
         with pytest.raises(TokenNeeded):
-            door.by_token("wrong", "192.0.2.1")
-        assert door.by_token(SECRET, "192.0.2.1")
+            door.authenticate_token("wrong", "192.0.2.1")
+        assert door.authenticate_token(SECRET, "192.0.2.1")
     with pytest.raises(TooManyWrongTokens) as refused:
-        door.by_token("wrong", "192.0.2.1")
+        door.authenticate_token("wrong", "192.0.2.1")
     assert 0 < refused.value.retry_after <= 6
     for _ in range(100):
-        assert door.by_token(SECRET, "192.0.2.1").name == "token:ci"
+        assert door.authenticate_token(SECRET, "192.0.2.1").name == "token:ci"
     with pytest.raises(TokenNeeded):
-        door.by_token("wrong", "192.0.2.2")
+        door.authenticate_token("wrong", "192.0.2.2")
 
 
 # Reloading
@@ -167,12 +169,12 @@ async def test_wrong_tokens_are_heard_only_so_often_and_right_ones_always(door):
 
 async def test_a_revoked_token_is_over_at_once(door):
     """Also for what is open; another token under its name is another's."""
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     door.reload(auth(token("other")))
     assert not door.still_admits(identity)
     with pytest.raises(TokenNeeded):
-        door.by_token(SECRET, "x")
-    assert door.by_token("other", "x").name == "token:ci"
+        door.authenticate_token(SECRET, "x")
+    assert door.authenticate_token("other", "x").name == "token:ci"
 
 
 @pytest.mark.parametrize(
@@ -180,20 +182,20 @@ async def test_a_revoked_token_is_over_at_once(door):
 )
 async def test_what_is_open_goes_on_while_its_token_may_do_as_much(door, scopes, goes_on):
     """A token that lost a scope is asked for anew; one that was renamed, or got one, goes on."""
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     door.reload(auth(token(name="renamed", scopes=scopes)))
     assert door.still_admits(identity) == goes_on
 
 
 async def test_the_last_token_that_goes_leaves_nobody(door):
     """Without tokens, a door that had some since the start still asks for one."""
-    identity = door.by_token(SECRET, "x")
-    door.reload(Auth(tokens=[], tokens_file=None))
+    identity = door.authenticate_token(SECRET, "x")
+    door.reload(AuthSettings(tokens=[], tokens_file=None))
     assert door.needs_token
     assert not door.still_admits(identity)
-    assert door.still_admits(door.by_uid(os.geteuid()))
+    assert door.still_admits(door.authenticate_uid(os.geteuid()))
     with pytest.raises(TokenNeeded):
-        door.by_token(SECRET, "x")
+        door.authenticate_token(SECRET, "x")
 
 
 # Users
@@ -201,7 +203,7 @@ async def test_the_last_token_that_goes_leaves_nobody(door):
 
 async def test_the_services_own_user_may_do_everything(door):
     """And is known by its number."""
-    identity = door.by_uid(os.geteuid())
+    identity = door.authenticate_uid(os.geteuid())
     assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", EVERYTHING, None)
     assert door.still_admits(identity)
 
@@ -210,7 +212,7 @@ async def test_the_services_own_user_may_do_everything(door):
 async def test_another_user_is_told_what_would_help(door, uid):
     """Nobody else is let in by the kernel's word, and whom it cannot name neither."""
     with pytest.raises(NotThisUser, match=r"auth\.tokens") as refused:
-        door.by_uid(uid)
+        door.authenticate_uid(uid)
     assert "cannot be told" in refused.value.detail if uid is None else f"uid {uid}" in refused.value.detail
 
 
@@ -219,28 +221,28 @@ async def test_another_user_is_told_what_would_help(door, uid):
 
 async def test_a_session_is_good_for_reading_only(door):
     """It lets in under the token's name, with nothing but `read`; its cookie is long, new each time, and no token."""
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     cookies = {await door.begin_session(identity) for _ in range(3)}
     assert len(cookies) == 3
     for cookie in cookies:
         assert len(cookie) >= 43
-        watcher = door.by_session(cookie)
+        watcher = door.authenticate_session(cookie)
         assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", {"read"}, True)
         assert door.still_admits(watcher)
         with pytest.raises(TokenNeeded):
-            door.by_token(cookie, "x")
+            door.authenticate_token(cookie, "x")
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "жетон", "\udcff", SECRET, pytest.param("x" * 1_000_000, id="huge")])
 async def test_what_is_no_session_lets_nobody_in(door, cookie):
     """Never an error, and the token itself is no cookie."""
-    await door.begin_session(door.by_token(SECRET, "x"))
-    assert door.by_session(cookie) is None
+    await door.begin_session(door.authenticate_token(SECRET, "x"))
+    assert door.authenticate_session(cookie) is None
 
 
 async def test_nobody_can_read_the_cookie_where_it_is_kept(door, store, tmp_path):
     """The history has its SHA-256 only: neither the cookie nor the token is in any file."""
-    cookie = await door.begin_session(door.by_token(SECRET, "x"))
+    cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
     (session,) = await store.sessions()
     assert session.digest == hashlib.sha256(cookie.encode()).digest()
     assert session.token == token().sha256
@@ -252,13 +254,13 @@ async def test_nobody_can_read_the_cookie_where_it_is_kept(door, store, tmp_path
 
 async def test_a_session_is_over_after_twelve_hours(door, clock, store):
     """At that very moment, and the next one that begins takes it out of the history."""
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     cookie = await door.begin_session(identity)
-    watcher = door.by_session(cookie)
+    watcher = door.authenticate_session(cookie)
     clock.now += timedelta(seconds=LIFETIME, milliseconds=-1)
     assert door.still_admits(watcher)
     clock.now += timedelta(milliseconds=1)
-    assert door.by_session(cookie) is None
+    assert door.authenticate_session(cookie) is None
     assert not door.still_admits(watcher)
     assert len(await store.sessions()) == 1
     await door.begin_session(identity)
@@ -270,10 +272,10 @@ async def test_a_token_has_so_many_sessions(door, store, monkeypatch):
     """With one more than it may have, its oldest ends; those of other tokens do not."""
     monkeypatch.setattr(session_registry, "MOST", 5)
     door.reload(auth(token(), token("other", "other")))
-    others = await door.begin_session(door.by_token("other", "x"))
-    cookies = [await door.begin_session(door.by_token(SECRET, "x")) for _ in range(8)]
-    assert [door.by_session(cookie) is not None for cookie in cookies] == [False] * 3 + [True] * 5
-    assert door.by_session(others)
+    others = await door.begin_session(door.authenticate_token("other", "x"))
+    cookies = [await door.begin_session(door.authenticate_token(SECRET, "x")) for _ in range(8)]
+    assert [door.authenticate_session(cookie) is not None for cookie in cookies] == [False] * 3 + [True] * 5
+    assert door.authenticate_session(others)
     assert len(await store.sessions()) == 6
 
 
@@ -281,11 +283,11 @@ async def test_sessions_survive_the_process(tmp_path, clock):
     """Begun before a restart, a session is good after it, and no longer than it was given."""
     async with history(tmp_path) as store:
         door = await doorway(store, clock)
-        cookie = await door.begin_session(door.by_token(SECRET, "x"))
+        cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
     async with history(tmp_path) as store:
-        assert (await doorway(store, clock)).by_session(cookie).name == "token:ci"
+        assert (await doorway(store, clock)).authenticate_session(cookie).name == "token:ci"
         clock.now += timedelta(hours=13)
-        assert (await doorway(store, clock)).by_session(cookie) is None
+        assert (await doorway(store, clock)).authenticate_session(cookie) is None
         assert await store.sessions() == []
 
 
@@ -293,14 +295,14 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
     """Those of other tokens go on, also in the next process."""
     both = auth(token(), token("other", "other"))
     door = await doorway(store, clock, both)
-    mine = [await door.begin_session(door.by_token(SECRET, "x")) for _ in range(2)]
-    others = await door.begin_session(door.by_token("other", "x"))
-    watcher = door.by_session(mine[0])
-    await door.end_sessions(door.by_token(SECRET, "x"))
+    mine = [await door.begin_session(door.authenticate_token(SECRET, "x")) for _ in range(2)]
+    others = await door.begin_session(door.authenticate_token("other", "x"))
+    watcher = door.authenticate_session(mine[0])
+    await door.end_sessions(door.authenticate_token(SECRET, "x"))
     assert not door.still_admits(watcher)
     for each in (door, await doorway(store, clock, both)):
-        assert [each.by_session(cookie) for cookie in mine] == [None, None]
-        assert each.by_session(others)
+        assert [each.authenticate_session(cookie) for cookie in mine] == [None, None]
+        assert each.authenticate_session(others)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
     [
         auth(token("other", "other")),
         auth(session_cookie=False),
-        Auth(tokens=[], tokens_file=None, session_cookie=True),
+        AuthSettings(tokens=[], tokens_file=None, session_cookie=True),
     ],
     ids=["revoked", "off", "no tokens"],
 )
@@ -316,39 +318,39 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
 async def test_sessions_are_over_for_good_with_their_token(store, clock, changed, restarts):
     """Revoked, or without sessions in config: a session does not come back when its token does."""
     door = await doorway(store, clock)
-    cookie = await door.begin_session(door.by_token(SECRET, "x"))
-    watcher = door.by_session(cookie)
+    cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
+    watcher = door.authenticate_session(cookie)
     if restarts:
         door = await doorway(store, clock, changed)
     else:
         door.reload(changed)
         await door.settle()
-    assert door.by_session(cookie) is None
+    assert door.authenticate_session(cookie) is None
     assert not door.still_admits(watcher)
     door.reload(auth())
-    assert door.by_session(cookie) is None
-    assert (await doorway(store, clock)).by_session(cookie) is None
+    assert door.authenticate_session(cookie) is None
+    assert (await doorway(store, clock)).authenticate_session(cookie) is None
 
 
 async def test_a_session_reads_only_while_its_token_may(door):
     """A token without `read` (any more) has sessions that are good for nothing; an expired one too."""
-    cookie = await door.begin_session(door.by_token(SECRET, "x"))
-    watcher = door.by_session(cookie)
+    cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
+    watcher = door.authenticate_session(cookie)
     door.reload(auth(token(scopes=["run"])))
-    assert door.by_session(cookie) is None
+    assert door.authenticate_session(cookie) is None
     assert not door.still_admits(watcher)
     door.reload(auth(token(expires=NOON)))
-    assert door.by_session(cookie) is None
+    assert door.authenticate_session(cookie) is None
     door.reload(auth())
-    assert door.by_session(cookie)
+    assert door.authenticate_session(cookie)
 
 
 async def test_there_are_no_sessions_unless_config_allows_them(door):
     """Nor for whoever came without a token."""
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     with pytest.raises(SessionsOff):
-        await door.begin_session(door.by_uid(os.geteuid()))
-    await door.end_sessions(door.by_uid(os.geteuid()))
+        await door.begin_session(door.authenticate_uid(os.geteuid()))
+    await door.end_sessions(door.authenticate_uid(os.geteuid()))
     door.reload(auth(session_cookie=False))
     with pytest.raises(SessionsOff):
         await door.begin_session(identity)
@@ -359,14 +361,14 @@ async def test_a_session_that_cannot_be_kept_is_none(tmp_path, clock, monkeypatc
     """It is not begun; and what cannot be ended in the history is over all the same, and ended there later."""
     async with history(tmp_path) as store:
         door = await doorway(store, clock)
-        identity = door.by_token(SECRET, "x")
+        identity = door.authenticate_token(SECRET, "x")
         cookie = await door.begin_session(identity)
         await failing(store)
         with pytest.raises(StoreUnavailable):
             await door.begin_session(identity)
         with pytest.raises(StoreUnavailable):
             await door.end_sessions(identity)
-        assert door.by_session(cookie) is None
+        assert door.authenticate_session(cookie) is None
         await failing(store, again=True)
         assert len(await store.sessions()) == 1
         await door.end_sessions(identity)
@@ -377,19 +379,19 @@ async def test_a_session_that_was_not_kept_ends_no_other(store, clock, monkeypat
     """It does not count towards how many its token may have."""
     monkeypatch.setattr(session_registry, "MOST", 2)
     door = await doorway(store, clock)
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     first = await door.begin_session(identity)
     await failing(store)
     with pytest.raises(StoreUnavailable):
         await door.begin_session(identity)
     await failing(store, again=True)
-    assert door.by_session(await door.begin_session(identity))
-    assert door.by_session(first)
+    assert door.authenticate_session(await door.begin_session(identity))
+    assert door.authenticate_session(first)
 
 
 async def test_what_has_ended_is_forgotten(door):
     """Once the history was told of it; nothing of it is left in memory, however many sessions there were."""
-    identity = door.by_token(SECRET, "x")
+    identity = door.authenticate_token(SECRET, "x")
     for _ in range(3):
         await door.begin_session(identity)
         await door.end_sessions(identity)
@@ -408,6 +410,6 @@ async def failing(store, *, again=False):
 
 async def test_the_door_opens_with_the_sessions_of_before(store, clock):
     """As the composition root does it, by the clock on the wall."""
-    first = await open_door(auth(), store)
-    cookie = await first.begin_session(first.by_token(SECRET, "x"))
-    assert (await open_door(auth(), store)).by_session(cookie)
+    first = await open_authenticator(auth(), store)
+    cookie = await first.begin_session(first.authenticate_token(SECRET, "x"))
+    assert (await open_authenticator(auth(), store)).authenticate_session(cookie)

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from shellrunner.web import ROUTES, Route
-from shellrunner.web.route import For
+from shellrunner.web.route import Access
 from shellrunner.web.security.authentication import NEEDS
 from tests.attacks.assault import (
     EACH_SCOPE,
@@ -138,7 +138,7 @@ def plain(path: str) -> str:
 
 
 async def test_every_route_says_for_whom_it_is(tmp_path: Path) -> None:
-    """What the router knows is what the table says: there is no route besides, so none without its `For`."""
+    """What the router knows is what the table says: there is no route besides, so none without its `Access`."""
     expected = {(row.verb, plain(row.path), row.handler) for row in ROUTES}
     expected |= {("HEAD", path, handler) for verb, path, handler in expected if verb == "GET"}
     async with web.serving(tmp_path) as site:
@@ -163,7 +163,7 @@ async def victims(guarded: Target) -> AsyncIterator[list[int]]:
     yield [running, done]
 
 
-CLOSED = [row for row in ROUTES if row.whom not in (For.ANYBODY, For.VISITORS)]
+CLOSED = [row for row in ROUTES if row.access not in (Access.PUBLIC, Access.HOST_CHECKED)]
 each_closed = pytest.mark.parametrize("row", CLOSED, ids=lambda row: f"{row.verb} {row.path}")
 
 BODIES = {
@@ -188,7 +188,7 @@ def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: 
 @each_closed
 async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: Route) -> None:
     """On each route: a token without the scope is 403 that names it, no token 401, and nothing happens."""
-    needed = NEEDS.get(row.whom)
+    needed = NEEDS.get(row.access)
     lacking = [token for scopes, token in EACH_SCOPE.items() if needed is not None and needed not in scopes.split()]
     assert bool(lacking) == (needed is not None)
     verbs = ("GET", "HEAD") if row.verb == "GET" else (row.verb,)
@@ -205,7 +205,7 @@ async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: R
 @each_closed
 async def test_a_scope_is_enough(guarded: Target, row: Route) -> None:
     """On each route, tried at a job that is not there: a token with the scope is neither 401 nor 403."""
-    needed = NEEDS.get(row.whom, "admin")
+    needed = NEEDS.get(row.access, "admin")
     sent = asked(row, 999_999, bearer(EACH_SCOPE[needed]), verb="HEAD" if row.verb == "GET" else None)
     for harmful, harmless in ((b"?confirm=true", b""), (b"touch canary", b"true;;;;;;;;"), (b"/default/", b"/none/")):
         sent = sent.replace(harmful, harmless)
@@ -237,7 +237,7 @@ async def test_a_session_is_for_watching(guarded: Target, victims: list[int], ro
     """On each route: a session's cookie lets look at statuses, their streams and output, and do nothing else."""
     cookie = brought(await begun(guarded))
     for job in victims:
-        if row.whom is For.WATCHERS:
+        if row.access is Access.WATCH:
             assert (await guarded.ask(asked(row, job, cookie, verb="HEAD"))).status in (200, 303)
             await check_held(guarded, asked(row, job, cookie, verb="POST"), "401 token-needed")
             await check_held(guarded, asked(row, job, cookie, verb="DELETE"), "401 token-needed")
@@ -256,7 +256,7 @@ async def test_a_session_is_not_brought_along(guarded: Target) -> None:
     await check_held(guarded, looking("/api/statuses", f"Cookie: {planted}"), "401 token-needed")
 
 
-@pytest.mark.parametrize("row", [row for row in CLOSED if row.whom is For.WATCHERS], ids=lambda row: row.path)
+@pytest.mark.parametrize("row", [row for row in CLOSED if row.access is Access.WATCH], ids=lambda row: row.path)
 async def test_a_session_of_another_site(guarded: Target, victims: list[int], row: Route) -> None:
     """A cookie that another site's page has a browser bring along is worth nothing."""
     cookie = brought(await begun(guarded))

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from shellrunner.cli import server_config
-from shellrunner.cli.server_config import Whereabouts, find
+from shellrunner.cli.server_config import ServerConfig, find
 from shellrunner.client import DEFAULT
 from shellrunner.errors import ConfigError
 
@@ -36,7 +36,7 @@ def write(tmp_path):
 
 def test_without_a_word_it_is_the_usual_port():
     """And no token."""
-    assert find(None) == Whereabouts(DEFAULT, "")
+    assert find(None) == ServerConfig(DEFAULT, "")
 
 
 def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
@@ -54,22 +54,22 @@ def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
 def test_the_command_line_goes_before_the_environment_and_that_before_the_file(write, monkeypatch):
     """Each names itself, so that an error can say who is to be asked."""
     path = write('url = "http://file"')
-    assert find(None) == Whereabouts("http://file", path)
+    assert find(None) == ServerConfig("http://file", path)
     monkeypatch.setenv("SHELLRUNNER_URL", "http://environment")
-    assert find(None) == Whereabouts("http://environment", "SHELLRUNNER_URL")
-    assert find("http://here") == Whereabouts("http://here", "--server")
+    assert find(None) == ServerConfig("http://environment", "SHELLRUNNER_URL")
+    assert find("http://here") == ServerConfig("http://here", "--server")
 
 
 def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write, monkeypatch):
     """A server that is named elsewhere gets none, unless it is the same; a token of the environment goes anywhere."""
     path = write('url = "http://file"\ntoken = "secret"')
-    assert find(None) == Whereabouts("http://file", path, "secret", path)
+    assert find(None) == ServerConfig("http://file", path, "secret", path)
     assert find("http://file").token == "secret"
     assert find("http://other").token is None
     monkeypatch.setenv("SHELLRUNNER_URL", "http://other")
     assert find(None).token is None
     monkeypatch.setenv("SHELLRUNNER_TOKEN", "of-environment")
-    assert find(None) == Whereabouts("http://other", "SHELLRUNNER_URL", "of-environment", "SHELLRUNNER_TOKEN")
+    assert find(None) == ServerConfig("http://other", "SHELLRUNNER_URL", "of-environment", "SHELLRUNNER_TOKEN")
 
 
 def test_a_token_without_a_url_is_for_the_local_service(write):

@@ -9,7 +9,17 @@ from contextlib import aclosing
 import pytest
 
 import shellrunner.client
-from shellrunner.client import Changed, Client, ClientError, Deleted, Ended, Output, Place, Reset, Spec
+from shellrunner.client import (
+    Client,
+    ClientError,
+    JobDeleted,
+    JobEnded,
+    OutputReceived,
+    ServerAddress,
+    Spec,
+    StatusChanged,
+    StreamReset,
+)
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES
 from tests.service import Service
@@ -83,14 +93,14 @@ async def talk(client):
     await until(lambda: runs(client, number))
     await client.give(number, b"hello", offset=0)
     async for event in client.follow(number):
-        if isinstance(event, Output):
+        if isinstance(event, OutputReceived):
             assert event[:2] == ("stdout", b"hello")
             await client.signal(number, "SIGCONT")
             await client.cancel(number)
-    assert isinstance(event, Ended)
+    assert isinstance(event, JobEnded)
     assert event.end["ending"] == "cancelled"
     async with aclosing(client.changes(after="0")) as changes:
-        assert isinstance(await anext(changes), Changed | Deleted | Reset)
+        assert isinstance(await anext(changes), StatusChanged | JobDeleted | StreamReset)
     await client.delete(number)
 
 
@@ -189,17 +199,17 @@ async def test_a_unix_socket_is_a_place_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("http://a:8000", Place("http://a:8000")),
-        ("https://a/", Place("https://a")),
-        ("localhost:8000", Place("http://localhost:8000")),
-        ("http://[::1]:8000/prefix/", Place("http://[::1]:8000/prefix")),
-        ("unix:/run/s.sock", Place("http://localhost", "/run/s.sock")),
-        ("unix:///run/s.sock", Place("http://localhost", "/run/s.sock")),
+        ("http://a:8000", ServerAddress("http://a:8000")),
+        ("https://a/", ServerAddress("https://a")),
+        ("localhost:8000", ServerAddress("http://localhost:8000")),
+        ("http://[::1]:8000/prefix/", ServerAddress("http://[::1]:8000/prefix")),
+        ("unix:/run/s.sock", ServerAddress("http://localhost", "/run/s.sock")),
+        ("unix:///run/s.sock", ServerAddress("http://localhost", "/run/s.sock")),
     ],
 )
 async def test_a_place_is_read_as_people_write_it(text, place):
     """http without a scheme; a socket by its path."""
-    assert Place.parse(text) == place
+    assert ServerAddress.parse(text) == place
 
 
 @pytest.mark.parametrize(

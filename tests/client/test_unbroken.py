@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellrunner.client import Client, ClientError, Deleted, Ended, Output
+from shellrunner.client import Client, ClientError, JobDeleted, JobEnded, OutputReceived
 from shellrunner.client.events import Reader
 from tests.waiting import until
 
@@ -32,10 +32,10 @@ async def test_a_stream_that_is_cut_anywhere_is_whole(shared, wire):
     got, ids = {"stdout": b"", "stderr": b""}, []
     async with Client(wire.url) as client:
         async for event in client.follow(number):
-            if isinstance(event, Output):
+            if isinstance(event, OutputReceived):
                 got[event.stream] += event.data
                 ids.append(int(event.id))
-        assert isinstance(event, Ended)
+        assert isinstance(event, JobEnded)
     assert wire.broken >= 10
     assert len(ids) > 100
     assert got == {stream: await shared.raw(number, stream) for stream in got}
@@ -46,9 +46,9 @@ async def test_a_job_is_followed_from_any_event(shared):
     """`after` an event's id comes what follows it, and nothing else."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
     async with Client(shared.url) as client:
-        events = [event async for event in client.follow(number) if isinstance(event, Output)]
+        events = [event async for event in client.follow(number) if isinstance(event, OutputReceived)]
         half = events[len(events) // 2]
-        rest = [event async for event in client.follow(number, after=half.id) if isinstance(event, Output)]
+        rest = [event async for event in client.follow(number, after=half.id) if isinstance(event, OutputReceived)]
     whole, head = (b"".join(event.data for event in part) for part in (events, events[: len(events) // 2 + 1]))
     assert head + b"".join(event.data for event in rest) == whole
 
@@ -154,7 +154,7 @@ async def test_changes_are_seen_over_broken_connections(shared, wire):
 async def watch(client, seen):
     """Note each change."""
     async for change in client.changes():
-        gone = isinstance(change, Deleted)
+        gone = isinstance(change, JobDeleted)
         seen.append((change.job_id, None) if gone else (change.status["job_id"], change.status["done"]))
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shellrunner.config import Queue, Settings, load
+from shellrunner.config import QueueSettings, Settings, load
 from tests.config.refusals import refusal
 
 TOKEN = {"name": "ci", "sha256": hashlib.sha256(b"test").hexdigest(), "scopes": ["read"]}
@@ -44,7 +44,7 @@ def test_every_setting_is_in_the_shipped_file(key):
     assert re.search(rf"^(# )?{name} = |^(#   \[)?\[{section}\.{name}\]", own, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", Queue.model_fields)
+@pytest.mark.parametrize("name", QueueSettings.model_fields)
 def test_every_setting_of_a_queue_is_in_the_shipped_file(name):
     """The queue that is always there has each setting, as shipped."""
     assert tomllib.loads(SHIPPED.read_text())["queues"]["default"][name] == 0
@@ -54,7 +54,11 @@ def test_a_queue_more_leaves_the_default_one(file, monkeypatch):
     """Queues of the file and of the environment stand beside `default`, which nobody need name."""
     monkeypatch.setenv("SHELLRUNNER_QUEUES__SLOW", '{"max_running": 1}')
     queues = load(file("[queues.backups]\nmax_running = 2\nmax_queued = 0\n")).queues
-    assert queues == {"default": Queue(), "slow": Queue(max_running=1), "backups": Queue(max_running=2)}
+    assert queues == {
+        "default": QueueSettings(),
+        "slow": QueueSettings(max_running=1),
+        "backups": QueueSettings(max_running=2),
+    }
 
 
 def test_what_is_commented_out_in_the_shipped_file_could_be_used(file):

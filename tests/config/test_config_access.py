@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shellrunner.config import Auth, load, with_auth
+from shellrunner.config import AuthSettings, load, with_auth
 from shellrunner.errors import ConfigError
 from tests.config.refusals import refusal
 from tests.users import NOBODY, as_root
@@ -272,4 +272,4 @@ def test_a_service_that_runs_may_not_lose_what_its_address_needs(file):
     running = load(file(f"[server]\nhost = '0.0.0.0'\n{TOKEN}"))
     assert with_auth(running, load(file(OTHER)).auth).auth.tokens[0].name == "other"
     with pytest.raises(ConfigError, match=r"^server\.host: must be localhost"):
-        with_auth(running, Auth())
+        with_auth(running, AuthSettings())

@@ -40,7 +40,7 @@ async def attempt(
     number: int,
     written: Pieces,
     *,
-    again: int | None = AT_ONCE,
+    then: int | None = AT_ONCE,
     limit: int = 1 << 40,
 ) -> None:
     """Have the job's next attempt write this, and end."""
@@ -50,7 +50,8 @@ async def attempt(
     recorder = keeper.begin(claim.job_id, token, limit, number)
     store_all(recorder, written)
     recorder.close()
-    assert await store.finish(claim.job_id, token, ended(1), *keeper.record(claim.job_id, token), again=again)
+    volume, head = keeper.record(claim.job_id, token)
+    assert await store.finish(claim.job_id, token, ended(1), volume, head, next_attempt_at=then)
 
 
 async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> None:
@@ -69,9 +70,9 @@ async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> 
                 store_all(recorder, written[half:])
                 recorder.close()
                 early.append((await store.output(job), number))
-                again = AT_ONCE if number < len(SHAPES) else None
+                then = AT_ONCE if number < len(SHAPES) else None
                 assert claim.attempt == number
-                await store.finish(job, claim.token, ended(1), *keeper.record(job, claim.token), again=again)
+                await store.finish(job, claim.token, ended(1), *keeper.record(job, claim.token), next_attempt_at=then)
                 await is_all_of(await store.output(job), up_to(number))
             for output, number in early:
                 await is_all_of(output, up_to(number))
@@ -92,13 +93,13 @@ async def test_what_was_read_of_an_attempt_stays_when_it_ends_and_its_slot_has_o
         with Keeper(tmp_path) as keeper, Keeper(tmp_path, 2) as other:
             await attempt(store, other, 1, first)
             snapshots = []
-            for number, written, again in ((2, second, AT_ONCE), (3, third, None)):
+            for number, written, then in ((2, second, AT_ONCE), (3, third, None)):
                 claim = await store.claim(1, f"t{number}")
                 recorder = keeper.begin(job, claim.token, attempt=number)
                 store_all(recorder, written[:20])
                 snapshots.append((await store.output(job), await store.output(job, number), written[:20]))
                 store_all(recorder, written[20:])
-                await store.finish(job, claim.token, ended(1), *keeper.record(job, claim.token), again=again)
+                await store.finish(job, claim.token, ended(1), *keeper.record(job, claim.token), next_attempt_at=then)
             for token in ("a", "b"):
                 stranger = await running(store, token)
                 store_all(keeper.begin(stranger.job_id, token), pieces(7, 50, 500))
@@ -115,7 +116,7 @@ async def test_while_it_waits_the_output_so_far_is_there(tmp_path: Path) -> None
         job = (await store.add(RETRIED)).id
         with Keeper(tmp_path) as keeper:
             await attempt(store, keeper, 1, [(0, b"12345"), (1, b"67")], limit=4)
-            await attempt(store, keeper, 2, [(1, b"abcde")], limit=3, again=NEVER)
+            await attempt(store, keeper, 2, [(1, b"abcde")], limit=3, then=NEVER)
     async with opened(tmp_path) as store:
         assert (await store.job(job)).state is State.WAITING
         output = await store.output(job)
@@ -127,7 +128,7 @@ async def test_while_it_waits_the_output_so_far_is_there(tmp_path: Path) -> None
         for ask in (store.output, store.attempt):
             with pytest.raises(NoSuchAttempt):
                 await ask(job, 4)
-        await store.wish_cancel(job)
+        await store.request_cancel(job)
         phase = (await store.job(job)).phase
         assert isinstance(phase, Done)
         assert (phase.end.ending, phase.volume) == (Ending.CANCELLED, Volume())
@@ -140,7 +141,7 @@ async def test_a_deleted_result_is_gone_with_all_its_attempts(tmp_path: Path) ->
         job = (await store.add(RETRIED)).id
         with Keeper(tmp_path) as keeper:
             await attempt(store, keeper, 1, SHAPES[1])
-            await attempt(store, keeper, 2, SHAPES[1], again=None)
+            await attempt(store, keeper, 2, SHAPES[1], then=None)
         early = await store.output(job)
         await store.delete_result(job)
         for number in (None, 1, 2):
@@ -200,7 +201,7 @@ async def _compare(path: Path, made: list[list[tuple[int, bytes]]], over: int, c
         job = (await store.add(RETRIED)).id
         with Keeper(path) as keeper:
             for number, each in enumerate(made[:over], 1):
-                await attempt(store, keeper, number, each, again=AT_ONCE if number < len(made) else None)
+                await attempt(store, keeper, number, each, then=AT_ONCE if number < len(made) else None)
             seen = [piece for each in made[:over] for piece in each]
             if over < len(made):  # one runs, and is in its slot
                 await store.claim(1, "last")
@@ -239,7 +240,7 @@ async def test_hundreds_of_attempts_are_found_quickly(tmp_path: Path) -> None:
         job = (await store.add(RETRIED)).id
         with Keeper(tmp_path) as keeper:
             for number in range(1, 301):
-                await attempt(store, keeper, number, [(0, b"%03d" % number)], again=AT_ONCE if number < 300 else None)
+                await attempt(store, keeper, number, [(0, b"%03d" % number)], then=AT_ONCE if number < 300 else None)
         loop = asyncio.get_running_loop()
         best = 1.0
         for _ in range(5):
@@ -259,7 +260,7 @@ async def test_an_alarm_begins_the_next_attempt(tmp_path: Path) -> None:
             claim = await store.claim(1, "t1")
             store_all(keeper.begin(job, "t1"), [(0, b"one ")])
             end = End(Ending.EXITED, claim.claimed, exit_code=1)
-            await store.finish(job, "t1", end, *keeper.record(job, "t1"), again=claim.claimed + 50)
-            await attempt(store, keeper, 2, [(0, b"two")], again=None)
+            await store.finish(job, "t1", end, *keeper.record(job, "t1"), next_attempt_at=claim.claimed + 50)
+            await attempt(store, keeper, 2, [(0, b"two")], then=None)
             output = await store.output(job)
             assert b"".join(extent.data for extent in await all_of(output)) == b"one two"

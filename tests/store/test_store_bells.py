@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.store import Bell
+from shellrunner.store import Subscription
 from tests.store.histories import NOTHING, SPEC, Keeper, done, ended, opened, running
 
 
-async def heard(bell: Bell) -> None:
+async def heard(bell: Subscription) -> None:
     await asyncio.wait_for(bell.wait(), 5)
 
 
-async def silent(bell: Bell) -> bool:
+async def silent(bell: Subscription) -> bool:
     try:
         await asyncio.wait_for(bell.wait(), 0.15)
     except TimeoutError:
@@ -33,7 +33,7 @@ async def test_every_change_of_a_jobs_state_rings(tmp_path: Path) -> None:
                 lambda: store.claim(1, "a"),
                 lambda: store.requeue(job.id, "a"),
                 lambda: store.claim(1, "b"),
-                lambda: store.wish_cancel(job.id),
+                lambda: store.request_cancel(job.id),
                 lambda: store.finish(job.id, "b", ended(), *NOTHING),
                 lambda: store.delete_result(job.id),
                 lambda: store.delete_job(job.id),
@@ -59,12 +59,12 @@ async def test_a_ring_before_the_wait_is_kept_and_rings_merge(tmp_path: Path) ->
 async def test_a_wish_at_a_running_job_rings_for_the_wishes(tmp_path: Path) -> None:
     """A cancel of a running job rings; one of a queued job, which is done with it, does not."""
     async with opened(tmp_path) as store:
-        with store.watch_wishes() as bell:
+        with store.watch_cancel_requests() as bell:
             queued = await store.add(SPEC)
-            await store.wish_cancel(queued.id)
+            await store.request_cancel(queued.id)
             assert await silent(bell)
             claim = await running(store)
-            await store.wish_cancel(claim.job_id)
+            await store.request_cancel(claim.job_id)
             await heard(bell)
 
 

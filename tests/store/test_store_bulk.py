@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shellrunner.model import JobSpec, Millis
-from shellrunner.store import Deleted
+from shellrunner.store import DeleteCount
 from shellrunner.store.filters import Filters
 from shellrunner.store.sqlite import engine
 from shellrunner.store.sqlite.store import SqliteStore
@@ -26,15 +26,15 @@ async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
             await done(store, code=code)
         await store.add(SPEC)
         failed = Filters(exit_codes=frozenset({1}))
-        assert await store.count(failed) == Deleted(2, 0)
-        assert await store.delete_jobs(failed) == Deleted(2, 0)
+        assert await store.count(failed) == DeleteCount(2, 0)
+        assert await store.delete_jobs(failed) == DeleteCount(2, 0)
         assert await left(store) == [1, 3, 5]
-        assert await store.count(Filters(text="TRUE")) == Deleted(2, 1)
+        assert await store.count(Filters(text="TRUE")) == DeleteCount(2, 1)
         assert await left(store) == [1, 3, 5]
-        assert await store.delete_jobs(Filters(text="TRUE")) == Deleted(2, 1)
+        assert await store.delete_jobs(Filters(text="TRUE")) == DeleteCount(2, 1)
         assert await left(store) == [5]
         assert store.kept.jobs == 0
-        assert await store.delete_jobs(Filters(text="make")) == Deleted(0, 0)
+        assert await store.delete_jobs(Filters(text="make")) == DeleteCount(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for number in range(10):
             await done(store, completed=2_000 + number // 4)
         commits = store.commits
-        assert await store.delete_jobs(filters) == Deleted(10, 0)
+        assert await store.delete_jobs(filters) == DeleteCount(10, 0)
         assert store.commits - commits == 4
         assert await left(store) == []
 
@@ -82,6 +82,6 @@ async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.Mo
             return await step(*args, **more)  # type: ignore[arg-type]
 
         monkeypatch.setattr(store, "_write", interrupted)
-        assert await store.delete_jobs(Filters(created_from=0)) == Deleted(4, 0)
+        assert await store.delete_jobs(Filters(created_from=0)) == DeleteCount(4, 0)
         assert await left(store) == [6]
         assert (await store.add(JobSpec(command="true"))).id == 7

@@ -113,7 +113,7 @@ async def test_a_requeued_job_whose_end_was_asked_for_is_cancelled(tmp_path: Pat
         assert await store.requeue(claim.job_id, "t")
         assert (await store.job(claim.job_id)).phase == Queued()
         await store.claim(1, "u")
-        await store.wish_cancel(claim.job_id)
+        await store.request_cancel(claim.job_id)
         assert [held.token for held in await store.cancelling()] == ["u"]
         assert await store.requeue(claim.job_id, "u")
         phase = (await store.job(claim.job_id)).phase

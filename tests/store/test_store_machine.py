@@ -151,14 +151,14 @@ class HistoryMachine(RuleBasedStateMachine):
         )
 
     @rule(job=jobs)
-    def wish_cancel(self, job: int) -> None:
+    def request_cancel(self, job: int) -> None:
         known = self.known.get(job)
         if known is None:
-            self.refused(self.store.wish_cancel(job), NoSuchJob)
+            self.refused(self.store.request_cancel(job), NoSuchJob)
         elif known.state is State.DONE:
-            self.refused(self.store.wish_cancel(job), AlreadyDone)
+            self.refused(self.store.request_cancel(job), AlreadyDone)
         else:
-            answer = self.run(self.store.wish_cancel(job))
+            answer = self.run(self.store.request_cancel(job))
             if known.state is State.QUEUED:
                 self.known[job] = self.cancelled(job)
             else:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shellrunner.errors import JobGone, KeyReused, QueueFull
-from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, again
+from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, next_attempt_at
 from shellrunner.store import Head, Key
 from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
 from tests.store.histories import everything
@@ -165,8 +165,8 @@ class OrderMachine(RuleBasedStateMachine):
         job, token = self.claims.pop(place % len(self.claims))
         known = self.known.get(job)
         end = End(Ending.EXITED, time.time_ns() // 1_000_000, exit_code=code)
-        due = again(known.spec, known.attempt, end) if known else None
-        took = self.run(self.store.finish(job, token, end, Volume(), Head(), again=due))
+        due = next_attempt_at(known.spec, known.attempt, end) if known else None
+        took = self.run(self.store.finish(job, token, end, Volume(), Head(), next_attempt_at=due))
         assert took == (known is not None and known.token == token)
         if known is None or not took:
             return
@@ -182,7 +182,7 @@ class OrderMachine(RuleBasedStateMachine):
         job = self.one(place)
         known = self.known.get(job)
         if known and known.state in (State.WAITING, State.QUEUED):
-            self.run(self.store.wish_cancel(job))
+            self.run(self.store.request_cancel(job))
             self.ended(job, Ending.CANCELLED, fine=False)
 
     @rule(place=places)

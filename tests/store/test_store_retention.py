@@ -10,7 +10,7 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head
-from shellrunner.store.retention import Kept, Retainer, Retention
+from shellrunner.store.retention import HistorySize, Retention, RetentionTrimmer
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import SPEC, done, ended, listed, opened, running
 from tests.waiting import until
@@ -109,10 +109,10 @@ async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         job = await store.add(JobSpec(command="false", retries=Retries(max=1)))
         await store.claim(1, "t")
-        await store.finish(job.id, "t", ended(1), Volume(100), Head(b"x" * 100, b""), again=10**17)
+        await store.finish(job.id, "t", ended(1), Volume(100), Head(b"x" * 100, b""), next_attempt_at=10**17)
     async with opened(tmp_path) as store:
         assert (store.kept.jobs, store.kept.bytes) == (0, 0)
-        await store.wish_cancel(job.id)
+        await store.request_cancel(job.id)
         assert (store.kept.jobs, store.kept.bytes) == (1, 100)
         await store.delete_job(job.id)
         assert (store.kept.jobs, store.kept.bytes) == (0, 0)
@@ -168,7 +168,7 @@ async def test_s8_a_history_that_takes_nothing_is_left_in_peace() -> None:
         tries += 1
         raise StoreUnavailable("the disk is full")
 
-    retainer = Retainer(Retention(jobs=1), Kept(1, 0), remove)
+    retainer = RetentionTrimmer(Retention(jobs=1), HistorySize(1, 0), remove)
     retainer.came(0)
     work = asyncio.create_task(retainer.work())
     for _ in range(100):

@@ -16,7 +16,7 @@ from shellrunner.model import JobSpec
 from shellrunner.store.filters import Filters
 from shellrunner.store.query import listing, search
 from shellrunner.store.sqlite import schema
-from shellrunner.store.sqlite.batch_queue import Unit
+from shellrunner.store.sqlite.batch_queue import UnitOfWork
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import lifecycle
 from tests.store.histories import opened
@@ -241,7 +241,7 @@ async def test_nothing_new_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(search, "_BREATH", 0)
     outcomes: list[bool | None] = [False, None, False, True, True]  # the last first
 
-    async def write(unit: Unit[bool]) -> bool:
+    async def write(unit: UnitOfWork[bool]) -> bool:
         if unit is not search.take_in:
             return False
         outcome = outcomes.pop()

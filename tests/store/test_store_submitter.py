@@ -23,14 +23,14 @@ async def test_job_and_claim_say_as_whom(tmp_path: Path) -> None:
         assert {(known.submitter, known.run_as) for known in (queued, waiting)} == {("token:ci", "nobody")}
         claim = await store.claim(1, "b")
         assert (claim.job_id, claim.run_as) == (queued.id, "nobody")
-        await store.finish(queued.id, "b", ended(1), *NOTHING, again=0)
+        await store.finish(queued.id, "b", ended(1), *NOTHING, next_attempt_at=0)
     async with opened(tmp_path) as store:
         claim = await store.claim(1, "c")
         assert (claim.job_id, claim.attempt, claim.run_as) == (queued.id, 2, "nobody")
         assert {known.run_as for known in await store.running()} == {"nobody"}
         page = await store.page(Filters(), (), limit=10)
         assert {(known.submitter, known.run_as) for known in page.jobs} == {("token:ci", "nobody")}
-        assert (await store.wish_cancel(waiting.id)).submitter == "token:ci"
+        assert (await store.request_cancel(waiting.id)).submitter == "token:ci"
 
 
 async def test_who_runs_as_nobody_else(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ async def test_what_is_cancelled_while_it_waits_is_waited_for_by_nobody(tmp_path
         first = await running(store, "a")
         second = await store.add(after(first.job_id))
         third = await store.add(after(second.id))
-        cancelled = await store.wish_cancel(second.id)
+        cancelled = await store.request_cancel(second.id)
         assert isinstance(cancelled.phase, Done)
         assert await state(store, third.id) is State.DONE
         await store.finish(first.job_id, "a", ended(), *NOTHING)
@@ -131,7 +131,7 @@ async def test_another_attempt_keeps_what_the_first_was(tmp_path: Path) -> None:
         first = ended(3, completed=time.time_ns() // 1_000_000)
         wrote = Volume(stdout_bytes=3)
         due = first.completed + 300
-        assert await store.finish(job.id, "a", first, wrote, Head(b"abc"), again=due)
+        assert await store.finish(job.id, "a", first, wrote, Head(b"abc"), next_attempt_at=due)
         seen = await store.job(job.id)
         assert (seen.state, seen.attempt) == (State.WAITING, 2)
         assert await store.attempt(job.id, 1) == Done(first, wrote)
@@ -148,8 +148,8 @@ async def test_a_wish_ends_the_attempts(tmp_path: Path) -> None:
     """A job whose end was asked for while it ran gets no further attempt, whatever the first one's end was."""
     async with opened(tmp_path) as store:
         claim = await running(store, "a")
-        await store.wish_cancel(claim.job_id)
-        assert await store.finish(claim.job_id, "a", ended(3), *NOTHING, again=1)
+        await store.request_cancel(claim.job_id)
+        assert await store.finish(claim.job_id, "a", ended(3), *NOTHING, next_attempt_at=1)
         assert await state(store, claim.job_id) is State.DONE
 
 
@@ -255,17 +255,17 @@ async def test_a_callback_comes_due_with_the_end(tmp_path: Path) -> None:
         assert job.callback.state is Delivery.PENDING
         assert await store.due_callbacks(10) == []
         with store.watch_callbacks() as bell:
-            await store.wish_cancel(job.id)
+            await store.request_cancel(job.id)
             await asyncio.wait_for(bell.wait(), 5)
         assert [due.job.id for due in await store.due_callbacks(10)] == [job.id]
-        await store.called_back(job.id, error="no answer", again=99_000_000_000_000)
+        await store.called_back(job.id, error="no answer", retry_at=99_000_000_000_000)
         assert await store.due_callbacks(10) == []
         assert await store.next_callback() == 99_000_000_000_000
     async with opened(tmp_path) as store:
         callback = (await store.job(job.id)).callback
         assert callback is not None
         assert (callback.state, callback.tries, callback.error) == (Delivery.PENDING, 1, "no answer")
-        await store.called_back(job.id, error="gave up", again=None)
+        await store.called_back(job.id, error="gave up", retry_at=None)
         callback = (await store.job(job.id)).callback
         assert callback is not None
         assert callback.state is Delivery.FAILED
@@ -298,7 +298,7 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         job = await store.add(spec)
         await store.claim(1, "a")
-        await store.finish(job.id, "a", ended(1), *NOTHING, again=1)
+        await store.finish(job.id, "a", ended(1), *NOTHING, next_attempt_at=1)
         assert isinstance((await store.job(job.id)).phase, Queued | Running)
         await store.claim(1, "b")
         await store.finish(job.id, "b", ended(1), Volume(1), Head(b"x"))

@@ -12,7 +12,7 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
-from shellrunner.store.sqlite.batch_queue import Asked
+from shellrunner.store.sqlite.batch_queue import WorkItem
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
@@ -240,7 +240,7 @@ async def test_a_crash_of_a_background_task_ends_the_block_loudly(tmp_path: Path
 
     async def block() -> None:
         async with opened(tmp_path) as store:
-            await store._writer.ask(Asked(lambda db: None, after=bug))
+            await store._writer.ask(WorkItem(lambda db: None, after=bug))
 
     with pytest.raises(RuntimeError, match="crashed") as caught:
         await asyncio.wait_for(block(), 5)

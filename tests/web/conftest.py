@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from shellrunner.access.authenticator import open_door
+from shellrunner.access.authenticator import open_authenticator
 from shellrunner.config import Settings
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
@@ -56,7 +56,7 @@ class Hand:
             if data:
                 self._recorder.store(stream, data)
 
-    async def finish(self, end: End | None = None, again: Millis | None = None) -> None:
+    async def finish(self, end: End | None = None, next_attempt_at: Millis | None = None) -> None:
         claim = self._claim
         reader = SlotReader(self._slots, slot_name(self._keeper))
         record = reader.find(claim.job_id, claim.token)
@@ -69,7 +69,9 @@ class Hand:
         reader.close()
         self._recorder.close()
         end = end or End(Ending.EXITED, now(), exit_code=0, started=claim.claimed, duration=0.25)
-        assert await self._store.finish(claim.job_id, claim.token, end, Volume(*figures), head, again=again)
+        assert await self._store.finish(
+            claim.job_id, claim.token, end, Volume(*figures), head, next_attempt_at=next_attempt_at
+        )
 
     def close(self) -> None:
         for fd in (self._slot.fd, self._slots, self._state):
@@ -195,7 +197,7 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
         ledger = Ledger()
         app = make_app(
             store, settings, ready=lambda: reasons, controls=Controls(store, lambda _: None), render=unmeasured,
-            door=await open_door(settings.auth, store), ledger=ledger,
+            door=await open_authenticator(settings.auth, store), ledger=ledger,
         )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)
         await runner.setup()

@@ -16,7 +16,7 @@ async def left(site: Site) -> list[int]:
 
 async def cancelled(site: Site, number: int) -> None:
     jobs = await asyncio.gather(*(site.store.add(JobSpec(command="true")) for _ in range(number)))
-    await asyncio.gather(*(site.store.wish_cancel(job.id) for job in jobs))
+    await asyncio.gather(*(site.store.request_cancel(job.id) for job in jobs))
 
 
 async def test_all_that_is_done(site: Site) -> None:

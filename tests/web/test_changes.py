@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from shellrunner.model import JobSpec
-from shellrunner.store.change_log import ChangeMemory
+from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.web.feeds import status_feed
 from shellrunner.web.feeds.status_feed import BOARD
-from shellrunner.web.http.connections import CONNECTIONS, Caps
+from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS
 
 from .conftest import Event, Site, parse, serving, until
@@ -96,7 +96,7 @@ class Life:
         for _ in range(jobs):
             job = await self._site.store.add(JobSpec(command="true"))
             if self._chance.random() < 0.2:
-                await self._site.store.wish_cancel(job.id)
+                await self._site.store.request_cancel(job.id)
                 self._done.append(job.id)
             else:
                 self._done.append((await hand.claim()).job_id)
@@ -209,7 +209,7 @@ async def test_each_once_as_it_is_now(site: Site) -> None:
     await hand.claim()
     third = await site.submit()
     await hand.finish()
-    await site.store.wish_cancel(third)
+    await site.store.request_cancel(third)
     await site.store.delete_job(first)
     async with asyncio.timeout(5), changes(site, Last_Event_ID=str(place)) as (_, events):
         told = [await anext(events) for _ in range(3)]
@@ -262,7 +262,7 @@ async def test_header_wins(site: Site) -> None:
 
 async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is further back than is remembered, at first or because its reader was slow, is answered by `reset`."""
-    monkeypatch.setattr(site.store, "_changes", ChangeMemory(remembered=5))
+    monkeypatch.setattr(site.store, "_changes", InMemoryChangeLog(remembered=5))
     zero = f"{site.store.changes.era}-0"
     for _ in range(6):
         await site.submit()
@@ -290,7 +290,7 @@ async def test_restart(tmp_path: Path) -> None:
 async def test_bulk_delete(site: Site) -> None:
     """Every job of a bulk delete is told as deleted, once, and no other."""
     jobs = await asyncio.gather(*(site.store.add(JobSpec(command="true")) for _ in range(300)))
-    await asyncio.gather(*(site.store.wish_cancel(job.id) for job in jobs))
+    await asyncio.gather(*(site.store.request_cancel(job.id) for job in jobs))
     kept = await site.submit()
     async with asyncio.timeout(10), changes(site) as (_, events):
         answer = await site.ask("DELETE", "/api/jobs?confirm=true")
@@ -338,7 +338,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_slow_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
-    site.app[CONNECTIONS].caps = Caps(reading=1.0)
+    site.app[CONNECTIONS].caps = ConnectionLimits(reading=1.0)
     monkeypatch.setattr(status_feed, "TICK", 0.001)
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
@@ -351,7 +351,7 @@ async def test_slow_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal most
         while not stop.is_set():
             job = await site.store.add(JobSpec(command="true"))
-            await site.store.wish_cancel(job.id)
+            await site.store.request_cancel(job.id)
             if connection.transport is not None:
                 most = max(most, connection.transport.get_write_buffer_size())
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from shellrunner.model import End, Ending
-from shellrunner.store import Bell
+from shellrunner.store import Subscription
 from shellrunner.web.feeds.job_feed import FEEDS, PIECE
-from shellrunner.web.http.connections import CONNECTIONS, Caps
-from shellrunner.web.http.streaming import STREAMS, Outlet
+from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
+from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire.sse import Cursor
 
 from .conftest import Event, Site, now, serving, until
@@ -267,13 +267,13 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
     """Whoever follows a job that writes nothing is looked after once in a while, and not again and again."""
     site.app[STREAMS].heartbeat = 0.1
     job_id = await site.submit()
-    hear, heard = Outlet.hear, []
+    hear, heard = ResponseStream.hear, []
 
-    async def noted(outlet: Outlet, bell: Bell) -> bool:
+    async def noted(outlet: ResponseStream, bell: Subscription) -> bool:
         heard.append(asyncio.get_running_loop().time())
         return await hear(outlet, bell)
 
-    monkeypatch.setattr(Outlet, "hear", noted)
+    monkeypatch.setattr(ResponseStream, "hear", noted)
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
     async with site.session.get(url):
         await until(lambda: len(heard) > 4)
@@ -302,7 +302,7 @@ async def test_heartbeat(site: Site) -> None:
 )
 async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
     """E7: a reader that takes nothing costs little memory, is cut in the end, and can resume."""
-    site.app[CONNECTIONS].caps = Caps(reading=0.3)
+    site.app[CONNECTIONS].caps = ConnectionLimits(reading=0.3)
     job_id = await site.done(data, data)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -397,7 +397,7 @@ async def test_deleted_while_followed(site: Site) -> None:
     job_id = await site.submit()
     async with asyncio.timeout(5), site.events(job_id) as (_, events):
         await anext(events)
-        await site.store.wish_cancel(job_id)
+        await site.store.request_cancel(job_id)
         await site.store.delete_job(job_id)
         assert [event.name async for event in events] in ([], ["status", "done"])
     assert (await site.get(f"/api/statuses/{job_id}/events")).status == 404

@@ -284,7 +284,7 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     async def broken(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("shellrunner.web.http.streaming.Outlet.send", broken)
+    monkeypatch.setattr("shellrunner.web.http.streaming.ResponseStream.send", broken)
     for path in (f"statuses/{job_id}/events", f"results/{job_id}/stdout", f"statuses/{job_id}/output"):
         request = f"GET /api/{path} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
         try:

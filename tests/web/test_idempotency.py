@@ -83,7 +83,7 @@ async def test_another_body(site: Site, other: str) -> None:
 async def test_deleted_job(site: Site) -> None:
     """The key of a job that was deleted is 410, and stays with it."""
     await post(site, "k")
-    await site.store.wish_cancel(1)
+    await site.store.request_cancel(1)
     await site.store.delete_job(1)
     for _ in range(2):
         answer = await post(site, "k")
@@ -100,7 +100,7 @@ async def test_refused_requests_leave_no_key(tmp_path: Path) -> None:
         assert (await post(site, "k", b"{")).status == 400
         assert (await post(site, "k", **{"Content-Type": "text/plain"})).status == 415
         assert (await post(site, "k", b'{"command": "full"}')).status == 503
-        await site.store.wish_cancel(blocker)
+        await site.store.request_cancel(blocker)
         assert (await post(site, "k")).status == 202
 
 

@@ -24,7 +24,7 @@ OPERATIONS = {
     for verb, about in verbs.items()
     if verb != "head"
 }
-BODIES = {row.takes.__name__ for row in ROUTES if row.takes is not None}
+BODIES = {row.body.__name__ for row in ROUTES if row.body is not None}
 each_route = pytest.mark.parametrize("row", ROUTES, ids=lambda row: f"{row.verb} {parameter_objects.plain(row.path)}")
 
 

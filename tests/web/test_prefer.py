@@ -201,7 +201,7 @@ async def test_status_without(site: Site) -> None:
     assert first.headers["Cache-Control"] == "private, no-cache"
     unchanged = await site.get(path, headers={"If-None-Match": first.headers["ETag"]})
     assert (unchanged.status, unchanged.headers["Vary"]) == (304, "Prefer")
-    await site.store.wish_cancel(job_id)
+    await site.store.request_cancel(job_id)
     done = await site.get(path)
     assert (done.status, done.headers["Vary"], done.headers["Cache-Control"]) == (303, "Prefer", "private, no-cache")
 
@@ -246,7 +246,7 @@ async def test_deleted_while_waited_for(site: Site, monkeypatch: pytest.MonkeyPa
         await waited_for(site)
         polled = tasks.create_task(site.get("/api/statuses/1", headers=preferring("wait=60")))
         await until(lambda: next(looks) > 2)
-        await site.store.wish_cancel(1)
+        await site.store.request_cancel(1)
         await site.store.delete_job(1)
         deleted.set()
     assert (posted.result().status, posted.result().json["job_id"]) == (202, 1)
@@ -266,7 +266,7 @@ async def test_result_deleted_before_it_is_told(site: Site, monkeypatch: pytest.
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         posted = tasks.create_task(post(site, "wait=60"))
         await waited_for(site)
-        await site.store.wish_cancel(1)
+        await site.store.request_cancel(1)
     assert (posted.result().status, posted.result().json["done"]) == (202, True)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from shellrunner.config import Queue
+from shellrunner.config import QueueSettings
 from tests.service import Service
 
 from .conftest import Site, serving
 
-TWO = {"queues": {"default": Queue(), "slow": Queue(max_running=1, max_queued=2)}}
+TWO = {"queues": {"default": QueueSettings(), "slow": QueueSettings(max_running=1, max_queued=2)}}
 
 
 async def queue(site: Site | Service, name: str) -> dict[str, Any]:

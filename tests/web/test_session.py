@@ -14,7 +14,7 @@ import pytest
 from shellrunner.web import ROUTES
 from shellrunner.web.app_keys import DOOR, SETTINGS
 from shellrunner.web.http.streaming import STREAMS
-from shellrunner.web.route import For
+from shellrunner.web.route import Access
 
 from .conftest import Answer, Site, serving, until
 from .test_guard import check_problem, example
@@ -102,10 +102,10 @@ async def test_the_cookie_is_good_for_statuses_and_their_streams_only(closed: Si
     cookie = await begun(closed)
     watched = 0
     for row in ROUTES:
-        if row.whom in (For.ANYBODY, For.VISITORS):
+        if row.access in (Access.PUBLIC, Access.HOST_CHECKED):
             continue
         path = example(row.path)
-        if row.whom is For.WATCHERS:
+        if row.access is Access.WATCH:
             watched += 1
             for verb in ("HEAD", "GET"):
                 async with closed.session.request(

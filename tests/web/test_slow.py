@@ -18,11 +18,11 @@ from aiohttp import web
 from shellrunner.access import Identity
 from shellrunner.model import JobSpec
 from shellrunner.web.app_keys import DOOR
-from shellrunner.web.http.connections import CONNECTIONS, Caps, Line
+from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, ConnectionLimits
 
 from .conftest import STREAMS, Hand, Site, serving, until
 
-QUICK = Caps(head=0.2, reading=0.4)
+QUICK = ConnectionLimits(head=0.2, reading=0.4)
 HOST = b"Host: localhost:PORT\r\n"
 ASK = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -186,7 +186,7 @@ async def test_a_large_head_is_refused(site: Site) -> None:
         assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-def narrow(site: Site) -> Line:
+def narrow(site: Site) -> ClientConnection:
     """Have the kernel keep little of what is written to the one connection."""
     (line,) = site.app[CONNECTIONS]._lines
     line.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -268,8 +268,8 @@ async def test_the_last_bytes_do_not_keep_a_connection_open(site: Site) -> None:
 async def test_one_connection_too_many_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The cap holds for all connections together; the one over it is closed at once, and the log says so once."""
     async with serving(tmp_path, server={"max_connections": 3}) as site:
-        assert site.app[CONNECTIONS].caps == Caps(most=3)
-        site.app[CONNECTIONS].caps = Caps(most=3, head=0.2)
+        assert site.app[CONNECTIONS].caps == ConnectionLimits(most=3)
+        site.app[CONNECTIONS].caps = ConnectionLimits(most=3, head=0.2)
         path = str(tmp_path / "s")
         await web.UnixSite(site.runner, path).start()
         with caplog.at_level(logging.WARNING, "shellrunner.web"):
@@ -300,7 +300,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_handshakes_that_never_end_are_bounded(tmp_path: Path, certificate: Path) -> None:
     """Connections whose TLS handshake does not come are no more than the cap, and make room afterwards."""
-    caps = Caps(most=3, head=0.5)
+    caps = ConnectionLimits(most=3, head=0.5)
     async with serving(tmp_path) as site:
         site.app[CONNECTIONS].caps = caps
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -328,7 +328,7 @@ async def test_others_are_served_while_hundreds_are_slow(tmp_path: Path) -> None
     """A hundred of each kind of bad client hold up nobody else, and all of them are gone in their time."""
     kinds = [b"", b"GET /", b"POST /api/jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 99\r\n\r\n", ASK * 8]
     async with serving(tmp_path) as site:
-        site.app[CONNECTIONS].caps = Caps(head=2.0, reading=2.0)
+        site.app[CONNECTIONS].caps = ConnectionLimits(head=2.0, reading=2.0)
         bad = [await asyncio.open_connection("127.0.0.1", site.port, limit=1024) for _ in range(400)]
         for number, (_, writer) in enumerate(bad):
             writer.write(real(site, kinds[number % len(kinds)]))
@@ -389,7 +389,7 @@ async def test_one_stream_too_many(tmp_path: Path) -> None:
                 client.close()
             await until(lambda: not site.app[STREAMS].count())
         (first,) = [await site.session.get(f"http://127.0.0.1:{site.port}{follow[0]}")]
-        await site.store.wish_cancel(job_id)
+        await site.store.request_cancel(job_id)
         assert b"event: done" in await first.read()
         await until(lambda: not site.app[STREAMS].count())
 
@@ -398,7 +398,7 @@ async def test_a_cap_is_each_identitys_own(site: Site) -> None:
     """One identity's streams do not count for another."""
     site.app[STREAMS].most = 1
     door, names = site.app[DOOR], iter(["token:a", "token:b", "token:b"])
-    door.by_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[method-assign]
+    door.authenticate_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[method-assign]
     url = f"http://127.0.0.1:{site.port}/api/statuses/events"
     async with site.session.get(url) as first, site.session.get(url) as second, site.session.get(url) as third:
         assert [first.status, second.status, third.status] == [200, 200, 429]

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shellrunner.access import Identity, own_user
-from shellrunner.access.session_registry import Keeping, Sessions
+from shellrunner.access.session_registry import SessionRegistry, SessionStore
 from shellrunner.access.throttle import Throttle
 from shellrunner.access.tokens import Tokens
-from shellrunner.config import Auth
+from shellrunner.config import AuthSettings
 from shellrunner.errors import NotThisUser, SessionsOff, TokenNeeded, TooManyWrongTokens
 
 _HELP: Final = (
@@ -25,24 +25,24 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def open_door(auth: Auth, keeping: Keeping) -> "Door":
+async def open_authenticator(auth: AuthSettings, keeping: SessionStore) -> "Authenticator":
     """Build the door, with the sessions that were begun before and may go on.
 
     Raises:
         StoreUnavailable: they cannot be read.
     """
-    sessions = Sessions(keeping)
+    sessions = SessionRegistry(keeping)
     await sessions.restore()
-    return Door(auth, sessions)
+    return Authenticator(auth, sessions)
 
 
-class Door:
+class Authenticator:
     """Knows who may come in, and as whom."""
 
     def __init__(
         self,
-        auth: Auth,
-        sessions: Sessions,
+        auth: AuthSettings,
+        sessions: SessionRegistry,
         throttle: Throttle | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> None:
@@ -54,7 +54,7 @@ class Door:
         self._needs_token = False
         self.reload(auth)
 
-    def reload(self, auth: Auth) -> None:
+    def reload(self, auth: AuthSettings) -> None:
         """Let in whom `auth` names from now on; the sessions of all other tokens are over."""
         self._tokens = Tokens(auth.tokens)
         # Whoever takes the last token away means to shut somebody out; behind a proxy of the same user, going by the
@@ -76,7 +76,7 @@ class Door:
         """Whether tokens are configured, or were since the start."""
         return self._needs_token
 
-    def by_token(self, presented: str, source: str) -> Identity:
+    def authenticate_token(self, presented: str, source: str) -> Identity:
         """Let in whoever shows this token. `source`, an address or `uid:N`, answers for wrong ones.
 
         Raises:
@@ -90,7 +90,7 @@ class Door:
             raise TooManyWrongTokens(seconds)
         raise TokenNeeded(wrong=True)
 
-    def by_session(self, cookie: str) -> Identity | None:
+    def authenticate_session(self, cookie: str) -> Identity | None:
         """Let in whoever shows a session's cookie, to watch: as long as its token may read."""
         session = self._sessions.find(cookie)
         holder = self._unless_over(self._tokens.of_hash(session.token)) if session else None
@@ -98,7 +98,7 @@ class Door:
             return None
         return Identity(holder.name, frozenset({"read"}), holder.token, session.digest)
 
-    def by_uid(self, uid: int | None) -> Identity:
+    def authenticate_uid(self, uid: int | None) -> Identity:
         """Let in processes of the service's own user; None is a process that the kernel cannot name.
 
         Raises:

@@ -16,7 +16,7 @@ LIFETIME: Final = 12 * 3600  # seconds
 MOST: Final = 100  # of one token; with one more, its oldest ends
 
 
-class Keeping(Protocol):
+class SessionStore(Protocol):
     """Where sessions are kept. May raise `StoreUnavailable`."""
 
     async def sessions(self) -> Sequence[Session]:
@@ -30,10 +30,10 @@ def _now() -> Millis:
     return time.time_ns() // 1_000_000
 
 
-class Sessions:
+class SessionRegistry:
     """The sessions that there are. What is ended is over at once, also if the history cannot be told of it yet."""
 
-    def __init__(self, keeping: Keeping, clock: Callable[[], Millis] = _now) -> None:
+    def __init__(self, keeping: SessionStore, clock: Callable[[], Millis] = _now) -> None:
         """Know of none yet: see `restore`."""
         self._keeping, self._clock = keeping, clock
         self._open: dict[bytes, Session] = {}  # the oldest first

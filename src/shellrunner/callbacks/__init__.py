@@ -1,8 +1,9 @@
 """Results that are sent to whoever asked for that: each until it is delivered, or for a day.
 
-A room of the service beside `web` and `supervisor`; `Caller` is its face. Must not know either of them, nor SQL.
+A package of the service beside `web` and `supervisor`; `CallbackSender` is its public face. Must not know either of
+them, nor SQL.
 """
 
-from shellrunner.callbacks.caller import Caller, Schedule
+from shellrunner.callbacks.caller import CallbackSender, Schedule
 
-__all__ = ["Caller", "Schedule"]
+__all__ = ["CallbackSender", "Schedule"]

@@ -15,10 +15,10 @@ import aiohttp
 
 from shellrunner import results
 from shellrunner.callbacks import delivery, envelope
-from shellrunner.config import Callbacks
+from shellrunner.config import CallbackSettings
 from shellrunner.errors import NoSuchJob, ResultGone, StoreUnavailable
 from shellrunner.model import Job, Millis
-from shellrunner.store import Bell, DueCallback, Store
+from shellrunner.store import DueCallback, Store, Subscription
 from shellrunner.wire import json_codec
 
 log = logging.getLogger("shellrunner.callbacks")
@@ -40,17 +40,17 @@ class Schedule:
     most: float = 3600.0
     limit: float = 86_400.0
 
-    def again(self, due: DueCallback, now: Millis) -> Millis | None:
+    def retry_at(self, due: DueCallback, now: Millis) -> Millis | None:
         """When the next try is due after this one failed at `now`; None: it was the last."""
         pause = min(self.first * 2.0 ** min(due.tries, 64), self.most)
         moment = now + round(pause * 1000)
         return moment if moment <= due.since + self.limit * 1000 else None
 
 
-class Caller:
+class CallbackSender:
     """Runs until it is cancelled; a try that is under way then is made again after the next start."""
 
-    def __init__(self, store: Store, callbacks: Callbacks, schedule: Schedule | None = None) -> None:
+    def __init__(self, store: Store, callbacks: CallbackSettings, schedule: Schedule | None = None) -> None:
         """Send the store's results to the hosts that config names, and to no others."""
         self._store, self._callbacks, self._schedule = store, callbacks, schedule or Schedule()
         self._trying: dict[int, str] = {}  # jobs, and the host where each is tried
@@ -71,7 +71,7 @@ class Caller:
                         pause = _AGAIN  # whoever writes it down says so; what is due stays due
                     await self._rest(pause)
 
-    async def _listen(self, bell: Bell) -> None:
+    async def _listen(self, bell: Subscription) -> None:
         while True:
             await bell.wait()
             self._look.set()
@@ -130,9 +130,9 @@ class Caller:
         except ResultGone:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:
-            return unavailable.detail, self._schedule.again(due, _now())
+            return unavailable.detail, self._schedule.retry_at(due, _now())
         error = await self._post(client, due.job, json_codec.dump(document))
-        return error, self._schedule.again(due, _now())
+        return error, self._schedule.retry_at(due, _now())
 
     async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:
         # Ids of jobs begin anew with each history, so its id is in it too.
@@ -140,12 +140,12 @@ class Caller:
         headers = envelope.headers(message, int(time.time()), content, self._callbacks.secret)
         return await delivery.deliver(client, _url(job), _host(job), content, headers)
 
-    async def _record(self, due: DueCallback, error: str | None, again: Millis | None) -> None:
-        if error is not None and again is None:
+    async def _record(self, due: DueCallback, error: str | None, retry_at: Millis | None) -> None:
+        if error is not None and retry_at is None:
             log.warning("a callback failed for good", extra={"job": due.job.id, "reason": error})
         while True:
             try:
-                return await self._store.called_back(due.job.id, error=error, again=again)
+                return await self._store.called_back(due.job.id, error=error, retry_at=retry_at)
             except StoreUnavailable:
                 await asyncio.sleep(_AGAIN)
 

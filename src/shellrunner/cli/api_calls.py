@@ -11,8 +11,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from shellrunner.cli import exit_codes, server_config
-from shellrunner.cli.server_config import TOKEN, URL, Whereabouts
-from shellrunner.cli.ui.console import OutputClosed, Terminal, silence
+from shellrunner.cli.server_config import TOKEN, URL, ServerConfig
+from shellrunner.cli.ui.console import Console, OutputClosed, silence
 from shellrunner.client import Client, ClientError
 from shellrunner.errors import ConfigError, ShellrunnerError
 
@@ -29,7 +29,7 @@ server = click.option("--server", metavar="URL", help=f"http://…, https://… 
 
 
 def work(
-    url: str | None, doing: Doing, terminal: Terminal, *, patience: float = BRIEFLY, failed: int | None = None
+    url: str | None, doing: Doing, terminal: Console, *, patience: float = BRIEFLY, failed: int | None = None
 ) -> NoReturn:
     """Do it, and exit. `failed` is the code of whatever keeps it from being done (none: 1, or 2 for nonsense)."""
     try:
@@ -47,7 +47,7 @@ def work(
 
 
 async def each(
-    jobs: Sequence[int], doing: Callable[[int], Awaitable[int]], terminal: Terminal, *, failed: int = FAILED
+    jobs: Sequence[int], doing: Callable[[int], Awaitable[int]], terminal: Console, *, failed: int = FAILED
 ) -> list[int]:
     """Do it with each job, and return their codes; what fails because of one job is said, and costs no other."""
     found = []
@@ -76,7 +76,7 @@ async def alongside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, A
         raise errors.exceptions[0] from None
 
 
-def explained(error: ClientError, where: Whereabouts) -> str:
+def explained(error: ClientError, where: ServerConfig) -> str:
     """What went wrong, and what to do about it."""
     match error.kind:
         case "unreachable" if where.url_from:
@@ -92,7 +92,7 @@ def explained(error: ClientError, where: Whereabouts) -> str:
     return error.detail
 
 
-async def _with_client(where: Whereabouts, doing: Doing, terminal: Terminal, patience: float) -> int:
+async def _with_client(where: ServerConfig, doing: Doing, terminal: Console, patience: float) -> int:
     progress = terminal.progress
     try:
         async with _client(where, patience, progress.notice) as client:
@@ -102,7 +102,7 @@ async def _with_client(where: Whereabouts, doing: Doing, terminal: Terminal, pat
         raise
 
 
-def _client(where: Whereabouts, patience: float, notice: Notice) -> Client:
+def _client(where: ServerConfig, patience: float, notice: Notice) -> Client:
     try:
         return Client(where.url, token=where.token, patience=patience, notice=notice)
     except ValueError as error:

@@ -22,14 +22,14 @@ class Query(NamedTuple):
     most: int
 
 
-class Found(NamedTuple):
+class JobQueryResult(NamedTuple):
     """Jobs, each with its status, and whether there are more."""
 
     rows: Sequence[Mapping[str, Any]]
     more: bool
 
 
-async def look(client: Client, query: Query) -> Found:
+async def look(client: Client, query: Query) -> JobQueryResult:
     """Ask which jobs there are now."""
     asked = {**query.filters, "limit": min(_PAGE, query.most + 1 if query.most else _PAGE)}
     jobs, statuses = await asyncio.gather(
@@ -38,7 +38,7 @@ async def look(client: Client, query: Query) -> Found:
     known = {status["job_id"]: status for status in statuses}
     rows = [{**_NO_STATUS, **job, **known.get(job["job_id"], {})} for job in jobs]  # one may be too new to have one
     most = query.most or len(rows)
-    return Found(rows[:most], more=len(rows) > most)
+    return JobQueryResult(rows[:most], more=len(rows) > most)
 
 
 async def _some(rows: AsyncIterator[T], most: int) -> list[T]:

@@ -7,22 +7,22 @@ from typing import Final
 
 from shellrunner.cli.fd_io import STDERR, STDOUT
 from shellrunner.cli.ui import formatting
-from shellrunner.cli.ui.console import Terminal
-from shellrunner.client import Dropped, Output
+from shellrunner.cli.ui.console import Console
+from shellrunner.client import BytesDropped, OutputReceived
 
 PLACES: Final = {"stdout": STDOUT, "stderr": STDERR}
 
 
-class Pouring:
+class OutputWriter:
     """Where output goes."""
 
-    def __init__(self, terminal: Terminal, *, only: str | None = None, timed: bool = False) -> None:
+    def __init__(self, terminal: Console, *, only: str | None = None, timed: bool = False) -> None:
         """Pour `only` one stream, or both; `timed` puts its time before each line."""
         self._terminal, self._only, self._timed = terminal, only, timed
         self._midline: set[str] = set()
         self._lost: dict[str, int] = {}
 
-    def lose(self, dropped: Dropped) -> None:
+    def lose(self, dropped: BytesDropped) -> None:
         """Remember what is missing: it grows while it is told."""
         self._lost[dropped.stream] = dropped.bytes
 
@@ -32,13 +32,13 @@ class Pouring:
             if self._only in {None, stream}:
                 self._terminal.say(f"{formatting.size(count)} of {stream} could not be stored", needed=True)
 
-    async def pour(self, output: Output) -> None:
+    async def pour(self, output: OutputReceived) -> None:
         """Write this piece."""
         if self._only in {None, output.stream}:
             data = self._with_times(output) if self._timed else output.data
             await self._terminal.write(PLACES[output.stream], data)
 
-    def _with_times(self, output: Output) -> bytes:
+    def _with_times(self, output: OutputReceived) -> bytes:
         lines = lines_of(output.data)
         before = f"{output.time} ".encode()
         begun = output.stream in self._midline

@@ -20,7 +20,7 @@ _TOKEN: Final = re.compile("[!-~]+")
 _OPEN: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-class Whereabouts(NamedTuple):
+class ServerConfig(NamedTuple):
     """A server's URL and perhaps a token, each with what said so."""
 
     url: str
@@ -29,7 +29,7 @@ class Whereabouts(NamedTuple):
     token_from: str = ""
 
 
-def find(server: str | None) -> Whereabouts:
+def find(server: str | None) -> ServerConfig:
     """Where to ask. A file's token is for the file's server, and goes to no other.
 
     Raises:
@@ -40,11 +40,11 @@ def find(server: str | None) -> Whereabouts:
     said = (("--server", server), (URL, os.environ.get(URL)), (str(path), given.get("url")))
     source, url = next(((source, url) for source, url in said if url), ("", _nearby()))
     if token := os.environ.get(TOKEN):
-        return Whereabouts(url, source, _checked(token, TOKEN), TOKEN)
+        return ServerConfig(url, source, _checked(token, TOKEN), TOKEN)
     meant = url == given["url"] if "url" in given else not source
     if meant and "token" in given:
-        return Whereabouts(url, source, _checked(given["token"], str(path)), str(path))
-    return Whereabouts(url, source)
+        return ServerConfig(url, source, _checked(given["token"], str(path)), str(path))
+    return ServerConfig(url, source)
 
 
 def file() -> Path:

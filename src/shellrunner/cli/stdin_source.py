@@ -24,7 +24,7 @@ class InputFailed(ShellrunnerError):
     """What is to be given to a job cannot be read."""
 
 
-class Given(NamedTuple):
+class StdinSource(NamedTuple):
     """What was read already, and perhaps where more comes from."""
 
     text: str | None = None
@@ -50,7 +50,7 @@ class Given(NamedTuple):
                 yield piece
 
 
-async def feed(client: Client, job_id: int, source: Given, free: asyncio.Lock) -> None:
+async def feed(client: Client, job_id: int, source: StdinSource, free: asyncio.Lock) -> None:
     """Give a job all of what is streamed, but for what is read while somebody else has `free`.
 
     Raises:
@@ -64,16 +64,16 @@ async def feed(client: Client, job_id: int, source: Given, free: asyncio.Lock) -
 
 
 @contextmanager
-def opened(name: str | None, *, at_once: bool) -> Iterator[Given]:
+def opened(name: str | None, *, at_once: bool) -> Iterator[StdinSource]:
     """Open what `--stdin` names. With `at_once`, `-` is streamed from the first byte on, as it is typed.
 
     Raises:
         click.UsageError: it cannot be read.
     """
     if name is None:
-        yield Given()
+        yield StdinSource()
     elif name == "-":
-        yield Given(rest=STDIN) if at_once else _read(STDIN)
+        yield StdinSource(rest=STDIN) if at_once else _read(STDIN)
     else:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -87,7 +87,7 @@ def opened(name: str | None, *, at_once: bool) -> Iterator[Given]:
             os.close(fd)
 
 
-def _read(fd: int) -> Given:
+def _read(fd: int) -> StdinSource:
     beginning = b""
     while len(beginning) <= _SMALL:
         data = os.read(fd, _SMALL)
@@ -95,9 +95,9 @@ def _read(fd: int) -> Given:
             break
         beginning += data
     else:
-        return Given(beginning=beginning, rest=fd)
+        return StdinSource(beginning=beginning, rest=fd)
     with contextlib.suppress(UnicodeDecodeError):
         text = beginning.decode()
         if len(json.dumps(text, ensure_ascii=False).encode()) <= _SMALL:
-            return Given(text=text)
-    return Given(beginning=beginning, rest=fd)
+            return StdinSource(text=text)
+    return StdinSource(beginning=beginning, rest=fd)

@@ -3,7 +3,7 @@
 Must not know the server's own code. It outlives broken connections and restarts of the server:
 
     import asyncio
-    from shellrunner.client import Client, ClientError, Output
+    from shellrunner.client import Client, ClientError, OutputReceived
 
     async def main():
         async with Client("http://localhost:8000", token=None) as client:
@@ -13,7 +13,7 @@ Must not know the server's own code. It outlives broken connections and restarts
             job = await client.submit(argv=["sort", "-u"], stdin={"stream": True}, labels={"team": "web"})
             await client.give(job["job_id"], b"b\\na\\nb\\n", end=True)
             async for event in client.follow(job["job_id"]):
-                if isinstance(event, Output):
+                if isinstance(event, OutputReceived):
                     print(event.stream, event.data)
 
             async for job in client.jobs(label="team:web", state="done"):
@@ -28,23 +28,32 @@ Must not know the server's own code. It outlives broken connections and restarts
 The documents that the methods return are described by the types in `shellrunner.wire.documents`.
 """
 
-from shellrunner.client.address import Place
+from shellrunner.client.address import ServerAddress
 from shellrunner.client.client import DEFAULT, Client, Spec
 from shellrunner.client.client_error import ClientError
-from shellrunner.client.events import Change, Changed, Deleted, Dropped, Ended, Event, Output, Reset
+from shellrunner.client.events import (
+    BytesDropped,
+    Change,
+    Event,
+    JobDeleted,
+    JobEnded,
+    OutputReceived,
+    StatusChanged,
+    StreamReset,
+)
 
 __all__ = [
     "DEFAULT",
+    "BytesDropped",
     "Change",
-    "Changed",
     "Client",
     "ClientError",
-    "Deleted",
-    "Dropped",
-    "Ended",
     "Event",
-    "Output",
-    "Place",
-    "Reset",
+    "JobDeleted",
+    "JobEnded",
+    "OutputReceived",
+    "ServerAddress",
     "Spec",
+    "StatusChanged",
+    "StreamReset",
 ]

@@ -11,7 +11,7 @@ _UNIX: Final = re.compile(r"unix:(?://(?=/))?(/.+)")
 _DEFAULT_SCHEME: Final = "http"
 
 
-class Place(NamedTuple):
+class ServerAddress(NamedTuple):
     """`base` begins every URL; with `socket`, the connection goes there and `base` names only the Host."""
 
     base: str

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from shellrunner.client import stdin, streams
-from shellrunner.client.address import Place
+from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Event
-from shellrunner.client.transport import SILENCE, Connection, Notice
+from shellrunner.client.transport import SILENCE, Notice, Transport
 
 if TYPE_CHECKING:
     from shellrunner.wire import documents
@@ -69,7 +69,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """`url` is http://…, https://… or unix:/PATH (ValueError: it is none of these)."""
-        self._connection = Connection(Place.parse(url), token=token, patience=patience, notice=notice, tls=tls)
+        self._connection = Transport(ServerAddress.parse(url), token=token, patience=patience, notice=notice, tls=tls)
 
     async def __aenter__(self) -> Self:
         """Nothing is connected before it is needed."""
@@ -136,13 +136,13 @@ class Client:
         """Send a signal (`SIGHUP`) to the command's process group; it is never sent twice."""
         body = json.dumps({"signal": name}).encode()
         status: documents.Status = await self._connection.ask(
-            "POST", f"/api/jobs/{job_id}/signal", body=body, headers=_JSON, again=False
+            "POST", f"/api/jobs/{job_id}/signal", body=body, headers=_JSON, idempotent=False
         )
         return status
 
     async def give(self, job_id: int, data: bytes, *, offset: int | None = None, end: bool = False) -> None:
         """Give a running command at most 1 MiB to read; `offset` is how much was given before, if that is known."""
-        await self._connection.ask("POST", stdin.path(job_id, offset, end=end), body=data, again=False)
+        await self._connection.ask("POST", stdin.path(job_id, offset, end=end), body=data, idempotent=False)
 
     async def feed(self, job_id: int, source: AsyncIterable[bytes]) -> bool:
         """Give a command all of `source` and then the end of its input, each byte once; wait until it runs.
@@ -153,14 +153,14 @@ class Client:
 
     async def delete(self, job_id: int) -> None:
         """Remove a job that is done from the history, with its status and result."""
-        await self._connection.ask("DELETE", f"/api/jobs/{job_id}", again=False)
+        await self._connection.ask("DELETE", f"/api/jobs/{job_id}", idempotent=False)
 
     async def delete_many(self, *, confirm: bool = False, **query: Filter) -> "documents.Removed":
         """Remove all jobs that the filters mean and that are done; without `confirm`, only say how many these are."""
         given = {**query, "confirm": "true"} if confirm else query
         try:
             removed: documents.Removed = await self._connection.ask(
-                "DELETE", f"/api/jobs{_query(given)}", again=False, silence=_VERY_LONG
+                "DELETE", f"/api/jobs{_query(given)}", idempotent=False, silence=_VERY_LONG
             )
         except ClientError as error:
             if error.kind != "unconfirmed" or not error.problem:
@@ -239,7 +239,7 @@ class Client:
 
     async def delete_result(self, job_id: int) -> None:
         """Remove the result of a job that is done; the job stays."""
-        await self._connection.ask("DELETE", f"/api/results/{job_id}", again=False)
+        await self._connection.ask("DELETE", f"/api/results/{job_id}", idempotent=False)
 
     # Queues
 

@@ -36,7 +36,7 @@ class Reader:
                 yield message
 
 
-class Output(NamedTuple):
+class OutputReceived(NamedTuple):
     """What a command wrote, to the byte; `id` is the place after it, `time` when its keeper read it."""
 
     stream: Literal["stdout", "stderr"]
@@ -45,37 +45,37 @@ class Output(NamedTuple):
     id: str
 
 
-class Changed(NamedTuple):
+class StatusChanged(NamedTuple):
     """How a job stands now."""
 
     status: "Status"
 
 
-class Dropped(NamedTuple):
+class BytesDropped(NamedTuple):
     """How many bytes of this stream could not be stored, in all so far."""
 
     stream: Literal["stdout", "stderr"]
     bytes: int
 
 
-class Ended(NamedTuple):
+class JobEnded(NamedTuple):
     """The job is done, and this is how; nothing follows."""
 
-    end: "stream_events.Ended"
+    end: "stream_events.DoneEvent"
 
 
-class Deleted(NamedTuple):
+class JobDeleted(NamedTuple):
     """A job is no more."""
 
     job_id: int
 
 
-class Reset(NamedTuple):
+class StreamReset(NamedTuple):
     """Changes were missed: whoever keeps a list is to read it anew."""
 
 
-Event = Output | Changed | Dropped | Ended
-Change = Changed | Deleted | Reset
+Event = OutputReceived | StatusChanged | BytesDropped | JobEnded
+Change = StatusChanged | JobDeleted | StreamReset
 
 
 def event(message: Message) -> Event | None:
@@ -83,13 +83,13 @@ def event(message: Message) -> Event | None:
     data = message.data
     match message.event:
         case "stdout" | "stderr" as stream:
-            return Output(stream, b64decode(data["base64"]), data["time"], message.id or "")
+            return OutputReceived(stream, b64decode(data["base64"]), data["time"], message.id or "")
         case "status":
-            return Changed(data)
+            return StatusChanged(data)
         case "dropped":
-            return Dropped(data["stream"], data["bytes"])
+            return BytesDropped(data["stream"], data["bytes"])
         case "done":
-            return Ended(data)
+            return JobEnded(data)
     return None
 
 
@@ -97,11 +97,11 @@ def change(message: Message) -> Change | None:
     """What an event of the stream of all changes means; None for one of a later version."""
     match message.event:
         case "status":
-            return Changed(message.data)
+            return StatusChanged(message.data)
         case "deleted":
-            return Deleted(message.data["status_id"])
+            return JobDeleted(message.data["status_id"])
         case "reset":
-            return Reset()
+            return StreamReset()
     return None
 
 

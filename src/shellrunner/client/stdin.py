@@ -1,13 +1,13 @@
 """Standard input for a command that runs: all of a source, each byte once, however often a connection breaks.
 
-Works on a `Connection`. Must not know where the bytes come from.
+Works on a `Transport`. Must not know where the bytes come from.
 """
 
 from collections.abc import AsyncIterable
 from typing import Final
 
 from shellrunner.client.client_error import ClientError
-from shellrunner.client.transport import Connection, Tries
+from shellrunner.client.transport import Transport, Tries
 
 LARGEST: Final = 1 << 18  # bytes sent at once: several are held for a command that reads slowly (1 MiB)
 
@@ -15,7 +15,7 @@ LARGEST: Final = 1 << 18  # bytes sent at once: several are held for a command t
 _BEARS: Final = frozenset({"keeper-silent", "store-unavailable"})
 
 
-async def feed(connection: Connection, job_id: int, source: AsyncIterable[bytes]) -> bool:
+async def feed(connection: Transport, job_id: int, source: AsyncIterable[bytes]) -> bool:
     """Give a command all of `source`, and then the end of its input; wait until it runs, and while it does not read.
 
     False if the job is done before that.
@@ -38,7 +38,7 @@ def path(job_id: int, offset: int | None, *, end: bool) -> str:
 
 
 class _Giving:
-    def __init__(self, connection: Connection, job_id: int) -> None:
+    def __init__(self, connection: Transport, job_id: int) -> None:
         self._connection, self._job_id = connection, job_id
         self._offset = 0
 
@@ -48,7 +48,7 @@ class _Giving:
         tries = Tries(self._connection, _BEARS)
         while True:
             try:
-                await self._connection.ask("POST", where, body=data, again=False)
+                await self._connection.ask("POST", where, body=data, idempotent=False)
             except ClientError as error:
                 if error.kind == "not-running":
                     if await self._is_done():
@@ -59,7 +59,7 @@ class _Giving:
                     await tries.pause()
                     continue
                 if not self._was_taken(error, data, end=end):
-                    await tries.again(error)
+                    await tries.wait_or_raise(error)
                     continue
             self._offset += len(data)
             return True

@@ -1,6 +1,6 @@
 """Streams that outlive their connections: from the place that was reached, however often one breaks.
 
-Generators over a `Connection`. Must not know who reads them.
+Generators over a `Transport`. Must not know who reads them.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -8,14 +8,14 @@ from typing import Final
 
 from shellrunner.client import events
 from shellrunner.client.client_error import INTERRUPTED, ClientError
-from shellrunner.client.events import Change, Changed, Dropped, Ended, Event, Message, Output
-from shellrunner.client.transport import Connection, Tries
+from shellrunner.client.events import BytesDropped, Change, Event, JobEnded, Message, OutputReceived, StatusChanged
+from shellrunner.client.transport import Transport, Tries
 
 # What refuses a request ends no stream: the job goes on meanwhile.
 _BEARS: Final = frozenset({"store-unavailable", "not-ready"})
 
 
-async def follow(connection: Connection, job_id: int, after: str) -> AsyncGenerator[Event, None]:
+async def follow(connection: Transport, job_id: int, after: str) -> AsyncGenerator[Event, None]:
     """Every event of a job, each once, to its end."""
     told = _Told()
     path = f"/api/statuses/{job_id}/events?encoding=base64"
@@ -23,11 +23,11 @@ async def follow(connection: Connection, job_id: int, after: str) -> AsyncGenera
         event = events.event(message)
         if event is not None and told.is_news(event):
             yield event
-        if isinstance(event, Ended):
+        if isinstance(event, JobEnded):
             return
 
 
-async def changes(connection: Connection, after: str) -> AsyncGenerator[Change, None]:
+async def changes(connection: Transport, after: str) -> AsyncGenerator[Change, None]:
     """Every change of a status, without end."""
     async for message in _unbroken(connection, "/api/statuses/events", after):
         change = events.change(message)
@@ -35,7 +35,7 @@ async def changes(connection: Connection, after: str) -> AsyncGenerator[Change, 
             yield change
 
 
-async def pieces(connection: Connection, path: str) -> AsyncIterator[bytes]:
+async def pieces(connection: Transport, path: str) -> AsyncIterator[bytes]:
     """The bytes that lie at `path` and no longer change."""
     have, tries = 0, Tries(connection)
     while True:
@@ -50,7 +50,7 @@ async def pieces(connection: Connection, path: str) -> AsyncIterator[bytes]:
         except ClientError as error:
             if have and error.status == 416:  # it broke after the last byte
                 return
-            await tries.again(error)
+            await tries.wait_or_raise(error)
 
 
 class _Told:
@@ -62,17 +62,17 @@ class _Told:
 
     def is_news(self, event: Event) -> bool:
         match event:
-            case Changed(status):
+            case StatusChanged(status):
                 known, self._status = self._status, status
                 return status != known
-            case Dropped(stream, count):
+            case BytesDropped(stream, count):
                 before, self._dropped[stream] = self._dropped[stream], max(count, self._dropped[stream])
                 return count > before
-            case Output() | Ended():
+            case OutputReceived() | JobEnded():
                 return True
 
 
-async def _unbroken(connection: Connection, path: str, place: str) -> AsyncGenerator[Message, None]:
+async def _unbroken(connection: Transport, path: str, place: str) -> AsyncGenerator[Message, None]:
     tries = Tries(connection, _BEARS)
     while True:
         try:
@@ -86,6 +86,6 @@ async def _unbroken(connection: Connection, path: str, place: str) -> AsyncGener
                         place = message.id or place
                         yield message
         except ClientError as error:
-            await tries.again(error)
+            await tries.wait_or_raise(error)
         else:  # a shutdown ended it, before its last event: the next server goes on with it
-            await tries.again(ClientError(f"{connection.place} ended the stream", kind=INTERRUPTED))
+            await tries.wait_or_raise(ClientError(f"{connection.place} ended the stream", kind=INTERRUPTED))

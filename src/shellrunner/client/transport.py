@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from shellrunner.client.address import Place
+from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import FOREIGN, INTERRUPTED, UNREACHABLE, UNTRUSTED, ClientError, refusal
 
 SILENCE: Final = 45.0  # seconds without a byte after which a connection is given up; a stream says something every 15
@@ -26,11 +26,17 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 Notice = Callable[[ClientError | None], None]
 
 
-class Connection:
+class Transport:
     """One server and how to speak with it; `notice` is told why a request comes again, and None once it succeeds."""
 
     def __init__(
-        self, place: Place, *, token: str | None, patience: float, notice: Notice | None, tls: ssl.SSLContext | None
+        self,
+        place: ServerAddress,
+        *,
+        token: str | None,
+        patience: float,
+        notice: Notice | None,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self.place, self.patience = place, patience
         self._token, self._notice, self._tls = token, notice, tls
@@ -59,12 +65,12 @@ class Connection:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        again: bool = True,
+        idempotent: bool = True,
         silence: float = SILENCE,
     ) -> Any:
         """Return the answer's document (None: it has none).
 
-        With `again`, which is only for what may be asked twice, a request that was lost is sent again.
+        With `idempotent`, which is only for what may be asked twice, a request that was lost is sent again.
 
         Raises:
             ClientError: it was refused, or there was no answer.
@@ -76,9 +82,9 @@ class Connection:
                     content = await response.read()
                     return json.loads(content) if content else None
             except ClientError as error:
-                if not again:
+                if not idempotent:
                     raise
-                await tries.again(error)
+                await tries.wait_or_raise(error)
 
     async def measure(self, path: str) -> int:
         """How many bytes lie there.
@@ -95,7 +101,7 @@ class Connection:
                 if verb == "HEAD" and error.kind == FOREIGN:  # it has no body to say why; GET's has
                     verb = "GET"
                 else:
-                    await tries.again(error)
+                    await tries.wait_or_raise(error)
 
     @asynccontextmanager
     async def answer(
@@ -170,7 +176,7 @@ class Connection:
 class Tries:
     """The tries of one request: pauses that grow, until patience is at an end."""
 
-    def __init__(self, connection: Connection, bears: Container[str] = ()) -> None:
+    def __init__(self, connection: Transport, bears: Container[str] = ()) -> None:
         """`bears` are further kinds of error that pass for this request."""
         self._connection, self._bears = connection, bears
         self._deadline: float | None = None
@@ -180,7 +186,7 @@ class Tries:
         """Begin anew: what comes next is another trouble."""
         self._deadline, self._pause = None, _FIRST_PAUSE
 
-    async def again(self, error: ClientError) -> None:
+    async def wait_or_raise(self, error: ClientError) -> None:
         """Wait a little before the next try.
 
         Raises:

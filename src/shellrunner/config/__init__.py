@@ -22,23 +22,23 @@ from pydantic_settings import (
 )
 
 from shellrunner.config import error_messages, secret_files
-from shellrunner.config.auth import Auth, Rule, Token
+from shellrunner.config.auth import AuthSettings, Rule, Token
 from shellrunner.config.error_messages import DELIMITER, PREFIX
-from shellrunner.config.jobs import GIB, Jobs, user
+from shellrunner.config.jobs import GIB, JobDefaults, user
 from shellrunner.config.secret_files import check_lasting
-from shellrunner.config.server import Address, Server
+from shellrunner.config.server import Address, ServerSettings
 from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, authority, webhook_secret
 from shellrunner.errors import ConfigError
 from shellrunner.model import Name
 
 __all__ = [
     "Address",
-    "Auth",
-    "Callbacks",
-    "Jobs",
-    "Queue",
+    "AuthSettings",
+    "CallbackSettings",
+    "JobDefaults",
+    "QueueSettings",
     "Rule",
-    "Server",
+    "ServerSettings",
     "Settings",
     "Token",
     "check_lasting",
@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 
-def _queues(queues: "dict[str, Queue]") -> "dict[str, Queue]":
-    return {"default": Queue(), **queues}
+def _queues(queues: "dict[str, QueueSettings]") -> "dict[str, QueueSettings]":
+    return {"default": QueueSettings(), **queues}
 
 
 def _state_dir() -> Path:
@@ -69,7 +69,7 @@ def _four_per_core() -> int:
     return max(8, 4 * len(os.sched_getaffinity(0)))
 
 
-class Supervisor(Section):
+class SupervisorSettings(Section):
     """How many commands at once, and what becomes of them when the service stops."""
 
     max_running: int = Field(default_factory=_four_per_core, ge=1)
@@ -77,14 +77,14 @@ class Supervisor(Section):
     on_stop: Literal["keep", "drain", "cancel"] = "keep"
 
 
-class Queue(Section):
+class QueueSettings(Section):
     """A queue: how many of its jobs run at once, and how many may wait. `None` is no limit of its own."""
 
     max_running: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
     max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
 
 
-class Store(Section):
+class StoreSettings(Section):
     """Where the history lies, and how much of it is kept. `None` is no limit."""
 
     state_dir: AbsolutePath = Field(default_factory=_state_dir)
@@ -93,7 +93,7 @@ class Store(Section):
     retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(10 * GIB, ge=0)
 
 
-class Callbacks(Section):
+class CallbackSettings(Section):
     """Where results may be sent, and the secret with which they are signed."""
 
     secret: Annotated[str, AfterValidator(webhook_secret)] = Field("", repr=False)
@@ -110,7 +110,7 @@ class Callbacks(Section):
         return hosts
 
 
-class Log(Section):
+class LogSettings(Section):
     """What is said on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -130,14 +130,16 @@ class Settings(BaseSettings):
 
     document: ClassVar[dict[str, Any]] = {}  # what the file says
 
-    server: Server = Field(default_factory=dict, validate_default=True)
-    auth: Auth = Field(default_factory=dict, validate_default=True)
-    supervisor: Supervisor = Field(default_factory=dict, validate_default=True)
-    queues: Annotated[dict[Name, Queue], AfterValidator(_queues)] = Field(default_factory=dict, validate_default=True)
-    jobs: Jobs = Field(default_factory=dict, validate_default=True)
-    store: Store = Field(default_factory=dict, validate_default=True)
-    callbacks: Callbacks = Field(default_factory=dict, validate_default=True)
-    log: Log = Field(default_factory=dict, validate_default=True)
+    server: ServerSettings = Field(default_factory=dict, validate_default=True)
+    auth: AuthSettings = Field(default_factory=dict, validate_default=True)
+    supervisor: SupervisorSettings = Field(default_factory=dict, validate_default=True)
+    queues: Annotated[dict[Name, QueueSettings], AfterValidator(_queues)] = Field(
+        default_factory=dict, validate_default=True
+    )
+    jobs: JobDefaults = Field(default_factory=dict, validate_default=True)
+    store: StoreSettings = Field(default_factory=dict, validate_default=True)
+    callbacks: CallbackSettings = Field(default_factory=dict, validate_default=True)
+    log: LogSettings = Field(default_factory=dict, validate_default=True)
 
     @classmethod
     def settings_customise_sources(
@@ -172,7 +174,7 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     class FromFile(Settings):
         document = tomllib.loads(text)
 
-    sources = error_messages.Sources(overrides, _Environment(Settings)(), path, text)
+    sources = error_messages.ConfigSources(overrides, _Environment(Settings)(), path, text)
     wrong = list(error_messages.unknown_variables(Settings))
     try:
         settings = FromFile(**overrides)  # type: ignore[arg-type]  # the sections are made from these
@@ -192,7 +194,7 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     return settings
 
 
-def with_auth(settings: Settings, auth: Auth) -> Settings:
+def with_auth(settings: Settings, auth: AuthSettings) -> Settings:
     """The settings of a service that runs, but with another `auth`.
 
     Raises:

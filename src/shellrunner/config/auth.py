@@ -107,7 +107,7 @@ def apart(tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-class Auth(Section):
+class AuthSettings(Section):
     """Who may do what."""
 
     tokens: Annotated[list[Token], AfterValidator(apart)] = Field(

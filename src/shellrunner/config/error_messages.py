@@ -24,7 +24,7 @@ _Key = tuple[int | str, ...]
 _Fields = Mapping[str, FieldInfo]
 
 
-class Sources(NamedTuple):
+class ConfigSources(NamedTuple):
     """What was given where: first the command line's, then the environment's, then the file's."""
 
     overrides: Mapping[str, Any]
@@ -69,12 +69,12 @@ def unknown_variables(settings: type[BaseModel]) -> Iterator[str]:
             yield f"environment variable {variable}: {section}: {_no_such(section, settings.model_fields)}"
 
 
-def complaint(problem: ErrorDetails, sources: Sources, settings: type[BaseModel]) -> str:
+def complaint(problem: ErrorDetails, sources: ConfigSources, settings: type[BaseModel]) -> str:
     """Say what is wrong with one value, without the value: it may be a secret in the wrong place."""
     return words(problem["loc"], sources, _reason(problem, settings))
 
 
-def words(key: _Key, sources: Sources, reason: str) -> str:
+def words(key: _Key, sources: ConfigSources, reason: str) -> str:
     """Say where the value was given, which it is, and what is wrong with it."""
     name = ".".join(str(step) for step in key if step != "[key]")
     return f"{_place(key, sources)}: {name}: {reason}"
@@ -85,7 +85,7 @@ def is_given(values: Mapping[str, Any], key: _Key) -> bool:
     return _depth(values, key) == len(key)
 
 
-def _place(key: _Key, sources: Sources) -> str:
+def _place(key: _Key, sources: ConfigSources) -> str:
     """Where the value that counts was given: the first of the sources that has it."""
     enough = min(len(key), 2)
     if _depth(sources.overrides, key) >= enough:

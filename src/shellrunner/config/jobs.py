@@ -74,7 +74,7 @@ class Surroundings(NamedTuple):
     cwd: str
 
 
-class Jobs(Section):
+class JobDefaults(Section):
     """What a job gets that does not say otherwise."""
 
     shell: Annotated[list[Argument], AfterValidator(_shell)] = Field(["/bin/sh", "-c"])

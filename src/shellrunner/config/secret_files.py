@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import Field, ValidationError
 
 from shellrunner.config import error_messages
-from shellrunner.config.auth import Auth, Token, apart
+from shellrunner.config.auth import AuthSettings, Token, apart
 from shellrunner.config.types import Section
 from shellrunner.errors import ConfigError
 
@@ -31,7 +31,7 @@ class _TokensFile(Section):
     auth: _Tokens = Field(default_factory=_Tokens)
 
 
-def with_more_tokens(auth: Auth) -> Auth:
+def with_more_tokens(auth: AuthSettings) -> AuthSettings:
     """Add what the tokens' own file has.
 
     Raises:
@@ -43,7 +43,7 @@ def with_more_tokens(auth: Auth) -> Auth:
     check_lasting(path)
     text = error_messages.read(path)
     wrong = [*complaints_of(path)]
-    sources = error_messages.Sources({}, {}, path, text)
+    sources = error_messages.ConfigSources({}, {}, path, text)
     tokens: list[Token] = []
     try:
         more = _TokensFile.model_validate(tomllib.loads(text))
@@ -85,7 +85,7 @@ def complaints_of(path: Path, what: str = "tokens") -> Iterator[str]:
         yield f"{path}: has {what}, and belongs to another user (uid {status.st_uid})"
 
 
-def complaints_of_users(tokens: Iterable[Token], sources: error_messages.Sources) -> Iterator[str]:
+def complaints_of_users(tokens: Iterable[Token], sources: error_messages.ConfigSources) -> Iterator[str]:
     """Complain of tokens whose commands cannot run as whom they should."""
     for number, token in enumerate(tokens):
         if reason := token.cannot_run():

@@ -70,7 +70,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class Server(Section):
+class ServerSettings(Section):
     """Where requests come in, and for whom."""
 
     host: Annotated[str, AfterValidator(_bindable)] = "127.0.0.1"

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from .fork_exec import User, spawn, within
 from .program import Failed, Program, Step
-from .stdin_buffer import Input
-from .stdio import Action, Plumbing
+from .stdin_buffer import StdinBuffer
+from .stdio import Action, Stdio
 
 # Every handler back to its default and nothing blocked: what the keeper ignores, its command must not (P13).
 _DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -27,14 +27,14 @@ class CannotStart(Exception):
 class Command(NamedTuple):
     """A command that was started. `pipes` are the reading ends, by stream (0 stdout, 1 stderr).
 
-    `input` is what is written to it while it runs, if anything is; a `Terminal` if it has one, which is then the one
+    `input` is what is written to it while it runs, if anything is; a `Pty` if it has one, which is then the one
     reading end too.
     """
 
     pid: int
     pidfd: int
     pipes: list[int]
-    input: Input | None
+    input: StdinBuffer | None
     wall: int  # milliseconds since the epoch
     clock: float  # time.monotonic()
 
@@ -46,7 +46,7 @@ def start(message: dict[str, Any], home: int) -> Command:
         CannotStart: no such directory or program, no permission, too large, no processes left, …
     """
     try:
-        plumbing = Plumbing(message)
+        plumbing = Stdio(message)
     except OSError as error:
         kind = "terminal" if message.get("tty") else "pipes"
         raise CannotStart(f"no {kind} for it: {error.strerror}") from None
@@ -54,10 +54,10 @@ def start(message: dict[str, Any], home: int) -> Command:
         wall, clock = time.time_ns() // 1_000_000, time.monotonic()
         pid = _spawn(message, home, plumbing.actions)
     except CannotStart:
-        plumbing.tear_out()
+        plumbing.close_all()
         raise
     # It runs. If this fails, the keeper must not claim otherwise: it dies, and the job is `lost`.
-    plumbing.hand_over()
+    plumbing.close_child_ends()
     return Command(pid, os.pidfd_open(pid), plumbing.pipes, plumbing.input, wall, clock)
 
 

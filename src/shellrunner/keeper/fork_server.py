@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 from . import process_tree
-from .identity import Identity
+from .identity import ProcessIdentity
 from .loop import Keeper
-from .message_socket import Connection
+from .message_socket import MessageSocket
 from .protocol import Message
 from .slot import SlotWriter, slot_name, socket_name
 
@@ -30,7 +30,7 @@ class ForkServer:
 
     def __init__(self, server: socket.socket, state: int) -> None:
         """Make keepers for slots in `state` (a directory's descriptor)."""
-        self._server: Connection | None = Connection(server)
+        self._server: MessageSocket | None = MessageSocket(server)
         self._state = state
         self._slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
         self._keepers: dict[int, int] = {}  # pid → number
@@ -55,7 +55,7 @@ class ForkServer:
             if self._server and self._server.fileno() in ready:
                 self._hear(self._server)
 
-    def _hear(self, server: Connection) -> None:
+    def _hear(self, server: MessageSocket) -> None:
         server.flush()
         try:
             for message in server.hear() or ():
@@ -108,7 +108,7 @@ class ForkServer:
             if self._server:
                 self._server.close()
             process_tree.become_subreaper()
-            identity = Identity.of(os.getpid()).dump()
+            identity = ProcessIdentity.of(os.getpid()).dump()
             slot.introduce({**header, "keeper": number, "identity": identity})
             hello = {"program": header["program"], "keeper": number, "identity": identity}
             Keeper(self._state, slot, listener, hello).run()

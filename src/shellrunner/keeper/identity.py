@@ -9,7 +9,7 @@ import os
 from typing import Any, NamedTuple
 
 
-class Identity(NamedTuple):
+class ProcessIdentity(NamedTuple):
     """A process, in a form that can be written down. `start` is field 22 of /proc/pid/stat (proc_pid_stat(5))."""
 
     boot: str
@@ -18,7 +18,7 @@ class Identity(NamedTuple):
     start: int
 
     @classmethod
-    def of(cls, pid: int) -> "Identity":
+    def of(cls, pid: int) -> "ProcessIdentity":
         """Say who the process `pid` is now.
 
         Raises:
@@ -27,7 +27,7 @@ class Identity(NamedTuple):
         return cls(boot_id(), pid_namespace(), pid, start_time(pid))
 
     @classmethod
-    def load(cls, fields: dict[str, Any]) -> "Identity":
+    def load(cls, fields: dict[str, Any]) -> "ProcessIdentity":
         """The inverse of `dump`."""
         return cls(fields["boot"], fields["namespace"], fields["pid"], fields["start"])
 

@@ -18,12 +18,12 @@ from contextlib import suppress
 from typing import Any
 
 from . import command, process_tree
-from .message_socket import Connection
+from .message_socket import MessageSocket
 from .protocol import PROTOCOL, Message
 from .recorder import Recorder
-from .running import CHUNK, LINGER, Kept
+from .running import CHUNK, LINGER, RunningCommand
 from .slot import SlotWriter
-from .stdin_buffer import Input
+from .stdin_buffer import StdinBuffer
 
 _NAP = 86_400.0  # seconds; poll(2) counts milliseconds in an int
 _SHORT = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
@@ -39,8 +39,8 @@ class Keeper:
         self._state, self._slot, self._listener, self._hello = state, slot, listener, hello
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._server: Connection | None = None
-        self._kept: Kept | None = None
+        self._server: MessageSocket | None = None
+        self._kept: RunningCommand | None = None
         self._retiring = False
         self._over = False
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -88,7 +88,7 @@ class Keeper:
             self._hear()  # whatever an earlier server still said
         if self._server:
             self._hang_up()
-        self._server = Connection(connection)
+        self._server = MessageSocket(connection)
         self._watch(connection.fileno(), self._attend)
         kept = self._kept
         self._say(say="hello", protocol=PROTOCOL, **self._hello, job=kept and kept.job, token=kept and kept.token)
@@ -152,7 +152,7 @@ class Keeper:
             self._slot.end({**recorder.progress(), **end})
             self._say(say="ended", job=job, token=token, retiring=False)
             return
-        self._kept = kept = Kept(message, started, recorder)
+        self._kept = kept = RunningCommand(message, started, recorder)
         self._watch(started.pidfd, lambda: self._ended(kept))
         for stream, pipe in enumerate(started.pipes):
             self._watch(pipe, lambda stream=stream, pipe=pipe: self._copy(stream, pipe))  # type: ignore[misc]
@@ -160,7 +160,7 @@ class Keeper:
         if started.input:
             self._feed(started.input)
 
-    def _feed(self, source: Input) -> None:
+    def _feed(self, source: StdinBuffer) -> None:
         """Write what the command has room for, and be woken up once it has room for more."""
         sink = source.sink
         source.write()
@@ -169,7 +169,7 @@ class Keeper:
         elif sink in self._handlers and not source.waiting:
             self._forget(sink)
 
-    def _stop_feeding(self, source: Input) -> None:
+    def _stop_feeding(self, source: StdinBuffer) -> None:
         if source.sink in self._handlers:
             self._forget(source.sink)
         source.is_open = False
@@ -193,7 +193,7 @@ class Keeper:
         if self._kept:
             self._kept.open_pipes.discard(pipe)
 
-    def _ended(self, kept: Kept) -> None:
+    def _ended(self, kept: RunningCommand) -> None:
         self._forget(kept.started.pidfd)
         if kept.started.input:
             self._stop_feeding(kept.started.input)
@@ -203,7 +203,7 @@ class Keeper:
         kept.settle = lambda: self._settle(kept)
         self._settle(kept)
 
-    def _settle(self, kept: Kept) -> None:
+    def _settle(self, kept: RunningCommand) -> None:
         # A tree that was asked to end (TERM) may use its grace although the command itself is gone.
         if kept.cause and kept.grace_left() and process_tree.group_lives(kept.started.pid):
             return
@@ -212,7 +212,7 @@ class Keeper:
         elif not kept.leaves:
             process_tree.kill()
 
-    def _finish(self, kept: Kept) -> None:
+    def _finish(self, kept: RunningCommand) -> None:
         if not kept.leaves:
             # The command is not reaped yet, so this group is still its own, and whoever forks in it is caught.
             with suppress(OSError):
@@ -226,7 +226,7 @@ class Keeper:
             self._retiring = self._retiring or bool(survivors)
         self._record(kept, status, usage, survivors)
 
-    def _record(self, kept: Kept, status: int, usage: resource.struct_rusage, survivors: list[str]) -> None:
+    def _record(self, kept: RunningCommand, status: int, usage: resource.struct_rusage, survivors: list[str]) -> None:
         remarks = [f"still running after {LINGER:g} s: {', '.join(survivors)}"] if survivors else []
         try:
             kept.recorder.sync()

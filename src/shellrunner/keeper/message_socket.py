@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from .protocol import Message, Unpacker, pack
 
 
-class Connection:
+class MessageSocket:
     """A socket, what was received of a message, and what the other side has not taken yet."""
 
     def __init__(self, connection: socket.socket) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from .stdin_buffer import Input
+from .stdin_buffer import StdinBuffer
 
 _LOCAL, _CHARACTERS = 3, 6  # c_lflag and c_cc in what tcgetattr gives
 _SOON, _SELDOM, _SLOWER = 0.001, 1.0, 1.25  # seconds between looks, which grow by a quarter of the time waited
@@ -20,7 +20,7 @@ _HELD = 65_536  # bytes; more than the kernel holds between the two ends (n_tty 
 _PIECE = 65_536
 
 
-class Terminal(Input):
+class Pty(StdinBuffer):
     """Both ends. The command's own end is held open while it runs: one that closes it all may open /dev/tty again."""
 
     def __init__(self, size: Sequence[int], given: bytes, *, is_open: bool) -> None:

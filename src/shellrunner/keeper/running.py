@@ -18,7 +18,7 @@ from typing import Any
 
 from . import command, process_tree
 from .protocol import Message
-from .pty import Terminal
+from .pty import Pty
 from .recorder import Recorder
 
 CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
@@ -26,7 +26,7 @@ LINGER = 1.0  # seconds that children left behind have to be gone
 _AGAIN = 0.05  # seconds between looks where nothing can be waited on
 
 
-class Kept:
+class RunningCommand:
     """The command that is being kept: its deadlines, and why it is being ended, if it is."""
 
     def __init__(self, message: Message, started: command.Command, recorder: Recorder) -> None:
@@ -60,7 +60,7 @@ class Kept:
         """Take what lies in the pipes now and no more: a child may go on writing for ever."""
         for stream, pipe in enumerate(self.started.pipes):
             if pipe in self.open_pipes:
-                for data in self._input.rest() if isinstance(self._input, Terminal) else _rest(pipe):
+                for data in self._input.rest() if isinstance(self._input, Pty) else _rest(pipe):
                     self.take(stream, data)
 
     def is_about(self, message: Message) -> bool:

@@ -258,7 +258,7 @@ class SlotReader:
         limit = min(limit, DATA_ROOM - position)
         return os.pread(self.fd, limit, self._place(record) + _DATA + position) if limit > 0 else b""
 
-    def glance(self) -> bytes:
+    def fingerprint(self) -> bytes:
         """Bytes that differ whenever a start or a progress was written since: to be compared, not to be read."""
         return b"".join(os.pread(self.fd, _END, PAGE + number * RECORD) for number in range(RECORDS))
 

@@ -9,7 +9,7 @@ ROOM = 1 << 20  # bytes that are held for a command that does not read them yet
 _PIECE = 65_536  # bytes written at once: what a pipe holds
 
 
-class Input:
+class StdinBuffer:
     """The write end of a command's input. `offset` counts what was taken in all."""
 
     due: float | None = None  # when `look` has something to do

@@ -7,14 +7,14 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from .pty import Terminal
-from .stdin_buffer import Input
+from .pty import Pty
+from .stdin_buffer import StdinBuffer
 
 # A step for posix_spawn, with its arguments: DUP2 from, to; OPEN descriptor, path, flags, mode.
 Action = tuple[Any, ...]
 
 
-class Plumbing:
+class Stdio:
     """Reading ends in `pipes`, by stream; `input`, if there is any that is written; what is done in the child."""
 
     def __init__(self, message: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ class Plumbing:
             OSError: no descriptors or no terminals left.
         """
         self.pipes: list[int] = []
-        self.input: Input | None = None
+        self.input: StdinBuffer | None = None
         self.actions: list[Action] = []
         self._given: list[int] = []  # only the command needs them
         try:
@@ -36,18 +36,18 @@ class Plumbing:
             if user := message.get("user"):
                 self._give_to(user["uid"])
         except OSError:
-            self.tear_out()
+            self.close_all()
             raise
 
-    def hand_over(self) -> None:
+    def close_child_ends(self) -> None:
         """Close what only the command needs, once it has it."""
         for descriptor in self._given:
             os.close(descriptor)
         self._given = []
 
-    def tear_out(self) -> None:
+    def close_all(self) -> None:
         """Close everything: there is no command."""
-        self.hand_over()
+        self.close_child_ends()
         if self.input:
             self.input.close()
         for descriptor in self.pipes:
@@ -58,12 +58,12 @@ class Plumbing:
         # /dev/stderr and the like open what is behind the descriptor once more, which its owner alone may do.
         for descriptor in self._given:
             os.fchown(descriptor, uid, -1)
-        if isinstance(self.input, Terminal):
+        if isinstance(self.input, Pty):
             self.input.give_to(uid)
 
     def _lay_terminal(self, message: dict[str, Any]) -> None:
         text = (message["stdin"] or "").encode()
-        self.input = terminal = Terminal(message["tty"], text, is_open=message.get("stream", False))
+        self.input = terminal = Pty(message["tty"], text, is_open=message.get("stream", False))
         self.pipes = [terminal.screen]
         # A session without a terminal gets the first that its leader opens (tty_ioctl(4)), and posix_spawn has made
         # the session by then, in glibc and in musl.
@@ -83,7 +83,7 @@ class Plumbing:
         if message.get("stream"):
             reading, writing = os.pipe()
             self._given.append(reading)
-            self.input = Input(writing, is_open=True)
+            self.input = StdinBuffer(writing, is_open=True)
             os.set_blocking(writing, False)
         elif message["stdin"]:
             self._given.append(_file_of(message["stdin"].encode()))

@@ -20,7 +20,7 @@ from shellrunner.model.job import (
     Usage,
     Volume,
     Waiting,
-    again,
+    next_attempt_at,
 )
 from shellrunner.model.session import Session
 from shellrunner.model.spec import (
@@ -70,5 +70,5 @@ __all__ = [
     "Usage",
     "Volume",
     "Waiting",
-    "again",
+    "next_attempt_at",
 ]

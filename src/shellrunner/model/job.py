@@ -203,7 +203,7 @@ class Claim:
     run_as: str | None = None
 
 
-def again(spec: JobSpec, attempt: int, end: End) -> Millis | None:
+def next_attempt_at(spec: JobSpec, attempt: int, end: End) -> Millis | None:
     """When another attempt is due after this one (counted from 1) ended so; None: it was the last."""
     retries = spec.retries
     if retries is None or attempt > retries.max or end.ending.value not in retries.on or end.exit_code == 0:

@@ -14,21 +14,21 @@ from pathlib import Path
 
 from shellrunner import __version__
 from shellrunner import log as log_room
-from shellrunner.access.authenticator import open_door
-from shellrunner.callbacks import Caller
+from shellrunner.access.authenticator import open_authenticator
+from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
-from shellrunner.metrics import Metrics, Sources
+from shellrunner.metrics import MetricInputs, Metrics
 from shellrunner.service import startup_warnings
-from shellrunner.service.health import Pulse
+from shellrunner.service.health import Health
 from shellrunner.service.listening import check_passed, listening, take_passed
-from shellrunner.service.reload import Reloading
+from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import ask_for_time, caught_signals, first_of, leave
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
 from shellrunner.store import Store
 from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, open_store
-from shellrunner.supervisor import Controls, Keepers, Supervisor
-from shellrunner.supervisor.keeper_connection import ForkServer, attach, exec_fork_server
+from shellrunner.supervisor import Controls, KeeperPool, Supervisor
+from shellrunner.supervisor.keeper_connection import ForkServerConnection, attach, exec_fork_server
 from shellrunner.systemd.notify import Notifier
 from shellrunner.web import make_app
 
@@ -52,7 +52,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
     fork_server = exec_fork_server(state_dir)
     use_all_descriptors()
     metrics = Metrics(settings.queues)
-    reloading = Reloading(settings, reread or (lambda: settings), partial(check_passed, passed))
+    reloading = Reloader(settings, reread or (lambda: settings), partial(check_passed, passed))
     with (
         contextlib.closing(Notifier.from_environment()) as notifier,
         private_files(),
@@ -62,17 +62,17 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
             supervised(store, state_dir, settings, await attach(*fork_server), metrics) as (supervisor, crashed),
-            at_work("caller", Caller(store, settings.callbacks).run()) as calling,
+            at_work("caller", CallbackSender(store, settings.callbacks).run()) as calling,
         ):
-            pulse = Pulse(store, notifier)
-            door = await open_door(settings.auth, store)
+            pulse = Health(store, notifier)
+            door = await open_authenticator(settings.auth, store)
             app = make_app(
                 store,
                 settings,
                 ready=lambda: pulse.complaints() + _if_dead(crashed),
                 controls=Controls(store, supervisor.kept),
                 render=partial(
-                    metrics.render, Sources(store, supervisor, state_dir, settings.supervisor.max_running)
+                    metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
                 door=door,
                 ledger=log_room.ledger(),
@@ -129,10 +129,10 @@ def queue_limits(settings: Settings) -> QueueLimits:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    store: Store, state_dir: Path, settings: Settings, forks: ForkServer, metrics: Metrics
+    store: Store, state_dir: Path, settings: Settings, forks: ForkServerConnection, metrics: Metrics
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
-    keepers = Keepers(state_dir, {"history": store.history, "program": __version__}, forks)
+    keepers = KeeperPool(state_dir, {"history": store.history, "program": __version__}, forks)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
         async with at_work("supervisor", supervisor.run()) as task:

@@ -17,7 +17,7 @@ log = logging.getLogger("shellrunner.service")
 PULSE: Final = 5.0  # seconds between proofs that the history can be written, unless systemd asks more often
 
 
-class Pulse:
+class Health:
     """Proves again and again that the history can be written, and tells systemd only then."""
 
     def __init__(self, store: Store, notifier: Notifier) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.config import Address, Auth, Settings
+from shellrunner.config import Address, AuthSettings, Settings
 from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.service.tls import Certificate
 from shellrunner.service.unix_socket import bound
@@ -38,7 +38,7 @@ def take_passed(settings: Settings) -> list[socket.socket]:
     return passed
 
 
-def check_passed(passed: Sequence[socket.socket], auth: Auth) -> None:
+def check_passed(passed: Sequence[socket.socket], auth: AuthSettings) -> None:
     """Refuse what `config` refuses of the addresses in the settings; also at SIGHUP, when the last token has gone.
 
     Raises:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from shellrunner.access.authenticator import Door
-from shellrunner.config import Auth, Settings, with_auth
+from shellrunner.access.authenticator import Authenticator
+from shellrunner.config import AuthSettings, Settings, with_auth
 from shellrunner.errors import ConfigError, StoreUnavailable
 
 log = logging.getLogger("shellrunner.service")
 
 
-class Reloading:
+class Reloader:
     """Applies to a running service what its configuration says now."""
 
     def __init__(
-        self, settings: Settings, reread: Callable[[], Settings], check: Callable[[Auth], None] | None = None
+        self, settings: Settings, reread: Callable[[], Settings], check: Callable[[AuthSettings], None] | None = None
     ) -> None:
         """`settings` are in force; `reread` makes them anew, as at the start.
 
@@ -33,7 +33,7 @@ class Reloading:
         """Have it read again, as SIGHUP does."""
         self._asked.set()
 
-    async def work(self, door: Door, others: Sequence[Callable[[], None]] = ()) -> None:
+    async def work(self, door: Authenticator, others: Sequence[Callable[[], None]] = ()) -> None:
         """Whenever asked, apply what is said now to the door and by calling the others; go on until cancelled.
 
         The others raise ConfigError if they cannot, and have then changed nothing.
@@ -49,7 +49,7 @@ class Reloading:
                 reasons = error.detail.splitlines()
                 log.error("not reloaded, everything stays as it was", extra={"reasons": reasons})  # noqa: TRY400
 
-    async def _reload(self, door: Door, others: Sequence[Callable[[], None]]) -> None:
+    async def _reload(self, door: Authenticator, others: Sequence[Callable[[], None]]) -> None:
         read = await asyncio.to_thread(self._reread)
         before, now = self._settings, with_auth(self._settings, read.auth)
         if self._check:
@@ -65,7 +65,7 @@ class Reloading:
         await _settle(door)
 
 
-async def _settle(door: Door) -> None:
+async def _settle(door: Authenticator) -> None:
     try:
         await door.settle()
     except StoreUnavailable as error:
@@ -82,7 +82,7 @@ def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [key for key in {**old, **new} if key not in old or key not in new or old[key] != new[key]]
 
 
-def _tokens(before: Auth, after: Auth) -> dict[str, list[str]]:
+def _tokens(before: AuthSettings, after: AuthSettings) -> dict[str, list[str]]:
     """Which tokens came, went, or are others than before; only what there is of it."""
     old, new = ({token.name: token for token in auth.tokens} for auth in (before, after))
     found = {
@@ -93,7 +93,7 @@ def _tokens(before: Auth, after: Auth) -> dict[str, list[str]]:
     return {what: names for what, names in found.items() if names}
 
 
-def _tell_expired(auth: Auth) -> None:
+def _tell_expired(auth: AuthSettings) -> None:
     now = datetime.now(UTC)
     if expired := [token.name for token in auth.tokens if token.is_over(now)]:
         log.warning("tokens have expired, and let nobody in", extra={"tokens": expired})

@@ -56,7 +56,7 @@ async def leave(supervisor: Supervisor, how: str, stop: Stop, *parts: asyncio.Ta
     """Do with the running jobs what `on_stop` says; a second signal, or a part that crashes, stops the waiting."""
     if how != "keep" and not any(part.done() for part in parts):
         log.info("waiting for running jobs", extra={"on_stop": how, "jobs": supervisor.running})
-        await first_of(supervisor.finish_up(cancel=how == "cancel"), stop.impatience(), *parts)
+        await first_of(supervisor.drain(cancel=how == "cancel"), stop.impatience(), *parts)
 
 
 async def ask_for_time(notifier: Notifier) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from aiohttp import http_parser
 
-from shellrunner.config import Auth, Settings
+from shellrunner.config import AuthSettings, Settings
 
 log = logging.getLogger("shellrunner.service")
 
@@ -32,7 +32,7 @@ def of_python() -> Iterator[str]:
         yield "python -O leaves out the checks by which a bug is noticed before it does harm: start without it"
 
 
-def of_root(auth: Auth, uid: int) -> Iterator[str]:
+def of_root(auth: AuthSettings, uid: int) -> Iterator[str]:
     """Whose commands run as root."""
     if uid != 0:
         return

@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Self
 
-from shellrunner.config import Server, secret_files
+from shellrunner.config import ServerSettings, secret_files
 from shellrunner.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ class Certificate:
         self.context.sni_callback = self._present
 
     @classmethod
-    def of(cls, server: Server) -> Self | None:
+    def of(cls, server: ServerSettings) -> Self | None:
         """Return the certificate that the settings name, if they name one.
 
         Raises:

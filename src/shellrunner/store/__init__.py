@@ -35,9 +35,8 @@ from shellrunner.store.filters import Filters, Page, Position, Sort
 from shellrunner.store.output import Extent, Head, Output
 
 __all__ = [
-    "Bell",
-    "Changes",
-    "Deleted",
+    "ChangeLog",
+    "DeleteCount",
     "DueCallback",
     "Extent",
     "Filters",
@@ -46,14 +45,15 @@ __all__ = [
     "Output",
     "Page",
     "Position",
+    "QueueOverview",
     "QueueState",
-    "Queues",
     "Sort",
     "Store",
+    "Subscription",
 ]
 
 
-class Bell(Protocol):
+class Subscription(Protocol):
     """Says "look again". Watch first, then look, then wait: no change is missed."""
 
     async def wait(self) -> None:
@@ -86,14 +86,14 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
-class Queues:
+class QueueOverview:
     """All queues, by name; `paused` when the whole service is, queues that are yet to come too."""
 
     paused: bool
     queues: Sequence[QueueState]
 
 
-class Deleted(NamedTuple):
+class DeleteCount(NamedTuple):
     """So many jobs were deleted; so many more were meant, but are not done."""
 
     deleted: int
@@ -109,7 +109,7 @@ class DueCallback:
     since: Millis
 
 
-class Changes(Protocol):
+class ChangeLog(Protocol):
     """Which jobs changed in which order, since the opening: a bounded memory of the latest changes."""
 
     @property
@@ -153,10 +153,10 @@ class Store(Protocol):
     async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
         """Return up to `limit` jobs in order, of those behind `after`; see the rules for pages that hold fewer."""
 
-    async def count(self, filters: Filters) -> Deleted:
+    async def count(self, filters: Filters) -> DeleteCount:
         """Say what `delete_jobs` would do now."""
 
-    async def delete_jobs(self, filters: Filters) -> Deleted:
+    async def delete_jobs(self, filters: Filters) -> DeleteCount:
         """Delete every job that is meant, was accepted before this call and is done, in small steps."""
 
     async def attempt(self, job_id: int, number: int) -> Done:
@@ -176,7 +176,7 @@ class Store(Protocol):
             ResultGone: the result was deleted.
         """
 
-    async def wish_cancel(self, job_id: int) -> Job:
+    async def request_cancel(self, job_id: int) -> Job:
         """Ask for the job's end; a queued job is done (`cancelled`) with it. Idempotent while running.
 
         Raises:
@@ -201,20 +201,20 @@ class Store(Protocol):
             ResultGone: deleted before.
         """
 
-    def watch(self, job_id: int) -> AbstractContextManager[Bell]:
+    def watch(self, job_id: int) -> AbstractContextManager[Subscription]:
         """Ring at every change of the job's state, and when its output has grown (at most 50 ms late)."""
 
-    def watch_changes(self) -> AbstractContextManager[Bell]:
+    def watch_changes(self) -> AbstractContextManager[Subscription]:
         """Ring at every change of any job's state, and at every deletion."""
 
     @property
-    def changes(self) -> Changes:
+    def changes(self) -> ChangeLog:
         """Which jobs changed, and in which order."""
 
-    async def queues(self) -> Queues:
+    async def queues(self) -> QueueOverview:
         """Return every queue: those that config names, and those of jobs that are not done."""
 
-    async def pause(self, queue: str | None, *, paused: bool) -> Queues:
+    async def pause(self, queue: str | None, *, paused: bool) -> QueueOverview:
         """Let a queue (None: all of them) start nothing, or start again.
 
         Raises:
@@ -237,10 +237,10 @@ class Store(Protocol):
     async def next_callback(self) -> Millis | None:
         """Return when the next result is to be sent, if any is."""
 
-    async def called_back(self, job_id: int, *, error: str | None, again: Millis | None) -> None:
-        """Record a try: delivered without `error`, else tried again at `again`, else failed for good."""
+    async def called_back(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
+        """Record a try: delivered without `error`, else tried again at `retry_at`, else failed for good."""
 
-    def watch_callbacks(self) -> AbstractContextManager[Bell]:
+    def watch_callbacks(self) -> AbstractContextManager[Subscription]:
         """Ring whenever a result has come to be sent."""
 
     # What the supervisor says ----------------------------------------------------------------------------
@@ -253,11 +253,11 @@ class Store(Protocol):
         """Wait for a queued job and claim it for this keeper."""
 
     async def finish(
-        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, again: Millis | None = None
+        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
     ) -> bool:
         """Record the end; false if the job is not running under this token (any more).
 
-        With `again`, another attempt follows at that time, unless the job's end was asked for.
+        With `next_attempt_at`, another attempt follows at that time, unless the job's end was asked for.
         """
 
     async def requeue(self, job_id: int, token: str) -> bool:
@@ -272,7 +272,7 @@ class Store(Protocol):
     async def cancelling(self) -> Sequence[Claim]:
         """Return the running jobs whose end was asked for."""
 
-    def watch_wishes(self) -> AbstractContextManager[Bell]:
+    def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
         """Ring whenever a running job's end was asked for."""
 
     async def check(self) -> None:

@@ -12,8 +12,8 @@ from typing import Final
 _REMEMBERED: Final = 20_000  # jobs; each is a few dozen bytes
 
 
-class ChangeMemory:
-    """See `store.Changes`. Counted anew at each opening, so an `era` tells one counting from another."""
+class InMemoryChangeLog:
+    """See `store.ChangeLog`. Counted anew at each opening, so an `era` tells one counting from another."""
 
     def __init__(self, remembered: int = _REMEMBERED) -> None:
         self.era = secrets.token_hex(4)

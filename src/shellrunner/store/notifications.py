@@ -11,7 +11,7 @@ from typing import Final
 _TICK: Final = 0.04  # seconds, so that with the look itself a new byte is noticed within 50 ms
 
 
-class EventBell:
+class EventSubscription:
     """One watcher's bell."""
 
     def __init__(self) -> None:
@@ -27,20 +27,20 @@ class EventBell:
         self._event.clear()
 
 
-class Bells:
+class Notifications:
     """The bells of each matter (a job, the wishes)."""
 
-    def __init__(self, glance: Callable[[int], bytes | None]) -> None:
-        """`glance` gives bytes that differ whenever a job's output has grown; None if it is not running."""
-        self._glance = glance
-        self._bells: dict[Hashable, set[EventBell]] = {}
+    def __init__(self, fingerprint: Callable[[int], bytes | None]) -> None:
+        """`fingerprint` gives bytes that differ whenever a job's output has grown; None if it is not running."""
+        self._fingerprint = fingerprint
+        self._bells: dict[Hashable, set[EventSubscription]] = {}
         self._seen: dict[int, bytes] = {}
         self._watched = asyncio.Event()
 
     @contextmanager
-    def watch(self, matter: Hashable) -> Iterator[EventBell]:
+    def watch(self, matter: Hashable) -> Iterator[EventSubscription]:
         """A bell that rings for this matter until the block is left."""
-        bell = EventBell()
+        bell = EventSubscription()
         self._bells.setdefault(matter, set()).add(bell)
         self._watched.set()
         try:
@@ -68,7 +68,7 @@ class Bells:
                 self._watched.clear()
 
     def _look(self, job: int) -> None:
-        seen = self._glance(job)
+        seen = self._fingerprint(job)
         if seen is None:
             self._seen.pop(job, None)
         elif seen != self._seen.get(job):

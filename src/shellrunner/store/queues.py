@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from shellrunner.errors import QueueFull
 from shellrunner.model import State
-from shellrunner.store.transition import Move
+from shellrunner.store.transition import Transition
 
 ALL: Final = "*"  # in the place of a name (which it cannot be): the whole service is paused
 _ANY: Final = 1 << 30  # places of a queue without a limit of its own
@@ -66,7 +66,7 @@ class QueueCounts:
         """Whether it starts nothing."""
         return queue in self.paused or ALL in self.paused
 
-    def moved(self, move: Move) -> None:
+    def moved(self, move: Transition) -> None:
         """Follow a job."""
         counts = self._of(move.queue)
         if move.before is not None and move.before is not State.DONE:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.store.transition import Moves
+from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
 
 _STEP: Final = 100  # rows removed in one batch
@@ -34,19 +34,19 @@ class Retention:
 
 
 @dataclass(slots=True)
-class Kept:
+class HistorySize:
     """What the history holds of jobs that are done."""
 
     jobs: int
     bytes: int
 
 
-def count(db: sqlite3.Connection) -> Kept:
+def count(db: sqlite3.Connection) -> HistorySize:
     """Count once, at the opening; from then on the count is carried along."""
     (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()
     (last,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM jobs").fetchone()
     (earlier,) = db.execute(_EARLIER).fetchone()
-    return Kept(jobs, last + earlier)
+    return HistorySize(jobs, last + earlier)
 
 
 def _oldest(db: sqlite3.Connection, most: int, oldest_kept: float) -> list[tuple[int, int]]:
@@ -59,10 +59,10 @@ def _oldest(db: sqlite3.Connection, most: int, oldest_kept: float) -> list[tuple
     return sorted({*oldest, *ahead}, key=lambda job: (job[1] >= oldest_kept, job[0]))[:most]
 
 
-class Retainer:
+class RetentionTrimmer:
     """Keeps a history within its limits."""
 
-    def __init__(self, limits: Retention, kept: Kept, remove: Callable[[int], Awaitable[int]]) -> None:
+    def __init__(self, limits: Retention, kept: HistorySize, remove: Callable[[int], Awaitable[int]]) -> None:
         """`remove` takes away at most so many of the oldest that are too much, and says how many it took."""
         self.kept = kept
         self._limits = limits
@@ -81,11 +81,11 @@ class Retainer:
         self.kept.jobs -= jobs
         self.kept.bytes -= size
 
-    def step(self, db: sqlite3.Connection, most: int) -> Moves:
+    def step(self, db: sqlite3.Connection, most: int) -> Transitions:
         """Remove at most so many of the oldest, as far as they are too much (a unit for the writer)."""
         jobs, size = self.kept.jobs, self.kept.bytes
         oldest_kept = self._oldest_kept()
-        removed: Moves = []
+        removed: Transitions = []
         for job, completed in _oldest(db, most, oldest_kept):
             if completed >= oldest_kept and not self._too_much(jobs, size):
                 break

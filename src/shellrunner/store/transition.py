@@ -8,11 +8,11 @@ from typing import NamedTuple
 from shellrunner.model import Ending, Millis, State
 
 
-class Move(NamedTuple):
+class Transition(NamedTuple):
     """A job went from one state (None: it was not there) to another (None: it is gone).
 
-    `size` is its stored output, where it is done, or was: None if its result was deleted before. `minded`: somebody
-    has to be told of its end. `due`: when it may start, if it waits for that alone. `ending`: why, if it
+    `size` is its stored output, where it is done, or was: None if its result was deleted before. `has_followers`: a
+    job or a callback depends on its end. `due`: when it may start, if it waits for that alone. `ending`: why, if it
     is done now.
     """
 
@@ -21,10 +21,10 @@ class Move(NamedTuple):
     before: State | None
     after: State | None
     size: int | None = 0
-    minded: bool = False
+    has_followers: bool = False
     due: Millis | None = None
     attempts: int = 1
     ending: Ending | None = None
 
 
-Moves = list[Move]
+Transitions = list[Transition]

@@ -6,7 +6,7 @@ Owned by the supervisor. Must not know jobs.
 import asyncio
 
 
-class Places:
+class ConcurrencyLimit:
     """`number` places, of which `taken` are taken already: perhaps more than there are, if the number was lowered."""
 
     def __init__(self, number: int, taken: int = 0) -> None:
@@ -18,7 +18,7 @@ class Places:
         """Wait for a free place."""
         await self._semaphore.acquire()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Return a place: to the debt first."""
         if self._debt:
             self._debt -= 1

@@ -13,8 +13,8 @@ from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning,
 from shellrunner.keeper.protocol import CONTROLLED
 from shellrunner.model import Running
 from shellrunner.store import Store
-from shellrunner.supervisor.keeper_connection import KeeperGone, Link
-from shellrunner.supervisor.running_job import Kept
+from shellrunner.supervisor.keeper_connection import KeeperConnection, KeeperGone
+from shellrunner.supervisor.running_job import RunningJob
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Controls:
 
     signals: Final = _signals()  # by name, as signal(7) has them
 
-    def __init__(self, store: Store, kept: Callable[[int], Kept | None]) -> None:
+    def __init__(self, store: Store, kept: Callable[[int], RunningJob | None]) -> None:
         """Ask `store` whether a job runs, and `kept` (the supervisor) who has it."""
         self._store, self._kept = store, kept
 
@@ -75,7 +75,7 @@ class Controls:
             case "gone":
                 raise NotRunning(job_id)
 
-    async def _reach(self, job_id: int) -> tuple[Kept, Link]:
+    async def _reach(self, job_id: int) -> tuple[RunningJob, KeeperConnection]:
         """Find the keeper; it may have been claimed for, or be sought after a restart, at this very moment."""
         while True:
             kept = self._kept(job_id)
@@ -86,7 +86,7 @@ class Controls:
                 raise NotRunning(job_id)
             await asyncio.sleep(_AGAIN)
 
-    async def _check_version(self, job_id: int, link: Link) -> None:
+    async def _check_version(self, job_id: int, link: KeeperConnection) -> None:
         try:
             hello = await link.hello
         except KeeperGone:

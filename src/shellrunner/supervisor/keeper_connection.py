@@ -69,7 +69,7 @@ class KeeperGone(Exception):
     """The keeper's connection ended before it said what was waited for."""
 
 
-class Link(_Wire):
+class KeeperConnection(_Wire):
     """One keeper, as the server knows it. `hello` is what it said of itself, `slot` where it writes."""
 
     def __init__(self, number: int, slot: SlotReader) -> None:
@@ -156,7 +156,7 @@ class Link(_Wire):
             self.slot.close()
 
 
-async def connect(slots: int, number: int) -> Link:
+async def connect(slots: int, number: int) -> KeeperConnection:
     """Connect to the keeper of this slot (`slots` is the directory's descriptor).
 
     Raises:
@@ -166,14 +166,16 @@ async def connect(slots: int, number: int) -> Link:
     try:
         # Through the descriptor, since a socket's own path is limited to 107 bytes (unix(7)).
         path = f"/proc/self/fd/{slots}/{socket_name(number)}"
-        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(number, slot), path)
+        _, link = await asyncio.get_running_loop().create_unix_connection(
+            lambda: KeeperConnection(number, slot), path
+        )
     except BaseException:
         slot.close()
         raise
     return link
 
 
-class ForkServer(_Wire):
+class ForkServerConnection(_Wire):
     """The process that makes keepers. `died` has what it said of keepers that are gone, by number."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -266,8 +268,8 @@ def exec_fork_server(state_dir: Path) -> tuple[subprocess.Popen[bytes], socket.s
     return process, ours
 
 
-async def attach(process: subprocess.Popen[bytes], connection: socket.socket) -> ForkServer:
+async def attach(process: subprocess.Popen[bytes], connection: socket.socket) -> ForkServerConnection:
     """Take up the conversation with a fork server that was exec'ed."""
     loop = asyncio.get_running_loop()
-    _, wire = await loop.create_connection(lambda: ForkServer(process), sock=connection)
+    _, wire = await loop.create_connection(lambda: ForkServerConnection(process), sock=connection)
     return wire

@@ -11,10 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
-from shellrunner.supervisor.keeper_connection import ForkServer, Link, attach, connect, exec_fork_server
+from shellrunner.supervisor.keeper_connection import (
+    ForkServerConnection,
+    KeeperConnection,
+    attach,
+    connect,
+    exec_fork_server,
+)
 
 log = logging.getLogger("shellrunner.supervisor")
 
@@ -24,10 +30,10 @@ _SELDOM = 2.0  # seconds to which that grows for a lock that stays held
 _ASIDE = "aside"
 
 
-class Keepers:
+class KeeperPool:
     """Everything that lies in `slots/`. Open for as long as the supervisor runs."""
 
-    def __init__(self, state_dir: Path, header: dict[str, Any], forks: ForkServer) -> None:
+    def __init__(self, state_dir: Path, header: dict[str, Any], forks: ForkServerConnection) -> None:
         """Work in `state_dir`; `header` (history and program) goes into every new slot."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._state_dir, self._header, self._forks = state_dir, header, forks
@@ -35,7 +41,7 @@ class Keepers:
         self.slots = os.open(state_dir / "slots", flags)
         self._last = max(self.numbers(), default=0)
         self._reviving = asyncio.Lock()
-        self._links: set[Link] = set()
+        self._links: set[KeeperConnection] = set()
 
     def close(self) -> None:
         """Let go of all of them: who keeps nothing exits, who keeps a command sees it through.
@@ -74,7 +80,7 @@ class Keepers:
         self._last = max(self._last, *spoken_of, 0)
         return held
 
-    async def make(self) -> Link:
+    async def make(self) -> KeeperConnection:
         """Have a new keeper forked, and connect to it.
 
         Raises:
@@ -85,7 +91,7 @@ class Keepers:
             await self._revive()
         self._last += 1
         number = self._last
-        link: Link | None = None
+        link: KeeperConnection | None = None
         try:
             await self._forks.fork(number, self._header)
             link = await self._connect(number)
@@ -98,7 +104,7 @@ class Keepers:
             raise
         return link
 
-    async def find(self, number: int) -> Link | None:
+    async def find(self, number: int) -> KeeperConnection | None:
         """Connect to a keeper that an earlier server had made; None once it is certain that it is gone."""
         while not self.is_gone(number):
             with suppress(OSError):
@@ -106,12 +112,12 @@ class Keepers:
             await asyncio.sleep(_AGAIN)
         return None
 
-    async def _connect(self, number: int) -> Link:
+    async def _connect(self, number: int) -> KeeperConnection:
         link = await connect(self.slots, number)
         self._links.add(link)
         return link
 
-    async def dismiss(self, link: Link, *, usable: bool) -> None:
+    async def dismiss(self, link: KeeperConnection, *, usable: bool) -> None:
         """Let a keeper go, and bury it when it is gone; one that is not `usable` stays with what it still has."""
         if usable:
             link.finish()
@@ -187,7 +193,7 @@ class Keepers:
             OSError: it could not be (no descriptors left).
         """
         header = self.header(number)
-        pidfd = Identity.load(header["identity"]).open() if header else None
+        pidfd = ProcessIdentity.load(header["identity"]).open() if header else None
         if pidfd is not None:
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)

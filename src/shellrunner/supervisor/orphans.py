@@ -8,7 +8,7 @@ import os
 import signal
 import time
 
-from shellrunner.keeper.identity import Identity
+from shellrunner.keeper.identity import ProcessIdentity
 
 
 def end_strays(job_id: int, token: str, seconds: float = 5.0) -> list[int]:
@@ -45,7 +45,7 @@ def _marked(pid: int, mark: bytes) -> bool:
 
 def _kill(pid: int, mark: bytes) -> None:
     try:
-        pidfd = Identity.of(pid).open()
+        pidfd = ProcessIdentity.of(pid).open()
     except ProcessLookupError:
         return
     if pidfd is None:

@@ -7,20 +7,20 @@ import asyncio
 from collections.abc import Callable
 
 from shellrunner.model import Claim
-from shellrunner.supervisor.keeper_connection import Link
+from shellrunner.supervisor.keeper_connection import KeeperConnection
 
 
-class Kept:
+class RunningJob:
     """A claim whose command runs, or will in a moment, under a keeper."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.cancelling = claim.cancelling
         self.told = False  # the keeper knows that it is to be cancelled, or has nothing left to cancel
-        self.link: Link | None = None  # once the keeper was told to start
+        self.link: KeeperConnection | None = None  # once the keeper was told to start
         self._overdue: asyncio.TimerHandle | None = None
 
-    def watch(self, seconds: float, give_up: "Callable[[Kept], None]") -> None:
+    def watch(self, seconds: float, give_up: "Callable[[RunningJob], None]") -> None:
         """Give up on it in so many seconds (and not when that was to be before), unless it is watched no more."""
         if self._overdue:
             self._overdue.cancel()

@@ -3,16 +3,16 @@
 Pure; used by the supervisor. Must not know keepers as processes, or the store.
 """
 
-from shellrunner.config import Jobs
+from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
 from shellrunner.model import Claim, Limits, Streamed
-from shellrunner.supervisor.users import Account
+from shellrunner.supervisor.users import UserAccount
 
 _TERM = "xterm-256color"
 _LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files")
 
 
-def start(claim: Claim, jobs: Jobs, account: Account) -> Message:
+def start(claim: Claim, jobs: JobDefaults, account: UserAccount) -> Message:
     """The `start` message (see `keeper.messages`). Nothing of the service's own environment is in it."""
     spec = claim.spec
     leave = spec.leave_children
@@ -46,6 +46,6 @@ def start(claim: Claim, jobs: Jobs, account: Account) -> Message:
     }
 
 
-def _limits(asked: Limits, jobs: Jobs) -> dict[str, int | None] | None:
+def _limits(asked: Limits, jobs: JobDefaults) -> dict[str, int | None] | None:
     limits = {name: getattr(asked, name) or getattr(jobs, name) for name in _LIMITS}
     return limits if any(limits.values()) else None

@@ -10,17 +10,17 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from shellrunner.config import Jobs
+from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
-from shellrunner.model import Claim, End, Volume, again
+from shellrunner.model import Claim, End, Volume, next_attempt_at
 from shellrunner.store import Store
-from shellrunner.supervisor.concurrency import Places
-from shellrunner.supervisor.keeper_connection import KeeperGone, Link
-from shellrunner.supervisor.keeper_pool import Keepers
+from shellrunner.supervisor.concurrency import ConcurrencyLimit
+from shellrunner.supervisor.keeper_connection import KeeperConnection, KeeperGone
+from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.orphans import end_strays
-from shellrunner.supervisor.running_job import Kept
+from shellrunner.supervisor.running_job import RunningJob
 from shellrunner.supervisor.start_message import start
-from shellrunner.supervisor.users import Accounts, NoSuchUser
+from shellrunner.supervisor.users import NoSuchUser, UserAccounts
 from shellrunner.supervisor.verdict import Ended, NeverStarted, Verdict, is_lost, judge, new_token, refused, witnessed
 
 log = logging.getLogger("shellrunner.supervisor")
@@ -35,13 +35,15 @@ Observe = Callable[[Claim, End, Volume], None]  # hears of each attempt's end on
 class Supervisor:
     """Runs until it is cancelled; whatever runs then goes on under its keeper."""
 
-    def __init__(self, store: Store, keepers: Keepers, jobs: Jobs, max_running: int, observe: Observe) -> None:
+    def __init__(
+        self, store: Store, keepers: KeeperPool, jobs: JobDefaults, max_running: int, observe: Observe
+    ) -> None:
         """Run the store's jobs on these keepers, at most `max_running` at once, as `jobs` says."""
         self._store, self._keepers, self._jobs, self._max_running = store, keepers, jobs, max_running
         self._observe = observe
-        self._accounts = Accounts(jobs)
-        self._places = Places(max_running)
-        self._kept: dict[int, Kept] = {}
+        self._accounts = UserAccounts(jobs)
+        self._places = ConcurrencyLimit(max_running)
+        self._kept: dict[int, RunningJob] = {}
         self._workers = 0
         self._idle: set[asyncio.Task[None]] = set()  # workers that wait for a claim
         self._changed = asyncio.Event()
@@ -52,7 +54,7 @@ class Supervisor:
         """How many commands run, or are about to."""
         return len(self._kept)
 
-    def kept(self, job_id: int) -> Kept | None:
+    def kept(self, job_id: int) -> RunningJob | None:
         """Return who has this job, if it runs or is about to."""
         return self._kept.get(job_id)
 
@@ -66,16 +68,16 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             await self._adopt_all(tasks)
             tasks.create_task(self._hear_wishes(), name="wishes")
-            tasks.create_task(self._staff(tasks), name="staff")
+            tasks.create_task(self._fill_pool(tasks), name="staff")
 
-    async def finish_up(self, *, cancel: bool) -> None:
+    async def drain(self, *, cancel: bool) -> None:
         """Claim no more, and wait until nothing runs; with `cancel`, ask for the end of all that does."""
         self._stopping = True
         for task in self._idle:
             task.cancel()
         for kept in list(self._kept.values()) if cancel else ():
             with suppress(ShellrunnerError):  # done meanwhile, or not to be written down: it is told all the same
-                await self._store.wish_cancel(kept.claim.job_id)
+                await self._store.request_cancel(kept.claim.job_id)
             self._cancel(kept)
         while self._kept:
             self._changed.clear()
@@ -83,16 +85,16 @@ class Supervisor:
 
     # New jobs --------------------------------------------------------------------------------------------------
 
-    async def _staff(self, tasks: asyncio.TaskGroup) -> None:
+    async def _fill_pool(self, tasks: asyncio.TaskGroup) -> None:
         """Have a few keepers more than are needed, as long as there may be places for them."""
         while not self._stopping:
             self._changed.clear()
             if len(self._idle) < _SPARE and self._workers < self._max_running + _SPARE:
-                await self._hire(tasks)
+                await self._add_worker(tasks)
             else:
                 await self._changed.wait()
 
-    async def _hire(self, tasks: asyncio.TaskGroup) -> None:
+    async def _add_worker(self, tasks: asyncio.TaskGroup) -> None:
         try:
             link = await self._keepers.make()
         except (KeeperGone, OSError) as error:
@@ -100,10 +102,10 @@ class Supervisor:
             await asyncio.sleep(_AGAIN)
             return
         self._workers += 1
-        worker = tasks.create_task(self._work(link, tasks), name=f"keeper {link.number}")
+        worker = tasks.create_task(self._worker(link, tasks), name=f"keeper {link.number}")
         self._idle.add(worker)
 
-    async def _work(self, link: Link, tasks: asyncio.TaskGroup) -> None:
+    async def _worker(self, link: KeeperConnection, tasks: asyncio.TaskGroup) -> None:
         """Give one keeper one job after another, for as long as it takes them."""
         me = asyncio.current_task()
         assert me is not None  # noqa: S101  this is a coroutine
@@ -119,7 +121,7 @@ class Supervisor:
                 if recording:
                     await recording
                 usable, verdict = await self._keep(link, kept)
-                self._places.give_back()
+                self._places.release()
                 recording = tasks.create_task(self._record(kept, verdict), name=f"record {kept.claim.job_id}")
         finally:
             self._idle.discard(me)
@@ -129,12 +131,12 @@ class Supervisor:
             await recording
         await self._keepers.dismiss(link, usable=usable)
 
-    async def _claim(self, link: Link) -> Kept:
+    async def _claim(self, link: KeeperConnection) -> RunningJob:
         claim = await self._store.claim(link.number, new_token())
-        kept = self._kept[claim.job_id] = Kept(claim)
+        kept = self._kept[claim.job_id] = RunningJob(claim)
         return kept
 
-    async def _keep(self, link: Link, kept: Kept) -> tuple[bool, Verdict]:
+    async def _keep(self, link: KeeperConnection, kept: RunningJob) -> tuple[bool, Verdict]:
         """Have the command run; return whether the keeper can take another, and how it ended."""
         try:
             account = await self._accounts.of(kept.claim.run_as)
@@ -153,7 +155,7 @@ class Supervisor:
         finally:
             kept.watch_no_more()
 
-    async def _see_through(self, link: Link, kept: Kept) -> tuple[bool, Verdict]:
+    async def _see_through(self, link: KeeperConnection, kept: RunningJob) -> tuple[bool, Verdict]:
         claim = kept.claim
         try:
             retiring = await link.ended()
@@ -182,7 +184,7 @@ class Supervisor:
                 log.warning("job lost", extra={"job": claim.job_id, "evidence": evidence, "strays": strays})
             return verdict
 
-    async def _record(self, kept: Kept, verdict: Verdict) -> None:
+    async def _record(self, kept: RunningJob, verdict: Verdict) -> None:
         """Write the end into the history, however long it takes: until then the slot keeps it."""
         claim = kept.claim
         while True:
@@ -207,14 +209,14 @@ class Supervisor:
     async def _write(self, claim: Claim, verdict: Verdict) -> bool:
         if isinstance(verdict, Ended):
             end, volume, head = verdict.end, verdict.volume, verdict.head
-            due = again(claim.spec, claim.attempt, end)
-            return await self._store.finish(claim.job_id, claim.token, end, volume, head, again=due)
+            due = next_attempt_at(claim.spec, claim.attempt, end)
+            return await self._store.finish(claim.job_id, claim.token, end, volume, head, next_attempt_at=due)
         return await self._store.requeue(claim.job_id, claim.token)
 
     # Wishes and deadlines --------------------------------------------------------------------------------------
 
     async def _hear_wishes(self) -> None:
-        with self._store.watch_wishes() as bell:
+        with self._store.watch_cancel_requests() as bell:
             while True:
                 try:
                     for claim in await self._store.cancelling():
@@ -225,18 +227,18 @@ class Supervisor:
                 except StoreUnavailable:
                     await asyncio.sleep(_AGAIN)
 
-    def _cancel(self, kept: Kept) -> None:
+    def _cancel(self, kept: RunningJob) -> None:
         kept.cancelling = True
         if kept.link and not kept.told:
             kept.told = True
             kept.link.send({"do": "cancel", "job": kept.claim.job_id, "token": kept.claim.token})
             self._watch_over(kept, 0.0)
 
-    def _watch_over(self, kept: Kept, deadline: float) -> None:
+    def _watch_over(self, kept: RunningJob, deadline: float) -> None:
         """Kill the keeper if it has not ended its command long after `deadline` (seconds from now)."""
         kept.watch(deadline + self._jobs.kill_grace + _OVERDUE, self._give_up_on)
 
-    def _give_up_on(self, kept: Kept) -> None:
+    def _give_up_on(self, kept: RunningJob) -> None:
         log.error("a keeper is stuck; killing it", extra={"job": kept.claim.job_id, "keeper": kept.claim.keeper})
         try:
             self._keepers.kill(kept.claim.keeper)
@@ -250,18 +252,18 @@ class Supervisor:
         running = await self._store.running()
         for number in self._keepers.tidy({claim.keeper for claim in running}):
             tasks.create_task(self._keepers.bury_when_gone(number), name=f"bury {number}")
-        self._places = Places(self._max_running, len(running))
+        self._places = ConcurrencyLimit(self._max_running, len(running))
         for claim in running:
-            kept = self._kept[claim.job_id] = Kept(claim)
+            kept = self._kept[claim.job_id] = RunningJob(claim)
             tasks.create_task(self._adopt(kept), name=f"adopt {claim.job_id}")
         if running:
             log.info("jobs taken up", extra={"jobs": [claim.job_id for claim in running]})
 
-    async def _adopt(self, kept: Kept) -> None:
+    async def _adopt(self, kept: RunningJob) -> None:
         number = kept.claim.keeper
         usable, verdict = await self._find_out(kept)
         kept.watch_no_more()
-        self._places.give_back()
+        self._places.release()
         await self._record(kept, verdict)
         if any(other.claim.keeper == number for other in self._kept.values()):
             # That one is still to be judged by the same slot: whoever has it buries the keeper.
@@ -272,7 +274,7 @@ class Supervisor:
         elif self._keepers.is_gone(number):
             self._keepers.bury(number)
 
-    async def _find_out(self, kept: Kept) -> tuple[bool, Verdict]:
+    async def _find_out(self, kept: RunningJob) -> tuple[bool, Verdict]:
         claim = kept.claim
         kept.link = link = await self._keepers.find(claim.keeper)
         if link is None:

@@ -9,7 +9,7 @@ import pwd
 import time
 from typing import Any, Final, NamedTuple
 
-from shellrunner.config import Jobs, user
+from shellrunner.config import JobDefaults, user
 
 _REMEMBERED: Final = 60.0  # seconds; after that it is noticed that a user is gone, or has other groups
 
@@ -18,7 +18,7 @@ class NoSuchUser(Exception):
     """Nobody here has this name, or nothing can be started as them; the words are for `detail`."""
 
 
-class Account(NamedTuple):
+class UserAccount(NamedTuple):
     """A user as a `start` message has it (None: the service's own), and what its commands find around them."""
 
     user: dict[str, Any] | None
@@ -26,16 +26,16 @@ class Account(NamedTuple):
     cwd: str
 
 
-class Accounts:
+class UserAccounts:
     """The users that commands run as; `own` is the service's."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: JobDefaults) -> None:
         """Surround commands as `jobs` says."""
         self._jobs = jobs
-        self._known: dict[str, tuple[float, Account]] = {}
-        self.own = Account(None, *jobs.surroundings(user()))
+        self._known: dict[str, tuple[float, UserAccount]] = {}
+        self.own = UserAccount(None, *jobs.surroundings(user()))
 
-    async def of(self, name: str | None) -> Account:
+    async def of(self, name: str | None) -> UserAccount:
         """Look a user up, unless that was done lately; None is the service's own.
 
         Raises:
@@ -50,7 +50,7 @@ class Accounts:
             self._known[name] = (time.monotonic() + _REMEMBERED, account)
         return account
 
-    def _look_up(self, name: str) -> Account:
+    def _look_up(self, name: str) -> UserAccount:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
@@ -62,4 +62,4 @@ class Accounts:
             surroundings = self._jobs.surroundings(entry)
         except ValueError as error:
             raise NoSuchUser(f"cannot run as {name}: the user's entry {error}") from None
-        return Account({"uid": uid, "gid": gid, "groups": os.getgrouplist(name, gid)}, *surroundings)
+        return UserAccount({"uid": uid, "gid": gid, "groups": os.getgrouplist(name, gid)}, *surroundings)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from shellrunner.access.authenticator import Door
+from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import Store
@@ -29,18 +29,18 @@ from shellrunner.web.handlers import (
     status_events,
     statuses,
 )
-from shellrunner.web.handlers.control import CONTROLS, Controls
+from shellrunner.web.handlers.control import CONTROLS, JobControls
 from shellrunner.web.handlers.lists import FILTERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
-from shellrunner.web.http.connections import CONNECTIONS, Caps, Connections
+from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.server_protocol import Runner
 from shellrunner.web.http.streaming import STREAMS, Streams
-from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, SSE, TEXT, For, Route
+from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, SSE, TEXT, Access, Route
 from shellrunner.web.security import middleware
-from shellrunner.web.security.audit import Audit, Ledger
-from shellrunner.web.security.middleware import Terms
-from shellrunner.web.security.origin import Site
+from shellrunner.web.security.audit import Audit, AuditSink
+from shellrunner.web.security.middleware import RoutePolicy
+from shellrunner.web.security.origin import OriginPolicy
 
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
 
@@ -54,57 +54,57 @@ _RAW = "200 206 304 no-result-yet result-gone"
 # fmt: off
 # HEAD goes wherever GET does; OPTIONS and wrong verbs are the gate's.
 ROUTES = (
-    Route("GET", "/api", health.index, For.KNOWN, JSON, answers="200:Index 304"),
-    Route("GET", "/api/openapi.json", openapi.show, For.KNOWN, JSON, answers="200 304"),
-    Route("GET", "/api/jobs", jobs.index, For.READERS, JSON, LISTS, "200:Jobs 304"),
-    Route("POST", "/api/jobs", jobs.submit, For.RUNNERS, JSON, takes=JobSpec, headers="Idempotency-Key Prefer",
+    Route("GET", "/api", health.index, Access.AUTHENTICATED, JSON, answers="200:Index 304"),
+    Route("GET", "/api/openapi.json", openapi.show, Access.AUTHENTICATED, JSON, answers="200 304"),
+    Route("GET", "/api/jobs", jobs.index, Access.READ, JSON, LISTS, "200:Jobs 304"),
+    Route("POST", "/api/jobs", jobs.submit, Access.RUN, JSON, body=JobSpec, headers="Idempotency-Key Prefer",
           answers="202:Job 200:Result job-gone invalid-job key-reused queue-full command-not-allowed"),
-    Route("DELETE", "/api/jobs", jobs.remove_many, For.RUNNERS, JSON, f"{FILTERS} confirm",
+    Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN, JSON, f"{FILTERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
-    Route("GET", f"/api/jobs/{ID}", jobs.show, For.READERS, JSON, answers="200:Job 304"),
-    Route("DELETE", f"/api/jobs/{ID}", jobs.remove, For.RUNNERS, EMPTY,
+    Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),
+    Route("DELETE", f"/api/jobs/{ID}", jobs.remove, Access.RUN, EMPTY,
           answers="204 not-done precondition-failed not-yours"),
-    Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, For.RUNNERS, JSON,
+    Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, Access.RUN, JSON,
           answers="202:Status already-done not-yours"),
-    Route("POST", f"/api/jobs/{ID}/signal", control.signal, For.RUNNERS, JSON, takes=SignalRequest,
+    Route("POST", f"/api/jobs/{ID}/signal", control.signal, Access.RUN, JSON, body=SignalRequest,
           answers="202:Status not-running invalid-signal keeper-silent not-yours"),
-    Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, For.RUNNERS, EMPTY, "end offset", takes=bytes,
+    Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, Access.RUN, EMPTY, "end offset", body=bytes,
           answers="204 not-running input-closed wrong-offset input-full keeper-silent not-yours"),
-    Route("GET", "/api/queues", queues.index, For.READERS, JSON, answers="200:Queues 304"),
-    Route("POST", "/api/queues/pause", queues.pause_all, For.ADMINS, JSON, answers="200:Queues"),
-    Route("POST", "/api/queues/resume", queues.resume_all, For.ADMINS, JSON, answers="200:Queues"),
-    Route("POST", "/api/queues/{name}/pause", queues.pause, For.ADMINS, JSON, answers="200:Queue no-such-queue"),
-    Route("POST", "/api/queues/{name}/resume", queues.resume, For.ADMINS, JSON, answers="200:Queue no-such-queue"),
-    Route("GET", "/api/statuses", statuses.index, For.WATCHERS, JSON, LISTS, "200:Statuses 304"),
-    Route("GET", "/api/statuses/events", status_events.follow, For.WATCHERS, SSE, "last_event_id",
+    Route("GET", "/api/queues", queues.index, Access.READ, JSON, answers="200:Queues 304"),
+    Route("POST", "/api/queues/pause", queues.pause_all, Access.ADMIN, JSON, answers="200:Queues"),
+    Route("POST", "/api/queues/resume", queues.resume_all, Access.ADMIN, JSON, answers="200:Queues"),
+    Route("POST", "/api/queues/{name}/pause", queues.pause, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
+    Route("POST", "/api/queues/{name}/resume", queues.resume, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
+    Route("GET", "/api/statuses", statuses.index, Access.WATCH, JSON, LISTS, "200:Statuses 304"),
+    Route("GET", "/api/statuses/events", status_events.follow, Access.WATCH, SSE, "last_event_id",
           headers="Last-Event-ID", answers="200 too-many-streams"),
-    Route("GET", f"/api/statuses/{ID}", statuses.show, For.WATCHERS, JSON, headers="Prefer",
+    Route("GET", f"/api/statuses/{ID}", statuses.show, Access.WATCH, JSON, headers="Prefer",
           answers="200:Status 303:Status 304"),
-    Route("GET", f"/api/statuses/{ID}/events", job_events.follow, For.WATCHERS, SSE, "last_event_id encoding",
+    Route("GET", f"/api/statuses/{ID}/events", job_events.follow, Access.WATCH, SSE, "last_event_id encoding",
           headers="Last-Event-ID", answers="200 204 result-gone too-many-streams"),
-    Route("GET", f"/api/statuses/{ID}/output", output.show, For.WATCHERS, TEXT, "stream tail follow",
+    Route("GET", f"/api/statuses/{ID}/output", output.show, Access.WATCH, TEXT, "stream tail follow",
           answers="200 result-gone too-many-streams"),
-    Route("GET", "/api/results", results.index, For.READERS, JSON, LISTS, "200:Results 304"),
-    Route("GET", f"/api/results/{ID}", results.show, For.READERS, JSON,
+    Route("GET", "/api/results", results.index, Access.READ, JSON, LISTS, "200:Results 304"),
+    Route("GET", f"/api/results/{ID}", results.show, Access.READ, JSON,
           answers="200:Result 304 no-result-yet result-gone"),
-    Route("DELETE", f"/api/results/{ID}", results.remove, For.RUNNERS, EMPTY,
+    Route("DELETE", f"/api/results/{ID}", results.remove, Access.RUN, EMPTY,
           answers="204 no-result-yet result-gone precondition-failed not-yours"),
-    Route("GET", f"/api/results/{ID}/stdout", result_bytes.stdout, For.READERS, TEXT, "download", _RAW),
-    Route("GET", f"/api/results/{ID}/stderr", result_bytes.stderr, For.READERS, TEXT, "download", _RAW),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}", results.show, For.READERS, JSON,
+    Route("GET", f"/api/results/{ID}/stdout", result_bytes.stdout, Access.READ, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/stderr", result_bytes.stderr, Access.READ, TEXT, "download", _RAW),
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}", results.show, Access.READ, JSON,
           answers="200:Result 304 no-such-attempt no-result-yet result-gone"),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stdout", result_bytes.stdout, For.READERS, TEXT, "download",
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stdout", result_bytes.stdout, Access.READ, TEXT, "download",
           answers=f"{_RAW} no-such-attempt"),
-    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stderr", result_bytes.stderr, For.READERS, TEXT, "download",
+    Route("GET", f"/api/results/{ID}/attempts/{ATTEMPT}/stderr", result_bytes.stderr, Access.READ, TEXT, "download",
           answers=f"{_RAW} no-such-attempt"),
-    Route("POST", "/api/session", session.begin, For.READERS, EMPTY, answers="204 sessions-off"),
-    Route("DELETE", "/api/session", session.end, For.KNOWN, EMPTY, answers="204"),
-    Route("GET", "/", page.show, For.VISITORS, HTML, answers="200 304"),
-    Route("GET", "/assets/{version}/{file:.+}", page.asset, For.VISITORS, EMPTY, headers="Accept-Encoding",
+    Route("POST", "/api/session", session.begin, Access.READ, EMPTY, answers="204 sessions-off"),
+    Route("DELETE", "/api/session", session.end, Access.AUTHENTICATED, EMPTY, answers="204"),
+    Route("GET", "/", page.show, Access.HOST_CHECKED, HTML, answers="200 304"),
+    Route("GET", "/assets/{version}/{file:.+}", page.asset, Access.HOST_CHECKED, EMPTY, headers="Accept-Encoding",
           answers="200:text/css 200:text/javascript 200:image/svg+xml not-found"),
-    Route("GET", "/healthz", health.health, For.ANYBODY, EMPTY, answers="200:text/plain"),
-    Route("GET", "/readyz", health.readiness, For.ANYBODY, EMPTY, answers="200:text/plain not-ready"),
-    Route("GET", "/metrics", health.metrics, For.READERS, EMPTY,
+    Route("GET", "/healthz", health.health, Access.PUBLIC, EMPTY, answers="200:text/plain"),
+    Route("GET", "/readyz", health.readiness, Access.PUBLIC, EMPTY, answers="200:text/plain not-ready"),
+    Route("GET", "/metrics", health.metrics, Access.READ, EMPTY,
           answers="200:text/plain 200:application/openmetrics-text not-acceptable"),
 )
 # fmt: on
@@ -115,23 +115,25 @@ def make_app(
     settings: Settings,
     *,
     ready: Callable[[], Sequence[str]],
-    controls: Controls,
+    controls: JobControls,
     render: Render,
-    door: Door,
-    ledger: Ledger,
+    door: Authenticator,
+    ledger: AuditSink,
 ) -> web.Application:
     """Build the app. `ready` says why jobs are not accepted and run just now (nothing: they are); `render` has the
     figures of the whole service; `door` knows who may do what, and `ledger` takes the lines of the audit."""
-    terms = {row.handler: Terms(row.whom, frozenset(row.parameters.split()), row.produces) for row in ROUTES}
-    site = Site(settings.server)
-    gate = middleware.gate(terms, site, Audit(ledger))
-    app = web.Application(middlewares=[gate], client_max_size=1 << 20, handler_args=_PROTOCOL)
+    terms = {
+        row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type) for row in ROUTES
+    }
+    site = OriginPolicy(settings.server)
+    security_middleware = middleware.security_middleware(terms, site, Audit(ledger))
+    app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_PROTOCOL)
     app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
     app[RENDER], app[DOOR] = render, door
     app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
-    app[CONNECTIONS] = Connections(Caps(most=settings.server.max_connections), STATUSES)
+    app[CONNECTIONS] = Connections(ConnectionLimits(most=settings.server.max_connections), STATUSES)
     app[STREAMS], app[FEEDS], app[BOARD] = Streams(settings.server.max_streams), Feeds(store), Board(store)
-    app.on_response_prepare.append(middleware.dress(site))
+    app.on_response_prepare.append(middleware.add_security_headers(site))
     app.on_shutdown.append(_end_streams)
     app.add_routes([_definition(row) for row in ROUTES])
     return app

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from shellrunner.access.authenticator import Door
+from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
 from shellrunner.store import Store
 
@@ -38,7 +38,7 @@ class Render(Protocol):
 STORE: Final = web.AppKey("store", Store)
 SETTINGS: Final = web.AppKey("settings", Settings)
 READY: Final[web.AppKey[Callable[[], Sequence[str]]]] = web.AppKey("ready")
-DOOR: Final = web.AppKey("door", Door)
+DOOR: Final = web.AppKey("door", Authenticator)
 RENDER: Final[web.AppKey[Render]] = web.AppKey("render")
 
 

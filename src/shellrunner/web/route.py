@@ -20,16 +20,16 @@ ID: Final = "{id:[1-9][0-9]{0,17}}"
 ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
 
 
-class For(StrEnum):
+class Access(StrEnum):
     """For whom a route is. There is no default: a row that does not say it cannot be made."""
 
-    ANYBODY = "anybody"  # under any Host, and it tells nothing
-    VISITORS = "visitors"  # whoever names us by a good Host
-    KNOWN = "known"  # whoever has a token, or is the service's own user
-    WATCHERS = "watchers"  # those who may read, and sessions too
-    READERS = "readers"  # the scope `read`
-    RUNNERS = "runners"  # the scope `run`
-    ADMINS = "admins"  # the scope `admin`
+    PUBLIC = "anybody"  # under any Host, and it tells nothing
+    HOST_CHECKED = "visitors"  # whoever names us by a good Host
+    AUTHENTICATED = "known"  # whoever has a token, or is the service's own user
+    WATCH = "watchers"  # those who may read, and sessions too
+    READ = "readers"  # the scope `read`
+    RUN = "runners"  # the scope `run`
+    ADMIN = "admins"  # the scope `admin`
 
 
 class Route(NamedTuple):
@@ -37,15 +37,15 @@ class Route(NamedTuple):
 
     `answers` has the statuses, each with the document (`200:Job`) or type that it carries, and the codes of the
     problems that this route has beyond every other; what follows from the rest of the row is left out, as is what any
-    route may answer. `headers` are those of the request that act here, `takes` is the type of its body.
+    route may answer. `headers` are those of the request that act here, `body` is the type of its body.
     """
 
     verb: str
     path: str
     handler: Handler
-    whom: For
-    produces: str
+    access: Access
+    content_type: str
     parameters: str = ""
     answers: str = ""
     headers: str = ""
-    takes: type | None = None
+    body: type | None = None

@@ -12,7 +12,7 @@ from shellrunner.wire.documents import Count, EndingName, ExitCode, Id, Instant,
 
 
 @closed
-class Output(TypedDict):
+class OutputEvent(TypedDict):
     """A piece of output as events tell it: as text, or as its bytes with `encoding=base64`."""
 
     text: NotRequired[str]
@@ -21,7 +21,7 @@ class Output(TypedDict):
 
 
 @closed
-class Dropped(TypedDict):
+class DroppedEvent(TypedDict):
     """Output that could not be stored so far."""
 
     stream: Literal["stdout", "stderr"]
@@ -29,7 +29,7 @@ class Dropped(TypedDict):
 
 
 @closed
-class Ended(TypedDict):
+class DoneEvent(TypedDict):
     """What the last event of a stream says."""
 
     result: Link | None
@@ -41,12 +41,12 @@ class Ended(TypedDict):
 
 
 @closed
-class Deleted(TypedDict):
+class DeletedEvent(TypedDict):
     """A job that is no more, as the stream of all changes tells it."""
 
     status_id: Id
 
 
 @closed
-class Reset(TypedDict):
+class ResetEvent(TypedDict):
     """Nothing: the reader's place in the stream of all changes is unknown, and the list is to be read anew."""

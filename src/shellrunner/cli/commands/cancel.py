@@ -11,7 +11,7 @@ from shellrunner.cli.api_calls import FAILED
 from shellrunner.cli.filter_option import Filters, in_query, option
 from shellrunner.cli.job_ids import JOBS
 from shellrunner.cli.ui import prompt
-from shellrunner.cli.ui.console import Terminal
+from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 _jobs = click.argument("jobs", metavar="ID...", type=JOBS, nargs=-1, required=True)
@@ -24,7 +24,7 @@ _quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing but what 
 @api_calls.server
 def cancel(jobs: tuple[int, ...], quiet: bool, server: str | None) -> NoReturn:
     """Ask for the end of these jobs: SIGTERM, after a grace SIGKILL. `wait` waits for it."""
-    terminal = Terminal(quiet=quiet)
+    terminal = Console(quiet=quiet)
     api_calls.work(server, partial(_cancel, jobs, terminal), terminal)
 
 
@@ -34,7 +34,7 @@ def cancel(jobs: tuple[int, ...], quiet: bool, server: str | None) -> NoReturn:
 @api_calls.server
 def rm(jobs: tuple[int, ...], quiet: bool, server: str | None) -> NoReturn:
     """Remove these jobs, which must be done, from the history, with all that they wrote."""
-    terminal = Terminal(quiet=quiet)
+    terminal = Console(quiet=quiet)
     api_calls.work(server, partial(_remove, jobs, terminal), terminal)
 
 
@@ -45,11 +45,11 @@ def rm(jobs: tuple[int, ...], quiet: bool, server: str | None) -> NoReturn:
 @api_calls.server
 def prune(filters: Filters, yes: bool, quiet: bool, server: str | None) -> NoReturn:
     """Remove all jobs that are done, or those that the filters mean, after asking."""
-    terminal = Terminal(quiet=quiet)
+    terminal = Console(quiet=quiet)
     api_calls.work(server, partial(_prune, in_query(filters), terminal, yes=yes), terminal)
 
 
-async def _cancel(jobs: Sequence[int], terminal: Terminal, client: Client) -> int:
+async def _cancel(jobs: Sequence[int], terminal: Console, client: Client) -> int:
     async def one(job_id: int) -> int:
         status = await client.cancel(job_id)
         terminal.say(f"job {job_id} is cancelled" if status["done"] else f"job {job_id} is being ended")
@@ -58,7 +58,7 @@ async def _cancel(jobs: Sequence[int], terminal: Terminal, client: Client) -> in
     return max(await api_calls.each(jobs, one, terminal))
 
 
-async def _remove(jobs: Sequence[int], terminal: Terminal, client: Client) -> int:
+async def _remove(jobs: Sequence[int], terminal: Console, client: Client) -> int:
     async def one(job_id: int) -> int:
         await client.delete(job_id)
         terminal.say(f"job {job_id} is removed")
@@ -67,7 +67,7 @@ async def _remove(jobs: Sequence[int], terminal: Terminal, client: Client) -> in
     return max(await api_calls.each(jobs, one, terminal))
 
 
-async def _prune(query: dict[str, Any], terminal: Terminal, client: Client, *, yes: bool) -> int:
+async def _prune(query: dict[str, Any], terminal: Console, client: Client, *, yes: bool) -> int:
     if not yes:
         meant = await client.delete_many(**query)
         if not meant["deleted"]:

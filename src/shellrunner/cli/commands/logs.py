@@ -11,9 +11,9 @@ import click
 
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_ids import JOBS
-from shellrunner.cli.output_writer import PLACES, Pouring, lines_of
-from shellrunner.cli.ui.console import Terminal
-from shellrunner.client import Client, Dropped, Ended, Output
+from shellrunner.cli.output_writer import PLACES, OutputWriter, lines_of
+from shellrunner.cli.ui.console import Console
+from shellrunner.client import BytesDropped, Client, JobEnded, OutputReceived
 
 _MOST: Final = 10**15
 Stream = Literal["stdout", "stderr"]
@@ -31,14 +31,14 @@ def logs(
     *, job: int, follow: bool, lines: int | None, timestamps: bool, only: Stream | None, server: str | None
 ) -> NoReturn:
     """Show what a job has written: its standard output on ours, its standard error on ours."""
-    terminal = Terminal()
+    terminal = Console()
 
     async def show(client: Client) -> int:
         if only and not follow and not timestamps:
             async for piece in client.output(job, stream=only, tail=lines):
                 await terminal.write(PLACES[only], piece)
         else:
-            log = _Log(client, job, Pouring(terminal, only=only, timed=timestamps), only)
+            log = _Log(client, job, OutputWriter(terminal, only=only, timed=timestamps), only)
             await log.show(lines, follow=follow)
         return 0
 
@@ -46,7 +46,7 @@ def logs(
 
 
 class _Log:
-    def __init__(self, client: Client, job_id: int, pouring: Pouring, only: Stream | None) -> None:
+    def __init__(self, client: Client, job_id: int, pouring: OutputWriter, only: Stream | None) -> None:
         self._client, self._job_id, self._pouring, self._only = client, job_id, pouring, only
 
     async def show(self, lines: int | None, *, follow: bool) -> None:
@@ -59,13 +59,13 @@ class _Log:
         async with aclosing(self._client.follow(self._job_id, after=str(begin))) as events:
             async for event in events:
                 match event:
-                    case Output():
+                    case OutputReceived():
                         last = await self._take(event, last, edge)
                         if int(event.id) >= edge and not follow:
                             return
-                    case Dropped():
+                    case BytesDropped():
                         self._pouring.lose(event)
-                    case Ended():
+                    case JobEnded():
                         self._pouring.say_lost()
 
     async def _begin(self, lines: int) -> int:
@@ -75,7 +75,7 @@ class _Log:
         size = await self._client.output_size(self._job_id)
         return max(0, size - await self._client.output_size(self._job_id, tail=lines))
 
-    async def _take(self, output: Output, last: "_Last | None", edge: int) -> "_Last | None":
+    async def _take(self, output: OutputReceived, last: "_Last | None", edge: int) -> "_Last | None":
         """Show it, or keep it until all that was there at the beginning is known; return what is still kept."""
         if last is None:
             await self._pouring.pour(output)
@@ -93,10 +93,10 @@ class _Last:
     """The last lines of output, as tail(1) counts them: a newline at the very end begins no line."""
 
     def __init__(self, count: int) -> None:
-        self.lines: deque[Output] = deque()
+        self.lines: deque[OutputReceived] = deque()
         self._count, self._ends = count, 0
 
-    def take(self, output: Output) -> None:
+    def take(self, output: OutputReceived) -> None:
         """Take what follows, and forget what is too far back."""
         for line in lines_of(output.data):
             self.lines.append(output._replace(data=line))

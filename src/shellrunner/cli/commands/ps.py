@@ -12,7 +12,7 @@ import click
 from shellrunner.cli import api_calls
 from shellrunner.cli.filter_option import Filters, in_query, option
 from shellrunner.cli.job_query import Query, look
-from shellrunner.cli.ui.console import Terminal
+from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 _SHOWN: Final = 100
@@ -37,7 +37,7 @@ def ps(
     if watch and (quiet or as_json):
         raise click.UsageError("--watch is for people, and goes neither with --quiet nor with --json")
     query = _query(filters, sort, limit, everything=everything)
-    terminal = Terminal()
+    terminal = Console()
     if watch:
         from shellrunner.cli.commands.ps_watch import watch_jobs  # noqa: PLC0415
 
@@ -46,7 +46,7 @@ def ps(
     api_calls.work(server, doing, terminal)
 
 
-async def _list(query: Query, terminal: Terminal, client: Client, *, quiet: bool, as_json: bool) -> int:
+async def _list(query: Query, terminal: Console, client: Client, *, quiet: bool, as_json: bool) -> int:
     found = await look(client, query)
     if quiet:
         for row in found.rows:

@@ -12,8 +12,8 @@ import click
 
 from shellrunner.cli import api_calls
 from shellrunner.cli.fd_io import STDOUT
-from shellrunner.cli.job_query import Found, Query, look
-from shellrunner.cli.ui.console import Terminal
+from shellrunner.cli.job_query import JobQueryResult, Query, look
+from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_table import overview
 from shellrunner.client import Client
 
@@ -21,7 +21,7 @@ _TICK = 1.0  # seconds after which times have changed
 _PAUSE = 0.3  # seconds between two looks at least
 
 
-async def watch_jobs(query: Query, terminal: Terminal, client: Client) -> int:
+async def watch_jobs(query: Query, terminal: Console, client: Client) -> int:
     """Show the jobs until Ctrl-C, which is how this ends."""
     if not os.isatty(STDOUT) or os.environ.get("TERM", "dumb") == "dumb":
         raise click.UsageError("--watch needs a terminal; where there is none, `wait` or --json may help")
@@ -36,7 +36,7 @@ async def _listen(client: Client, changed: asyncio.Event) -> None:
         changed.set()
 
 
-async def _draw(query: Query, terminal: Terminal, client: Client, changed: asyncio.Event) -> None:
+async def _draw(query: Query, terminal: Console, client: Client, changed: asyncio.Event) -> None:
     while True:
         changed.clear()
         found = await look(client, query)
@@ -52,7 +52,7 @@ async def _rings(changed: asyncio.Event) -> bool:
     return False
 
 
-async def _show(found: Found, terminal: Terminal) -> None:
+async def _show(found: JobQueryResult, terminal: Console) -> None:
     lines = overview(found.rows).splitlines()
     room = os.get_terminal_size(STDOUT).lines - 1
     if len(lines) > room > 0:

@@ -9,7 +9,7 @@ import click
 
 from shellrunner.cli import api_calls
 from shellrunner.cli.ui import formatting
-from shellrunner.cli.ui.console import Terminal
+from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 _HEADINGS = ("RUNNING", "QUEUED", "WAITING")
@@ -30,7 +30,7 @@ def queues(action: str | None, name: str | None, every: bool, as_json: bool, ser
         raise click.UsageError(f"{action} what? Name a queue, or say --all")
     if every and not action:
         raise click.UsageError("--all goes with pause or resume")
-    terminal = Terminal()
+    terminal = Console()
     doing = partial(_ask, action, None if every else name)
     api_calls.work(server, partial(_tell, doing, terminal, as_json=as_json), terminal)
 
@@ -48,7 +48,7 @@ async def _ask(action: str | None, name: str | None, client: Client) -> Mapping[
     return await client.queues()
 
 
-async def _tell(doing: Any, terminal: Terminal, client: Client, *, as_json: bool) -> int:
+async def _tell(doing: Any, terminal: Console, client: Client, *, as_json: bool) -> int:
     told = await doing(client)
     if as_json:
         await terminal.print(json.dumps(told, ensure_ascii=False))

@@ -12,12 +12,12 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.commands import submit
-from shellrunner.cli.output_writer import Pouring
-from shellrunner.cli.stdin_source import Given
+from shellrunner.cli.output_writer import OutputWriter
+from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting, prompt
-from shellrunner.cli.ui.console import OutputClosed, Terminal
+from shellrunner.cli.ui.console import Console, OutputClosed
 from shellrunner.cli.ui.prompt import Interrupts
-from shellrunner.client import Changed, Client, ClientError, Dropped, Ended, Event, Output
+from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 
 _QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
@@ -25,7 +25,7 @@ _NO_MORE: Final = (404, 410)  # somebody has deleted it
 _NEEDED: Final = (exit_codes.OTHERWISE, exit_codes.NOT_STARTED)  # codes that alone do not tell what happened
 
 
-@click.command(cls=submit.Command, context_settings=submit.context)
+@click.command(cls=submit.JobCommand, context_settings=submit.context)
 @submit.options
 @click.option("-d", "--detach", is_flag=True, help="Do not wait: print the job's number, and go.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing that the exit code says.")
@@ -39,13 +39,15 @@ def run(detach: bool, quiet: bool, as_json: bool, stdin: str | None, server: str
     """
     if detach:
         submit.detached(stdin, server, as_json=as_json, **told)
-    terminal = Terminal(quiet=quiet)
+    terminal = Console(quiet=quiet)
     with stdin_source.opened(stdin, at_once=True) as source:
         doing = partial(_run, submit.spec(**told, stdin=source), source, terminal, as_json=as_json)
         api_calls.work(server, doing, terminal, patience=api_calls.LONG, failed=exit_codes.REFUSED)
 
 
-async def _run(asked: dict[str, Any], source: Given, terminal: Terminal, client: Client, *, as_json: bool) -> int:
+async def _run(
+    asked: dict[str, Any], source: StdinSource, terminal: Console, client: Client, *, as_json: bool
+) -> int:
     terminal.progress.waits_for("the job is submitted")
     job = await client.submit(**asked)
     attendance = _Attendance(client, terminal, job["job_id"], shows=not as_json)
@@ -62,16 +64,16 @@ class _Left(Exception):
 class _Attendance:
     """Somebody who waits for one job: shows what it writes, gives it input, and minds Ctrl-C."""
 
-    def __init__(self, client: Client, terminal: Terminal, job_id: int, *, shows: bool) -> None:
+    def __init__(self, client: Client, terminal: Console, job_id: int, *, shows: bool) -> None:
         self._client, self._terminal, self._job_id = client, terminal, job_id
-        self._pouring = Pouring(terminal) if shows else None
+        self._pouring = OutputWriter(terminal) if shows else None
         self._asking = asyncio.Lock()  # while a question is on the terminal, it is nobody else's
 
-    async def attend(self, source: Given) -> int:
+    async def attend(self, source: StdinSource) -> int:
         """Stay until the end, or until whoever waits has had enough; return the exit code."""
         interrupts = Interrupts()
         try:
-            with interrupts.minded():
+            with interrupts.has_followers():
                 code = await api_calls.alongside(self._follow(), self._give(source), self._mind(interrupts))
         except _Left:
             return self._leave()
@@ -92,24 +94,24 @@ class _Attendance:
         self._waits("is queued")
         async for event in self._client.follow(self._job_id):
             async with self._asking:
-                if isinstance(event, Ended):
+                if isinstance(event, JobEnded):
                     return await self._ended(event)
                 await self._show(event)
         raise AssertionError("a stream ends with its end")
 
     async def _show(self, event: Event) -> None:
         match event:
-            case Output() if self._pouring:
+            case OutputReceived() if self._pouring:
                 self._terminal.progress.waits_for("")
                 await self._pouring.pour(event)
-            case Changed(status) if status["cancelling"]:
+            case StatusChanged(status) if status["cancelling"]:
                 self._waits("is being ended")
-            case Changed(status):
+            case StatusChanged(status):
                 self._waits({"waiting": "waits for its turn", "running": "runs"}.get(status["state"], "is queued"))
-            case Dropped() if self._pouring:
+            case BytesDropped() if self._pouring:
                 self._pouring.lose(event)
 
-    async def _ended(self, event: Ended) -> int:
+    async def _ended(self, event: JobEnded) -> int:
         end, code = event.end, exit_codes.of(event.end)
         self._terminal.progress.waits_for("")
         if self._pouring:
@@ -124,7 +126,7 @@ class _Attendance:
         except ClientError:  # deleted at once
             return None
 
-    async def _give(self, source: Given) -> None:
+    async def _give(self, source: StdinSource) -> None:
         if source.is_streamed:
             await stdin_source.feed(self._client, self._job_id, source, self._asking)
 

@@ -10,7 +10,7 @@ import click
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_ids import JOBS
 from shellrunner.cli.ui import formatting
-from shellrunner.cli.ui.console import Terminal
+from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_state import standing
 from shellrunner.cli.ui.table import console
 from shellrunner.client import Client, ClientError
@@ -33,11 +33,11 @@ _USUAL: Final[Mapping[str, Any]] = {"queue": "default", "priority": 0, "encoding
 @api_calls.server
 def show(jobs: tuple[int, ...], as_json: bool, server: str | None) -> NoReturn:
     """Show all that is known of these jobs."""
-    terminal = Terminal()
+    terminal = Console()
     api_calls.work(server, partial(_show, jobs, terminal, as_json=as_json), terminal)
 
 
-async def _show(jobs: Sequence[int], terminal: Terminal, client: Client, *, as_json: bool) -> int:
+async def _show(jobs: Sequence[int], terminal: Console, client: Client, *, as_json: bool) -> int:
     async def one(job_id: int) -> int:
         job, status = await client.job(job_id), await client.status(job_id)
         result = await _result(client, job_id) if status["done"] else None

@@ -15,16 +15,16 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source
-from shellrunner.cli.stdin_source import Given
+from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
-from shellrunner.cli.ui.console import Terminal
+from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Pairs = tuple[tuple[str, str], ...]
 
 
-class Command(click.Command):
+class JobCommand(click.Command):
     """A verb with a foreign code to exit with: its own troubles have one that commands hardly use."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -115,7 +115,7 @@ def options(verb: F) -> F:
 
 def spec(
     *, command: Sequence[str], cwd: str | None, env: Pairs, timeout: float | None, queue: str | None, label: Pairs,
-    name: str | None, stdin: Given,
+    name: str | None, stdin: StdinSource,
 ) -> dict[str, Any]:  # fmt: skip
     """What `Client.submit` takes. One word is a line for the shell, several are run as they are."""
     what: dict[str, Any] = {"command": command[0]} if len(command) == 1 else {"argv": list(command)}
@@ -130,7 +130,7 @@ def spec(
     return {**what, **rest}
 
 
-@click.command(cls=Command, context_settings=context)
+@click.command(cls=JobCommand, context_settings=context)
 @options
 @click.option("--json", "as_json", is_flag=True, help="Print the job, not only its number.")
 def submit(stdin: str | None, server: str | None, as_json: bool, **told: Any) -> NoReturn:
@@ -143,13 +143,15 @@ def submit(stdin: str | None, server: str | None, as_json: bool, **told: Any) ->
 
 def detached(stdin: str | None, server: str | None, *, as_json: bool, **told: Any) -> NoReturn:
     """Submit, print the number, and go as soon as all input is given."""
-    terminal = Terminal()
+    terminal = Console()
     with stdin_source.opened(stdin, at_once=False) as source:
         doing = partial(_submit, spec(**told, stdin=source), source, terminal, as_json=as_json)
         api_calls.work(server, doing, terminal, patience=api_calls.LONG, failed=exit_codes.REFUSED)
 
 
-async def _submit(asked: dict[str, Any], source: Given, terminal: Terminal, client: Client, *, as_json: bool) -> int:
+async def _submit(
+    asked: dict[str, Any], source: StdinSource, terminal: Console, client: Client, *, as_json: bool
+) -> int:
     job = await client.submit(**asked)
     await terminal.print(json.dumps(job, ensure_ascii=False) if as_json else str(job["job_id"]))
     if source.is_streamed:

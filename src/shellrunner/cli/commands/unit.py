@@ -36,12 +36,14 @@ def unit(config: Path | None, name: str, hardening: unit_files.Hardening, *, lis
     click.echo(text, nl=False)
 
 
-def _owner(name: str) -> unit_files.Owner:
+def _owner(name: str) -> unit_files.ServiceAccount:
     try:
         user = pwd.getpwnam(name)
     except KeyError:
-        return unit_files.Owner(name, name)  # made later, by useradd(8), which makes a group of the same name
-    return unit_files.Owner(name, grp.getgrgid(user.pw_gid).gr_name)
+        return unit_files.ServiceAccount(
+            name, name
+        )  # made later, by useradd(8), which makes a group of the same name
+    return unit_files.ServiceAccount(name, grp.getgrgid(user.pw_gid).gr_name)
 
 
 def _executable() -> list[str]:

@@ -1,6 +1,6 @@
 """Standard output and error: the very bytes of a command, and between them words of ours on lines of their own.
 
-One `Terminal` for a call. Escapes are written to terminals only. Must not know what is said.
+One `Console` for a call. Escapes are written to terminals only. Must not know what is said.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class OutputFailed(ShellrunnerError):
     """What was to be written cannot be: the disk is full, say."""
 
 
-class Terminal:
+class Console:
     """Where everything is written. `quiet` leaves out what need not be said."""
 
     def __init__(self, *, quiet: bool = False) -> None:

@@ -1,6 +1,6 @@
 """What is waited for just now: shown on a terminal once it takes longer than a moment, and how long it takes.
 
-Owned by a call's `Terminal` and kept up to date by whoever waits. Must not know how lines are drawn.
+Owned by a call's `Console` and kept up to date by whoever waits. Must not know how lines are drawn.
 """
 
 import asyncio

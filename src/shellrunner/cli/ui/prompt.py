@@ -51,7 +51,7 @@ class Interrupts:
         return self.count > 1
 
     @contextmanager
-    def minded(self) -> Iterator[None]:
+    def has_followers(self) -> Iterator[None]:
         """Within this, Ctrl-C does nothing else; where it was ignored before (`nohup`, `&`), it stays so."""
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             yield

@@ -1,6 +1,6 @@
 """Finding one's way in an output by its index: which bytes of which stream lie where.
 
-Pure reading of a `Place`, by binary search, so the end of a large output costs what its beginning does.
+Pure reading of a `IndexedOutput`, by binary search, so the end of a large output costs what its beginning does.
 An index is believed as far as its counts agree; what a damaged one does not vouch for is not there.
 """
 
@@ -29,7 +29,7 @@ class HeadBytes(Protocol):
         """Bytes from `position` on, as far as they are here."""
 
 
-class Place:
+class IndexedOutput:
     """Where the bytes of one output lie: the head, then the spill."""
 
     def __init__(self, head: HeadBytes, spill: Spill, count: int, volume: Volume) -> None:
@@ -96,7 +96,7 @@ def _own(entry: Entry, stream: int, position: int) -> int:
     return entry.position - entry.offset
 
 
-def read(place: Place, position: int, limit: int) -> list[Extent]:
+def read(place: IndexedOutput, position: int, limit: int) -> list[Extent]:
     """At most `limit` bytes in arrival order."""
     until = min(position + limit, place.volume.stored)
     found: list[tuple[Entry, int, int]] = []
@@ -118,7 +118,7 @@ def _extent(entry: Entry, begin: int, piece: bytes) -> Extent:
     return Extent(begin, STREAMS[entry.stream], offset, entry.time // 1_000_000, piece)
 
 
-def read_stream(place: Place, stream: int, offset: int, limit: int) -> bytes:
+def read_stream(place: IndexedOutput, stream: int, offset: int, limit: int) -> bytes:
     """At most `limit` bytes of one stream from its own `offset` on."""
     until = offset + limit
     parts: list[bytes] = []
@@ -139,10 +139,10 @@ def read_stream(place: Place, stream: int, offset: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def offset_of(place: Place, stream: int, position: int) -> int:
+def offset_of(place: IndexedOutput, stream: int, position: int) -> int:
     """How many bytes of one stream lie before `position`."""
     entry = place.entry(place.find(lambda entry: entry.position, position))
     return 0 if entry is None else _own(entry, stream, position)
 
 
-__all__ = ["STREAMS", "HeadBytes", "Place", "offset_of", "read", "read_stream"]
+__all__ = ["STREAMS", "HeadBytes", "IndexedOutput", "offset_of", "read", "read_stream"]

@@ -14,7 +14,7 @@ from shellrunner.model import Stream, Volume
 from shellrunner.store import Extent, Output
 
 
-class Joined:
+class JoinedAttempts:
     """An output made of those of all attempts: positions and offsets count on from attempt to attempt."""
 
     def __init__(

@@ -18,13 +18,13 @@ from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Record, SlotRe
 from shellrunner.model import State, Stream, Volume
 from shellrunner.store import Extent, Head, Output
 from shellrunner.store.output import index
-from shellrunner.store.output.index import STREAMS, Place
-from shellrunner.store.output.joined import Joined
+from shellrunner.store.output.index import STREAMS, IndexedOutput
+from shellrunner.store.output.joined import JoinedAttempts
 from shellrunner.store.output.spill import Spill
-from shellrunner.store.sqlite.batch_queue import Unit
+from shellrunner.store.sqlite.batch_queue import UnitOfWork
 
 T = TypeVar("T")
-Read = Callable[[Place], T]
+Read = Callable[[IndexedOutput], T]
 
 LOOK = """SELECT state, attempt, keeper, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
     entries, data FROM jobs LEFT JOIN outputs ON outputs.job = jobs.id
@@ -36,7 +36,7 @@ ONE_EARLIER = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropp
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class SlotOwner:
     """Who has a running job, and so in which slot it writes; and which of its attempts it is."""
 
     keeper: int
@@ -53,21 +53,21 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OutputLocation:
     """Where the output of an attempt is, if it has any yet; and what the attempts wrote that go before it."""
 
     attempt: int
-    here: Owner | Recorded | None
+    here: SlotOwner | Recorded | None
     earlier: Sequence[Volume] = ()
 
 
 class Reads(Protocol):
     """Has a unit run that reads the history."""
 
-    async def __call__(self, unit: Unit[T], /) -> T: ...
+    async def __call__(self, unit: UnitOfWork[T], /) -> T: ...
 
 
-def look(db: sqlite3.Connection, job_id: int, attempt: int | None = None) -> Found:
+def look(db: sqlite3.Connection, job_id: int, attempt: int | None = None) -> OutputLocation:
     """Where the output of all attempts of this job is, or of one of them alone.
 
     Raises:
@@ -82,15 +82,15 @@ def look(db: sqlite3.Connection, job_id: int, attempt: int | None = None) -> Fou
     if state == State.DONE and figures[0] is None:
         raise ResultGone(job_id)
     if attempt is not None and attempt < latest:
-        return Found(attempt, _earlier(db, job_id, attempt))
-    here: Owner | Recorded | None = None
+        return OutputLocation(attempt, _earlier(db, job_id, attempt))
+    here: SlotOwner | Recorded | None = None
     if state == State.DONE:
         here = Recorded(Volume(*figures), Head(data or b"", index or b""))
     elif state == State.RUNNING:
-        here = Owner(keeper, token, latest)
+        here = SlotOwner(keeper, token, latest)
     if attempt is not None or latest == 1:
-        return Found(latest, here)
-    return Found(latest, here, [Volume(*row) for row in db.execute(EARLIER, (job_id, latest))])
+        return OutputLocation(latest, here)
+    return OutputLocation(latest, here, [Volume(*row) for row in db.execute(EARLIER, (job_id, latest))])
 
 
 def _earlier(db: sqlite3.Connection, job_id: int, attempt: int) -> Recorded:
@@ -110,7 +110,7 @@ class Outputs:
         """Let go of the directory."""
         os.close(self._slots)
 
-    async def find(self, job: int, owner: Owner | None, attempt: int | None = None) -> Output:
+    async def find(self, job: int, owner: SlotOwner | None, attempt: int | None = None) -> Output:
         """The output as it is now, of all attempts or of one; `owner` is who was last known to have the job, if it
         was running."""
         tried = None
@@ -121,37 +121,37 @@ class Outputs:
         while True:
             # Nothing in the slot: the attempt is over by now, or nothing of it was started yet.
             found = await self._look(job, attempt)
-            if not isinstance(found.here, Owner) or found.here == tried:
+            if not isinstance(found.here, SlotOwner) or found.here == tried:
                 return self._joined(job, found, self._in_row(job, found))
             if (here := self._in_slot(job, found.here)) is not None:
                 return self._joined(job, found, here)
             tried = found.here
 
-    def glance(self, job: int, owner: Owner) -> bytes:
+    def fingerprint(self, job: int, owner: SlotOwner) -> bytes:
         """Bytes that differ whenever the job's output has grown."""
         try:
             slot = SlotReader(self._slots, slot_name(owner.keeper))
         except OSError:
             return b""
         try:
-            return slot.glance()
+            return slot.fingerprint()
         finally:
             slot.close()
 
-    async def _look(self, job: int, attempt: int | None) -> Found:
+    async def _look(self, job: int, attempt: int | None) -> OutputLocation:
         return await self._read(partial(look, job_id=job, attempt=attempt))
 
-    def _joined(self, job: int, found: Found, here: Output) -> Output:
-        return Joined(found.earlier, here, partial(self._over, job)) if found.earlier else here
+    def _joined(self, job: int, found: OutputLocation, here: Output) -> Output:
+        return JoinedAttempts(found.earlier, here, partial(self._over, job)) if found.earlier else here
 
     async def _over(self, job: int, attempt: int) -> "_InRow":
         return self._in_row(job, await self._look(job, attempt))
 
-    def _in_row(self, job: int, found: Found) -> "_InRow":
+    def _in_row(self, job: int, found: OutputLocation) -> "_InRow":
         recorded = found.here if isinstance(found.here, Recorded) else _NOTHING
         return _InRow(self._state, job, found.attempt, recorded)
 
-    def _in_slot(self, job: int, owner: Owner) -> "_InSlot | None":
+    def _in_slot(self, job: int, owner: SlotOwner) -> "_InSlot | None":
         try:
             slot = SlotReader(self._slots, slot_name(owner.keeper))
         except OSError:
@@ -212,12 +212,12 @@ class _InRow(_Reading):
         with Spill(self._state, self._job, self._attempt) as spill:
             if count == INDEX_ROOM:
                 count += spill.entries()
-            return read(Place(_HeadOfRow(self._head), spill, count, self._volume))
+            return read(IndexedOutput(_HeadOfRow(self._head), spill, count, self._volume))
 
 
 class _InSlot(_Reading):
     def __init__(
-        self, state: str, slots: int, owner: Owner, record: Record, once_over: Callable[[], Awaitable["_InRow"]]
+        self, state: str, slots: int, owner: SlotOwner, record: Record, once_over: Callable[[], Awaitable["_InRow"]]
     ) -> None:
         self._count = _count(record.progress, "entries")
         figures = [_count(record.progress, name) for name in ("stdout", "stderr", "stdout_dropped", "stderr_dropped")]
@@ -239,7 +239,7 @@ class _InSlot(_Reading):
             raise _Overwritten from None
         try:
             with Spill(self._state, self._record.job, self._owner.attempt) as spill:
-                result = read(Place(_HeadOfSlot(slot, self._record), spill, self._count, self._volume))
+                result = read(IndexedOutput(_HeadOfSlot(slot, self._record), spill, self._count, self._volume))
             if not slot.still(self._record):
                 raise _Overwritten
             return result

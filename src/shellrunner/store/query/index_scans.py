@@ -16,7 +16,7 @@ from shellrunner.store.filters import LAST, Filters, Order, SortKey, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class IndexScan:
     """One place of one index: all jobs there, in the order of their ids."""
 
     table: str
@@ -35,18 +35,18 @@ class Branch:
 
 
 # Together they hold every job that is meant, and may hold others.
-Source = tuple[Branch, ...]
-EVERYTHING: Final[Source] = (Branch("jobs", "TRUE", ()),)
+ScanPlan = tuple[IndexScan, ...]
+EVERYTHING: Final[ScanPlan] = (IndexScan("jobs", "TRUE", ()),)
 
 
-def ids(db: sqlite3.Connection, source: Source, limit: int, after: int, *, descending: bool) -> list[int]:
+def ids(db: sqlite3.Connection, source: ScanPlan, limit: int, after: int, *, descending: bool) -> list[int]:
     """The next ids behind `after` of all branches together."""
     found = {job_id for branch in source for job_id in branch.ids(db, limit, after, descending=descending)}
     return sorted(found, reverse=descending)[:limit]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class SortColumn:
     """A sort key's column and its index `jobs_<name>`, which holds the jobs that are `within`.
 
     `common`: the value that nearly all jobs have, and that is not in the index. A column that has one has few values,
@@ -74,14 +74,14 @@ _DONE: Final = "state = 'done'"
 # That a job runs is known from its start, but how it went counts only once it is done.
 _STARTED: Final = "CASE state WHEN 'done' THEN started END"
 COLUMNS: Final = {
-    SortKey.CREATED: Column("created"),
-    SortKey.PRIORITY: Column("priority", "priority != 0", common=0),
-    SortKey.QUEUE: Column("queue", "queue != 'default'", common="default"),
-    SortKey.STARTED: Column("started", _DONE, shown=_STARTED, nullable=True),
-    SortKey.COMPLETED: Column("completed", _DONE, nullable=True),
-    SortKey.DURATION: Column("duration", _DONE, nullable=True),
-    SortKey.EXIT_CODE: Column("exit_code", "exit_code != 0", common=0, nullable=True),
-    SortKey.ENDING: Column("ending", "ending != 'exited'", common="exited", nullable=True),
+    SortKey.CREATED: SortColumn("created"),
+    SortKey.PRIORITY: SortColumn("priority", "priority != 0", common=0),
+    SortKey.QUEUE: SortColumn("queue", "queue != 'default'", common="default"),
+    SortKey.STARTED: SortColumn("started", _DONE, shown=_STARTED, nullable=True),
+    SortKey.COMPLETED: SortColumn("completed", _DONE, nullable=True),
+    SortKey.DURATION: SortColumn("duration", _DONE, nullable=True),
+    SortKey.EXIT_CODE: SortColumn("exit_code", "exit_code != 0", common=0, nullable=True),
+    SortKey.ENDING: SortColumn("ending", "ending != 'exited'", common="exited", nullable=True),
 }
 
 
@@ -115,9 +115,11 @@ def _choices(filters: Filters) -> dict[SortKey, frozenset[Any] | None]:
     }
 
 
-def of_filters(filters: Filters) -> list[Source]:
+def of_filters(filters: Filters) -> list[ScanPlan]:
     """The sources of those filters that have an index, but for the text."""
-    found: list[Source] = [(Branch("labels", "key = ? AND value = ?", label, id="job"),) for label in filters.labels]
+    found: list[ScanPlan] = [
+        (IndexScan("labels", "key = ? AND value = ?", label, id="job"),) for label in filters.labels
+    ]
     for key, wanted in _choices(filters).items():
         column = COLUMNS[key]
         if wanted is not None and column.common not in wanted:
@@ -127,7 +129,7 @@ def of_filters(filters: Filters) -> list[Source]:
     return found
 
 
-def of_value(filters: Filters, key: SortKey, value: Value) -> Source | None:
+def of_value(filters: Filters, key: SortKey, value: Value) -> ScanPlan | None:
     """The source of the jobs with this value; None: anywhere."""
     column = COLUMNS[key]
     if value is None:
@@ -135,25 +137,27 @@ def of_value(filters: Filters, key: SortKey, value: Value) -> Source | None:
     return (_having(column, value),) if value != column.common else None
 
 
-def _having(column: Column, value: Value) -> Branch:
-    return Branch(column.index, f"{column.within} AND {column.name} = ?", (value,))
+def _having(column: SortColumn, value: Value) -> IndexScan:
+    return IndexScan(column.index, f"{column.within} AND {column.name} = ?", (value,))
 
 
-def _undone(states: frozenset[State], filters: Filters) -> Source:
+def _undone(states: frozenset[State], filters: Filters) -> ScanPlan:
     if filters.with_result:
         return ()
     wanted = sorted(states - {State.DONE})
-    return tuple(Branch("jobs INDEXED BY jobs_undone", "state != 'done' AND state = ?", (state,)) for state in wanted)
+    return tuple(
+        IndexScan("jobs INDEXED BY jobs_undone", "state != 'done' AND state = ?", (state,)) for state in wanted
+    )
 
 
-def _without(key: SortKey) -> Source:
+def _without(key: SortKey) -> ScanPlan:
     """Jobs that are done, among them all without this value."""
     column = COLUMNS[key]
     if key is SortKey.EXIT_CODE:  # what has exited has one
         return tuple(_having(COLUMNS[SortKey.ENDING], ending) for ending in Ending if ending is not Ending.EXITED)
     if key is SortKey.ENDING or not column.nullable:
         return ()
-    return (Branch(column.index, f"{column.within} AND {column.name} IS NULL", ()),)
+    return (IndexScan(column.index, f"{column.within} AND {column.name} IS NULL", ()),)
 
 
 Bounds = tuple[Value, Value]  # both belong to it

@@ -18,7 +18,7 @@ from typing import Any, Final
 from shellrunner.model import Job, JobSpec
 from shellrunner.store.filters import LAST, Filters, Order, Page, Position, Sort, Value, position
 from shellrunner.store.query import index_scans, search
-from shellrunner.store.query.index_scans import COLUMNS, EVERYTHING, Source
+from shellrunner.store.query.index_scans import COLUMNS, EVERYTHING, ScanPlan
 from shellrunner.store.units import rows
 
 # ruff: noqa: S608  statements are put together from constants of `sources`
@@ -110,7 +110,7 @@ class _Walk:
         self._stride = min(stride, effort.stride)
         self._left = effort.page
 
-    def group(self, group: tuple[Value, ...], after: Position | None, source: Source) -> Iterator[Position]:
+    def group(self, group: tuple[Value, ...], after: Position | None, source: ScanPlan) -> Iterator[Position]:
         """The places behind `after` in this group. `source` has them all, and no index has them as a few."""
         own = self._sources(group)
         few = self._few(own, group)
@@ -129,7 +129,7 @@ class _Walk:
     # The ways to walk ------------------------------------------------------------------------------------------
 
     def _by_id(
-        self, group: tuple[Value, ...], after: Position | None, source: Source, few: list[int] | None
+        self, group: tuple[Value, ...], after: Position | None, source: ScanPlan, few: list[int] | None
     ) -> Iterator[Position]:
         last, stride = (_id(after) if after else LAST if self._down else 0), self._stride
         while ids := self._next(source, few, stride, last):
@@ -139,7 +139,7 @@ class _Walk:
             last, stride = ids[-1], self._longer(stride)
             self._looked(0, (*group, last))
 
-    def _by_values(self, group: tuple[Value, ...], after: Position | None, source: Source) -> Iterator[Position]:
+    def _by_values(self, group: tuple[Value, ...], after: Position | None, source: ScanPlan) -> Iterator[Position]:
         order = self._sort[len(group)]
         reached = after[len(group)] if after else None
         if after is None or reached is not None:
@@ -148,7 +148,7 @@ class _Walk:
         if COLUMNS[order.key].nullable:
             yield from self._group_of(group, None, after, source)
 
-    def _along(self, group: tuple[Value, ...], after: Position | None, source: Source) -> Iterator[Position]:
+    def _along(self, group: tuple[Value, ...], after: Position | None, source: ScanPlan) -> Iterator[Position]:
         order = self._sort[len(group)]
         within = index_scans.bounds(self._filters, order.key)
         if after is None or after[len(group)] is not None:
@@ -157,7 +157,7 @@ class _Walk:
             yield from self._group_of(group, None, after, source)
 
     def _along_index(
-        self, group: tuple[Value, ...], order: Order, after: Position | None, source: Source
+        self, group: tuple[Value, ...], order: Order, after: Position | None, source: ScanPlan
     ) -> Iterator[Position]:
         within, stride = self._within(group, order, after), self._stride
         while entries := index_scans.entries(self._db, order, within, stride):
@@ -177,7 +177,7 @@ class _Walk:
             stride = self._longer(stride)
 
     def _group_of(
-        self, group: tuple[Value, ...], value: Value, after: Position | None, source: Source
+        self, group: tuple[Value, ...], value: Value, after: Position | None, source: ScanPlan
     ) -> Iterator[Position]:
         inside = (*group, value)
         if after == self._end(inside):
@@ -195,7 +195,7 @@ class _Walk:
 
     # What is looked at -----------------------------------------------------------------------------------------
 
-    def _sources(self, group: tuple[Value, ...]) -> list[Source]:
+    def _sources(self, group: tuple[Value, ...]) -> list[ScanPlan]:
         """What this group has beyond the one around it."""
         if group:
             own = index_scans.of_value(self._filters, self._sort[len(group) - 1].key, group[-1])
@@ -204,7 +204,7 @@ class _Walk:
         by_text = search.source(self._db, self._needle)
         return [*found, by_text] if by_text is not None else found
 
-    def _few(self, own: list[Source], group: tuple[Value, ...]) -> list[int] | None:
+    def _few(self, own: list[ScanPlan], group: tuple[Value, ...]) -> list[int] | None:
         """All ids among which the group is, if some index has but a few."""
         ranges = [] if group else [*index_scans.ranges(self._filters)]
         if self._sort:  # along its own key a range is in order
@@ -219,7 +219,7 @@ class _Walk:
         self._left -= sum(map(len, found)) // _PROBE
         return min((ids for ids in found if len(ids) <= most), key=len, default=None)
 
-    def _next(self, source: Source, few: list[int] | None, most: int, last: int) -> list[int]:
+    def _next(self, source: ScanPlan, few: list[int] | None, most: int, last: int) -> list[int]:
         """The next ids behind `last`."""
         if few is None:
             return index_scans.ids(self._db, source, most, last, descending=self._down)

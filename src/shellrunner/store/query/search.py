@@ -12,8 +12,8 @@ from functools import partial
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.store.query.index_scans import Branch, Source
-from shellrunner.store.sqlite.batch_queue import Unit
+from shellrunner.store.query.index_scans import IndexScan, ScanPlan
+from shellrunner.store.sqlite.batch_queue import UnitOfWork
 
 _GRAM: Final = 3  # characters of an entry of the index
 _PROBED: Final = 12  # entries of a needle that are looked at
@@ -44,7 +44,7 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
-def source(db: sqlite3.Connection, needle: str) -> Source | None:
+def source(db: sqlite3.Connection, needle: str) -> ScanPlan | None:
     """Where the jobs are whose folded command may have the folded needle in it; None: anywhere.
 
     An index of phrases would compare the places of all entries in all jobs that have them, which takes the longer the
@@ -57,8 +57,8 @@ def source(db: sqlite3.Connection, needle: str) -> Source | None:
     counts = sorted((_count(db, gram), gram) for gram in _some_grams(needle))
     rare = [gram for count, gram in counts if count < _RARE][:3] or [counts[0][1]]
     match = " AND ".join(_quoted(gram) for gram in rare)
-    newer = Branch("jobs", "TRUE", (), above=_searched(db))
-    return Branch("search", "search MATCH ?", (match,), id="rowid"), newer
+    newer = IndexScan("jobs", "TRUE", (), above=_searched(db))
+    return IndexScan("search", "search MATCH ?", (match,), id="rowid"), newer
 
 
 def forget(db: sqlite3.Connection, job_id: int, command: str) -> None:
@@ -103,7 +103,7 @@ def tidy(db: sqlite3.Connection, *, begun: bool) -> bool:
 class Indexer:
     """Takes new jobs in, soon after they came, and does nothing while there are none."""
 
-    def __init__(self, write: Callable[[Unit[bool]], Awaitable[bool]]) -> None:
+    def __init__(self, write: Callable[[UnitOfWork[bool]], Awaitable[bool]]) -> None:
         """`write` has a unit done by the writer."""
         self._write = write
         self._wake = asyncio.Event()

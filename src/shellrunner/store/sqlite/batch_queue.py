@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
-from shellrunner.store.sqlite.db_thread import Connection
+from shellrunner.store.sqlite.db_thread import DbThread
 
 T = TypeVar("T")
-Unit = Callable[[sqlite3.Connection], T]
+UnitOfWork = Callable[[sqlite3.Connection], T]
 
 
-class Asked:
+class WorkItem:
     """A unit and who waits for it. A waiter that was cancelled changes nothing: the unit runs, `after` is called.
 
     `frees`: it frees room on a full disk. `queues`: it may put something back into the queue.
@@ -25,7 +25,7 @@ class Asked:
 
     def __init__(
         self,
-        unit: Unit[Any],
+        unit: UnitOfWork[Any],
         after: Callable[[Any], None] | None = None,
         *,
         frees: bool = False,
@@ -51,21 +51,21 @@ class Asked:
             self.future.set_exception(self.error)
 
 
-def told(error: Exception, doing: str) -> Exception:
+def translate_error(error: Exception, doing: str) -> Exception:
     """The error as callers may see it: SQLite's own never leave the store."""
     if not isinstance(error, sqlite3.Error):
         return error
     return StoreUnavailable(f"the history cannot be {doing}: {error}")
 
 
-class Lane:
+class BatchQueue:
     """Reads: each batch is one transaction that sees one state of the history."""
 
     doing = "read"
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: DbThread) -> None:
         self._connection = connection
-        self._asked: list[Asked] = []
+        self._asked: list[WorkItem] = []
         self._working = 0
         self._wake = asyncio.Event()
         self._closed = False
@@ -75,16 +75,16 @@ class Lane:
         """How many units are waiting or under way."""
         return self._working + len(self._asked)
 
-    async def run(self, unit: Unit[T]) -> T:
+    async def run(self, unit: UnitOfWork[T]) -> T:
         """Run the unit on the connection's thread and return what it returned.
 
         Raises:
             StoreUnavailable: SQLite failed, and nothing of the unit has happened.
         """
-        value: T = await self.ask(Asked(unit))
+        value: T = await self.ask(WorkItem(unit))
         return value
 
-    def ask(self, asked: Asked) -> asyncio.Future[Any]:
+    def ask(self, asked: WorkItem) -> asyncio.Future[Any]:
         """Put it into the next batch."""
         if self._closed:
             raise StoreUnavailable("the history is closed")
@@ -114,23 +114,23 @@ class Lane:
                 for asked in batch:
                     asked.settle()
 
-    def _take(self) -> list[Asked]:
+    def _take(self) -> list[WorkItem]:
         batch, self._asked = self._asked, []
         return batch
 
-    def _do(self, db: sqlite3.Connection, batch: list[Asked]) -> None:
+    def _do(self, db: sqlite3.Connection, batch: list[WorkItem]) -> None:
         for asked in batch:
             try:
                 if not db.in_transaction:
                     db.execute("BEGIN")
                 asked.value = asked.unit(db)
             except Exception as error:  # noqa: BLE001  # each asker gets its own, the lane goes on
-                asked.error = told(error, self.doing)
+                asked.error = translate_error(error, self.doing)
         if db.in_transaction:
             db.rollback()
 
 
-def attempt(asked: Asked, db: sqlite3.Connection) -> None:
+def run_unit(asked: WorkItem, db: sqlite3.Connection) -> None:
     """Run the unit inside the batch's transaction. One that refuses has written nothing, so the others stand."""
     asked.error = None
     try:

@@ -16,16 +16,16 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Ending, Job, State
 from shellrunner.store import Key
 from shellrunner.store.queues import QueueCounts
-from shellrunner.store.sqlite.batch_queue import Asked
-from shellrunner.store.transition import Move, Moves
+from shellrunner.store.sqlite.batch_queue import WorkItem
+from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import admission, dependents, idempotency_keys, lifecycle, rows
-from shellrunner.store.units.admission import Accepted
+from shellrunner.store.units.admission import NewJob
 
 _AGAIN: Final = 0.5  # seconds until claiming is tried again after a commit that failed
 
 
 @dataclass(eq=False, slots=True)
-class Offer:
+class ClaimRequest:
     """A keeper that would take a job under this token."""
 
     keeper: int
@@ -34,14 +34,14 @@ class Offer:
 
 
 @dataclass(slots=True)
-class Served:
+class ClaimResult:
     """What a batch's claims came to."""
 
-    claims: list[tuple[Offer, Claim]] = field(default_factory=list)
-    moves: Moves = field(default_factory=list)
+    claims: list[tuple[ClaimRequest, Claim]] = field(default_factory=list)
+    moves: Transitions = field(default_factory=list)
 
 
-class Taken:
+class Reservations:
     """Places in the queues that a batch has taken, which the counts know only after its commit.
 
     Which job takes one shows only when it is written: another may be there already under its key, or refused.
@@ -50,9 +50,9 @@ class Taken:
     def __init__(self, queues: QueueCounts) -> None:
         self._queues = queues
         self._more: Counter[str] = Counter()
-        self._by: set[Adding] = set()
+        self._by: set[AddJob] = set()
 
-    def check(self, add: "Adding") -> None:
+    def check(self, add: "AddJob") -> None:
         """Have room for one more, before it is written.
 
         Raises:
@@ -66,13 +66,13 @@ class Taken:
         if full is not None:
             raise full
 
-    def take(self, add: "Adding") -> None:
+    def take(self, add: "AddJob") -> None:
         """It waits from now on."""
         self._by.add(add)
         self._more[add.accepted.spec.queue] += 1
 
 
-class Adding(Asked):
+class AddJob(WorkItem):
     """A job that is being added, and the offer that has it at once, if one does.
 
     Its `value` is the job as it is accepted, or as it is now if it was accepted with this key before; `moves` are
@@ -81,13 +81,13 @@ class Adding(Asked):
 
     __slots__ = ("_key", "accepted", "moves", "offer", "taken")
 
-    def __init__(self, accepted: Accepted, key: Key | None, after: Callable[["Adding"], None]) -> None:
+    def __init__(self, accepted: NewJob, key: Key | None, after: Callable[["AddJob"], None]) -> None:
         """`after` hears of it once it is committed."""
         super().__init__(self._add, lambda _: after(self))
         self.accepted = accepted
-        self.moves: Moves = []
-        self.offer: Offer | None = None
-        self.taken: Taken | None = None  # if it has to wait for its turn
+        self.moves: Transitions = []
+        self.offer: ClaimRequest | None = None
+        self.taken: Reservations | None = None  # if it has to wait for its turn
         self._key = key
 
     @property
@@ -119,8 +119,8 @@ class Claims:
         self,
         queues: QueueCounts,
         wake: Callable[[], None],
-        served: Callable[[Claim, Moves, bool], None],
-        moved: Callable[[Moves], None],
+        served: Callable[[Claim, Transitions, bool], None],
+        moved: Callable[[Transitions], None],
     ) -> None:
         """`wake` asks for a write batch now; `served` hears of each claim that was committed, with the moves that
         were made with it, and whether its waiter had gone meanwhile; `moved` of all other moves."""
@@ -128,16 +128,16 @@ class Claims:
         self._wake = wake
         self._served = served
         self._moved = moved
-        self._offers: dict[Offer, None] = {}
+        self._offers: dict[ClaimRequest, None] = {}
 
-    def offer(self, keeper: int, token: str) -> Offer:
+    def offer(self, keeper: int, token: str) -> ClaimRequest:
         """Let a keeper wait for a job."""
-        offer = Offer(keeper, token)
+        offer = ClaimRequest(keeper, token)
         self._offers[offer] = None
         self.look()
         return offer
 
-    def withdraw(self, offer: Offer) -> None:
+    def withdraw(self, offer: ClaimRequest) -> None:
         """It waits no longer."""
         self._offers.pop(offer, None)
 
@@ -153,19 +153,19 @@ class Claims:
                 offer.claim.set_exception(StoreUnavailable("the history is closed"))
         self._offers.clear()
 
-    def standing(self, batch: Sequence[Asked]) -> Asked | None:
+    def standing(self, batch: Sequence[WorkItem]) -> WorkItem | None:
         """Let the keepers that wait have what `batch` adds; return what ends it: claims, if something is queued.
 
         Called when nothing is under way, so the counts are exact.
         """
-        adding = [asked for asked in batch if isinstance(asked, Adding)]
+        adding = [asked for asked in batch if isinstance(asked, AddJob)]
         offers = [offer for offer in self._offers if not offer.claim.done()]
         room = self._queues.room() if offers else {}
         certain = not (self._startable() or any(asked.queues for asked in batch))
         if adding:
             if certain:
                 offers = _pair(adding, offers, room)
-            taken = Taken(self._queues)
+            taken = Reservations(self._queues)
             for add in adding:
                 add.taken = None if add.offer else taken
             certain = certain and not any(add.taken for add in adding)
@@ -176,17 +176,17 @@ class Claims:
         queues = self._queues
         return any(queues.count(name, State.QUEUED) for name in queues.room())
 
-    def _claiming(self, offers: list[Offer], room: dict[str, int]) -> Asked:
-        asked = Asked(lambda db: _serve(db, offers, dict(room)), self._tell)
+    def _claiming(self, offers: list[ClaimRequest], room: dict[str, int]) -> WorkItem:
+        asked = WorkItem(lambda db: _serve(db, offers, dict(room)), self._tell)
         asked.future.add_done_callback(self._failed)
         return asked
 
-    def _tell(self, served: Served) -> None:
+    def _tell(self, served: ClaimResult) -> None:
         for offer, claim in served.claims:
-            self.tell(offer, claim, [Move(claim.job_id, claim.spec.queue, State.QUEUED, State.RUNNING)])
+            self.tell(offer, claim, [Transition(claim.job_id, claim.spec.queue, State.QUEUED, State.RUNNING)])
         self._moved(served.moves)
 
-    def tell(self, offer: Offer, claim: Claim, moves: Moves) -> None:
+    def tell(self, offer: ClaimRequest, claim: Claim, moves: Transitions) -> None:
         """The claim was committed for this offer."""
         self._offers.pop(offer, None)
         gone = offer.claim.done()
@@ -194,7 +194,7 @@ class Claims:
             offer.claim.set_result(claim)
         self._served(claim, moves, gone)
 
-    def _failed(self, future: asyncio.Future[Served]) -> None:
+    def _failed(self, future: asyncio.Future[ClaimResult]) -> None:
         error = future.exception()
         if error is None:
             return
@@ -203,7 +203,7 @@ class Claims:
             raise error  # a bug: the loop reports it, and the offers wait on
 
 
-def _pair(adding: list[Adding], offers: list[Offer], room: dict[str, int]) -> list[Offer]:
+def _pair(adding: list[AddJob], offers: list[ClaimRequest], room: dict[str, int]) -> list[ClaimRequest]:
     """Give jobs that start at once to offers, the most urgent first; the offers that are left."""
     left = list(reversed(offers))
     # Stable: of one priority, the first asked is first.
@@ -215,8 +215,8 @@ def _pair(adding: list[Adding], offers: list[Offer], room: dict[str, int]) -> li
     return left[::-1]
 
 
-def _serve(db: sqlite3.Connection, offers: list[Offer], room: dict[str, int]) -> Served:
-    served = Served()
+def _serve(db: sqlite3.Connection, offers: list[ClaimRequest], room: dict[str, int]) -> ClaimResult:
+    served = ClaimResult()
     now = time.time_ns() // 1_000_000
     for offer in offers:
         queues = [queue for queue, left in room.items() if left > 0]
@@ -228,7 +228,9 @@ def _serve(db: sqlite3.Connection, offers: list[Offer], room: dict[str, int]) ->
     return served
 
 
-def _claim(db: sqlite3.Connection, queues: list[str], offer: Offer, now: int, served: Served) -> Claim | None:
+def _claim(
+    db: sqlite3.Connection, queues: list[str], offer: ClaimRequest, now: int, served: ClaimResult
+) -> Claim | None:
     while (found := lifecycle.claim_next(db, queues, offer.keeper, offer.token, now)) is not None:
         queue, row = found
         try:
@@ -236,6 +238,6 @@ def _claim(db: sqlite3.Connection, queues: list[str], offer: Offer, now: int, se
         except StoreUnavailable as damage:
             # One damaged row must not hold up the queue behind it.
             end = End(Ending.FAILED_TO_START, now, detail=damage.detail)
-            served.moves.append(Move(row[0], queue, State.QUEUED, State.RUNNING))  # as it then was
+            served.moves.append(Transition(row[0], queue, State.QUEUED, State.RUNNING))  # as it then was
             served.moves += dependents.end_unstarted(db, row[0], end)
     return None

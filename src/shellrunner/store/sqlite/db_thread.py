@@ -43,7 +43,7 @@ def _open(path: str, examine: Callable[[sqlite3.Connection], object], settings: 
     return db
 
 
-class Connection:
+class DbThread:
     """Functions of a `sqlite3.Connection` are sent to it; they run on its thread, one after the other."""
 
     def __init__(self, connection: aiosqlite.Connection, db: sqlite3.Connection) -> None:
@@ -61,7 +61,7 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(open_db: Callable[[], sqlite3.Connection]) -> AsyncIterator[Connection]:
+async def connect(open_db: Callable[[], sqlite3.Connection]) -> AsyncIterator[DbThread]:
     """Call `open_db` on a thread of its own, and close what it opened there at the end."""
     opened: list[sqlite3.Connection] = []
     failed: list[Exception] = []
@@ -78,4 +78,4 @@ async def connect(open_db: Callable[[], sqlite3.Connection]) -> AsyncIterator[Co
     async with aiosqlite.Connection(connector, iter_chunk_size=64) as connection:
         if failed:
             raise failed[0]
-        yield Connection(connection, opened[0])
+        yield DbThread(connection, opened[0])

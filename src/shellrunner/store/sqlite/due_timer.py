@@ -16,7 +16,7 @@ _SELDOM: Final = 30.0  # seconds after which the clock is looked at again: it ma
 _AGAIN: Final = 1.0  # seconds until a history that takes nothing is tried again
 
 
-class Alarm:
+class DueTimer:
     """Knows when the next job has waited long enough."""
 
     def __init__(self, ring: Callable[[], Awaitable[Millis | None]]) -> None:

@@ -15,21 +15,21 @@ from typing import Final, Self, TypeVar
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, Delivery, Ending, Millis, State
-from shellrunner.store.change_log import ChangeMemory
-from shellrunner.store.notifications import Bells
-from shellrunner.store.output.reader import Outputs, Owner
+from shellrunner.store.change_log import InMemoryChangeLog
+from shellrunner.store.notifications import Notifications
+from shellrunner.store.output.reader import Outputs, SlotOwner
 from shellrunner.store.output.spill import Runs
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.queues import QueueCounts, QueueLimits
-from shellrunner.store.retention import Kept, Retainer, Retention
-from shellrunner.store.sqlite.batch_queue import Asked, Lane, Unit
-from shellrunner.store.sqlite.batch_writer import Writer
+from shellrunner.store.retention import HistorySize, Retention, RetentionTrimmer
+from shellrunner.store.sqlite.batch_queue import BatchQueue, UnitOfWork, WorkItem
+from shellrunner.store.sqlite.batch_writer import BatchWriter
 from shellrunner.store.sqlite.claims import Claims
-from shellrunner.store.sqlite.db_thread import Connection
+from shellrunner.store.sqlite.db_thread import DbThread
 from shellrunner.store.sqlite.disk_reserve import Ballast
-from shellrunner.store.sqlite.due_timer import Alarm
-from shellrunner.store.sqlite.recovery import Opening
-from shellrunner.store.transition import Move, Moves
+from shellrunner.store.sqlite.due_timer import DueTimer
+from shellrunner.store.sqlite.recovery import Recovery
+from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import admission, idempotency_keys, lifecycle
 from shellrunner.tasks import background
 
@@ -45,9 +45,9 @@ class Core:
 
     def __init__(
         self,
-        opening: Opening,
-        writing: Connection,
-        reading: Sequence[Connection],
+        opening: Recovery,
+        writing: DbThread,
+        reading: Sequence[DbThread],
         limits: tuple[Retention, QueueLimits],
         state: str,
     ) -> None:
@@ -55,16 +55,16 @@ class Core:
         self._history = opening.history
         self._owners = opening.owners
         self._queues = QueueCounts(queue_limits, opening.undone, opening.paused)
-        self._changes = ChangeMemory()
+        self._changes = InMemoryChangeLog()
         self._ballast = Ballast(f"{state}/ballast")
         self._claims = Claims(self._queues, self._more, self._served, self._moved)
-        self._writer = Writer(writing, self._claims.standing, self._ballast.give_up)
-        self._readers = [Lane(connection) for connection in reading]
+        self._writer = BatchWriter(writing, self._claims.standing, self._ballast.give_up)
+        self._readers = [BatchQueue(connection) for connection in reading]
         self._outputs = Outputs(state, self._read)
-        self._bells = Bells(self._glance)
+        self._bells = Notifications(self._fingerprint)
         self._runs = Runs(state)
-        self._retainer = Retainer(retention, opening.kept, self._retire)
-        self._alarm = Alarm(self._wake_up)
+        self._retainer = RetentionTrimmer(retention, opening.kept, self._retire)
+        self._alarm = DueTimer(self._wake_up)
         # Since the opening: jobs that are done, by queue and ending; tries to send a result, by what came of them.
         self.ends: Counter[tuple[str, Ending]] = Counter()
         self.tries: Counter[Delivery] = Counter()
@@ -94,42 +94,44 @@ class Core:
                 self._outputs.close()
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> HistorySize:
         """What the history holds of jobs that are done."""
         return self._retainer.kept
 
     # Units -------------------------------------------------------------------------------------------------------
 
-    async def _read(self, unit: Unit[T]) -> T:
+    async def _read(self, unit: UnitOfWork[T]) -> T:
         return await min(self._readers, key=lambda reader: reader.load).run(unit)
 
-    async def _write(self, unit: Unit[T], after: Callable[[T], None] | None = None, *, frees: bool = False) -> T:
-        value: T = await self._writer.ask(Asked(unit, after, frees=frees))
+    async def _write(
+        self, unit: UnitOfWork[T], after: Callable[[T], None] | None = None, *, frees: bool = False
+    ) -> T:
+        value: T = await self._writer.ask(WorkItem(unit, after, frees=frees))
         return value
 
     def _more(self) -> None:
         self._writer.wake()
 
-    def _put_back(self, job_id: int, token: str) -> "asyncio.Future[Moves]":
-        return self._writer.ask(Asked(partial(_requeue, job_id=job_id, token=token), self._moved, queues=True))
+    def _put_back(self, job_id: int, token: str) -> "asyncio.Future[Transitions]":
+        return self._writer.ask(WorkItem(partial(_requeue, job_id=job_id, token=token), self._moved, queues=True))
 
     # What follows from a commit: called on the loop even if nobody waits for the answer any more ---------------
 
-    def _moved(self, moves: Moves) -> None:
+    def _moved(self, moves: Transitions) -> None:
         for move in moves:
             self._queues.moved(move)
             self._follow(move)
         if moves:
             self._claims.look()
 
-    def _follow(self, move: Move) -> None:
+    def _follow(self, move: Transition) -> None:
         match move.after:
             case State.DONE:
                 self._owners.pop(move.job_id, None)
                 self._retainer.came(move.size or 0)
                 if move.ending is not None:
                     self.ends[move.queue, move.ending] += 1
-                if move.minded:
+                if move.has_followers:
                     self._bells.ring(CALLS)
             case None:
                 self._gone(move.job_id, move.size, jobs=1, attempts=move.attempts)
@@ -146,8 +148,8 @@ class Core:
         self._bells.ring(job_id)
         self._bells.ring(CHANGES)
 
-    def _served(self, claim: Claim, moves: Moves, gone: bool) -> None:
-        self._owners[claim.job_id] = Owner(claim.keeper, claim.token, claim.attempt)
+    def _served(self, claim: Claim, moves: Transitions, gone: bool) -> None:
+        self._owners[claim.job_id] = SlotOwner(claim.keeper, claim.token, claim.attempt)
         for move in moves:
             self._queues.moved(move)
             if move.before is None:
@@ -169,25 +171,25 @@ class Core:
     # What is done without being asked for ------------------------------------------------------------------------
 
     async def _retire(self, most: int) -> int:
-        def unit(db: sqlite3.Connection) -> Moves:
+        def unit(db: sqlite3.Connection) -> Transitions:
             self._ballast.restore()
             idempotency_keys.expire(db, now())
             return self._retainer.step(db, most)
 
-        removed: Moves = await self._write(unit, self._moved, frees=True)
+        removed: Transitions = await self._write(unit, self._moved, frees=True)
         return len(removed)
 
     async def _wake_up(self) -> Millis | None:
-        def unit(db: sqlite3.Connection) -> tuple[Moves, Millis | None]:
+        def unit(db: sqlite3.Connection) -> tuple[Transitions, Millis | None]:
             return admission.wake(db, now(), _WOKEN), admission.upcoming(db)
 
-        asked = Asked(unit, lambda woken: self._moved(woken[0]), queues=True)
+        asked = WorkItem(unit, lambda woken: self._moved(woken[0]), queues=True)
         _, upcoming = await self._writer.ask(asked)
         return None if upcoming is None else int(upcoming)
 
-    def _glance(self, job_id: int) -> bytes | None:
+    def _fingerprint(self, job_id: int) -> bytes | None:
         owner = self._owners.get(job_id)
-        return self._outputs.glance(job_id, owner) if owner else None
+        return self._outputs.fingerprint(job_id, owner) if owner else None
 
 
 def now() -> Millis:
@@ -195,5 +197,5 @@ def now() -> Millis:
     return time.time_ns() // 1_000_000
 
 
-def _requeue(db: sqlite3.Connection, job_id: int, token: str) -> Moves:
+def _requeue(db: sqlite3.Connection, job_id: int, token: str) -> Transitions:
     return lifecycle.requeue(db, job_id, token, now())

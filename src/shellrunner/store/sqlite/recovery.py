@@ -13,7 +13,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.model import State
 from shellrunner.store import retention
 from shellrunner.store.output import spill
-from shellrunner.store.output.reader import Owner
+from shellrunner.store.output.reader import SlotOwner
 from shellrunner.store.sqlite import schema
 from shellrunner.store.sqlite.db_thread import open_writing
 from shellrunner.store.units import queue_pauses, rows
@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 _ALIVE = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
 
 
-class Opening:
+class Recovery:
     """What is known of a history once `open` was called."""
 
     def __init__(self, state: str) -> None:
         self.path = f"{state}/history.db"
         self.history = ""
-        self.kept = retention.Kept(0, 0)
-        self.owners: dict[int, Owner] = {}
+        self.kept = retention.HistorySize(0, 0)
+        self.owners: dict[int, SlotOwner] = {}
         self.undone: list[tuple[str, State, int]] = []
         self.paused: frozenset[str] = frozenset()
         self._state = state
@@ -76,7 +76,7 @@ class Opening:
         self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
         self.paused = queue_pauses.read(db)
         self.owners = {
-            job: Owner(keeper, token, attempt)
+            job: SlotOwner(keeper, token, attempt)
             for job, token, keeper, _, _, _, attempt, *_ in db.execute(rows.RUNNING)
         }
         for job, attempts in spill.present(self._state).items():

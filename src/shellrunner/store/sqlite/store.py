@@ -15,9 +15,8 @@ from pathlib import Path
 from shellrunner.errors import NoSuchQueue, StoreUnavailable
 from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Session, State, Submitter, Volume
 from shellrunner.store import (
-    Bell,
-    Changes,
-    Deleted,
+    ChangeLog,
+    DeleteCount,
     DueCallback,
     Filters,
     Head,
@@ -25,20 +24,21 @@ from shellrunner.store import (
     Output,
     Page,
     Position,
-    Queues,
+    QueueOverview,
     QueueState,
     Sort,
+    Subscription,
 )
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL, QueueLimit, QueueLimits
-from shellrunner.store.retention import Kept, Retention
-from shellrunner.store.sqlite.claims import Adding
+from shellrunner.store.retention import HistorySize, Retention
+from shellrunner.store.sqlite.claims import AddJob
 from shellrunner.store.sqlite.db_thread import connect, open_reading
 from shellrunner.store.sqlite.engine import CALLS, CHANGES, WISHES, Core, now
-from shellrunner.store.sqlite.recovery import Opening
-from shellrunner.store.transition import Moves
+from shellrunner.store.sqlite.recovery import Recovery
+from shellrunner.store.transition import Transitions
 from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, rows, sessions
-from shellrunner.store.units.admission import Accepted
+from shellrunner.store.units.admission import NewJob
 
 __all__ = ["QueueLimit", "QueueLimits", "Retention", "SqliteStore", "open_store"]
 
@@ -55,7 +55,7 @@ async def open_store(
     Raises:
         StoreUnavailable: it cannot be opened; the words say why and what to do.
     """
-    opening = Opening(str(state_dir))
+    opening = Recovery(str(state_dir))
     async with (
         connect(opening.open) as writing,
         connect(partial(open_reading, opening.path)) as reading,
@@ -71,9 +71,9 @@ class SqliteStore(Core):
     # What the web side says -----------------------------------------------------------------------------
 
     async def add(self, spec: JobSpec, key: Key | None = None, by: Submitter | None = None) -> Job:
-        accepted = Accepted.of(spec, now(), by)
+        accepted = NewJob.of(spec, now(), by)
 
-        def added(adding: Adding) -> None:
+        def added(adding: AddJob) -> None:
             if adding.offer:
                 offer, job = adding.offer, adding.value
                 at = accepted.created
@@ -82,7 +82,7 @@ class SqliteStore(Core):
             else:
                 self._moved(adding.moves)
 
-        job: Job = await self._writer.ask(Adding(accepted, key, added))
+        job: Job = await self._writer.ask(AddJob(accepted, key, added))
         return job
 
     async def job(self, job_id: int) -> Job:
@@ -95,28 +95,28 @@ class SqliteStore(Core):
     async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
         return await self._read(lambda db: listing.page(db, filters, sort, limit=limit, after=after))
 
-    async def count(self, filters: Filters) -> Deleted:
+    async def count(self, filters: Filters) -> DeleteCount:
         return await self._each(filters, lambda job_ids: self._read(partial(bulk_delete.tell, job_ids=job_ids)))
 
-    async def delete_jobs(self, filters: Filters) -> Deleted:
-        def deleted(outcome: tuple[Deleted, Moves]) -> None:
+    async def delete_jobs(self, filters: Filters) -> DeleteCount:
+        def deleted(outcome: tuple[DeleteCount, Transitions]) -> None:
             self._moved(outcome[1])
 
-        async def delete(job_ids: list[int]) -> Deleted:
+        async def delete(job_ids: list[int]) -> DeleteCount:
             outcome, _ = await self._write(partial(bulk_delete.delete, job_ids=job_ids), deleted, frees=True)
             return outcome
 
         return await self._each(filters, delete)
 
-    async def _each(self, filters: Filters, step: Callable[[list[int]], Awaitable[Deleted]]) -> Deleted:
+    async def _each(self, filters: Filters, step: Callable[[list[int]], Awaitable[DeleteCount]]) -> DeleteCount:
         """Take one step after another over all jobs that are meant; what they came to."""
-        total, after = Deleted(0, 0), None
+        total, after = DeleteCount(0, 0), None
         upto = await self._read(bulk_delete.newest)
         while True:
             job_ids, after = await self._read(partial(bulk_delete.meant, filters=filters, upto=upto, after=after))
             if job_ids:
                 some = await step(job_ids)
-                total = Deleted(total.deleted + some.deleted, total.kept + some.kept)
+                total = DeleteCount(total.deleted + some.deleted, total.kept + some.kept)
             if after is None:
                 return total
 
@@ -126,19 +126,19 @@ class SqliteStore(Core):
     async def output(self, job_id: int, attempt: int | None = None) -> Output:
         return await self._outputs.find(job_id, self._owners.get(job_id), attempt)
 
-    async def wish_cancel(self, job_id: int) -> Job:
-        def wished(outcome: tuple[Job, Moves]) -> None:
+    async def request_cancel(self, job_id: int) -> Job:
+        def wished(outcome: tuple[Job, Transitions]) -> None:
             _, moves = outcome
             self._moved(moves)
             if not moves:
                 self._bells.ring(WISHES)
                 self._rung(job_id)
 
-        job, _ = await self._write(lambda db: lifecycle.wish_cancel(db, job_id, now()), wished, frees=True)
+        job, _ = await self._write(lambda db: lifecycle.request_cancel(db, job_id, now()), wished, frees=True)
         return job
 
     async def delete_job(self, job_id: int) -> None:
-        def deleted(moves: Moves) -> None:
+        def deleted(moves: Transitions) -> None:
             self._moved(moves)
 
         await self._write(lambda db: [lifecycle.delete_job(db, job_id)], deleted, frees=True)
@@ -151,20 +151,20 @@ class SqliteStore(Core):
 
         await self._write(lambda db: lifecycle.delete_result(db, job_id), deleted, frees=True)
 
-    def watch(self, job_id: int) -> AbstractContextManager[Bell]:
+    def watch(self, job_id: int) -> AbstractContextManager[Subscription]:
         return self._bells.watch(job_id)
 
-    def watch_changes(self) -> AbstractContextManager[Bell]:
+    def watch_changes(self) -> AbstractContextManager[Subscription]:
         return self._bells.watch(CHANGES)
 
     @property
-    def changes(self) -> Changes:
+    def changes(self) -> ChangeLog:
         return self._changes
 
-    async def queues(self) -> Queues:
+    async def queues(self) -> QueueOverview:
         names = list(self._queues)
         oldest = await self._read(lambda db: rows.oldest(db, names))
-        return Queues(
+        return QueueOverview(
             ALL in self._queues.paused,
             [self._queue(name, moment) for name, moment in zip(names, oldest, strict=True)],
         )
@@ -174,7 +174,7 @@ class SqliteStore(Core):
         running, queued, waiting = (queues.count(name, state) for state in _UNDONE)
         return QueueState(name, queues.limit(name), queues.is_paused(name), running, queued, waiting, oldest)
 
-    async def pause(self, queue: str | None, *, paused: bool) -> Queues:
+    async def pause(self, queue: str | None, *, paused: bool) -> QueueOverview:
         if queue is not None and queue not in self._queues:
             raise NoSuchQueue(queue)
 
@@ -202,10 +202,10 @@ class SqliteStore(Core):
     async def next_callback(self) -> Millis | None:
         return await self._read(due_callbacks.upcoming)
 
-    async def called_back(self, job_id: int, *, error: str | None, again: Millis | None) -> None:
-        await self._write(lambda db: due_callbacks.tried(db, job_id, error, again), self._tried)
+    async def called_back(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
+        await self._write(lambda db: due_callbacks.tried(db, job_id, error, retry_at), self._tried)
 
-    def watch_callbacks(self) -> AbstractContextManager[Bell]:
+    def watch_callbacks(self) -> AbstractContextManager[Subscription]:
         return self._bells.watch(CALLS)
 
     # What the supervisor says ----------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class SqliteStore(Core):
         return self._writer.commits
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> HistorySize:
         """How much is kept of jobs that are done."""
         return self._retainer.kept
 
@@ -236,12 +236,14 @@ class SqliteStore(Core):
             self._claims.withdraw(offer)
 
     async def finish(
-        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, again: Millis | None = None
+        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
     ) -> bool:
-        def unit(db: sqlite3.Connection) -> Moves:
-            return lifecycle.finish(db, job_id, token, end=end, volume=volume, head=head, again=again)
+        def unit(db: sqlite3.Connection) -> Transitions:
+            return lifecycle.finish(
+                db, job_id, token, end=end, volume=volume, head=head, next_attempt_at=next_attempt_at
+            )
 
-        moves: Moves = await self._write(unit, self._moved, frees=True)
+        moves: Transitions = await self._write(unit, self._moved, frees=True)
         return bool(moves)
 
     async def requeue(self, job_id: int, token: str) -> bool:
@@ -253,7 +255,7 @@ class SqliteStore(Core):
     async def cancelling(self) -> Sequence[Claim]:
         return [claim for claim in await self._read(rows.running) if claim.cancelling]
 
-    def watch_wishes(self) -> AbstractContextManager[Bell]:
+    def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
         return self._bells.watch(WISHES)
 
     async def check(self) -> None:

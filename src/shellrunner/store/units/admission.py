@@ -10,7 +10,7 @@ from typing import Final
 
 from shellrunner.errors import InvalidJob
 from shellrunner.model import Ending, Job, JobSpec, Millis, Queued, Running, State, Streamed, Submitter
-from shellrunner.store.transition import Move, Moves
+from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents, due_callbacks, rows
 
 ADD: Final = """INSERT INTO jobs (state, queue, priority, created, command, spec, secrets, submitter, run_as,
@@ -23,7 +23,7 @@ NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'wait
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class NewJob:
     """A job as it goes into its row: what is shown, and apart from it what is secret.
 
     `at_once`: nothing that it brings along keeps it from starting, or has to be written in its own rows.
@@ -38,7 +38,7 @@ class Accepted:
     run_as: str | None
 
     @classmethod
-    def of(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> "Accepted":
+    def of(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> "NewJob":
         """Prepare a job that is accepted now."""
         secret: dict[str, object] = {"env": spec.env} if spec.env else {}
         if spec.stdin is not None and not isinstance(spec.stdin, Streamed):
@@ -50,7 +50,7 @@ class Accepted:
         return cls(seen, now, seen.model_dump_json(exclude_defaults=True), hidden, at_once, name, run_as)
 
 
-def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = None) -> tuple[Job, Moves]:
+def add(db: sqlite3.Connection, job: NewJob, owner: tuple[int, str] | None = None) -> tuple[Job, Transitions]:
     """Put the job into the queue, or at once into the hands of its owner (keeper, token); the job, and its moves.
 
     Raises:
@@ -69,7 +69,7 @@ def add(db: sqlite3.Connection, job: Accepted, owner: tuple[int, str] | None = N
     if spec.notify:
         due_callbacks.expect(db, job_id, spec.notify.host)
         db.execute("UPDATE jobs SET minded = 1 WHERE id = ?", (job_id,))
-    moves = [Move(job_id, spec.queue, None, State.QUEUED if owner is None else State.RUNNING)]
+    moves = [Transition(job_id, spec.queue, None, State.QUEUED if owner is None else State.RUNNING)]
     if not job.at_once:
         moves = _hold_back(db, job_id, job, awaited)
     if spec.notify or not job.at_once:
@@ -93,9 +93,9 @@ def _awaited(db: sqlite3.Connection, after: tuple[int, ...]) -> list[tuple[int, 
 def _hold_back(
     db: sqlite3.Connection,
     job_id: int,
-    job: Accepted,
+    job: NewJob,
     awaited: list[tuple[int, State, Ending | None, int | None]],
-) -> Moves:
+) -> Transitions:
     """Let a job wait that was put into the queue, if it has to; or skip it, if it may not start any more."""
     queue, now = job.spec.queue, job.created
     for after, _, ending, exit_code in awaited:
@@ -107,18 +107,18 @@ def _hold_back(
     earliest = job.spec.earliest
     due = earliest if earliest is not None and earliest > now else None
     if not left and due is None:
-        return [Move(job_id, queue, None, State.QUEUED)]
+        return [Transition(job_id, queue, None, State.QUEUED)]
     db.executemany("INSERT INTO dependencies VALUES (?, ?)", left)
     db.executemany("UPDATE jobs SET minded = 1 WHERE id = ?", [(after,) for after, _ in left])
     db.execute(_LATER, (due, len(left), job.spec.notify is not None, job_id))
-    return [Move(job_id, queue, None, State.WAITING, due=None if left else due)]
+    return [Transition(job_id, queue, None, State.WAITING, due=None if left else due)]
 
 
-def wake(db: sqlite3.Connection, now: Millis, most: int) -> Moves:
+def wake(db: sqlite3.Connection, now: Millis, most: int) -> Transitions:
     """Queue jobs that have waited long enough."""
     late = db.execute(DUE, (now, most)).fetchall()
     db.executemany("UPDATE jobs SET state = 'queued' WHERE id = ?", [(job_id,) for job_id, _ in late])
-    return [Move(job_id, queue, State.WAITING, State.QUEUED) for job_id, queue in late]
+    return [Transition(job_id, queue, State.WAITING, State.QUEUED) for job_id, queue in late]
 
 
 def upcoming(db: sqlite3.Connection) -> Millis | None:

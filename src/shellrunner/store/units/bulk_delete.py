@@ -7,10 +7,10 @@ import sqlite3
 from collections.abc import Sequence
 
 from shellrunner.model import State
-from shellrunner.store import Deleted
+from shellrunner.store import DeleteCount
 from shellrunner.store.filters import Filters, Position
 from shellrunner.store.query import listing
-from shellrunner.store.transition import Moves
+from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
 
 STEP = 100  # jobs that are deleted in one commit
@@ -33,16 +33,16 @@ def meant(
     return [job_id for job_id in job_ids if job_id <= upto], following
 
 
-def tell(db: sqlite3.Connection, job_ids: Sequence[int]) -> Deleted:
+def tell(db: sqlite3.Connection, job_ids: Sequence[int]) -> DeleteCount:
     """How many of these jobs are done, and how many are not."""
     states = [state for job_id in job_ids if (state := lifecycle.state_of(db, job_id)) is not None]
     done = sum(state is State.DONE for state in states)
-    return Deleted(done, len(states) - done)
+    return DeleteCount(done, len(states) - done)
 
 
-def delete(db: sqlite3.Connection, job_ids: Sequence[int]) -> tuple[Deleted, Moves]:
+def delete(db: sqlite3.Connection, job_ids: Sequence[int]) -> tuple[DeleteCount, Transitions]:
     """Remove those of these jobs that are done."""
     states = [(job_id, lifecycle.state_of(db, job_id)) for job_id in job_ids]
     moves = [lifecycle.remove(db, job_id) for job_id, state in states if state is State.DONE]
     kept = sum(state is not None and state is not State.DONE for _, state in states)
-    return Deleted(len(moves), kept), moves
+    return DeleteCount(len(moves), kept), moves

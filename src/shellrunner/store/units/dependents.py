@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, Final
 
 from shellrunner.model import End, Ending, Millis, State, Volume
-from shellrunner.store.transition import Move, Moves
+from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import due_callbacks
 
 FIGURES: Final = """started, completed, ending, exit_code, signal, detail, duration,
@@ -36,15 +36,15 @@ def how(end: End, volume: Volume) -> tuple[Any, ...]:
     return *ended, *written, *((used.cpu_user, used.cpu_system, used.max_rss_bytes) if used else (None, None, None))
 
 
-def end_unstarted(db: sqlite3.Connection, job_id: int, end: End) -> Moves:
+def end_unstarted(db: sqlite3.Connection, job_id: int, end: End) -> Transitions:
     """Make a job done of which nothing was started (in this attempt), with all that follows."""
     move = _end(db, job_id, end)
-    return [move, *of(db, job_id, end)] if move.minded else [move]
+    return [move, *of(db, job_id, end)] if move.has_followers else [move]
 
 
-def of(db: sqlite3.Connection, job_id: int, end: End) -> Moves:
+def of(db: sqlite3.Connection, job_id: int, end: End) -> Transitions:
     """What follows from the end of a job that somebody minds."""
-    moves: Moves = []
+    moves: Transitions = []
     ended = deque([(job_id, end)])
     while ended:
         first, its_end = ended.popleft()
@@ -83,11 +83,13 @@ def forget(db: sqlite3.Connection, job_id: int, spec: str) -> None:
         db.execute("DELETE FROM callbacks WHERE job = ?", (job_id,))
 
 
-def _end(db: sqlite3.Connection, job_id: int, end: End) -> Move:
-    queue, state, minded, attempt = db.execute(_BEFORE, (job_id,)).fetchone()
+def _end(db: sqlite3.Connection, job_id: int, end: End) -> Transition:
+    queue, state, has_followers, attempt = db.execute(_BEFORE, (job_id,)).fetchone()
     db.execute(DONE, (*how(end, Volume()), job_id))
     size = elsewhere(db, job_id) if attempt > 1 else 0
-    return Move(job_id, queue, State(state), State.DONE, size, bool(minded), attempts=attempt, ending=end.ending)
+    return Transition(
+        job_id, queue, State(state), State.DONE, size, bool(has_followers), attempts=attempt, ending=end.ending
+    )
 
 
 def elsewhere(db: sqlite3.Connection, job_id: int) -> int:
@@ -96,11 +98,11 @@ def elsewhere(db: sqlite3.Connection, job_id: int) -> int:
     return int(stored)
 
 
-def _one_less(db: sqlite3.Connection, job_id: int, now: Millis) -> Moves:
+def _one_less(db: sqlite3.Connection, job_id: int, now: Millis) -> Transitions:
     awaits, due, queue = db.execute(_ONE_LESS, (job_id,)).fetchall()[0]
     if awaits:
         return []
     if due is not None and due > now:
-        return [Move(job_id, queue, State.WAITING, State.WAITING, due=due)]
+        return [Transition(job_id, queue, State.WAITING, State.WAITING, due=due)]
     db.execute("UPDATE jobs SET state = 'queued', due = ? WHERE id = ?", (now, job_id))
-    return [Move(job_id, queue, State.WAITING, State.QUEUED)]
+    return [Transition(job_id, queue, State.WAITING, State.QUEUED)]

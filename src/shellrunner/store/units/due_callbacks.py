@@ -46,9 +46,9 @@ def upcoming(db: sqlite3.Connection) -> Millis | None:
     return None if moment is None else int(moment)
 
 
-def tried(db: sqlite3.Connection, job_id: int, error: str | None, again: Millis | None) -> Delivery | None:
+def tried(db: sqlite3.Connection, job_id: int, error: str | None, retry_at: Millis | None) -> Delivery | None:
     """Record a try, and say what came of it; None if the job is gone."""
-    state = Delivery.DELIVERED if error is None else Delivery.FAILED if again is None else Delivery.PENDING
+    state = Delivery.DELIVERED if error is None else Delivery.FAILED if retry_at is None else Delivery.PENDING
     words = "UPDATE callbacks SET state = ?, tries = tries + 1, due = ?, error = ? WHERE job = ?"
-    known = db.execute(words, (state, again if error is not None else None, error, job_id)).rowcount > 0
+    known = db.execute(words, (state, retry_at if error is not None else None, error, job_id)).rowcount > 0
     return state if known else None

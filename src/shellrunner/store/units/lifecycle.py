@@ -12,7 +12,7 @@ from shellrunner.errors import AlreadyDone, NoResultYet, NoSuchJob, NotDone, Res
 from shellrunner.model import Done, End, Ending, Job, Millis, Running, State, Volume
 from shellrunner.store import Head
 from shellrunner.store.query import search
-from shellrunner.store.transition import Move, Moves
+from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents, rows
 from shellrunner.store.units.dependents import how
 
@@ -58,32 +58,32 @@ def finish(
     end: End,
     volume: Volume,
     head: Head,
-    again: Millis | None = None,
-) -> Moves:
+    next_attempt_at: Millis | None = None,
+) -> Transitions:
     """Record the end, and what follows from it; nothing if the job is not running under this token."""
-    if again is not None:
+    if next_attempt_at is not None:
         held = db.execute(_HOLDS, (job_id, token)).fetchone()
         if held is not None and not held[0]:
             _, queue, attempt = held
             db.execute(_KEEP, (job_id, attempt, head.index, head.data, *how(end, volume)))
-            late = again <= end.completed  # at once: there is nothing to wait for
-            state, due = (State.QUEUED, None) if late else (State.WAITING, again)
+            late = next_attempt_at <= end.completed  # at once: there is nothing to wait for
+            state, due = (State.QUEUED, None) if late else (State.WAITING, next_attempt_at)
             db.execute(_REPEAT, (state, due, job_id))
-            return [Move(job_id, queue, State.RUNNING, state, due=due)]
+            return [Transition(job_id, queue, State.RUNNING, state, due=due)]
     found = db.execute(END, (*how(end, volume), job_id, token)).fetchall()
     if not found:
         return []
-    queue, minded, attempt = found[0]
+    queue, has_followers, attempt = found[0]
     if head.data or head.index:
         db.execute("INSERT INTO outputs VALUES (?, ?, ?)", (job_id, head.index, head.data))
-    done = Move(job_id, queue, State.RUNNING, State.DONE, volume.stored, bool(minded), attempts=attempt)
+    done = Transition(job_id, queue, State.RUNNING, State.DONE, volume.stored, bool(has_followers), attempts=attempt)
     move = done._replace(ending=end.ending)
     if attempt > 1:
         move = move._replace(size=volume.stored + dependents.elsewhere(db, job_id))
-    return [move, *dependents.of(db, job_id, end)] if minded else [move]
+    return [move, *dependents.of(db, job_id, end)] if has_followers else [move]
 
 
-def requeue(db: sqlite3.Connection, job_id: int, token: str, now: Millis) -> Moves:
+def requeue(db: sqlite3.Connection, job_id: int, token: str, now: Millis) -> Transitions:
     """Put a claim back: queued again, or done if its end was asked for; nothing if not running under this token."""
     held = db.execute(_HOLDS, (job_id, token)).fetchone()
     if held is None:
@@ -92,10 +92,10 @@ def requeue(db: sqlite3.Connection, job_id: int, token: str, now: Millis) -> Mov
     if cancelling:
         return dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))
     db.execute(_REQUEUE, (job_id,))
-    return [Move(job_id, queue, State.RUNNING, State.QUEUED, attempts=attempt)]
+    return [Transition(job_id, queue, State.RUNNING, State.QUEUED, attempts=attempt)]
 
 
-def wish_cancel(db: sqlite3.Connection, job_id: int, now: Millis) -> tuple[Job, Moves]:
+def request_cancel(db: sqlite3.Connection, job_id: int, now: Millis) -> tuple[Job, Transitions]:
     """End a job that has not started, or note the wish at a running one (which is no move).
 
     Raises:
@@ -111,7 +111,7 @@ def wish_cancel(db: sqlite3.Connection, job_id: int, now: Millis) -> tuple[Job, 
     return rows.job(db, job_id), moves
 
 
-def delete_job(db: sqlite3.Connection, job_id: int) -> Move:
+def delete_job(db: sqlite3.Connection, job_id: int) -> Transition:
     """Remove a job that is done with all that is its own.
 
     Raises:
@@ -142,7 +142,7 @@ def delete_result(db: sqlite3.Connection, job_id: int) -> tuple[int, int]:
     return stored, attempts
 
 
-def remove(db: sqlite3.Connection, job_id: int) -> Move:
+def remove(db: sqlite3.Connection, job_id: int) -> Transition:
     """Remove every row of a job that is done."""
     _, stored, queue, attempts, command, spec = _state(db, job_id)
     if attempts > 1:
@@ -152,7 +152,7 @@ def remove(db: sqlite3.Connection, job_id: int) -> Move:
     search.forget(db, job_id, command)
     db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
     db.execute("DELETE FROM outputs WHERE job = ?", (job_id,))
-    return Move(job_id, queue, State.DONE, None, stored, attempts=attempts)
+    return Transition(job_id, queue, State.DONE, None, stored, attempts=attempts)
 
 
 def state_of(db: sqlite3.Connection, job_id: int) -> State | None:

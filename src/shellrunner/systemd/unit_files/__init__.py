@@ -24,14 +24,14 @@ _PRICE: Final = {
 }
 
 
-class Owner(NamedTuple):
+class ServiceAccount(NamedTuple):
     """Whom a unit runs as."""
 
     user: str
     group: str
 
 
-def service(command: Sequence[str], owner: Owner, hardening: Hardening) -> str:
+def service(command: Sequence[str], owner: ServiceAccount, hardening: Hardening) -> str:
     """Return the unit that runs `command` (the first word an absolute path)."""
     program, *arguments = command
     # systemd.service(5): variables are put in for $NAME in the arguments, but not in the program's name.
@@ -42,7 +42,7 @@ def service(command: Sequence[str], owner: Owner, hardening: Hardening) -> str:
     return _filled("shellrunner.service", hardening=harder, command=words, **whom)
 
 
-def socket(addresses: Sequence[Address], mode: str, owner: Owner) -> str:
+def socket(addresses: Sequence[Address], mode: str, owner: ServiceAccount) -> str:
     """Return the unit by which systemd listens on these addresses for the service.
 
     Raises:

@@ -22,7 +22,7 @@ LARGE: Final = 2 * PIECE  # bytes of events above which a frame is made smaller:
 REMEMBERED: Final = 8  # frames
 
 
-class Look(NamedTuple):
+class Snapshot(NamedTuple):
     """How a job stands, and its output so far."""
 
     job: Job
@@ -35,7 +35,7 @@ class Look(NamedTuple):
         return self.output.volume.stored
 
 
-class Frame(NamedTuple):
+class OutputFrame(NamedTuple):
     """Events, and what a reader of them has."""
 
     events: bytes
@@ -52,11 +52,11 @@ class Feed:
         self._looking = asyncio.Lock()
         self._begun = self._have = 0  # looks that were begun, and the number of the one we have
         self._next_look = 0.0
-        self._look: Look
+        self._look: Snapshot
         self._framing = asyncio.Lock()
-        self._frames: OrderedDict[Cursor, Frame] = OrderedDict()
+        self._frames: OrderedDict[Cursor, OutputFrame] = OrderedDict()
 
-    async def look(self) -> Look:
+    async def look(self) -> Snapshot:
         """How the job stands now: what was so when this was called, or later. All who call within a tick share it.
 
         Raises:
@@ -75,7 +75,7 @@ class Feed:
                 self._next_look = clock() + TICK
             return self._look
 
-    async def frame(self, cursor: Cursor, look: Look) -> Frame | None:
+    async def frame(self, cursor: Cursor, look: Snapshot) -> OutputFrame | None:
         """What comes after the cursor, or None if there is nothing (yet).
 
         Raises:
@@ -91,7 +91,7 @@ class Feed:
                         self._frames.popitem(last=False)
             return known
 
-    async def framer(self, cursor: Cursor, look: Look) -> Framer:
+    async def framer(self, cursor: Cursor, look: Snapshot) -> Framer:
         """A framer that goes on after the cursor.
 
         Raises:
@@ -107,30 +107,30 @@ class Feed:
                 raise ValueError("was not given by this stream")
         return framer
 
-    async def _take(self) -> Look:
+    async def _take(self) -> Snapshot:
         # The status before the output: if it had ended, all output is already there.
         job = await self._store.job(self._job_id)
         output = await self._store.output(self._job_id)
-        return Look(job, output, sse.event("status", serialize.status(job)))
+        return Snapshot(job, output, sse.event("status", serialize.status(job)))
 
-    async def _make(self, cursor: Cursor, look: Look) -> Frame | None:
+    async def _make(self, cursor: Cursor, look: Snapshot) -> OutputFrame | None:
         frame = await self._framed(cursor, look, PIECE)
         if frame is not None and len(frame.events) > LARGE:
             return await self._framed(cursor, look, PIECE // 4)
         return frame
 
-    async def _framed(self, cursor: Cursor, look: Look, piece: int) -> Frame | None:
+    async def _framed(self, cursor: Cursor, look: Snapshot, piece: int) -> OutputFrame | None:
         at = cursor.position
         if at < look.edge:
             limit = min(look.edge, at - at % piece + piece) - at
             framer = await self.framer(cursor, look)
             pieces = await look.output.read(at, limit)
             # Nothing where there should be something: the store vouches for no more of a damaged output.
-            return Frame(framer.events(pieces), framer.cursor) if pieces else None
+            return OutputFrame(framer.events(pieces), framer.cursor) if pieces else None
         if isinstance(look.job.phase, Done) and (cursor.stdout or cursor.stderr):
             framer = await self.framer(cursor, look)
             told = framer.rest(look.job.phase.end.completed)
-            return Frame(told, framer.cursor)
+            return OutputFrame(told, framer.cursor)
         return None
 
 

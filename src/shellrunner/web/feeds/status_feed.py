@@ -22,7 +22,7 @@ REMEMBERED: Final = 8  # frames
 _ID = re.compile(r"([0-9A-Za-z]+)-(0|[1-9][0-9]{0,17})", re.ASCII)
 
 
-class Frame(NamedTuple):
+class StatusFrame(NamedTuple):
     """Events, and the last change that a reader of them was told."""
 
     events: bytes
@@ -39,7 +39,7 @@ class Board:
         self._next_look = 0.0
         self._edge = 0
         self._framing = asyncio.Lock()
-        self._frames: OrderedDict[tuple[int, int], Frame] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, int], StatusFrame] = OrderedDict()
 
     @property
     def last(self) -> int:
@@ -70,7 +70,7 @@ class Board:
                 self._next_look = clock() + TICK
             return self._edge
 
-    async def frame(self, number: int, edge: int) -> Frame | None:
+    async def frame(self, number: int, edge: int) -> StatusFrame | None:
         """What changed after change `number`, at first; None if that is no longer known.
 
         There must be something: `edge` is a later change, and who gives the same two gets the same frame.
@@ -80,7 +80,7 @@ class Board:
         async with self._framing:
             return self._frames.get((number, edge)) or await self._make(number, edge)
 
-    async def _make(self, number: int, edge: int) -> Frame | None:
+    async def _make(self, number: int, edge: int) -> StatusFrame | None:
         # The changes before the jobs: what a job is told to be is then never older than the id that goes with it,
         # and what came between the two is told once more. One frame after the other, so no reader sees time go back.
         changed = self._store.changes.since(number)
@@ -89,7 +89,7 @@ class Board:
         changed = changed[:MOST]
         jobs = {job.id: job for job in await self._store.some(job_id for _, job_id in changed)}
         told = [self._event(change, job_id, jobs.get(job_id)) for change, job_id in changed]
-        frame = self._frames[number, edge] = Frame(b"".join(told), changed[-1][0])
+        frame = self._frames[number, edge] = StatusFrame(b"".join(told), changed[-1][0])
         if len(self._frames) > REMEMBERED:
             self._frames.popitem(last=False)
         return frame

@@ -19,7 +19,7 @@ from shellrunner.wire import parse, serialize
 _LAST: Final = 10**18 - 1
 
 
-class Controls(Protocol):
+class JobControls(Protocol):
     """Reaches the commands that run."""
 
     @property
@@ -42,7 +42,7 @@ class Controls(Protocol):
         """
 
 
-CONTROLS: Final[web.AppKey[Controls]] = web.AppKey("controls")
+CONTROLS: Final[web.AppKey[JobControls]] = web.AppKey("controls")
 
 
 async def signal(request: web.Request) -> web.StreamResponse:

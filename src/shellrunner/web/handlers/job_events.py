@@ -9,11 +9,11 @@ from aiohttp import web
 
 from shellrunner.errors import BadParameter, NoSuchJob, ResultGone
 from shellrunner.model import Done
-from shellrunner.store import Bell
+from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE, job_id
-from shellrunner.web.feeds.job_feed import FEEDS, Feed, Look
+from shellrunner.web.feeds.job_feed import FEEDS, Feed, Snapshot
 from shellrunner.web.http import parameters
-from shellrunner.web.http.streaming import STREAMS, Outlet, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire import serialize
 from shellrunner.wire.sse import END, HEARTBEAT, RETRY, Cursor, event
 
@@ -41,7 +41,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         outlet = await begin(request, HEADERS, follows=True)
         if request.method != "HEAD":
-            await _Follower(outlet, feed, cursor).run(bell, look)
+            await _JobFollower(outlet, feed, cursor).run(bell, look)
         return await outlet.finish()
 
 
@@ -51,7 +51,7 @@ def last_event_id(request: web.Request) -> tuple[str, str]:
     return name, request.headers.get(name) or request.query.get("last_event_id", "")
 
 
-async def _place(request: web.Request, feed: Feed, look: Look) -> Cursor | None:
+async def _place(request: web.Request, feed: Feed, look: Snapshot) -> Cursor | None:
     """Where the reader goes on; None if it has had everything, `done` too."""
     name, text = last_event_id(request)
     if text == END and look.job.done:
@@ -66,17 +66,17 @@ async def _place(request: web.Request, feed: Feed, look: Look) -> Cursor | None:
     return cursor
 
 
-class _Follower:
+class _JobFollower:
     """One reader: what it has had, and where it stands."""
 
-    def __init__(self, outlet: Outlet, feed: Feed, cursor: Cursor) -> None:
+    def __init__(self, outlet: ResponseStream, feed: Feed, cursor: Cursor) -> None:
         self._outlet = outlet
         self._feed = feed
         self._cursor = cursor
         self._status = b""
         self._dropped = {"stdout": 0, "stderr": 0}
 
-    async def run(self, bell: Bell, look: Look) -> None:
+    async def run(self, bell: Subscription, look: Snapshot) -> None:
         """Tell everything there is, then wait for more, until the job is done or the service shuts down."""
         self._status = look.status
         await self._outlet.send(RETRY + look.status)
@@ -94,7 +94,7 @@ class _Follower:
             except (NoSuchJob, ResultGone):
                 return None  # deleted while it was followed: whoever comes back is told so
 
-    async def _tell(self, look: Look) -> None:
+    async def _tell(self, look: Snapshot) -> None:
         while frame := await self._feed.frame(self._cursor, look):
             await self._outlet.send(frame.events)
             self._cursor = frame.cursor

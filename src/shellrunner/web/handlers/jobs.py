@@ -58,7 +58,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     It may be asked for again while it is under way: TERM to the command's process group, a grace, then KILL to all.
     """
     request.app[STREAMS].check_open()
-    job = await request.app[STORE].wish_cancel(job_id(request))
+    job = await request.app[STORE].request_cancel(job_id(request))
     return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_link(job.id)})
 
 

@@ -11,19 +11,19 @@ from aiohttp import web
 
 from shellrunner.model import Stream
 from shellrunner.results import read_whole, size
-from shellrunner.store import Bell, Output
+from shellrunner.store import Output, Subscription
 from shellrunner.web.app_keys import STORE, job_id
-from shellrunner.web.feeds.job_feed import FEEDS, Feed, Look
+from shellrunner.web.feeds.job_feed import FEEDS, Feed, Snapshot
 from shellrunner.web.handlers.result_bytes import SANDBOX
 from shellrunner.web.http import parameters
-from shellrunner.web.http.streaming import STREAMS, Outlet, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire.text import label, line_ends
 
 PIECE: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class OutputView:
     """What is shown: both streams as they arrived, or one of them."""
 
     stream: Stream | None
@@ -59,7 +59,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/{id}/output: what it has written so far, both streams as they arrived, or until its end."""
     request.app[STREAMS].check_open()
     stream = parameters.choice(request, "stream", tuple(Stream))
-    source = Source(None if stream is None else Stream(stream))
+    source = OutputView(None if stream is None else Stream(stream))
     lines = parameters.number(request, "tail", least=0, most=10**15)
     follow = parameters.flag(request, "follow")
     feed = request.app[FEEDS].of(job_id(request))
@@ -78,7 +78,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         return await outlet.finish()
 
 
-async def _pour(outlet: Outlet, source: Source, look: Look, at: int) -> None:
+async def _pour(outlet: ResponseStream, source: OutputView, look: Snapshot, at: int) -> None:
     end = source.end(look.output)
     while at < end:
         piece = await source.read(look.output, at, min(PIECE, end - at))
@@ -88,7 +88,7 @@ async def _pour(outlet: Outlet, source: Source, look: Look, at: int) -> None:
         at += len(piece)
 
 
-async def _follow(outlet: Outlet, source: Source, feed: Feed, bell: Bell, look: Look) -> None:
+async def _follow(outlet: ResponseStream, source: OutputView, feed: Feed, bell: Subscription, look: Snapshot) -> None:
     while not look.job.done:
         told = source.end(look.output)
         while not await outlet.hear(bell):

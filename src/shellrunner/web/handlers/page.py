@@ -48,7 +48,7 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageAssets:
     """The page, and what it loads by name; `version` is that of all of it."""
 
     index: bytes
@@ -78,7 +78,7 @@ async def asset(request: web.Request) -> web.StreamResponse:
 
 
 @cache
-def read() -> Page:
+def read() -> PageAssets:
     """Read and pack all of it, once.
 
     Raises:
@@ -93,7 +93,7 @@ def read() -> Page:
         name: Asset(TYPES[name.rpartition(".")[2]], data, gzip.compress(data, mtime=0))
         for name, data in content.items()
     }
-    return Page(index.replace(b"/assets/-/", f"/assets/{version}/".encode()), version, assets)
+    return PageAssets(index.replace(b"/assets/-/", f"/assets/{version}/".encode()), version, assets)
 
 
 def _version(content: Mapping[str, bytes]) -> str:

@@ -5,7 +5,7 @@ Handlers of the routes under /api/queues. Must not know how jobs are run.
 
 from aiohttp import web
 
-from shellrunner.store import Queues, QueueState
+from shellrunner.store import QueueOverview, QueueState
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.http import responses
 from shellrunner.web.http.streaming import STREAMS
@@ -51,7 +51,7 @@ async def _all(request: web.Request, *, paused: bool) -> web.StreamResponse:
     return await responses.once(request, 200, _queues(await request.app[STORE].pause(None, paused=paused)), {})
 
 
-def _queues(found: Queues) -> documents.Queues:
+def _queues(found: QueueOverview) -> documents.Queues:
     return {"paused": found.paused, "queues": [_queue(queue) for queue in found.queues]}
 
 

@@ -16,7 +16,7 @@ from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers.results import asked
 from shellrunner.web.http import parameters, responses
 from shellrunner.web.http.problems import Refused
-from shellrunner.web.http.streaming import STREAMS, Outlet, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire.text import label
 
 PIECE: Final = 1 << 18  # bytes read at once
@@ -27,7 +27,7 @@ _BEYOND: Final = 10**18  # the end of every output; int() refuses numbers that a
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
 
 
-class Part(NamedTuple):
+class ByteRange(NamedTuple):
     """From `first` on, `length` bytes of so many as there are."""
 
     first: int
@@ -61,18 +61,18 @@ async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
         headers["Content-Disposition"] = f'attachment; filename="job-{job.id}-{stream}.txt"'
     outlet = await begin(request, headers, 206 if part else 200)
     if request.method != "HEAD":
-        await _pour(outlet, output, stream, part or Part(0, total))
+        await _pour(outlet, output, stream, part or ByteRange(0, total))
     return await outlet.finish()
 
 
-def _length(part: Part | None, total: int) -> dict[str, str]:
+def _length(part: ByteRange | None, total: int) -> dict[str, str]:
     if part is None:
         return {"Content-Length": str(total)}
     first, length = part
     return {"Content-Length": str(length), "Content-Range": f"bytes {first}-{first + length - 1}/{total}"}
 
 
-async def _pour(outlet: Outlet, output: Output, stream: Stream, part: Part) -> None:
+async def _pour(outlet: ResponseStream, output: Output, stream: Stream, part: ByteRange) -> None:
     first, length = part
     while length > 0:
         piece = await output.read_stream(stream, first, min(length, PIECE))
@@ -83,7 +83,7 @@ async def _pour(outlet: Outlet, output: Output, stream: Stream, part: Part) -> N
         length -= len(piece)
 
 
-def _part(request: web.Request, tag: str, total: int) -> Part | None:
+def _part(request: web.Request, tag: str, total: int) -> ByteRange | None:
     """The range that is asked for, or None for all. What is not understood, or several, is all (14.2)."""
     match = _RANGE.fullmatch(request.headers.get(hdrs.RANGE, ""))
     if match is None or request.method != "GET" or request.headers.get(hdrs.IF_RANGE, tag) != tag:
@@ -100,7 +100,7 @@ def _part(request: web.Request, tag: str, total: int) -> Part | None:
             {"Content-Range": f"bytes */{total}"},
             limit=total,
         )
-    return Part(begin_at, end - begin_at)
+    return ByteRange(begin_at, end - begin_at)
 
 
 def _place(digits: str) -> int:

@@ -5,11 +5,11 @@ Handler of /api/statuses/events. Must not know where changes are remembered.
 
 from aiohttp import web
 
-from shellrunner.store import Bell
+from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.feeds.status_feed import BOARD, Board
 from shellrunner.web.handlers.job_events import HEADERS, last_event_id
-from shellrunner.web.http.streaming import STREAMS, Outlet, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire.sse import HEARTBEAT, RETRY, event
 
 
@@ -18,14 +18,14 @@ async def follow(request: web.Request) -> web.StreamResponse:
     request.app[STREAMS].check_open()
     with request.app[STORE].watch_changes() as bell:
         # Before the head is sent: what the client reads once it has that is nothing older.
-        follower = _Follower(request.app[BOARD], last_event_id(request)[1])
+        follower = _StatusFollower(request.app[BOARD], last_event_id(request)[1])
         outlet = await begin(request, HEADERS, follows=True)
         if request.method != "HEAD":
             await follower.run(outlet, bell)
         return await outlet.finish()
 
 
-class _Follower:
+class _StatusFollower:
     """One reader, who was told every change up to `last`."""
 
     def __init__(self, board: Board, event_id: str) -> None:
@@ -37,7 +37,7 @@ class _Follower:
         begun = f"id: {board.event_id(self._last)}\n\n".encode()
         self._greeting = RETRY + (self._reset() if place is None else begun)
 
-    async def run(self, outlet: Outlet, bell: Bell) -> None:
+    async def run(self, outlet: ResponseStream, bell: Subscription) -> None:
         """Tell what changed since, then what changes, until the service shuts down."""
         await outlet.send(self._greeting)
         while True:
@@ -47,7 +47,7 @@ class _Follower:
                     return
                 await outlet.send(HEARTBEAT)
 
-    async def _tell(self, outlet: Outlet) -> None:
+    async def _tell(self, outlet: ResponseStream) -> None:
         edge = await self._board.look()
         while self._last < edge:
             frame = await self._board.frame(self._last, edge)

@@ -23,7 +23,7 @@ REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading")
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class ConnectionLimits:
     """What clients may cost; times are in seconds. `most` is how many connections there may be at once."""
 
     most: int = 1000
@@ -37,7 +37,7 @@ class Caps:
         return min(self.head, self.reading) / 4
 
 
-class Line:
+class ClientConnection:
     """One connection: since when it owes us something."""
 
     __slots__ = ("_bytes", "_clock", "_left", "_since", "_taken", "idle", "transport")
@@ -67,7 +67,7 @@ class Line:
         """The client took something, though more may wait by now than did at the last look."""
         self._left = math.inf
 
-    def fault(self, caps: Caps) -> str | None:
+    def fault(self, caps: ConnectionLimits) -> str | None:
         """Why it is not to be waited for any longer."""
         now, left = self._clock(), _untaken(self.transport)
         if left == 0 or left < self._left:
@@ -95,13 +95,13 @@ def _untaken(transport: asyncio.Transport) -> int:
 class Connections:
     """All connections of an app, whatever they came in by."""
 
-    def __init__(self, caps: Caps, problems: Iterable[str] = ()) -> None:
+    def __init__(self, caps: ConnectionLimits, problems: Iterable[str] = ()) -> None:
         """None is open. How often each of these problems is answered on them is counted, by who answers."""
         self.caps = caps
         self.problems: Counter[str] = Counter(dict.fromkeys(problems, 0))
         self.cut: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._told: Counter[str] = Counter()
-        self._lines: set[Line] = set()
+        self._lines: set[ClientConnection] = set()
         self._expected: WeakKeyDictionary[asyncio.Protocol, float] = WeakKeyDictionary()  # since when
         self._looks = False
 
@@ -125,11 +125,11 @@ class Connections:
             raise ConnectionRefusedError("too many connections")
         self._expected[step] = now
 
-    def open(self, step: asyncio.Protocol, transport: asyncio.Transport) -> Line | None:
+    def open(self, step: asyncio.Protocol, transport: asyncio.Transport) -> ClientConnection | None:
         """What was expected is open; None if it is one too many, and cut."""
         self._expected.pop(step, None)
         loop = asyncio.get_running_loop()
-        line = Line(transport, loop.time)
+        line = ClientConnection(transport, loop.time)
         if len(self._lines) >= self.caps.most:
             self.drop(line, "one-too-many")
             return None
@@ -139,11 +139,11 @@ class Connections:
             loop.call_later(self.caps.pause, self._look)
         return line
 
-    def close(self, line: Line) -> None:
+    def close(self, line: ClientConnection) -> None:
         """It is over."""
         self._lines.discard(line)
 
-    def drop(self, line: Line, reason: str) -> None:
+    def drop(self, line: ClientConnection, reason: str) -> None:
         """Cut it; also what was closed already, but whose last bytes nobody takes."""
         self.cut[reason] += 1
         line.transport.abort()

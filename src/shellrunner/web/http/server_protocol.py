@@ -15,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from shellrunner.web.http import problems
-from shellrunner.web.http.connections import CONNECTIONS, Connections, Line
+from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, Connections
 from shellrunner.web.security import origin
 
 _Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -33,7 +33,7 @@ web_protocol.MAX_MSG_QUEUE_SIZE = 8
 class _Protocol(RequestHandler):
     __slots__ = ("_body", "_connections", "_line", "at_parting")
 
-    def __init__(self, server: "_Server", line: Line, **kw: Any) -> None:
+    def __init__(self, server: "_Server", line: ClientConnection, **kw: Any) -> None:
         super().__init__(server, **kw)
         self.at_parting: Callable[[], None] | None = None
         self._connections = server.open_connections
@@ -90,7 +90,7 @@ class _Protocol(RequestHandler):
         return await super().finish_response(request, resp, start_time)
 
 
-class _Doorstep(asyncio.Protocol):
+class _PendingConnection(asyncio.Protocol):
     """Where a connection stands until it is one: of TLS that fails nobody is told, but this is dropped."""
 
     def __init__(self, open_protocol: Callable[[asyncio.Transport, asyncio.Protocol], None]) -> None:
@@ -104,7 +104,7 @@ class _Server(web.Server):
     open_connections: Connections
 
     def __call__(self) -> Any:  # not the RequestHandler yet
-        step = _Doorstep(self._open)
+        step = _PendingConnection(self._open)
         self.open_connections.expect(step)
         return step
 

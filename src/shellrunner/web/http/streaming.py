@@ -1,6 +1,6 @@
 """Answers that are written piece by piece, and how they end: by their reader, by our patience, at shutdown.
 
-`Streams` belongs to the app, an `Outlet` to one request. Must not know what is written.
+`Streams` belongs to the app, an `ResponseStream` to one request. Must not know what is written.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from weakref import WeakSet
 from aiohttp import web
 
 from shellrunner.errors import TooManyStreams
-from shellrunner.store import Bell
+from shellrunner.store import Subscription
 from shellrunner.web.app_keys import DOOR
 from shellrunner.web.http.problems import Refused
 from shellrunner.web.http.server_protocol import at_parting
@@ -34,7 +34,7 @@ class Streams:
         self.heartbeat = heartbeat
         self.closing = False
         self._waits: set[asyncio.Timeout] = set()
-        self._outlets: WeakSet[Outlet] = WeakSet()  # weak, for what ends with an exception is not finished
+        self._outlets: WeakSet[ResponseStream] = WeakSet()  # weak, for what ends with an exception is not finished
 
     def close(self) -> None:
         """End every wait of every stream now, and each wait that comes later."""
@@ -42,7 +42,7 @@ class Streams:
         for wait in self._waits:
             end(wait)
 
-    def opened(self, outlet: "Outlet") -> None:
+    def opened(self, outlet: "ResponseStream") -> None:
         """One more is being written.
 
         Raises:
@@ -52,7 +52,7 @@ class Streams:
             raise TooManyStreams(self.most)
         self._outlets.add(outlet)
 
-    def finished(self, outlet: "Outlet") -> None:
+    def finished(self, outlet: "ResponseStream") -> None:
         """It was written to its end."""
         self._outlets.discard(outlet)
 
@@ -96,7 +96,7 @@ def end(wait: asyncio.Timeout) -> None:
 STREAMS: Final = web.AppKey("streams", Streams)
 
 
-class Outlet:
+class ResponseStream:
     """One answer that is being written. A slow reader holds back its writer, and nobody else.
 
     How long nothing may be taken is the connection's affair (`web.connections`).
@@ -157,7 +157,7 @@ class Outlet:
         self._streams.finished(self)
         return self._response
 
-    async def hear(self, bell: Bell) -> bool:
+    async def hear(self, bell: Subscription) -> bool:
         """Wait for the bell; false if a sign of life is due, or the service is shutting down, before it rings.
 
         Raises:
@@ -210,7 +210,7 @@ class Outlet:
 
 async def begin(
     request: web.Request, headers: Mapping[str, str], status: int = 200, *, follows: bool = False
-) -> Outlet:
+) -> ResponseStream:
     """Send the head of an answer that will be written piece by piece; `follows`: it has no end of its own.
 
     Raises:
@@ -221,6 +221,6 @@ async def begin(
     if request.transport is None:
         raise ConnectionResetError("the reader has gone")
     request.transport.set_write_buffer_limits(high=BUFFER)
-    outlet = Outlet(request, response, follows=follows)
+    outlet = ResponseStream(request, response, follows=follows)
     await response.prepare(request)
     return outlet

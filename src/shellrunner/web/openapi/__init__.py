@@ -16,7 +16,7 @@ from shellrunner import __version__
 from shellrunner.config import Settings
 from shellrunner.web.http import responses
 from shellrunner.web.openapi import examples, parameter_objects, response_objects, schemas
-from shellrunner.web.route import JSON, For, Route
+from shellrunner.web.route import JSON, Access, Route
 from shellrunner.web.security.authentication import NEEDS
 from shellrunner.wire import json_codec
 
@@ -102,11 +102,11 @@ def _schemes(settings: Settings) -> dict[str, Schema]:
 
 def _security(row: Route, settings: Settings) -> list[Schema]:
     """What lets in; for a bearer the scope that it needs (OpenAPI 3.1, "Security Requirement Object")."""
-    if row.whom in (For.ANYBODY, For.VISITORS):
+    if row.access in (Access.PUBLIC, Access.HOST_CHECKED):
         return []
-    scopes = [NEEDS[row.whom]] if row.whom in NEEDS else []
+    scopes = [NEEDS[row.access]] if row.access in NEEDS else []
     ways: list[Schema] = [{"bearer": scopes}]
-    if row.whom is For.WATCHERS and settings.auth.session_cookie:
+    if row.access is Access.WATCH and settings.auth.session_cookie:
         ways.append({"session": []})
     # Without tokens the kernel says whose process asks, and nothing in the request does.
     return ways if settings.auth.tokens else [*ways, {}]
@@ -122,8 +122,8 @@ def _operation(row: Route) -> Schema:
         "parameters": parameter_objects.of(row, response_objects.headers_of(row)),
         "responses": response_objects.of(row),
     }
-    if row.takes is not None:
-        about["requestBody"] = _takes(row.takes)
+    if row.body is not None:
+        about["requestBody"] = _takes(row.body)
     for status, links in examples.LINKS.get(about["operationId"], {}).items():
         about["responses"][status]["links"] = links
     return about
@@ -165,7 +165,7 @@ def _schemas(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:
     }:
         if name in found:
             schemas.let_fields_choose(found, name)
-    for kind in {row.takes for row in routes if row.takes not in (None, bytes)}:
+    for kind in {row.body for row in routes if row.body not in (None, bytes)}:
         assert kind is not None  # noqa: S101  it was left out above
         found |= schemas.body(kind, settings)
     return found

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import meanings
-from shellrunner.web.route import HTML, JSON, SSE, TEXT, For, Route
+from shellrunner.web.route import HTML, JSON, SSE, TEXT, Access, Route
 from shellrunner.web.security.authentication import NEEDS
 
 Schema = dict[str, Any]
@@ -51,10 +51,10 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
 
 
 # What the events of the two kinds of stream tell: of one job, and of all.
-_OUTPUT = {"stdout": "Output", "stderr": "Output"}
+_OUTPUT = {"stdout": "OutputEvent", "stderr": "OutputEvent"}
 EVENTS: Final = {
-    True: {"status": "Status", **_OUTPUT, "dropped": "Dropped", "done": "Ended"},
-    False: {"status": "Status", "deleted": "Deleted", "reset": "Reset"},
+    True: {"status": "Status", **_OUTPUT, "dropped": "DroppedEvent", "done": "DoneEvent"},
+    False: {"status": "Status", "deleted": "DeletedEvent", "reset": "ResetEvent"},
 }
 
 
@@ -71,13 +71,13 @@ def told(row: Route) -> Iterator[Answer]:
         status, _, carries = word.partition(":")
         if status.isdecimal():
             bodiless = status in ("204", "304") or row.verb == "DELETE"
-            yield Answer(int(status), carries or ("" if bodiless else row.produces))
+            yield Answer(int(status), carries or ("" if bodiless else row.content_type))
 
 
 def codes(row: Route) -> list[str]:
     """The kinds of problem that a route may answer."""
     named = [word for word in row.answers.split() if word in STATUSES]
-    wanted = {*(PROBE if row.whom is For.ANYBODY else ANY), *named, *_implied(row)}
+    wanted = {*(PROBE if row.access is Access.PUBLIC else ANY), *named, *_implied(row)}
     return [code for code in STATUSES if code in wanted]
 
 
@@ -127,7 +127,7 @@ def problem(kinds: list[str]) -> Schema:
 
 def _implied(row: Route) -> Iterator[str]:
     statuses = {answer.status for answer in told(row)}
-    if row.produces:
+    if row.content_type:
         yield "not-acceptable"
     if "{id:" in row.path:
         yield from ("not-found", "no-such-job")
@@ -137,13 +137,13 @@ def _implied(row: Route) -> Iterator[str]:
         yield "range-not-satisfiable"
     if "cursor" in row.parameters.split():
         yield "bad-cursor"
-    if row.whom not in (For.ANYBODY, For.VISITORS):
+    if row.access not in (Access.PUBLIC, Access.HOST_CHECKED):
         yield from ("token-needed", "not-this-user", "too-many-wrong-tokens")
-        if row.whom in NEEDS:
+        if row.access in NEEDS:
             yield "insufficient-scope"
         if row.verb != "GET":
             yield from ("audit-unavailable", "body-too-slow", "too-large", "unsupported-media-type")
-    if row.takes not in (None, bytes):
+    if row.body not in (None, bytes):
         yield "malformed-json"
 
 
@@ -192,7 +192,7 @@ def _of_answer(row: Route, status: int, carries: str) -> Iterator[tuple[str, boo
         yield "Link", False
     if carries == SSE:
         yield "X-Accel-Buffering", True
-    if row.produces == HTML or (row.produces == TEXT and "{id" in row.path):
+    if row.content_type == HTML or (row.content_type == TEXT and "{id" in row.path):
         yield "Content-Security-Policy", True
     if 206 in statuses:
         yield "Accept-Ranges", True

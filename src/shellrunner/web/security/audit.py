@@ -20,7 +20,7 @@ _SHOWN: Final = 2000  # characters of a command
 _WHAT: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("what")
 
 
-class Ledger(Protocol):
+class AuditSink(Protocol):
     """Where the lines go."""
 
     def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
@@ -30,7 +30,7 @@ class Ledger(Protocol):
 class Audit:
     """Writes for each request that would change something a line before it is done, and one after it."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: AuditSink) -> None:
         self._ledger = ledger
         self._numbers = itertools.count(1)
 

@@ -9,18 +9,18 @@ from typing import Final, NoReturn
 from aiohttp import hdrs, web
 
 from shellrunner.access import Identity, peer_credentials
-from shellrunner.access.authenticator import Door
+from shellrunner.access.authenticator import Authenticator
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import DOOR
-from shellrunner.web.route import For
-from shellrunner.web.security.origin import Site, is_forwarded, is_unix, port_of
+from shellrunner.web.route import Access
+from shellrunner.web.security.origin import OriginPolicy, is_forwarded, is_unix, port_of
 
 _IDENTITY: Final = web.RequestKey("identity", Identity)
 _NAME: Final = web.RequestKey("name", str)
 # RFC 6750, 2.1; a scheme's name is the same in any case (RFC 9110, 11.1).
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
-NEEDS: Final = {For.WATCHERS: "read", For.READERS: "read", For.RUNNERS: "run", For.ADMINS: "admin"}
+NEEDS: Final = {Access.WATCH: "read", Access.READ: "read", Access.RUN: "run", Access.ADMIN: "admin"}
 
 
 def identity_of(request: web.Request) -> Identity:
@@ -33,7 +33,7 @@ def name_of(request: web.Request) -> str | None:
     return request.get(_NAME)
 
 
-def shown(request: web.Request, site: Site, whom: For) -> Identity | None:
+def shown(request: web.Request, site: OriginPolicy, access: Access) -> Identity | None:
     """Whom the request itself shows: by a token, or a session where that is enough. None: the kernel is to be asked.
 
     Raises:
@@ -45,8 +45,12 @@ def shown(request: web.Request, site: Site, whom: For) -> Identity | None:
     credentials = request.headers.getall(hdrs.AUTHORIZATION, ())
     if credentials:
         bearer = _BEARER.fullmatch(credentials[0]) if len(credentials) == 1 else None
-        return door.by_token(bearer[1], _client(request, site)) if bearer else _nobody(wrong=len(credentials) > 1)
-    if whom is For.WATCHERS and (identity := _by_cookie(request, door)):
+        return (
+            door.authenticate_token(bearer[1], _client(request, site))
+            if bearer
+            else _nobody(wrong=len(credentials) > 1)
+        )
+    if access is Access.WATCH and (identity := _by_cookie(request, door)):
         return identity
     return None if is_unix(request) else _nobody()
 
@@ -64,21 +68,21 @@ def of_process(request: web.Request) -> Identity:
     if uid is not None:
         request[_NAME] = f"uid:{uid}"
     try:
-        return door.by_uid(uid)
+        return door.authenticate_uid(uid)
     except NotThisUser:
         if door.needs_token:
             raise TokenNeeded from None
         raise
 
 
-def let_in(request: web.Request, identity: Identity, whom: For) -> None:
+def let_in(request: web.Request, identity: Identity, access: Access) -> None:
     """Keep who asks, if that is enough for such a route.
 
     Raises:
         InsufficientScope: the token is not for this.
     """
     request[_NAME] = identity.name
-    needed = NEEDS.get(whom)
+    needed = NEEDS.get(access)
     if needed is not None and needed not in identity.scopes:
         raise InsufficientScope(needed)
     request[_IDENTITY] = identity
@@ -90,14 +94,14 @@ def cookie_name(request: web.Request) -> str:
     return "shellrunner" if port is None else f"shellrunner-{port}"
 
 
-def _client(request: web.Request, site: Site) -> str:
+def _client(request: web.Request, site: OriginPolicy) -> str:
     """Who may give how many wrong tokens: an address, or a user of this machine."""
     return f"uid:{_uid(request)}" if is_unix(request) else site.client(request)
 
 
-def _by_cookie(request: web.Request, door: Door) -> Identity | None:
+def _by_cookie(request: web.Request, door: Authenticator) -> Identity | None:
     value = request.cookies.get(cookie_name(request)) if request.method in ("GET", "HEAD") else None
-    return door.by_session(value) if value else None
+    return door.authenticate_session(value) if value else None
 
 
 def _uid(request: web.Request) -> int | None:

@@ -15,10 +15,10 @@ from shellrunner.errors import BadParameter, ShellrunnerError
 from shellrunner.web.http import bodies, problems
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.problems import HARDENED, Refused
-from shellrunner.web.route import For, Handler
+from shellrunner.web.route import Access, Handler
 from shellrunner.web.security import authentication, ownership
 from shellrunner.web.security.audit import Audit
-from shellrunner.web.security.origin import Site
+from shellrunner.web.security.origin import OriginPolicy
 
 _VERSIONS: Final = (HttpVersion11, HttpVersion10)
 _LOOKING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -27,23 +27,23 @@ REPEATABLE: Final = frozenset({"label"})  # parameters of a query that may come 
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RoutePolicy:
     """What a route is for: for whom, with which parameters in its query, and its type of answer (none: no body)."""
 
-    whom: For
+    access: Access
     parameters: frozenset[str] = frozenset()
-    produces: str = ""
+    content_type: str = ""
 
 
 # Where there is no route: that there is none is told to those whom everything else is told.
-_NOWHERE: Final = Terms(For.KNOWN)
-_NOWHERE_OUTSIDE: Final = Terms(For.VISITORS)
+_NOWHERE: Final = RoutePolicy(Access.AUTHENTICATED)
+_NOWHERE_OUTSIDE: Final = RoutePolicy(Access.HOST_CHECKED)
 
 
-class _Passage:
+class _RequestCheck:
     """One request on its way through the gate."""
 
-    def __init__(self, request: web.Request, terms: Terms, site: Site, audit: Audit) -> None:
+    def __init__(self, request: web.Request, terms: RoutePolicy, site: OriginPolicy, audit: Audit) -> None:
         self._request, self._terms, self._site, self._audit = request, terms, site, audit
         self._number: int | None = None
         self._inside = False
@@ -76,36 +76,36 @@ class _Passage:
             self._audit.answered(self._request, self._number, response)
 
     async def _come_in(self) -> web.Response | None:
-        request, whom = self._request, self._terms.whom
+        request, access = self._request, self._terms.access
         _check_line(request)
-        if whom is not For.ANYBODY:
+        if access is not Access.PUBLIC:
             self._site.check_host(request)
-        if whom not in (For.ANYBODY, For.VISITORS):
+        if access not in (Access.PUBLIC, Access.HOST_CHECKED):
             self._site.check_origin(request)
             if welcome := self._site.welcome(request, _allowed(request)):
                 return welcome
             await self._be_known()
-        elif whom is For.VISITORS and request.path != "/":
+        elif access is Access.HOST_CHECKED and request.path != "/":
             self._site.check_origin(request)
-        if request.rel_url.raw_query_string and whom is not For.ANYBODY:
+        if request.rel_url.raw_query_string and access is not Access.PUBLIC:
             _check_query(request, self._terms)
         _check_accept(request, self._terms)
-        if whom not in (For.ANYBODY, For.VISITORS) and request.method not in _LOOKING:
+        if access not in (Access.PUBLIC, Access.HOST_CHECKED) and request.method not in _LOOKING:
             who = authentication.identity_of(request)
             self._number = await self._audit.asked(request, who, self._site.source(request))
         return None
 
     async def _be_known(self) -> None:
-        request, whom = self._request, self._terms.whom
-        who = authentication.shown(request, self._site, whom)
+        request, access = self._request, self._terms.access
+        who = authentication.shown(request, self._site, access)
         if request.method not in _LOOKING and self._terms is not _NOWHERE:
             if who is None and not request.content.is_eof():
                 authentication.of_process(request)  # a stranger's body is not waited for, and takes no memory
             # All of it is here before the kernel is asked, so that whoever asks is still there then.
             await bodies.receive(request)
         who = who or authentication.of_process(request)
-        authentication.let_in(request, who, whom)
-        if whom is For.RUNNERS and who.is_bound:
+        authentication.let_in(request, who, access)
+        if access is Access.RUN and who.is_bound:
             await ownership.check_touch(request, who)
 
     def _refuse(self, why: str, answer: web.Response) -> web.Response:
@@ -123,7 +123,7 @@ class _Passage:
         raise ConnectionAbortedError("an answer failed after it had begun")
 
 
-def dress(site: Site) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def add_security_headers(site: OriginPolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """Build what gives all answers what each of them has, streams too, just before they begin."""
 
     async def put_on(request: web.Request, response: web.StreamResponse) -> None:
@@ -133,12 +133,12 @@ def dress(site: Site) -> Callable[[web.Request, web.StreamResponse], Awaitable[N
     return put_on
 
 
-def gate(terms: Mapping[Handler, Terms], site: Site, audit: Audit) -> Middleware:
+def security_middleware(terms: Mapping[Handler, RoutePolicy], site: OriginPolicy, audit: Audit) -> Middleware:
     """Build the gate for these handlers, on their terms."""
 
     @web.middleware
     async def let_through(request: web.Request, handler: Handler) -> web.StreamResponse:
-        passage = _Passage(request, terms.get(handler) or _nowhere(request), site, audit)
+        passage = _RequestCheck(request, terms.get(handler) or _nowhere(request), site, audit)
         response = await passage.go(handler)
         passage.leave(response)
         return response
@@ -146,7 +146,7 @@ def gate(terms: Mapping[Handler, Terms], site: Site, audit: Audit) -> Middleware
     return let_through
 
 
-def _nowhere(request: web.Request) -> Terms:
+def _nowhere(request: web.Request) -> RoutePolicy:
     # A path that is spelled in another way must not slip by: only what is plainly elsewhere is outside.
     return _NOWHERE_OUTSIDE if request.path == request.raw_path == "/favicon.ico" else _NOWHERE
 
@@ -178,7 +178,7 @@ def _allowed(request: web.Request) -> str:
     return ", ".join(sorted({*allowed, "OPTIONS"}))
 
 
-def _check_query(request: web.Request, terms: Terms) -> None:
+def _check_query(request: web.Request, terms: RoutePolicy) -> None:
     if isinstance(request.match_info.http_exception, web.HTTPException):
         return  # no route: that is the better answer
     for name in request.query:
@@ -188,7 +188,9 @@ def _check_query(request: web.Request, terms: Terms) -> None:
             raise BadParameter(name, f"{name} is given more than once")
 
 
-def _check_accept(request: web.Request, terms: Terms) -> None:
+def _check_accept(request: web.Request, terms: RoutePolicy) -> None:
     accept = ", ".join(request.headers.getall(hdrs.ACCEPT, ()))
-    if accept and accept != "*/*" and terms.produces and not accepts(accept, terms.produces):
-        raise Refused("not-acceptable", f"this is {terms.produces}, and Accept excludes it", produces=terms.produces)
+    if accept and accept != "*/*" and terms.content_type and not accepts(accept, terms.content_type):
+        raise Refused(
+            "not-acceptable", f"this is {terms.content_type}, and Accept excludes it", produces=terms.content_type
+        )

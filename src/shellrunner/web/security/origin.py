@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.config import Server
+from shellrunner.config import ServerSettings
 from shellrunner.web.http.problems import Refused
 
 # What a proxy puts in: then the process at the other end of the connection is not the one that asks.
@@ -25,10 +25,10 @@ _MAY_SEND: Final = (
 _MAY_READ: Final = "Content-Location, ETag, Link, Location, Preference-Applied, Retry-After"
 
 
-class Site:
+class OriginPolicy:
     """What this server is called, and which others may have their pages ask it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerSettings) -> None:
         self._names = tuple(server.names)
         self._origins = frozenset(server.origins)
         self._guests = frozenset(server.cors_origins)
