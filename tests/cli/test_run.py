@@ -142,7 +142,7 @@ async def test_detached_it_prints_the_number_and_goes(shared, typist):
 
 
 REFUSED = {
-    ("--queue", "nowhere", "true"): "#/queue: must be a queue that config names",
+    ("--queue", "nowhere", "true"): "#/queue: must be one of the configured queues",
     ("-e", "A", "true"): "'A' is not set here",
     ("--timeout", "soon", "true"): "'soon' is no duration: 90, 1.5s, 5m, 1h30m",
     ("--stdin", "/no/such/file", "cat"): "--stdin /no/such/file: No such file or directory",

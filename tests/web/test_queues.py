@@ -122,7 +122,9 @@ async def test_no_such_queue_for_a_job(site: Site) -> None:
     """A job for a queue that config does not name is 422, and names those that it does."""
     answer = await site.ask("POST", "/api/jobs", json={"command": "true", "queue": "nosuch"})
     assert answer.status == 422
-    assert answer.json["errors"] == [{"pointer": "#/queue", "detail": "must be a queue that config names: default"}]
+    assert answer.json["errors"] == [
+        {"pointer": "#/queue", "detail": "must be one of the configured queues: default"}
+    ]
 
 
 async def test_full(tmp_path: Path) -> None:

@@ -1,24 +1,21 @@
 """What a client sends, as the model: every fault named in plain words, with a pointer to it.
 
-Pure functions. Must not know HTTP; what config allows is passed in.
+Pure functions. Must not know HTTP, or what the configuration allows.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 from pydantic import ValidationError
 
-from shellrunner.config import Settings
 from shellrunner.errors import InvalidJob, InvalidSignal
-from shellrunner.model import JobSpec, Limits, SignalRequest
+from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.wire import json_codec
 
 _MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
 _LONGEST_KEY = 100  # characters of a key that are shown
-
-_NO_LIMITS = JobSpec(command="-").limits  # whoever asks for none has this very object
 
 _WORDS = {
     "bool_type": "must be true or false",
@@ -48,22 +45,18 @@ _WORDS = {
 }
 
 
-def job_spec(content: bytes, settings: Settings) -> JobSpec:
-    """Read the body of a new job.
+def job_spec(content: bytes) -> JobSpec:
+    """Parse the body of a new job. What the configuration allows is checked by `access.job_policy`.
 
     Raises:
-        MalformedJson: it is no JSON.
-        InvalidJob: it is JSON, but no job, or one that config does not allow.
+        MalformedJson: the body is not JSON.
+        InvalidJob: the body is JSON, but not a job.
     """
     document = json_codec.load(content)
     try:
-        spec = JobSpec.model_validate(document)
+        return JobSpec.model_validate(document)
     except ValidationError as error:
         raise InvalidJob(_faults(error)) from None
-    refused = [{"pointer": pointer, "detail": detail} for pointer, detail in _beyond(spec, settings)]
-    if refused:
-        raise InvalidJob(refused)
-    return spec
 
 
 def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
@@ -90,20 +83,6 @@ def digest(content: bytes) -> bytes:
         MalformedJson: it is no JSON.
     """
     return blake2b(json.dumps(json_codec.load(content), sort_keys=True).encode(), digest_size=32).digest()
-
-
-def _beyond(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:
-    """What config does not allow, each with its place."""
-    if spec.queue not in settings.queues:
-        yield "#/queue", f"must be a queue that config names: {', '.join(settings.queues)}"
-    if spec.limits is not _NO_LIMITS:
-        for name in Limits.model_fields:
-            asked, most = getattr(spec.limits, name), getattr(settings.jobs, name)
-            if asked is not None and most is not None and asked > most:
-                yield f"#/limits/{name}", f"must be at most {most}"
-    if spec.notify and spec.notify.host not in settings.callbacks.hosts:
-        allowed = ", ".join(settings.callbacks.hosts) or "none"
-        yield "#/notify/url", f"the host must be one that config's callbacks.hosts names: {allowed}"
 
 
 def _faults(error: ValidationError) -> list[dict[str, str]]:

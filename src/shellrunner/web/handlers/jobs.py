@@ -8,7 +8,7 @@ import logging
 from aiohttp import web
 
 from shellrunner import results
-from shellrunner.access import command_rules
+from shellrunner.access import command_rules, job_policy
 from shellrunner.errors import NoSuchJob, ResultGone
 from shellrunner.model import Job, Submitter
 from shellrunner.web.app_keys import SETTINGS, STORE, job_id
@@ -29,7 +29,8 @@ async def submit(request: web.Request) -> web.StreamResponse:
     app[STREAMS].check_open()
     key, seconds = idempotency.asked(request), prefer.asked(request)
     content = await bodies.json(request)
-    spec = parse.job_spec(content, app[SETTINGS])
+    spec = parse.job_spec(content)
+    job_policy.check(spec, app[SETTINGS])
     who = identity_of(request)
     command_rules.check(who, spec)
     by = Submitter(who.name, who.run_as)
