@@ -169,7 +169,7 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
         assert (result["truncated"], result["stderr_bytes"]) == (True, 10_000)
         assert len(result["stderr"].encode()) < 5000
         listed = await results.result(store, results.last(await store.job(job)), results.LISTED)
-        assert call.content == json_codec.dump(listed)
+        assert call.content == json_codec.dumps(listed)
 
 
 async def test_what_was_not_taken_is_sent_again(tmp_path):

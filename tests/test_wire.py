@@ -173,7 +173,7 @@ def test_excerpt_splits_no_character(words: str, charset: str, data: st.DataObje
     encoded = known.encode(charset)
     head, tail = data.draw(st.integers(0, len(encoded))), data.draw(st.integers(0, len(encoded)))
     middle = max(head, len(encoded) - tail)
-    excerpt = text.cut(encoded[:head], encoded[middle:], size=len(encoded), charset=charset)
+    excerpt = text.excerpt(encoded[:head], encoded[middle:], size=len(encoded), charset=charset)
     first, last = excerpt.text.split("\n… ", 1)[0], excerpt.text.rsplit(" …\n", 1)[1]
     plain = encoded.decode(charset)
     assert excerpt.truncated
@@ -190,7 +190,7 @@ def test_excerpt_finds_a_boundary(charset: str) -> None:
     """Where bytes do not tell a character's beginning, the end of a long output begins at a blank or newline."""
     encoded = ("世界\n" * 50).encode(charset)
     for cut in range(10):
-        assert "\ufffd" not in text.cut(b"", encoded[cut:], size=len(encoded), charset=charset).text
+        assert "\ufffd" not in text.excerpt(b"", encoded[cut:], size=len(encoded), charset=charset).text
 
 
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
@@ -253,22 +253,22 @@ def test_the_most_arguments_and_variables() -> None:
 )
 def test_body_round_trip(document: object) -> None:
     """What is dumped is loaded as the same."""
-    assert json_codec.load(json_codec.dump(document)) == document
+    assert json_codec.loads(json_codec.dumps(document)) == document
 
 
 @given(content=st.binary() | st.text('{}[]",:\\u0d8123eE.-+NaInfity truefals').map(str.encode))
 def test_body_load_is_total(content: bytes) -> None:
     """Every body is a document or MalformedJson, and a document can be dumped again."""
     try:
-        document = json_codec.load(content)
+        document = json_codec.loads(content)
     except MalformedJson:
         return
-    json_codec.dump(document)
+    json_codec.dumps(document)
 
 
 def test_half_a_surrogate_pair_costs_no_answer() -> None:
     """What a file's name brought in that no UTF-8 can say is replaced, and the rest of the answer stands."""
-    assert json_codec.dump({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
+    assert json_codec.dumps({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
 
 
 @pytest.mark.parametrize(

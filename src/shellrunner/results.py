@@ -83,8 +83,8 @@ async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, leng
 async def _excerpt(output: Output, stream: Stream, volume: Volume, charset: str, most: int) -> Excerpt:
     stored, read = size(volume, stream), partial(output.read_stream, stream)
     if stored <= most:
-        return text.whole(await read_whole(read, 0, stored), charset)
+        return text.decode(await read_whole(read, 0, stored), charset)
     half = most // 2
     head = await read_whole(read, 0, half)
     tail = await read_whole(read, stored - half, half)
-    return text.cut(head, tail, size=stored, charset=charset)
+    return text.excerpt(head, tail, size=stored, charset=charset)

@@ -9,6 +9,7 @@ from shellrunner.access import Identity
 from shellrunner.config import Rule
 from shellrunner.errors import CommandNotAllowed, NotYours
 from shellrunner.model import Job, JobSpec
+from shellrunner.wire.json_codec import json_pointer
 
 _LONGEST = 100  # characters of a name that are shown
 _KERNELS = ("memory_bytes", "cpu_seconds", "processes", "open_files")  # the limits that a command can run into
@@ -78,7 +79,7 @@ def _beyond(rule: Rule, spec: JobSpec) -> Iterator[tuple[str, str]]:
     for name in spec.env:
         if name not in rule.env:
             shown = name[:_LONGEST]
-            yield f"the variable {shown}", f"#/env/{shown.replace('~', '~0').replace('/', '~1')}"
+            yield f"the variable {shown}", json_pointer("env", shown)
     if spec.cwd is not None and spec.cwd not in map(str, rule.cwd):
         yield "this directory", "#/cwd"
     for option, pointer in _options(spec):

@@ -131,7 +131,7 @@ class CallbackSender:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:
             return unavailable.detail, self._schedule.retry_at(due, _now())
-        error = await self._post(client, due.job, json_codec.dump(document))
+        error = await self._post(client, due.job, json_codec.dumps(document))
         return error, self._schedule.retry_at(due, _now())
 
     async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:

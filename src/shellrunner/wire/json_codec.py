@@ -13,12 +13,13 @@ from pydantic_core import PydanticSerializationError, to_json
 from shellrunner.errors import MalformedJson
 from shellrunner.model import Millis
 
-_MOST_DIGITS = 1_000  # of a whole number; int() takes the longer for each, and itself ends at 4300
+_MAX_DIGITS = 1_000  # of a whole number: int() takes time quadratic in them, and refuses more than 4300
+_MAX_KEY_LENGTH = 100  # characters of a key that a pointer shows
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
-def dump(document: Any) -> bytes:
+def dumps(document: Any) -> bytes:
     """A document as a body: one line of UTF-8, with a newline at the end."""
     try:
         return to_json(document) + b"\n"
@@ -27,7 +28,7 @@ def dump(document: Any) -> bytes:
         return f"{_encode(document)}\n".encode(errors="replace")
 
 
-def load(body: bytes) -> Any:
+def loads(body: bytes) -> Any:
     """Read a body as RFC 8259 has it, and nothing that merely resembles it.
 
     Raises:
@@ -48,6 +49,15 @@ def load(body: bytes) -> Any:
     except ValueError as error:
         raise MalformedJson(str(error)) from None
     return document
+
+
+def json_pointer(*location: str | int) -> str:
+    """Return a JSON pointer in a URI fragment (RFC 6901, section 6); long keys are shortened."""
+    return "#" + "".join(f"/{_escape(str(key)[:_MAX_KEY_LENGTH])}" for key in location)
+
+
+def _escape(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def instant(moment: Millis) -> str:
@@ -73,8 +83,8 @@ def _constant(name: str) -> NoReturn:
 
 
 def _whole(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"a number has more than {_MOST_DIGITS} digits")
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
     return int(text)
 
 

@@ -15,7 +15,6 @@ from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.wire import json_codec
 
 _MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
-_LONGEST_KEY = 100  # characters of a key that are shown
 
 _WORDS = {
     "bool_type": "must be true or false",
@@ -52,7 +51,7 @@ def job_spec(content: bytes) -> JobSpec:
         MalformedJson: the body is not JSON.
         InvalidJob: the body is JSON, but not a job.
     """
-    document = json_codec.load(content)
+    document = json_codec.loads(content)
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
@@ -66,7 +65,7 @@ def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
         MalformedJson: it is no JSON.
         InvalidSignal: it is JSON, but names none of them.
     """
-    document = json_codec.load(content)
+    document = json_codec.loads(content)
     try:
         asked = SignalRequest.model_validate(document).signal
     except ValidationError as error:
@@ -82,7 +81,7 @@ def digest(content: bytes) -> bytes:
     Raises:
         MalformedJson: it is no JSON.
     """
-    return blake2b(json.dumps(json_codec.load(content), sort_keys=True).encode(), digest_size=32).digest()
+    return blake2b(json.dumps(json_codec.loads(content), sort_keys=True).encode(), digest_size=32).digest()
 
 
 def _faults(error: ValidationError) -> list[dict[str, str]]:
@@ -96,11 +95,5 @@ def _faults(error: ValidationError) -> list[dict[str, str]]:
 def _explain(fault: Mapping[str, Any]) -> dict[str, str]:
     words = _WORDS.get(fault["type"])
     told = fault["msg"] if words is None else words.format_map(fault.get("ctx", {}))
-    return {"pointer": _pointer(fault["loc"]), "detail": told}
-
-
-def _pointer(location: tuple[str | int, ...]) -> str:
-    """The place as a JSON pointer in a URI fragment (RFC 6901, section 6)."""
-    return "#" + "".join(
-        "/" + str(part)[:_LONGEST_KEY].replace("~", "~0").replace("/", "~1") for part in location if part != "[key]"
-    )
+    location = [key for key in fault["loc"] if key != "[key]"]  # pydantic marks a wrong key of a mapping with it
+    return {"pointer": json_codec.json_pointer(*location), "detail": told}

@@ -14,25 +14,25 @@ from shellrunner.wire.text import Excerpt
 Document = Mapping[str, Any]  # any of them
 
 
-def job_link(job_id: int) -> str:
-    """Where the job is found."""
-    return f"/api/jobs/{job_id}"
-
-
 def status_link(job_id: int) -> str:
     """Where its status is found."""
     return f"/api/statuses/{job_id}"
 
 
 def result_link(job: Job) -> str | None:
-    """Where its result is found; None while there is none, or when it was deleted."""
+    """Return the path of the job's result, or None if it has none yet or its result was deleted."""
     phase = job.phase
-    return f"/api/results/{job.id}" if isinstance(phase, Done) and phase.volume is not None else None
+    return result_path(job.id) if isinstance(phase, Done) and phase.volume is not None else None
+
+
+def result_path(job_id: int) -> str:
+    """Return the path under which a job's result is served."""
+    return f"/api/results/{job_id}"
 
 
 def attempt_link(job_id: int, number: int) -> str:
-    """Where the result of one attempt is found."""
-    return f"/api/results/{job_id}/attempts/{number}"
+    """Return the path of the result of one attempt."""
+    return f"{result_path(job_id)}/attempts/{number}"
 
 
 def job(job: Job) -> documents.Job:

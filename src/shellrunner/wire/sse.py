@@ -12,7 +12,7 @@ from json.encoder import encode_basestring as quote
 from typing import Any, NamedTuple, Protocol, Self
 
 from shellrunner.model import Millis, Stream
-from shellrunner.wire.json_codec import dump, instant
+from shellrunner.wire.json_codec import dumps, instant
 from shellrunner.wire.text import Decoder
 
 HEARTBEAT = b":\n\n"
@@ -184,4 +184,4 @@ def _run(stream: Stream, pieces: Sequence[Piece]) -> Run:
 def event(name: str, document: Any, *, event_id: str | None = None) -> bytes:
     """One event that is not output; without an id, the reader's place in the output stays as it is."""
     place = "" if event_id is None else f"id: {event_id}\n"
-    return f"event: {name}\n{place}data: ".encode() + dump(document) + b"\n"
+    return f"event: {name}\n{place}data: ".encode() + dumps(document) + b"\n"

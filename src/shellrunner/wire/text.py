@@ -61,12 +61,12 @@ def label(charset: str) -> str:
     return _LABELS.get(charset, charset)
 
 
-def whole(data: bytes, charset: str) -> Excerpt:
+def decode(data: bytes, charset: str) -> Excerpt:
     """All of an output; bytes that are no characters appear as U+FFFD."""
     return Excerpt(data.decode(charset, "replace"), truncated=False)
 
 
-def cut(head: bytes, tail: bytes, *, size: int, charset: str) -> Excerpt:
+def excerpt(head: bytes, tail: bytes, *, size: int, charset: str) -> Excerpt:
     """The first and last bytes of `size` around a marker; neither cut splits a character."""
     decoder = Decoder(charset)
     first = decoder.feed(head)

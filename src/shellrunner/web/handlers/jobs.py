@@ -67,7 +67,7 @@ async def remove(request: web.Request) -> web.Response:
     """DELETE /api/jobs/{id}: remove a job that is done, with its status and result."""
     store, wanted = request.app[STORE], job_id(request)
     if responses.is_conditional(request):
-        responses.check_change(request, responses.etag(json_codec.dump(serialize.job(await store.job(wanted)))))
+        responses.check_change(request, responses.etag(json_codec.dumps(serialize.job(await store.job(wanted)))))
     await store.delete_job(wanted)
     return web.Response(status=204)
 
@@ -105,7 +105,7 @@ async def _awaited(request: web.Request, job: Job, seconds: int, headers: dict[s
         job = await prefer.until_done(request, job, seconds)
         if job.done:
             result = await results.result(request.app[STORE], results.last(job), results.WHOLE)
-            headers["Content-Location"] = f"/api/results/{job.id}"
+            headers["Content-Location"] = serialize.result_path(job.id)
             return await responses.once(request, 200, result, headers)
     except (NoSuchJob, ResultGone):
         pass  # deleted as soon as it was done: it was accepted all the same, and that is what 202 says

@@ -94,7 +94,7 @@ class Listing:
         following, room = page.next, FULL
         for number, job in enumerate(page.jobs):
             document = self._cut(await row(job))
-            room -= len(json_codec.dump(document))
+            room -= len(json_codec.dumps(document))
             if room < 0 and rows:
                 following = position(page.jobs[number - 1], self.sort)
                 break

@@ -34,7 +34,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.Response:
     """DELETE /api/results/{id}: remove the result of a job that is done; the job stays."""
     if responses.is_conditional(request):
-        responses.check_change(request, responses.etag(json_codec.dump(await _document(request))))
+        responses.check_change(request, responses.etag(json_codec.dumps(await _document(request))))
     await request.app[STORE].delete_result(job_id(request))
     return web.Response(status=204)
 

@@ -156,7 +156,7 @@ def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **
     about = {"Content-Type": "application/problem+json; charset=utf-8", "Cache-Control": "no-store"}
     again = _AGAIN_SOON if status == 503 else {}
     answer = web.Response(
-        status=status, body=json_codec.dump(document), headers={**about, **again, **(headers or {})}
+        status=status, body=json_codec.dumps(document), headers={**about, **again, **(headers or {})}
     )
     answer[PROBLEM] = code
     if answer.headers.get("Connection") == "close":

@@ -28,7 +28,7 @@ async def resource(
     Raises:
         Refused: the client asked for another version only (`If-Match`).
     """
-    return await stored(request, json_codec.dump(document), headers)
+    return await stored(request, json_codec.dumps(document), headers)
 
 
 async def stored(
@@ -46,12 +46,12 @@ async def stored(
 def elsewhere(link: str, document: Any, headers: Mapping[str, str] | None = None) -> web.Response:
     """303: what is asked for is to be had at `link`. Conditions count for 2xx only, so it has no ETag."""
     own = {**_FRESH, "Location": link, **(headers or {})}
-    return web.Response(status=303, body=json_codec.dump(document), headers=own)
+    return web.Response(status=303, body=json_codec.dumps(document), headers=own)
 
 
 async def once(request: web.Request, status: int, document: Any, headers: Mapping[str, str]) -> web.StreamResponse:
     """The answer to something that was done."""
-    return await _told(request, status, json_codec.dump(document), {**_ONCE, **headers})
+    return await _told(request, status, json_codec.dumps(document), {**_ONCE, **headers})
 
 
 def etag(content: bytes) -> str:

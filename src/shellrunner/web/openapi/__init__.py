@@ -42,7 +42,7 @@ class Description:
 
     @cached_property
     def _content(self) -> bytes:
-        return json_codec.dump(document(*self._about))
+        return json_codec.dumps(document(*self._about))
 
 
 DESCRIPTION: Final = web.AppKey("description", Description)
