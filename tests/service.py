@@ -108,7 +108,7 @@ class Service:
                 os.close(directory)
             header = slot.header()
             if header and not slot.keeper_is_gone():
-                found.append(ProcessIdentity.load(header["identity"]))
+                found.append(ProcessIdentity.from_dict(header["identity"]))
             slot.close()
         return found
 
@@ -121,7 +121,7 @@ class Service:
                     slot = SlotReader(directory, name)
                     try:
                         if any(record.job == job_id and record.end is None for record in slot.records()):
-                            return ProcessIdentity.load(slot.header()["identity"])
+                            return ProcessIdentity.from_dict(slot.header()["identity"])
                     finally:
                         slot.close()
         finally:
@@ -131,7 +131,7 @@ class Service:
     @staticmethod
     def signal(identity, signum):
         """Send a signal to exactly this process, if it is still there."""
-        pidfd = identity.open()
+        pidfd = identity.open_pidfd()
         if pidfd is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended: pidfd_send_signal(2) says ESRCH
                 signal.pidfd_send_signal(pidfd, signum)

@@ -6,7 +6,7 @@ from base64 import b64decode
 
 import pytest
 
-from shellrunner.keeper.slot import DATA_ROOM
+from shellrunner.keeper.slot import DATA_CAPACITY
 from shellrunner.model import End, Ending
 from tests.waiting import until
 from tests.web.conftest import Hand, now, serving
@@ -111,7 +111,7 @@ async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(
             hand.write(**{name: data})
             whole[name] += data
         if number == 3:
-            data = "я".encode() * DATA_ROOM
+            data = "я".encode() * DATA_CAPACITY
             hand.write(stdout=data)
             whole["stdout"] += data
         places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}

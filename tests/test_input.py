@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.errors import NotRunning
-from shellrunner.keeper.protocol import CONTROLLED, PROTOCOL
+from shellrunner.keeper.protocol import CONTROLS_SINCE, PROTOCOL
 from shellrunner.keeper.stdin_buffer import ROOM, StdinBuffer
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.keeper_connection import connect
@@ -26,7 +26,7 @@ BIG = os.urandom(1000) * 1000
 
 def test_a_keeper_says_that_it_takes_input(keeping):
     """The protocol is the one that has signals and input."""
-    assert keeping[0].hello["protocol"] == PROTOCOL >= CONTROLLED
+    assert keeping[0].hello["protocol"] == PROTOCOL >= CONTROLS_SINCE
 
 
 def test_what_is_sent_is_what_is_read(keeping):

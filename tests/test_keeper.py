@@ -13,7 +13,15 @@ from shellrunner.keeper import process_tree
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.recorder import Recorder
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, SlotReader, SlotWriter, data_path, entries
+from shellrunner.keeper.slot import (
+    DATA_CAPACITY,
+    ENTRY_SIZE,
+    INDEX_CAPACITY,
+    SlotReader,
+    SlotWriter,
+    data_path,
+    parse_index,
+)
 from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.store.output import spill
 from shellrunner.store.output.spill import Spill
@@ -34,7 +42,7 @@ def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server)
         assert record.end["exit_code"] == job
         assert slot.data(record, 0, record.end["stdout"]) == f"{job}\n".encode()
         assert record.number == (job - 1) % 2
-        assert slot.still(record)
+        assert slot.still_holds(record)
     assert [record.job for record in slot.records()] == [7, 6]
     assert slot.find(5, "t") is None
     slot.close()
@@ -203,7 +211,7 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server):
 def _age(pid):
     with open("/proc/uptime") as file:
         up = float(file.read().split()[0])
-    return up - ProcessIdentity.of(pid).start / os.sysconf("SC_CLK_TCK")
+    return up - ProcessIdentity.from_pid(pid).start / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_failed_fork_harms_nobody(fork_server):
@@ -254,7 +262,7 @@ def test_stored_output_is_a_true_beginning_of_what_was_written(tmp_path_factory,
     (state / "runs").mkdir()
     directory = os.open(state, os.O_RDONLY)
     slot = SlotWriter(directory, "1.slot")
-    slot.introduce({})
+    slot.write_header({})
     slot.begin({"job": 1, "token": "t", "wall": 0})
     recorder = Recorder(slot, directory, 1, "t", limit)
     whole = b""
@@ -270,11 +278,11 @@ def test_stored_output_is_a_true_beginning_of_what_was_written(tmp_path_factory,
     dropped = record.progress.get("stdout_dropped", 0) + record.progress.get("stderr_dropped", 0)
     assert stored + dropped == len(whole)
     assert stored == min(len(whole), limit)
-    data = reader.data(record, 0, min(stored, DATA_ROOM))
-    if stored > DATA_ROOM:
+    data = reader.data(record, 0, min(stored, DATA_CAPACITY))
+    if stored > DATA_CAPACITY:
         data += (state / "runs" / "1.out").read_bytes()
     assert data == whole[:stored]
-    index = entries(reader.index(record, record.progress.get("entries", 0)))
+    index = parse_index(reader.index(record, record.progress.get("entries", 0)))
     offsets = [0, 0]
     for entry, following in zip(index, [*index[1:], None], strict=False):
         assert entry.offset == offsets[entry.stream]
@@ -296,10 +304,10 @@ def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path):
     for number in range(10_000):
         recorder.store(number % 2, b"x")
     size = sum(path.stat().st_size for path in (tmp_path / "runs").iterdir())
-    assert sum(recorder.stored) + size <= 100_000 + ENTRY
+    assert sum(recorder.stored) + size <= 100_000 + ENTRY_SIZE
     assert recorder.over_limit
     assert sum(recorder.stored) + sum(recorder.dropped) == 10_000
-    assert sum(recorder.stored) > INDEX_ROOM
+    assert sum(recorder.stored) > INDEX_CAPACITY
     recorder.close()
     os.close(slot.fd)
     os.close(directory)
@@ -321,7 +329,7 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
-    assert recorder.stored[0] == DATA_ROOM + 200_000
+    assert recorder.stored[0] == DATA_CAPACITY + 200_000
     assert recorder.stored[0] + recorder.dropped[0] == 500_000
     assert not recorder.over_limit
     assert (tmp_path / "runs" / "1.out").stat().st_size == 200_000
@@ -334,7 +342,7 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path):
 def test_each_attempt_has_its_own_files(keeping, fork_server, attempt):
     """What finds no room in the slot lies under the attempt's name, and the slot says which attempt it is."""
     keeper, slot = keeping
-    size = DATA_ROOM + 1000
+    size = DATA_CAPACITY + 1000
     start(keeper, 12, f"head -c {size} /dev/zero", **({"attempt": attempt} if attempt > 1 else {}))
     keeper.hear()
     record = slot.find(12, "t")
@@ -344,7 +352,7 @@ def test_each_attempt_has_its_own_files(keeping, fork_server, attempt):
     assert (fork_server.state / "runs" / f"{stem}.out").stat().st_size == 1000
     assert data_path(12, attempt) == f"runs/{stem}.out"
     with Spill(str(fork_server.state), 12, attempt) as spill:
-        assert len(spill.data(DATA_ROOM, 5000)) == 1000
+        assert len(spill.data(DATA_CAPACITY, 5000)) == 1000
 
 
 def test_the_files_of_all_attempts_are_found_and_removed(tmp_path):
@@ -371,7 +379,7 @@ def state(tmp_path):
     directory = os.open(tmp_path, os.O_RDONLY)
     slots = os.open(tmp_path / "slots", os.O_RDONLY)
     writer = SlotWriter(slots, "1.slot")
-    writer.introduce({"history": "h"})
+    writer.write_header({"history": "h"})
     yield tmp_path, directory, writer
     for descriptor in (directory, slots, writer.fd):
         os.close(descriptor)
@@ -502,8 +510,8 @@ def test_messages_survive_any_cutting(messages, data):
 
 def test_an_identity_can_be_written_down():
     """What was dumped loads as the same."""
-    me = ProcessIdentity.of(os.getpid())
-    assert ProcessIdentity.load(me.dump()) == me
+    me = ProcessIdentity.from_pid(os.getpid())
+    assert ProcessIdentity.from_dict(me.to_dict()) == me
 
 
 def test_o4_the_tail_is_never_lost(fork_server):

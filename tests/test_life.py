@@ -141,15 +141,15 @@ async def test_p8_a_reused_pid_is_never_signalled():
     """Another start time, boot or namespace under the same pid is another process: there is no way to signal it."""
     bystander = await asyncio.create_subprocess_exec("sleep", "600")
     try:
-        who = ProcessIdentity.of(bystander.pid)
-        assert who.open() is not None
-        assert who._replace(start=who.start + 1).open() is None
-        assert who._replace(boot="00000000-0000-0000-0000-000000000000").open() is None
-        assert who._replace(namespace="pid:[1]").open() is None
+        who = ProcessIdentity.from_pid(bystander.pid)
+        assert who.open_pidfd() is not None
+        assert who._replace(start=who.start + 1).open_pidfd() is None
+        assert who._replace(boot="00000000-0000-0000-0000-000000000000").open_pidfd() is None
+        assert who._replace(namespace="pid:[1]").open_pidfd() is None
     finally:
         bystander.kill()
         await bystander.wait()
-    assert who.open() is None
+    assert who.open_pidfd() is None
 
 
 async def test_p9_no_zombies(service):

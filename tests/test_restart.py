@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from shellrunner.keeper.identity import ProcessIdentity
-from shellrunner.keeper.slot import PAGE, SlotReader, slot_name
+from shellrunner.keeper.slot import PAGE_SIZE, SlotReader, slot_name
 from shellrunner.supervisor.verdict import new_token
 from tests.service import Service
 from tests.waiting import lives, marked, parent, until
@@ -235,7 +235,7 @@ def _pretend_another_boot(service):
 def _replaced(whole, old, new):
     # The blocks carry a CRC: put them together again.
     data = bytearray(whole.replace(old, new))
-    for record in range(PAGE, len(data), (len(data) - PAGE) // 2):
+    for record in range(PAGE_SIZE, len(data), (len(data) - PAGE_SIZE) // 2):
         for block in (0, 512, 1024):
             (length,) = struct.unpack_from("<I", data, record + block)
             if length:
@@ -407,8 +407,8 @@ def _keepers_by_number(service):
         for path in (service.state_dir / "slots").glob("*.slot"):
             with contextlib.closing(SlotReader(directory, path.name)) as slot:
                 header = slot.header()
-                if header and ProcessIdentity.load(header["identity"]) in keepers:
-                    found[int(path.stem)] = ProcessIdentity.load(header["identity"])
+                if header and ProcessIdentity.from_dict(header["identity"]) in keepers:
+                    found[int(path.stem)] = ProcessIdentity.from_dict(header["identity"])
     finally:
         os.close(directory)
     return found

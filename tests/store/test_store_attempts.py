@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shellrunner.errors import NoResultYet, NoSuchAttempt, NoSuchJob, ResultGone
-from shellrunner.keeper.slot import DATA_ROOM
+from shellrunner.keeper.slot import DATA_CAPACITY
 from shellrunner.model import Done, End, Ending, JobSpec, State, Stream, Volume
 from shellrunner.store import Output
 from shellrunner.store.sqlite.store import SqliteStore
@@ -21,7 +21,7 @@ RETRIED = JobSpec.model_validate({"command": "false", "retries": {"max": 1000}})
 AT_ONCE, NEVER = 0, 10**17  # when the next attempt is due
 SHAPES: list[Pieces] = [
     pieces(1, 30, 300),
-    [(0, bytes(DATA_ROOM)), (1, b"over the slot"), (0, bytes(100_000))],
+    [(0, bytes(DATA_CAPACITY)), (1, b"over the slot"), (0, bytes(100_000))],
     [],
     pieces(2, 1500, 3),  # more entries than the slot has room for
     [(1, b"stderr alone")],
@@ -179,7 +179,7 @@ written = st.lists(st.tuples(st.integers(0, 1), st.binary(min_size=1, max_size=2
 bulky = st.builds(
     lambda stream, size, rest: [(stream, b"\xd0" * size), *rest],
     st.integers(0, 1),
-    st.integers(DATA_ROOM - 2, DATA_ROOM + 70_000),
+    st.integers(DATA_CAPACITY - 2, DATA_CAPACITY + 70_000),
     written,
 )
 attempts = st.lists(st.one_of(written, written, bulky), min_size=1, max_size=6)

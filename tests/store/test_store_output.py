@@ -10,7 +10,7 @@ import pytest
 
 from shellrunner.errors import ResultGone
 from shellrunner.keeper.recorder import Recorder
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Entry
+from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry
 from shellrunner.model import Stream, Volume
 from shellrunner.store import Extent, Output
 from shellrunner.store.sqlite.store import SqliteStore
@@ -85,9 +85,9 @@ SHAPES = {
     "nothing": [],
     "one byte": [(1, b"x")],
     "fits the slot": pieces(1, 100, 500),
-    "fills the slot to the byte": [(0, bytes(DATA_ROOM - 1)), (1, b"!")],
-    "one byte more than the slot": [(0, bytes(DATA_ROOM)), (1, b"!")],
-    "a piece across the slot's end": [(0, bytes(DATA_ROOM - 3)), (1, b"abcdefg"), (0, b"z")],
+    "fills the slot to the byte": [(0, bytes(DATA_CAPACITY - 1)), (1, b"!")],
+    "one byte more than the slot": [(0, bytes(DATA_CAPACITY)), (1, b"!")],
+    "a piece across the slot's end": [(0, bytes(DATA_CAPACITY - 3)), (1, b"abcdefg"), (0, b"z")],
     "more data than the slot": pieces(2, 60, 20_000),
     "more entries than the slot": pieces(3, 3000, 3),
     "more of both": pieces(4, 2500, 400),
@@ -212,13 +212,13 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
         if damage == "a directory":
             path.mkdir()
         elif damage != "missing":
-            at = ENTRY * 100
+            at = ENTRY_SIZE * 100
             content = {
                 "empty": b"",
                 "short": whole[:at],
                 "torn": whole[: at + 7],
                 # Another stream than was written: the positions fit, the counts do not.
-                "one entry": whole[:at] + Entry(61_200, 1, 30_600, 0).pack() + whole[at + ENTRY :],
+                "one entry": whole[:at] + IndexEntry(61_200, 1, 30_600, 0).pack() + whole[at + ENTRY_SIZE :],
             }
             path.write_bytes(content.get(damage, random.Random(0).randbytes(len(whole))))
         if damage == "a directory":
@@ -227,7 +227,7 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
             return
         got = await all_of(output)
         read = b"".join(extent.data for extent in got)
-        assert len(read) >= (INDEX_ROOM - 1) * 100
+        assert len(read) >= (INDEX_CAPACITY - 1) * 100
         if kind == "idx" or damage not in ("garbage", "one entry"):  # nothing vouches for the data itself
             assert read == arrived[: len(read)]
             assert len(read) < len(arrived)

@@ -41,7 +41,7 @@ class Hand:
         self._state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
         self._slots = os.open(state_dir / "slots", os.O_RDONLY | os.O_DIRECTORY)
         self._slot = SlotWriter(self._slots, slot_name(keeper))
-        self._slot.introduce({"history": store.history, "keeper": keeper})
+        self._slot.write_header({"history": store.history, "keeper": keeper})
         self._claim: Claim
         self._recorder: Recorder
 

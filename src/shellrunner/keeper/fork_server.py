@@ -108,8 +108,8 @@ class ForkServer:
             if self._server:
                 self._server.close()
             process_tree.become_subreaper()
-            identity = ProcessIdentity.of(os.getpid()).dump()
-            slot.introduce({**header, "keeper": number, "identity": identity})
+            identity = ProcessIdentity.from_pid(os.getpid()).to_dict()
+            slot.write_header({**header, "keeper": number, "identity": identity})
             hello = {"program": header["program"], "keeper": number, "identity": identity}
             Keeper(self._state, slot, listener, hello).run()
             status = 0

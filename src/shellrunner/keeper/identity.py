@@ -18,7 +18,7 @@ class ProcessIdentity(NamedTuple):
     start: int
 
     @classmethod
-    def of(cls, pid: int) -> "ProcessIdentity":
+    def from_pid(cls, pid: int) -> "ProcessIdentity":
         """Say who the process `pid` is now.
 
         Raises:
@@ -27,15 +27,15 @@ class ProcessIdentity(NamedTuple):
         return cls(boot_id(), pid_namespace(), pid, start_time(pid))
 
     @classmethod
-    def load(cls, fields: dict[str, Any]) -> "ProcessIdentity":
-        """The inverse of `dump`."""
+    def from_dict(cls, fields: dict[str, Any]) -> "ProcessIdentity":
+        """The inverse of `to_dict`."""
         return cls(fields["boot"], fields["namespace"], fields["pid"], fields["start"])
 
-    def dump(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         return self._asdict()
 
-    def open(self) -> int | None:
+    def open_pidfd(self) -> int | None:
         """Return a pidfd of exactly this process, or None if it is gone (or of another boot or namespace)."""
         if (self.boot, self.namespace) != (boot_id(), pid_namespace()):
             return None
@@ -52,7 +52,7 @@ class ProcessIdentity(NamedTuple):
         return None
 
 
-def read(path: str) -> bytes:
+def read_proc_file(path: str) -> bytes:
     """A small file of /proc as it is, without what `open` drags along: codecs, buffers, a megabyte per keeper.
 
     Raises:
@@ -68,7 +68,7 @@ def read(path: str) -> bytes:
 @functools.cache
 def boot_id() -> str:
     """The kernel's id of this boot (random(4))."""
-    return read("/proc/sys/kernel/random/boot_id").decode().strip()
+    return read_proc_file("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def stat_fields(pid: int) -> list[bytes]:
         ProcessLookupError: there is no such process.
     """
     try:
-        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        return read_proc_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except FileNotFoundError:
         raise ProcessLookupError(pid) from None
 

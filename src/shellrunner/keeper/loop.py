@@ -21,7 +21,7 @@ from . import command, process_tree
 from .message_socket import MessageSocket
 from .protocol import PROTOCOL, Message
 from .recorder import Recorder
-from .running import CHUNK, LINGER, RunningCommand
+from .running import CHUNK_SIZE, LINGER, RunningCommand
 from .slot import SlotWriter
 from .stdin_buffer import StdinBuffer
 
@@ -177,7 +177,7 @@ class Keeper:
 
     def _copy(self, stream: int, pipe: int) -> None:
         try:
-            data = os.read(pipe, CHUNK)
+            data = os.read(pipe, CHUNK_SIZE)
         except BlockingIOError:
             return
         except OSError:  # EIO: nobody has the terminal open any more

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from .identity import read, stat_fields
+from .identity import read_proc_file, stat_fields
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_ROUNDS = 64
@@ -128,6 +128,6 @@ def reap() -> bool:
 
 def _name(pid: int) -> str:
     try:
-        return f"{read(f'/proc/{pid}/comm').decode(errors='replace').strip()} (pid {pid})"
+        return f"{read_proc_file(f'/proc/{pid}/comm').decode(errors='replace').strip()} (pid {pid})"
     except OSError:
         return f"pid {pid}"

@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from typing import Any
 
 PROTOCOL = 3
-CONTROLLED = 2  # the protocol from which on a keeper takes signals and input
+CONTROLS_SINCE = 2  # the protocol from which on a keeper takes signals and input
 MAX_FRAME = 1 << 26  # bytes; a start with its stdin, argv and env is far smaller
 
 _LENGTH = struct.Struct(">I")

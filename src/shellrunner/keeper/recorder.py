@@ -10,7 +10,7 @@ import time
 import zlib
 from typing import Any
 
-from .slot import DATA_ROOM, ENTRY, INDEX_ROOM, Entry, SlotWriter, data_path, index_path
+from .slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, SlotWriter, data_path, index_path
 
 _COALESCE = 5_000_000  # nanoseconds: output of one stream within this time of an entry needs no entry of its own
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -77,8 +77,8 @@ class Recorder:
         now = time.time_ns()
         try:
             if stream != self._last_stream or now - self._last_time >= _COALESCE:
-                self._write_entry(Entry(position, stream, self.stored[stream], now))
-            room = self._limit - position - max(0, self._entries - INDEX_ROOM) * ENTRY
+                self._write_entry(IndexEntry(position, stream, self.stored[stream], now))
+            room = self._limit - position - max(0, self._entries - INDEX_CAPACITY) * ENTRY_SIZE
             if room < len(data):
                 self.over_limit = True
                 data = data[: max(room, 0)]
@@ -86,26 +86,26 @@ class Recorder:
         except OSError:  # ENOSPC, EDQUOT, EIO: a disk that takes nothing must not end the job
             return 0
 
-    def _write_entry(self, entry: Entry) -> None:
-        if self._entries < INDEX_ROOM:
+    def _write_entry(self, entry: IndexEntry) -> None:
+        if self._entries < INDEX_CAPACITY:
             self._index_crc = zlib.crc32(entry.pack(), self._index_crc)
             self._slot.write_entry(self._entries, entry)
         else:
             if self._index_file < 0:
                 self._index_file = os.open(index_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)
-            if os.pwrite(self._index_file, entry.pack(), (self._entries - INDEX_ROOM) * ENTRY) < ENTRY:
+            if os.pwrite(self._index_file, entry.pack(), (self._entries - INDEX_CAPACITY) * ENTRY_SIZE) < ENTRY_SIZE:
                 raise OSError("no room for a whole index entry")
         self._entries += 1
         self._last_stream, self._last_time = entry.stream, entry.time
 
     def _write_data(self, position: int, data: bytes) -> int:
-        here = min(len(data), max(0, DATA_ROOM - position))
+        here = min(len(data), max(0, DATA_CAPACITY - position))
         if here:
             self._slot.write_data(position, data[:here])
             self._data_crc = zlib.crc32(data[:here], self._data_crc)
         if here == len(data):
             return here
-        return here + self._write_file(position + here - DATA_ROOM, memoryview(data)[here:])
+        return here + self._write_file(position + here - DATA_CAPACITY, memoryview(data)[here:])
 
     def _write_file(self, at: int, rest: memoryview) -> int:
         written = 0

@@ -21,7 +21,7 @@ from .protocol import Message
 from .pty import Pty
 from .recorder import Recorder
 
-CHUNK = 65_536  # bytes read from a pipe at once: what a pipe holds
+CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
 LINGER = 1.0  # seconds that children left behind have to be gone
 _AGAIN = 0.05  # seconds between looks where nothing can be waited on
 
@@ -152,7 +152,7 @@ def _rest(pipe: int) -> Iterator[bytes]:
     (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
     while waiting > 0:
         try:
-            data = os.read(pipe, min(waiting, CHUNK))
+            data = os.read(pipe, min(waiting, CHUNK_SIZE))
         except BlockingIOError:
             return  # the command's child reads its own output
         waiting -= len(data)

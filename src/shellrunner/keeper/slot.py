@@ -7,8 +7,8 @@ bytes; must not know processes or jobs' meaning.
     4096    record 0   one job: blocks, index, data
     …       record 1   the next job; they are used in turn
 
-A record: three blocks in its first page (`start`, `progress`, `end`), then room for the first `INDEX_ROOM` index
-entries and the first `DATA_ROOM` bytes of output. What does not fit goes on in `runs/<job>.idx` and
+A record: three blocks in its first page (`start`, `progress`, `end`), then room for the first `INDEX_CAPACITY` index
+entries and the first `DATA_CAPACITY` bytes of output. What does not fit goes on in `runs/<job>.idx` and
 `runs/<job>.out` (`runs/<job>.<attempt>.…` from the second attempt on, which `start` names). A block is its length,
 its CRC-32 and JSON, so a torn one is told from a whole one.
 
@@ -27,17 +27,17 @@ import zlib
 from typing import Any, NamedTuple
 
 VERSION = 1
-PAGE = 4096
-DATA_ROOM = 65_536  # bytes of output kept in the slot
-ENTRY = 32  # bytes of an index entry, aligned, so that no entry straddles a page
-INDEX_ROOM = 512  # entries kept in the slot
-RECORD = PAGE + INDEX_ROOM * ENTRY + DATA_ROOM
-RECORDS = 2
-SIZE = PAGE + RECORDS * RECORD
+PAGE_SIZE = 4096
+DATA_CAPACITY = 65_536  # bytes of output kept in the slot
+ENTRY_SIZE = 32  # bytes of an index entry, aligned, so that no entry straddles a page
+INDEX_CAPACITY = 512  # entries kept in the slot
+RECORD_SIZE = PAGE_SIZE + INDEX_CAPACITY * ENTRY_SIZE + DATA_CAPACITY
+RECORD_COUNT = 2
+SLOT_SIZE = PAGE_SIZE + RECORD_COUNT * RECORD_SIZE
 
 _START, _PROGRESS, _END = 0, 512, 1024  # where the blocks lie in a record's first page
-_ROOM = {_START: 512, _PROGRESS: 512, _END: PAGE - _END}
-_INDEX, _DATA = PAGE, PAGE + INDEX_ROOM * ENTRY
+_ROOM = {_START: 512, _PROGRESS: 512, _END: PAGE_SIZE - _END}
+_INDEX, _DATA = PAGE_SIZE, PAGE_SIZE + INDEX_CAPACITY * ENTRY_SIZE
 _BLOCK = struct.Struct("<II")
 _ENTRY = struct.Struct("<QQQQ")
 _STDERR_BIT = 1 << 63
@@ -45,7 +45,7 @@ _STDERR_BIT = 1 << 63
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """One index entry: from `position` on the output is `stream`'s (0 stdout, 1 stderr), there at its own `offset`.
 
     `time` is in nanoseconds since the epoch. Lengths are implied: an extent ends where the next begins.
@@ -62,11 +62,11 @@ class Entry(NamedTuple):
         return _ENTRY.pack(self.position, stream_offset, self.time, 0)
 
 
-def entries(index: bytes) -> list[Entry]:
+def parse_index(index: bytes) -> list[IndexEntry]:
     """Read whole entries back; a torn rest is left out."""
-    whole = len(index) - len(index) % ENTRY
+    whole = len(index) - len(index) % ENTRY_SIZE
     return [
-        Entry(position, int(offset >= _STDERR_BIT), offset & (_STDERR_BIT - 1), time)
+        IndexEntry(position, int(offset >= _STDERR_BIT), offset & (_STDERR_BIT - 1), time)
         for position, offset, time, _ in _ENTRY.iter_unpack(index[:whole])
     ]
 
@@ -145,22 +145,22 @@ class SlotWriter:
         self.fd = os.open(name, flags, 0o600, dir_fd=directory)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.posix_fallocate(self.fd, 0, SIZE)
+            os.posix_fallocate(self.fd, 0, SLOT_SIZE)
         except OSError:
             os.close(self.fd)
             os.unlink(name, dir_fd=directory)
             raise
-        self._turn = RECORDS - 1
+        self._turn = RECORD_COUNT - 1
         self._at = 0
 
-    def introduce(self, header: dict[str, Any]) -> None:
+    def write_header(self, header: dict[str, Any]) -> None:
         """Say whose slot it is."""
-        os.pwrite(self.fd, _block({"version": VERSION, **header}, PAGE), 0)
+        os.pwrite(self.fd, _block({"version": VERSION, **header}, PAGE_SIZE), 0)
 
     def begin(self, start: dict[str, Any]) -> None:
         """Turn to the other record and write that `start["job"]` is about to be started there."""
-        self._turn = (self._turn + 1) % RECORDS
-        self._at = PAGE + self._turn * RECORD
+        self._turn = (self._turn + 1) % RECORD_COUNT
+        self._at = PAGE_SIZE + self._turn * RECORD_SIZE
         page = _block(start, _ROOM[_START]).ljust(_PROGRESS, b"\0")
         # One write clears what the record said of its earlier job: no end, no progress, a new start.
         os.pwrite(self.fd, page + bytes(_END + _BLOCK.size - _PROGRESS), self._at)
@@ -179,12 +179,12 @@ class SlotWriter:
                 content = {**content, "detail": content["detail"][: len(content["detail"]) // 2]}
         os.pwrite(self.fd, block, self._at + _END)
 
-    def write_entry(self, number: int, entry: Entry) -> None:
-        """Write the index entry with this number, below `INDEX_ROOM`."""
-        os.pwrite(self.fd, entry.pack(), self._at + _INDEX + number * ENTRY)
+    def write_entry(self, number: int, entry: IndexEntry) -> None:
+        """Write the index entry with this number, below `INDEX_CAPACITY`."""
+        os.pwrite(self.fd, entry.pack(), self._at + _INDEX + number * ENTRY_SIZE)
 
     def write_data(self, position: int, data: bytes | memoryview) -> None:
-        """Write output at its position; `position + len(data)` is at most `DATA_ROOM`."""
+        """Write output at its position; `position + len(data)` is at most `DATA_CAPACITY`."""
         os.pwrite(self.fd, data, self._at + _DATA + position)
 
 
@@ -226,19 +226,19 @@ class SlotReader:
 
     def header(self) -> dict[str, Any] | None:
         """Whose slot it is, or None if that cannot be read."""
-        page = os.pread(self.fd, PAGE, 0)
-        return _unblock(page, 0, PAGE) if len(page) == PAGE else None
+        page = os.pread(self.fd, PAGE_SIZE, 0)
+        return _unblock(page, 0, PAGE_SIZE) if len(page) == PAGE_SIZE else None
 
     def is_sound(self) -> bool:
         """Whether all of it is there and readable, so that its silence about a job means something."""
-        if os.fstat(self.fd).st_size != SIZE or self.header() is None:
+        if os.fstat(self.fd).st_size != SLOT_SIZE or self.header() is None:
             return False
-        pages = [self._page(number) for number in range(RECORDS)]
+        pages = [self._page(number) for number in range(RECORD_COUNT)]
         return all(_unblock(page, _START, _ROOM[_START]) or not any(page[:_PROGRESS]) for page in pages)
 
     def records(self) -> list[Record]:
         """The jobs of which this slot says at least that they were about to start."""
-        return [record for record in map(self._record, range(RECORDS)) if record is not None]
+        return [record for record in map(self._record, range(RECORD_COUNT)) if record is not None]
 
     def find(self, job: int, token: str) -> Record | None:
         """What the slot says of this job under this token, or None: nothing was ever started under it here."""
@@ -250,25 +250,25 @@ class SlotReader:
         return None
 
     def index(self, record: Record, count: int) -> bytes:
-        """The first `count` index entries (at most `INDEX_ROOM` of them are here)."""
-        return os.pread(self.fd, min(count, INDEX_ROOM) * ENTRY, self._place(record) + _INDEX)
+        """The first `count` index entries (at most `INDEX_CAPACITY` of them are here)."""
+        return os.pread(self.fd, min(count, INDEX_CAPACITY) * ENTRY_SIZE, self._place(record) + _INDEX)
 
     def data(self, record: Record, position: int, limit: int) -> bytes:
         """Output from `position` on, as far as it lies in the slot."""
-        limit = min(limit, DATA_ROOM - position)
+        limit = min(limit, DATA_CAPACITY - position)
         return os.pread(self.fd, limit, self._place(record) + _DATA + position) if limit > 0 else b""
 
     def fingerprint(self) -> bytes:
         """Bytes that differ whenever a start or a progress was written since: to be compared, not to be read."""
-        return b"".join(os.pread(self.fd, _END, PAGE + number * RECORD) for number in range(RECORDS))
+        return b"".join(os.pread(self.fd, _END, PAGE_SIZE + number * RECORD_SIZE) for number in range(RECORD_COUNT))
 
-    def still(self, record: Record) -> bool:
+    def still_holds(self, record: Record) -> bool:
         """Whether the record is still about the same job, so that what was read of it before was its own."""
         now = self._record(record.number)
         return now is not None and (now.job, now.token) == (record.job, record.token)
 
     def _place(self, record: Record) -> int:
-        return PAGE + record.number * RECORD
+        return PAGE_SIZE + record.number * RECORD_SIZE
 
     def _record(self, number: int) -> Record | None:
         page = self._page(number)
@@ -280,7 +280,7 @@ class SlotReader:
 
     def _page(self, number: int) -> bytes:
         for _ in range(100):  # a torn `progress` is one that is being written: it is whole at a later look
-            page = os.pread(self.fd, PAGE, PAGE + number * RECORD).ljust(PAGE, b"\0")
+            page = os.pread(self.fd, PAGE_SIZE, PAGE_SIZE + number * RECORD_SIZE).ljust(PAGE_SIZE, b"\0")
             written = any(page[_PROGRESS : _PROGRESS + _BLOCK.size])
             if not written or _unblock(page, _PROGRESS, _ROOM[_PROGRESS]):
                 break

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning, ShellrunnerError, WrongOffset
-from shellrunner.keeper.protocol import CONTROLLED
+from shellrunner.keeper.protocol import CONTROLS_SINCE
 from shellrunner.model import Running
 from shellrunner.store import Store
 from shellrunner.supervisor.keeper_connection import KeeperConnection, KeeperGone
@@ -93,7 +93,7 @@ class Controls:
             raise NotRunning(job_id) from None
         if link.closed.done():
             raise NotRunning(job_id)
-        if hello["protocol"] < CONTROLLED:
+        if hello["protocol"] < CONTROLS_SINCE:
             raise _TooOld(job_id)
 
     async def _patiently(self, job_id: int, asked: Coroutine[Any, Any, T]) -> T:

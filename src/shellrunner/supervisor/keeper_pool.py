@@ -193,7 +193,7 @@ class KeeperPool:
             OSError: it could not be (no descriptors left).
         """
         header = self.header(number)
-        pidfd = ProcessIdentity.load(header["identity"]).open() if header else None
+        pidfd = ProcessIdentity.from_dict(header["identity"]).open_pidfd() if header else None
         if pidfd is not None:
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -45,7 +45,7 @@ def _marked(pid: int, mark: bytes) -> bool:
 
 def _kill(pid: int, mark: bytes) -> None:
     try:
-        pidfd = ProcessIdentity.of(pid).open()
+        pidfd = ProcessIdentity.from_pid(pid).open_pidfd()
     except ProcessLookupError:
         return
     if pidfd is None:

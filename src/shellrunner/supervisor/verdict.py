@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from shellrunner.keeper.identity import boot_id
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Record, SlotReader, data_path, index_path, slot_name
+from shellrunner.keeper.slot import (
+    DATA_CAPACITY,
+    ENTRY_SIZE,
+    INDEX_CAPACITY,
+    Record,
+    SlotReader,
+    data_path,
+    index_path,
+    slot_name,
+)
 from shellrunner.model import Claim, End, Ending, Usage, Volume
 from shellrunner.store import Head
 
@@ -138,7 +147,7 @@ def _volume(counts: dict[str, Any]) -> Volume:
 def _head(slot: SlotReader, record: Record, volume: Volume, entries: int) -> Head:
     if volume.stored == 0:
         return Head()
-    return Head(slot.data(record, 0, min(volume.stored, DATA_ROOM)), slot.index(record, entries))
+    return Head(slot.data(record, 0, min(volume.stored, DATA_CAPACITY)), slot.index(record, entries))
 
 
 def _salvaged(state: int, slot: SlotReader, record: Record, counts: dict[str, Any]) -> tuple[Volume, Head]:
@@ -152,8 +161,8 @@ def _salvaged(state: int, slot: SlotReader, record: Record, counts: dict[str, An
     sums = (counts.get("data_crc", 0), counts.get("index_crc", 0))
     whole = (
         sums == (zlib.crc32(head.data), zlib.crc32(head.index))
-        and _has(state, data_path(record.job, record.attempt), volume.stored - DATA_ROOM)
-        and _has(state, index_path(record.job, record.attempt), (entries - INDEX_ROOM) * ENTRY)
+        and _has(state, data_path(record.job, record.attempt), volume.stored - DATA_CAPACITY)
+        and _has(state, index_path(record.job, record.attempt), (entries - INDEX_CAPACITY) * ENTRY_SIZE)
     )
     return (volume, head) if whole else (Volume(), Head())
 

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Entry, entries
+from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, parse_index
 from shellrunner.model import Stream, Volume
 from shellrunner.store import Extent
 from shellrunner.store.output.spill import Spill
@@ -34,14 +34,14 @@ class IndexedOutput:
 
     def __init__(self, head: HeadBytes, spill: Spill, count: int, volume: Volume) -> None:
         self._head, self._spill, self.count, self.volume = head, spill, count, volume
-        self._index = head.index(min(count, INDEX_ROOM))
+        self._index = head.index(min(count, INDEX_CAPACITY))
 
-    def entry(self, number: int) -> Entry | None:
+    def entry(self, number: int) -> IndexEntry | None:
         """The index entry with this number, if it is there."""
         found = self._entries(number, 1)
         return found[0] if found else None
 
-    def find(self, measure: Callable[[Entry], int], value: int) -> int:
+    def find(self, measure: Callable[[IndexEntry], int], value: int) -> int:
         """The number of the last entry whose measure, which never falls, is at most `value`; -1 if there is none."""
 
         def of(number: int) -> int:
@@ -50,7 +50,7 @@ class IndexedOutput:
 
         return bisect_right(range(self.count), value, key=of) - 1
 
-    def walk(self, number: int) -> Iterator[tuple[Entry, int]]:
+    def walk(self, number: int) -> Iterator[tuple[IndexEntry, int]]:
         """Extents from this entry on, each with the position where it ends."""
         chunk = self._entries(number, _CHUNK) if number >= 0 else []
         while chunk:
@@ -66,30 +66,30 @@ class IndexedOutput:
 
     def data(self, position: int, limit: int) -> bytes:
         """Output from `position` on."""
-        here = self._head.data(position, limit) if position < DATA_ROOM else b""
-        if len(here) < limit and position + len(here) >= DATA_ROOM:
+        here = self._head.data(position, limit) if position < DATA_CAPACITY else b""
+        if len(here) < limit and position + len(here) >= DATA_CAPACITY:
             return here + self._spill.data(position + len(here), limit - len(here))
         return here
 
-    def _entries(self, number: int, count: int) -> list[Entry]:
+    def _entries(self, number: int, count: int) -> list[IndexEntry]:
         count = min(count, self.count - number)
         if count <= 0:
             return []
-        if number < INDEX_ROOM:
-            return entries(self._index[number * ENTRY : (number + count) * ENTRY])
-        return entries(self._spill.index(number, count))
+        if number < INDEX_CAPACITY:
+            return parse_index(self._index[number * ENTRY_SIZE : (number + count) * ENTRY_SIZE])
+        return parse_index(self._spill.index(number, count))
 
-    def _agree(self, entry: Entry, after: Entry) -> bool:
+    def _agree(self, entry: IndexEntry, after: IndexEntry) -> bool:
         if after.position >= self.volume.stored:
             return self._agree_at_end(entry)
         return after.position >= entry.position and after.offset == _own(entry, after.stream, after.position)
 
-    def _agree_at_end(self, entry: Entry) -> bool:
+    def _agree_at_end(self, entry: IndexEntry) -> bool:
         stored = self.volume.stored
         return entry.position >= stored or _own(entry, 0, stored) == self.volume.stdout_bytes
 
 
-def _own(entry: Entry, stream: int, position: int) -> int:
+def _own(entry: IndexEntry, stream: int, position: int) -> int:
     """How many bytes of `stream` lie before `position`, which is inside the entry's extent or at its end."""
     if entry.stream == stream:
         return entry.offset + position - entry.position
@@ -99,7 +99,7 @@ def _own(entry: Entry, stream: int, position: int) -> int:
 def read(place: IndexedOutput, position: int, limit: int) -> list[Extent]:
     """At most `limit` bytes in arrival order."""
     until = min(position + limit, place.volume.stored)
-    found: list[tuple[Entry, int, int]] = []
+    found: list[tuple[IndexEntry, int, int]] = []
     for entry, end in place.walk(place.find(lambda entry: entry.position, position)):
         if entry.position >= until or len(found) == _MOST:
             break
@@ -113,7 +113,7 @@ def read(place: IndexedOutput, position: int, limit: int) -> list[Extent]:
     return [_extent(entry, begin, piece) for entry, begin, piece in pieces if piece]
 
 
-def _extent(entry: Entry, begin: int, piece: bytes) -> Extent:
+def _extent(entry: IndexEntry, begin: int, piece: bytes) -> Extent:
     offset = entry.offset + begin - entry.position
     return Extent(begin, STREAMS[entry.stream], offset, entry.time // 1_000_000, piece)
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from shellrunner.errors import NoSuchAttempt, NoSuchJob, ResultGone
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, Record, SlotReader, slot_name
+from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, Record, SlotReader, slot_name
 from shellrunner.model import State, Stream, Volume
 from shellrunner.store import Extent, Head, Output
 from shellrunner.store.output import index
@@ -196,7 +196,7 @@ class _Reading(ABC):
 
 class _InRow(_Reading):
     def __init__(self, state: str, job: int, attempt: int, recorded: Recorded) -> None:
-        whole = len(recorded.head.index) < INDEX_ROOM * ENTRY and recorded.volume.stored <= DATA_ROOM
+        whole = len(recorded.head.index) < INDEX_CAPACITY * ENTRY_SIZE and recorded.volume.stored <= DATA_CAPACITY
         super().__init__(recorded.volume, spilled=not whole)
         self._state, self._job, self._attempt, self._head = state, job, attempt, recorded.head
 
@@ -208,9 +208,9 @@ class _InRow(_Reading):
         return await self._apart(lambda: self._from_row(read))
 
     def _from_row(self, read: Read[T]) -> T:
-        count = len(self._head.index) // ENTRY
+        count = len(self._head.index) // ENTRY_SIZE
         with Spill(self._state, self._job, self._attempt) as spill:
-            if count == INDEX_ROOM:
+            if count == INDEX_CAPACITY:
                 count += spill.entries()
             return read(IndexedOutput(_HeadOfRow(self._head), spill, count, self._volume))
 
@@ -222,7 +222,7 @@ class _InSlot(_Reading):
         self._count = _count(record.progress, "entries")
         figures = [_count(record.progress, name) for name in ("stdout", "stderr", "stdout_dropped", "stderr_dropped")]
         volume = Volume(*figures)
-        super().__init__(volume, spilled=self._count > INDEX_ROOM or volume.stored > DATA_ROOM)
+        super().__init__(volume, spilled=self._count > INDEX_CAPACITY or volume.stored > DATA_CAPACITY)
         self._state, self._slots, self._owner, self._record, self._once_over = state, slots, owner, record, once_over
 
     async def apply(self, read: Read[T]) -> T:
@@ -240,7 +240,7 @@ class _InSlot(_Reading):
         try:
             with Spill(self._state, self._record.job, self._owner.attempt) as spill:
                 result = read(IndexedOutput(_HeadOfSlot(slot, self._record), spill, self._count, self._volume))
-            if not slot.still(self._record):
+            if not slot.still_holds(self._record):
                 raise _Overwritten
             return result
         finally:
@@ -268,7 +268,7 @@ class _HeadOfRow:
     head: Head
 
     def index(self, count: int) -> bytes:
-        return self.head.index[: count * ENTRY]
+        return self.head.index[: count * ENTRY_SIZE]
 
     def data(self, position: int, limit: int) -> bytes:
         return self.head.data[position : position + limit]

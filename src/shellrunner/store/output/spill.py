@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.keeper.slot import DATA_ROOM, ENTRY, INDEX_ROOM, data_path, index_path
+from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, data_path, index_path
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _NAME = re.compile(r"(?P<job>[1-9][0-9]*)(?:\.(?P<attempt>[1-9][0-9]*))?\.(?:out|idx)")  # as `keeper.slot` has it
@@ -36,16 +36,16 @@ class Spill:
 
     def data(self, position: int, limit: int) -> bytes:
         """Output from `position` on, which is beyond what a slot holds."""
-        return self._read(0, limit, position - DATA_ROOM)
+        return self._read(0, limit, position - DATA_CAPACITY)
 
     def index(self, number: int, count: int) -> bytes:
         """Index entries from this number on, which is beyond what a slot holds."""
-        return self._read(1, count * ENTRY, (number - INDEX_ROOM) * ENTRY)
+        return self._read(1, count * ENTRY_SIZE, (number - INDEX_CAPACITY) * ENTRY_SIZE)
 
     def entries(self) -> int:
         """How many whole index entries are here."""
         try:
-            return os.stat(self._paths[1], follow_symlinks=False).st_size // ENTRY
+            return os.stat(self._paths[1], follow_symlinks=False).st_size // ENTRY_SIZE
         except OSError:
             return 0
 
