@@ -27,7 +27,7 @@ FLOORS = (
     ("store", "access"),
     ("keeper", "config", "wire"),
     ("model",),
-    ("errors", "charsets", "process_hardening", "tasks"),
+    ("errors", "charsets", "process_hardening", "tasks", "clock"),
     ("__init__",),
 )
 FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}

@@ -271,15 +271,6 @@ def test_half_a_surrogate_pair_costs_no_answer() -> None:
     assert json_codec.dumps({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
 
 
-@pytest.mark.parametrize(
-    ("moment", "text"),
-    [(0, "1970-01-01T00:00:00.000Z"), (1471620702201, "2016-08-19T15:31:42.201Z"), (999, "1970-01-01T00:00:00.999Z")],
-)
-def test_instant(moment: int, text: str) -> None:
-    """A time is RFC 3339 in UTC with exactly its milliseconds."""
-    assert json_codec.instant(moment) == text
-
-
 def test_event_is_one_line() -> None:
     """An event's data is one line of JSON with every script as itself."""
     assert event("status", {"a": "я\n"}) == 'event: status\ndata: {"a":"я\\n"}\n\n'.encode()

@@ -8,12 +8,13 @@ import contextlib
 import logging
 import os
 import select
-import time
 from collections.abc import Mapping
 from itertools import islice
 from json import JSONEncoder
 from json.encoder import encode_basestring as _text
 from typing import Any, Final
+
+from shellrunner.clock import format_rfc3339, now_ms
 
 # sd-daemon(3): journald takes a level from the beginning of each line and removes it.
 _SYSLOG: Final = ((logging.CRITICAL, "<2>"), (logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
@@ -67,7 +68,6 @@ class Lines(logging.Handler):
         self._journal = _is_journal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
-        self._clock = Clock()
         self._dropped = 0
         self._is_cut = False  # whether the line that was written last lacks its end
 
@@ -98,7 +98,7 @@ class Lines(logging.Handler):
         rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
         prefix = _prefix(level) if self._journal else ""
         name = _NAMES.get(level) or logging.getLevelName(level).lower()
-        now = self._clock.now()
+        now = format_rfc3339(now_ms())
         return f'{prefix}{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n'
 
     def _write(self, line: bytes) -> bool:
@@ -124,23 +124,6 @@ class LogAuditSink:
     def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
         """Write a line of the audit; false if there is no room for it now, or nobody to take it."""
         return self._lines.write(logging.INFO, event, _AUDIT, details)
-
-
-class Clock:
-    """Tells the time in RFC 3339, UTC, with milliseconds; what changes once a second is made once a second."""
-
-    def __init__(self) -> None:
-        """Know no second yet."""
-        self._second = -1
-        self._text = ""
-
-    def now(self) -> str:
-        """Say what time it is."""
-        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{nanoseconds // 1_000_000:03}Z"
 
 
 _exceptions = logging.Formatter()

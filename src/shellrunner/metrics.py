@@ -6,7 +6,6 @@ Names and units are Prometheus' (prometheus.io/docs/practices/naming). Must not 
 
 import os
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from shellrunner import __version__
+from shellrunner.clock import now_ms
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
 from shellrunner.store import QueueOverview, QueueState
 from shellrunner.store.sqlite.store import SqliteStore
@@ -161,7 +161,7 @@ def _ends(store: SqliteStore, queues: Iterable[QueueState]) -> Metric:
 
 
 def _of_queues(queues: QueueOverview) -> Iterator[Metric]:
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
 
     def of_each(name: str, text: str, figures: Iterable[float]) -> Metric:
         names = [(queue.name,) for queue in queues.queues]

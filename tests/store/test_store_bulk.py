@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.model import JobSpec, Millis
+from shellrunner.clock import Millis
+from shellrunner.model import JobSpec
 from shellrunner.store import DeleteCount
 from shellrunner.store.filters import Filters
 from shellrunner.store.sqlite import engine
@@ -63,8 +64,8 @@ async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.Mo
     """A job that was accepted after the call stays, even if the clock was set back; one that vanished is no error."""
     monkeypatch.setattr(bulk_delete, "STEP", 2)
     moment: Millis = 1_000_000
-    monkeypatch.setattr(engine, "now", lambda: moment)
-    monkeypatch.setattr("shellrunner.store.sqlite.store.now", lambda: moment)
+    monkeypatch.setattr(engine, "now_ms", lambda: moment)
+    monkeypatch.setattr("shellrunner.store.sqlite.store.now_ms", lambda: moment)
     async with opened(tmp_path) as store:
         for _ in range(5):
             await done(store)

@@ -16,10 +16,11 @@ import pytest
 from aiohttp import web
 
 from shellrunner.access.authenticator import open_authenticator
+from shellrunner.clock import Millis
 from shellrunner.config import Settings
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import SlotReader, SlotWriter, slot_name
-from shellrunner.model import Claim, End, Ending, Millis, Volume
+from shellrunner.model import Claim, End, Ending, Volume
 from shellrunner.service import queue_limits
 from shellrunner.store import Head, Store
 from shellrunner.store.sqlite.store import Retention, open_store

@@ -5,12 +5,12 @@ keeps more than the SHA-256. Must not know HTTP or SQL, or what a session is goo
 """
 
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from shellrunner.access.tokens import digest_of
-from shellrunner.model import Millis, Session
+from shellrunner.clock import Millis, now_ms
+from shellrunner.model import Session
 
 LIFETIME: Final = 12 * 3600  # seconds
 MOST: Final = 100  # of one token; with one more, its oldest ends
@@ -26,14 +26,10 @@ class SessionStore(Protocol):
         """Begin some and end others, which are named by their digests, in one commit."""
 
 
-def _now() -> Millis:
-    return time.time_ns() // 1_000_000
-
-
 class SessionRegistry:
     """The sessions that there are. What is ended is over at once, also if the history cannot be told of it yet."""
 
-    def __init__(self, keeping: SessionStore, clock: Callable[[], Millis] = _now) -> None:
+    def __init__(self, keeping: SessionStore, clock: Callable[[], Millis] = now_ms) -> None:
         """Know of none yet: see `restore`."""
         self._keeping, self._clock = keeping, clock
         self._open: dict[bytes, Session] = {}  # the oldest first

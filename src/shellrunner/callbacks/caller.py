@@ -15,9 +15,10 @@ import aiohttp
 
 from shellrunner import results
 from shellrunner.callbacks import delivery, envelope
+from shellrunner.clock import Millis, now_ms
 from shellrunner.config import CallbackSettings
 from shellrunner.errors import NoSuchJob, ResultGone, StoreUnavailable
-from shellrunner.model import Job, Millis
+from shellrunner.model import Job
 from shellrunner.store import DueCallback, Store, Subscription
 from shellrunner.wire import json_codec
 
@@ -101,7 +102,7 @@ class CallbackSender:
         upcoming = await self._store.next_callback()
         if upcoming is None:
             return _MOST_REST
-        seconds = (upcoming - _now()) / 1000
+        seconds = (upcoming - now_ms()) / 1000
         return min(seconds, _MOST_REST) if seconds > 0 else _REST_WHILE_DUE
 
     async def _rest(self, seconds: float) -> None:
@@ -130,9 +131,9 @@ class CallbackSender:
         except ResultGone:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:
-            return unavailable.detail, self._schedule.retry_at(due, _now())
+            return unavailable.detail, self._schedule.retry_at(due, now_ms())
         error = await self._post(client, due.job, json_codec.dumps(document))
-        return error, self._schedule.retry_at(due, _now())
+        return error, self._schedule.retry_at(due, now_ms())
 
     async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:
         # Ids of jobs begin anew with each history, so its id is in it too.
@@ -158,7 +159,3 @@ def _url(job: Job) -> str:
 def _host(job: Job) -> str:
     assert job.spec.notify is not None  # noqa: S101  else it would not be due
     return job.spec.notify.host
-
-
-def _now() -> Millis:
-    return time.time_ns() // 1_000_000

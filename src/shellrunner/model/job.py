@@ -7,7 +7,8 @@ durations are seconds of the monotonic clock.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shellrunner.model.spec import JobSpec, Millis
+from shellrunner.clock import Millis
+from shellrunner.model.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Read by everybody. Must not know SQL, HTTP, asyncio or config.
 
 from typing import NamedTuple
 
-from shellrunner.model.spec import Millis
+from shellrunner.clock import Millis
 
 
 class Session(NamedTuple):

@@ -5,7 +5,6 @@ Validated wherever it is made, so an impossible one does not exist. Must not kno
 
 import re
 import shlex
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -20,8 +19,7 @@ from pydantic import (
 )
 
 from shellrunner import charsets
-
-Millis = int  # milliseconds since 1970-01-01T00:00:00Z
+from shellrunner.clock import Millis, format_rfc3339, parse_rfc3339
 
 MAX_ARGUMENT: Final = 131_071  # bytes of one argument or variable: MAX_ARG_STRLEN less its NUL (execve(2))
 MAX_COUNT: Final = {"argv": 16_384, "env": 4_096}  # arguments and variables
@@ -56,16 +54,11 @@ def _absolute(path: str) -> str:
 
 
 def _instant(text: str) -> str:
-    """RFC 3339, in UTC with milliseconds, a part of one counted as a whole: nothing starts before it was to."""
-    match = _TIME.fullmatch(text)
+    """Return the time in UTC with milliseconds, rounded up: nothing starts before it was asked to."""
     try:
-        moment = datetime.fromisoformat(text.upper()).astimezone(UTC) if match else None
-        moment = moment and moment + timedelta(microseconds=-moment.microsecond % 1000)
-    except (ValueError, OverflowError):  # no such day, or before the year 1
-        moment = None
-    if moment is None:
-        raise ValueError("must be a time with its zone as RFC 3339 has it: 2026-11-24T15:31:42Z")
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return format_rfc3339(parse_rfc3339(text))
+    except ValueError:
+        raise ValueError("must be an RFC 3339 time with its zone, such as 2026-11-24T15:31:42Z") from None
 
 
 def _target(url: str) -> str:
@@ -97,7 +90,7 @@ _NAME = r"^[A-Za-z0-9._-]{1,63}$"
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 JobId = Annotated[int, Field(ge=1, le=10**18 - 1)]
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+
 # ASCII throughout: in small letters, the Kelvin sign would be the k of a host that config names.
 _URL = re.compile(r"https?://(?P<host>(?:(?![/?#@\\])[!-~])+)(?:[/?][!-\"$-~]*)?", re.ASCII | re.IGNORECASE)
 
@@ -286,7 +279,7 @@ class JobSpec(_Request):
         """Before this it does not start."""
         if self.start_at is None:
             return None
-        return round(datetime.fromisoformat(self.start_at).timestamp() * 1000)
+        return parse_rfc3339(self.start_at)
 
     def redacted(self) -> Self:
         """The same without secrets: the values of `env` blank, the text of `stdin` gone."""

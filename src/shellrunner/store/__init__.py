@@ -30,7 +30,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Session, Submitter, Volume
+from shellrunner.clock import Millis
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Session, Submitter, Volume
 from shellrunner.store.filters import Filters, Page, Position, Sort
 from shellrunner.store.output import Extent, Head, Output
 

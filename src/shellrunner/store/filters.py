@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from shellrunner.model import Done, Ending, Job, Millis, State
+from shellrunner.clock import Millis
+from shellrunner.model import Done, Ending, Job, State
 
 
 @dataclass(frozen=True, slots=True)

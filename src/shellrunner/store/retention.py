@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from shellrunner.clock import now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
@@ -52,7 +53,7 @@ def count(db: sqlite3.Connection) -> HistorySize:
 def _oldest(db: sqlite3.Connection, most: int, oldest_kept: float) -> list[tuple[int, int]]:
     """The jobs that were done first, and when, as far as can be told."""
     oldest: list[tuple[int, int]] = db.execute(lifecycle.OLDEST, (most,)).fetchall()
-    ahead = db.execute(lifecycle.AHEAD, (time.time_ns() // 1_000_000 + _SKEW, most)).fetchall()
+    ahead = db.execute(lifecycle.AHEAD, (now_ms() + _SKEW, most)).fetchall()
     if not ahead:
         return oldest
     # The clock was set back: what ends now has the earlier time, and would be removed as soon as it is recorded.

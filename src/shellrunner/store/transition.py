@@ -5,7 +5,8 @@ Made by the writes, applied by the store on the loop: counts, bells, claims and 
 
 from typing import NamedTuple
 
-from shellrunner.model import Ending, Millis, State
+from shellrunner.clock import Millis
+from shellrunner.model import Ending, State
 
 
 class Transition(NamedTuple):

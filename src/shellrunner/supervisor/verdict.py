@@ -5,11 +5,11 @@ Must not know asyncio, SQL or sockets.
 """
 
 import os
-import time
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
+from shellrunner.clock import format_rfc3339, now_ms
 from shellrunner.keeper.identity import boot_id
 from shellrunner.keeper.slot import (
     DATA_CAPACITY,
@@ -49,7 +49,7 @@ def is_lost(verdict: Verdict) -> bool:
 
 def refused(why: str) -> Ended:
     """The end of what no keeper was told to start."""
-    return Ended(End(Ending.FAILED_TO_START, time.time_ns() // 1_000_000, detail=why), Volume(), Head())
+    return Ended(End(Ending.FAILED_TO_START, now_ms(), detail=why), Volume(), Head())
 
 
 def new_token() -> str:
@@ -118,7 +118,8 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
             return NeverStarted()
         return _lost(claim, f"{evidence}; its slot {claim.keeper} says nothing of it")
     if record.end is None:
-        lost = _lost(claim, f"{evidence}; it was started at {_clock(record.start['wall'])}, its end was not seen")
+        started = format_rfc3339(record.start["wall"])
+        lost = _lost(claim, f"{evidence}; it was started at {started}, its end was not seen")
         return Ended(lost.end, *_salvaged(state, slot, record, record.progress))
     try:
         ended = witnessed(slot, record)
@@ -130,7 +131,7 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
 
 
 def _lost(claim: Claim, detail: str) -> Ended:
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     end = End(Ending.LOST, completed=now, detail=detail, started=claim.claimed)
     return Ended(end, Volume(), Head())
 
@@ -174,7 +175,3 @@ def _has(state: int, path: str, size: int) -> bool:
         return os.stat(path, dir_fd=state).st_size >= size
     except OSError:
         return False
-
-
-def _clock(millis: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(millis / 1000))

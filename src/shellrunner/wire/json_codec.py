@@ -4,14 +4,11 @@ Pure functions over bytes. Must not know what the documents mean.
 """
 
 import json
-import time
-from functools import lru_cache
 from typing import Any, NoReturn
 
 from pydantic_core import PydanticSerializationError, to_json
 
 from shellrunner.errors import MalformedJson
-from shellrunner.model import Millis
 
 _MAX_DIGITS = 1_000  # of a whole number: int() takes time quadratic in them, and refuses more than 4300
 _MAX_KEY_LENGTH = 100  # characters of a key that a pointer shows
@@ -58,17 +55,6 @@ def json_pointer(*location: str | int) -> str:
 
 def _escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
-
-
-def instant(moment: Millis) -> str:
-    """A time as RFC 3339 has it: UTC, with milliseconds."""
-    seconds, millis = divmod(moment, 1000)
-    return f"{_second(seconds)}.{millis:03}Z"
-
-
-@lru_cache(256)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

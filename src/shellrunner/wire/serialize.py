@@ -6,9 +6,9 @@ Pure functions; the keys and their meaning are in `documents`. Must not know HTT
 from collections.abc import Mapping
 from typing import Any
 
-from shellrunner.model import Callback, Done, End, Job, Limits, Millis, Retries, Running, Streamed, Usage, Volume
+from shellrunner.clock import Millis, format_rfc3339
+from shellrunner.model import Callback, Done, End, Job, Limits, Retries, Running, Streamed, Usage, Volume
 from shellrunner.wire import documents, stream_events
-from shellrunner.wire.json_codec import instant
 from shellrunner.wire.text import Excerpt
 
 Document = Mapping[str, Any]  # any of them
@@ -41,7 +41,7 @@ def job(job: Job) -> documents.Job:
     return {
         "job_id": job.id,
         "command": spec.shown,
-        "created": instant(job.created),
+        "created": format_rfc3339(job.created),
         "state": job.state.value,
         "done": job.done,
         "status": status_link(job.id),
@@ -80,9 +80,9 @@ def status(job: Job) -> documents.Status:
         "state": job.state.value,
         "cancelling": isinstance(phase, Running) and phase.cancelling,
         "attempt": job.attempt,
-        "created": instant(job.created),
+        "created": format_rfc3339(job.created),
         "started": _instant(started),
-        "completed": instant(end.completed) if end else None,
+        "completed": format_rfc3339(end.completed) if end else None,
         "ending": end.ending.value if end else None,
         "exit_code": end.exit_code if end else None,
         "signal": end.signal if end else None,
@@ -96,9 +96,9 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "result_id": job.id,
         "job_id": job.id,
         "command": job.spec.shown,
-        "created": instant(job.created),
+        "created": format_rfc3339(job.created),
         "started": _instant(end.started),
-        "completed": instant(end.completed),
+        "completed": format_rfc3339(end.completed),
         "duration": end.duration,
         "exit_code": end.exit_code,
         "signal": end.signal,
@@ -125,7 +125,7 @@ def ended(job: Job, end: End) -> stream_events.DoneEvent:
         "exit_code": end.exit_code,
         "signal": end.signal,
         "duration": end.duration,
-        "completed": instant(end.completed),
+        "completed": format_rfc3339(end.completed),
     }
 
 
@@ -152,4 +152,4 @@ def _usage(usage: Usage) -> documents.Usage:
 
 
 def _instant(moment: Millis | None) -> str | None:
-    return None if moment is None else instant(moment)
+    return None if moment is None else format_rfc3339(moment)

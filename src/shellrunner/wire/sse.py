@@ -11,8 +11,9 @@ from itertools import groupby
 from json.encoder import encode_basestring as quote
 from typing import Any, NamedTuple, Protocol, Self
 
-from shellrunner.model import Millis, Stream
-from shellrunner.wire.json_codec import dumps, instant
+from shellrunner.clock import Millis, format_rfc3339
+from shellrunner.model import Stream
+from shellrunner.wire.json_codec import dumps
 from shellrunner.wire.text import Decoder
 
 HEARTBEAT = b":\n\n"
@@ -122,7 +123,7 @@ class TextFramer:
 
     def _text(self, stream: Stream, text: str, time: Millis) -> bytes:
         # `quote` escapes CR and LF, the only ends of a line that the format knows: output cannot forge a field.
-        data = f'{{"text":{quote(text)},"time":"{instant(time)}"}}'
+        data = f'{{"text":{quote(text)},"time":"{format_rfc3339(time)}"}}'
         return f"event: {stream}\nid: {self.cursor}\ndata: {data}\n\n".encode()
 
 
@@ -147,7 +148,7 @@ class Base64Framer:
 
     def _event(self, run: "Run") -> bytes:
         self.cursor = Cursor(run.end)
-        data = f'{{"base64":"{b64encode(run.data).decode()}","time":"{instant(run.time)}"}}'
+        data = f'{{"base64":"{b64encode(run.data).decode()}","time":"{format_rfc3339(run.time)}"}}'
         return f"event: {run.stream}\nid: {run.end}\ndata: {data}\n\n".encode()
 
 

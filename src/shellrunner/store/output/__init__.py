@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shellrunner.model import Millis, Stream, Volume
+from shellrunner.clock import Millis
+from shellrunner.model import Stream, Volume
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ While nothing is queued, a job that is added is claimed by being written as runn
 
 import asyncio
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shellrunner.clock import now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Ending, Job, State
 from shellrunner.store import Key
@@ -217,7 +217,7 @@ def _pair(adding: list[AddJob], offers: list[ClaimRequest], room: dict[str, int]
 
 def _serve(db: sqlite3.Connection, offers: list[ClaimRequest], room: dict[str, int]) -> ClaimResult:
     served = ClaimResult()
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     for offer in offers:
         queues = [queue for queue, left in room.items() if left > 0]
         claim = _claim(db, queues, offer, now, served)

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Millis
 
 _SELDOM: Final = 30.0  # seconds after which the clock is looked at again: it may have been set
 _AGAIN: Final = 1.0  # seconds until a history that takes nothing is tried again
@@ -35,7 +35,7 @@ class DueTimer:
         """Ring whenever it is time."""
         while True:
             self._changed.clear()
-            if self._next is not None and self._next <= time.time_ns() // 1_000_000:
+            if self._next is not None and self._next <= now_ms():
                 await self._go_off()
             else:
                 await self._rest()
@@ -45,7 +45,7 @@ class DueTimer:
         try:
             due = await self._ring()
         except StoreUnavailable:
-            due = time.time_ns() // 1_000_000 + round(_AGAIN * 1000)
+            due = now_ms() + round(_AGAIN * 1000)
         if due is not None:
             self.set(due)
 

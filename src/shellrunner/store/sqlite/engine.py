@@ -6,15 +6,15 @@ moves that it made: counts, bells, claims, retention. Must not know what is aske
 
 import asyncio
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Self, TypeVar
 
+from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim, Delivery, Ending, Millis, State
+from shellrunner.model import Claim, Delivery, Ending, State
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.reader import Outputs, SlotOwner
@@ -173,7 +173,7 @@ class Core:
     async def _retire(self, most: int) -> int:
         def unit(db: sqlite3.Connection) -> Transitions:
             self._ballast.restore()
-            idempotency_keys.expire(db, now())
+            idempotency_keys.expire(db, now_ms())
             return self._retainer.step(db, most)
 
         removed: Transitions = await self._write(unit, self._moved, frees=True)
@@ -181,7 +181,7 @@ class Core:
 
     async def _wake_up(self) -> Millis | None:
         def unit(db: sqlite3.Connection) -> tuple[Transitions, Millis | None]:
-            return admission.wake(db, now(), _WOKEN), admission.upcoming(db)
+            return admission.wake(db, now_ms(), _WOKEN), admission.upcoming(db)
 
         asked = WorkItem(unit, lambda woken: self._moved(woken[0]), queues=True)
         _, upcoming = await self._writer.ask(asked)
@@ -192,10 +192,5 @@ class Core:
         return self._outputs.fingerprint(job_id, owner) if owner else None
 
 
-def now() -> Millis:
-    """The time."""
-    return time.time_ns() // 1_000_000
-
-
 def _requeue(db: sqlite3.Connection, job_id: int, token: str) -> Transitions:
-    return lifecycle.requeue(db, job_id, token, now())
+    return lifecycle.requeue(db, job_id, token, now_ms())

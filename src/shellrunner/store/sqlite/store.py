@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import NoSuchQueue, StoreUnavailable
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Millis, Session, State, Submitter, Volume
+from shellrunner.model import Claim, Done, End, Job, JobSpec, Session, State, Submitter, Volume
 from shellrunner.store import (
     ChangeLog,
     DeleteCount,
@@ -34,7 +35,7 @@ from shellrunner.store.queues import ALL, QueueLimit, QueueLimits
 from shellrunner.store.retention import HistorySize, Retention
 from shellrunner.store.sqlite.claims import AddJob
 from shellrunner.store.sqlite.db_thread import connect, open_reading
-from shellrunner.store.sqlite.engine import CALLS, CHANGES, WISHES, Core, now
+from shellrunner.store.sqlite.engine import CALLS, CHANGES, WISHES, Core
 from shellrunner.store.sqlite.recovery import Recovery
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, rows, sessions
@@ -71,7 +72,7 @@ class SqliteStore(Core):
     # What the web side says -----------------------------------------------------------------------------
 
     async def add(self, spec: JobSpec, key: Key | None = None, by: Submitter | None = None) -> Job:
-        accepted = NewJob.of(spec, now(), by)
+        accepted = NewJob.of(spec, now_ms(), by)
 
         def added(adding: AddJob) -> None:
             if adding.offer:
@@ -134,7 +135,7 @@ class SqliteStore(Core):
                 self._bells.ring(WISHES)
                 self._rung(job_id)
 
-        job, _ = await self._write(lambda db: lifecycle.request_cancel(db, job_id, now()), wished, frees=True)
+        job, _ = await self._write(lambda db: lifecycle.request_cancel(db, job_id, now_ms()), wished, frees=True)
         return job
 
     async def delete_job(self, job_id: int) -> None:
@@ -197,7 +198,7 @@ class SqliteStore(Core):
     # What the caller of callbacks says ------------------------------------------------------------------------
 
     async def due_callbacks(self, limit: int, passing_over: Collection[str] = ()) -> Sequence[DueCallback]:
-        return await self._read(lambda db: due_callbacks.due(db, now(), limit, passing_over))
+        return await self._read(lambda db: due_callbacks.due(db, now_ms(), limit, passing_over))
 
     async def next_callback(self) -> Millis | None:
         return await self._read(due_callbacks.upcoming)

@@ -8,8 +8,9 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
+from shellrunner.clock import Millis
 from shellrunner.errors import InvalidJob
-from shellrunner.model import Ending, Job, JobSpec, Millis, Queued, Running, State, Streamed, Submitter
+from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Streamed, Submitter
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents, due_callbacks, rows
 

@@ -9,7 +9,8 @@ import sqlite3
 from collections import deque
 from typing import Any, Final
 
-from shellrunner.model import End, Ending, Millis, State, Volume
+from shellrunner.clock import Millis
+from shellrunner.model import End, Ending, State, Volume
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import due_callbacks
 

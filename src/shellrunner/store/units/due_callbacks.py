@@ -5,13 +5,13 @@ Units for the store's lanes. Must not know HTTP, or how a result is sent.
 
 import json
 import sqlite3
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
+from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Delivery, Millis
+from shellrunner.model import Delivery
 from shellrunner.store import DueCallback
 from shellrunner.store.units import rows
 
@@ -27,7 +27,7 @@ def expect(db: sqlite3.Connection, job_id: int, host: str) -> None:
 
 def ended(db: sqlite3.Connection, job_id: int) -> None:
     """The job is recorded as done, however long ago it ended: from now on its callback is due, if it has one."""
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     db.execute("UPDATE callbacks SET since = ?, due = ? WHERE job = ?", (now, now, job_id))
 
 

@@ -6,8 +6,9 @@ Units for the writer, used by the store. Must not know HTTP.
 import sqlite3
 from typing import Final
 
+from shellrunner.clock import Millis
 from shellrunner.errors import JobGone, KeyReused, NoSuchJob
-from shellrunner.model import Job, Millis
+from shellrunner.model import Job
 from shellrunner.store import Key
 from shellrunner.store.units import rows
 

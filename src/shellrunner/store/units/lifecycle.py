@@ -8,8 +8,9 @@ import sqlite3
 from dataclasses import replace
 from typing import Any
 
+from shellrunner.clock import Millis
 from shellrunner.errors import AlreadyDone, NoResultYet, NoSuchJob, NotDone, ResultGone
-from shellrunner.model import Done, End, Ending, Job, Millis, Running, State, Volume
+from shellrunner.model import Done, End, Ending, Job, Running, State, Volume
 from shellrunner.store import Head
 from shellrunner.store.query import search
 from shellrunner.store.transition import Transition, Transitions

@@ -5,12 +5,12 @@ Handlers of the routes under /api/queues. Must not know how jobs are run.
 
 from aiohttp import web
 
+from shellrunner.clock import format_rfc3339
 from shellrunner.store import QueueOverview, QueueState
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.http import responses
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.wire import documents
-from shellrunner.wire.json_codec import instant
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -63,5 +63,5 @@ def _queue(queue: QueueState) -> documents.Queue:
         "running": queue.running,
         "queued": queue.queued,
         "waiting": queue.waiting,
-        "oldest": None if queue.oldest is None else instant(queue.oldest),
+        "oldest": None if queue.oldest is None else format_rfc3339(queue.oldest),
     }

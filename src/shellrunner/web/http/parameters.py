@@ -5,14 +5,14 @@ Used by the resources; names are checked by the gate. Must not know what a param
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Final, TypeVar
 
 from aiohttp import web
 
+from shellrunner.clock import Millis, parse_rfc3339
 from shellrunner.errors import BadParameter
-from shellrunner.model import Millis
 
 T = TypeVar("T")
 
@@ -98,19 +98,15 @@ def labels(request: web.Request, parameter: str) -> tuple[tuple[str, str], ...]:
 
 
 def instant(request: web.Request, name: str) -> Millis | None:
-    """A time; part of a millisecond counts as a whole one, so that what is compared with it stays on its side."""
+    """Return the time; a fraction of a millisecond is rounded up, so that the bound stays on its side."""
     text = request.query.get(name)
     if text is None:
         return None
     try:
-        since = datetime.fromisoformat(text.upper()) - _EPOCH if _TIME.fullmatch(text) else None
-    except (ValueError, OverflowError):  # no such day, or not within the years that there are
-        since = None
-    if since is None:
-        raise BadParameter(
-            name, f"{name} must be a time with its zone as RFC 3339 has it: 2026-11-24T15:31:42Z (a + is written %2B)"
-        )
-    return -(-since // timedelta(milliseconds=1))
+        return parse_rfc3339(text)
+    except ValueError:
+        example = "2026-11-24T15:31:42Z (write + as %2B)"
+        raise BadParameter(name, f"{name} must be an RFC 3339 time with its zone, such as {example}") from None
 
 
 def seconds(request: web.Request, name: str) -> float | None:
