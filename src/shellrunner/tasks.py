@@ -1,12 +1,16 @@
-"""Tasks that work behind a block: named, ended with it, and never dying unnoticed.
+"""Named background tasks of a block: cancelled when it is left, and a crash is never silent.
 
-Used by the store. Unlike a TaskGroup it lets the block's own exceptions pass as they are.
+Used by the store and the composition root; must not know what the tasks do. Unlike asyncio.TaskGroup, the block's own
+exceptions pass as they are.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
+
+log = logging.getLogger("shellrunner.tasks")
 
 
 class TaskGroup:
@@ -51,3 +55,20 @@ async def background() -> AsyncIterator[TaskGroup]:
         raise RuntimeError("a task of the history crashed") from tasks.crash
     finally:
         await tasks.stop()
+
+
+@asynccontextmanager
+async def background_task(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Run one task behind the block; yield it, so that the block can notice a crash (the only way it gets done).
+
+    A crash does not cancel the block. When the block is left, the crash is logged as critical.
+    """
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        crashed = task.done()
+        task.cancel()
+        await asyncio.wait([task])
+        if crashed and (bug := task.exception()):
+            log.critical("the %s crashed", name, exc_info=bug)

@@ -8,7 +8,7 @@ import contextlib
 import gc
 import logging
 import resource
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, o
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.keeper_connection import ForkServerConnection, attach, exec_fork_server
 from shellrunner.systemd.notify import Notifier
+from shellrunner.tasks import background_task
 from shellrunner.web import make_app
 
 log = logging.getLogger("shellrunner.service")
@@ -62,7 +63,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
             supervised(store, state_dir, settings, await attach(*fork_server), metrics) as (supervisor, crashed),
-            at_work("caller", CallbackSender(store, settings.callbacks).run()) as calling,
+            background_task("caller", CallbackSender(store, settings.callbacks).run()) as calling,
         ):
             pulse = Health(store, notifier)
             door = await open_authenticator(settings.auth, store)
@@ -78,15 +79,17 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
                 ledger=log_room.ledger(),
             )
             async with (
-                at_work("reloading", reloading.work(door, [certificate.reload] if certificate else [])) as rereading,
-                at_work("pulse", pulse.beat()) as beating,
+                background_task(
+                    "reloading", reloading.work(door, [certificate.reload] if certificate else [])
+                ) as rereading,
+                background_task("pulse", pulse.beat()) as beating,
                 listening(app, settings, passed, certificate) as urls,
             ):
                 tell_of_the_start(settings, urls, state_dir, notifier)
                 parts = (crashed, calling, beating, rereading)
                 await first_of(stop.wait(), *parts)
                 notifier.stopping()
-                async with at_work("patience", ask_for_time(notifier)):
+                async with background_task("patience", ask_for_time(notifier)):
                     await leave(supervisor, settings.supervisor.on_stop, stop, *parts)
             left = supervisor.running
         words = {"jobs": left, "slots": str(state_dir / "slots")}
@@ -135,22 +138,8 @@ async def supervised(
     keepers = KeeperPool(state_dir, {"history": store.history, "program": __version__}, forks)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
-        async with at_work("supervisor", supervisor.run()) as task:
+        async with background_task("supervisor", supervisor.run()) as task:
             yield supervisor, task
-
-
-@contextlib.asynccontextmanager
-async def at_work(name: str, work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """Have a part of the service work; yield its task, which is done only if it crashed."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield task
-    finally:
-        crashed = task.done()
-        task.cancel()
-        await asyncio.wait([task])
-        if crashed and (bug := task.exception()):
-            log.critical("the %s crashed", name, exc_info=bug)
 
 
 def _if_dead(supervisor: asyncio.Task[None]) -> list[str]:
