@@ -361,7 +361,7 @@ def test_the_files_of_all_attempts_are_found_and_removed(tmp_path):
     names = ["7.out", "7.idx", "7.3.out", "70.out", "70.12.idx", "8.2.out", "x.out", "7.out.tmp", "07.out", "7.0.out"]
     for name in names:
         (tmp_path / "runs" / name).touch()
-    assert spill.present(str(tmp_path)) == {7: 3, 70: 12, 8: 2}
+    assert spill.find_all(str(tmp_path)) == {7: 3, 70: 12, 8: 2}
     spill.remove(str(tmp_path), 7, 3)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == set(names) - {"7.out", "7.idx", "7.3.out"}
     spill.remove(str(tmp_path), 70)

@@ -1,5 +1,6 @@
 """Reading output: from a slot while it is written, from files, from the row; whole, in part, and damaged."""
 
+import ast
 import asyncio
 import random
 import time
@@ -12,7 +13,7 @@ from shellrunner.errors import ResultGone
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry
 from shellrunner.model import Stream, Volume
-from shellrunner.store import Extent, Output
+from shellrunner.store import Extent, Output, output
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.store.histories import NOTHING, Keeper, ended, opened, running
 
@@ -277,3 +278,20 @@ async def test_an_output_without_bytes_is_no_result_gone(tmp_path: Path) -> None
         await store.finish(claim.job_id, "t", ended(), *NOTHING)
         output = await store.output(claim.job_id)
         assert (output.volume, list(await output.read(0, 10))) == (Volume(), [])
+
+
+@pytest.mark.parametrize("module", ["location", "reader", "index", "joined"])
+def test_only_local_storage_knows_the_state_directory(module: str) -> None:
+    """The modules that locate and read output import neither files nor slots: another host's storage can be added."""
+    tree = ast.parse((Path(output.__path__[0]) / f"{module}.py").read_text())
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    files = {"os", "pathlib.Path", "shellrunner.keeper.slot.SlotReader", "shellrunner.keeper.slot.slot_name"}
+    ours = {
+        name
+        for name in names
+        if name.startswith(("shellrunner.store.output.local", "shellrunner.store.output.spill"))
+    }
+    assert names.isdisjoint(files)
+    assert ours == set()

@@ -10,7 +10,7 @@ import pytest
 
 from shellrunner.model import Ending, State
 from shellrunner.store.filters import LAST, Filters, Order, Sort, SortKey
-from shellrunner.store.output import reader
+from shellrunner.store.output import location
 from shellrunner.store.query import listing, search
 from shellrunner.store.query.listing import Effort
 from shellrunner.store.sqlite import schema
@@ -31,9 +31,9 @@ STATEMENTS = {
     "an attempt": rows.ATTEMPT,
     "running": rows.RUNNING,
     "the oldest of a queue": rows.OLDEST,
-    "an output": reader.LOOK,
-    "earlier attempts": reader.EARLIER,
-    "an earlier attempt": reader.ONE_EARLIER,
+    "an output": location.LOCATE,
+    "earlier attempts": location.EARLIER_VOLUMES,
+    "an earlier attempt": location.EARLIER_ATTEMPT,
     "the head of a queue": lifecycle.HEAD,
     "claim": lifecycle.CLAIM_THIS,
     "end": lifecycle.END,

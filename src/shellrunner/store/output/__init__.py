@@ -1,6 +1,6 @@
-"""What a job wrote, as the store tells of it: pieces in arrival order, and one way to read them.
+"""A job's output as the store presents it: extents in arrival order, and the protocol to read them.
 
-Part of the store's contract. Must not know where output lies.
+Part of the store's contract; implemented by `reader`. Must not know where output is stored.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from shellrunner.model import Stream, Volume
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A piece of output as it arrived: `data` of one stream, its place, and when it was read from the pipe.
+    """A piece of output of one stream, as it arrived: its position, when it was read from the pipe, and its bytes.
 
     `position` counts the bytes of both streams in arrival order, `offset` those of `stream` alone;
     `position + len(data)` is where the next extent begins.
@@ -28,31 +28,31 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first bytes of an output, and the index of all of it that fits, as they lay in the slot."""
+    """The first bytes of an output and the first entries of its index, as many of each as the slot holds."""
 
     data: bytes = b""
     index: bytes = b""
 
 
 class Output(Protocol):
-    """What one job had written when this was asked for; reading it never blocks the job.
+    """A snapshot of what a job has written. Reading it never blocks the job.
 
-    Its figures are a snapshot: ask the store again for later ones. Bytes, once there, never change.
+    Its volume does not grow: ask the store for a new snapshot. Bytes, once written, never change.
     """
 
     @property
     def volume(self) -> Volume:
-        """Bytes stored and dropped so far."""
+        """Bytes stored and dropped at the time of the snapshot."""
 
     async def read(self, position: int, limit: int) -> Sequence[Extent]:
-        """Read at most `limit` bytes in arrival order from `position` on; empty at the end.
+        """Read at most `limit` bytes in arrival order, starting at `position`; empty at the end.
 
-        An extent is cut at `position` and at `limit` where it must be. May return fewer bytes than `limit`
-        before the end, but then at least one.
+        Extents are cut at `position` and `limit` where necessary. Before the end, fewer bytes than `limit` may be
+        returned, but at least one.
         """
 
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
-        """Read at most `limit` bytes of one stream from its own `offset` on; empty only at its end."""
+        """Read at most `limit` bytes of one stream, starting at its own `offset`; empty only at its end."""
 
     async def offset_of(self, stream: Stream, position: int) -> int:
-        """How many bytes of `stream` lie before `position` (at most `volume.stored`)."""
+        """Return how many bytes of `stream` precede `position`, which is at most `volume.stored`."""

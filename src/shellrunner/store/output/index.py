@@ -1,7 +1,14 @@
-"""Finding one's way in an output by its index: which bytes of which stream lie where.
+"""Navigate an output by its index: which bytes of which stream are where.
 
-Pure reading of a `IndexedOutput`, by binary search, so the end of a large output costs what its beginning does.
-An index is believed as far as its counts agree; what a damaged one does not vouch for is not there.
+Used by `reader` over an `IndexedOutput`. Must not know where bytes come from.
+
+    index   entry 0        entry 1        entry 2              an entry: position, stream, offset, time
+    output  ├── stdout ────┼── stderr ────┼── stdout ──┤       its length is implied by the next entry
+    stream  0 ……………… 5        0 ……………… 4       5 ……… 8             offset: bytes of the same stream before it
+
+Positions and the offsets of either stream never fall from entry to entry, so every search is binary, and the end of
+a large output costs what its beginning does. An entry is believed only where its counts agree with the next entry's:
+of a damaged index, the extents that cannot be confirmed are left out.
 """
 
 import sys
@@ -11,65 +18,75 @@ from typing import Final, Protocol
 
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, parse_index
 from shellrunner.model import Stream, Volume
-from shellrunner.store import Extent
-from shellrunner.store.output.spill import Spill
+from shellrunner.store.output import Extent
 
-STREAMS: Final = (Stream.STDOUT, Stream.STDERR)
-_CHUNK = 128  # index entries read at once
-_MOST = 4096  # extents of one answer
+STREAMS: Final = (Stream.STDOUT, Stream.STDERR)  # by their numbers in the index
+_BATCH_SIZE: Final = 128  # index entries read at once
+_MAX_EXTENTS: Final = 4096  # extents of one answer
 
 
 class HeadBytes(Protocol):
-    """The beginning of an output: in a slot, or in its row."""
+    """The beginning of an output: as much as a slot holds."""
 
     def index(self, count: int) -> bytes:
-        """The first entries, up to `count` of them."""
+        """Return the first entries, up to `count` of them."""
 
     def data(self, position: int, limit: int) -> bytes:
-        """Bytes from `position` on, as far as they are here."""
+        """Return at most `limit` bytes from `position` on, as far as the head goes."""
+
+
+class TailBytes(Protocol):
+    """The rest of an output, beyond what a slot holds."""
+
+    def index(self, number: int, count: int) -> bytes:
+        """Return up to `count` entries, starting with this number."""
+
+    def data(self, position: int, limit: int) -> bytes:
+        """Return at most `limit` bytes from `position` on."""
 
 
 class IndexedOutput:
-    """Where the bytes of one output lie: the head, then the spill."""
+    """The bytes of one output, and the index that describes them."""
 
-    def __init__(self, head: HeadBytes, spill: Spill, count: int, volume: Volume) -> None:
-        self._head, self._spill, self.count, self.volume = head, spill, count, volume
+    def __init__(self, head: HeadBytes, tail: TailBytes, count: int, volume: Volume) -> None:
+        """`count`: the number of index entries."""
+        self._head, self._tail, self.count, self.volume = head, tail, count, volume
         self._index = head.index(min(count, INDEX_CAPACITY))
 
     def entry(self, number: int) -> IndexEntry | None:
-        """The index entry with this number, if it is there."""
+        """Return the index entry with this number; None if it is missing."""
         found = self._entries(number, 1)
         return found[0] if found else None
 
     def find(self, measure: Callable[[IndexEntry], int], value: int) -> int:
-        """The number of the last entry whose measure, which never falls, is at most `value`; -1 if there is none."""
+        """Return the number of the last entry whose measure, which never falls, is at most `value`; else -1."""
 
-        def of(number: int) -> int:
+        def measured(number: int) -> int:
             entry = self.entry(number)
             return sys.maxsize if entry is None else measure(entry)
 
-        return bisect_right(range(self.count), value, key=of) - 1
+        return bisect_right(range(self.count), value, key=measured) - 1
 
     def walk(self, number: int) -> Iterator[tuple[IndexEntry, int]]:
-        """Extents from this entry on, each with the position where it ends."""
-        chunk = self._entries(number, _CHUNK) if number >= 0 else []
-        while chunk:
-            number += len(chunk)
-            following = self._entries(number, _CHUNK)
-            for entry, after in zip(chunk, [*chunk[1:], *following[:1]], strict=False):
+        """Yield extents from this entry on, each with the position of its end."""
+        batch = self._entries(number, _BATCH_SIZE) if number >= 0 else []
+        while batch:
+            number += len(batch)
+            following = self._entries(number, _BATCH_SIZE)
+            for entry, after in zip(batch, [*batch[1:], *following[:1]], strict=False):
                 if not self._agree(entry, after):
                     return
                 yield entry, min(after.position, self.volume.stored)
-            if not following and self._agree_at_end(chunk[-1]):
-                yield chunk[-1], self.volume.stored
-            chunk = following
+            if not following and self._agrees_with_end(batch[-1]):
+                yield batch[-1], self.volume.stored
+            batch = following
 
     def data(self, position: int, limit: int) -> bytes:
-        """Output from `position` on."""
-        here = self._head.data(position, limit) if position < DATA_CAPACITY else b""
-        if len(here) < limit and position + len(here) >= DATA_CAPACITY:
-            return here + self._spill.data(position + len(here), limit - len(here))
-        return here
+        """Return at most `limit` bytes from `position` on."""
+        head = self._head.data(position, limit) if position < DATA_CAPACITY else b""
+        if len(head) < limit and position + len(head) >= DATA_CAPACITY:
+            return head + self._tail.data(position + len(head), limit - len(head))
+        return head
 
     def _entries(self, number: int, count: int) -> list[IndexEntry]:
         count = min(count, self.count - number)
@@ -77,38 +94,39 @@ class IndexedOutput:
             return []
         if number < INDEX_CAPACITY:
             return parse_index(self._index[number * ENTRY_SIZE : (number + count) * ENTRY_SIZE])
-        return parse_index(self._spill.index(number, count))
+        return parse_index(self._tail.index(number, count))
 
     def _agree(self, entry: IndexEntry, after: IndexEntry) -> bool:
         if after.position >= self.volume.stored:
-            return self._agree_at_end(entry)
-        return after.position >= entry.position and after.offset == _own(entry, after.stream, after.position)
+            return self._agrees_with_end(entry)
+        offset = _stream_offset(entry, after.stream, after.position)
+        return after.position >= entry.position and after.offset == offset
 
-    def _agree_at_end(self, entry: IndexEntry) -> bool:
+    def _agrees_with_end(self, entry: IndexEntry) -> bool:
         stored = self.volume.stored
-        return entry.position >= stored or _own(entry, 0, stored) == self.volume.stdout_bytes
+        return entry.position >= stored or _stream_offset(entry, 0, stored) == self.volume.stdout_bytes
 
 
-def _own(entry: IndexEntry, stream: int, position: int) -> int:
-    """How many bytes of `stream` lie before `position`, which is inside the entry's extent or at its end."""
+def _stream_offset(entry: IndexEntry, stream: int, position: int) -> int:
+    """Return how many bytes of `stream` precede `position`, which is inside the entry's extent or at its end."""
     if entry.stream == stream:
         return entry.offset + position - entry.position
     return entry.position - entry.offset
 
 
-def read(place: IndexedOutput, position: int, limit: int) -> list[Extent]:
-    """At most `limit` bytes in arrival order."""
-    until = min(position + limit, place.volume.stored)
+def read(output: IndexedOutput, position: int, limit: int) -> list[Extent]:
+    """Return at most `limit` bytes in arrival order."""
+    until = min(position + limit, output.volume.stored)
     found: list[tuple[IndexEntry, int, int]] = []
-    for entry, end in place.walk(place.find(lambda entry: entry.position, position)):
-        if entry.position >= until or len(found) == _MOST:
+    for entry, end in output.walk(output.find(lambda entry: entry.position, position)):
+        if entry.position >= until or len(found) == _MAX_EXTENTS:
             break
         begin, stop = max(entry.position, position), min(end, until)
         if begin < stop:
             found.append((entry, begin, stop))
     if not found:
         return []
-    data = place.data(position, found[-1][2] - position)
+    data = output.data(position, found[-1][2] - position)
     pieces = ((entry, begin, data[begin - position : stop - position]) for entry, begin, stop in found)
     return [_extent(entry, begin, piece) for entry, begin, piece in pieces if piece]
 
@@ -118,20 +136,20 @@ def _extent(entry: IndexEntry, begin: int, piece: bytes) -> Extent:
     return Extent(begin, STREAMS[entry.stream], offset, entry.time // 1_000_000, piece)
 
 
-def read_stream(place: IndexedOutput, stream: int, offset: int, limit: int) -> bytes:
-    """At most `limit` bytes of one stream from its own `offset` on."""
+def read_stream(output: IndexedOutput, stream: int, offset: int, limit: int) -> bytes:
+    """Return at most `limit` bytes of one stream from its own `offset` on."""
     until = offset + limit
     parts: list[bytes] = []
     passed = 0
-    for entry, end in place.walk(place.find(lambda entry: _own(entry, stream, entry.position), offset)):
+    for entry, end in output.walk(output.find(lambda entry: _stream_offset(entry, stream, entry.position), offset)):
         passed += 1
-        if offset >= until or entry.position >= place.volume.stored or (parts and passed > _MOST):
+        if offset >= until or entry.position >= output.volume.stored or (parts and passed > _MAX_EXTENTS):
             break
         if entry.stream != stream:
             continue
         begin = entry.position + offset - entry.offset
         stop = min(end, begin + until - offset)
-        part = place.data(begin, stop - begin) if begin < stop else b""
+        part = output.data(begin, stop - begin) if begin < stop else b""
         parts.append(part)
         offset += len(part)
         if len(part) < stop - begin:
@@ -139,10 +157,7 @@ def read_stream(place: IndexedOutput, stream: int, offset: int, limit: int) -> b
     return b"".join(parts)
 
 
-def offset_of(place: IndexedOutput, stream: int, position: int) -> int:
-    """How many bytes of one stream lie before `position`."""
-    entry = place.entry(place.find(lambda entry: entry.position, position))
-    return 0 if entry is None else _own(entry, stream, position)
-
-
-__all__ = ["STREAMS", "HeadBytes", "IndexedOutput", "offset_of", "read", "read_stream"]
+def offset_of(output: IndexedOutput, stream: int, position: int) -> int:
+    """Return how many bytes of one stream precede `position`."""
+    entry = output.entry(output.find(lambda entry: entry.position, position))
+    return 0 if entry is None else _stream_offset(entry, stream, position)

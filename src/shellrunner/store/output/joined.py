@@ -1,7 +1,7 @@
-"""Several attempts of a job as one output: each goes on where the one before it ended.
+"""Several attempts of a job as one output: each continues where the one before it ended.
 
-Owned by `output`. What attempts before the last wrote is read from their rows only when it is asked for, one at a
-time: there may be a thousand. Must not know slots or files.
+Used by `reader`. Earlier attempts, of which there may be a thousand, are opened one at a time and only when they are
+read. Must not know slots, files or rows.
 """
 
 from bisect import bisect_right
@@ -11,17 +11,17 @@ from itertools import accumulate
 from operator import attrgetter
 
 from shellrunner.model import Stream, Volume
-from shellrunner.store import Extent, Output
+from shellrunner.store.output import Extent, Output
 
 
 class JoinedAttempts:
-    """An output made of those of all attempts: positions and offsets count on from attempt to attempt."""
+    """The `Output` of all attempts: positions and offsets count on from attempt to attempt."""
 
     def __init__(
         self, earlier: Sequence[Volume], latest: Output, open_earlier: Callable[[int], Awaitable[Output]]
     ) -> None:
-        """`earlier` attempts, from 1 on, are opened by their number."""
-        self._before = list(accumulate(earlier, _sum, initial=Volume()))  # each attempt: what was written before it
+        """`earlier`: the volumes of attempts 1, 2, …; `open_earlier` opens one of them by its number."""
+        self._before = list(accumulate(earlier, _sum, initial=Volume()))  # by attempt: what was written before it
         self._open_earlier = open_earlier
         self._latest = latest
         self._opened = (len(self._before), latest)
@@ -31,36 +31,36 @@ class JoinedAttempts:
         return _sum(self._before[-1], self._latest.volume)
 
     async def read(self, position: int, limit: int) -> Sequence[Extent]:
-        before, output = await self._at(position, attrgetter("stored"))
+        before, output = await self._attempt_at(position, attrgetter("stored"))
         found = await output.read(position - before.stored, limit)
         return [
             replace(
                 extent,
                 position=before.stored + extent.position,
-                offset=_own(extent.stream)(before) + extent.offset,
+                offset=_stored_of(extent.stream)(before) + extent.offset,
             )
             for extent in found
         ]
 
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
-        own = _own(stream)
-        before, output = await self._at(offset, own)
-        return await output.read_stream(stream, offset - own(before), limit)
+        stored = _stored_of(stream)
+        before, output = await self._attempt_at(offset, stored)
+        return await output.read_stream(stream, offset - stored(before), limit)
 
     async def offset_of(self, stream: Stream, position: int) -> int:
-        before, output = await self._at(position, attrgetter("stored"))
-        return _own(stream)(before) + await output.offset_of(stream, position - before.stored)
+        before, output = await self._attempt_at(position, attrgetter("stored"))
+        return _stored_of(stream)(before) + await output.offset_of(stream, position - before.stored)
 
-    async def _at(self, place: int, measure: Callable[[Volume], int]) -> tuple[Volume, Output]:
-        """The attempt in which this place lies (the last of those that begin there), and what was before it."""
+    async def _attempt_at(self, place: int, measure: Callable[[Volume], int]) -> tuple[Volume, Output]:
+        """Return the attempt that contains `place` (the last of those that begin there), and what precedes it."""
         number = bisect_right(self._before, place, key=measure)
         return self._before[number - 1], await self._open(number)
 
     async def _open(self, number: int) -> Output:
         if number == len(self._before):
             return self._latest
-        known, output = self._opened
-        if known != number:
+        opened, output = self._opened
+        if opened != number:
             output = await self._open_earlier(number)
             self._opened = (number, output)
         return output
@@ -75,5 +75,5 @@ def _sum(one: Volume, other: Volume) -> Volume:
     )
 
 
-def _own(stream: Stream) -> Callable[[Volume], int]:
+def _stored_of(stream: Stream) -> Callable[[Volume], int]:
     return attrgetter(f"{stream}_bytes")

@@ -1,6 +1,6 @@
-"""The files in `runs/`: output that found no room in its slot. Written by keepers, read and removed here.
+"""Spill files: output that exceeds a slot, in `runs/` of the state directory. Keepers write them.
 
-Owned by the store. Knows names, sizes and bytes; must not know SQL or what a job is.
+Owned by the store, which reads and removes them. Knows names, sizes and bytes; must not know SQL or jobs' states.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, data_path, index_path
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_NAME = re.compile(r"(?P<job>[1-9][0-9]*)(?:\.(?P<attempt>[1-9][0-9]*))?\.(?:out|idx)")  # as `keeper.slot` has it
+_NAME = re.compile(r"(?P<job>[1-9][0-9]*)(?:\.(?P<attempt>[1-9][0-9]*))?\.(?:out|idx)")  # see `keeper.slot`
 
 
 class Spill:
-    """What lies in `runs/` of one attempt, opened as it is needed. A file that is not there has no bytes."""
+    """The spill files of one attempt, opened when they are needed. A missing file counts as an empty one."""
 
-    def __init__(self, state: str, job: int, attempt: int = 1) -> None:
-        self._paths = (f"{state}/{data_path(job, attempt)}", f"{state}/{index_path(job, attempt)}")
+    def __init__(self, state_dir: str, job_id: int, attempt: int = 1) -> None:
+        self._paths = (f"{state_dir}/{data_path(job_id, attempt)}", f"{state_dir}/{index_path(job_id, attempt)}")
         self._fds = [-1, -1]
 
     def __enter__(self) -> Self:
@@ -35,15 +35,15 @@ class Spill:
                 os.close(fd)
 
     def data(self, position: int, limit: int) -> bytes:
-        """Output from `position` on, which is beyond what a slot holds."""
+        """Read output from `position` on, which is beyond what a slot holds."""
         return self._read(0, limit, position - DATA_CAPACITY)
 
     def index(self, number: int, count: int) -> bytes:
-        """Index entries from this number on, which is beyond what a slot holds."""
+        """Read index entries from `number` on, which is beyond what a slot holds."""
         return self._read(1, count * ENTRY_SIZE, (number - INDEX_CAPACITY) * ENTRY_SIZE)
 
     def entries(self) -> int:
-        """How many whole index entries are here."""
+        """Return the number of whole index entries in the file."""
         try:
             return os.stat(self._paths[1], follow_symlinks=False).st_size // ENTRY_SIZE
         except OSError:
@@ -60,41 +60,41 @@ class Spill:
             raise StoreUnavailable(f"{self._paths[which]} cannot be read: {error.strerror}") from error
 
 
-class Runs:
-    """The directory: files whose result is gone are removed from it, off the loop's thread."""
+class SpillRemover:
+    """Removes the spill files of deleted results in a thread, because freeing a large file may take long."""
 
-    def __init__(self, state: str) -> None:
-        self._state = state
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = state_dir
         self._discarded: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 
-    def discard(self, job: int, attempts: int = 1) -> None:
-        """Have the files of a job's attempts removed. Only after the commit that says so."""
-        self._discarded.put_nowait((job, attempts))
+    def discard(self, job_id: int, attempts: int = 1) -> None:
+        """Schedule the removal of a job's files. Call it only after the deletion was committed."""
+        self._discarded.put_nowait((job_id, attempts))
 
     def close(self) -> None:
-        """Let `work` return once everything discarded is gone."""
+        """Let `run` return once everything discarded was removed."""
         self._discarded.put_nowait(None)
 
-    async def work(self) -> None:
-        """Remove what is discarded; freeing a large file may take long."""
+    async def run(self) -> None:
+        """Remove what is discarded, until `close`."""
         while (discarded := await self._discarded.get()) is not None:
-            await asyncio.to_thread(remove, self._state, *discarded)
+            await asyncio.to_thread(remove, self._state_dir, *discarded)
 
 
-def remove(state: str, job: int, attempts: int = 1) -> None:
-    """Remove the files of a job's attempts, if there are any."""
+def remove(state_dir: str, job_id: int, attempts: int = 1) -> None:
+    """Remove the spill files of a job's attempts, as far as there are any."""
     for attempt in range(1, attempts + 1):
-        for path in (data_path(job, attempt), index_path(job, attempt)):
+        for path in (data_path(job_id, attempt), index_path(job_id, attempt)):
             with suppress(OSError):
-                os.unlink(f"{state}/{path}")
+                os.unlink(f"{state_dir}/{path}")
 
 
-def present(state: str) -> dict[int, int]:
-    """The jobs that have files, each with the last attempt that has."""
+def find_all(state_dir: str) -> dict[int, int]:
+    """Return the ids of the jobs that have spill files, each with the number of its last attempt that has."""
     found: dict[int, int] = {}
-    with os.scandir(f"{state}/runs") as listing:
+    with os.scandir(f"{state_dir}/runs") as listing:
         for entry in listing:
             if match := _NAME.fullmatch(entry.name):
-                job, attempt = int(match["job"]), int(match["attempt"] or 1)
-                found[job] = max(attempt, found.get(job, 1))
+                job_id, attempt = int(match["job"]), int(match["attempt"] or 1)
+                found[job_id] = max(attempt, found.get(job_id, 1))
     return found

@@ -17,8 +17,10 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, Delivery, Ending, State
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.notifications import Notifications
-from shellrunner.store.output.reader import Outputs, SlotOwner
-from shellrunner.store.output.spill import Runs
+from shellrunner.store.output.local import LocalStorage
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.output.reader import OutputReader
+from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.queues import QueueCounts, QueueLimits
 from shellrunner.store.retention import HistorySize, Retention, RetentionTrimmer
@@ -60,9 +62,10 @@ class Core:
         self._claims = Claims(self._queues, self._more, self._served, self._moved)
         self._writer = BatchWriter(writing, self._claims.standing, self._ballast.give_up)
         self._readers = [BatchQueue(connection) for connection in reading]
-        self._outputs = Outputs(state, self._read)
+        self._storage = LocalStorage(state)
+        self._outputs = OutputReader(self._storage, self._read)
         self._bells = Notifications(self._fingerprint)
-        self._runs = Runs(state)
+        self._spill_remover = SpillRemover(state)
         self._retainer = RetentionTrimmer(retention, opening.kept, self._retire)
         self._alarm = DueTimer(self._wake_up)
         # Since the opening: jobs that are done, by queue and ending; tries to send a result, by what came of them.
@@ -76,7 +79,7 @@ class Core:
         async with background() as tasks:
             writer = tasks.start("store-writer", self._writer.work())
             others = [tasks.start("store-reader", reader.work()) for reader in self._readers]
-            others.append(tasks.start("store-runs", self._runs.work()))
+            others.append(tasks.start("store-spill-remover", self._spill_remover.run()))
             tasks.start("store-bells", self._bells.work())
             tasks.start("store-retention", self._retainer.work())
             tasks.start("store-alarm", self._alarm.work())
@@ -89,9 +92,9 @@ class Core:
                 await asyncio.wait([writer])
                 for reader in self._readers:
                     reader.close()
-                self._runs.close()
+                self._spill_remover.close()
                 await asyncio.wait(others)
-                self._outputs.close()
+                self._storage.close()
 
     @property
     def kept(self) -> HistorySize:
@@ -162,7 +165,7 @@ class Core:
     def _gone(self, job_id: int, size: int | None, *, jobs: int, attempts: int) -> None:
         self._retainer.went(jobs, size or 0)
         if size is not None:  # also 0: of a lost job there may be more than is known
-            self._runs.discard(job_id, attempts)
+            self._spill_remover.discard(job_id, attempts)
 
     def _tried(self, outcome: Delivery | None) -> None:
         if outcome is not None:
@@ -189,7 +192,7 @@ class Core:
 
     def _fingerprint(self, job_id: int) -> bytes | None:
         owner = self._owners.get(job_id)
-        return self._outputs.fingerprint(job_id, owner) if owner else None
+        return self._outputs.fingerprint(owner) if owner else None
 
 
 def _requeue(db: sqlite3.Connection, job_id: int, token: str) -> Transitions:

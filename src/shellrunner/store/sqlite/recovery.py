@@ -13,7 +13,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.model import State
 from shellrunner.store import retention
 from shellrunner.store.output import spill
-from shellrunner.store.output.reader import SlotOwner
+from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite import schema
 from shellrunner.store.sqlite.db_thread import open_writing
 from shellrunner.store.units import queue_pauses, rows
@@ -79,7 +79,7 @@ class Recovery:
             job: SlotOwner(keeper, token, attempt)
             for job, token, keeper, _, _, _, attempt, *_ in db.execute(rows.RUNNING)
         }
-        for job, attempts in spill.present(self._state).items():
+        for job, attempts in spill.find_all(self._state).items():
             if db.execute(_ALIVE, (job,)).fetchone() is None:
                 spill.remove(self._state, job, attempts)
 

@@ -1,0 +1,163 @@
+"""Output stored on this host: keepers' slots, the heads in rows, and spill files.
+
+Owned by the store. The only module of `output` that knows the state directory. Must not know SQL or notifications.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, Record, SlotReader, slot_name
+from shellrunner.model import Volume
+from shellrunner.store.output import Head
+from shellrunner.store.output.index import IndexedOutput
+from shellrunner.store.output.location import Recorded, SlotOwner
+from shellrunner.store.output.spill import Spill
+
+T = TypeVar("T")
+Read = Callable[[IndexedOutput], T]
+
+
+class LocalStorage:
+    """The slots and spill files of one state directory."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = state_dir
+        self._slots = os.open(f"{state_dir}/slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the directory of slots."""
+        os.close(self._slots)
+
+    def open_slot(
+        self, job_id: int, owner: SlotOwner, find_recorded: Callable[[], Awaitable[Recorded]]
+    ) -> "_SlotSource | None":
+        """Open a running attempt; None if its slot has nothing of it."""
+        try:
+            slot = SlotReader(self._slots, slot_name(owner.keeper))
+        except OSError:
+            return None
+        try:
+            record = slot.find(job_id, owner.token)
+        finally:
+            slot.close()
+        if record is None:
+            return None
+        return _SlotSource(self._state_dir, self._slots, owner, record, find_recorded)
+
+    def open_recorded(self, job_id: int, attempt: int, recorded: Recorded) -> "_RowSource":
+        """Open an attempt that has ended."""
+        return _RowSource(self._state_dir, job_id, attempt, recorded)
+
+    def fingerprint(self, owner: SlotOwner) -> bytes:
+        """Return bytes that differ whenever the owner's output has grown."""
+        try:
+            slot = SlotReader(self._slots, slot_name(owner.keeper))
+        except OSError:
+            return b""
+        try:
+            return slot.fingerprint()
+        finally:
+            slot.close()
+
+
+class _RowSource:
+    """An attempt that has ended: the head from its row, the rest from spill files."""
+
+    def __init__(self, state_dir: str, job_id: int, attempt: int, recorded: Recorded) -> None:
+        self._state_dir, self._job_id, self._attempt, self._head = state_dir, job_id, attempt, recorded.head
+        self.volume = recorded.volume
+        self._spilled = (
+            len(recorded.head.index) >= INDEX_CAPACITY * ENTRY_SIZE or recorded.volume.stored > DATA_CAPACITY
+        )
+
+    async def apply(self, read: Read[T]) -> T:
+        return await _run(lambda: self._read(read), spilled=self._spilled)
+
+    def _read(self, read: Read[T]) -> T:
+        count = len(self._head.index) // ENTRY_SIZE
+        with Spill(self._state_dir, self._job_id, self._attempt) as spill:
+            if count == INDEX_CAPACITY:
+                count += spill.entries()
+            return read(IndexedOutput(_RowHead(self._head), spill, count, self.volume))
+
+
+class _SlotSource:
+    """A running attempt: the head from its slot, the rest from spill files."""
+
+    def __init__(
+        self,
+        state_dir: str,
+        slots: int,
+        owner: SlotOwner,
+        record: Record,
+        find_recorded: Callable[[], Awaitable[Recorded]],
+    ) -> None:
+        self._state_dir, self._slots, self._owner, self._record = state_dir, slots, owner, record
+        self._find_recorded = find_recorded
+        names = ("stdout", "stderr", "stdout_dropped", "stderr_dropped")
+        self.volume = Volume(*(_count(record.progress, name) for name in names))
+        self._entries = _count(record.progress, "entries")
+        self._spilled = self._entries > INDEX_CAPACITY or self.volume.stored > DATA_CAPACITY
+
+    async def apply(self, read: Read[T]) -> T:
+        try:
+            return await _run(lambda: self._read(read), spilled=self._spilled)
+        except _SlotReusedError:
+            # The row has the same bytes; how many of them there were at the time of the snapshot, only we know.
+            recorded = Recorded(self.volume, (await self._find_recorded()).head)
+            return await _RowSource(self._state_dir, self._record.job, self._owner.attempt, recorded).apply(read)
+
+    def _read(self, read: Read[T]) -> T:
+        try:
+            slot = SlotReader(self._slots, slot_name(self._owner.keeper))
+        except OSError:
+            raise _SlotReusedError from None
+        try:
+            with Spill(self._state_dir, self._record.job, self._owner.attempt) as spill:
+                result = read(IndexedOutput(_SlotHead(slot, self._record), spill, self._entries, self.volume))
+            if not slot.still_holds(self._record):
+                raise _SlotReusedError
+            return result
+        finally:
+            slot.close()
+
+
+class _SlotReusedError(Exception):
+    """The slot holds another job by now, so what was read from it may be that job's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SlotHead:
+    slot: SlotReader
+    record: Record
+
+    def index(self, count: int) -> bytes:
+        return self.slot.index(self.record, count)
+
+    def data(self, position: int, limit: int) -> bytes:
+        return self.slot.data(self.record, position, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _RowHead:
+    head: Head
+
+    def index(self, count: int) -> bytes:
+        return self.head.index[: count * ENTRY_SIZE]
+
+    def data(self, position: int, limit: int) -> bytes:
+        return self.head.data[position : position + limit]
+
+
+async def _run(read: Callable[[], T], *, spilled: bool) -> T:
+    """Run a read: slots and rows are in memory, but spill files may wait for a disk, so a thread reads those."""
+    return await asyncio.to_thread(read) if spilled else read()
+
+
+def _count(progress: dict[str, Any], name: str) -> int:
+    """Return a figure of the slot's progress; anything but a count is damage and counts as 0."""
+    value = progress.get(name, 0)
+    return value if isinstance(value, int) and value >= 0 else 0

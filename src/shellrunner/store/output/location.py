@@ -1,0 +1,79 @@
+"""Where an attempt's output is: derived from the job's row, before any byte of it is read.
+
+Used by `reader`. Knows the rows of `jobs`, `outputs` and `attempts`; must not know directories, slots or files.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shellrunner.errors import NoSuchAttempt, NoSuchJob, ResultGone
+from shellrunner.model import State, Volume
+from shellrunner.store.output import Head
+
+LOCATE = """SELECT state, attempt, keeper, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
+    entries, data FROM jobs LEFT JOIN outputs ON outputs.job = jobs.id
+    WHERE jobs.id = ?"""
+EARLIER_VOLUMES = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped FROM attempts
+    WHERE job = ? AND number < ? ORDER BY number"""
+EARLIER_ATTEMPT = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, entries, data FROM attempts
+    WHERE job = ? AND number = ?"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotOwner:
+    """The keeper that runs an attempt, and so the slot to which the output is written."""
+
+    keeper: int
+    token: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The part of an ended attempt's output that is in its row; what exceeds `head` was spilled to files."""
+
+    volume: Volume
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLocation:
+    """Where the output of an attempt is (None: it has not started), and the volumes of the attempts before it."""
+
+    attempt: int
+    place: SlotOwner | Recorded | None
+    earlier: Sequence[Volume] = ()
+
+
+def locate(db: sqlite3.Connection, job_id: int, attempt: int | None = None) -> OutputLocation:
+    """Locate the output of all attempts of a job (None), or of one of them alone.
+
+    Raises:
+        NoSuchJob: never accepted, or deleted.
+        NoSuchAttempt: the job has had no such attempt.
+        ResultGone: the result was deleted.
+    """
+    row = db.execute(LOCATE, (job_id,)).fetchone()
+    if row is None:
+        raise NoSuchJob(job_id)
+    state, latest, keeper, token, *figures, index, data = row
+    if attempt is not None and attempt > latest:
+        raise NoSuchAttempt(job_id, attempt)
+    if state == State.DONE and figures[0] is None:
+        raise ResultGone(job_id)
+    if attempt is not None and attempt < latest:
+        return OutputLocation(attempt, _earlier_attempt(db, job_id, attempt))
+    place: SlotOwner | Recorded | None = None
+    if state == State.DONE:
+        place = Recorded(Volume(*figures), Head(data or b"", index or b""))
+    elif state == State.RUNNING:
+        place = SlotOwner(keeper, token, latest)
+    if attempt is not None or latest == 1:
+        return OutputLocation(latest, place)
+    return OutputLocation(latest, place, [Volume(*row) for row in db.execute(EARLIER_VOLUMES, (job_id, latest))])
+
+
+def _earlier_attempt(db: sqlite3.Connection, job_id: int, attempt: int) -> Recorded:
+    *figures, index, data = db.execute(EARLIER_ATTEMPT, (job_id, attempt)).fetchone()
+    return Recorded(Volume(*figures), Head(data, index))
