@@ -150,7 +150,7 @@ async def test_a_job_is_where_it_stands(tmp_path):
         now = await scrape(service)
         assert [now("jobs", state=state) for state in ("running", "queued", "waiting", "done")] == [1, 2, 1, 0]
         assert [now(f"queue_{name}", queue="default") for name in ("running", "depth", "waiting")] == [1, 2, 1]
-        assert (now("places"), now("keepers", state="busy")) == (1, 1)
+        assert (now("max_running"), now("keepers", state="busy")) == (1, 1)
         assert now("keepers", state="idle") > 0
         (tmp_path / "go").touch()
         await says(service, "jobs", 4, state="done")

@@ -17,7 +17,7 @@ from shellrunner import log as log_room
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
-from shellrunner.metrics import MetricInputs, Metrics
+from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
 from shellrunner.service.health import Health
 from shellrunner.service.listening import check_passed, listening, take_passed
@@ -52,6 +52,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     fork_server = exec_fork_server(state_dir)
     use_all_descriptors()
+    disable_created_samples()
     metrics = Metrics(settings.queues)
     reloading = Reloader(settings, reread or (lambda: settings), partial(check_passed, passed))
     with (
