@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.keepers import ForkServer, kept
-from tests.service import Service
+from tests.support.keepers import ForkServer, kept
+from tests.support.service import Service
 
 
 @pytest.fixture

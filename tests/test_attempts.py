@@ -6,10 +6,11 @@ from base64 import b64decode
 
 import pytest
 
+from shellrunner.clock import now_ms
 from shellrunner.keeper.slot import DATA_CAPACITY
 from shellrunner.model import End, Ending
-from tests.waiting import until
-from tests.web.conftest import Hand, now, serving
+from tests.support.site import SimulatedRunner, serving
+from tests.support.waiting import until
 
 NEVER = 10**17  # when the next attempt is due
 WROTE = "попытка ".encode()
@@ -24,7 +25,7 @@ async def site(tmp_path):
 
 def failed(code=1):
     """An end that is followed by another attempt."""
-    return End(Ending.EXITED, now(), code, started=now(), duration=0.25)
+    return End(Ending.EXITED, now_ms(), code, started=now_ms(), duration=0.25)
 
 
 async def submit(site, **more):
@@ -32,12 +33,12 @@ async def submit(site, **more):
     return await site.submit(retries={"max": 9}, **more)
 
 
-async def attempt(hand, *writes, then=None, code=1):
+async def attempt(runner, *writes, then=None, code=1):
     """Have the next attempt write this and end; `then` is when another is due."""
-    claim = await hand.claim()
+    claim = await runner.claim()
     for stdout, stderr in writes:
-        hand.write(stdout, stderr)
-    await hand.finish(failed(code), next_attempt_at=then)
+        runner.write(stdout, stderr)
+    await runner.finish(failed(code), next_attempt_at=then)
     return claim
 
 
@@ -53,12 +54,12 @@ def raw(events, name):
 
 async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site):
     """A follower has every status, the output of all attempts under ids that go on, and `done` once, at the end."""
-    job_id, hand = await submit(site), site.hand()
+    job_id, runner = await submit(site), site.simulated_runner()
     async with asyncio.timeout(10), site.events(job_id) as (_, events):
         rest = asyncio.create_task(_all(events))
-        await attempt(hand, (b"one\n", b"first"), then=now() + 200)
-        await attempt(hand, (b"two\n", b""), then=0)
-        await attempt(hand, (b"three\n", b""), code=0)
+        await attempt(runner, (b"one\n", b"first"), then=now_ms() + 200)
+        await attempt(runner, (b"two\n", b""), then=0)
+        await attempt(runner, (b"three\n", b""), code=0)
         seen = await rest
     assert told(seen, "stdout") == "one\ntwo\nthree\n"
     assert told(seen, "stderr") == "first"
@@ -79,13 +80,13 @@ async def _all(events):
 
 async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site):
     """Bytes of a character that the end of an attempt cut are held back, and come whole with the rest of it."""
-    job_id, hand = await submit(site), site.hand()
+    job_id, runner = await submit(site), site.simulated_runner()
     letter = "ж".encode()
-    await attempt(hand, (b"a" + letter[:1], b"e" + letter[:1]), then=0)
+    await attempt(runner, (b"a" + letter[:1], b"e" + letter[:1]), then=0)
     async with asyncio.timeout(10), site.events(job_id) as (_, events):
         seen = [await anext(events) for _ in range(3)]
         assert [event.id for event in seen] == [None, "2.1.0", "4.1.1"]
-        await attempt(hand, (letter[1:] + b"b", b""), (letter[:1], b"!"))
+        await attempt(runner, (letter[1:] + b"b", b""), (letter[:1], b"!"))
         seen += await _all(events)
     assert told(seen, "stdout") == "aжb\ufffd"
     assert told(seen, "stderr") == "e\ufffd!"
@@ -97,25 +98,25 @@ async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site):
 async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(site):
     """E1: cut after any event, while attempts run, wait or are over, a reader that resumes has every byte once."""
     chance = random.Random(5)
-    job_id, hand = await submit(site), site.hand()
+    job_id, runner = await submit(site), site.simulated_runner()
     whole = {"stdout": b"", "stderr": b""}
     places = set()
     for number in range(1, 7):
-        await hand.claim()
+        await runner.claim()
         for _ in range(chance.randrange(0, 9)):
             name, text = (
                 chance.choice(sorted(whole)),
                 "съешь ещё этих мягких французских булок 🥐 " * chance.randrange(1, 9),
             )
             data = text.encode()[chance.randrange(4) : -1 - chance.randrange(5)]
-            hand.write(**{name: data})
+            runner.write(**{name: data})
             whole[name] += data
         if number == 3:
             data = "я".encode() * DATA_CAPACITY
-            hand.write(stdout=data)
+            runner.write(stdout=data)
             whole["stdout"] += data
         places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
-        await hand.finish(failed(), next_attempt_at=0 if number < 6 else None)
+        await runner.finish(failed(), next_attempt_at=0 if number < 6 else None)
         places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
     everything = await site.replay(job_id)
     for name, data in whole.items():
@@ -146,16 +147,16 @@ async def test_a_restart_between_attempts_changes_nothing(tmp_path):
     """Who was cut while the job waited goes on in the next process with the next attempt's first byte."""
     async with serving(tmp_path) as site:
         job_id = await submit(site)
-        await attempt(site.hand(), (b"one", b"err"), then=now() + 500)
+        await attempt(site.simulated_runner(), (b"one", b"err"), then=now_ms() + 500)
         first = (await site.get(f"/api/statuses/{job_id}/output")).body
         assert (first, (await site.get(f"/api/statuses/{job_id}")).json["state"]) == (b"oneerr", "waiting")
     async with serving(tmp_path) as site:
         assert (await site.get(f"/api/statuses/{job_id}/output?tail=1")).body == first
         async with asyncio.timeout(10), site.events(job_id, last_event_id="6") as (_, events):
             assert (await anext(events)).data["attempt"] == 2
-            hand = Hand(site.store, tmp_path, 7)
-            site.hands.append(hand)
-            await attempt(hand, (b"two", b""), code=0)
+            runner = SimulatedRunner(site.store, tmp_path, 7)
+            site.runners.append(runner)
+            await attempt(runner, (b"two", b""), code=0)
             rest = await _all(events)
         assert [(event.id, event.data["text"]) for event in rest if event.name == "stdout"] == [("9", "two")]
         assert raw(await site.replay(job_id, "?encoding=base64"), "stdout") == b"onetwo"
@@ -163,13 +164,13 @@ async def test_a_restart_between_attempts_changes_nothing(tmp_path):
 
 async def test_plain_output_follows_through_all_attempts(site):
     """`follow=true` gives the bytes of each attempt as they come, and ends with the job, not with an attempt."""
-    job_id, hand = await submit(site), site.hand()
+    job_id, runner = await submit(site), site.simulated_runner()
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true&stream=stdout"
     async with asyncio.timeout(10), site.session.get(url) as response:
         for line in (b"one\n", b"two\n", b"three\n"):
-            await attempt(hand, (line, b"not this"), then=0)
+            await attempt(runner, (line, b"not this"), then=0)
             assert await response.content.readline() == line
-        await attempt(hand, (b"four\n", b""))
+        await attempt(runner, (b"four\n", b""))
         assert await response.content.read() == b"four\n"
     lines = (await site.get(f"/api/statuses/{job_id}/output?tail=2")).body
     assert lines == b"not thisthree\nnot thisfour\n"
@@ -177,10 +178,10 @@ async def test_plain_output_follows_through_all_attempts(site):
 
 async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site):
     """Attempts are read while the next one waits; afterwards the result is the last one's, and names them all."""
-    job_id, hand = await submit(site), site.hand()
+    job_id, runner = await submit(site), site.simulated_runner()
     links = [f"/api/results/{job_id}/attempts/{number}" for number in (1, 2)]
     assert await _problem(site, links[0]) == (404, "no-result-yet")
-    await attempt(hand, (WROTE + b"1", b"no"), then=NEVER, code=7)
+    await attempt(runner, (WROTE + b"1", b"no"), then=NEVER, code=7)
     first = (await site.get(links[0])).json
     assert (first["attempt"], first["attempts"]) == (1, links[:1])
     assert (first["stdout"], first["stderr"], first["exit_code"], first["stdout_bytes"]) == ("попытка 1", "no", 7, 16)
@@ -199,9 +200,9 @@ async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site):
 
 async def test_the_raw_routes_of_attempts(site):
     """Each attempt's bytes have their own ETag and ranges; those of the result are the last attempt's."""
-    job_id, hand = await submit(site), site.hand()
-    await attempt(hand, (b"0123456789", b""), then=0)
-    await attempt(hand, (b"last", b"!"))
+    job_id, runner = await submit(site), site.simulated_runner()
+    await attempt(runner, (b"0123456789", b""), then=0)
+    await attempt(runner, (b"last", b"!"))
     one, two = (f"/api/results/{job_id}/attempts/{number}/stdout" for number in (1, 2))
     answers = [await site.get(path) for path in (one, two, f"/api/results/{job_id}/stdout")]
     assert [answer.body for answer in answers] == [b"0123456789", b"last", b"last"]

@@ -23,9 +23,9 @@ from shellrunner.errors import ConfigError
 from shellrunner.model import Callback, Delivery, End, Ending, JobSpec
 from shellrunner.store import DueCallback
 from shellrunner.wire import json_codec
-from tests.service import InProcess, Service
-from tests.store.histories import NOTHING, SPEC, Keeper, ended, opened
-from tests.waiting import until
+from tests.support.histories import NOTHING, SPEC, Keeper, ended, opened
+from tests.support.service import InProcess, Service
+from tests.support.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
 SOON = Schedule(patience=5.0, first=0.01, most=0.05)

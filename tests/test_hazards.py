@@ -8,7 +8,7 @@ import pytest
 
 from shellrunner.config import AuthSettings, Settings
 from shellrunner.service.startup_warnings import of_descriptors, of_root
-from tests.service import Service
+from tests.support.service import Service
 
 
 @pytest.fixture

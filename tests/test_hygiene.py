@@ -12,8 +12,9 @@ import pytest
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.service.state_dir import prepare
-from tests.users import NOBODY, ORDINARY, PROBE, UNREACHABLE, as_others, as_root, as_user
-from tests.waiting import parent, until
+from tests.support.processes import parent
+from tests.support.users import NOBODY, ORDINARY, PROBE, UNREACHABLE, as_others, as_root, as_user
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent
 # What systemd and an operator put into the environment of a service.

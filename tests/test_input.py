@@ -16,10 +16,11 @@ from shellrunner.keeper.protocol import CONTROLS_SINCE, PROTOCOL
 from shellrunner.keeper.stdin_buffer import ROOM, StdinBuffer
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.keeper_connection import connect
-from tests.keepers import ended, give, start
-from tests.service import InProcess
-from tests.users import sees_keepers
-from tests.waiting import lives, until
+from tests.support.keepers import ended, give, start
+from tests.support.processes import lives
+from tests.support.service import InProcess
+from tests.support.users import sees_keepers
+from tests.support.waiting import until
 
 BIG = os.urandom(1000) * 1000
 

@@ -26,9 +26,10 @@ from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.store.output import spill
 from shellrunner.store.output.spill import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
-from tests.keepers import ForkServer, Talk, keep, start
-from tests.users import sees_keepers
-from tests.waiting import lives, until
+from tests.support.keepers import ForkServer, Talk, keep, start
+from tests.support.processes import lives
+from tests.support.users import sees_keepers
+from tests.support.waiting import until
 
 
 def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server):

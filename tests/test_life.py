@@ -9,8 +9,9 @@ import time
 import pytest
 
 from shellrunner.keeper.identity import ProcessIdentity
-from tests.service import InProcess
-from tests.waiting import lives, marked, until
+from tests.support.processes import lives, marked
+from tests.support.service import InProcess
+from tests.support.waiting import until
 
 # glibc's posix_spawn always ignores its two internal signals, SIGCANCEL and SIGSETXID, in the child (spawni.c).
 _GLIBC_OWN = 0b11 << 31

@@ -8,9 +8,9 @@ import pytest
 
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.fork_exec import within
-from tests.keepers import keep, start, surroundings
-from tests.service import InProcess
-from tests.users import sees_keepers
+from tests.support.keepers import keep, start, surroundings
+from tests.support.service import InProcess
+from tests.support.users import sees_keepers
 
 MIB = 1 << 20
 ROOMY = {"open_files": 64}  # a limit that takes the other path and nothing else

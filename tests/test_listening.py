@@ -22,8 +22,8 @@ from shellrunner.service import unix_socket
 from shellrunner.service.listening import listening
 from shellrunner.service.tls import Certificate
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
-from tests.service import Service
-from tests.waiting import SOON, until
+from tests.support.service import Service
+from tests.support.waiting import SOON, until
 
 SERVE = [sys.executable, "-m", "shellrunner", "serve"]
 

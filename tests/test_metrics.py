@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from shellrunner.metrics import Metrics
 from shellrunner.model import Claim, End, Ending, JobSpec, Volume
-from tests.service import InProcess
-from tests.waiting import until
+from tests.support.service import InProcess
+from tests.support.waiting import until
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

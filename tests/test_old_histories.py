@@ -9,8 +9,8 @@ import pytest
 from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Submitter, Usage, Volume
 from shellrunner.store import Filters
 from shellrunner.store.sqlite.schema import MIGRATIONS
-from tests.service import Service
-from tests.store.histories import everything, listed, opened
+from tests.support.histories import everything, listed, opened
+from tests.support.service import Service
 
 HISTORIES = Path(__file__).parent / "histories"
 

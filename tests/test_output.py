@@ -1,13 +1,12 @@
 """Output, end to end (O1–O9, E1, E3, E10): what a command writes comes out, at its place, while it runs and after."""
 
 import asyncio
-import json
 import random
-import re
 
 import pytest
 
-from tests.waiting import until
+from tests.support.sse import output_text, parse
+from tests.support.waiting import until
 
 
 async def test_o1_a_hundred_megabytes_without_a_newline(service):
@@ -77,14 +76,14 @@ async def test_o8_carriage_returns_and_empty_lines_survive_the_stream(service):
     r"""`\r`, `\n\n` and `\r\n` are in the stream's text as they were written."""
     job = await service.submit(r"printf '10%%\r20%%\r\n\n\r\n\nend'")
     events = await _events(service, job)
-    assert "".join(data["text"] for kind, _, data in events if kind == "stdout") == "10%\r20%\r\n\n\r\n\nend"
+    assert output_text(events) == "10%\r20%\r\n\n\r\n\nend"
 
 
 async def test_o9_the_order_of_both_streams_is_kept(service):
     """Writes that alternate with pauses between them come in that order, also after the end."""
     job = await service.submit("for i in 1 2 3 4 5; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; done")
     live = await _events(service, job)
-    order = "".join(data["text"] for kind, _, data in live if kind in ("stdout", "stderr"))
+    order = output_text(live, "stdout", "stderr")
     assert order.split() == [f"{stream}{i}" for i in range(1, 6) for stream in "oe"]
     _, _, output = await service.get(f"/api/statuses/{job}/output")
     assert output.decode() == order
@@ -111,12 +110,12 @@ async def test_e1_two_hundred_random_disconnects(service):
         async with service.session.get(f"{service.url}/api/statuses/{job}/events", headers=headers) as response:
             assert response.status == 200
             budget = 1 if cuts < 150 else chance.randrange(1, 3)
-            async for kind, ident, data in _parse(response.content):
-                if kind in parts:
-                    parts[kind] += data["text"]
-                    last = ident
+            async for event in parse(response.content):
+                if event.name in parts:
+                    parts[event.name] += event.data["text"]
+                    last = event.id
                     budget -= 1
-                ended = kind == "done"
+                ended = event.name == "done"
                 if budget == 0 and cuts < 200:
                     break
         cuts += 1
@@ -135,8 +134,8 @@ async def test_e3_the_end_is_said_and_then_204(service):
     """`done` is last, with the id `end`; who comes back with it is told to stop."""
     job = await service.submit("echo x")
     await service.result(job)
-    kind, ident, data = (await _events(service, job))[-1]
-    assert (kind, ident, data["ending"], data["exit_code"]) == ("done", "end", "exited", 0)
+    last = (await _events(service, job))[-1]
+    assert (last.name, last.id, last.data["ending"], last.data["exit_code"]) == ("done", "end", "exited", 0)
     status, _, body = await service.get(f"/api/statuses/{job}/events", headers={"Last-Event-ID": "end"})
     assert (status, body) == (204, b"")
 
@@ -146,8 +145,8 @@ async def test_e10_output_forges_no_events(service):
     forged = "\n\nevent: done\ndata: {}\nid: end\n\n"
     job = await service.submit("cat", stdin=forged)
     events = await _events(service, job)
-    assert [kind for kind, _, _ in events if kind == "done"] == ["done"]
-    assert "".join(data["text"] for kind, _, data in events if kind == "stdout") == forged
+    assert [event.name for event in events if event.name == "done"] == ["done"]
+    assert output_text(events) == forged
 
 
 async def test_many_followers_of_one_job_all_have_everything(service, tmp_path):
@@ -161,7 +160,7 @@ async def test_many_followers_of_one_job_all_have_everything(service, tmp_path):
         await asyncio.sleep(0.01)
     await until(lambda: _has(service, job, b"1000\n"))
     (tmp_path / "go").touch()
-    texts = {"".join(data["text"] for kind, _, data in await follower if kind == "stdout") for follower in followers}
+    texts = {output_text(await follower) for follower in followers}
     assert texts == {"".join(f"{n}\n" for n in range(1, 1001)) * 3 + "end\n"}
 
 
@@ -170,21 +169,7 @@ async def _has(service, job, ending):
     return output.count(ending) >= 3
 
 
-async def _events(service, job, **headers):
-    async with service.session.get(f"{service.url}/api/statuses/{job}/events", headers=headers) as response:
+async def _events(service, job):
+    async with service.session.get(f"{service.url}/api/statuses/{job}/events") as response:
         assert response.status == 200
-        return [event async for event in _parse(response.content)]
-
-
-async def _parse(content):
-    """Parse as the HTML standard has it: (event, id, data as JSON)."""
-    fields, data = {}, []
-    async for line in content:
-        text = line.decode().rstrip("\n")
-        if text:
-            if not text.startswith(":"):
-                name, _, value = re.fullmatch(r"([^:]*)(: ?)?(.*)", text).groups()
-                data.append(value) if name == "data" else fields.__setitem__(name, value)
-        elif data:
-            yield fields.get("event", "message"), fields.get("id"), json.loads("\n".join(data))
-            fields, data = {}, []
+        return [event async for event in parse(response.content)]

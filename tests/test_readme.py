@@ -19,8 +19,8 @@ from shellrunner.config import QueueSettings
 from shellrunner.model import Ending, JobSpec
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
-from tests.service import Service
-from tests.waiting import SOON
+from tests.support.service import Service
+from tests.support.waiting import SOON
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHOWN = "http://localhost:8000"

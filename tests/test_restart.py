@@ -15,8 +15,9 @@ import pytest
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import PAGE_SIZE, SlotReader, slot_name
 from shellrunner.supervisor.verdict import new_token
-from tests.service import Service
-from tests.waiting import lives, marked, parent, until
+from tests.support.processes import lives, marked, parent
+from tests.support.service import Service
+from tests.support.waiting import until
 
 
 async def test_s2_running_jobs_go_on_through_a_restart(service, tmp_path):

@@ -21,11 +21,12 @@ from shellrunner.service.state_dir import prepare
 from shellrunner.supervisor import KeeperPool
 from shellrunner.supervisor.keeper_connection import attach, exec_fork_server
 from shellrunner.supervisor.users import NoSuchUser, UserAccounts
-from tests.keepers import ForkServer, give, keep, kept, start, surroundings
-from tests.service import InProcess
-from tests.store.histories import opened
-from tests.users import NOBODY, PROBE, as_root
-from tests.waiting import lives, marked, until
+from tests.support.histories import opened
+from tests.support.keepers import ForkServer, give, keep, kept, start, surroundings
+from tests.support.processes import lives, marked
+from tests.support.service import InProcess
+from tests.support.users import NOBODY, PROBE, as_root
+from tests.support.waiting import until
 
 pytestmark = as_root
 

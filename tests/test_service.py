@@ -12,8 +12,8 @@ import pytest
 from shellrunner.service import Health
 from shellrunner.store.sqlite.store import Retention, open_store
 from shellrunner.systemd.notify import Notifier
-from tests.service import InProcess, Service
-from tests.waiting import SOON, until
+from tests.support.service import InProcess, Service
+from tests.support.waiting import SOON, until
 
 
 class Notes:

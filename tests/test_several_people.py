@@ -6,8 +6,8 @@ from hashlib import sha256
 
 import pytest
 
-from tests.users import as_root
-from tests.waiting import until
+from tests.support.users import as_root
+from tests.support.waiting import until
 
 pytestmark = as_root
 

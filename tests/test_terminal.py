@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import os
 import time
 
@@ -10,9 +9,11 @@ import pytest
 
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.pty import Pty
-from tests.keepers import ended, give, keep, start
-from tests.users import sees_keepers
-from tests.waiting import lives, until
+from tests.support.keepers import ended, give, keep, start
+from tests.support.processes import lives
+from tests.support.sse import output_text, parse
+from tests.support.users import sees_keepers
+from tests.support.waiting import until
 
 SIZE = [31, 97]
 
@@ -210,9 +211,8 @@ async def test_colours_and_progress_bars_arrive_as_they_are(service):
     assert result["stdout"].endswith("10%\r50%\r100%\r\nxterm-256color\r\n24 80\r\n")
     assert (result["stderr"], result["exit_code"]) == ("", 0)
     async with service.session.get(f"{service.url}/api/statuses/{job}/events") as response:
-        lines = [line async for line in response.content]
-    texts = [json.loads(line.removeprefix(b"data: "))["text"] for line in lines if line.startswith(b'data: {"text"')]
-    assert "".join(texts) == result["stdout"]
+        events = [event async for event in parse(response.content)]
+    assert output_text(events) == result["stdout"]
 
 
 async def test_the_size_is_the_one_asked_for(service):

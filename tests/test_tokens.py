@@ -21,9 +21,9 @@ from shellrunner.access.throttle import BURST
 from shellrunner.cli import cli
 from shellrunner.config import load
 from shellrunner.errors import ConfigError
-from tests.service import Service
-from tests.users import NOBODY, as_root
-from tests.waiting import until
+from tests.support.service import Service
+from tests.support.users import NOBODY, as_root
+from tests.support.waiting import until
 
 PROGRAM = [sys.executable, "-m", "shellrunner"]
 SHIPPED = Path(__file__).parent.parent / "config.toml"

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from playwright.async_api import async_playwright
-from tests.service import Service
+from tests.support.service import Service
 
 SIZE = {"width": 1280, "height": 760}
 

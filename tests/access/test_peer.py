@@ -12,7 +12,7 @@ import pytest
 
 from shellrunner.access import peer_credentials
 from shellrunner.access.peer_credentials import uid_of
-from tests.waiting import SOON
+from tests.support.waiting import SOON
 
 ME = os.geteuid()
 ELSE = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.attacks.assault import Target, serving
+from tests.support.attack import Target, serving
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

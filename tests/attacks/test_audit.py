@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from tests.attacks.assault import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, running, serving
-from tests.waiting import until
+from tests.support.attack import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, running, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

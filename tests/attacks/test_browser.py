@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from tests.attacks.assault import Target, request, running, serving
-from tests.waiting import SOON, until
+from tests.support.attack import Target, request, running, serving
+from tests.support.waiting import SOON, until
 
 try:
     from playwright import async_api

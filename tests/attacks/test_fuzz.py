@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shellrunner.web import ROUTES
-from tests.attacks.assault import EACH_SCOPE, PROBE, Target, bearer, looking, read_reply, request, running
+from tests.support.attack import EACH_SCOPE, PROBE, Target, bearer, looking, read_reply, request, running
 
 SECONDS = float(os.environ.get("SHELLRUNNER_FUZZ", "8"))
 IS_LONG = SECONDS > 60

@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from tests.attacks.assault import (
+from tests.support.attack import (
     JOB,
     RIGHT,
     Target,

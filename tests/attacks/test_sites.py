@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.attacks.assault import (
+from tests.support.attack import (
     RIGHT,
     Target,
     bearer,

@@ -15,7 +15,7 @@ import pytest_asyncio
 from shellrunner.web import ROUTES, Route
 from shellrunner.web.route import Access
 from shellrunner.web.security.authentication import NEEDS
-from tests.attacks.assault import (
+from tests.support.attack import (
     EACH_SCOPE,
     JOB,
     RIGHT,
@@ -28,7 +28,7 @@ from tests.attacks.assault import (
     request,
     rows,
 )
-from tests.waiting import until
+from tests.support.waiting import until
 from tests.web import conftest as web
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

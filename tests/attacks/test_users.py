@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.attacks import strangers
-from tests.attacks.assault import RIGHT, Target, bearer, request, serving
-from tests.waiting import until
+from tests.support import user_client
+from tests.support.attack import RIGHT, Target, bearer, request, serving
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -64,7 +64,7 @@ async def send(target: Target, uid: int, family: int, sent: bytes = SENT, leaves
     where = way_to(target, family)
     port = str(where[1]) if isinstance(where, tuple) else "x"
     host = "localhost" if isinstance(where, str) else f"localhost:{port}"
-    return await strangers.send(uid, family, where, sent.replace(b"localhost:PORT", host.encode()), leaves)
+    return await user_client.send(uid, family, where, sent.replace(b"localhost:PORT", host.encode()), leaves)
 
 
 @each_way
@@ -122,7 +122,7 @@ async def test_another_user_asks_and_leaves(at_home: Target, family: int, leaves
 async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
     """As shipped, another user cannot even connect to the socket file."""
     async with serving(tmp_path, SERVER__LISTEN=f'["127.0.0.1:0", "unix:{open_place}/own"]'):
-        assert "PermissionError" in await strangers.send(ELSE, socket.AF_UNIX, f"{open_place}/own", SENT)
+        assert "PermissionError" in await user_client.send(ELSE, socket.AF_UNIX, f"{open_place}/own", SENT)
 
 
 async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) -> None:
@@ -138,8 +138,8 @@ async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) ->
             (ELSE, socket.AF_INET, tcp, by_port),
             (0, socket.AF_INET, tcp, by_port),
         ):
-            assert " 401 " in await strangers.send(uid, family, where, sent)
+            assert " 401 " in await user_client.send(uid, family, where, sent)
         assert await target.state() == before
         with_token = by_port.replace(b"\r\n\r\n", f"\r\n{bearer(RIGHT)}\r\n\r\n".encode(), 1)
-        assert " 202 " in await strangers.send(0, socket.AF_UNIX, front, by_file)
-        assert " 202 " in await strangers.send(ELSE, socket.AF_INET, tcp, with_token)
+        assert " 202 " in await user_client.send(0, socket.AF_UNIX, front, by_file)
+        assert " 202 " in await user_client.send(ELSE, socket.AF_INET, tcp, with_token)

@@ -3,8 +3,8 @@
 import pytest
 import pytest_asyncio
 
-from tests.cli.typist import Typist
-from tests.service import Service
+from tests.support.command_line import Typist
+from tests.support.service import Service
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.cli.typist import Typist, finished
-from tests.waiting import SOON, until
+from tests.support.command_line import Typist, finished
+from tests.support.waiting import SOON, until
 
 SCRIPT = """
 import os, random, time

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from tests.cli.typist import Typist, finished
-from tests.waiting import SOON
+from tests.support.command_line import Typist, finished
+from tests.support.waiting import SOON
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.waiting import SOON, until
+from tests.support.waiting import SOON, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -2,8 +2,8 @@
 
 import hashlib
 
-from tests.cli.typist import Typist
-from tests.service import Service
+from tests.support.command_line import Typist
+from tests.support.service import Service
 
 
 async def test_a_token_opens_the_door_and_without_one_it_says_what_to_do(tmp_path):

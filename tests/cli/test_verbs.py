@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from tests.cli.typist import finished
-from tests.waiting import SOON, until
+from tests.support.command_line import finished
+from tests.support.waiting import SOON, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -3,11 +3,11 @@
 import pytest_asyncio
 
 from tests.cli.conftest import shared  # noqa: F401  the same kind of service
-from tests.client.wire import Wire
+from tests.support.tcp_proxy import TcpProxy
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def wire(shared):  # noqa: F811
     """A wire to the service."""
-    async with Wire(shared.url) as between:
+    async with TcpProxy(shared.url) as between:
         yield between

@@ -22,8 +22,8 @@ from shellrunner.client import (
 )
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES
-from tests.service import Service
-from tests.waiting import until
+from tests.support.service import Service
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shellrunner.client import Client, ClientError, JobDeleted, JobEnded, OutputReceived
 from shellrunner.client.events import Reader
-from tests.waiting import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

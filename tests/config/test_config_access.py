@@ -12,7 +12,7 @@ import pytest
 from shellrunner.config import AuthSettings, load, with_auth
 from shellrunner.errors import ConfigError
 from tests.config.refusals import refusal
-from tests.users import NOBODY, as_root
+from tests.support.users import NOBODY, as_root
 
 HASH = hashlib.sha256(b"test").hexdigest()
 TOKEN = f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{HASH}'\nscopes = ['read']\n"

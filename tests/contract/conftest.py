@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.contract import tour
-from tests.service import Service
+from tests.support.service import Service
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import Service
+from tests.support.service import Service
 
 pytest.importorskip("schemathesis")
 from tests.contract.hooks import HARMLESS

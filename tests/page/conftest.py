@@ -6,15 +6,12 @@ where CI is set they fail.
 
 import os
 import shutil
-import socket
-import sys
-from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
 
-from tests.page.reader import Reader
-from tests.service import Service
+from tests.support.browser_tab import BrowserTab
+from tests.support.service import at_port
 
 # What no page of ours may ever do; each is collected where it happens, and every test ends with looking at them.
 WATCH = """
@@ -45,30 +42,10 @@ async def browser():
         await running.close()
 
 
-@asynccontextmanager
-async def steady(state_dir, port, **settings):
-    """A service that comes back at the same address when it is killed and started again."""
-    running = Service(state_dir)
-    running.program = [sys.executable, "-m", "shellrunner", "serve", "--port", str(port)]
-    await running.start(**settings)
-    try:
-        yield running
-    finally:
-        await running.clear_away()
-
-
-def alone(state_dir, **settings):
-    """A service of a test's own, which may kill it and start it again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return steady(state_dir, port, **settings)
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def service(tmp_path_factory):
     """One service for all of these tests: each makes jobs of its own."""
-    async with steady(tmp_path_factory.mktemp("page") / "state", 0, SUPERVISOR__MAX_RUNNING=8) as running:
+    async with at_port(tmp_path_factory.mktemp("page") / "state", 0, SUPERVISOR__MAX_RUNNING=8) as running:
         yield running
 
 
@@ -99,7 +76,7 @@ async def reading(person):
     async def read(service, place="", *, size=(1280, 800), faults=(), **options):
         page = await (await person(**options)).new_page()
         await page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
-        reader = Reader(page, service, faults)
+        reader = BrowserTab(page, service, faults)
         opened.append(reader)
         await reader.open(place)
         return reader

@@ -3,7 +3,7 @@
 import pytest
 import pytest_asyncio
 
-from tests.page.conftest import alone
+from tests.support.service import at_fixed_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -17,7 +17,7 @@ LOST = ["ERR_|NetworkError"]
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def mortal(tmp_path_factory):
     """A service for this module's tests, which each kill it and start it again."""
-    async with alone(tmp_path_factory.mktemp("away") / "state") as running:
+    async with at_fixed_port(tmp_path_factory.mktemp("away") / "state") as running:
         yield running
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.page.reader import Reader
+from tests.support.browser_tab import BrowserTab
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 pytest.importorskip("axe_playwright_python", reason="the extra `browser` is not installed")
@@ -20,7 +20,7 @@ async def busy(service):
     return (await service.run(f"echo out; {colours}; echo err >&2; exit 1"))["job_id"]
 
 
-async def seriously_wrong(reader: Reader):
+async def seriously_wrong(reader: BrowserTab):
     """What axe has against the page as it stands."""
     found = await Axe().run(reader.page, options={"resultTypes": ["violations"]})
     return [

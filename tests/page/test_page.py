@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.page.conftest import alone
+from tests.support.service import at_fixed_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -122,7 +122,7 @@ async def test_the_end_of_the_list_is_not_overlooked(service, reading):
 async def test_a_killed_server_costs_no_output(tmp_path, reading):
     """The server is killed in the middle of a stream and started again: the page comes back by itself, and has each
     line once."""
-    async with alone(tmp_path / "state") as service:
+    async with at_fixed_port(tmp_path / "state") as service:
         reader = await reading(service, faults=["ERR_|NetworkError"])
         await reader.run("i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; sleep 0.005; done; echo last")
         await reader.says("line 50")

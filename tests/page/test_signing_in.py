@@ -6,7 +6,7 @@ import json
 import pytest
 
 from shellrunner.config import Settings
-from tests.page.conftest import alone
+from tests.support.service import at_fixed_port
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -19,7 +19,7 @@ async def test_a_token_is_asked_for_and_streams_carry_it(tmp_path, reading):
     """Nothing is shown before the right token; then all works by fetch with the header, over a restart too; the token
     is nowhere but in memory, and signing out forgets it."""
     tokens = [{"name": "person", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "scopes": ["read", "run"]}]
-    async with alone(tmp_path / "state", AUTH__TOKENS=json.dumps(tokens)) as service:
+    async with at_fixed_port(tmp_path / "state", AUTH__TOKENS=json.dumps(tokens)) as service:
         reader = await reading(service, faults=["ERR_|NetworkError"])
         await reader.sees("#sign-in")
         await reader.page.fill("#token", "wrong")

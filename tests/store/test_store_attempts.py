@@ -14,8 +14,9 @@ from shellrunner.keeper.slot import DATA_CAPACITY
 from shellrunner.model import Done, End, Ending, JobSpec, State, Stream, Volume
 from shellrunner.store import Output
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.store.histories import Keeper, ended, opened, running
 from tests.store.test_store_output import Pieces, all_of, is_all_of, pieces, store_all
+from tests.support.histories import ended, opened, running
+from tests.support.simulated_keeper import SimulatedKeeper
 
 RETRIED = JobSpec.model_validate({"command": "false", "retries": {"max": 1000}})
 AT_ONCE, NEVER = 0, 10**17  # when the next attempt is due
@@ -36,7 +37,7 @@ def up_to(number: int) -> Pieces:
 
 async def attempt(
     store: SqliteStore,
-    keeper: Keeper,
+    keeper: SimulatedKeeper,
     number: int,
     written: Pieces,
     *,
@@ -59,7 +60,7 @@ async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> 
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
         early: list[tuple[Output, int]] = []
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             for number, written in enumerate(SHAPES, 1):
                 claim = await store.claim(1, f"t{number}")
                 recorder = keeper.begin(job, f"t{number}", attempt=number)
@@ -90,7 +91,7 @@ async def test_what_was_read_of_an_attempt_stays_when_it_ends_and_its_slot_has_o
     first, second, third = (pieces(seed, 40, 400) for seed in (4, 5, 6))
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
-        with Keeper(tmp_path) as keeper, Keeper(tmp_path, 2) as other:
+        with SimulatedKeeper(tmp_path) as keeper, SimulatedKeeper(tmp_path, 2) as other:
             await attempt(store, other, 1, first)
             snapshots = []
             for number, written, then in ((2, second, AT_ONCE), (3, third, None)):
@@ -114,7 +115,7 @@ async def test_while_it_waits_the_output_so_far_is_there(tmp_path: Path) -> None
     """Before the next attempt, also after a restart, all output so far is read, and dropped bytes add up."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             await attempt(store, keeper, 1, [(0, b"12345"), (1, b"67")], limit=4)
             await attempt(store, keeper, 2, [(1, b"abcde")], limit=3, then=NEVER)
     async with opened(tmp_path) as store:
@@ -139,7 +140,7 @@ async def test_a_deleted_result_is_gone_with_all_its_attempts(tmp_path: Path) ->
     """Afterwards nothing is read of any attempt, also by who asked before, and no file is left."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             await attempt(store, keeper, 1, SHAPES[1])
             await attempt(store, keeper, 2, SHAPES[1], then=None)
         early = await store.output(job)
@@ -159,7 +160,7 @@ async def test_a_job_with_one_attempt_costs_one_look(tmp_path: Path) -> None:
     """Output of a running job is found without a statement, that of one that is done with a single one."""
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             keeper.begin(claim.job_id, "t").store(0, b"x")
             seen: list[str] = []
             for reader in store._readers:
@@ -199,7 +200,7 @@ async def _compare(path: Path, made: list[list[tuple[int, bytes]]], over: int, c
     over = min(over, len(made))
     async with opened(path) as store:
         job = (await store.add(RETRIED)).id
-        with Keeper(path) as keeper:
+        with SimulatedKeeper(path) as keeper:
             for number, each in enumerate(made[:over], 1):
                 await attempt(store, keeper, number, each, then=AT_ONCE if number < len(made) else None)
             seen = [piece for each in made[:over] for piece in each]
@@ -238,7 +239,7 @@ async def test_hundreds_of_attempts_are_found_quickly(tmp_path: Path) -> None:
     """The output of a job with 300 attempts is found, and its end read, in a few milliseconds."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             for number in range(1, 301):
                 await attempt(store, keeper, number, [(0, b"%03d" % number)], then=AT_ONCE if number < 300 else None)
         loop = asyncio.get_running_loop()
@@ -256,7 +257,7 @@ async def test_an_alarm_begins_the_next_attempt(tmp_path: Path) -> None:
     """An attempt that is due a little later is queued by itself, and what it writes goes on behind the first."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             claim = await store.claim(1, "t1")
             store_all(keeper.begin(job, "t1"), [(0, b"one ")])
             end = End(Ending.EXITED, claim.claimed, exit_code=1)

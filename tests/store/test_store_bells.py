@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shellrunner.store import Subscription
-from tests.store.histories import NOTHING, SPEC, Keeper, done, ended, opened, running
+from tests.support.histories import NOTHING, SPEC, done, ended, opened, running
+from tests.support.simulated_keeper import SimulatedKeeper
 
 
 async def heard(bell: Subscription) -> None:
@@ -72,7 +73,7 @@ async def test_new_output_is_heard_soon_by_all_who_follow(tmp_path: Path) -> Non
     """A byte written to the slot rings every watcher, in the median within 60 ms; without new bytes it is silent."""
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper, store.watch(claim.job_id) as one, store.watch(claim.job_id) as two:
+        with SimulatedKeeper(tmp_path) as keeper, store.watch(claim.job_id) as one, store.watch(claim.job_id) as two:
             recorder = keeper.begin(claim.job_id, "t")
             await heard(one)
             delays = []
@@ -93,7 +94,7 @@ async def test_output_that_came_before_the_first_look_is_heard(tmp_path: Path, l
     """Bytes written right after a watcher looked ring, whether or not another had been watching before."""
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             recorder = keeper.begin(claim.job_id, "t")
             if late:
                 with store.watch(claim.job_id) as earlier:

@@ -11,7 +11,7 @@ from shellrunner.store.filters import Filters
 from shellrunner.store.sqlite import engine
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import bulk_delete
-from tests.store.histories import SPEC, done, opened
+from tests.support.histories import SPEC, done, opened
 
 
 async def left(store: SqliteStore) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shellrunner.model import Done, Ending, JobSpec, Queued, Running
-from tests.store.histories import NOTHING, SPEC, ended, opened, running
+from tests.support.histories import NOTHING, SPEC, ended, opened, running
 
 
 async def test_priority_first_then_age(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from shellrunner.store.filters import Filters, Order, Position, Sort, SortKey, p
 from shellrunner.store.query import listing, search
 from shellrunner.store.query.listing import Effort
 from shellrunner.store.sqlite import schema
-from tests.store import histories as real
+from tests.support import histories as real
 
 COLUMNS = (
     "state",

@@ -17,7 +17,7 @@ from shellrunner.errors import AlreadyDone, NoResultYet, NoSuchJob, NotDone, Res
 from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Usage, Volume
 from shellrunner.store import Head
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.store.histories import listed, opened
+from tests.support.histories import listed, opened
 
 
 @dataclass(frozen=True)

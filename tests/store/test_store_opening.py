@@ -13,7 +13,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
 from shellrunner.store.sqlite import schema
-from tests.store.histories import SPEC, done, everything, opened, running
+from tests.support.histories import SPEC, done, everything, opened, running
 
 
 async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
 WRITING = """
 import asyncio, sys
 from pathlib import Path
-from tests.store.histories import NOTHING, SPEC, ended, opened
+from tests.support.histories import NOTHING, SPEC, ended, opened
 
 async def main():
     async with opened(Path(sys.argv[1])) as store:

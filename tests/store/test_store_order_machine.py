@@ -18,7 +18,7 @@ from shellrunner.errors import JobGone, KeyReused, QueueFull
 from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, next_attempt_at
 from shellrunner.store import Head, Key
 from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
-from tests.store.histories import everything
+from tests.support.histories import everything
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})
 FAR = "2100-01-01T00:00:00.000Z"

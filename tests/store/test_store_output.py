@@ -15,7 +15,8 @@ from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, I
 from shellrunner.model import Stream, Volume
 from shellrunner.store import Extent, Output, output
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.store.histories import NOTHING, Keeper, ended, opened, running
+from tests.support.histories import NOTHING, ended, opened, running
+from tests.support.simulated_keeper import SimulatedKeeper
 
 STREAMS = (Stream.STDOUT, Stream.STDERR)
 Pieces = Sequence[tuple[int, bytes]]
@@ -77,7 +78,7 @@ async def is_all_of(output: Output, written: Pieces) -> None:
         assert bool(part) == (position < len(arrived))
 
 
-async def finished(store: SqliteStore, keeper: Keeper, job: int, token: str) -> Output:
+async def finished(store: SqliteStore, keeper: SimulatedKeeper, job: int, token: str) -> Output:
     assert await store.finish(job, token, ended(), *keeper.record(job, token))
     return await store.output(job)
 
@@ -102,7 +103,7 @@ async def test_output_is_what_was_written(tmp_path: Path, shape: str) -> None:
     written = SHAPES[shape]
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             recorder = keeper.begin(claim.job_id, "t")
             store_all(recorder, written)
             recorder.close()
@@ -116,7 +117,7 @@ async def test_a_snapshot_stays_readable_while_the_job_goes_on_and_after_it_was_
     """An output asked for early reads the same bytes after more were written, and after its slot has other jobs."""
     written, more = pieces(5, 30, 300), pieces(6, 30, 300)
     async with opened(tmp_path) as store:
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             first = await running(store, "t1")
             recorder = keeper.begin(first.job_id, "t1")
             store_all(recorder, written)
@@ -140,7 +141,7 @@ async def test_reading_while_a_keeper_writes_gives_a_true_beginning_at_every_mom
     arrived = b"".join(data for _, data in written)
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             recorder = keeper.begin(claim.job_id, "t")
             writing = asyncio.create_task(asyncio.to_thread(store_all, recorder, written))
             seen, looks = 0, 0
@@ -164,7 +165,7 @@ async def test_a_job_of_which_nothing_was_started_has_no_output(tmp_path: Path) 
     async with opened(tmp_path) as store:
         claim = await running(store, "mine")
         assert (await store.output(claim.job_id)).volume == Volume()
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             keeper.begin(claim.job_id, "another").store(0, b"not this one's")
             output = await store.output(claim.job_id)
             assert output.volume == Volume()
@@ -177,7 +178,7 @@ async def test_the_end_of_a_long_output_costs_what_its_beginning_costs(tmp_path:
     """With 40,000 index entries, reading the last bytes takes no longer than a few times reading the first."""
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             recorder = keeper.begin(claim.job_id, "t")
             store_all(recorder, [(n % 2, b"0123456789") for n in range(40_000)])
             recorder.close()
@@ -202,7 +203,7 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
     arrived = b"".join(data for _, data in written)
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             recorder = keeper.begin(claim.job_id, "t")
             store_all(recorder, written)
             recorder.close()
@@ -244,7 +245,7 @@ async def test_s10_a_result_can_be_read_again_and_after_a_restart(tmp_path: Path
     """S10: twice, by two readers at once, and from a new process: the same bytes."""
     async with opened(tmp_path) as store:
         claim = await running(store)
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             keeper.begin(claim.job_id, "t").store(0, "привет\n".encode())
             output = await finished(store, keeper, claim.job_id, "t")
         again = await store.output(claim.job_id)
@@ -260,7 +261,7 @@ async def test_deleting_removes_the_files(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         for number in range(2):
             claim = await running(store, f"t{number}", keeper=number)
-            with Keeper(tmp_path, number) as keeper:
+            with SimulatedKeeper(tmp_path, number) as keeper:
                 recorder = keeper.begin(claim.job_id, claim.token)
                 store_all(recorder, pieces(9, 2000, 100))
                 recorder.close()

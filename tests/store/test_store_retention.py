@@ -12,8 +12,8 @@ from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head
 from shellrunner.store.retention import HistorySize, Retention, RetentionTrimmer
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.store.histories import SPEC, done, ended, listed, opened, running
-from tests.waiting import until
+from tests.support.histories import SPEC, done, ended, listed, opened, running
+from tests.support.waiting import until
 
 
 async def ids(store: SqliteStore) -> list[int]:

@@ -19,8 +19,8 @@ from shellrunner.store.sqlite import schema
 from shellrunner.store.sqlite.batch_queue import UnitOfWork
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import lifecycle
-from tests.store.histories import opened
-from tests.waiting import until
+from tests.support.histories import opened
+from tests.support.waiting import until
 
 
 @pytest.fixture

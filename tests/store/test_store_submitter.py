@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.store import Filters
-from tests.store.histories import NOTHING, SPEC, ended, opened
+from tests.support.histories import NOTHING, SPEC, ended, opened
 
 BY = Submitter("token:ci", "nobody")
 AGAIN = JobSpec(command="true", retries=Retries(max=1))

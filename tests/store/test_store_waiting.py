@@ -26,8 +26,8 @@ from shellrunner.model import (
 )
 from shellrunner.store import Head, Key
 from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
-from tests.store.histories import NOTHING, SPEC, ended, opened, running
-from tests.waiting import until
+from tests.support.histories import NOTHING, SPEC, ended, opened, running
+from tests.support.waiting import until
 
 INDEXED = """SELECT count(*) FROM search WHERE search MATCH '"най"'"""
 

@@ -14,7 +14,7 @@ from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
 from shellrunner.store.sqlite.batch_queue import WorkItem
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.store.histories import NOTHING, SPEC, done, ended, listed, opened, running
+from tests.support.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
 
 async def test_units_asked_for_together_are_one_commit(tmp_path: Path) -> None:

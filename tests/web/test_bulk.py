@@ -5,9 +5,10 @@ import logging
 
 import pytest
 
+from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending, JobSpec
-
-from .conftest import Site, now, until
+from tests.support.site import Site
+from tests.support.waiting import until
 
 
 async def left(site: Site) -> list[int]:
@@ -23,7 +24,7 @@ async def test_all_that_is_done(site: Site) -> None:
     """Without filters every job that is done goes, with status and result; what is not done is kept, and counted."""
     done = await site.done(b"x")
     running = await site.submit()
-    await site.hand().claim()
+    await site.simulated_runner().claim()
     queued = await site.submit()
     waiting = await site.submit(after=[queued])
     answer = await site.ask("DELETE", "/api/jobs?confirm=true")
@@ -67,7 +68,7 @@ async def test_filters(site: Site, query: str, gone: set[int]) -> None:
     """Exactly those go that the list shows for the same query and that are done; `confirm` tells that beforehand."""
     await site.done(command="echo привет")
     await site.done(
-        end=End(Ending.EXITED, now(), 3, started=now(), duration=1.5), labels={"team": "red"}, command="exit 3"
+        end=End(Ending.EXITED, now_ms(), 3, started=now_ms(), duration=1.5), labels={"team": "red"}, command="exit 3"
     )
     await cancelled(site, 1)
     await site.submit()

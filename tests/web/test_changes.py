@@ -17,8 +17,9 @@ from shellrunner.web.feeds import status_feed
 from shellrunner.web.feeds.status_feed import BOARD
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS
-
-from .conftest import Event, Site, parse, serving, until
+from tests.support.site import Site, serving
+from tests.support.sse import Event, parse
+from tests.support.waiting import until
 
 ORDER = {"waiting": 0, "queued": 1, "running": 2, "done": 3}
 PATH = "/api/statuses/events"
@@ -92,15 +93,15 @@ class Life:
 
     async def live(self, jobs: int) -> None:
         """Let so many jobs come and go."""
-        hand = self._site.hand()
+        runner = self._site.simulated_runner()
         for _ in range(jobs):
             job = await self._site.store.add(JobSpec(command="true"))
             if self._chance.random() < 0.2:
                 await self._site.store.request_cancel(job.id)
                 self._done.append(job.id)
             else:
-                self._done.append((await hand.claim()).job_id)
-                await hand.finish()
+                self._done.append((await runner.claim()).job_id)
+                await runner.finish()
             if self._chance.random() < 0.3:
                 gone = self._done.pop(self._chance.randrange(len(self._done)))
                 await self._site.store.delete_job(gone)
@@ -112,12 +113,12 @@ async def test_live(site: Site) -> None:
         job_id = await site.submit()
         event = await anext(events)
         assert (event.name, event.data) == ("status", (await site.get(f"/api/statuses/{job_id}")).json)
-        hand = site.hand()
-        await hand.claim()
+        runner = site.simulated_runner()
+        await runner.claim()
         assert (await anext(events)).data["state"] == "running"
         await site.ask("POST", f"/api/jobs/{job_id}/cancel")
         assert (await anext(events)).data["cancelling"] is True
-        await hand.finish()
+        await runner.finish()
         assert (await anext(events)).data["result"] == f"/api/results/{job_id}"
         await site.ask("DELETE", f"/api/results/{job_id}")
         event = await anext(events)
@@ -202,13 +203,13 @@ async def test_each_once_as_it_is_now(site: Site) -> None:
     async with changes(site) as (_, events):
         await site.submit()
         place = (await anext(events)).id
-    first, hand = 1, site.hand()
-    await hand.claim()
+    first, runner = 1, site.simulated_runner()
+    await runner.claim()
     second = await site.submit()
-    await hand.finish()
-    await hand.claim()
+    await runner.finish()
+    await runner.claim()
     third = await site.submit()
-    await hand.finish()
+    await runner.finish()
     await site.store.request_cancel(third)
     await site.store.delete_job(first)
     async with asyncio.timeout(5), changes(site, Last_Event_ID=str(place)) as (_, events):
@@ -324,11 +325,11 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
         followers = [tasks.create_task(follow()) for _ in range(25)]
         await begun.wait()
         started = asyncio.get_running_loop().time()
-        hand = site.hand()
+        runner = site.simulated_runner()
         for _ in range(60):
             await site.store.add(JobSpec(command="true"))
-            await hand.claim()
-            await hand.finish()
+            await runner.claim()
+            await runner.finish()
     ticks = (asyncio.get_running_loop().time() - started) / status_feed.TICK
     for mirror in (follower.result() for follower in followers):
         assert {status["state"] for status in mirror.states.values()} == {"done"}

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
 from shellrunner.store import Subscription
 from shellrunner.web.feeds.job_feed import FEEDS, PIECE
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire.sse import Cursor
-
-from .conftest import Event, Site, now, serving, until
+from tests.support.site import Site, serving
+from tests.support.sse import Event
+from tests.support.waiting import until
 
 
 def text(events: list[Event], name: str) -> str:
@@ -27,11 +29,11 @@ def text(events: list[Event], name: str) -> str:
 async def test_replay(site: Site) -> None:
     """A stream of a job that is done is its status, its output in arrival order, and `done` with the id `end`."""
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
-    hand.write(b"one\n", b"two\n")
-    hand.write("три".encode())
-    await hand.finish(End(Ending.EXITED, now(), 3, started=now(), duration=0.5))
+    runner = site.simulated_runner()
+    await runner.claim()
+    runner.write(b"one\n", b"two\n")
+    runner.write("три".encode())
+    await runner.finish(End(Ending.EXITED, now_ms(), 3, started=now_ms(), duration=0.5))
     events = await site.replay(job_id)
     assert [(event.name, event.id) for event in events] == [
         ("status", None),
@@ -61,18 +63,18 @@ async def test_head_of_the_stream(site: Site) -> None:
 async def test_live(site: Site) -> None:
     """What happens while one follows is told as it happens: start, output, a cancel, the end."""
     job_id = await site.submit()
-    hand = site.hand()
+    runner = site.simulated_runner()
     async with asyncio.timeout(10), site.events(job_id) as (_, events):
         assert (await anext(events)).data["state"] == "queued"
-        await hand.claim()
+        await runner.claim()
         assert (await anext(events)).data["state"] == "running"
-        hand.write(b"hello")
+        runner.write(b"hello")
         event = await anext(events)
         assert (event.name, event.data["text"], event.id) == ("stdout", "hello", "5")
         await site.ask("POST", f"/api/jobs/{job_id}/cancel")
         assert (await anext(events)).data["cancelling"] is True
-        hand.write(stderr=b"bye")
-        await hand.finish(End(Ending.CANCELLED, now(), signal="SIGTERM", started=now(), duration=1.0))
+        runner.write(stderr=b"bye")
+        await runner.finish(End(Ending.CANCELLED, now_ms(), signal="SIGTERM", started=now_ms(), duration=1.0))
         rest = [event async for event in events]
     assert [event.name for event in rest] in (["stderr", "status", "done"], ["status", "stderr", "done"])
     assert rest[-1].data["ending"] == "cancelled"
@@ -83,10 +85,10 @@ async def test_the_end_and_after(site: Site) -> None:
     job_id = await site.submit()
     early = await site.get(f"/api/statuses/{job_id}/events", headers={"Last-Event-ID": "end"})
     assert early.status == 400
-    hand = site.hand()
-    await hand.claim()
-    hand.write(b"x")
-    await hand.finish()
+    runner = site.simulated_runner()
+    await runner.claim()
+    runner.write(b"x")
+    await runner.finish()
     assert (await site.get(f"/api/statuses/{job_id}/events", headers={"Last-Event-ID": "end"})).status == 204
     assert (await site.get(f"/api/statuses/{job_id}/events?last_event_id=end")).status == 204
     assert [event.name for event in await site.replay(job_id, Last_Event_ID="1")] == ["status", "done"]
@@ -114,11 +116,11 @@ async def test_header_wins(site: Site) -> None:
 async def test_unfinished_at_the_end(site: Site) -> None:
     """What is no whole character when the job is done comes as U+FFFD, also to who resumes before it."""
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
-    hand.write(b"a\xd1")
-    hand.write(stderr=b"b\xe2\x82")
-    await hand.finish()
+    runner = site.simulated_runner()
+    await runner.claim()
+    runner.write(b"a\xd1")
+    runner.write(stderr=b"b\xe2\x82")
+    await runner.finish()
     events = await site.replay(job_id)
     output = [(event.name, event.data["text"], event.id) for event in events if event.name.startswith("std")]
     assert output == [
@@ -146,8 +148,8 @@ async def test_random_disconnects(site: Site, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("shellrunner.web.feeds.job_feed.TICK", 0.002)
     chance = random.Random(7)
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     written, got, last, cuts, done = bytearray(), "", "", 0, False
 
     async def write() -> None:
@@ -155,10 +157,10 @@ async def test_random_disconnects(site: Site, monkeypatch: pytest.MonkeyPatch) -
         while cuts < 200 or left:
             left = left or "".join(chance.choice("aя漢🦆\n") for _ in range(50)).encode()
             piece, left = left[: (size := chance.randint(1, 40))], left[size:]
-            hand.write(piece, b"\xd1" if len(written) % 2 else b"\x8f")
+            runner.write(piece, b"\xd1" if len(written) % 2 else b"\x8f")
             written.extend(piece)
             await until(lambda: len(written) < len(got.encode()) + 800)
-        await hand.finish()
+        await runner.finish()
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(write())
@@ -191,10 +193,10 @@ async def test_base64(site: Site) -> None:
 async def test_dropped(site: Site) -> None:
     """What could not be stored is told with its stream and number of bytes, without an id."""
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim(limit=4)
-    hand.write(b"0123456789", b"abc")
-    await hand.finish()
+    runner = site.simulated_runner()
+    await runner.claim(limit=4)
+    runner.write(b"0123456789", b"abc")
+    await runner.finish()
     events = [event for event in await site.replay(job_id) if event.name == "dropped"]
     assert [(event.data, event.id) for event in events] == [
         ({"stream": "stdout", "bytes": 6}, None),
@@ -205,8 +207,8 @@ async def test_dropped(site: Site) -> None:
 async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty followers of one job get the same, and its output is read a few times, not fifty."""
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     feed, reads = site.app[FEEDS].of(job_id), 0
     make = feed._make
 
@@ -221,9 +223,9 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
         followers = [tasks.create_task(site.replay(job_id)) for _ in range(50)]
         await until(lambda: len(site.runner.server.connections) >= 50)
         for number in range(20):
-            hand.write(f"line {number}\n".encode())
+            runner.write(f"line {number}\n".encode())
             await asyncio.sleep(0.01)
-        await hand.finish()
+        await runner.finish()
     wanted = "".join(f"line {number}\n" for number in range(20))
     assert {text(follower.result(), "stdout") for follower in followers} == {wanted}
     assert reads < 60
@@ -251,15 +253,15 @@ async def test_a_look_that_failed_is_nobodys(site: Site, monkeypatch: pytest.Mon
 async def test_follow_as_text(site: Site) -> None:
     """`output?follow=true` gives bytes as they come and ends with the job."""
     job_id = await site.submit()
-    hand = site.hand()
+    runner = site.simulated_runner()
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
     async with asyncio.timeout(10), site.session.get(url) as response:
-        await hand.claim()
+        await runner.claim()
         for piece in ("раз\n".encode(), b"\xff\n"):
-            hand.write(piece)
+            runner.write(piece)
             assert await response.content.readline() == piece
-        hand.write(stderr=b"last")
-        await hand.finish()
+        runner.write(stderr=b"last")
+        await runner.finish()
         assert await response.content.read() == b"last"
 
 
@@ -363,12 +365,12 @@ async def test_gone_client_is_noticed(site: Site) -> None:
     """E8, E9: a follower that goes away is freed by the next sign of life, and the job goes on."""
     site.app[STREAMS].heartbeat = 0.05
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     async with site.events(job_id) as (_, events):
         await anext(events)
     await until(lambda: not site.runner.server.connections)
-    await hand.finish()
+    await runner.finish()
     assert (await site.get(f"/api/statuses/{job_id}")).status == 303
 
 

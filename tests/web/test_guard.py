@@ -9,8 +9,7 @@ from shellrunner.errors import ShellrunnerError
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.security.middleware import accepts
-
-from .conftest import Answer, Site
+from tests.support.site import Answer, Site
 
 POST = "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\nContent-Type: application/json\r\n"
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from shellrunner.web.handlers import idempotency
 from shellrunner.web.http.streaming import STREAMS
-from tests.service import Service
-
-from .conftest import Answer, Site, serving, until
+from tests.support.service import Service
+from tests.support.site import Answer, Site, serving
+from tests.support.waiting import until
 
 BODY = b'{"command": "true"}'
 
@@ -46,14 +46,14 @@ async def test_other_keys_are_other_jobs(site: Site) -> None:
 async def test_replay_tells_of_the_job_as_it_is_now(site: Site) -> None:
     """A replay is 202 with the job's state of now; under `Prefer` it is 200 if it is done by then."""
     first = await post(site, "k")
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     running = await post(site, "k")
     assert (running.status, running.json["state"]) == (202, "running")
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(post(site, "k", Prefer="wait=60"))
         await until(lambda: len(site.app[STREAMS]._waits) == 1)
-        await hand.finish()
+        await runner.finish()
     assert (waiting.result().status, waiting.result().json["result_id"]) == (200, 1)
     done = await post(site, "k")
     assert (done.status, done.json["state"], done.headers["Location"]) == (202, "done", first.headers["Location"])

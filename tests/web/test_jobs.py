@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending, JobSpec
-
-from .conftest import Site, now
+from tests.support.site import Site
 
 
 async def test_specification_submit(site: Site) -> None:
@@ -261,7 +261,7 @@ async def test_cancel(site: Site) -> None:
     assert (answer.status, answer.headers["Location"]) == (202, f"/api/statuses/{queued}")
     assert (answer.json["done"], answer.json["ending"]) == (True, "cancelled")
     running = await site.submit()
-    await site.hand().claim()
+    await site.simulated_runner().claim()
     for _ in range(2):
         answer = await site.ask("POST", f"/api/jobs/{running}/cancel")
         assert (answer.status, answer.json["state"], answer.json["cancelling"]) == (202, "running", True)
@@ -294,7 +294,7 @@ async def test_if_match(site: Site) -> None:
 async def test_etag(site: Site) -> None:
     """A resource that has not changed is 304 for who has it, and 200 once it has."""
     job_id = await site.submit()
-    await site.hand().claim()
+    await site.simulated_runner().claim()
     for path in (
         "/api",
         f"/api/jobs/{job_id}",
@@ -327,12 +327,12 @@ async def test_status_times(site: Site) -> None:
     job_id = await site.submit()
     status = (await site.get(f"/api/statuses/{job_id}")).json
     assert [status[key] for key in ("started", "completed", "ending", "exit_code", "signal", "result")] == [None] * 6
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     status = (await site.get(f"/api/statuses/{job_id}")).json
     assert status["state"] == "running"
     assert status["started"].endswith("Z")
-    await hand.finish(End(Ending.SIGNALLED, now(), signal="SIGSEGV", started=now(), duration=1.0))
+    await runner.finish(End(Ending.SIGNALLED, now_ms(), signal="SIGSEGV", started=now_ms(), duration=1.0))
     status = (await site.get(f"/api/statuses/{job_id}")).json
     assert (status["ending"], status["exit_code"], status["signal"]) == ("signalled", None, "SIGSEGV")
     assert status["result"] == f"/api/results/{job_id}"

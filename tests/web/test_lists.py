@@ -14,8 +14,7 @@ from shellrunner.model import End, Ending
 from shellrunner.store.filters import Filters, Order, SortKey
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web.handlers import cursors
-
-from .conftest import Site
+from tests.support.site import Site
 
 LISTS = (("jobs", "job_id"), ("statuses", "status_id"), ("results", "result_id"))
 
@@ -180,8 +179,8 @@ async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     asked = {"argv": ["/bin/true", "'" * 10_000]}  # as a command for a shell, in JSON, seven times that
     for _ in range(5):
         await site.submit(**asked)
-        claim = await site.hand().claim()
-        await site.hands[-1].finish()
+        claim = await site.simulated_runner().claim()
+        await site.runners[-1].finish()
     assert claim.job_id == 5
     for path, key in (("jobs", "job_id"), ("results", "result_id")):
         seen: list[int] = []

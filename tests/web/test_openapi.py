@@ -14,7 +14,7 @@ from shellrunner.web import ROUTES, Route, openapi
 from shellrunner.web.app_keys import SETTINGS
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import examples, meanings, parameter_objects, response_objects
-from tests.web.conftest import Site
+from tests.support.site import Site
 
 SIGNALS = ("SIGHUP", "SIGTERM")
 DOCUMENT = openapi.document(ROUTES, load(), SIGNALS)

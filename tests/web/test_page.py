@@ -6,7 +6,7 @@ import re
 import pytest
 
 from shellrunner.web.handlers.page import POLICY, read
-from tests.web.conftest import Site
+from tests.support.site import Site
 
 INDEX = read().index.decode()
 ASSETS = read().assets

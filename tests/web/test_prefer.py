@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
 from shellrunner.web.handlers import prefer
 from shellrunner.web.http.streaming import STREAMS
-
-from .conftest import Answer, Site, now, serving, until
+from tests.support.site import Answer, Site, serving
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,13 @@ async def waited_for(site: Site, number: int = 1) -> None:
 
 async def test_post_in_time(site: Site) -> None:
     """A job that ends in time is 200 with the result as GET gives it, where that is, and what was applied."""
-    hand = site.hand()
+    runner = site.simulated_runner()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         answer = tasks.create_task(post(site, "respond-async, wait=100"))
-        await hand.claim()
-        hand.write("привет\n".encode())
+        await runner.claim()
+        runner.write("привет\n".encode())
         await waited_for(site)
-        await hand.finish()
+        await runner.finish()
     got = answer.result()
     assert got.status == 200
     assert got.headers["Content-Location"] == "/api/results/1"
@@ -152,26 +153,26 @@ async def test_a_refused_post_does_not_wait(site: Site) -> None:
 
 async def test_large_result(site: Site) -> None:
     """A result that is written piece by piece is the same under `Prefer`."""
-    hand = site.hand()
+    runner = site.simulated_runner()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         answer = tasks.create_task(post(site, "wait=60"))
-        await hand.claim()
-        hand.write(b"x" * 500_000)
-        await hand.finish()
+        await runner.claim()
+        runner.write(b"x" * 500_000)
+        await runner.finish()
     assert (answer.result().status, answer.result().json["stdout"]) == (200, "x" * 500_000)
 
 
 async def test_status_in_time(site: Site) -> None:
     """A status that is waited for is 303 as soon as the job is done, for HEAD too."""
     job_id = await site.submit()
-    hand = site.hand()
+    runner = site.simulated_runner()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         path = f"/api/statuses/{job_id}"
         answers = [tasks.create_task(site.ask(verb, path, headers=preferring("wait=60"))) for verb in ("GET", "HEAD")]
         await waited_for(site, 2)
-        await hand.claim()
-        hand.write(b"x")
-        await hand.finish()
+        await runner.claim()
+        runner.write(b"x")
+        await runner.finish()
     for answer in (task.result() for task in answers):
         assert (answer.status, answer.headers["Location"]) == (303, f"/api/results/{job_id}")
         assert answer.headers["Preference-Applied"] == "wait=60"
@@ -300,9 +301,9 @@ async def test_gone_client_ends_the_wait(site: Site, verb: str) -> None:
     writer.close()
     await until(handler.done, 2)
     assert not site.app[STREAMS]._waits
-    hand = site.hand()
-    await hand.claim()
-    await hand.finish()
+    runner = site.simulated_runner()
+    await runner.claim()
+    await runner.finish()
     assert (await site.get(f"/api/statuses/{job_id}")).status == 303
 
 
@@ -316,12 +317,12 @@ async def test_waiting_looks_only_when_something_happened(site: Site, monkeypatc
         return await job(job_id)
 
     monkeypatch.setattr(site.store, "job", counted)
-    hand = site.hand()
+    runner = site.simulated_runner()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         answer = tasks.create_task(post(site, "wait=60"))
-        await hand.claim()
+        await runner.claim()
         await waited_for(site)
         await asyncio.sleep(0.5)  # a time in which nothing happens is what this is about
         assert looked <= 3  # at first, for the claim, and for the first glance at the output
-        await hand.finish(End(Ending.EXITED, now(), 3, started=now(), duration=0.5))
+        await runner.finish(End(Ending.EXITED, now_ms(), 3, started=now_ms(), duration=0.5))
     assert answer.result().json["exit_code"] == 3

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from shellrunner.config import QueueSettings
-from tests.service import Service
-
-from .conftest import Site, serving
+from tests.support.service import Service
+from tests.support.site import Site, serving
 
 TWO = {"queues": {"default": QueueSettings(), "slow": QueueSettings(max_running=1, max_queued=2)}}
 
@@ -37,7 +36,7 @@ async def test_list(tmp_path: Path) -> None:
         await site.submit(queue="slow")
         await site.submit(after=[first])
         created = (await site.get("/api/jobs/2")).json["created"]
-        await site.hand().claim()
+        await site.simulated_runner().claim()
         assert await queue(site, "slow") == {
             "queue": "slow", "limit": 1, **empty, "running": 1, "queued": 1, "oldest": created,
         }  # fmt: skip
@@ -56,9 +55,9 @@ async def test_pause_and_resume(tmp_path: Path) -> None:
             assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
             assert (answer.json["queue"], answer.json["paused"]) == ("slow", True)
         held, other = await site.submit(queue="slow"), await site.submit()
-        assert (await site.hand().claim()).job_id == other
+        assert (await site.simulated_runner().claim()).job_id == other
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-            claiming = tasks.create_task(site.hand().claim())
+            claiming = tasks.create_task(site.simulated_runner().claim())
             assert (await queue(site, "slow"))["queued"] == 1
             for _ in range(2):
                 answer = await site.ask("POST", "/api/queues/slow/resume")
@@ -79,11 +78,11 @@ async def test_pause_all_then_resume_one(tmp_path: Path) -> None:
         answer = await site.ask("POST", "/api/queues/slow/resume")
         assert answer.json["paused"] is False
         assert (await queue(site, "default"))["paused"] is True
-        assert (await site.hand().claim()).job_id == wanted
+        assert (await site.simulated_runner().claim()).job_id == wanted
         answer = await site.ask("POST", "/api/queues/resume")
         assert answer.json["paused"] is False
         assert [each["paused"] for each in answer.json["queues"]] == [False, False]
-        assert (await site.hand().claim()).job_id == 1
+        assert (await site.simulated_runner().claim()).job_id == 1
 
 
 @pytest.mark.parametrize("name", ["nosuch", "Default", "a%20b", "%D1%8F", "x" * 70, "*"])
@@ -140,7 +139,7 @@ async def test_full(tmp_path: Path) -> None:
         assert (refused.status, refused.json["type"], refused.json["limit"]) == (503, "/problems/queue-full", 3)
         jobs = (await site.get("/api/jobs")).json["jobs"]
         assert [job["job_id"] for job in jobs] == [3, 2, 1]
-        await site.hand().claim()
+        await site.simulated_runner().claim()
         await site.submit()
 
 
@@ -189,7 +188,7 @@ async def test_a_pause_is_for_what_comes_too(tmp_path: Path) -> None:
     """A job that comes while its queue is paused is accepted, and is not started."""
     async with serving(tmp_path, **TWO) as site:
         await site.ask("POST", "/api/queues/slow/pause")
-        claiming = asyncio.ensure_future(site.hand().claim())
+        claiming = asyncio.ensure_future(site.simulated_runner().claim())
         held = await site.submit(queue="slow")
         other = await site.submit()
         async with asyncio.timeout(5):

@@ -2,9 +2,9 @@
 
 import pytest
 
+from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending, Usage
-
-from .conftest import Site, now
+from tests.support.site import Site
 
 ALL = bytes(range(256))
 KEYS = {
@@ -16,7 +16,7 @@ KEYS = {
 
 async def test_result_keys(site: Site) -> None:
     """A result has exactly the keys of "What a result says", and `usage` as it was measured."""
-    end = End(Ending.EXITED, now(), 0, started=now(), duration=0.5, usage=Usage(0.1, 0.2, 1 << 20))
+    end = End(Ending.EXITED, now_ms(), 0, started=now_ms(), duration=0.5, usage=Usage(0.1, 0.2, 1 << 20))
     job_id = await site.done(b"out\n", b"err\n", end)
     result = (await site.get(f"/api/results/{job_id}")).json
     assert result.keys() == KEYS
@@ -192,12 +192,12 @@ async def test_head_and_download(site: Site) -> None:
 async def test_output(site: Site, query: str, expected: bytes) -> None:
     """The output of a job is its bytes in arrival order: of both streams or one, all or the last lines."""
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
-    hand.write(b"one\n")
-    hand.write(stderr=b"!")
-    hand.write(b"two\nthree\n")
-    await hand.finish()
+    runner = site.simulated_runner()
+    await runner.claim()
+    runner.write(b"one\n")
+    runner.write(stderr=b"!")
+    runner.write(b"two\nthree\n")
+    await runner.finish()
     answer = await site.get(f"/api/statuses/{job_id}/output{query}")
     assert (answer.status, answer.body) == (200, expected)
     assert answer.headers["Cache-Control"] == "no-store"

@@ -15,8 +15,9 @@ from shellrunner.web import ROUTES
 from shellrunner.web.app_keys import DOOR, SETTINGS
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.route import Access
+from tests.support.site import Answer, Site, serving
+from tests.support.waiting import until
 
-from .conftest import Answer, Site, serving, until
 from .test_guard import check_problem, example
 
 SECRETS = {"ci": ["read", "run", "admin"], "looker": ["read"], "runner": ["run"]}

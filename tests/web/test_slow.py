@@ -19,8 +19,9 @@ from shellrunner.access import Identity
 from shellrunner.model import JobSpec
 from shellrunner.web.app_keys import DOOR
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, ConnectionLimits
-
-from .conftest import STREAMS, Hand, Site, serving, until
+from shellrunner.web.http.streaming import STREAMS
+from tests.support.site import SimulatedRunner, Site, serving
+from tests.support.waiting import until
 
 QUICK = ConnectionLimits(head=0.2, reading=0.4)
 HOST = b"Host: localhost:PORT\r\n"
@@ -123,15 +124,15 @@ async def test_the_second_head_has_its_own_time(site: Site, first: bytes) -> Non
 async def test_a_head_behind_a_long_answer_is_no_reason(site: Site) -> None:
     """Half a head, sent while a request is being answered, does not cut that answer short."""
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     async with connected(site) as (reader, writer):
         writer.write(real(site, b"GET /api/statuses/%d HTTP/1.1\r\n" % job_id + HOST + b"Prefer: wait=60\r\n\r\n"))
         await until(lambda: bool(site.app[STREAMS]._waits))
         writer.write(b"GET /healthz HT")
         looks = count_looks(site)
         await until(lambda: looks() > 6)
-        await hand.finish()
+        await runner.finish()
         assert (await reader.readline()).startswith(b"HTTP/1.1 303 ")
         assert b"/healthz" not in await ended(reader)
     assert cuts(site) == {"slow-head": 1}
@@ -410,8 +411,8 @@ async def test_a_stream_of_somebody_who_may_no_longer_read_ends(site: Site, path
     """Once the door does not admit an identity any more, its stream breaks off within a heartbeat, busy or silent."""
     site.app[STREAMS].heartbeat = 0.1
     job_id = await site.submit()
-    hand = site.hand()
-    await hand.claim()
+    runner = site.simulated_runner()
+    await runner.claim()
     asked: list[bool] = []
     admitted = True
 
@@ -423,7 +424,7 @@ async def test_a_stream_of_somebody_who_may_no_longer_read_ends(site: Site, path
     target = (f"/api/{path}" % job_id if "%" in path else f"/api/{path}").encode()
     async with connected(site) as (reader, writer), asyncio.TaskGroup() as tasks:
         writer.write(real(site, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"))
-        working = tasks.create_task(work(site, hand)) if busy else None
+        working = tasks.create_task(work(site, runner)) if busy else None
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         rest = tasks.create_task(ended(reader))
         await until(lambda: len(asked) > 3)  # it goes on for as long as it may
@@ -436,9 +437,9 @@ async def test_a_stream_of_somebody_who_may_no_longer_read_ends(site: Site, path
     assert asked.count(False) == 1
 
 
-async def work(site: Site, hand: Hand) -> None:
+async def work(site: Site, runner: SimulatedRunner) -> None:
     """Have the job write, and other jobs come, all the time."""
     while True:
-        hand.write(b"x")
+        runner.write(b"x")
         await site.store.add(JobSpec(command="true"))
         await asyncio.sleep(0.01)

@@ -1,11 +1,11 @@
-"""What lies between a client and a server: it passes bytes on, and breaks when it is told to."""
+"""A TCP proxy between a client and a server, whose connections break where a test wants it."""
 
 import asyncio
 import contextlib
 from urllib.parse import urlsplit
 
 
-class Wire:
+class TcpProxy:
     """Listens at `url`, and passes on what comes to `target`.
 
     `budgets` are how many bytes of the answers pass before a connection breaks, one for each connection in turn;

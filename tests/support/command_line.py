@@ -12,7 +12,7 @@ import termios
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.waiting import SOON, until
+from tests.support.waiting import SOON, until
 
 PROGRAM = [str(Path(sys.executable).with_name("shellrunner"))]
 

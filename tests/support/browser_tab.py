@@ -23,7 +23,7 @@ _CALL = """async ([name, given]) => {
 }"""
 
 
-class Reader:
+class BrowserTab:
     """One tab, and whoever sits before it."""
 
     def __init__(self, page, service, expected):

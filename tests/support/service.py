@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
+from contextlib import asynccontextmanager
 
 import aiohttp
 
@@ -15,7 +17,7 @@ from shellrunner.config import load
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
-from tests.waiting import SOON, until
+from tests.support.waiting import SOON, until
 
 
 class Service:
@@ -240,3 +242,23 @@ class _Listening(logging.Handler):
     def emit(self, record):
         if record.msg == "listening" and not self._future.done():
             self._future.set_result(record.urls)
+
+
+@asynccontextmanager
+async def at_port(state_dir, port, **settings):
+    """Run a service at a port of one's choice (0: any)."""
+    service = Service(state_dir)
+    service.program = [sys.executable, "-m", "shellrunner", "serve", "--port", str(port)]
+    await service.start(**settings)
+    try:
+        yield service
+    finally:
+        await service.clear_away()
+
+
+def at_fixed_port(state_dir, **settings):
+    """Run a service that comes back at the same address when it is killed and started again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return at_port(state_dir, port, **settings)

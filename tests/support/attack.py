@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from shellrunner.web.http.problems import HARDENED
-from tests.service import Service
-from tests.waiting import SOON, until
+from tests.support.service import Service
+from tests.support.waiting import SOON, until
 
 JOB = b'{"command":"touch canary"}'
 EACH_SCOPE = {scopes: secrets.token_urlsafe() for scopes in ("read", "run", "admin", "read run", "read run admin")}

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 NOBODY = pwd.getpwnam("nobody")
-ORDINARY = pwd.getpwnam(
-    "daemon"
-)  # the kernel says `nobody` of everybody whom it cannot name, so nobody serves nobody
+# The kernel says `nobody` of every user that it cannot name, so a service of `nobody` serves nobody.
+ORDINARY = pwd.getpwnam("daemon")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else can become another user")
 sees_keepers = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: keepers hide their descriptors from others")
 as_others = pytest.mark.skipif(
@@ -27,7 +26,7 @@ def as_user(user, scratch, command):
 
     What lies in a closed home is shown there in a mount namespace of the command's own, by way of `scratch`.
     """
-    needed = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parent.parent}
+    needed = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]}
     closed = {path: top for path in needed if (top := _closed(path))}
     mounts = [f"mount --rbind {shlex.quote(str(path))} {_there(scratch, path)}" for path in closed]
     mounts += [f"mount --rbind {_there(scratch, top)} {shlex.quote(str(top))}" for top in set(closed.values())]

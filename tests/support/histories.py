@@ -1,0 +1,48 @@
+"""Histories in a directory, and jobs in each state."""
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
+from shellrunner.store import Filters, Head, Position
+from shellrunner.store.sqlite.store import Retention, SqliteStore, open_store
+
+SPEC = JobSpec(command="true")
+NOTHING = (Volume(), Head())
+
+
+def opened(path: Path, **limits: float) -> AbstractAsyncContextManager[SqliteStore]:
+    return open_store(path, Retention(**limits))  # type: ignore[arg-type]
+
+
+def ended(code: int = 0, completed: int = 2_000, started: int = 1_000) -> End:
+    return End(Ending.EXITED, completed, exit_code=code, started=started, duration=0.5, usage=Usage(0.1, 0.2, 4096))
+
+
+async def listed(store: SqliteStore, limit: int = 1000, **filters: Any) -> list[Job]:
+    """The newest jobs, as far as one page goes."""
+    return list((await store.page(Filters(**filters), (), limit=limit)).jobs)
+
+
+async def everything(store: SqliteStore) -> list[Job]:
+    """Every job, page by page."""
+    found: list[Job] = []
+    after: Position | None = None
+    while True:
+        page = await store.page(Filters(), (), limit=1000, after=after)
+        found += page.jobs
+        if page.next is None:
+            return found
+        after = page.next
+
+
+async def running(store: SqliteStore, token: str = "t", keeper: int = 1) -> Claim:
+    await store.add(SPEC)
+    return await store.claim(keeper, token)
+
+
+async def done(store: SqliteStore, token: str = "t", **end: int) -> Job:
+    claim = await running(store, token)
+    assert await store.finish(claim.job_id, token, ended(**end), *NOTHING)
+    return await store.job(claim.job_id)

@@ -1,0 +1,191 @@
+"""The app on a real socket in the test's own process, over a real history, with simulated keepers."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from shellrunner.access.authenticator import open_authenticator
+from shellrunner.clock import Millis, now_ms
+from shellrunner.config import Settings
+from shellrunner.keeper.recorder import Recorder
+from shellrunner.model import Claim, End, Ending
+from shellrunner.service import queue_limits
+from shellrunner.store import Store
+from shellrunner.store.sqlite.store import Retention, open_store
+from shellrunner.supervisor import Controls
+from shellrunner.web import Runner, make_app
+from shellrunner.web.app_keys import FrontFigures
+from tests.support.simulated_keeper import SimulatedKeeper
+from tests.support.sse import Event, parse
+
+
+class SimulatedRunner:
+    """A keeper and its supervisor in one: claims a job, writes its output into a real slot, finishes it."""
+
+    def __init__(self, store: Store, state_dir: Path, number: int) -> None:
+        self._store = store
+        self._keeper = SimulatedKeeper(state_dir, number, {"history": store.history, "keeper": number})
+        self._claim: Claim
+        self._recorder: Recorder
+
+    async def claim(self, limit: int = 1 << 40) -> Claim:
+        """Claim the next job, and start it; `limit` bytes of its output are kept."""
+        claim = self._claim = await self._store.claim(self._keeper.number, secrets.token_hex(8))
+        self._recorder = self._keeper.begin(
+            claim.job_id, claim.token, limit, claim.attempt, history=self._store.history
+        )
+        return claim
+
+    def write(self, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        """Store what the command wrote, stdout first."""
+        for stream, data in enumerate((stdout, stderr)):
+            if data:
+                self._recorder.store(stream, data)
+
+    async def finish(self, end: End | None = None, next_attempt_at: Millis | None = None) -> None:
+        """End the job (by default with exit code 0), or let it be tried again at a time."""
+        claim = self._claim
+        volume, head = self._keeper.record(claim.job_id, claim.token)
+        self._recorder.close()
+        end = end or End(Ending.EXITED, now_ms(), exit_code=0, started=claim.claimed, duration=0.25)
+        assert await self._store.finish(claim.job_id, claim.token, end, volume, head, next_attempt_at=next_attempt_at)
+
+    def close(self) -> None:
+        """Release the slot."""
+        self._keeper.close()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Site:
+    """A running service, and a client of it."""
+
+    port: int
+    app: web.Application
+    runner: Runner
+    store: Store
+    state_dir: Path
+    session: aiohttp.ClientSession
+    reasons: list[str]
+    ledger: "Ledger"
+    runners: list[SimulatedRunner] = field(default_factory=list)
+
+    def simulated_runner(self) -> SimulatedRunner:
+        """Return one more simulated keeper and supervisor."""
+        self.runners.append(SimulatedRunner(self.store, self.state_dir, len(self.runners) + 1))
+        return self.runners[-1]
+
+    async def ask(self, verb: str, path: str, **more: Any) -> Answer:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(verb, url, allow_redirects=False, **more) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **more: Any) -> Answer:
+        return await self.ask("GET", path, **more)
+
+    async def submit(self, **job: Any) -> int:
+        given = job if "argv" in job else {"command": "true", **job}
+        answer = await self.ask("POST", "/api/jobs", json=given)
+        assert answer.status == 202, answer.body
+        return int(answer.json["job_id"])
+
+    async def done(self, stdout: bytes = b"", stderr: bytes = b"", end: End | None = None, **job: Any) -> int:
+        """Have a job that wrote this and is over."""
+        job_id = await self.submit(**job)
+        runner = self.simulated_runner()
+        assert (await runner.claim()).job_id == job_id
+        runner.write(stdout, stderr)
+        await runner.finish(end)
+        return job_id
+
+    async def raw(self, request: bytes | str, *, until: bytes | None = None) -> bytes:
+        """What the server answers to these very bytes, to the end of the connection (or until something comes)."""
+        sent = request if isinstance(request, bytes) else request.replace("PORT", str(self.port)).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(sent)
+            async with asyncio.timeout(10):
+                return await (reader.readuntil(until) if until else reader.read())
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def events(
+        self, job_id: int, query: str = "", **headers: str
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, AsyncIterator[Event]]]:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = f"http://127.0.0.1:{self.port}/api/statuses/{job_id}/events{query}"
+        async with self.session.get(url, headers=names) as response:
+            yield response, parse(response.content)
+
+    async def replay(self, job_id: int, query: str = "", **headers: str) -> list[Event]:
+        async with asyncio.timeout(10), self.events(job_id, query, **headers) as (response, events):
+            assert response.status == 200, await response.read()
+            return [event async for event in events]
+
+
+@asynccontextmanager
+async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
+    """`sections` are settings: supervisor={"max_queued": 2}."""
+    settings = Settings.model_validate({"jobs": {"output_bytes": 1 << 30}, **sections})
+    for directory in ("slots", "runs"):
+        (state_dir / directory).mkdir(exist_ok=True)
+    reasons: list[str] = []
+    limits = Retention(None, None, None), queue_limits(settings)
+    async with open_store(state_dir, *limits) as store, client() as session:
+        ledger = Ledger()
+        app = make_app(
+            store, settings, ready=lambda: reasons, controls=Controls(store, lambda _: None), render=unmeasured,
+            door=await open_authenticator(settings.auth, store), ledger=ledger,
+        )  # fmt: skip
+        runner = Runner(app, shutdown_timeout=5)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        running = Site(runner.addresses[0][1], app, runner, store, state_dir, session, reasons, ledger)
+        try:
+            yield running
+        finally:
+            await runner.cleanup()
+            for simulated in running.runners:
+                simulated.close()
+
+
+class Ledger:
+    """The lines of the audit; with `full` set it takes none."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+        self.full = False
+
+    def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
+        if not self.full:
+            self.lines.append((event, dict(details)))
+        return not self.full
+
+
+async def unmeasured(front: FrontFigures, *, openmetrics: bool) -> bytes:
+    """Without the whole service there is nothing to measure: tests/test_metrics.py has it."""
+    return b"# EOF\n" if openmetrics else b""
+
+
+def client() -> aiohttp.ClientSession:
+    # Every socket its own connection, so that none is left half read for the next request.
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0), read_bufsize=1 << 22)
