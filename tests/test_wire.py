@@ -88,7 +88,7 @@ def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataOb
         framer = resume(charset, pieces, cursor)
         following = since(pieces, cursor.position)
         count = data.draw(st.integers(0, len(following)))
-        events = framer.events(following[:count]) + (framer.rest(0) if count == len(following) else b"")
+        events = framer.events(following[:count]) + (framer.flush(0) if count == len(following) else b"")
         taken = read(events)[: data.draw(st.integers(0, 3))]  # the reader is cut after so many events
         for name, event_id, content in taken:
             told[Stream(name)] += content["text"]
@@ -162,7 +162,7 @@ def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
 )
 def test_malformed_cursor(text: str) -> None:
     """What no stream gives as an id is no cursor."""
-    with pytest.raises(ValueError, match=r"^(is no event id|holds back)"):
+    with pytest.raises(ValueError, match=r"^(must be an event id|holds back)"):
         Cursor.parse(text)
 
 

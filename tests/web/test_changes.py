@@ -13,8 +13,8 @@ import pytest
 
 from shellrunner.model import JobSpec
 from shellrunner.store.change_log import InMemoryChangeLog
-from shellrunner.web.feeds import status_feed
-from shellrunner.web.feeds.status_feed import BOARD
+from shellrunner.web.feeds.shared_look import INTERVAL
+from shellrunner.web.feeds.status_feed import STATUS_FEED
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS
 from tests.support.site import Site, serving
@@ -270,9 +270,16 @@ async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(5), changes(site, Last_Event_ID=zero) as (_, events):
         reset = await anext(events)
         assert (reset.name, reset.id) == ("reset", f"{site.store.changes.era}-6")
-        site.app[BOARD]._next_look = asyncio.get_running_loop().time() + 0.3  # until then nothing is told
+        held, latest = asyncio.Event(), site.app[STATUS_FEED].look.latest
+
+        async def look_later() -> int:
+            await held.wait()
+            return await latest()
+
+        monkeypatch.setattr(site.app[STATUS_FEED].look, "latest", look_later)
         for _ in range(6):
             await site.store.add(JobSpec(command="true"))
+        held.set()
         reset = await anext(events)
         assert (reset.name, reset.id) == ("reset", f"{site.store.changes.era}-12")
         job_id = await site.submit()
@@ -330,17 +337,17 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
             await site.store.add(JobSpec(command="true"))
             await runner.claim()
             await runner.finish()
-    ticks = (asyncio.get_running_loop().time() - started) / status_feed.TICK
+    ticks = (asyncio.get_running_loop().time() - started) / INTERVAL
     for mirror in (follower.result() for follower in followers):
         assert {status["state"] for status in mirror.states.values()} == {"done"}
         assert len(mirror.states) == 60
     assert reads <= ticks + 5
 
 
-async def test_slow_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_reader(site: Site) -> None:
     """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
     site.app[CONNECTIONS].caps = ConnectionLimits(reading=1.0)
-    monkeypatch.setattr(status_feed, "TICK", 0.001)
+    site.app[STATUS_FEED].look.interval = 0.001
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
     await reader.readline()

@@ -13,7 +13,7 @@ import pytest
 from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
 from shellrunner.store import Subscription
-from shellrunner.web.feeds.job_feed import FEEDS, PIECE
+from shellrunner.web.feeds.job_feed import FRAME_SIZE, JOB_FEEDS
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire.sse import Cursor
@@ -143,9 +143,9 @@ async def test_cr_and_empty_lines(site: Site) -> None:
     assert text(events, "stdout") == written
 
 
-async def test_random_disconnects(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_random_disconnects(site: Site) -> None:
     """E1: over 200 random disconnects while the job writes, the pieces are the stored characters."""
-    monkeypatch.setattr("shellrunner.web.feeds.job_feed.TICK", 0.002)
+    site.app[JOB_FEEDS].interval = 0.002
     chance = random.Random(7)
     job_id = await site.submit()
     runner = site.simulated_runner()
@@ -209,7 +209,7 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
     job_id = await site.submit()
     runner = site.simulated_runner()
     await runner.claim()
-    feed, reads = site.app[FEEDS].of(job_id), 0
+    feed, reads = site.app[JOB_FEEDS].get(job_id), 0
     make = feed._make
 
     async def counted(*args: object) -> object:
@@ -229,25 +229,6 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
     wanted = "".join(f"line {number}\n" for number in range(20))
     assert {text(follower.result(), "stdout") for follower in followers} == {wanted}
     assert reads < 60
-
-
-async def test_a_look_that_failed_is_nobodys(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A follower that is cut while it looks leaves those who wait behind it a look of their own."""
-    job_id = await site.submit()
-    feed, took = site.app[FEEDS].of(job_id), asyncio.Event()
-    take = feed._take
-
-    async def stuck() -> object:
-        took.set()
-        monkeypatch.setattr(feed, "_take", take)
-        return await asyncio.Event().wait()
-
-    monkeypatch.setattr(feed, "_take", stuck)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        first, second = tasks.create_task(feed.look()), tasks.create_task(feed.look())
-        await took.wait()
-        first.cancel()
-    assert second.result().job.id == job_id
 
 
 async def test_follow_as_text(site: Site) -> None:
@@ -333,13 +314,13 @@ async def test_frames_are_small(site: Site) -> None:
     """What a reader holds of the output while it is not reading is little, however much is escaped."""
     written = b"a" * 100_000 + bytes(200_000) + b"\xff" * 100_000
     job_id = await site.done(written)
-    feed, cursor, told = site.app[FEEDS].of(job_id), Cursor(), []
-    look = await feed.look()
-    while frame := await feed.frame(cursor, look):
+    feed, cursor, told = site.app[JOB_FEEDS].get(job_id), Cursor(), []
+    snapshot = await feed.snapshot()
+    while frame := await feed.frame(cursor, snapshot):
         told.append(frame)
         cursor = frame.cursor
     assert cursor == Cursor(len(written))
-    assert max(len(frame.events) for frame in told) <= 2 * PIECE
+    assert max(len(frame.events) for frame in told) <= 2 * FRAME_SIZE
     assert text(await site.replay(job_id), "stdout") == written.decode("utf-8", "replace")
 
 

@@ -13,8 +13,8 @@ from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import Store
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import DOOR, READY, RENDER, SETTINGS, STORE, Render
-from shellrunner.web.feeds.job_feed import FEEDS, Feeds
-from shellrunner.web.feeds.status_feed import BOARD, Board
+from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
+from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers import (
     control,
     health,
@@ -132,7 +132,8 @@ def make_app(
     app[RENDER], app[DOOR] = render, door
     app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
     app[CONNECTIONS] = Connections(ConnectionLimits(most=settings.server.max_connections), STATUSES)
-    app[STREAMS], app[FEEDS], app[BOARD] = Streams(settings.server.max_streams), Feeds(store), Board(store)
+    app[STREAMS] = Streams(settings.server.max_streams)
+    app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store), StatusFeed(store)
     app.on_response_prepare.append(middleware.add_security_headers(site))
     app.on_shutdown.append(_end_streams)
     app.add_routes([_definition(row) for row in ROUTES])

@@ -117,7 +117,7 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
     }
 
 
-def ended(job: Job, end: End) -> stream_events.DoneEvent:
+def done_event(job: Job, end: End) -> stream_events.DoneEvent:
     """What the last event of a stream says."""
     return {
         "result": result_link(job),

@@ -1,7 +1,7 @@
-"""Output as server-sent events, and the event id from which a stream resumes to the byte.
+"""Output as server-sent events, and the event id from which a stream resumes at the exact byte.
 
-Pure functions; the format is API.md's section 3 and the HTML standard's "Server-sent events". Must not know
-sockets, or where the output is stored.
+Pure functions; the format is the HTML standard's, section 9.2 "Server-sent events". Must not know sockets, or where
+the output is stored.
 """
 
 import re
@@ -19,13 +19,13 @@ from shellrunner.wire.text import Decoder
 HEARTBEAT = b":\n\n"
 RETRY = b"retry: 2000\n"
 END = "end"  # the id of the last event
-COALESCED = 50  # milliseconds of output, at most, in one event
+MAX_EVENT_SPAN = 50  # milliseconds of output in one event
 
 _ID = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-8])\.([0-8]))?", re.ASCII)
 
 
 class Piece(Protocol):
-    """A piece of output as it arrived (the store's extents are such)."""
+    """A piece of output as it arrived, such as the store's extents."""
 
     @property
     def position(self) -> int: ...
@@ -38,7 +38,7 @@ class Piece(Protocol):
 
 
 class Cursor(NamedTuple):
-    """What a reader has: all before `position`, but for the last `stdout` and `stderr` bytes of each stream.
+    """What a reader has: everything before `position` but the last `stdout` and `stderr` bytes of each stream.
 
     Those are the beginnings of characters, held back until the character is complete.
     """
@@ -48,49 +48,49 @@ class Cursor(NamedTuple):
     stderr: int = 0
 
     def __str__(self) -> str:
-        """The event id."""
+        """Return the event id."""
         held = f".{self.stdout}.{self.stderr}" if self.stdout or self.stderr else ""
         return f"{self.position}{held}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an event id.
+        """Parse an event id.
 
         Raises:
-            ValueError: no stream gives such an id.
+            ValueError: no stream sends such an id.
         """
         match = _ID.fullmatch(text)
         if match is None:
-            raise ValueError("is no event id of this stream: P or P.a.b")
+            raise ValueError("must be an event id of this stream: P or P.a.b")
         cursor = cls(*(int(number or 0) for number in match.groups()))
         if cursor.stdout + cursor.stderr > cursor.position:
-            raise ValueError("holds back more than there was")
+            raise ValueError("holds back more bytes than there were")
         return cursor
 
     def held(self, stream: Stream) -> int:
-        """How many bytes of this stream are held back."""
+        """Return how many bytes of this stream are held back."""
         return self.stdout if stream is Stream.STDOUT else self.stderr
 
 
 class Framer(Protocol):
-    """Turns output into events. Feeding it the bytes that its cursor holds back makes it whole again."""
+    """Turns output into events. To continue after a cursor, resume it with the bytes that the cursor holds back."""
 
     def resume(self, stream: Stream, held: bytes) -> bool:
-        """Take the bytes held back; false if they are no beginning of a character."""
+        """Take the bytes held back; return false if they do not begin a character."""
 
     def events(self, pieces: Iterable[Piece]) -> bytes:
-        """The events of output that follows."""
+        """Return the events of the output that follows."""
 
-    def rest(self, time: Millis) -> bytes:
-        """The events of what is unfinished at the end."""
+    def flush(self, time: Millis) -> bytes:
+        """Return the events of what is incomplete at the end of the output."""
 
     @property
     def cursor(self) -> Cursor:
-        """What a reader of all events so far has."""
+        """The cursor of a reader that received all events so far."""
 
 
 class TextFramer:
-    """Output as text: a character is never split, whatever cut it."""
+    """Output as text; a character is never split, wherever the output was cut."""
 
     def __init__(self, charset: str, position: int) -> None:
         """Start at `position` with nothing held back."""
@@ -108,27 +108,27 @@ class TextFramer:
 
     def events(self, pieces: Iterable[Piece]) -> bytes:
         """See `Framer`."""
-        return b"".join(map(self._event, runs(pieces)))
+        return b"".join(map(self._event, coalesce(pieces)))
 
-    def rest(self, time: Millis) -> bytes:
+    def flush(self, time: Millis) -> bytes:
         """See `Framer`."""
         return b"".join(
             self._text(stream, decoder.flush(), time) for stream, decoder in self._decoders.items() if decoder.held
         )
 
-    def _event(self, run: "Run") -> bytes:
-        text = self._decoders[run.stream].feed(run.data)
-        self._position = run.end
-        return self._text(run.stream, text, run.time) if text else b""
+    def _event(self, chunk: "Chunk") -> bytes:
+        text = self._decoders[chunk.stream].feed(chunk.data)
+        self._position = chunk.end
+        return self._text(chunk.stream, text, chunk.time) if text else b""
 
     def _text(self, stream: Stream, text: str, time: Millis) -> bytes:
-        # `quote` escapes CR and LF, the only ends of a line that the format knows: output cannot forge a field.
+        # `quote` escapes CR and LF, the only line ends that the format knows: output cannot forge a field.
         data = f'{{"text":{quote(text)},"time":"{format_rfc3339(time)}"}}'
         return f"event: {stream}\nid: {self.cursor}\ndata: {data}\n\n".encode()
 
 
 class Base64Framer:
-    """Output as its bytes: nothing is ever held back."""
+    """Output as its exact bytes; nothing is ever held back."""
 
     def __init__(self, position: int) -> None:
         """Start at `position`."""
@@ -140,20 +140,20 @@ class Base64Framer:
 
     def events(self, pieces: Iterable[Piece]) -> bytes:
         """See `Framer`."""
-        return b"".join(map(self._event, runs(pieces)))
+        return b"".join(map(self._event, coalesce(pieces)))
 
-    def rest(self, time: Millis) -> bytes:
+    def flush(self, time: Millis) -> bytes:
         """See `Framer`."""
         return b""
 
-    def _event(self, run: "Run") -> bytes:
-        self.cursor = Cursor(run.end)
-        data = f'{{"base64":"{b64encode(run.data).decode()}","time":"{format_rfc3339(run.time)}"}}'
-        return f"event: {run.stream}\nid: {run.end}\ndata: {data}\n\n".encode()
+    def _event(self, chunk: "Chunk") -> bytes:
+        self.cursor = Cursor(chunk.end)
+        data = f'{{"base64":"{b64encode(chunk.data).decode()}","time":"{format_rfc3339(chunk.time)}"}}'
+        return f"event: {chunk.stream}\nid: {chunk.end}\ndata: {data}\n\n".encode()
 
 
-class Run(NamedTuple):
-    """Pieces of one stream that are told in one event."""
+class Chunk(NamedTuple):
+    """Consecutive pieces of one stream that go into one event."""
 
     stream: Stream
     time: Millis
@@ -161,28 +161,28 @@ class Run(NamedTuple):
     data: bytes
 
 
-def runs(pieces: Iterable[Piece]) -> Iterator[Run]:
-    """Join what follows each other: one stream's, of at most 50 ms."""
+def coalesce(pieces: Iterable[Piece]) -> Iterator[Chunk]:
+    """Join consecutive pieces of one stream that arrived within 50 ms."""
     for stream, same in groupby(pieces, key=lambda piece: piece.stream):
-        yield from _runs(stream, list(same))
+        yield from _coalesce(stream, list(same))
 
 
-def _runs(stream: Stream, pieces: Sequence[Piece]) -> Iterator[Run]:
+def _coalesce(stream: Stream, pieces: Sequence[Piece]) -> Iterator[Chunk]:
     first = 0
     for number, piece in enumerate(pieces):
-        if piece.time - pieces[first].time > COALESCED:
-            yield _run(stream, pieces[first:number])
+        if piece.time - pieces[first].time > MAX_EVENT_SPAN:
+            yield _join(stream, pieces[first:number])
             first = number
-    yield _run(stream, pieces[first:])
+    yield _join(stream, pieces[first:])
 
 
-def _run(stream: Stream, pieces: Sequence[Piece]) -> Run:
+def _join(stream: Stream, pieces: Sequence[Piece]) -> Chunk:
     last = pieces[-1]
     end = last.position + len(last.data)
-    return Run(stream, pieces[0].time, end, b"".join(piece.data for piece in pieces))
+    return Chunk(stream, pieces[0].time, end, b"".join(piece.data for piece in pieces))
 
 
 def event(name: str, document: Any, *, event_id: str | None = None) -> bytes:
-    """One event that is not output; without an id, the reader's place in the output stays as it is."""
-    place = "" if event_id is None else f"id: {event_id}\n"
-    return f"event: {name}\n{place}data: ".encode() + dumps(document) + b"\n"
+    """Return an event that is not output; without an id, the position at which a reader resumes stays as it is."""
+    id_line = "" if event_id is None else f"id: {event_id}\n"
+    return f"event: {name}\n{id_line}data: ".encode() + dumps(document) + b"\n"

@@ -1,6 +1,6 @@
-"""The live stream of one job: replay, then live, from any place; `done`, and after that 204.
+"""The live stream of one job: replay from any position, then live output and status; `done` at the end.
 
-Handler of /api/statuses/{id}/events; the format is wire's. Must not know how output is stored.
+Handler of /api/statuses/{id}/events; `wire.sse` has the format. Must not know how output is stored.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ from shellrunner.errors import BadParameter, NoSuchJob, ResultGone
 from shellrunner.model import Done
 from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE, job_id
-from shellrunner.web.feeds.job_feed import FEEDS, Feed, Snapshot
+from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.http import parameters
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire import serialize
@@ -25,84 +25,83 @@ HEADERS: Final = {
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}/events: the output and every change of the status, as server-sent events.
+    """GET /api/statuses/{id}/events: stream the output and every change of the status as server-sent events.
 
-    Without an id all of it from the start, then live until the job is done; with one, from the next byte on.
-    204 after the end tells EventSource to stop.
+    Without an event id the stream begins with all output so far; with one, at the next byte. It is then live until
+    the job is done. A client that reconnects after `done` gets 204, which stops an EventSource.
     """
     request.app[STREAMS].check_open()
-    wanted = job_id(request)
     encoding = parameters.choice(request, "encoding", ("text", "base64"))
-    feed = request.app[FEEDS].of(wanted, base64=encoding == "base64")
-    with request.app[STORE].watch(wanted) as bell:
-        look = await feed.look()
-        cursor = await _place(request, feed, look)
+    feed = request.app[JOB_FEEDS].get(job_id(request), base64=encoding == "base64")
+    with request.app[STORE].watch(job_id(request)) as subscription:
+        snapshot = await feed.snapshot()
+        cursor = await _cursor(request, feed, snapshot)
         if cursor is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        outlet = await begin(request, HEADERS, follows=True)
+        stream = await begin(request, HEADERS, follows=True)
         if request.method != "HEAD":
-            await _JobFollower(outlet, feed, cursor).run(bell, look)
-        return await outlet.finish()
+            await _JobFollower(stream, feed, cursor).run(subscription, snapshot)
+        return await stream.finish()
 
 
 def last_event_id(request: web.Request) -> tuple[str, str]:
-    """Where the client says that it was, and what says so: the header, else the parameter; nothing is empty."""
+    """Return the name and the value of the header or, without it, of the parameter; an empty value is no id."""
     name = "Last-Event-ID" if "Last-Event-ID" in request.headers else "last_event_id"
     return name, request.headers.get(name) or request.query.get("last_event_id", "")
 
 
-async def _place(request: web.Request, feed: Feed, look: Snapshot) -> Cursor | None:
-    """Where the reader goes on; None if it has had everything, `done` too."""
+async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> Cursor | None:
+    """Return where the stream continues, or None if the client has received `done`."""
     name, text = last_event_id(request)
-    if text == END and look.job.done:
+    if text == END and snapshot.job.done:
         return None
     if text == END:
-        raise BadParameter(name, f"{name} is the end's, and the job is not done")
+        raise BadParameter(name, f"{name} is the id of the event done, but the job is not done")
     try:
         cursor = Cursor.parse(text or "0")
-        await feed.framer(cursor, look)
+        await feed.framer(cursor, snapshot)
     except ValueError as error:
         raise BadParameter(name, f"{name} {error}") from None
     return cursor
 
 
 class _JobFollower:
-    """One reader: what it has had, and where it stands."""
+    """What one client has received so far."""
 
-    def __init__(self, outlet: ResponseStream, feed: Feed, cursor: Cursor) -> None:
-        self._outlet = outlet
+    def __init__(self, stream: ResponseStream, feed: JobFeed, cursor: Cursor) -> None:
+        self._stream = stream
         self._feed = feed
         self._cursor = cursor
         self._status = b""
         self._dropped = {"stdout": 0, "stderr": 0}
 
-    async def run(self, bell: Subscription, look: Snapshot) -> None:
-        """Tell everything there is, then wait for more, until the job is done or the service shuts down."""
-        self._status = look.status
-        await self._outlet.send(RETRY + look.status)
+    async def run(self, subscription: Subscription, snapshot: Snapshot) -> None:
+        """Send everything there is, then wait for more, until the job is done or the service shuts down."""
+        self._status = snapshot.status
+        await self._stream.send(RETRY + snapshot.status)
         while True:
-            await self._tell(look)
-            if isinstance(look.job.phase, Done):
-                ended = serialize.ended(look.job, look.job.phase.end)
-                return await self._outlet.send(event("done", ended, event_id=END))
-            while not await self._outlet.hear(bell):
-                if self._outlet.closing:
+            await self._send_news(snapshot)
+            if isinstance(snapshot.job.phase, Done):
+                done = serialize.done_event(snapshot.job, snapshot.job.phase.end)
+                return await self._stream.send(event("done", done, event_id=END))
+            while not await self._stream.hear(subscription):
+                if self._stream.closing:
                     return None
-                await self._outlet.send(HEARTBEAT)
+                await self._stream.send(HEARTBEAT)
             try:
-                look = await self._feed.look()
+                snapshot = await self._feed.snapshot()
             except (NoSuchJob, ResultGone):
-                return None  # deleted while it was followed: whoever comes back is told so
+                return None  # deleted while it was followed: a client that reconnects gets 404 or 410
 
-    async def _tell(self, look: Snapshot) -> None:
-        while frame := await self._feed.frame(self._cursor, look):
-            await self._outlet.send(frame.events)
+    async def _send_news(self, snapshot: Snapshot) -> None:
+        while frame := await self._feed.frame(self._cursor, snapshot):
+            await self._stream.send(frame.events)
             self._cursor = frame.cursor
-        if look.status != self._status:
-            self._status = look.status
-            await self._outlet.send(look.status)
-        volume = look.output.volume
+        if snapshot.status != self._status:
+            self._status = snapshot.status
+            await self._stream.send(snapshot.status)
+        volume = snapshot.output.volume
         for stream, dropped in (("stdout", volume.stdout_dropped), ("stderr", volume.stderr_dropped)):
             if dropped > self._dropped[stream]:
                 self._dropped[stream] = dropped
-                await self._outlet.send(event("dropped", {"stream": stream, "bytes": dropped}))
+                await self._stream.send(event("dropped", {"stream": stream, "bytes": dropped}))

@@ -13,41 +13,40 @@ from shellrunner.model import Stream
 from shellrunner.results import read_whole, size
 from shellrunner.store import Output, Subscription
 from shellrunner.web.app_keys import STORE, job_id
-from shellrunner.web.feeds.job_feed import FEEDS, Feed, Snapshot
+from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.handlers.result_bytes import SANDBOX
 from shellrunner.web.http import parameters
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire.text import label, line_ends
 
-PIECE: Final = 1 << 16
+READ_SIZE: Final = 1 << 16  # bytes read at once
 
 
 @dataclass(frozen=True, slots=True)
 class OutputView:
-    """What is shown: both streams as they arrived, or one of them."""
+    """What is shown: both streams in arrival order, or one of them."""
 
     stream: Stream | None
 
     def end(self, output: Output) -> int:
-        """The place after the last byte."""
+        """Return the position after the last byte."""
         return output.volume.stored if self.stream is None else size(output.volume, self.stream)
 
     async def read(self, output: Output, at: int, limit: int) -> bytes:
-        """At most `limit` bytes from `at` on; empty at the end only."""
+        """Read at most `limit` bytes from `at` on; empty only at the end."""
         if self.stream is not None:
             return await output.read_stream(self.stream, at, limit)
         return b"".join(extent.data for extent in await output.read(at, limit))
 
     async def tail(self, output: Output, lines: int, charset: str) -> int:
-        """Where the last `lines` lines begin, as tail(1) counts: a newline at the very end begins no line."""
+        """Return where the last `lines` lines begin, as tail(1) counts: a newline at the very end begins no line."""
         end = at = self.end(output)
         if lines == 0:
             return end
         while at > 0:
-            first = max(0, at - 1 - (at - 1) % PIECE)
-            for line_end in reversed(
-                line_ends(await read_whole(partial(self.read, output), first, at - first), first, charset)
-            ):
+            first = max(0, at - 1 - (at - 1) % READ_SIZE)
+            data = await read_whole(partial(self.read, output), first, at - first)
+            for line_end in reversed(line_ends(data, first, charset)):
                 lines -= line_end < end
                 if lines == 0:
                     return line_end
@@ -56,44 +55,49 @@ class OutputView:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}/output: what it has written so far, both streams as they arrived, or until its end."""
+    """GET /api/statuses/{id}/output: return the output so far as plain text, or follow it until the job is done.
+
+    Both streams in arrival order, or one of them. With `follow` the response ends when the job does.
+    """
     request.app[STREAMS].check_open()
     stream = parameters.choice(request, "stream", tuple(Stream))
-    source = OutputView(None if stream is None else Stream(stream))
+    view = OutputView(None if stream is None else Stream(stream))
     lines = parameters.number(request, "tail", least=0, most=10**15)
     follow = parameters.flag(request, "follow")
-    feed = request.app[FEEDS].of(job_id(request))
-    with request.app[STORE].watch(job_id(request)) as bell:
-        look = await feed.look()
-        charset = look.job.spec.encoding
-        at = 0 if lines is None else await source.tail(look.output, lines, charset)
+    feed = request.app[JOB_FEEDS].get(job_id(request))
+    with request.app[STORE].watch(job_id(request)) as subscription:
+        snapshot = await feed.snapshot()
+        charset = snapshot.job.spec.encoding
+        at = 0 if lines is None else await view.tail(snapshot.output, lines, charset)
         headers = {"Content-Type": f"text/plain; charset={label(charset)}", "Cache-Control": "no-store", **SANDBOX}
         if not follow:
-            headers["Content-Length"] = str(source.end(look.output) - at)
-        outlet = await begin(request, headers, follows=follow)
+            headers["Content-Length"] = str(view.end(snapshot.output) - at)
+        response = await begin(request, headers, follows=follow)
         if request.method != "HEAD":
-            await _pour(outlet, source, look, at)
+            await _send(response, view, snapshot, at)
             if follow:
-                await _follow(outlet, source, feed, bell, look)
-        return await outlet.finish()
+                await _follow(response, view, feed, subscription, snapshot)
+        return await response.finish()
 
 
-async def _pour(outlet: ResponseStream, source: OutputView, look: Snapshot, at: int) -> None:
-    end = source.end(look.output)
+async def _send(response: ResponseStream, view: OutputView, snapshot: Snapshot, at: int) -> None:
+    end = view.end(snapshot.output)
     while at < end:
-        piece = await source.read(look.output, at, min(PIECE, end - at))
-        if not piece:
+        data = await view.read(snapshot.output, at, min(READ_SIZE, end - at))
+        if not data:
             raise OSError(f"the output ends at {at}, before its recorded size {end}")
-        await outlet.send(piece)
-        at += len(piece)
+        await response.send(data)
+        at += len(data)
 
 
-async def _follow(outlet: ResponseStream, source: OutputView, feed: Feed, bell: Subscription, look: Snapshot) -> None:
-    while not look.job.done:
-        told = source.end(look.output)
-        while not await outlet.hear(bell):
-            if outlet.closing:
-                # A proper end would say that the job has ended.
+async def _follow(
+    response: ResponseStream, view: OutputView, feed: JobFeed, subscription: Subscription, snapshot: Snapshot
+) -> None:
+    while not snapshot.job.done:
+        sent = view.end(snapshot.output)
+        while not await response.hear(subscription):
+            if response.closing:
+                # A proper end would mean that the job has ended.
                 raise ConnectionAbortedError("the service is shutting down")
-        look = await feed.look()
-        await _pour(outlet, source, look, told)
+        snapshot = await feed.snapshot()
+        await _send(response, view, snapshot, sent)

@@ -1,4 +1,4 @@
-"""The live stream of all statuses: from now on, or from where its reader was, or `reset` if that is too far back.
+"""The live stream of all statuses: from now on or from an event id, or `reset` if that is too old.
 
 Handler of /api/statuses/events. Must not know where changes are remembered.
 """
@@ -7,52 +7,57 @@ from aiohttp import web
 
 from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE
-from shellrunner.web.feeds.status_feed import BOARD, Board
+from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers.job_events import HEADERS, last_event_id
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
 from shellrunner.wire.sse import HEARTBEAT, RETRY, event
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/events: every change of any status, as server-sent events, from now on or from an id."""
+    """GET /api/statuses/events: stream every change of any status as server-sent events.
+
+    Without an event id the stream begins now: connect first, then read the list, and no change is missed. With one it
+    begins with every job that changed since, once, as it now is; an id that is unknown or too old is answered with
+    `reset`, after which the client reads the list again.
+    """
     request.app[STREAMS].check_open()
-    with request.app[STORE].watch_changes() as bell:
-        # Before the head is sent: what the client reads once it has that is nothing older.
-        follower = _StatusFollower(request.app[BOARD], last_event_id(request)[1])
-        outlet = await begin(request, HEADERS, follows=True)
+    with request.app[STORE].watch_changes() as subscription:
+        # Before the head is sent: a list that the client reads once it has the head is not older than this.
+        follower = _StatusFollower(request.app[STATUS_FEED], last_event_id(request)[1])
+        stream = await begin(request, HEADERS, follows=True)
         if request.method != "HEAD":
-            await follower.run(outlet, bell)
-        return await outlet.finish()
+            await follower.run(stream, subscription)
+        return await stream.finish()
 
 
 class _StatusFollower:
-    """One reader, who was told every change up to `last`."""
+    """One client, which received every change up to `_last`."""
 
-    def __init__(self, board: Board, event_id: str) -> None:
-        place = board.place(event_id) if event_id else board.last
-        self._board = board
-        self._last = board.last if place is None else place
-        # Told even if nothing has changed: whoever is cut before anything does can resume too. An id without
-        # data is no event (HTML standard, 9.2.6), but is kept.
-        begun = f"id: {board.event_id(self._last)}\n\n".encode()
-        self._greeting = RETRY + (self._reset() if place is None else begun)
+    def __init__(self, feed: StatusFeed, event_id: str) -> None:
+        known = feed.parse_event_id(event_id) if event_id else feed.head
+        self._feed = feed
+        self._last = feed.head if known is None else known
+        # Sent even if nothing has changed, so that a client can resume that is cut before the first change. An id
+        # without data is not an event (HTML standard, 9.2.6), but EventSource remembers it.
+        begun = f"id: {feed.event_id(self._last)}\n\n".encode()
+        self._greeting = RETRY + (self._reset() if known is None else begun)
 
-    async def run(self, outlet: ResponseStream, bell: Subscription) -> None:
-        """Tell what changed since, then what changes, until the service shuts down."""
-        await outlet.send(self._greeting)
+    async def run(self, stream: ResponseStream, subscription: Subscription) -> None:
+        """Send what has changed since, then every change, until the service shuts down."""
+        await stream.send(self._greeting)
         while True:
-            await self._tell(outlet)
-            while not await outlet.hear(bell):
-                if outlet.closing:
+            await self._send_changes(stream)
+            while not await stream.hear(subscription):
+                if stream.closing:
                     return
-                await outlet.send(HEARTBEAT)
+                await stream.send(HEARTBEAT)
 
-    async def _tell(self, outlet: ResponseStream) -> None:
-        edge = await self._board.look()
-        while self._last < edge:
-            frame = await self._board.frame(self._last, edge)
-            self._last = edge if frame is None else frame.last
-            await outlet.send(self._reset() if frame is None else frame.events)
+    async def _send_changes(self, stream: ResponseStream) -> None:
+        head = await self._feed.latest()
+        while self._last < head:
+            frame = await self._feed.frame(self._last, head)
+            self._last = head if frame is None else frame.last
+            await stream.send(self._reset() if frame is None else frame.events)
 
     def _reset(self) -> bytes:
-        return event("reset", {}, event_id=self._board.event_id(self._last))
+        return event("reset", {}, event_id=self._feed.event_id(self._last))

@@ -1,0 +1,57 @@
+"""A read that is shared by all who ask for it at about the same time, at a limited rate.
+
+Each feed owns one. Must not know what is read.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+INTERVAL: Final = 0.05  # seconds between two reads, on average: changes are coalesced for at most this long
+_BURST: Final = 3  # reads that may follow each other at once after a pause: queued, running, done
+
+
+class SharedLook(Generic[T]):
+    """Reads the latest state for any number of callers, at most once per interval in the long run.
+
+    The rate is limited as by a token bucket (the generic cell rate algorithm): after a pause a caller is served at
+    once, so the first byte of a quiet job waits for nothing here, and a steady flow of changes is coalesced. A caller
+    waits for what is left of the interval since the last read, not for an interval of its own, so this delay and the
+    store's poll of running output overlap instead of adding up.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[T]], interval: float) -> None:
+        """`read` returns the latest state; if it fails, its caller gets the error and the next caller reads anew."""
+        self.interval = interval
+        self._read = read
+        self._lock = asyncio.Lock()
+        self._begun = self._finished = 0  # the number of the last read that was begun, and of the one in `_value`
+        self._paid_until = 0.0  # when all reads so far have had their interval, one after the other
+        self._value: T
+
+    async def latest(self) -> T:
+        """Return the state as of this call or later. All who call while a read is due share it.
+
+        Raises whatever `read` raises.
+        """
+        before = self._begun
+        async with self._lock:
+            # A read that was begun before this call may have missed what its caller was notified of.
+            if self._finished <= before:
+                # Even if there is no time to wait: one turn of the event loop lets in all callers that the same
+                # notification woke.
+                await asyncio.sleep(max(0.0, self._earliest() - self._now()))
+                self._begun += 1
+                self._value = await self._read()
+                self._finished = self._begun
+                self._paid_until = max(self._paid_until, self._now()) + self.interval
+            return self._value
+
+    def _earliest(self) -> float:
+        return self._paid_until - (_BURST - 1) * self.interval
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
