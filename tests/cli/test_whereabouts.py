@@ -7,7 +7,7 @@ import pytest
 
 from shellrunner.cli import server_config
 from shellrunner.cli.server_config import ServerConfig, find
-from shellrunner.client import DEFAULT
+from shellrunner.client import DEFAULT_URL
 from shellrunner.errors import ConfigError
 
 
@@ -36,7 +36,7 @@ def write(tmp_path):
 
 def test_without_a_word_it_is_the_usual_port():
     """And no token."""
-    assert find(None) == ServerConfig(DEFAULT, "")
+    assert find(None) == ServerConfig(DEFAULT_URL, "")
 
 
 def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
@@ -44,7 +44,7 @@ def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = tmp_path / "shellrunner.sock"
     path.touch()
-    assert find(None).url == DEFAULT
+    assert find(None).url == DEFAULT_URL
     path.unlink()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -14,9 +14,9 @@ from shellrunner.client import (
     ClientError,
     JobDeleted,
     JobEnded,
+    JobOptions,
     OutputReceived,
     ServerAddress,
-    Spec,
     StatusChanged,
     StreamReset,
 )
@@ -91,7 +91,7 @@ async def talk(client):
     """Say things to a job while it runs, cancel it and delete it."""
     number = (await client.submit(argv=["cat"], stdin={"stream": True}))["job_id"]
     await until(lambda: runs(client, number))
-    await client.give(number, b"hello", offset=0)
+    await client.write_stdin(number, b"hello", offset=0)
     async for event in client.follow(number):
         if isinstance(event, OutputReceived):
             assert event[:2] == ("stdout", b"hello")
@@ -150,10 +150,10 @@ async def test_a_refusal_is_one_error_with_the_problem(shared, ask, status, kind
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "answered 403 Forbidden, and"),
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "foreign", "answered 404 Not Found, and"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "does not speak as shellrunner does"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "does not speak as shellrunner does"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "answered 403 Forbidden without"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "foreign", "answered 404 Not Found without"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "is not shellrunner's: check the address"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "is not shellrunner's: check the address"),
     ],
 )  # fmt: skip
 async def test_somebody_else_at_that_address_is_said_so(wire, answer, kind, words):
@@ -167,11 +167,11 @@ async def test_somebody_else_at_that_address_is_said_so(wire, answer, kind, word
 
 
 async def test_a_server_that_never_was_there_is_not_waited_for():
-    """It is told at once, however patient the client is."""
-    async with Client("http://127.0.0.1:1", patience=3600) as client:
+    """It is told at once, however long the client may retry."""
+    async with Client("http://127.0.0.1:1", retry_for=3600) as client:
         with pytest.raises(ClientError, match=r"^cannot reach http://127\.0\.0\.1:1: Connection refused$") as caught:
             await client.queues()
-    assert (caught.value.kind, caught.value.passes) == ("unreachable", True)
+    assert (caught.value.kind, caught.value.is_transient) == ("unreachable", True)
 
 
 async def test_a_token_comes_with_every_request_and_with_no_other_server(wire):
@@ -181,7 +181,7 @@ async def test_a_token_comes_with_every_request_and_with_no_other_server(wire):
         assert await client.status(1) == {}
 
 
-async def test_a_unix_socket_is_a_place_like_any_other(tmp_path):
+async def test_a_unix_socket_is_an_address_like_any_other(tmp_path):
     """Everything works over it, with `localhost` as its Host."""
     service = Service(tmp_path / "state", SERVER__LISTEN=f"unix:{tmp_path}/s.sock")
     service.program = service.program[:-2]  # --port would go before it
@@ -197,7 +197,7 @@ async def test_a_unix_socket_is_a_place_like_any_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "address"),
     [
         ("http://a:8000", ServerAddress("http://a:8000")),
         ("https://a/", ServerAddress("https://a")),
@@ -207,24 +207,32 @@ async def test_a_unix_socket_is_a_place_like_any_other(tmp_path):
         ("unix:///run/s.sock", ServerAddress("http://localhost", "/run/s.sock")),
     ],
 )
-async def test_a_place_is_read_as_people_write_it(text, place):
+async def test_an_address_is_read_as_people_write_it(text, address):
     """http without a scheme; a socket by its path."""
-    assert ServerAddress.parse(text) == place
+    assert ServerAddress.parse(text) == address
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "ftp://a", "http://", "http://u:p@a", "http://a/?q", "unix:s.sock", "unix:", "http://a:99999", "http://[a"],
+    ["", "ftp://a", "http://", "foo:x", "unix:s.sock", "unix:", "http://a:99999", "http://[a"],
 )
-async def test_what_is_no_place_is_refused(text):
-    """Before anything is connected."""
-    with pytest.raises(ValueError, match=r"place|no user|port|Port|Invalid"):
+async def test_a_wrong_address_is_refused_before_anything_is_connected(text):
+    """The message quotes it, and says what an address looks like."""
+    with pytest.raises(ValueError, match=f"^invalid server address {re.escape(repr(text))}: expected .*unix:"):
         Client(text)
+
+
+@pytest.mark.parametrize("text", ["http://u:secret@a", "http://a/?q", "http://a/#f"])
+async def test_an_address_with_a_password_or_a_query_is_refused(text):
+    """The message does not repeat the password."""
+    with pytest.raises(ValueError, match="remove user, password, query and fragment") as caught:
+        Client(text)
+    assert "secret" not in str(caught.value)
 
 
 async def test_what_can_be_asked_for_is_what_the_server_takes():
     """The keys of a job are the same on both sides."""
-    assert {"command", "argv", *Spec.__annotations__} == set(JobSpec.model_fields)
+    assert {"command", "argv", *JobOptions.__annotations__} == set(JobSpec.model_fields)
 
 
 async def test_importing_it_brings_none_of_the_server():

@@ -4,11 +4,8 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shellrunner.client import Client, ClientError, JobDeleted, JobEnded, OutputReceived
-from shellrunner.client.events import Reader
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -74,7 +71,7 @@ async def test_input_is_given_once_however_often_the_answer_is_lost(shared, wire
     async with Client(shared.url) as steady, Client(wire.url) as client:
         number = (await steady.submit("cat", stdin={"stream": True}))["job_id"]
         wire.budgets = [0, 10, 150, 700, 0, 0, 1000, 30, 2000, 0, 500]
-        assert await client.feed(number, pieces()) is True
+        assert await client.pipe_stdin(number, pieces()) is True
         await steady.wait(number)
         assert wire.broken >= 8
         assert b"".join([piece async for piece in steady.stdout(number)]) == given_bytes
@@ -89,7 +86,7 @@ async def test_input_for_a_job_that_is_done_is_not_given(shared):
     async with Client(shared.url) as client:
         number = (await client.submit("true", stdin={"stream": True}))["job_id"]
         await client.wait(number)
-        assert await client.feed(number, pieces()) is False
+        assert await client.pipe_stdin(number, pieces()) is False
 
 
 @pytest.mark.parametrize("budget", [0, 20, 200])
@@ -121,15 +118,15 @@ async def test_a_proxy_that_has_lost_the_server_is_waited_for(shared, wire):
     number = await shared.submit("true")
     wire.instead = [GATEWAY, GATEWAY.replace(b"502", b"503"), GATEWAY.replace(b"502", b"504")]
     told = []
-    async with Client(wire.url, notice=lambda error: told.append(error and error.status)) as client:
+    async with Client(wire.url, on_retry=lambda error: told.append(error and error.status)) as client:
         assert (await client.wait(number))["exit_code"] == 0
     assert told == [502, 503, 504, None]
 
 
-async def test_patience_has_an_end(wire):
+async def test_retries_have_an_end(wire):
     """After so many seconds the last error is raised."""
     wire.instead = [GATEWAY] * 1000
-    async with Client(wire.url, patience=0.3) as client:
+    async with Client(wire.url, retry_for=0.3) as client:
         with pytest.raises(ClientError, match="answered 502"):
             await client.queues()
     assert 2 < 1000 - len(wire.instead) < 100
@@ -162,27 +159,3 @@ async def submitted_and_seen(shared, seen):
     """Whether a change is seen by now."""
     await shared.submit("true")
     return seen
-
-
-@given(st.lists(st.integers(1, 400), max_size=30), st.sampled_from([b"\n\n", b"x", "я".encode()]))
-async def test_events_are_the_same_however_they_are_cut(cuts, output):
-    """Bytes that come in any pieces say what they say in one."""
-    frames = b'retry: 2000\nevent: status\ndata: {"a":1}\n\n:\n\n' + b"".join(
-        b'event: stdout\nid: %d\ndata: {"text":%s}\n\n' % (n, b'"' + output.replace(b"\n", b"\\n") * n + b'"')
-        for n in range(1, 20)
-    )  # fmt: skip
-    whole, pieces = Reader(), Reader()
-    expected = list(whole.feed(frames))
-    found = []
-    for cut in cuts:
-        found += pieces.feed(frames[:cut])
-        frames = frames[cut:]
-    found += pieces.feed(frames)
-    assert found == expected
-    assert len(expected) == 20
-
-
-async def test_an_unfinished_event_was_never_said():
-    """What a connection broke off in is no event; what follows on another is none of it."""
-    reader = Reader()
-    assert list(reader.feed(b'event: stdout\nid: 1\ndata: {"base64":"')) == []

@@ -104,6 +104,6 @@ async def _with_client(where: ServerConfig, doing: Doing, terminal: Console, pat
 
 def _client(where: ServerConfig, patience: float, notice: Notice) -> Client:
     try:
-        return Client(where.url, token=where.token, patience=patience, notice=notice)
+        return Client(where.url, token=where.token, retry_for=patience, on_retry=notice)
     except ValueError as error:
         raise ConfigError(f"{where.url_from}: {error}") from None

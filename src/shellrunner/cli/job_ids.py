@@ -32,7 +32,7 @@ class _Jobs(click.IntRange):
 
 async def _latest(server: str | None, beginning: str) -> list[CompletionItem]:
     where = server_config.find(server)
-    async with asyncio.timeout(_PATIENCE), Client(where.url, token=where.token, patience=0) as client:
+    async with asyncio.timeout(_PATIENCE), Client(where.url, token=where.token, retry_for=0) as client:
         page = await client.jobs_page(limit=_MANY, fields="job_id,command")
         return [
             CompletionItem(str(job["job_id"]), help=formatting.visible(job["command"]))

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shellrunner.client import DEFAULT
+from shellrunner.client import DEFAULT_URL
 from shellrunner.errors import ConfigError
 
 URL, TOKEN = "SHELLRUNNER_URL", "SHELLRUNNER_TOKEN"
@@ -93,4 +93,4 @@ def _nearby() -> str:
     for path in (place / _SOCKET for place in places):
         if path.is_socket() and os.access(path, os.W_OK):
             return f"unix:{path}"
-    return DEFAULT
+    return DEFAULT_URL

@@ -58,7 +58,7 @@ async def feed(client: Client, job_id: int, source: StdinSource, free: asyncio.L
         InputFailed: it cannot be read.
     """
     try:
-        await client.feed(job_id, source.pieces(free))
+        await client.pipe_stdin(job_id, source.pieces(free))
     except OSError as error:
         raise InputFailed(f"standard input cannot be read: {error.strerror}") from None
 

@@ -1,6 +1,6 @@
-"""The API as typed async methods: the server's twin, for the command line and for whoever imports it.
+"""A typed async client of the API, used by the command line and by other programs.
 
-Must not know the server's own code. It outlives broken connections and restarts of the server:
+It survives broken connections and restarts of the server. Must not know the server's code.
 
     import asyncio
     from shellrunner.client import Client, ClientError, OutputReceived
@@ -11,7 +11,7 @@ Must not know the server's own code. It outlives broken connections and restarts
             print(result["exit_code"], result["stdout"])
 
             job = await client.submit(argv=["sort", "-u"], stdin={"stream": True}, labels={"team": "web"})
-            await client.give(job["job_id"], b"b\\na\\nb\\n", end=True)
+            await client.write_stdin(job["job_id"], b"b\\na\\nb\\n", end=True)
             async for event in client.follow(job["job_id"]):
                 if isinstance(event, OutputReceived):
                     print(event.stream, event.data)
@@ -25,11 +25,11 @@ Must not know the server's own code. It outlives broken connections and restarts
 
     asyncio.run(main())
 
-The documents that the methods return are described by the types in `shellrunner.wire.documents`.
+The types of the documents that the methods return are in `shellrunner.wire.documents`.
 """
 
 from shellrunner.client.address import ServerAddress
-from shellrunner.client.client import DEFAULT, Client, Spec
+from shellrunner.client.client import DEFAULT_URL, Client
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import (
     BytesDropped,
@@ -41,9 +41,10 @@ from shellrunner.client.events import (
     StatusChanged,
     StreamReset,
 )
+from shellrunner.client.request_types import JobOptions
 
 __all__ = [
-    "DEFAULT",
+    "DEFAULT_URL",
     "BytesDropped",
     "Change",
     "Client",
@@ -51,9 +52,9 @@ __all__ = [
     "Event",
     "JobDeleted",
     "JobEnded",
+    "JobOptions",
     "OutputReceived",
     "ServerAddress",
-    "Spec",
     "StatusChanged",
     "StreamReset",
 ]

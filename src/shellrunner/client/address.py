@@ -1,41 +1,52 @@
-"""Where a server is: `http://…`, `https://…`, or `unix:/PATH` of its socket.
+"""The address of a server: `http://…`, `https://…`, or `unix:/PATH` of its socket.
 
-A value, made from what a person wrote. Must not know requests.
+An immutable value, parsed from user input. Must not know requests.
 """
 
 import re
 from typing import Final, NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 _UNIX: Final = re.compile(r"unix:(?://(?=/))?(/.+)")
 _DEFAULT_SCHEME: Final = "http"
 
 
 class ServerAddress(NamedTuple):
-    """`base` begins every URL; with `socket`, the connection goes there and `base` names only the Host."""
+    """`base` begins every URL; with `socket`, connections go to that path and `base` supplies only the Host."""
 
     base: str
     socket: str | None = None
 
     def __str__(self) -> str:
-        """As a person would write it."""
+        """Return the address in the form that users write."""
         return f"unix:{self.socket}" if self.socket else self.base
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what a person wrote; without a scheme it is http.
+        """Parse an address; the default scheme is http.
 
         Raises:
-            ValueError: it names no place.
+            ValueError: `text` is not a server address.
         """
         if text.startswith("unix:"):
             path = _UNIX.fullmatch(text)
             if path is None:
-                raise ValueError(f"{text!r} is no place: after unix: comes the absolute path of a socket")
+                raise ValueError(f"invalid server address {text!r}: expected unix: and the absolute path of a socket")
             return cls("http://localhost", path[1])
-        parts = urlsplit(text if "://" in text else f"{_DEFAULT_SCHEME}://{text}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-            raise ValueError(f"{text!r} is no place: it must be http://HOST:PORT, https://HOST or unix:/PATH")
+        parts = _split(text)
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("a server's URL has no user, password, query or fragment: a token is given by itself")
+            # The text may contain a password, so it is not quoted.
+            raise ValueError(
+                "invalid server address: remove user, password, query and fragment (a token is configured separately)"
+            )
         return cls(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}")
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text if "://" in text else f"{_DEFAULT_SCHEME}://{text}")
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # the port is not a number, or the brackets of an IPv6 address do not match
+        pass
+    raise ValueError(f"invalid server address {text!r}: expected http://HOST:PORT, https://HOST or unix:/PATH")

@@ -1,6 +1,6 @@
-"""What can go wrong between a client and its server, as one error with words for a person.
+"""The one error type of the client, and its construction from an HTTP response.
 
-Raised by everything in this package. Must not know how requests are made.
+Raised by every module of this package. Must not know how requests are made.
 """
 
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from shellrunner.wire.documents import Problem
 
 UNREACHABLE: Final = "unreachable"  # no connection: nothing was sent
-INTERRUPTED: Final = "interrupted"  # a connection that broke: whether the request was heard is not known
-UNTRUSTED: Final = "untrusted"  # TLS does not vouch for the server
-FOREIGN: Final = "foreign"  # an answer, but not shellrunner's: a proxy's, or another program's
+INTERRUPTED: Final = "interrupted"  # the connection broke: whether the server received the request is unknown
+UNTRUSTED: Final = "untrusted"  # the server's TLS certificate could not be verified
+FOREIGN: Final = "foreign"  # a response that is not shellrunner's: from a proxy or another program
 
-_TYPE: Final = "/problems/"
-_GATEWAYS: Final = (502, 503, 504)  # a proxy has lost the server, or does not have it yet
+_PROBLEM_TYPE_PREFIX: Final = "/problems/"
+_GATEWAY_ERRORS: Final = (502, 503, 504)  # a proxy has lost its connection to the server, or does not have one yet
 
 
 class ClientError(ShellrunnerError):
-    """What was asked for was refused, or nobody was there; `detail` says it in words.
+    """A request was refused or got no response; `detail` is a message for users.
 
-    `status` is the answer's status, 0 if none came. `kind` is the last part of the problem's `type`
+    `status` is the HTTP status of the response, 0 if there was none. `kind` is the last part of the problem's `type`
     (`no-such-job`, `queue-full`, …), or `unreachable`, `interrupted`, `untrusted` or `foreign`. `problem` is the
-    document itself (RFC 9457), if there is one.
+    problem document (RFC 9457), if there is one.
     """
 
     def __init__(self, detail: str, *, kind: str, status: int = 0, problem: "Problem | None" = None) -> None:
@@ -33,33 +33,33 @@ class ClientError(ShellrunnerError):
         self.kind, self.status, self.problem = kind, status, problem
 
     @property
-    def passes(self) -> bool:
-        """Whether the same request may succeed a little later, without anybody doing anything."""
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later without any intervention."""
         if self.kind == FOREIGN:
-            return self.status in _GATEWAYS
+            return self.status in _GATEWAY_ERRORS
         return self.kind in {UNREACHABLE, INTERRUPTED, "shutting-down"}
 
 
-def refusal(status: int, reason: str, document: object, place: str) -> ClientError:
-    """The error of an answer that is none of those hoped for; `document` is its body, if that is JSON."""
+def error_from_response(status: int, reason: str, document: object, address: str) -> ClientError:
+    """Return the error for a response with status 400 or above; `document` is its body, None unless that is JSON."""
     if not _is_problem(document):
-        words = f"{place} answered {status} {reason}, and not in shellrunner's words: a proxy, or another program?"
-        return ClientError(words, kind=FOREIGN, status=status)
+        detail = f"{address} answered {status} {reason} without a shellrunner problem document: check the address"
+        return ClientError(detail, kind=FOREIGN, status=status)
     problem = cast("Problem", document)
-    kind = problem["type"].removeprefix(_TYPE)
-    return ClientError(_words(problem), kind=kind, status=status, problem=problem)
+    kind = problem["type"].removeprefix(_PROBLEM_TYPE_PREFIX)
+    return ClientError(_message(problem), kind=kind, status=status, problem=problem)
 
 
 def _is_problem(document: object) -> bool:
     return (
         isinstance(document, Mapping)
         and isinstance(document.get("detail"), str)
-        and str(document.get("type")).startswith(_TYPE)
+        and str(document.get("type")).startswith(_PROBLEM_TYPE_PREFIX)
     )
 
 
-def _words(problem: "Problem") -> str:
-    faults = problem.get("errors", [])
-    if len(faults) <= 1:
+def _message(problem: "Problem") -> str:
+    errors = problem.get("errors", [])
+    if len(errors) <= 1:
         return problem["detail"]
-    return "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
+    return "; ".join(f"{error['pointer']}: {error['detail']}" for error in errors)

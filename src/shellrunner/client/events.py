@@ -1,43 +1,21 @@
-"""Server-sent events as values: what a stream of bytes says, and what each of our events means.
+"""The events of shellrunner's two streams as values: those of one job, and the changes of all statuses.
 
-Pure; the format is the HTML standard's "Server-sent events" as API.md's section 3 uses it. Must not know sockets.
+Pure. Must not know sockets, or how a stream of bytes is parsed.
 """
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from shellrunner.client.sse_parser import ServerSentEvent
 
 if TYPE_CHECKING:
     from shellrunner.wire import stream_events
     from shellrunner.wire.documents import Status
 
 
-class Message(NamedTuple):
-    """One event as it came."""
-
-    event: str
-    data: Any
-    id: str | None
-
-
-class Reader:
-    """Takes bytes as they come, however they are cut; gives the events that they complete."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """The events that end in `data`. What is unfinished when a connection breaks was never said."""
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        for block in blocks:
-            message = _message(block)
-            if message is not None:
-                yield message
-
-
 class OutputReceived(NamedTuple):
-    """What a command wrote, to the byte; `id` is the place after it, `time` when its keeper read it."""
+    """Bytes that the command wrote; `id` is the position after them, `time` (RFC 3339) when the keeper read them."""
 
     stream: Literal["stdout", "stderr"]
     data: bytes
@@ -46,44 +24,48 @@ class OutputReceived(NamedTuple):
 
 
 class StatusChanged(NamedTuple):
-    """How a job stands now."""
+    """The current status of a job."""
 
     status: "Status"
 
 
 class BytesDropped(NamedTuple):
-    """How many bytes of this stream could not be stored, in all so far."""
+    """The total number of bytes of this stream that could not be stored so far."""
 
     stream: Literal["stdout", "stderr"]
     bytes: int
 
 
 class JobEnded(NamedTuple):
-    """The job is done, and this is how; nothing follows."""
+    """The job is done; the last event of its stream."""
 
     end: "stream_events.DoneEvent"
 
 
 class JobDeleted(NamedTuple):
-    """A job is no more."""
+    """The job was deleted from the history."""
 
     job_id: int
 
 
 class StreamReset(NamedTuple):
-    """Changes were missed: whoever keeps a list is to read it anew."""
+    """Changes were missed: a list that is kept up to date by the stream has to be fetched again."""
 
 
 Event = OutputReceived | StatusChanged | BytesDropped | JobEnded
 Change = StatusChanged | JobDeleted | StreamReset
 
 
-def event(message: Message) -> Event | None:
-    """What an event of one job's stream means; None for one of a later version."""
-    data = message.data
-    match message.event:
+def decode_job_event(event: ServerSentEvent) -> Event | None:
+    """Decode an event of one job's stream; return None for a type that only later versions know.
+
+    Raises:
+        ValueError, LookupError, TypeError: the data is not what the server sends.
+    """
+    data = json.loads(event.data)
+    match event.event:
         case "stdout" | "stderr" as stream:
-            return OutputReceived(stream, b64decode(data["base64"]), data["time"], message.id or "")
+            return OutputReceived(stream, b64decode(data["base64"]), data["time"], event.id)
         case "status":
             return StatusChanged(data)
         case "dropped":
@@ -93,23 +75,18 @@ def event(message: Message) -> Event | None:
     return None
 
 
-def change(message: Message) -> Change | None:
-    """What an event of the stream of all changes means; None for one of a later version."""
-    match message.event:
+def decode_change(event: ServerSentEvent) -> Change | None:
+    """Decode an event of the stream of all changes; return None for a type that only later versions know.
+
+    Raises:
+        ValueError, LookupError, TypeError: the data is not what the server sends.
+    """
+    data = json.loads(event.data)
+    match event.event:
         case "status":
-            return StatusChanged(message.data)
+            return StatusChanged(data)
         case "deleted":
-            return JobDeleted(message.data["status_id"])
+            return JobDeleted(data["status_id"])
         case "reset":
             return StreamReset()
     return None
-
-
-def _message(block: bytes) -> Message | None:
-    fields: dict[str, str] = {}
-    for line in block.decode().split("\n"):
-        name, _, value = line.partition(":")
-        fields[name] = value.removeprefix(" ")
-    if "data" not in fields:
-        return None
-    return Message(fields.get("event", "message"), json.loads(fields["data"]), fields.get("id"))

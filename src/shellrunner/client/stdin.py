@@ -1,4 +1,4 @@
-"""Standard input for a command that runs: all of a source, each byte once, however often a connection breaks.
+"""Standard input for a running command: every byte of a source once, however often the connection breaks.
 
 Works on a `Transport`. Must not know where the bytes come from.
 """
@@ -7,69 +7,70 @@ from collections.abc import AsyncIterable
 from typing import Final
 
 from shellrunner.client.client_error import ClientError
-from shellrunner.client.transport import Transport, Tries
+from shellrunner.client.retry import Retry
+from shellrunner.client.transport import Transport
 
-LARGEST: Final = 1 << 18  # bytes sent at once: several are held for a command that reads slowly (1 MiB)
+MAX_CHUNK: Final = 1 << 18  # bytes per request; the server buffers 1 MiB for a command that reads slowly
 
-# The service will take it a little later, or has perhaps taken it without being able to say so.
-_BEARS: Final = frozenset({"keeper-silent", "store-unavailable"})
+# The server may accept the bytes later, or has accepted them and could not confirm it.
+_TRANSIENT_KINDS: Final = frozenset({"keeper-silent", "store-unavailable"})
 
 
-async def feed(connection: Transport, job_id: int, source: AsyncIterable[bytes]) -> bool:
-    """Give a command all of `source`, and then the end of its input; wait until it runs, and while it does not read.
+async def pipe(transport: Transport, job_id: int, source: AsyncIterable[bytes]) -> bool:
+    """Send a command all of `source` and then the end of its input; wait until it runs and while it does not read.
 
-    False if the job is done before that.
+    Return False if the job is done before that.
 
     Raises:
-        ClientError: it takes no input, or another attempt of it began, which has missed what was given before.
+        ClientError: the command takes no input, or another attempt has begun, which missed the input sent before.
     """
-    giving = _Giving(connection, job_id)
+    writer = _StdinWriter(transport, job_id)
     async for data in source:
-        for at in range(0, len(data), LARGEST):
-            if not await giving.give(data[at : at + LARGEST]):
+        for start in range(0, len(data), MAX_CHUNK):
+            if not await writer.write(data[start : start + MAX_CHUNK]):
                 return False
-    return await giving.give(b"", end=True)
+    return await writer.write(b"", end=True)
 
 
-def path(job_id: int, offset: int | None, *, end: bool) -> str:
-    """Where input is given."""
+def stdin_path(job_id: int, offset: int | None, *, end: bool) -> str:
+    """Return the path and query to which input is sent."""
     query = [f"offset={offset}"] * (offset is not None) + ["end=true"] * end
     return f"/api/jobs/{job_id}/stdin" + ("?" if query else "") + "&".join(query)
 
 
-class _Giving:
-    def __init__(self, connection: Transport, job_id: int) -> None:
-        self._connection, self._job_id = connection, job_id
+class _StdinWriter:
+    def __init__(self, transport: Transport, job_id: int) -> None:
+        self._transport, self._job_id = transport, job_id
         self._offset = 0
 
-    async def give(self, data: bytes, *, end: bool = False) -> bool:
-        """Give these bytes; false if the job is done, so that nobody takes them any more."""
-        where = path(self._job_id, self._offset, end=end)
-        tries = Tries(self._connection, _BEARS)
+    async def write(self, data: bytes, *, end: bool = False) -> bool:
+        """Send `data`; return False if the job is done, so that nothing reads it any more."""
+        path = stdin_path(self._job_id, self._offset, end=end)
+        retry = Retry(self._transport, _TRANSIENT_KINDS)
         while True:
             try:
-                await self._connection.ask("POST", where, body=data, idempotent=False)
+                await self._transport.request("POST", path, body=data, idempotent=False)
             except ClientError as error:
                 if error.kind == "not-running":
                     if await self._is_done():
                         return False
-                    await tries.pause()
+                    await retry.backoff()
                     continue
                 if error.kind == "input-full":
-                    await tries.pause()
+                    await retry.backoff()
                     continue
-                if not self._was_taken(error, data, end=end):
-                    await tries.wait_or_raise(error)
+                if not self._was_received(error, data, end=end):
+                    await retry.wait_or_raise(error)
                     continue
             self._offset += len(data)
             return True
 
-    def _was_taken(self, error: ClientError, data: bytes, *, end: bool) -> bool:
-        """Whether it got there before, and only the answer was lost."""
+    def _was_received(self, error: ClientError, data: bytes, *, end: bool) -> bool:
+        """Return whether an earlier attempt succeeded and only its response was lost."""
         if error.kind == "wrong-offset" and data and error.problem:
             return error.problem.get("offset") == self._offset + len(data)
         return error.kind == "input-closed" and end
 
     async def _is_done(self) -> bool:
-        status = await self._connection.ask("GET", f"/api/statuses/{self._job_id}")
+        status = await self._transport.request("GET", f"/api/statuses/{self._job_id}")
         return bool(status["done"])

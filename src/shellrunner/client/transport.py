@@ -1,212 +1,196 @@
-"""Requests to one server: each is answered, refused in words, or tried again while that may help.
+"""HTTP requests to one server, with errors translated to `ClientError` and retries of idempotent requests.
 
-Owned by a `Client`. Must not know what is asked for.
+Owned by a `Client`. Must not know which resources there are.
 """
 
-import asyncio
 import contextlib
 import errno
 import json
 import os
-import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Container, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import aiohttp
 
 from shellrunner.client.address import ServerAddress
-from shellrunner.client.client_error import FOREIGN, INTERRUPTED, UNREACHABLE, UNTRUSTED, ClientError, refusal
+from shellrunner.client.client_error import (
+    FOREIGN,
+    INTERRUPTED,
+    UNREACHABLE,
+    UNTRUSTED,
+    ClientError,
+    error_from_response,
+)
+from shellrunner.client.retry import Retry
 
-SILENCE: Final = 45.0  # seconds without a byte after which a connection is given up; a stream says something every 15
-_CONNECT: Final = 10.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
+READ_TIMEOUT: Final = 45.0  # seconds without a byte until a connection counts as broken; streams send one every 15 s
+_CONNECT_TIMEOUT: Final = 10.0
 
-Notice = Callable[[ClientError | None], None]
+
+class RetryListener(Protocol):
+    """Called with the error before each retry, and with None once the server has responded again."""
+
+    def __call__(self, error: ClientError | None, /) -> None:
+        """Handle the error that is about to be retried, or None: the server has responded."""
 
 
 class Transport:
-    """One server and how to speak with it; `notice` is told why a request comes again, and None once it succeeds."""
+    """A pool of connections to one server; it is also the `RetryPolicy` of the requests made through it."""
 
     def __init__(
         self,
-        place: ServerAddress,
+        address: ServerAddress,
         *,
         token: str | None,
-        patience: float,
-        notice: Notice | None,
+        retry_for: float,
+        on_retry: RetryListener | None,
         tls: ssl.SSLContext | None,
     ) -> None:
-        self.place, self.patience = place, patience
-        self._token, self._notice, self._tls = token, notice, tls
-        self._was_there = self._in_trouble = False
+        self.address, self.retry_for = address, retry_for
+        self._token, self._on_retry, self._tls = token, on_retry, tls
+        self._has_connected = self._is_retrying = False
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        """Connections are made when they are needed."""
-        who = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        """Open the pool; connections are made on demand."""
+        authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
-            headers={"User-Agent": "shellrunner", **who},
+            headers={"User-Agent": "shellrunner", **authorization},
             cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[self._tracing()],
+            trace_configs=[self._trace_config()],
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close them all."""
+        """Close all connections."""
         await self._session.close()
 
-    async def ask(
+    async def request(
         self,
-        verb: str,
+        method: str,
         path: str,
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         idempotent: bool = True,
-        silence: float = SILENCE,
+        read_timeout: float = READ_TIMEOUT,
     ) -> Any:
-        """Return the answer's document (None: it has none).
+        """Return the JSON document of the response, None if the body is empty.
 
-        With `idempotent`, which is only for what may be asked twice, a request that was lost is sent again.
+        Only an `idempotent` request is retried, because the server may have received the one whose response was lost.
 
         Raises:
-            ClientError: it was refused, or there was no answer.
+            ClientError: the request was refused or got no response.
         """
-        tries = Tries(self)
+        retry = Retry(self)
         while True:
             try:
-                async with self.answer(verb, path, body=body, headers=headers, silence=silence) as response:
+                async with self.response(
+                    method, path, body=body, headers=headers, read_timeout=read_timeout
+                ) as response:
                     content = await response.read()
                     return json.loads(content) if content else None
             except ClientError as error:
                 if not idempotent:
                     raise
-                await tries.wait_or_raise(error)
+                await retry.wait_or_raise(error)
 
-    async def measure(self, path: str) -> int:
-        """How many bytes lie there.
+    async def content_length(self, path: str) -> int:
+        """Return the size in bytes of the resource at `path`.
 
         Raises:
-            ClientError: as for `ask`.
+            ClientError: as for `request`.
         """
-        tries, verb = Tries(self), "HEAD"
+        retry, method = Retry(self), "HEAD"
         while True:
             try:
-                async with self.answer(verb, path) as response:
+                async with self.response(method, path) as response:
                     return response.content_length or 0
             except ClientError as error:
-                if verb == "HEAD" and error.kind == FOREIGN:  # it has no body to say why; GET's has
-                    verb = "GET"
+                if method == "HEAD" and error.kind == FOREIGN:  # HEAD has no problem document: GET gives the reason
+                    method = "GET"
                 else:
-                    await tries.wait_or_raise(error)
+                    await retry.wait_or_raise(error)
 
     @asynccontextmanager
-    async def answer(
+    async def response(
         self,
-        verb: str,
+        method: str,
         path: str,
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        silence: float = SILENCE,
+        read_timeout: float = READ_TIMEOUT,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request and its answer, to be read within.
+        """Send one request, and yield its response, whose body is to be read within the block.
 
         Raises:
-            ClientError: it was refused, there was no answer, or it broke off while it was read.
+            ClientError: the request was refused, got no response, or the connection broke while the body was read.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=silence)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=read_timeout)
+        url = self.address.base + path
         try:
             async with self._session.request(
-                verb, self.place.base + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status >= 400:
-                    raise refusal(response.status, response.reason or "", await _document(response), str(self.place))
-                self._well()
+                    document = await _json_or_none(response)
+                    raise error_from_response(response.status, response.reason or "", document, str(self.address))
+                self._report_success()
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
-            raise self._trouble(error) from error
+            raise self._translate_error(error) from error
 
-    def trying_again(self, error: ClientError) -> None:
-        """Say that the server is not there just now."""
-        self._in_trouble = True
-        if self._notice:
-            self._notice(error)
+    def report_retry(self, error: ClientError) -> None:
+        """Notify the listener that a request is about to be retried."""
+        self._is_retrying = True
+        if self._on_retry:
+            self._on_retry(error)
 
-    def is_hopeless(self, error: ClientError) -> bool:
-        """Whether no other try would help. One that was never there is not waited for."""
-        return not error.passes or (error.kind == UNREACHABLE and not self._was_there)
+    def is_retryable(self, error: ClientError) -> bool:
+        """Return whether another attempt may succeed; a server that was never reachable is not waited for."""
+        return error.is_transient and (error.kind != UNREACHABLE or self._has_connected)
 
     def _connector(self) -> aiohttp.BaseConnector:
-        if self.place.socket:
-            return aiohttp.UnixConnector(self.place.socket)
+        if self.address.socket:
+            return aiohttp.UnixConnector(self.address.socket)
         return aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
 
-    def _tracing(self) -> aiohttp.TraceConfig:
-        # aiohttp asks a second time by itself where a connection breaks, and tells only of the second.
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_create_end.append(self._connected)
-        return tracing
+    def _trace_config(self) -> aiohttp.TraceConfig:
+        # aiohttp itself retries once on a connection that broke and reports only the second error, so the errors
+        # alone do not show whether the server was ever reachable.
+        trace_config = aiohttp.TraceConfig()
+        trace_config.on_connection_create_end.append(self._mark_connected)
+        return trace_config
 
-    async def _connected(self, *_: object) -> None:
-        self._was_there = True
+    async def _mark_connected(self, *_: object) -> None:
+        self._has_connected = True
 
-    def _well(self) -> None:
-        if self._in_trouble and self._notice:
-            self._notice(None)
-        self._in_trouble = False
+    def _report_success(self) -> None:
+        if self._is_retrying and self._on_retry:
+            self._on_retry(None)
+        self._is_retrying = False
 
-    def _trouble(self, error: Exception) -> ClientError:
-        place = self.place
+    def _translate_error(self, error: Exception) -> ClientError:
+        address = self.address
         match error:
             case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-                return ClientError(f"cannot trust {place}: {_reason(error)}", kind=UNTRUSTED)
+                detail = f"cannot verify the certificate of {address}: {_reason(error)}"
+                return ClientError(detail, kind=UNTRUSTED)
             case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNRESET:
-                self._was_there = True  # and died just now
+                self._has_connected = True  # the server accepted the connection, then died
             case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
-                return ClientError(f"cannot reach {place}: {_reason(error)}", kind=UNREACHABLE)
+                return ClientError(f"cannot reach {address}: {_reason(error)}", kind=UNREACHABLE)
             case aiohttp.ClientResponseError() | aiohttp.InvalidURL() | ValueError():
-                return ClientError(f"{place} does not speak as shellrunner does", kind=FOREIGN)
-        return ClientError(f"the connection to {place} broke: {_reason(error)}", kind=INTERRUPTED)
+                detail = f"the response from {address} is not shellrunner's: check the address"
+                return ClientError(detail, kind=FOREIGN)
+        return ClientError(f"the connection to {address} broke: {_reason(error)}", kind=INTERRUPTED)
 
 
-class Tries:
-    """The tries of one request: pauses that grow, until patience is at an end."""
-
-    def __init__(self, connection: Transport, bears: Container[str] = ()) -> None:
-        """`bears` are further kinds of error that pass for this request."""
-        self._connection, self._bears = connection, bears
-        self._deadline: float | None = None
-        self._pause = _FIRST_PAUSE
-
-    def succeeded(self) -> None:
-        """Begin anew: what comes next is another trouble."""
-        self._deadline, self._pause = None, _FIRST_PAUSE
-
-    async def wait_or_raise(self, error: ClientError) -> None:
-        """Wait a little before the next try.
-
-        Raises:
-            ClientError: `error` itself, if it does not pass by itself, or has lasted too long.
-        """
-        now = asyncio.get_running_loop().time()
-        self._deadline = self._deadline or now + self._connection.patience
-        hopeless = error.kind not in self._bears and self._connection.is_hopeless(error)
-        if hopeless or now >= self._deadline:
-            raise error
-        self._connection.trying_again(error)
-        await self.pause()
-
-    async def pause(self) -> None:
-        """Wait, a little longer each time; not all who lost the same server come back at once."""
-        await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311  no secret
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-
-
-async def _document(response: aiohttp.ClientResponse) -> object:
+async def _json_or_none(response: aiohttp.ClientResponse) -> object:
     with contextlib.suppress(ValueError):
         return json.loads(await response.read())
     return None
@@ -217,18 +201,18 @@ def _reason(error: BaseException) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return str(getattr(error.certificate_error, "verify_message", error.certificate_error))
         case aiohttp.ClientConnectorError():
-            return _words(error.os_error)
+            return _os_reason(error.os_error)
         case aiohttp.ServerDisconnectedError():
-            return "it was closed before the answer"
+            return "it was closed before the response"
         case TimeoutError():
-            return "no answer in time"
+            return "no response in time"
         case OSError():
-            return _words(error)
+            return _os_reason(error)
     return str(error) or type(error).__name__
 
 
-def _words(error: OSError) -> str:
-    # asyncio puts a sentence of its own where the system's belongs.
+def _os_reason(error: OSError) -> str:
+    # asyncio replaces the system's message with one of its own, so the number is the better source.
     if error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

@@ -18,7 +18,7 @@ from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
-from shellrunner.client import Client, Spec
+from shellrunner.client import Client, JobOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Pairs = tuple[tuple[str, str], ...]
@@ -120,7 +120,7 @@ def spec(
     """What `Client.submit` takes. One word is a line for the shell, several are run as they are."""
     what: dict[str, Any] = {"command": command[0]} if len(command) == 1 else {"argv": list(command)}
     labels = dict(label) | ({"name": name} if name is not None else {})
-    rest: Spec = {"cwd": None if cwd is None else os.path.abspath(cwd), "stdin": stdin.spec, "timeout": timeout}
+    rest: JobOptions = {"cwd": None if cwd is None else os.path.abspath(cwd), "stdin": stdin.spec, "timeout": timeout}
     if env:
         rest["env"] = dict(env)
     if queue is not None:
