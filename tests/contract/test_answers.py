@@ -25,7 +25,9 @@ EVERYWHERE = {
 PATTERNS = {
     re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))): path
     # What has no variable first: /api/queues/pause is no queue's name.
-    for path in sorted({parameter_objects.plain(row.path) for row in ROUTES}, key=lambda path: path.count("{"))
+    for path in sorted(
+        {parameter_objects.path_template(row.path) for row in ROUTES}, key=lambda path: path.count("{")
+    )
 }
 
 
@@ -55,7 +57,7 @@ def routed(exchanges):
 def test_the_tour_goes_everywhere(exchanges):
     """Every route is in it, and the statuses that HTTP has for what they do."""
     been = {(each.verb, place(each)) for each in exchanges}
-    assert {(row.verb, parameter_objects.plain(row.path)) for row in ROUTES} <= been
+    assert {(row.verb, parameter_objects.path_template(row.path)) for row in ROUTES} <= been
     statuses = {
         200,
         202,

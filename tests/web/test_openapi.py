@@ -13,11 +13,12 @@ from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES, Route, openapi
 from shellrunner.web.app_keys import SETTINGS
 from shellrunner.web.http.problems import STATUSES
-from shellrunner.web.openapi import examples, meanings, parameter_objects, response_objects
+from shellrunner.web.openapi import descriptions, examples, parameter_objects, response_objects
+from shellrunner.web.openapi.links import LINKS
 from tests.support.site import Site
 
 SIGNALS = ("SIGHUP", "SIGTERM")
-DOCUMENT = openapi.document(ROUTES, load(), SIGNALS)
+DOCUMENT = openapi.build(ROUTES, load(), SIGNALS)
 OPERATIONS = {
     (verb, path): about
     for path, verbs in DOCUMENT["paths"].items()
@@ -25,11 +26,13 @@ OPERATIONS = {
     if verb != "head"
 }
 BODIES = {row.body.__name__ for row in ROUTES if row.body is not None}
-each_route = pytest.mark.parametrize("row", ROUTES, ids=lambda row: f"{row.verb} {parameter_objects.plain(row.path)}")
+each_route = pytest.mark.parametrize(
+    "row", ROUTES, ids=lambda row: f"{row.verb} {parameter_objects.path_template(row.path)}"
+)
 
 
 def described(row: Route) -> dict[str, Any]:
-    return OPERATIONS[row.verb.lower(), parameter_objects.plain(row.path)]
+    return OPERATIONS[row.verb.lower(), parameter_objects.path_template(row.path)]
 
 
 def named(row: Route, place: str) -> set[str]:
@@ -107,7 +110,7 @@ def test_every_operation_has_a_name_of_its_own() -> None:
     assert (
         {"get-statuses-id", "get-results-id", "get-statuses-id-events", "post-jobs-id-cancel"} <= linked <= set(names)
     )
-    assert set(examples.LINKS) <= set(names)
+    assert set(LINKS) <= set(names)
 
 
 def test_every_problem_is_described_and_some_route_has_it() -> None:
@@ -115,8 +118,8 @@ def test_every_problem_is_described_and_some_route_has_it() -> None:
     kinds = resolved({"$ref": "#/components/schemas/Problem"})["properties"]["type"]
     assert kinds["enum"] == [f"/problems/{code}" for code in STATUSES]
     for code in STATUSES:
-        assert meanings.of(code) in kinds["description"]
-    nobodys = set(STATUSES) - {code for row in ROUTES for code in response_objects.codes(row)}
+        assert descriptions.problem(code) in kinds["description"]
+    nobodys = set(STATUSES) - {code for row in ROUTES for code in response_objects.problem_codes(row)}
     assert nobodys == {"method-not-allowed"}  # of a method that is no operation
 
 
@@ -197,7 +200,7 @@ def test_examples_are_right(name: str, value: Any) -> None:
 async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str, Any]) -> None:
     """The schema refuses what the service refuses, and nothing else."""
     answer = await site.ask("POST", "/api/jobs", json=job)
-    schema = openapi.document(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
+    schema = openapi.build(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
     check = jsonschema_rs.Draft202012Validator(
         {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": schema}}, validate_formats=True
     )
@@ -223,7 +226,7 @@ async def test_config_is_in_it() -> None:
         jobs={"memory_bytes": 1 << 20},
         callbacks={"hosts": ["example.org"], "secret": secret},
     )
-    shapes = openapi.document(ROUTES, settings, SIGNALS)["components"]["schemas"]
+    shapes = openapi.build(ROUTES, settings, SIGNALS)["components"]["schemas"]
     assert shapes["JobSpec"]["properties"]["queue"]["anyOf"][0]["enum"] == ["default", "slow"]
     assert shapes["JobSpec.Limits"]["properties"]["memory_bytes"]["anyOf"][0]["maximum"] == 1 << 20
     assert "url" in shapes["JobSpec.Notify"]["properties"]

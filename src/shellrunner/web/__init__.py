@@ -130,7 +130,7 @@ def make_app(
     app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_PROTOCOL)
     app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
     app[RENDER], app[DOOR] = render, door
-    app[openapi.DESCRIPTION] = openapi.Description(ROUTES, settings, controls.signals)
+    app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[CONNECTIONS] = Connections(ConnectionLimits(most=settings.server.max_connections), STATUSES)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store), StatusFeed(store)

@@ -1,6 +1,6 @@
-"""What each parameter may hold and means: of paths, queries and headers, by name.
+"""The Parameter Objects of each route: schema, description and example of path, query and header parameters.
 
-Used by the OpenAPI document. Must not know how a parameter is read.
+Used by the other modules of this package. Must not know how a parameter is read.
 """
 
 import re
@@ -16,9 +16,9 @@ from shellrunner.wire.documents import TIME
 Schema = dict[str, Any]
 
 _VARIABLE = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
-_MOST = 10**18 - 1
-_OFFSET: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": _MOST}
-_YES_OR_NO: Final[Schema] = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
+_MAX_ID = 10**18 - 1
+_OFFSET: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": _MAX_ID}
+_FLAG: Final[Schema] = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
 _TIME: Final[Schema] = {
     "type": "string",
     "format": "date-time",
@@ -31,45 +31,49 @@ _NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}$", "
 _EVENT_ID: Final[Schema] = {"type": "string", "pattern": r"^(end|[0-9]{1,19}(\.[0-8]\.[0-8])?)?$", "maxLength": 23}
 
 
-def _some(items: Schema, most: int = SEVERAL) -> Schema:
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
+def _array(items: Schema, max_items: int = SEVERAL) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": max_items}
 
 
-def _words(words: Any) -> Schema:
-    return {"type": "string", "enum": [str(word) for word in words]}
+def _enum(values: Any) -> Schema:
+    return {"type": "string", "enum": [str(value) for value in values]}
 
 
 PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
     "id": (
-        {"type": "integer", "format": "int64", "minimum": 1, "maximum": _MOST},
-        "of the job, its status and its result",
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": _MAX_ID},
+        "The id of the job, its status and its result.",
         45,
     ),
     "number": (
-        {"type": "integer", "format": "int64", "minimum": 1, "maximum": _MOST},
-        "of the attempt, counted from 1",
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": _MAX_ID},
+        "The number of the attempt, counted from 1.",
         1,
     ),
-    "name": (_NAME, "of a queue that config names", "default"),
-    "version": ({"type": "string", "pattern": "^[0-9a-f]{18}$", "maxLength": 18}, "of all that the page loads", None),
-    "file": ({"type": "string", "pattern": "^[a-z0-9./-]+$", "maxLength": 64}, "what of it", "main.js"),
+    "name": (_NAME, "The name of a configured queue.", "default"),
+    "version": (
+        {"type": "string", "pattern": "^[0-9a-f]{18}$", "maxLength": 18},
+        "The version of the page and everything that it loads.",
+        None,
+    ),
+    "file": ({"type": "string", "pattern": "^[a-z0-9./-]+$", "maxLength": 64}, "The path of the file.", "main.js"),
 }
 
-REQUIRED: Final = {"confirm"}  # of queries
+REQUIRED: Final = {"confirm"}  # query parameters
 
-# By name; where one means something else on some path, by path and name.
+# By name; if a name means something else on one path, by path and name.
 QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     "q": (_TEXT, "a part of the command, in any case", "привет"),
-    "state": (_some(_words(State)), "some of the states", ["queued", "running"]),
-    "ending": (_some(_words(Ending)), "some of the endings", ["exited"]),
+    "state": (_array(_enum(State)), "some of the states", ["queued", "running"]),
+    "ending": (_array(_enum(Ending)), "some of the endings", ["exited"]),
     "exit_code": (
-        _some({"type": "integer", "format": "int64", "minimum": 0, "maximum": 255}),
+        _array({"type": "integer", "format": "int64", "minimum": 0, "maximum": 255}),
         "some exit codes",
         [1, 2],
     ),
-    "queue": (_some(_NAME), "some queues", ["default"]),
+    "queue": (_array(_NAME), "some queues", ["default"]),
     "label": (
-        _some({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}:", "maxLength": 319}, LABELS),
+        _array({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}:", "maxLength": 319}, LABELS),
         "a label that the job has, as `key:value`; may be repeated, and all must be there",
         ["team:ops"],
     ),
@@ -81,93 +85,129 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     "max_duration": (_SECONDS, "seconds, at most", 60),
     "limit": (
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
-        "rows of a page, at most",
+        "Maximum number of rows in a page.",
         100,
     ),
     "cursor": (
         {"type": "string", "pattern": "^[A-Za-z0-9_=-]+$", "maxLength": 8000},
-        "from `next` of this list",
+        "Where the page begins; taken from `next` of the page before.",
         None,
     ),
-    "confirm": (_words(["true"]), "without it nothing is deleted", "true"),
-    "stream": (_words(Stream), "one of the two only", "stdout"),
-    "tail": ({"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15}, "so many last lines", 10),
-    "follow": (_YES_OR_NO, "go on until the job is done", "true"),
-    "download": (_YES_OR_NO, "as an attachment", "true"),
-    "encoding": ({**_words(["text", "base64"]), "default": "text"}, "how events tell output", "base64"),
-    "last_event_id": (_EVENT_ID, "for a first connection; the header goes before it", "17"),
-    "end": (_YES_OR_NO, "close standard input after these bytes", "true"),
-    "offset": (_OFFSET, "how many bytes of input were given before", 0),
-    "/api/statuses/events last_event_id": (_TEXT, "for a first connection; the header goes before it", None),
+    "confirm": (_enum(["true"]), "Confirms the deletion; without it nothing is deleted.", "true"),
+    "stream": (_enum(Stream), "Only this stream.", "stdout"),
+    "tail": (
+        {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
+        "Only the last lines, this many.",
+        10,
+    ),
+    "follow": (_FLAG, "Continue until the job is done.", "true"),
+    "download": (_FLAG, "Send the bytes as an attachment with a file name.", "true"),
+    "encoding": (
+        {**_enum(["text", "base64"]), "default": "text"},
+        "How events hold output: as text, or as base64 of the exact bytes.",
+        "base64",
+    ),
+    "last_event_id": (
+        _EVENT_ID,
+        "Where to resume, for a first connection; the header `Last-Event-ID` takes precedence.",
+        "17",
+    ),
+    "end": (_FLAG, "Close standard input after these bytes.", "true"),
+    "offset": (
+        _OFFSET,
+        "How many bytes of input were sent before; if the service has received another number, it rejects these.",
+        0,
+    ),
+    "/api/statuses/events last_event_id": (
+        _TEXT,
+        "Where to resume, for a first connection; the header `Last-Event-ID` takes precedence.",
+        None,
+    ),
 }
 
 for _kind in (lists.JOBS, lists.STATUSES, lists.RESULTS):
     _keys = [f"{sign}{key}" for key in _kind.keys for sign in ("", "-")]
     QUERY[f"/api/{_kind.name} sort"] = (
-        {**_some(_words(_keys), len(_kind.keys)), "uniqueItems": True},
-        "the keys to sort by, each once, with `-` descending; null comes last, ties go by id",
+        {**_array(_enum(_keys), len(_kind.keys)), "uniqueItems": True},
+        "The keys to sort by, each at most once; `-` sorts in descending order. Null is last, ties are broken by id.",
         ["-created"],
     )
     QUERY[f"/api/{_kind.name} fields"] = (
-        _some(_words(sorted(_kind.fields)), 1000),
-        "the only keys that each row is to have",
+        _array(_enum(sorted(_kind.fields)), 1000),
+        "The only keys that each row has.",
         ["job_id"],
     )
 
 HEADERS: Final[dict[str, tuple[Schema, str, Any]]] = {
-    "Prefer": (_TEXT, "`wait=N`: answer once the job is done, or after N seconds, at most 60 (RFC 7240)", "wait=5"),
+    "Prefer": (_TEXT, "`wait=N`: respond once the job is done, or after N seconds, at most 60 (RFC 7240).", "wait=5"),
     "Idempotency-Key": (
         {"type": "string", "pattern": r'^("([!#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254})$', "maxLength": 512},
-        "a request that comes twice with the same key and an equal body makes one job; kept for 24 hours",
+        "Requests with the same key and an equal body create one job. A key is remembered for 24 hours.",
         '"9f1c8b52"',
     ),
-    "Last-Event-ID": (_EVENT_ID, "the last event that was received: the stream goes on with the next byte", "17"),
-    "/api/statuses/events Last-Event-ID": (_TEXT, "the last change that was received", None),
-    "Accept-Encoding": (_TEXT, "with `gzip` it comes packed", "gzip"),
+    "Last-Event-ID": (
+        _EVENT_ID,
+        "The id of the last event that was received; the stream continues with the next byte.",
+        "17",
+    ),
+    "/api/statuses/events Last-Event-ID": (_TEXT, "The id of the last change that was received.", None),
+    "Accept-Encoding": (_TEXT, "With `gzip` the body is compressed.", "gzip"),
     "If-None-Match": (
         _TEXT,
-        "versions that the client has: if one of them is still right, 304 to GET and HEAD, 412 to others",
+        "Versions that the client has. If one of them is current, GET and HEAD get 304, other methods 412.",
         '"0f343b0931126a20"',
     ),
-    "If-Match": (_TEXT, "versions that the client means: 412 if it is none of them", '"0f343b0931126a20"'),
-    "Range": (_TEXT, "one range of bytes; what is not understood, or several, is all", "bytes=0-99"),
-    "If-Range": (_TEXT, "the version of which a range is wanted, else all", '"0f343b0931126a20"'),
+    "If-Match": (
+        _TEXT,
+        "Versions to which the request applies; 412 if none of them is current.",
+        '"0f343b0931126a20"',
+    ),
+    "Range": (
+        _TEXT,
+        "One range of bytes. Several ranges, or a value that is not understood, select all.",
+        "bytes=0-99",
+    ),
+    "If-Range": (
+        _TEXT,
+        "The version to which `Range` applies; if another is current, all bytes are sent.",
+        '"0f343b0931126a20"',
+    ),
 }
 
 
-def of(row: Route, headers: Iterator[str]) -> list[Schema]:
-    """The parameters of a route, with these of its headers."""
-    path = plain(row.path)
-    found = [_parameter("path", name, *PATH[name]) for name in variables(row.path)]
-    found += [_query(name, *_meant(QUERY, path, name)) for name in row.parameters.split()]
-    return found + [_parameter("header", name, *_meant(HEADERS, path, name)) for name in headers]
+def for_route(route: Route, headers: Iterator[str]) -> list[Schema]:
+    """Return the Parameter Objects of a route; `headers` are the request headers that have an effect on it."""
+    path = path_template(route.path)
+    found = [_parameter("path", name, *PATH[name]) for name in variables(route.path)]
+    found += [_query(name, *_lookup(QUERY, path, name)) for name in route.parameters.split()]
+    return found + [_parameter("header", name, *_lookup(HEADERS, path, name)) for name in headers]
 
 
-def plain(path: str) -> str:
-    """The path of a route without the patterns of its variables."""
+def path_template(path: str) -> str:
+    """Return the path of a route without the patterns of its variables, as OpenAPI has it."""
     return _VARIABLE.sub(r"{\1}", path)
 
 
 def variables(path: str) -> list[str]:
-    """The variables in the path of a route."""
-    return [found[1] for found in _VARIABLE.finditer(path)]
+    """Return the names of the variables in the path of a route."""
+    return [match[1] for match in _VARIABLE.finditer(path)]
 
 
-def _meant(table: dict[str, tuple[Schema, str, Any]], path: str, name: str) -> tuple[Schema, str, Any]:
+def _lookup(table: dict[str, tuple[Schema, str, Any]], path: str, name: str) -> tuple[Schema, str, Any]:
     return table.get(f"{path} {name}") or table[name]
 
 
-def _query(name: str, schema: Schema, words: str, example: Any) -> Schema:
-    parameter = _parameter("query", name, schema, words, example)
+def _query(name: str, schema: Schema, description: str, example: Any) -> Schema:
+    parameter = _parameter("query", name, schema, description, example)
     if schema["type"] == "array" and name != "label":
         parameter |= {"style": "form", "explode": False}
-    if schema is _YES_OR_NO:
+    if schema is _FLAG:
         parameter["allowEmptyValue"] = True
     return parameter
 
 
-def _parameter(place: str, name: str, schema: Schema, words: str, example: Any) -> Schema:
-    about: Schema = {"name": name, "in": place, "description": words, "schema": schema}
-    if place == "path" or name in REQUIRED:
-        about["required"] = True
-    return about if example is None else {**about, "example": example}
+def _parameter(location: str, name: str, schema: Schema, description: str, example: Any) -> Schema:
+    parameter: Schema = {"name": name, "in": location, "description": description, "schema": schema}
+    if location == "path" or name in REQUIRED:
+        parameter["required"] = True
+    return parameter if example is None else {**parameter, "example": example}

@@ -1,6 +1,6 @@
-"""What each route may answer: statuses, documents, headers, problems; most of it follows from the route's row.
+"""The Response Objects of each route: statuses, documents, headers and problems; most follow from the route's row.
 
-Used by the OpenAPI document. Must not know how an answer is made.
+Used by the other modules of this package. Must not know how a response is made.
 """
 
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from shellrunner.web.http.problems import STATUSES
-from shellrunner.web.openapi import meanings
+from shellrunner.web.openapi import descriptions
 from shellrunner.web.route import HTML, JSON, SSE, TEXT, Access, Route
 from shellrunner.web.security.authentication import NEEDS
 
 Schema = dict[str, Any]
 
+# Problems of every route, and those of a route that is served under any Host and takes no query.
 ANY: Final = (
     *("bad-request", "bad-parameter", "cross-site", "expectation-failed", "wrong-host", "headers-too-large"),
     *("internal", "store-unavailable", "shutting-down"),
 )
-# What any route may answer under any Host, and without a look at its query.
 PROBE: Final = ("bad-request", "expectation-failed", "headers-too-large", "internal")
 _PROBLEM: Final = "application/problem+json"
 
@@ -28,29 +28,29 @@ _COUNT: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "ma
 _LINK: Final[Schema] = {"type": "string", "format": "uri-reference"}
 _ETAG: Final[Schema] = {"type": "string", "pattern": '^"[!#-~]+"$'}
 
-# Headers of answers: what they may hold, and what they mean.
+# Headers of responses: schema and description.
 HEADERS: Final[dict[str, tuple[Schema, str]]] = {
-    "Accept-Encoding": (_STRING, "how a body may be encoded"),
-    "Accept-Post": (_STRING, "which types of body this route takes"),
-    "Accept-Ranges": ({"const": "bytes"}, "a part of it may be asked for"),
-    "Allow": (_STRING, "the methods that this path knows"),
-    "Content-Encoding": ({"const": "gzip"}, "how it is packed"),
-    "Content-Disposition": (_STRING, "the name under which it is saved, with `download`"),
-    "Content-Location": (_LINK, "whose representation the body is"),
-    "Content-Range": (_STRING, "which of all the bytes these are"),
-    "Content-Security-Policy": (_STRING, "keeps browsers from acting on what a command wrote"),
-    "ETag": (_ETAG, "this version"),
-    "Link": (_STRING, 'the next page, if there is one: `<…>; rel="next"`'),
-    "Location": (_LINK, "where to go on"),
-    "Preference-Applied": (_STRING, "how long was waited at most, if that was preferred"),
-    "Retry-After": (_COUNT, "seconds after which it is worth asking again"),
-    "Vary": (_STRING, "on which headers of the request the answer depends"),
-    "WWW-Authenticate": (_STRING, "how to be let in (RFC 6750)"),
-    "X-Accel-Buffering": ({"const": "no"}, "keeps proxies from holding events back"),
+    "Accept-Encoding": (_STRING, "The content codings that a body may have."),
+    "Accept-Post": (_STRING, "The media types that this route takes."),
+    "Accept-Ranges": ({"const": "bytes"}, "Ranges of bytes can be requested."),
+    "Allow": (_STRING, "The methods that this path supports."),
+    "Content-Encoding": ({"const": "gzip"}, "The content coding of the body."),
+    "Content-Disposition": (_STRING, "The file name, with `download`."),
+    "Content-Location": (_LINK, "The resource that the body represents."),
+    "Content-Range": (_STRING, "Which bytes of the whole these are."),
+    "Content-Security-Policy": (_STRING, "Prevents browsers from acting on what a command wrote."),
+    "ETag": (_ETAG, "The version of the document."),
+    "Link": (_STRING, 'The next page, if there is one: `<…>; rel="next"`.'),
+    "Location": (_LINK, "The resource to request next."),
+    "Preference-Applied": (_STRING, "The maximum wait that was applied, if one was preferred."),
+    "Retry-After": (_COUNT, "Seconds after which to try again."),
+    "Vary": (_STRING, "The request headers on which the response depends."),
+    "WWW-Authenticate": (_STRING, "How to authenticate (RFC 6750)."),
+    "X-Accel-Buffering": ({"const": "no"}, "Prevents proxies from buffering events."),
 }
 
 
-# What the events of the two kinds of stream tell: of one job, and of all.
+# The documents of the events, by name: in the stream of one job (True), and in the stream of all statuses (False).
 _OUTPUT = {"stdout": "OutputEvent", "stderr": "OutputEvent"}
 EVENTS: Final = {
     True: {"status": "Status", **_OUTPUT, "dropped": "DroppedEvent", "done": "DoneEvent"},
@@ -59,123 +59,128 @@ EVENTS: Final = {
 
 
 class Answer(NamedTuple):
-    """A status, and the document or type that it carries, if any."""
+    """A status, and the document or media type of its body, if it has one."""
 
     status: int
-    carries: str
+    content: str
 
 
-def told(row: Route) -> Iterator[Answer]:
-    """The answers of a route that are no problems."""
-    for word in row.answers.split():
-        status, _, carries = word.partition(":")
+def declared_answers(route: Route) -> Iterator[Answer]:
+    """Yield the answers in a route's row that are not problems."""
+    for word in route.answers.split():
+        status, _, content = word.partition(":")
         if status.isdecimal():
-            bodiless = status in ("204", "304") or row.verb == "DELETE"
-            yield Answer(int(status), carries or ("" if bodiless else row.content_type))
+            without_body = status in ("204", "304") or route.verb == "DELETE"
+            yield Answer(int(status), content or ("" if without_body else route.content_type))
 
 
-def codes(row: Route) -> list[str]:
-    """The kinds of problem that a route may answer."""
-    named = [word for word in row.answers.split() if word in STATUSES]
-    wanted = {*(PROBE if row.access is Access.PUBLIC else ANY), *named, *_implied(row)}
-    return [code for code in STATUSES if code in wanted]
+def problem_codes(route: Route) -> list[str]:
+    """Return the kinds of problem that a route may answer with."""
+    declared = [word for word in route.answers.split() if word in STATUSES]
+    possible = {*(PROBE if route.access is Access.PUBLIC else ANY), *declared, *_implied_problems(route)}
+    return [code for code in STATUSES if code in possible]
 
 
-def headers_of(row: Route) -> Iterator[str]:
-    """The headers of a request that act on this route."""
-    yield from row.headers.split()
-    statuses = {answer.status for answer in told(row)}
-    if "precondition-failed" in codes(row):
+def request_headers(route: Route) -> Iterator[str]:
+    """Yield the request headers that have an effect on this route."""
+    yield from route.headers.split()
+    statuses = {answer.status for answer in declared_answers(route)}
+    if "precondition-failed" in problem_codes(route):
         yield from ("If-None-Match", "If-Match")
     if 206 in statuses:
         yield from ("Range", "If-Range")
 
 
-def of(row: Route) -> dict[str, Schema]:
-    """All answers of a route, by status."""
+def for_route(route: Route) -> dict[str, Schema]:
+    """Return the Responses Object of a route."""
     found: dict[str, Schema] = {}
-    for answer in told(row):
-        about = found.setdefault(str(answer.status), _answer(row, answer))
-        about.get("content", {}).update(_content(row, answer))
-    refused = {str(STATUSES[kinds[0]]): name(kinds) for kinds in problems_of(row)}
-    return found | {status: {"$ref": f"#/components/responses/{kinds}"} for status, kinds in refused.items()}
+    for answer in declared_answers(route):
+        response = found.setdefault(str(answer.status), _response(route, answer))
+        response.get("content", {}).update(_content(route, answer))
+    for codes in problems_by_status(route):
+        found[str(STATUSES[codes[0]])] = {"$ref": f"#/components/responses/{component_name(codes)}"}
+    return found
 
 
-def problems_of(row: Route) -> list[list[str]]:
-    """The kinds of problem that a route may answer, those of one status together."""
-    return [list(kinds) for _, kinds in groupby(sorted(codes(row), key=STATUSES.__getitem__), STATUSES.__getitem__)]
+def problems_by_status(route: Route) -> list[list[str]]:
+    """Return the kinds of problem that a route may answer with, those of one status together."""
+    by_status = sorted(problem_codes(route), key=STATUSES.__getitem__)
+    return [list(codes) for _, codes in groupby(by_status, STATUSES.__getitem__)]
 
 
-def name(kinds: list[str]) -> str:
-    """What an answer with one of these problems is called."""
-    return ".".join([str(STATUSES[kinds[0]]), *kinds])
+def component_name(codes: list[str]) -> str:
+    """Return the name of the component that describes these problems of one status."""
+    return ".".join([str(STATUSES[codes[0]]), *codes])
 
 
-def problem(kinds: list[str]) -> Schema:
-    """The answer that tells one of these problems, which have the same status."""
-    status = STATUSES[kinds[0]]
-    paths = [f"/problems/{code}" for code in kinds]
-    narrowed = {"type": {"enum": paths}, "status": {"const": status}}
+def problem_response(codes: list[str]) -> Schema:
+    """Return the Response Object of these problems, which have the same status."""
+    status = STATUSES[codes[0]]
+    types = [f"/problems/{code}" for code in codes]
+    narrowed = {"type": {"enum": types}, "status": {"const": status}}
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, {"properties": narrowed}]}
-    example = {"type": paths[0], "title": kinds[0].replace("-", " ").capitalize(), "status": status, "detail": "…"}
+    example = {"type": types[0], "title": codes[0].replace("-", " ").capitalize(), "status": status, "detail": "…"}
+    lines = [
+        f"`{problem_type}`: {descriptions.problem(code)}" for problem_type, code in zip(types, codes, strict=True)
+    ]
     return {
-        "description": "\n\n".join(f"`{path}`: {meanings.of(code)}" for path, code in zip(paths, kinds, strict=True)),
-        "headers": _headers(sorted(_of_problem(status, kinds))),
+        "description": "\n\n".join(lines),
+        "headers": _header_objects(sorted(_problem_headers(status, codes))),
         "content": {_PROBLEM: {"schema": schema, "example": example}},
     }
 
 
-def _implied(row: Route) -> Iterator[str]:
-    statuses = {answer.status for answer in told(row)}
-    if row.content_type:
+def _implied_problems(route: Route) -> Iterator[str]:
+    """Yield the problems that follow from the rest of the row."""
+    statuses = {answer.status for answer in declared_answers(route)}
+    if route.content_type:
         yield "not-acceptable"
-    if "{id:" in row.path:
+    if "{id:" in route.path:
         yield from ("not-found", "no-such-job")
     if 304 in statuses:
         yield "precondition-failed"
     if 206 in statuses:
         yield "range-not-satisfiable"
-    if "cursor" in row.parameters.split():
+    if "cursor" in route.parameters.split():
         yield "bad-cursor"
-    if row.access not in (Access.PUBLIC, Access.HOST_CHECKED):
+    if route.access not in (Access.PUBLIC, Access.HOST_CHECKED):
         yield from ("token-needed", "not-this-user", "too-many-wrong-tokens")
-        if row.access in NEEDS:
+        if route.access in NEEDS:
             yield "insufficient-scope"
-        if row.verb != "GET":
+        if route.verb != "GET":
             yield from ("audit-unavailable", "body-too-slow", "too-large", "unsupported-media-type")
-    if row.body not in (None, bytes):
+    if route.body not in (None, bytes):
         yield "malformed-json"
 
 
-def _answer(row: Route, answer: Answer) -> Schema:
-    status, carries = answer
-    about: Schema = {"description": HTTPStatus(status).phrase}
-    wanted = sorted(_of_answer(row, status, carries))
-    if wanted:
-        about["headers"] = _headers(wanted)
-    content = _content(row, answer)
-    return {**about, "content": content} if content else about
+def _response(route: Route, answer: Answer) -> Schema:
+    response: Schema = {"description": HTTPStatus(answer.status).phrase}
+    if headers := sorted(_response_headers(route, answer)):
+        response["headers"] = _header_objects(headers)
+    if content := _content(route, answer):
+        response["content"] = content
+    return response
 
 
-def _content(row: Route, answer: Answer) -> dict[str, Schema]:
-    carries = answer.carries
-    if carries == SSE:
-        # OpenAPI 3.1 does not say how a stream is described. This is the schema of one event, 3.2's `itemSchema`.
-        events = [_event(name, document) for name, document in EVENTS["{id" in row.path].items()]
+def _content(route: Route, answer: Answer) -> dict[str, Schema]:
+    content = answer.content
+    if content == SSE:
+        # OpenAPI 3.1 does not define how to describe a stream. This is the schema of one event, 3.2's `itemSchema`.
+        events = [_event(name, document) for name, document in EVENTS["{id" in route.path].items()]
         return {SSE: {"schema": {"oneOf": events}}}
-    if carries == JSON:
+    if content == JSON:
         return {JSON: {"schema": {"type": "object"}}}
-    if "/" in carries:
-        return {carries: {"schema": _STRING}}
-    return {JSON: {"schema": {"$ref": f"#/components/schemas/{carries}"}}} if carries else {}
+    if "/" in content:
+        return {content: {"schema": _STRING}}
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{content}"}}} if content else {}
 
 
-def _of_answer(row: Route, status: int, carries: str) -> Iterator[tuple[str, bool]]:
-    """The headers of an answer, and whether it always has them."""
-    statuses = {each.status for each in told(row)}
-    fresh = 304 in statuses and status in (200, 206, 304)
-    if fresh:
-        yield "ETag", "Prefer" not in row.headers
+def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]]:
+    """Yield the headers of a response, and whether it always has them."""
+    status, content = answer
+    statuses = {each.status for each in declared_answers(route)}
+    if 304 in statuses and status in (200, 206, 304):
+        yield "ETag", "Prefer" not in route.headers
     if status in (202, 303):
         yield "Location", True
     if status == 200 and 303 in statuses:
@@ -183,47 +188,48 @@ def _of_answer(row: Route, status: int, carries: str) -> Iterator[tuple[str, boo
     if status == 200 and 202 in statuses:
         yield "Content-Location", True
         yield "Location", False
-    if "Prefer" in row.headers:
+    if "Prefer" in route.headers:
         yield "Preference-Applied", status == 200 and 202 in statuses
         yield "Vary", False
-    if len({each.carries for each in told(row) if each.status == status}) > 1:
+    if len({each.content for each in declared_answers(route) if each.status == status}) > 1:
         yield "Vary", True
-    if status == 200 and "cursor" in row.parameters.split():
+    if status == 200 and "cursor" in route.parameters.split():
         yield "Link", False
-    if carries == SSE:
+    if content == SSE:
         yield "X-Accel-Buffering", True
-    if row.content_type == HTML or (row.content_type == TEXT and "{id" in row.path):
+    if route.content_type == HTML or (route.content_type == TEXT and "{id" in route.path):
         yield "Content-Security-Policy", True
     if 206 in statuses:
         yield "Accept-Ranges", True
         yield "Content-Disposition", False
     if status == 206:
         yield "Content-Range", True
-    if "Accept-Encoding" in row.headers:
+    if "Accept-Encoding" in route.headers:
         yield "Content-Encoding", False
 
 
-def _of_problem(status: int, kinds: list[str]) -> Iterator[tuple[str, bool]]:
+def _problem_headers(status: int, codes: list[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the headers of a response with one of these problems, and whether it always has them."""
     if status == 503:
         yield "Retry-After", True
-    if "too-many-wrong-tokens" in kinds:
-        yield "Retry-After", len(kinds) == 1
-    if "token-needed" in kinds or "insufficient-scope" in kinds:
+    if "too-many-wrong-tokens" in codes:
+        yield "Retry-After", len(codes) == 1
+    if "token-needed" in codes or "insufficient-scope" in codes:
         yield "WWW-Authenticate", status == 401
-    if "range-not-satisfiable" in kinds:
+    if "range-not-satisfiable" in codes:
         yield "Content-Range", True
-    if "method-not-allowed" in kinds:
+    if "method-not-allowed" in codes:
         yield "Allow", True
-    if "unsupported-media-type" in kinds:
+    if "unsupported-media-type" in codes:
         yield "Accept-Post", False
         yield "Accept-Encoding", False
 
 
-def _headers(wanted: list[tuple[str, bool]]) -> dict[str, Schema]:
+def _header_objects(headers: list[tuple[str, bool]]) -> dict[str, Schema]:
     found = {}
-    for key, always in wanted:
-        schema, words = HEADERS[key]
-        found[key] = {"description": words, "required": always, "schema": schema}
+    for name, required in headers:
+        schema, description = HEADERS[name]
+        found[name] = {"description": description, "required": required, "schema": schema}
     return found
 
 

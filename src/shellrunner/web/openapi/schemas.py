@@ -1,6 +1,6 @@
-"""The JSON Schemas of what goes over the wire, from the very types that make and check it.
+"""JSON Schemas of requests and responses, from the very types that make and check them.
 
-Used by the OpenAPI document. Must not know any route.
+Used by the other modules of this package. Must not know any route.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from shellrunner.config import Settings
 from shellrunner.model import JobSpec, Limits
 from shellrunner.web.http.problems import STATUSES
-from shellrunner.web.openapi import meanings
+from shellrunner.web.openapi import descriptions
 from shellrunner.wire import documents, stream_events
 
 Schema = dict[str, Any]
 
 
-class _Shapes(GenerateJsonSchema):
-    """Without titles made from the names of keys, which say nothing more; numbers say how large they are."""
+class _SchemaGenerator(GenerateJsonSchema):
+    """Leaves out titles, which only repeat the names of keys, and adds the formats of numbers."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -31,80 +31,86 @@ class _Shapes(GenerateJsonSchema):
 
 
 def document(name: str) -> dict[str, Schema]:
-    """A document of ours and what it is made of, by name.
+    """Return the schemas of one of the API's documents and its parts, by component name.
 
     Raises:
         AttributeError: there is no such document.
     """
-    return _named(
-        getattr(documents, name, None) or getattr(stream_events, name), name, name, "{model}", "serialization"
-    )
+    cls = getattr(documents, name, None) or getattr(stream_events, name)
+    return _components(cls, name, name, "{model}", "serialization")
 
 
-def body(kind: type, settings: Settings) -> dict[str, Schema]:
-    """The body of a request and what it is made of, by name."""
-    name = kind.__name__
-    found = _named(kind, name, name, f"{name}.{{model}}", "validation")
+def body(cls: type, settings: Settings) -> dict[str, Schema]:
+    """Return the schemas of a request body and its parts, by component name."""
+    name = cls.__name__
+    found = _components(cls, name, name, f"{name}.{{model}}", "validation")
     for schema in found.values():
-        _let_null_be_absent(schema)
-    if kind is JobSpec:
-        _fit_job(found, settings)
+        _allow_null(schema)
+    if cls is JobSpec:
+        _restrict_job(found, settings)
     return found
 
 
-def let_fields_choose(found: dict[str, Schema], name: str) -> None:
-    """Let the rows of this list have some keys only."""
-    for about in found[name]["properties"].values():
-        if about.get("type") == "array":
-            row = about["items"]["$ref"].rpartition("/")[2]
-            words = f"{found[row]['description']} With `fields` only the keys that it names."
-            about["items"] = {"$ref": f"#/components/schemas/{row}.Fields"}
-            some = {key: value for key, value in found[row].items() if key != "required"}
-            found[f"{row}.Fields"] = some | {"description": words}
+def make_fields_optional(found: dict[str, Schema], name: str) -> None:
+    """Describe that rows of this list may have some keys only, as the parameter `fields` selects them."""
+    for property_schema in found[name]["properties"].values():
+        if property_schema.get("type") == "array":
+            row = property_schema["items"]["$ref"].rpartition("/")[2]
+            description = f"{found[row]['description']} With `fields`, only the keys that it names."
+            property_schema["items"] = {"$ref": f"#/components/schemas/{row}.Fields"}
+            optional = {key: value for key, value in found[row].items() if key != "required"}
+            found[f"{row}.Fields"] = optional | {"description": description}
 
 
 def problem() -> dict[str, Schema]:
-    """Problems, with all of their types and what each means."""
+    """Return the schema of problems, with every type and its description."""
     found = document("Problem")
-    kinds = "\n".join(f"- `/problems/{code}` ({status}): {meanings.of(code)}" for code, status in STATUSES.items())
+    types = "\n".join(
+        f"- `/problems/{code}` ({status}): {descriptions.problem(code)}" for code, status in STATUSES.items()
+    )
     found["Problem"]["properties"]["type"] = {
         "type": "string",
         "enum": [f"/problems/{code}" for code in STATUSES],
-        "description": f"which kind of problem it is:\n\n{kinds}",
+        "description": f"The kind of problem:\n\n{types}",
     }
     return found
 
 
-def _named(kind: Any, root: str, name: str, inner: str, mode: Any) -> dict[str, Schema]:
+def _components(cls: Any, root: str, name: str, inner: str, mode: Any) -> dict[str, Schema]:
     template = f"#/components/schemas/{inner}"
-    schema = TypeAdapter(kind).json_schema(mode=mode, ref_template=template, schema_generator=_Shapes)
-    parts = {inner.format(model=part): about for part, about in schema.pop("$defs", {}).items()}
+    schema = TypeAdapter(cls).json_schema(mode=mode, ref_template=template, schema_generator=_SchemaGenerator)
+    parts = {inner.format(model=part): definition for part, definition in schema.pop("$defs", {}).items()}
     schema.pop("title", None)
     return {**parts, root: schema} if schema.get("$ref") is None else {**parts, root: parts[name]}
 
 
-def _let_null_be_absent(schema: Schema) -> None:
-    """What may be absent may be null: the models take it so."""
+def _allow_null(schema: Schema) -> None:
+    """Allow null for every optional key: the models treat null as absent."""
     required = schema.get("required", ())
-    for key, about in schema.get("properties", {}).items():
-        if key not in required and {"type": "null"} not in about.get("anyOf", ()):
-            words = {word: about.pop(word) for word in ("description", "default") if word in about}
-            schema["properties"][key] = {"anyOf": [about, {"type": "null"}], **words}
+    for key, property_schema in schema.get("properties", {}).items():
+        if key not in required and {"type": "null"} not in property_schema.get("anyOf", ()):
+            annotations = {
+                word: property_schema.pop(word) for word in ("description", "default") if word in property_schema
+            }
+            schema["properties"][key] = {"anyOf": [property_schema, {"type": "null"}], **annotations}
 
 
-def _fit_job(found: dict[str, Schema], settings: Settings) -> None:
-    """What the model checks beyond types, and what this service's config allows."""
+def _restrict_job(found: dict[str, Schema], settings: Settings) -> None:
+    """Add what the model checks beyond types, and what the configuration of this service allows."""
     job, limits = found["JobSpec"], found["JobSpec.Limits"]["properties"]
-    keys = job["properties"]
+    properties = job["properties"]
     job["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
-    keys["queue"]["anyOf"][0] = {"type": "string", "enum": list(settings.queues)}
-    keys["tty"]["anyOf"].insert(0, {"type": "boolean"})
+    properties["queue"]["anyOf"][0] = {"type": "string", "enum": list(settings.queues)}
+    properties["tty"]["anyOf"].insert(0, {"type": "boolean"})
     for name in Limits.model_fields:
-        most = getattr(settings.jobs, name)
-        if most is not None:
-            limits[name]["anyOf"][0]["maximum"] = most
+        maximum = getattr(settings.jobs, name)
+        if maximum is not None:
+            limits[name]["anyOf"][0]["maximum"] = maximum
     if not settings.callbacks.hosts:
-        keys["notify"] = {"type": "null", "description": "config names no hosts to which results may be sent"}
+        properties["notify"] = {
+            "type": "null",
+            "description": "Not available: `callbacks.hosts` is empty in the configuration.",
+        }
         del found["JobSpec.Notify"]
 
 

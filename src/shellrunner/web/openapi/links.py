@@ -1,0 +1,45 @@
+"""OpenAPI links: which operation a client can call next with what a response holds.
+
+Used by the other modules of this package. Must not know how responses are made.
+"""
+
+from typing import Any, Final
+
+
+def _to(operation: str, source: str = "$response.body#/job_id") -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {"id": source}}
+
+
+def _to_queue(verb: str) -> dict[str, Any]:
+    return {"operationId": f"post-queues-name-{verb}", "parameters": {"name": "$response.body#/queues/0/queue"}}
+
+
+def _to_attempt(operation: str) -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {"id": "$response.body#/job_id", "number": "1"}}
+
+
+# By operation and status.
+LINKS: Final[dict[str, dict[str, Any]]] = {
+    "post-jobs": {
+        "202": {
+            "job": _to("get-jobs-id"),
+            "status": _to("get-statuses-id"),
+            "events": _to("get-statuses-id-events"),
+            "output": _to("get-statuses-id-output"),
+            "result": _to("get-results-id"),
+            "stdout": _to("get-results-id-stdout"),
+            "stderr": _to("get-results-id-stderr"),
+            "signal": _to("post-jobs-id-signal"),
+            "stdin": _to("post-jobs-id-stdin"),
+            "attempt": _to_attempt("get-results-id-attempts-number"),
+            "attempt-stdout": _to_attempt("get-results-id-attempts-number-stdout"),
+            "attempt-stderr": _to_attempt("get-results-id-attempts-number-stderr"),
+            "cancel": _to("post-jobs-id-cancel"),
+            "delete": _to("delete-jobs-id"),
+            "delete-result": _to("delete-results-id"),
+        }
+    },
+    "get-queues": {"200": {"pause": _to_queue("pause"), "resume": _to_queue("resume")}},
+    "post-jobs-id-cancel": {"202": {"status": _to("get-statuses-id"), "result": _to("get-results-id")}},
+    "get-statuses-id": {"303": {"result": _to("get-results-id")}},
+}
