@@ -159,7 +159,7 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
         (call,) = receiver.came
         assert (call.verb, call.path) == ("POST", "/hook?token=%2Fa%3D&x=1")
         assert call.is_genuine
-        assert call.headers["webhook-id"] == f"{store.history}-{job}"
+        assert call.headers["webhook-id"] == f"{store.history_id}-{job}"
         assert abs(int(call.headers["webhook-timestamp"]) - time.time()) < 30
         assert call.headers["Content-Type"] == "application/json; charset=utf-8"
         assert call.headers["User-Agent"] == "shellrunner"
@@ -202,7 +202,7 @@ async def test_giving_up_says_why(tmp_path, answer, words):
         assert (callback.state, callback.tries) == (Delivery.FAILED, 1)
         assert callback.error.startswith(f"{receiver.host} {words}")
         assert len(receiver.came) == 1
-        assert await store.next_callback() is None
+        assert await store.next_callback_at() is None
 
 
 def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day():
@@ -442,7 +442,7 @@ async def test_what_was_deleted_is_not_sent(tmp_path):
                 Delivery.FAILED,
                 "the result was deleted before it was delivered",
             )
-            assert await store.next_callback() is None
+            assert await store.next_callback_at() is None
         assert len(receiver.came) == 2
 
 

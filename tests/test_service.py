@@ -10,7 +10,8 @@ import stat
 import pytest
 
 from shellrunner.service import Health
-from shellrunner.store.sqlite.store import Retention, open_store
+from shellrunner.store import Retention
+from shellrunner.store.sqlite.store import open_store
 from shellrunner.systemd.notify import Notifier
 from tests.support.service import InProcess, Service
 from tests.support.waiting import SOON, until

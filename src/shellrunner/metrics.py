@@ -25,8 +25,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from shellrunner import __version__
 from shellrunner.clock import now_ms
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
-from shellrunner.store import QueueOverview, QueueState
-from shellrunner.store.retention import HistorySize
+from shellrunner.store import Figures, QueueOverview, QueueState
 
 __all__ = ["MetricInputs", "Metrics", "disable_created_samples"]
 
@@ -38,33 +37,6 @@ _BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
     _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 4 * _HOUR, _DAY,
 )  # fmt: skip
-
-
-class Figures(Protocol):
-    """What the store counts: the history's size, and events since the start."""
-
-    @property
-    def kept(self) -> HistorySize:
-        """Number of done jobs in the history, and bytes of their output."""
-
-    @property
-    def ends(self) -> Mapping[tuple[str, Ending], int]:
-        """Jobs that ended, by queue and ending; 0 for a key that is missing."""
-
-    @property
-    def tries(self) -> Mapping[Delivery, int]:
-        """Attempts to deliver a callback, by outcome; 0 for a key that is missing."""
-
-    @property
-    def commits(self) -> int:
-        """Transactions that were committed."""
-
-    async def queues(self) -> QueueOverview:
-        """Return the state of each queue.
-
-        Raises:
-            StoreUnavailable: the history cannot be read.
-        """
 
 
 class KeeperCounts(Protocol):
@@ -210,14 +182,14 @@ def _jobs(inputs: MetricInputs, queues: Iterable[QueueState]) -> Metric:
         numbers[State.WAITING] += queue.waiting
         numbers[State.QUEUED] += queue.queued
         numbers[State.RUNNING] += queue.running
-    numbers[State.DONE] = inputs.store.kept.jobs
+    numbers[State.DONE] = inputs.store.size.jobs
     return _gauge("shellrunner_jobs", "Jobs in the history.", {(state,): n for state, n in numbers.items()}, "state")
 
 
 def _ends(store: Figures, queues: Iterable[QueueState]) -> Metric:
-    names = {queue.name for queue in queues} | {name for name, _ in store.ends}
+    names = {queue.name for queue in queues} | {name for name, _ in store.endings}
     ends: dict[Labels, float] = {
-        (name, ending): store.ends.get((name, ending), 0) for name in sorted(names) for ending in Ending
+        (name, ending): store.endings[name, ending] for name in sorted(names) for ending in Ending
     }
     return _counter("shellrunner_jobs_ended_total", "Jobs that ended.", ends, "queue", "ending")
 
@@ -243,12 +215,12 @@ def _queue_metrics(queues: QueueOverview) -> Iterator[Metric]:
 def _history_metrics(inputs: MetricInputs) -> Iterator[Metric]:
     state_dir, store = inputs.state_dir, inputs.store
     yield _counter("shellrunner_history_commits_total", "Transactions committed to the history.", {(): store.commits})
-    tries: dict[Labels, float] = {(outcome,): store.tries.get(outcome, 0) for outcome in Delivery}
+    tries: dict[Labels, float] = {(outcome,): store.callback_tries[outcome] for outcome in Delivery}
     yield _counter("shellrunner_callback_tries_total", "Attempts to deliver a callback.", tries, "outcome")
     database = sum(_size(state_dir / name) for name in ("history.db", "history.db-wal"))
     yield _gauge("shellrunner_history_bytes", "Size of history.db and its write-ahead log, in bytes.", {(): database})
     yield _gauge(
-        "shellrunner_kept_output_bytes", "Bytes of output of done jobs in the history.", {(): store.kept.bytes}
+        "shellrunner_kept_output_bytes", "Bytes of output of done jobs in the history.", {(): store.size.bytes}
     )
     disk = os.statvfs(state_dir)
     free = disk.f_bavail * disk.f_frsize

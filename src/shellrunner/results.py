@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from shellrunner.errors import NoResultYet, ResultGone
 from shellrunner.model import Done, End, Job, Stream, Volume
-from shellrunner.store import Output, Store
+from shellrunner.store import Output, Results
 from shellrunner.wire import documents, serialize, text
 from shellrunner.wire.text import Excerpt
 
@@ -40,7 +40,7 @@ def last(job: Job) -> Attempt:
     return Attempt(job, job.attempt, job.phase.end, job.phase.volume)
 
 
-async def one(store: Store, job: Job, number: int) -> Attempt:
+async def one(store: Results, job: Job, number: int) -> Attempt:
     """One of the job's attempts, also while the next one waits or runs.
 
     Raises:
@@ -54,7 +54,7 @@ async def one(store: Store, job: Job, number: int) -> Attempt:
     return Attempt(job, number, done.end, done.volume)
 
 
-async def result(store: Store, attempt: Attempt, most: int) -> documents.Result:
+async def result(store: Results, attempt: Attempt, most: int) -> documents.Result:
     """The document of a result; more than `most` bytes of a stream are cut around a marker.
 
     Raises:

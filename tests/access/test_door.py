@@ -16,7 +16,8 @@ from shellrunner.access.throttle import BURST
 from shellrunner.access.tokens import Tokens
 from shellrunner.config import AuthSettings, Token
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
-from shellrunner.store.sqlite.store import Retention, open_store
+from shellrunner.store import Retention
+from shellrunner.store.sqlite.store import open_store
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECRET = "srt_secret"

@@ -27,14 +27,14 @@ async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
             await done(store, code=code)
         await store.add(SPEC)
         failed = Filters(exit_codes=frozenset({1}))
-        assert await store.count(failed) == DeleteCount(2, 0)
+        assert await store.preview_delete(failed) == DeleteCount(2, 0)
         assert await store.delete_jobs(failed) == DeleteCount(2, 0)
         assert await left(store) == [1, 3, 5]
-        assert await store.count(Filters(text="TRUE")) == DeleteCount(2, 1)
+        assert await store.preview_delete(Filters(text="TRUE")) == DeleteCount(2, 1)
         assert await left(store) == [1, 3, 5]
         assert await store.delete_jobs(Filters(text="TRUE")) == DeleteCount(2, 1)
         assert await left(store) == [5]
-        assert store.kept.jobs == 0
+        assert store.size.jobs == 0
         assert await store.delete_jobs(Filters(text="make")) == DeleteCount(0, 0)
 
 

@@ -19,11 +19,11 @@ from tests.support.histories import SPEC, done, everything, opened, running
 async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
     """The random id is 32 hex digits, differs between histories, and stays over openings, as do the jobs."""
     async with opened(tmp_path / "one") as one, opened(tmp_path / "two") as two:
-        assert len(bytes.fromhex(one.history)) == 16
-        assert one.history != two.history
+        assert len(bytes.fromhex(one.history_id)) == 16
+        assert one.history_id != two.history_id
         job = await one.add(SPEC)
     async with opened(tmp_path / "one") as again:
-        assert again.history == one.history
+        assert again.history_id == one.history_id
         assert await again.job(job.id) == job
 
 

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from shellrunner.errors import JobGone, KeyReused, QueueFull
 from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, next_attempt_at
-from shellrunner.store import Head, Key
-from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
+from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, Retention
+from shellrunner.store.sqlite.store import SqliteStore, open_store
 from tests.support.histories import everything
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})
@@ -114,7 +114,7 @@ class OrderMachine(RuleBasedStateMachine):
         spec = JobSpec(
             command="true", queue=queue, priority=priority, after=tuple(after), start_at=start_at, retries=retries
         )
-        call = self.store.add(spec, Key("", key, body) if key else None)
+        call = self.store.add(spec, IdempotencyKey("", key, body) if key else None)
         if key in self.keys:
             self.again(call, body, *self.keys[key])
             return

@@ -9,9 +9,9 @@ import pytest
 
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
-from shellrunner.store import Head
-from shellrunner.store.retention import HistorySize, Retention, RetentionTrimmer
+from shellrunner.store import Head, HistorySize, Retention
 from shellrunner.store.sqlite.store import SqliteStore
+from shellrunner.store.sqlite.trimmer import RetentionTrimmer
 from tests.support.histories import SPEC, done, ended, listed, opened, running
 from tests.support.waiting import until
 
@@ -70,7 +70,7 @@ async def test_bytes_are_kept_and_counted_again_at_the_next_opening(tmp_path: Pa
             return await ids(store) == [4]
 
         await until(fewer)
-        assert (store._retainer.kept.jobs, store._retainer.kept.bytes) == (1, 200)
+        assert (store.size.jobs, store.size.bytes) == (1, 200)
 
 
 async def test_age(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
         await store.delete_job(3)
         await store.delete_result(4)
         assert await store._retire(100) == 0
-        assert store._retainer.kept.jobs == 19
+        assert store.size.jobs == 19
 
 
 async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
         await store.claim(1, "t")
         await store.finish(job.id, "t", ended(1), Volume(100), Head(b"x" * 100, b""), next_attempt_at=10**17)
     async with opened(tmp_path) as store:
-        assert (store.kept.jobs, store.kept.bytes) == (0, 0)
+        assert (store.size.jobs, store.size.bytes) == (0, 0)
         await store.request_cancel(job.id)
-        assert (store.kept.jobs, store.kept.bytes) == (1, 100)
+        assert (store.size.jobs, store.size.bytes) == (1, 100)
         await store.delete_job(job.id)
-        assert (store.kept.jobs, store.kept.bytes) == (0, 0)
+        assert (store.size.jobs, store.size.bytes) == (0, 0)
 
 
 async def test_what_ends_after_the_clock_was_set_back_stays(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str)
             query = "SELECT (SELECT count(*) FROM labels) + (SELECT count(*) FROM callbacks)"
             return int(db.execute(query).fetchone()[0])
 
-        await until(lambda: store.kept.jobs == 1)
+        await until(lambda: store.size.jobs == 1)
         assert await kept()
         assert await store._read(left) == 0
 

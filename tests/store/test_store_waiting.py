@@ -24,8 +24,8 @@ from shellrunner.model import (
     Volume,
     Waiting,
 )
-from shellrunner.store import Head, Key
-from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, SqliteStore, open_store
+from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, Retention
+from shellrunner.store.sqlite.store import SqliteStore, open_store
 from tests.support.histories import NOTHING, SPEC, ended, opened, running
 from tests.support.waiting import until
 
@@ -215,7 +215,7 @@ async def test_too_many_in_one_batch_are_refused_to_the_number(tmp_path: Path) -
 
 async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
     """Repeats of a key and refused jobs take none from those that were asked for with them."""
-    key = Key("who", "k", b"digest")
+    key = IdempotencyKey("who", "k", b"digest")
     async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
         known = await store.add(SPEC, key)
         outcomes = await asyncio.gather(
@@ -258,29 +258,29 @@ async def test_a_callback_comes_due_with_the_end(tmp_path: Path) -> None:
             await store.request_cancel(job.id)
             await asyncio.wait_for(bell.wait(), 5)
         assert [due.job.id for due in await store.due_callbacks(10)] == [job.id]
-        await store.called_back(job.id, error="no answer", retry_at=99_000_000_000_000)
+        await store.record_callback_try(job.id, error="no answer", retry_at=99_000_000_000_000)
         assert await store.due_callbacks(10) == []
-        assert await store.next_callback() == 99_000_000_000_000
+        assert await store.next_callback_at() == 99_000_000_000_000
     async with opened(tmp_path) as store:
         callback = (await store.job(job.id)).callback
         assert callback is not None
         assert (callback.state, callback.tries, callback.error) == (Delivery.PENDING, 1, "no answer")
-        await store.called_back(job.id, error="gave up", retry_at=None)
+        await store.record_callback_try(job.id, error="gave up", retry_at=None)
         callback = (await store.job(job.id)).callback
         assert callback is not None
         assert callback.state is Delivery.FAILED
         await store.delete_job(job.id)
-        assert await store.next_callback() is None
+        assert await store.next_callback_at() is None
 
 
 async def test_changes_are_remembered_in_order_and_each_job_once(tmp_path: Path) -> None:
     """Each move and each deletion counts; what is asked for from a number on is each job's latest."""
     async with opened(tmp_path) as store:
-        before = store.changes.last
+        before = store.changes.head
         first, second = await store.add(SPEC), await store.add(SPEC)
         await store.claim(1, "a")
         assert [job for _, job in store.changes.since(before) or ()] == [second.id, first.id]
-        now = store.changes.last
+        now = store.changes.head
         assert list(store.changes.since(now) or ()) == []
         with store.watch_changes() as bell:
             await store.finish(first.id, "a", ended(), *NOTHING)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
-from shellrunner.store import Filters, Head, Position
-from shellrunner.store.sqlite.store import Retention, SqliteStore, open_store
+from shellrunner.store import Filters, Head, Position, Retention
+from shellrunner.store.sqlite.store import SqliteStore, open_store
 
 SPEC = JobSpec(command="true")
 NOTHING = (Volume(), Head())

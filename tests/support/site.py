@@ -18,8 +18,8 @@ from shellrunner.config import Settings
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
 from shellrunner.service import queue_limits
-from shellrunner.store import Store
-from shellrunner.store.sqlite.store import Retention, open_store
+from shellrunner.store import Retention, Store
+from shellrunner.store.sqlite.store import open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
 from shellrunner.web.app_keys import FrontFigures
@@ -32,7 +32,7 @@ class SimulatedRunner:
 
     def __init__(self, store: Store, state_dir: Path, number: int) -> None:
         self._store = store
-        self._keeper = SimulatedKeeper(state_dir, number, {"history": store.history, "keeper": number})
+        self._keeper = SimulatedKeeper(state_dir, number, {"history": store.history_id, "keeper": number})
         self._claim: Claim
         self._recorder: Recorder
 
@@ -40,7 +40,7 @@ class SimulatedRunner:
         """Claim the next job, and start it; `limit` bytes of its output are kept."""
         claim = self._claim = await self._store.claim(self._keeper.number, secrets.token_hex(8))
         self._recorder = self._keeper.begin(
-            claim.job_id, claim.token, limit, claim.attempt, history=self._store.history
+            claim.job_id, claim.token, limit, claim.attempt, history=self._store.history_id
         )
         return claim
 

@@ -136,7 +136,7 @@ async def test_head_of_the_stream(site: Site) -> None:
         assert response.headers["Cache-Control"] == "no-store, no-transform"
         assert response.headers["X-Accel-Buffering"] == "no"
         assert await response.content.readline() == b"retry: 2000\n"
-        assert await response.content.readline() == f"id: {site.store.changes.era}-1\n".encode()
+        assert await response.content.readline() == f"id: {site.store.changes.epoch}-1\n".encode()
         assert await response.content.readline() == b"\n"
     head = await site.ask("HEAD", PATH)
     assert (head.status, head.body, head.headers["Content-Type"]) == (200, b"", "text/event-stream")
@@ -170,7 +170,7 @@ async def _mirrored(site: Site, living: "asyncio.Task[None]") -> Mirror:
             mirror.states[status["status_id"]] = status
         known = dict(mirror.states)
         mirror.states.clear()
-        while not (living.done() and mirror.last.endswith(f"-{site.store.changes.last}")):
+        while not (living.done() and mirror.last.endswith(f"-{site.store.changes.head}")):
             mirror.take(await anext(events))
     mirror.states = known | mirror.states
     return mirror
@@ -179,17 +179,17 @@ async def _mirrored(site: Site, living: "asyncio.Task[None]") -> Mirror:
 async def test_cut_at_random(site: Site) -> None:
     """Over many random cuts while jobs come and go, a reader that resumes is told of every job as it ends up."""
     chance, mirror, life = random.Random(3), Mirror(), Life(site, 2)
-    last = f"{site.store.changes.era}-0"
+    last = f"{site.store.changes.epoch}-0"
     cuts = 0
     async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
         living = tasks.create_task(life.live(100))
-        while not (living.done() and last.endswith(f"-{site.store.changes.last}")):
+        while not (living.done() and last.endswith(f"-{site.store.changes.head}")):
             query, headers = (
                 (f"?last_event_id={last}", {}) if chance.random() < 0.5 else ("", {"Last_Event_ID": last})
             )
             async with changes(site, query, **headers) as (_, events):
                 for _ in range(chance.choice([0, 1, 1, 2, 5, 20])):
-                    if last.endswith(f"-{site.store.changes.last}"):
+                    if last.endswith(f"-{site.store.changes.head}"):
                         break
                     mirror.take(await anext(events))
                     last = mirror.last
@@ -227,7 +227,7 @@ async def test_each_once_as_it_is_now(site: Site) -> None:
 async def test_nothing_new(site: Site) -> None:
     """A reader that missed nothing is told nothing until something changes."""
     await site.submit()
-    place = f"{site.store.changes.era}-{site.store.changes.last}"
+    place = f"{site.store.changes.epoch}-{site.store.changes.head}"
     async with asyncio.timeout(5), changes(site, Last_Event_ID=place) as (_, events):
         job_id = await site.submit()
         event = await anext(events)
@@ -237,7 +237,7 @@ async def test_nothing_new(site: Site) -> None:
 async def test_unknown_id(site: Site) -> None:
     """E2: an id that this server did not give is answered by `reset` with the id of now, and then live."""
     await site.submit()
-    era = site.store.changes.era
+    era = site.store.changes.epoch
     unknown = ("x", "1", "-1", era, f"{era}-", f"{era}--1", f"{era}-99", f"{era}-1x", "0-1", "end")
     for query, headers in (
         *((f"?last_event_id={event_id}", {}) for event_id in unknown),
@@ -247,7 +247,7 @@ async def test_unknown_id(site: Site) -> None:
             assert await response.content.readline() == b"retry: 2000\n"
             reset = await anext(events)
             assert (reset.name, reset.data) == ("reset", {})
-            assert reset.id == f"{site.store.changes.era}-{site.store.changes.last}"
+            assert reset.id == f"{site.store.changes.epoch}-{site.store.changes.head}"
             job_id = await site.submit()
             assert (await anext(events)).data["status_id"] == job_id
 
@@ -255,7 +255,7 @@ async def test_unknown_id(site: Site) -> None:
 async def test_header_wins(site: Site) -> None:
     """The header Last-Event-ID goes before the parameter, and an empty one is none."""
     await site.submit()
-    zero = f"{site.store.changes.era}-0"
+    zero = f"{site.store.changes.epoch}-0"
     async with asyncio.timeout(5), changes(site, "?last_event_id=x", Last_Event_ID=zero) as (_, events):
         assert (await anext(events)).data["status_id"] == 1
     assert (await site.get(f"{PATH}?since={zero}")).status == 400
@@ -264,12 +264,12 @@ async def test_header_wins(site: Site) -> None:
 async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is further back than is remembered, at first or because its reader was slow, is answered by `reset`."""
     monkeypatch.setattr(site.store, "_changes", InMemoryChangeLog(remembered=5))
-    zero = f"{site.store.changes.era}-0"
+    zero = f"{site.store.changes.epoch}-0"
     for _ in range(6):
         await site.submit()
     async with asyncio.timeout(5), changes(site, Last_Event_ID=zero) as (_, events):
         reset = await anext(events)
-        assert (reset.name, reset.id) == ("reset", f"{site.store.changes.era}-6")
+        assert (reset.name, reset.id) == ("reset", f"{site.store.changes.epoch}-6")
         held, latest = asyncio.Event(), site.app[STATUS_FEED].look.latest
 
         async def look_later() -> int:
@@ -281,7 +281,7 @@ async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
             await site.store.add(JobSpec(command="true"))
         held.set()
         reset = await anext(events)
-        assert (reset.name, reset.id) == ("reset", f"{site.store.changes.era}-12")
+        assert (reset.name, reset.id) == ("reset", f"{site.store.changes.epoch}-12")
         job_id = await site.submit()
         assert (await anext(events)).data["status_id"] == job_id
 
@@ -310,14 +310,14 @@ async def test_bulk_delete(site: Site) -> None:
 
 async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """All followers hear the same, and what changed is read about once per tick, not once for each of them."""
-    some, reads = site.store.some, 0
+    some, reads = site.store.jobs, 0
 
     async def counted(job_ids: Any) -> Any:
         nonlocal reads
         reads += 1
         return await some(job_ids)
 
-    monkeypatch.setattr(site.store, "some", counted)
+    monkeypatch.setattr(site.store, "jobs", counted)
     begun = asyncio.Barrier(26)
 
     async def follow() -> Mirror:

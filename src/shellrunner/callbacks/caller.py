@@ -19,7 +19,7 @@ from shellrunner.clock import Millis, now_ms
 from shellrunner.config import CallbackSettings
 from shellrunner.errors import NoSuchJob, ResultGone, StoreUnavailable
 from shellrunner.model import Job
-from shellrunner.store import DueCallback, Store, Subscription
+from shellrunner.store import Callbacks, DueCallback, Subscription
 from shellrunner.wire import json_codec
 
 log = logging.getLogger("shellrunner.callbacks")
@@ -51,7 +51,7 @@ class Schedule:
 class CallbackSender:
     """Runs until it is cancelled; a try that is under way then is made again after the next start."""
 
-    def __init__(self, store: Store, callbacks: CallbackSettings, schedule: Schedule | None = None) -> None:
+    def __init__(self, store: Callbacks, callbacks: CallbackSettings, schedule: Schedule | None = None) -> None:
         """Send the store's results to the hosts that config names, and to no others."""
         self._store, self._callbacks, self._schedule = store, callbacks, schedule or Schedule()
         self._trying: dict[int, str] = {}  # jobs, and the host where each is tried
@@ -99,7 +99,7 @@ class CallbackSender:
 
     async def _pause(self) -> float:
         """After how many seconds to look again, if nothing happens before."""
-        upcoming = await self._store.next_callback()
+        upcoming = await self._store.next_callback_at()
         if upcoming is None:
             return _MOST_REST
         seconds = (upcoming - now_ms()) / 1000
@@ -137,7 +137,7 @@ class CallbackSender:
 
     async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:
         # Ids of jobs begin anew with each history, so its id is in it too.
-        message = f"{self._store.history}-{job.id}"
+        message = f"{self._store.history_id}-{job.id}"
         headers = envelope.headers(message, int(time.time()), content, self._callbacks.secret)
         return await delivery.deliver(client, _url(job), _host(job), content, headers)
 
@@ -146,7 +146,7 @@ class CallbackSender:
             log.warning("a callback failed for good", extra={"job": due.job.id, "reason": error})
         while True:
             try:
-                return await self._store.called_back(due.job.id, error=error, retry_at=retry_at)
+                return await self._store.record_callback_try(due.job.id, error=error, retry_at=retry_at)
             except StoreUnavailable:
                 await asyncio.sleep(_AGAIN)
 

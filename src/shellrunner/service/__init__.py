@@ -25,8 +25,8 @@ from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import ask_for_time, caught_signals, first_of, leave
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
-from shellrunner.store import Store
-from shellrunner.store.sqlite.store import QueueLimit, QueueLimits, Retention, open_store
+from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
+from shellrunner.store.sqlite.store import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.keeper_connection import ForkServerConnection, attach, exec_fork_server
 from shellrunner.systemd.notify import Notifier
@@ -133,10 +133,10 @@ def queue_limits(settings: Settings) -> QueueLimits:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    store: Store, state_dir: Path, settings: Settings, forks: ForkServerConnection, metrics: Metrics
+    store: Work, state_dir: Path, settings: Settings, forks: ForkServerConnection, metrics: Metrics
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
-    keepers = KeeperPool(state_dir, {"history": store.history, "program": __version__}, forks)
+    keepers = KeeperPool(state_dir, {"history": store.history_id, "program": __version__}, forks)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
         async with background_task("supervisor", supervisor.run()) as task:

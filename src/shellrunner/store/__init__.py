@@ -1,144 +1,114 @@
-"""The history: every accepted job exactly once, its state, its output, its end.
+"""The history: every accepted job exactly once, with its state, its output and its ending.
 
-This is the contract that every back end keeps (`sqlite` is the first). It is spoken to by `web`, which adds,
-reads, wishes and deletes, and by `supervisor`, which claims and finishes; it knows neither.
+This is the contract that every back end keeps (`sqlite` is the first). Each consumer sees the protocol that it needs:
+`web` reads and changes the `History`, the supervisor claims and finishes `Work`, `callbacks` sends results
+(`Callbacks`), `access` keeps `Sessions`, and `metrics` reads `Figures`. The contract must not know any of them, nor
+SQL.
 
-The rules, in prose:
+Rules:
 
-- What a method returned is durable: the power may go the moment after.
-- A job is claimed at most once per token, highest priority first, then oldest. `claim` waits until there is
-  a job for it, and is served at the end of whatever write batch comes next, so that accepting a job and claiming
-  it are one commit. A claim whose waiter was cancelled after the commit stays in the history as running; it is
-  judged at the next reconciliation like any claim of which nothing was started.
-- Every write about a running job carries its token; a write with another token changes nothing and says so.
-- A cancel is a row: on a queued job it ends it at once, on a running one it is a wish that whoever owns the job
-  acts on.
-- Bells carry no data. A bell that rings says "look again"; it may ring too often, or once for many changes.
-- A job that has to wait (for `after`, `start_at`, a retry's delay) is queued by the history itself once it may start,
-  or `skipped` once it may not any more; nobody has to ask for that.
-- A queue never has more running than its limit, and a paused one starts nothing; both hold over restarts.
-- An Idempotency-Key and its job are one commit; so are an end and what follows from it (the next attempt, jobs that
-  waited for it, a callback that is due).
-- A list looks at a bounded number of rows, however long the history is: where too few of those it looked at are
-  wanted, a page holds fewer than asked for (even none) and still says where the next begins.
-- An id is never given twice, even after its job was deleted.
-- When the history cannot be written (`StoreUnavailable`), nothing of the call has happened.
+- Durability: what a method returned survives a power failure at any later moment.
+- Claims: a job is claimed at most once per token, the highest priority first, then the oldest. `claim` waits until
+  there is a job for it, and is served at the end of the next write batch, so that accepting a job and claiming it are
+  one commit. If the caller of `claim` is cancelled after the commit, the job stays running in the history; the next
+  reconciliation judges it like any claim of which nothing was started.
+- Tokens: every write about a running job carries its token. A write with another token changes nothing and returns
+  false.
+- Cancellation is stored: cancelling a waiting or queued job ends it at once; at a running job it is a request, which
+  the owner of the job acts on.
+- Notifications carry no data. They mean "read again"; they may be spurious, and one may stand for many changes.
+- Waiting: a job that has to wait (for `after`, for `start_at`, for the delay of a retry) is queued by the history
+  itself as soon as it may start, or ends as `skipped` as soon as it no longer can. Nobody has to ask for that.
+- Queues: a queue never has more running jobs than its limit, and a paused queue starts none. Both hold across
+  restarts.
+- Atomicity: an Idempotency-Key and its job are one commit. So are an ending and its consequences (the next attempt,
+  dependent jobs, a callback that is due).
+- Bounded lists: a list reads a bounded number of rows, however long the history is. If too few of the rows match, a
+  page has fewer jobs than its limit (possibly no jobs at all) and still says where the next page begins.
+- Ids are never reused, not even after a job was deleted.
+- Failure: when the history cannot be written (`StoreUnavailable`), nothing of the call has happened.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from shellrunner.clock import Millis
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Session, Submitter, Volume
+from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, Submitter, Volume
+from shellrunner.store.change_log import ChangeLog
 from shellrunner.store.filters import Filters, Page, Position, Sort
+from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import Extent, Head, Output
+from shellrunner.store.queues import QueueLimit, QueueLimits, QueueOverview, QueueState
+from shellrunner.store.retention import HistorySize, Retention
+from shellrunner.store.values import DeleteCount, DueCallback, IdempotencyKey
 
 __all__ = [
+    "Callbacks",
     "ChangeLog",
     "DeleteCount",
     "DueCallback",
     "Extent",
+    "Figures",
     "Filters",
     "Head",
-    "Key",
+    "History",
+    "HistorySize",
+    "IdempotencyKey",
     "Output",
     "Page",
     "Position",
+    "QueueLimit",
+    "QueueLimits",
     "QueueOverview",
     "QueueState",
+    "Results",
+    "Retention",
+    "Sessions",
     "Sort",
     "Store",
     "Subscription",
+    "Work",
 ]
 
 
-class Subscription(Protocol):
-    """Says "look again". Watch first, then look, then wait: no change is missed."""
+class Results(Protocol):
+    """Endings and output of jobs. May raise `StoreUnavailable`."""
 
-    async def wait(self) -> None:
-        """Return once something may have changed since the last `wait` returned (or since the watch began)."""
+    async def attempt(self, job_id: int, number: int) -> Done:
+        """Return how one attempt of the job ended; `volume` is what this attempt alone wrote.
 
+        Raises:
+            NoSuchJob: never accepted, or deleted; or it has no such attempt.
+            NoResultYet: this attempt is not over.
+            ResultGone: the result was deleted.
+        """
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """An Idempotency-Key: whose it is, and a digest of the body that came with it."""
+    async def output(self, job_id: int, attempt: int | None = None) -> Output:
+        """Return what the job has written so far (empty before it started): all attempts joined, or one of them.
 
-    identity: str
-    key: str
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """A queue: how many of its jobs may run (None: no limit of its own), and how many stand where.
-
-    `oldest` is when the oldest of its queued jobs was accepted.
-    """
-
-    name: str
-    limit: int | None
-    paused: bool
-    running: int
-    queued: int
-    waiting: int
-    oldest: Millis | None
+        Raises:
+            NoSuchJob: never accepted, or deleted; or it has no such attempt.
+            ResultGone: the result was deleted.
+        """
 
 
-@dataclass(frozen=True, slots=True)
-class QueueOverview:
-    """All queues, by name; `paused` when the whole service is, queues that are yet to come too."""
-
-    paused: bool
-    queues: Sequence[QueueState]
-
-
-class DeleteCount(NamedTuple):
-    """So many jobs were deleted; so many more were meant, but are not done."""
-
-    deleted: int
-    kept: int
-
-
-@dataclass(frozen=True, slots=True)
-class DueCallback:
-    """A result that is to be sent now: so often tried in vain, and since when it is due at all."""
-
-    job: Job
-    tries: int
-    since: Millis
-
-
-class ChangeLog(Protocol):
-    """Which jobs changed in which order, since the opening: a bounded memory of the latest changes."""
+class History(Results, Protocol):
+    """Jobs as clients see them: accept, read, cancel, delete, watch. May raise `StoreUnavailable`."""
 
     @property
-    def era(self) -> str:
-        """What tells this opening's counting from any other's."""
+    def history_id(self) -> str:
+        """The random id of this history (32 hex digits)."""
 
-    @property
-    def last(self) -> int:
-        """How many changes there were."""
-
-    def since(self, number: int) -> "Sequence[tuple[int, int]] | None":
-        """The jobs that changed after change `number`, each once with its latest change, as (change, job id) in
-        order; None if that is further back than is remembered."""
-
-
-class Store(Protocol):
-    """See the module's docstring for the rules. All methods may raise `StoreUnavailable`."""
-
-    # What the web side says -----------------------------------------------------------------------------
-
-    async def add(self, spec: JobSpec, key: Key | None = None, by: Submitter | None = None) -> Job:
-        """Accept a job, durably; or return the one that was accepted with this key before, as it is now.
+    async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
+        """Accept a job durably; or return the job that was accepted with this key before, as it is now.
 
         Raises:
             QueueFull: too many jobs wait already.
-            InvalidJob: there is no job that `after` names.
-            KeyReused: the key came with another body.
-            JobGone: the job of this key was deleted since.
+            InvalidJob: `after` names a job that does not exist.
+            KeyReused: the key was used with another body.
+            JobGone: the job of this key was deleted.
         """
 
     async def job(self, job_id: int) -> Job:
@@ -148,45 +118,28 @@ class Store(Protocol):
             NoSuchJob: never accepted, or deleted.
         """
 
-    async def some(self, job_ids: Iterable[int]) -> Sequence[Job]:
-        """Return those of these jobs that there are."""
+    async def jobs(self, job_ids: Iterable[int]) -> Sequence[Job]:
+        """Return those of these jobs that exist."""
 
     async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
-        """Return up to `limit` jobs in order, of those behind `after`; see the rules for pages that hold fewer."""
+        """Return up to `limit` matching jobs behind `after`, in order. A page may hold fewer: see "Bounded lists"."""
 
-    async def count(self, filters: Filters) -> DeleteCount:
-        """Say what `delete_jobs` would do now."""
+    async def preview_delete(self, filters: Filters) -> DeleteCount:
+        """Return what `delete_jobs` would do now."""
 
     async def delete_jobs(self, filters: Filters) -> DeleteCount:
-        """Delete every job that is meant, was accepted before this call and is done, in small steps."""
-
-    async def attempt(self, job_id: int, number: int) -> Done:
-        """Return how one attempt of the job ended; `volume` is what it alone wrote.
-
-        Raises:
-            NoSuchJob: never accepted, or deleted; or it has no such attempt.
-            NoResultYet: this attempt is not over.
-            ResultGone: the result was deleted.
-        """
-
-    async def output(self, job_id: int, attempt: int | None = None) -> Output:
-        """Return what the job has written so far (empty before it started): all attempts in one, or one of them.
-
-        Raises:
-            NoSuchJob: never accepted, or deleted; or it has no such attempt.
-            ResultGone: the result was deleted.
-        """
+        """Delete every matching job that was accepted before this call and is done, in small steps."""
 
     async def request_cancel(self, job_id: int) -> Job:
-        """Ask for the job's end; a queued job is done (`cancelled`) with it. Idempotent while running.
+        """Request the end of the job; one that has not started is done (`cancelled`) at once. Idempotent.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
-            AlreadyDone: it is over.
+            AlreadyDone: it is done.
         """
 
     async def delete_job(self, job_id: int) -> None:
-        """Remove a job that is done, with its result and output.
+        """Delete a job that is done, with its result and output.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
@@ -194,7 +147,7 @@ class Store(Protocol):
         """
 
     async def delete_result(self, job_id: int) -> None:
-        """Remove the output and figures of a job that is done; the job stays.
+        """Delete the output and the figures of a job that is done; the job stays.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
@@ -203,52 +156,32 @@ class Store(Protocol):
         """
 
     def watch(self, job_id: int) -> AbstractContextManager[Subscription]:
-        """Ring at every change of the job's state, and when its output has grown (at most 50 ms late)."""
+        """Subscribe to the job: every change of its state, and new output (noticed within 50 ms)."""
 
     def watch_changes(self) -> AbstractContextManager[Subscription]:
-        """Ring at every change of any job's state, and at every deletion."""
+        """Subscribe to all jobs: every change of a state, and every deletion."""
 
     @property
     def changes(self) -> ChangeLog:
         """Which jobs changed, and in which order."""
 
     async def queues(self) -> QueueOverview:
-        """Return every queue: those that config names, and those of jobs that are not done."""
+        """Return every queue: those that config names, and those with jobs that are not done."""
 
     async def pause(self, queue: str | None, *, paused: bool) -> QueueOverview:
-        """Let a queue (None: all of them) start nothing, or start again.
+        """Pause or resume a queue (None: all of them).
 
         Raises:
-            NoSuchQueue: there is none of this name.
+            NoSuchQueue: there is no queue of this name.
         """
 
-    # What the door says -----------------------------------------------------------------------------------
 
-    async def sessions(self) -> Sequence[Session]:
-        """Return every session that was begun and not ended, the oldest first; some may be over by now."""
-
-    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        """Begin some and end others, which are named by their digests, in one commit."""
-
-    # What the caller of callbacks says ------------------------------------------------------------------------
-
-    async def due_callbacks(self, limit: int, passing_over: Collection[str] = ()) -> Sequence[DueCallback]:
-        """Return up to `limit` results that are to be sent now, the longest due first, but none to these hosts."""
-
-    async def next_callback(self) -> Millis | None:
-        """Return when the next result is to be sent, if any is."""
-
-    async def called_back(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
-        """Record a try: delivered without `error`, else tried again at `retry_at`, else failed for good."""
-
-    def watch_callbacks(self) -> AbstractContextManager[Subscription]:
-        """Ring whenever a result has come to be sent."""
-
-    # What the supervisor says ----------------------------------------------------------------------------
+class Work(Protocol):
+    """Jobs as the supervisor sees them: claim, finish, requeue. May raise `StoreUnavailable`."""
 
     @property
-    def history(self) -> str:
-        """The history's random id (32 hex digits), which every slot carries."""
+    def history_id(self) -> str:
+        """The random id of this history (32 hex digits), which every slot carries."""
 
     async def claim(self, keeper: int, token: str) -> Claim:
         """Wait for a queued job and claim it for this keeper."""
@@ -256,25 +189,92 @@ class Store(Protocol):
     async def finish(
         self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
     ) -> bool:
-        """Record the end; false if the job is not running under this token (any more).
+        """Record how the attempt ended; return false if the job is not running under this token.
 
-        With `next_attempt_at`, another attempt follows at that time, unless the job's end was asked for.
+        With `next_attempt_at`, another attempt follows at that time, unless a cancellation was requested.
         """
 
     async def requeue(self, job_id: int, token: str) -> bool:
-        """Put a claimed job of which nothing was started back; false if it is not running under this token.
+        """Put a claimed job of which nothing was started back; return false if it is not running under this token.
 
-        One whose end was asked for meanwhile is done (`cancelled`) instead.
+        If its cancellation was requested meanwhile, it is done (`cancelled`) instead.
         """
 
     async def running(self) -> Sequence[Claim]:
-        """Return every running job with who has it, oldest first."""
+        """Return the claims of all running jobs, the oldest job first."""
 
     async def cancelling(self) -> Sequence[Claim]:
-        """Return the running jobs whose end was asked for."""
+        """Return the claims of the running jobs whose cancellation was requested, the oldest job first."""
 
     def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
-        """Ring whenever a running job's end was asked for."""
+        """Subscribe to requests to cancel a running job."""
+
+    async def job(self, job_id: int) -> Job:
+        """Return the job; see `History.job`."""
+
+    async def request_cancel(self, job_id: int) -> Job:
+        """Request the end of the job; see `History.request_cancel`."""
+
+
+class Callbacks(Results, Protocol):
+    """Results that are to be sent: which are due, and how each try went. May raise `StoreUnavailable`."""
+
+    @property
+    def history_id(self) -> str:
+        """The random id of this history (32 hex digits): job ids begin at 1 in each."""
+
+    async def due_callbacks(self, limit: int, skip_hosts: Collection[str] = ()) -> Sequence[DueCallback]:
+        """Return up to `limit` results that are to be sent now, the longest due first, except to these hosts."""
+
+    async def next_callback_at(self) -> Millis | None:
+        """Return when the next result is to be sent; None if there is none."""
+
+    async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
+        """Record a try: delivered if `error` is None, else due again at `retry_at`, else failed for good."""
+
+    def watch_callbacks(self) -> AbstractContextManager[Subscription]:
+        """Subscribe to results that become due because a job ended."""
+
+
+class Sessions(Protocol):
+    """Browser sessions, kept across restarts. May raise `StoreUnavailable`."""
+
+    async def sessions(self) -> Sequence[Session]:
+        """Return every session that was begun and not ended, the oldest first; some may have expired."""
+
+    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
+        """Begin some sessions and end others, which are named by their digests, in one commit."""
+
+
+class Figures(Protocol):
+    """Counts for metrics. Counters start at 0 when the history is opened."""
+
+    async def queues(self) -> QueueOverview:
+        """Return every queue; see `History.queues`. May raise `StoreUnavailable`."""
+
+    @property
+    def size(self) -> HistorySize:
+        """How many done jobs the history holds now, and how much output."""
+
+    @property
+    def endings(self) -> Counter[tuple[str, Ending]]:
+        """How many jobs ended, by queue and ending."""
+
+    @property
+    def callback_tries(self) -> Counter[Delivery]:
+        """How many times a result was sent, by the outcome."""
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed."""
+
+
+class Store(History, Work, Callbacks, Sessions, Figures, Protocol):
+    """Everything a back end offers, for the composition root."""
 
     async def check(self) -> None:
-        """Write something and read it back: the history is alive."""
+        """Write a value and read it back, to prove that the history works.
+
+        Raises:
+            StoreUnavailable: it cannot be written, or does not keep what is written.
+        """

@@ -6,9 +6,16 @@ Owned by the store, in this process only. Bells carry no data, so a lost, double
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 _TICK: Final = 0.04  # seconds, so that with the look itself a new byte is noticed within 50 ms
+
+
+class Subscription(Protocol):
+    """Notifications about one topic. Subscribe first, then read, then wait: no change is missed."""
+
+    async def wait(self) -> None:
+        """Wait for the next notification since the last `wait` returned (may be spurious, is never missed)."""
 
 
 class EventSubscription:

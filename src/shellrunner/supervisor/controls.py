@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning, ShellrunnerError, WrongOffset
 from shellrunner.keeper.protocol import CONTROLS_SINCE
 from shellrunner.model import Running
-from shellrunner.store import Store
+from shellrunner.store import Work
 from shellrunner.supervisor.keeper_connection import KeeperConnection, KeeperGone
 from shellrunner.supervisor.running_job import RunningJob
 
@@ -33,7 +33,7 @@ class Controls:
 
     signals: Final = _signals()  # by name, as signal(7) has them
 
-    def __init__(self, store: Store, kept: Callable[[int], RunningJob | None]) -> None:
+    def __init__(self, store: Work, kept: Callable[[int], RunningJob | None]) -> None:
         """Ask `store` whether a job runs, and `kept` (the supervisor) who has it."""
         self._store, self._kept = store, kept
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim, End, Volume, next_attempt_at
-from shellrunner.store import Store
+from shellrunner.store import Work
 from shellrunner.supervisor.concurrency import ConcurrencyLimit
 from shellrunner.supervisor.keeper_connection import KeeperConnection, KeeperGone
 from shellrunner.supervisor.keeper_pool import KeeperPool
@@ -36,7 +36,7 @@ class Supervisor:
     """Runs until it is cancelled; whatever runs then goes on under its keeper."""
 
     def __init__(
-        self, store: Store, keepers: KeeperPool, jobs: JobDefaults, max_running: int, observe: Observe
+        self, store: Work, keepers: KeeperPool, jobs: JobDefaults, max_running: int, observe: Observe
     ) -> None:
         """Run the store's jobs on these keepers, at most `max_running` at once, as `jobs` says."""
         self._store, self._keepers, self._jobs, self._max_running = store, keepers, jobs, max_running

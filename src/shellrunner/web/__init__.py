@@ -10,7 +10,7 @@ from aiohttp import web
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
 from shellrunner.model import JobSpec, SignalRequest
-from shellrunner.store import Store
+from shellrunner.store import History
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import DOOR, READY, RENDER, SETTINGS, STORE, Render
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
@@ -111,7 +111,7 @@ ROUTES = (
 
 
 def make_app(
-    store: Store,
+    store: History,
     settings: Settings,
     *,
     ready: Callable[[], Sequence[str]],

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
-from shellrunner.store import Store
+from shellrunner.store import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Render(Protocol):
         """
 
 
-STORE: Final = web.AppKey("store", Store)
+STORE: Final = web.AppKey("store", History)
 SETTINGS: Final = web.AppKey("settings", Settings)
 READY: Final[web.AppKey[Callable[[], Sequence[str]]]] = web.AppKey("ready")
 DOOR: Final = web.AppKey("door", Authenticator)

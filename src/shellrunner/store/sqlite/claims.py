@@ -14,9 +14,9 @@ from typing import Final
 from shellrunner.clock import now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Ending, Job, State
-from shellrunner.store import Key
-from shellrunner.store.queues import QueueCounts
+from shellrunner.store import IdempotencyKey
 from shellrunner.store.sqlite.batch_queue import WorkItem
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import admission, dependents, idempotency_keys, lifecycle, rows
 from shellrunner.store.units.admission import NewJob
@@ -81,7 +81,7 @@ class AddJob(WorkItem):
 
     __slots__ = ("_key", "accepted", "moves", "offer", "taken")
 
-    def __init__(self, accepted: NewJob, key: Key | None, after: Callable[["AddJob"], None]) -> None:
+    def __init__(self, accepted: NewJob, key: IdempotencyKey | None, after: Callable[["AddJob"], None]) -> None:
         """`after` hears of it once it is committed."""
         super().__init__(self._add, lambda _: after(self))
         self.accepted = accepted

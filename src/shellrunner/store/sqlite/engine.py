@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, Delivery, Ending, State
+from shellrunner.store import HistorySize, QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.local import LocalStorage
@@ -22,15 +23,15 @@ from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
-from shellrunner.store.queues import QueueCounts, QueueLimits
-from shellrunner.store.retention import HistorySize, Retention, RetentionTrimmer
 from shellrunner.store.sqlite.batch_queue import BatchQueue, UnitOfWork, WorkItem
 from shellrunner.store.sqlite.batch_writer import BatchWriter
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.db_thread import DbThread
 from shellrunner.store.sqlite.disk_reserve import Ballast
 from shellrunner.store.sqlite.due_timer import DueTimer
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.sqlite.recovery import Recovery
+from shellrunner.store.sqlite.trimmer import RetentionTrimmer
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import admission, idempotency_keys, lifecycle
 from shellrunner.tasks import background
@@ -54,7 +55,7 @@ class Core:
         state: str,
     ) -> None:
         retention, queue_limits = limits
-        self._history = opening.history
+        self._history_id = opening.history
         self._owners = opening.owners
         self._queues = QueueCounts(queue_limits, opening.undone, opening.paused)
         self._changes = InMemoryChangeLog()
@@ -69,8 +70,8 @@ class Core:
         self._retainer = RetentionTrimmer(retention, opening.kept, self._retire)
         self._alarm = DueTimer(self._wake_up)
         # Since the opening: jobs that are done, by queue and ending; tries to send a result, by what came of them.
-        self.ends: Counter[tuple[str, Ending]] = Counter()
-        self.tries: Counter[Delivery] = Counter()
+        self.endings: Counter[tuple[str, Ending]] = Counter()
+        self.callback_tries: Counter[Delivery] = Counter()
         self._indexer = Indexer(self._write)
 
     @asynccontextmanager
@@ -97,7 +98,7 @@ class Core:
                 self._storage.close()
 
     @property
-    def kept(self) -> HistorySize:
+    def size(self) -> HistorySize:
         """What the history holds of jobs that are done."""
         return self._retainer.kept
 
@@ -133,7 +134,7 @@ class Core:
                 self._owners.pop(move.job_id, None)
                 self._retainer.came(move.size or 0)
                 if move.ending is not None:
-                    self.ends[move.queue, move.ending] += 1
+                    self.endings[move.queue, move.ending] += 1
                 if move.has_followers:
                     self._bells.ring(CALLS)
             case None:
@@ -169,7 +170,7 @@ class Core:
 
     def _tried(self, outcome: Delivery | None) -> None:
         if outcome is not None:
-            self.tries[outcome] += 1
+            self.callback_tries[outcome] += 1
 
     # What is done without being asked for ------------------------------------------------------------------------
 

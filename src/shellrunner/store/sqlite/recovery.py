@@ -11,10 +11,10 @@ from contextlib import suppress
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import State
-from shellrunner.store import retention
+from shellrunner.store import HistorySize
 from shellrunner.store.output import spill
 from shellrunner.store.output.location import SlotOwner
-from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite import schema, trimmer
 from shellrunner.store.sqlite.db_thread import open_writing
 from shellrunner.store.units import queue_pauses, rows
 
@@ -29,7 +29,7 @@ class Recovery:
     def __init__(self, state: str) -> None:
         self.path = f"{state}/history.db"
         self.history = ""
-        self.kept = retention.HistorySize(0, 0)
+        self.kept = HistorySize(0, 0)
         self.owners: dict[int, SlotOwner] = {}
         self.undone: list[tuple[str, State, int]] = []
         self.paused: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class Recovery:
             self._set_runs_aside()
         schema.migrate(db)
         self.history = schema.history_id(db)
-        self.kept = retention.count(db)
+        self.kept = trimmer.count(db)
         self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
         self.paused = queue_pauses.read(db)
         self.owners = {

@@ -21,18 +21,20 @@ from shellrunner.store import (
     DueCallback,
     Filters,
     Head,
-    Key,
+    HistorySize,
+    IdempotencyKey,
     Output,
     Page,
     Position,
+    QueueLimits,
     QueueOverview,
     QueueState,
+    Retention,
     Sort,
     Subscription,
 )
 from shellrunner.store.query import listing
-from shellrunner.store.queues import ALL, QueueLimit, QueueLimits
-from shellrunner.store.retention import HistorySize, Retention
+from shellrunner.store.queues import ALL_QUEUES
 from shellrunner.store.sqlite.claims import AddJob
 from shellrunner.store.sqlite.db_thread import connect, open_reading
 from shellrunner.store.sqlite.engine import CALLS, CHANGES, WISHES, Core
@@ -40,8 +42,6 @@ from shellrunner.store.sqlite.recovery import Recovery
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, rows, sessions
 from shellrunner.store.units.admission import NewJob
-
-__all__ = ["QueueLimit", "QueueLimits", "Retention", "SqliteStore", "open_store"]
 
 _DELETED_AT_ONCE = 100
 _ANY_NUMBER = QueueLimits()
@@ -71,7 +71,7 @@ class SqliteStore(Core):
 
     # What the web side says -----------------------------------------------------------------------------
 
-    async def add(self, spec: JobSpec, key: Key | None = None, by: Submitter | None = None) -> Job:
+    async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
         accepted = NewJob.of(spec, now_ms(), by)
 
         def added(adding: AddJob) -> None:
@@ -89,14 +89,14 @@ class SqliteStore(Core):
     async def job(self, job_id: int) -> Job:
         return await self._read(lambda db: rows.job(db, job_id))
 
-    async def some(self, job_ids: Iterable[int]) -> Sequence[Job]:
+    async def jobs(self, job_ids: Iterable[int]) -> Sequence[Job]:
         wanted = list(job_ids)
         return await self._read(lambda db: rows.some(db, wanted))
 
     async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
         return await self._read(lambda db: listing.page(db, filters, sort, limit=limit, after=after))
 
-    async def count(self, filters: Filters) -> DeleteCount:
+    async def preview_delete(self, filters: Filters) -> DeleteCount:
         return await self._each(filters, lambda job_ids: self._read(partial(bulk_delete.tell, job_ids=job_ids)))
 
     async def delete_jobs(self, filters: Filters) -> DeleteCount:
@@ -117,7 +117,7 @@ class SqliteStore(Core):
             job_ids, after = await self._read(partial(bulk_delete.meant, filters=filters, upto=upto, after=after))
             if job_ids:
                 some = await step(job_ids)
-                total = DeleteCount(total.deleted + some.deleted, total.kept + some.kept)
+                total = DeleteCount(total.deleted + some.deleted, total.not_done + some.not_done)
             if after is None:
                 return total
 
@@ -166,7 +166,7 @@ class SqliteStore(Core):
         names = list(self._queues)
         oldest = await self._read(lambda db: rows.oldest(db, names))
         return QueueOverview(
-            ALL in self._queues.paused,
+            ALL_QUEUES in self._queues.paused,
             [self._queue(name, moment) for name, moment in zip(names, oldest, strict=True)],
         )
 
@@ -197,13 +197,13 @@ class SqliteStore(Core):
 
     # What the caller of callbacks says ------------------------------------------------------------------------
 
-    async def due_callbacks(self, limit: int, passing_over: Collection[str] = ()) -> Sequence[DueCallback]:
-        return await self._read(lambda db: due_callbacks.due(db, now_ms(), limit, passing_over))
+    async def due_callbacks(self, limit: int, skip_hosts: Collection[str] = ()) -> Sequence[DueCallback]:
+        return await self._read(lambda db: due_callbacks.due(db, now_ms(), limit, skip_hosts))
 
-    async def next_callback(self) -> Millis | None:
+    async def next_callback_at(self) -> Millis | None:
         return await self._read(due_callbacks.upcoming)
 
-    async def called_back(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
+    async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
         await self._write(lambda db: due_callbacks.tried(db, job_id, error, retry_at), self._tried)
 
     def watch_callbacks(self) -> AbstractContextManager[Subscription]:
@@ -212,8 +212,8 @@ class SqliteStore(Core):
     # What the supervisor says ----------------------------------------------------------------------------
 
     @property
-    def history(self) -> str:
-        return self._history
+    def history_id(self) -> str:
+        return self._history_id
 
     @property
     def commits(self) -> int:
@@ -221,7 +221,7 @@ class SqliteStore(Core):
         return self._writer.commits
 
     @property
-    def kept(self) -> HistorySize:
+    def size(self) -> HistorySize:
         """How much is kept of jobs that are done."""
         return self._retainer.kept
 

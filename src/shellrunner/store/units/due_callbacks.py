@@ -31,10 +31,10 @@ def ended(db: sqlite3.Connection, job_id: int) -> None:
     db.execute("UPDATE callbacks SET since = ?, due = ? WHERE job = ?", (now, now, job_id))
 
 
-def due(db: sqlite3.Connection, now: Millis, limit: int, passing_over: Collection[str]) -> list[DueCallback]:
+def due(db: sqlite3.Connection, now: Millis, limit: int, skip_hosts: Collection[str]) -> list[DueCallback]:
     """What is to be sent now, the longest due first, but nothing to these hosts."""
     found: list[DueCallback] = []
-    for job, tries, since in db.execute(DUE, (now, json.dumps([*passing_over]), limit)).fetchall():
+    for job, tries, since in db.execute(DUE, (now, json.dumps([*skip_hosts]), limit)).fetchall():
         with suppress(StoreUnavailable):  # one that is damaged must not hold up the others
             found.append(DueCallback(rows.job(db, job), tries, since))
     return found

@@ -9,7 +9,7 @@ from typing import Final
 from shellrunner.clock import Millis
 from shellrunner.errors import JobGone, KeyReused, NoSuchJob
 from shellrunner.model import Job
-from shellrunner.store import Key
+from shellrunner.store import IdempotencyKey
 from shellrunner.store.units import rows
 
 KEPT: Final = 24 * 3_600_000  # milliseconds
@@ -19,7 +19,7 @@ FIND: Final = "SELECT digest, job FROM keys WHERE identity = ? AND key = ? AND c
 EXPIRED: Final = "SELECT identity, key FROM keys INDEXED BY keys_created WHERE created <= ? LIMIT ?"
 
 
-def find(db: sqlite3.Connection, key: Key, now: Millis) -> Job | None:
+def find(db: sqlite3.Connection, key: IdempotencyKey, now: Millis) -> Job | None:
     """The job that was accepted with this key, if any.
 
     Raises:
@@ -37,7 +37,7 @@ def find(db: sqlite3.Connection, key: Key, now: Millis) -> Job | None:
         raise JobGone(job_id) from None
 
 
-def keep(db: sqlite3.Connection, key: Key, job_id: int, now: Millis) -> None:
+def keep(db: sqlite3.Connection, key: IdempotencyKey, job_id: int, now: Millis) -> None:
     """Let the key stand for the job (and for no earlier one)."""
     db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", (key.identity, key.key, key.digest, job_id, now))
 

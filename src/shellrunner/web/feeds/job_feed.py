@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from shellrunner.model import Done, Job, Stream
-from shellrunner.store import Output, Store
+from shellrunner.store import History, Output
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_look import INTERVAL, SharedLook
 from shellrunner.wire import serialize, sse
@@ -44,7 +44,7 @@ class OutputFrame(NamedTuple):
 class JobFeed:
     """One job in one encoding."""
 
-    def __init__(self, store: Store, job_id: int, *, base64: bool, interval: float) -> None:
+    def __init__(self, store: History, job_id: int, *, base64: bool, interval: float) -> None:
         self._base64 = base64
         # Not a method of this object: the cycle of references would keep it after its last follower left.
         self._look = SharedLook(partial(_read, store, job_id), interval)
@@ -107,7 +107,7 @@ class JobFeed:
 class JobFeeds:
     """The feeds that somebody follows."""
 
-    def __init__(self, store: Store, interval: float = INTERVAL) -> None:
+    def __init__(self, store: History, interval: float = INTERVAL) -> None:
         """`interval` is the shortest time between two reads of a job, on average."""
         self.interval = interval
         self._store = store
@@ -125,7 +125,7 @@ class JobFeeds:
 JOB_FEEDS: Final = web.AppKey("job_feeds", JobFeeds)
 
 
-async def _read(store: Store, job_id: int) -> Snapshot:
+async def _read(store: History, job_id: int) -> Snapshot:
     # The job before its output: if it is done, the output that is read next is complete.
     job = await store.job(job_id)
     output = await store.output(job_id)

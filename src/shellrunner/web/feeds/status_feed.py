@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from shellrunner.model import Job
-from shellrunner.store import Store
+from shellrunner.store import History
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_look import INTERVAL, SharedLook
 from shellrunner.wire import serialize, sse
@@ -30,7 +30,7 @@ class StatusFrame(NamedTuple):
 class StatusFeed:
     """What changed, for followers that differ only in how far they are."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: History) -> None:
         self.look = SharedLook(self._read, INTERVAL)
         self._store = store
         self._frames: FrameCache[tuple[int, int], StatusFrame] = FrameCache()
@@ -38,16 +38,16 @@ class StatusFeed:
     @property
     def head(self) -> int:
         """The number of the last change."""
-        return self._store.changes.last
+        return self._store.changes.head
 
     def event_id(self, change: int) -> str:
         """Return the event id with which a reader of all changes up to this one resumes."""
-        return f"{self._store.changes.era}-{change}"
+        return f"{self._store.changes.epoch}-{change}"
 
     def parse_event_id(self, event_id: str) -> int | None:
         """Return the number of the change, or None if this process never sent such an id."""
         match = _EVENT_ID.fullmatch(event_id)
-        if match is None or match[1] != self._store.changes.era or int(match[2]) > self.head:
+        if match is None or match[1] != self._store.changes.epoch or int(match[2]) > self.head:
             return None
         return int(match[2])
 
@@ -72,7 +72,7 @@ class StatusFeed:
         if changes is None:
             return None
         changes = changes[:_MAX_JOBS]
-        jobs = {job.id: job for job in await self._store.some(job_id for _, job_id in changes)}
+        jobs = {job.id: job for job in await self._store.jobs(job_id for _, job_id in changes)}
         events = [self._event(change, job_id, jobs.get(job_id)) for change, job_id in changes]
         return StatusFrame(b"".join(events), changes[-1][0])
 

@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from shellrunner.errors import BadParameter
-from shellrunner.store import Key
+from shellrunner.store import IdempotencyKey
 from shellrunner.web.security.authentication import identity_of
 from shellrunner.wire import parse
 
@@ -38,9 +38,9 @@ def asked(request: web.Request) -> str | None:
     return key
 
 
-def of(request: web.Request, key: str, content: bytes) -> Key:
+def of(request: web.Request, key: str, content: bytes) -> IdempotencyKey:
     """The key as the history keeps it: whose it is, and what came with it."""
-    return Key(identity_of(request).name, key, parse.digest(content))
+    return IdempotencyKey(identity_of(request).name, key, parse.digest(content))
 
 
 def read(text: str) -> str | None:

@@ -81,13 +81,13 @@ async def remove_many(request: web.Request) -> web.StreamResponse:
     responses.check_change(request, "")  # a list has no version of its own, so none can be the right one
     store, meant = request.app[STORE], lists.filters(request)
     if parameters.choice(request, "confirm", ("true", "false")) != "true":
-        would = await store.count(meant)
+        would = await store.preview_delete(meant)
         raise Refused(
             "unconfirmed",
-            f"with confirm=true this deletes {would.deleted} jobs, and keeps {would.kept} that are not done",
+            f"with confirm=true this deletes {would.deleted} jobs, and keeps {would.not_done} that are not done",
             parameter="confirm",
             deleted=would.deleted,
-            kept=would.kept,
+            kept=would.not_done,
         )
     deleted, kept = await store.delete_jobs(meant)
     log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": kept})

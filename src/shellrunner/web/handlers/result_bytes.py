@@ -51,7 +51,7 @@ async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
     total = size(volume, stream)
     output = await store.output(job.id, number)
     # The bytes of an attempt that is over never change, and the history's id tells it from one that was begun anew.
-    tag = f'"{blake2b(f"{store.history}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
+    tag = f'"{blake2b(f"{store.history_id}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
     about = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
     if responses.unchanged(request, tag):
         return web.Response(status=304, headers=about)

@@ -11,7 +11,7 @@ from shellrunner import results
 from shellrunner.errors import NoSuchJob, ResultGone
 from shellrunner.model import Job, Stream
 from shellrunner.results import Attempt
-from shellrunner.store import Store
+from shellrunner.store import Results
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists
 from shellrunner.web.http import responses
@@ -54,7 +54,7 @@ async def _document(request: web.Request) -> documents.Result:
     return await results.result(request.app[STORE], await asked(request), results.WHOLE)
 
 
-async def _listed(store: Store, job: Job) -> documents.Result | None:
+async def _listed(store: Results, job: Job) -> documents.Result | None:
     try:
         return await results.result(store, results.last(job), results.LISTED)
     except (NoSuchJob, ResultGone):

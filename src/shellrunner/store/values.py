@@ -1,0 +1,35 @@
+"""Plain values of the store's contract that belong to no larger concept.
+
+Kept by every back end. Must not know SQL or HTTP.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shellrunner.clock import Millis
+from shellrunner.model import Job
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """An Idempotency-Key: the identity that sent it, the key, and a digest of the request body that came with it."""
+
+    identity: str
+    key: str
+    digest: bytes
+
+
+class DeleteCount(NamedTuple):
+    """How many of the matching jobs were deleted, and how many were left because they are not done."""
+
+    deleted: int
+    not_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueCallback:
+    """A result that is to be sent now: how many tries have failed, and when it first became due."""
+
+    job: Job
+    tries: int
+    since: Millis
