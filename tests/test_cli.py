@@ -49,7 +49,7 @@ def test_a_wrong_configuration_is_refused_in_words(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "--port: server.port: must be at most 65535",
-        f"{config}, line 2: supervisor.max_runing: there is no such key, did you mean max_running?",
+        f"{config}, line 2: supervisor.max_runing: unknown key, did you mean max_running?",
         "environment variable SHELLRUNNER_LOG__LEVEL: log.level: must be 'debug', 'info', 'warning' or 'error'",
     ]
     assert not state.exists()
@@ -60,9 +60,9 @@ def test_without_tokens_only_this_machine_is_served():
     done = run("serve", "--host", "0.0.0.0")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "--host: server.host: must be localhost, a loopback address or a Unix socket: without tokens, whoever "
-        "reaches it may run commands here. To be reached from elsewhere, make a token: shellrunner token create "
-        "NAME\n"
+        "--host: server.host: must be localhost, a loopback address or a Unix socket, because without "
+        "tokens anybody who can connect may run commands. To listen on other addresses, create a token: shellrunner "
+        "token create NAME\n"
     )
 
 

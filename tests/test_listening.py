@@ -211,7 +211,10 @@ async def test_the_command_line_says_where_to_listen_before_all_else(make, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--listen", "unix:front"], "--listen: server.listen.0: must be unix: and an absolute path of at most 107 "),
+        (
+            ["--listen", "unix:front"],
+            "--listen: server.listen.0: must be unix:PATH with an absolute path",
+        ),
         (["--listen", "0.0.0.0:80"], "--listen: server.listen: must be localhost, a loopback address or a Unix sock"),
         (["--listen", "127.0.0.1:1", "--port", "2"], "Error: --listen goes without --host and --port"),
     ],
@@ -615,8 +618,8 @@ SPOILED = [
     (spoil_key, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
     (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
     (lose_key, "{key}: cannot be read: No such file or directory"),
-    (pipe_key, "{key}: is a pipe, which can be read only once: it must be a file"),
-    (open_key, "{key}: has the private key, and others can read or change it: chmod 600 {key}"),
+    (pipe_key, "{key}: must be a regular file: a pipe cannot be read again at SIGHUP"),
+    (open_key, "{key}: contains the private key, but other users can read or change it: chmod 600 {key}"),
     (encrypt_key, "server.tls_key is encrypted, and a service has nobody to ask for the password"),
 ]
 

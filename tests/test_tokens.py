@@ -326,7 +326,7 @@ async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded):
     await guarded.start()
     os.close(reading)
     said = await guarded.reload("not reloaded")
-    assert said["reasons"] == [f"/dev/fd/{reading}: is a pipe, which can be read only once: it must be a file"]
+    assert said["reasons"] == [f"/dev/fd/{reading}: must be a regular file: a pipe cannot be read again at SIGHUP"]
     assert [await guarded.asked("ci"), (await guarded.ask("GET", "/api/jobs"))[0]] == [200, 401]
 
 

@@ -95,7 +95,7 @@ def test_a_token_that_others_can_read_is_refused(write, mode):
     ("text", "words"),
     [
         ("url = ", "is not TOML"),
-        ('adress = "x"', "adress: there is no such key, only url and token"),
+        ('adress = "x"', "adress: unknown key, only url and token"),
         ("url = 1", "url: must be a string"),
         ('token = "a b"', "the token has characters that no token has"),
     ],

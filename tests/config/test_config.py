@@ -93,7 +93,7 @@ def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     settings = load()
     assert settings.supervisor.max_running == max(8, 4 * len(os.sched_getaffinity(0)))
-    environment, cwd = settings.jobs.surroundings(user)
+    environment, cwd = settings.jobs.process_defaults(user)
     assert environment.items() >= {"HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}.items()
     assert environment.keys() == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"}
     assert cwd == (user.pw_dir if Path(user.pw_dir).is_dir() else "/")
@@ -116,7 +116,7 @@ def test_variables_are_merged_over_those_shipped(file, monkeypatch):
     """A variable from the file and one from the environment stand beside the shipped ones."""
     monkeypatch.setenv("SHELLRUNNER_JOBS__ENVIRONMENT", '{"LANG": "uk_UA.UTF-8", "Ключ": "значение"}')
     jobs = load(file("[jobs.environment]\nLANG = 'C'\nEDITOR = 'ed'\n")).jobs
-    environment, _ = jobs.surroundings(pwd.getpwuid(os.geteuid()))
+    environment, _ = jobs.process_defaults(pwd.getpwuid(os.geteuid()))
     assert environment["LANG"] == "uk_UA.UTF-8"
     assert (environment["EDITOR"], environment["Ключ"]) == ("ed", "значение")
     assert "PATH" in environment
@@ -125,17 +125,17 @@ def test_variables_are_merged_over_those_shipped(file, monkeypatch):
 def test_another_users_surroundings_are_that_users():
     """HOME, names, shell and directory are of the user that a command runs as, unless config gives them for all."""
     somebody = pwd.struct_passwd(("somebody", "x", 7, 7, "", "/usr", "/bin/bash"))
-    environment, cwd = load(jobs={"environment": {"LOGNAME": "all"}}).jobs.surroundings(somebody)
+    environment, cwd = load(jobs={"environment": {"LOGNAME": "all"}}).jobs.process_defaults(somebody)
     assert (environment["HOME"], environment["USER"], environment["SHELL"], cwd) == (
         "/usr", "somebody", "/bin/bash", "/usr",
     )  # fmt: skip
     assert environment["LOGNAME"] == "all"
-    assert load(jobs={"cwd": "/tmp"}).jobs.surroundings(somebody).cwd == "/tmp"
+    assert load(jobs={"cwd": "/tmp"}).jobs.process_defaults(somebody).cwd == "/tmp"
     nowhere = pwd.struct_passwd(("nobody", "x", 8, 8, "", "/nonexistent", "/usr/sbin/nologin"))
-    environment, cwd = load().jobs.surroundings(nowhere)
+    environment, cwd = load().jobs.process_defaults(nowhere)
     assert (environment["HOME"], environment["SHELL"], cwd) == ("/nonexistent", "/bin/sh", "/")
-    with pytest.raises(ValueError, match="must be UTF-8"):
-        load().jobs.surroundings(pwd.struct_passwd(("other", "x", 9, 9, "", "/home/\udcff", "/bin/sh")))
+    with pytest.raises(ValueError, match="must be valid UTF-8"):
+        load().jobs.process_defaults(pwd.struct_passwd(("other", "x", 9, 9, "", "/home/\udcff", "/bin/sh")))
 
 
 def test_zero_is_no_limit(file):
@@ -193,25 +193,25 @@ def test_every_setting_can_come_from_the_environment(key, file, monkeypatch):
         ("[server]\nport = 65536", 2, "server.port", "must be at most 65535"),
         ("[server]\nport = true", 2, "server.port", "must be a whole number"),
         ("server = 1", 1, "server", "must be a table"),
-        ("server.prt = 1", 1, "server.prt", "there is no such key, did you mean port?"),
-        ("# x\n[servers]\na = 1", 2, "servers", "there is no such key, did you mean server?"),
+        ("server.prt = 1", 1, "server.prt", "unknown key, did you mean port?"),
+        ("# x\n[servers]\na = 1", 2, "servers", "unknown key, did you mean server?"),
         ("[jobs]\nshell = [\n '/bin/sh',\n 3,\n]", 2, "jobs.shell.1", "must be a string"),
-        ("[jobs]\nshell = []", 2, "jobs.shell", "must begin with the shell's absolute path"),
-        ("[jobs]\nshell = ['sh', '-c']", 2, "jobs.shell", "must begin with the shell's absolute path"),
+        ("[jobs]\nshell = []", 2, "jobs.shell", "must begin with the absolute path of a shell"),
+        ("[jobs]\nshell = ['sh', '-c']", 2, "jobs.shell", "must begin with the absolute path of a shell"),
         ("[jobs]\nkill_grace = -1", 2, "jobs.kill_grace", "must be at least 0"),
         ("[jobs]\nkill_grace = nan", 2, "jobs.kill_grace", "must be a finite number"),
         ("[jobs]\nleave_children = 1", 2, "jobs.leave_children", "must be true or false"),
         ("[jobs]\ncwd = 'here'", 2, "jobs.cwd", "must be an absolute path"),
         ("[jobs]\noutput_bytes = 0", 2, "jobs.output_bytes", "must be at least 1"),
         ("[jobs.environment]\nA = 'a'\nB = 2", 3, "jobs.environment.B", "must be a string"),
-        ("[jobs]\nenvironment = {'A=B' = 'x'}", 2, "jobs.environment", "is no name for a variable"),
-        ("[jobs.environment]\nSHELLRUNNER_JOB = 'x'", 1, "jobs.environment", "is set for each job by the service"),
+        ("[jobs]\nenvironment = {'A=B' = 'x'}", 2, "jobs.environment", "is not a valid variable name"),
+        ("[jobs.environment]\nSHELLRUNNER_JOB = 'x'", 1, "jobs.environment", "is set by the service for each job"),
         ("[store]\nretention_jobs = 1.5", 2, "store.retention_jobs", "must be a whole number"),
         ("[log]\nlevel = 'loud'", 2, "log.level", "must be 'debug', 'info', 'warning' or 'error'"),
         ("[queues.a]\nmax_running = -1", 2, "queues.a.max_running", "must be at least 0"),
-        ("[queues.a]\nrunning = 1", 2, "queues.a.running", "there is no such key"),
+        ("[queues.a]\nrunning = 1", 2, "queues.a.running", "unknown key"),
         ("[queues]\n\n'a b' = {}", 3, "queues.a b", "must be 1 to 63 letters"),
-        ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "needs callbacks.secret"),
+        ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "requires callbacks.secret"),
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )
@@ -229,12 +229,12 @@ def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(file, te
         ("SHELLRUNNER_SERVER__PORT", "many", "server.port: must be a whole number"),
         ("SHELLRUNNER_SERVER__PORT", "", "server.port: must be a whole number"),
         ("SHELLRUNNER_JOBS__SHELL", "/bin/sh", "jobs.shell: must be a list"),
-        ("SHELLRUNNER_SERVER__PROT", "1", "server.prot: there is no such key, did you mean port?"),
-        ("SHELLRUNNER_SEVER__PORT", "1", "sever: there is no such key, did you mean server?"),
-        ("SHELLRUNNER_JOBS__ENVIRONMENT__A", "1", "jobs.environment__a: there is no such key"),
+        ("SHELLRUNNER_SERVER__PROT", "1", "server.prot: unknown key, did you mean port?"),
+        ("SHELLRUNNER_SEVER__PORT", "1", "sever: unknown key, did you mean server?"),
+        ("SHELLRUNNER_JOBS__ENVIRONMENT__A", "1", "jobs.environment__a: unknown key"),
         ("SHELLRUNNER_LOG", "debug", "log: must be a table"),
-        ("SHELLRUNNER_CALLBACKS__HOSTS", '["a"]', "callbacks.hosts: needs callbacks.secret"),
-        ("SHELLRUNNER_CALLBACKS", '{"hosts": ["a"]}', "callbacks.hosts: needs callbacks.secret"),
+        ("SHELLRUNNER_CALLBACKS__HOSTS", '["a"]', "callbacks.hosts: requires callbacks.secret"),
+        ("SHELLRUNNER_CALLBACKS", '{"hosts": ["a"]}', "callbacks.hosts: requires callbacks.secret"),
     ],
 )
 def test_a_mistake_in_the_environment_is_refused_with_the_variable(monkeypatch, variable, value, reason):
@@ -267,35 +267,38 @@ def test_all_mistakes_are_told_at_once_and_no_value(file, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
-        ("[server]\nport = \n", ", line 2: is not TOML: Invalid value"),
-        ("[server]\nport = 1\nport = 2\n", ", line 3: is not TOML: Cannot overwrite a value"),
-        ('[server]\nhost = "', ", line 2: is not TOML: "),
-        (b"[server]\n# \xff\n", ", line 2: is not UTF-8"),
-        (f"[server]\nport = {'1' * 5000}\n", ": has a number of thousands of digits"),
-        (f"[server]\nnames = {'[' * 5000}\n", ": has a number of thousands of digits, or lists nested as deep"),
+        ("[server]\nport = \n", ", line 2: not TOML: Invalid value"),
+        ("[server]\nport = 1\nport = 2\n", ", line 3: not TOML: Cannot overwrite a value"),
+        ('[server]\nhost = "', ", line 2: not TOML: "),
+        (b"[server]\n# \xff\n", ", line 2: not UTF-8"),
+        (f"[server]\nport = {'1' * 5000}\n", ": has a number with thousands of digits"),
+        (
+            f"[server]\nnames = {'[' * 5000}\n",
+            ": has a number with thousands of digits, or thousands of nested lists",
+        ),
     ],
 )
-def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, complaint):
+def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, problem):
     """Whoever has to mend the file is told where."""
     path = file(text)
     (found,) = refusal(path)
-    assert found.startswith(f"{path}{complaint}")
+    assert found.startswith(f"{path}{problem}")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "complaint"),
+    ("key", "value", "problem"),
     [
-        ("CWD", "/tmp/\udcff", "jobs.cwd: must be UTF-8"),
-        ("ENVIRONMENT", '{"\\udcff": "x"}', "jobs.environment: must be UTF-8"),
+        ("CWD", "/tmp/\udcff", "jobs.cwd: must be valid UTF-8"),
+        ("ENVIRONMENT", '{"\\udcff": "x"}', "jobs.environment: must be valid UTF-8"),
         ("ENVIRONMENT", '{"A\\u0000": "x"}', "jobs.environment: must not contain NUL"),
     ],
 )
-def test_what_no_keeper_can_be_told_is_refused_at_the_start(monkeypatch, key, value, complaint):
+def test_what_no_keeper_can_be_told_is_refused_at_the_start(monkeypatch, key, value, problem):
     """Bytes that are not UTF-8 would end the service at the first job, and at each start after that."""
     monkeypatch.setenv(f"SHELLRUNNER_JOBS__{key}", value)
-    assert refusal() == [f"environment variable SHELLRUNNER_JOBS__{key}: {complaint}"]
+    assert refusal() == [f"environment variable SHELLRUNNER_JOBS__{key}: {problem}"]
 
 
 def test_a_directory_with_nul_in_its_name_is_refused(file):
@@ -312,7 +315,7 @@ def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch):
     entry = list(pwd.getpwuid(os.geteuid()))
     entry[5] = "/home/\udcff"
     monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(entry))
-    assert "default: jobs.environment: must be UTF-8" in refusal()
+    assert "default: jobs.environment: must be valid UTF-8" in refusal()
     assert load(jobs={"environment": {"HOME": "/"}})
 
 

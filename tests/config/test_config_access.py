@@ -36,7 +36,7 @@ def test_without_tokens_it_listens_where_only_this_machine_can_get(file, server,
     """Any other address is refused, and the words say what to do; with a token it is not."""
     path = file(f"[server]\n{server}\n")
     (found,) = refusal(path)
-    assert found.startswith(f"{path}, line 2: server.{key}: must be localhost, a loopback address or a Unix socket: ")
+    assert found.startswith(f"{path}, line 2: server.{key}: must be localhost, a loopback address or a Unix socket, ")
     assert "shellrunner token create" in found
     assert load(file(f"[server]\n{server}\n{TOKEN}")).auth.tokens
 
@@ -50,19 +50,19 @@ def test_loopback_and_unix_sockets_need_no_token(file, server):
 @pytest.mark.parametrize(
     ("server", "key", "reason"),
     [
-        ("listen = 'unix:run/x'", "listen.0", "must be unix: and an absolute path"),
+        ("listen = 'unix:run/x'", "listen.0", "must be unix:PATH with an absolute path"),
         (f"listen = 'unix:/{'x' * 107}'", "listen.0", "at most 107 bytes"),
         ("listen = ['127.0.0.1:80', '127.0.0.1']", "listen.1", "must be unix:/PATH, ADDRESS:PORT or [ADDRESS]:PORT"),
         ("listen = '127.0.0.1:70000'", "listen.0", "must be unix:/PATH"),
         ("listen = 'here:80'", "listen.0", "must be localhost or an IP address"),
         ("socket_mode = '8'", "socket_mode", "must be three octal digits"),
-        ("names = ['http://a']", "names.0", "must be a host as URLs have it"),
-        ("names = ['a:99999']", "names.0", "must be a host as URLs have it"),
+        ("names = ['http://a']", "names.0", "must be HOST or HOST:PORT"),
+        ("names = ['a:99999']", "names.0", "must be HOST or HOST:PORT"),
         ("origins = ['a']", "origins.0", "must be an origin as browsers send it"),
-        ("cors_origins = ['https://a']", "cors_origins", "pages of other sites need a token"),
+        ("cors_origins = ['https://a']", "cors_origins", "pages of other sites must send a token"),
         ("proxies = ['10.0.0.1/8']", "proxies.0", "must be an IP address or a network"),
-        ("tls_cert = '/c'", "tls_key", "tls_cert and tls_key go together"),
-        ("tls_key = '/k'", "tls_key", "tls_cert and tls_key go together"),
+        ("tls_cert = '/c'", "tls_key", "tls_cert and tls_key must be set together"),
+        ("tls_key = '/k'", "tls_key", "tls_cert and tls_key must be set together"),
         ("tls_key = 'k'", "tls_key", "must be an absolute path"),
         ("max_streams = 0", "max_streams", "must be at least 1"),
     ],
@@ -80,9 +80,9 @@ def test_a_mistake_about_where_it_listens_is_refused(file, server, key, reason):
 @pytest.mark.parametrize(
     ("wrong", "key", "reason"),
     [
-        (f"sha256 = '{HASH[:-1]}'", "sha256", "must be the SHA-256 of the token, 64 hex digits"),
-        (f'sha256 = "{HASH}\\n"', "sha256", "must be the SHA-256 of the token"),
-        ("sha256 = 'srt_secret'", "sha256", "must be the SHA-256 of the token"),
+        (f"sha256 = '{HASH[:-1]}'", "sha256", "must be the SHA-256 hash of the token in 64 hex digits"),
+        (f'sha256 = "{HASH}\\n"', "sha256", "must be the SHA-256 hash of the token"),
+        ("sha256 = 'srt_secret'", "sha256", "must be the SHA-256 hash of the token"),
         ("sha256 = 1", "sha256", "must be a string"),
         ("name = 'a b'", "name", "must be 1 to 63 letters"),
         ("name = ''", "name", "must be 1 to 63 letters"),
@@ -94,20 +94,24 @@ def test_a_mistake_about_where_it_listens_is_refused(file, server, key, reason):
         ("expires = 1800000000", "expires", "must be a time with its offset from UTC"),
         ("expires = 'tomorrow'", "expires", "must be a time with its offset from UTC"),
         ("run_as = ''", "run_as", "must not be empty"),
-        ("run_as = 'no-such-user'", "run_as", "there is no user no-such-user"),
+        ("run_as = 'no-such-user'", "run_as", "no such user: 'no-such-user'"),
         ("commands = []", "commands", "must not be empty"),
-        ("commands = [{}]", "commands.0", "needs one of command, argv and prefix"),
-        ("commands = [{ command = 'a', prefix = ['a'] }]", "commands.0", "needs one of command, argv and prefix"),
+        ("commands = [{}]", "commands.0", "must have exactly one of command, argv and prefix"),
+        (
+            "commands = [{ command = 'a', prefix = ['a'] }]",
+            "commands.0",
+            "must have exactly one of command, argv and prefix",
+        ),
         ("commands = [{ prefix = [] }]", "commands.0.prefix", "must not be empty"),
-        ("commands = [{ argv = [''] }]", "commands.0", "names no command"),
+        ("commands = [{ argv = [''] }]", "commands.0", "must not be empty"),
         ("commands = [{ argv = ['a'], cwd = ['b'] }]", "commands.0.cwd.0", "must be an absolute path"),
         ("commands = [{ argv = ['a'], options = ['all'] }]", "commands.0.options.0", "must be 'stdin', 'tty', "),
         (
             "commands = [{ arg = ['srt_secret'], prefix = ['a'] }]",
             "commands.0.arg",
-            "no such key, did you mean argv?",
+            "unknown key, did you mean argv?",
         ),
-        ("scope = ['srt_secret']", "scope", "there is no such key, did you mean scopes?"),
+        ("scope = ['srt_secret']", "scope", "unknown key, did you mean scopes?"),
     ],
 )
 @pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
@@ -133,8 +137,8 @@ def test_a_token_may_be_over_already(file):
     """A time that has passed is no mistake, but the token is over from that moment on; offsets are kept."""
     (token,) = load(file(f"{TOKEN}expires = 2020-01-01T01:00:00+01:00\n")).auth.tokens
     assert token.expires == datetime(2020, 1, 1, tzinfo=UTC)
-    assert token.is_over(datetime(2020, 1, 1, tzinfo=UTC))
-    assert not token.is_over(datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC))
+    assert token.is_expired(datetime(2020, 1, 1, tzinfo=UTC))
+    assert not token.is_expired(datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
 def test_a_hash_is_the_same_in_capital_letters(file):
@@ -142,7 +146,7 @@ def test_a_hash_is_the_same_in_capital_letters(file):
     (token,) = load(file(TOKEN.replace(HASH, HASH.upper()))).auth.tokens
     assert token.sha256 == HASH
     path = file(TOKEN + TOKEN.replace(HASH, HASH.upper()).replace("'ci'", "'other'"))
-    assert refusal(path) == [f"{path}, line 1: auth.tokens: ci and other are the same token"]
+    assert refusal(path) == [f"{path}, line 1: auth.tokens: 'ci' and 'other' have the same hash"]
 
 
 def test_tokens_can_come_from_the_environment(monkeypatch):
@@ -155,7 +159,7 @@ def test_tokens_can_come_from_the_environment(monkeypatch):
 def test_a_name_is_one_tokens(file):
     """Two tokens of one name could not be told apart in the log."""
     path = file(TOKEN + OTHER.replace("'other'", "'ci'"))
-    assert refusal(path) == [f"{path}, line 1: auth.tokens: two tokens are called ci"]
+    assert refusal(path) == [f"{path}, line 1: auth.tokens: two tokens have the name 'ci'"]
 
 
 def test_an_odd_auth_is_refused(file):
@@ -188,8 +192,8 @@ def test_systemds_credential_is_the_tokens_file(file, monkeypatch, tmp_path):
     assert load().auth.tokens == []
 
 
-@pytest.mark.parametrize(("second", "words"), [(TOKEN, "two tokens are called ci"),
-    (OTHER.replace("0" * 64, HASH), "ci and other are the same token")])  # fmt: skip
+@pytest.mark.parametrize(("second", "words"), [(TOKEN, "two tokens have the name 'ci'"),
+    (OTHER.replace("0" * 64, HASH), "'ci' and 'other' have the same hash")])  # fmt: skip
 def test_a_token_is_in_one_file_only(file, second, words):
     """Of two that are alike in both files, nobody could say which one counts."""
     more = file(f"\n{second}", "tokens.toml")
@@ -201,8 +205,8 @@ def test_the_tokens_file_has_nothing_else(file):
     """A setting that would be passed over there is refused."""
     more = file(f"[auth]\nsession_cookie = true\n{TOKEN}[server]\nport = 1\n", "tokens.toml")
     assert refusal(auth={"tokens_file": str(more)}) == [
-        f"{more}, line 2: auth.session_cookie: there is no such key",
-        f"{more}, line 7: server: there is no such key",
+        f"{more}, line 2: auth.session_cookie: unknown key",
+        f"{more}, line 7: server: unknown key",
     ]
 
 
@@ -220,7 +224,7 @@ def test_a_tokens_file_is_no_pipe(tmp_path):
     path = tmp_path / "tokens"
     os.mkfifo(path, 0o600)
     assert refusal(auth={"tokens_file": str(path)}) == [
-        f"{path}: is a pipe, which can be read only once: it must be a file"
+        f"{path}: must be a regular file: a pipe cannot be read again at SIGHUP"
     ]
 
 
@@ -230,7 +234,7 @@ def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file, is_a
     """Whoever could change it could run commands; its group may read it, nobody may change it."""
     path = file(TOKEN, mode=mode)
     (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
-    assert found == f"{path}: has tokens, and others can read or change it: chmod 600 {path}"
+    assert found == f"{path}: contains tokens, but other users can read or change it: chmod 600 {path}"
     path.chmod(0o640)
     assert load(auth={"tokens_file": str(path)} if is_apart else {}, path=None if is_apart else path).auth.tokens
 
@@ -245,7 +249,7 @@ def test_a_file_with_tokens_of_another_user_is_refused(file):
     """That user could add a token to it; root, who can do that anyway, is nobody else."""
     path = file(TOKEN)
     os.chown(path, NOBODY.pw_uid, -1)
-    assert refusal(path) == [f"{path}: has tokens, and belongs to another user (uid {NOBODY.pw_uid})"]
+    assert refusal(path) == [f"{path}: contains tokens, but belongs to another user (uid {NOBODY.pw_uid})"]
 
 
 @as_root
@@ -263,7 +267,7 @@ def test_run_as_needs_root(file, tmp_path):
         done = subprocess.run([sys.executable, "-c", code, repr([token])], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    assert said("root").endswith(": auth.tokens.0.run_as: needs a service that runs as root")
+    assert said("root").endswith(": auth.tokens.0.run_as: requires a service that runs as root")
     assert said(NOBODY.pw_name) == "taken"
 
 

@@ -139,5 +139,5 @@ class Authenticator:
             await self._sessions.end(identity.token.sha256)
 
     def _unless_over(self, holder: Identity | None) -> Identity | None:
-        is_over = holder is not None and holder.token is not None and holder.token.is_over(self._clock())
-        return None if is_over else holder
+        is_expired = holder is not None and holder.token is not None and holder.token.is_expired(self._clock())
+        return None if is_expired else holder

@@ -1,4 +1,7 @@
-"""Who may do what: tokens with their scopes, whom their commands run as, and which commands those may be."""
+"""Settings of `[auth]`: tokens with their scopes, the user of their commands, and the commands they may run.
+
+Validated by `config.load`. Must not know how a token is checked.
+"""
 
 import os
 import pwd
@@ -13,105 +16,113 @@ from shellrunner.config.types import AbsolutePath, Section
 from shellrunner.model import Argument, Name
 
 Scope = Literal["read", "run", "admin"]
-_CREDENTIAL: Final = "tokens"  # the name that LoadCredential= gives the file
+_CREDENTIAL: Final = "tokens"  # the file's name under $CREDENTIALS_DIRECTORY, as LoadCredential= sets it
 
 
 def _hash(text: str) -> str:
     if re.fullmatch("[0-9a-fA-F]{64}", text) is None:
-        raise ValueError("must be the SHA-256 of the token, 64 hex digits, as `shellrunner token create` prints it")
+        raise ValueError(
+            "must be the SHA-256 hash of the token in 64 hex digits, as `shellrunner token create` prints"
+        )
     return text.lower()
 
 
-def _moment(value: Any) -> Any:
-    """A time as TOML or JSON has it; one without its offset from UTC would be another in each place."""
+def _expiry(value: Any) -> Any:
+    """Accept a TOML or JSON time; require its offset from UTC, without which it would depend on the time zone."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         moment = None
     if value is not None and (not isinstance(moment, datetime) or moment.utcoffset() is None):
-        raise ValueError("must be a time with its offset from UTC, as 2027-01-01T00:00:00Z")
+        raise ValueError("must be a time with its offset from UTC, such as 2027-01-01T00:00:00Z")
     return moment
 
 
 class Rule(Section):
-    """Commands that a token may run: one shell line, one argv, or every argv that begins with these words.
+    """A command that a token may run: one shell line, one argv, or every argv with this prefix.
 
-    There are no prefixes of shell lines: whoever may go on after `ls ` may write `ls ; rm -rf ~`. What else a job may
-    ask for with them, and why that matters, is told by `access.commands`.
+    There are no prefixes of shell lines: after `ls ` a client could write `ls ; rm -rf ~`. `access.command_rules`
+    documents which other keys a job may have, and why that matters.
     """
 
     command: Argument | None = None
     argv: list[Argument] | None = Field(None, min_length=1)
     prefix: list[Argument] | None = Field(None, min_length=1)
-    env: list[str] = Field(default_factory=list, description="names of variables that may be set")
-    cwd: list[AbsolutePath] = Field(default_factory=list, description="directories that may be named; none: config's")
+    env: list[str] = Field(default_factory=list, description="names of environment variables that a job may set")
+    cwd: list[AbsolutePath] = Field(
+        default_factory=list, description="working directories that a job may name; empty: only jobs.cwd"
+    )
     options: list[Literal["stdin", "tty", "limits", "leave_children"]] = Field(
-        default_factory=list, description="keys of a job that may be used with it"
+        default_factory=list, description="other keys that a job may use"
     )
 
     @model_validator(mode="after")
-    def _one(self) -> "Rule":
+    def _require_one(self) -> "Rule":
         if [self.command, self.argv, self.prefix].count(None) != 2:
-            raise ValueError("needs one of command, argv and prefix")
+            raise ValueError("must have exactly one of command, argv and prefix")
         if self.command == "" or (self.argv or self.prefix or ["-"])[0] == "":
-            raise ValueError("names no command")
+            raise ValueError("must not be empty")
         return self
 
 
 class Token(Section):
-    """Whoever has the token with this hash has this name, and may do this."""
+    """A token, known by its hash: its name, scopes and restrictions."""
 
     name: Name
     sha256: Annotated[str, AfterValidator(_hash)] = Field(repr=False)
     scopes: list[Scope] = Field(min_length=1)
-    expires: Annotated[datetime | None, BeforeValidator(_moment)] = None
-    run_as: str | None = Field(None, min_length=1, description="the user of its commands; the service must be root's")
-    commands: list[Rule] | None = Field(None, min_length=1, description="what it may run; absent: anything")
+    expires: Annotated[datetime | None, BeforeValidator(_expiry)] = None
+    run_as: str | None = Field(
+        None, min_length=1, description="the system user of its commands; the service must run as root"
+    )
+    commands: list[Rule] | None = Field(None, min_length=1, description="commands it may run; absent: any")
 
-    def is_over(self, now: datetime) -> bool:
-        """Whether it has expired."""
+    def is_expired(self, now: datetime) -> bool:
+        """Return whether it has expired."""
         return self.expires is not None and self.expires <= now
 
-    def cannot_run(self) -> str | None:
-        """Why its commands cannot run as whom they should; None: they can."""
+    def run_as_error(self) -> str | None:
+        """Return why its commands cannot run as `run_as`, or None if they can."""
         if self.run_as is None:
             return None
         try:
             uid = pwd.getpwnam(self.run_as).pw_uid
-        except (KeyError, ValueError):  # or no name at all: NUL in it
-            return f"there is no user {self.run_as}"
-        return None if os.geteuid() in {0, uid} else "needs a service that runs as root"
+        except (KeyError, ValueError):  # a name with NUL
+            return f"no such user: {self.run_as!r}"
+        return None if os.geteuid() in {0, uid} else "requires a service that runs as root"
 
 
-def _tokens_file() -> Path | None:
+def _default_tokens_file() -> Path | None:
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     file = Path(directory, _CREDENTIAL)
     return file if directory.startswith("/") and file.is_file() else None
 
 
-def apart(tokens: list[Token]) -> list[Token]:
-    """Refuse two tokens of one name, and two names of one token.
+def require_unique_tokens(tokens: list[Token]) -> list[Token]:
+    """Require that no two tokens share a name or a hash.
 
     Raises:
-        ValueError: there are such.
+        ValueError: two tokens do.
     """
     names: set[str] = set()
     hashes: dict[str, str] = {}
     for token in tokens:
         if token.name in names:
-            raise ValueError(f"two tokens are called {token.name}")
+            raise ValueError(f"two tokens have the name {token.name!r}")
         if token.sha256 in hashes:
-            raise ValueError(f"{hashes[token.sha256]} and {token.name} are the same token")
+            raise ValueError(f"{hashes[token.sha256]!r} and {token.name!r} have the same hash")
         names.add(token.name)
         hashes[token.sha256] = token.name
     return tokens
 
 
 class AuthSettings(Section):
-    """Who may do what."""
+    """Tokens and sessions."""
 
-    tokens: Annotated[list[Token], AfterValidator(apart)] = Field(
-        default_factory=list, description="none: only processes of the service's own user"
+    tokens: Annotated[list[Token], AfterValidator(require_unique_tokens)] = Field(
+        default_factory=list, description="empty: only processes of the service's user may connect"
     )
-    tokens_file: AbsolutePath | None = Field(default_factory=_tokens_file, description="a file with more of them")
+    tokens_file: AbsolutePath | None = Field(
+        default_factory=_default_tokens_file, description="a file with more of them"
+    )
     session_cookie: bool = False

@@ -1,6 +1,6 @@
-"""What is wrong with a configuration, in words: the file and line or the variable, the key, the reason.
+"""Error messages of settings: the file and line, variable or option; the key; the reason.
 
-Owned by `config.load`. Must not know what the settings mean.
+Used by `config.load`. Must not know what the settings mean.
 """
 
 import difflib
@@ -25,7 +25,7 @@ _Fields = Mapping[str, FieldInfo]
 
 
 class ConfigSources(NamedTuple):
-    """What was given where: first the command line's, then the environment's, then the file's."""
+    """The values of each source, highest precedence first: command line, environment, file."""
 
     overrides: Mapping[str, Any]
     environment: Mapping[str, Any]
@@ -34,10 +34,10 @@ class ConfigSources(NamedTuple):
 
 
 def read(path: Path) -> str:
-    """Return the file's text, which is TOML.
+    """Return the file's text.
 
     Raises:
-        ConfigError: it cannot be read, or is not.
+        ConfigError: it cannot be read, or is not TOML.
     """
     try:
         text = path.read_bytes().decode()
@@ -46,63 +46,63 @@ def read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}, line {line}: is not UTF-8") from None
+        raise ConfigError(f"{path}, line {line}: not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         reason, _, where = str(error).partition(" (at ")
         found = re.match(r"line (\d+)", where)
-        line = int(found[1]) if found else text.count("\n") + 1  # else it says "at end of document"
-        raise ConfigError(f"{path}, line {line}: is not TOML: {reason}") from None
-    except (ValueError, RecursionError):  # tomllib lets these pass, and they would end a service that only reloads
-        raise ConfigError(f"{path}: has a number of thousands of digits, or lists nested as deep") from None
+        line = int(found[1]) if found else text.count("\n") + 1  # otherwise tomllib reports "at end of document"
+        raise ConfigError(f"{path}, line {line}: not TOML: {reason}") from None
+    except (ValueError, RecursionError):  # raised by tomllib as they are; a reload must survive them
+        raise ConfigError(f"{path}: has a number with thousands of digits, or thousands of nested lists") from None
     return text
 
 
-def unknown_variables(settings: type[BaseModel]) -> Iterator[str]:
-    """Complain of the variables in the environment that look like a setting of no known section.
+def find_unknown_variables(settings: type[BaseModel]) -> Iterator[str]:
+    """Find environment variables that look like settings but name no known section; yield an error for each.
 
-    pydantic-settings looks only for the variables it knows, so these would go unnoticed.
+    pydantic-settings reads only the variables that it knows, so these would be ignored silently.
     """
     for variable in os.environ:
         section, delimiter, _ = variable.lower().removeprefix(PREFIX.lower()).partition(DELIMITER)
         ours = variable.upper().startswith(PREFIX) and delimiter
         if ours and section not in settings.model_fields:
-            yield f"environment variable {variable}: {section}: {_no_such(section, settings.model_fields)}"
+            yield f"environment variable {variable}: {section}: {_unknown_key(section, settings.model_fields)}"
 
 
-def complaint(problem: ErrorDetails, sources: ConfigSources, settings: type[BaseModel]) -> str:
-    """Say what is wrong with one value, without the value: it may be a secret in the wrong place."""
-    return words(problem["loc"], sources, _reason(problem, settings))
+def format_problem(problem: ErrorDetails, sources: ConfigSources, settings: type[BaseModel]) -> str:
+    """Format a validation error, without the value: it may be a secret in the wrong place."""
+    return format_error(problem["loc"], sources, _reason(problem, settings))
 
 
-def words(key: _Key, sources: ConfigSources, reason: str) -> str:
-    """Say where the value was given, which it is, and what is wrong with it."""
+def format_error(key: _Key, sources: ConfigSources, reason: str) -> str:
+    """Format an error as `location: key: reason`."""
     name = ".".join(str(step) for step in key if step != "[key]")
-    return f"{_place(key, sources)}: {name}: {reason}"
+    return f"{_location(key, sources)}: {name}: {reason}"
 
 
-def is_given(values: Mapping[str, Any], key: _Key) -> bool:
-    """Whether the key is there, whatever its value."""
-    return _depth(values, key) == len(key)
+def has_key(values: Mapping[str, Any], key: _Key) -> bool:
+    """Return whether the key is present, whatever its value."""
+    return _matching_steps(values, key) == len(key)
 
 
-def _place(key: _Key, sources: ConfigSources) -> str:
-    """Where the value that counts was given: the first of the sources that has it."""
+def _location(key: _Key, sources: ConfigSources) -> str:
+    """Return where the effective value comes from: the first source that has the key."""
     enough = min(len(key), 2)
-    if _depth(sources.overrides, key) >= enough:
+    if _matching_steps(sources.overrides, key) >= enough:
         return f"--{key[enough - 1]}".replace("_", "-")
-    if _depth(sources.environment, key) >= enough:
+    if _matching_steps(sources.environment, key) >= enough:
         return f"environment variable {_variable(key)}"
-    if _depth(tomllib.loads(sources.text), key) >= enough:
+    if _matching_steps(tomllib.loads(sources.text), key) >= enough:
         return f"{sources.path}, line {_line(sources.text, key)}"
     return "default"
 
 
-def _depth(values: Any, key: _Key) -> int:
-    """How many steps of the key lead through these tables and lists."""
+def _matching_steps(values: Any, key: _Key) -> int:
+    """Return how many steps of the key exist in these nested tables and lists."""
     for depth, step in enumerate(key):
         try:
             values = values[step]
-        except (LookupError, TypeError):  # it is not there, or has nothing inside
+        except (LookupError, TypeError):  # absent, or not a container
             return depth
     return len(key)
 
@@ -114,8 +114,12 @@ def _variable(key: _Key) -> str:
 
 
 def _line(text: str, key: _Key) -> int:
-    """The line on which the key's value begins: after the last whole document that lacks it."""
-    depth = _depth(tomllib.loads(text), key)
+    """Return the line on which the key's value begins.
+
+    tomllib reports no positions. So longer and longer beginnings of the text are parsed: the value begins on the line
+    after the longest complete document that lacks it.
+    """
+    depth = _matching_steps(tomllib.loads(text), key)
     lines = text.split("\n")
     begin = 1
     for end in range(1, len(lines) + 1):
@@ -123,7 +127,7 @@ def _line(text: str, key: _Key) -> int:
             document = tomllib.loads("\n".join(lines[:end]) + "\n")
         except tomllib.TOMLDecodeError:
             continue
-        if _depth(document, key) == depth:
+        if _matching_steps(document, key) == depth:
             return begin
         begin = end + 1
     return begin
@@ -135,10 +139,10 @@ _REASONS: Final = {
     "dict_type": "must be a table",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
-    # A name, of a queue or a token, is all that has one.
+    # Only names, of queues and tokens, have a pattern.
     "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
 }
-_WORDS: Final = (
+_REPLACEMENTS: Final = (
     ("^Input should be|^Input is not", "must be"),
     ("a valid integer", "a whole number"),
     ("a valid boolean", "true or false"),
@@ -154,26 +158,26 @@ def _reason(problem: ErrorDetails, settings: type[BaseModel]) -> str:
             *section, key = problem["loc"]
             table: type[BaseModel] | None = settings
             for step in section:
-                if table is not None and step in table.model_fields:  # else it is a place in a list, or a name
+                if table is not None and step in table.model_fields:  # otherwise an index of a list, or a name
                     table = _table(table.model_fields[str(step)].annotation)
-            return _no_such(str(key), {} if table is None else table.model_fields)
+            return _unknown_key(str(key), {} if table is None else table.model_fields)
         case "value_error":
             return str(problem["ctx"]["error"])
         case kind if kind in _REASONS:
             return _REASONS[kind]
     reason = problem["msg"]
-    for pattern, words in _WORDS:
-        reason = re.sub(pattern, words, reason)
+    for pattern, replacement in _REPLACEMENTS:
+        reason = re.sub(pattern, replacement, reason)
     return reason
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:
-    """The table that such a value is, or that it has in it."""
+    """Return the settings table that the annotation is or contains."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((table for inner in get_args(annotation) if (table := _table(inner))), None)
 
 
-def _no_such(key: str, known: _Fields) -> str:
+def _unknown_key(key: str, known: _Fields) -> str:
     near = difflib.get_close_matches(key, known, 1)
-    return "there is no such key" + (f", did you mean {near[0]}?" if near else "")
+    return "unknown key" + (f", did you mean {near[0]}?" if near else "")

@@ -1,4 +1,7 @@
-"""What a job gets that does not say otherwise; what is shipped follows from the user that its command runs as."""
+"""Settings of `[jobs]`: defaults and limits of a job. Some defaults follow from the user that its command runs as.
+
+Used by the supervisor. Must not know how a command is started.
+"""
 
 import os
 import pwd
@@ -8,7 +11,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from shellrunner.config.types import ZERO_IS_NONE, SayablePath, Section, sayable
+from shellrunner.config.types import ZERO_IS_NONE, EncodablePath, Section, encodable
 from shellrunner.model import MAX_TIMEOUT, Argument
 
 GIB: Final = 1 << 30
@@ -16,36 +19,36 @@ GIB: Final = 1 << 30
 
 def _shell(words: list[str]) -> list[str]:
     if not words or not words[0].startswith("/"):
-        raise ValueError("must begin with the shell's absolute path")
+        raise ValueError("must begin with the absolute path of a shell")
     return words
 
 
-def _variables(given: dict[str, str]) -> dict[str, str]:
-    for name in map(sayable, given):
+def _variables(variables: dict[str, str]) -> dict[str, str]:
+    for name in map(encodable, variables):
         if not name or "=" in name:
-            raise ValueError(f"{name!r} is no name for a variable")
+            raise ValueError(f"{name!r} is not a valid variable name")
         if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
-            raise ValueError(f"{name} is set for each job by the service")
-    for value in (_shipped(user()) | given).values():  # a user's entry may say anything
-        sayable(value)
-    return given
+            raise ValueError(f"{name} is set by the service for each job")
+    for value in (_default_environment(service_user()) | variables).values():  # a passwd entry may hold anything
+        encodable(value)
+    return variables
 
 
-def _directory(given: Path | None) -> Path | None:
-    sayable(str(given or _home(user())))
-    return given
+def _directory(value: Path | None) -> Path | None:
+    encodable(str(value or _home_directory(service_user())))
+    return value
 
 
-def user() -> pwd.struct_passwd:
-    """Whom the service runs as."""
+def service_user() -> pwd.struct_passwd:
+    """Return the passwd entry of the user that the service runs as; a made-up one if there is none."""
     try:
         return pwd.getpwuid(os.geteuid())
-    except KeyError:  # as in a container that was started under a bare number
+    except KeyError:  # as in a container that runs under a numeric uid
         return pwd.struct_passwd((str(os.geteuid()), "", os.geteuid(), os.getegid(), "", "/", "/bin/sh"))
 
 
-def _shipped(user: pwd.struct_passwd) -> dict[str, str]:
-    # The login shell of a service's user is often nologin(8) or false(1), which is no shell to run things in.
+def _default_environment(user: pwd.struct_passwd) -> dict[str, str]:
+    # The login shell of a service's user is often nologin(8) or false(1), which cannot run commands.
     usable = user.pw_shell and Path(user.pw_shell).name not in {"nologin", "false"}
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -57,31 +60,33 @@ def _shipped(user: pwd.struct_passwd) -> dict[str, str]:
     }
 
 
-def _home(user: pwd.struct_passwd) -> Path:
+def _home_directory(user: pwd.struct_passwd) -> Path:
     home = Path(user.pw_dir)
     try:
         return home if home.is_absolute() and stat.S_ISDIR(home.stat().st_mode) else Path("/")
-    except PermissionError:  # root is kept out of what a user mounted there (FUSE, NFS), and the user may not be
+    except PermissionError:  # root may not see what a user mounted there (FUSE, NFS), but the user may
         return home
-    except (OSError, ValueError):  # it is not there, cannot be reached, or is no name of a file
+    except (OSError, ValueError):  # missing, unreachable, or not a file name
         return Path("/")
 
 
-class Surroundings(NamedTuple):
-    """What a command finds that does not say otherwise."""
+class ProcessDefaults(NamedTuple):
+    """The environment and working directory of a command whose job does not set them."""
 
     environment: dict[str, str]
     cwd: str
 
 
 class JobDefaults(Section):
-    """What a job gets that does not say otherwise."""
+    """Defaults and limits of a job."""
 
     shell: Annotated[list[Argument], AfterValidator(_shell)] = Field(["/bin/sh", "-c"])
     environment: Annotated[dict[str, Argument], AfterValidator(_variables)] = Field(
-        default_factory=dict, description="beside what is shipped, and before it"
+        default_factory=dict, description="added to the default variables; takes precedence over them"
     )
-    cwd: Annotated[SayablePath | None, AfterValidator(_directory)] = Field(None, description="None: the user's home")
+    cwd: Annotated[EncodablePath | None, AfterValidator(_directory)] = Field(
+        None, description="absent: the user's home directory"
+    )
     timeout: Annotated[float | None, ZERO_IS_NONE] = Field(None, ge=0, le=MAX_TIMEOUT, description="seconds")
     kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
     leave_children: bool = False
@@ -89,15 +94,17 @@ class JobDefaults(Section):
     cpu_seconds: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
     processes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
     open_files: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**20)
-    output_bytes: int = Field(10 * GIB, ge=1, le=2**62, description="of a job, and the most it may ask for")
+    output_bytes: int = Field(
+        10 * GIB, ge=1, le=2**62, description="default of a job, and the maximum it may request"
+    )
 
-    def surroundings(self, user: pwd.struct_passwd) -> Surroundings:
-        """What this user's commands find: what is given here, and else what is shipped for the user.
+    def process_defaults(self, user: pwd.struct_passwd) -> ProcessDefaults:
+        """Return the environment and working directory of this user's commands.
 
         Raises:
-            ValueError: the user's entry has what no command can be told; the words are a predicate.
+            ValueError: the user's passwd entry cannot be encoded; the message is a predicate.
         """
-        environment, cwd = _shipped(user) | self.environment, str(self.cwd or _home(user))
+        environment, cwd = _default_environment(user) | self.environment, str(self.cwd or _home_directory(user))
         for text in (*environment.values(), cwd):
-            sayable(text)
-        return Surroundings(environment, cwd)
+            encodable(text)
+        return ProcessDefaults(environment, cwd)

@@ -1,6 +1,6 @@
-"""Tokens in files: who may read those, what is in the one that `auth.tokens_file` names, and whom the tokens run as.
+"""Files with secrets: their permissions, the content of `auth.tokens_file`, and the users that tokens run as.
 
-Owned by `config.load`. Such a file has the lines that `shellrunner token create` prints, and nothing else.
+Used by `config.load`. A tokens file has the lines that `shellrunner token create` prints, and nothing else.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from typing import Final
 from pydantic import Field, ValidationError
 
 from shellrunner.config import error_messages
-from shellrunner.config.auth import AuthSettings, Token, apart
+from shellrunner.config.auth import AuthSettings, Token, require_unique_tokens
 from shellrunner.config.types import Section
 from shellrunner.errors import ConfigError
 
-# Its group may read it (systemd gives credentials to their user by an access control list, which shows up there);
-# others may not, and nobody else may write it.
-_TOO_OPEN: Final = stat.S_IRWXO | stat.S_IWGRP
+# The group may read it: systemd grants access to credentials by an access control list, which shows up as the group's
+# bits. Others may not read it, and only its owner may write it.
+_TOO_PERMISSIVE: Final = stat.S_IRWXO | stat.S_IWGRP
 
 
 class _Tokens(Section):
@@ -31,62 +31,62 @@ class _TokensFile(Section):
     auth: _Tokens = Field(default_factory=_Tokens)
 
 
-def with_more_tokens(auth: AuthSettings) -> AuthSettings:
-    """Add what the tokens' own file has.
+def with_token_file(auth: AuthSettings) -> AuthSettings:
+    """Return `auth` with the tokens of `auth.tokens_file` added.
 
     Raises:
-        ConfigError: others can read it, or it is not what it should be.
+        ConfigError: the file is invalid, or others can read it.
     """
     path = auth.tokens_file
     if path is None:
         return auth
-    check_lasting(path)
+    check_rereadable(path)
     text = error_messages.read(path)
-    wrong = [*complaints_of(path)]
+    errors = [*check_private(path)]
     sources = error_messages.ConfigSources({}, {}, path, text)
     tokens: list[Token] = []
     try:
         more = _TokensFile.model_validate(tomllib.loads(text))
-        wrong += complaints_of_users(more.auth.tokens, sources)
-        tokens = apart([*auth.tokens, *more.auth.tokens])
+        errors += check_run_as(more.auth.tokens, sources)
+        tokens = require_unique_tokens([*auth.tokens, *more.auth.tokens])
     except ValidationError as error:
-        wrong += [error_messages.complaint(problem, sources, _TokensFile) for problem in error.errors()]
+        errors += [error_messages.format_problem(problem, sources, _TokensFile) for problem in error.errors()]
     except ValueError as error:
-        wrong.append(error_messages.words(("auth", "tokens"), sources, str(error)))
-    if wrong:
-        raise ConfigError("\n".join(wrong))
+        errors.append(error_messages.format_error(("auth", "tokens"), sources, str(error)))
+    if errors:
+        raise ConfigError("\n".join(errors))
     return auth.model_copy(update={"tokens": tokens})
 
 
-def check_lasting(path: Path) -> None:
-    """Refuse a pipe where a file is read again at SIGHUP.
+def check_rereadable(path: Path) -> None:
+    """Reject a pipe as a file that is read again at SIGHUP.
 
-    By then it is empty, and an empty configuration has no tokens; or its reader waits, perhaps for ever, and no token
-    is revoked any more.
+    By then it is empty, and an empty configuration has no tokens; or the read blocks, perhaps for ever, and no token
+    can be revoked any more.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the file is a pipe.
     """
-    with contextlib.suppress(OSError):  # told by who reads it
+    with contextlib.suppress(OSError):  # reported when it is read
         if stat.S_ISFIFO(os.stat(path).st_mode):
-            raise ConfigError(f"{path}: is a pipe, which can be read only once: it must be a file")
+            raise ConfigError(f"{path}: must be a regular file: a pipe cannot be read again at SIGHUP")
 
 
-def complaints_of(path: Path, what: str = "tokens") -> Iterator[str]:
-    """Complain of a file with secrets that others can read or change."""
+def check_private(path: Path, what: str = "tokens") -> Iterator[str]:
+    """Check that only its owner can read and change a file with secrets; yield an error for each problem."""
     try:
         status = os.stat(path)
     except OSError as error:
         yield f"{path}: cannot be read: {error.strerror}"
         return
-    if stat.S_IMODE(status.st_mode) & _TOO_OPEN:
-        yield f"{path}: has {what}, and others can read or change it: chmod 600 {path}"
+    if stat.S_IMODE(status.st_mode) & _TOO_PERMISSIVE:
+        yield f"{path}: contains {what}, but other users can read or change it: chmod 600 {path}"
     if status.st_uid not in {0, os.geteuid()}:
-        yield f"{path}: has {what}, and belongs to another user (uid {status.st_uid})"
+        yield f"{path}: contains {what}, but belongs to another user (uid {status.st_uid})"
 
 
-def complaints_of_users(tokens: Iterable[Token], sources: error_messages.ConfigSources) -> Iterator[str]:
-    """Complain of tokens whose commands cannot run as whom they should."""
+def check_run_as(tokens: Iterable[Token], sources: error_messages.ConfigSources) -> Iterator[str]:
+    """Check that commands can run as each token's `run_as`; yield an error for each that cannot."""
     for number, token in enumerate(tokens):
-        if reason := token.cannot_run():
-            yield error_messages.words(("auth", "tokens", number, "run_as"), sources, reason)
+        if reason := token.run_as_error():
+            yield error_messages.format_error(("auth", "tokens", number, "run_as"), sources, reason)

@@ -1,7 +1,4 @@
-"""What a value must be, beyond its type; used by the tables of the settings.
-
-Must not know which setting has it.
-"""
+"""Types and validators of settings, shared by the sections. Must not know which setting uses them."""
 
 import re
 from base64 import b64decode
@@ -12,13 +9,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A table of settings: nothing in it changes, nothing unknown is taken."""
+    """A table of settings: frozen, and unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
 def absolute(path: Path) -> Path:
-    """Refuse a path that would depend on where the service was started, and one that no file can have."""
+    """Require an absolute path without NUL: a relative one would depend on the directory of the start."""
     if "\0" in str(path):
         raise ValueError("must not contain NUL")
     if not path.is_absolute():
@@ -26,33 +23,33 @@ def absolute(path: Path) -> Path:
     return path
 
 
-def sayable(text: str) -> str:
-    """Every job's keeper is told this: in UTF-8, and the kernel by it, for which a NUL is the end."""
+def encodable(text: str) -> str:
+    """Require text that can be sent to a keeper as UTF-8 and passed to execve(2): no NUL, no lone surrogates."""
     if "\0" in text:
         raise ValueError("must not contain NUL")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("must be UTF-8") from None
+        raise ValueError("must be valid UTF-8") from None
     return text
 
 
 # TOML has no null. Zero is read as "no limit" because the other reading, "keep nothing", would delete the history.
 ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(absolute)]
-SayablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(sayable(str(path))))]
+EncodablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(encodable(str(path))))]
 
 
 def authority(text: str) -> str:
-    """A host as URLs have it, perhaps with a port."""
+    """Require the authority of a URL (RFC 3986, section 3.2): a host, optionally with a port."""
     match = re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", text.lower())
     if match is None or int(match[1] or 0) > 65_535:
-        raise ValueError("must be a host as URLs have it, with its port unless that is the scheme's own")
+        raise ValueError("must be HOST or HOST:PORT, as in a URL")
     return text.lower()
 
 
 def webhook_secret(secret: str) -> str:
-    """As Standard Webhooks has it: `whsec_` and 24 to 64 bytes in base64."""
+    """Require a secret of Standard Webhooks 1.0: `whsec_` and 24 to 64 bytes in base64."""
     if not secret:
         return secret
     try:
@@ -60,5 +57,5 @@ def webhook_secret(secret: str) -> str:
     except ValueError:
         key = b""
     if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise ValueError("must be whsec_ and 24 to 64 random bytes in base64")
+        raise ValueError("must be whsec_ followed by 24 to 64 random bytes in base64")
     return secret

@@ -95,5 +95,5 @@ def _tokens(before: AuthSettings, after: AuthSettings) -> dict[str, list[str]]:
 
 def _tell_expired(auth: AuthSettings) -> None:
     now = datetime.now(UTC)
-    if expired := [token.name for token in auth.tokens if token.is_over(now)]:
+    if expired := [token.name for token in auth.tokens if token.is_expired(now)]:
         log.warning("tokens have expired, and let nobody in", extra={"tokens": expired})

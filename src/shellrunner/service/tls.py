@@ -50,9 +50,9 @@ class Certificate:
         try:
             # First by ourselves, because ssl does not say which of the two it cannot read.
             for path in (self._chain, self._key):
-                secret_files.check_lasting(path)
+                secret_files.check_rereadable(path)
                 path.read_bytes()
-            wrong = [*secret_files.complaints_of(self._key, "the private key")]
+            wrong = [*secret_files.check_private(self._key, "the private key")]
             context = _context(self._chain, self._key)
         except ssl.SSLError as error:
             reason = (error.reason or "they cannot be read").replace("_", " ").lower()

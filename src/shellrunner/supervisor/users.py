@@ -9,7 +9,7 @@ import pwd
 import time
 from typing import Any, Final, NamedTuple
 
-from shellrunner.config import JobDefaults, user
+from shellrunner.config import JobDefaults, service_user
 
 _REMEMBERED: Final = 60.0  # seconds; after that it is noticed that a user is gone, or has other groups
 
@@ -33,7 +33,7 @@ class UserAccounts:
         """Surround commands as `jobs` says."""
         self._jobs = jobs
         self._known: dict[str, tuple[float, UserAccount]] = {}
-        self.own = UserAccount(None, *jobs.surroundings(user()))
+        self.own = UserAccount(None, *jobs.process_defaults(service_user()))
 
     async def of(self, name: str | None) -> UserAccount:
         """Look a user up, unless that was done lately; None is the service's own.
@@ -59,7 +59,7 @@ class UserAccounts:
         if uid == os.geteuid():
             return self.own
         try:
-            surroundings = self._jobs.surroundings(entry)
+            process_defaults = self._jobs.process_defaults(entry)
         except ValueError as error:
             raise NoSuchUser(f"cannot run as {name}: the user's entry {error}") from None
-        return UserAccount({"uid": uid, "gid": gid, "groups": os.getgrouplist(name, gid)}, *surroundings)
+        return UserAccount({"uid": uid, "gid": gid, "groups": os.getgrouplist(name, gid)}, *process_defaults)

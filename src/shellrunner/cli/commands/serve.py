@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from shellrunner import log
-from shellrunner.config import Settings, check_lasting, load
+from shellrunner.config import Settings, check_rereadable, load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.service import run
 
@@ -59,7 +59,7 @@ def _read_again(config: Path | None, read: Callable[[], Settings]) -> Settings:
         ConfigError: they are wrong, or came by a pipe (`<(…)`), which is good for the start only.
     """
     if config:
-        check_lasting(config)
+        check_rereadable(config)
     return read()
 
 

@@ -115,7 +115,7 @@ def _lines(
 
 def _row(each: Token) -> tuple[str, ...]:
     expires = "never" if each.expires is None else _toml(each.expires.astimezone(UTC))
-    if each.is_over(datetime.now(UTC)):
+    if each.is_expired(datetime.now(UTC)):
         expires += " (over)"
     commands = "any" if each.commands is None else f"{len(each.commands)} rules"
     return each.name, ",".join(each.scopes), expires, each.run_as or "-", commands
