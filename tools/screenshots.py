@@ -100,10 +100,10 @@ async def shoot(url: str, build: int, folder: Path, chromium: str) -> None:
         for name, scheme, place in (("list", "light", ""), ("job", "dark", f"#job={build}")):
             page = await browser.new_page(viewport=SIZE, color_scheme=scheme, device_scale_factor=1.5)
             await page.goto(f"{url}/{place}")
-            await page.wait_for_selector('#line[data-line="live"]')
+            await page.wait_for_selector('#connection[data-state="live"]')
             await page.wait_for_selector("#recent li")
             if place:
-                await page.wait_for_selector('#job-line[data-line="ended"]')
+                await page.wait_for_selector('#job-connection[data-state="ended"]')
                 await page.wait_for_function("document.querySelector('.xterm-rows').innerText.includes('FAIL')")
             await page.wait_for_timeout(500)  # two frames and the ticking clock, so that nothing is half drawn
             await page.screenshot(path=folder / f"page-{name}.png")

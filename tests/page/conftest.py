@@ -1,7 +1,6 @@
-"""The page in a real Chromium, before a real service.
+"""Fixtures for the page in a real Chromium with a real service.
 
-Without the extra `browser` these tests say so and are skipped; without the browser itself too, but
-where CI is set they fail.
+Without the extra `browser` these tests are skipped. Without Chromium they are skipped too, but fail where CI is set.
 """
 
 import os
@@ -13,26 +12,28 @@ import pytest_asyncio
 from tests.support.browser_tab import BrowserTab
 from tests.support.service import at_port
 
-# What no page of ours may ever do; each is collected where it happens, and every test ends with looking at them.
-WATCH = """
-window.faults = [];
-addEventListener("securitypolicyviolation", (event) => faults.push(`${event.violatedDirective} ${event.blockedURI}`));
-addEventListener("error", (event) => faults.push(event.message));
-addEventListener("unhandledrejection", (event) => faults.push(String(event.reason)));
+# Collects policy violations and uncaught errors; every test ends with a check that there were none.
+COLLECT_ERRORS = """
+window.pageErrors = [];
+addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
+    pageErrors.push(`${violatedDirective} ${blockedURI}`);
+});
+addEventListener("error", (event) => pageErrors.push(event.message));
+addEventListener("unhandledrejection", (event) => pageErrors.push(String(event.reason)));
 """
 
 
 def _chromium():
     found = shutil.which("chromium")
     if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no chromium here: apt-get install chromium")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed: apt-get install chromium")
     return found
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
-    """One Chromium for all of these tests."""
-    # Its own sandbox is not to be had for root.
+    """Start one Chromium for all of these tests."""
+    # Chromium's sandbox does not work for root.
     flags = ["--no-sandbox"] if os.getuid() == 0 else []
     missing = "the extra `browser` is not installed: pip install -e '.[browser]'"
     driver = pytest.importorskip("playwright.async_api", reason=missing)
@@ -44,45 +45,45 @@ async def browser():
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def service(tmp_path_factory):
-    """One service for all of these tests: each makes jobs of its own."""
+    """Run one service for all of these tests; each submits jobs of its own."""
     async with at_port(tmp_path_factory.mktemp("page") / "state", 0, SUPERVISOR__MAX_RUNNING=8) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def person(browser):
-    """Makes browsers' profiles: `await person(color_scheme="dark")` is the same one each time.
+async def browser_context(browser):
+    """Return a function for browser contexts: one per set of options, such as color_scheme="dark".
 
-    A fresh one would fetch and compile the whole page again for every test.
+    They are shared, because a new one would fetch and compile the whole page again for every test.
     """
-    known = {}
+    contexts = {}
 
-    async def profile(**options):
-        kind = repr(sorted(options.items()))
-        if kind not in known:
-            known[kind] = await browser.new_context(viewport={"width": 1280, "height": 800}, **options)
-            await known[kind].grant_permissions(["clipboard-read", "clipboard-write"])
-            await known[kind].add_init_script(WATCH)
-        return known[kind]
+    async def get(**options):
+        key = repr(sorted(options.items()))
+        if key not in contexts:
+            contexts[key] = await browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+            await contexts[key].grant_permissions(["clipboard-read", "clipboard-write"])
+            await contexts[key].add_init_script(COLLECT_ERRORS)
+        return contexts[key]
 
-    return profile
+    return get
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def reading(person):
-    """Opens readers: `await reading(service, "#job=1", color_scheme="dark")`; none may have met a fault."""
+async def open_tab(browser_context):
+    """Return a function that opens tabs; at the end of the test none may have an error that is not in `errors`."""
     opened = []
 
-    async def read(service, place="", *, size=(1280, 800), faults=(), **options):
-        page = await (await person(**options)).new_page()
+    async def open_(service, fragment="", *, size=(1280, 800), errors=(), **options):
+        page = await (await browser_context(**options)).new_page()
         await page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
-        reader = BrowserTab(page, service, faults)
-        opened.append(reader)
-        await reader.open(place)
-        return reader
+        tab = BrowserTab(page, service, errors)
+        opened.append(tab)
+        await tab.open(fragment)
+        return tab
 
-    yield read
-    for reader in opened:
-        await reader.faultless()
-        await reader.page.evaluate("localStorage.clear()")
-        await reader.page.close()
+    yield open_
+    for tab in opened:
+        await tab.assert_no_errors()
+        await tab.page.evaluate("localStorage.clear()")
+        await tab.page.close()

@@ -1,4 +1,4 @@
-"""The service is away for a while, or the page is: what was asked for meanwhile is there in the end."""
+"""Interruptions: the service is down for a while, or the tab is hidden."""
 
 import pytest
 import pytest_asyncio
@@ -11,109 +11,109 @@ HIDE = """(hidden) => {
     Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });
     document.dispatchEvent(new Event('visibilitychange'));
 }"""
-LOST = ["ERR_|NetworkError"]
+CONNECTION_LOST = ["ERR_|NetworkError"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def mortal(tmp_path_factory):
-    """A service for this module's tests, which each kill it and start it again."""
+async def restartable(tmp_path_factory):
+    """Start a service that each test of this module kills and restarts."""
     async with at_fixed_port(tmp_path_factory.mktemp("away") / "state") as running:
         yield running
 
 
-async def test_a_list_that_was_asked_for_while_the_service_was_away_is_read(mortal, reading):
-    """The list says why it is empty, not that no job fits, and is read once the service is back."""
-    await mortal.run(": kept apart")
-    reader = await reading(mortal, faults=LOST)
-    await reader.live()
-    # An event, so that the stream has a place to go on from.
-    await mortal.run(": something else")
-    await reader.sees("#rows .open", ": something else")
-    await mortal.kill()
-    await reader.sees('#line[data-line="waiting"]')
-    await reader.page.fill("#find", "kept apart")
-    await reader.sees("#foot", "cannot be reached")
-    await mortal.start()
-    await reader.listed(": kept apart")
-    await reader.sees("#foot", "1 job, all that there are")
+async def test_a_list_requested_while_the_service_was_down_is_fetched(restartable, open_tab):
+    """While the service is down the list reports that, not that no job matches; it is fetched after the restart."""
+    await restartable.run(": requested")
+    tab = await open_tab(restartable, errors=CONNECTION_LOST)
+    await tab.wait_until_live()
+    # Its event gives the stream an id to resume from.
+    await restartable.run(": another")
+    await tab.wait_for("#rows .job-link", ": another")
+    await restartable.kill()
+    await tab.wait_for('#connection[data-state="waiting"]')
+    await tab.page.fill("#search", "requested")
+    await tab.wait_for("#list-status", "cannot reach the service")
+    await restartable.start()
+    await tab.wait_for_list(": requested")
+    await tab.wait_for("#list-status", "1 job in total")
 
 
-async def test_a_job_that_was_opened_while_the_service_was_away_is_shown(mortal, reading):
-    """It says that it is trying, and then shows the job as if nothing had been."""
-    job = await mortal.submit("echo in the end")
-    await mortal.result(job)
-    reader = await reading(mortal, faults=LOST)
-    await reader.live()
-    await mortal.kill()
-    await reader.sees('#line[data-line="waiting"]')
-    await reader.page.evaluate(f"location.hash = 'job={job}'")
-    await reader.sees('#job-line[data-line="waiting"]')
-    await reader.sees("#job-detail", "cannot be reached")
-    await mortal.start()
-    await reader.ended("exit 0")
-    await reader.says("in the end")
-    await reader.until("() => document.getElementById('job-detail').hidden")
+async def test_a_job_opened_while_the_service_was_down_is_shown(restartable, open_tab):
+    """While the service is down the job view reports that; after the restart it shows the job and no error."""
+    job = await restartable.submit("echo in the end")
+    await restartable.result(job)
+    tab = await open_tab(restartable, errors=CONNECTION_LOST)
+    await tab.wait_until_live()
+    await restartable.kill()
+    await tab.wait_for('#connection[data-state="waiting"]')
+    await tab.page.evaluate(f"location.hash = 'job={job}'")
+    await tab.wait_for('#job-connection[data-state="waiting"]')
+    await tab.wait_for("#job-message", "cannot reach the service")
+    await restartable.start()
+    await tab.wait_until_ended("exit 0")
+    await tab.wait_for_output("in the end")
+    await tab.until("() => document.getElementById('job-message').hidden")
 
 
-async def test_a_list_that_was_scrolled_while_the_service_was_away_is_read_on(mortal, reading):
-    """Its end neither asks over and over nor is drawn all the time, and goes on once the service is back."""
+async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartable, open_tab):
+    """While the service is down the next page is not requested in a loop; it is fetched after the restart."""
     for _ in range(230):
-        await mortal.submit(": on and on")
-    reader = await reading(mortal, "#q=on and on", faults=LOST)
-    await reader.live()
-    await mortal.kill()
-    await reader.sees('#line[data-line="waiting"]')
-    await reader.page.evaluate("""() => {
-        window.drawn = 0;
+        await restartable.submit(": on and on")
+    tab = await open_tab(restartable, "#q=on and on", errors=CONNECTION_LOST)
+    await tab.wait_until_live()
+    await restartable.kill()
+    await tab.wait_for('#connection[data-state="waiting"]')
+    await tab.page.evaluate("""() => {
+        window.observed = 0;
         const seen = new IntersectionObserver(() => {});
         const observe = IntersectionObserver.prototype.observe;
-        IntersectionObserver.prototype.observe = function (...given) {
-            window.drawn += 1;
-            observe.apply(this, given);
+        IntersectionObserver.prototype.observe = function (...targets) {
+            window.observed += 1;
+            observe.apply(this, targets);
         };
-        document.querySelector('.all').scrollTo(0, 1e9);
+        document.querySelector('.list').scrollTo(0, 1e9);
     }""")
-    await reader.sees("#trouble", "cannot be reached")
-    await reader.until("() => performance.getEntriesByType('resource').some((each) => each.name.includes('cursor='))")
-    before = await reader.page.evaluate("window.drawn")
-    await reader.page.evaluate("""async () => {
+    await tab.wait_for("#banner", "cannot reach the service")
+    await tab.until("() => performance.getEntriesByType('resource').some((each) => each.name.includes('cursor='))")
+    before = await tab.page.evaluate("window.observed")
+    await tab.page.evaluate("""async () => {
         for (let frame = 0; frame < 30; frame += 1) await new Promise(requestAnimationFrame);
     }""")
-    assert await reader.page.evaluate("window.drawn") - before < 10
-    await mortal.start()
-    all_of_them = "document.querySelectorAll('#rows .open').length === 230"
-    await reader.until(f"() => (document.querySelector('.all').scrollTo(0, 1e9), {all_of_them})")
+    assert await tab.page.evaluate("window.observed") - before < 10
+    await restartable.start()
+    all_of_them = "document.querySelectorAll('#rows .job-link').length === 230"
+    await tab.until(f"() => (document.querySelector('.list').scrollTo(0, 1e9), {all_of_them})")
 
 
-async def test_a_result_that_could_not_be_read_is_read_later(service, reading):
-    """A proxy's 502 just when a job ends costs nothing but a moment."""
-    reader = await reading(service)
+async def test_a_result_is_fetched_again_after_a_502(service, open_tab):
+    """If the result is answered with 502 when the job ends, it is requested again and shown."""
+    tab = await open_tab(service)
     failed = []
 
     async def answer(route):
         failed.append(route.request.url)
         await (route.fulfill(status=502, body="<h1>Bad gateway</h1>") if len(failed) == 1 else route.continue_())
 
-    await reader.page.route("**/api/results/*", answer)
-    await reader.run("echo x; exit 7")
-    await reader.sees("#job-facts dt", "output")
+    await tab.page.route("**/api/results/*", answer)
+    await tab.run("echo x; exit 7")
+    await tab.wait_for("#job-details dt", "output")
     assert len(failed) > 1
 
 
-async def test_a_tab_that_nobody_looks_at_holds_no_connection(service, reading):
-    """It lets go of its streams after a while, tells by its title how the job ends, and goes on when it is seen."""
+async def test_a_hidden_tab_holds_no_connection(service, open_tab):
+    """A hidden tab closes its streams, shows in its title how the job ends, and reconnects when it is visible."""
     job = await service.submit("echo one; until test -e /proc/self/no; do sleep 0.05; done")
     other = await service.submit("echo other; until test -e /proc/self/no; do sleep 0.05; done")
-    reader = await reading(service)
-    await reader.page.clock.install()
-    await reader.open(f"#job={job}")
-    await reader.says("one")
-    await reader.live()
+    tab = await open_tab(service)
+    await tab.page.clock.install()
+    await tab.open(f"#job={job}")
+    await tab.wait_for_output("one")
+    await tab.wait_until_live()
     closed = []
-    reader.page.on("requestfailed", lambda request: closed.append(request.url.split("?")[0]))
-    await reader.page.evaluate(HIDE, True)
-    await reader.page.clock.run_for(11_000)
-    await reader.until("() => true")
+    tab.page.on("requestfailed", lambda request: closed.append(request.url.split("?")[0]))
+    await tab.page.evaluate(HIDE, True)
+    await tab.page.clock.run_for(11_000)
+    await tab.until("() => true")
     assert {url.removeprefix(service.url) for url in closed} == {
         "/api/statuses/events",
         f"/api/statuses/{job}/events",
@@ -121,28 +121,28 @@ async def test_a_tab_that_nobody_looks_at_holds_no_connection(service, reading):
     await service.ask("POST", f"/api/jobs/{other}/cancel")
     await service.ask("POST", f"/api/jobs/{job}/cancel")
     await service.result(job)
-    await reader.page.clock.run_for(4_000)
-    await reader.until("() => document.title.startsWith('■ cancelled')")
-    await reader.page.evaluate(HIDE, False)
-    await reader.live()
-    await reader.ended("cancelled")
-    await reader.page.evaluate(f"location.hash = 'job={other}'")
-    await reader.ended("cancelled")
+    await tab.page.clock.run_for(4_000)
+    await tab.until("() => document.title.startsWith('■ Cancelled')")
+    await tab.page.evaluate(HIDE, False)
+    await tab.wait_until_live()
+    await tab.wait_until_ended("cancelled")
+    await tab.page.evaluate(f"location.hash = 'job={other}'")
+    await tab.wait_until_ended("cancelled")
 
 
-@pytest.mark.parametrize("place", ["since=1e99", "job=Infinity", "job=1e3", "job=-1", "job=../queues"])
-async def test_no_address_breaks_the_page(service, reading, place):
-    """An address that means nothing shows the list."""
-    reader = await reading(service, f"#{place}")
-    await reader.live()
-    assert await reader.page.is_hidden("#job")
+@pytest.mark.parametrize("fragment", ["since=1e99", "job=Infinity", "job=1e3", "job=-1", "job=../queues"])
+async def test_an_invalid_address_shows_the_list(service, open_tab, fragment):
+    """With an invalid parameter in the address the list is shown and no job is open."""
+    tab = await open_tab(service, f"#{fragment}")
+    await tab.wait_until_live()
+    assert await tab.page.is_hidden("#job")
 
 
-async def test_what_is_wrong_with_an_address_is_said_as_long_as_it_is(service, reading):
-    """A filter that the service refuses is named below the list, until it is taken out."""
+async def test_an_invalid_filter_is_explained_until_it_is_cleared(service, open_tab):
+    """A filter that the service rejects is named below the list until the filters are cleared."""
     await service.run(": something")
-    reader = await reading(service, "#state=odd")
-    await reader.sees("#foot", "state must be some of")
-    await reader.page.click("#clear")
-    await reader.sees("#rows .row")
-    assert "state must be" not in await reader.page.inner_text("body")
+    tab = await open_tab(service, "#state=odd")
+    await tab.wait_for("#list-status", "state must be some of")
+    await tab.page.click("#clear-filters")
+    await tab.wait_for("#rows .row")
+    assert "state must be" not in await tab.page.inner_text("body")

@@ -52,20 +52,20 @@ async def test_node_parses_every_vector():
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_chromium_parses_every_vector(service, reading):
+async def test_chromium_parses_every_vector(service, open_tab):
     """Each vector's chunks give exactly its events and its last id."""
-    reader = await reading(service)
-    parsed = await reader.call(MODULE, f"return {PARSE};", [vector["chunks"] for vector in VECTORS])
+    tab = await open_tab(service)
+    parsed = await tab.call_module(MODULE, f"return {PARSE};", [vector["chunks"] for vector in VECTORS])
     check(parsed, VECTORS)
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_cuts_between_chunks_do_not_matter(service, reading):
+async def test_the_cuts_between_chunks_do_not_matter(service, open_tab):
     """All vectors, cut at random places, give the same events and last ids as uncut."""
     dice = random.Random(5)
     cut = [{**vector, "chunks": cut_anywhere("".join(vector["chunks"]), dice)} for vector in VECTORS * 10]
-    reader = await reading(service)
-    check(await reader.call(MODULE, f"return {PARSE};", [vector["chunks"] for vector in cut]), cut)
+    tab = await open_tab(service)
+    check(await tab.call_module(MODULE, f"return {PARSE};", [vector["chunks"] for vector in cut]), cut)
 
 
 def cut_anywhere(text, dice):

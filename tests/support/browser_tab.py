@@ -1,22 +1,22 @@
-"""A person before the page: what they do and see there, for tests to read like what they tell."""
+"""A browser tab with the page: what a test does in it, and what it waits for."""
 
 import re
 from urllib.parse import urlsplit
 
-SOON = 15_000  # milliseconds
+TIMEOUT = 15_000  # milliseconds
 
-# The text of the rows that are on the screen now.
-_ROWS = "() => document.querySelector('.xterm-rows')?.innerText.replaceAll('\\u00a0', ' ') ?? ''"
-# The button says for a moment only that it has copied; `window.copying` is told.
-_COPYING = """() => {
-    window.copying = new Promise((told) => {
-        const watcher = new MutationObserver(told);
-        watcher.observe(document.getElementById('copy'), { attributeFilter: ['data-done'] });
+# The text of the rows that the terminal displays.
+_TERMINAL_TEXT = "() => document.querySelector('.xterm-rows')?.innerText.replaceAll('\\u00a0', ' ') ?? ''"
+# The button shows only for a moment that it has copied; `window.copying` resolves when it does.
+_WATCH_COPY_BUTTON = """() => {
+    window.copying = new Promise((resolve) => {
+        const observer = new MutationObserver(resolve);
+        observer.observe(document.getElementById('copy'), { attributeFilter: ['data-copied'] });
     });
     return null;
 }"""
-# Runs a function of one of the page's own modules.
-_CALL = """async ([name, given]) => {
+# Runs SCRIPT with a module of the page.
+_CALL_MODULE = """async ([name, given]) => {
     const main = document.querySelector('script[type=module]').src;
     const module = await import(new URL(name, main));
     return (async () => { SCRIPT })();
@@ -24,32 +24,32 @@ _CALL = """async ([name, given]) => {
 
 
 class BrowserTab:
-    """One tab, and whoever sits before it."""
+    """One tab with the page of one service; records errors and requests to other hosts."""
 
-    def __init__(self, page, service, expected):
+    def __init__(self, page, service, expected_errors):
         self.page, self.service = page, service
-        self.foreign, self._expected = [], expected
+        self.foreign_requests, self._expected_errors = [], expected_errors
         self._home = urlsplit(service.url).netloc
-        self.page.set_default_timeout(SOON)
-        self.page.on("request", self._note)
+        self.page.set_default_timeout(TIMEOUT)
+        self.page.on("request", self._record)
 
-    def _note(self, request):
+    def _record(self, request):
         target = urlsplit(request.url)
         if target.scheme != "blob" and target.netloc != self._home:
-            self.foreign.append(request.url)
+            self.foreign_requests.append(request.url)
 
-    async def open(self, place=""):
-        """Go to the page, at a place in it."""
-        await self.page.goto(f"{self.service.url}/{place}")
+    async def open(self, fragment=""):
+        """Load the page with this fragment in its address."""
+        await self.page.goto(f"{self.service.url}/{fragment}")
 
-    async def faultless(self):
-        """Nothing broke the policy, failed, or asked another host."""
-        faults = await self.page.evaluate("() => window.faults")
-        assert [fault for fault in faults if not any(re.search(known, fault) for known in self._expected)] == []
-        assert self.foreign == []
+    async def assert_no_errors(self):
+        """Fail if the page violated its policy, raised an error that was not expected, or contacted another host."""
+        errors = await self.page.evaluate("() => window.pageErrors")
+        assert [each for each in errors if not any(re.search(known, each) for known in self._expected_errors)] == []
+        assert self.foreign_requests == []
 
-    async def sees(self, selector, text=None):
-        """Wait until an element is to be seen, perhaps with this text."""
+    async def wait_for(self, selector, text=None):
+        """Wait until an element is visible, and contains this text if one is given."""
         found = self.page.locator(selector)
         if text is not None:
             found = found.filter(has_text=text)
@@ -57,56 +57,56 @@ class BrowserTab:
         return found.first
 
     async def until(self, script, given=None):
-        """Wait until something is true in the page."""
+        """Wait until a script in the page returns true."""
         return await self.page.wait_for_function(script, arg=given, polling=20)
 
-    async def says(self, text):
-        """Wait until the terminal shows this."""
-        await self.until(f"(text) => ({_ROWS})().includes(text)", text)
+    async def wait_for_output(self, text):
+        """Wait until the terminal displays this text."""
+        await self.until(f"(text) => ({_TERMINAL_TEXT})().includes(text)", text)
 
-    async def rows(self):
-        """What the terminal shows."""
-        return await self.page.evaluate(_ROWS)
+    async def terminal_text(self):
+        """Return the text that the terminal displays."""
+        return await self.page.evaluate(_TERMINAL_TEXT)
 
-    async def live(self):
-        """Wait until the list is live and read."""
-        await self.sees('#line[data-line="live"]')
-        await self.sees('.table[aria-busy="false"]')
+    async def wait_until_live(self):
+        """Wait until the stream of the list is open and the list has been fetched."""
+        await self.wait_for('#connection[data-state="live"]')
+        await self.wait_for('.table[aria-busy="false"]')
 
     async def run(self, command):
-        """Write a command and run it with the keyboard; returns the job's number once it is shown."""
-        await self.live()
+        """Run a command with the keyboard; returns the job's id once its view is open."""
+        await self.wait_until_live()
         before = await self.page.text_content("#job-name")
         await self.page.fill("#run-command", command)
         await self.page.press("#run-command", "Control+Enter")
         await self.until("(name) => !job.hidden && document.getElementById('job-name').textContent !== name", before)
         return int((await self.page.text_content("#job-name")).removeprefix("Job "))
 
-    async def ended(self, badge):
-        """Wait until the job that is looked at has ended so."""
-        await self.sees("#job-badge .badge", badge)
-        await self.sees('#job-line[data-line="ended"]')
+    async def wait_until_ended(self, badge):
+        """Wait until the open job has ended with this badge."""
+        await self.wait_for("#job-badge .badge", badge)
+        await self.wait_for('#job-connection[data-state="ended"]')
 
-    async def copied(self):
-        """All of the output that the page has, by its own button."""
-        await self.page.evaluate(_COPYING)
+    async def copy_output(self):
+        """Click the copy button and return the clipboard: all output that the page has."""
+        await self.page.evaluate(_WATCH_COPY_BUTTON)
         await self.page.click("#copy")
         await self.page.evaluate("window.copying")
         return await self.page.evaluate("navigator.clipboard.readText()")
 
-    async def commands(self):
-        """The commands in the list, from the top."""
-        return await self.page.locator("#rows .open").all_text_contents()
+    async def listed_commands(self):
+        """Return the commands in the list, from top to bottom."""
+        return await self.page.locator("#rows .job-link").all_text_contents()
 
-    async def listed(self, *commands):
-        """Wait until the list is exactly this."""
-        shown = "() => [...document.querySelectorAll('#rows .open')].map((link) => link.textContent)"
+    async def wait_for_list(self, *commands):
+        """Wait until the list has exactly these commands."""
+        shown = "() => [...document.querySelectorAll('#rows .job-link')].map((link) => link.textContent)"
         await self.until(f"(wanted) => JSON.stringify(({shown})()) === JSON.stringify(wanted)", list(commands))
 
-    async def address(self):
-        """What the address says is shown."""
+    async def address_parameters(self):
+        """Return the parameters in the address."""
         return set((await self.page.evaluate("decodeURIComponent(location.hash.slice(1))")).split("&"))
 
-    async def call(self, module, script, given=None):
-        """What a piece of script makes of `module`, one of the page's own, and `given`."""
-        return await self.page.evaluate(_CALL.replace("SCRIPT", script), [module, given])
+    async def call_module(self, name, script, given=None):
+        """Return the result of a script that has `module`, a module of the page, and `given`."""
+        return await self.page.evaluate(_CALL_MODULE.replace("SCRIPT", script), [name, given])

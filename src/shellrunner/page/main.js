@@ -1,194 +1,204 @@
-/* The page put together: what is in the address is shown, what the stream of all statuses tells is kept up. */
+/* The page as a whole: shows what the address asks for, and keeps it up to date from the stream of all statuses. */
 
-import { $, seldom, soon, write } from "./ui/dom.js";
-import { at, changed, go, watch } from "./core/address.js";
-import { say, showLine } from "./ui/badge.js";
-import { askForToken, help } from "./ui/dialogs.js";
-import { Unreachable, door, lockedBy, passes } from "./core/api.js";
-import { filtered, query, showFilters, wireFilters } from "./list/filters.js";
+import { hashWith, navigate, onNavigate, param } from "./core/address.js";
+import { Unreachable, forgetToken, isTransient, onTokenRequired } from "./core/api.js";
+import { EventStream } from "./core/event-stream.js";
+import { formatCount } from "./core/format.js";
+import { oncePerFrame, throttle } from "./core/scheduling.js";
+import { onHidden } from "./core/visibility.js";
 import { JobView } from "./job/job-view.js";
-import { on } from "./ui/shortcuts.js";
-import { Listing } from "./list/job-list.js";
-import { showQueues } from "./list/queues.js";
-import { showRecent } from "./list/recent-results.js";
-import { focusRunBox, runAgain, wireRunBox } from "./run/run-box.js";
-import { Stream } from "./core/event-stream.js";
-import { focusOn, foot, show, step } from "./list/table.js";
-import { wireTheme } from "./ui/theme.js";
-import { whenUnseen } from "./core/visibility.js";
-import { count } from "./core/labels.js";
+import { buildQuery, hasFilters, showFilters, wireFilters } from "./list/filters.js";
+import { JobList } from "./list/job-list.js";
+import { refreshQueues } from "./list/queues.js";
+import { refreshRecentResults } from "./list/recent-results.js";
+import { focusRow, moveFocus, showListStatus, showRows } from "./list/table.js";
+import { fillFromJob, focusRunBox, wireRunBox } from "./run/run-box.js";
+import { announce } from "./ui/announcer.js";
+import { showConnection } from "./ui/connection-status.js";
+import { promptForToken, showHelp } from "./ui/dialogs.js";
+import { $, setText } from "./ui/dom.js";
+import { onKey } from "./ui/shortcuts.js";
+import { initTheme } from "./ui/theme.js";
 
-const QUEUES = 15_000; // milliseconds: that a queue was paused or resumed no stream tells
+// Milliseconds between two updates of the same kind.
+const LIST_INTERVAL = 300;
+const QUEUES_INTERVAL = 500;
+const RECENT_INTERVAL = 1000;
+const RETRY_INTERVAL = 3000;
+const QUEUES_POLL_INTERVAL = 15_000; // no stream has an event for a queue that is paused or resumed
 
-const listing = new Listing();
-const view = new JobView({ again: runAgain, close: closeJob });
+const list = new JobList();
+const view = new JobView({ rerun: fillFromJob, close: closeJob });
 const table = document.querySelector(".table");
+let shownFilters = null; // the address that `list` was fetched for, apart from the job
+let listError = null; // why the list could not be fetched
 
-const render = soon(() => {
-  show(listing.rows, view.id);
-  table.setAttribute("aria-busy", String(!listing.current && !fault));
-  foot(words());
+const render = oncePerFrame(() => {
+  showRows(list.rows, view.id);
+  table.setAttribute("aria-busy", String(!list.isCurrent && !listError));
+  showListStatus(describeList());
 });
-const refresh = seldom(300, () => attempt(async () => {
-  await listing.refresh();
+const updateList = throttle(LIST_INTERVAL, () => tryTo(async () => {
+  await list.refresh();
   render();
 }));
-const refreshQueues = seldom(500, () => attempt(showQueues));
-const refreshRecent = seldom(1000, () => showRecent(query({ sort: false })).catch(() => {})); // the list says what is wrong
-const readOnceMore = seldom(3000, () => listing.current || readAnew());
-const place = () => changed({ job: "" }); // what of the address says which jobs are listed
-let shown = null;
-let fault = null; // why the list could not be read
+const updateQueues = throttle(QUEUES_INTERVAL, () => tryTo(refreshQueues));
+// The list reports what is wrong with the filters.
+const updateRecent = throttle(RECENT_INTERVAL, () => refreshRecentResults(buildQuery({ sort: false })).catch(() => {}));
+const retryList = throttle(RETRY_INTERVAL, () => list.isCurrent || reloadList());
+const filtersInAddress = () => hashWith({ job: "" });
 
-const stream = new Stream("/api/statuses/events", "/api/queues", {
-  event: hear,
+const stream = new EventStream("/api/statuses/events", "/api/queues", {
+  event: handleEvent,
   state: (state) => {
-    showLine($("line"), state, { connecting: "connecting", live: "live", waiting: "reconnecting" }[state]);
-    if (state === "waiting") trouble("The service cannot be reached. What is shown may be old; it is tried again by itself.");
-    // Connect, then read the list: so nothing is missed.
+    showConnection($("connection"), state);
+    if (state === "waiting") showBanner("Cannot reach the service; retrying. The data shown may be out of date.");
+    // The list is fetched after the stream has opened, so that no change between the two is missed.
     if (state === "live") catchUp();
   },
-  over: () => {
-    showLine($("line"), "gone", "refused");
-    attempt(showQueues); // which says why
+  failed: () => {
+    showConnection($("connection"), "failed");
+    tryTo(refreshQueues); // its error message is the reason
   },
 });
 
-function hear(name, document) {
-  if (name === "reset") return readAnew();
+function handleEvent(name, document) {
+  if (name === "reset") return reloadList();
   if (name === "deleted") {
-    listing.remove(document.status_id);
-    view.deleted(document.status_id);
-  } else if (listing.update(document)) refresh();
-  if (document.done) refreshRecent();
-  refreshQueues();
+    list.remove(document.status_id);
+    view.showDeleted(document.status_id);
+  } else if (list.update(document)) updateList();
+  if (document.done) updateRecent();
+  updateQueues();
   render();
 }
 
-async function attempt(work) {
+/** Run `work`; show an error, unless the service is unreachable, which the stream reports. Returns whether it succeeded. */
+async function tryTo(work) {
   try {
     await work();
     return true;
   } catch (error) {
-    if (!(error instanceof Unreachable)) trouble(error.message); // else the stream says so, and goes on trying
+    if (!(error instanceof Unreachable)) showBanner(error.message);
     return false;
   }
 }
 
-function trouble(words) {
-  $("trouble").hidden = !words;
-  write($("trouble").firstElementChild, words);
+function showBanner(text) {
+  $("banner").hidden = !text;
+  setText($("banner").firstElementChild, text);
 }
 
-async function readAnew() {
-  shown = place();
-  fault = null;
+/** Fetch the list for the filters in the address. */
+async function reloadList() {
+  shownFilters = filtersInAddress();
+  listError = null;
   table.setAttribute("aria-busy", "true");
-  refreshQueues();
-  refreshRecent();
+  updateQueues();
+  updateRecent();
   try {
-    await listing.read(query());
+    await list.setQuery(buildQuery());
   } catch (error) {
-    fault = error;
-    if (passes(error)) readOnceMore();
+    listError = error;
+    if (isTransient(error)) retryList();
   }
   render();
 }
 
-/** The stream is there, for the first time or again. */
+/** Fetch what may have changed while the stream was not open. */
 function catchUp() {
-  trouble("");
-  if (!listing.current) return readAnew();
-  refresh();
-  refreshQueues();
-  refreshRecent();
-  readOn();
+  showBanner("");
+  if (!list.isCurrent) return reloadList();
+  updateList();
+  updateQueues();
+  updateRecent();
+  fetchMoreIfVisible();
 }
 
-function words() {
-  if (fault) return fault.message;
-  if (!listing.current) return "reading the list…";
-  if (listing.more) return "more below…";
-  if (listing.rows.length) return `${count(listing.rows.length, "job")}, all that there are`;
-  if (filtered()) return "No job fits this.";
-  return "No jobs yet. Write a command above and press Ctrl+Enter.";
+function describeList() {
+  if (listError) return listError.message;
+  if (!list.isCurrent) return "Loading…";
+  if (list.hasMore) return "Scroll for more";
+  if (list.rows.length) return `${formatCount(list.rows.length, "job")} in total`;
+  if (hasFilters()) return "No jobs match these filters";
+  return "No jobs yet. Enter a command above and press Ctrl+Enter.";
 }
 
-function arrive() {
+function showAddress() {
   showFilters();
-  if (place() !== shown) readAnew();
-  view.open(/^[1-9]\d{0,14}$/.test(at("job")) ? Number(at("job")) : null);
+  if (filtersInAddress() !== shownFilters) reloadList();
+  view.open(/^[1-9]\d{0,14}$/.test(param("job")) ? Number(param("job")) : null);
   render();
 }
 
 function closeJob() {
   const id = view.id;
-  go({ job: "" });
-  focusOn(id);
+  navigate({ job: "" });
+  focusRow(id);
 }
 
-const watcher = new IntersectionObserver(async (entries) => {
-  if (!entries.at(-1).isIntersecting || !listing.more) return; // what came before it is past
-  // If it cannot be read now, then once the service is back.
-  if (!(await attempt(() => listing.extend()))) return;
+const scrollObserver = new IntersectionObserver(async (entries) => {
+  if (!entries.at(-1).isIntersecting || !list.hasMore) return; // only the last entry is the current state
+  // After a failure `catchUp` continues once the service is back.
+  if (!(await tryTo(() => list.fetchMore()))) return;
   render();
-  readOn();
+  fetchMoreIfVisible();
 }, { rootMargin: "600px" });
 
-/** Read on if the end of the list is to be seen soon, or still. */
-function readOn() {
-  watcher.unobserve($("foot"));
-  watcher.observe($("foot"));
+/** Fetch the next page if the end of the list is visible or close to it. Observing it again reports the current state. */
+function fetchMoreIfVisible() {
+  scrollObserver.unobserve($("list-status"));
+  scrollObserver.observe($("list-status"));
 }
 
 function wireKeys() {
-  on("/", () => $("find").focus());
-  on("n", focusRunBox);
-  on("j", () => step(1));
-  on("k", () => step(-1));
-  on("?", help);
-  on("Escape", () => view.id && closeJob());
-  on("c", () => view.cancel());
-  on("r", () => view.again());
-  on("d", () => view.remove());
-  on("e", () => view.output.toEnd());
-  on("f", () => view.id && view.output.seek());
-  on("w", () => view.id && view.output.wrap());
-  on("t", () => view.id && view.output.times());
-  $("help-open").addEventListener("click", help);
+  onKey("/", () => $("search").focus());
+  onKey("n", focusRunBox);
+  onKey("j", () => moveFocus(1));
+  onKey("k", () => moveFocus(-1));
+  onKey("?", showHelp);
+  onKey("Escape", () => view.id && closeJob());
+  onKey("c", () => view.cancel());
+  onKey("r", () => view.rerun());
+  onKey("d", () => view.delete());
+  onKey("e", () => view.output.scrollToEnd());
+  onKey("f", () => view.id && view.output.showFind());
+  onKey("w", () => view.id && view.output.toggleWrap());
+  onKey("t", () => view.id && view.output.toggleTimes());
+  $("help-open").addEventListener("click", showHelp);
 }
 
-function hurry() {
-  stream.hurry();
-  view.output.hurry();
+function retryNow() {
+  stream.retryNow();
+  view.output.retryNow();
 }
 
-lockedBy(async (refused) => {
-  const token = await askForToken(refused);
+onTokenRequired(async (rejected) => {
+  const token = await promptForToken(rejected);
   $("sign-out").hidden = false;
   return token;
 });
 $("sign-out").addEventListener("click", () => {
-  door.leave();
+  forgetToken();
   location.reload();
 });
-wireTheme((theme) => view.output.theme(theme));
+initTheme((theme) => view.output.setTheme(theme));
 wireFilters();
 wireKeys();
-readOn();
+fetchMoreIfVisible();
 wireRunBox((job) => {
-  say(`Job ${job.job_id} was accepted`);
-  refresh();
-  go({ job: String(job.job_id) });
+  announce(`Job ${job.job_id} accepted`);
+  updateList();
+  navigate({ job: String(job.job_id) });
 });
 $("retry").addEventListener("click", () => {
-  stream.open(stream.id); // also if it was refused
-  view.output.hurry();
+  stream.open(stream.lastId); // it may have failed for good, and then has no retry scheduled
+  view.output.retryNow();
 });
-watch(arrive);
-addEventListener("online", hurry);
-setInterval(() => document.hidden || refreshQueues(), QUEUES);
-document.addEventListener("visibilitychange", () => document.hidden || hurry());
-whenUnseen({ leave: () => stream.close(), back: () => stream.open(stream.id, { quietly: true }) });
-arrive();
+onNavigate(showAddress);
+addEventListener("online", retryNow);
+setInterval(() => document.hidden || updateQueues(), QUEUES_POLL_INTERVAL);
+document.addEventListener("visibilitychange", () => document.hidden || retryNow());
+onHidden({ suspend: () => stream.close(), resume: () => stream.open(stream.lastId, { silent: true }) });
+showAddress();
 stream.open();

@@ -1,55 +1,54 @@
-/* What is shown, kept in the page's address, so that it can be linked to, reloaded and gone back to. It is the part
-   after #, which no server and no log gets to see. Knows nothing of what the names mean. */
+/* The page's state in the address, so that it can be linked to, reloaded and gone back to. It is stored in the fragment,
+   which browsers send to no server. It must not know what the parameters mean. */
 
-const watchers = [];
+const listeners = [];
 
 function parse() {
-  const text = location.hash.slice(1);
-  // A label may come several times.
-  return new URLSearchParams(text);
+  return new URLSearchParams(location.hash.slice(1));
 }
 
-/** The value of a name, or nothing. */
-export const at = (name) => parse().get(name) ?? "";
+/** The value of a parameter, or "". */
+export const param = (name) => parse().get(name) ?? "";
 
-/** All values of a name. */
-export const allAt = (name) => parse().getAll(name);
+/** All values of a parameter that may be repeated. */
+export const params = (name) => parse().getAll(name);
 
-/** The address with these names changed: empty values and lists are left out. */
-export function changed(values) {
-  const place = parse();
+/** The current fragment with these parameters replaced; empty values and lists are left out. */
+export function hashWith(values) {
+  const current = parse();
   for (const [name, value] of Object.entries(values)) {
-    place.delete(name);
-    for (const each of [value].flat()) if (each) place.append(name, each);
+    current.delete(name);
+    for (const each of [value].flat()) if (each) current.append(name, each);
   }
-  return `#${place}`;
+  return `#${current}`;
 }
 
-/** Go there; `quietly` leaves no step to go back to. */
-export function go(values, { quietly = false } = {}) {
-  const next = changed(values);
+/** Change these parameters; with `replace`, without a history entry. */
+export function navigate(values, { replace = false } = {}) {
+  const next = hashWith(values);
   if (next === (location.hash || "#")) return;
-  history[quietly ? "replaceState" : "pushState"](null, "", next);
-  announce();
+  history[replace ? "replaceState" : "pushState"](null, "", next);
+  notify();
 }
 
-/** What makes an element a link there, from wherever the page is by then. */
-export function link(values) {
+/** Attributes for a link that changes these parameters. What a click changes is the address at that time, not the one
+    at the time the link was made. */
+export function linkTo(values) {
   const onclick = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    go(values);
+    navigate(values);
   };
-  return { href: changed(values), onclick };
+  return { href: hashWith(values), onclick };
 }
 
-/** Call this whenever the address has changed. */
-export function watch(watcher) {
-  watchers.push(watcher);
+/** Call `listener` whenever the address has changed. */
+export function onNavigate(listener) {
+  listeners.push(listener);
 }
 
-function announce() {
-  for (const watcher of watchers) watcher();
+function notify() {
+  for (const listener of listeners) listener();
 }
 
-addEventListener("popstate", announce);
+addEventListener("popstate", notify);

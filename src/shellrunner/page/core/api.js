@@ -1,17 +1,16 @@
-/* Asking the service: JSON in, JSON out, the token if there is one, and errors that say what happened.
-   The token is in this module's memory only, and travels in a header only. */
+/* HTTP client of the API: JSON requests and responses, the bearer token, and errors that explain what went wrong.
+   The token is held in this module's memory only and sent in a header only. It must not know about the page's elements. */
 
 let token = null;
-let askForToken = null;
-let asking = null;
-let skew = 0;
+let promptForToken = null;
+let pendingToken = null;
+let clockOffset = 0;
 
-/** The service answered, but not with what was asked for: a problem of RFC 9457. */
+/** The service answered with an error: a problem document (RFC 9457), or a status alone. */
 class Problem extends Error {
   constructor(status, document) {
-    super(document.detail || document.title || `the answer was ${status}`);
+    super(document.detail || document.title || `The service answered with status ${status}`);
     this.status = status;
-    this.kind = (document.type || "").replace("/problems/", "");
     this.errors = document.errors || [];
   }
 }
@@ -19,90 +18,90 @@ class Problem extends Error {
 /** The service did not answer at all. */
 export class Unreachable extends Error {
   constructor() {
-    super("The service cannot be reached.");
+    super("Cannot reach the service");
     this.status = 0;
   }
 }
 
-/** Whether what went wrong may pass by itself: the service away, or a proxy that says so. */
-export const passes = ({ status = 0 }) => status < 400 || status >= 500 || [408, 425, 429].includes(status);
+/** Whether a retry may succeed: the service is down, restarting or overloaded. */
+export const isTransient = ({ status = 0 }) => status < 400 || status >= 500 || [408, 425, 429].includes(status);
 
-/** `ask` opens a dialog for a token, told whether one was refused just now, and resolves to it. */
-export function lockedBy(ask) {
-  askForToken = ask;
+/** Set what is called when the service requires a token: `prompt(rejected)` returns a promise of one; `rejected` is
+    whether the service has just rejected the last. */
+export function onTokenRequired(prompt) {
+  promptForToken = prompt;
 }
 
-export const door = {
-  get locked() {
-    return token !== null;
-  },
-  /** Forget the token. */
-  leave() {
-    token = null;
-  },
-  /** The service's time, in milliseconds: the clocks may differ. */
-  now: () => Date.now() + skew,
-};
+export const hasToken = () => token !== null;
 
-/** Have a token asked for; whoever comes meanwhile waits for the same one. */
-export async function unlock() {
-  asking ??= askForToken(token !== null).finally(() => { asking = null; });
-  token = await asking;
+/** Sign out. */
+export function forgetToken() {
+  token = null;
 }
 
-/** Send a request as it is, with the token if there is one. A network error is Unreachable. */
+/** The service's clock in milliseconds since the epoch; it may differ from the browser's. */
+export const serverTime = () => Date.now() + clockOffset;
+
+/** Prompt for a token. All requests that need one at the same time share one prompt. */
+export async function requestToken() {
+  pendingToken ??= promptForToken(token !== null).finally(() => { pendingToken = null; });
+  token = await pendingToken;
+}
+
+/** Send a request with the token, if there is one, and return the response whatever its status. Throws Unreachable. */
 export async function send(path, { headers = {}, ...options } = {}) {
-  const own = token === null ? headers : { ...headers, Authorization: `Bearer ${token}` };
+  const allHeaders = token === null ? headers : { ...headers, Authorization: `Bearer ${token}` };
   let response;
   try {
-    response = await fetch(path, { ...options, headers: own, cache: "no-store", credentials: "same-origin" });
+    response = await fetch(path, { ...options, headers: allHeaders, cache: "no-store", credentials: "same-origin" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Unreachable();
   }
-  noteTime(response.headers.get("Date"));
+  updateClockOffset(response.headers.get("Date"));
   return response;
 }
 
-/** Whether this answer asks for a token. */
-export function wantsToken(response) {
+export function requiresToken(response) {
   return response.status === 401 && /^bearer\b/i.test(response.headers.get("WWW-Authenticate") || "");
 }
 
-/** Ask the service for a document, or have it do something; asks for a token if one is needed.
+/** Send a JSON request and return the JSON response, or null for 204. Prompts for a token if one is required.
     Throws Problem or Unreachable. */
-export async function ask(verb, path, { body, headers = {}, signal } = {}) {
-  const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  return read(await admitted(path, { method: verb, headers: { ...sent, ...headers }, signal, body: body && JSON.stringify(body) }));
+export async function request(method, path, { body, headers = {}, signal } = {}) {
+  const contentType = body === undefined ? {} : { "Content-Type": "application/json" };
+  const options = { method, headers: { ...contentType, ...headers }, signal, body: body && JSON.stringify(body) };
+  return parse(await sendWithToken(path, options));
 }
 
-export const get = (path, signal) => ask("GET", path, { signal });
+export const get = (path, signal) => request("GET", path, { signal });
 
-/** Ask for bytes as they are. Throws as `ask` does. */
-export async function bytes(path) {
-  const response = await admitted(path, {});
-  return response.ok ? response.blob() : read(response);
+/** Return a response's body as a blob. Throws as `request` does. */
+export async function getBlob(path) {
+  const response = await sendWithToken(path, {});
+  return response.ok ? response.blob() : parse(response);
 }
 
-async function admitted(path, options) {
+async function sendWithToken(path, options) {
   for (;;) {
-    const used = token;
+    const sentToken = token;
     const response = await send(path, options);
-    if (!wantsToken(response)) return response;
-    if (used === token) await unlock();
+    if (!requiresToken(response)) return response;
+    // Another request may have prompted for a token since this one was sent.
+    if (sentToken === token) await requestToken();
   }
 }
 
-async function read(response) {
+async function parse(response) {
   if (response.status === 204) return null;
   const isJson = /json/.test(response.headers.get("Content-Type") || "");
   const document = isJson ? await response.json().catch(() => null) : null;
   if (response.ok && document) return document;
-  // A proxy answers for a service that is away with a page of its own.
-  throw new Problem(response.status, document || { detail: `The answer was ${response.status}, and not the service's.` });
+  // A proxy whose service is down answers with an HTML page of its own.
+  throw new Problem(response.status, document || { detail: `Received status ${response.status}, and not from the service` });
 }
 
-function noteTime(date) {
-  const ahead = date ? Date.parse(date) - Date.now() : 0;
-  skew = Math.abs(ahead) > 1500 ? ahead : 0; // the header has whole seconds only
+function updateClockOffset(date) {
+  const offset = date ? Date.parse(date) - Date.now() : 0;
+  clockOffset = Math.abs(offset) > 1500 ? offset : 0; // the Date header has a resolution of one second
 }

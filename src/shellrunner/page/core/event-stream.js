@@ -1,160 +1,168 @@
-/* A stream of events that comes back by itself: after a cut, a restart of the service, a 502 of a proxy, a connection
-   that died without a word. EventSource where nothing is asked of us, fetch where a token is. Knows no job. */
+/* A stream of server-sent events that reconnects after a cut, a restart of the service, a proxy's 502 or a connection
+   that died silently. It uses EventSource, or fetch when a token has to be sent. It must not know about jobs. */
 
-import { door, passes, send, unlock, wantsToken } from "./api.js";
+import { hasToken, isTransient, requestToken, requiresToken, send } from "./api.js";
 import { SseParser } from "./sse.js";
 
-const NAMES = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
-const SILENCE = 60_000; // EventSource does not show signs of life; a dead connection says nothing either
-const LONGEST = 15_000; // milliseconds between two tries
+const EVENTS = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
+// EventSource hides the service's keep-alive comments, so a quiet connection looks like a dead one.
+const IDLE_TIMEOUT = 60_000; // milliseconds
+const MIN_RETRY_DELAY = 500;
+const MAX_RETRY_DELAY = 15_000;
 
-export class Stream {
+export class EventStream {
   #path;
-  #probe;
-  #told;
-  #id = "";
-  #source = null;
-  #timer = null;
-  #watch = null;
-  #tries = 0;
+  #probePath;
+  #listener;
+  #lastId = "";
+  #connection = null;
+  #retryTimer = null;
+  #idleTimer = null;
+  #attempts = 0;
 
-  /** `path` is followed; `probe` is a path that says why it cannot be. `told` has
-      event(name, document, id), state("connecting" | "live" | "waiting"), over(status) for what no retry mends. */
-  constructor(path, probe, told) {
+  /** `probePath` is requested to find out why `path` cannot be streamed, which EventSource does not report. `listener` has
+      event(name, document, id), state("connecting" | "live" | "waiting"), and failed(status) for an error that a retry
+      would not resolve. */
+  constructor(path, probePath, listener) {
     this.#path = path;
-    this.#probe = probe;
-    this.#told = told;
+    this.#probePath = probePath;
+    this.#listener = listener;
   }
 
-  /** The id of the last event: from it the stream goes on. */
-  get id() {
-    return this.#id;
+  /** The id of the last event, from which the stream can be resumed. */
+  get lastId() {
+    return this.#lastId;
   }
 
-  /** Begin, after the event with this id; `quietly` if there is nothing in it that anybody needs to be told. */
-  open(id = "", { quietly = false } = {}) {
+  /** Connect, and receive the events after `lastId`; `silent` leaves out the state "connecting". */
+  open(lastId = "", { silent = false } = {}) {
     this.close();
-    this.#id = id;
-    this.#tries = 0;
-    if (!quietly) this.#told.state("connecting");
+    this.#lastId = lastId;
+    this.#attempts = 0;
+    if (!silent) this.#listener.state("connecting");
     this.#connect();
   }
 
-  /** Try at once instead of when it is due. */
-  hurry() {
-    if (this.#timer === null) return;
-    clearTimeout(this.#timer);
+  /** Reconnect at once if a retry is scheduled. */
+  retryNow() {
+    if (this.#retryTimer === null) return;
+    clearTimeout(this.#retryTimer);
     this.#connect();
   }
 
   close() {
-    clearTimeout(this.#timer);
-    clearTimeout(this.#watch);
-    this.#timer = null;
-    this.#drop();
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#idleTimer);
+    this.#retryTimer = null;
+    this.#disconnect();
   }
 
   #connect() {
-    this.#timer = null;
-    const via = door.locked ? viaFetch : viaEventSource;
-    const source = via(this.#path, this.#id, {
-      alive: () => this.#source === source && this.#alive(),
-      event: (...event) => this.#source === source && this.#event(...event),
-      lost: (status) => this.#source === source && this.#lost(status),
+    this.#retryTimer = null;
+    const connect = hasToken() ? connectWithFetch : connectWithEventSource;
+    // A connection that was replaced may still call back.
+    const connection = connect(this.#path, this.#lastId, {
+      opened: () => this.#connection === connection && this.#opened(),
+      event: (...event) => this.#connection === connection && this.#event(...event),
+      closed: (status) => this.#connection === connection && this.#closed(status),
     });
-    this.#source = source;
-    this.#listen();
+    this.#connection = connection;
+    this.#restartIdleTimer();
   }
 
-  #listen() {
-    clearTimeout(this.#watch);
-    this.#watch = setTimeout(() => this.#renew(), SILENCE);
+  #restartIdleTimer() {
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = setTimeout(() => this.#reconnect(), IDLE_TIMEOUT);
   }
 
-  /** Leave a connection that may be dead; nothing is lost, and nobody needs to be told. */
-  #renew() {
-    this.#drop();
+  /** Replace a connection that may be dead. No event is lost, so the listener is not notified. */
+  #reconnect() {
+    this.#disconnect();
     this.#connect();
   }
 
-  #alive() {
-    this.#listen();
-    this.#told.state("live");
+  #opened() {
+    this.#restartIdleTimer();
+    this.#listener.state("live");
   }
 
   #event(name, data, id) {
-    this.#tries = 0;
-    this.#listen();
-    if (id) this.#id = id;
-    if (name) this.#told.event(name, JSON.parse(data), id);
+    this.#attempts = 0;
+    this.#restartIdleTimer();
+    if (id) this.#lastId = id;
+    if (name) this.#listener.event(name, JSON.parse(data), id);
   }
 
-  async #lost(status) {
-    this.#drop();
-    const source = (this.#source = {}); // whoever opens or closes it meanwhile takes this away
-    const why = status ?? (await this.#why());
-    if (this.#source !== source) return;
-    this.#source = null;
-    if (passes({ status: why })) return this.#wait();
+  async #closed(status) {
+    this.#disconnect();
+    const placeholder = (this.#connection = {}); // replaced if the stream is opened or closed during the probe
+    const cause = status ?? (await this.#probe());
+    if (this.#connection !== placeholder) return;
+    this.#connection = null;
+    if (isTransient({ status: cause })) return this.#scheduleRetry();
     this.close();
-    this.#told.over(why);
+    this.#listener.failed(cause);
   }
 
-  #wait() {
-    clearTimeout(this.#watch);
-    const pause = Math.min(LONGEST, 500 * 2 ** this.#tries) * (0.8 + Math.random() * 0.4);
-    this.#tries += 1;
-    this.#timer = setTimeout(() => this.#connect(), pause);
-    this.#told.state("waiting");
+  #scheduleRetry() {
+    clearTimeout(this.#idleTimer);
+    const jitter = 0.8 + Math.random() * 0.4;
+    const delay = Math.min(MAX_RETRY_DELAY, MIN_RETRY_DELAY * 2 ** this.#attempts) * jitter;
+    this.#attempts += 1;
+    this.#retryTimer = setTimeout(() => this.#connect(), delay);
+    this.#listener.state("waiting");
   }
 
-  async #why() {
+  /** Return the status of the probe, or 0 if it is worth another attempt. */
+  async #probe() {
     try {
-      // 303 of a status that is done is an answer too.
-      const response = await send(this.#probe, { redirect: "manual" });
-      if (wantsToken(response)) return await unlock(), 0;
+      // The status of a job that is done redirects (303) to its result, which proves that the service is up.
+      const response = await send(this.#probePath, { redirect: "manual" });
+      if (requiresToken(response)) return await requestToken(), 0;
       return response.status;
     } catch {
       return 0;
     }
   }
 
-  #drop() {
-    this.#source?.close?.();
-    this.#source = null;
+  #disconnect() {
+    this.#connection?.close?.();
+    this.#connection = null;
   }
 }
 
-/* Both are given where to begin and whom to tell: alive(), event(name, data, id), lost(HTTP status or undefined). */
+/* Both transports call back opened(), event(name, data, id), and closed(status), without a status if it is not known. */
 
-function viaEventSource(path, id, told) {
-  const source = new EventSource(id ? `${path}?last_event_id=${encodeURIComponent(id)}` : path);
-  source.onopen = told.alive;
-  // It would come back by itself after a cut, but never after an answer that is not 200: here it is always made anew.
-  source.onerror = () => told.lost();
-  for (const name of NAMES) source.addEventListener(name, (event) => told.event(name, event.data, event.lastEventId));
+function connectWithEventSource(path, lastId, callbacks) {
+  const source = new EventSource(lastId ? `${path}?last_event_id=${encodeURIComponent(lastId)}` : path);
+  source.onopen = callbacks.opened;
+  // EventSource reconnects after a cut, but never after a status other than 200; so it is always replaced.
+  source.onerror = () => callbacks.closed();
+  for (const name of EVENTS) source.addEventListener(name, (event) => callbacks.event(name, event.data, event.lastEventId));
   return source;
 }
 
-function viaFetch(path, id, told) {
-  const cut = new AbortController();
-  pump(path, id, told, cut.signal).then(told.lost, () => cut.signal.aborted || told.lost(0));
-  return { close: () => cut.abort() };
+function connectWithFetch(path, lastId, callbacks) {
+  const controller = new AbortController();
+  const { signal } = controller;
+  readEvents(path, lastId, callbacks, signal).then(callbacks.closed, () => signal.aborted || callbacks.closed(0));
+  return { close: () => controller.abort() };
 }
 
-async function pump(path, id, told, signal) {
-  const headers = { Accept: "text/event-stream", ...(id && { "Last-Event-ID": id }) };
+async function readEvents(path, lastId, callbacks, signal) {
+  const headers = { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) };
   const response = await send(path, { headers, signal });
-  if (wantsToken(response)) return await unlock(), 0;
+  if (requiresToken(response)) return await requestToken(), 0;
   if (response.status !== 200) return response.status === 204 ? 0 : response.status;
-  told.alive();
-  const parser = new SseParser(id, told.event);
+  callbacks.opened();
+  const parser = new SseParser(lastId, callbacks.event);
   // The parser removes the byte order mark: a decoder that removed one too would take two.
   const reader = response.body.pipeThrough(new TextDecoderStream("utf-8", { ignoreBOM: true })).getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return 0;
     parser.feed(value);
-    told.event("", "", parser.lastId); // an id without data is no event, but counts; so does a comment as a sign of life
+    // An id without data is no event, but moves the position; a comment shows that the connection is alive.
+    callbacks.event("", "", parser.lastId);
   }
 }

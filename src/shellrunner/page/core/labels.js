@@ -1,41 +1,31 @@
-/* What the service's terms are called here, and which of a few colours they have. Knows no elements. */
+/* Display names of job states and endings, and the tone that decides their colour and icon. It must not know about the
+   page's elements. */
 
+const STATES = { waiting: "Waiting", queued: "Queued", running: "Running", done: "Done" };
 const ENDINGS = {
-  signalled: "signalled",
-  timed_out: "timed out",
-  cancelled: "cancelled",
-  output_limit: "output limit",
-  out_of_memory: "out of memory",
-  failed_to_start: "failed to start",
-  skipped: "skipped",
-  lost: "lost",
+  signalled: "Signalled",
+  timed_out: "Timed out",
+  cancelled: "Cancelled",
+  output_limit: "Output limit",
+  out_of_memory: "Out of memory",
+  failed_to_start: "Failed to start",
+  skipped: "Skipped",
+  lost: "Lost",
 };
 const TONES = { cancelled: "stopped", skipped: "stopped", lost: "unknown" };
-const SIZES = ["bytes", "kB", "MB", "GB", "TB"];
 
-/** A job in one word: its state, or how it ended. */
-export function stateOf(job) {
-  if (job.state !== "done") return job.cancelling ? "cancelling" : job.state;
-  if (job.ending === "exited") return `exit ${job.exit_code}`;
-  if (job.ending === "signalled") return job.signal || "signalled";
-  return ENDINGS[job.ending] || job.ending || "done";
+/** A job's state, or how it ended. */
+export function stateLabel(job) {
+  if (job.state !== "done") return job.cancelling ? "Cancelling" : STATES[job.state] || job.state;
+  if (job.ending === "exited") return `Exit ${job.exit_code}`;
+  if (job.ending === "signalled") return job.signal || ENDINGS.signalled;
+  return ENDINGS[job.ending] || job.ending || STATES.done;
 }
 
-/** The tone of a job: waiting, running, good, bad, stopped or unknown. */
-export function toneOf(job) {
+/** A job's tone: waiting, running, success, failure, stopped or unknown. */
+export function stateTone(job) {
   if (job.state === "running") return "running";
   if (job.state !== "done") return "waiting";
-  if (job.ending === "exited") return job.exit_code === 0 ? "good" : "bad";
-  return TONES[job.ending] || (job.ending ? "bad" : "unknown");
+  if (job.ending === "exited") return job.exit_code === 0 ? "success" : "failure";
+  return TONES[job.ending] || (job.ending ? "failure" : "unknown");
 }
-
-/** A number of bytes. */
-export function size(bytes) {
-  let step = 0;
-  let number = bytes;
-  for (; number >= 1000 && step < SIZES.length - 1; step += 1) number /= 1000;
-  return `${step ? number.toFixed(number < 10 ? 1 : 0) : number} ${SIZES[step]}`;
-}
-
-/** One of something, or several: `count(2, "job")` is 2 jobs. */
-export const count = (number, noun) => `${number.toLocaleString()} ${noun}${number === 1 ? "" : "s"}`;

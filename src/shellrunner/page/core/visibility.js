@@ -1,20 +1,20 @@
-/* What a tab does while nobody looks at it. Over plain HTTP a browser has six connections to a service for all of its
-   tabs together, and a seventh request waits for ever: so such a tab holds none. Knows no network. */
+/* Suspension of hidden tabs. Over HTTP/1.1 a browser opens at most six connections to a service for all of its tabs
+   together, and a seventh request waits forever; so a hidden tab must hold none. */
 
-const AFTER = 10_000; // milliseconds: whoever only looks elsewhere for a moment finds all as it was
+const SUSPEND_DELAY = 10_000; // milliseconds: a short look at another tab costs no reconnection
 
-/** Call `leave` once the tab has not been seen for a while, and `back` when it is looked at again after that. */
-export function whenUnseen({ leave, back }) {
+/** Call `suspend` once the tab has been hidden for a while, and `resume` when it is visible again after that. */
+export function onHidden({ suspend, resume }) {
   let timer = null;
-  let left = false;
-  const go = () => {
-    left = true;
-    leave();
+  let suspended = false;
+  const start = () => {
+    suspended = true;
+    suspend();
   };
   document.addEventListener("visibilitychange", () => {
     clearTimeout(timer);
-    if (document.hidden) timer = setTimeout(go, AFTER);
-    else if (left) back();
-    left &&= document.hidden;
+    if (document.hidden) timer = setTimeout(start, SUSPEND_DELAY);
+    else if (suspended) resume();
+    suspended &&= document.hidden;
   });
 }

@@ -1,48 +1,58 @@
-/* What is known of a job, as a list of names and values. Knows no network. */
+/* A job's details as a list of names and values. It must not know about the network. */
 
-import { make } from "../ui/dom.js";
-import { duration, running, since } from "../ui/time-elements.js";
-import { plain } from "../core/escape.js";
-import { size } from "../core/labels.js";
+import { escapeControls } from "../core/escape.js";
+import { formatDuration, formatSize } from "../core/format.js";
+import { createElement } from "../ui/dom.js";
+import { createAge, createElapsed } from "../ui/time-elements.js";
 
-/** The facts of a job; `result` is there once it is done. */
-export function factsOf(job, status, result) {
-  const facts = [
-    ["accepted", since(job.created)],
-    ["waited", waited(job, status)],
-    ["ended", status.completed && since(status.completed)],
-    ["time", timeOf(status, result)],
-    ["exit code", status.exit_code === null ? null : String(status.exit_code)],
-    ["signal", status.signal],
-    ["CPU", result?.usage && `${duration(result.usage.cpu_user)} user, ${duration(result.usage.cpu_system)} system`],
-    ["memory", result?.usage?.max_rss_bytes && `${size(result.usage.max_rss_bytes)} at most`],
-    ["output", result && written(result)],
-    ["queue", job.queue],
-    ["directory", job.cwd],
-    ["timeout", job.timeout && duration(job.timeout)],
-    ["priority", job.priority && String(job.priority)],
-    ["environment", job.env.length && job.env.join(" ")],
-    ["labels", Object.keys(job.labels).length && Object.entries(job.labels).map((label) => label.join("=")).join(" ")],
-    ["after", job.after.length && `job${job.after.length > 1 ? "s" : ""} ${job.after.join(", ")}`],
-    ["not before", job.start_at && since(job.start_at)],
-    ["attempt", job.retries && `${status.attempt} of at most ${job.retries.max + 1}`],
-    ["notified", job.notify && (job.notify.error ? `${job.notify.state}: ${job.notify.error}` : job.notify.state)],
+/** Create the list entries for a job; `result` is null until the job is done. Empty values are left out. */
+export function createDetails(job, status, result) {
+  const { usage } = result ?? {};
+  const details = [
+    ["Accepted", createAge(job.created)],
+    ["Waited", waitingTime(job, status)],
+    ["Ended", status.completed && createAge(status.completed)],
+    ["Time", runningTime(status, result)],
+    ["Exit code", status.exit_code === null ? null : String(status.exit_code)],
+    ["Signal", status.signal],
+    ["CPU", usage && `${formatDuration(usage.cpu_user)} user, ${formatDuration(usage.cpu_system)} system`],
+    ["Memory", usage?.max_rss_bytes && `${formatSize(usage.max_rss_bytes)} peak`],
+    ["Output", result && outputSizes(result)],
+    ["Queue", job.queue],
+    ["Directory", job.cwd],
+    ["Timeout", job.timeout && formatDuration(job.timeout)],
+    ["Priority", job.priority && String(job.priority)],
+    ["Environment", job.env.length && job.env.join(" ")],
+    ["Labels", Object.keys(job.labels).length && Object.entries(job.labels).map((label) => label.join("=")).join(" ")],
+    ["After", job.after.length && `job${job.after.length > 1 ? "s" : ""} ${job.after.join(", ")}`],
+    ["Not before", job.start_at && createAge(job.start_at)],
+    ["Attempt", job.retries && `${status.attempt} of at most ${job.retries.max + 1}`],
+    ["Callback", job.notify && (job.notify.error ? `${job.notify.state}: ${job.notify.error}` : job.notify.state)],
   ];
-  return facts.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "string" ? plain(value) : value)));
+  return details.filter(([, value]) => value).map(createEntry);
 }
 
-function timeOf(status, result) {
-  if (status.state === "running" && status.started) return running(status.started);
-  return result?.duration == null ? null : duration(result.duration);
+function createEntry([name, value]) {
+  const content = typeof value === "string" ? escapeControls(value) : value;
+  return createElement("div", {}, createElement("dt", {}, name), createElement("dd", {}, content));
 }
 
-function waited(job, { started }) {
+function runningTime(status, result) {
+  if (status.state === "running" && status.started) return createElapsed(status.started);
+  return result?.duration == null ? null : formatDuration(result.duration);
+}
+
+function waitingTime(job, { started }) {
   const seconds = started ? (Date.parse(started) - Date.parse(job.created)) / 1000 : 0;
-  return seconds > 1 && duration(seconds);
+  return seconds > 1 && formatDuration(seconds);
 }
 
-function written({ stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped }) {
-  const parts = [`${size(stdout_bytes)} stdout`, stderr_bytes && `${size(stderr_bytes)} stderr`];
+function outputSizes({ stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped }) {
   const dropped = stdout_dropped + stderr_dropped;
-  return [...parts, dropped && `${size(dropped)} not stored`].filter((part) => part).join(", ");
+  const parts = [
+    `${formatSize(stdout_bytes)} stdout`,
+    stderr_bytes && `${formatSize(stderr_bytes)} stderr`,
+    dropped && `${formatSize(dropped)} not stored`,
+  ];
+  return parts.filter((part) => part).join(", ");
 }

@@ -1,46 +1,53 @@
-/* One job: what it is, what it writes, how it ended, and what can be done with it. */
+/* The view of one job: its details, its output, how it ended, and the actions on it. */
 
-import { $, soon, tell, write } from "../ui/dom.js";
-import { badge, mark, say } from "../ui/badge.js";
-import { copies } from "../ui/clipboard.js";
+import { get, isTransient, request } from "../core/api.js";
+import { escapeControls } from "../core/escape.js";
+import { stateLabel } from "../core/labels.js";
+import { oncePerFrame } from "../core/scheduling.js";
+import { onHidden } from "../core/visibility.js";
+import { announce } from "../ui/announcer.js";
+import { createBadge } from "../ui/badge.js";
+import { wireCopyButton } from "../ui/clipboard.js";
 import { confirm } from "../ui/dialogs.js";
-import { ask, get, passes } from "../core/api.js";
-import { factsOf } from "./details.js";
-import { plain } from "../core/escape.js";
+import { $, setText, setTextOrHide } from "../ui/dom.js";
 import { showAttempts } from "./attempts.js";
-import { Output } from "./output-panel.js";
-import { whenUnseen } from "../core/visibility.js";
-import { stateOf } from "../core/labels.js";
+import { createDetails } from "./details.js";
+import { OutputPanel } from "./output-panel.js";
+import { showInTab } from "./tab-title.js";
+
+const RETRY_DELAY = 3000; // milliseconds
+const POLL_INTERVAL = 3000; // milliseconds, in a hidden tab
+const UNKNOWN_STATUS = { started: null, completed: null, ending: null, exit_code: null, signal: null, attempt: 1, cancelling: false };
 
 export class JobView {
   #output;
-  #again;
+  #rerun;
   #id = null;
   #job = null;
   #status = null;
   #result = null;
-  #gone = "";
-  #later = null;
-  #peeking = null;
-  #render = soon(() => this.#show());
+  #error = ""; // why the job cannot be shown, or not any more
+  #retryTimer = null;
+  #pollTimer = null; // set while the tab is suspended
+  #scheduleRender = oncePerFrame(() => this.#render());
 
-  /** `again` gets the job that is to be run again; `close` closes the view. */
-  constructor({ again, close }) {
-    this.#again = again;
-    this.#output = new Output({
-      status: (status) => this.#take(status),
-      done: () => this.#finish(),
-      over: (status) => this.#lose(status),
+  /** `rerun(job)` is called to run the job again, `close()` to close the view. */
+  constructor({ rerun, close }) {
+    this.#rerun = rerun;
+    this.#output = new OutputPanel({
+      status: (status) => this.#update(status),
+      done: () => this.#fetchResult(),
+      failed: (status) => this.#failed(status),
     });
     $("job-cancel").addEventListener("click", () => this.cancel());
-    $("job-again").addEventListener("click", () => this.again());
-    $("job-delete").addEventListener("click", () => this.remove());
+    $("job-rerun").addEventListener("click", () => this.rerun());
+    $("job-delete").addEventListener("click", () => this.delete());
     $("job-close").addEventListener("click", (event) => {
       event.preventDefault();
       close();
     });
-    whenUnseen({ leave: () => this.#rest(), back: () => this.#wake() });
-    copies($("job-copy-command"), "command", () => this.#job?.command ?? "");
+    onHidden({ suspend: () => this.#suspend(), resume: () => this.#resume() });
+    wireCopyButton($("job-copy-command"), "Command", () => this.#job?.command ?? "");
   }
 
   get id() {
@@ -51,158 +58,155 @@ export class JobView {
     return this.#output;
   }
 
-  /** Look at another job, or at none. */
+  /** Show this job, or none for null. */
   async open(id) {
     if (id === this.#id) return;
     this.close();
     if (id === null) return;
     this.#id = id;
     $("job").hidden = false;
-    document.body.classList.add("open");
-    write($("job-name"), `Job ${id}`);
-    if (!document.querySelector(".all").offsetParent) $("job").focus(); // there is no room for both
-    await this.#read(id);
+    document.body.classList.add("job-open");
+    setText($("job-name"), `Job ${id}`);
+    if (!document.querySelector(".list").offsetParent) $("job").focus(); // on a narrow screen it replaces the list
+    await this.#fetchJob(id);
   }
 
-  async #read(id) {
+  async #fetchJob(id) {
     try {
       const job = await get(`/api/jobs/${id}`);
       if (this.#id !== id) return;
       this.#job = job;
-      this.#gone = "";
-      this.#status = { ...NOTHING, state: job.state, done: job.done };
+      this.#error = "";
+      this.#status = { ...UNKNOWN_STATUS, state: job.state, done: job.done };
       this.#output.open(id);
     } catch (error) {
       if (this.#id !== id) return;
-      this.#gone = error.message;
-      this.#output.none(passes(error) ? "waiting" : "gone");
-      if (passes(error)) this.#later = setTimeout(() => this.#read(id), PAUSE);
+      this.#error = error.message;
+      this.#output.showUnavailable(isTransient(error) ? "waiting" : "failed");
+      if (isTransient(error)) this.#retryTimer = setTimeout(() => this.#fetchJob(id), RETRY_DELAY);
     }
-    this.#show();
+    this.#render();
   }
 
   close() {
     this.#output.close();
     this.#id = this.#job = this.#status = this.#result = null;
-    this.#gone = "";
-    clearTimeout(this.#later);
-    clearInterval(this.#peeking);
-    this.#peeking = null;
+    this.#error = "";
+    clearTimeout(this.#retryTimer);
+    clearInterval(this.#pollTimer);
+    this.#pollTimer = null;
     $("job").hidden = true;
-    document.body.classList.remove("open");
+    document.body.classList.remove("job-open");
     this.#clear();
-    mark(null);
+    showInTab(null);
   }
 
-  /** The list's stream tells that a job was deleted. */
-  deleted(id) {
+  /** Show that a job was deleted, if it is the one shown. */
+  showDeleted(id) {
     if (id !== this.#id) return;
     this.#output.close();
-    this.#gone = `Job ${id} was deleted.`;
-    this.#show();
+    this.#error = `Job ${id} was deleted`;
+    this.#render();
   }
 
   async cancel() {
-    if (!this.#job || this.#status.done || this.#gone) return;
+    if (!this.#job || this.#status.done || this.#error) return;
     const id = this.#id;
-    if (!(await confirm(`Cancel job ${id}?`, "Its command and all that it started are ended.", "Cancel the job"))) return;
-    await this.#do("POST", `/api/jobs/${id}/cancel`);
+    if (!(await confirm(`Cancel job ${id}?`, "The command and all processes that it started will be terminated.", "Cancel job"))) return;
+    await this.#send("POST", `/api/jobs/${id}/cancel`);
   }
 
-  async remove() {
-    if (!this.#job || !this.#status.done || this.#gone) return;
+  async delete() {
+    if (!this.#job || !this.#status.done || this.#error) return;
     const id = this.#id;
-    if (!(await confirm(`Delete job ${id}?`, "Its result and all of its output are deleted with it.", "Delete it"))) return;
-    if (await this.#do("DELETE", `/api/jobs/${id}`)) this.deleted(id);
+    if (!(await confirm(`Delete job ${id}?`, "Its result and all of its output will be deleted too.", "Delete job"))) return;
+    if (await this.#send("DELETE", `/api/jobs/${id}`)) this.showDeleted(id);
   }
 
-  again() {
-    if (this.#job) this.#again(this.#job);
+  rerun() {
+    if (this.#job) this.#rerun(this.#job);
   }
 
-  async #do(verb, path) {
+  async #send(method, path) {
     try {
-      await ask(verb, path);
+      await request(method, path);
       return true;
     } catch (error) {
-      tell($("job-detail"), error.message);
+      setTextOrHide($("job-message"), error.message);
       return false;
     }
   }
 
-  /** The tab's title and icon go on saying how the job is. */
-  #rest() {
-    if (!this.#job || this.#status.done || this.#gone) return;
-    this.#output.rest();
-    this.#peeking = setInterval(() => this.#peek(this.#id), PAUSE);
+  /** Poll the job's state instead of streaming it, so that the title and the icon of a hidden tab stay correct. */
+  #suspend() {
+    if (!this.#job || this.#status.done || this.#error) return;
+    this.#output.suspend();
+    this.#pollTimer = setInterval(() => this.#poll(this.#id), POLL_INTERVAL);
   }
 
-  async #peek(id) {
+  async #poll(id) {
     const job = await get(`/api/jobs/${id}`).catch(() => null);
-    if (!job || this.#id !== id || this.#peeking === null) return;
-    if (job.done) this.#wake();
-    else this.#take({ ...this.#status, state: job.state });
+    if (!job || this.#id !== id || this.#pollTimer === null) return;
+    if (job.done) this.#resume();
+    else this.#update({ ...this.#status, state: job.state });
   }
 
-  #wake() {
-    if (this.#peeking === null) return;
-    clearInterval(this.#peeking);
-    this.#peeking = null;
-    this.#output.wake();
+  #resume() {
+    if (this.#pollTimer === null) return;
+    clearInterval(this.#pollTimer);
+    this.#pollTimer = null;
+    this.#output.resume();
   }
 
-  #take(status) {
+  #update(status) {
     this.#status = status;
-    this.#render();
+    this.#scheduleRender();
   }
 
-  async #finish() {
+  async #fetchResult() {
     const id = this.#id;
-    const about = await Promise.all([get(`/api/jobs/${id}`), get(`/api/results/${id}`)]).catch((error) => error);
+    const documents = await Promise.all([get(`/api/jobs/${id}`), get(`/api/results/${id}`)]).catch((error) => error);
     if (this.#id !== id) return;
-    if (about instanceof Error) {
-      if (passes(about)) this.#later = setTimeout(() => this.#finish(), PAUSE);
+    if (documents instanceof Error) {
+      if (isTransient(documents)) this.#retryTimer = setTimeout(() => this.#fetchResult(), RETRY_DELAY);
       return;
     }
-    const [job, result] = about;
+    const [job, result] = documents;
     this.#job = job;
     this.#result = result;
-    say(`Job ${id}: ${stateOf(this.#status)}`);
-    this.#show();
+    announce(`Job ${id}: ${stateLabel(this.#status)}`);
+    this.#render();
     await showAttempts(result);
   }
 
-  #lose(status) {
-    this.#gone = { 404: `Job ${this.#id} was deleted.`, 410: "The result of this job was deleted." }[status]
-      ?? `The service refuses to show this job (${status}).`;
-    this.#show();
+  #failed(status) {
+    this.#error = { 404: `Job ${this.#id} was deleted`, 410: "The result of this job was deleted" }[status]
+      ?? `The service refused to stream this job (status ${status})`;
+    this.#render();
   }
 
-  #show() {
-    if (!this.#job) return tell($("job-detail"), this.#gone);
+  #render() {
+    if (!this.#job) return setTextOrHide($("job-message"), this.#error);
     const job = { ...this.#job, ...this.#status };
-    $("job-badge").replaceChildren(badge(job));
-    write($("job-command"), plain(job.command));
-    tell($("job-detail"), this.#gone || plain(this.#result?.detail || ""));
-    $("job-facts").replaceChildren(...factsOf(this.#job, this.#status, this.#result));
-    $("job-cancel").disabled = job.done || job.cancelling || Boolean(this.#gone);
+    $("job-badge").replaceChildren(createBadge(job));
+    setText($("job-command"), escapeControls(job.command));
+    setTextOrHide($("job-message"), this.#error || escapeControls(this.#result?.detail || ""));
+    $("job-details").replaceChildren(...createDetails(this.#job, this.#status, this.#result));
+    $("job-cancel").disabled = job.done || job.cancelling || Boolean(this.#error);
     $("job-cancel").hidden = job.done;
     $("job-delete").hidden = !job.done;
-    $("job-delete").disabled = Boolean(this.#gone);
-    $("job-again").disabled = false;
-    mark(job);
+    $("job-delete").disabled = Boolean(this.#error);
+    $("job-rerun").disabled = false;
+    showInTab(job);
   }
 
   #clear() {
     $("job-badge").replaceChildren();
-    $("job-facts").replaceChildren();
-    write($("job-command"), "");
-    tell($("job-detail"), "");
+    $("job-details").replaceChildren();
+    setText($("job-command"), "");
+    setTextOrHide($("job-message"), "");
     $("job-attempts").hidden = true;
     $("job-cancel").hidden = $("job-delete").hidden = true;
-    $("job-again").disabled = true;
+    $("job-rerun").disabled = true;
   }
 }
-
-const PAUSE = 3000; // milliseconds, before what could not be read is asked for again
-const NOTHING = { started: null, completed: null, ending: null, exit_code: null, signal: null, attempt: 1, cancelling: false };

@@ -1,200 +1,196 @@
-/* A job's output with its controls: which stream, times, wrapping, finding, following, copying, downloading, and the
-   state of the connection in words. */
+/* A job's output with its controls: stream, times, wrapping, search, following, copying, downloading, and the state of
+   the connection. */
 
-import { $, soon, tell, write } from "../ui/dom.js";
-import { showLine } from "../ui/badge.js";
-import { copies } from "../ui/clipboard.js";
-import { bytes, door } from "../core/api.js";
-import { Screen } from "../terminal/terminal-view.js";
-import { Tap } from "../terminal/output-pump.js";
-import { count, size } from "../core/labels.js";
+import { getBlob, hasToken } from "../core/api.js";
+import { formatCount, formatSize } from "../core/format.js";
+import { oncePerFrame } from "../core/scheduling.js";
+import { OutputPump } from "../terminal/output-pump.js";
+import { TerminalView } from "../terminal/terminal-view.js";
+import { wireCopyButton } from "../ui/clipboard.js";
+import { showConnection } from "../ui/connection-status.js";
+import { $, setText, setTextOrHide } from "../ui/dom.js";
 
-const LINES = { connecting: "connecting", live: "live", waiting: "reconnecting", ended: "ended", gone: "gone" };
+const TIME_COLUMNS = 14; // characters before a line whose time is shown
+const BLOB_LIFETIME = 60_000; // milliseconds: the browser may begin to read it late
 
-export class Output {
-  #told;
-  #screen;
-  #tap = null;
-  #job = null;
-  #view = { only: "", times: false };
+export class OutputPanel {
+  #listener;
+  #terminal;
+  #pump = null;
+  #view = { only: "", showTimes: false };
   #wrapped = true;
   #started = false;
   #ended = false;
-  #failure = "";
-  #look = soon(() => this.#show());
+  #downloadError = "";
+  #scheduleRender = oncePerFrame(() => this.#render());
 
-  /** `told` has status(document), done(document), over(status): what the job's stream says of the job. */
-  constructor(told) {
-    this.#told = told;
-    this.#screen = new Screen($("screen"), this.#look, (place, number) => this.#found(place, number));
-    for (const button of document.querySelectorAll("[data-only]")) button.addEventListener("click", () => this.only(button.dataset.only));
-    $("wrap").addEventListener("click", () => this.wrap());
-    $("times").addEventListener("click", () => this.times());
-    $("aloud").addEventListener("click", () => this.#aloud());
-    $("to-end").addEventListener("click", () => this.toEnd());
-    copies($("copy"), "output", () => this.#screen.text());
-    this.#wireSeek();
+  /** `listener` has status(document), done(document) and failed(status), called from the job's event stream. */
+  constructor(listener) {
+    this.#listener = listener;
+    this.#terminal = new TerminalView($("terminal"), this.#scheduleRender, (index, count) => this.#showMatches(index, count));
+    for (const button of document.querySelectorAll("[data-only]")) button.addEventListener("click", () => this.showOnly(button.dataset.only));
+    $("wrap").addEventListener("click", () => this.toggleWrap());
+    $("times").addEventListener("click", () => this.toggleTimes());
+    $("screen-reader").addEventListener("click", () => this.#toggleScreenReader());
+    $("scroll-to-end").addEventListener("click", () => this.scrollToEnd());
+    wireCopyButton($("copy"), "Output", () => this.#terminal.getText());
+    this.#wireFind();
     this.#wireDownload();
   }
 
-  /** Follow this job. */
-  open(job) {
+  /** Show this job's output and follow it. */
+  open(jobId) {
     this.close();
-    this.#job = job;
-    this.#tap = new Tap(job, this.#screen, this.#view, {
-      ...this.#told,
+    this.#pump = new OutputPump(jobId, this.#terminal, this.#view, {
+      ...this.#listener,
       status: (status) => {
         this.#started = Boolean(status.started);
-        this.#told.status(status);
+        this.#listener.status(status);
       },
-      done: (document) => this.#end(document),
-      line: (state) => showLine($("job-line"), state, LINES[state]),
-      over: (status) => this.#over(status),
-      moved: this.#look,
+      done: (document) => this.#done(document),
+      connection: (state) => showConnection($("job-connection"), state),
+      failed: (status) => this.#failed(status),
+      changed: this.#scheduleRender,
     });
-    showLine($("job-line"), "connecting", LINES.connecting);
-    this.#screen.fit();
-    this.#tap.open();
-    this.#name(job);
+    showConnection($("job-connection"), "connecting");
+    this.#terminal.fit();
+    this.#pump.open();
+    this.#setDownloadLinks(jobId);
   }
 
   close() {
-    this.#tap?.close();
-    this.#tap = null;
+    this.#pump?.close();
+    this.#pump = null;
     this.#started = this.#ended = false;
-    this.#failure = "";
-    $("seek").value = "";
-    this.seek(false);
-    this.#found(0, 0);
-    tell($("note"), "");
+    this.#downloadError = "";
+    $("find-text").value = "";
+    this.showFind(false);
+    this.#showMatches(0, 0);
+    setTextOrHide($("output-note"), "");
   }
 
-  /** There is no such job, or it cannot be read now: the line says which. */
-  none(line) {
-    this.#screen.clear();
-    showLine($("job-line"), line, LINES[line]);
+  /** Show no output, because the job cannot be fetched; `state` is that of the connection. */
+  showUnavailable(state) {
+    this.#terminal.clear();
+    showConnection($("job-connection"), state);
   }
 
-  /** Connect at once, if it is waiting to. */
-  hurry() {
-    this.#tap?.hurry();
+  /** Reconnect at once if a retry is scheduled. */
+  retryNow() {
+    this.#pump?.retryNow();
   }
 
-  /** Hold no connection until `wake`. */
-  rest() {
-    this.#tap?.rest();
+  /** Disconnect until `resume`. */
+  suspend() {
+    this.#pump?.suspend();
   }
 
-  wake() {
-    this.#tap?.wake();
+  resume() {
+    this.#pump?.resume();
   }
 
-  theme(name) {
-    this.#screen.theme(name);
+  setTheme(name) {
+    this.#terminal.setTheme(name);
   }
 
-  focus() {
-    this.#screen.focus();
+  /** Show or hide the find box. */
+  showFind(visible = true) {
+    $("find-box").hidden = !visible;
+    $("find-open").setAttribute("aria-expanded", String(visible));
+    if (visible) $("find-text").select();
+    else this.#terminal.find("", 1);
   }
 
-  /** Show the box to find with, or put it away. */
-  seek(open = true) {
-    $("seek-box").hidden = !open;
-    $("seek-open").setAttribute("aria-expanded", String(open));
-    if (open) $("seek").select();
-    else this.#screen.find("", 1);
+  scrollToEnd() {
+    this.#terminal.scrollToEnd();
+    this.#scheduleRender();
   }
 
-  toEnd() {
-    this.#screen.toEnd();
-    this.#look();
-  }
-
-  /** Show one stream, or both. */
-  only(stream) {
+  /** Show one stream, or both for "". */
+  showOnly(stream) {
     this.#view = { ...this.#view, only: stream };
-    for (const button of document.querySelectorAll("[data-only]")) press(button, button.dataset.only === stream);
-    this.#anew();
+    for (const button of document.querySelectorAll("[data-only]")) setPressed(button, button.dataset.only === stream);
+    this.#repaint();
   }
 
-  times() {
-    this.#view = { ...this.#view, times: !this.#view.times };
-    press($("times"), this.#view.times);
-    this.#anew();
+  toggleTimes() {
+    this.#view = { ...this.#view, showTimes: !this.#view.showTimes };
+    setPressed($("times"), this.#view.showTimes);
+    this.#repaint();
   }
 
-  wrap() {
+  toggleWrap() {
     this.#wrapped = !this.#wrapped;
-    press($("wrap"), this.#wrapped);
-    this.#anew();
+    setPressed($("wrap"), this.#wrapped);
+    this.#repaint();
   }
 
-  #aloud() {
-    const on = $("aloud").getAttribute("aria-pressed") !== "true";
-    press($("aloud"), on);
-    this.#screen.aloud(on);
+  #toggleScreenReader() {
+    const enabled = $("screen-reader").getAttribute("aria-pressed") !== "true";
+    setPressed($("screen-reader"), enabled);
+    this.#terminal.setScreenReaderMode(enabled);
   }
 
-  #anew() {
-    this.#screen.wrap(this.#wrapped, (this.#tap?.longest ?? 0) + (this.#view.times ? 14 : 0));
-    this.#tap?.show(this.#view);
+  #repaint() {
+    this.#terminal.setWrap(this.#wrapped, (this.#pump?.longestLine ?? 0) + (this.#view.showTimes ? TIME_COLUMNS : 0));
+    this.#pump?.setView(this.#view);
   }
 
-  #end(document) {
+  #done(document) {
     this.#ended = true;
-    showLine($("job-line"), "ended", LINES.ended);
-    this.#told.done(document);
-    this.#look();
+    showConnection($("job-connection"), "ended");
+    this.#listener.done(document);
+    this.#scheduleRender();
   }
 
-  #over(status) {
-    showLine($("job-line"), "gone", LINES.gone);
-    this.#told.over(status);
+  #failed(status) {
+    showConnection($("job-connection"), "failed");
+    this.#listener.failed(status);
   }
 
-  #show() {
-    const { below } = this.#screen;
-    $("to-end").hidden = below <= 0;
-    if (below > 0) write($("to-end"), `↓ ${count(below, "line")} below: ${this.#ended ? "to the end" : "follow"}`);
-    $("silent").hidden = !this.#tap?.silent;
-    if (this.#tap?.silent) write($("silent"), this.#silence());
-    tell($("note"), this.#failure || (this.#tap ? noteOf(this.#tap) : ""));
+  #render() {
+    const { linesBelow } = this.#terminal;
+    $("scroll-to-end").hidden = linesBelow <= 0;
+    const action = this.#ended ? "scroll to the end" : "follow";
+    if (linesBelow > 0) setText($("scroll-to-end"), `↓ ${formatCount(linesBelow, "line")} below: ${action}`);
+    $("output-empty").hidden = !this.#pump?.isEmpty;
+    if (this.#pump?.isEmpty) setText($("output-empty"), this.#describeEmpty());
+    setTextOrHide($("output-note"), this.#downloadError || (this.#pump ? describeGaps(this.#pump) : ""));
   }
 
-  #silence() {
-    if (this.#ended) return "It wrote nothing.";
-    return this.#started ? "It has written nothing yet." : "It has not started yet.";
+  #describeEmpty() {
+    if (this.#ended) return "The job wrote no output";
+    return this.#started ? "No output yet" : "The job has not started yet";
   }
 
-  #found(place, number) {
-    const text = $("seek").value;
-    write($("seek-count"), !text ? "" : number === 0 ? "none" : place < 0 ? `${number}+` : `${place + 1} of ${number}`);
+  #showMatches(index, count) {
+    setText($("find-count"), $("find-text").value ? describeMatches(index, count) : "");
   }
 
-  #wireSeek() {
-    const find = (by, options) => this.#screen.find($("seek").value, by, options);
-    $("seek").addEventListener("input", () => {
+  #wireFind() {
+    const find = (direction, options) => this.#terminal.find($("find-text").value, direction, options);
+    $("find-text").addEventListener("input", () => {
       find(1, { incremental: true });
-      if (!$("seek").value) this.#found(0, 0);
+      if (!$("find-text").value) this.#showMatches(0, 0);
     });
-    $("seek").addEventListener("keydown", (event) => event.key === "Enter" && find(event.shiftKey ? -1 : 1));
-    $("seek-box").addEventListener("keydown", (event) => {
+    $("find-text").addEventListener("keydown", (event) => event.key === "Enter" && find(event.shiftKey ? -1 : 1));
+    $("find-box").addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       event.preventDefault();
-      this.seek(false);
-      $("seek-open").focus();
+      this.showFind(false);
+      $("find-open").focus();
     });
-    $("seek-open").addEventListener("click", () => this.seek($("seek-box").hidden));
-    $("seek-close").addEventListener("click", () => this.seek(false));
-    $("seek-down").addEventListener("click", () => find(1));
-    $("seek-up").addEventListener("click", () => find(-1));
+    $("find-open").addEventListener("click", () => this.showFind($("find-box").hidden));
+    $("find-close").addEventListener("click", () => this.showFind(false));
+    $("find-next").addEventListener("click", () => find(1));
+    $("find-previous").addEventListener("click", () => find(-1));
   }
 
-  #name(job) {
+  #setDownloadLinks(jobId) {
     for (const link of document.querySelectorAll("[data-stream]")) {
       const { stream } = link.dataset;
-      link.href = `/api/statuses/${job}/output${stream && `?stream=${stream}`}`;
-      link.download = `job-${job}${stream && `-${stream}`}.txt`;
+      link.href = `/api/statuses/${jobId}/output${stream && `?stream=${stream}`}`;
+      link.download = `job-${jobId}${stream && `-${stream}`}.txt`;
     }
   }
 
@@ -204,13 +200,13 @@ export class Output {
       const link = event.target.closest("a");
       if (!link) return;
       menu.open = false;
-      if (!door.locked) return;
-      // A link cannot send a token.
+      if (!hasToken()) return;
+      // A link cannot send the token.
       event.preventDefault();
-      this.#failure = "";
-      await save(link.getAttribute("href"), link.download).catch((error) => {
-        this.#failure = `It could not be downloaded: ${error.message}`;
-        this.#look();
+      this.#downloadError = "";
+      await download(link.getAttribute("href"), link.download).catch((error) => {
+        this.#downloadError = `The download failed: ${error.message}`;
+        this.#scheduleRender();
       });
     });
     document.addEventListener("click", (event) => !menu.contains(event.target) && (menu.open = false));
@@ -218,23 +214,28 @@ export class Output {
   }
 }
 
-function press(button, on) {
-  button.setAttribute("aria-pressed", String(on));
+function setPressed(button, pressed) {
+  button.setAttribute("aria-pressed", String(pressed));
 }
 
-function noteOf({ skipped, dropped }) {
-  const lost = dropped.stdout + dropped.stderr;
-  const words = [
-    skipped && `${size(skipped)} of output are left out here; the download has all of it.`,
-    lost && `${size(lost)} could not be stored by the service.`,
+function describeMatches(index, count) {
+  if (count === 0) return "No match";
+  return index < 0 ? `${count}+` : `${index + 1} of ${count}`; // beyond its limit the search addon has no index
+}
+
+function describeGaps({ skipped, dropped }) {
+  const notStored = dropped.stdout + dropped.stderr;
+  const sentences = [
+    skipped && `${formatSize(skipped)} of output skipped here; download it to see all of it.`,
+    notStored && `${formatSize(notStored)} of output not stored by the service.`,
   ];
-  return words.filter((each) => each).join(" ");
+  return sentences.filter((sentence) => sentence).join(" ");
 }
 
-async function save(path, name) {
+async function download(path, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await bytes(path));
+  link.href = URL.createObjectURL(await getBlob(path));
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  setTimeout(() => URL.revokeObjectURL(link.href), BLOB_LIFETIME);
 }

@@ -1,84 +1,96 @@
-/* Search, filters and sort: the controls, the address, and the query that they mean, always saying the same. */
+/* Search, filters and sort order: keeps the controls and the address in step, and builds the query that they stand for. */
 
-import { $, make } from "../ui/dom.js";
-import { allAt, at, go } from "../core/address.js";
-import { choose } from "./queues.js";
-import { door } from "../core/api.js";
-import { plain } from "../core/escape.js";
+import { navigate, param, params } from "../core/address.js";
+import { serverTime } from "../core/api.js";
+import { escapeControls } from "../core/escape.js";
+import { $, createElement } from "../ui/dom.js";
+import { selectQueue } from "./queues.js";
 
-const NAMES = { find: "q", state: "state", ending: "ending", queue: "queue", since: "since", sort: "sort" };
-const BAD = Array.from({ length: 255 }, (_, number) => number + 1).join();
-const TYPING = 200;
+// Controls by element id, and their parameters in the address.
+const CONTROLS = { search: "q", state: "state", ending: "ending", queue: "queue", accepted: "since", sort: "sort" };
+const NO_FILTERS = { q: "", state: "", ending: "", queue: "", since: "", label: "" };
+const DEFAULT_SORT = "-created";
+const FAILURE_CODES = Array.from({ length: 255 }, (_, number) => number + 1).join();
+const TYPING_DELAY = 200; // milliseconds
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
 
-/** The filters that the address asks for, as parameters of a list; with `sort` its order too. */
-export function query({ sort = true } = {}) {
-  const found = new URLSearchParams();
-  const give = (name, value) => value && found.set(name, value);
-  give("q", at("q"));
-  give("state", at("state"));
-  give("queue", at("queue"));
-  for (const label of allAt("label")) found.append("label", label);
-  const ending = at("ending");
-  if (ending === "ok" || ending === "bad") give("exit_code", ending === "ok" ? "0" : BAD);
-  else give("ending", ending);
-  // To the minute, so that the list stays the same list while it is read on.
-  const hours = Number(at("since"));
-  if (hours > 0 && hours < 1e6) give("created_after", new Date(Math.floor((door.now() - hours * 3_600_000) / 60_000) * 60_000).toISOString());
-  if (sort) give("sort", at("sort"));
-  return found;
+/** The filters in the address as query parameters of a list; `sort` adds the sort order. */
+export function buildQuery({ sort = true } = {}) {
+  const query = new URLSearchParams();
+  const setIfGiven = (name, value) => value && query.set(name, value);
+  setIfGiven("q", param("q"));
+  setIfGiven("state", param("state"));
+  setIfGiven("queue", param("queue"));
+  for (const label of params("label")) query.append("label", label);
+  const ending = param("ending");
+  if (ending === "ok" || ending === "bad") setIfGiven("exit_code", ending === "ok" ? "0" : FAILURE_CODES);
+  else setIfGiven("ending", ending);
+  const hours = Number(param("since"));
+  if (hours > 0 && hours < 1e6) setIfGiven("created_after", hoursAgo(hours));
+  if (sort) setIfGiven("sort", param("sort"));
+  return query;
 }
 
-/** Whether any filter is set. */
-export const filtered = () => [...query({ sort: false }).keys()].length > 0;
+/** Rounded to the minute, so that the query does not change while further pages are fetched. */
+function hoursAgo(hours) {
+  return new Date(Math.floor((serverTime() - hours * HOUR) / MINUTE) * MINUTE).toISOString();
+}
 
-/** Have the controls say what the address says. */
+export const hasFilters = () => [...buildQuery({ sort: false }).keys()].length > 0;
+
+/** Update the controls from the address. */
 export function showFilters() {
-  for (const [id, name] of Object.entries(NAMES)) {
-    if (id === "queue") choose(at(name));
-    else if ($(id) !== document.activeElement || $(id).tagName === "SELECT") $(id).value = at(name);
+  for (const [id, name] of Object.entries(CONTROLS)) {
+    if (id === "queue") selectQueue(param(name));
+    // Text that is being typed is not overwritten.
+    else if ($(id) !== document.activeElement || $(id).tagName === "SELECT") $(id).value = param(name);
   }
-  $("labels").replaceChildren(...allAt("label").map(chip));
-  $("clear").hidden = !filtered();
-  for (const head of document.querySelectorAll("[data-sort]")) showOrder(head);
+  $("label-filters").replaceChildren(...params("label").map(createLabelFilter));
+  $("clear-filters").hidden = !hasFilters();
+  for (const header of document.querySelectorAll("[data-sort]")) showSortOrder(header);
 }
 
-function chip(label) {
-  const rest = () => allAt("label").filter((each) => each !== label);
-  const words = plain(label.replace(":", "="), 60);
-  return make("button", { type: "button", class: "chip", "aria-label": `Not only ${words}`, onclick: () => go({ label: rest() }) }, `${words} ✕`);
+function createLabelFilter(label) {
+  const others = () => params("label").filter((each) => each !== label);
+  const text = escapeControls(label.replace(":", "="), 60);
+  const attributes = { type: "button", class: "chip", "aria-label": `Remove filter ${text}` };
+  return createElement("button", { ...attributes, onclick: () => navigate({ label: others() }) }, `${text} ✕`);
 }
 
-function showOrder(head) {
-  const [key, sort] = [head.dataset.sort.replace("-", ""), at("sort") || "-created"];
+function showSortOrder(header) {
+  const key = header.dataset.sort.replace("-", "");
+  const sort = param("sort") || DEFAULT_SORT;
   const order = sort === key ? "ascending" : sort === `-${key}` ? "descending" : "none";
-  head.setAttribute("aria-sort", order);
-  head.querySelector("i").textContent = { ascending: "↑", descending: "↓", none: "" }[order];
+  header.setAttribute("aria-sort", order);
+  header.querySelector("i").textContent = { ascending: "↑", descending: "↓", none: "" }[order];
 }
 
-/** Have the address say what the controls say, as soon as they do. */
+/** Update the address whenever a control changes. */
 export function wireFilters() {
   let timer = null;
-  $("find").addEventListener("input", () => {
+  $("search").addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(() => go({ q: $("find").value.trim() }, { quietly: true }), TYPING);
+    timer = setTimeout(() => navigate({ q: $("search").value.trim() }, { replace: true }), TYPING_DELAY);
   });
-  for (const [id, name] of Object.entries(NAMES))
-    if (id !== "find") $(id).addEventListener("change", () => go({ [name]: $(id).value }));
-  $("clear").addEventListener("click", () => {
-    $("find").value = "";
-    go({ q: "", state: "", ending: "", queue: "", since: "", label: "" });
+  for (const [id, name] of Object.entries(CONTROLS))
+    if (id !== "search") $(id).addEventListener("change", () => navigate({ [name]: $(id).value }));
+  $("clear-filters").addEventListener("click", () => {
+    $("search").value = "";
+    navigate(NO_FILTERS);
   });
-  for (const head of document.querySelectorAll("[data-sort]")) wireHead(head);
+  for (const header of document.querySelectorAll("[data-sort]")) wireSortHeader(header);
 }
 
-function wireHead(head) {
-  const words = { queue: "Queue", created: "Accepted", duration: "Time", ending: "State" };
-  const first = head.dataset.sort;
+/** Add a button to a column header: its first click sorts by `data-sort`, the next ones reverse the order. */
+function wireSortHeader(header) {
+  const first = header.dataset.sort;
   const key = first.replace("-", "");
-  const other = first === key ? `-${key}` : key;
-  const turn = () => {
-    const sort = (at("sort") || "-created") === first ? other : first;
-    go({ sort: sort === "-created" ? "" : sort });
+  const label = { queue: "Queue", created: "Accepted", duration: "Time", ending: "State" }[key];
+  const reverse = first === key ? `-${key}` : key;
+  const onclick = () => {
+    const sort = (param("sort") || DEFAULT_SORT) === first ? reverse : first;
+    navigate({ sort: sort === DEFAULT_SORT ? "" : sort });
   };
-  head.append(make("button", { type: "button", class: "sort", onclick: turn }, words[key], make("i", { "aria-hidden": "true" })));
+  header.append(createElement("button", { type: "button", class: "sort", onclick }, label, createElement("i", { "aria-hidden": "true" })));
 }

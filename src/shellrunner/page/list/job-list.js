@@ -1,161 +1,163 @@
-/* The list of jobs as the service has it: page by page, then kept up by what the stream tells. Knows no elements. */
+/* The listed jobs as data: fetched page by page, then updated from the event stream. It must not know about the page's
+   elements. */
 
 import { get } from "../core/api.js";
 
-const LIMIT = 100;
-const JOB = "job_id,command,created,queue,labels,priority,state";
-const STATUS = "status_id,state,cancelling,attempt,started,completed,ending,exit_code,signal";
-const RESULT = "result_id,command,created,started,completed,duration,exit_code,signal,ending,attempt";
-// Only results can be sorted by these.
-const OF_RESULTS = new Set(["started", "completed", "duration", "exit_code", "ending"]);
-const AT_ONCE = 5;
+const PAGE_SIZE = 100;
+const JOB_FIELDS = "job_id,command,created,queue,labels,priority,state";
+const STATUS_FIELDS = "status_id,state,cancelling,attempt,started,completed,ending,exit_code,signal";
+const RESULT_FIELDS = "result_id,command,created,started,completed,duration,exit_code,signal,ending,attempt";
+// The sort keys that only /api/results has: sorting by them lists only jobs that are done.
+const RESULT_SORT_KEYS = new Set(["started", "completed", "duration", "exit_code", "ending"]);
+const STATES = ["waiting", "queued", "running", "done"];
+const MAX_CONCURRENT = 5;
 
-export class Listing {
-  /** Jobs in the order of the list; each has the keys of its job and status, and perhaps `duration`. */
+export class JobList {
+  /** The jobs in the order of the list. Each has `id`, the fields of its job and its status, and `duration`. */
   rows = [];
-  #known = new Map();
+  #jobs = new Map();
   #query = new URLSearchParams();
-  #next = null;
-  #extending = null;
+  #nextCursor = null;
+  #pendingPage = null;
 
-  /** Whether `rows` are those of the query that was asked for last, and not the ones before it. */
-  current = false;
+  /** Whether `rows` belong to the last query. While its first page is being fetched they belong to the one before. */
+  isCurrent = false;
 
-  get more() {
-    return this.#next !== null;
+  get hasMore() {
+    return this.#nextCursor !== null;
   }
 
-  /** Whether the list is sorted by something that only jobs have which are done. */
-  get doneOnly() {
-    return OF_RESULTS.has((this.#query.get("sort") || "").replace("-", ""));
+  /** Whether the sort order lists only jobs that are done. */
+  get listsResults() {
+    return RESULT_SORT_KEYS.has((this.#query.get("sort") || "").replace("-", ""));
   }
 
-  /** Begin anew with another query; what is there stays until its first page is. */
-  async read(query) {
+  /** Replace the query; the old rows stay until its first page has been fetched. */
+  async setQuery(query) {
     this.#query = query;
-    this.#known.clear();
-    this.#next = null;
-    this.current = false;
+    this.#jobs.clear();
+    this.#nextCursor = null;
+    this.isCurrent = false;
     try {
       await this.refresh();
     } catch (error) {
-      if (query !== this.#query) return; // another list is wanted by now
+      if (query !== this.#query) return; // the query was replaced meanwhile
       this.rows = [];
       throw error;
     }
   }
 
-  /** Read the first page again: what is new comes in, what lies behind it stays. */
+  /** Fetch the first page again. New jobs are added, the rows of the later pages stay. */
   async refresh() {
-    const page = await this.#page(null);
+    const page = await this.#fetchPage(null);
     if (!page) return;
-    const first = new Set(page.rows);
-    const rest = this.current ? this.rows.filter((job) => !first.has(job)) : [];
-    const joins = this.current && page.next && rest.length < this.rows.length;
-    if (!joins || !this.#next) this.#next = page.next;
-    this.rows = joins ? [...page.rows, ...rest] : page.rows;
-    this.current = true;
+    const firstPage = new Set(page.rows);
+    const rest = this.isCurrent ? this.rows.filter((job) => !firstPage.has(job)) : [];
+    // Without a common row there may be a gap between the new first page and the old rows.
+    const overlaps = this.isCurrent && page.nextCursor && rest.length < this.rows.length;
+    if (!overlaps || !this.#nextCursor) this.#nextCursor = page.nextCursor;
+    this.rows = overlaps ? [...page.rows, ...rest] : page.rows;
+    this.isCurrent = true;
   }
 
-  /** Read the next page; whoever asks while it is on its way waits for the same one. */
-  extend() {
-    this.#extending ??= this.#extend().finally(() => { this.#extending = null; });
-    return this.#extending;
+  /** Fetch the next page. Concurrent calls share one request. */
+  fetchMore() {
+    this.#pendingPage ??= this.#fetchMore().finally(() => { this.#pendingPage = null; });
+    return this.#pendingPage;
   }
 
-  async #extend() {
-    const cursor = this.#next;
-    const page = cursor && (await this.#page(cursor));
-    if (!page || cursor !== this.#next) return; // the list was read anew meanwhile
-    const there = new Set(this.rows);
-    this.rows = [...this.rows, ...page.rows.filter((job) => !there.has(job))];
-    this.#next = page.next;
+  async #fetchMore() {
+    const cursor = this.#nextCursor;
+    const page = cursor && (await this.#fetchPage(cursor));
+    if (!page || cursor !== this.#nextCursor) return; // the list was refreshed meanwhile
+    const listed = new Set(this.rows);
+    this.rows = [...this.rows, ...page.rows.filter((job) => !listed.has(job))];
+    this.#nextCursor = page.nextCursor;
   }
 
-  /** Take a status from the stream. True if the first page is to be read again: it may have changed. */
+  /** Apply a status from the event stream; returns whether the first page may have changed and should be refreshed. */
   update(status) {
-    const job = this.#known.get(status.status_id);
-    if (!job) return this.doneOnly ? status.done : this.#mayBelong(status);
+    const job = this.#jobs.get(status.status_id);
+    if (!job) return this.listsResults ? status.done : this.#mayBelong(status);
     Object.assign(job, status);
-    job.duration = lasted(job);
-    if (!this.#fits(job)) this.remove(status.status_id);
+    job.duration = durationOf(job);
+    if (!this.#matches(job)) this.remove(status.status_id);
     return false;
   }
 
   remove(id) {
-    this.#known.delete(id);
+    this.#jobs.delete(id);
     this.rows = this.rows.filter((job) => job.id !== id);
   }
 
+  /** Whether an unknown job may belong to the rows fetched so far. In the default order, newest first, a job that is
+      older than the last row belongs to a later page. */
   #mayBelong(status) {
-    // By default the newest come first: what is older than all that is shown is further down.
-    const newest = !this.#query.get("sort");
+    const newestFirst = !this.#query.get("sort");
     const last = this.rows.at(-1);
-    return !(newest && this.#next && last && status.status_id < last.id) && this.#fits(status);
+    return !(newestFirst && this.#nextCursor && last && status.status_id < last.id) && this.#matches(status);
   }
 
-  #fits(job) {
-    const among = (name, value) => !this.#query.get(name) || this.#query.get(name).split(",").includes(String(value));
-    return among("state", job.state) && among("ending", job.ending) && among("exit_code", job.exit_code);
+  #matches(job) {
+    const accepts = (name, value) => !this.#query.get(name) || this.#query.get(name).split(",").includes(String(value));
+    return accepts("state", job.state) && accepts("ending", job.ending) && accepts("exit_code", job.exit_code);
   }
 
-  async #page(cursor) {
+  async #fetchPage(cursor) {
     const query = this.#query;
-    const { found, next } = await (this.doneOnly ? this.#results(cursor) : this.#jobs(cursor));
-    if (query !== this.#query) return null; // another list is wanted by now
-    return { rows: found.map((about) => this.#keep(about)), next: cursorOf(next) };
+    const { found, next } = await (this.listsResults ? this.#fetchResults(cursor) : this.#fetchJobs(cursor));
+    if (query !== this.#query) return null; // the query was replaced meanwhile
+    return { rows: found.map((row) => this.#merge(row)), nextCursor: cursorOf(next) };
   }
 
-  async #jobs(cursor) {
-    // Both lists have the same order and the same cursors; between the two a job may have come or gone.
+  async #fetchJobs(cursor) {
+    // Both lists have the same order and the same cursors, but a job may be added or deleted between the two requests.
     const [jobs, statuses] = await Promise.all([
-      get(this.#path("/api/jobs", JOB, cursor)),
-      get(this.#path("/api/statuses", STATUS, cursor)),
+      get(this.#path("/api/jobs", JOB_FIELDS, cursor)),
+      get(this.#path("/api/statuses", STATUS_FIELDS, cursor)),
     ]);
-    const known = new Map(statuses.statuses.map((status) => [status.status_id, status]));
-    const lacking = jobs.jobs.filter((job) => !known.has(job.job_id));
-    await several(lacking, async (job) => known.set(job.job_id, await get(`/api/statuses/${job.job_id}`).catch(() => ({}))));
-    return { found: jobs.jobs.map((job) => ({ ...job, ...known.get(job.job_id), id: job.job_id })), next: jobs.next };
+    const byId = new Map(statuses.statuses.map((status) => [status.status_id, status]));
+    const missing = jobs.jobs.filter((job) => !byId.has(job.job_id));
+    await forEachConcurrently(missing, async ({ job_id: id }) => byId.set(id, await get(`/api/statuses/${id}`).catch(() => ({}))));
+    return { found: jobs.jobs.map((job) => ({ ...job, ...byId.get(job.job_id), id: job.job_id })), next: jobs.next };
   }
 
-  async #results(cursor) {
-    const page = await get(this.#path("/api/results", RESULT, cursor));
+  async #fetchResults(cursor) {
+    const page = await get(this.#path("/api/results", RESULT_FIELDS, cursor));
     const found = page.results.map((result) => ({ ...result, state: "done", id: result.result_id }));
-    // A result does not say where its job belongs.
-    await several(found.filter(({ id }) => this.#known.get(id)?.queue === undefined), async (job) => {
-      const { queue, labels, priority } = await get(`/api/jobs/${job.id}`).catch(() => ({}));
-      Object.assign(job, { queue, labels, priority });
+    // A result has neither queue nor labels.
+    await forEachConcurrently(found.filter(({ id }) => this.#jobs.get(id)?.queue === undefined), async (row) => {
+      const { queue, labels, priority } = await get(`/api/jobs/${row.id}`).catch(() => ({}));
+      Object.assign(row, { queue, labels, priority });
     });
     return { found, next: page.next };
   }
 
-  #keep(about) {
-    const job = this.#known.get(about.id) || {};
+  #merge(row) {
+    const job = this.#jobs.get(row.id) || {};
     const before = { ...job };
-    this.#known.set(about.id, Object.assign(job, about));
-    // The stream may have told more while the page was on its way.
-    if (progress(before) > progress(about)) Object.assign(job, before);
-    job.duration ??= lasted(job);
+    this.#jobs.set(row.id, Object.assign(job, row));
+    // The event stream may have delivered a later status while the page was being fetched.
+    if (progressOf(before) > progressOf(row)) Object.assign(job, before);
+    job.duration ??= durationOf(job);
     return job;
   }
 
   #path(list, fields, cursor) {
     const query = new URLSearchParams(this.#query);
     query.set("fields", fields);
-    query.set("limit", LIMIT);
+    query.set("limit", PAGE_SIZE);
     if (cursor) query.set("cursor", cursor);
     return `${list}?${query}`;
   }
 }
 
-const STATES = ["waiting", "queued", "running", "done"];
-
-/** How far a job is, as a number; attempts come before states. */
-function progress(job) {
+/** How far a job has come, as a number that never decreases: attempts first, then states. */
+function progressOf(job) {
   return (job.attempt ?? 0) * STATES.length + STATES.indexOf(job.state);
 }
 
-function lasted(job) {
+function durationOf(job) {
   return job.started && job.completed ? (Date.parse(job.completed) - Date.parse(job.started)) / 1000 : null;
 }
 
@@ -163,11 +165,10 @@ function cursorOf(next) {
   return next && new URLSearchParams(next.slice(next.indexOf("?"))).get("cursor");
 }
 
-/** Do something with each, a few at a time. */
-async function several(items, work) {
-  const left = [...items];
-  const workers = Array.from({ length: AT_ONCE }, async () => {
-    while (left.length) await work(left.shift());
+async function forEachConcurrently(items, work) {
+  const remaining = [...items];
+  const workers = Array.from({ length: MAX_CONCURRENT }, async () => {
+    while (remaining.length) await work(remaining.shift());
   });
   await Promise.all(workers);
 }

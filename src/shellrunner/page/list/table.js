@@ -1,90 +1,96 @@
-/* The list on the screen: one row a job, kept and moved rather than made anew. Knows no network. */
+/* The table of jobs: one row per job, updated and moved rather than created again, so that focus and selection stay.
+   It must not know about the network. */
 
-import { $, make, write } from "../ui/dom.js";
-import { badge } from "../ui/badge.js";
-import { changed, link } from "../core/address.js";
-import { copyButton } from "../ui/clipboard.js";
-import { duration, running, since } from "../ui/time-elements.js";
-import { plain } from "../core/escape.js";
+import { hashWith, linkTo } from "../core/address.js";
+import { escapeControls } from "../core/escape.js";
+import { formatDuration } from "../core/format.js";
+import { createBadge } from "../ui/badge.js";
+import { createCopyButton } from "../ui/clipboard.js";
+import { $, createElement, setText } from "../ui/dom.js";
+import { createAge, createElapsed } from "../ui/time-elements.js";
 
-const LONGEST = 500; // characters of a command: a row shows fewer
+const MAX_COMMAND = 500; // characters: more than a row can show
 
-const rows = $("rows");
-const made = new Map();
+const container = $("rows");
+const rows = new Map(); // by job id
 
-/** Show these jobs in this order; `open` is the id of the one that is looked at. */
-export function show(jobs, open) {
-  const wanted = new Set(jobs.map((job) => job.id));
-  for (const id of [...made.keys()].filter((each) => !wanted.has(each))) {
-    made.get(id).element.remove();
-    made.delete(id);
+/** Show these jobs in this order; `openId` is the job that is open beside the list. */
+export function showRows(jobs, openId) {
+  const listed = new Set(jobs.map((job) => job.id));
+  for (const id of [...rows.keys()].filter((each) => !listed.has(each))) {
+    rows.get(id).element.remove();
+    rows.delete(id);
   }
-  let place = rows.firstElementChild;
+  let current = container.firstElementChild;
   for (const job of jobs) {
-    const { element } = rowOf(job, open);
-    if (element === place) place = place.nextElementSibling;
-    else rows.insertBefore(element, place);
+    const { element } = updateRow(job, openId);
+    if (element === current) current = current.nextElementSibling;
+    else container.insertBefore(element, current);
   }
 }
 
-/** Move to the next (1) or previous (-1) job; returns its link. */
-export function step(by) {
-  const links = [...rows.querySelectorAll(".open")];
-  const here = links.findIndex((link) => link.closest(".row").matches(":focus-within, [data-open]"));
-  const link = links[Math.min(links.length - 1, Math.max(0, here < 0 ? 0 : here + by))];
-  link?.focus();
-  return link;
+/** Move the focus to the next job (1) or the previous one (-1). */
+export function moveFocus(offset) {
+  const links = [...container.querySelectorAll(".job-link")];
+  const index = links.findIndex((link) => link.closest(".row").matches(":focus-within, [data-open]"));
+  links[Math.min(links.length - 1, Math.max(0, index < 0 ? 0 : index + offset))]?.focus();
 }
 
-/** Put the focus on the link of this job. */
-export function focusOn(id) {
-  made.get(id)?.element.querySelector(".open")?.focus();
+/** Move the focus to this job. */
+export function focusRow(id) {
+  rows.get(id)?.element.querySelector(".job-link")?.focus();
 }
 
-function rowOf(job, open) {
-  let row = made.get(job.id);
-  if (!row) made.set(job.id, (row = { element: make("div", { role: "row", class: "row" }), said: "" }));
-  const said = JSON.stringify([job.state, job.cancelling, job.ending, job.exit_code, job.signal, job.started, job.duration,
-    job.queue, job.attempt]);
-  if (said !== row.said || job !== row.job) {
+/** Show a message below the table. */
+export function showListStatus(text) {
+  setText($("list-status"), text);
+}
+
+function updateRow(job, openId) {
+  let row = rows.get(job.id);
+  if (!row) rows.set(job.id, (row = { element: createElement("div", { role: "row", class: "row" }), fingerprint: "" }));
+  const fingerprint = JSON.stringify([job.state, job.cancelling, job.ending, job.exit_code, job.signal, job.started,
+    job.duration, job.queue, job.attempt]);
+  if (fingerprint !== row.fingerprint || job !== row.job) {
     const focused = row.element.contains(document.activeElement) && document.activeElement.className;
-    Object.assign(row, { said, job });
-    row.element.replaceChildren(...cells(job));
+    Object.assign(row, { fingerprint, job });
+    row.element.replaceChildren(...createCells(job));
     if (focused) row.element.getElementsByClassName(focused)[0]?.focus();
   }
-  row.element.toggleAttribute("data-open", job.id === open);
-  row.element.querySelector(".open").href = changed({ job: String(job.id) });
+  row.element.toggleAttribute("data-open", job.id === openId);
+  row.element.querySelector(".job-link").href = hashWith({ job: String(job.id) });
   return row;
 }
 
-function cells(job) {
-  const open = make("a", { class: "open", ...link({ job: String(job.id) }) }, plain(job.command, LONGEST));
+function createCells(job) {
+  const link = createElement("a", { class: "job-link", ...linkTo({ job: String(job.id) }) }, escapeControls(job.command, MAX_COMMAND));
   return [
-    cell("c-state", badge(job), job.attempt > 1 ? make("span", { class: "tries", title: `attempt ${job.attempt}` }, `×${job.attempt}`) : null),
-    cell("c-command", make("span", { class: "number" }, String(job.id)), open, copyButton("the command", () => job.command)),
-    cell("c-queue", ...queueOf(job)),
-    cell("c-when", since(job.created)),
-    cell("c-time", ...timeOf(job)),
+    createCell("state", createBadge(job), job.attempt > 1 ? createAttempt(job.attempt) : null),
+    createCell("command", createElement("span", { class: "job-id" }, String(job.id)), link, createCopyButton("Command", () => job.command)),
+    createCell("queue", ...createLabels(job)),
+    createCell("accepted", createAge(job.created)),
+    createCell("time", ...createTime(job)),
   ];
 }
 
-function cell(name, ...children) {
-  return make("span", { role: "cell", class: name }, ...children);
+function createCell(column, ...children) {
+  return createElement("span", { role: "cell", class: `column-${column}` }, ...children);
 }
 
-function queueOf(job) {
-  const labels = Object.entries(job.labels || {}).map(([name, value]) =>
-    make("a", { class: "chip", ...link({ label: `${name}:${value}` }), title: `Only these: ${plain(`${name}=${value}`, 300)}` }, plain(`${name}=${value}`, 60)));
-  const queue = job.queue && job.queue !== "default" ? [make("span", { class: "queue" }, job.queue)] : [];
+function createAttempt(number) {
+  return createElement("span", { class: "attempt", title: `Attempt ${number}` }, `×${number}`);
+}
+
+function createLabels(job) {
+  const labels = Object.entries(job.labels || {}).map(([name, value]) => {
+    const title = `Only jobs with ${escapeControls(`${name}=${value}`, 300)}`;
+    return createElement("a", { class: "chip", ...linkTo({ label: `${name}:${value}` }), title }, escapeControls(`${name}=${value}`, 60));
+  });
+  const queue = job.queue && job.queue !== "default" ? [createElement("span", { class: "queue" }, job.queue)] : [];
   return [...queue, ...labels];
 }
 
-function timeOf(job) {
-  if (job.state === "running" && job.started) return [running(job.started)];
-  return job.duration == null ? [] : [duration(job.duration)];
-}
-
-/** Say below the list what it is, or is not. */
-export function foot(words) {
-  write($("foot"), words);
+function createTime(job) {
+  if (job.state === "running" && job.started) return [createElapsed(job.started)];
+  return job.duration == null ? [] : [formatDuration(job.duration)];
 }

@@ -1,39 +1,40 @@
-/* Earlier commands, brought back by the arrow keys. They are the service's own list: the browser keeps nothing. */
+/* The command history for the arrow keys. It is read from the service's list of jobs; the browser stores nothing. */
 
 import { get } from "../core/api.js";
 
 const FIELDS = "command,cwd,timeout,queue";
+const MAX_JOBS = 200;
 
-export class Past {
-  #earlier = null;
-  #place = -1;
+export class CommandHistory {
+  #entries = null; // newest first
+  #index = -1; // -1 is the draft
   #draft = null;
 
-  /** The one before what is shown; `draft` is what stands there now. Null if there is none. */
-  async back(draft) {
-    this.#earlier ??= await read();
-    if (this.#place + 1 >= this.#earlier.length) return null;
-    if (this.#place < 0) this.#draft = draft;
-    this.#place += 1;
-    return this.#earlier[this.#place];
+  /** Return the entry before the current one, or null; `draft` is what to return to from the newest entry. */
+  async previous(draft) {
+    this.#entries ??= await fetchEntries();
+    if (this.#index + 1 >= this.#entries.length) return null;
+    if (this.#index < 0) this.#draft = draft;
+    this.#index += 1;
+    return this.#entries[this.#index];
   }
 
-  /** The one after it, at last the draft; null if the draft is shown already. */
-  forth() {
-    if (this.#place < 0) return null;
-    this.#place -= 1;
-    return this.#place < 0 ? this.#draft : this.#earlier[this.#place];
+  /** Return the entry after the current one, or the draft, or null if the draft is current. */
+  next() {
+    if (this.#index < 0) return null;
+    this.#index -= 1;
+    return this.#index < 0 ? this.#draft : this.#entries[this.#index];
   }
 
-  /** A command was run, or something was typed: begin anew. */
-  forget({ all = false } = {}) {
-    this.#place = -1;
-    if (all) this.#earlier = null;
+  /** Start at the newest entry again; `reload` fetches the entries again too. */
+  reset({ reload = false } = {}) {
+    this.#index = -1;
+    if (reload) this.#entries = null;
   }
 }
 
-async function read() {
-  const { jobs } = await get(`/api/jobs?fields=${FIELDS}&limit=200`);
+async function fetchEntries() {
+  const { jobs } = await get(`/api/jobs?fields=${FIELDS}&limit=${MAX_JOBS}`);
   const seen = new Set();
   return jobs.filter(({ command }) => !seen.has(command) && seen.add(command));
 }

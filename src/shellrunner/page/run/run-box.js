@@ -1,152 +1,154 @@
-/* The box in which a command is written and run. A submission whose answer was lost is sent again under the same key,
-   so that it can never run twice. */
+/* The form that runs a command. A submission whose response was lost is repeated with the same idempotency key, so that
+   the command runs once. */
 
-import { $, tell } from "../ui/dom.js";
-import { bodyOf, fieldsOf, keptOf, wordsOf } from "./rerun.js";
-import { Past } from "./history.js";
-import { Unreachable, ask } from "../core/api.js";
+import { Unreachable, request } from "../core/api.js";
+import { $, setTextOrHide } from "../ui/dom.js";
+import { CommandHistory } from "./history.js";
+import { buildBody, describeSettings, fieldsFrom, settingsFrom } from "./rerun.js";
 
-const PLACES = { command: "run-command", cwd: "run-cwd", timeout: "run-timeout", queue: "run-queue", env: "run-env" };
-const past = new Past();
-let kept = {};
-let original = null;
-let attempt = { body: "", key: "" };
+const INPUTS = { command: "run-command", cwd: "run-cwd", timeout: "run-timeout", queue: "run-queue", env: "run-env" };
+const MAX_ROWS = 12;
 
-/** Let the box work; `ran` gets each new job. */
-export function wireRunBox(ran) {
+const commandHistory = new CommandHistory();
+let settings = {}; // carried over from the job that is run again
+let originalCommand = null;
+let submission = { body: "", key: "" };
+
+/** Wire the form; `onSubmitted` is called with each new job. */
+export function wireRunBox(onSubmitted) {
   const command = $("run-command");
   $("run").addEventListener("submit", (event) => {
     event.preventDefault();
-    run(ran);
+    run(onSubmitted);
   });
   $("run").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("run").requestSubmit();
   });
-  command.addEventListener("keydown", travel);
+  command.addEventListener("keydown", browseHistory);
   command.addEventListener("input", () => {
-    past.forget();
-    grow();
+    commandHistory.reset();
+    fitRows();
   });
-  $("run-more").addEventListener("click", () => unfold($("run-options").hidden));
-  $("run-kept").querySelector("button").addEventListener("click", () => keep({}, null));
+  $("run-toggle-options").addEventListener("click", () => showOptions($("run-options").hidden));
+  $("run-settings").querySelector("button").addEventListener("click", () => carryOver({}, null));
 }
 
-/** Put the caret into the box. */
 export function focusRunBox() {
   $("run-command").focus();
 }
 
-/** Fill the box with what a job was, to be changed and run. */
-export function runAgain(job) {
-  keep(keptOf(job), job.command);
-  fill(fieldsOf(job));
+/** Fill the form from a job, so that it can be changed and run again. */
+export function fillFromJob(job) {
+  carryOver(settingsFrom(job), job.command);
+  fill(fieldsFrom(job));
   const { cwd, timeout, queue, env } = job;
-  unfold(Boolean(cwd || timeout || queue !== "default" || env.length || Object.keys(kept).length));
+  showOptions(Boolean(cwd || timeout || queue !== "default" || env.length || Object.keys(settings).length));
   focusRunBox();
 }
 
 function fill(fields) {
-  for (const [name, id] of Object.entries(PLACES)) $(id).value = fields[name] ?? "";
+  for (const [name, id] of Object.entries(INPUTS)) $(id).value = fields[name] ?? "";
   if (fields.queue === "default") $("run-queue").value = "";
-  grow();
+  fitRows();
 }
 
-function keep(what, command) {
-  kept = what;
-  original = command;
-  const words = wordsOf(kept);
-  $("run-kept").hidden = !words;
-  $("run-kept").querySelector("span").textContent = `Also as before: ${words}.`;
+function carryOver(newSettings, command) {
+  settings = newSettings;
+  originalCommand = command;
+  const description = describeSettings(settings);
+  $("run-settings").hidden = !description;
+  $("run-settings").querySelector("span").textContent = `Same settings as before: ${description}`;
 }
 
-function unfold(open) {
-  $("run-options").hidden = !open;
-  $("run-more").setAttribute("aria-expanded", String(open));
+function showOptions(visible) {
+  $("run-options").hidden = !visible;
+  $("run-toggle-options").setAttribute("aria-expanded", String(visible));
 }
 
-function grow() {
+function fitRows() {
   const area = $("run-command");
-  area.rows = Math.min(12, area.value.split("\n").length);
+  area.rows = Math.min(MAX_ROWS, area.value.split("\n").length);
 }
 
-async function travel(event) {
+async function browseHistory(event) {
   const { value, selectionStart, selectionEnd } = event.target;
   if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey || selectionStart !== selectionEnd) return;
-  const atTop = event.key === "ArrowUp" && !value.slice(0, selectionStart).includes("\n");
-  const atBottom = event.key === "ArrowDown" && !value.slice(selectionStart).includes("\n");
-  if (!atTop && !atBottom) return;
+  // In the other lines of a longer command the arrow keys move the caret.
+  const fromFirstLine = event.key === "ArrowUp" && !value.slice(0, selectionStart).includes("\n");
+  const fromLastLine = event.key === "ArrowDown" && !value.slice(selectionStart).includes("\n");
+  if (!fromFirstLine && !fromLastLine) return;
   event.preventDefault();
-  const found = atTop ? await past.back(read()).catch(() => null) : past.forth();
-  if (found) fill({ env: $("run-env").value, ...found });
+  const entry = fromFirstLine ? await commandHistory.previous(readInputs()).catch(() => null) : commandHistory.next();
+  if (entry) fill({ env: $("run-env").value, ...entry });
 }
 
-function read() {
-  return Object.fromEntries(Object.entries(PLACES).map(([name, id]) => [name, $(id).value]));
+function readInputs() {
+  return Object.fromEntries(Object.entries(INPUTS).map(([name, id]) => [name, $(id).value]));
 }
 
-/** The fields as a job has them; throws words that say what to mend. */
-function asked() {
-  const { command, cwd, timeout, queue, env } = read();
+/** Return the fields as the API takes them. Throws an Error whose message names the field that is wrong. */
+function parseInputs() {
+  const { command, cwd, timeout, queue, env } = readInputs();
   const fields = { command };
   if (cwd.trim()) fields.cwd = cwd.trim();
-  if (timeout.trim()) fields.timeout = seconds(timeout.trim());
+  if (timeout.trim()) fields.timeout = parseSeconds(timeout.trim());
   if (queue.trim()) fields.queue = queue.trim();
-  if (env.trim()) fields.env = variables(env);
+  if (env.trim()) fields.env = parseVariables(env);
   return fields;
 }
 
-function seconds(text) {
-  const number = Number(text);
-  if (!(number > 0)) throw new Error(`Timeout: ${text} is not a number of seconds above 0.`);
-  return number;
+function parseSeconds(text) {
+  const seconds = Number(text);
+  if (!(seconds > 0)) throw new Error(`Timeout: “${text}” is not a number of seconds greater than 0`);
+  return seconds;
 }
 
-function variables(text) {
+function parseVariables(text) {
   const lines = text.split("\n").filter((line) => line.trim());
   return Object.fromEntries(lines.map((line) => {
-    const cut = line.indexOf("=");
-    if (cut < 1) throw new Error(`Environment: “${line}” is not NAME=value.`);
-    return [line.slice(0, cut).trim(), line.slice(cut + 1)];
+    const separator = line.indexOf("=");
+    if (separator < 1) throw new Error(`Environment: “${line}” is not NAME=value`);
+    return [line.slice(0, separator).trim(), line.slice(separator + 1)];
   }));
 }
 
-async function run(ran) {
-  if ($("run-go").disabled || !$("run-command").value.trim()) return focusRunBox();
-  $("run-go").disabled = true;
+async function run(onSubmitted) {
+  if ($("run-submit").disabled || !$("run-command").value.trim()) return focusRunBox();
+  $("run-submit").disabled = true;
   try {
-    const job = await submit(bodyOf(asked(), kept, original));
-    tell($("run-error"), "");
+    const job = await submit(buildBody(parseInputs(), settings, originalCommand));
+    setTextOrHide($("run-error"), "");
     clear();
-    ran(job);
+    onSubmitted(job);
   } catch (error) {
-    tell($("run-error"), wordsFor(error));
+    setTextOrHide($("run-error"), describeError(error));
   } finally {
-    $("run-go").disabled = false;
+    $("run-submit").disabled = false;
   }
 }
 
 async function submit(body) {
   const text = JSON.stringify(body);
-  if (attempt.body !== text) attempt = { body: text, key: newKey() };
-  const job = await ask("POST", "/api/jobs", { body, headers: { "Idempotency-Key": `"${attempt.key}"` } });
-  attempt = { body: "", key: "" };
+  if (submission.body !== text) submission = { body: text, key: createKey() };
+  const job = await request("POST", "/api/jobs", { body, headers: { "Idempotency-Key": `"${submission.key}"` } });
+  submission = { body: "", key: "" };
   return job;
 }
 
-function newKey() {
-  // randomUUID is there for HTTPS and localhost only.
+function createKey() {
+  // crypto.randomUUID exists for HTTPS and localhost only.
   return Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-");
 }
 
 function clear() {
-  past.forget({ all: true });
-  keep({}, null);
+  commandHistory.reset({ reload: true });
+  carryOver({}, null);
   fill({});
-  unfold(false);
+  showOptions(false);
 }
 
-function wordsFor(error) {
-  if (error instanceof Unreachable) return "The service cannot be reached. Run it again once it is back: it will not run twice.";
-  const faults = (error.errors || []).map(({ pointer, detail }) => `${pointer.replace("#/", "")}: ${detail}`);
-  return faults.length ? faults.join("\n") : error.message;
+function describeError(error) {
+  if (error instanceof Unreachable) return "Cannot reach the service. Run the command again later: it will not run twice.";
+  const details = (error.errors || []).map(({ pointer, detail }) => `${pointer.replace("#/", "")}: ${detail}`);
+  return details.length ? details.join("\n") : error.message;
 }

@@ -1,86 +1,81 @@
-/* Output as a terminal is to have it: stderr in a colour of its own, each stream's own colours kept apart, times before
-   lines if they are wanted. Text in, text out; knows no terminal. */
+/* Output as text for the terminal: stderr has a colour of its own, the colours that each stream sets do not affect the
+   other, and lines begin with their time if that is wanted. Text in, text out. */
+
+import { formatTimestamp } from "../core/format.js";
 
 const TOKENS = /(\x1b\[[\d;:]*m|[\r\n]+)/;
 const SGR = /^\x1b\[([\d;:]*)m$/;
 const RESET = "\x1b[0m";
 const DIM = "\x1b[0;90m";
-const TINTS = { stdout: "", stderr: "\x1b[38;5;173m" };
-const LONGEST = 256; // of the colours in force that are remembered
+const BASE_COLORS = { stdout: "", stderr: "\x1b[38;5;173m" };
+const MAX_STYLE = 256; // characters of SGR sequences that are remembered
 
-/** What one stream writes with: its tint, and the colours that it has set itself. */
-class Pen {
-  #tint;
-  #set = "";
+/** The style that one stream has set, on top of the stream's base colour. */
+class StreamStyle {
+  #baseColor;
+  #sequences = "";
 
-  constructor(tint) {
-    this.#tint = tint;
+  constructor(baseColor) {
+    this.#baseColor = baseColor;
   }
 
-  /** What makes the terminal write like this pen. */
-  get stroke() {
-    return RESET + this.#tint + this.#set;
+  /** The sequence that switches the terminal to this style. */
+  get sequence() {
+    return RESET + this.#baseColor + this.#sequences;
   }
 
-  /** Take a sequence that the stream wrote; returns what the terminal is to get. */
-  take(sequence, parameters) {
-    const rest = /^0*(?:;(.*))?$/.exec(parameters);
-    if (rest) {
-      this.#set = rest[1] ? `\x1b[${rest[1]}m` : "";
-      return this.stroke;
+  /** Apply an SGR sequence of the stream; returns the sequence for the terminal. */
+  apply(sequence, parameters) {
+    const reset = /^0*(?:;(.*))?$/.exec(parameters);
+    if (reset) {
+      this.#sequences = reset[1] ? `\x1b[${reset[1]}m` : "";
+      return this.sequence;
     }
-    this.#set = (this.#set + sequence).slice(-LONGEST).replace(/^[^\x1b]+/, "");
-    // The default colour is the tint.
-    return parameters === "39" ? sequence + this.#tint : sequence;
+    this.#sequences = (this.#sequences + sequence).slice(-MAX_STYLE).replace(/^[^\x1b]+/, "");
+    // SGR 39 selects the default colour, which is the base colour here.
+    return parameters === "39" ? sequence + this.#baseColor : sequence;
   }
 }
 
-export class Painter {
+export class AnsiPainter {
   #only;
-  #times;
-  #pens = { stdout: new Pen(TINTS.stdout), stderr: new Pen(TINTS.stderr) };
-  #last = "stdout";
-  #fresh = true;
-  #begun = false;
+  #showTimes;
+  #styles = { stdout: new StreamStyle(BASE_COLORS.stdout), stderr: new StreamStyle(BASE_COLORS.stderr) };
+  #lastStream = "stdout";
+  #atLineStart = true;
+  #hasOutput = false;
 
-  /** `only` is the one stream that is wanted, or nothing; `times` is whether lines begin with their time. */
-  constructor({ only, times }) {
+  /** `only` is the one stream to show, or "" for both. */
+  constructor({ only, showTimes }) {
     this.#only = only;
-    this.#times = times;
+    this.#showTimes = showTimes;
   }
 
-  /** The terminal's text of one piece: {stream, text, time}. */
+  /** Return a chunk of output as text for the terminal. */
   paint({ stream, text, time }) {
     if (this.#only && stream !== this.#only) return "";
-    const pen = this.#pens[stream];
-    const turn = stream === this.#last ? "" : pen.stroke;
-    this.#last = stream;
-    this.#begun = true;
-    if (!this.#times && !text.includes("\x1b[")) return turn + text;
-    return turn + text.split(TOKENS).map((token) => this.#token(token, pen, time)).join("");
+    const style = this.#styles[stream];
+    const styleSwitch = stream === this.#lastStream ? "" : style.sequence;
+    this.#lastStream = stream;
+    this.#hasOutput = true;
+    if (!this.#showTimes && !text.includes("\x1b[")) return styleSwitch + text;
+    return styleSwitch + text.split(TOKENS).map((token) => this.#paintToken(token, style, time)).join("");
   }
 
-  /** A line of our own between the output. */
-  remark(words) {
-    const before = this.#begun ? "\r\n" : "";
-    this.#fresh = this.#begun = true;
-    return `${before}${DIM}${words}${RESET}\r\n${this.#pens[this.#last].stroke}`;
+  /** Return a line of the page's own, set apart from the output. */
+  paintNotice(text) {
+    const lineEnd = this.#hasOutput ? "\r\n" : "";
+    this.#atLineStart = this.#hasOutput = true;
+    return `${lineEnd}${DIM}${text}${RESET}\r\n${this.#styles[this.#lastStream].sequence}`;
   }
 
-  #token(token, pen, time) {
+  #paintToken(token, style, time) {
     if (token === "") return "";
-    const sequence = SGR.exec(token);
-    if (sequence) return pen.take(token, sequence[1]);
-    if (!this.#times) return token;
-    const begins = this.#fresh && !/^[\r\n]/.test(token);
-    this.#fresh = /[\r\n]$/.test(token);
-    return begins ? `${DIM}${clock(time)} ${pen.stroke}${token}` : token;
+    const sgr = SGR.exec(token);
+    if (sgr) return style.apply(token, sgr[1]);
+    if (!this.#showTimes) return token;
+    const beginsLine = this.#atLineStart && !/^[\r\n]/.test(token);
+    this.#atLineStart = /[\r\n]$/.test(token);
+    return beginsLine ? `${DIM}${formatTimestamp(time)} ${style.sequence}${token}` : token;
   }
-}
-
-/** The time of day to the millisecond, where the reader is. */
-function clock(instant) {
-  const then = new Date(instant);
-  const pad = (number, digits = 2) => String(number).padStart(digits, "0");
-  return `${pad(then.getHours())}:${pad(then.getMinutes())}:${pad(then.getSeconds())}.${pad(then.getMilliseconds(), 3)}`;
 }

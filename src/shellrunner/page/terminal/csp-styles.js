@@ -1,29 +1,30 @@
-/* xterm.js writes its colours into <style> elements and style attributes, which this page's Content-Security-Policy
-   allows to nobody: injected styles can read a page out. What scripts set on a sheet or a style object is allowed. So
-   for xterm a "style" element is a sheet, and the style attribute of a "span" is its style object. */
+/* A replacement for the styles that xterm.js injects. It writes its colours into <style> elements and style attributes,
+   which this page's Content-Security-Policy forbids, because injected styles can exfiltrate a page's content. Styles
+   that scripts set through the CSSOM are allowed: so a "style" element becomes a constructed style sheet, and the style
+   attribute of a "span" becomes its style object. */
 
-const create = Document.prototype.createElement.bind(document);
+const createElement = Document.prototype.createElement.bind(document);
 
-function sheet() {
-  const own = new CSSStyleSheet();
-  document.adoptedStyleSheets.push(own);
-  // It is put into the page and taken out again as if it were the element.
-  return Object.defineProperty(create("template"), "textContent", { set: (text) => own.replaceSync(text) });
+function createStyleSheet() {
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets.push(sheet);
+  // xterm.js inserts and removes it as if it were the element.
+  return Object.defineProperty(createElement("template"), "textContent", { set: (text) => sheet.replaceSync(text) });
 }
 
-function span() {
-  const element = create("span");
-  element.setAttribute = function set(name, value) {
+function createSpan() {
+  const span = createElement("span");
+  span.setAttribute = function setAttribute(name, value) {
     if (name === "style") this.style.cssText = value;
     else Element.prototype.setAttribute.call(this, name, value);
   };
-  return element;
+  return span;
 }
 
-/** Have this page's own document make such elements from now on. */
-export function keepStylesStrict() {
+/** Replace this document's createElement. */
+export function installCspStyles() {
   document.createElement = (tag, options) => {
-    if (tag === "style") return sheet();
-    return tag === "span" ? span() : create(tag, options);
+    if (tag === "style") return createStyleSheet();
+    return tag === "span" ? createSpan() : createElement(tag, options);
   };
 }

@@ -1,55 +1,56 @@
-/* The last of a job's output, so that it can be shown anew in another way. Bounded: what is older is left to the
-   service, which has all of it. Pieces are numbered from the first that ever came. Knows no screen. */
+/* The most recent output of a job, kept so that it can be displayed again with other options. It is bounded: older
+   output is left to the service, which has all of it. Chunks are numbered from the first one ever added. */
 
-const MOST = 8_000_000; // characters
-const PIECES = 100_000;
-const WIDE = 1000; // a longer line need not be measured
+const MAX_CHARACTERS = 8_000_000;
+const MAX_CHUNKS = 100_000;
+const MAX_LINE = 1000; // characters: the terminal is never wider, so longer lines need not be measured
+const MIN_COMPACTION = 10_000; // chunks
 
-export class Record {
-  /** The number of the first piece that is still here. */
-  begin = 0;
-  /** How many characters the longest line has. */
-  longest = 0;
-  #pieces = [];
-  #gone = 0;
-  #length = 0;
-  #line = 0;
+export class OutputBuffer {
+  /** The number of the first chunk that is still here. */
+  start = 0;
+  /** The length of the longest line in characters. */
+  longestLine = 0;
+  #chunks = [];
+  #offset = 0; // the number of #chunks[0]; the chunks before `start` are dropped already, but not removed yet
+  #characters = 0;
+  #currentLine = 0;
 
-  /** The number that the next piece will have. */
+  /** The number that the next chunk will have. */
   get end() {
-    return this.#gone + this.#pieces.length;
+    return this.#offset + this.#chunks.length;
   }
 
   at(number) {
-    return this.#pieces[number - this.#gone];
+    return this.#chunks[number - this.#offset];
   }
 
-  /** Add a piece: {stream, text, time} of output, or {remark: words}. */
-  add(piece) {
-    this.#pieces.push(piece);
-    this.#length += lengthOf(piece);
-    if (piece.text) this.#measure(piece.text);
-    while (this.#length > MOST || this.end - this.begin > PIECES) this.#shed();
+  /** Add a chunk: {stream, text, time} of output, or {notice} of the page's own. */
+  add(chunk) {
+    this.#chunks.push(chunk);
+    this.#characters += lengthOf(chunk);
+    if (chunk.text) this.#measureLines(chunk.text);
+    while (this.#characters > MAX_CHARACTERS || this.end - this.start > MAX_CHUNKS) this.#dropFirst();
   }
 
-  #shed() {
-    this.#length -= lengthOf(this.at(this.begin));
-    this.begin += 1;
-    if (this.begin - this.#gone < 10_000 && this.begin < this.end) return;
-    this.#pieces = this.#pieces.slice(this.begin - this.#gone); // not one by one: that would copy all of them each time
-    this.#gone = this.begin;
+  #dropFirst() {
+    this.#characters -= lengthOf(this.at(this.start));
+    this.start += 1;
+    if (this.start - this.#offset < MIN_COMPACTION && this.start < this.end) return;
+    this.#chunks = this.#chunks.slice(this.start - this.#offset); // many at once, because it copies all that remain
+    this.#offset = this.start;
   }
 
-  #measure(text) {
-    if (this.longest >= WIDE) return;
+  #measureLines(text) {
+    if (this.longestLine >= MAX_LINE) return;
     for (const [number, line] of text.split("\n").entries()) {
-      this.#line = number ? line.length : this.#line + line.length;
-      this.longest = Math.max(this.longest, this.#line);
+      this.#currentLine = number ? line.length : this.#currentLine + line.length;
+      this.longestLine = Math.max(this.longestLine, this.#currentLine);
     }
   }
 }
 
-/** How many characters a piece has. */
-export function lengthOf(piece) {
-  return piece.text?.length ?? 0;
+/** The length of a chunk's output in characters. */
+export function lengthOf(chunk) {
+  return chunk.text?.length ?? 0;
 }

@@ -1,91 +1,95 @@
-/* A job's output from the stream to the screen, no faster than the screen takes it. Of much output only the end is
-   fetched: the stream can be entered anywhere, because its ids are places in the output. */
+/* Transfers a job's output from its event stream to the terminal, no faster than the terminal draws it (backpressure).
+   Of a large output only the end is fetched: event ids are byte offsets, so the stream can be entered anywhere. */
 
-import { Painter } from "./ansi-painter.js";
-import { Record, lengthOf } from "./output-buffer.js";
-import { Stream } from "../core/event-stream.js";
 import { send } from "../core/api.js";
-import { size } from "../core/labels.js";
-import { withoutPiles } from "../core/escape.js";
+import { limitMarks } from "../core/escape.js";
+import { EventStream } from "../core/event-stream.js";
+import { formatSize } from "../core/format.js";
+import { afterFrame } from "../core/scheduling.js";
+import { AnsiPainter } from "./ansi-painter.js";
+import { OutputBuffer, lengthOf } from "./output-buffer.js";
 
-const MUCH = 8_000_000; // bytes: of what is more, only the end is shown
-const END = 2_000_000; // bytes of it
-const AT_ONCE = 150_000; // characters for the screen between two frames; fewer of those that take it long
-const AT_FIRST = 2000;
-const AT_LEAST = 250;
-const LONG = 60; // milliseconds
-const WAITING = 2_000_000; // characters that wait for the screen: more is not fetched
+const MAX_BACKLOG = 8_000_000; // bytes: of a larger backlog only the end is fetched
+const TAIL = 2_000_000; // bytes of the end
+const MAX_QUEUED = 2_000_000; // characters that the terminal has not drawn yet; above this the stream is paused
 
-export class Tap {
-  #screen;
-  #told;
+// How much is written to the terminal between two frames, in characters. It adapts to the time that the terminal takes,
+// because some escape sequences cost it thousands of times as much as a letter.
+const MAX_BATCH = 150_000;
+const FIRST_BATCH = 2000;
+const MIN_BATCH = 250;
+const MAX_WRITE_TIME = 60; // milliseconds
+
+export class OutputPump {
+  #terminal;
+  #listener;
   #path;
   #stream;
   #painter;
-  #record = new Record();
-  #next = 0; // the piece that the screen gets next
-  #rest = ""; // what is left of the one before
-  #portion = AT_FIRST;
-  #waiting = 0;
-  #busy = false; // the screen has not taken or shown yet what it was given
-  #place = 0;
-  #held = false;
-  #entered = false;
+  #buffer = new OutputBuffer();
+  #nextChunk = 0; // the number of the chunk to paint next
+  #painted = ""; // painted text that has not been written yet
+  #batchSize = FIRST_BATCH;
+  #queued = 0;
+  #writing = false; // the terminal has not yet drawn the last batch
+  #offset = 0; // bytes of output received or skipped
+  #paused = false;
+  #inMidLine = false;
   #closed = false;
-  #resting = false;
+  #suspended = false;
 
-  /** `view` is {only, times}; `told` has status(document), done(document), line(state), over(status), and
-      moved() whenever something of this has changed. */
-  constructor(job, screen, view, told) {
-    this.#screen = screen;
-    this.#told = told;
-    this.#painter = new Painter(view);
-    this.#path = `/api/statuses/${job}`;
-    this.#stream = new Stream(`${this.#path}/events`, this.#path, {
+  /** `view` is {only, showTimes}; `listener` has status(document), done(document), connection(state), failed(status),
+      and changed() for whatever else this object shows. */
+  constructor(jobId, terminal, view, listener) {
+    this.#terminal = terminal;
+    this.#listener = listener;
+    this.#painter = new AnsiPainter(view);
+    this.#path = `/api/statuses/${jobId}`;
+    this.#stream = new EventStream(`${this.#path}/events`, this.#path, {
       event: (name, document, id) => this.#event(name, document, id),
-      state: told.line,
-      over: (status) => this.#over(status),
+      state: listener.connection,
+      failed: (status) => this.#failed(status),
     });
-    screen.clear();
+    terminal.clear();
   }
 
-  /** How many bytes of output were passed over. */
+  /** How many bytes of output were skipped. */
   skipped = 0;
-  /** How many bytes the service could not store. */
+  /** How many bytes of output the service did not store. */
   dropped = { stdout: 0, stderr: 0 };
 
-  get longest() {
-    return this.#record.longest;
+  get longestLine() {
+    return this.#buffer.longestLine;
   }
 
-  /** Whether no output has come yet. */
-  get silent() {
-    return this.#record.end === 0;
+  /** Whether no output has been received yet. */
+  get isEmpty() {
+    return this.#buffer.end === 0;
   }
 
-  /** Begin, or go on where it was left; what is too far ahead is passed over. */
-  async open(how) {
-    const total = await this.#total();
-    if (this.#closed || this.#resting) return;
-    if (total - this.#place <= MUCH) return this.#stream.open(this.#stream.id, how);
-    this.#skip(total - END);
-    this.#stream.open(String(this.#place), how);
+  /** Connect, or reconnect at the offset reached, skipping what is too far behind the end. */
+  async open(options) {
+    const total = await this.#totalBytes();
+    if (this.#closed || this.#suspended) return;
+    if (total - this.#offset <= MAX_BACKLOG) return this.#stream.open(this.#stream.lastId, options);
+    this.#skipTo(total - TAIL);
+    this.#stream.open(String(this.#offset), options);
   }
 
-  /** Try to connect at once. */
-  hurry() {
-    this.#stream.hurry();
+  /** Reconnect at once if a retry is scheduled. */
+  retryNow() {
+    this.#stream.retryNow();
   }
 
-  /** Hold no connection until `wake`. */
-  rest() {
-    this.#resting = true;
+  /** Disconnect until `resume`. */
+  suspend() {
+    this.#suspended = true;
     this.#stream.close();
   }
 
-  wake() {
-    this.#resting = this.#held = false;
-    this.open({ quietly: true });
+  resume() {
+    this.#suspended = this.#paused = false;
+    this.open({ silent: true });
   }
 
   close() {
@@ -93,122 +97,112 @@ export class Tap {
     this.#stream.close();
   }
 
-  /** Show all that is here in another way. */
-  show(view) {
-    this.#painter = new Painter(view);
-    this.#screen.clear();
+  /** Display the buffered output again with another view. */
+  setView(view) {
+    this.#painter = new AnsiPainter(view);
+    this.#terminal.clear();
     this.#rewind();
     this.#pump();
   }
 
   #rewind() {
-    this.#next = this.#record.begin;
-    this.#rest = "";
-    this.#waiting = 0;
-    for (let at = this.#next; at < this.#record.end; at += 1) this.#waiting += lengthOf(this.#record.at(at));
+    this.#nextChunk = this.#buffer.start;
+    this.#painted = "";
+    this.#queued = 0;
+    for (let number = this.#nextChunk; number < this.#buffer.end; number += 1) this.#queued += lengthOf(this.#buffer.at(number));
   }
 
-  async #total() {
+  async #totalBytes() {
     const response = await send(`${this.#path}/output`, { method: "HEAD" }).catch(() => null);
-    await response?.text(); // an answer that is left unread is broken off
-    return response?.ok ? Number(response.headers.get("Content-Length")) : 0; // else the stream says what is wrong
+    await response?.text(); // a response whose body is not read counts as an aborted request
+    return response?.ok ? Number(response.headers.get("Content-Length")) : 0; // the stream will report the error
   }
 
   #event(name, document, id) {
-    if (name === "stdout" || name === "stderr") this.#take(name, document, id);
-    else if (name === "status") this.#told.status(document);
+    if (name === "stdout" || name === "stderr") this.#receive(name, document, id);
+    else if (name === "status") this.#listener.status(document);
     else if (name === "dropped") this.dropped[document.stream] = document.bytes;
     else if (name === "done") this.#done(document);
-    this.#told.moved();
+    this.#listener.changed();
   }
 
   #done(document) {
     this.#stream.close();
-    this.#told.done(document);
+    this.#listener.done(document);
   }
 
-  #take(stream, { text, time }, id) {
-    this.#place = parseInt(id, 10);
-    this.#add({ stream, text: this.#entered ? wholeLines(text) : text, time });
-    this.#entered = false;
-    if (this.#waiting > WAITING && !this.#held) {
-      this.#held = true;
+  #receive(stream, { text, time }, id) {
+    this.#offset = parseInt(id, 10);
+    this.#add({ stream, text: this.#inMidLine ? dropPartialLine(text) : text, time });
+    this.#inMidLine = false;
+    if (this.#queued > MAX_QUEUED && !this.#paused) {
+      this.#paused = true;
       this.#stream.close();
     }
   }
 
-  #skip(place) {
-    const left = place - this.#place;
-    this.#place = place;
-    this.#entered = true;
-    this.skipped += left;
-    this.#add({ remark: `⋯ ${size(left)} of output left out here; the download has all of it ⋯` });
+  #skipTo(offset) {
+    const skipped = offset - this.#offset;
+    this.#offset = offset;
+    this.#inMidLine = true;
+    this.skipped += skipped;
+    this.#add({ notice: `⋯ ${formatSize(skipped)} of output skipped; download it to see all of it ⋯` });
   }
 
-  #add(piece) {
-    this.#record.add(piece);
-    this.#waiting += lengthOf(piece);
+  #add(chunk) {
+    this.#buffer.add(chunk);
+    this.#queued += lengthOf(chunk);
     this.#pump();
   }
 
   #pump() {
-    if (!this.#busy) this.#give();
-    if (!this.#held || this.#waiting > WAITING / 4) return;
-    this.#held = false;
-    this.open({ quietly: true });
+    if (!this.#writing) this.#writeBatch();
+    if (!this.#paused || this.#queued > MAX_QUEUED / 4) return;
+    this.#paused = false;
+    this.open({ silent: true });
   }
 
-  #give() {
-    if (this.#next < this.#record.begin) this.#rewind();
-    while (this.#rest.length < this.#portion && this.#next < this.#record.end) {
-      this.#rest += this.#painted(this.#record.at(this.#next++));
+  #writeBatch() {
+    if (this.#nextChunk < this.#buffer.start) this.#rewind();
+    while (this.#painted.length < this.#batchSize && this.#nextChunk < this.#buffer.end) {
+      this.#painted += this.#paint(this.#buffer.at(this.#nextChunk++));
     }
-    const text = this.#rest.slice(0, this.#portion);
-    if (!text) return;
-    this.#rest = this.#rest.slice(text.length);
-    this.#busy = true;
-    const began = performance.now();
-    this.#screen.write(text, () => {
-      this.#pace(performance.now() - began);
-      nextFrame(() => {
-        this.#busy = false;
+    const batch = this.#painted.slice(0, this.#batchSize);
+    if (!batch) return;
+    this.#painted = this.#painted.slice(batch.length);
+    this.#writing = true;
+    const start = performance.now();
+    this.#terminal.write(batch, () => {
+      this.#adaptBatchSize(performance.now() - start);
+      afterFrame(() => {
+        this.#writing = false;
         if (!this.#closed) this.#pump();
       });
     });
   }
 
-  /** Give less at once of what keeps the terminal busy: some sequences cost it thousands of times what a letter does. */
-  #pace(took) {
-    this.#portion = Math.min(AT_ONCE, Math.max(AT_LEAST, this.#portion * (took > LONG ? 0.25 : 2)));
+  #adaptBatchSize(writeTime) {
+    const factor = writeTime > MAX_WRITE_TIME ? 0.25 : 2;
+    this.#batchSize = Math.min(MAX_BATCH, Math.max(MIN_BATCH, this.#batchSize * factor));
   }
 
-  #painted(piece) {
-    this.#waiting -= lengthOf(piece);
-    return piece.remark ? this.#painter.remark(piece.remark) : this.#painter.paint({ ...piece, text: withoutPiles(piece.text) });
+  #paint(chunk) {
+    this.#queued -= lengthOf(chunk);
+    if (chunk.notice) return this.#painter.paintNotice(chunk.notice);
+    return this.#painter.paint({ ...chunk, text: limitMarks(chunk.text) });
   }
 
-  #over(status) {
-    if (status !== 400) return this.#told.over(status);
-    // Another history: there is no such place in it.
-    this.#place = 0;
+  #failed(status) {
+    if (status !== 400) return this.#listener.failed(status);
+    // The service now has another history, in which this offset is not valid.
+    this.#offset = 0;
     this.#stream.open();
   }
 }
 
-/** What follows the first end of a line: the rest of a line, or half a character, would only confuse. */
-function wholeLines(text) {
+/** The text after the first line end. Output that is entered anywhere may begin in the middle of a line, an escape
+    sequence or a character. */
+function dropPartialLine(text) {
   const end = text.indexOf("\n");
   return end < 0 ? text.replace(/^\ufffd+/, "") : text.slice(end + 1);
-}
-
-/** Let the page be drawn before `work`. In a tab that is not seen nothing is drawn, and there is nothing to wait for. */
-function nextFrame(work) {
-  if (document.hidden) return work();
-  const timer = setTimeout(run, 250); // should the tab be hidden now
-  const frame = requestAnimationFrame(run);
-  function run() {
-    clearTimeout(timer);
-    cancelAnimationFrame(frame);
-    work();
-  }
 }

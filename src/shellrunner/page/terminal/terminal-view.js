@@ -1,15 +1,15 @@
-/* The terminal on the screen: xterm.js with its addons, sized to its place, searched, followed, copied from. What a
-   command writes is drawn by it and nothing else. Knows no job and no network. */
+/* The terminal that displays output: xterm.js with its addons, fitted to its container, with search, scrolling and
+   copying. It must not know about jobs or the network. */
 
-import { keepStylesStrict } from "./csp-styles.js";
-import { tame } from "./terminal-guard.js";
+import { installCspStyles } from "./csp-styles.js";
+import { guardTerminal } from "./terminal-guard.js";
 import { FitAddon } from "../vendor/addon-fit.mjs";
 import { SearchAddon } from "../vendor/addon-search.mjs";
 import { Unicode11Addon } from "../vendor/addon-unicode11.mjs";
 import { Terminal } from "../vendor/xterm.mjs";
 
-const CELLS = 4_000_000; // of scrollback: each takes 12 bytes
-const WIDEST = 1000; // columns of an unwrapped line
+const MAX_CELLS = 4_000_000; // of scrollback; a cell takes 12 bytes
+const MAX_COLUMNS = 1000; // of an unwrapped line
 const THEMES = {
   light: {
     background: "#ffffff", foreground: "#1c2127", cursor: "#ffffff", selectionBackground: "#b6d4fe",
@@ -26,90 +26,90 @@ const THEMES = {
     overviewRulerBorder: "#00000000", scrollbarSliderBackground: "#ffffff26", scrollbarSliderHoverBackground: "#ffffff40", scrollbarSliderActiveBackground: "#ffffff55",
   },
 };
-const MATCHES = {
+const MATCH_COLORS = {
   light: { matchBackground: "#ffe08a", activeMatchBackground: "#ffa940", matchOverviewRuler: "#c99a00", activeMatchColorOverviewRuler: "#d06000" },
   dark: { matchBackground: "#5c4a10", activeMatchBackground: "#a56a00", matchOverviewRuler: "#c99a00", activeMatchColorOverviewRuler: "#ffb040" },
 };
 
-export class Screen {
-  #place;
+export class TerminalView {
+  #container;
   #terminal;
   #fit = new FitAddon();
   #search = new SearchAddon({ highlightLimit: 2000 });
   #wrapped = true;
-  #columns = 80;
+  #longestLine = 80;
   #theme = "light";
 
-  /** `moved` is called whenever what is seen has changed, `found(place, number)` when a search has. */
-  constructor(place, moved, found) {
-    keepStylesStrict();
-    this.#place = place;
+  /** `onRender()` is called after each change of what is displayed, `onSearch(index, count)` when the matches change. */
+  constructor(container, onRender, onSearch) {
+    installCspStyles();
+    this.#container = container;
     this.#terminal = new Terminal({
       allowProposedApi: true, convertEol: true, disableStdin: true, cursorInactiveStyle: "none", logLevel: "off",
-      fontFamily: getComputedStyle(place).fontFamily, fontSize: parseFloat(getComputedStyle(place).fontSize), lineHeight: 1.15,
-      minimumContrastRatio: 4.5, scrollback: CELLS / 200, theme: THEMES.light,
+      fontFamily: getComputedStyle(container).fontFamily, fontSize: parseFloat(getComputedStyle(container).fontSize), lineHeight: 1.15,
+      minimumContrastRatio: 4.5, scrollback: MAX_CELLS / 200, theme: THEMES.light,
       overviewRuler: { width: 10 },
     });
-    tame(this.#terminal.parser);
+    guardTerminal(this.#terminal.parser);
     for (const addon of [this.#fit, this.#search, new Unicode11Addon()]) this.#terminal.loadAddon(addon);
     this.#terminal.unicode.activeVersion = "11";
-    this.#terminal.open(place);
+    this.#terminal.open(container);
     this.#terminal.textarea.setAttribute("aria-label", "Output of the command");
-    this.#terminal.attachCustomKeyEventHandler((event) => this.#key(event));
-    this.#terminal.onRender(moved);
-    this.#search.onDidChangeResults(({ resultIndex, resultCount }) => found(resultIndex, resultCount));
-    new ResizeObserver(() => this.fit()).observe(place);
-    place.addEventListener("scroll", () => this.#keepBarInView());
+    this.#terminal.attachCustomKeyEventHandler((event) => this.#scrollByKey(event));
+    this.#terminal.onRender(onRender);
+    this.#search.onDidChangeResults(({ resultIndex, resultCount }) => onSearch(resultIndex, resultCount));
+    new ResizeObserver(() => this.fit()).observe(container);
+    container.addEventListener("scroll", () => this.#keepScrollbarInView());
   }
 
-  /** Write text; `done` is called when it has been taken. */
-  write(text, done) {
-    this.#terminal.write(text, done);
+  /** Write text; `onParsed` is called when xterm.js has processed it. */
+  write(text, onParsed) {
+    this.#terminal.write(text, onParsed);
   }
 
-  /** Forget everything that was written until now, also what has not been taken yet. */
+  /** Clear the terminal, of text that has not been processed yet too. */
   clear() {
     this.#search.clearDecorations();
-    this.#terminal.write("\x1bc"); // RIS: in its turn, after what was written before
+    this.#terminal.write("\x1bc"); // RIS, which takes effect after all that was written before
   }
 
-  /** Take the size of the place. */
+  /** Resize the terminal to its container. */
   fit() {
     const size = this.#fit.proposeDimensions();
-    if (!size || Number.isNaN(size.cols) || !this.#place.offsetParent) return;
-    const columns = this.#wrapped ? size.cols : Math.max(size.cols, this.#columns);
-    this.#terminal.options.scrollback = Math.floor(CELLS / Math.max(columns, 100));
-    this.#keepBarInView();
+    if (!size || Number.isNaN(size.cols) || !this.#container.offsetParent) return;
+    const columns = this.#wrapped ? size.cols : Math.max(size.cols, this.#longestLine);
+    this.#terminal.options.scrollback = Math.floor(MAX_CELLS / Math.max(columns, 100));
+    this.#keepScrollbarInView();
     if (columns !== this.#terminal.cols || size.rows !== this.#terminal.rows) this.#terminal.resize(columns, size.rows);
   }
 
-  /** Break long lines, or let them run on; `longest` is how long the longest is. */
-  wrap(on, longest = 0) {
-    this.#wrapped = on;
-    this.#columns = Math.min(WIDEST, longest);
-    this.#place.classList.toggle("unwrapped", !on);
+  /** Wrap long lines, or make the terminal as wide as the longest, which has `longestLine` characters. */
+  setWrap(wrapped, longestLine = 0) {
+    this.#wrapped = wrapped;
+    this.#longestLine = Math.min(MAX_COLUMNS, longestLine);
+    this.#container.classList.toggle("unwrapped", !wrapped);
     this.fit();
   }
 
-  /** How many lines there are below what is seen. */
-  get below() {
+  /** The number of lines below those that are visible. */
+  get linesBelow() {
     const { baseY, viewportY } = this.#terminal.buffer.active;
     return baseY - viewportY;
   }
 
-  toEnd() {
+  scrollToEnd() {
     this.#terminal.scrollToBottom();
   }
 
-  /** Search forwards (1) or backwards (-1) from the last match; nothing clears it. */
-  find(text, by, { incremental = false } = {}) {
+  /** Select the next match (1) or the previous one (-1); an empty text ends the search. */
+  find(text, direction, { incremental = false } = {}) {
     if (!text) return this.#search.clearDecorations();
-    const options = { decorations: MATCHES[this.#theme], incremental };
-    return by < 0 ? this.#search.findPrevious(text, options) : this.#search.findNext(text, options);
+    const options = { decorations: MATCH_COLORS[this.#theme], incremental };
+    return direction < 0 ? this.#search.findPrevious(text, options) : this.#search.findNext(text, options);
   }
 
-  /** What is selected, else everything. */
-  text() {
+  /** The selected text, or all text if none is selected. */
+  getText() {
     if (this.#terminal.hasSelection()) return this.#terminal.getSelection();
     this.#terminal.selectAll();
     const all = this.#terminal.getSelection();
@@ -117,12 +117,12 @@ export class Screen {
     return `${all.trimEnd()}\n`;
   }
 
-  /** Let screen readers have the output; it costs time, so they ask for it. */
-  aloud(on) {
-    this.#terminal.options.screenReaderMode = on;
+  /** Make the output accessible to screen readers, which slows the terminal down. */
+  setScreenReaderMode(enabled) {
+    this.#terminal.options.screenReaderMode = enabled;
   }
 
-  theme(name) {
+  setTheme(name) {
     this.#theme = name;
     this.#terminal.options.theme = THEMES[name];
   }
@@ -131,13 +131,14 @@ export class Screen {
     this.#terminal.focus();
   }
 
-  #keepBarInView() {
-    const { scrollLeft, clientWidth } = this.#place;
-    this.#place.style.setProperty("--edge-of-view", `${scrollLeft + clientWidth - 12}px`);
+  /** In an unwrapped terminal the vertical scrollbar would be at the end of the longest line. */
+  #keepScrollbarInView() {
+    const { scrollLeft, clientWidth } = this.#container;
+    this.#container.style.setProperty("--scrollbar-left", `${scrollLeft + clientWidth - 12}px`);
   }
 
-  /** Keys scroll; all others are the page's and the browser's, so that Tab leads out again. */
-  #key(event) {
+  /** Scroll by key. All other keys are left to the page and the browser, so that Tab leaves the terminal. */
+  #scrollByKey(event) {
     const { rows } = this.#terminal;
     const lines = { ArrowUp: -1, ArrowDown: 1, PageUp: 1 - rows, PageDown: rows - 1, Home: -Infinity, End: Infinity }[event.key];
     if (event.type !== "keydown" || lines === undefined || event.ctrlKey || event.altKey || event.metaKey) return false;

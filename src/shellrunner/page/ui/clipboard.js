@@ -1,43 +1,46 @@
-/* Copying text, and the buttons that do. */
+/* Copying to the clipboard, and the buttons for it. */
 
-import { make } from "./dom.js";
-import { say } from "./badge.js";
+import { announce } from "./announcer.js";
+import { createElement } from "./dom.js";
 
-/** Put this text on the clipboard; false if the browser does not let us. */
-async function copy(text) {
+const FEEDBACK_TIME = 1200; // milliseconds
+
+/** Copy text; returns whether the browser allowed it. */
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return copyBySelection(text); // over plain HTTP from another host there is no clipboard
+    return copySelection(text); // the clipboard API exists for HTTPS and localhost only
   }
 }
 
-function copyBySelection(text) {
-  const area = make("textarea", { class: "unseen" });
+function copySelection(text) {
+  const area = createElement("textarea", { class: "visually-hidden" });
   area.value = text;
   const focused = document.activeElement;
   (document.querySelector("dialog[open]") || document.body).append(area);
   area.select();
-  const done = document.execCommand("copy");
+  const copied = document.execCommand("copy");
   area.remove();
   focused?.focus();
-  return done;
+  return copied;
 }
 
-/** Let a button copy what `text()` gives, and say that it did. */
-export function copies(button, what, text) {
+/** Make a button copy what `getText()` returns, and show whether it could. `subject` names it in the announcement. */
+export function wireCopyButton(button, subject, getText) {
   button.addEventListener("click", async () => {
-    const done = await copy(text());
-    say(done ? `${what} copied` : "the browser does not allow copying");
-    button.dataset.done = done ? "yes" : "no";
-    setTimeout(() => delete button.dataset.done, 1200);
+    const copied = await copyText(getText());
+    announce(copied ? `${subject} copied` : "The browser does not allow copying");
+    button.dataset.copied = copied ? "yes" : "no";
+    setTimeout(() => delete button.dataset.copied, FEEDBACK_TIME);
   });
   return button;
 }
 
-/** A small button that copies `what`. */
-export function copyButton(what, text) {
-  const button = make("button", { type: "button", class: "quiet icon copy", "aria-label": `Copy ${what}`, title: `Copy ${what}` });
-  return copies(button, what, text);
+/** Create a small button that copies `subject`. */
+export function createCopyButton(subject, getText) {
+  const label = `Copy ${subject.toLowerCase()}`;
+  const button = createElement("button", { type: "button", class: "subtle icon copy", "aria-label": label, title: label });
+  return wireCopyButton(button, subject, getText);
 }

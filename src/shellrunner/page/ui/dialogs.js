@@ -1,51 +1,51 @@
-/* The dialogs: asking before something is ended or deleted, asking for a token, telling the keys. */
+/* The dialogs: confirmation, signing in, keyboard shortcuts. */
 
-import { $, tell } from "./dom.js";
+import { $, setTextOrHide } from "./dom.js";
 
-/** Ask; true if the answer is `yes`, the word on the button. */
-export function confirm(title, text, yes) {
+/** Ask for confirmation; resolves to whether it was given. `action` is the label of the button that gives it. */
+export function confirm(title, text, action) {
   const dialog = $("confirm");
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
-  dialog.querySelector("[data-answer=yes]").textContent = yes;
-  return new Promise((resolve) => open(dialog, (answered) => resolve(answered)));
+  dialog.querySelector("[data-answer=yes]").textContent = action;
+  return new Promise((resolve) => open(dialog, resolve));
 }
 
-/** Ask for a token, until there is one; `refused` is whether one was refused just now. */
-export function askForToken(refused) {
+/** Ask for a token until one is entered; `rejected` is whether the service has just rejected one. */
+export function promptForToken(rejected) {
   const dialog = $("sign-in");
-  tell($("token-error"), refused ? "The service does not know this token, or it has expired." : "");
+  setTextOrHide($("token-error"), rejected ? "The token is unknown or has expired" : "");
   return new Promise((resolve) => {
     open(dialog, () => {
       const token = $("token").value.trim();
       $("token").value = "";
-      // Without a token there is nothing to see behind the dialog.
+      // Without a token the page has nothing to show, so the dialog cannot be dismissed.
       if (token) resolve(token);
-      else askForToken(false).then(resolve);
+      else promptForToken(false).then(resolve);
     });
   });
 }
 
-/** Tell the keys. */
-export function help() {
+/** Show the keyboard shortcuts. */
+export function showHelp() {
   open($("help"), () => {});
 }
 
-function open(dialog, closed) {
+/** Show a dialog; `onClose(submitted)` is called when it is closed. */
+function open(dialog, onClose) {
   if (dialog.open) return;
-  const once = new AbortController();
-  let answered = false;
-  const form = dialog.querySelector("form");
+  const listeners = new AbortController();
+  let submitted = false;
   const finish = (event) => {
     event.preventDefault();
-    answered = event.type === "submit";
+    submitted = event.type === "submit";
     dialog.close();
   };
-  form.addEventListener("submit", finish, once);
-  dialog.querySelector("[data-answer=no]")?.addEventListener("click", finish, once);
+  dialog.querySelector("form").addEventListener("submit", finish, listeners);
+  dialog.querySelector("[data-answer=no]")?.addEventListener("click", finish, listeners);
   dialog.addEventListener("close", () => {
-    once.abort();
-    closed(answered);
-  }, once);
+    listeners.abort();
+    onClose(submitted);
+  }, listeners);
   dialog.showModal();
 }

@@ -1,10 +1,11 @@
-/* Making and finding elements. What is put into them is always text: nothing on this page reads HTML. */
+/* Creating and updating elements. Content is always set as text: nothing on this page parses HTML. */
 
 /** The element with this id. */
 export const $ = (id) => document.getElementById(id);
 
-/** Make an element: `on…` are listeners, true and false set or leave out an attribute, children are text or elements. */
-export function make(tag, attributes = {}, ...children) {
+/** Create an element. Attributes named `on…` are event listeners, true and false set or omit an attribute, children are
+    text or elements; a null is skipped. */
+export function createElement(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -15,61 +16,24 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Set an element's text, if it is another one: what has not changed is not laid out anew. */
-export function write(element, text) {
+/** Set an element's text. Text that has not changed is left alone, which saves a layout. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Show these words in an element that is hidden while there are none. */
-export function tell(element, words) {
-  element.hidden = !words;
-  write(element, words || "");
+/** Set an element's text, and hide the element if the text is empty. */
+export function setTextOrHide(element, text) {
+  element.hidden = !text;
+  setText(element, text || "");
 }
 
-/** Give an element other children; the focus stays with the link that had it, or with the one at its place. */
-export function refill(element, ...children) {
+/** Replace an element's children. The focus stays on the same link, or moves to the link now at its position. */
+export function replaceKeepingFocus(element, ...children) {
   const links = () => [...element.querySelectorAll("a, button")];
   const focused = document.activeElement;
-  const place = links().indexOf(focused);
+  const index = links().indexOf(focused);
   element.replaceChildren(...children);
-  if (place < 0) return;
+  if (index < 0) return;
   const same = links().find((link) => link.href === focused.href);
-  (same || links().at(Math.min(place, links().length - 1)))?.focus({ preventScroll: true });
-}
-
-/** Call `work` at the next frame, once, however often it was asked for until then. */
-export function soon(work) {
-  let asked = false;
-  return () => {
-    if (asked) return;
-    asked = true;
-    const next = document.hidden ? setTimeout : requestAnimationFrame; // in a tab that is not seen there are no frames
-    next(() => {
-      asked = false;
-      work();
-    });
-  };
-}
-
-/** Call `work` at most once in `gap` milliseconds, and never twice at the same time; what is asked for meanwhile follows. */
-export function seldom(gap, work) {
-  let timer = null;
-  let busy = false;
-  let again = false;
-  async function run() {
-    timer = null;
-    busy = true;
-    again = false;
-    try {
-      await work();
-    } finally {
-      busy = false;
-      if (again) ask();
-    }
-  }
-  function ask() {
-    if (busy) again = true;
-    else timer ??= setTimeout(run, gap);
-  }
-  return ask;
+  (same || links().at(Math.min(index, links().length - 1)))?.focus({ preventScroll: true });
 }

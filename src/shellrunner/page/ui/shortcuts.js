@@ -1,26 +1,26 @@
-/* Keys of the whole page: single letters, while nothing is being written. */
+/* Keyboard shortcuts of the whole page: single keys, while no text field has the focus. */
 
-const doings = new Map();
+const actions = new Map();
 
-/** Have a key do this. */
-export function on(key, doing) {
-  doings.set(key, doing);
+/** Bind a key to an action. */
+export function onKey(key, action) {
+  actions.set(key, action);
 }
 
-function isWriting(element) {
-  // The terminal has a textarea too, but takes no input.
+function isTextField(element) {
+  // xterm.js has a textarea of its own, which takes no input here.
   return element.matches("input, textarea:not(.xterm-helper-textarea), select") || element.isContentEditable;
 }
 
 addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   if (document.querySelector("dialog[open]")) return;
-  if (isWriting(event.target)) {
+  if (isTextField(event.target)) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
-  const doing = doings.get(event.key);
-  if (!doing) return;
+  const action = actions.get(event.key);
+  if (!action) return;
   event.preventDefault();
-  doing();
+  action();
 });

@@ -1,27 +1,27 @@
-/* Light or dark: as the system has it, until somebody says otherwise here. */
+/* The light and the dark theme: the system's setting, unless the other one was chosen here. */
 
 import { $ } from "./dom.js";
 
-const system = matchMedia("(prefers-color-scheme: dark)");
-const root = document.documentElement;
 const KEY = "theme";
+const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+const root = document.documentElement;
 
-/** Let the button turn it; `changed` is told "light" or "dark", now and whenever it changes. */
-export function wireTheme(changed) {
-  const show = () => {
+/** Apply the theme and wire its button; `onChange("light" | "dark")` is called now and after each change. */
+export function initTheme(onChange) {
+  const apply = () => {
     const chosen = localStorage.getItem(KEY);
-    const dark = chosen ? chosen === "dark" : system.matches;
-    root.dataset.theme = dark ? "dark" : "light";
-    $("theme").setAttribute("aria-pressed", String(dark));
-    changed(root.dataset.theme);
+    const isDark = chosen ? chosen === "dark" : systemIsDark.matches;
+    root.dataset.theme = isDark ? "dark" : "light";
+    $("theme").setAttribute("aria-pressed", String(isDark));
+    onChange(root.dataset.theme);
   };
   $("theme").addEventListener("click", () => {
     const next = root.dataset.theme === "dark" ? "light" : "dark";
-    // What the system says needs not be kept: then it goes on following it.
-    if ((next === "dark") === system.matches) localStorage.removeItem(KEY);
+    // A choice that equals the system's setting is not stored, so that the page follows the system again.
+    if ((next === "dark") === systemIsDark.matches) localStorage.removeItem(KEY);
     else localStorage.setItem(KEY, next);
-    show();
+    apply();
   });
-  system.addEventListener("change", show);
-  show();
+  systemIsDark.addEventListener("change", apply);
+  apply();
 }

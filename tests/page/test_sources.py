@@ -114,3 +114,12 @@ def test_every_export_is_used():
             target = posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
             imported |= {(target, word.split(" as ")[0].strip()) for word in names.split(",")}
     assert exported - imported == set()
+
+
+def test_every_element_that_is_looked_up_is_in_the_page():
+    """Each id that a module passes to $() is the id of exactly one element of index.html."""
+    index = (ROOT / "index.html").read_text("utf-8")
+    ids = re.findall(r'\sid="([^"]+)"', index)
+    assert len(ids) == len(set(ids))
+    looked_up = {found for text in MODULES.values() for found in re.findall(r'\$\("([^"]+)"\)', text)}
+    assert looked_up - set(ids) == set()
