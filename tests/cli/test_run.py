@@ -22,7 +22,7 @@ ENDINGS = {
     ("kill -37 $$",): (165, "job N was ended by SIGRTMIN+3\n"),
     ("no-such-program", "x"): (
         126,
-        "job N could not be started: cannot start no-such-program: not found along PATH\n",
+        "job N failed to start: cannot start no-such-program: not found along PATH\n",
     ),
     ("yes",): (123, "SIZE of stdout could not be stored\njob N wrote more than its limit, and was ended\n"),
 }
@@ -38,7 +38,7 @@ async def test_it_exits_as_the_command_did(typist):
 async def test_a_timeout_is_124(typist):
     """--timeout takes durations as people write them, and its end has a code of its own."""
     done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
-    assert (done.code, done.said) == (124, "job N took longer than its timeout, and was ended\n")
+    assert (done.code, done.said) == (124, "job N exceeded its timeout and was ended\n")
 
 
 async def test_what_somebody_else_cancels_is_123(shared, typist):
@@ -131,7 +131,7 @@ async def test_json_is_the_result(typist):
 async def test_quiet_says_nothing_that_the_code_says(typist):
     """124 and 128+N need no words; 123 and 126 do, with -q too."""
     assert (await typist.run("run", "-q", "kill -9 $$")).err == ""
-    assert (await typist.run("run", "-q", "no-such-program", "x")).said.startswith("job N could not be started")
+    assert (await typist.run("run", "-q", "no-such-program", "x")).said.startswith("job N failed to start")
 
 
 async def test_detached_it_prints_the_number_and_goes(shared, typist):

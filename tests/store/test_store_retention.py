@@ -144,7 +144,7 @@ async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str)
         await store.finish(1, "t", ended(), Volume(), Head())
         await store._writer.run(lambda db: db.execute("UPDATE jobs SET spec = ?", (spec,)))
         last = await done(store, "u", completed=3_000)
-        assert [job.spec.shown for job in await listed(store)] == ["true", "(unreadable)"], "it hides no other"
+        assert [job.spec.command_line for job in await listed(store)] == ["true", "(unreadable)"], "it hides no other"
     async with opened(tmp_path, jobs=1) as store:
 
         async def kept() -> bool:

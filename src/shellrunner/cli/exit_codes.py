@@ -7,10 +7,11 @@ import re
 import signal
 from typing import Any, Final
 
-OTHERWISE: Final = 123  # it ended without a code of its own: cancelled, skipped, lost, …
-TIMED_OUT: Final = 124
+from shellrunner.model.endings import ENDINGS, NOT_STARTED_EXIT_CODE, OTHER_EXIT_CODE, Ending
+
+OTHERWISE: Final = OTHER_EXIT_CODE
+NOT_STARTED: Final = NOT_STARTED_EXIT_CODE
 REFUSED: Final = 125  # the service could not be reached, or refused
-NOT_STARTED: Final = 126
 SIGNALLED: Final = 128  # and the signal's number
 INTERRUPTED: Final = SIGNALLED + signal.SIGINT
 UNREAD: Final = SIGNALLED + signal.SIGPIPE
@@ -21,15 +22,12 @@ _NUMBERED: Final = re.compile(r"SIG(?:RTMIN\+)?([0-9]+)")
 def of(end: Any) -> int:
     """The code of a job that is done; `end` has its `ending`, `exit_code` and `signal`."""
     match end["ending"]:
-        case "exited":
+        case Ending.EXITED:
             return int(end["exit_code"])
-        case "signalled":
+        case Ending.SIGNALLED:
             return SIGNALLED + _number(end["signal"])
-        case "timed_out":
-            return TIMED_OUT
-        case "failed_to_start":
-            return NOT_STARTED
-    return OTHERWISE
+    info = ENDINGS.get(end["ending"])  # None: a newer server's
+    return OTHERWISE if info is None or info.exit_code is None else info.exit_code
 
 
 def _number(name: str) -> int:

@@ -13,9 +13,9 @@ from shellrunner.cli import server_config
 from shellrunner.cli.ui import formatting
 from shellrunner.client import Client
 from shellrunner.errors import ShellrunnerError
+from shellrunner.model.names import MAX_JOB_ID
 
 _MANY: Final = 50
-_LAST: Final = 10**18 - 1
 _PATIENCE: Final = 1.0  # seconds for which somebody waits who pressed Tab
 
 
@@ -41,4 +41,4 @@ async def _latest(server: str | None, beginning: str) -> list[CompletionItem]:
         ]
 
 
-JOBS: Final = _Jobs(1, _LAST)
+JOBS: Final = _Jobs(1, MAX_JOB_ID)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from shellrunner.config.types import ZERO_IS_NONE, EncodablePath, Section, encodable
 from shellrunner.model import MAX_TIMEOUT, Argument
+from shellrunner.model.names import RESERVED_VARIABLES
 
 GIB: Final = 1 << 30
 
@@ -27,7 +28,7 @@ def _variables(variables: dict[str, str]) -> dict[str, str]:
     for name in map(encodable, variables):
         if not name or "=" in name:
             raise ValueError(f"{name!r} is not a valid variable name")
-        if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
+        if name in RESERVED_VARIABLES:
             raise ValueError(f"{name} is set by the service for each job")
     for value in (_default_environment(service_user()) | variables).values():  # a passwd entry may hold anything
         encodable(value)

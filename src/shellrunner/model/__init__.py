@@ -1,15 +1,19 @@
-"""What a job is: what was asked for, the states it goes through, and how it ends.
+"""The vocabulary of the program: what a job is, what may be requested, the states it passes, and how it ends.
 
-The vocabulary of the whole program; everybody may read it. Must not know SQL, HTTP, asyncio or config.
+A glossary that every package may read: `job` (lifecycle), `spec` (the request), `endings`, `filters`, `session`,
+`names` (names and limits). Must not know SQL, HTTP, asyncio or the configuration.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from shellrunner.model.endings import Ending
 from shellrunner.model.job import (
     Callback,
     Claim,
     Delivery,
     Done,
     End,
-    Ending,
     Job,
     Phase,
     Queued,
@@ -23,24 +27,29 @@ from shellrunner.model.job import (
     next_attempt_at,
 )
 from shellrunner.model.session import Session
-from shellrunner.model.spec import (
-    MAX_ARGUMENT,
-    MAX_COUNT,
-    MAX_TIMEOUT,
-    Argument,
-    JobSpec,
-    Limits,
-    Name,
-    Notify,
-    Retries,
-    SignalRequest,
-    Streamed,
-    Terminal,
-)
+
+if TYPE_CHECKING:
+    from shellrunner.model.fields import Argument, Name
+    from shellrunner.model.spec import (
+        MAX_TIMEOUT,
+        JobSpec,
+        Limits,
+        Notify,
+        Retries,
+        SignalRequest,
+        Streamed,
+        Terminal,
+    )
+else:
+    # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs the rest of the model only.
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module("shellrunner.model.spec"), name)
+        return value
+
 
 __all__ = [
-    "MAX_ARGUMENT",
-    "MAX_COUNT",
     "MAX_TIMEOUT",
     "Argument",
     "Callback",

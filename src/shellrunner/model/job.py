@@ -1,34 +1,44 @@
-"""What becomes of a job: the states it goes through, what it used, how it ends, and who has it.
+"""Job lifecycle: phases, resource usage, how a job ends, and who owns it.
 
-Read by everybody. Must not know SQL, HTTP, asyncio or config. Times are whole milliseconds since the epoch (UTC),
-durations are seconds of the monotonic clock.
+Read by every package. Must not know SQL, HTTP, asyncio or the configuration. Times are whole milliseconds since the
+epoch (UTC), durations are seconds of the monotonic clock.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from shellrunner.clock import Millis
-from shellrunner.model.spec import JobSpec
+from shellrunner.model.endings import ENDINGS, Ending, WaitStatus
+from shellrunner.model.names import MAX_EXIT_CODE
+
+if TYPE_CHECKING:  # it needs pydantic, see the package
+    from shellrunner.model.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """Who submitted a job (`token:NAME` or `uid:1000`), and the system user that it runs as (None: the service's)."""
+    """The identity that submitted a job (`token:NAME`, `uid:1000`), and the user it runs as (None: the service's)."""
 
     name: str
     run_as: str | None = None
 
 
 class Stream(StrEnum):
-    """Where a byte of output was written."""
+    """The stream to which output was written."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
 
 
 class State(StrEnum):
-    """Where a job stands. Legal: waiting → queued → running → done; waiting or queued → done (cancelled, skipped);
-    running → queued for a claim of which nothing was ever started; running → waiting before another attempt."""
+    """The name of a job's phase.
+
+    waiting → queued → running → done
+    waiting, queued → done      cancelled, or skipped because a job before it failed
+    running → queued            a claim under which nothing was started
+    running → waiting           another attempt follows
+    """
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -36,26 +46,12 @@ class State(StrEnum):
     DONE = "done"
 
 
-class Ending(StrEnum):
-    """Why a job is done. Never invented: what the kernel reported to a witness, or `lost`."""
-
-    EXITED = "exited"
-    SIGNALLED = "signalled"
-    TIMED_OUT = "timed_out"
-    CANCELLED = "cancelled"
-    OUTPUT_LIMIT = "output_limit"
-    OUT_OF_MEMORY = "out_of_memory"
-    FAILED_TO_START = "failed_to_start"
-    SKIPPED = "skipped"
-    LOST = "lost"
-
-
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the command and the children it waited for used, as getrusage(2) reports it.
+    """Resources used by the command and the children it waited for, as reported by getrusage(2).
 
-    `max_rss_bytes` is None when it is not above what the keeper itself had in memory: the kernel then
-    reports the keeper's figure, which says nothing about the command.
+    `max_rss_bytes` is None if it does not exceed what the keeper itself had in memory: the kernel then reports the
+    keeper's figure, which says nothing about the command.
     """
 
     cpu_user: float
@@ -65,7 +61,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """How much was written: bytes stored, and bytes that could not be stored (over the limit, disk full)."""
+    """Bytes of output that were stored, and that were dropped (beyond the limit, or with the disk full)."""
 
     stdout_bytes: int = 0
     stderr_bytes: int = 0
@@ -80,7 +76,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a job ended. Its parts must fit each other; what nobody witnessed is None."""
+    """How a job ended. Its parts must fit its ending (see `endings`); what was not witnessed is None."""
 
     ending: Ending
     completed: Millis
@@ -97,35 +93,31 @@ class End:
         Raises:
             ValueError: the parts contradict each other.
         """
-        code, signal = self.exit_code, self.signal
-        if code is not None and (signal is not None or not 0 <= code <= 255):
+        info, code, signal = ENDINGS[self.ending], self.exit_code, self.signal
+        if code is not None and (signal is not None or not 0 <= code <= MAX_EXIT_CODE):
             raise ValueError(f"exit code {code} with signal {signal}")
-        if (self.ending is Ending.EXITED) != (code is not None) and self.ending not in _ENDED_BY_US:
-            raise ValueError(f"{self.ending} with exit code {code}")
-        if (self.ending is Ending.SIGNALLED) != (signal is not None) and self.ending not in _ENDED_BY_US:
-            raise ValueError(f"{self.ending} with signal {signal}")
-        if self.ending in _EXPLAINED and not self.detail:
+        if info.wait_status is not WaitStatus.EITHER:
+            if (info.wait_status is WaitStatus.EXIT_CODE) != (code is not None):
+                raise ValueError(f"{self.ending} with exit code {code}")
+            if (info.wait_status is WaitStatus.SIGNAL) != (signal is not None):
+                raise ValueError(f"{self.ending} with signal {signal}")
+        if info.needs_detail and not self.detail:
             raise ValueError(f"{self.ending} without detail")
-
-
-# These endings say why it was ended; the code or signal beside them is what the kernel then reported, if anything.
-_ENDED_BY_US = (Ending.TIMED_OUT, Ending.CANCELLED, Ending.OUTPUT_LIMIT, Ending.OUT_OF_MEMORY)
-_EXPLAINED = (Ending.LOST, Ending.FAILED_TO_START, Ending.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Accepted, and not to start yet: for other jobs' ends, for its `start_at`, or for a retry's delay."""
+    """Accepted, but not ready: other jobs must end first, or its `start_at` or a retry's delay must pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Accepted, and waiting for a place."""
+    """Ready to start as soon as its queue and the service have capacity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Claimed for one keeper under one token; `cancelling` once somebody asked for its end."""
+    """Claimed for one keeper under one token; `cancelling` once its cancellation was requested."""
 
     started: Millis
     cancelling: bool = False
@@ -133,7 +125,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Over. `volume` is None when the result was deleted from the history."""
+    """Ended. `volume` is None if the result was deleted from the history."""
 
     end: End
     volume: Volume | None
@@ -143,7 +135,7 @@ Phase = Waiting | Queued | Running | Done
 
 
 class Delivery(StrEnum):
-    """Where a completion callback stands."""
+    """The state of a completion callback."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -152,7 +144,7 @@ class Delivery(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """What has become of the result's way to `notify.url`: so many tries, and why the last one failed."""
+    """The delivery of the result to `notify.url`: its state, the number of tries, and why the last one failed."""
 
     state: Delivery
     tries: int = 0
@@ -161,16 +153,17 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted command, as everybody may see it: `spec` is redacted.
+    """One accepted command, as it may be shown: `spec` is redacted.
 
-    `submitter` is None where that is not known: who asked was not written down before schema 3.
+    `attempt` counts from 1; while the job waits, it is the attempt that comes next. `submitter` is None for jobs
+    accepted before schema 3, which did not record it.
     """
 
     id: int
-    spec: JobSpec
+    spec: "JobSpec"
     created: Millis
     phase: Phase
-    attempt: int = 1  # counted from 1; while it waits, the one that comes next
+    attempt: int = 1
     callback: Callback | None = None
     submitter: str | None = None
     run_as: str | None = None
@@ -182,7 +175,7 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it is over."""
+        """Whether the job has ended."""
         return isinstance(self.phase, Done)
 
 
@@ -191,21 +184,25 @@ _STATES = {Waiting: State.WAITING, Queued: State.QUEUED, Running: State.RUNNING,
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to start one job once: given to one keeper, committed before the keeper hears of it."""
+    """The right to start one job once: granted to one keeper, and committed before the keeper learns of it.
+
+    `spec` has the job's secrets. `ready` is since when the job could have started: when it was accepted, or when
+    what it waited for was over.
+    """
 
     job_id: int
     token: str
     keeper: int
-    spec: JobSpec
+    spec: "JobSpec"
     claimed: Millis
     cancelling: bool = False
     attempt: int = 1
-    ready: Millis | None = None  # since when it could start: accepted, or what it waited for was over
+    ready: Millis | None = None
     run_as: str | None = None
 
 
-def next_attempt_at(spec: JobSpec, attempt: int, end: End) -> Millis | None:
-    """When another attempt is due after this one (counted from 1) ended so; None: it was the last."""
+def next_attempt_at(spec: "JobSpec", attempt: int, end: End) -> Millis | None:
+    """Return when the attempt after this one (counted from 1) is due; None if this one was the last."""
     retries = spec.retries
     if retries is None or attempt > retries.max or end.ending.value not in retries.on or end.exit_code == 0:
         return None

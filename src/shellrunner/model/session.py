@@ -1,6 +1,6 @@
-"""What a session is: a cookie that lets a browser watch for a while, in the name of a token.
+"""Sessions: cookies that let a browser watch jobs for a while, on behalf of a token.
 
-Read by everybody. Must not know SQL, HTTP, asyncio or config.
+Read by every package. Must not know SQL, HTTP, asyncio or the configuration.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,10 @@ from shellrunner.clock import Millis
 
 
 class Session(NamedTuple):
-    """`digest` is the SHA-256 of the cookie's value, `token` that of the token, in hex; it is over at `expires`."""
+    """A session, identified by `digest`, the SHA-256 of the cookie's value; valid until `expires`.
+
+    `token` is the SHA-256 of the token that began it, in hex.
+    """
 
     digest: bytes
     token: str

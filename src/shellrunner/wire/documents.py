@@ -8,7 +8,8 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field, WithJsonSchema, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
-from shellrunner.model import Delivery, Ending, State
+from shellrunner.model import Delivery, Ending, State, names
+from shellrunner.model.endings import ENDINGS
 
 TIME = "2016-08-19T15:31:42.201Z"
 
@@ -17,13 +18,19 @@ Instant = Annotated[
 ]
 Link = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
 StateName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*State]})]
-EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending]})]
+_ENDINGS = "; ".join(
+    f"`{ending}`: {info.sentence}".format(exit_code="`exit_code`", signal="`signal`")
+    for ending, info in ENDINGS.items()
+)
+EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending], "description": _ENDINGS})]
 DeliveryName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Delivery]})]
-Id = Annotated[int, Field(ge=1, lt=10**18, examples=[45])]
+Id = Annotated[int, Field(ge=1, le=names.MAX_JOB_ID, examples=[45])]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Small = Annotated[int, Field(ge=1, le=65_535)]
 Seconds = Annotated[float, Field(ge=0)]
-ExitCode = Annotated[int | None, Field(ge=0, le=255, description="of the command, if it exited by itself")]
+ExitCode = Annotated[
+    int | None, Field(ge=0, le=names.MAX_EXIT_CODE, description="of the command, if it exited by itself")
+]
 Signal = Annotated[str | None, Field(description="which ended the command", examples=["SIGSEGV"])]
 
 closed = with_config(extra="forbid", use_attribute_docstrings=True)
@@ -91,21 +98,21 @@ class Job(TypedDict):
     """who asked for it: `token:NAME`, or `uid:N` of a process here; null if that was not recorded yet"""
     run_as: str | None
     """the system user of its command; null is the service's own"""
-    argv: Annotated[tuple[str, ...], Field(max_length=16_384)] | None
+    argv: Annotated[tuple[str, ...], Field(max_length=names.MAX_ARGUMENTS)] | None
     cwd: str | None
-    env: Annotated[list[str], Field(max_length=4_096)]
+    env: Annotated[list[str], Field(max_length=names.MAX_VARIABLES)]
     """the variables' names; values are never shown"""
     stdin: Streamed | None
     """null also for text, which is never shown"""
     timeout: Seconds | None
-    priority: Annotated[int, Field(ge=-1000, le=1000)]
+    priority: Annotated[int, Field(ge=-names.MAX_PRIORITY, le=names.MAX_PRIORITY)]
     queue: str
     labels: dict[str, str]
     merge_stderr: bool
     leave_children: bool | None
     encoding: str
     limits: Limits
-    after: Annotated[tuple[Id, ...], Field(max_length=100)]
+    after: Annotated[tuple[Id, ...], Field(max_length=names.MAX_DEPENDENCIES)]
     start_at: Instant | None
     retries: Retries | None
     notify: Callback | None

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from shellrunner.errors import InvalidJob, InvalidSignal
 from shellrunner.model import JobSpec, SignalRequest
+from shellrunner.model.names import NAME_RULE
 from shellrunner.wire import json_codec
 
 _MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
@@ -32,7 +33,7 @@ _WORDS = {
     "missing": "is required",
     "model_attributes_type": "must be an object",
     "model_type": "must be an object",
-    "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
+    "string_pattern_mismatch": f"must be {NAME_RULE}",
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_type": "must be a string",

@@ -40,7 +40,7 @@ def job(job: Job) -> documents.Job:
     spec = job.spec
     return {
         "job_id": job.id,
-        "command": spec.shown,
+        "command": spec.command_line,
         "created": format_rfc3339(job.created),
         "state": job.state.value,
         "done": job.done,
@@ -95,7 +95,7 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
     return {
         "result_id": job.id,
         "job_id": job.id,
-        "command": job.spec.shown,
+        "command": job.spec.command_line,
         "created": format_rfc3339(job.created),
         "started": _instant(end.started),
         "completed": format_rfc3339(end.completed),

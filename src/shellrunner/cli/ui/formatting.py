@@ -8,24 +8,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from shellrunner.model.endings import ENDINGS
+
 _SPANS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re.ASCII)
 # C0, DEL and C1, what turns the direction of writing, and what ends a line elsewhere: a command's text is only text.
 _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORT: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-
-_ENDINGS: Final = {
-    "exited": "exited with {exit_code}",
-    "signalled": "was ended by {signal}",
-    "timed_out": "took longer than its timeout, and was ended",
-    "cancelled": "was cancelled",
-    "output_limit": "wrote more than its limit, and was ended",
-    "out_of_memory": "was ended for want of memory",
-    "failed_to_start": "could not be started",
-    "skipped": "was skipped",
-    "lost": "is lost, because nobody saw it end",
-}
 
 
 def span(seconds: float, *, whole: bool = False) -> str:
@@ -92,5 +82,6 @@ def visible(text: str) -> str:
 
 def ended(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:
     """How a job ended, in a sentence; `end` has `ending`, `exit_code` and `signal`."""
-    how = _ENDINGS.get(end["ending"], end["ending"]).format(**end)
+    info = ENDINGS.get(end["ending"])  # None: a newer server's
+    how = info.sentence.format(**end) if info else f"ended: {end['ending']}"
     return f"job {job_id} {how}" + (f": {visible(detail)}" if detail else "")

@@ -3,9 +3,10 @@
 from typing import Any, Final
 
 from shellrunner.cli.ui.table import Cell
+from shellrunner.model.endings import ENDINGS, Ending, Tone, tone_of
 
 _STATES: Final = {"waiting": "dim", "queued": "yellow", "running": "cyan"}
-_ENDINGS: Final = {"cancelled": "yellow", "skipped": "yellow"}
+_TONES: Final = {Tone.SUCCESS: "green", Tone.FAILURE: "red", Tone.STOPPED: "yellow", Tone.UNKNOWN: "red"}
 
 
 def standing(status: Any) -> Cell:
@@ -13,11 +14,13 @@ def standing(status: Any) -> Cell:
     ending = status["ending"]
     if ending is None:
         return Cell("ending", "magenta") if status["cancelling"] else _known(status["state"])
-    if ending == "exited":
-        return Cell(f"exited {status['exit_code']}", "red" if status["exit_code"] else "green")
-    if ending == "signalled":
-        return Cell(status["signal"], "red")
-    return Cell(ending.replace("_", " "), _ENDINGS.get(ending, "red"))
+    colour = _TONES[tone_of(ending, status["exit_code"])]
+    if ending == Ending.EXITED:
+        return Cell(f"exited {status['exit_code']}", colour)
+    if ending == Ending.SIGNALLED:
+        return Cell(status["signal"], colour)
+    info = ENDINGS.get(ending)  # None: a newer server's
+    return Cell(info.label if info else ending.replace("_", " "), colour)
 
 
 def _known(state: str) -> Cell:

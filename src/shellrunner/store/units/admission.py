@@ -60,7 +60,7 @@ def add(db: sqlite3.Connection, job: NewJob, owner: tuple[int, str] | None = Non
     spec = job.spec
     awaited = _awaited(db, spec.after) if spec.after else []
     who = (job.submitter, job.run_as)
-    row = (spec.queue, spec.priority, job.created, spec.shown, job.shown, job.secrets, *who)
+    row = (spec.queue, spec.priority, job.created, spec.command_line, job.shown, job.secrets, *who)
     whose = ("queued", *row, None, None, None) if owner is None else ("running", *row, job.created, *owner)
     job_id = db.execute(ADD, whose).lastrowid
     assert job_id is not None  # noqa: S101  # an INSERT into a rowid table has one
@@ -105,7 +105,7 @@ def _hold_back(
             skipped, *more = dependents.end_unstarted(db, job_id, end)
             return [skipped._replace(before=None), *more]
     left = [(after, job_id) for after, state, *_ in awaited if state is not State.DONE]
-    earliest = job.spec.earliest
+    earliest = job.spec.earliest_start
     due = earliest if earliest is not None and earliest > now else None
     if not left and due is None:
         return [Transition(job_id, queue, None, State.QUEUED)]

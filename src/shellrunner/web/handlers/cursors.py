@@ -4,7 +4,6 @@ A cursor belongs to its filters and sort. What comes back is believed as little 
 """
 
 import json
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import fields
 from hashlib import blake2b
@@ -13,11 +12,11 @@ from typing import Any, Final
 
 from shellrunner.errors import BadCursor
 from shellrunner.model import Ending
+from shellrunner.model.names import is_name
 from shellrunner.store import Filters, Position, Sort
 from shellrunner.store.filters import LAST, SortKey, Value
 
 _LONGEST: Final = 1_000  # characters; any cursor of ours is shorter
-_QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 _ENDINGS: Final = frozenset(ending.value for ending in Ending)
 
 
@@ -64,7 +63,7 @@ def _is_of(key: SortKey, value: Value) -> bool:
         return True
     match key:
         case SortKey.QUEUE:
-            return isinstance(value, str) and _QUEUE.fullmatch(value) is not None
+            return isinstance(value, str) and is_name(value)
         case SortKey.ENDING:
             return isinstance(value, str) and value in _ENDINGS
         case SortKey.DURATION:

@@ -35,7 +35,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
     command_rules.check(who, spec)
     by = Submitter(who.name, who.run_as)
     job = await app[STORE].add(spec, idempotency.of(request, key, content) if key is not None else None, by)
-    audit.note(request, job=job.id, command=job.spec.shown)
+    audit.note(request, job=job.id, command=job.spec.command_line)
     headers = {"Location": serialize.status_link(job.id)}
     # The result is for those who may read it: to all others a preference is what RFC 7240 lets it be, passed over.
     if seconds is not None and "read" in who.scopes:

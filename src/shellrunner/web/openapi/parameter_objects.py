@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from shellrunner.model import Ending, State, Stream
+from shellrunner.model.names import MAX_JOB_ID, MAX_NAME_LENGTH, NAME_PATTERN
 from shellrunner.web.handlers import lists
 from shellrunner.web.http.parameters import LABELS, SEVERAL
 from shellrunner.web.route import Route
@@ -16,8 +17,7 @@ from shellrunner.wire.documents import TIME
 Schema = dict[str, Any]
 
 _VARIABLE = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
-_MAX_ID = 10**18 - 1
-_OFFSET: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": _MAX_ID}
+_OFFSET: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_JOB_ID}
 _FLAG: Final[Schema] = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
 _TIME: Final[Schema] = {
     "type": "string",
@@ -27,7 +27,7 @@ _TIME: Final[Schema] = {
 }
 _SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
 _TEXT: Final[Schema] = {"type": "string"}
-_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}$", "maxLength": 63}
+_NAME: Final[Schema] = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": MAX_NAME_LENGTH}
 _EVENT_ID: Final[Schema] = {"type": "string", "pattern": r"^(end|[0-9]{1,19}(\.[0-8]\.[0-8])?)?$", "maxLength": 23}
 
 
@@ -41,12 +41,12 @@ def _enum(values: Any) -> Schema:
 
 PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
     "id": (
-        {"type": "integer", "format": "int64", "minimum": 1, "maximum": _MAX_ID},
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_JOB_ID},
         "The id of the job, its status and its result.",
         45,
     ),
     "number": (
-        {"type": "integer", "format": "int64", "minimum": 1, "maximum": _MAX_ID},
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_JOB_ID},
         "The number of the attempt, counted from 1.",
         1,
     ),
