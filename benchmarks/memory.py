@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def main():
-    """Measure and print."""
+    """Measure and print the results."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--gigabytes", type=float, default=1)
     options.add_argument("--running", type=int, default=200)
@@ -30,7 +30,7 @@ def main():
             stderr=subprocess.PIPE, env={**os.environ, **settings},
         )  # fmt: skip
         line = {}
-        while "urls" not in line:  # warnings come before it
+        while "urls" not in line:  # warnings precede it
             line = json.loads(server.stderr.readline())
         url = line["urls"][0]
         subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
@@ -43,7 +43,7 @@ def main():
 
 
 def output(url, server, size):
-    """A job that writes `size` bytes, one follower; print the private memory before, at most during, and after."""
+    """Run a job that writes `size` bytes with one follower; print the private memory before, during and after."""
     submit(url, "true")
     time.sleep(1)
     before = private(server)
@@ -66,7 +66,7 @@ def output(url, server, size):
 
 
 def running(url, state, number):
-    """Start so many `sleep`; print the private memory of one keeper and its command, on average."""
+    """Start this many `sleep` jobs; print the average private memory of a keeper and its command."""
     for _ in range(number):
         submit(url, "exec sleep 600")
     while len(commands := children(state)) < number:
@@ -78,7 +78,7 @@ def running(url, state, number):
 
 
 def children(state):
-    """(pid, parent) of each running `sleep` that a keeper of this state directory started."""
+    """Return (pid, parent) of each running `sleep` that a keeper of this state directory started."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -92,12 +92,12 @@ def children(state):
 
 
 def of_ours(pid, state):
-    """Whether this is a keeper of this state directory."""
+    """Return whether the process is a keeper of this state directory."""
     return state.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
 
 
 def wait_for_keeper(job):
-    """The pid of the keeper whose command carries this job's id."""
+    """Return the pid of the keeper of this job."""
     mark = f"SHELLRUNNER_JOB_ID={job}".encode()
     while True:
         for name in os.listdir("/proc"):
@@ -109,7 +109,7 @@ def wait_for_keeper(job):
 
 
 def private(pid):
-    """Bytes of private memory; 0 if the process is gone."""
+    """Return the bytes of private memory; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def private(pid):
 
 
 def submit(url, command):
-    """POST a job; its id."""
+    """Submit a job and return its id."""
     body = json.dumps({"command": command}).encode()
     request = urllib.request.Request(f"{url}/api/jobs", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
@@ -126,7 +126,7 @@ def submit(url, command):
 
 
 def get(url, path):
-    """GET as JSON."""
+    """Send a GET and return the JSON document."""
     with urllib.request.urlopen(url + path) as answer:
         return json.load(answer)
 

@@ -1,11 +1,11 @@
-"""Empty jobs per second, POST to recorded end, beside what the machine can do at all, in one run.
+"""Empty jobs per second, from POST to recorded end, compared with bare posix_spawn and wait in the same run.
 
     python benchmarks/throughput.py [--jobs 3000] [--clients 16] [--rounds 3]
 
-The limit is `os.posix_spawn` and `wait` of `sh -c true` at its best parallelism (processes × children at once). The
-service runs as shipped (synchronous=FULL, a fresh state directory); the clients keep their connections and send
-the next POST when the last is answered; the clock stops when the last end is recorded. Rounds alternate, so that a
-drifting machine hits both; the ratio of each round and their median are printed.
+The limit is `os.posix_spawn` and `wait` of `sh -c true` at its best parallelism (processes × concurrent children).
+The service runs with its defaults (synchronous=FULL) on a new state directory. Clients keep their connections and
+send the next POST when the previous one is answered; the time ends when the last end is recorded. Rounds alternate,
+so that a change in the machine's speed affects both; the ratio of each round and the median are printed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ REQUEST_BODY = b'{"command": "true"}'
 
 
 def main():
-    """Measure and print."""
+    """Measure and print the results."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--jobs", type=int, default=3000)
     options.add_argument("--clients", type=int, default=16)
@@ -34,7 +34,7 @@ def main():
     with tempfile.TemporaryDirectory() as state:
         server, port = serve(state)
         try:
-            submit_all(port, 500, given.clients)  # warm
+            submit_all(port, 500, given.clients)  # warm up
             for _ in range(given.rounds):
                 limit = max(spawned(p, n, given.jobs) for p in (1, 2, 3) for n in (1, 2, 4))
                 ours = given.jobs / submit_all(port, given.jobs, given.clients)
@@ -52,26 +52,26 @@ def serve(state):
     command = [sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", state]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "SHELLRUNNER_LOG__LEVEL": "info"})
     line = {}
-    while "urls" not in line:  # warnings come before it
+    while "urls" not in line:  # warnings precede it
         line = json.loads(server.stderr.readline())
     drain(server.stderr)
     return server, int(line["urls"][0].rsplit(":", 1)[1])
 
 
 def drain(pipe):
-    """Read the log away, in a process of its own (a thread would share our interpreter)."""
+    """Discard the log in another process: a thread would compete for the interpreter."""
     subprocess.Popen(["cat"], stdin=pipe, stdout=subprocess.DEVNULL)
 
 
 def cpu(pid):
-    """Seconds of CPU that a process has used."""
+    """Return the CPU seconds of a process."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def spawned(processes, at_once, jobs):
-    """Commands per second that so many processes, each with so many children at once, spawn and reap."""
+    """Return the commands per second of this many processes with this many concurrent children each."""
     share = jobs // processes
     started = time.perf_counter()
     workers = []
@@ -97,7 +97,7 @@ def _spawn_and_reap(jobs, at_once):
 
 
 def submit_all(port, jobs, clients):
-    """Seconds from the first POST to the last recorded end."""
+    """Return the seconds from the first POST to the last recorded end."""
     request = (
         f"POST /api/jobs HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(REQUEST_BODY)}\r\n\r\n"
@@ -126,7 +126,7 @@ def submit_all(port, jobs, clients):
 
 
 def ask(connection, port, path):
-    """GET on a connection that is kept."""
+    """Send a GET on an open connection and return the answer."""
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
     return connection.recv(65536)
 
