@@ -134,7 +134,7 @@ async def hold(client):
             lambda client: client.submit("true", timeout=-1, priority=5000),
             422,
             "invalid-job",
-            "#/timeout: must be above 0.0; #/priority: must be at most 1000",
+            "#/timeout: must be greater than 0.0; #/priority: must be at most 1000",
         ),
     ],
 )

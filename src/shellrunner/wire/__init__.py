@@ -1,4 +1,4 @@
-"""The model as JSON and the output as server-sent events: pure functions, for the server and for its client.
+"""The model as JSON and output as server-sent events: pure functions, for the server and for its client.
 
-Owned by nobody and used by `web` (later by `client`). Must not know sockets, stores or HTTP.
+Used by `web`, `access`, `callbacks` and `client`; owned by none of them. Must not know sockets, stores or HTTP.
 """

@@ -1,6 +1,7 @@
 """The documents of the API: which keys each has, and what each key means.
 
-Types alone: `resources` makes the documents, and the OpenAPI document is made from these. Must not know HTTP.
+Types only: `serialize` makes the documents, and the OpenAPI document is generated from these types, with docstrings
+as its descriptions. Must not know HTTP.
 """
 
 from typing import Annotated, Literal, NotRequired
@@ -14,7 +15,7 @@ from shellrunner.model.endings import ENDINGS
 TIME = "2016-08-19T15:31:42.201Z"
 
 Instant = Annotated[
-    str, Field(description="RFC 3339, UTC", json_schema_extra={"format": "date-time"}, examples=[TIME])
+    str, Field(description="RFC 3339, in UTC.", json_schema_extra={"format": "date-time"}, examples=[TIME])
 ]
 Link = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
 StateName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*State]})]
@@ -29,16 +30,19 @@ Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Small = Annotated[int, Field(ge=1, le=65_535)]
 Seconds = Annotated[float, Field(ge=0)]
 ExitCode = Annotated[
-    int | None, Field(ge=0, le=names.MAX_EXIT_CODE, description="of the command, if it exited by itself")
+    int | None,
+    Field(ge=0, le=names.MAX_EXIT_CODE, description="The exit code of the command; null unless it exited by itself."),
 ]
-Signal = Annotated[str | None, Field(description="which ended the command", examples=["SIGSEGV"])]
+Signal = Annotated[
+    str | None, Field(description="The signal that ended the command; null unless one did.", examples=["SIGSEGV"])
+]
 
 closed = with_config(extra="forbid", use_attribute_docstrings=True)
 
 
 @closed
 class Limits(TypedDict):
-    """What the job may use; null is as config says."""
+    """What the job may use; null is the default of the configuration."""
 
     memory_bytes: Count | None
     cpu_seconds: Count | None
@@ -49,7 +53,7 @@ class Limits(TypedDict):
 
 @closed
 class Streamed(TypedDict):
-    """Standard input is sent while the job runs."""
+    """Standard input that is sent while the job runs."""
 
     stream: Literal[True]
 
@@ -64,7 +68,7 @@ class Terminal(TypedDict):
 
 @closed
 class Retries(TypedDict):
-    """Which endings are followed by another attempt, how many times, and after how many seconds."""
+    """Further attempts: at most `max`, each `delay` seconds after one whose ending is in `on`."""
 
     max: Small
     delay: Seconds
@@ -73,37 +77,37 @@ class Retries(TypedDict):
 
 @closed
 class Callback(TypedDict):
-    """How the result gets to where it is to be sent."""
+    """The delivery of the result to the URL that the job named."""
 
     state: DeliveryName
     tries: Count
     error: str | None
-    """why the last try failed"""
+    """Why the last try failed."""
 
 
 @closed
 class Job(TypedDict):
-    """A job as it was asked for, without secrets."""
+    """A job as it was submitted, without secrets."""
 
     job_id: Id
     command: str
-    """the line for the shell, or argv quoted as for one"""
+    """The line for the shell, or `argv` quoted as a shell line."""
     created: Instant
     state: StateName
     done: bool
     status: Link
     result: Link | None
-    """null until it is done, and when it was deleted"""
+    """Null until the job is done, and if its result was deleted."""
     submitter: str | None
-    """who asked for it: `token:NAME`, or `uid:N` of a process here; null if that was not recorded yet"""
+    """Who submitted it: `token:NAME`, or `uid:N` of a local process; null if it was not recorded."""
     run_as: str | None
-    """the system user of its command; null is the service's own"""
+    """The system user that runs the command; null is the user of the service."""
     argv: Annotated[tuple[str, ...], Field(max_length=names.MAX_ARGUMENTS)] | None
     cwd: str | None
     env: Annotated[list[str], Field(max_length=names.MAX_VARIABLES)]
-    """the variables' names; values are never shown"""
+    """The names of the variables; values are never shown."""
     stdin: Streamed | None
-    """null also for text, which is never shown"""
+    """Null also for text, which is never shown."""
     timeout: Seconds | None
     priority: Annotated[int, Field(ge=-names.MAX_PRIORITY, le=names.MAX_PRIORITY)]
     queue: str
@@ -121,14 +125,14 @@ class Job(TypedDict):
 
 @closed
 class Status(TypedDict):
-    """How far a job is; what is not known yet, or never was, is null."""
+    """How far a job is; what is not known (yet) is null."""
 
     status_id: Id
     job_id: Id
     done: bool
     state: StateName
     cancelling: bool
-    """its end was asked for, and it still runs"""
+    """Cancellation was requested, and the command still runs."""
     attempt: Small
     created: Instant
     started: Instant | None
@@ -137,12 +141,12 @@ class Status(TypedDict):
     exit_code: ExitCode
     signal: Signal
     result: Link | None
-    """null until it is done, and when it was deleted"""
+    """Null until the job is done, and if its result was deleted."""
 
 
 @closed
 class Usage(TypedDict):
-    """What the command and the children it waited for used."""
+    """Resources used by the command and the children that it waited for."""
 
     cpu_user: Seconds
     cpu_system: Seconds
@@ -151,7 +155,7 @@ class Usage(TypedDict):
 
 @closed
 class Result(TypedDict):
-    """How a job ended and what it wrote; what nobody witnessed is null."""
+    """How a job ended and what it wrote; what was not witnessed is null."""
 
     result_id: Id
     job_id: Id
@@ -160,46 +164,46 @@ class Result(TypedDict):
     started: Instant | None
     completed: Instant
     duration: Seconds | None
-    """seconds of the monotonic clock"""
+    """Seconds of the monotonic clock."""
     exit_code: ExitCode
     signal: Signal
     ending: EndingName
     detail: str | None
-    """why it did not start, was skipped, or is lost"""
+    """Why the command did not start, was skipped, or is lost."""
     stdout: str
-    """as text, cut around a visible marker if it is large"""
+    """The stream as text; if it is large, its beginning and end around a visible marker."""
     stderr: str
-    """likewise"""
+    """The stream as text; if it is large, its beginning and end around a visible marker."""
     stdout_bytes: Count
-    """all that is stored, and to be had at .../stdout"""
+    """Bytes that are stored; `/api/results/{id}/stdout` has all of them."""
     stderr_bytes: Count
-    """likewise"""
+    """Bytes that are stored; `/api/results/{id}/stderr` has all of them."""
     stdout_dropped: Count
-    """bytes that could not be stored: over the limit, or on a full disk"""
+    """Bytes that were not stored: beyond the limit, or the disk was full."""
     stderr_dropped: Count
-    """likewise"""
+    """Bytes that were not stored: beyond the limit, or the disk was full."""
     truncated: bool
-    """the text here is cut"""
+    """Whether the text of a stream is shortened here."""
     attempt: Small
     attempts: Annotated[list[Link], Field(max_length=1001)]
-    """each attempt that is over, as a result of its own"""
+    """Every attempt that has ended, each as a result of its own."""
     usage: Usage | None
 
 
 @closed
 class Queue(TypedDict):
-    """A queue, and how many of its jobs stand where."""
+    """A queue, and how many of its jobs are in each state."""
 
     queue: str
     limit: Annotated[int, Field(ge=1, le=2**63 - 1)] | None
-    """how many may run at once; null is no limit of its own"""
+    """Maximum number of jobs that run at once; null if the queue has no limit of its own."""
     paused: bool
-    """nothing new of it starts"""
+    """Whether the queue is paused: none of its jobs is started."""
     running: Count
     queued: Count
     waiting: Count
     oldest: Instant | None
-    """when the oldest of its queued jobs was accepted"""
+    """When the oldest of its queued jobs was accepted."""
 
 
 @closed
@@ -207,58 +211,58 @@ class Queues(TypedDict):
     """All queues."""
 
     paused: bool
-    """nothing new starts at all"""
+    """Whether all queues are paused: no job is started."""
     queues: list[Queue]
 
 
 @closed
 class Removed(TypedDict):
-    """What became of the jobs that were to be deleted."""
+    """How many of the selected jobs were deleted."""
 
     deleted: Count
     kept: Count
-    """not done yet, and so not deleted"""
+    """Jobs that were not deleted because they are not done."""
 
 
 @closed
 class Fault(TypedDict):
-    """One thing that is wrong with a body."""
+    """One error in a request body."""
 
     pointer: Annotated[
-        str, Field(description="where: a JSON pointer in a fragment (RFC 6901)", examples=["#/command"])
+        str, Field(description="Where: a JSON pointer as a URI fragment (RFC 6901).", examples=["#/command"])
     ]
     detail: str
 
 
 @closed
 class Problem(TypedDict):
-    """What went wrong (RFC 9457), and what helps to mend it."""
+    """What is wrong and what helps to fix it (RFC 9457)."""
 
     type: Link
     title: str
     status: Annotated[int, Field(ge=400, le=599)]
     detail: str
     errors: NotRequired[Annotated[list[Fault], Field(max_length=100)]]
-    """what is wrong with the body, each with its place"""
+    """The errors in the request body."""
     parameter: NotRequired[str]
-    """the parameter of the query, or the header, that is wrong"""
+    """The query parameter or header that is wrong."""
     limit: NotRequired[Count]
-    """the most that is possible"""
+    """The limit that applies."""
     offset: NotRequired[Count]
-    """bytes of input that were taken so far"""
+    """Bytes of standard input that were accepted so far."""
     produces: NotRequired[str]
-    """the media type that `Accept` excludes"""
+    """The media type of this route, which `Accept` excludes."""
     deleted: NotRequired[Count]
-    """how many jobs would be deleted"""
+    """How many jobs would be deleted."""
     kept: NotRequired[Count]
-    """how many more are meant, but not done"""
+    """How many other selected jobs are not done and would be kept."""
     id: NotRequired[str]
-    """under which the log says more"""
+    """The id under which the service's log has the details."""
 
 
 @closed
 class Index(TypedDict):
-    """Where to go from here."""
+    """The entry points of the API."""
 
     jobs: Link
     statuses: Link
@@ -276,7 +280,7 @@ class Jobs(TypedDict):
 
     jobs: Annotated[list[Job], Field(max_length=1000)]
     next: Link | None
-    """the next page, if there is one"""
+    """The next page, if there is one."""
 
 
 @closed
@@ -285,13 +289,13 @@ class Statuses(TypedDict):
 
     statuses: Annotated[list[Status], Field(max_length=1000)]
     next: Link | None
-    """the next page, if there is one"""
+    """The next page, if there is one."""
 
 
 @closed
 class Results(TypedDict):
-    """A page of results; their texts are cut at 4 KiB."""
+    """A page of results; the text of each stream is shortened to 4 KiB."""
 
     results: Annotated[list[Result], Field(max_length=1000)]
     next: Link | None
-    """the next page, if there is one"""
+    """The next page, if there is one."""

@@ -1,4 +1,4 @@
-"""JSON as this API speaks it: strict in what it reads, every script written as itself.
+"""JSON of the API: strict when it reads, and every script written as itself.
 
 Pure functions over bytes. Must not know what the documents mean.
 """
@@ -17,28 +17,29 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=
 
 
 def dumps(document: Any) -> bytes:
-    """A document as a body: one line of UTF-8, with a newline at the end."""
+    """Serialize a document as one line of UTF-8, with a newline at the end."""
     try:
         return to_json(document) + b"\n"
     except PydanticSerializationError:
-        # A name from the file system may hold half a surrogate pair; it must not cost the whole answer.
+        # A file name may contain a lone surrogate; it must not fail the whole response.
         return f"{_encode(document)}\n".encode(errors="replace")
 
 
 def loads(body: bytes) -> Any:
-    """Read a body as RFC 8259 has it, and nothing that merely resembles it.
+    """Parse a body as RFC 8259 defines JSON, without the extensions of Python's parser.
 
     Raises:
-        MalformedJson: syntax, encoding, nesting, duplicate keys, NaN, a lone surrogate, a number out of reach.
+        MalformedJson: wrong syntax or encoding, nested too deeply, a duplicate key, NaN or infinity, a lone
+            surrogate, a number with too many digits.
     """
     try:
         document = _decoder.decode(body.decode())
-        if b"\\u" in body:  # only an escape can bring half a surrogate pair into UTF-8
+        if b"\\u" in body:  # only an escape can bring a lone surrogate into UTF-8
             _encode(document).encode()
     except UnicodeDecodeError as error:
-        raise MalformedJson(f"the body is not UTF-8: byte {error.start} does not belong") from None
+        raise MalformedJson(f"the body is not UTF-8: invalid byte at offset {error.start}") from None
     except UnicodeEncodeError:
-        raise MalformedJson("the body holds one half of a surrogate pair") from None
+        raise MalformedJson("the body contains a lone surrogate") from None
     except RecursionError:
         raise MalformedJson("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -57,29 +58,29 @@ def _escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("a key appears twice in one object")
     return members
 
 
-def _constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _whole(text: str) -> int:
+def _parse_int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
     return int(text)
 
 
-def _number(text: str) -> int | float:
-    """JSON has one kind of number: 1.0 is 1."""
+def _parse_float(text: str) -> int | float:
+    # JSON has one kind of number: 1.0 is 1.
     number = float(text)
     return int(number) if number.is_integer() else number
 
 
 _decoder = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_float=_number, parse_int=_whole
+    object_pairs_hook=_unique_keys, parse_constant=_reject_constant, parse_float=_parse_float, parse_int=_parse_int
 )

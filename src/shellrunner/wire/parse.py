@@ -1,4 +1,4 @@
-"""What a client sends, as the model: every fault named in plain words, with a pointer to it.
+"""Request bodies as the model; every error is reported with a JSON pointer and a message for people.
 
 Pure functions. Must not know HTTP, or what the configuration allows.
 """
@@ -15,15 +15,15 @@ from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.model.names import NAME_RULE
 from shellrunner.wire import json_codec
 
-_MOST_ERRORS = 100  # enough to mend a request by; a million unknown keys must not make a giant answer
+_MAX_ERRORS = 100  # enough to fix a request; a million unknown keys must not make a giant response
 
-_WORDS = {
+_MESSAGES = {
     "bool_type": "must be true or false",
     "dict_type": "must be an object",
     "extra_forbidden": "is not a known key",
     "finite_number": "must be a finite number",
     "float_type": "must be a number",
-    "greater_than": "must be above {gt}",
+    "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "int_from_float": "must be a whole number",
     "int_parsing_size": "is too large a number",
@@ -56,45 +56,45 @@ def job_spec(content: bytes) -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        raise InvalidJob(_faults(error)) from None
+        raise InvalidJob(_errors(error)) from None
 
 
 def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
-    """Read the body that asks for a signal; `signals` are those that there are.
+    """Parse the body of a request to send a signal; `signals` are the known ones by name.
 
     Raises:
-        MalformedJson: it is no JSON.
-        InvalidSignal: it is JSON, but names none of them.
+        MalformedJson: the body is not JSON.
+        InvalidSignal: the body is JSON, but does not name a known signal.
     """
     document = json_codec.loads(content)
     try:
-        asked = SignalRequest.model_validate(document).signal
+        name = SignalRequest.model_validate(document).signal
     except ValidationError as error:
-        raise InvalidSignal(_faults(error)) from None
-    if asked not in signals:
+        raise InvalidSignal(_errors(error)) from None
+    if name not in signals:
         raise InvalidSignal([{"pointer": "#/signal", "detail": f"must be one of {', '.join(signals)}"}])
-    return signals[asked]
+    return signals[name]
 
 
 def digest(content: bytes) -> bytes:
-    """The same for bodies that are equal as JSON, however they are written.
+    """Return a hash that is the same for bodies that are equal as JSON.
 
     Raises:
-        MalformedJson: it is no JSON.
+        MalformedJson: the body is not JSON.
     """
     return blake2b(json.dumps(json_codec.loads(content), sort_keys=True).encode(), digest_size=32).digest()
 
 
-def _faults(error: ValidationError) -> list[dict[str, str]]:
-    faults = error.errors(include_url=False, include_input=False)
-    # A list whose items are all wrong is called empty by pydantic, which is no fault of its own.
-    around = {fault["loc"][:-1] for fault in faults}
-    told = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in around]
-    return [_explain(fault) for fault in told[:_MOST_ERRORS]]
+def _errors(error: ValidationError) -> list[dict[str, str]]:
+    details = error.errors(include_url=False, include_input=False)
+    # Of a list whose items are all wrong pydantic says in addition that it is too short.
+    parents = {detail["loc"][:-1] for detail in details}
+    own = [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in parents]
+    return [_explain(detail) for detail in own[:_MAX_ERRORS]]
 
 
-def _explain(fault: Mapping[str, Any]) -> dict[str, str]:
-    words = _WORDS.get(fault["type"])
-    told = fault["msg"] if words is None else words.format_map(fault.get("ctx", {}))
-    location = [key for key in fault["loc"] if key != "[key]"]  # pydantic marks a wrong key of a mapping with it
-    return {"pointer": json_codec.json_pointer(*location), "detail": told}
+def _explain(detail: Mapping[str, Any]) -> dict[str, str]:
+    template = _MESSAGES.get(detail["type"])
+    message = detail["msg"] if template is None else template.format_map(detail.get("ctx", {}))
+    location = [key for key in detail["loc"] if key != "[key]"]  # pydantic's mark of a wrong key in a mapping
+    return {"pointer": json_codec.json_pointer(*location), "detail": message}

@@ -1,6 +1,6 @@
-"""The model as the API's resources: a job, its status, its result, and where each is found.
+"""The model as documents of the API: a job, its status, its result, and the path of each.
 
-Pure functions; the keys and their meaning are in `documents`. Must not know HTTP.
+Pure functions; `documents` has the keys and their meaning. Must not know HTTP.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from shellrunner.wire.text import Excerpt
 Document = Mapping[str, Any]  # any of them
 
 
-def status_link(job_id: int) -> str:
-    """Where its status is found."""
+def status_path(job_id: int) -> str:
+    """Return the path of a job's status."""
     return f"/api/statuses/{job_id}"
 
 
@@ -26,17 +26,17 @@ def result_link(job: Job) -> str | None:
 
 
 def result_path(job_id: int) -> str:
-    """Return the path under which a job's result is served."""
+    """Return the path of a job's result."""
     return f"/api/results/{job_id}"
 
 
-def attempt_link(job_id: int, number: int) -> str:
+def attempt_path(job_id: int, number: int) -> str:
     """Return the path of the result of one attempt."""
     return f"{result_path(job_id)}/attempts/{number}"
 
 
 def job(job: Job) -> documents.Job:
-    """The job as it was asked for, without secrets: of `env` the names, of `stdin` nothing."""
+    """Return the job as it was submitted, without secrets: only the names of `env`, and no text of `stdin`."""
     spec = job.spec
     return {
         "job_id": job.id,
@@ -44,7 +44,7 @@ def job(job: Job) -> documents.Job:
         "created": format_rfc3339(job.created),
         "state": job.state.value,
         "done": job.done,
-        "status": status_link(job.id),
+        "status": status_path(job.id),
         "result": result_link(job),
         "submitter": job.submitter,
         "run_as": job.run_as,
@@ -69,7 +69,7 @@ def job(job: Job) -> documents.Job:
 
 
 def status(job: Job) -> documents.Status:
-    """How far it is; what is not known yet, or never was, is null."""
+    """Return how far the job is; what is not known (yet) is null."""
     phase = job.phase
     end = phase.end if isinstance(phase, Done) else None
     started = phase.started if isinstance(phase, Running) else end.started if end else None
@@ -91,7 +91,7 @@ def status(job: Job) -> documents.Status:
 
 
 def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt, stderr: Excerpt) -> documents.Result:
-    """How an attempt ended and what it wrote, as far as that fits here; of the attempts, those that are over."""
+    """Return how an attempt ended, with excerpts of its output, and links to all attempts that have ended."""
     return {
         "result_id": job.id,
         "job_id": job.id,
@@ -112,13 +112,13 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "stderr_dropped": volume.stderr_dropped,
         "truncated": stdout.truncated or stderr.truncated,
         "attempt": attempt,
-        "attempts": [attempt_link(job.id, number) for number in range(1, job.attempt + job.done)],
+        "attempts": [attempt_path(job.id, number) for number in range(1, job.attempt + job.done)],
         "usage": _usage(end.usage) if end.usage else None,
     }
 
 
 def done_event(job: Job, end: End) -> stream_events.DoneEvent:
-    """What the last event of a stream says."""
+    """Return the data of the last event of a job's stream."""
     return {
         "result": result_link(job),
         "ending": end.ending.value,

@@ -1,6 +1,7 @@
-"""What the events of a stream tell: which keys the data of each has.
+"""The data of server-sent events: which keys each event has.
 
-Types alone, as `documents` has those of the resources. Must not know how a stream is written.
+Types only, as in `documents`, and described in the OpenAPI document as those are. Must not know how a stream is
+written.
 """
 
 from typing import Annotated, Literal, NotRequired
@@ -13,7 +14,7 @@ from shellrunner.wire.documents import Count, EndingName, ExitCode, Id, Instant,
 
 @closed
 class OutputEvent(TypedDict):
-    """A piece of output as events tell it: as text, or as its bytes with `encoding=base64`."""
+    """A piece of output: as text, or with `encoding=base64` as its exact bytes."""
 
     text: NotRequired[str]
     base64: NotRequired[Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]]
@@ -22,7 +23,7 @@ class OutputEvent(TypedDict):
 
 @closed
 class DroppedEvent(TypedDict):
-    """Output that could not be stored so far."""
+    """How many bytes of a stream were not stored so far."""
 
     stream: Literal["stdout", "stderr"]
     bytes: Count
@@ -30,7 +31,7 @@ class DroppedEvent(TypedDict):
 
 @closed
 class DoneEvent(TypedDict):
-    """What the last event of a stream says."""
+    """How the job ended; the last event of its stream."""
 
     result: Link | None
     ending: EndingName
@@ -42,11 +43,11 @@ class DoneEvent(TypedDict):
 
 @closed
 class DeletedEvent(TypedDict):
-    """A job that is no more, as the stream of all changes tells it."""
+    """A job was deleted."""
 
     status_id: Id
 
 
 @closed
 class ResetEvent(TypedDict):
-    """Nothing: the reader's place in the stream of all changes is unknown, and the list is to be read anew."""
+    """The event id is unknown or too old: read the list again, then continue with this stream."""

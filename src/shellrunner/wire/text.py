@@ -1,4 +1,4 @@
-"""Bytes of output as text: charsets and their names on the wire, decoders that can be resumed, and excerpts.
+"""Bytes of output as text: charset names for HTTP, decoders that can be resumed, and excerpts.
 
 Pure functions and plain values. Must not know where the bytes are stored.
 """
@@ -7,8 +7,8 @@ import codecs
 import re
 from typing import NamedTuple
 
-# Names that IANA's registry has otherwise than Python, beside the families of `label`.
-_LABELS = {
+# Charsets whose name in IANA's registry differs from Python's, beside the families in `label`.
+_IANA_NAMES = {
     "ascii": "US-ASCII",
     "big5hkscs": "Big5-HKSCS",
     "euc_jp": "EUC-JP",
@@ -20,17 +20,17 @@ _LABELS = {
     "utf-16-le": "UTF-16LE",
 }
 _CONTINUATIONS = re.compile(rb"[\x80-\xbf]{0,3}")
-# In every multi-byte charset that is accepted, a byte below "0" is a character by itself.
+# In every multi-byte charset that is accepted, a byte below "0" is a character of its own.
 _BOUNDARY = re.compile(rb"[\x00-\x2f]")
-_FAR = 4096  # bytes to look for one; whoever writes more without a blank or newline gets a guess
-_HIGH_BYTE = {"utf-16-le": 1, "utf-16-be": 0}  # the one that tells the second half of a surrogate pair
+_MAX_BOUNDARY_SEARCH = 4096  # bytes; without a blank or newline in them, a character may be split
+_HIGH_BYTE = {"utf-16-le": 1, "utf-16-be": 0}  # the byte of a code unit that marks the second half of a pair
 
 
 class Decoder:
-    """A stream's bytes as text; `held` bytes at its end are an unfinished character."""
+    """Decodes a stream piece by piece; its last `held` bytes are an incomplete character."""
 
     def __init__(self, charset: str) -> None:
-        """Start at the boundary of a character."""
+        """Start at a character boundary."""
         self._decoder = codecs.getincrementaldecoder(charset)("replace")
         self.held = 0
 
@@ -41,33 +41,33 @@ class Decoder:
         return text
 
     def flush(self) -> str:
-        """Return what is unfinished at the end, as U+FFFD."""
+        """Return the incomplete character at the end as U+FFFD."""
         self.held = 0
         return self._decoder.decode(b"", True)
 
 
 class Excerpt(NamedTuple):
-    """An output as text, whole or cut."""
+    """An output as text, whole or shortened."""
 
     text: str
     truncated: bool
 
 
 def label(charset: str) -> str:
-    """The charset's name for `Content-Type`, as IANA has it (and Python, and browsers, if they have it at all)."""
+    """Return the charset's IANA name, for `Content-Type`; Python and browsers know it if they have the charset."""
     for python, iana in (("iso8859-", "ISO-8859-"), ("cp125", "windows-125"), ("cp", "IBM")):
         if charset.startswith(python):
             return charset.replace(python, iana)
-    return _LABELS.get(charset, charset)
+    return _IANA_NAMES.get(charset, charset)
 
 
 def decode(data: bytes, charset: str) -> Excerpt:
-    """All of an output; bytes that are no characters appear as U+FFFD."""
+    """Return all of an output as text; invalid bytes become U+FFFD."""
     return Excerpt(data.decode(charset, "replace"), truncated=False)
 
 
 def excerpt(head: bytes, tail: bytes, *, size: int, charset: str) -> Excerpt:
-    """The first and last bytes of `size` around a marker; neither cut splits a character."""
+    """Return the beginning and the end of an output of `size` bytes around a marker; no character is split."""
     decoder = Decoder(charset)
     first = decoder.feed(head)
     tail = tail[_boundary(tail, size - len(tail), charset) :]
@@ -76,7 +76,7 @@ def excerpt(head: bytes, tail: bytes, *, size: int, charset: str) -> Excerpt:
 
 
 def _boundary(data: bytes, offset: int, charset: str) -> int:
-    """Where in `data`, which lies at `offset` of its stream, a character begins."""
+    """Return where in `data`, which begins at `offset` of its stream, the first character begins."""
     if charset == "utf-8":
         continuations = _CONTINUATIONS.match(data)
         return continuations.end() if continuations else 0
@@ -84,16 +84,16 @@ def _boundary(data: bytes, offset: int, charset: str) -> int:
         at = offset % 2
         high = data[at + _HIGH_BYTE[charset] :][:1]
         return at + 2 if b"\xdc" <= high <= b"\xdf" else at
-    found = _BOUNDARY.search(data, 0, _FAR)
-    return found.start() if found else 0
+    match = _BOUNDARY.search(data, 0, _MAX_BOUNDARY_SEARCH)
+    return match.start() if match else 0
 
 
 def line_ends(data: bytes, offset: int, charset: str) -> list[int]:
-    """Where lines end (the places after their newlines) in `data`, which lies at `offset`."""
+    """Return the positions after the newlines in `data`, which begins at `offset` of its stream."""
     newline = "\n".encode(charset)
     width = len(newline)
     return [
-        offset + found.end()
-        for found in re.finditer(re.escape(newline), data)
-        if (offset + found.start()) % width == 0
+        offset + match.end()
+        for match in re.finditer(re.escape(newline), data)
+        if (offset + match.start()) % width == 0
     ]

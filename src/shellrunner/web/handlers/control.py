@@ -52,7 +52,7 @@ async def signal(request: web.Request) -> web.StreamResponse:
     content = await bodies.json(request)
     await app[CONTROLS].signal(wanted, parse.signal_number(content, app[CONTROLS].signals))
     job = await app[STORE].job(wanted)
-    return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_link(wanted)})
+    return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_path(wanted)})
 
 
 async def stdin(request: web.Request) -> web.Response:

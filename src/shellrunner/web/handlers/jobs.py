@@ -36,7 +36,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
     by = Submitter(who.name, who.run_as)
     job = await app[STORE].add(spec, idempotency.of(request, key, content) if key is not None else None, by)
     audit.note(request, job=job.id, command=job.spec.command_line)
-    headers = {"Location": serialize.status_link(job.id)}
+    headers = {"Location": serialize.status_path(job.id)}
     # The result is for those who may read it: to all others a preference is what RFC 7240 lets it be, passed over.
     if seconds is not None and "read" in who.scopes:
         return await _awaited(request, job, seconds, headers)
@@ -60,7 +60,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     """
     request.app[STREAMS].check_open()
     job = await request.app[STORE].request_cancel(job_id(request))
-    return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_link(job.id)})
+    return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_path(job.id)})
 
 
 async def remove(request: web.Request) -> web.Response:
