@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
-from shellrunner.wire.documents import Count, EndingName, ExitCode, Id, Instant, Link, Seconds, Signal, closed
+from shellrunner.wire.field_types import Count, EndingName, ExitCode, Id, Instant, Link, Seconds, Signal, closed
 
 
 @closed

@@ -12,7 +12,7 @@ from shellrunner.model.names import MAX_JOB_ID, MAX_NAME_LENGTH, NAME_PATTERN
 from shellrunner.web.handlers import lists
 from shellrunner.web.http.parameters import LABELS, SEVERAL
 from shellrunner.web.route import Route
-from shellrunner.wire.documents import TIME
+from shellrunner.wire.field_types import TIME
 
 Schema = dict[str, Any]
 
