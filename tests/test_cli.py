@@ -36,8 +36,10 @@ def test_every_verb_explains_itself(verb):
     """`--help` succeeds, and each option has its explanation."""
     done = run(verb, "--help")
     assert done.returncode == 0
-    command = cli.get_command(None, verb)
-    assert all(option.help for option in command.params if isinstance(option, click.Option))
+    commands = [cli.get_command(None, verb)]
+    commands += getattr(commands[0], "commands", {}).values()
+    options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
+    assert [option.name for option in options if not option.help] == []
 
 
 def test_a_wrong_configuration_is_refused_in_words(tmp_path):

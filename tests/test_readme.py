@@ -158,12 +158,27 @@ def test_every_key_of_a_job_is_told():
     assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == list(JobSpec.model_fields)
 
 
-def test_every_verb_and_option_is_told():
-    """The table of the command line has each verb, with each of its options."""
-    for name in VERBS:
-        verb = cli.get_command(None, name)
-        (line,) = re.findall(rf"^\| `shellrunner {name}` \|.*$", README, re.MULTILINE)
-        assert all(option.opts[0] in line for option in verb.params if isinstance(option, click.Option))
+def options_of(command):
+    """The name of each option of a command, and those of a group's subcommands."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield parameter.opts[0]
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from options_of(subcommand)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_and_option_is_told(name):
+    """The table of the command line has each verb, with each of its options and of its subcommands' options."""
+    verb = cli.get_command(None, name)
+    (line,) = re.findall(rf"^\| `shellrunner {name}` \|.*$", README, re.MULTILINE)
+    assert [option for option in options_of(verb) if f"`{option}" not in line] == []
+    assert [subcommand for subcommand in getattr(verb, "commands", {}) if f"`{subcommand}" not in line] == []
+
+
+def test_the_options_of_subcommands_are_found():
+    """Those of `token create` and `token list` are among the options of `token`."""
+    assert {"--scope", "--expires", "--run-as", "--config"} <= set(options_of(cli.get_command(None, "token")))
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.verb} {route.path}")

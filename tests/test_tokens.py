@@ -120,12 +120,12 @@ def test_a_moment_is_in_utc_unless_it_says_otherwise(given, moment):
         (["a\nb"], "must be 1 to 63 letters"),
         ([""], "must be 1 to 63 letters"),
         (["ci", "--scope", "write"], "'write' is not one of 'read', 'run', 'admin'"),
-        (["ci", "--expires", "12"], "must be a span as 90d or 12h, or a date"),
-        (["ci", "--expires", "soon"], "must be a span as 90d or 12h, or a date"),
-        (["ci", "--expires", "5m"], "must be a span as 90d or 12h, or a date"),
-        (["ci", "--expires", "99999999d"], "must be a span as 90d or 12h, or a date"),
-        (["ci", "--expires", "2020-01-01"], "must lie ahead"),
-        (["ci", "--expires", "0d"], "must lie ahead"),
+        (["ci", "--expires", "12"], "must be a duration such as 90d or 12h, or a date"),
+        (["ci", "--expires", "soon"], "must be a duration such as 90d or 12h, or a date"),
+        (["ci", "--expires", "5m"], "must be a duration such as 90d or 12h, or a date"),
+        (["ci", "--expires", "99999999d"], "must be a duration such as 90d or 12h, or a date"),
+        (["ci", "--expires", "2020-01-01"], "must be in the future"),
+        (["ci", "--expires", "0d"], "must be in the future"),
         (["ci", "--run-as", ""], "must be the name of a user"),
         (["ci", "--run-as", 'a"\n'], "must be the name of a user"),
         ([], "Missing argument 'NAME'"),
@@ -162,7 +162,7 @@ def test_the_list_has_every_token_and_no_hash(tmp_path):
     assert heading.split() == ["NAME", "SCOPES", "EXPIRES", "RUN", "AS", "COMMANDS"]
     assert [row.split() for row in rows] == [
         ["ci", "read,run", "2127-01-01T00:00:00Z", "-", "any"],
-        ["old", "read,run", "2020-01-01T00:00:00Z", "(over)", "-", "1", "rules"],
+        ["old", "read,run", "2020-01-01T00:00:00Z", "(expired)", "-", "1", "rules"],
     ]
     nothing = token("list")
     assert (nothing.stdout, nothing.stderr.split(":")[0]) == ("", "no tokens")

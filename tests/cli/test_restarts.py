@@ -86,8 +86,8 @@ async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service, 
         await service.start()
         go.touch()
         done = await finished(process)
-    assert said.decode().endswith(": Connection refused; trying again\n")
-    assert (done.code, done.out, done.err) == (0, b"ended\n", "the connection is back\n")
+    assert said.decode().endswith(": Connection refused; retrying\n")
+    assert (done.code, done.out, done.err) == (0, b"ended\n", "reconnected\n")
 
 
 async def test_wait_outlives_a_restart(service, typist):

@@ -17,16 +17,16 @@ ENDINGS = {
     ("true",): (0, ""),
     ("exit 7",): (7, ""),
     ("exit 255",): (255, ""),
-    ("kill -9 $$",): (137, "job N was ended by SIGKILL\n"),
-    ("kill -SEGV $$",): (139, "job N was ended by SIGSEGV\n"),
-    ("kill -37 $$",): (165, "job N was ended by SIGRTMIN+3\n"),
+    ("kill -9 $$",): (137, "job N was terminated by SIGKILL\n"),
+    ("kill -SEGV $$",): (139, "job N was terminated by SIGSEGV\n"),
+    ("kill -37 $$",): (165, "job N was terminated by SIGRTMIN+3\n"),
     ("no-such-program", "x"): (
         126,
         "job N failed to start: cannot start no-such-program: not found along PATH\n",
     ),
-    ("yes",): (123, "SIZE of stdout could not be stored\njob N wrote more than its limit, and was ended\n"),
+    ("yes",): (123, "SIZE of stdout could not be stored\njob N exceeded its output limit and was terminated\n"),
 }
-GOES_ON = "job N goes on: shellrunner logs -f N, or shellrunner cancel N\n"
+CONTINUES = "job N continues: use `shellrunner logs -f N` or `shellrunner cancel N`\n"
 
 
 async def test_it_exits_as_the_command_did(typist):
@@ -38,7 +38,7 @@ async def test_it_exits_as_the_command_did(typist):
 async def test_a_timeout_is_124(typist):
     """--timeout takes durations as people write them, and its end has a code of its own."""
     done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
-    assert (done.code, done.said) == (124, "job N exceeded its timeout and was ended\n")
+    assert (done.code, done.said) == (124, "job N exceeded its timeout and was terminated\n")
 
 
 async def test_what_somebody_else_cancels_is_123(shared, typist):
@@ -143,15 +143,19 @@ async def test_detached_it_prints_the_number_and_goes(shared, typist):
 
 REFUSED = {
     ("--queue", "nowhere", "true"): "#/queue: must be one of the configured queues",
-    ("-e", "A", "true"): "'A' is not set here",
-    ("--timeout", "soon", "true"): "'soon' is no duration: 90, 1.5s, 5m, 1h30m",
-    ("--stdin", "/no/such/file", "cat"): "--stdin /no/such/file: No such file or directory",
-    ("--stdin", "/", "cat"): "--stdin /: is a directory",
-    ("--label", "team", "true"): "'team' must be NAME=VALUE",
+    ("-e", "A", "true"): "'A' is not set in the environment",
+    (
+        "--timeout",
+        "soon",
+        "true",
+    ): "invalid duration 'soon': expected seconds or units, such as 90, 1.5s,",
+    ("--stdin", "/no/such/file", "cat"): "cannot open --stdin /no/such/file: No such file or directory",
+    ("--stdin", "/", "cat"): "cannot read --stdin /: Is a directory",
+    ("--label", "team", "true"): "'team' must be KEY=VALUE",
     ("--such", "true"): "No such option",
     (): "Missing argument",
     ("--", ""): "must not be empty",
-    ("echo", os.fsdecode(b"\xff")): "is not UTF-8",
+    ("echo", os.fsdecode(b"\xff")): "must be valid UTF-8",
 }
 
 
@@ -170,7 +174,10 @@ async def test_nobody_there_is_125_at_once(tmp_path):
     """In one sentence, which says what to do."""
     done = await Typist(tmp_path, SHELLRUNNER_URL="http://127.0.0.1:1").run("run", "true")
     refused = "cannot reach http://127.0.0.1:1: Connection refused"
-    assert (done.code, done.err) == (125, f"{refused}; is the service running there, as SHELLRUNNER_URL says?\n")
+    assert (done.code, done.err) == (
+        125,
+        f"{refused}; check that the service runs there (address from SHELLRUNNER_URL)\n",
+    )
 
 
 async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared, typist):
@@ -180,7 +187,7 @@ async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared, typist
         number = int(await process.stdout.readline())
         process._transport.get_pipe_transport(1).close()
         assert await asyncio.wait_for(process.wait(), SOON) == 141
-        assert (await process.stderr.read()).decode() == GOES_ON.replace("N", str(number))
+        assert (await process.stderr.read()).decode() == CONTINUES.replace("N", str(number))
     assert (await shared.status(number))["state"] == "running"
     assert (await typist.run("cancel", number)).code == 0
 
@@ -191,7 +198,7 @@ async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared, typist
         number = int(await process.stdout.readline())
         process.send_signal(signal.SIGINT)
         done = await finished(process)
-    assert (done.code, done.said) == (130, GOES_ON)
+    assert (done.code, done.said) == (130, CONTINUES)
     assert (await shared.status(number))["state"] == "running"
     assert (await typist.run("cancel", number)).code == 0
 
@@ -201,4 +208,4 @@ async def test_a_full_disk_under_the_output_is_said(typist):
     with open("/dev/full", "wb") as full:
         done = await typist.run("run", "echo much", stdout=full)
     assert done.code == 125
-    assert done.said == f"cannot write to standard output: No space left on device; {GOES_ON}"
+    assert done.said == f"cannot write to standard output: No space left on device; {CONTINUES}"

@@ -42,7 +42,7 @@ async def test_ctrl_c_and_anything_else_leaves_it_running(shared, typist, answer
         await screen.shows(b"[c/L] ")
         screen.types(answer)
         assert await screen.code() == 130
-        assert f"job {number} goes on: shellrunner logs -f {number}".encode() in screen.shown
+        assert f"job {number} continues: use `shellrunner logs -f {number}`".encode() in screen.shown
     status = await shared.status(number)
     assert (status["state"], status["cancelling"]) == ("running", False)
     await shared.ask("POST", f"/api/jobs/{number}/cancel")
@@ -73,7 +73,7 @@ async def test_nothing_is_written_over_the_question(shared, typist):
     number = typist.home / "number"
     command = f"echo $SHELLRUNNER_JOB_ID > {number}; until [ -e {go} ]; do sleep 0.02; done; echo after; sleep 1.5"
     async with typist.at_terminal("run", command) as screen:
-        await screen.shows(b" runs, ")
+        await screen.shows(b" is running, ")
         screen.types(CTRL_C)
         await screen.shows(b"[c/L] ")
         go.touch()
@@ -134,7 +134,7 @@ async def test_a_command_s_unfinished_line_is_left_alone(typist):
     """A prompt of the command's is not drawn over, and our words begin a line of their own."""
     async with typist.at_terminal("run", "printf 'name? '; sleep 1.6; kill -9 $$") as screen:
         assert await screen.code() == 137
-        assert re.fullmatch(rb"name\? \r\njob \d+ was ended by SIGKILL\r\n", screen.shown)
+        assert re.fullmatch(rb"name\? \r\njob \d+ was terminated by SIGKILL\r\n", screen.shown)
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ async def test_prune_asks_and_takes_no_for_an_answer(shared, typist):
     """It says how many, and only `y` removes them."""
     for _ in range(2):
         await shared.run("true", labels={"prune": "me"})
-    for answer, words, left in ((b"\r", b"nothing was removed", 2), (b"y\r", b"2 jobs removed", 0)):
+    for answer, words, left in ((b"\r", b"nothing was deleted", 2), (b"y\r", b"deleted 2 jobs", 0)):
         async with typist.at_terminal("prune", "--filter", "label=prune:me") as screen:
-            await screen.shows(b"Remove 2 jobs from the history? [y/N] ")
+            await screen.shows(b"Delete 2 jobs from the history? [y/N] ")
             screen.types(answer)
             assert await screen.code() == (0 if left == 0 else 1)
             assert words in screen.shown

@@ -19,12 +19,12 @@ async def test_a_token_opens_the_door_and_without_one_it_says_what_to_do(tmp_pat
         file = tmp_path / ".config" / "shellrunner" / "client.toml"
         done = await typist.run("run", "true")
         assert (done.code, done.err) == (
-            125, f'{service.url} asks for a token; set SHELLRUNNER_TOKEN, or write token = "…" into {file}\n',
+            125, f'{service.url} requires a token: set SHELLRUNNER_TOKEN, or add token = "…" to {file}\n',
         )  # fmt: skip
         typist.environment["SHELLRUNNER_TOKEN"] = "wrong"
         done = await typist.run("ps")
         assert (done.code, done.err) == (
-            1, f"{service.url} does not know the token in SHELLRUNNER_TOKEN; it is wrong, or has expired\n",
+            1, f"{service.url} rejects the token from SHELLRUNNER_TOKEN: it is unknown or expired\n",
         )  # fmt: skip
         typist.environment["SHELLRUNNER_TOKEN"] = "reader"
         done = await typist.run("run", "true")

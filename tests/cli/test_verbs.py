@@ -46,7 +46,7 @@ async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared, typi
     assert (await typist.run("wait", quick, slow)).code == 5
     assert (await typist.run("wait", good)).code == 0
     done = await typist.run("wait", good, killed, quick)
-    assert (done.code, done.said) == (137, "job N was ended by SIGKILL\n")
+    assert (done.code, done.said) == (137, "job N was terminated by SIGKILL\n")
     assert (await typist.run("wait", "-q", killed)).err == ""
 
 
@@ -169,7 +169,7 @@ async def test_ps_says_when_there_are_more(shared, typist):
     await ended(shared, "true", "true", "true", labels={"test": "more"})
     filters = ["-a", "-q", "--filter", "label=test:more"]
     done = await typist.run("ps", *filters, "-n", "2")
-    assert (len(done.out.split()), done.err) == (2, "there are more than these 2: -n 0 shows all\n")
+    assert (len(done.out.split()), done.err) == (2, "more than 2 jobs match: use -n 0 to list all\n")
     for many in ("3", "0"):
         done = await typist.run("ps", *filters, "-n", many)
         assert (len(done.out.split()), done.err) == (3, "")
@@ -201,7 +201,7 @@ async def test_what_fails_for_one_job_costs_no_other(shared, typist):
     removed = await typist.run("rm", 10**17, runs, done)
     assert removed.code == 1
     assert removed.err.splitlines() == [
-        f"there is no job {10**17}", f"job {runs} is removed", f"job {done} is removed",
+        f"there is no job {10**17}", f"deleted job {runs}", f"deleted job {done}",
     ]  # fmt: skip
     assert (await typist.run("show", runs)).said == "there is no job N\n"
     assert (await typist.run("logs", runs)).said == "there is no job N\n"
@@ -220,10 +220,13 @@ async def test_prune_without_a_terminal_needs_a_yes(shared, typist):
     await ended(shared, "true", "exit 1", labels={"prune": "0"})
     (other,) = await ended(shared, "true", labels={"prune": "1"})
     kept = await typist.run("prune", "--filter", "label=prune:0", start_new_session=True)
-    assert (kept.code, kept.err) == (1, "2 jobs would be removed: --yes says so without asking\n")
+    assert (kept.code, kept.err) == (
+        1,
+        "cannot ask for confirmation without a terminal: use --yes to delete 2 jobs\n",
+    )
     removed = await typist.run("prune", "--yes", "--filter", "label=prune:0")
-    assert (removed.code, removed.err) == (0, "2 jobs removed\n")
-    assert (await typist.run("prune", "--filter", "label=prune:0")).err == "there is nothing to remove\n"
+    assert (removed.code, removed.err) == (0, "deleted 2 jobs\n")
+    assert (await typist.run("prune", "--filter", "label=prune:0")).err == "no jobs to delete\n"
     assert (await shared.status(other))["done"]
 
 
@@ -240,7 +243,7 @@ async def test_queues_shows_holds_and_lets_go(shared, typist):
         assert (document["queue"], document["paused"]) == ("one", False)
         assert (await shared.result(number))["exit_code"] == 0
         everything = await typist.run("queues", "pause", "--all")
-        assert everything.err == "all queues are paused: shellrunner queues resume --all\n"
+        assert everything.err == "all queues are paused: use `shellrunner queues resume --all` to resume them\n"
     finally:
         await typist.run("queues", "resume", "one")
         assert (await typist.run("queues", "resume", "--all")).code == 0
@@ -250,10 +253,10 @@ async def test_queues_shows_holds_and_lets_go(shared, typist):
 
 NONSENSE = {
     ("ps", "--filter", "colour=red"): "/api/jobs has no parameter 'colour'",
-    ("ps", "--filter", "state"): "must be NAME=VALUE",
+    ("ps", "--filter", "state"): "'state' must be NAME=VALUE",
     ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
-    ("ps", "--watch"): "--watch needs a terminal",
-    ("ps", "--watch", "--json"): "--watch is for people",
+    ("ps", "--watch"): "--watch requires a terminal",
+    ("ps", "--watch", "--json"): "--watch cannot be combined with --quiet or --json",
     ("logs", "0"): "0 is not in the range",
     ("logs", "one"): "'one' is not a valid id",
     ("show",): "Missing argument",

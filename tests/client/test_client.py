@@ -240,5 +240,5 @@ async def test_importing_it_brings_none_of_the_server():
     code = "import sys, shellrunner.client, shellrunner.cli.commands.run; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     loaded = set(done.stdout.split())
-    assert not loaded & {"pydantic", "aiosqlite", "sqlite3", "rich", "shellrunner.web", "shellrunner.wire"}
+    assert not loaded & {"pydantic", "aiosqlite", "sqlite3", "rich", "wcwidth", "shellrunner.web", "shellrunner.wire"}
     assert "aiohttp" in loaded

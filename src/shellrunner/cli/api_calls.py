@@ -1,109 +1,125 @@
-"""What every verb that asks a service has: `--server`, a client, and what its failures mean for a person.
+"""Calls of the API from a command: the `--server` option, a client, and errors turned into messages and exit codes.
 
-A verb says what to do with the client; from here come its exit code and its last words. Must not know any verb.
+A command supplies the coroutine that uses the client. Must not know any command.
 """
 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
 from shellrunner.cli import exit_codes, server_config
-from shellrunner.cli.server_config import TOKEN, URL, ServerConfig
-from shellrunner.cli.ui.console import Console, OutputClosed, silence
-from shellrunner.client import Client, ClientError
+from shellrunner.cli.server_config import TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
+from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout
+from shellrunner.client import Client, ClientError, RetryListener
 from shellrunner.errors import ConfigError, ShellrunnerError
 
 T = TypeVar("T")
-Doing = Callable[[Client], Coroutine[Any, Any, int]]
-Notice = Callable[[ClientError | None], None]
+ClientAction = Callable[[Client], Coroutine[Any, Any, int]]  # returns the exit code
 
-FAILED, NONSENSE = 1, 2
-_OF_ONE_JOB = (404, 409, 410)  # there is no such job, or it is not in a state for this
-BRIEFLY = 10.0  # seconds for which a server that goes away is waited for
-LONG = 300.0  # likewise, where somebody waits for a job: a restart must not end that
+RETRY_FOR: Final = 10.0  # seconds for which an unreachable server is waited for
+RETRY_FOR_LONG: Final = 300.0  # the same where the user waits for a job: a restart must not end that
+_ERRORS_OF_ONE_JOB: Final = (404, 409, 410)  # the job does not exist, or its state does not allow the request
 
-server = click.option("--server", metavar="URL", help=f"http://…, https://… or unix:/PATH, instead of {URL}.")
+server_option = click.option(
+    "--server",
+    metavar="URL",
+    help=f"Address of the service: http://…, https://… or unix:/PATH (default: {URL_VARIABLE}).",
+)
 
 
-def work(
-    url: str | None, doing: Doing, terminal: Console, *, patience: float = BRIEFLY, failed: int | None = None
+def run_with_client(
+    server: str | None,
+    action: ClientAction,
+    console: Console,
+    *,
+    retry_for: float = RETRY_FOR,
+    error_code: int | None = None,
 ) -> NoReturn:
-    """Do it, and exit. `failed` is the code of whatever keeps it from being done (none: 1, or 2 for nonsense)."""
+    """Run `action` with a client, report its errors, and exit.
+
+    `error_code` is the exit code for every error; by default 1, or 2 for a wrong configuration.
+    """
     try:
-        code = asyncio.run(_with_client(server_config.find(url), doing, terminal, patience))
+        code = asyncio.run(_run(server_config.find(server), action, console, retry_for))
     except OutputClosed:
-        silence()
-        code = exit_codes.UNREAD
+        discard_stdout()
+        code = exit_codes.OUTPUT_CLOSED
     except ShellrunnerError as error:
-        terminal.say("; ".join([error.detail, *getattr(error, "__notes__", ())]), needed=True)
-        code = failed or (NONSENSE if isinstance(error, ConfigError) else FAILED)
+        console.report("; ".join([error.detail, *getattr(error, "__notes__", ())]), required=True)
+        usual_code = exit_codes.USAGE_ERROR if isinstance(error, ConfigError) else exit_codes.FAILED
+        code = error_code or usual_code
     except KeyboardInterrupt:
-        terminal.draw("")
+        console.draw_status("")
         code = exit_codes.INTERRUPTED
     sys.exit(code)
 
 
-async def each(
-    jobs: Sequence[int], doing: Callable[[int], Awaitable[int]], terminal: Console, *, failed: int = FAILED
+async def for_each_job(
+    jobs: Sequence[int],
+    action: Callable[[int], Awaitable[int]],
+    console: Console,
+    *,
+    error_code: int = exit_codes.FAILED,
 ) -> list[int]:
-    """Do it with each job, and return their codes; what fails because of one job is said, and costs no other."""
-    found = []
+    """Run `action` for each job and return the exit codes; an error of one job is reported and stops no other."""
+    codes = []
     for job_id in jobs:
         try:
-            found.append(await doing(job_id))
+            codes.append(await action(job_id))
         except ClientError as error:
-            if error.status not in _OF_ONE_JOB:
+            if error.status not in _ERRORS_OF_ONE_JOB:
                 raise
-            terminal.say(error.detail, needed=True)
-            found.append(failed)
-    return found
+            console.report(error.detail, required=True)
+            codes.append(error_code)
+    return codes
 
 
-async def alongside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> T:
-    """Await `main` while the others go on beside it; they end with it, and what one of them raises ends it."""
+async def run_with_background(main: Coroutine[Any, Any, T], *background: Coroutine[Any, Any, Any]) -> T:
+    """Await `main` while `background` runs; they are cancelled at its end, and an error of one of them ends it."""
     try:
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(other) for other in others]
+            tasks = [group.create_task(coroutine) for coroutine in background]
             try:
                 return await main
             finally:
-                for task in beside:
+                for task in tasks:
                     task.cancel()
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
 
-def explained(error: ClientError, where: ServerConfig) -> str:
-    """What went wrong, and what to do about it."""
-    match error.kind:
-        case "unreachable" if where.url_from:
-            return f"{error.detail}; is the service running there, as {where.url_from} says?"
-        case "unreachable":
-            return f"{error.detail}; start it with `shellrunner serve`, or say where it is with --server or {URL}"
-        case "token-needed" if where.token:
-            return f"{where.url} does not know the token in {where.token_from}; it is wrong, or has expired"
-        case "token-needed":
-            return f'{where.url} asks for a token; set {TOKEN}, or write token = "…" into {server_config.file()}'
-        case "untrusted":
-            return f"{error.detail}; SSL_CERT_FILE can name a file with the authority that signed it"
-    return error.detail
-
-
-async def _with_client(where: ServerConfig, doing: Doing, terminal: Console, patience: float) -> int:
-    progress = terminal.progress
+async def _run(config: ServerConfig, action: ClientAction, console: Console, retry_for: float) -> int:
+    progress = console.progress
     try:
-        async with _client(where, patience, progress.notice) as client:
-            return await alongside(doing(client), progress.show())
+        async with _open_client(config, retry_for, progress.on_retry) as client:
+            return await run_with_background(action(client), progress.run())
     except ClientError as error:
-        error.detail = explained(error, where)
+        error.detail = _explain(error, config)
         raise
 
 
-def _client(where: ServerConfig, patience: float, notice: Notice) -> Client:
+def _open_client(config: ServerConfig, retry_for: float, on_retry: RetryListener) -> Client:
     try:
-        return Client(where.url, token=where.token, retry_for=patience, on_retry=notice)
+        return Client(config.url, token=config.token, retry_for=retry_for, on_retry=on_retry)
     except ValueError as error:
-        raise ConfigError(f"{where.url_from}: {error}") from None
+        raise ConfigError(f"{config.url_source}: {error}") from None
+
+
+def _explain(error: ClientError, config: ServerConfig) -> str:
+    """Return the error's message, with a hint where the configuration may be the cause."""
+    match error.kind:
+        case "unreachable" if config.url_source:
+            return f"{error.detail}; check that the service runs there (address from {config.url_source})"
+        case "unreachable":
+            return f"{error.detail}; start it with `shellrunner serve`, or set --server or {URL_VARIABLE}"
+        case "token-needed" if config.token:
+            return f"{config.url} rejects the token from {config.token_source}: it is unknown or expired"
+        case "token-needed":
+            path = server_config.config_path()
+            return f'{config.url} requires a token: set {TOKEN_VARIABLE}, or add token = "…" to {path}'
+        case "untrusted":
+            return f"{error.detail}; set SSL_CERT_FILE to the certificate of the authority that signed it"
+    return error.detail

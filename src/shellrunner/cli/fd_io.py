@@ -1,6 +1,7 @@
-"""Reading and writing file descriptors that others share: they are waited for, and never made nonblocking.
+"""Reading and writing of file descriptors shared with other processes, without making them nonblocking.
 
-A terminal's O_NONBLOCK would be the shell's too. Must not know what is read or written.
+O_NONBLOCK belongs to the open file: set on a terminal, it would apply to the shell too. Must not know what is read or
+written.
 """
 
 import asyncio
@@ -10,52 +11,52 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-_READ: Final = 1 << 18
-_WRITTEN: Final = select.PIPE_BUF  # pipe(7): so many bytes never wait where poll(2) says that there is room
+_READ_SIZE: Final = 1 << 18
+_WRITE_SIZE: Final = select.PIPE_BUF  # pipe(7): a write of this size does not block once poll(2) reports POLLOUT
 
 
-async def readable(fd: int) -> None:
-    """Return once a read will not wait."""
+async def wait_readable(fd: int) -> None:
+    """Return once a read would not block."""
     loop = asyncio.get_running_loop()
-    await _ready(fd, loop.add_reader, loop.remove_reader)
+    await _wait_ready(fd, loop.add_reader, loop.remove_reader)
 
 
-async def pieces(fd: int, free: asyncio.Lock) -> AsyncIterator[bytes]:
-    """What is read there until its end, as it comes; while somebody else has `free`, it is theirs.
+async def read_chunks(fd: int, lock: asyncio.Lock) -> AsyncIterator[bytes]:
+    """Yield what can be read until the end of file; nothing is read while another task holds `lock`.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the descriptor cannot be read.
     """
     while True:
-        await readable(fd)
-        async with free:
-            if not _is_ready(fd, select.POLLIN):  # it was theirs
+        await wait_readable(fd)
+        async with lock:
+            if not _is_ready(fd, select.POLLIN):  # the holder of the lock has read it
                 continue
-            data = os.read(fd, _READ)
+            data = os.read(fd, _READ_SIZE)
         if not data:
             return
         yield data
 
 
-async def put(fd: int, data: bytes) -> None:
-    """Write all of it; a slow reader keeps nobody else waiting.
+async def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`; a slow reader does not block the event loop.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the descriptor cannot be written.
     """
-    left = memoryview(data)
-    while left:
+    rest = memoryview(data)
+    while rest:
         if not _is_ready(fd, select.POLLOUT):
-            await _writable(fd)
+            await _wait_writable(fd)
         try:
-            left = left[os.write(fd, left[:_WRITTEN]) :]
-        except BlockingIOError:  # somebody else has made it nonblocking, and was faster
-            await _writable(fd)
+            rest = rest[os.write(fd, rest[:_WRITE_SIZE]) :]
+        except BlockingIOError:  # another process made it nonblocking and wrote in between
+            await _wait_writable(fd)
 
 
-async def _writable(fd: int) -> None:
+async def _wait_writable(fd: int) -> None:
     loop = asyncio.get_running_loop()
-    await _ready(fd, loop.add_writer, loop.remove_writer)
+    await _wait_ready(fd, loop.add_writer, loop.remove_writer)
 
 
 def _is_ready(fd: int, event: int) -> bool:
@@ -64,18 +65,18 @@ def _is_ready(fd: int, event: int) -> bool:
     return bool(poll.poll(0))
 
 
-async def _ready(fd: int, watch: Callable[..., Any], forget: Callable[[int], Any]) -> None:
+async def _wait_ready(fd: int, add: Callable[..., Any], remove: Callable[[int], Any]) -> None:
     ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
-        watch(fd, _settle, ready)
-    except PermissionError:  # epoll(7): a regular file, which always is
+        add(fd, _set_done, ready)
+    except PermissionError:  # epoll(7): a regular file, which is always ready
         return
     try:
         await ready
     finally:
-        forget(fd)
+        remove(fd)
 
 
-def _settle(future: "asyncio.Future[None]") -> None:
+def _set_done(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)

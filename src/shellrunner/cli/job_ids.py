@@ -1,4 +1,4 @@
-"""The numbers of jobs as arguments, which a shell can complete by asking the service.
+"""Job ids as arguments; a shell can complete them by asking the service.
 
 Must not know what is done with the jobs.
 """
@@ -15,30 +15,31 @@ from shellrunner.client import Client
 from shellrunner.errors import ShellrunnerError
 from shellrunner.model.names import MAX_JOB_ID
 
-_MANY: Final = 50
-_PATIENCE: Final = 1.0  # seconds for which somebody waits who pressed Tab
+_MAX_COMPLETIONS: Final = 50
+_COMPLETION_TIMEOUT: Final = 1.0  # seconds after which pressing Tab completes nothing
 
 
-class _Jobs(click.IntRange):
+class _JobIdType(click.IntRange):
     name = "id"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The latest jobs whose numbers begin so; none, if there is nobody to ask."""
+        """Return the latest jobs whose ids begin with `incomplete`; none if the service does not respond."""
         try:
-            return asyncio.run(_latest(ctx.params.get("server"), incomplete))
+            return asyncio.run(_latest_jobs(ctx.params.get("server"), incomplete))
         except (ShellrunnerError, TimeoutError, ValueError):
             return []
 
 
-async def _latest(server: str | None, beginning: str) -> list[CompletionItem]:
-    where = server_config.find(server)
-    async with asyncio.timeout(_PATIENCE), Client(where.url, token=where.token, retry_for=0) as client:
-        page = await client.jobs_page(limit=_MANY, fields="job_id,command")
+JOB_ID: Final = _JobIdType(1, MAX_JOB_ID)
+job_ids_argument = click.argument("jobs", metavar="ID...", type=JOB_ID, nargs=-1, required=True)
+
+
+async def _latest_jobs(server: str | None, prefix: str) -> list[CompletionItem]:
+    config = server_config.find(server)
+    async with asyncio.timeout(_COMPLETION_TIMEOUT), Client(config.url, token=config.token, retry_for=0) as client:
+        page = await client.jobs_page(limit=_MAX_COMPLETIONS, fields="job_id,command")
         return [
-            CompletionItem(str(job["job_id"]), help=formatting.visible(job["command"]))
+            CompletionItem(str(job["job_id"]), help=formatting.escape_controls(job["command"]))
             for job in page["jobs"]
-            if str(job["job_id"]).startswith(beginning)
+            if str(job["job_id"]).startswith(prefix)
         ]
-
-
-JOBS: Final = _Jobs(1, MAX_JOB_ID)

@@ -1,51 +1,85 @@
-"""Which jobs are asked for, and what there is of them now.
+"""Selection of jobs: the `--filter` option, and the matching jobs together with their statuses.
 
-Used by what lists jobs, once or again and again. Must not know terminals or tables.
+The service checks the filters. Must not know terminals or tables.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+import click
+
 from shellrunner.client import Client
 
 T = TypeVar("T")
+Filters = tuple[tuple[str, str], ...]
 
-_PAGE: Final = 1000
+_PAGE_SIZE: Final = 1000
 _NO_STATUS: Final = dict.fromkeys(("started", "completed", "ending", "exit_code", "signal", "cancelling"))
 
 
-class Query(NamedTuple):
-    """Which jobs, and at most how many (0: all)."""
+def _parse_filters(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Filters:
+    filters = []
+    for text in value:
+        name, equals, content = text.partition("=")
+        if not (name and equals):
+            detail = f"{text!r} must be NAME=VALUE, such as state=running or label=team:web"
+            raise click.BadParameter(detail, ctx, param)
+        filters.append((name, content))
+    return tuple(filters)
 
-    filters: Mapping[str, Any]
-    most: int
+
+filter_option = click.option(
+    "--filter",
+    "filters",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_parse_filters,
+    help="Only matching jobs: q, state, ending, exit_code, queue, label=KEY:VALUE, created_after, … Repeatable.",
+)
+
+
+def filter_query(filters: Filters) -> dict[str, Sequence[str]]:
+    """Return the filters as query parameters of `Client`; a repeated one has several values."""
+    query: dict[str, list[str]] = {}
+    for name, content in filters:
+        query.setdefault(name, []).append(content)
+    return {**query}
+
+
+class JobQuery(NamedTuple):
+    """Which jobs, and at most how many (0 = all)."""
+
+    parameters: Mapping[str, Any]
+    max_rows: int
 
 
 class JobQueryResult(NamedTuple):
-    """Jobs, each with its status, and whether there are more."""
+    """Jobs with their statuses, and whether there are more."""
 
     rows: Sequence[Mapping[str, Any]]
-    more: bool
+    has_more: bool
 
 
-async def look(client: Client, query: Query) -> JobQueryResult:
-    """Ask which jobs there are now."""
-    asked = {**query.filters, "limit": min(_PAGE, query.most + 1 if query.most else _PAGE)}
+async def fetch(client: Client, query: JobQuery) -> JobQueryResult:
+    """Fetch the jobs that match now, and their statuses."""
+    limit = min(_PAGE_SIZE, query.max_rows + 1 if query.max_rows else _PAGE_SIZE)
+    parameters = {**query.parameters, "limit": limit}
     jobs, statuses = await asyncio.gather(
-        _some(client.jobs(**asked), query.most), _some(client.statuses(**asked), query.most)
+        _take(client.jobs(**parameters), query.max_rows), _take(client.statuses(**parameters), query.max_rows)
     )
-    known = {status["job_id"]: status for status in statuses}
-    rows = [{**_NO_STATUS, **job, **known.get(job["job_id"], {})} for job in jobs]  # one may be too new to have one
-    most = query.most or len(rows)
-    return JobQueryResult(rows[:most], more=len(rows) > most)
+    by_id = {status["job_id"]: status for status in statuses}
+    # A job that was submitted between the two requests has no status here.
+    rows = [{**_NO_STATUS, **job, **by_id.get(job["job_id"], {})} for job in jobs]
+    max_rows = query.max_rows or len(rows)
+    return JobQueryResult(rows[:max_rows], has_more=len(rows) > max_rows)
 
 
-async def _some(rows: AsyncIterator[T], most: int) -> list[T]:
-    """So many of them and one more, so that it is known whether there are more."""
-    found: list[T] = []
+async def _take(rows: AsyncIterator[T], max_rows: int) -> list[T]:
+    """Return at most `max_rows` rows and one more, which shows that there are more; all of them if it is 0."""
+    taken: list[T] = []
     async for row in rows:
-        found.append(row)
-        if len(found) == most + 1 and most:
+        taken.append(row)
+        if len(taken) == max_rows + 1 and max_rows:
             break
-    return found
+    return taken

@@ -1,6 +1,6 @@
-"""A job's output on a terminal: stdout there, stderr there, to the byte; perhaps one of them, perhaps with times.
+"""Writes the output of a job: its stdout to standard output, its stderr to standard error, unchanged.
 
-Used by whoever follows a job. Must not know connections.
+Optionally one stream only, or with timestamps. Must not know connections.
 """
 
 from typing import Final
@@ -10,43 +10,44 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, OutputReceived
 
-PLACES: Final = {"stdout": STDOUT, "stderr": STDERR}
+STREAM_FDS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
 
 class OutputWriter:
-    """Where output goes."""
+    """Writes output events in their order to a console."""
 
-    def __init__(self, terminal: Console, *, only: str | None = None, timed: bool = False) -> None:
-        """Pour `only` one stream, or both; `timed` puts its time before each line."""
-        self._terminal, self._only, self._timed = terminal, only, timed
-        self._midline: set[str] = set()
-        self._lost: dict[str, int] = {}
+    def __init__(self, console: Console, *, only: str | None = None, timestamps: bool = False) -> None:
+        """Write both streams, or `only` one; `timestamps` puts the time of each line before it."""
+        self._console, self._only, self._timestamps = console, only, timestamps
+        self._midline: set[str] = set()  # streams whose last line has no end yet
+        self._dropped: dict[str, int] = {}
 
-    def lose(self, dropped: BytesDropped) -> None:
-        """Remember what is missing: it grows while it is told."""
-        self._lost[dropped.stream] = dropped.bytes
-
-    def say_lost(self) -> None:
-        """Tell what is missing, if anything is."""
-        for stream, count in self._lost.items():
-            if self._only in {None, stream}:
-                self._terminal.say(f"{formatting.size(count)} of {stream} could not be stored", needed=True)
-
-    async def pour(self, output: OutputReceived) -> None:
-        """Write this piece."""
+    async def write(self, output: OutputReceived) -> None:
+        """Write one event."""
         if self._only in {None, output.stream}:
-            data = self._with_times(output) if self._timed else output.data
-            await self._terminal.write(PLACES[output.stream], data)
+            data = self._with_timestamps(output) if self._timestamps else output.data
+            await self._console.write(STREAM_FDS[output.stream], data)
 
-    def _with_times(self, output: OutputReceived) -> bytes:
-        lines = lines_of(output.data)
-        before = f"{output.time} ".encode()
-        begun = output.stream in self._midline
+    def record_dropped(self, dropped: BytesDropped) -> None:
+        """Remember the number of bytes that were not stored; it grows until the job ends."""
+        self._dropped[dropped.stream] = dropped.bytes
+
+    def report_dropped(self) -> None:
+        """Report how many bytes are missing, if there are any."""
+        for stream, count in self._dropped.items():
+            if self._only in {None, stream}:
+                message = f"{formatting.format_size(count)} of {stream} could not be stored"
+                self._console.report(message, required=True)
+
+    def _with_timestamps(self, output: OutputReceived) -> bytes:
+        lines = split_lines(output.data)
+        prefix = f"{output.time} ".encode()
+        continues = output.stream in self._midline
         (self._midline.discard if output.data.endswith(b"\n") else self._midline.add)(output.stream)
-        return b"".join(line if begun and not number else before + line for number, line in enumerate(lines))
+        return b"".join(line if continues and not index else prefix + line for index, line in enumerate(lines))
 
 
-def lines_of(data: bytes) -> list[bytes]:
-    """Its lines, each with the newline that ends it; the last may have none."""
+def split_lines(data: bytes) -> list[bytes]:
+    """Return the lines of `data`, each with its newline; the last may have none."""
     parts = data.split(b"\n")
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])

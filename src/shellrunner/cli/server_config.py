@@ -1,6 +1,7 @@
-"""Where the service is and with which token: as the command line, the environment, or a person's own file say.
+"""The address and token of the service, from the command line, the environment or the user's configuration file.
 
-Else its socket, if there is one on this machine that we may use, else its usual port. Must not know requests.
+The default is the service's socket on this machine if it is accessible, else its default port. Must not know
+requests.
 """
 
 import os
@@ -13,84 +14,85 @@ from typing import Any, Final, NamedTuple
 from shellrunner.client import DEFAULT_URL
 from shellrunner.errors import ConfigError
 
-URL, TOKEN = "SHELLRUNNER_URL", "SHELLRUNNER_TOKEN"
-_SOCKET: Final = "shellrunner.sock"
+URL_VARIABLE, TOKEN_VARIABLE = "SHELLRUNNER_URL", "SHELLRUNNER_TOKEN"
+_SOCKET_NAME: Final = "shellrunner.sock"
 _KEYS: Final = ("url", "token")
 _TOKEN: Final = re.compile("[!-~]+")
-_OPEN: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class ServerConfig(NamedTuple):
-    """A server's URL and perhaps a token, each with what said so."""
+    """The URL of a server and optionally a token, each with the option, variable or file that set it."""
 
     url: str
-    url_from: str
+    url_source: str  # empty: the default
     token: str | None = None
-    token_from: str = ""
+    token_source: str = ""
 
 
 def find(server: str | None) -> ServerConfig:
-    """Where to ask. A file's token is for the file's server, and goes to no other.
+    """Return the server to use. A token from the file is sent only to the server that the file names.
 
     Raises:
-        ConfigError: what is said there makes no sense, or others can read the token.
+        ConfigError: the configuration is invalid, or its token is readable by others.
     """
-    path = file()
-    given = _read(path)
-    said = (("--server", server), (URL, os.environ.get(URL)), (str(path), given.get("url")))
-    source, url = next(((source, url) for source, url in said if url), ("", _nearby()))
-    if token := os.environ.get(TOKEN):
-        return ServerConfig(url, source, _checked(token, TOKEN), TOKEN)
-    meant = url == given["url"] if "url" in given else not source
-    if meant and "token" in given:
-        return ServerConfig(url, source, _checked(given["token"], str(path)), str(path))
+    path = config_path()
+    content = _read(path)
+    candidates = (
+        ("--server", server), (URL_VARIABLE, os.environ.get(URL_VARIABLE)), (str(path), content.get("url")),
+    )  # fmt: skip
+    source, url = next(((source, url) for source, url in candidates if url), ("", _default_url()))
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return ServerConfig(url, source, _checked_token(token, TOKEN_VARIABLE), TOKEN_VARIABLE)
+    is_for_file = url == content["url"] if "url" in content else not source
+    if is_for_file and "token" in content:
+        return ServerConfig(url, source, _checked_token(content["token"], str(path)), str(path))
     return ServerConfig(url, source)
 
 
-def file() -> Path:
-    """The file that a person may have."""
+def config_path() -> Path:
+    """Return the path of the user's configuration file, which need not exist."""
     configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    home = (
-        configured if configured.is_absolute() else Path(os.path.expanduser("~"), ".config")
-    )  # the XDG standard ignores others
+    # XDG Base Directory Specification: a relative path is invalid and to be ignored.
+    home = configured if configured.is_absolute() else Path(os.path.expanduser("~"), ".config")
     return home / "shellrunner" / "client.toml"
 
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as source:
-            mode = os.fstat(source.fileno()).st_mode
-            given = tomllib.loads(source.read().decode())
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = tomllib.loads(file.read().decode())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
-    _check(path, given)
-    if "token" in given and mode & _OPEN:
-        raise ConfigError(f"{path}: has a token, and others can read or change it: chmod 600 {path}")
-    return given
+        raise ConfigError(f"{path}: invalid TOML: {error}") from None
+    _check(path, content)
+    if "token" in content and mode & _OTHERS:
+        raise ConfigError(f"{path}: contains a token, and other users may read or change it: chmod 600 {path}")
+    return content
 
 
-def _check(path: Path, given: dict[str, Any]) -> None:
-    for key, value in given.items():
+def _check(path: Path, content: dict[str, Any]) -> None:
+    for key, value in content.items():
         if key not in _KEYS:
-            raise ConfigError(f"{path}: {key}: there is no such key, only {' and '.join(_KEYS)}")
+            raise ConfigError(f"{path}: unknown key {key!r}: expected {' or '.join(_KEYS)}")
         if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key}: must be a string")
+            raise ConfigError(f"{path}: {key} must be a string")
 
 
-def _checked(token: str, source: str) -> str:
+def _checked_token(token: str, source: str) -> str:
     token = token.strip()
     if not _TOKEN.fullmatch(token):
-        raise ConfigError(f"{source}: the token has characters that no token has")
+        raise ConfigError(f"{source}: the token contains characters other than printable ASCII")
     return token
 
 
-def _nearby() -> str:
-    places = [Path("/run"), Path(os.environ.get("XDG_RUNTIME_DIR") or "/run")]
-    for path in (place / _SOCKET for place in places):
+def _default_url() -> str:
+    directories = [Path("/run"), Path(os.environ.get("XDG_RUNTIME_DIR") or "/run")]
+    for path in (directory / _SOCKET_NAME for directory in directories):
         if path.is_socket() and os.access(path, os.W_OK):
             return f"unix:{path}"
     return DEFAULT_URL

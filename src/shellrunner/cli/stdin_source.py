@@ -1,6 +1,6 @@
-"""Standard input that a person gives to a job: within the request if it is text and small, else while it runs.
+"""The standard input of a submitted job: part of the request if it is a small text, else streamed while the job runs.
 
-Read from a file or from our own standard input. Must not know requests.
+Read from a file or from this process's standard input. Must not know requests.
 """
 
 import asyncio
@@ -13,91 +13,91 @@ from typing import Final, NamedTuple
 
 import click
 
-from shellrunner.cli.fd_io import STDIN, pieces
+from shellrunner.cli.fd_io import STDIN, read_chunks
 from shellrunner.client import Client
 from shellrunner.errors import ShellrunnerError
 
-_SMALL: Final = 1 << 19  # bytes as JSON, well within the 1 MiB of a request
+_MAX_INLINE: Final = 1 << 19  # bytes as JSON, well within the 1 MiB of a request
 
 
 class InputFailed(ShellrunnerError):
-    """What is to be given to a job cannot be read."""
+    """The input of a job cannot be read."""
 
 
 class StdinSource(NamedTuple):
-    """What was read already, and perhaps where more comes from."""
+    """What has been read already, and the descriptor with the rest, if there is any."""
 
     text: str | None = None
-    beginning: bytes = b""
-    rest: int | None = None
+    head: bytes = b""
+    fd: int | None = None
 
     @property
-    def spec(self) -> str | Mapping[str, bool] | None:
-        """What the request says of it."""
+    def request_value(self) -> str | Mapping[str, bool] | None:
+        """The value of `stdin` in the request."""
         return {"stream": True} if self.is_streamed else self.text
 
     @property
     def is_streamed(self) -> bool:
-        """Whether it is given while the job runs."""
-        return self.rest is not None
+        """Whether the input is sent while the job runs."""
+        return self.fd is not None
 
-    async def pieces(self, free: asyncio.Lock) -> AsyncIterator[bytes]:
-        """All of what is streamed; see `descriptors.pieces`."""
-        if self.beginning:
-            yield self.beginning
-        if self.rest is not None:
-            async for piece in pieces(self.rest, free):
-                yield piece
+    async def chunks(self, lock: asyncio.Lock) -> AsyncIterator[bytes]:
+        """Yield all of the input that is streamed; see `fd_io.read_chunks`."""
+        if self.head:
+            yield self.head
+        if self.fd is not None:
+            async for chunk in read_chunks(self.fd, lock):
+                yield chunk
 
 
-async def feed(client: Client, job_id: int, source: StdinSource, free: asyncio.Lock) -> None:
-    """Give a job all of what is streamed, but for what is read while somebody else has `free`.
+async def pipe_stdin(client: Client, job_id: int, source: StdinSource, lock: asyncio.Lock) -> None:
+    """Send a job the streamed input; nothing is read while another task holds `lock`.
 
     Raises:
-        ClientError: the service does not take it.
-        InputFailed: it cannot be read.
+        ClientError: the service refuses the input.
+        InputFailed: the input cannot be read.
     """
     try:
-        await client.pipe_stdin(job_id, source.pieces(free))
+        await client.pipe_stdin(job_id, source.chunks(lock))
     except OSError as error:
-        raise InputFailed(f"standard input cannot be read: {error.strerror}") from None
+        raise InputFailed(f"cannot read standard input: {error.strerror}") from None
 
 
 @contextmanager
-def opened(name: str | None, *, at_once: bool) -> Iterator[StdinSource]:
-    """Open what `--stdin` names. With `at_once`, `-` is streamed from the first byte on, as it is typed.
+def open_stdin(name: str | None, *, stream_at_once: bool) -> Iterator[StdinSource]:
+    """Open the value of `--stdin`. With `stream_at_once`, `-` is streamed from the first byte, as it is typed.
 
     Raises:
-        click.UsageError: it cannot be read.
+        click.UsageError: the file cannot be read.
     """
     if name is None:
         yield StdinSource()
     elif name == "-":
-        yield StdinSource(rest=STDIN) if at_once else _read(STDIN)
+        yield StdinSource(fd=STDIN) if stream_at_once else _read(STDIN)
     else:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise click.UsageError(f"--stdin {name}: {error.strerror}") from None
+            raise click.UsageError(f"cannot open --stdin {name}: {error.strerror}") from None
         try:
             yield _read(fd)
         except IsADirectoryError:
-            raise click.UsageError(f"--stdin {name}: is a directory") from None
+            raise click.UsageError(f"cannot read --stdin {name}: Is a directory") from None
         finally:
             os.close(fd)
 
 
 def _read(fd: int) -> StdinSource:
-    beginning = b""
-    while len(beginning) <= _SMALL:
-        data = os.read(fd, _SMALL)
+    head = b""
+    while len(head) <= _MAX_INLINE:
+        data = os.read(fd, _MAX_INLINE)
         if not data:
             break
-        beginning += data
+        head += data
     else:
-        return StdinSource(beginning=beginning, rest=fd)
+        return StdinSource(head=head, fd=fd)
     with contextlib.suppress(UnicodeDecodeError):
-        text = beginning.decode()
-        if len(json.dumps(text, ensure_ascii=False).encode()) <= _SMALL:
+        text = head.decode()
+        if len(json.dumps(text, ensure_ascii=False).encode()) <= _MAX_INLINE:
             return StdinSource(text=text)
-    return StdinSource(beginning=beginning, rest=fd)
+    return StdinSource(head=head, fd=fd)

@@ -42,6 +42,7 @@ from shellrunner.client.events import (
     StreamReset,
 )
 from shellrunner.client.request_types import JobOptions
+from shellrunner.client.transport import RetryListener
 
 __all__ = [
     "DEFAULT_URL",
@@ -54,6 +55,7 @@ __all__ = [
     "JobEnded",
     "JobOptions",
     "OutputReceived",
+    "RetryListener",
     "ServerAddress",
     "StatusChanged",
     "StreamReset",

@@ -72,20 +72,21 @@ ENDINGS: Final[Mapping[str, EndingInfo]] = MappingProxyType(
             "exited", "exited with {exit_code}", Tone.FAILURE, None, WaitStatus.EXIT_CODE
         ),
         Ending.SIGNALLED: EndingInfo(
-            "signalled", "was ended by {signal}", Tone.FAILURE, None, WaitStatus.SIGNAL
+            "signalled", "was terminated by {signal}", Tone.FAILURE, None, WaitStatus.SIGNAL
         ),
         Ending.TIMED_OUT: EndingInfo(
-            "timed out", "exceeded its timeout and was ended", Tone.FAILURE, TIMED_OUT_EXIT_CODE, WaitStatus.EITHER
+            "timed out", "exceeded its timeout and was terminated", Tone.FAILURE, TIMED_OUT_EXIT_CODE,
+            WaitStatus.EITHER,
         ),
         Ending.CANCELLED: EndingInfo(
             "cancelled", "was cancelled", Tone.STOPPED, OTHER_EXIT_CODE, WaitStatus.EITHER, retryable=False
         ),
         Ending.OUTPUT_LIMIT: EndingInfo(
-            "output limit", "exceeded its output limit and was ended", Tone.FAILURE, OTHER_EXIT_CODE,
+            "output limit", "exceeded its output limit and was terminated", Tone.FAILURE, OTHER_EXIT_CODE,
             WaitStatus.EITHER,
         ),
         Ending.OUT_OF_MEMORY: EndingInfo(
-            "out of memory", "ran out of memory and was ended", Tone.FAILURE, OTHER_EXIT_CODE, WaitStatus.EITHER
+            "out of memory", "ran out of memory and was terminated", Tone.FAILURE, OTHER_EXIT_CODE, WaitStatus.EITHER
         ),
         Ending.FAILED_TO_START: EndingInfo(
             "failed to start", "failed to start", Tone.FAILURE, NOT_STARTED_EXIT_CODE, WaitStatus.NEITHER,

@@ -1,1 +1,1 @@
-"""The verbs of the command line: one module for each, named as the verb."""
+"""The verbs of the command line: one module for each, of the same name."""

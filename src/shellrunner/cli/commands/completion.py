@@ -1,22 +1,24 @@
-"""`shellrunner completion`: what makes a shell complete verbs, options and the numbers of jobs."""
+"""`shellrunner completion`: the script by which a shell completes verbs, options and job ids."""
+
+from typing import Final
 
 import click
 from click.shell_completion import get_completion_class
 
-from shellrunner.cli import VARIABLE, cli
+from shellrunner.cli import COMPLETION_VARIABLE, cli
 
-_WHERE = {
+_INSTRUCTIONS: Final = {
     "bash": '~/.bashrc: eval "$(shellrunner completion bash)"',
     "zsh": '~/.zshrc: eval "$(shellrunner completion zsh)"',
     "fish": "~/.config/fish/config.fish: shellrunner completion fish | source",
 }
 
 
-@click.command(epilog="\b\n" + "\n".join(_WHERE.values()))
-@click.argument("shell", type=click.Choice(list(_WHERE)))
+@click.command(epilog="\b\n" + "\n".join(_INSTRUCTIONS.values()))
+@click.argument("shell", type=click.Choice(list(_INSTRUCTIONS)))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete; it is to be run where the shell starts."""
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise click.UsageError(f"{shell} is not known here")
-    click.echo(kind(cli, {}, "shellrunner", VARIABLE).source())
+    """Print a completion script, to be evaluated when the shell starts."""
+    script = get_completion_class(shell)
+    if script is None:
+        raise click.UsageError(f"the installed click does not support completion for {shell}")
+    click.echo(script(cli, {}, "shellrunner", COMPLETION_VARIABLE).source())

@@ -1,6 +1,6 @@
-"""`shellrunner logs`: what a job has written, and with `-f` what it goes on to write.
+"""`shellrunner logs`: the output of a job so far, and with `-f` the output to come.
 
-Owned by the call. Must not know how connections are kept.
+Must not know how connections are resumed.
 """
 
 from collections import deque
@@ -10,104 +10,113 @@ from typing import Final, Literal, NoReturn
 import click
 
 from shellrunner.cli import api_calls
-from shellrunner.cli.job_ids import JOBS
-from shellrunner.cli.output_writer import PLACES, OutputWriter, lines_of
+from shellrunner.cli.job_ids import JOB_ID
+from shellrunner.cli.output_writer import STREAM_FDS, OutputWriter, split_lines
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, JobEnded, OutputReceived
 
-_MOST: Final = 10**15
+_MAX_LINES: Final = 10**15
 Stream = Literal["stdout", "stderr"]
 
 
 @click.command()
-@click.argument("job", metavar="ID", type=JOBS)
-@click.option("-f", "--follow", is_flag=True, help="Go on until it is done.")
-@click.option("-n", "--lines", type=click.IntRange(0, _MOST), metavar="N", help="Only its last N lines.")
-@click.option("-t", "--timestamps", is_flag=True, help="Before each line, when it was read from the command.")
-@click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to standard output.")
-@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to standard error.")
-@api_calls.server
+@click.argument("job", metavar="ID", type=JOB_ID)
+@click.option("-f", "--follow", is_flag=True, help="Continue until the job is done.")
+@click.option("-n", "--lines", type=click.IntRange(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
+@click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
+@click.option("--stdout", "only", flag_value="stdout", help="Only the standard output of the job.")
+@click.option("--stderr", "only", flag_value="stderr", help="Only the standard error of the job.")
+@api_calls.server_option
 def logs(
     *, job: int, follow: bool, lines: int | None, timestamps: bool, only: Stream | None, server: str | None
 ) -> NoReturn:
-    """Show what a job has written: its standard output on ours, its standard error on ours."""
-    terminal = Console()
+    """Print the output of a job: its standard output to standard output, its standard error to standard error."""
+    console = Console()
 
     async def show(client: Client) -> int:
         if only and not follow and not timestamps:
-            async for piece in client.output(job, stream=only, tail=lines):
-                await terminal.write(PLACES[only], piece)
+            async for chunk in client.output(job, stream=only, tail=lines):
+                await console.write(STREAM_FDS[only], chunk)
         else:
-            log = _Log(client, job, OutputWriter(terminal, only=only, timed=timestamps), only)
-            await log.show(lines, follow=follow)
+            writer = OutputWriter(console, only=only, timestamps=timestamps)
+            await _LogReader(client, job, writer, only).show(lines, follow=follow)
         return 0
 
-    api_calls.work(server, show, terminal, patience=api_calls.LONG if follow else api_calls.BRIEFLY)
+    retry_for = api_calls.RETRY_FOR_LONG if follow else api_calls.RETRY_FOR
+    api_calls.run_with_client(server, show, console, retry_for=retry_for)
 
 
-class _Log:
-    def __init__(self, client: Client, job_id: int, pouring: OutputWriter, only: Stream | None) -> None:
-        self._client, self._job_id, self._pouring, self._only = client, job_id, pouring, only
+class _LogReader:
+    def __init__(self, client: Client, job_id: int, writer: OutputWriter, only: Stream | None) -> None:
+        self._client, self._job_id, self._writer, self._only = client, job_id, writer, only
 
     async def show(self, lines: int | None, *, follow: bool) -> None:
-        """Show what there is up to now, or its last lines, and then perhaps what follows."""
-        begin = 0 if lines is None else await self._begin(lines)
-        edge = await self._client.output_size(self._job_id)
-        if begin >= edge and not follow:
+        """Write the output up to now, or its last `lines`, and with `follow` the rest."""
+        start = 0 if lines is None else await self._start_of_tail(lines)
+        current_end = await self._client.output_size(self._job_id)
+        if start >= current_end and not follow:
             return
-        last = None if lines is None or begin >= edge else _Last(lines)
-        async with aclosing(self._client.follow(self._job_id, after=str(begin))) as events:
+        tail = None if lines is None or start >= current_end else _TailBuffer(lines)
+        async with aclosing(self._client.follow(self._job_id, after=str(start))) as events:
             async for event in events:
                 match event:
                     case OutputReceived():
-                        last = await self._take(event, last, edge)
-                        if int(event.id) >= edge and not follow:
+                        tail = await self._process(event, tail, current_end)
+                        if int(event.id) >= current_end and not follow:
                             return
                     case BytesDropped():
-                        self._pouring.lose(event)
+                        self._writer.record_dropped(event)
                     case JobEnded():
-                        self._pouring.say_lost()
+                        self._writer.report_dropped()
 
-    async def _begin(self, lines: int) -> int:
-        """A place before the last lines: right there, unless it writes just now, or one stream alone is meant."""
+    async def _start_of_tail(self, lines: int) -> int:
+        """Return a position at or before the start of the last lines.
+
+        It is exact unless the job writes meanwhile; of one stream alone the position is not known.
+        """
         if self._only:
             return 0
         size = await self._client.output_size(self._job_id)
         return max(0, size - await self._client.output_size(self._job_id, tail=lines))
 
-    async def _take(self, output: OutputReceived, last: "_Last | None", edge: int) -> "_Last | None":
-        """Show it, or keep it until all that was there at the beginning is known; return what is still kept."""
-        if last is None:
-            await self._pouring.pour(output)
+    async def _process(
+        self, output: OutputReceived, tail: "_TailBuffer | None", current_end: int
+    ) -> "_TailBuffer | None":
+        """Write the output, or buffer it until `current_end` is reached; return the buffer while it is in use."""
+        if tail is None:
+            await self._writer.write(output)
             return None
         if self._only in {None, output.stream}:
-            last.take(output)
-        if int(output.id) < edge:
-            return last
-        for line in last.lines:
-            await self._pouring.pour(line)
+            tail.add(output)
+        if int(output.id) < current_end:
+            return tail
+        for line in tail.lines:
+            await self._writer.write(line)
         return None
 
 
-class _Last:
-    """The last lines of output, as tail(1) counts them: a newline at the very end begins no line."""
+class _TailBuffer:
+    """The last lines of output, counted as tail(1) does: a newline at the very end begins no line."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, max_lines: int) -> None:
         self.lines: deque[OutputReceived] = deque()
-        self._count, self._ends = count, 0
+        self._max_lines, self._newlines = max_lines, 0
 
-    def take(self, output: OutputReceived) -> None:
-        """Take what follows, and forget what is too far back."""
-        for line in lines_of(output.data):
+    def add(self, output: OutputReceived) -> None:
+        """Append output, and drop lines from the start beyond the maximum."""
+        for line in split_lines(output.data):
             self.lines.append(output._replace(data=line))
-            self._ends += line.endswith(b"\n")
-            while self._ends + (not self.lines[-1].data.endswith(b"\n")) > self._count and self._forget():
+            self._newlines += line.endswith(b"\n")
+            while self._line_count() > self._max_lines and self._drop_line():
                 pass
 
-    def _forget(self) -> bool:
-        """Forget the first line; whether anything is left."""
+    def _line_count(self) -> int:
+        return self._newlines + (not self.lines[-1].data.endswith(b"\n"))
+
+    def _drop_line(self) -> bool:
+        """Drop the first line; return whether any are left."""
         while self.lines:
             if self.lines.popleft().data.endswith(b"\n"):
-                self._ends -= 1
+                self._newlines -= 1
                 break
         return bool(self.lines)

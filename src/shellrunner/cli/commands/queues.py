@@ -1,41 +1,57 @@
-"""`shellrunner queues`: how much waits and runs in each, and holding them or letting them go."""
+"""`shellrunner queues`: list the queues with their numbers of jobs, and pause or resume them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from shellrunner.cli import api_calls
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.client import Client
 
-_HEADINGS = ("RUNNING", "QUEUED", "WAITING")
+_STATES: Final = ("running", "queued", "waiting")
+_COLUMNS: Final = (
+    Column("QUEUE"), Column("STATE"), Column("LIMIT", right=True),
+    *(Column(state.upper(), right=True) for state in _STATES), Column("OLDEST"),
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("action", type=click.Choice(["pause", "resume"]), required=False)
 @click.argument("name", required=False)
-@click.option("--all", "every", is_flag=True, help="With pause or resume: all queues at once.")
-@click.option("--json", "as_json", is_flag=True, help="As the API's document.")
-@api_calls.server
+@click.option("--all", "every", is_flag=True, help="Pause or resume all queues at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's document.")
+@api_calls.server_option
 def queues(action: str | None, name: str | None, every: bool, as_json: bool, server: str | None) -> NoReturn:
     """List the queues, or `pause NAME` or `resume NAME`.
 
-    A queue that is paused starts nothing new, and what runs goes on; that is kept over restarts.
+    No job of a paused queue starts, running jobs continue. A queue stays paused when the service restarts.
     """
     if action and (name is None) != every:
-        raise click.UsageError(f"{action} what? Name a queue, or say --all")
+        raise click.UsageError(f"{action} requires either the name of a queue or --all")
     if every and not action:
-        raise click.UsageError("--all goes with pause or resume")
-    terminal = Console()
-    doing = partial(_ask, action, None if every else name)
-    api_calls.work(server, partial(_tell, doing, terminal, as_json=as_json), terminal)
+        raise click.UsageError("--all requires pause or resume")
+    console = Console()
+    run = partial(_run, action, None if every else name, console, as_json=as_json)
+    api_calls.run_with_client(server, run, console)
 
 
-async def _ask(action: str | None, name: str | None, client: Client) -> Mapping[str, Any]:
+async def _run(action: str | None, name: str | None, console: Console, client: Client, *, as_json: bool) -> int:
+    document = await _request(action, name, client)
+    if as_json:
+        await console.print_line(json.dumps(document, ensure_ascii=False))
+        return 0
+    await console.print_line(_table(document.get("queues", [document])))
+    if document["paused"] and "queues" in document:
+        console.report("all queues are paused: use `shellrunner queues resume --all` to resume them")
+    return 0
+
+
+async def _request(action: str | None, name: str | None, client: Client) -> Mapping[str, Any]:
     match action, name:
         case "pause", None:
             return await client.pause_all()
@@ -48,32 +64,16 @@ async def _ask(action: str | None, name: str | None, client: Client) -> Mapping[
     return await client.queues()
 
 
-async def _tell(doing: Any, terminal: Console, client: Client, *, as_json: bool) -> int:
-    told = await doing(client)
-    if as_json:
-        await terminal.print(json.dumps(told, ensure_ascii=False))
-        return 0
-    await terminal.print(_table(told.get("queues", [told])))
-    if told["paused"] and "queues" in told:
-        terminal.say("all queues are paused: shellrunner queues resume --all")
-    return 0
-
-
-def _table(rows: list[Mapping[str, Any]]) -> str:
-    from shellrunner.cli.ui import table  # noqa: PLC0415  rich takes its time, and --json does not need it
-    from shellrunner.cli.ui.table import Cell, Column  # noqa: PLC0415
-
-    columns = [Column("QUEUE"), Column("STATE"), Column("LIMIT", right=True)]
-    columns += [Column(heading, right=True) for heading in _HEADINGS] + [Column("OLDEST")]
-    return table.rendered(
-        columns,
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    return render_table(
+        _COLUMNS,
         [
             [
                 Cell(row["queue"]),
                 Cell("paused", "yellow") if row["paused"] else Cell("open", "green"),
                 Cell("-" if row["limit"] is None else str(row["limit"])),
-                *(Cell(str(row[heading.lower()])) for heading in _HEADINGS),
-                Cell(formatting.ago(row["oldest"]) if row["oldest"] else "", "dim"),
+                *(Cell(str(row[state])) for state in _STATES),
+                Cell(formatting.format_age(row["oldest"]) if row["oldest"] else "", "dim"),
             ]
             for row in rows
         ],

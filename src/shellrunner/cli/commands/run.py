@@ -1,142 +1,149 @@
-"""`shellrunner run`: have a command run as if it ran here: its output, its input, its exit code, and Ctrl-C.
+"""`shellrunner run`: run a command as if it ran here, with its output, its input, its exit code, and Ctrl-C.
 
-Owned by the call. Must not know how connections are kept.
+Must not know how connections are resumed.
 """
 
 import asyncio
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls, exit_codes, stdin_source
-from shellrunner.cli.commands import submit
+from shellrunner.cli import api_calls, exit_codes, job_options, stdin_source
+from shellrunner.cli.commands.submit import submit_detached
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting, prompt
 from shellrunner.cli.ui.console import Console, OutputClosed
-from shellrunner.cli.ui.prompt import Interrupts
+from shellrunner.cli.ui.prompt import InterruptHandler
 from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 
 _QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
-_NO_MORE: Final = (404, 410)  # somebody has deleted it
-_NEEDED: Final = (exit_codes.OTHERWISE, exit_codes.NOT_STARTED)  # codes that alone do not tell what happened
+_DELETED: Final = (404, 410)
+_AMBIGUOUS_CODES: Final = (exit_codes.OTHER_ENDING, exit_codes.NOT_STARTED)  # the reason is reported even if quiet
+_STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
 
 
-@click.command(cls=submit.JobCommand, context_settings=submit.context)
-@submit.options
-@click.option("-d", "--detach", is_flag=True, help="Do not wait: print the job's number, and go.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing that the exit code says.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON at the end, instead of the output.")
-def run(detach: bool, quiet: bool, as_json: bool, stdin: str | None, server: str | None, **told: Any) -> NoReturn:
-    """Have COMMAND run, show what it writes as it does, and exit with its code.
+@click.command(cls=job_options.JobCommand, context_settings=job_options.CONTEXT_SETTINGS)
+@job_options.job_options
+@click.option("-d", "--detach", is_flag=True, help="Print the id of the job and exit without waiting for its end.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not report what the exit code shows.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON at the end instead of the output.")
+def run(detach: bool, quiet: bool, as_json: bool, stdin: str | None, server: str | None, **options: Any) -> NoReturn:
+    """Run COMMAND, show its output live, and exit with its code.
 
-    One word is a line for the shell, several are run as they are. Without a code of its own: 128+N ended by signal N,
-    126 it could not be started, 125 the service could not be reached or refused, 124 it took longer than its timeout,
-    123 anything else, 130 after Ctrl-C, which asks whether to cancel it or leave it running.
+    One word is a command line for the shell, several are run as they are. Exit codes other than the command's: 128+N
+    terminated by signal N, 126 not started, 125 service unreachable or request refused, 124 timeout, 123 any other
+    ending, 130 after Ctrl-C, which asks whether to cancel the job or leave it running.
     """
     if detach:
-        submit.detached(stdin, server, as_json=as_json, **told)
-    terminal = Console(quiet=quiet)
-    with stdin_source.opened(stdin, at_once=True) as source:
-        doing = partial(_run, submit.spec(**told, stdin=source), source, terminal, as_json=as_json)
-        api_calls.work(server, doing, terminal, patience=api_calls.LONG, failed=exit_codes.REFUSED)
+        submit_detached(stdin, server, as_json=as_json, **options)
+    console = Console(quiet=quiet)
+    with stdin_source.open_stdin(stdin, stream_at_once=True) as source:
+        submission = job_options.submission(**options, stdin=source)
+        action = partial(_run, submission, source, console, as_json=as_json)
+        api_calls.run_with_client(
+            server, action, console, retry_for=api_calls.RETRY_FOR_LONG, error_code=exit_codes.SERVICE_ERROR
+        )
 
 
 async def _run(
-    asked: dict[str, Any], source: StdinSource, terminal: Console, client: Client, *, as_json: bool
+    submission: Mapping[str, Any], source: StdinSource, console: Console, client: Client, *, as_json: bool
 ) -> int:
-    terminal.progress.waits_for("the job is submitted")
-    job = await client.submit(**asked)
-    attendance = _Attendance(client, terminal, job["job_id"], shows=not as_json)
-    code = await attendance.attend(source)
+    console.progress.set_activity("submitting the job")
+    job = await client.submit(**submission)
+    code = await _ForegroundJob(client, console, job["job_id"], shows_output=not as_json).run(source)
     if as_json and code != exit_codes.INTERRUPTED:
-        await terminal.print(json.dumps(await client.result(job["job_id"]), ensure_ascii=False))
+        await console.print_line(json.dumps(await client.result(job["job_id"]), ensure_ascii=False))
     return code
 
 
-class _Left(Exception):
-    """Whoever waited does so no more."""
+class _Detached(Exception):
+    """The user chose to leave the job running."""
 
 
-class _Attendance:
-    """Somebody who waits for one job: shows what it writes, gives it input, and minds Ctrl-C."""
+class _ForegroundJob:
+    """A job in the foreground: shows its output, sends its input, and handles Ctrl-C."""
 
-    def __init__(self, client: Client, terminal: Console, job_id: int, *, shows: bool) -> None:
-        self._client, self._terminal, self._job_id = client, terminal, job_id
-        self._pouring = OutputWriter(terminal) if shows else None
-        self._asking = asyncio.Lock()  # while a question is on the terminal, it is nobody else's
+    def __init__(self, client: Client, console: Console, job_id: int, *, shows_output: bool) -> None:
+        self._client, self._console, self._job_id = client, console, job_id
+        self._writer = OutputWriter(console) if shows_output else None
+        self._terminal_lock = asyncio.Lock()  # held while a question is on the terminal
 
-    async def attend(self, source: StdinSource) -> int:
-        """Stay until the end, or until whoever waits has had enough; return the exit code."""
-        interrupts = Interrupts()
+    async def run(self, source: StdinSource) -> int:
+        """Follow the job until it is done or the user leaves; return the exit code."""
+        interrupts = InterruptHandler()
         try:
-            with interrupts.has_followers():
-                code = await api_calls.alongside(self._follow(), self._give(source), self._mind(interrupts))
-        except _Left:
-            return self._leave()
+            with interrupts.installed():
+                code = await api_calls.run_with_background(
+                    self._follow(), self._send_input(source), self._handle_interrupt(interrupts)
+                )
+        except _Detached:
+            return self._detach()
         except asyncio.CancelledError:
-            if not interrupts.forgive():
+            if not interrupts.uncancel():
                 raise
-            return self._leave()
+            return self._detach()
         except OutputClosed:
-            self._terminal.say(self._remains)
+            self._console.report(self._continues_message)
             raise
         except ShellrunnerError as error:
-            if not isinstance(error, ClientError) or error.status not in _NO_MORE:
-                error.add_note(self._remains)
+            if not isinstance(error, ClientError) or error.status not in _DELETED:
+                error.add_note(self._continues_message)
             raise
         return exit_codes.INTERRUPTED if interrupts.count else code
 
     async def _follow(self) -> int:
-        self._waits("is queued")
+        self._set_activity("is queued")
         async for event in self._client.follow(self._job_id):
-            async with self._asking:
+            async with self._terminal_lock:
                 if isinstance(event, JobEnded):
-                    return await self._ended(event)
+                    return await self._end(event)
                 await self._show(event)
-        raise AssertionError("a stream ends with its end")
+        raise AssertionError("the stream of a job ends with JobEnded")
 
     async def _show(self, event: Event) -> None:
         match event:
-            case OutputReceived() if self._pouring:
-                self._terminal.progress.waits_for("")
-                await self._pouring.pour(event)
+            case OutputReceived() if self._writer:
+                self._console.progress.set_activity("")
+                await self._writer.write(event)
             case StatusChanged(status) if status["cancelling"]:
-                self._waits("is being ended")
+                self._set_activity("is being cancelled")
             case StatusChanged(status):
-                self._waits({"waiting": "waits for its turn", "running": "runs"}.get(status["state"], "is queued"))
-            case BytesDropped() if self._pouring:
-                self._pouring.lose(event)
+                self._set_activity(_STATE_TEXTS.get(status["state"], "is queued"))
+            case BytesDropped() if self._writer:
+                self._writer.record_dropped(event)
 
-    async def _ended(self, event: JobEnded) -> int:
-        end, code = event.end, exit_codes.of(event.end)
-        self._terminal.progress.waits_for("")
-        if self._pouring:
-            self._pouring.say_lost()
+    async def _end(self, event: JobEnded) -> int:
+        end, code = event.end, exit_codes.exit_code_of_job(event.end)
+        self._console.progress.set_activity("")
+        if self._writer:
+            self._writer.report_dropped()
         if end["ending"] != "exited":
-            self._terminal.say(formatting.ended(self._job_id, end, await self._detail()), needed=code in _NEEDED)
+            message = formatting.describe_ending(self._job_id, end, await self._detail())
+            self._console.report(message, required=code in _AMBIGUOUS_CODES)
         return code
 
     async def _detail(self) -> str | None:
         try:
             return (await self._client.result(self._job_id))["detail"]
-        except ClientError:  # deleted at once
+        except ClientError:  # the result was deleted at once
             return None
 
-    async def _give(self, source: StdinSource) -> None:
+    async def _send_input(self, source: StdinSource) -> None:
         if source.is_streamed:
-            await stdin_source.feed(self._client, self._job_id, source, self._asking)
+            await stdin_source.pipe_stdin(self._client, self._job_id, source, self._terminal_lock)
 
-    async def _mind(self, interrupts: Interrupts) -> None:
-        await interrupts.first()
-        async with self._asking:
-            with self._terminal.held():
-                answer = await prompt.answer(_QUESTION.format(self._job_id))
+    async def _handle_interrupt(self, interrupts: InterruptHandler) -> None:
+        await interrupts.wait_first()
+        async with self._terminal_lock:
+            with self._console.prompting():
+                answer = await prompt.ask(_QUESTION.format(self._job_id))
             if answer is None or not "cancel".startswith(answer or "-"):
-                raise _Left
+                raise _Detached
             await self._cancel()
 
     async def _cancel(self) -> None:
@@ -146,13 +153,14 @@ class _Attendance:
             if error.kind != "already-done":
                 raise
 
-    def _leave(self) -> int:
-        self._terminal.say(self._remains)
+    def _detach(self) -> int:
+        self._console.report(self._continues_message)
         return exit_codes.INTERRUPTED
 
-    def _waits(self, how: str) -> None:
-        self._terminal.progress.waits_for(f"job {self._job_id} {how}")
+    def _set_activity(self, text: str) -> None:
+        self._console.progress.set_activity(f"job {self._job_id} {text}")
 
     @property
-    def _remains(self) -> str:
-        return f"job {self._job_id} goes on: shellrunner logs -f {self._job_id}, or shellrunner cancel {self._job_id}"
+    def _continues_message(self) -> str:
+        job_id = self._job_id
+        return f"job {job_id} continues: use `shellrunner logs -f {job_id}` or `shellrunner cancel {job_id}`"

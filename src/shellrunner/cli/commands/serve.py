@@ -1,6 +1,6 @@
-"""`shellrunner serve`: be the service.
+"""`shellrunner serve`: run the service.
 
-Reads the settings, sets up the log, and hands over to `service`.
+Loads the settings, sets up the log, and calls `service`. Must not know what the service consists of.
 """
 
 import faulthandler
@@ -9,66 +9,66 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from shellrunner import log
+from shellrunner.cli import exit_codes
 from shellrunner.config import Settings, check_rereadable, load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.service import run
 
-FILE = click.Path(path_type=Path)
-_FAILED = 1
+_PATH: Final = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--config", type=FILE, help="A TOML file; none: the defaults.")
-@click.option("--host", help="Where to listen, instead of server.host.")
-@click.option("--port", type=int, help="Instead of server.port; 0: any free port.")
+@click.option("--config", type=_PATH, help="TOML file with the settings (default: none).")
+@click.option("--host", help="Address to listen on; overrides server.host.")
+@click.option("--port", type=int, help="Port to listen on, 0 for any free one; overrides server.port.")
 @click.option(
-    "--listen", multiple=True, metavar="ADDRESS", help="Instead of both: unix:/PATH or ADDRESS:PORT; may be repeated."
+    "--listen", multiple=True, metavar="ADDRESS", help="Instead of both: unix:/PATH or ADDRESS:PORT. Repeatable."
 )
-@click.option("--state-dir", type=FILE, help="Where the history lies, instead of store.state_dir.")
+@click.option("--state-dir", type=_PATH, help="Directory of the history; overrides store.state_dir.")
 def serve(
     config: Path | None, host: str | None, port: int | None, listen: tuple[str, ...], state_dir: Path | None
 ) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Run the service until SIGTERM or SIGINT."""
     state_dir = state_dir and state_dir.absolute()
-    said = {"server": _where(host, port, listen), "store": _given(state_dir=state_dir)}
-    read = partial(load, config, **said)
-    settings = read()
+    options = {"server": _server_options(host, port, listen), "store": _given(state_dir=state_dir)}
+    load_settings = partial(load, config, **options)
+    settings = load_settings()
     log.set_up(settings.log.level)
-    # On SIGABRT, which systemd sends when the watchdog barks, it says where every thread was.
+    # systemd sends SIGABRT when the watchdog times out: the traceback of every thread goes to standard error.
     if sys.stderr:
         faulthandler.enable()
     try:
-        sys.exit(run(settings, partial(_read_again, config, read)))
+        sys.exit(run(settings, partial(_reload, config, load_settings)))
     except ShellrunnerError:
         raise
     except Exception:
-        # A border: what nobody expected is for the log, on one line, and systemd starts it anew.
+        # The outermost frame: an unexpected error is logged on one line, and systemd restarts the service.
         logging.getLogger("shellrunner.cli").critical("the service failed", exc_info=True)
-        sys.exit(_FAILED)
+        sys.exit(exit_codes.FAILED)
 
 
-def _read_again(config: Path | None, read: Callable[[], Settings]) -> Settings:
-    """The settings as they are now.
+def _reload(config: Path | None, load_settings: Callable[[], Settings]) -> Settings:
+    """Load the settings again.
 
     Raises:
-        ConfigError: they are wrong, or came by a pipe (`<(…)`), which is good for the start only.
+        ConfigError: they are invalid, or the file is a pipe (`<(…)`), which can be read only once.
     """
     if config:
         check_rereadable(config)
-    return read()
+    return load_settings()
 
 
-def _where(host: str | None, port: int | None, listen: tuple[str, ...]) -> dict[str, Any]:
-    """What is said about where to listen; it goes before all that the configuration says of it."""
-    one = _given(host=host, port=port)
-    if one and listen:
-        raise click.UsageError("--listen goes without --host and --port")
-    return {**one, "listen": list(listen)} if one or listen else {}
+def _server_options(host: str | None, port: int | None, listen: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings for where to listen; any of them overrides all addresses of the configuration."""
+    address = _given(host=host, port=port)
+    if address and listen:
+        raise click.UsageError("--listen cannot be combined with --host or --port")
+    return {**address, "listen": list(listen)} if address or listen else {}
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""`shellrunner token create` and `shellrunner token list`: who may do what.
+"""`shellrunner token create` and `shellrunner token list`: the tokens of a configuration.
 
-Neither needs a running service, or has a database: a token is some lines in the configuration.
+A token is a table in the configuration. Must not know a running service or a database.
 """
 
 import hashlib
@@ -16,53 +16,56 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from shellrunner.cli.ui import formatting
-from shellrunner.cli.ui.table import Cell, Column, rendered
+from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.config import Token, load
 from shellrunner.config.auth import Scope
 from shellrunner.model import Name
 
-FILE = click.Path(path_type=Path)
+_PATH: Final = click.Path(path_type=Path)
 _SCOPES: Final = get_args(Scope)
-_SPAN: Final = re.compile(r"([0-9.]+[dh])+", re.ASCII)
+_DURATION: Final = re.compile(r"([0-9.]+[dh])+", re.ASCII)
 _COLUMNS: Final = tuple(map(Column, ("NAME", "SCOPES", "EXPIRES", "RUN AS", "COMMANDS")))
 
 
-def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Take what the configuration would take."""
+def _check_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Accept what the configuration accepts."""
     try:
         return TypeAdapter[str](Name).validate_python(value)
     except ValidationError:
         raise click.BadParameter("must be 1 to 63 letters, digits, dots, dashes or underscores") from None
 
 
-def _user(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Take what can be written down; whether there is such a user is for the host that the service runs on."""
+def _check_user(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Accept any printable name: whether the user exists is checked on the host of the service."""
     if value is not None and not (value and value.isprintable()):
         raise click.BadParameter("must be the name of a user")
     return value
 
 
-def _time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
-    """Take a time that lies ahead, or how far."""
+def _parse_expiry(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
+    """Parse a time in the future, or a duration from now."""
     if value is None:
         return None
     now = datetime.now(UTC).replace(microsecond=0)
     try:
-        moment = now + timedelta(seconds=formatting.seconds(value)) if _SPAN.fullmatch(value) else _moment(value)
+        is_duration = _DURATION.fullmatch(value)
+        moment = now + timedelta(seconds=formatting.parse_duration(value)) if is_duration else _parse_time(value)
     except (ValueError, OverflowError):
-        raise click.BadParameter("must be a span as 90d or 12h, or a date as 2027-01-01 (in UTC)") from None
+        raise click.BadParameter(
+            "must be a duration such as 90d or 12h, or a date (UTC) such as 2027-01-01"
+        ) from None
     if moment <= now:
-        raise click.BadParameter("must lie ahead")
+        raise click.BadParameter("must be in the future")
     return moment
 
 
 @click.group()
 def token() -> None:
-    """Make tokens, and list those of a configuration."""
+    """Create tokens, and list those of a configuration."""
 
 
-@token.command(short_help="Make a token.")
-@click.argument("name", callback=_name)
+@token.command(short_help="Create a token.")
+@click.argument("name", callback=_check_name)
 @click.option(
     "--scope",
     "scopes",
@@ -70,66 +73,69 @@ def token() -> None:
     multiple=True,
     default=("read", "run"),
     show_default="read and run",
-    help="What it is good for; may be repeated.",
+    help="What the token allows. Repeatable.",
 )
 @click.option(
-    "--expires", metavar="WHEN", callback=_time, help="When it ends: 90d, 12h or 2027-01-01 (UTC); as shipped never."
+    "--expires", metavar="WHEN", callback=_parse_expiry, help="Expiry: 90d, 12h or 2027-01-01 (UTC) (default: never)."
 )
 @click.option(
-    "--run-as", metavar="USER", callback=_user, help="The user of its commands, if the service runs as root."
+    "--run-as",
+    metavar="USER",
+    callback=_check_user,
+    help="User that its commands run as; requires a service that runs as root.",
 )
 def create(name: str, scopes: tuple[str, ...], expires: datetime | None, run_as: str | None) -> None:
-    """Print a new token on standard output, and its lines for the configuration on standard error."""
-    made = f"srt_{secrets.token_urlsafe(32)}"
-    for line in _lines(name, made, scopes, expires, run_as):
+    """Print a new token to standard output, and its table for the configuration to standard error."""
+    secret = f"srt_{secrets.token_urlsafe(32)}"
+    for line in _toml_lines(name, secret, scopes, expires, run_as):
         click.echo(line, err=True)
-    click.echo(made)
+    click.echo(secret)
 
 
 @token.command("list", short_help="List the tokens of a configuration.")
-@click.option("--config", type=FILE, help="The file that the service is started with; none: the defaults.")
+@click.option("--config", type=_PATH, help="Configuration file of the service (default: none).")
 def list_(config: Path | None) -> None:
-    """List the tokens of a configuration, by their names."""
+    """List the tokens of a configuration."""
     tokens = load(config).auth.tokens
     if tokens:
-        click.echo(rendered(_COLUMNS, [[*map(Cell, _row(each))] for each in tokens]))
+        click.echo(render_table(_COLUMNS, [[*map(Cell, _row(token))] for token in tokens]))
     else:
-        click.echo("no tokens: only processes of the user that the service runs as are served", err=True)
+        click.echo("no tokens: only processes of the user that the service runs as may connect", err=True)
 
 
-def _lines(
-    name: str, made: str, scopes: tuple[str, ...], expires: datetime | None, run_as: str | None
+def _toml_lines(
+    name: str, secret: str, scopes: tuple[str, ...], expires: datetime | None, run_as: str | None
 ) -> Iterator[str]:
-    """What the configuration has of a token: TOML, also what is said to people."""
-    yield "# These lines go at the end of config.toml, or of the file that auth.tokens_file names; others must not be"
-    yield "# able to read that (chmod 600). Then: systemctl reload shellrunner. The token itself is not shown again."
+    """Yield the token's table for the configuration, with instructions as comments."""
+    yield "# Append this to config.toml or to the file that auth.tokens_file names; only its owner may read that file"
+    yield "# (chmod 600). Then run: systemctl reload shellrunner. The token itself will not be shown again."
     yield "[[auth.tokens]]"
     yield f'name = "{name}"'
-    yield f'sha256 = "{hashlib.sha256(made.encode()).hexdigest()}"'
+    yield f'sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"'
     yield f"scopes = {json.dumps([scope for scope in _SCOPES if scope in scopes])}"
     if expires is not None:
-        yield f"expires = {_toml(expires)}"
+        yield f"expires = {_format_time(expires)}"
     if run_as is not None:
         yield f"run_as = {json.dumps(run_as, ensure_ascii=False)}"
 
 
-def _row(each: Token) -> tuple[str, ...]:
-    expires = "never" if each.expires is None else _toml(each.expires.astimezone(UTC))
-    if each.is_expired(datetime.now(UTC)):
-        expires += " (over)"
-    commands = "any" if each.commands is None else f"{len(each.commands)} rules"
-    return each.name, ",".join(each.scopes), expires, each.run_as or "-", commands
+def _row(token: Token) -> tuple[str, ...]:
+    expires = "never" if token.expires is None else _format_time(token.expires.astimezone(UTC))
+    if token.is_expired(datetime.now(UTC)):
+        expires += " (expired)"
+    commands = "any" if token.commands is None else f"{len(token.commands)} rules"
+    return token.name, ",".join(token.scopes), expires, token.run_as or "-", commands
 
 
-def _moment(text: str) -> datetime:
-    """A date, which begins at midnight, or a time; in UTC unless it says where.
+def _parse_time(text: str) -> datetime:
+    """Parse a date (midnight), or a time; UTC is the default time zone.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `text` is neither.
     """
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _toml(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,6 +1,6 @@
-"""`shellrunner wait`: stay until jobs are done, and exit as `run` would have.
+"""`shellrunner wait`: wait until jobs are done, and exit as `run` would have.
 
-Owned by the call. Must not know how connections are kept.
+Must not know how connections are resumed.
 """
 
 import json
@@ -11,43 +11,45 @@ from typing import NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes
-from shellrunner.cli.commands import submit
-from shellrunner.cli.job_ids import JOBS
+from shellrunner.cli.job_ids import job_ids_argument
+from shellrunner.cli.job_options import JobCommand
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 
-@click.command(cls=submit.JobCommand)
-@click.argument("jobs", metavar="ID...", type=JOBS, nargs=-1, required=True)
-@click.option("-q", "--quiet", is_flag=True, help="Do not say how they ended.")
+@click.command(cls=JobCommand)
+@job_ids_argument
+@click.option("-q", "--quiet", is_flag=True, help="Do not report how the jobs ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
-@api_calls.server
+@api_calls.server_option
 def wait(jobs: tuple[int, ...], quiet: bool, as_json: bool, server: str | None) -> NoReturn:
-    """Wait until all of these jobs are done.
+    """Wait until all jobs are done.
 
-    Exits as `run` would: with the code of the first of them, as they are given, whose code is not 0.
+    The exit code is that of `run`, for the first of the jobs, in the given order, for which it is not 0.
     """
-    terminal = Console(quiet=quiet)
-    doing = partial(_wait, jobs, terminal, as_json=as_json)
-    api_calls.work(server, doing, terminal, patience=api_calls.LONG, failed=exit_codes.REFUSED)
+    console = Console(quiet=quiet)
+    action = partial(_wait, jobs, console, as_json=as_json)
+    api_calls.run_with_client(
+        server, action, console, retry_for=api_calls.RETRY_FOR_LONG, error_code=exit_codes.SERVICE_ERROR
+    )
 
 
-async def _wait(jobs: Sequence[int], terminal: Console, client: Client, *, as_json: bool) -> int:
-    doing = partial(_one, terminal, client, as_json=as_json)
-    found = await api_calls.each(jobs, doing, terminal, failed=exit_codes.REFUSED)
-    return next(filter(None, found), 0)
+async def _wait(jobs: Sequence[int], console: Console, client: Client, *, as_json: bool) -> int:
+    wait_for_job = partial(_wait_for_job, console, client, as_json=as_json)
+    codes = await api_calls.for_each_job(jobs, wait_for_job, console, error_code=exit_codes.SERVICE_ERROR)
+    return next(filter(None, codes), 0)
 
 
-async def _one(terminal: Console, client: Client, job_id: int, *, as_json: bool) -> int:
-    terminal.progress.waits_for(f"job {job_id} is not done yet")
+async def _wait_for_job(console: Console, client: Client, job_id: int, *, as_json: bool) -> int:
+    console.progress.set_activity(f"waiting for job {job_id}")
     status, detail = await client.wait(job_id), None
-    terminal.progress.waits_for("")
+    console.progress.set_activity("")
     if status["result"] and (as_json or status["ending"] != "exited"):
         result = await client.result(job_id)
         detail = result["detail"]
         if as_json:
-            await terminal.print(json.dumps(result, ensure_ascii=False))
+            await console.print_line(json.dumps(result, ensure_ascii=False))
     if status["ending"] != "exited":
-        terminal.say(formatting.ended(job_id, status, detail))
-    return exit_codes.of(status)
+        console.report(formatting.describe_ending(job_id, status, detail))
+    return exit_codes.exit_code_of_job(status)

@@ -1,1 +1,1 @@
-"""What the command line shows to people: console, tables, progress, formats, questions."""
+"""What users see on a terminal: messages, progress, tables, questions. Must not know the API."""

@@ -1,6 +1,6 @@
-"""Standard output and error: the very bytes of a command, and between them words of ours on lines of their own.
+"""Standard output and error: a command's bytes unchanged, and messages on lines of their own between them.
 
-One `Console` for a call. Escapes are written to terminals only. Must not know what is said.
+One `Console` per call. Escape sequences are written to terminals only. Must not know what is written.
 """
 
 import contextlib
@@ -10,78 +10,81 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from shellrunner.cli.fd_io import STDERR, STDOUT, put
+from shellrunner.cli.fd_io import STDERR, STDOUT, write_all
 from shellrunner.cli.ui.progress import Progress
 from shellrunner.errors import ShellrunnerError
 
-_GONE: Final = (errno.EPIPE, errno.EIO)  # the reader has ended, or the terminal was closed
-_NAMES: Final = {STDOUT: "standard output", STDERR: "standard error"}
+_CLOSED_ERRORS: Final = (errno.EPIPE, errno.EIO)  # the reader has exited, or the terminal was closed
+_FD_NAMES: Final = {STDOUT: "standard output", STDERR: "standard error"}
+_DEFAULT_COLUMNS: Final = 80
 
 
 class OutputClosed(ShellrunnerError):
-    """Nobody reads what is written any more: `shellrunner logs 12 | head`."""
+    """The output has no reader any more: `shellrunner logs 12 | head`."""
 
 
 class OutputFailed(ShellrunnerError):
-    """What was to be written cannot be: the disk is full, say."""
+    """The output cannot be written: for example, the disk is full."""
 
 
 class Console:
-    """Where everything is written. `quiet` leaves out what need not be said."""
+    """Writes output, messages and the status line; `quiet` suppresses messages that are not required."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._draws = not quiet and os.isatty(STDERR) and os.environ.get("TERM", "dumb") != "dumb"
-        self.progress = Progress(self.draw, self.say, draws=self._draws)
+        self._has_status_line = not quiet and os.isatty(STDERR) and os.environ.get("TERM", "dumb") != "dumb"
+        self.progress = Progress(self, is_drawn=self._has_status_line)
         self._quiet = quiet
-        self._unfinished: set[int] = set()  # where the last line has no end yet
-        self._drawn = ""
-        self._held = False
+        self._unfinished: set[int] = set()  # descriptors whose last line has no end yet
+        self._status = ""
+        self._is_prompting = False
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within this, a question is on the last line, and nothing is drawn over it."""
-        self.draw("")
-        self._held = True
+    def prompting(self) -> Iterator[None]:
+        """Draw no status line within the block, because a question is on the last line."""
+        self.draw_status("")
+        self._is_prompting = True
         try:
             yield
         finally:
-            self._held = False
+            self._is_prompting = False
 
     async def write(self, fd: int, data: bytes) -> None:
-        """Write all of this as it is.
+        """Write all of `data` unchanged.
 
         Raises:
             OutputClosed, OutputFailed.
         """
-        self.draw("")
+        self.draw_status("")
         try:
-            await put(fd, data)
+            await write_all(fd, data)
         except OSError as error:
-            if error.errno in _GONE:
-                raise OutputClosed(f"nobody reads {_NAMES[fd]} any more") from None
-            raise OutputFailed(f"cannot write to {_NAMES[fd]}: {error.strerror}") from None
+            if error.errno in _CLOSED_ERRORS:
+                raise OutputClosed(f"{_FD_NAMES[fd]} was closed by its reader") from None
+            raise OutputFailed(f"cannot write to {_FD_NAMES[fd]}: {error.strerror}") from None
         if data:
             (self._unfinished.discard if data.endswith(b"\n") else self._unfinished.add)(fd)
 
-    async def print(self, text: str) -> None:
-        """Write a line of ours to standard output, in UTF-8 wherever we are."""
+    async def print_line(self, text: str) -> None:
+        """Write a line to standard output, in UTF-8 whatever the locale."""
         await self.write(STDOUT, f"{text}\n".encode(errors="replace"))
 
-    def say(self, words: str, *, needed: bool = False) -> None:
-        """Tell a person something on standard error, unless it is not needed and we are to be quiet."""
-        if self._quiet and not needed:
+    def report(self, message: str, *, required: bool = False) -> None:
+        """Write a message on a line of its own to standard error; `quiet` suppresses it unless it is `required`."""
+        if self._quiet and not required:
             return
-        self.draw("")
-        begin = "\n" if self._is_midline() else ""
-        _try_to_put(f"{begin}{words}\n")
+        self.draw_status("")
+        line_break = "\n" if self._is_midline() else ""
+        _write_stderr(f"{line_break}{message}\n")
         self._unfinished.discard(STDERR)
 
-    def draw(self, text: str) -> None:
-        """Show this on a line of its own for now, and nothing with no text; never within a line of the command's."""
-        if not self._draws or text == self._drawn or (text and (self._held or self._is_midline())):
+    def draw_status(self, text: str) -> None:
+        """Replace the status line, or erase it with an empty text; it is never drawn within a line of output."""
+        if not self._has_status_line or text == self._status:
             return
-        _try_to_put(f"\r\x1b[K\x1b[2m{text[: _columns() - 1]}\x1b[0m" if text else "\r\x1b[K")
-        self._drawn = text
+        if text and (self._is_prompting or self._is_midline()):
+            return
+        _write_stderr(f"\r\x1b[K\x1b[2m{text[: _columns() - 1]}\x1b[0m" if text else "\r\x1b[K")
+        self._status = text
 
     def _is_midline(self) -> bool:
         if os.isatty(STDERR):
@@ -89,20 +92,20 @@ class Console:
         return STDERR in self._unfinished
 
 
-def silence() -> None:
-    """Let whatever is still written to standard output vanish: its reader has gone."""
+def discard_stdout() -> None:
+    """Redirect standard output to /dev/null, so that flushing it at exit does not fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, STDOUT)
     os.close(null)
 
 
-def _try_to_put(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody is there to be told
+def _write_stderr(text: str) -> None:
+    with contextlib.suppress(OSError):  # it is closed: there is nowhere to report that
         os.write(STDERR, text.encode(errors="replace"))
 
 
 def _columns() -> int:
     try:
-        return os.get_terminal_size(STDERR).columns or 80
+        return os.get_terminal_size(STDERR).columns or _DEFAULT_COLUMNS
     except OSError:
-        return 80
+        return _DEFAULT_COLUMNS

@@ -1,6 +1,6 @@
-"""How things are said to people: times, spans, sizes, endings, and text that may hold anything.
+"""Text for users: durations, ages, times, sizes, endings, and text that may contain anything.
 
-Pure functions. Must not know where they are written.
+Pure functions. Must not know where the text is written.
 """
 
 import re
@@ -8,65 +8,66 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from shellrunner.clock import now_ms, parse_rfc3339
 from shellrunner.model.endings import ENDINGS
 
-_SPANS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
-_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
-_SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re.ASCII)
-# C0, DEL and C1, what turns the direction of writing, and what ends a line elsewhere: a command's text is only text.
-_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHORT: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_DURATION_UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
+_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re.ASCII)
+
+# C0, DEL and C1, controls of the writing direction, the line ends of Unicode, and lone surrogates: the text of a
+# command must not control a terminal.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def span(seconds: float, *, whole: bool = False) -> str:
-    """A duration, in one or two units: 0.4 s (but as a `whole` 0 s), 12 s, 3 min 5 s, 2 d 4 h."""
+def format_duration(seconds: float, *, whole: bool = False) -> str:
+    """Format a duration with one or two units: 0.4 s (0 s if `whole`), 12 s, 3 min 5 s, 2 d 4 h."""
     if seconds < 9.95 and not whole:
         return f"{max(0.0, seconds):.1f} s"
     rounded = int(seconds + 0.5)
-    for (unit, size), (smaller, less) in zip(_SPANS, (*_SPANS[1:], ("s", 1)), strict=True):
+    for (unit, size), (smaller_unit, smaller_size) in zip(
+        _DURATION_UNITS, (*_DURATION_UNITS[1:], ("s", 1)), strict=True
+    ):
         if rounded >= size:
-            rest = rounded % size // less
-            return f"{rounded // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+            rest = rounded % size // smaller_size
+            return f"{rounded // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
     return f"{rounded} s"
 
 
-def ago(instant: str) -> str:
-    """How long ago that was, in one unit: 12 s ago, 3 d ago."""
-    passed = since(instant)
-    unit, size = next(((unit, size) for unit, size in _SPANS if passed >= size), ("s", 1))
-    return f"{int(passed) // size} {unit} ago"
+def format_age(time: str) -> str:
+    """Format how long ago an RFC 3339 time was, with one unit: 12 s ago, 3 d ago."""
+    seconds = seconds_between(time)
+    unit, size = next(((unit, size) for unit, size in _DURATION_UNITS if seconds >= size), ("s", 1))
+    return f"{int(seconds) // size} {unit} ago"
 
 
-def seconds(text: str) -> float:
-    """Read a duration: 90, 1.5s, 5m, 1h30m.
+def parse_duration(text: str) -> float:
+    """Parse a duration into seconds: 90, 1.5s, 5m, 1h30m.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `text` is not a duration.
     """
-    parts = _SPAN.findall(text)
+    parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"{text!r} is no duration: 90, 1.5s, 5m, 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        raise ValueError(f"invalid duration {text!r}: expected seconds or units, such as 90, 1.5s, 5m or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def moment(instant: str) -> datetime:
-    """A time of the API's."""
-    return datetime.fromisoformat(instant)
+def seconds_between(start: str, end: str | None = None) -> float:
+    """Return the seconds between two RFC 3339 times, or until now; at least 0, because clocks differ."""
+    end_ms = now_ms() if end is None else parse_rfc3339(end)
+    return max(0.0, (end_ms - parse_rfc3339(start)) / 1000)
 
 
-def since(instant: str, until: str | None = None) -> float:
-    """Seconds from one time to another, or to now; never less than none, whatever the clocks say."""
-    end = datetime.now(UTC) if until is None else moment(until)
-    return max(0.0, (end - moment(instant)).total_seconds())
+def format_local_time(time: str) -> str:
+    """Format an RFC 3339 time in the local time zone: 2026-11-24 05:36:30."""
+    moment = datetime.fromtimestamp(parse_rfc3339(time) // 1000, UTC)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def local(instant: str) -> str:
-    """A time where we are."""
-    return moment(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def size(count: int) -> str:
-    """So many bytes: 0 B, 12.5 KiB."""
+def format_size(count: int) -> str:
+    """Format a number of bytes with one unit, a power of 1024: 0 B, 12.5 KiB."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:
@@ -75,13 +76,13 @@ def size(count: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def visible(text: str) -> str:
-    """The same on one line, with nothing in it that a terminal would obey."""
-    return _UNSEEN.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
+def escape_controls(text: str) -> str:
+    """Return the text on one line, with every character that could control a terminal escaped."""
+    return _CONTROLS.sub(lambda match: _SHORT_ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
 
 
-def ended(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:
-    """How a job ended, in a sentence; `end` has `ending`, `exit_code` and `signal`."""
-    info = ENDINGS.get(end["ending"])  # None: a newer server's
-    how = info.sentence.format(**end) if info else f"ended: {end['ending']}"
-    return f"job {job_id} {how}" + (f": {visible(detail)}" if detail else "")
+def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:
+    """Return a sentence about the end of a job; `end` has `ending`, `exit_code` and `signal`."""
+    info = ENDINGS.get(end["ending"])  # None: an ending of a newer server
+    ending = info.sentence.format(**end) if info else f"ended: {end['ending']}"
+    return f"job {job_id} {ending}" + (f": {escape_controls(detail)}" if detail else "")

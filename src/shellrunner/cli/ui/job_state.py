@@ -1,27 +1,24 @@
-"""How a job stands, as a word or two with its colour. Used by lists and `show`."""
+"""The state or ending of a job as a short coloured text, for lists and `show`. Must not know tables' layout."""
 
 from typing import Any, Final
 
 from shellrunner.cli.ui.table import Cell
 from shellrunner.model.endings import ENDINGS, Ending, Tone, tone_of
 
-_STATES: Final = {"waiting": "dim", "queued": "yellow", "running": "cyan"}
-_TONES: Final = {Tone.SUCCESS: "green", Tone.FAILURE: "red", Tone.STOPPED: "yellow", Tone.UNKNOWN: "red"}
+_STATE_STYLES: Final = {"waiting": "dim", "queued": "yellow", "running": "cyan"}
+_TONE_STYLES: Final = {Tone.SUCCESS: "green", Tone.FAILURE: "red", Tone.STOPPED: "yellow", Tone.UNKNOWN: "red"}
 
 
-def standing(status: Any) -> Cell:
-    """`status` has its `state`, `cancelling`, `ending`, `exit_code` and `signal`."""
+def state_cell(status: Any) -> Cell:
+    """Return the cell for a status, which has `state`, `cancelling`, `ending`, `exit_code` and `signal`."""
     ending = status["ending"]
     if ending is None:
-        return Cell("ending", "magenta") if status["cancelling"] else _known(status["state"])
-    colour = _TONES[tone_of(ending, status["exit_code"])]
+        state = status["state"]
+        return Cell("cancelling", "magenta") if status["cancelling"] else Cell(state, _STATE_STYLES.get(state, ""))
+    style = _TONE_STYLES[tone_of(ending, status["exit_code"])]
     if ending == Ending.EXITED:
-        return Cell(f"exited {status['exit_code']}", colour)
+        return Cell(f"exited {status['exit_code']}", style)
     if ending == Ending.SIGNALLED:
-        return Cell(status["signal"], colour)
-    info = ENDINGS.get(ending)  # None: a newer server's
-    return Cell(info.label if info else ending.replace("_", " "), colour)
-
-
-def _known(state: str) -> Cell:
-    return Cell(state, _STATES.get(state, ""))
+        return Cell(status["signal"], style)
+    info = ENDINGS.get(ending)  # None: an ending of a newer server
+    return Cell(info.label if info else ending.replace("_", " "), style)

@@ -1,64 +1,75 @@
-"""What is waited for just now: shown on a terminal once it takes longer than a moment, and how long it takes.
+"""The status line: what the command waits for and for how long, and the loss of the connection.
 
-Owned by a call's `Console` and kept up to date by whoever waits. Must not know how lines are drawn.
+Owned by a `Console`; kept up to date by the command and its client. Must not know how lines are drawn.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from shellrunner.cli.ui import formatting
 from shellrunner.errors import ShellrunnerError
 
-_MOMENT: Final = 1.0  # seconds that need no explanation
-_LONG: Final = 3.0  # seconds without a connection after which it is said also where nothing can be drawn
-_TICK: Final = 0.25
+_DRAW_AFTER: Final = 1.0  # seconds of waiting that need no explanation
+_REPORT_AFTER: Final = 3.0  # seconds without a connection after which it is reported even where nothing can be drawn
+_REDRAW_INTERVAL: Final = 0.25
+
+
+class StatusLine(Protocol):
+    """Draws and reports; implemented by `Console`."""
+
+    def draw_status(self, text: str) -> None:
+        """Replace the status line; with an empty text, erase it."""
+
+    def report(self, message: str) -> None:
+        """Write a message on a line of its own."""
 
 
 class Progress:
-    """One line that says it, drawn by `draw`; where none is drawn, `say` tells only that the connection is lost."""
+    """Shows one activity at a time; where nothing is drawn, only a lost connection is reported, once."""
 
-    def __init__(self, draw: Callable[[str], None], say: Callable[[str], None], *, draws: bool) -> None:
-        self._draw, self._say, self._draws = draw, say, draws
-        self._awaited = ""
-        self._since = self._lost_since = time.monotonic()
+    def __init__(self, status_line: StatusLine, *, is_drawn: bool) -> None:
+        self._status_line, self._is_drawn = status_line, is_drawn
+        self._activity = ""
+        self._activity_since = self._lost_since = time.monotonic()
         self._lost: ShellrunnerError | None = None
-        self._told = False
+        self._is_lost_reported = False
 
-    def waits_for(self, what: str) -> None:
-        """Say what is waited for from now on; nothing: nothing is."""
-        if what != self._awaited:
-            self._awaited, self._since = what, time.monotonic()
-            self._draw("")
+    def set_activity(self, text: str) -> None:
+        """Set what is being waited for; an empty text means nothing."""
+        if text != self._activity:
+            self._activity, self._activity_since = text, time.monotonic()
+            self._status_line.draw_status("")
 
-    def notice(self, error: ShellrunnerError | None) -> None:
-        """Take notice that the connection is lost, or (None) back."""
+    def on_retry(self, error: ShellrunnerError | None, /) -> None:
+        """Record that the connection is lost, or (None) restored; a `RetryListener` of the client."""
         if error and not self._lost:
             self._lost_since = time.monotonic()
         self._lost = error
         if not error:
-            self._draw("")
-            if self._told:
-                self._say("the connection is back")
-                self._told = False
+            self._status_line.draw_status("")
+            if self._is_lost_reported:
+                self._status_line.report("reconnected")
+                self._is_lost_reported = False
 
-    async def show(self) -> None:
-        """Draw it again and again, until cancelled."""
+    async def run(self) -> None:
+        """Redraw the line until cancelled."""
         while True:
-            await asyncio.sleep(_TICK)
-            self._show(time.monotonic())
+            await asyncio.sleep(_REDRAW_INTERVAL)
+            self._draw(time.monotonic())
 
-    def _show(self, now: float) -> None:
+    def _draw(self, now: float) -> None:
         if self._lost:
-            self._complain(self._lost, now - self._lost_since)
-        elif self._awaited and now - self._since >= _MOMENT:
-            self._draw(f"{self._awaited}, {formatting.span(now - self._since, whole=True)}")
+            self._show_lost(self._lost, now - self._lost_since)
+        elif self._activity and now - self._activity_since >= _DRAW_AFTER:
+            duration = formatting.format_duration(now - self._activity_since, whole=True)
+            self._status_line.draw_status(f"{self._activity}, {duration}")
 
-    def _complain(self, error: ShellrunnerError, lasts: float) -> None:
-        if self._draws:
-            if lasts >= _MOMENT:
-                self._draw(f"{error.detail}; trying again, {formatting.span(lasts, whole=True)}")
-        elif lasts >= _LONG and not self._told:
-            self._say(f"{error.detail}; trying again")
-            self._told = True
+    def _show_lost(self, error: ShellrunnerError, seconds: float) -> None:
+        if self._is_drawn:
+            if seconds >= _DRAW_AFTER:
+                duration = formatting.format_duration(seconds, whole=True)
+                self._status_line.draw_status(f"{error.detail}; retrying, {duration}")
+        elif seconds >= _REPORT_AFTER and not self._is_lost_reported:
+            self._status_line.report(f"{error.detail}; retrying")
+            self._is_lost_reported = True

@@ -1,4 +1,4 @@
-"""Questions to the person at the terminal, whatever standard input and output are used for.
+"""Questions to the user at the terminal, independent of standard input and output, and Ctrl-C.
 
 Must not know what is asked.
 """
@@ -8,62 +8,63 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from shellrunner.cli.fd_io import readable
+from shellrunner.cli.fd_io import wait_readable
 
-_LINE = 4096  # bytes: the longest line that a terminal gives (termios(3))
+_MAX_LINE: Final = 4096  # bytes: the longest line of a terminal in canonical mode (termios(3))
 
 
-async def answer(question: str) -> str | None:
-    """Ask, and return what was typed in small letters; None if nobody can be asked."""
+async def ask(question: str) -> str | None:
+    """Return the answer in lower case, None if there is no terminal to ask at."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        if os.tcgetpgrp(terminal) != os.getpgrp():  # in the background, where whoever reads is stopped
+        if os.tcgetpgrp(terminal) != os.getpgrp():  # in the background, where reading stops the process (SIGTTIN)
             return None
         os.write(terminal, question.encode())
-        await readable(terminal)
-        return os.read(terminal, _LINE).decode(errors="replace").strip().lower()
-    except OSError:  # hung up meanwhile
+        await wait_readable(terminal)
+        return os.read(terminal, _MAX_LINE).decode(errors="replace").strip().lower()
+    except OSError:  # the terminal was hung up
         return None
     finally:
         os.close(terminal)
 
 
-class Interrupts:
-    """Ctrl-C while a task is at work: the first time it is told, the second time the task is cancelled."""
+class InterruptHandler:
+    """Handles Ctrl-C while a task runs: the first one sets an event, the second one cancels the task."""
 
     def __init__(self) -> None:
         self.count = 0
         self._task = asyncio.current_task()
         self._first = asyncio.Event()
 
-    async def first(self) -> None:
-        """Return once it was pressed."""
+    async def wait_first(self) -> None:
+        """Wait for the first Ctrl-C."""
         await self._first.wait()
 
-    def forgive(self) -> bool:
-        """Whether it was us who cancelled the task, which then is cancelled no more."""
+    def uncancel(self) -> bool:
+        """Return whether this handler cancelled the task, and if so revoke that."""
         if self.count > 1 and self._task:
             self._task.uncancel()
         return self.count > 1
 
     @contextmanager
-    def has_followers(self) -> Iterator[None]:
-        """Within this, Ctrl-C does nothing else; where it was ignored before (`nohup`, `&`), it stays so."""
+    def installed(self) -> Iterator[None]:
+        """Handle Ctrl-C within the block; where it was ignored before (`nohup`, `&`), it stays ignored."""
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             yield
             return
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._pressed)
+        loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGINT)
 
-    def _pressed(self) -> None:
+    def _on_interrupt(self) -> None:
         self.count += 1
         self._first.set()
         if self.count > 1 and self._task:

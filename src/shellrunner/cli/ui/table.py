@@ -1,61 +1,57 @@
-"""Tables for people: fitted to a terminal, whole and without colours elsewhere.
+"""Tables for users: cut to the width of a terminal, complete and without styles elsewhere.
 
-Everything is shown as text, whatever it holds. Must not know what the rows are.
+Cells are plain text, whatever they contain. Must not know what the rows are.
 """
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
+from wcwidth import clip, ljust, rjust, width
 
-from shellrunner.cli.ui.formatting import visible
+from shellrunner.cli.ui.ansi import Styler
+from shellrunner.cli.ui.formatting import escape_controls
 
 _GAP: Final = "  "
-_WIDE: Final = 100_000  # columns of what is no terminal: nothing is cut
 
 
 class Cell(NamedTuple):
-    """A text and how it looks."""
+    """A text and the name of its style."""
 
     text: str
     style: str = ""
 
 
 class Column(NamedTuple):
-    """A heading; `right` for numbers."""
+    """A heading, and the alignment: `right` for numbers."""
 
     heading: str
     right: bool = False
 
 
-def console() -> Console:
-    """Standard output as rich sees it: colours on a terminal only, and not with NO_COLOR."""
-    width = None if sys.stdout.isatty() else _WIDE
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+def terminal_width() -> int | None:
+    """Return the number of columns, None if standard output is not a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def rendered(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
-    """The table as it is to be printed; the last column is cut where there is no room for all of it."""
-    out = console()
-    lines = [[Cell(column.heading, "bold") for column in columns]]
-    lines += [[Cell(visible(cell.text), cell.style) for cell in row] for row in rows]
-    widths = [max(cell_len(line[at].text) for line in lines) for at in range(len(columns))]
-    with out.capture() as captured:
-        for line in lines:
-            out.print(_line(line, columns, widths, out.width), soft_wrap=True)
-    return captured.get().rstrip("\n")
+def render_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
+    """Return the table as lines of text; each line is cut at the width of the terminal."""
+    styler, max_width = Styler(), terminal_width()
+    table = [[Cell(column.heading, "bold") for column in columns]]
+    table += [[Cell(escape_controls(cell.text), cell.style) for cell in row] for row in rows]
+    widths = [max(width(row[index].text) for row in table) for index in range(len(columns))]
+    lines = (_render_row(row, columns, widths, styler) for row in table)
+    return "\n".join(line if max_width is None else _cut(line, max_width) for line in lines)
 
 
-def _line(cells: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], room: int) -> Text:
-    line = Text()
-    for cell, column, width in zip(cells, columns, widths, strict=True):
-        free = width - cell_len(cell.text)
-        line.append(" " * free * column.right)
-        line.append(cell.text, cell.style)
-        line.append(" " * free * (not column.right) + _GAP)
-    line.rstrip()
-    line.truncate(room, overflow="ellipsis")
-    return line
+def _render_row(row: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], styler: Styler) -> str:
+    # The functions of wcwidth count a wide character as two columns, and an escape sequence as none.
+    return _GAP.join(
+        (rjust if column.right else ljust)(styler.apply(cell.text, cell.style), column_width)
+        for cell, column, column_width in zip(row, columns, widths, strict=True)
+    ).rstrip()
+
+
+def _cut(line: str, max_width: int) -> str:
+    return line if width(line) <= max_width else clip(line, 0, max_width - 1) + "…"

@@ -84,7 +84,7 @@ def test_a_token_that_others_can_read_is_refused(write, mode):
     """The words say what to do; without a token in it the file may be anybody's to read."""
     path = write('token = "secret"', mode)
     with pytest.raises(
-        ConfigError, match=f"^{path}: has a token, and others can read or change it: chmod 600 {path}$"
+        ConfigError, match=f"^{path}: contains a token, and other users may read or change it: chmod 600 {path}$"
     ):
         find(None)
     write('url = "http://file"', mode)
@@ -94,10 +94,10 @@ def test_a_token_that_others_can_read_is_refused(write, mode):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("url = ", "is not TOML"),
-        ('adress = "x"', "adress: unknown key, only url and token"),
-        ("url = 1", "url: must be a string"),
-        ('token = "a b"', "the token has characters that no token has"),
+        ("url = ", "invalid TOML"),
+        ('adress = "x"', "unknown key 'adress': expected url or token"),
+        ("url = 1", "url must be a string"),
+        ('token = "a b"', "the token contains characters other than printable ASCII"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_with_the_place(write, text, words):
@@ -110,6 +110,6 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_place(write, text, words
 def test_a_relative_place_for_configuration_is_ignored(monkeypatch, tmp_path):
     """The XDG standard says so."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "config")
-    assert server_config.file() == tmp_path / ".config" / "shellrunner" / "client.toml"
+    assert server_config.config_path() == tmp_path / ".config" / "shellrunner" / "client.toml"
     monkeypatch.delenv("HOME")
-    assert os.fspath(server_config.file()).startswith("/")
+    assert os.fspath(server_config.config_path()).startswith("/")

@@ -1,4 +1,4 @@
-"""How things are said: durations both ways, sizes, and text that a terminal cannot obey."""
+"""Text for users: durations both ways, sizes, endings, and text that cannot control a terminal."""
 
 import re
 
@@ -16,9 +16,9 @@ from shellrunner.cli.ui import formatting
         (61, "1 min 1 s"), (3599.6, "1 h"), (3660, "1 h 1 min"), (86_400, "1 d"), (200_000, "2 d 7 h"), (-3, "0.0 s"),
     ],
 )  # fmt: skip
-def test_a_span_has_one_or_two_units(seconds, said):
+def test_a_duration_has_one_or_two_units(seconds, said):
     """The largest that fits, and the next if there is any of it."""
-    assert formatting.span(seconds) == said
+    assert formatting.format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,20 @@ def test_a_span_has_one_or_two_units(seconds, said):
 )
 def test_a_duration_is_read_as_people_write_it(text, seconds):
     """Numbers are seconds; units add up."""
-    assert formatting.seconds(text) == seconds
+    assert formatting.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1 h", "1x", "1e3", "٣", "nan", "1h30m!"])
 def test_what_is_no_duration_is_refused(text):
     """Nothing is guessed."""
-    with pytest.raises(ValueError, match="is no duration"):
-        formatting.seconds(text)
+    with pytest.raises(ValueError, match=r"^invalid duration"):
+        formatting.parse_duration(text)
 
 
 @given(st.text(st.characters()))
 def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
     """No control character, no change of direction and no half of a pair is left, and other text stays as it is."""
-    shown = formatting.visible(text)
+    shown = formatting.escape_controls(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
     assert shown.splitlines() in ([shown], [])
     if text.isprintable() and text.isalpha():
@@ -50,4 +50,4 @@ def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
 def test_a_size_has_one_unit(count, said):
     """In powers of 1024."""
-    assert formatting.size(count) == said
+    assert formatting.format_size(count) == said
