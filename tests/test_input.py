@@ -366,7 +366,7 @@ async def test_bad_input_is_refused_and_takes_nothing(service):
 
 async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
     """Whoever announces more than comes gets 408, and nothing of it was taken."""
-    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIME", 0.05)
+    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIMEOUT", 0.05)
     async with InProcess(tmp_path / "state") as service:
         job = await listener(service, "cat")
         host, port = service.url.removeprefix("http://").split(":")

@@ -154,7 +154,8 @@ def test_the_list_has_every_token_and_no_hash(tmp_path):
     """Names, scopes, expiry, user and whether the commands are limited; those that are over are marked."""
     secret, lines = created("ci", "--expires", "2127-01-01")
     path = tmp_path / "config.toml"
-    path.write_text(lines + lines.replace("ci", "old").replace("2127", "2020").replace('sha256 = "', 'sha256 = "0')
+    path.write_text(lines + lines.replace("ci", "old").replace("2127-01-01", "2020-01-01")
+                    .replace('sha256 = "', 'sha256 = "0')
                     .replace("0" + hashlib.sha256(secret.encode()).hexdigest(), "0" * 64)
                     + 'commands = [{ argv = ["uptime"] }]\n')  # fmt: skip
     path.chmod(0o600)
@@ -226,7 +227,7 @@ async def test_a_token_does_what_its_scopes_say(guarded):
     """Each scope by itself is good for its own routes; without a token, or with a wrong one, nothing is."""
     scopes = ("read", "run", "admin")
     guarded.write(*[(scope, "--scope", scope) for scope in scopes], ("gone", "--expires", "2127-01-01"))
-    guarded.tokens.write_text(guarded.tokens.read_text().replace("2127", "2020"))
+    guarded.tokens.write_text(guarded.tokens.read_text().replace("2127-01-01", "2020-01-01"))
     await guarded.start()
     told = await until(lambda: [each for each in guarded.log if each["event"].startswith("tokens have expired")])
     assert told[0]["tokens"] == ["gone"]

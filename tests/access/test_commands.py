@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shellrunner.access import EVERYTHING, Identity, own_user
-from shellrunner.access.command_rules import check, check_feed, check_touch
+from shellrunner.access import ALL_SCOPES, Identity, service_user
+from shellrunner.access.command_rules import check_command, check_ownership, check_stdin
 from shellrunner.config import Rule, Token
 from shellrunner.errors import CommandNotAllowed, NotYours
 from shellrunner.model import Job, JobSpec, Queued
@@ -64,7 +64,7 @@ def who(*rules: Rule, run_as: str | None = None, name: str = "ci") -> Identity:
 def refused(identity: Identity, **spec: Any) -> str:
     """The pointer of the refusal, or nothing."""
     try:
-        check(identity, JobSpec(**spec))
+        check_command(identity, JobSpec(**spec))
     except CommandNotAllowed as error:
         (fault,) = error.members["errors"]
         return str(fault["pointer"])
@@ -168,17 +168,17 @@ def test_ways_around(rule: dict[str, Any], spec: dict[str, Any], pointer: str) -
 def test_whoever_has_no_list_may_run_anything() -> None:
     """Without `commands` nothing is refused, with run_as or without, as for the service's own user."""
     everything = {"command": "x", "env": {"LD_PRELOAD": "/x"}, "cwd": "/", "stdin": "x", "tty": True}
-    for identity in (who(), who(run_as="nobody"), own_user(0)):
+    for identity in (who(), who(run_as="nobody"), service_user(0)):
         assert refused(identity, **everything) == ""
 
 
 def test_the_refusal_tells_who_and_why_but_not_what_is_allowed() -> None:
     """Its words name the token and what is too much, and no other command."""
     with pytest.raises(CommandNotAllowed) as first:
-        check(who(Rule(command="secret --password x")), JobSpec(command="id"))
+        check_command(who(Rule(command="secret --password x")), JobSpec(command="id"))
     assert first.value.detail == "token:ci may run some commands, and this is none of them"
     with pytest.raises(CommandNotAllowed) as second:
-        check(who(Rule(command="id")), JobSpec(command="id", env={"PATH": "/evil"}))
+        check_command(who(Rule(command="id")), JobSpec(command="id", env={"PATH": "/evil"}))
     assert second.value.detail == "token:ci may run this command, but not with the variable PATH"
 
 
@@ -221,7 +221,7 @@ def test_who_is_bound_touches_its_own_jobs_only(
     """A token with run_as or commands reaches what it submitted itself under the same user, and nothing else."""
     identity = who(*([Rule(command="ls")] if has_list else []), run_as=run_as, name=name)
     try:
-        check_touch(identity, job(submitter, ran_as))
+        check_ownership(identity, job(submitter, ran_as))
         touched = True
     except NotYours:
         touched = False
@@ -231,19 +231,19 @@ def test_who_is_bound_touches_its_own_jobs_only(
 
 def test_whoever_is_not_bound_touches_all() -> None:
     """Other tokens and the service's own user reach every job, also those of before there were submitters."""
-    for identity in (who(), own_user(0), Identity("token:x", EVERYTHING, who().token)):
+    for identity in (who(), service_user(0), Identity("token:x", ALL_SCOPES, who().token)):
         for whose in (None, "token:other", "uid:7"):
-            check_touch(identity, job(whose))
-            check_feed(identity, job(whose))
+            check_ownership(identity, job(whose))
+            check_stdin(identity, job(whose))
 
 
 def test_what_may_not_be_started_any_more_is_not_fed() -> None:
     """A shell that was started before the token had a list takes no input from it, though it may be cancelled."""
     identity = who(Rule(command="cat", options=["stdin"]))
     shell = job("token:ci", command="sh", stdin={"stream": True})
-    check_touch(identity, shell)
+    check_ownership(identity, shell)
     with pytest.raises(CommandNotAllowed):
-        check_feed(identity, shell)
+        check_stdin(identity, shell)
     with pytest.raises(NotYours):
-        check_feed(identity, job("token:cd", command="cat", stdin={"stream": True}))
-    check_feed(identity, job("token:ci", command="cat", stdin={"stream": True}, env={}))
+        check_stdin(identity, job("token:cd", command="cat", stdin={"stream": True}))
+    check_stdin(identity, job("token:ci", command="cat", stdin={"stream": True}, env={}))

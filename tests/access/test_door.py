@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shellrunner.access import EVERYTHING, session_registry
+from shellrunner.access import ALL_SCOPES, session_registry
 from shellrunner.access.authenticator import Authenticator, open_authenticator
-from shellrunner.access.session_registry import LIFETIME, SessionRegistry
+from shellrunner.access.session_registry import SESSION_LIFETIME, SessionRegistry
 from shellrunner.access.throttle import BURST
 from shellrunner.access.tokens import Tokens
 from shellrunner.config import AuthSettings, Token
@@ -73,9 +73,9 @@ async def door(store, clock):
 async def doorway(store, clock, config=None):
     """A door as the composition root opens it, but with a clock of ours."""
     kept = SessionRegistry(store, clock.millis)
-    await kept.restore()
+    await kept.load()
     opened = Authenticator(config or auth(), kept, clock=clock)
-    await opened.settle()
+    await opened.flush_sessions()
     return opened
 
 
@@ -110,9 +110,9 @@ def test_only_the_token_itself_is_found(presented):
     """No text but the token is one, also where hashes of odd things are configured."""
     odd = ["", "жетон", "x" * 2000]
     tokens = Tokens([token(), *(token(secret, f"odd{number}") for number, secret in enumerate(odd))])
-    assert tokens.presented(SECRET).name == "token:ci"
+    assert tokens.find(SECRET).name == "token:ci"
     for text in (presented, *odd):
-        assert (tokens.presented(text) is not None) == (text == SECRET)
+        assert (tokens.find(text) is not None) == (text == SECRET)
 
 
 async def test_each_of_many_tokens_is_itself(store, clock):
@@ -135,7 +135,7 @@ async def test_every_hash_is_compared_whichever_is_right(monkeypatch):
     )
     for presented in ("secret0", "secret9", "wrong"):
         compared.clear()
-        tokens.presented(presented)
+        tokens.find(presented)
         assert compared == [real(presented.encode()).digest()] * 10
 
 
@@ -143,9 +143,9 @@ async def test_a_token_is_over_when_it_expires(store, clock):
     """At that very moment, for what is open too."""
     door = await doorway(store, clock, auth(token(expires=NOON + timedelta(seconds=1))))
     identity = door.authenticate_token(SECRET, "x")
-    assert door.still_admits(identity)
+    assert door.is_still_valid(identity)
     clock.now += timedelta(seconds=1)
-    assert not door.still_admits(identity)
+    assert not door.is_still_valid(identity)
     with pytest.raises(TokenNeeded):
         door.authenticate_token(SECRET, "x")
 
@@ -172,7 +172,7 @@ async def test_a_revoked_token_is_over_at_once(door):
     """Also for what is open; another token under its name is another's."""
     identity = door.authenticate_token(SECRET, "x")
     door.reload(auth(token("other")))
-    assert not door.still_admits(identity)
+    assert not door.is_still_valid(identity)
     with pytest.raises(TokenNeeded):
         door.authenticate_token(SECRET, "x")
     assert door.authenticate_token("other", "x").name == "token:ci"
@@ -185,7 +185,7 @@ async def test_what_is_open_goes_on_while_its_token_may_do_as_much(door, scopes,
     """A token that lost a scope is asked for anew; one that was renamed, or got one, goes on."""
     identity = door.authenticate_token(SECRET, "x")
     door.reload(auth(token(name="renamed", scopes=scopes)))
-    assert door.still_admits(identity) == goes_on
+    assert door.is_still_valid(identity) == goes_on
 
 
 async def test_the_last_token_that_goes_leaves_nobody(door):
@@ -193,8 +193,8 @@ async def test_the_last_token_that_goes_leaves_nobody(door):
     identity = door.authenticate_token(SECRET, "x")
     door.reload(AuthSettings(tokens=[], tokens_file=None))
     assert door.needs_token
-    assert not door.still_admits(identity)
-    assert door.still_admits(door.authenticate_uid(os.geteuid()))
+    assert not door.is_still_valid(identity)
+    assert door.is_still_valid(door.authenticate_uid(os.geteuid()))
     with pytest.raises(TokenNeeded):
         door.authenticate_token(SECRET, "x")
 
@@ -205,8 +205,8 @@ async def test_the_last_token_that_goes_leaves_nobody(door):
 async def test_the_services_own_user_may_do_everything(door):
     """And is known by its number."""
     identity = door.authenticate_uid(os.geteuid())
-    assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", EVERYTHING, None)
-    assert door.still_admits(identity)
+    assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", ALL_SCOPES, None)
+    assert door.is_still_valid(identity)
 
 
 @pytest.mark.parametrize("uid", [None, os.geteuid() + 1, 65_534, -1])
@@ -223,13 +223,13 @@ async def test_another_user_is_told_what_would_help(door, uid):
 async def test_a_session_is_good_for_reading_only(door):
     """It lets in under the token's name, with nothing but `read`; its cookie is long, new each time, and no token."""
     identity = door.authenticate_token(SECRET, "x")
-    cookies = {await door.begin_session(identity) for _ in range(3)}
+    cookies = {await door.create_session(identity) for _ in range(3)}
     assert len(cookies) == 3
     for cookie in cookies:
         assert len(cookie) >= 43
         watcher = door.authenticate_session(cookie)
         assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", {"read"}, True)
-        assert door.still_admits(watcher)
+        assert door.is_still_valid(watcher)
         with pytest.raises(TokenNeeded):
             door.authenticate_token(cookie, "x")
 
@@ -237,13 +237,13 @@ async def test_a_session_is_good_for_reading_only(door):
 @pytest.mark.parametrize("cookie", ["", "x", "жетон", "\udcff", SECRET, pytest.param("x" * 1_000_000, id="huge")])
 async def test_what_is_no_session_lets_nobody_in(door, cookie):
     """Never an error, and the token itself is no cookie."""
-    await door.begin_session(door.authenticate_token(SECRET, "x"))
+    await door.create_session(door.authenticate_token(SECRET, "x"))
     assert door.authenticate_session(cookie) is None
 
 
 async def test_nobody_can_read_the_cookie_where_it_is_kept(door, store, tmp_path):
     """The history has its SHA-256 only: neither the cookie nor the token is in any file."""
-    cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
+    cookie = await door.create_session(door.authenticate_token(SECRET, "x"))
     (session,) = await store.sessions()
     assert session.digest == hashlib.sha256(cookie.encode()).digest()
     assert session.token == token().sha256
@@ -256,25 +256,25 @@ async def test_nobody_can_read_the_cookie_where_it_is_kept(door, store, tmp_path
 async def test_a_session_is_over_after_twelve_hours(door, clock, store):
     """At that very moment, and the next one that begins takes it out of the history."""
     identity = door.authenticate_token(SECRET, "x")
-    cookie = await door.begin_session(identity)
+    cookie = await door.create_session(identity)
     watcher = door.authenticate_session(cookie)
-    clock.now += timedelta(seconds=LIFETIME, milliseconds=-1)
-    assert door.still_admits(watcher)
+    clock.now += timedelta(seconds=SESSION_LIFETIME, milliseconds=-1)
+    assert door.is_still_valid(watcher)
     clock.now += timedelta(milliseconds=1)
     assert door.authenticate_session(cookie) is None
-    assert not door.still_admits(watcher)
+    assert not door.is_still_valid(watcher)
     assert len(await store.sessions()) == 1
-    await door.begin_session(identity)
+    await door.create_session(identity)
     assert len(await store.sessions()) == 1
-    assert LIFETIME == 43_200
+    assert SESSION_LIFETIME == 43_200
 
 
 async def test_a_token_has_so_many_sessions(door, store, monkeypatch):
     """With one more than it may have, its oldest ends; those of other tokens do not."""
-    monkeypatch.setattr(session_registry, "MOST", 5)
+    monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 5)
     door.reload(auth(token(), token("other", "other")))
-    others = await door.begin_session(door.authenticate_token("other", "x"))
-    cookies = [await door.begin_session(door.authenticate_token(SECRET, "x")) for _ in range(8)]
+    others = await door.create_session(door.authenticate_token("other", "x"))
+    cookies = [await door.create_session(door.authenticate_token(SECRET, "x")) for _ in range(8)]
     assert [door.authenticate_session(cookie) is not None for cookie in cookies] == [False] * 3 + [True] * 5
     assert door.authenticate_session(others)
     assert len(await store.sessions()) == 6
@@ -284,7 +284,7 @@ async def test_sessions_survive_the_process(tmp_path, clock):
     """Begun before a restart, a session is good after it, and no longer than it was given."""
     async with history(tmp_path) as store:
         door = await doorway(store, clock)
-        cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
+        cookie = await door.create_session(door.authenticate_token(SECRET, "x"))
     async with history(tmp_path) as store:
         assert (await doorway(store, clock)).authenticate_session(cookie).name == "token:ci"
         clock.now += timedelta(hours=13)
@@ -296,11 +296,11 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
     """Those of other tokens go on, also in the next process."""
     both = auth(token(), token("other", "other"))
     door = await doorway(store, clock, both)
-    mine = [await door.begin_session(door.authenticate_token(SECRET, "x")) for _ in range(2)]
-    others = await door.begin_session(door.authenticate_token("other", "x"))
+    mine = [await door.create_session(door.authenticate_token(SECRET, "x")) for _ in range(2)]
+    others = await door.create_session(door.authenticate_token("other", "x"))
     watcher = door.authenticate_session(mine[0])
     await door.end_sessions(door.authenticate_token(SECRET, "x"))
-    assert not door.still_admits(watcher)
+    assert not door.is_still_valid(watcher)
     for each in (door, await doorway(store, clock, both)):
         assert [each.authenticate_session(cookie) for cookie in mine] == [None, None]
         assert each.authenticate_session(others)
@@ -319,15 +319,15 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
 async def test_sessions_are_over_for_good_with_their_token(store, clock, changed, restarts):
     """Revoked, or without sessions in config: a session does not come back when its token does."""
     door = await doorway(store, clock)
-    cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
+    cookie = await door.create_session(door.authenticate_token(SECRET, "x"))
     watcher = door.authenticate_session(cookie)
     if restarts:
         door = await doorway(store, clock, changed)
     else:
         door.reload(changed)
-        await door.settle()
+        await door.flush_sessions()
     assert door.authenticate_session(cookie) is None
-    assert not door.still_admits(watcher)
+    assert not door.is_still_valid(watcher)
     door.reload(auth())
     assert door.authenticate_session(cookie) is None
     assert (await doorway(store, clock)).authenticate_session(cookie) is None
@@ -335,11 +335,11 @@ async def test_sessions_are_over_for_good_with_their_token(store, clock, changed
 
 async def test_a_session_reads_only_while_its_token_may(door):
     """A token without `read` (any more) has sessions that are good for nothing; an expired one too."""
-    cookie = await door.begin_session(door.authenticate_token(SECRET, "x"))
+    cookie = await door.create_session(door.authenticate_token(SECRET, "x"))
     watcher = door.authenticate_session(cookie)
     door.reload(auth(token(scopes=["run"])))
     assert door.authenticate_session(cookie) is None
-    assert not door.still_admits(watcher)
+    assert not door.is_still_valid(watcher)
     door.reload(auth(token(expires=NOON)))
     assert door.authenticate_session(cookie) is None
     door.reload(auth())
@@ -350,11 +350,11 @@ async def test_there_are_no_sessions_unless_config_allows_them(door):
     """Nor for whoever came without a token."""
     identity = door.authenticate_token(SECRET, "x")
     with pytest.raises(SessionsOff):
-        await door.begin_session(door.authenticate_uid(os.geteuid()))
+        await door.create_session(door.authenticate_uid(os.geteuid()))
     await door.end_sessions(door.authenticate_uid(os.geteuid()))
     door.reload(auth(session_cookie=False))
     with pytest.raises(SessionsOff):
-        await door.begin_session(identity)
+        await door.create_session(identity)
     await door.end_sessions(identity)
 
 
@@ -363,10 +363,10 @@ async def test_a_session_that_cannot_be_kept_is_none(tmp_path, clock, monkeypatc
     async with history(tmp_path) as store:
         door = await doorway(store, clock)
         identity = door.authenticate_token(SECRET, "x")
-        cookie = await door.begin_session(identity)
+        cookie = await door.create_session(identity)
         await failing(store)
         with pytest.raises(StoreUnavailable):
-            await door.begin_session(identity)
+            await door.create_session(identity)
         with pytest.raises(StoreUnavailable):
             await door.end_sessions(identity)
         assert door.authenticate_session(cookie) is None
@@ -378,15 +378,15 @@ async def test_a_session_that_cannot_be_kept_is_none(tmp_path, clock, monkeypatc
 
 async def test_a_session_that_was_not_kept_ends_no_other(store, clock, monkeypatch):
     """It does not count towards how many its token may have."""
-    monkeypatch.setattr(session_registry, "MOST", 2)
+    monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 2)
     door = await doorway(store, clock)
     identity = door.authenticate_token(SECRET, "x")
-    first = await door.begin_session(identity)
+    first = await door.create_session(identity)
     await failing(store)
     with pytest.raises(StoreUnavailable):
-        await door.begin_session(identity)
+        await door.create_session(identity)
     await failing(store, again=True)
-    assert door.authenticate_session(await door.begin_session(identity))
+    assert door.authenticate_session(await door.create_session(identity))
     assert door.authenticate_session(first)
 
 
@@ -394,7 +394,7 @@ async def test_what_has_ended_is_forgotten(door):
     """Once the history was told of it; nothing of it is left in memory, however many sessions there were."""
     identity = door.authenticate_token(SECRET, "x")
     for _ in range(3):
-        await door.begin_session(identity)
+        await door.create_session(identity)
         await door.end_sessions(identity)
     assert not door._sessions._open
     assert not door._sessions._ended
@@ -412,5 +412,5 @@ async def failing(store, *, again=False):
 async def test_the_door_opens_with_the_sessions_of_before(store, clock):
     """As the composition root does it, by the clock on the wall."""
     first = await open_authenticator(auth(), store)
-    cookie = await first.begin_session(first.authenticate_token(SECRET, "x"))
+    cookie = await first.create_session(first.authenticate_token(SECRET, "x"))
     assert (await open_authenticator(auth(), store)).authenticate_session(cookie)

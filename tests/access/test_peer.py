@@ -11,7 +11,7 @@ import time
 import pytest
 
 from shellrunner.access import peer_credentials
-from shellrunner.access.peer_credentials import uid_of
+from shellrunner.access.peer_credentials import peer_uid
 from tests.support.waiting import SOON
 
 ME = os.geteuid()
@@ -116,10 +116,10 @@ def test_whoever_connects_is_known(listener, client, way, uid):
     address = listener.getsockname()
     other.connects((host, address[1]) if host else address, family)
     with accept(listener) as connection:
-        assert uid_of(connection) == uid
+        assert peer_uid(connection) == uid
         other.does("c.send(b'POST /api/jobs HTTP/1.1\\r\\n')")
         assert connection.recv(100)
-        assert uid_of(connection) == uid
+        assert peer_uid(connection) == uid
 
 
 @as_root
@@ -129,7 +129,7 @@ def test_two_clients_are_told_apart(listener, client):
     for uid, other in clients.items():
         other.connects(listener.getsockname())
         with accept(listener) as connection:
-            assert uid_of(connection) == uid
+            assert peer_uid(connection) == uid
 
 
 @pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
@@ -143,7 +143,7 @@ def test_a_client_that_has_gone_is_nobody(listener, client, uid, gone):
     other.connects(listener.getsockname())
     with accept(listener) as connection:
         other.does(f"c.send(b'POST'); {gone}")
-        assert uid_of(connection) is None
+        assert peer_uid(connection) is None
 
 
 @pytest.mark.parametrize("gone", ["c.close()", "c.shutdown(socket.SHUT_WR)"], ids=["closed", "half-closed"])
@@ -154,10 +154,10 @@ def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(liste
     other.does("c.setblocking(False)")
     with accept(listener) as connection:
         other.does("_ = [c.send(bytes(1 << 20)) for _ in iter(lambda: select.select([], [c], [], 0.2)[1], [])]")
-        assert uid_of(connection) == ME
+        assert peer_uid(connection) == ME
         other.does(gone)
         assert state(connection) == 1
-        assert uid_of(connection) is None
+        assert peer_uid(connection) is None
 
 
 def state(connection):
@@ -175,7 +175,7 @@ def test_a_post_that_is_closed_at_once_never_comes_from_root(listener, client):
     deadline = time.monotonic() + SOON
     for _ in range(rounds):
         with accept(listener) as connection:
-            while (uid := uid_of(connection)) is not None:
+            while (uid := peer_uid(connection)) is not None:
                 seen.add(uid)
                 assert time.monotonic() < deadline
     assert seen <= {ELSE}
@@ -191,7 +191,7 @@ def test_a_port_that_another_took_over_does_not_lend_its_owner(listener, client)
         first.does("c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()")
         second.connects(listener.getsockname(), source=source)
         with accept(listener) as new:
-            assert (uid_of(old), uid_of(new)) == (None, 0)
+            assert (peer_uid(old), peer_uid(new)) == (None, 0)
 
 
 @as_root
@@ -209,9 +209,9 @@ def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_o
             return name
 
     with Raced(fileno=accept(listener).detach()) as old:
-        assert uid_of(old) is None
+        assert peer_uid(old) is None
         with accept(listener) as new:
-            assert uid_of(new) == 0
+            assert peer_uid(new) == 0
 
 
 def free_port():
@@ -227,7 +227,7 @@ def test_the_overflow_uid_is_nobody(listener, client, way):
     client_of_nobody = client(NOBODY)
     client_of_nobody.connects(listener.getsockname(), way[0])
     with accept(listener) as connection:
-        assert uid_of(connection) is None
+        assert peer_uid(connection) is None
 
 
 def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
@@ -241,15 +241,15 @@ def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
     client(ME).connects(listener.getsockname(), source=(outside, 0))
     with accept(listener) as connection:
         assert connection.getpeername()[0] == outside
-        assert uid_of(connection) is None
+        assert peer_uid(connection) is None
 
 
 def test_an_end_that_nobody_has_taken_yet_is_nobody(listener):
     """A connection that waits to be accepted has a row with uid 0: it is no answer."""
     with socket.create_connection(listener.getsockname()) as ours:
-        assert uid_of(ours) is None
+        assert peer_uid(ours) is None
         with accept(listener):
-            assert uid_of(ours) == ME
+            assert peer_uid(ours) == ME
 
 
 def test_what_is_no_connection_is_nobody(listener):
@@ -264,7 +264,7 @@ def test_what_is_no_connection_is_nobody(listener):
     ):
         datagrams.connect(("127.0.0.1", 9))
         odd = [closed, unconnected, listener, datagrams, unix, netlink]
-        assert [uid_of(each) for each in odd] == [None] * len(odd)
+        assert [peer_uid(each) for each in odd] == [None] * len(odd)
 
 
 async def test_the_socket_that_asyncio_shows_is_asked():
@@ -273,10 +273,10 @@ async def test_the_socket_that_asyncio_shows_is_asked():
 
     async def serve(_, writer):
         connection = writer.get_extra_info("socket")
-        answers.put_nowait(uid_of(connection))
+        answers.put_nowait(peer_uid(connection))
         writer.close()
         await writer.wait_closed()
-        answers.put_nowait(uid_of(connection))
+        answers.put_nowait(peer_uid(connection))
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -289,7 +289,7 @@ async def test_the_socket_that_asyncio_shows_is_asked():
 def connection(listener):
     """A connection of our own."""
     with socket.create_connection(listener.getsockname()), accept(listener) as accepted:
-        assert uid_of(accepted) == ME
+        assert peer_uid(accepted) == ME
         yield accepted
 
 
@@ -301,7 +301,7 @@ def test_an_answer_that_nobody_took_is_not_the_next_one(connection):
         pair = (end[1], b"\0\1", end[0], end[0], 0, peer_credentials._NO_COOKIE)
         question = peer_credentials._QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 2, *pair)
         kernel.send(peer_credentials._HEADER.pack(16 + len(question), 20, 1, 0xABCDEF, 0) + question)
-    assert uid_of(connection) == ME
+    assert peer_uid(connection) == ME
     with pytest.raises(BlockingIOError):
         kernel.recv(1, socket.MSG_DONTWAIT)
 
@@ -312,14 +312,14 @@ def test_answers_that_were_lost_are_asked_for_again(connection):
     junk = struct.pack("=IHHII", 16, 0xFFF0, 5, 1, 0)  # the kernel acknowledges what it does not know
     for _ in range(2_000):
         kernel.send(junk)
-    assert uid_of(connection) == ME
+    assert peer_uid(connection) == ME
     assert kernel.fileno() == -1, "it did not overflow"
     os.close(peer_credentials._kernel._socket.detach())
-    assert uid_of(connection) == ME
+    assert peer_uid(connection) == ME
 
 
 def test_asking_leaves_nothing_open(connection):
     """A thousand questions use no further descriptor."""
     before = os.listdir("/proc/self/fd")
-    assert {uid_of(connection) for _ in range(1_000)} == {ME}
+    assert {peer_uid(connection) for _ in range(1_000)} == {ME}
     assert os.listdir("/proc/self/fd") == before

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.access import throttle
-from shellrunner.access.throttle import BURST, INTERVAL, PLACES, Throttle
+from shellrunner.access.throttle import BURST, INTERVAL, MAX_SOURCES, Throttle
 
 
 class Clock:
@@ -29,7 +29,7 @@ def test_a_place_is_heard_as_often_as_its_bucket_has_tokens(steps):
         filled, at = buckets.get(place, (float(BURST), clock.now))
         filled = min(BURST, filled + (clock.now - at) / INTERVAL)
         heard = filled >= 1 - 1e-6
-        wait = throttled.wrong(place)
+        wait = throttled.record_failure(place)
         assert (wait == 0) == heard
         if not heard:
             assert 0 <= wait - (1 - filled) * INTERVAL < 1 + 1e-3
@@ -40,14 +40,14 @@ def test_who_waits_as_long_as_told_is_heard():
     """Retry-After is enough, and half of it is not; what was not heard makes nobody wait longer."""
     clock = Clock()
     throttled = Throttle(clock)
-    assert [throttled.wrong("192.0.2.1") for _ in range(BURST + 3)] == [0] * BURST + [INTERVAL] * 3
+    assert [throttled.record_failure("192.0.2.1") for _ in range(BURST + 3)] == [0] * BURST + [INTERVAL] * 3
     clock.now += INTERVAL / 2
-    assert throttled.wrong("192.0.2.1") == INTERVAL / 2
+    assert throttled.record_failure("192.0.2.1") == INTERVAL / 2
     clock.now += INTERVAL / 4
-    assert throttled.wrong("192.0.2.1") == 2 > INTERVAL / 4  # whole seconds, rounded up
+    assert throttled.record_failure("192.0.2.1") == 2 > INTERVAL / 4  # whole seconds, rounded up
     clock.now += INTERVAL / 4
-    assert throttled.wrong("192.0.2.1") == 0
-    assert throttled.wrong("192.0.2.1") == INTERVAL
+    assert throttled.record_failure("192.0.2.1") == 0
+    assert throttled.record_failure("192.0.2.1") == INTERVAL
 
 
 @pytest.mark.parametrize(
@@ -67,24 +67,24 @@ def test_who_waits_as_long_as_told_is_heard():
 def test_what_counts_as_one_place(one, other, are_one):
     """An IPv4 address however written, an IPv6 /64, a user of this machine."""
     throttled = Throttle(Clock())
-    while not throttled.wrong(one):
+    while not throttled.record_failure(one):
         pass
-    assert bool(throttled.wrong(other)) == are_one
+    assert bool(throttled.record_failure(other)) == are_one
 
 
 def test_memory_is_bounded_and_those_who_try_on_are_remembered(monkeypatch):
     """Of more places than fit, the one that was quiet for longest is forgotten."""
-    monkeypatch.setattr(throttle, "PLACES", 100)
+    monkeypatch.setattr(throttle, "MAX_SOURCES", 100)
     throttled = Throttle(Clock())
     heard = 0
     for number in range(1000):
-        throttled.wrong(f"10.0.{number // 250}.{number % 250}")
-        heard += not throttled.wrong("192.0.2.1")
+        throttled.record_failure(f"10.0.{number // 250}.{number % 250}")
+        heard += not throttled.record_failure("192.0.2.1")
     assert len(throttled) == 100
     assert heard == BURST
-    assert not throttled.wrong("10.0.0.0")
+    assert not throttled.record_failure("10.0.0.0")
 
 
 def test_the_bound_is_what_the_readme_says():
     """Ten at once, ten a minute, ten thousand places."""
-    assert (BURST, 60 / INTERVAL, PLACES) == (10, 10, 10_000)
+    assert (BURST, 60 / INTERVAL, MAX_SOURCES) == (10, 10, 10_000)

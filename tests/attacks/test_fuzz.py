@@ -253,7 +253,7 @@ class Fuzzer:
         self.right += most
         self.seen["connections"] += 1
         reader, writer = await asyncio.open_connection("127.0.0.1", self.target.port)
-        is_over = False
+        is_expired = False
         try:
             for part in sent:
                 writer.write(part)
@@ -261,11 +261,11 @@ class Fuzzer:
             async with asyncio.timeout(PATIENCE):
                 accepted = await self._read(reader, b"".join(sent))
             assert accepted <= most, sent
-            is_over = True
+            is_expired = True
         except TimeoutError:
             self.seen["not finished"] += 1
         finally:
-            if not is_over and IS_LONG and not UNBOUNDED.search(b"".join(sent)):
+            if not is_expired and IS_LONG and not UNBOUNDED.search(b"".join(sent)):
                 self._unfinished.append((time.monotonic(), b"".join(sent), reader, writer))
             else:
                 writer.close()

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from shellrunner.web import ROUTES, Route
 from shellrunner.web.route import Access
-from shellrunner.web.security.authentication import NEEDS
+from shellrunner.web.security.authentication import REQUIRED_SCOPES
 from tests.support.attack import (
     EACH_SCOPE,
     JOB,
@@ -188,7 +188,7 @@ def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: 
 @each_closed
 async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: Route) -> None:
     """On each route: a token without the scope is 403 that names it, no token 401, and nothing happens."""
-    needed = NEEDS.get(row.access)
+    needed = REQUIRED_SCOPES.get(row.access)
     lacking = [token for scopes, token in EACH_SCOPE.items() if needed is not None and needed not in scopes.split()]
     assert bool(lacking) == (needed is not None)
     verbs = ("GET", "HEAD") if row.verb == "GET" else (row.verb,)
@@ -205,7 +205,7 @@ async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: R
 @each_closed
 async def test_a_scope_is_enough(guarded: Target, row: Route) -> None:
     """On each route, tried at a job that is not there: a token with the scope is neither 401 nor 403."""
-    needed = NEEDS.get(row.access, "admin")
+    needed = REQUIRED_SCOPES.get(row.access, "admin")
     sent = asked(row, 999_999, bearer(EACH_SCOPE[needed]), verb="HEAD" if row.verb == "GET" else None)
     for harmful, harmless in ((b"?confirm=true", b""), (b"touch canary", b"true;;;;;;;;"), (b"/default/", b"/none/")):
         sent = sent.replace(harmful, harmless)

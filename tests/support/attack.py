@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shellrunner.web.http.problems import HARDENED
+from shellrunner.web.http.problems import SECURITY_HEADERS
 from tests.support.service import Service
 from tests.support.waiting import SOON, until
 
@@ -96,7 +96,7 @@ class Reply:
 
     def check(self, *, guests: bool = False) -> "Reply":
         """See that it has what every answer has, and nothing that helps an attacker; return it."""
-        for name, value in HARDENED.items():
+        for name, value in SECURITY_HEADERS.items():
             assert self.all(name) == [value], (name, self)
         told = f"{self.headers} {self.body if self.status >= 400 else b''!r}".lower()
         assert not [word for word in ("aiohttp", "python", "traceback", "llhttp") if word in told], self

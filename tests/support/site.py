@@ -153,8 +153,9 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
     async with open_store(state_dir, *limits) as store, client() as session:
         ledger = Ledger()
         app = make_app(
-            store, settings, ready=lambda: reasons, controls=Controls(store, lambda _: None), render=unmeasured,
-            door=await open_authenticator(settings.auth, store), ledger=ledger,
+            store, settings, not_ready_reasons=lambda: reasons, controls=Controls(store, lambda _: None),
+            render_metrics=unmeasured, audit_sink=ledger,
+            authenticator=await open_authenticator(settings.auth, store),
         )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)
         await runner.setup()

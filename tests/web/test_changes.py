@@ -346,7 +346,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_slow_reader(site: Site) -> None:
     """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
-    site.app[CONNECTIONS].caps = ConnectionLimits(reading=1.0)
+    site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=1.0)
     site.app[STATUS_FEED].look.interval = 0.001
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
@@ -383,7 +383,7 @@ async def test_gone_client_and_shutdown(tmp_path: Path) -> None:
         await until(lambda: not site.runner.server.connections)  # type: ignore[union-attr]
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             stream = tasks.create_task(site.raw(f"GET {PATH} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"))
-            await until(lambda: len(site.app[STREAMS]._waits) == 1)
+            await until(lambda: len(site.app[STREAMS]._timeouts) == 1)
             site.app[STREAMS].close()
             assert (await site.get(PATH)).status == 503
             await site.runner.cleanup()

@@ -250,13 +250,13 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
     """Whoever follows a job that writes nothing is looked after once in a while, and not again and again."""
     site.app[STREAMS].heartbeat = 0.1
     job_id = await site.submit()
-    hear, heard = ResponseStream.hear, []
+    hear, heard = ResponseStream.wait_for, []
 
     async def noted(outlet: ResponseStream, bell: Subscription) -> bool:
         heard.append(asyncio.get_running_loop().time())
         return await hear(outlet, bell)
 
-    monkeypatch.setattr(ResponseStream, "hear", noted)
+    monkeypatch.setattr(ResponseStream, "wait_for", noted)
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
     async with site.session.get(url):
         await until(lambda: len(heard) > 4)
@@ -285,7 +285,7 @@ async def test_heartbeat(site: Site) -> None:
 )
 async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
     """E7: a reader that takes nothing costs little memory, is cut in the end, and can resume."""
-    site.app[CONNECTIONS].caps = ConnectionLimits(reading=0.3)
+    site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=0.3)
     job_id = await site.done(data, data)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -363,7 +363,7 @@ async def test_shutdown_ends_streams(tmp_path: object) -> None:
         async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
             events = tasks.create_task(site.raw(request.format(job_id, "events")))
             output = tasks.create_task(site.raw(request.format(job_id, "output?follow=true")))
-            await until(lambda: len(site.app[STREAMS]._waits) == 2)
+            await until(lambda: len(site.app[STREAMS]._timeouts) == 2)
             site.app[STREAMS].close()
             for verb, path in (("GET", f"statuses/{job_id}/events"), ("POST", "jobs")):
                 answer = await site.ask(verb, f"/api/{path}", json={"command": "true"})

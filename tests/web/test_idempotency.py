@@ -52,7 +52,7 @@ async def test_replay_tells_of_the_job_as_it_is_now(site: Site) -> None:
     assert (running.status, running.json["state"]) == (202, "running")
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(post(site, "k", Prefer="wait=60"))
-        await until(lambda: len(site.app[STREAMS]._waits) == 1)
+        await until(lambda: len(site.app[STREAMS]._timeouts) == 1)
         await runner.finish()
     assert (waiting.result().status, waiting.result().json["result_id"]) == (200, 1)
     done = await post(site, "k")

@@ -245,7 +245,7 @@ async def test_too_large(site: Site) -> None:
 
 async def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that does not arrive in time is 408 and ends the connection."""
-    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIME", 0.05)
+    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIMEOUT", 0.05)
     got = await site.raw(
         "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\n"
         "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"

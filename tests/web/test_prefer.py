@@ -103,7 +103,7 @@ async def post(site: Site, wait: str) -> Answer:
 
 async def waited_for(site: Site, number: int = 1) -> None:
     """Wait until so many requests wait."""
-    await until(lambda: len(site.app[STREAMS]._waits) == number)
+    await until(lambda: len(site.app[STREAMS]._timeouts) == number)
 
 
 async def test_post_in_time(site: Site) -> None:
@@ -300,7 +300,7 @@ async def test_gone_client_ends_the_wait(site: Site, verb: str) -> None:
     assert handler is not None
     writer.close()
     await until(handler.done, 2)
-    assert not site.app[STREAMS]._waits
+    assert not site.app[STREAMS]._timeouts
     runner = site.simulated_runner()
     await runner.claim()
     await runner.finish()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shellrunner.web import ROUTES
-from shellrunner.web.app_keys import DOOR, SETTINGS
+from shellrunner.web.app_keys import AUTHENTICATOR, SETTINGS
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.route import Access
 from tests.support.site import Answer, Site, serving
@@ -183,7 +183,7 @@ async def test_a_revoked_token_ends_its_streams_within_a_heartbeat(closed: Site,
         closed.session.get(url, headers=bearer("looker")) as others,
     ):
         assert (mine.status, others.status) == (200, 200)
-        door = closed.app[DOOR]
+        door = closed.app[AUTHENTICATOR]
         door.reload(without(closed, "ci"))
         await until(lambda: closed.app[STREAMS].count().total() == 1)
         check_problem(await closed.get("/api/statuses", headers=headers), 401)

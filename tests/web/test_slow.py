@@ -17,13 +17,13 @@ from aiohttp import web
 
 from shellrunner.access import Identity
 from shellrunner.model import JobSpec
-from shellrunner.web.app_keys import DOOR
+from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS
 from tests.support.site import SimulatedRunner, Site, serving
 from tests.support.waiting import until
 
-QUICK = ConnectionLimits(head=0.2, reading=0.4)
+QUICK = ConnectionLimits(head_timeout=0.2, send_timeout=0.4)
 HOST = b"Host: localhost:PORT\r\n"
 ASK = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -31,7 +31,7 @@ ASK = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with serving(tmp_path) as running:
-        running.app[CONNECTIONS].caps = QUICK
+        running.app[CONNECTIONS].limits = QUICK
         yield running
 
 
@@ -128,7 +128,7 @@ async def test_a_head_behind_a_long_answer_is_no_reason(site: Site) -> None:
     await runner.claim()
     async with connected(site) as (reader, writer):
         writer.write(real(site, b"GET /api/statuses/%d HTTP/1.1\r\n" % job_id + HOST + b"Prefer: wait=60\r\n\r\n"))
-        await until(lambda: bool(site.app[STREAMS]._waits))
+        await until(lambda: bool(site.app[STREAMS]._timeouts))
         writer.write(b"GET /healthz HT")
         looks = count_looks(site)
         await until(lambda: looks() > 6)
@@ -141,20 +141,20 @@ async def test_a_head_behind_a_long_answer_is_no_reason(site: Site) -> None:
 def count_looks(site: Site) -> Any:
     """Count from now on how often the clock was looked at."""
     connections, seen = site.app[CONNECTIONS], 0
-    tell = connections._tell
+    tell = connections._log_drops
 
     def told() -> None:
         nonlocal seen
         seen += 1
         tell()
 
-    connections._tell = told  # type: ignore[method-assign]
+    connections._log_drops = told  # type: ignore[method-assign]
     return lambda: seen
 
 
 async def test_a_slow_body_has_its_own_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that drips outlives the time for heads, and is 408 at the end of its own."""
-    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIME", 1.0)
+    monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIMEOUT", 1.0)
     head = b"POST /api/jobs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
     loop = asyncio.get_running_loop()
     async with connected(site) as (reader, writer), asyncio.TaskGroup() as tasks:
@@ -189,7 +189,7 @@ async def test_a_large_head_is_refused(site: Site) -> None:
 
 def narrow(site: Site) -> ClientConnection:
     """Have the kernel keep little of what is written to the one connection."""
-    (line,) = site.app[CONNECTIONS]._lines
+    (line,) = site.app[CONNECTIONS]._open
     line.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     return line
 
@@ -219,7 +219,7 @@ async def test_whoever_asks_on_and_never_reads_is_cut(site: Site, unix: bool) ->
 
         def cut() -> bool:
             nonlocal most
-            for line in site.app[CONNECTIONS]._lines:
+            for line in site.app[CONNECTIONS]._open:
                 most = max(most, line.transport.get_write_buffer_size())
             return bool(cuts(site))
 
@@ -269,8 +269,8 @@ async def test_the_last_bytes_do_not_keep_a_connection_open(site: Site) -> None:
 async def test_one_connection_too_many_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The cap holds for all connections together; the one over it is closed at once, and the log says so once."""
     async with serving(tmp_path, server={"max_connections": 3}) as site:
-        assert site.app[CONNECTIONS].caps == ConnectionLimits(most=3)
-        site.app[CONNECTIONS].caps = ConnectionLimits(most=3, head=0.2)
+        assert site.app[CONNECTIONS].limits == ConnectionLimits(max_connections=3)
+        site.app[CONNECTIONS].limits = ConnectionLimits(max_connections=3, head_timeout=0.2)
         path = str(tmp_path / "s")
         await web.UnixSite(site.runner, path).start()
         with caplog.at_level(logging.WARNING, "shellrunner.web"):
@@ -285,7 +285,7 @@ async def test_one_connection_too_many_is_closed(tmp_path: Path, caplog: pytest.
             await until(lambda: bool(site.app[CONNECTIONS].cut["slow-head"]) or not len(site.app[CONNECTIONS]))
             await until(lambda: bool(caplog.records))
     (said,) = caplog.records
-    assert (said.getMessage(), said.one_too_many, said.most) == ("connections cut", 3, 3)  # type: ignore[attr-defined]
+    assert (said.getMessage(), said.one_too_many, said.max_connections) == ("connections dropped", 3, 3)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -301,23 +301,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_handshakes_that_never_end_are_bounded(tmp_path: Path, certificate: Path) -> None:
     """Connections whose TLS handshake does not come are no more than the cap, and make room afterwards."""
-    caps = ConnectionLimits(most=3, head=0.5)
+    caps = ConnectionLimits(max_connections=3, head_timeout=0.5)
     async with serving(tmp_path) as site:
-        site.app[CONNECTIONS].caps = caps
+        site.app[CONNECTIONS].limits = caps
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
         loop, server = asyncio.get_running_loop(), site.runner.server
         assert server is not None
-        listener = await loop.create_server(server, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=caps.head)
+        listener = await loop.create_server(
+            server, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=caps.head_timeout
+        )
         address = listener.sockets[0].getsockname()
-        expected = site.app[CONNECTIONS]._expected
+        expected = site.app[CONNECTIONS]._pending
         silent = [socket.create_connection(address) for _ in range(3)]
         await until(lambda: len(expected) == 3)
         reader, writer = await asyncio.open_connection(*address)
         assert await ended(reader) == b""
         writer.transport.abort()
         assert cuts(site) == {"one-too-many": 1}
-        await until(lambda: all(loop.time() - since > caps.head for since in expected.values()))
+        await until(lambda: all(loop.time() - since > caps.head_timeout for since in expected.values()))
         async with site.session.get(f"https://127.0.0.1:{address[1]}/healthz", ssl=False) as answer:
             assert answer.status == 200
         for each in silent:
@@ -329,7 +331,7 @@ async def test_others_are_served_while_hundreds_are_slow(tmp_path: Path) -> None
     """A hundred of each kind of bad client hold up nobody else, and all of them are gone in their time."""
     kinds = [b"", b"GET /", b"POST /api/jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 99\r\n\r\n", ASK * 8]
     async with serving(tmp_path) as site:
-        site.app[CONNECTIONS].caps = ConnectionLimits(head=2.0, reading=2.0)
+        site.app[CONNECTIONS].limits = ConnectionLimits(head_timeout=2.0, send_timeout=2.0)
         bad = [await asyncio.open_connection("127.0.0.1", site.port, limit=1024) for _ in range(400)]
         for number, (_, writer) in enumerate(bad):
             writer.write(real(site, kinds[number % len(kinds)]))
@@ -397,8 +399,8 @@ async def test_one_stream_too_many(tmp_path: Path) -> None:
 
 async def test_a_cap_is_each_identitys_own(site: Site) -> None:
     """One identity's streams do not count for another."""
-    site.app[STREAMS].most = 1
-    door, names = site.app[DOOR], iter(["token:a", "token:b", "token:b"])
+    site.app[STREAMS].max_per_identity = 1
+    door, names = site.app[AUTHENTICATOR], iter(["token:a", "token:b", "token:b"])
     door.authenticate_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[method-assign]
     url = f"http://127.0.0.1:{site.port}/api/statuses/events"
     async with site.session.get(url) as first, site.session.get(url) as second, site.session.get(url) as third:
@@ -416,11 +418,11 @@ async def test_a_stream_of_somebody_who_may_no_longer_read_ends(site: Site, path
     asked: list[bool] = []
     admitted = True
 
-    def still_admits(_: Identity) -> bool:
+    def is_still_valid(_: Identity) -> bool:
         asked.append(admitted)
         return admitted
 
-    site.app[DOOR].still_admits = still_admits  # type: ignore[method-assign]
+    site.app[AUTHENTICATOR].is_still_valid = is_still_valid  # type: ignore[method-assign]
     target = (f"/api/{path}" % job_id if "%" in path else f"/api/{path}").encode()
     async with connected(site) as (reader, writer), asyncio.TaskGroup() as tasks:
         writer.write(real(site, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"))

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from shellrunner.config import Token
 
 Scope = Literal["read", "run", "admin"]
-EVERYTHING: Final[frozenset[Scope]] = frozenset({"read", "run", "admin"})
+ALL_SCOPES: Final[frozenset[Scope]] = frozenset({"read", "run", "admin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Identity:
         return None if self.token is None else self.token.run_as
 
     @property
-    def is_bound(self) -> bool:
+    def is_restricted(self) -> bool:
         """Whether it may touch only its own jobs: else it could speak to commands that it may not start itself."""
         return self.token is not None and (self.token.run_as is not None or self.token.commands is not None)
 
 
-def own_user(uid: int) -> Identity:
+def service_user(uid: int) -> Identity:
     """A process of the service's own user."""
-    return Identity(f"uid:{uid}", EVERYTHING)
+    return Identity(f"uid:{uid}", ALL_SCOPES)

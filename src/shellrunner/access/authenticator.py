@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from shellrunner.access import Identity, own_user
+from shellrunner.access import Identity, service_user
 from shellrunner.access.session_registry import SessionRegistry, SessionStore
 from shellrunner.access.throttle import Throttle
 from shellrunner.access.tokens import Tokens
@@ -32,7 +32,7 @@ async def open_authenticator(auth: AuthSettings, keeping: SessionStore) -> "Auth
         StoreUnavailable: they cannot be read.
     """
     sessions = SessionRegistry(keeping)
-    await sessions.restore()
+    await sessions.load()
     return Authenticator(auth, sessions)
 
 
@@ -61,15 +61,15 @@ class Authenticator:
         # kernel's word instead would let everybody in. A restart, which looks at the addresses too, may do so.
         self._needs_token = self._needs_token or bool(self._tokens)
         self._has_sessions = auth.session_cookie
-        self._sessions.end_all_but({token.sha256 for token in auth.tokens} if auth.session_cookie else ())
+        self._sessions.end_all_except({token.sha256 for token in auth.tokens} if auth.session_cookie else ())
 
-    async def settle(self) -> None:
+    async def flush_sessions(self) -> None:
         """Make it last that sessions are over: else they would come back with their token, in another process.
 
         Raises:
             StoreUnavailable: it could not be written, and will be with the next change.
         """
-        await self._sessions.settle()
+        await self._sessions.flush()
 
     @property
     def needs_token(self) -> bool:
@@ -83,17 +83,17 @@ class Authenticator:
             TokenNeeded: it is wrong, or has expired.
             TooManyWrongTokens: and so were too many before it.
         """
-        holder = self._unless_over(self._tokens.presented(presented))
+        holder = self._unless_expired(self._tokens.find(presented))
         if holder is not None:
             return holder
-        if seconds := self._throttle.wrong(source):
+        if seconds := self._throttle.record_failure(source):
             raise TooManyWrongTokens(seconds)
         raise TokenNeeded(wrong=True)
 
     def authenticate_session(self, cookie: str) -> Identity | None:
         """Let in whoever shows a session's cookie, to watch: as long as its token may read."""
         session = self._sessions.find(cookie)
-        holder = self._unless_over(self._tokens.of_hash(session.token)) if session else None
+        holder = self._unless_expired(self._tokens.find_by_hash(session.token)) if session else None
         if session is None or holder is None or "read" not in holder.scopes:
             return None
         return Identity(holder.name, frozenset({"read"}), holder.token, session.digest)
@@ -105,20 +105,20 @@ class Authenticator:
             NotThisUser: it is another's, or cannot be told.
         """
         if uid == self._uid:
-            return own_user(uid)
+            return service_user(uid)
         whose = "whose this is cannot be told" if uid is None else f"this is one of uid {uid}"
         raise NotThisUser(f"only processes of the service's own user are served, and {whose}. {_HELP}")
 
-    def still_admits(self, identity: Identity) -> bool:
+    def is_still_valid(self, identity: Identity) -> bool:
         """Whether somebody who was let in would be let in again, to do as much as then."""
         if identity.token is None:
             return True
-        holder = self._unless_over(self._tokens.of_hash(identity.token.sha256))
+        holder = self._unless_expired(self._tokens.find_by_hash(identity.token.sha256))
         if holder is None or not identity.scopes <= holder.scopes:
             return False
-        return identity.session is None or self._sessions.goes_on(identity.session)
+        return identity.session is None or self._sessions.is_active(identity.session)
 
-    async def begin_session(self, identity: Identity) -> str:
+    async def create_session(self, identity: Identity) -> str:
         """Begin a session in the name of a token; the value of its cookie.
 
         Raises:
@@ -127,7 +127,7 @@ class Authenticator:
         """
         if identity.token is None or not self._has_sessions:
             raise SessionsOff
-        return await self._sessions.begin(identity.token.sha256)
+        return await self._sessions.create(identity.token.sha256)
 
     async def end_sessions(self, identity: Identity) -> None:
         """End all sessions of a token.
@@ -136,8 +136,8 @@ class Authenticator:
             StoreUnavailable: they are over, but would come back with another process: try again.
         """
         if identity.token is not None:
-            await self._sessions.end(identity.token.sha256)
+            await self._sessions.end_all(identity.token.sha256)
 
-    def _unless_over(self, holder: Identity | None) -> Identity | None:
+    def _unless_expired(self, holder: Identity | None) -> Identity | None:
         is_expired = holder is not None and holder.token is not None and holder.token.is_expired(self._clock())
         return None if is_expired else holder

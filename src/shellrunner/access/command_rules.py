@@ -15,7 +15,7 @@ _LONGEST = 100  # characters of a name that are shown
 _KERNELS = ("memory_bytes", "cpu_seconds", "processes", "open_files")  # the limits that a command can run into
 
 
-def check(identity: Identity, spec: JobSpec) -> None:
+def check_command(identity: Identity, spec: JobSpec) -> None:
     """Refuse a job that the identity may not submit.
 
     No rule has a part of a shell line, since whoever may go on after `ls ` may write `ls ; rm -rf ~`; and a shell
@@ -45,24 +45,24 @@ def check(identity: Identity, spec: JobSpec) -> None:
         raise CommandNotAllowed(f"{identity.name} may run this command, but not with {what}", pointer)
 
 
-def check_touch(identity: Identity, job: Job) -> None:
+def check_ownership(identity: Identity, job: Job) -> None:
     """Refuse to have a job cancelled, signalled or deleted that the identity did not submit, if it is bound to that.
 
     Raises:
         NotYours: another submitted it, or the same when it might run commands as another user.
     """
-    if identity.is_bound and (job.submitter, job.run_as) != (identity.name, identity.run_as):
+    if identity.is_restricted and (job.submitter, job.run_as) != (identity.name, identity.run_as):
         raise NotYours(f"{identity.name} may touch only its own jobs, and job {job.id} is none of them")
 
 
-def check_feed(identity: Identity, job: Job) -> None:
+def check_stdin(identity: Identity, job: Job) -> None:
     """Refuse to give input to a job: what the identity may not start (any more), it may not speak to either.
 
     Raises:
         NotYours, CommandNotAllowed.
     """
-    check_touch(identity, job)
-    check(identity, job.spec)
+    check_ownership(identity, job)
+    check_command(identity, job.spec)
 
 
 def _has(rule: Rule, spec: JobSpec) -> bool:

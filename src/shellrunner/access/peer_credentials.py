@@ -25,7 +25,7 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _LOOPBACK6: Final = bytes(15) + b"\x01"
 
 
-def uid_of(connection: socket.socket) -> int | None:
+def peer_uid(connection: socket.socket) -> int | None:
     """Return the uid of the process at the other end of an accepted connection, or None: the kernel cannot say.
 
     That is whoever connected a Unix socket, or owns the connecting socket of a TCP connection over loopback that is

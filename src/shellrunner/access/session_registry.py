@@ -8,12 +8,12 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
-from shellrunner.access.tokens import digest_of
+from shellrunner.access.tokens import secret_digest
 from shellrunner.clock import Millis, now_ms
 from shellrunner.model import Session
 
-LIFETIME: Final = 12 * 3600  # seconds
-MOST: Final = 100  # of one token; with one more, its oldest ends
+SESSION_LIFETIME: Final = 12 * 3600  # seconds
+MAX_SESSIONS_PER_TOKEN: Final = 100  # of one token; with one more, its oldest ends
 
 
 class SessionStore(Protocol):
@@ -35,30 +35,30 @@ class SessionRegistry:
         self._open: dict[bytes, Session] = {}  # the oldest first
         self._ended: set[bytes] = set()  # those that the history may still have
 
-    async def restore(self) -> None:
+    async def load(self) -> None:
         """Know those of earlier processes again."""
         self._open = {session.digest: session for session in await self._keeping.sessions()}
 
     def find(self, value: str) -> Session | None:
         """The session whose cookie has this value, unless it is over."""
-        digest = digest_of(value)
-        return self._open.get(digest) if digest is not None and self.goes_on(digest) else None
+        digest = secret_digest(value)
+        return self._open.get(digest) if digest is not None and self.is_active(digest) else None
 
-    def goes_on(self, digest: bytes) -> bool:
+    def is_active(self, digest: bytes) -> bool:
         """Whether the session with this digest is there, and not over."""
         session = self._open.get(digest)
         return session is not None and session.expires > self._clock()
 
-    async def begin(self, token: str) -> str:
+    async def create(self, token: str) -> str:
         """Begin a session of this token; the value of its cookie.
 
         Raises:
             StoreUnavailable: it cannot be kept, so there is none.
         """
         now, value = self._clock(), secrets.token_urlsafe(32)
-        session = Session(digest_of(value) or b"", token, now + LIFETIME * 1000)
+        session = Session(secret_digest(value) or b"", token, now + SESSION_LIFETIME * 1000)
         self._end(each.digest for each in self._open.values() if each.expires <= now)
-        self._end(self._of(token)[: -(MOST - 1)])
+        self._end(self._of(token)[: -(MAX_SESSIONS_PER_TOKEN - 1)])
         # Here before it is there: whatever ends all sessions of the token meanwhile ends this one too.
         self._open[session.digest] = session
         try:
@@ -68,21 +68,21 @@ class SessionRegistry:
             raise
         return value
 
-    async def end(self, token: str) -> None:
+    async def end_all(self, token: str) -> None:
         """End all sessions of this token.
 
         Raises:
             StoreUnavailable: they are over, but would come back with another process: try again.
         """
         self._end(self._of(token))
-        await self.settle()
+        await self.flush()
 
-    def end_all_but(self, tokens: Collection[str]) -> None:
+    def end_all_except(self, tokens: Collection[str]) -> None:
         """End what is over anyway, and all sessions of other tokens than these; `settle` makes that last."""
         now = self._clock()
         self._end(each.digest for each in self._open.values() if each.expires <= now or each.token not in tokens)
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Tell the history of what was ended.
 
         Raises:

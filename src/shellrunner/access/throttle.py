@@ -12,7 +12,7 @@ from typing import Final
 
 BURST: Final = 10  # wrong tokens from one place at once
 INTERVAL: Final = 6.0  # seconds after which it may send one more
-PLACES: Final = 10_000  # that are remembered; of more, the one that was quiet for longest is forgotten
+MAX_SOURCES: Final = 10_000  # that are remembered; of more, the one that was quiet for longest is forgotten
 
 
 class Throttle:
@@ -24,7 +24,7 @@ class Throttle:
         # When each place has its whole burst again; the one that was heard last stands last.
         self._whole: OrderedDict[str, float] = OrderedDict()
 
-    def wrong(self, source: str) -> int:
+    def record_failure(self, source: str) -> int:
         """Hear a wrong token; 0, or after how many seconds the next one would be heard, as this one is not."""
         now, place = self._clock(), _place(source)
         whole = max(now, self._whole.get(place, now)) + INTERVAL
@@ -32,7 +32,7 @@ class Throttle:
         if early <= 0:
             self._whole[place] = whole
         self._whole.move_to_end(place)
-        if len(self._whole) > PLACES:
+        if len(self._whole) > MAX_SOURCES:
             self._whole.popitem(last=False)
         return max(0, math.ceil(early))
 

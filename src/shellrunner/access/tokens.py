@@ -19,15 +19,15 @@ class Tokens:
 
     def __init__(self, tokens: Iterable[Token]) -> None:
         """Take these; their hashes are all different."""
-        self._known = {bytes.fromhex(token.sha256): _holder(token) for token in tokens}
+        self._known = {bytes.fromhex(token.sha256): _identity(token) for token in tokens}
 
     def __bool__(self) -> bool:
         """Whether there is any."""
         return bool(self._known)
 
-    def presented(self, text: str) -> Identity | None:
+    def find(self, text: str) -> Identity | None:
         """Whoever has this token; it may have expired."""
-        digest = digest_of(text)
+        digest = secret_digest(text)
         found = None
         if digest is not None:
             for known, holder in self._known.items():  # all of them, always: the time tells nothing about any
@@ -35,17 +35,17 @@ class Tokens:
                     found = holder
         return found
 
-    def of_hash(self, sha256: str) -> Identity | None:
+    def find_by_hash(self, sha256: str) -> Identity | None:
         """Whoever has the token with this hash; it may have expired."""
         return self._known.get(bytes.fromhex(sha256))
 
 
-def digest_of(secret: str) -> bytes | None:
+def secret_digest(secret: str) -> bytes | None:
     """The SHA-256 of a secret as it was shown; None for what is none of ours: empty, endless, or not ASCII."""
     if not secret or len(secret) > _LONGEST or not secret.isascii():
         return None
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _holder(token: Token) -> Identity:
+def _identity(token: Token) -> Identity:
     return Identity(f"token:{token.name}", frozenset(token.scopes), token)

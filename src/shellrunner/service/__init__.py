@@ -71,13 +71,13 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
             app = make_app(
                 store,
                 settings,
-                ready=lambda: pulse.complaints() + _if_dead(crashed),
+                not_ready_reasons=lambda: pulse.complaints() + _if_dead(crashed),
                 controls=Controls(store, supervisor.kept),
-                render=partial(
+                render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
-                door=door,
-                ledger=log_room.ledger(),
+                authenticator=door,
+                audit_sink=log_room.ledger(),
             )
             async with (
                 background_task(

@@ -67,7 +67,7 @@ class Reloader:
 
 async def _settle(door: Authenticator) -> None:
     try:
-        await door.settle()
+        await door.flush_sessions()
     except StoreUnavailable as error:
         log.warning("ended sessions are still in the history", extra={"reason": error.detail})
 

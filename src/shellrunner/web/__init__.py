@@ -1,6 +1,7 @@
-"""The HTTP side: `make_app` and the route table, which is the API on one screen.
+"""The web application: `make_app`, and the route table, which is the API on one screen.
 
-Speaks to a `Store` and nothing else. Must not know who runs the jobs, or how.
+Reads and writes the history through `Store`, and reaches running commands through `JobControls`. Must not know how
+jobs are run, or who runs them.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from shellrunner.config import Settings
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import History
 from shellrunner.web import openapi
-from shellrunner.web.app_keys import DOOR, READY, RENDER, SETTINGS, STORE, Render
+from shellrunner.web.app_keys import AUTHENTICATOR, NOT_READY_REASONS, RENDER_METRICS, SETTINGS, STORE, RenderMetrics
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers import (
@@ -44,15 +45,21 @@ from shellrunner.web.security.origin import OriginPolicy
 
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
 
-# An answer that did not read all of its request stays readable for so long, while the rest is read and dropped.
-# Bodies stay as they come. A packed one is refused; but aiohttp would unpack it even so, while it is dropped, and a
-# megabyte of zeros, from whomever, would keep the one thread that serves everybody busy for all of that time.
-_PROTOCOL = {"access_log": None, "keepalive_timeout": 75.0, "lingering_time": 2.0, "auto_decompress": False}
+# `lingering_time`: after a response to a request that was not read whole, the rest is read and discarded for this
+# long, so that the client can still read the response. `auto_decompress`: compressed bodies are rejected, but aiohttp
+# would still decompress the rest while it discards it, and a megabyte of zeros, from anybody, would occupy the one
+# thread that serves everybody for all of that time.
+_SERVER_OPTIONS = {
+    "access_log": None,
+    "keepalive_timeout": 75.0,
+    "lingering_time": 2.0,
+    "auto_decompress": False,
+}
 _RAW = "200 206 304 no-result-yet result-gone"
 
 
 # fmt: off
-# HEAD goes wherever GET does; OPTIONS and wrong verbs are the gate's.
+# HEAD is served wherever GET is; OPTIONS and unsupported verbs are answered by the security middleware.
 ROUTES = (
     Route("GET", "/api", health.index, Access.AUTHENTICATED, JSON, answers="200:Index 304"),
     Route("GET", "/api/openapi.json", openapi.show, Access.AUTHENTICATED, JSON, answers="200 304"),
@@ -114,35 +121,38 @@ def make_app(
     store: History,
     settings: Settings,
     *,
-    ready: Callable[[], Sequence[str]],
+    not_ready_reasons: Callable[[], Sequence[str]],
     controls: JobControls,
-    render: Render,
-    door: Authenticator,
-    ledger: AuditSink,
+    render_metrics: RenderMetrics,
+    authenticator: Authenticator,
+    audit_sink: AuditSink,
 ) -> web.Application:
-    """Build the app. `ready` says why jobs are not accepted and run just now (nothing: they are); `render` has the
-    figures of the whole service; `door` knows who may do what, and `ledger` takes the lines of the audit."""
-    terms = {
+    """Build the application.
+
+    `not_ready_reasons` returns why jobs are not accepted or run at the moment (empty: they are), `render_metrics`
+    renders the metrics of the whole service, and `audit_sink` writes the events of the audit log.
+    """
+    policies = {
         row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type) for row in ROUTES
     }
-    site = OriginPolicy(settings.server)
-    security_middleware = middleware.security_middleware(terms, site, Audit(ledger))
-    app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_PROTOCOL)
-    app[STORE], app[SETTINGS], app[READY], app[CONTROLS] = store, settings, ready, controls
-    app[RENDER], app[DOOR] = render, door
+    origins = OriginPolicy(settings.server)
+    security_middleware = middleware.security_middleware(policies, origins, Audit(audit_sink))
+    app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_SERVER_OPTIONS)
+    app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
+    app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
-    app[CONNECTIONS] = Connections(ConnectionLimits(most=settings.server.max_connections), STATUSES)
+    app[CONNECTIONS] = Connections(ConnectionLimits(max_connections=settings.server.max_connections), STATUSES)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store), StatusFeed(store)
-    app.on_response_prepare.append(middleware.add_security_headers(site))
-    app.on_shutdown.append(_end_streams)
-    app.add_routes([_definition(row) for row in ROUTES])
+    app.on_response_prepare.append(middleware.add_security_headers(origins))
+    app.on_shutdown.append(_close_streams)
+    app.add_routes([_route_def(row) for row in ROUTES])
     return app
 
 
-def _definition(row: Route) -> web.RouteDef:
+def _route_def(row: Route) -> web.RouteDef:
     return web.get(row.path, row.handler) if row.verb == "GET" else web.route(row.verb, row.path, row.handler)
 
 
-async def _end_streams(app: web.Application) -> None:
+async def _close_streams(app: web.Application) -> None:
     app[STREAMS].close()

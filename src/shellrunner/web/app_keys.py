@@ -1,6 +1,6 @@
-"""What the app carries for its handlers, by typed keys.
+"""Typed keys for what the app and each request carry, and the functions that read them.
 
-Set by `make_app`, read by the resources.
+The app's are set by `make_app`, the identity by the security middleware; handlers and streams read both.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
 from shellrunner.store import History
@@ -16,7 +17,7 @@ from shellrunner.store import History
 
 @dataclass(frozen=True, slots=True)
 class FrontFigures:
-    """What only the web side knows: its streams by kind, open connections, those it cut and answers by problem."""
+    """Figures of the web side: followers by kind, open connections, dropped ones by reason, problems by code."""
 
     followers: Mapping[str, int]
     connections: int
@@ -24,11 +25,11 @@ class FrontFigures:
     problems: Mapping[str, int]
 
 
-class Render(Protocol):
-    """Renders the figures of the whole service."""
+class RenderMetrics(Protocol):
+    """Render the metrics of the whole service."""
 
     def __call__(self, front: FrontFigures, *, openmetrics: bool) -> Awaitable[bytes]:
-        """OpenMetrics 1.0.0, or else Prometheus' text format 0.0.4.
+        """Render them as OpenMetrics 1.0.0, or else in Prometheus' text format 0.0.4.
 
         Raises:
             StoreUnavailable: the history cannot be read.
@@ -37,11 +38,18 @@ class Render(Protocol):
 
 STORE: Final = web.AppKey("store", History)
 SETTINGS: Final = web.AppKey("settings", Settings)
-READY: Final[web.AppKey[Callable[[], Sequence[str]]]] = web.AppKey("ready")
-DOOR: Final = web.AppKey("door", Authenticator)
-RENDER: Final[web.AppKey[Render]] = web.AppKey("render")
+NOT_READY_REASONS: Final[web.AppKey[Callable[[], Sequence[str]]]] = web.AppKey("not_ready_reasons")
+AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
+RENDER_METRICS: Final[web.AppKey[RenderMetrics]] = web.AppKey("render_metrics")
+
+IDENTITY: Final = web.RequestKey("identity", Identity)
+
+
+def identity_of(request: web.Request) -> Identity:
+    """Return the authenticated identity; every request to a route above `Access.HOST_CHECKED` has one."""
+    return request[IDENTITY]
 
 
 def job_id(request: web.Request) -> int:
-    """The id in the path; its form is the route's."""
+    """Return the id in the path, whose form the route's pattern has checked."""
     return int(request.match_info["id"])

@@ -1,6 +1,6 @@
-"""What a row of the route table says, and for whom a route is.
+"""A row of the route table, and the access levels of routes.
 
-Used by `make_app`, the gate and the OpenAPI document. Must not know any resource.
+Used by `make_app`, the security middleware and the OpenAPI document. Must not know any resource.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,23 +21,24 @@ ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
 
 
 class Access(StrEnum):
-    """For whom a route is. There is no default: a row that does not say it cannot be made."""
+    """Who may use a route. There is no default: every route must name its level."""
 
-    PUBLIC = "anybody"  # under any Host, and it tells nothing
-    HOST_CHECKED = "visitors"  # whoever names us by a good Host
-    AUTHENTICATED = "known"  # whoever has a token, or is the service's own user
-    WATCH = "watchers"  # those who may read, and sessions too
-    READ = "readers"  # the scope `read`
-    RUN = "runners"  # the scope `run`
-    ADMIN = "admins"  # the scope `admin`
+    PUBLIC = "public"  # under any Host; such a route reveals nothing
+    HOST_CHECKED = "host-checked"  # under one of our own names
+    AUTHENTICATED = "authenticated"  # with a valid token, or as the service's own user
+    WATCH = "watch"  # with the scope `read`, or with a session cookie
+    READ = "read"  # with the scope `read`
+    RUN = "run"  # with the scope `run`
+    ADMIN = "admin"  # with the scope `admin`
 
 
 class Route(NamedTuple):
-    """A verb and a path, who answers, for whom, with what type, and what the request may hold.
+    """Verb, path, handler, access level, content type of the response, and what a request may contain.
 
-    `answers` has the statuses, each with the document (`200:Job`) or type that it carries, and the codes of the
-    problems that this route has beyond every other; what follows from the rest of the row is left out, as is what any
-    route may answer. `headers` are those of the request that act here, `body` is the type of its body.
+    `parameters` and `headers` are the query parameters and the request headers that the route understands, separated
+    by spaces; `body` is the type of the request's body. `answers` lists the possible responses: statuses, each with
+    its document (`200:Job`) or content type, and the codes of problems. It leaves out what every route may answer and
+    what follows from the other columns.
     """
 
     verb: str

@@ -8,12 +8,11 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from shellrunner.web.app_keys import STORE, job_id
+from shellrunner.web.app_keys import STORE, identity_of, job_id
 from shellrunner.web.http import bodies, responses
-from shellrunner.web.http.parameters import flag, number
+from shellrunner.web.http.parameters import flag, integer
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import ownership
-from shellrunner.web.security.authentication import identity_of
 from shellrunner.wire import parse, serialize
 
 _LAST: Final = 10**18 - 1
@@ -48,18 +47,18 @@ CONTROLS: Final[web.AppKey[JobControls]] = web.AppKey("controls")
 async def signal(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs/{id}/signal: send a signal to its process group."""
     app, wanted = request.app, job_id(request)
-    app[STREAMS].check_open()
-    content = await bodies.json(request)
+    app[STREAMS].raise_if_closing()
+    content = await bodies.read_json(request)
     await app[CONTROLS].signal(wanted, parse.signal_number(content, app[CONTROLS].signals))
     job = await app[STORE].job(wanted)
-    return await responses.once(request, 202, serialize.status(job), {"Location": serialize.status_path(wanted)})
+    return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(wanted)})
 
 
 async def stdin(request: web.Request) -> web.Response:
     """POST /api/jobs/{id}/stdin: let it read the body, and with `end` the end of its input."""
-    request.app[STREAMS].check_open()
-    offset, end = number(request, "offset", least=0, most=_LAST), flag(request, "end")
-    content = await bodies.anything(request)
-    await ownership.check_feed(request, identity_of(request))
+    request.app[STREAMS].raise_if_closing()
+    offset, end = integer(request, "offset", minimum=0, maximum=_LAST), flag(request, "end")
+    content = await bodies.read(request)
+    await ownership.check_stdin(request, identity_of(request))
     await request.app[CONTROLS].give(job_id(request), offset, content, end=end)
     return web.Response(status=204)

@@ -8,11 +8,11 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.app_keys import READY, RENDER, FrontFigures
+from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, FrontFigures
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.connections import CONNECTIONS
-from shellrunner.web.http.problems import Refused
+from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.wire import documents
 
@@ -44,7 +44,7 @@ _LINKS: Final[documents.Index] = {
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api: where to go from here."""
-    return await responses.resource(request, _LINKS)
+    return await responses.ok(request, _LINKS)
 
 
 async def health(request: web.Request) -> web.Response:
@@ -54,7 +54,7 @@ async def health(request: web.Request) -> web.Response:
 
 async def readiness(request: web.Request) -> web.Response:
     """GET /readyz: jobs are accepted and run."""
-    reasons = ["shutting down"] if request.app[STREAMS].closing else request.app[READY]()
+    reasons = ["shutting down"] if request.app[STREAMS].closing else request.app[NOT_READY_REASONS]()
     if not reasons:
         return web.Response(body=b"ready\n", headers=_OK)
     log.warning("not ready: %s", "; ".join(reasons))
@@ -68,7 +68,7 @@ async def metrics(request: web.Request) -> web.Response:
     followers = {kind: streams[path] for path, kind in _FOLLOWED.items()}
     connections = request.app[CONNECTIONS]
     front = FrontFigures(followers, len(connections), connections.cut, connections.problems)
-    content = await request.app[RENDER](front, openmetrics=kind == _OPENMETRICS)
+    content = await request.app[RENDER_METRICS](front, openmetrics=kind == _OPENMETRICS)
     headers = {"Content-Type": _FORMATS[kind], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)
 
@@ -79,10 +79,10 @@ def _format(accept: str) -> str:
     Versions and escapings in `Accept` make no difference: all versions' readers read ours, and our names are ASCII.
 
     Raises:
-        Refused: neither is wanted.
+        HttpProblem: neither is wanted.
     """
     if _OPENMETRICS in accept.lower() and accepts(accept, _OPENMETRICS):
         return _OPENMETRICS
     if accepts(accept, _TEXT):
         return _TEXT
-    raise Refused("not-acceptable", f"this is {_TEXT} or {_OPENMETRICS}, and Accept excludes both")
+    raise HttpProblem("not-acceptable", f"this is {_TEXT} or {_OPENMETRICS}, and Accept excludes both")

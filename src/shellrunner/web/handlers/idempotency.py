@@ -10,7 +10,7 @@ from aiohttp import web
 
 from shellrunner.errors import BadParameter
 from shellrunner.store import IdempotencyKey
-from shellrunner.web.security.authentication import identity_of
+from shellrunner.web.app_keys import identity_of
 from shellrunner.wire import parse
 
 NAME: Final = "Idempotency-Key"

@@ -13,7 +13,7 @@ from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.http import parameters
-from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire import serialize
 from shellrunner.wire.sse import END, HEARTBEAT, RETRY, Cursor, event
 
@@ -30,7 +30,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     Without an event id the stream begins with all output so far; with one, at the next byte. It is then live until
     the job is done. A client that reconnects after `done` gets 204, which stops an EventSource.
     """
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     encoding = parameters.choice(request, "encoding", ("text", "base64"))
     feed = request.app[JOB_FEEDS].get(job_id(request), base64=encoding == "base64")
     with request.app[STORE].watch(job_id(request)) as subscription:
@@ -38,7 +38,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
         cursor = await _cursor(request, feed, snapshot)
         if cursor is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        stream = await begin(request, HEADERS, follows=True)
+        stream = await start_stream(request, HEADERS, follows=True)
         if request.method != "HEAD":
             await _JobFollower(stream, feed, cursor).run(subscription, snapshot)
         return await stream.finish()
@@ -84,7 +84,7 @@ class _JobFollower:
             if isinstance(snapshot.job.phase, Done):
                 done = serialize.done_event(snapshot.job, snapshot.job.phase.end)
                 return await self._stream.send(event("done", done, event_id=END))
-            while not await self._stream.hear(subscription):
+            while not await self._stream.wait_for(subscription):
                 if self._stream.closing:
                     return None
                 await self._stream.send(HEARTBEAT)

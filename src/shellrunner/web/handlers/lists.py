@@ -48,17 +48,19 @@ def filters(request: web.Request, *, with_result: bool = False) -> Filters:
     """Which jobs are meant."""
     return Filters(
         text=request.query.get("q") or None,
-        states=parameters.several(request, "state", State, ", ".join(State)),
-        endings=parameters.several(request, "ending", Ending, ", ".join(Ending)),
-        exit_codes=parameters.several(request, "exit_code", parameters.exit_code, "the numbers from 0 to 255"),
-        queues=parameters.several(request, "queue", parameters.name, "the queues' names"),
+        states=parameters.comma_separated(request, "state", State, ", ".join(State)),
+        endings=parameters.comma_separated(request, "ending", Ending, ", ".join(Ending)),
+        exit_codes=parameters.comma_separated(
+            request, "exit_code", parameters.parse_exit_code, "the numbers from 0 to 255"
+        ),
+        queues=parameters.comma_separated(request, "queue", parameters.parse_name, "the queues' names"),
         labels=parameters.labels(request, "label"),
-        created_from=parameters.instant(request, "created_after"),
-        created_until=parameters.instant(request, "created_before"),
-        completed_from=parameters.instant(request, "completed_after"),
-        completed_until=parameters.instant(request, "completed_before"),
-        min_duration=parameters.seconds(request, "min_duration"),
-        max_duration=parameters.seconds(request, "max_duration"),
+        created_from=parameters.timestamp(request, "created_after"),
+        created_until=parameters.timestamp(request, "created_before"),
+        completed_from=parameters.timestamp(request, "completed_after"),
+        completed_until=parameters.timestamp(request, "completed_before"),
+        min_duration=parameters.duration(request, "min_duration"),
+        max_duration=parameters.duration(request, "max_duration"),
         with_result=with_result,
     )
 
@@ -78,7 +80,7 @@ class Listing:
     def asked(cls, request: web.Request, kind: Kind) -> "Listing":
         """Read which page is meant."""
         wanted, sort = filters(request, with_result=kind.with_result), _sort(request, kind)
-        limit = parameters.number(request, "limit", least=1, most=1000) or 100
+        limit = parameters.integer(request, "limit", minimum=1, maximum=1000) or 100
         cursor = request.query.get("cursor")
         after = None if cursor is None else cursors.read(cursor, wanted, sort)
         return cls(kind, wanted, sort, _fields(request, kind), limit, after)
@@ -102,7 +104,7 @@ class Listing:
                 rows.append(document)
         link = None if following is None else self._link(request, following)
         headers = {"Link": f'<{link}>; rel="next"'} if link else {}
-        return await responses.resource(request, {self.kind.name: rows, "next": link}, headers)
+        return await responses.ok(request, {self.kind.name: rows, "next": link}, headers)
 
     def _cut(self, document: Row | None) -> Row | None:
         if document is None or self.fields == self.kind.fields:

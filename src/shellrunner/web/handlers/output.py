@@ -16,7 +16,7 @@ from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.handlers.result_bytes import SANDBOX
 from shellrunner.web.http import parameters
-from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label, line_ends
 
 READ_SIZE: Final = 1 << 16  # bytes read at once
@@ -59,10 +59,10 @@ async def show(request: web.Request) -> web.StreamResponse:
 
     Both streams in arrival order, or one of them. With `follow` the response ends when the job does.
     """
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     stream = parameters.choice(request, "stream", tuple(Stream))
     view = OutputView(None if stream is None else Stream(stream))
-    lines = parameters.number(request, "tail", least=0, most=10**15)
+    lines = parameters.integer(request, "tail", minimum=0, maximum=10**15)
     follow = parameters.flag(request, "follow")
     feed = request.app[JOB_FEEDS].get(job_id(request))
     with request.app[STORE].watch(job_id(request)) as subscription:
@@ -72,7 +72,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": f"text/plain; charset={label(charset)}", "Cache-Control": "no-store", **SANDBOX}
         if not follow:
             headers["Content-Length"] = str(view.end(snapshot.output) - at)
-        response = await begin(request, headers, follows=follow)
+        response = await start_stream(request, headers, follows=follow)
         if request.method != "HEAD":
             await _send(response, view, snapshot, at)
             if follow:
@@ -95,7 +95,7 @@ async def _follow(
 ) -> None:
     while not snapshot.job.done:
         sent = view.end(snapshot.output)
-        while not await response.hear(subscription):
+        while not await response.wait_for(subscription):
             if response.closing:
                 # A proper end would mean that the job has ended.
                 raise ConnectionAbortedError("the service is shutting down")

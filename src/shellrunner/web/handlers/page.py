@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from shellrunner.web.http import responses
-from shellrunner.web.http.problems import Refused
+from shellrunner.web.http.problems import HttpProblem
 
 INDEX: Final = "index.html"
 TYPES: Final = {
@@ -60,7 +60,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     """GET /: the page for people."""
     page = await asyncio.to_thread(read)
     tag = responses.etag(page.index)
-    if responses.unchanged(request, tag):
+    if responses.is_unchanged(request, tag):
         return web.Response(status=304, headers={**_ALWAYS, "ETag": tag})
     return web.Response(body=page.index, headers={**_FRESH, "ETag": tag})
 
@@ -70,7 +70,7 @@ async def asset(request: web.Request) -> web.StreamResponse:
     page = await asyncio.to_thread(read)
     found = page.assets.get(request.match_info["file"])
     if found is None or request.match_info["version"] != page.version:
-        raise Refused("not-found", f"there is nothing at {request.path}")
+        raise HttpProblem("not-found", f"there is nothing at {request.path}")
     headers = {"Content-Type": found.kind, **_KEPT}
     if _takes_packed(request):
         return web.Response(body=found.packed, headers={**headers, "Content-Encoding": "gzip"})
@@ -82,11 +82,13 @@ def read() -> PageAssets:
     """Read and pack all of it, once.
 
     Raises:
-        Refused: this copy of the package was not built.
+        HttpProblem: this copy of the package was not built.
     """
     content = dict(_walk(files("shellrunner") / "page"))
     if not content.keys() >= NEEDED:
-        raise Refused("not-found", "this copy of shellrunner has no page in it: pip puts it there when it installs")
+        raise HttpProblem(
+            "not-found", "this copy of shellrunner has no page in it: pip puts it there when it installs"
+        )
     index = content.pop(INDEX)
     version = _version(content)
     assets = {

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from shellrunner.model import Job
 from shellrunner.web.app_keys import STORE
-from shellrunner.web.http.server_protocol import at_parting
-from shellrunner.web.http.streaming import STREAMS, end
+from shellrunner.web.http.server_protocol import on_disconnect
+from shellrunner.web.http.streaming import STREAMS, expire
 
 MOST: Final = 60  # seconds
 
@@ -58,8 +58,8 @@ async def until_done(request: web.Request, job: Job, most: int) -> Job:
     """
     store = request.app[STORE]
     with store.watch(job.id) as bell, contextlib.suppress(TimeoutError):
-        async with request.app[STREAMS].within(most) as wait:
-            with at_parting(request, partial(end, wait)):
+        async with request.app[STREAMS].timeout(most) as wait:
+            with on_disconnect(request, partial(expire, wait)):
                 while not (job := await store.job(job.id)).done:
                     await bell.wait()
     return job

@@ -15,7 +15,7 @@ from shellrunner.wire import documents
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/queues: every queue, and how many of its jobs stand where."""
-    return await responses.resource(request, _queues(await request.app[STORE].queues()))
+    return await responses.ok(request, _queues(await request.app[STORE].queues()))
 
 
 async def pause(request: web.Request) -> web.StreamResponse:
@@ -39,16 +39,16 @@ async def resume_all(request: web.Request) -> web.StreamResponse:
 
 
 async def _one(request: web.Request, *, paused: bool) -> web.StreamResponse:
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     name = request.match_info["name"]
     found = await request.app[STORE].pause(name, paused=paused)
     (queue,) = [queue for queue in found.queues if queue.name == name]
-    return await responses.once(request, 200, _queue(queue), {})
+    return await responses.no_store(request, 200, _queue(queue), {})
 
 
 async def _all(request: web.Request, *, paused: bool) -> web.StreamResponse:
-    request.app[STREAMS].check_open()
-    return await responses.once(request, 200, _queues(await request.app[STORE].pause(None, paused=paused)), {})
+    request.app[STREAMS].raise_if_closing()
+    return await responses.no_store(request, 200, _queues(await request.app[STORE].pause(None, paused=paused)), {})
 
 
 def _queues(found: QueueOverview) -> documents.Queues:

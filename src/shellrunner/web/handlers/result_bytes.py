@@ -15,8 +15,8 @@ from shellrunner.store import Output
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers.results import asked
 from shellrunner.web.http import parameters, responses
-from shellrunner.web.http.problems import Refused
-from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
+from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label
 
 PIECE: Final = 1 << 18  # bytes read at once
@@ -45,7 +45,7 @@ async def stderr(request: web.Request) -> web.StreamResponse:
 
 
 async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     store = request.app[STORE]
     job, number, _, volume = await asked(request)
     total = size(volume, stream)
@@ -53,13 +53,13 @@ async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
     # The bytes of an attempt that is over never change, and the history's id tells it from one that was begun anew.
     tag = f'"{blake2b(f"{store.history_id}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
     about = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
-    if responses.unchanged(request, tag):
+    if responses.is_unchanged(request, tag):
         return web.Response(status=304, headers=about)
     part = _part(request, tag, total)
     headers = {**about, **_length(part, total), "Content-Type": f"text/plain; charset={label(job.spec.encoding)}"}
     if parameters.flag(request, "download"):
         headers["Content-Disposition"] = f'attachment; filename="job-{job.id}-{stream}.txt"'
-    outlet = await begin(request, headers, 206 if part else 200)
+    outlet = await start_stream(request, headers, 206 if part else 200)
     if request.method != "HEAD":
         await _pour(outlet, output, stream, part or ByteRange(0, total))
     return await outlet.finish()
@@ -94,7 +94,7 @@ def _part(request: web.Request, tag: str, total: int) -> ByteRange | None:
     begin_at = _place(first) if first else max(0, total - _place(last))
     end = min(total, _place(last) + 1) if first and last else total
     if begin_at >= end:
-        raise Refused(
+        raise HttpProblem(
             "range-not-satisfiable",
             f"there are {total} bytes",
             {"Content-Range": f"bytes */{total}"},

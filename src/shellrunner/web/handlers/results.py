@@ -21,7 +21,7 @@ from shellrunner.wire.text import Excerpt
 
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/results/{id}, and .../attempts/{number}: how it ended, with what it wrote as text."""
-    return await responses.resource(request, await _document(request))
+    return await responses.ok(request, await _document(request))
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -33,8 +33,8 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 async def remove(request: web.Request) -> web.Response:
     """DELETE /api/results/{id}: remove the result of a job that is done; the job stays."""
-    if responses.is_conditional(request):
-        responses.check_change(request, responses.etag(json_codec.dumps(await _document(request))))
+    if responses.has_preconditions(request):
+        responses.check_preconditions(request, responses.etag(json_codec.dumps(await _document(request))))
     await request.app[STORE].delete_result(job_id(request))
     return web.Response(status=204)
 

@@ -7,10 +7,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.access.session_registry import LIFETIME
-from shellrunner.web.app_keys import DOOR
+from shellrunner.access.session_registry import SESSION_LIFETIME
+from shellrunner.web.app_keys import AUTHENTICATOR, identity_of
 from shellrunner.web.http.streaming import STREAMS
-from shellrunner.web.security.authentication import cookie_name, identity_of
+from shellrunner.web.security.authentication import cookie_name
 
 _PATH: Final = "/api/statuses"
 _ONCE: Final = {"Cache-Control": "no-store"}
@@ -18,19 +18,19 @@ _ONCE: Final = {"Cache-Control": "no-store"}
 
 async def begin(request: web.Request) -> web.Response:
     """POST /api/session: a cookie that is good for watching; nothing for whoever needs no token."""
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     answer, who = web.Response(status=204, headers=_ONCE), identity_of(request)
     if who.token is not None:
-        _set(request, answer, await request.app[DOOR].begin_session(who), LIFETIME)
+        _set(request, answer, await request.app[AUTHENTICATOR].create_session(who), SESSION_LIFETIME)
     return answer
 
 
 async def end(request: web.Request) -> web.Response:
     """DELETE /api/session: all sessions of the token are over; nothing for whoever needs no token."""
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     answer, who = web.Response(status=204, headers=_ONCE), identity_of(request)
     if who.token is not None:
-        await request.app[DOOR].end_sessions(who)
+        await request.app[AUTHENTICATOR].end_sessions(who)
         _set(request, answer, "", 0)
     return answer
 

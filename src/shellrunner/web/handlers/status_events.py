@@ -9,7 +9,7 @@ from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers.job_events import HEADERS, last_event_id
-from shellrunner.web.http.streaming import STREAMS, ResponseStream, begin
+from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.sse import HEARTBEAT, RETRY, event
 
 
@@ -20,11 +20,11 @@ async def follow(request: web.Request) -> web.StreamResponse:
     begins with every job that changed since, once, as it now is; an id that is unknown or too old is answered with
     `reset`, after which the client reads the list again.
     """
-    request.app[STREAMS].check_open()
+    request.app[STREAMS].raise_if_closing()
     with request.app[STORE].watch_changes() as subscription:
         # Before the head is sent: a list that the client reads once it has the head is not older than this.
         follower = _StatusFollower(request.app[STATUS_FEED], last_event_id(request)[1])
-        stream = await begin(request, HEADERS, follows=True)
+        stream = await start_stream(request, HEADERS, follows=True)
         if request.method != "HEAD":
             await follower.run(stream, subscription)
         return await stream.finish()
@@ -47,7 +47,7 @@ class _StatusFollower:
         await stream.send(self._greeting)
         while True:
             await self._send_changes(stream)
-            while not await stream.hear(subscription):
+            while not await stream.wait_for(subscription):
                 if stream.closing:
                     return
                 await stream.send(HEARTBEAT)

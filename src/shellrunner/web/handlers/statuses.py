@@ -24,8 +24,8 @@ async def show(request: web.Request) -> web.StreamResponse:
         job = job if job.done else await prefer.until_done(request, job, seconds)
     link = serialize.result_link(job)
     if link is not None:
-        return responses.elsewhere(link, serialize.status(job), headers)
-    return await responses.resource(
+        return responses.see_other(link, serialize.status(job), headers)
+    return await responses.ok(
         request, serialize.status(job), headers if job.done else {**headers, "Retry-After": "1"}
     )
 

@@ -1,11 +1,14 @@
-"""Whether a client takes the type of answer that there is (`Accept`)."""
+"""Content negotiation: whether a client accepts the one content type that a route has (`Accept`).
+
+Pure functions. Must not know requests or routes.
+"""
 
 from functools import lru_cache
 
 
 @lru_cache(256)
 def accepts(accept: str, offered: str) -> bool:
-    """Whether an `Accept` leaves us the type that we have (RFC 9110, 12.5.1: the most specific range counts)."""
+    """Return whether an `Accept` allows the offered type: the most specific range decides (RFC 9110, 12.5.1)."""
     kind = offered.partition("/")[0]
     weights: dict[str, float] = {}
     for item in accept.lower().split(","):

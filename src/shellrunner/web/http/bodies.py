@@ -1,6 +1,6 @@
-"""The body of a request: its type, its coding, and the time in which it must arrive.
+"""The body of a request: its type, its coding, and the time within which it must arrive.
 
-Used by the resources that take one. Must not know what is in it.
+Used by the handlers that take one, and by the security middleware. Must not know what is in it.
 """
 
 import asyncio
@@ -8,70 +8,72 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.http.problems import Refused
+from shellrunner.web.http.problems import HttpProblem
 
-BODY_TIME: Final = 10.0  # seconds in which a body must arrive
+BODY_TIMEOUT: Final = 10.0  # seconds within which a body must arrive
 
 
-async def receive(request: web.Request) -> None:
-    """Have all of the body here, whatever its type; handlers then have it at once.
+async def preload(request: web.Request) -> None:
+    """Receive the whole body, whatever its type, so that reading it later does not wait.
 
     Raises:
-        Refused: it is packed, or does not arrive.
+        HttpProblem: it is compressed, or does not arrive.
     """
     if request.can_read_body:
-        await anything(request)
+        await read(request)
 
 
-async def json(request: web.Request) -> bytes:
-    """The bytes of a JSON body, still to be read as such.
+async def read_json(request: web.Request) -> bytes:
+    """Receive a JSON body; it is not parsed yet.
 
     Raises:
-        Refused: it has another type or coding, or does not arrive.
+        HttpProblem: it has another type or charset, is compressed, or does not arrive.
     """
     if request.headers.get(hdrs.CONTENT_TYPE) != "application/json":
         _check_type(request)
-    return await anything(request)
+    return await read(request)
 
 
-async def anything(request: web.Request) -> bytes:
-    """A body of any type, or none.
+async def read(request: web.Request) -> bytes:
+    """Receive a body of any type; empty if there is none.
 
     Raises:
-        Refused: it is packed, or does not arrive.
+        HttpProblem: it is compressed, or does not arrive.
     """
     if hdrs.CONTENT_ENCODING in request.headers:
         _check_coding(request)
-    return await (request.read() if request.content.is_eof() else _arriving(request))
+    return await (request.read() if request.content.is_eof() else _read_in_time(request))
 
 
 def _check_type(request: web.Request) -> None:
-    # A form of another site can send text/plain without asking, but not application/json.
+    # A form of another site can send text/plain without a preflight, but not application/json.
     given = request.headers.get(hdrs.CONTENT_TYPE)
     if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8":
-        raise Refused(
+        raise HttpProblem(
             "unsupported-media-type",
-            f"Content-Type must be application/json in UTF-8, not {given!r}" if given else "Content-Type is required",
+            f"Content-Type must be application/json in UTF-8, not {given!r}"
+            if given
+            else "Content-Type is required: send application/json",
             {"Accept-Post": "application/json"},
         )
 
 
 def _check_coding(request: web.Request) -> None:
-    # Before the body is read, for nothing here unpacks it; and the connection ends, so that it is not waited for.
+    # Checked before the body is read, since nothing here decompresses it; the connection ends, so it is not read.
     codings = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
     if codings.strip().lower() not in {"", "identity"}:
-        raise Refused(
+        raise HttpProblem(
             "unsupported-media-type",
-            "Content-Encoding must be identity",
+            f"Content-Encoding must be identity, not {codings!r}: send the body uncompressed",
             {"Accept-Encoding": "identity", "Connection": "close"},
         )
 
 
-async def _arriving(request: web.Request) -> bytes:
+async def _read_in_time(request: web.Request) -> bytes:
     try:
-        async with asyncio.timeout(BODY_TIME):
+        async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
     except TimeoutError:
-        raise Refused(
-            "body-too-slow", f"the body did not arrive within {BODY_TIME:g} s", {"Connection": "close"}
+        raise HttpProblem(
+            "body-too-slow", f"the body did not arrive within {BODY_TIMEOUT:g} s", {"Connection": "close"}
         ) from None

@@ -1,6 +1,6 @@
-"""Every open connection, and the clock: what asks or takes too slowly is cut, and one too many is not begun.
+"""Open connections and their deadlines: slow clients are dropped, connections over the limit are not opened.
 
-Owned by the app, told by the protocol. Must not know requests, or what is answered.
+`Connections` belongs to the app and is called by the protocol of each connection. Must not know requests.
 """
 
 import asyncio
@@ -24,147 +24,150 @@ REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What clients may cost; times are in seconds. `most` is how many connections there may be at once."""
+    """What a client may cost; times are in seconds."""
 
-    most: int = 1000
-    head: float = 10.0  # from a connection's start, or a request's first byte, to the end of its head
-    head_bytes: int = 1 << 16  # of a head that has not ended; a whole one is measured by the parser and the gate
-    reading: float = 60.0  # in which a client must take something of what waits for it
+    max_connections: int = 1000
+    head_timeout: float = 10.0  # from the start of a connection, or a request's first byte, to the end of its head
+    max_head_bytes: int = 1 << 16  # of an unfinished head; a whole one is measured by the parser and the middleware
+    send_timeout: float = 60.0  # within which a client must take some of the bytes that are waiting for it
 
     @property
-    def pause(self) -> float:
-        """How long nobody looks at the clock: so much later than its time may a client be cut."""
-        return min(self.head, self.reading) / 4
+    def check_interval(self) -> float:
+        """The time between two checks, by which a client may be dropped too late."""
+        return min(self.head_timeout, self.send_timeout) / 4
 
 
 class ClientConnection:
-    """One connection: since when it owes us something."""
+    """The deadlines of one connection."""
 
-    __slots__ = ("_bytes", "_clock", "_left", "_since", "_taken", "idle", "transport")
+    __slots__ = ("_clock", "_head_bytes", "_head_since", "_taken_at", "_unsent", "is_idle", "transport")
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
-        """A head is awaited from the start on, so one that never sends anything is too slow too."""
+        """Expect a head from now on, so that a connection that never sends anything is too slow too."""
         self.transport = transport
-        self.idle: Callable[[], bool] = lambda: False  # says whether it waits for a request; set by who reads them
+        self.is_idle: Callable[[], bool] = lambda: False  # whether it waits for a request; set by the protocol
         self._clock = clock
-        self._since: float | None = clock()
-        self._bytes = 0
-        self._taken = clock()
-        self._left: float = 0
+        self._head_since: float | None = clock()
+        self._head_bytes = 0
+        self._taken_at = clock()
+        self._unsent: float = 0
 
-    def hears(self, size: int) -> int:
-        """Some of a head has come, but not its end; returns how much of it there is."""
-        if self._since is None:
-            self._since = self._clock()
-        self._bytes += size
-        return self._bytes
+    def head_received(self, size: int) -> int:
+        """Count `size` bytes of an unfinished head; return how many there are by now."""
+        if self._head_since is None:
+            self._head_since = self._clock()
+        self._head_bytes += size
+        return self._head_bytes
 
-    def is_asked(self) -> None:
-        """A whole head has come."""
-        self._since, self._bytes = None, 0
+    def head_completed(self) -> None:
+        """Note that a whole head has arrived."""
+        self._head_since, self._head_bytes = None, 0
 
-    def takes(self) -> None:
-        """The client took something, though more may wait by now than did at the last look."""
-        self._left = math.inf
+    def bytes_taken(self) -> None:
+        """Note that the client took something, although more may be waiting by now than at the last check."""
+        self._unsent = math.inf
 
-    def fault(self, caps: ConnectionLimits) -> str | None:
-        """Why it is not to be waited for any longer."""
-        now, left = self._clock(), _untaken(self.transport)
-        if left == 0 or left < self._left:
-            self._taken = now
-        self._left = left
-        if now - self._taken >= caps.reading:
+    def drop_reason(self, limits: ConnectionLimits) -> str | None:
+        """Return why the connection must be dropped, or None."""
+        now, unsent = self._clock(), _unsent_bytes(self.transport)
+        if unsent == 0 or unsent < self._unsent:
+            self._taken_at = now
+        self._unsent = unsent
+        if now - self._taken_at >= limits.send_timeout:
             return "not-reading"
-        # While it is being answered, a head behind costs no more than the connection does anyway, and may not have
-        # been read on because of us.
-        if self._since is not None and now - self._since >= caps.head and self.idle():
+        # While a request is being answered, an unfinished head behind it costs no more than the connection does
+        # anyway, and it may be unfinished only because we have stopped reading.
+        if self._head_since is not None and now - self._head_since >= limits.head_timeout and self.is_idle():
             return "slow-head"
         return None
 
 
-def _untaken(transport: asyncio.Transport) -> int:
-    """How many bytes wait for the other end to take them: here, and in the kernel (tcp(7), unix(7), "SIOCOUTQ").
+def _unsent_bytes(transport: asyncio.Transport) -> int:
+    """Count the bytes that the client has not taken, in our buffer and the kernel's (tcp(7), unix(7), "SIOCOUTQ").
 
-    Here alone would not tell: the kernel says that it has room again only after a third of megabytes was taken.
+    Our buffer alone is not enough: the kernel accepts more only after a third of megabytes was taken.
     """
     fd = transport.get_extra_info("socket").fileno()
-    (kernels,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))) if fd >= 0 else (0,)
-    return transport.get_write_buffer_size() + int(kernels)
+    (in_kernel,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))) if fd >= 0 else (0,)
+    return transport.get_write_buffer_size() + int(in_kernel)
 
 
 class Connections:
-    """All connections of an app, whatever they came in by."""
+    """All connections of an app, over whatever listener they came."""
 
-    def __init__(self, caps: ConnectionLimits, problems: Iterable[str] = ()) -> None:
-        """None is open. How often each of these problems is answered on them is counted, by who answers."""
-        self.caps = caps
+    def __init__(self, limits: ConnectionLimits, problems: Iterable[str] = ()) -> None:
+        """Start without any. `problems` are the codes that the protocol counts in `Connections.problems`."""
+        self.limits = limits
         self.problems: Counter[str] = Counter(dict.fromkeys(problems, 0))
         self.cut: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-        self._told: Counter[str] = Counter()
-        self._lines: set[ClientConnection] = set()
-        self._expected: WeakKeyDictionary[asyncio.Protocol, float] = WeakKeyDictionary()  # since when
-        self._looks = False
+        self._logged: Counter[str] = Counter()
+        self._open: set[ClientConnection] = set()
+        self._pending: WeakKeyDictionary[asyncio.Protocol, float] = WeakKeyDictionary()  # accepted when
+        self._is_checking = False
 
     def __len__(self) -> int:
-        """How many are open."""
-        return len(self._lines)
+        """Return the number of open connections."""
+        return len(self._open)
 
-    def expect(self, step: asyncio.Protocol) -> None:
-        """A connection was accepted, and is to be opened once its TLS stands; if it never does, `step` is dropped.
+    def add_pending(self, pending: asyncio.Protocol) -> None:
+        """Count an accepted connection whose TLS handshake may still follow.
+
+        If the handshake never completes, asyncio drops `pending` without calling it, and the weak reference ends.
 
         Raises:
-            ConnectionRefusedError: enough have not come to that yet; it is closed by what accepted it.
+            ConnectionRefusedError: too many are pending; asyncio then closes the socket.
         """
         now = asyncio.get_running_loop().time()
-        if len(self._expected) >= self.caps.most:
+        if len(self._pending) >= self.limits.max_connections:
             # Before Python 3.11.8 asyncio drops them only when garbage is collected.
-            for each in [each for each, since in self._expected.items() if now - since >= self.caps.head]:
-                del self._expected[each]
-        if len(self._expected) >= self.caps.most:
+            for each in [each for each, since in self._pending.items() if now - since >= self.limits.head_timeout]:
+                del self._pending[each]
+        if len(self._pending) >= self.limits.max_connections:
             self.cut["one-too-many"] += 1
             raise ConnectionRefusedError("too many connections")
-        self._expected[step] = now
+        self._pending[pending] = now
 
-    def open(self, step: asyncio.Protocol, transport: asyncio.Transport) -> ClientConnection | None:
-        """What was expected is open; None if it is one too many, and cut."""
-        self._expected.pop(step, None)
+    def open(self, pending: asyncio.Protocol, transport: asyncio.Transport) -> ClientConnection | None:
+        """Open a pending connection; return None if it exceeds the limit and was dropped."""
+        self._pending.pop(pending, None)
         loop = asyncio.get_running_loop()
-        line = ClientConnection(transport, loop.time)
-        if len(self._lines) >= self.caps.most:
-            self.drop(line, "one-too-many")
+        connection = ClientConnection(transport, loop.time)
+        if len(self._open) >= self.limits.max_connections:
+            self.drop(connection, "one-too-many")
             return None
-        self._lines.add(line)
-        if not self._looks:
-            self._looks = True
-            loop.call_later(self.caps.pause, self._look)
-        return line
+        self._open.add(connection)
+        if not self._is_checking:
+            self._is_checking = True
+            loop.call_later(self.limits.check_interval, self._check)
+        return connection
 
-    def close(self, line: ClientConnection) -> None:
-        """It is over."""
-        self._lines.discard(line)
+    def close(self, connection: ClientConnection) -> None:
+        """Forget a connection that has ended."""
+        self._open.discard(connection)
 
-    def drop(self, line: ClientConnection, reason: str) -> None:
-        """Cut it; also what was closed already, but whose last bytes nobody takes."""
+    def drop(self, connection: ClientConnection, reason: str) -> None:
+        """Abort a connection, even one that is closing already but whose last bytes the client does not take."""
         self.cut[reason] += 1
-        line.transport.abort()
+        connection.transport.abort()
 
-    def _look(self) -> None:
-        for line in tuple(self._lines):
-            if (reason := line.fault(self.caps)) is not None:
-                self.drop(line, reason)
-        self._tell()
-        self._looks = bool(self._lines)
-        if self._looks:
-            asyncio.get_running_loop().call_later(self.caps.pause, self._look)
+    def _check(self) -> None:
+        for connection in tuple(self._open):
+            if (reason := connection.drop_reason(self.limits)) is not None:
+                self.drop(connection, reason)
+        self._log_drops()
+        self._is_checking = bool(self._open)
+        if self._is_checking:
+            asyncio.get_running_loop().call_later(self.limits.check_interval, self._check)
 
-    def _tell(self) -> None:
-        # One line for all of them: whoever opens thousands shall not fill the log too.
-        if fresh := self.cut - self._told:
-            words: dict[str, Any] = {reason.replace("-", "_"): number for reason, number in fresh.items()}
-            # Browsers open connections that they may never use; being at the limit is the operator's affair.
+    def _log_drops(self) -> None:
+        # One line for all of them: a client that opens thousands must not fill the log as well.
+        if fresh := self.cut - self._logged:
+            counts: dict[str, Any] = {reason.replace("-", "_"): number for reason, number in fresh.items()}
+            # Browsers open connections that they may never use; reaching the limit is the operator's concern.
             level = logging.WARNING if "one-too-many" in fresh else logging.DEBUG
-            log.log(level, "connections cut", extra={**words, "open": len(self._lines), "most": self.caps.most})
-            self._told = self.cut.copy()
+            limit = {"open": len(self._open), "max_connections": self.limits.max_connections}
+            log.log(level, "connections dropped", extra={**counts, **limit})
+            self._logged = self.cut.copy()
 
 
 CONNECTIONS: Final = web.AppKey("connections", Connections)

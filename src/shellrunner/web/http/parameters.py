@@ -1,11 +1,11 @@
-"""What a query may say, read strictly: numbers, a yes or no, words, times, and several of these with commas.
+"""Strict parsers for query parameters: integers, flags, words, times, durations, labels, comma-separated values.
 
-Used by the resources; names are checked by the gate. Must not know what a parameter is for.
+Used by the handlers; unknown names are rejected by the security middleware before. Must not know what a parameter is
+for. All of them raise `BadParameter`, which names the parameter and what it must be.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from math import isfinite
 from typing import Final, TypeVar
 
@@ -16,29 +16,27 @@ from shellrunner.errors import BadParameter
 
 T = TypeVar("T")
 
-SEVERAL: Final = 256  # values of one parameter
-LABELS: Final = 32
-_LABEL: Final = 255  # characters of a label's value
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+MAX_VALUES: Final = 256  # of one parameter
+MAX_LABELS: Final = 32
+_MAX_LABEL_VALUE: Final = 255  # characters
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_DURATION = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,12})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FLAGS: Final = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
-def number(request: web.Request, name: str, *, least: int, most: int) -> int | None:
-    """A whole number, or None if it is not given."""
+def integer(request: web.Request, name: str, *, minimum: int, maximum: int) -> int | None:
+    """Return a non-negative integer, or None if the parameter is absent."""
     text = request.query.get(name)
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
-        raise BadParameter(name, f"{name} must be a whole number from {least} to {most}")
+    if not _INTEGER.fullmatch(text) or not minimum <= int(text) <= maximum:
+        raise BadParameter(name, f"{name} must be a whole number from {minimum} to {maximum}")
     return int(text)
 
 
 def flag(request: web.Request, name: str) -> bool:
-    """A yes or no; the bare name is a yes."""
+    """Return a boolean: false if the parameter is absent, true if it has no value (`?follow`)."""
     text = request.query.get(name, "false")
     if text not in _FLAGS:
         raise BadParameter(name, f"{name} must be true or false")
@@ -46,59 +44,71 @@ def flag(request: web.Request, name: str) -> bool:
 
 
 def choice(request: web.Request, name: str, words: Sequence[str]) -> str | None:
-    """One of these words, or None if it is not given."""
+    """Return one of the given words, or None if the parameter is absent."""
     text = request.query.get(name)
     if text is not None and text not in words:
         raise BadParameter(name, f"{name} must be one of {', '.join(words)}")
     return text
 
 
-def several(request: web.Request, name: str, read: Callable[[str], T], kind: str) -> frozenset[T] | None:
-    """Some values with commas, each as `read` has it (ValueError: it is none); None if it is not given."""
+def comma_separated(request: web.Request, name: str, parse: Callable[[str], T], expected: str) -> frozenset[T] | None:
+    """Return comma-separated values, or None if the parameter is absent.
+
+    `parse` converts one value and raises ValueError for an invalid one; `expected` describes them for the error.
+    """
     text = request.query.get(name)
     if text is None:
         return None
     words = text.split(",")
-    if len(words) > SEVERAL:
-        raise BadParameter(name, f"{name} must have at most {SEVERAL} values")
+    if len(words) > MAX_VALUES:
+        raise BadParameter(name, f"{name} must have at most {MAX_VALUES} values")
     try:
-        return frozenset(map(read, words))
+        return frozenset(map(parse, words))
     except ValueError:
-        raise BadParameter(name, f"{name} must be some of {kind}, with commas") from None
+        raise BadParameter(name, f"{name} must be one or more of {expected}, separated by commas") from None
 
 
-def exit_code(text: str) -> int:
-    """A number that a command can exit with."""
-    if not _NUMBER.fullmatch(text) or int(text) > 255:
+def parse_exit_code(text: str) -> int:
+    """Parse an exit code, 0 to 255.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not _INTEGER.fullmatch(text) or int(text) > 255:
         raise ValueError(text)
     return int(text)
 
 
-def name(text: str) -> str:
-    """A name as queues and labels have one."""
+def parse_name(text: str) -> str:
+    """Return the text if it has the form of a queue's or label's name.
+
+    Raises:
+        ValueError: it has not.
+    """
     if not _NAME.fullmatch(text):
         raise ValueError(text)
     return text
 
 
-def labels(request: web.Request, parameter: str) -> tuple[tuple[str, str], ...]:
-    """Labels as key:value, each once, however often the parameter came."""
-    found: dict[tuple[str, str], None] = {}
-    for text in request.query.getall(parameter, ()):
+def labels(request: web.Request, name: str) -> tuple[tuple[str, str], ...]:
+    """Return the labels of a repeatable `key:value` parameter, sorted and without duplicates."""
+    found: set[tuple[str, str]] = set()
+    for text in request.query.getall(name, ()):
         key, colon, value = text.partition(":")
-        if not colon or not _NAME.fullmatch(key) or len(value) > _LABEL:
+        if not colon or not _NAME.fullmatch(key) or len(value) > _MAX_LABEL_VALUE:
             raise BadParameter(
-                parameter,
-                f"{parameter} must be key:value, the key as {_NAME.pattern}, the value at most {_LABEL} characters",
+                name,
+                f"{name} must be key:value, where the key matches {_NAME.pattern} and the value has at most"
+                f" {_MAX_LABEL_VALUE} characters",
             )
-        found[key, value] = None
-    if len(found) > LABELS:
-        raise BadParameter(parameter, f"{parameter} may come {LABELS} times: no job has more")
+        found.add((key, value))
+    if len(found) > MAX_LABELS:
+        raise BadParameter(name, f"{name} may be given at most {MAX_LABELS} times, since no job has more labels")
     return tuple(sorted(found))
 
 
-def instant(request: web.Request, name: str) -> Millis | None:
-    """Return the time; a fraction of a millisecond is rounded up, so that the bound stays on its side."""
+def timestamp(request: web.Request, name: str) -> Millis | None:
+    """Return a time, or None if the parameter is absent; a fraction of a millisecond is rounded up."""
     text = request.query.get(name)
     if text is None:
         return None
@@ -106,14 +116,14 @@ def instant(request: web.Request, name: str) -> Millis | None:
         return parse_rfc3339(text)
     except ValueError:
         example = "2026-11-24T15:31:42Z (write + as %2B)"
-        raise BadParameter(name, f"{name} must be an RFC 3339 time with its zone, such as {example}") from None
+        raise BadParameter(name, f"{name} must be an RFC 3339 time with its offset, such as {example}") from None
 
 
-def seconds(request: web.Request, name: str) -> float | None:
-    """A duration."""
+def duration(request: web.Request, name: str) -> float | None:
+    """Return a duration in seconds, or None if the parameter is absent."""
     text = request.query.get(name)
     if text is None:
         return None
-    if not _SECONDS.fullmatch(text) or not isfinite(float(text)):
-        raise BadParameter(name, f"{name} must be seconds as a number from 0 on, like 0.25")
+    if not _DURATION.fullmatch(text) or not isfinite(float(text)):
+        raise BadParameter(name, f"{name} must be a number of seconds, 0 or more, such as 0.25")
     return float(text)

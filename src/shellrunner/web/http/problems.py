@@ -16,7 +16,7 @@ from shellrunner.wire import json_codec
 log = logging.getLogger("shellrunner.web")
 
 # On every response: it keeps a browser from misusing what a command wrote.
-HARDENED: Final = {
+SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -76,13 +76,13 @@ STATUSES: Final = {
 # Of the service, not of the request, and nothing that passes by itself: the log says so.
 _FAULTS: Final = frozenset({"store-unavailable", "keeper-silent"})
 # What aiohttp raises by itself.
-_FOREIGN: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
-PROBLEM: Final = web.ResponseKey("problem", str)  # the code that an answer tells, for whoever counts them
+_AIOHTTP_CODES: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
+PROBLEM_CODE: Final = web.ResponseKey("problem", str)  # the code that an answer tells, for whoever counts them
 _CHALLENGE: Final = 'Bearer realm="shellrunner"'
-_AGAIN_SOON: Final = {"Retry-After": "1"}
+_RETRY_SOON: Final = {"Retry-After": "1"}
 
 
-class Refused(ShellrunnerError):
+class HttpProblem(ShellrunnerError):
     """A request that HTTP itself lets us refuse; `headers` go with the answer."""
 
     def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> None:
@@ -91,27 +91,37 @@ class Refused(ShellrunnerError):
         self.headers = headers
 
 
+def wrong_host() -> HttpProblem:
+    """Return the problem of a request under a `Host` that is not served."""
+    # A page of another site can make its own name resolve to 127.0.0.1, but cannot put our name into Host.
+    return HttpProblem(
+        "wrong-host",
+        "Host must be one of server.names (by default localhost, 127.0.0.1, [::1]) with the port of the listener;"
+        " for requests through a proxy, name its origin in server.origins",
+    )
+
+
 def code_of(error: ShellrunnerError | web.HTTPException) -> str:
     """The kind of problem that it becomes."""
     if isinstance(error, web.HTTPException):
-        return _FOREIGN.get(error.status, "bad-request" if error.status < 500 else "internal")
-    code = error.kind if isinstance(error, Refused) else error.code
+        return _AIOHTTP_CODES.get(error.status, "bad-request" if error.status < 500 else "internal")
+    code = error.kind if isinstance(error, HttpProblem) else error.code
     return code if code in STATUSES else "internal"
 
 
-def of(error: ShellrunnerError) -> web.Response:
+def from_error(error: ShellrunnerError) -> web.Response:
     """The answer to a request that failed in a way we know."""
-    if isinstance(error, Refused):
+    if isinstance(error, HttpProblem):
         return problem(error.kind, error.detail, error.headers, **error.members)
     code = code_of(error)
     if code == "internal":
-        return internal(error)
+        return internal_error(error)
     if code in _FAULTS:
         log.error("%s: %s", code, error.detail)
-    return problem(code, error.detail, _beside(error), **error.members)
+    return problem(code, error.detail, _headers_of(error), **error.members)
 
 
-def _beside(error: ShellrunnerError) -> Mapping[str, str]:
+def _headers_of(error: ShellrunnerError) -> Mapping[str, str]:
     """The headers that belong to an error (RFC 6750, 3)."""
     match error:
         case TokenNeeded():
@@ -123,7 +133,7 @@ def _beside(error: ShellrunnerError) -> Mapping[str, str]:
     return {}
 
 
-def foreign(error: web.HTTPException, method: str, path: str) -> web.Response:
+def from_http_exception(error: web.HTTPException, method: str, path: str) -> web.Response:
     """The answer to what aiohttp refuses by itself: no route, another verb, too large a body."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
@@ -136,7 +146,7 @@ def foreign(error: web.HTTPException, method: str, path: str) -> web.Response:
     return problem(code, f"there is nothing at {path}" if code == "not-found" else error.reason)
 
 
-def internal(error: BaseException) -> web.Response:
+def internal_error(error: BaseException) -> web.Response:
     """The answer to a bug: nothing of it is shown but an id, under which the log has all of it."""
     error_id = secrets.token_hex(8)
     log.error("internal error %s", error_id, exc_info=error, extra={"error_id": error_id})
@@ -154,11 +164,11 @@ def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **
         **members,
     }
     about = {"Content-Type": "application/problem+json; charset=utf-8", "Cache-Control": "no-store"}
-    again = _AGAIN_SOON if status == 503 else {}
+    again = _RETRY_SOON if status == 503 else {}
     answer = web.Response(
         status=status, body=json_codec.dumps(document), headers={**about, **again, **(headers or {})}
     )
-    answer[PROBLEM] = code
+    answer[PROBLEM_CODE] = code
     if answer.headers.get("Connection") == "close":
         answer.force_close()
     return answer

@@ -1,6 +1,6 @@
-"""JSON answers: one shape, an ETag, and the conditions that a client puts on it (RFC 9110, section 13).
+"""JSON responses with an ETag, and the preconditions of requests (RFC 9110, section 13).
 
-Used by the resources. Must not know what the documents mean.
+Used by the handlers. Must not know what the documents mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,102 +9,110 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.http.problems import Refused
-from shellrunner.web.http.streaming import begin
+from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.http.streaming import start_stream
 from shellrunner.wire import json_codec
 
-SMALL: Final = 1 << 16  # bytes that are handed over at once; more waits for its reader
+MAX_BUFFERED: Final = 1 << 16  # bytes that are written at once; a longer body is streamed, with backpressure
 _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
-_FRESH: Final = {**_JSON, "Cache-Control": "private, no-cache"}
-_ONCE: Final = {**_JSON, "Cache-Control": "no-store"}
-_UNCHANGED: Final[tuple[str, ...]] = ("ETag", "Cache-Control", "Vary", "Preference-Applied")  # what a 304 says too
+_REVALIDATE: Final = {**_JSON, "Cache-Control": "private, no-cache"}
+_NO_STORE: Final = {**_JSON, "Cache-Control": "no-store"}
+_HEADERS_OF_304: Final[tuple[str, ...]] = ("ETag", "Cache-Control", "Vary", "Preference-Applied")
 
 
-async def resource(
-    request: web.Request, document: Any, headers: Mapping[str, str] | None = None
-) -> web.StreamResponse:
-    """A document as it is now: 200, or 304 if the client has it already.
+async def ok(request: web.Request, document: Any, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+    """Respond with a document as it is now: 200, or 304 if the client has it already.
 
     Raises:
-        Refused: the client asked for another version only (`If-Match`).
+        HttpProblem: the client asked for another version only (`If-Match`).
     """
-    return await stored(request, json_codec.dumps(document), headers)
+    return await ok_bytes(request, json_codec.dumps(document), headers)
 
 
-async def stored(
+async def ok_bytes(
     request: web.Request, content: bytes, headers: Mapping[str, str] | None = None
 ) -> web.StreamResponse:
-    """The same for a document that is a body already."""
+    """Respond as `ok` does, with a document that is serialized already.
+
+    Raises:
+        HttpProblem: the client asked for another version only (`If-Match`).
+    """
     tag = etag(content)
-    own = {**_FRESH, "ETag": tag, **(headers or {})}
-    if unchanged(request, tag):
-        kept = {name: own[name] for name in _UNCHANGED if name in own}
+    own = {**_REVALIDATE, "ETag": tag, **(headers or {})}
+    if is_unchanged(request, tag):
+        kept = {name: own[name] for name in _HEADERS_OF_304 if name in own}
         return web.Response(status=304, headers=kept)
-    return await _told(request, 200, content, own)
+    return await _respond(request, 200, content, own)
 
 
-def elsewhere(link: str, document: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    """303: what is asked for is to be had at `link`. Conditions count for 2xx only, so it has no ETag."""
-    own = {**_FRESH, "Location": link, **(headers or {})}
+def see_other(link: str, document: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Respond with 303 and a `Location`; without an ETag, since preconditions apply to 2xx only."""
+    own = {**_REVALIDATE, "Location": link, **(headers or {})}
     return web.Response(status=303, body=json_codec.dumps(document), headers=own)
 
 
-async def once(request: web.Request, status: int, document: Any, headers: Mapping[str, str]) -> web.StreamResponse:
-    """The answer to something that was done."""
-    return await _told(request, status, json_codec.dumps(document), {**_ONCE, **headers})
+async def no_store(
+    request: web.Request, status: int, document: Any, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Respond to a request that changed something: the document must not be cached."""
+    return await _respond(request, status, json_codec.dumps(document), {**_NO_STORE, **headers})
 
 
 def etag(content: bytes) -> str:
-    """The version of a document."""
+    """Return the strong entity tag of a body."""
     return f'"{blake2b(content, digest_size=12).hexdigest()}"'
 
 
-def unchanged(request: web.Request, tag: str) -> bool:
-    """Whether the client has this version already.
+def is_unchanged(request: web.Request, tag: str) -> bool:
+    """Return whether the client has this version already (`If-None-Match`).
 
     Raises:
-        Refused: it asked for another version only.
+        HttpProblem: it asked for another version only (`If-Match`).
     """
-    check_version(request, tag)
-    return _among(tag, request.headers.getall(hdrs.IF_NONE_MATCH, ()), weak=True)
+    check_if_match(request, tag)
+    return _matches(tag, request.headers.getall(hdrs.IF_NONE_MATCH, ()), weak=True)
 
 
-def check_version(request: web.Request, tag: str) -> None:
-    """Keep `If-Match`, which compares strongly.
+def check_if_match(request: web.Request, tag: str) -> None:
+    """Check `If-Match`, which compares strongly.
 
     Raises:
-        Refused: it names other versions.
+        HttpProblem: it names other versions.
     """
     wanted = request.headers.getall(hdrs.IF_MATCH, ())
-    if wanted and not _among(tag, wanted, weak=False):
-        raise Refused("precondition-failed", "If-Match names another version")
+    if wanted and not _matches(tag, wanted, weak=False):
+        raise HttpProblem("precondition-failed", "the current version does not match If-Match")
 
 
-def check_change(request: web.Request, tag: str) -> None:
-    """The same before something is changed: there `If-None-Match` refuses too (RFC 9110, 13.1.2).
+def check_preconditions(request: web.Request, tag: str) -> None:
+    """Check the preconditions of a change, of which `If-None-Match` is one too (RFC 9110, 13.1.2).
 
     Raises:
-        Refused: `If-Match` names other versions, or `If-None-Match` this one.
+        HttpProblem: `If-Match` names other versions, or `If-None-Match` names this one.
     """
-    check_version(request, tag)
-    if _among(tag, request.headers.getall(hdrs.IF_NONE_MATCH, ()), weak=True):
-        raise Refused("precondition-failed", "If-None-Match names this version")
+    check_if_match(request, tag)
+    if _matches(tag, request.headers.getall(hdrs.IF_NONE_MATCH, ()), weak=True):
+        raise HttpProblem("precondition-failed", "the current version matches If-None-Match")
 
 
-def is_conditional(request: web.Request) -> bool:
-    """Whether the client put a condition on a change."""
+def has_preconditions(request: web.Request) -> bool:
+    """Return whether a change has preconditions."""
     return hdrs.IF_MATCH in request.headers or hdrs.IF_NONE_MATCH in request.headers
 
 
-def _among(tag: str, lines: Sequence[str], *, weak: bool) -> bool:
+def _matches(tag: str, lines: Sequence[str], *, weak: bool) -> bool:
+    # Not aiohttp's `request.if_match` and `if_none_match`: they read the first line of several only (RFC 9110, 5.3),
+    # and nothing after an invalid tag. Commas within other tags do no harm: none of ours has one.
     tags = [item.strip() for line in lines for item in line.split(",")]
     return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)
 
 
-async def _told(request: web.Request, status: int, content: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
-    if len(content) <= SMALL:
+async def _respond(
+    request: web.Request, status: int, content: bytes, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    if len(content) <= MAX_BUFFERED:
         return web.Response(status=status, body=content, headers=headers)
-    outlet = await begin(request, {**headers, "Content-Length": str(len(content))}, status)
+    stream = await start_stream(request, {**headers, "Content-Length": str(len(content))}, status)
     if request.method != "HEAD":
-        await outlet.send(content)
-    return await outlet.finish()
+        await stream.send(content)
+    return await stream.finish()

@@ -1,4 +1,4 @@
-"""What aiohttp answers before any handler is reached, in our words, and what it leaves to chance: slow clients.
+"""The protocol of a connection: deadlines for slow clients, and our own problems for what never reaches a handler.
 
 `Runner` stands in for `web.AppRunner`. Must not know any resource.
 """
@@ -6,62 +6,66 @@
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from functools import partial
+from typing import Any, Final, cast
 
-from aiohttp import hdrs, http_exceptions, web, web_protocol
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import hdrs, web
 
-from shellrunner.web.http import problems
+from shellrunner.web.http import aiohttp_internals, problems
+from shellrunner.web.http.aiohttp_internals import (
+    EMPTY_PAYLOAD,
+    LineTooLong,
+    ProtocolRunner,
+    ProtocolServer,
+    RequestCallback,
+    StreamReader,
+    WatchedProtocol,
+)
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, Connections
-from shellrunner.web.security import origin
-
-_Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger("shellrunner.web")
 
-# What a parser says before it quotes what came, which may be a token or part of a body.
+MAX_PIPELINED: Final = 8  # requests of one connection that are read ahead while one is answered
+
+# The part of a parser's error that comes before what the client sent, which may be a token or part of a body.
 _UNQUOTED = re.compile(r"[^:'\"]*")
 
-# How many requests of one connection may be read ahead while one is answered. aiohttp's 32, with 64 KiB of headers
-# each, are 2 MiB for whoever asks without reading; it has no other way to say this.
-web_protocol.MAX_MSG_QUEUE_SIZE = 8
 
+class _ClientProtocol(WatchedProtocol):
+    """The protocol of one client: aiohttp's, with deadlines (`connections`) and our own problems."""
 
-class _Protocol(RequestHandler):
-    __slots__ = ("_body", "_connections", "_line", "at_parting")
+    __slots__ = ("_body", "_connection", "_connections", "on_disconnect")
 
-    def __init__(self, server: "_Server", line: ClientConnection, **kw: Any) -> None:
-        super().__init__(server, **kw)
-        self.at_parting: Callable[[], None] | None = None
+    def __init__(self, connection: ClientConnection, server: "_Server", **options: Any) -> None:
+        super().__init__(server, **options)
+        self.on_disconnect: Callable[[], None] | None = None
         self._connections = server.open_connections
-        self._line = line
+        self._connection = connection
         self._body: StreamReader = EMPTY_PAYLOAD  # of the request that is being read
-        line.idle = self._is_idle
+        connection.is_idle = lambda: self.is_idle
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._connections.close(self._line)
-        if self.at_parting is not None:
-            self.at_parting()
+        self._connections.close(self._connection)
+        if self.on_disconnect is not None:
+            self.on_disconnect()
 
     def data_received(self, data: bytes) -> None:
-        requests, in_body = self._request_count, not self._body.is_eof()
+        before, in_body = self.request_count, not self._body.is_eof()
         super().data_received(data)
-        if self._request_count > requests:
-            self._body = self._messages[-1][1]
-            self._line.is_asked()
-        elif data and not in_body and self._line.hears(len(data)) > self._connections.caps.head_bytes:
-            self._connections.drop(self._line, "large-head")
+        if self.request_count > before:
+            self._body = self.last_body
+            self._connection.head_completed()
+        elif data and not in_body:
+            received = self._connection.head_received(len(data))
+            if received > self._connections.limits.max_head_bytes:
+                self._connections.drop(self._connection, "large-head")
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._line.takes()
-
-    def _is_idle(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
+        self._connection.bytes_taken()
 
     def handle_error(
         self,
@@ -71,110 +75,120 @@ class _Protocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, ConnectionError):
-            raise exc  # the client has gone: no error, and nobody to tell
-        answer = _refusal(exc) if status < 500 else problems.internal(exc or RuntimeError(message))
-        return _hardened(answer)
+            raise exc  # the client has gone: not an error, and nobody to send it to
+        response = _from_parser_error(exc) if status < 500 else problems.internal_error(exc or RuntimeError(message))
+        return _final(response)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        # What is left of a body that cannot be read: its client was told, or asked for nothing that needs it.
+        # The rest of a body that cannot be read: the client has its response already, which did not need it.
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, web.HTTPException):  # raised before the gate: `Expect` with something unknown
-            resp = _hardened(problems.foreign(resp, request.method, request.path))
-        if resp.status >= 400 and (code := resp.get(problems.PROBLEM)):
+        if isinstance(resp, web.HTTPException):  # raised before the middleware: an unknown `Expect`
+            resp = _final(problems.from_http_exception(resp, request.method, request.path))
+        if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1
         return await super().finish_response(request, resp, start_time)
 
 
 class _PendingConnection(asyncio.Protocol):
-    """Where a connection stands until it is one: of TLS that fails nobody is told, but this is dropped."""
+    """Stands in for the protocol until the TLS handshake is done.
 
-    def __init__(self, open_protocol: Callable[[asyncio.Transport, asyncio.Protocol], None]) -> None:
-        self._open = open_protocol
+    If the handshake fails, asyncio calls nobody; it only drops this object.
+    """
+
+    def __init__(self, open_connection: Callable[[asyncio.Transport, asyncio.Protocol], None]) -> None:
+        self._open_connection = open_connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._open(cast("asyncio.Transport", transport), self)
+        self._open_connection(cast("asyncio.Transport", transport), self)
 
 
-class _Server(web.Server):
+class _Server(ProtocolServer):
+    """Makes the protocol of each accepted connection, within the limits."""
+
     open_connections: Connections
 
     def __call__(self) -> Any:  # not the RequestHandler yet
-        step = _PendingConnection(self._open)
-        self.open_connections.expect(step)
-        return step
+        pending = _PendingConnection(self._open)
+        self.open_connections.add_pending(pending)
+        return pending
 
-    def _open(self, transport: asyncio.Transport, step: asyncio.Protocol) -> None:
-        line = self.open_connections.open(step, transport)
-        if line is not None:
-            protocol = _Protocol(self, line, loop=self._loop, **self._kwargs)
+    def _open(self, transport: asyncio.Transport, pending: asyncio.Protocol) -> None:
+        connection = self.open_connections.open(pending, transport)
+        if connection is not None:
+            protocol = self.make_protocol(partial(_ClientProtocol, connection))
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
 
 
-class Runner(web.AppRunner):
-    """Runs the app so that every answer is one of ours."""
+class Runner(ProtocolRunner):
+    """Runs the app so that every response is one of ours, and slow clients are dropped."""
 
-    async def _make_server(self) -> web.Server:
-        made: Any = await super()._make_server()
-        answer = _as_expected(made.request_handler)
-        server = _Server(answer, request_factory=made.request_factory, loop=made._loop, **made._kwargs)  # noqa: SLF001  aiohttp has no public way to say which protocol it should speak
-        server.open_connections = self.app[CONNECTIONS]
-        return server
+    def replace_server(self, server: web.Server) -> web.Server:
+        """Return a server with our protocol; also limit pipelining, in the whole process."""
+        aiohttp_internals.limit_pipelining(MAX_PIPELINED)
+        ours = aiohttp_internals.copy_server(server, _Server, _check_expect(server.request_handler))
+        ours.open_connections = self.app[CONNECTIONS]
+        return ours
 
 
-def _as_expected(answer: _Answer) -> _Answer:
-    async def expected(request: web.BaseRequest) -> web.StreamResponse:
-        # aiohttp (3.14.5) refuses this too, but fails in quoting what is not UTF-8.
+def _check_expect(callback: RequestCallback) -> RequestCallback:
+    async def checked(request: web.BaseRequest) -> web.StreamResponse:
+        # aiohttp (3.14.5) rejects this too, but fails while it quotes what is not UTF-8.
         if request.headers.get(hdrs.EXPECT, "").lower() not in {"", "100-continue"}:
             raise web.HTTPExpectationFailed
-        return await answer(request)
+        return await callback(request)
 
-    return expected
+    return checked
 
 
 @contextmanager
-def at_parting(request: web.Request, then: Callable[[], None]) -> Iterator[None]:
-    """Have this called if the client goes before the block is left.
+def on_disconnect(request: web.Request, callback: Callable[[], None]) -> Iterator[None]:
+    """Call `callback` if the client disconnects while the block runs.
 
     Raises:
-        ConnectionError: it has gone.
+        ConnectionError: it has disconnected already.
     """
     if request.transport is None:
-        raise ConnectionResetError("the client has gone")
-    connection = request.protocol
-    if isinstance(connection, _Protocol):
-        connection.at_parting = then
+        raise ConnectionResetError("the client has disconnected")
+    protocol = request.protocol
+    if isinstance(protocol, _ClientProtocol):
+        protocol.on_disconnect = callback
     try:
         yield
     finally:
-        if isinstance(connection, _Protocol):
-            connection.at_parting = None
+        if isinstance(protocol, _ClientProtocol):
+            protocol.on_disconnect = None
 
 
-def _refusal(error: BaseException | None) -> web.Response:
-    words = _words(error)
-    if "'Host' header" in words:  # missing or doubled
-        return problems.of(origin.wrong_host())
-    if isinstance(error, http_exceptions.LineTooLong) or "Too many headers" in words:
-        return problems.problem("headers-too-large", "the request line or a header is too long, or they are too many")
-    unquoted = _UNQUOTED.match(words)
-    log.debug("not HTTP: %s", unquoted[0].strip() if unquoted else type(error).__name__)
-    if words.startswith("Invalid char in url"):
-        return problems.problem("bad-request", "the target has a character that must be percent-encoded (RFC 3986)")
-    return problems.problem("bad-request", "the request is not HTTP as RFC 9112 has it")
+def _from_parser_error(error: BaseException | None) -> web.Response:
+    message = _first_line(error)
+    if "'Host' header" in message:  # missing or doubled
+        return problems.from_error(problems.wrong_host())
+    if isinstance(error, LineTooLong) or "Too many headers" in message:
+        return problems.problem(
+            "headers-too-large", "the request line or a header is too long, or there are too many headers"
+        )
+    unquoted = _UNQUOTED.match(message)
+    log.debug("invalid HTTP request: %s", unquoted[0].strip() if unquoted else type(error).__name__)
+    if message.startswith("Invalid char in url"):
+        return problems.problem(
+            "bad-request", "the request target contains a character that must be percent-encoded (RFC 3986)"
+        )
+    return problems.problem("bad-request", "the request is not valid HTTP (RFC 9112)")
 
 
-def _words(error: BaseException | None) -> str:
-    """What is wrong, without most of what came; llhttp shows that on lines of its own."""
+def _first_line(error: BaseException | None) -> str:
+    """Return the error's message without most of what the client sent, which llhttp quotes on lines of its own."""
     return str(getattr(error, "message", error)).partition("\n")[0]
 
 
-def _hardened(answer: web.Response) -> web.Response:
-    answer.headers.update(problems.HARDENED)
-    answer.force_close()
-    return answer
+def _final(response: web.Response) -> web.Response:
+    """Add the security headers, since the middleware was not reached, and close the connection afterwards."""
+    response.headers.update(problems.SECURITY_HEADERS)
+    response.force_close()
+    return response

@@ -1,6 +1,6 @@
-"""Answers that are written piece by piece, and how they end: by their reader, by our patience, at shutdown.
+"""Responses that are written piece by piece, and what ends them: the client, a timeout, the shutdown.
 
-`Streams` belongs to the app, an `ResponseStream` to one request. Must not know what is written.
+`Streams` belongs to the app, a `ResponseStream` to one request. Must not know what is written.
 """
 
 import asyncio
@@ -15,98 +15,97 @@ from aiohttp import web
 
 from shellrunner.errors import TooManyStreams
 from shellrunner.store import Subscription
-from shellrunner.web.app_keys import DOOR
-from shellrunner.web.http.problems import Refused
-from shellrunner.web.http.server_protocol import at_parting
-from shellrunner.web.security.authentication import identity_of
+from shellrunner.web.app_keys import AUTHENTICATOR, identity_of
+from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.http.server_protocol import on_disconnect
 
-HEARTBEAT: Final = 15.0  # seconds of silence before a sign of life, and between two looks whether a reader still may
-BUFFER: Final = 1 << 15  # bytes that may wait in this process for one reader, before the next slice is held back
-SLICE: Final = 1 << 15  # bytes that are written at once
+HEARTBEAT_INTERVAL: Final = 15.0  # seconds between two writes, and between two checks of the client's identity
+WRITE_BUFFER_LIMIT: Final = 1 << 15  # bytes that may wait in this process for one client
+CHUNK_SIZE: Final = 1 << 15  # bytes that are written at once
 
 
 class Streams:
-    """All open streams, so that a shutdown ends them at once instead of waiting for them."""
+    """All open streams, so that a shutdown can end them at once instead of waiting for them."""
 
-    def __init__(self, most: int, heartbeat: float = HEARTBEAT) -> None:
-        """`most` is how many each identity may follow at once."""
-        self.most = most
+    def __init__(self, max_per_identity: int, heartbeat: float = HEARTBEAT_INTERVAL) -> None:
+        """`max_per_identity` is the number of streams without an end that one identity may follow at once."""
+        self.max_per_identity = max_per_identity
         self.heartbeat = heartbeat
         self.closing = False
-        self._waits: set[asyncio.Timeout] = set()
-        self._outlets: WeakSet[ResponseStream] = WeakSet()  # weak, for what ends with an exception is not finished
+        self._timeouts: set[asyncio.Timeout] = set()
+        self._open: WeakSet[ResponseStream] = WeakSet()  # weak: a stream that fails is not discarded
 
     def close(self) -> None:
-        """End every wait of every stream now, and each wait that comes later."""
+        """Expire every timeout of every stream, now and from now on."""
         self.closing = True
-        for wait in self._waits:
-            end(wait)
+        for timeout in self._timeouts:
+            expire(timeout)
 
-    def opened(self, outlet: "ResponseStream") -> None:
-        """One more is being written.
+    def add(self, stream: "ResponseStream") -> None:
+        """Register a stream.
 
         Raises:
-            TooManyStreams: that would be one too many that its reader follows.
+            TooManyStreams: its client follows as many as it may already.
         """
-        if outlet.follows and self._followed_by(outlet.reader) >= self.most:
-            raise TooManyStreams(self.most)
-        self._outlets.add(outlet)
+        if stream.follows and self._followed_by(stream.reader) >= self.max_per_identity:
+            raise TooManyStreams(self.max_per_identity)
+        self._open.add(stream)
 
-    def finished(self, outlet: "ResponseStream") -> None:
-        """It was written to its end."""
-        self._outlets.discard(outlet)
+    def discard(self, stream: "ResponseStream") -> None:
+        """Unregister a stream that was written to its end."""
+        self._open.discard(stream)
 
     def count(self) -> Counter[str]:
-        """How many are being written to somebody just now, by the path of their route."""
-        return Counter(outlet.path for outlet in self._outlets if outlet.has_reader)
+        """Count the open streams by the path of their route."""
+        return Counter(stream.path for stream in self._open if stream.is_connected)
 
     def _followed_by(self, reader: str) -> int:
-        return sum(each.follows and each.reader == reader and each.has_reader for each in self._outlets)
+        return sum(each.follows and each.reader == reader and each.is_connected for each in self._open)
 
-    def check_open(self) -> None:
-        """Let nothing new begin once the end has begun.
+    def raise_if_closing(self) -> None:
+        """Reject new work once the shutdown has begun.
 
         Raises:
-            Refused: it has.
+            HttpProblem: it has.
         """
         if self.closing:
-            raise Refused("shutting-down", "the service is shutting down", {"Connection": "close"})
+            raise HttpProblem("shutting-down", "the service is shutting down", {"Connection": "close"})
 
     @asynccontextmanager
-    async def within(self, seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
-        """Give what is awaited inside so long (None: for ever), or until the shutdown.
+    async def timeout(self, seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
+        """Limit the block to so many seconds (None: no limit), and end it at the shutdown.
 
         Raises:
-            TimeoutError: it took longer.
+            TimeoutError: the time is over, or the service is shutting down.
         """
-        async with asyncio.timeout(0 if self.closing else seconds) as wait:
-            self._waits.add(wait)
+        async with asyncio.timeout(0 if self.closing else seconds) as timeout:
+            self._timeouts.add(timeout)
             try:
-                yield wait
+                yield timeout
             finally:
-                self._waits.discard(wait)
+                self._timeouts.discard(timeout)
 
 
-def end(wait: asyncio.Timeout) -> None:
-    """Let the time that it gives be over now."""
-    if not wait.expired():  # then it is as good as over, and cannot be changed
-        wait.reschedule(0)
+def expire(timeout: asyncio.Timeout) -> None:
+    """Let a timeout expire now."""
+    if not timeout.expired():  # an expired one cannot be rescheduled
+        timeout.reschedule(0)
 
 
 STREAMS: Final = web.AppKey("streams", Streams)
 
 
 class ResponseStream:
-    """One answer that is being written. A slow reader holds back its writer, and nobody else.
+    """A streaming response with backpressure per client: a slow one delays its own writer only.
 
-    How long nothing may be taken is the connection's affair (`web.connections`).
+    A client that takes nothing at all is dropped by `connections`.
     """
 
     def __init__(self, request: web.Request, response: web.StreamResponse, *, follows: bool) -> None:
-        """`follows`: it has no end of its own.
+        """Register the stream; `follows` means that it has no end of its own.
 
         Raises:
-            TooManyStreams: its reader follows as many as it may.
+            TooManyStreams: its client follows as many as it may already.
         """
         self.follows = follows
         self._request = request
@@ -114,23 +113,23 @@ class ResponseStream:
         self._identity = identity_of(request)
         self._streams = request.app[STREAMS]
         self._clock = asyncio.get_running_loop().time
-        self._spoke = self._admitted = self._clock()
-        self._streams.opened(self)
+        self._sent_at = self._checked_at = self._clock()
+        self._streams.add(self)
 
     @property
     def path(self) -> str:
-        """The path of its route, as /api/statuses/{id}/events."""
+        """The path of its route, such as /api/statuses/{id}/events."""
         resource = self._request.match_info.route.resource
         return resource.canonical if resource else ""
 
     @property
     def reader(self) -> str:
-        """The name of whoever it is written for."""
+        """The name of its client's identity."""
         return self._identity.name
 
     @property
-    def has_reader(self) -> bool:
-        """Whether the connection is still there; the handler hears of its end only when it writes or waits next."""
+    def is_connected(self) -> bool:
+        """Whether the client is still connected; the handler notices only at its next write or wait."""
         return self._request.transport is not None
 
     @property
@@ -139,88 +138,87 @@ class ResponseStream:
         return self._streams.closing
 
     async def send(self, data: bytes) -> None:
-        """Write, and wait until the reader has taken nearly all of it.
+        """Write, and wait until the client has taken nearly all of it.
 
         Raises:
-            ConnectionError: the reader has gone, took nothing for too long or may not read on, or the service is
-                shutting down.
+            ConnectionError: the client has disconnected, took nothing for too long or lost its permission, or the
+                service is shutting down.
         """
         view = memoryview(data)
-        for at in range(0, len(data), SLICE):
-            self._check_admitted()
-            await self._unless_closing(partial(self._write, view[at : at + SLICE]))
-        self._spoke = self._clock()
+        for at in range(0, len(data), CHUNK_SIZE):
+            self._check_identity()
+            await self._unless_closing(partial(self._write, view[at : at + CHUNK_SIZE]))
+        self._sent_at = self._clock()
 
     async def finish(self) -> web.StreamResponse:
-        """Write the end of the answer, and return it."""
+        """Write the end of the response, and return it."""
         await self._unless_closing(self._response.write_eof)
-        self._streams.finished(self)
+        self._streams.discard(self)
         return self._response
 
-    async def hear(self, bell: Subscription) -> bool:
-        """Wait for the bell; false if a sign of life is due, or the service is shutting down, before it rings.
+    async def wait_for(self, subscription: Subscription) -> bool:
+        """Wait for a notification; return False if a heartbeat is due first, or the service is shutting down.
 
         Raises:
-            ConnectionError: the reader has gone, or may not read on.
+            ConnectionError: the client has disconnected or lost its permission.
         """
+        remaining = max(0.0, self._streams.heartbeat - (self._clock() - self._sent_at))
         try:
-            async with self._streams.within(
-                max(0.0, self._streams.heartbeat - (self._clock() - self._spoke))
-            ) as wait:
-                with at_parting(self._request, partial(end, wait)):
-                    await bell.wait()
+            async with self._streams.timeout(remaining) as timeout:
+                with on_disconnect(self._request, partial(expire, timeout)):
+                    await subscription.wait()
         except TimeoutError:
-            self._check_reader()
-            self._check_admitted()
-            # Even if the caller has no sign of life to give: else it is due again at once.
-            self._spoke = self._clock()
+            self._check_connected()
+            self._check_identity()
+            # Even if the caller sends no heartbeat: otherwise the next one would be due at once.
+            self._sent_at = self._clock()
             return False
         return not self._streams.closing
 
     async def _write(self, piece: memoryview) -> None:
         await self._response.write(piece)
-        await self._request.writer.drain()  # writes alone are counted up to 64 KiB before they wait
-        self._check_reader()  # waiting also ends, without a word, with the connection
+        await self._request.writer.drain()  # `write` alone waits only after 64 KiB
+        self._check_connected()  # `drain` also returns, silently, when the connection is lost
 
     async def _unless_closing(self, step: Callable[[], Awaitable[object]]) -> None:
         try:
-            async with self._streams.within(None):
+            async with self._streams.timeout(None):
                 await step()
         except TimeoutError:
-            self._break("the service is shutting down, and the reader takes nothing")
+            self._abort("the service is shutting down, and the client does not read")
 
-    def _check_reader(self) -> None:
-        if not self.has_reader:
-            raise ConnectionResetError("the reader has gone")
+    def _check_connected(self) -> None:
+        if not self.is_connected:
+            raise ConnectionResetError("the client has disconnected")
 
-    def _check_admitted(self) -> None:
+    def _check_identity(self) -> None:
         now = self._clock()
-        if now - self._admitted < self._streams.heartbeat:
+        if now - self._checked_at < self._streams.heartbeat:
             return
-        if not self._request.app[DOOR].still_admits(self._identity):
-            # Broken off, because a proper end would say that this was all.
-            self._break("the reader may not read on: its token was revoked, or has expired")
-        self._admitted = now
+        if not self._request.app[AUTHENTICATOR].is_still_valid(self._identity):
+            # Aborted, because a regular end would mean that the stream is complete.
+            self._abort("the client's token was revoked or has expired")
+        self._checked_at = now
 
-    def _break(self, reason: str) -> NoReturn:
+    def _abort(self, reason: str) -> NoReturn:
         if self._request.transport is not None:
             self._request.transport.abort()
         raise ConnectionAbortedError(reason)
 
 
-async def begin(
+async def start_stream(
     request: web.Request, headers: Mapping[str, str], status: int = 200, *, follows: bool = False
 ) -> ResponseStream:
-    """Send the head of an answer that will be written piece by piece; `follows`: it has no end of its own.
+    """Send the head of a response whose body is written piece by piece; `follows`: it has no end of its own.
 
     Raises:
-        TooManyStreams: whoever asks follows as many as it may.
-        ConnectionError: the reader has gone.
+        TooManyStreams: the client follows as many as it may already.
+        ConnectionError: the client has disconnected.
     """
     response = web.StreamResponse(status=status, headers=headers)
     if request.transport is None:
-        raise ConnectionResetError("the reader has gone")
-    request.transport.set_write_buffer_limits(high=BUFFER)
-    outlet = ResponseStream(request, response, follows=follows)
+        raise ConnectionResetError("the client has disconnected")
+    request.transport.set_write_buffer_limits(high=WRITE_BUFFER_LIMIT)
+    stream = ResponseStream(request, response, follows=follows)
     await response.prepare(request)
-    return outlet
+    return stream

@@ -18,7 +18,7 @@ from shellrunner.web.http import responses
 from shellrunner.web.openapi import descriptions, examples, parameter_objects, response_objects, schemas
 from shellrunner.web.openapi.links import LINKS
 from shellrunner.web.route import JSON, Access, Route
-from shellrunner.web.security.authentication import NEEDS
+from shellrunner.web.security.authentication import REQUIRED_SCOPES
 from shellrunner.wire import json_codec
 
 Schema = dict[str, Any]
@@ -58,7 +58,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
     It is generated from the types and the route table that serve, for the configuration of this service.
     """
-    return await responses.stored(request, await request.app[OPENAPI].content())
+    return await responses.ok_bytes(request, await request.app[OPENAPI].content())
 
 
 def build(routes: Sequence[Route], settings: Settings, signals: Iterable[str]) -> Schema:
@@ -112,7 +112,7 @@ def _security(route: Route, settings: Settings) -> list[Schema]:
     """Return the alternatives, the bearer with the scope it needs (OpenAPI 3.1, "Security Requirement Object")."""
     if route.access in (Access.PUBLIC, Access.HOST_CHECKED):
         return []
-    scopes = [NEEDS[route.access]] if route.access in NEEDS else []
+    scopes = [REQUIRED_SCOPES[route.access]] if route.access in REQUIRED_SCOPES else []
     alternatives: list[Schema] = [{"bearer": scopes}]
     if route.access is Access.WATCH and settings.auth.session_cookie:
         alternatives.append({"session": []})

@@ -10,7 +10,7 @@ from typing import Any, Final
 from shellrunner.model import Ending, State, Stream
 from shellrunner.model.names import MAX_JOB_ID, MAX_NAME_LENGTH, NAME_PATTERN
 from shellrunner.web.handlers import lists
-from shellrunner.web.http.parameters import LABELS, SEVERAL
+from shellrunner.web.http.parameters import MAX_LABELS, MAX_VALUES
 from shellrunner.web.route import Route
 from shellrunner.wire.field_types import TIME
 
@@ -31,7 +31,7 @@ _NAME: Final[Schema] = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLe
 _EVENT_ID: Final[Schema] = {"type": "string", "pattern": r"^(end|[0-9]{1,19}(\.[0-8]\.[0-8])?)?$", "maxLength": 23}
 
 
-def _array(items: Schema, max_items: int = SEVERAL) -> Schema:
+def _array(items: Schema, max_items: int = MAX_VALUES) -> Schema:
     return {"type": "array", "items": items, "minItems": 1, "maxItems": max_items}
 
 
@@ -73,7 +73,7 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
     "queue": (_array(_NAME), "some queues", ["default"]),
     "label": (
-        _array({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}:", "maxLength": 319}, LABELS),
+        _array({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}:", "maxLength": 319}, MAX_LABELS),
         "a label that the job has, as `key:value`; may be repeated, and all must be there",
         ["team:ops"],
     ),

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
 from shellrunner.web.route import HTML, JSON, SSE, TEXT, Access, Route
-from shellrunner.web.security.authentication import NEEDS
+from shellrunner.web.security.authentication import REQUIRED_SCOPES
 
 Schema = dict[str, Any]
 
@@ -145,7 +145,7 @@ def _implied_problems(route: Route) -> Iterator[str]:
         yield "bad-cursor"
     if route.access not in (Access.PUBLIC, Access.HOST_CHECKED):
         yield from ("token-needed", "not-this-user", "too-many-wrong-tokens")
-        if route.access in NEEDS:
+        if route.access in REQUIRED_SCOPES:
             yield "insufficient-scope"
         if route.verb != "GET":
             yield from ("audit-unavailable", "body-too-slow", "too-large", "unsupported-media-type")

@@ -34,7 +34,7 @@ class Audit:
         self._ledger = ledger
         self._numbers = itertools.count(1)
 
-    async def asked(self, request: web.Request, identity: Identity, source: str) -> int:
+    async def log_request(self, request: web.Request, identity: Identity, source: str) -> int:
         """Write down who asks for what, before it is done; the number that goes with what comes of it.
 
         Raises:
@@ -50,17 +50,17 @@ class Audit:
             patience -= _AGAIN
         return number
 
-    def answered(self, request: web.Request, number: int, response: web.StreamResponse) -> None:
+    def log_response(self, request: web.Request, number: int, response: web.StreamResponse) -> None:
         """Write down what came of it."""
         self._ledger("answered", {"request": number, "status": response.status, **request.get(_WHAT, {})})
 
-    def refused(self, request: web.Request, name: str | None, source: str, code: str) -> None:
+    def log_rejection(self, request: web.Request, name: str | None, source: str, code: str) -> None:
         """Write down that somebody was not let in, and why; `name` is None where nobody knows who it was."""
         who = {} if name is None else {"who": name}
         self._ledger("refused", {**who, "from": source, **_line_of(request), "why": code})
 
 
-def note(request: web.Request, **what: Any) -> None:
+def add_details(request: web.Request, **what: Any) -> None:
     """Have this stand in the line of what came of it: the job, its command; never env, stdin or a token."""
     if "command" in what:
         what["command"] = what["command"][:_SHOWN]

@@ -11,7 +11,8 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from shellrunner.config import ServerSettings
-from shellrunner.web.http.problems import Refused
+from shellrunner.web.http import problems
+from shellrunner.web.http.problems import HttpProblem
 
 # What a proxy puts in: then the process at the other end of the connection is not the one that asks.
 FORWARDED: Final = ("Forwarded", "Via", "X-Real-IP")
@@ -39,41 +40,41 @@ class OriginPolicy:
         """Be asked under one of our names.
 
         Raises:
-            Refused: under another, under none, or under two.
+            HttpProblem: under another, under none, or under two.
         """
         hosts = request.headers.getall(hdrs.HOST, ())
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts(request.scheme, port_of(request)):
-            raise wrong_host()
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts(request.scheme, local_port(request)):
+            raise problems.wrong_host()
 
     def check_origin(self, request: web.Request) -> None:
         """Be asked by one of our own pages, by one of a site that config names, or by no page at all.
 
         Raises:
-            Refused: a page of another site asks.
+            HttpProblem: a page of another site asks.
         """
         headers = request.headers
-        if self.guest(request) is not None:
+        if self.cors_origin(request) is not None:
             return
         if hdrs.ORIGIN in headers:
             own = f"{request.scheme}://{headers[hdrs.HOST].lower()}"
             for origin in headers.getall(hdrs.ORIGIN):
                 if origin.lower() != own and origin.lower() not in self._origins:
-                    raise Refused("cross-site", "Origin is another site")
+                    raise HttpProblem("cross-site", "Origin is another site")
         if _FETCH_SITE in headers:
             sites = {site.strip().lower() for site in headers.getall(_FETCH_SITE)}
             if not sites <= {"same-origin", "none"}:
-                raise Refused("cross-site", "Sec-Fetch-Site says that another site asks")
+                raise HttpProblem("cross-site", "Sec-Fetch-Site says that another site asks")
 
-    def guest(self, request: web.Request) -> str | None:
+    def cors_origin(self, request: web.Request) -> str | None:
         """The origin of another site's page that asks and may, as config names it."""
         origins = request.headers.getall(hdrs.ORIGIN, ())
         return origins[0] if len(origins) == 1 and origins[0].lower() in self._guests else None
 
-    def welcome(self, request: web.Request, allowed: str) -> web.Response | None:
+    def preflight_response(self, request: web.Request, allowed: str) -> web.Response | None:
         """The answer to a preflight of a guest, which has no token yet (Fetch standard, 4.8); None: it is none."""
         if request.method != "OPTIONS" or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return None
-        if self.guest(request) is None:
+        if self.cors_origin(request) is None:
             return None
         headers = {
             "Access-Control-Allow-Methods": allowed,
@@ -82,25 +83,25 @@ class OriginPolicy:
         }
         return web.Response(status=204, headers=headers)
 
-    def open_to(self, request: web.Request) -> dict[str, str]:
+    def cors_headers(self, request: web.Request) -> dict[str, str]:
         """The headers by which a guest's page may read the answer."""
         if not self._guests:
             return {}
-        origin = self.guest(request)
+        origin = self.cors_origin(request)
         if origin is None:
             return {"Vary": "Origin"}
         readable = {"Access-Control-Expose-Headers": _MAY_READ, "Vary": "Origin"}
         return {"Access-Control-Allow-Origin": origin, **readable}
 
-    def source(self, request: web.Request) -> str:
+    def client_endpoint(self, request: web.Request) -> str:
         """Where it came from, for the log: with the port, unless a proxy passes it on."""
         peer = _peer(request)
-        client = self.client(request)
+        client = self.client_address(request)
         if peer is None or client != _address(peer[0]):
             return client
         return f"[{client}]:{peer[1]}" if ":" in client else f"{client}:{peer[1]}"
 
-    def client(self, request: web.Request) -> str:
+    def client_address(self, request: web.Request) -> str:
         """The address that it came from: the other end's, or what a proxy that config names says it was; `unix`."""
         peer = _peer(request)
         if peer is None:
@@ -144,23 +145,13 @@ def is_forwarded(request: web.Request) -> bool:
     )
 
 
-def wrong_host() -> Refused:
-    """Say which hosts are served."""
-    # A page of another site can make its own name resolve to 127.0.0.1, but not put our name into Host.
-    return Refused(
-        "wrong-host",
-        "Host must be one of server.names (as shipped localhost, 127.0.0.1, [::1]), with the port listened on; "
-        "what comes through a proxy is named by server.origins",
-    )
-
-
-def is_unix(request: web.Request) -> bool:
+def is_unix_socket(request: web.Request) -> bool:
     """Whether it came by a Unix socket."""
     connection = None if request.transport is None else request.transport.get_extra_info("socket")
     return connection is not None and connection.family == socket.AF_UNIX
 
 
-def port_of(request: web.Request) -> int | None:
+def local_port(request: web.Request) -> int | None:
     """The port that it came to; a Unix socket has none."""
     if request.transport is None:
         raise ConnectionResetError("the client has gone")

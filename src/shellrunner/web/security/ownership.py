@@ -10,7 +10,7 @@ from shellrunner.errors import NotYours
 from shellrunner.web.app_keys import STORE, job_id
 
 
-async def check_touch(request: web.Request, who: Identity) -> None:
+async def check_owner(request: web.Request, who: Identity) -> None:
     """Let a bound identity touch only what it submitted itself.
 
     Raises:
@@ -18,16 +18,16 @@ async def check_touch(request: web.Request, who: Identity) -> None:
         NoSuchJob: it is nobody's.
     """
     if "id" in request.match_info:
-        command_rules.check_touch(who, await request.app[STORE].job(job_id(request)))
+        command_rules.check_ownership(who, await request.app[STORE].job(job_id(request)))
     elif request.method != "POST":
         raise NotYours("a token with run_as or commands deletes one job at a time")
 
 
-async def check_feed(request: web.Request, who: Identity) -> None:
+async def check_stdin(request: web.Request, who: Identity) -> None:
     """Let a bound identity speak only to what it may still start.
 
     Raises:
         NotYours, CommandNotAllowed, NoSuchJob.
     """
-    if who.is_bound:
-        command_rules.check_feed(who, await request.app[STORE].job(job_id(request)))
+    if who.is_restricted:
+        command_rules.check_stdin(who, await request.app[STORE].job(job_id(request)))
