@@ -157,15 +157,15 @@ async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(fork_server, k
     os.close(slots)
     keeper_pid = (await link.hello)["identity"]["pid"]
     os.kill(keeper_pid, signal.SIGSTOP)
-    giving = [asyncio.create_task(link.give(1, "t", None, BIG[:100_000], end=False)) for _ in range(100)]
+    giving = [asyncio.create_task(link.send_input(1, "t", None, BIG[:100_000], end=False)) for _ in range(100)]
     await asyncio.sleep(0)  # each has sent what it has, or waits for its turn
     for task in giving:
         task.cancel()
     await asyncio.wait(giving)
     os.kill(keeper_pid, signal.SIGCONT)
-    taken = await link.give(1, "t", None, b"", end=True)
+    taken = await link.send_input(1, "t", None, b"", end=True)
     assert (taken["refused"], taken["offset"] <= 1_000_000) == (None, True)
-    assert await link.ended() is False
+    assert await link.wait_ended() is False
     link.close()
 
 
@@ -262,13 +262,14 @@ class Old:
     """A claim under a keeper that speaks protocol 1, as the supervisor has it."""
 
     def __init__(self):
-        self.link = self
+        self.connection = self
         self.hello, self.closed = asyncio.Future(), asyncio.Future()
         self.hello.set_result({"protocol": 1})
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda controls: controls.signal(5, 1), lambda controls: controls.give(5, None, b"x", end=False)]
+    "ask",
+    [lambda controls: controls.send_signal(5, 1), lambda controls: controls.send_input(5, None, b"x", end=False)],
 )
 async def test_a_keeper_of_protocol_1_is_not_asked(ask):
     """A keeper of an older version is understood; signals and input for its job are refused with the reason."""

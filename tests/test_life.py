@@ -311,7 +311,7 @@ async def test_a_stopped_command_is_ended_by_a_cancel(service):
 
 async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path, monkeypatch):
     """A keeper that does nothing past deadline, grace and the time on top is killed with its tree: `lost`."""
-    monkeypatch.setattr("shellrunner.supervisor.supervisor._OVERDUE", 0.3)
+    monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)
     mark = f"9{os.getpid()}.1"
     async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.1}) as service:
         job = await service.submit(f"sleep {mark}", timeout=0.5)
@@ -325,7 +325,7 @@ async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path, monkeypatch):
 
 async def test_a_cancel_just_as_the_command_ends_spares_the_keepers_next_job(tmp_path, monkeypatch, caplog):
     """No keeper is taken for stuck because its last job was to be cancelled just as it ended."""
-    monkeypatch.setattr("shellrunner.supervisor.supervisor._OVERDUE", 0.3)
+    monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)
     async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.0}) as service:
 
         async def end_at_once():

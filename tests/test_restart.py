@@ -297,7 +297,7 @@ async def test_slots_of_another_history_are_set_aside(service):
         path.unlink()
     await service.start()
     assert lives(keeper.pid)
-    await until(lambda: any(line["event"] == "a slot was set aside" for line in service.log))
+    await until(lambda: any(line["event"] == "slot quarantined" for line in service.log))
     assert list((service.state_dir / "slots" / "aside").iterdir())
     assert (await service.run("echo new"))["job_id"] == 1
 
@@ -391,7 +391,7 @@ async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service):
         db.execute("DELETE FROM paused")
         db.commit()
     await service.start()
-    await until(lambda: any(line["event"] == "jobs taken up" for line in service.log))
+    await until(lambda: any(line["event"] == "jobs adopted" for line in service.log))
     await service.status(claims[0][2])  # by now each claim has a connection to its keeper
     for keeper in keepers.values():
         service.signal(keeper, signal.SIGCONT)

@@ -19,7 +19,7 @@ from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.service.state_dir import prepare
 from shellrunner.supervisor import KeeperPool
-from shellrunner.supervisor.keeper_connection import attach, exec_fork_server
+from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from shellrunner.supervisor.users import NoSuchUser, UserAccounts
 from tests.support.histories import opened
 from tests.support.keepers import ForkServer, give, keep, kept, start, surroundings
@@ -378,30 +378,31 @@ async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down):
 async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypatch):
     """It would pass over the user that a command is to run as: so nothing is run, and the log says what to do."""
     monkeypatch.setattr("shellrunner.supervisor.keeper_pool.PROTOCOL", PROTOCOL + 1)
-    process, connection = exec_fork_server(prepare(tmp_path))
+    launcher = ForkServerLauncher.from_process(prepare(tmp_path))
+    process, connection = launcher.launch()
     forks = await attach(process, connection)
     with (
-        contextlib.closing(KeeperPool(tmp_path, {"history": "h" * 32, "program": "test"}, forks)) as keepers,
+        contextlib.closing(KeeperPool(launcher, {"history": "h" * 32, "program": "test"}, forks)) as keepers,
         pytest.raises(OSError, match="of an earlier version: restart the service"),
     ):
-        await keepers.make()
+        await keepers.spawn()
     await until(lambda: process.poll() is not None)
 
 
 async def test_a_user_is_remembered_for_a_while(monkeypatch):
     """One that is gone is served for a minute more at most; one whose entry no keeper can be told is refused."""
     accounts = UserAccounts(load().jobs)
-    known = await accounts.of("nobody")
+    known = await accounts.look_up("nobody")
     assert (known.user["uid"], known.user["gid"]) == (NOBODY.pw_uid, NOBODY.pw_gid)
     monkeypatch.setattr(pwd, "getpwnam", lambda name: {}[name])
-    assert await accounts.of("nobody") is known
+    assert await accounts.look_up("nobody") is known
     monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 61)
     with pytest.raises(NoSuchUser, match="cannot run as nobody: there is no such user"):
-        await accounts.of("nobody")
+        await accounts.look_up("nobody")
     odd = pwd.struct_passwd(("odd", "x", 7, 7, "", "/home/\udcff", "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwnam", lambda _: odd)
-    with pytest.raises(NoSuchUser, match="cannot run as odd: the user's entry must be UTF-8"):
-        await accounts.of("odd")
+    with pytest.raises(NoSuchUser, match="cannot run as odd: the user's entry must be valid UTF-8"):
+        await accounts.look_up("odd")
 
 
 @pytest.mark.parametrize("home", ["/home/" + "x" * 300, "mounted"])

@@ -43,11 +43,11 @@ class KeeperCounts(Protocol):
     """What the supervisor counts."""
 
     @property
-    def running(self) -> int:
+    def running_count(self) -> int:
         """Jobs that have a keeper and whose end is not recorded yet."""
 
     @property
-    def idle(self) -> int:
+    def idle_count(self) -> int:
         """Keepers that wait for a job."""
 
 
@@ -163,7 +163,7 @@ def _service_metrics(inputs: MetricInputs, queues: QueueOverview) -> Iterator[Me
     yield _gauge(
         "shellrunner_keepers",
         "Keepers: busy with a job whose end is not recorded yet, or idle.",
-        {("busy",): inputs.supervisor.running, ("idle",): inputs.supervisor.idle},
+        {("busy",): inputs.supervisor.running_count, ("idle",): inputs.supervisor.idle_count},
         "state",
     )
 

@@ -28,7 +28,7 @@ from shellrunner.service.tls import Certificate
 from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
 from shellrunner.store.sqlite.store import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
-from shellrunner.supervisor.keeper_connection import ForkServerConnection, attach, exec_fork_server
+from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task
 from shellrunner.web import make_app
@@ -50,7 +50,8 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
     passed, certificate = take_passed(settings), Certificate.of(settings.server)
     state_dir = prepare(settings.store.state_dir)
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
-    fork_server = exec_fork_server(state_dir)
+    launcher = ForkServerLauncher.from_process(state_dir)
+    fork_server = launcher.launch()
     use_all_descriptors()
     disable_created_samples()
     metrics = Metrics(settings.queues)
@@ -63,7 +64,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
     ):
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
-            supervised(store, state_dir, settings, await attach(*fork_server), metrics) as (supervisor, crashed),
+            supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, crashed),
             background_task("caller", CallbackSender(store, settings.callbacks).run()) as calling,
         ):
             pulse = Health(store, notifier)
@@ -72,7 +73,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
                 store,
                 settings,
                 not_ready_reasons=lambda: pulse.complaints() + _if_dead(crashed),
-                controls=Controls(store, supervisor.kept),
+                controls=Controls(store, supervisor.running_job),
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
@@ -92,7 +93,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
                 notifier.stopping()
                 async with background_task("patience", ask_for_time(notifier)):
                     await leave(supervisor, settings.supervisor.on_stop, stop, *parts)
-            left = supervisor.running
+            left = supervisor.running_count
         words = {"jobs": left, "slots": str(state_dir / "slots")}
         log.info("stopped; running jobs go on under their keepers" if left else "stopped", extra=words)
         return 0 if all(part.cancelled() for part in parts) else 1
@@ -133,10 +134,14 @@ def queue_limits(settings: Settings) -> QueueLimits:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    store: Work, state_dir: Path, settings: Settings, forks: ForkServerConnection, metrics: Metrics
+    store: Work,
+    launcher: ForkServerLauncher,
+    fork_server: ForkServerConnection,
+    settings: Settings,
+    metrics: Metrics,
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
-    keepers = KeeperPool(state_dir, {"history": store.history_id, "program": __version__}, forks)
+    keepers = KeeperPool(launcher, {"history": store.history_id, "program": __version__}, fork_server)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
         async with background_task("supervisor", supervisor.run()) as task:

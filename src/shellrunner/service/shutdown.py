@@ -55,7 +55,7 @@ class Stop:
 async def leave(supervisor: Supervisor, how: str, stop: Stop, *parts: asyncio.Task[None]) -> None:
     """Do with the running jobs what `on_stop` says; a second signal, or a part that crashes, stops the waiting."""
     if how != "keep" and not any(part.done() for part in parts):
-        log.info("waiting for running jobs", extra={"on_stop": how, "jobs": supervisor.running})
+        log.info("waiting for running jobs", extra={"on_stop": how, "jobs": supervisor.running_count})
         await first_of(supervisor.drain(cancel=how == "cancel"), stop.impatience(), *parts)
 
 

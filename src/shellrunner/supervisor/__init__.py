@@ -1,4 +1,7 @@
-"""The supervisor: how many at once, claim, hand to a keeper, adopt, record the end."""
+"""Run the store's jobs under keepers: claim, start, cancel, adopt after a restart, record how they ended.
+
+Used by the composition root; `Controls` sends signals and input to running jobs for `web`. Must not know HTTP or SQL.
+"""
 
 from shellrunner.supervisor.controls import Controls
 from shellrunner.supervisor.keeper_pool import KeeperPool

@@ -1,4 +1,4 @@
-"""How many commands may run at once: a semaphore that jobs adopted after a restart may have overdrawn.
+"""The limit of commands that run at once: a semaphore that may start overdrawn.
 
 Owned by the supervisor. Must not know jobs.
 """
@@ -7,19 +7,22 @@ import asyncio
 
 
 class ConcurrencyLimit:
-    """`number` places, of which `taken` are taken already: perhaps more than there are, if the number was lowered."""
+    """A semaphore of `limit` permits, `taken` of which are held already.
 
-    def __init__(self, number: int, taken: int = 0) -> None:
-        """Start with `number - taken` free places, or with a debt."""
-        self._semaphore = asyncio.Semaphore(max(0, number - taken))
-        self._debt = max(0, taken - number)
+    More may be held than there are: the jobs adopted after a restart with a lower `max_running`.
+    """
 
-    async def take(self) -> None:
-        """Wait for a free place."""
+    def __init__(self, limit: int, taken: int = 0) -> None:
+        """Start with `limit - taken` free permits, or with a debt."""
+        self._semaphore = asyncio.Semaphore(max(0, limit - taken))
+        self._debt = max(0, taken - limit)
+
+    async def acquire(self) -> None:
+        """Wait for a free permit."""
         await self._semaphore.acquire()
 
     def release(self) -> None:
-        """Return a place: to the debt first."""
+        """Return a permit; it pays off the debt first."""
         if self._debt:
             self._debt -= 1
         else:

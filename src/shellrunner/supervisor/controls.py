@@ -1,25 +1,33 @@
-"""What is said to a command while it runs: signals and input, handed to the keeper that has it.
+"""Send signals and input to running commands, through their keepers.
 
-Made by the composition root for `web`, which knows only what it can ask for. Must not know HTTP or slots.
+Made by the composition root for `web`, which has a protocol of its own for it. Must not know HTTP or slots.
 """
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning, ShellrunnerError, WrongOffset
 from shellrunner.keeper.protocol import CONTROLS_SINCE
 from shellrunner.model import Running
 from shellrunner.store import Work
-from shellrunner.supervisor.keeper_connection import KeeperConnection, KeeperGone
+from shellrunner.supervisor.keeper_connection import KeeperConnection
+from shellrunner.supervisor.message_protocol import KeeperGone
 from shellrunner.supervisor.running_job import RunningJob
 
 T = TypeVar("T")
 
-_PATIENCE = 10.0  # seconds for a keeper to answer, or to be found again after a restart
-_AGAIN = 0.01  # seconds between looks for a keeper that has only just been given the job
+_TIMEOUT = 10.0  # seconds for a keeper to answer, or to be found again after a restart
+_POLL_INTERVAL = 0.01  # seconds between looks for the keeper of a job that was only just claimed
+
+
+class FindRunningJob(Protocol):
+    """Finds a running job (`Supervisor.running_job`)."""
+
+    def __call__(self, job_id: int, /) -> RunningJob | None:
+        """Return the job if it runs or is about to."""
 
 
 def _signals() -> Mapping[str, int]:
@@ -29,82 +37,84 @@ def _signals() -> Mapping[str, int]:
 
 
 class Controls:
-    """Reaches the commands that run."""
+    """Controls the commands that run."""
 
     signals: Final = _signals()  # by name, as signal(7) has them
 
-    def __init__(self, store: Work, kept: Callable[[int], RunningJob | None]) -> None:
-        """Ask `store` whether a job runs, and `kept` (the supervisor) who has it."""
-        self._store, self._kept = store, kept
+    def __init__(self, store: Work, find: FindRunningJob) -> None:
+        """Ask `store` whether a job runs, and `find` for its keeper."""
+        self._store, self._find = store, find
 
-    async def signal(self, job_id: int, signum: int) -> None:
-        """Send a signal to the command's process group; one that has just ended is not hit by it.
+    async def send_signal(self, job_id: int, signum: int) -> None:
+        """Send a signal to the command's process group; does nothing if the command has just ended.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
-            NotRunning: it waits, is queued or done, or its keeper is of a version that cannot do this.
+            NotRunning: it waits, is queued or done, or its keeper's version does not support this.
             KeeperSilent: its keeper does not answer.
         """
-        kept, link = await self._patiently(job_id, self._reach(job_id))
-        link.send({"do": "signal", "job": job_id, "token": kept.claim.token, "signum": signum})
+        job, connection = await _in_time(job_id, self._find_keeper(job_id))
+        connection.send({"do": "signal", "job": job_id, "token": job.claim.token, "signum": signum})
 
-    async def give(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
-        """Give the command all of `data` to read, and perhaps the end of its input; return once its keeper has them.
+    async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
+        """Append all of `data` to the command's input, and end the input if `end`; return once its keeper has both.
 
         Raises:
-            NoSuchJob, NotRunning, KeeperSilent: as for `signal`.
-            InputClosed: it takes no input, or none any more.
-            WrongOffset: `offset` is not what was taken before.
-            InputFull: it has not read enough of what was taken before.
+            NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
+            InputClosed: it takes no input, or no more.
+            WrongOffset: `offset` is not the number of bytes taken so far.
+            InputFull: too much of what was taken so far is unread.
         """
-        await self._patiently(job_id, self._give(job_id, offset, data, end=end))
+        await _in_time(job_id, self._send_input(job_id, offset, data, end=end))
 
-    async def _give(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
-        kept, link = await self._reach(job_id)
+    async def _send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
+        job, connection = await self._find_keeper(job_id)
         try:
-            taken = await link.give(job_id, kept.claim.token, offset, data, end=end)
+            answer = await connection.send_input(job_id, job.claim.token, offset, data, end=end)
         except KeeperGone:
             raise NotRunning(job_id) from None
-        match taken["refused"]:
+        match answer["refused"]:
             case "offset":
-                raise WrongOffset(taken["offset"])
+                raise WrongOffset(answer["offset"])
             case "full":
-                raise InputFull(job_id, taken["offset"])
+                raise InputFull(job_id, answer["offset"])
             case "closed":
                 raise InputClosed(job_id)
             case "gone":
                 raise NotRunning(job_id)
 
-    async def _reach(self, job_id: int) -> tuple[RunningJob, KeeperConnection]:
-        """Find the keeper; it may have been claimed for, or be sought after a restart, at this very moment."""
+    async def _find_keeper(self, job_id: int) -> tuple[RunningJob, KeeperConnection]:
+        """Find the job's keeper, or wait for it: the job may just have been claimed, or be adopted just now."""
         while True:
-            kept = self._kept(job_id)
-            if kept and kept.link:
-                await self._check_version(job_id, kept.link)
-                return kept, kept.link
+            job = self._find(job_id)
+            if job and job.connection:
+                await _check_version(job_id, job.connection)
+                return job, job.connection
             if not isinstance((await self._store.job(job_id)).phase, Running):
                 raise NotRunning(job_id)
-            await asyncio.sleep(_AGAIN)
-
-    async def _check_version(self, job_id: int, link: KeeperConnection) -> None:
-        try:
-            hello = await link.hello
-        except KeeperGone:
-            raise NotRunning(job_id) from None
-        if link.closed.done():
-            raise NotRunning(job_id)
-        if hello["protocol"] < CONTROLS_SINCE:
-            raise _TooOld(job_id)
-
-    async def _patiently(self, job_id: int, asked: Coroutine[Any, Any, T]) -> T:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                return await asked
-        except TimeoutError:
-            raise KeeperSilent(job_id) from None
+            await asyncio.sleep(_POLL_INTERVAL)
 
 
-class _TooOld(NotRunning):
+async def _check_version(job_id: int, connection: KeeperConnection) -> None:
+    try:
+        hello = await connection.hello
+    except KeeperGone:
+        raise NotRunning(job_id) from None
+    if connection.closed.done():
+        raise NotRunning(job_id)
+    if hello["protocol"] < CONTROLS_SINCE:
+        raise _KeeperTooOld(job_id)
+
+
+async def _in_time(job_id: int, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            return await work
+    except TimeoutError:
+        raise KeeperSilent(job_id) from None
+
+
+class _KeeperTooOld(NotRunning):
     def __init__(self, job_id: int) -> None:
-        words = f"job {job_id} runs under a keeper of an older version, which takes neither signals nor input"
+        words = f"job {job_id} runs under a keeper of an older version, which supports neither signals nor input"
         ShellrunnerError.__init__(self, words)

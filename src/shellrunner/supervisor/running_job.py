@@ -1,4 +1,4 @@
-"""A claim that is being seen through: its keeper, whether it is to end, and when it is overdue.
+"""A claimed job that runs, or is about to: its keeper's connection, whether it is to be cancelled, its watchdog.
 
 Owned by the supervisor. Must not know the store.
 """
@@ -15,19 +15,19 @@ class RunningJob:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.cancelling = claim.cancelling
-        self.told = False  # the keeper knows that it is to be cancelled, or has nothing left to cancel
-        self.link: KeeperConnection | None = None  # once the keeper was told to start
-        self._overdue: asyncio.TimerHandle | None = None
+        self.cancel_requested = claim.cancelling
+        self.cancel_sent = False  # the keeper was sent the cancel, or has nothing left to cancel
+        self.connection: KeeperConnection | None = None  # set once `start` was sent, or the keeper was found again
+        self._watchdog: asyncio.TimerHandle | None = None
 
-    def watch(self, seconds: float, give_up: "Callable[[RunningJob], None]") -> None:
-        """Give up on it in so many seconds (and not when that was to be before), unless it is watched no more."""
-        if self._overdue:
-            self._overdue.cancel()
-        self._overdue = asyncio.get_running_loop().call_later(seconds, give_up, self)
+    def set_watchdog(self, seconds: float, on_timeout: "Callable[[RunningJob], None]") -> None:
+        """Call `on_timeout` in so many seconds, unless `finish` comes first; replaces an earlier watchdog."""
+        if self._watchdog:
+            self._watchdog.cancel()
+        self._watchdog = asyncio.get_running_loop().call_later(seconds, on_timeout, self)
 
-    def watch_no_more(self) -> None:
-        """Its keeper is done with it: a watch that a late wish began would end whatever the keeper has next."""
-        self.told = True
-        if self._overdue:
-            self._overdue.cancel()
+    def finish(self) -> None:
+        """Note that its keeper is done with it: the watchdog of a late cancel would kill the keeper's next job."""
+        self.cancel_sent = True
+        if self._watchdog:
+            self._watchdog.cancel()

@@ -1,6 +1,6 @@
-"""What a keeper is told to start: the job as it was asked for, with what config says where it says nothing.
+"""Build the message that starts a job: its specification, completed with the configured defaults.
 
-Pure; used by the supervisor. Must not know keepers as processes, or the store.
+Pure; used by the job runner. Must not know keepers as processes, or the store.
 """
 
 from shellrunner.config import JobDefaults
@@ -9,14 +9,14 @@ from shellrunner.model import Claim, Limits, Streamed
 from shellrunner.supervisor.users import UserAccount
 
 _TERM = "xterm-256color"
-_LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files")
+_LIMIT_NAMES = ("memory_bytes", "cpu_seconds", "processes", "open_files")
 
 
-def start(claim: Claim, jobs: JobDefaults, account: UserAccount) -> Message:
-    """The `start` message (see `keeper.messages`). Nothing of the service's own environment is in it."""
+def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -> Message:
+    """Return the `start` message (see `keeper.protocol`). Nothing of the service's own environment is in it."""
     spec = claim.spec
     leave = spec.leave_children
-    # Programs take a terminal without TERM for one that can do nothing.
+    # Without TERM, programs assume a terminal that can do nothing.
     term = {"TERM": _TERM} if spec.tty else {}
     return {
         "do": "start",
@@ -46,6 +46,6 @@ def start(claim: Claim, jobs: JobDefaults, account: UserAccount) -> Message:
     }
 
 
-def _limits(asked: Limits, jobs: JobDefaults) -> dict[str, int | None] | None:
-    limits = {name: getattr(asked, name) or getattr(jobs, name) for name in _LIMITS}
+def _limits(requested: Limits, jobs: JobDefaults) -> dict[str, int | None] | None:
+    limits = {name: getattr(requested, name) or getattr(jobs, name) for name in _LIMIT_NAMES}
     return limits if any(limits.values()) else None

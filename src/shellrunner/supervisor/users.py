@@ -1,4 +1,4 @@
-"""Whom commands run as: a user's numbers, groups and home, looked up by name and remembered for a while.
+"""The users that commands run as: ids, groups and home, looked up by name and cached for a while.
 
 Owned by the supervisor. Knows the system's users (getpwnam(3), getgrouplist(3)); must not know jobs or keepers.
 """
@@ -11,15 +11,15 @@ from typing import Any, Final, NamedTuple
 
 from shellrunner.config import JobDefaults, service_user
 
-_REMEMBERED: Final = 60.0  # seconds; after that it is noticed that a user is gone, or has other groups
+_CACHE_TTL: Final = 60.0  # seconds until a user who was removed, or has other groups, is noticed
 
 
 class NoSuchUser(Exception):
-    """Nobody here has this name, or nothing can be started as them; the words are for `detail`."""
+    """No such user exists, or no command can be started as them; the text is for `detail`."""
 
 
 class UserAccount(NamedTuple):
-    """A user as a `start` message has it (None: the service's own), and what its commands find around them."""
+    """A user as a `start` message has it (None: the service's own), and their commands' environment and directory."""
 
     user: dict[str, Any] | None
     environment: dict[str, str]
@@ -27,30 +27,30 @@ class UserAccount(NamedTuple):
 
 
 class UserAccounts:
-    """The users that commands run as; `own` is the service's."""
+    """A cache of user accounts; `own` is the service's user."""
 
     def __init__(self, jobs: JobDefaults) -> None:
-        """Surround commands as `jobs` says."""
+        """Take the commands' environment and directory from `jobs`."""
         self._jobs = jobs
-        self._known: dict[str, tuple[float, UserAccount]] = {}
+        self._cached: dict[str, tuple[float, UserAccount]] = {}
         self.own = UserAccount(None, *jobs.process_defaults(service_user()))
 
-    async def of(self, name: str | None) -> UserAccount:
-        """Look a user up, unless that was done lately; None is the service's own.
+    async def look_up(self, name: str | None) -> UserAccount:
+        """Return a user's account, perhaps from the cache; None is the service's own user.
 
         Raises:
-            NoSuchUser.
+            NoSuchUser: there is none, or the entry cannot be used.
         """
         if name is None:
             return self.own
-        expires, account = self._known.get(name, (0.0, self.own))
+        expires, account = self._cached.get(name, (0.0, self.own))
         if time.monotonic() >= expires:
-            # On a thread: the answer may come from a directory on the network.
-            account = await asyncio.to_thread(self._look_up, name)
-            self._known[name] = (time.monotonic() + _REMEMBERED, account)
+            # In a thread: the answer may come from a directory server on the network.
+            account = await asyncio.to_thread(self._read_account, name)
+            self._cached[name] = (time.monotonic() + _CACHE_TTL, account)
         return account
 
-    def _look_up(self, name: str) -> UserAccount:
+    def _read_account(self, name: str) -> UserAccount:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:

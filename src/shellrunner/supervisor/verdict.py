@@ -1,7 +1,13 @@
-"""What a slot says of a job, as the end that is recorded in the history.
+"""Judge how a job ended by what its keeper's slot says.
 
-Pure reading and judging; the supervisor decides when a slot may be judged (never while its keeper's lock is held).
-Must not know asyncio, SQL or sockets.
+Reads and judges only; the job runner decides when a slot may be judged (never while its keeper's lock is held). Must
+not know asyncio, SQL or sockets.
+
+    whole end record, its output intact                       -> that end
+    whole end record, output damaged                          -> lost
+    start record only                                         -> lost, with the output if intact
+    no record, slot sound, claimed in this boot               -> never started: back to the queue
+    no record otherwise (another boot, slot damaged or gone)  -> lost
 """
 
 import os
@@ -27,7 +33,7 @@ from shellrunner.store import Head
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It ended, or is `lost`: this is to be recorded."""
+    """The job ended, or is `lost`: what is to be recorded."""
 
     end: End
     volume: Volume
@@ -36,35 +42,35 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class NeverStarted:
-    """Nothing was ever started under this claim: the job goes back to the queue."""
+    """Nothing was started under this claim: the job goes back to the queue."""
 
 
 Verdict = Ended | NeverStarted
 
 
 def is_lost(verdict: Verdict) -> bool:
-    """Whether nobody saw the end."""
+    """Return whether nobody witnessed the end."""
     return isinstance(verdict, Ended) and verdict.end.ending is Ending.LOST
 
 
-def refused(why: str) -> Ended:
-    """The end of what no keeper was told to start."""
-    return Ended(End(Ending.FAILED_TO_START, now_ms(), detail=why), Volume(), Head())
+def failed_to_start(detail: str) -> Ended:
+    """Return the end of a job that no keeper was asked to start."""
+    return Ended(End(Ending.FAILED_TO_START, now_ms(), detail=detail), Volume(), Head())
 
 
 def new_token() -> str:
-    """A token for one claim. It begins with the boot in which it was made: another boot judges it differently."""
+    """Return a token for one claim. It begins with the boot id: a claim of another boot is judged differently."""
     return f"{boot_id()[:8]}-{os.urandom(8).hex()}"
 
 
-def witnessed(slot: SlotReader, record: Record | None) -> Ended:
-    """The end that the keeper wrote down.
+def witnessed_end(slot: SlotReader, record: Record | None) -> Ended:
+    """Return the end that the keeper recorded.
 
     Raises:
-        ValueError: it is not there, or not what this program would have written.
+        ValueError: it is missing, or not as this program writes it.
     """
     if record is None or record.end is None:
-        raise ValueError("there is no end in the slot")
+        raise ValueError("the slot has no end")
     end, volume = record.end, _volume(record.end)
     try:
         usage = Usage(end["cpu_user"], end["cpu_system"], end["max_rss_bytes"]) if "cpu_user" in end else None
@@ -84,15 +90,15 @@ def witnessed(slot: SlotReader, record: Record | None) -> Ended:
 
 
 def judge(state: int, claim: Claim, evidence: str) -> Verdict:
-    """Judge a claim whose keeper is gone: the end it wrote, else `lost`, else that nothing was ever started.
+    """Judge a claim whose keeper is gone (the module has the table).
 
     Args:
         state: the state directory's descriptor.
-        claim: what the history says.
-        evidence: what is known of the keeper's end, for `detail`.
+        claim: as the history has it.
+        evidence: what is known about the keeper's end, for `detail`.
 
     Raises:
-        OSError: the slot could not be looked at; look again.
+        OSError: the slot could not be read; try again.
     """
     same_boot = claim.token[:8] == boot_id()[:8]
     if not same_boot:
@@ -104,7 +110,7 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
         finally:
             os.close(slots)
     except FileNotFoundError:
-        return _lost(claim, f"{evidence}; its slot {claim.keeper} is not there")
+        return _lost(claim, f"{evidence}; its slot {claim.keeper} is missing")
     try:
         return _judge(state, slot, claim, evidence, same_boot)
     finally:
@@ -116,18 +122,18 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
     if record is None:
         if same_boot and slot.is_sound():
             return NeverStarted()
-        return _lost(claim, f"{evidence}; its slot {claim.keeper} says nothing of it")
+        return _lost(claim, f"{evidence}; its slot {claim.keeper} has no record of it")
     if record.end is None:
         started = format_rfc3339(record.start["wall"])
         lost = _lost(claim, f"{evidence}; it was started at {started}, its end was not seen")
-        return Ended(lost.end, *_salvaged(state, slot, record, record.progress))
+        return Ended(lost.end, *_intact_output(state, slot, record, record.progress))
     try:
-        ended = witnessed(slot, record)
+        ended = witnessed_end(slot, record)
     except ValueError as error:
         return _lost(claim, f"{evidence}; {error}")
-    if (ended.volume, ended.head) == _salvaged(state, slot, record, record.end):
+    if (ended.volume, ended.head) == _intact_output(state, slot, record, record.end):
         return ended
-    return _lost(claim, f"{evidence}; its end was written, but its output is not all there")
+    return _lost(claim, f"{evidence}; its end was recorded, but its output is incomplete")
 
 
 def _lost(claim: Claim, detail: str) -> Ended:
@@ -151,8 +157,8 @@ def _head(slot: SlotReader, record: Record, volume: Volume, entries: int) -> Hea
     return Head(slot.data(record, 0, min(volume.stored, DATA_CAPACITY)), slot.index(record, entries))
 
 
-def _salvaged(state: int, slot: SlotReader, record: Record, counts: dict[str, Any]) -> tuple[Volume, Head]:
-    """The output that `counts` speaks of if all of it is there unharmed, else nothing.
+def _intact_output(state: int, slot: SlotReader, record: Record, counts: dict[str, Any]) -> tuple[Volume, Head]:
+    """Return the output that `counts` describes if all of it is intact, else nothing.
 
     The slot is never synced: after a power failure its parts may be of different ages.
     """
@@ -160,15 +166,15 @@ def _salvaged(state: int, slot: SlotReader, record: Record, counts: dict[str, An
     entries = counts.get("entries", 0)
     head = _head(slot, record, volume, entries)
     sums = (counts.get("data_crc", 0), counts.get("index_crc", 0))
-    whole = (
+    intact = (
         sums == (zlib.crc32(head.data), zlib.crc32(head.index))
-        and _has(state, data_path(record.job, record.attempt), volume.stored - DATA_CAPACITY)
-        and _has(state, index_path(record.job, record.attempt), (entries - INDEX_CAPACITY) * ENTRY_SIZE)
+        and _has_size(state, data_path(record.job, record.attempt), volume.stored - DATA_CAPACITY)
+        and _has_size(state, index_path(record.job, record.attempt), (entries - INDEX_CAPACITY) * ENTRY_SIZE)
     )
-    return (volume, head) if whole else (Volume(), Head())
+    return (volume, head) if intact else (Volume(), Head())
 
 
-def _has(state: int, path: str, size: int) -> bool:
+def _has_size(state: int, path: str, size: int) -> bool:
     if size <= 0:
         return True
     try:

@@ -25,14 +25,14 @@ class JobControls(Protocol):
     def signals(self) -> Mapping[str, int]:
         """The signals that there are, by name."""
 
-    async def signal(self, job_id: int, signum: int) -> None:
+    async def send_signal(self, job_id: int, signum: int) -> None:
         """Send a signal to the command's process group.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
         """
 
-    async def give(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
+    async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         """Give the command all of `data` to read, if its input stands at `offset`, and perhaps the end of it.
 
         Raises:
@@ -49,7 +49,7 @@ async def signal(request: web.Request) -> web.StreamResponse:
     app, wanted = request.app, job_id(request)
     app[STREAMS].raise_if_closing()
     content = await bodies.read_json(request)
-    await app[CONTROLS].signal(wanted, parse.signal_number(content, app[CONTROLS].signals))
+    await app[CONTROLS].send_signal(wanted, parse.signal_number(content, app[CONTROLS].signals))
     job = await app[STORE].job(wanted)
     return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(wanted)})
 
@@ -60,5 +60,5 @@ async def stdin(request: web.Request) -> web.Response:
     offset, end = integer(request, "offset", minimum=0, maximum=_LAST), flag(request, "end")
     content = await bodies.read(request)
     await ownership.check_stdin(request, identity_of(request))
-    await request.app[CONTROLS].give(job_id(request), offset, content, end=end)
+    await request.app[CONTROLS].send_input(job_id(request), offset, content, end=end)
     return web.Response(status=204)

@@ -1,0 +1,57 @@
+"""Record how jobs ended in the history.
+
+Owned by the supervisor. Must not know keepers: until an end is recorded, its slot keeps it.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.model import Claim, End, Volume, next_attempt_at
+from shellrunner.store import Work
+from shellrunner.supervisor.verdict import Ended, Verdict
+
+log = logging.getLogger("shellrunner.supervisor")
+
+_RETRY_DELAY = 1.0  # seconds
+
+
+class EndObserver(Protocol):
+    """Is called with each attempt's end once it is recorded."""
+
+    def __call__(self, claim: Claim, end: End, volume: Volume, /) -> None:
+        """Take note of the end; must not raise."""
+
+
+class EndRecorder:
+    """Writes verdicts into the store, and logs them."""
+
+    def __init__(self, store: Work, observe: EndObserver) -> None:
+        """Write into `store`, then call `observe`."""
+        self._store, self._observe = store, observe
+
+    async def record(self, claim: Claim, verdict: Verdict) -> None:
+        """Record the verdict, however long it takes."""
+        while True:
+            try:
+                known = await self._write(claim, verdict)
+                break
+            except StoreUnavailable as error:
+                words = {"job": claim.job_id, "reason": error.detail}
+                log.error("could not record an end; retrying", extra=words)  # noqa: TRY400  the reason says it all
+                await asyncio.sleep(_RETRY_DELAY)
+        if not known:
+            log.error("claim is not in the history", extra={"job": claim.job_id, "token": claim.token})
+        elif isinstance(verdict, Ended):
+            end = verdict.end
+            words = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
+            log.info("job ended", extra={"job": claim.job_id, **words, "duration": end.duration})
+            self._observe(claim, end, verdict.volume)
+
+    async def _write(self, claim: Claim, verdict: Verdict) -> bool:
+        if isinstance(verdict, Ended):
+            end, volume, head = verdict.end, verdict.volume, verdict.head
+            due = next_attempt_at(claim.spec, claim.attempt, end)
+            return await self._store.finish(claim.job_id, claim.token, end, volume, head, next_attempt_at=due)
+        return await self._store.requeue(claim.job_id, claim.token)
