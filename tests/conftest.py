@@ -10,9 +10,12 @@ from tests.support.service import Service
 
 
 @pytest.fixture
-async def down(tmp_path):
-    """A service on a state directory of its own, still to be started; whatever it kept is ended afterwards."""
-    service = Service(tmp_path / "state")
+async def down(tmp_path, request):
+    """A service on a state directory of its own, still to be started; whatever it kept is ended afterwards.
+
+    With the mark `real_exec` it is started as a program, not forked from one that was imported before.
+    """
+    service = Service(tmp_path / "state", real_exec=request.node.get_closest_marker("real_exec") is not None)
     try:
         yield service
     finally:

@@ -11,22 +11,18 @@ import pytest
 
 import shellrunner
 from shellrunner.cli import VERBS, cli
+from tests.support import prefork
 
-PROGRAM = [sys.executable, "-m", "shellrunner"]
 
-
-def run(*arguments, **environment):
+def run(*arguments, real_exec=False, **environment):
     """Run the command line to its end."""
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("SHELLRUNNER_")}
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=30,
-        env=inherited | environment,
-    )  # fmt: skip
+    return prefork.run([*prefork.MODULE, *map(str, arguments)], env=inherited | environment, real_exec=real_exec)
 
 
 def test_the_version_is_the_packages():
     """`--version` says the name and the version."""
-    done = run("--version")
+    done = run("--version", real_exec=True)
     assert done.stdout.split()[-1] == shellrunner.__version__
     assert "shellrunner" in done.stdout
 
@@ -47,7 +43,17 @@ def test_a_wrong_configuration_is_refused_in_words(tmp_path):
     config = tmp_path / "config.toml"
     config.write_text("[supervisor]\nmax_runing = 1\n")
     state = tmp_path / "state"
-    done = run("serve", "--config", config, "--port", "70000", "--state-dir", state, SHELLRUNNER_LOG__LEVEL="loud")
+    done = run(
+        "serve",
+        "--config",
+        config,
+        "--port",
+        "70000",
+        "--state-dir",
+        state,
+        SHELLRUNNER_LOG__LEVEL="loud",
+        real_exec=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "--port: server.port: must be at most 65535",
@@ -71,7 +77,7 @@ def test_without_tokens_only_this_machine_is_served():
 @pytest.mark.parametrize("arguments", [("serve", "--port", "many"), ("serve", "--prot", "1"), ("sevre",)])
 def test_wrong_arguments_are_refused_without_a_traceback(arguments):
     """Exit code 2 and an explanation."""
-    done = run(*arguments)
+    done = run(*arguments, real_exec=arguments == ("sevre",))
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: ")
     assert "Traceback" not in done.stderr

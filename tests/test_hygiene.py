@@ -16,6 +16,7 @@ from tests.support.processes import parent
 from tests.support.users import NOBODY, ORDINARY, PROBE, UNREACHABLE, as_others, as_root, as_user
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.real_exec  # what can be seen of a process is also what it was started with
 ROOT = Path(__file__).parent.parent
 # What systemd and an operator put into the environment of a service.
 GIVEN = {

@@ -20,6 +20,7 @@ from tests.support.service import Service
 from tests.support.waiting import until
 
 
+@pytest.mark.real_exec
 async def test_s2_running_jobs_go_on_through_a_restart(service, tmp_path):
     """Jobs that run while the service is killed end with their true codes and whole output."""
     gate = tmp_path / "gate"
@@ -139,6 +140,7 @@ async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service):
     assert (await service.run("echo next"))["stdout"] == "next\n"
 
 
+@pytest.mark.real_exec
 async def test_a_killed_fork_server_costs_nothing(service, tmp_path):
     """kill -9 of the fork server: what runs goes on, new jobs run, another fork server is there."""
     gate = tmp_path / "gate"
@@ -279,6 +281,7 @@ async def test_s7_one_damaged_slot_costs_one_job(service, damage):
     assert (await service.run("echo on"))["stdout"] == "on\n"
 
 
+@pytest.mark.real_exec
 async def test_s10_a_result_can_be_read_again_and_after_a_restart(service):
     """A result is the same the second time, and after a restart."""
     first = await service.run("echo once; echo twice >&2; exit 4")

@@ -7,14 +7,11 @@ import os
 import pty
 import re
 import struct
-import sys
 import termios
-from pathlib import Path
 from typing import NamedTuple
 
+from tests.support import prefork
 from tests.support.waiting import SOON, until
-
-PROGRAM = [str(Path(sys.executable).with_name("shellrunner"))]
 
 
 class Done(NamedTuple):
@@ -42,8 +39,8 @@ class Typist:
     @contextlib.asynccontextmanager
     async def begin(self, *arguments, stdin=asyncio.subprocess.DEVNULL, **more):
         """A call that is under way; it is ended, if it still runs at the end."""
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM, *map(str, arguments), stdin=stdin, env=self.environment, limit=1 << 24,
+        process = await prefork.create_process(
+            *prefork.SCRIPT, *map(str, arguments), stdin=stdin, env=self.environment,
             **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **more},
         )  # fmt: skip
         try:
@@ -64,10 +61,14 @@ class Typist:
         """A call in a terminal of its own; `pipe` is what a shell puts behind it: `| head -1`, `2>file`."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        process = await asyncio.create_subprocess_exec(
-            "/bin/bash", "-c", f'exec <"$0" >"$0" 2>&1; "$@" {pipe}; exit $?', os.ttyname(slave),
-            *PROGRAM, *map(str, arguments), env=self.environment, start_new_session=True,
-        )  # fmt: skip
+        program = [*prefork.SCRIPT, *map(str, arguments)]
+        if pipe:
+            shell = ["/bin/bash", "-c", f'exec <"$0" >"$0" 2>&1; "$@" {pipe}; exit $?', os.ttyname(slave)]
+            process = await asyncio.create_subprocess_exec(
+                *shell, *program, env=self.environment, start_new_session=True
+            )
+        else:
+            process = await prefork.create_in_terminal(*program, env=self.environment, terminal=slave)
         screen = Screen(master, slave, process)
         try:
             yield screen

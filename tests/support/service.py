@@ -17,15 +17,19 @@ from shellrunner.config import load
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
+from tests.support import prefork
 from tests.support.waiting import SOON, until
 
 
 class Service:
     """One state directory, and the server that works on it at the moment."""
 
-    def __init__(self, state_dir, **settings):
-        """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2."""
-        self.state_dir, self.settings = state_dir, settings
+    def __init__(self, state_dir, *, real_exec=False, **settings):
+        """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2.
+
+        With `real_exec` the server is a program that was started, else a fork of one that was imported before.
+        """
+        self.state_dir, self.settings, self.real_exec = state_dir, settings, real_exec
         self.environment = {}
         self.program = [sys.executable, "-m", "shellrunner", "serve", "--port", "0"]
         self.passed = ()  # descriptors that the program inherits
@@ -43,9 +47,9 @@ class Service:
         self.settings |= settings
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
         environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
-        self.process = await asyncio.create_subprocess_exec(
-            *self.program, "--state-dir", str(self.state_dir),
-            stderr=asyncio.subprocess.PIPE, env=environment, limit=1 << 24, pass_fds=self.passed, umask=self.umask,
+        self.process = await prefork.create_process(
+            *self.program, "--state-dir", str(self.state_dir), stderr=asyncio.subprocess.PIPE, env=environment,
+            pass_fds=self.passed, umask=self.umask, real_exec=self.real_exec,
         )  # fmt: skip
         self.url = None
         self._reader = asyncio.create_task(self._read_log(self.process.stderr))
