@@ -355,4 +355,6 @@ async def test_a_submission_whose_response_was_lost_runs_once(service, open_tab)
     await tab.wait_for("#run-error", "it will not run twice")
     await tab.page.click("#run-submit")
     await tab.wait_until_ended("exit 0")
-    assert await tab.listed_commands() == [": lost response"]
+    _, _, found = await service.get("/api/jobs?q=lost+response")
+    assert [job["command"] for job in found["jobs"]] == [": lost response"]
+    await tab.wait_for_list(": lost response")

@@ -94,10 +94,6 @@ class BrowserTab:
         await self.page.evaluate("window.copying")
         return await self.page.evaluate("navigator.clipboard.readText()")
 
-    async def listed_commands(self):
-        """Return the commands in the list, from top to bottom."""
-        return await self.page.locator("#rows .job-link").all_text_contents()
-
     async def wait_for_list(self, *commands):
         """Wait until the list has exactly these commands."""
         shown = "() => [...document.querySelectorAll('#rows .job-link')].map((link) => link.textContent)"
