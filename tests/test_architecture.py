@@ -32,6 +32,38 @@ FLOORS = (
 )
 FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}
 
+# The same within packages, by dotted name: each part of a package (module or subpackage; `__init__` is the package's
+# own module) may import from the floors below its own. To add a package, add a row that names all of its parts.
+INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "access": (
+        ("authenticator",),
+        ("session_registry", "throttle", "command_rules", "job_policy", "peer_credentials"),
+        ("tokens",),
+        ("__init__",),
+    ),
+    "web": (
+        ("__init__",),
+        ("openapi",),
+        ("handlers",),
+        ("feeds", "security"),
+        ("http",),
+        ("route", "app_keys"),
+    ),
+    "web.http": (
+        ("responses",),
+        ("streaming",),
+        ("server_protocol", "bodies"),
+        ("problems", "connections", "parameters", "accept", "aiohttp_internals"),
+        ("__init__",),
+    ),
+    "web.security": (
+        ("middleware",),
+        ("authentication", "ownership", "audit"),
+        ("origin",),
+        ("__init__",),
+    ),
+}
+
 # Of the keeper, others may know only what it writes, what is said to it, which process it is, where its files are.
 FACE = {"shellrunner.keeper", "shellrunner.keeper.slot", "shellrunner.keeper.protocol", "shellrunner.keeper.identity"}
 
@@ -68,6 +100,12 @@ def module_name(path: Path) -> str:
 def room_of(module: str) -> str:
     """The room in which a module of ours lies."""
     return [*module.split("."), "__init__"][1]
+
+
+def part_of(package: str, module: str) -> str | None:
+    """The part of the package in which a module lies, `__init__` for the package itself; None if it lies outside."""
+    head, own = f"shellrunner.{package}".split("."), module.split(".")
+    return [*own, "__init__"][len(head)] if own[: len(head)] == head else None
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -107,6 +145,27 @@ def test_imports_point_downwards(path):
     assert upwards == []
 
 
+@pytest.mark.parametrize(
+    ("package", "path"),
+    [(package, path) for package in INNER_FLOORS for path in MODULES if part_of(package, module_name(path))],
+    ids=lambda value: value if isinstance(value, str) else module_name(value),
+)
+def test_imports_point_downwards_within_a_package(package, path):
+    """No part of a package imports from a floor of INNER_FLOORS above its own, nor from another part on the same."""
+    floor = {part: number for number, floor in enumerate(reversed(INNER_FLOORS[package])) for part in floor}
+    own = part_of(package, module_name(path))
+    assert own in floor, f"{own} has no place in INNER_FLOORS[{package!r}]"
+    imported = {part for name in ours(path) if (part := part_of(package, name)) is not None}
+    assert [part for part in sorted(imported - {own}) if floor[part] >= floor[own]] == []
+
+
+@pytest.mark.parametrize("package", INNER_FLOORS)
+def test_inner_floors_name_what_there_is(package):
+    """Every part that INNER_FLOORS names is a module or subpackage of its package, and is named once."""
+    named = [part for floor in INNER_FLOORS[package] for part in floor]
+    assert sorted(named) == sorted({part_of(package, module_name(path)) for path in MODULES} - {None})
+
+
 @each_module
 def test_a_room_does_not_know_what_it_must_not(path):
     """What the design's table forbids a room to know is not imported there."""
@@ -132,6 +191,17 @@ def test_a_keeper_is_standard_library_only(path):
 def test_only_the_keepers_face_is_known_outside(path):
     """What a keeper does inside is nobody else's."""
     assert {name for name in ours(path) if room_of(name) == "keeper"} <= FACE
+
+
+@each_module
+def test_what_aiohttp_does_not_document_is_used_in_one_module(path):
+    """Only aiohttp_internals uses aiohttp's private attributes and undocumented modules, which may change."""
+    if module_name(path) == "shellrunner.web.http.aiohttp_internals":
+        return
+    documented = {"aiohttp", "aiohttp.web", "aiohttp.hdrs", "aiohttp.abc", "aiohttp.typedefs"}
+    assert {name for name in imports(path) if name.split(".")[0] == "aiohttp"} <= documented
+    taken = {line.split("#")[0].strip() for line in path.read_text().splitlines() if "noqa: SLF001" in line}
+    assert not taken or module_name(path) in {"shellrunner.store.sqlite.db_thread", "shellrunner.log"}
 
 
 @each_module
@@ -175,4 +245,8 @@ def test_the_test_of_imports_would_notice():
     probe = SOURCE / "supervisor" / "supervisor.py"
     assert any(room_of(name) == "store" for name in ours(probe))
     assert "shellrunner.log" in ours(SOURCE / "cli" / "commands" / "serve.py")  # from shellrunner import log
+    assert part_of("web", "shellrunner.web.http.problems") == "http"
+    assert part_of("web", "shellrunner.web") == "__init__"
+    assert part_of("web", "shellrunner.wire.parse") is None
+    assert "shellrunner.web.http.problems" in ours(SOURCE / "web" / "security" / "middleware.py")
     assert FLOOR["cli"] > FLOOR["service"] > FLOOR["web"] > FLOOR["store"] > FLOOR["keeper"] > FLOOR["model"]

@@ -85,6 +85,8 @@ async def _pour(outlet: ResponseStream, output: Output, stream: Stream, part: By
 
 def _part(request: web.Request, tag: str, total: int) -> ByteRange | None:
     """The range that is asked for, or None for all. What is not understood, or several, is all (14.2)."""
+    # Not aiohttp's `request.http_range` and `if_range`: the one takes `bytes=-0` for `bytes=0-`, and numbers of more
+    # than 4300 digits for nonsense; the other knows dates only, no entity tags (test_aiohttp_internals.py).
     match = _RANGE.fullmatch(request.headers.get(hdrs.RANGE, ""))
     if match is None or request.method != "GET" or request.headers.get(hdrs.IF_RANGE, tag) != tag:
         return None
