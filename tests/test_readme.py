@@ -1,12 +1,7 @@
-"""The README is true: its tour runs as it is shown, and its tables have what there is, no more and no less."""
+"""The README is true: its tables have what there is, no more and no less."""
 
-import asyncio
 import base64
-import json
 import re
-import shutil
-import sys
-import tomllib
 from pathlib import Path
 
 import click
@@ -19,91 +14,8 @@ from shellrunner.config import QueueSettings
 from shellrunner.model import Ending, JobSpec
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
-from tests.support.service import Service
-from tests.support.waiting import SOON
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-SHOWN = "http://localhost:8000"
-
-# What differs from run to run, as it is shown, and what it then may be.
-_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z"
-_VARIES = re.compile(rf'(?P<left_out>…)|(?P<time>{_TIME})|(?<="duration":)(?P<seconds>[0-9.]+)')
-_MAY_BE = {"left_out": ".*?", "time": _TIME, "seconds": "[0-9.e-]+"}
-
-
-@pytest.fixture
-async def touring(tmp_path):
-    """A service with the settings that the tour shows."""
-    (block,) = re.findall(r"^<!-- tour -->\n```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    settings = {
-        f"{section}__{key}".upper(): json.dumps(value)
-        for section, keys in tomllib.loads(block).items()
-        for key, value in keys.items()
-    }
-    service = Service(tmp_path / "state", **settings)
-    await service.start()
-    try:
-        yield service
-    finally:
-        await service.clear_away()
-
-
-def tour():
-    """Each command of the README's `console` blocks, with what is shown below it."""
-    for block in re.findall(r"^```console\n(.*?)^```$", README, re.DOTALL | re.MULTILINE):
-        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, shown = step.partition("\n")
-            yield command, shown.strip()
-
-
-def matches(shown, printed):
-    """Whether what was printed is what is shown, apart from what varies; `…` stands for anything."""
-    pattern, at = "", 0
-    for part in _VARIES.finditer(shown):
-        pattern += re.escape(shown[at : part.start()]) + _MAY_BE[part.lastgroup]
-        at = part.end()
-    return re.fullmatch(pattern + re.escape(shown[at:]), printed, re.DOTALL) is not None
-
-
-async def typed(command, home, url):
-    """Run a line as a person would, and return what appears, without the progress that curl shows beside it."""
-    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-    process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", command, cwd=home, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={"PATH": path, "HOME": str(home), "SHELLRUNNER_URL": url},  # no .curlrc and no proxy of ours
-    )  # fmt: skip
-    printed, progress = await asyncio.wait_for(process.communicate(), SOON)
-    assert process.returncode == 0, progress.decode()
-    return printed.decode().replace("\r\n", "\n").strip()
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is typed with curl, which is not here")
-async def test_the_tour_runs_as_it_is_shown(touring, tmp_path):
-    """Every command of the tour prints what the README shows, on a fresh history, from the first to the last."""
-    service = touring
-    steps = list(tour())
-    assert len(steps) > 50
-    for command, shown in steps:
-        printed = await typed(command.replace(SHOWN, service.url), tmp_path, service.url)
-        assert matches(shown, printed), f"$ {command}\n{printed}\n\nis not what is shown:\n\n{shown}"
-
-
-@pytest.mark.parametrize(
-    ("shown", "printed", "same"),
-    [
-        ("HTTP/1.1 202 Accepted\n…", "HTTP/1.1 202 Accepted\nDate: now", True),
-        ("HTTP/1.1 202 Accepted\n…", "HTTP/1.1 200 OK\nDate: now", False),
-        ('{"duration":1.5}', '{"duration":2.25}', True),
-        ('{"duration":1.5}', '{"duration":null}', False),
-        ('{"exit_code":1,…}', '{"exit_code":12,"signal":null}', False),
-        ('"2026-11-24T05:36:30.183Z"', '"2027-01-01T00:00:00.000Z"', True),
-        ('"2026-11-24T05:36:30.183Z"', "null", False),
-        ('{"a":1}', '{"a":1,"b":2}', False),
-    ],
-)
-def test_the_comparison_would_notice(shown, printed, same):
-    """A status, key or value that differs is a difference; a time, a duration and what was left out is none."""
-    assert matches(shown, printed) is same
 
 
 def test_the_check_for_receivers_is_right():
