@@ -1,4 +1,4 @@
-"""The life of a process: P1–P10, P12, P13 of the list of failures, on a running service."""
+"""The life of a process: P1 to P10, P12 and P13 of docs/explanation/failures.md, on a running service."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shellrunner.keeper.identity import ProcessIdentity
-from tests.support.processes import lives, marked
+from tests.support.processes import lives, marked, parent
 from tests.support.service import InProcess
 from tests.support.waiting import until
 
@@ -158,7 +158,9 @@ async def test_p9_no_zombies(service):
     jobs = [await service.submit("(sleep 0.001 &) ; (true &)") for _ in range(300)]
     for job in jobs:
         assert (await service.result(job))["exit_code"] == 0
-    ours = {keeper.pid for keeper in service.keepers()} | {service.process.pid}
+    keepers = {keeper.pid for keeper in service.keepers()}
+    assert keepers
+    ours = keepers | {parent(pid) for pid in keepers} | {service.process.pid}
     assert [pid for pid, parent, state in _processes() if state == "Z" and parent in ours] == []
 
 

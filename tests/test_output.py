@@ -1,4 +1,7 @@
-"""Output, end to end (O1–O9, E1, E3, E10): what a command writes comes out, at its place, while it runs and after."""
+"""Output, end to end: what a command writes comes out, at its place, while it runs and after.
+
+O1 to O9, E1, E3 and E10 of docs/explanation/failures.md.
+"""
 
 import asyncio
 import random

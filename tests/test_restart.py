@@ -1,4 +1,7 @@
-"""The life of the service: kill -9 at any moment, and all is as if it had never died (S1–S4, S6, S7, S10, E9)."""
+"""The life of the service: kill -9 at any moment, and all is as if it had never died.
+
+S1 to S4, S6, S7, S10 and E9 of docs/explanation/failures.md.
+"""
 
 import asyncio
 import contextlib

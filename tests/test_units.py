@@ -76,6 +76,7 @@ def test_strict_is_strict(analyze, tmp_path, owner):
 def test_each_restriction_tells_its_price(hardening):
     """No line of a variant stands without a comment right above it, or above the lines that it stands with."""
     variant = service(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
+    assert "=" in variant
     told = False
     for line in variant.splitlines()[1:]:
         told = line.startswith("#") or (told and line != "")
@@ -84,7 +85,7 @@ def test_each_restriction_tells_its_price(hardening):
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
 def test_the_units_keep_commands_alive_and_their_files(hardening):
-    """What the design relies on is set, and what would take files or memory away from kept commands is not."""
+    """What running commands rely on is set, and what would take files or memory away from them is not."""
     given = settings(service(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
     assert given.items() >= {
         "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml", "ExecReload": "/bin/kill -HUP $MAINPID",

@@ -31,7 +31,7 @@ async def test_what_the_function_raises_comes_back(tmp_path: Path) -> None:
             await connection.hop(lambda db: db.execute("SELECT * FROM nowhere"))
 
 
-async def test_settings_are_what_the_design_says(tmp_path: Path) -> None:
+async def test_the_writer_is_durable_and_a_reader_only_reads(tmp_path: Path) -> None:
     """The writer is WAL with synchronous=FULL; a reader can neither write nor checkpoint by itself."""
 
     def asked(db: sqlite3.Connection) -> list[object]:

@@ -296,7 +296,9 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_index(site: Site) -> None:
     """Every link of the index leads somewhere."""
-    for link in (await site.get("/api")).json.values():
+    links = (await site.get("/api")).json.values()
+    assert {"/api/jobs", "/api/statuses", "/api/results"} <= set(links)
+    for link in links:
         assert (await site.get(link)).status == 200
 
 

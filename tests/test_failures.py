@@ -1,0 +1,52 @@
+"""The list of failures in docs/explanation/failures.md, and the tests that it names: each is there for the other."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROW = re.compile(r"^\| ([PSOE][0-9]+) \|.*\| ([^|]*) \|$", re.MULTILINE)
+LIST = {
+    number: re.findall(r"`(test_\w+)`", tests)
+    for number, tests in ROW.findall((ROOT / "docs/explanation/failures.md").read_text())
+}
+
+
+def every_test() -> Iterator[tuple[str, str]]:
+    """Yield the name and docstring of each test, and of each module of tests."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        module = ast.parse(path.read_text())
+        yield path.stem, ast.get_docstring(module) or ""
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                yield node.name, ast.get_docstring(node) or ""
+
+
+TESTS = list(every_test())
+
+
+def numbers_in(name: str) -> set[str]:
+    """Return the numbers of failures that the name of a test begins with: test_p7_p8_… is P7 and P8."""
+    found = re.match(r"test_((?:[psoe][0-9]+_)+)", name)
+    return set(found[1].upper().split("_")[:-1]) if found else set()
+
+
+def test_every_failure_that_a_test_cites_is_in_the_list() -> None:
+    """P1 and its like in the name or docstring of a test, or in the source, are rows of the list."""
+    cited = {number for name, text in TESTS for number in numbers_in(name) | set(re.findall(r"\b[PSOE]\d+\b", text))}
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    cited |= set(re.findall(r"\b[PSOE][0-9]{1,2}\b", source))
+    assert len(cited) > 30
+    assert cited - LIST.keys() == set()
+
+
+@pytest.mark.parametrize("number", LIST)
+def test_every_failure_is_shown_by_the_tests_that_its_row_names(number: str) -> None:
+    """Each row names at least one test, each of them exists, and those whose name has the number are all named."""
+    named = LIST[number]
+    assert named
+    assert set(named) - {name for name, _ in TESTS} == set()
+    assert {name for name, _ in TESTS if number in numbers_in(name)} - set(named) == set()
