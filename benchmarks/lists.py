@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 from shellrunner.model import End, Ending, JobSpec, State, Usage, Volume
+from shellrunner.model.filters import Filters
 from shellrunner.store import Head
-from shellrunner.store.filters import Filters, Order, SortKey
+from shellrunner.store.pagination import Order, SortKey
 from shellrunner.store.query import search
 from shellrunner.store.sqlite.schema import migrate
 from shellrunner.store.sqlite.store import Retention, open_store
@@ -106,7 +107,7 @@ def make(path, jobs):
     db.execute("COMMIT")
     while True:
         db.execute("BEGIN")
-        more = search.take_in(db)
+        more = search.add_next_jobs(db)
         db.execute("COMMIT")
         if not more:
             break

@@ -6,8 +6,8 @@ import pytest
 
 from shellrunner.clock import Millis
 from shellrunner.model import JobSpec
+from shellrunner.model.filters import Filters
 from shellrunner.store import DeleteCount
-from shellrunner.store.filters import Filters
 from shellrunner.store.sqlite import engine
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import bulk_delete

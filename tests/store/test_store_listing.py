@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shellrunner.model import Ending, JobSpec, State
-from shellrunner.store.filters import Filters, Order, Position, Sort, SortKey, position
+from shellrunner.model.filters import Filters
+from shellrunner.store.pagination import Order, Position, Sort, SortKey, position_after
 from shellrunner.store.query import listing, search
-from shellrunner.store.query.listing import Effort
+from shellrunner.store.query.walk import ScanLimits
 from shellrunner.store.sqlite import schema
 from tests.support import histories as real
 
@@ -120,11 +121,11 @@ filters = st.one_of(
 )
 orders = st.builds(Order, st.sampled_from(SortKey), st.booleans())
 questions = st.tuples(filters, st.lists(orders, max_size=3, unique_by=lambda order: order.key).map(tuple))
-efforts = st.builds(
-    Effort,
-    few=st.sampled_from([0, 1, 4, 2000]),
-    stride=st.sampled_from([1, 2, 5, 2000]),
-    page=st.sampled_from([1, 5, 40, 20_000]),
+scan_limits = st.builds(
+    ScanLimits,
+    max_sorted=st.sampled_from([0, 1, 4, 2000]),
+    batch_size=st.sampled_from([1, 2, 5, 2000]),
+    max_examined=st.sampled_from([1, 5, 40, 20_000]),
 )
 
 
@@ -148,7 +149,7 @@ class History:
 
     def delete(self, job_id: int) -> None:
         row = self.rows.pop(job_id)
-        search.forget(self.db, job_id, row.command)
+        search.remove_job(self.db, job_id, row.command)
         self.db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
         self.db.execute("DELETE FROM labels WHERE job = ?", (job_id,))
 
@@ -200,16 +201,16 @@ def history(rows: list[Row], taken_in: int = 0) -> Iterator[History]:
         made = History(db)
         for number, row in enumerate(rows):
             if number == taken_in:
-                search.take_in(db)
+                search.add_next_jobs(db)
             made.add(row)
         yield made
 
 
-def whole(made: History, wanted: Filters, sort: Sort, limit: int, effort: Effort) -> list[Position]:
+def whole(made: History, wanted: Filters, sort: Sort, limit: int, limits: ScanLimits) -> list[Position]:
     found: list[Position] = []
     after: Position | None = None
     for _ in range(1000):
-        places, after = listing.some(made.db, wanted, sort, limit=limit, after=after, effort=effort)
+        places, after = listing.positions(made.db, wanted, sort, limit=limit, after=after, scan_limits=limits)
         assert len(places) <= limit
         found += places
         if after is None:
@@ -221,20 +222,20 @@ quick = settings(max_examples=120, deadline=None, suppress_health_check=list(Hea
 
 
 @quick
-@given(histories, st.integers(0, 30), questions, st.integers(1, 5), efforts)
+@given(histories, st.integers(0, 30), questions, st.integers(1, 5), scan_limits)
 def test_a_walk_is_everything_in_order(
-    rows: list[Row], taken_in: int, question: tuple[Filters, Sort], limit: int, effort: Effort
+    rows: list[Row], taken_in: int, question: tuple[Filters, Sort], limit: int, limits: ScanLimits
 ) -> None:
-    """Page after page gives exactly what fits, sorted, whatever the filters, sort, page size and effort."""
+    """Page after page gives exactly what fits, sorted, whatever the filters, sort, page size and limits."""
     wanted, sort = question
     with history(rows, taken_in) as made:
-        assert whole(made, wanted, sort, limit, effort) == made.expected(wanted, sort)
+        assert whole(made, wanted, sort, limit, limits) == made.expected(wanted, sort)
 
 
 @quick
-@given(histories, questions, efforts, st.data())
+@given(histories, questions, scan_limits, st.data())
 def test_nothing_is_skipped_or_repeated(
-    rows: list[Row], question: tuple[Filters, Sort], effort: Effort, data: st.DataObject
+    rows: list[Row], question: tuple[Filters, Sort], limits: ScanLimits, data: st.DataObject
 ) -> None:
     """While jobs come and go between pages, those that stay are seen once, in order, and nothing is seen twice."""
     wanted, sort = question
@@ -244,7 +245,7 @@ def test_nothing_is_skipped_or_repeated(
         found: list[Position] = []
         after: Position | None = None
         for _ in range(1000):
-            places, after = listing.some(made.db, wanted, sort, limit=limit, after=after, effort=effort)
+            places, after = listing.positions(made.db, wanted, sort, limit=limit, after=after, scan_limits=limits)
             found += places
             if after is None:
                 break
@@ -255,7 +256,7 @@ def test_nothing_is_skipped_or_repeated(
                 made.delete(job_id)
                 stayed = [place for place in stayed if place[-1] != job_id]
             if data.draw(st.booleans()):
-                search.take_in(made.db)
+                search.add_next_jobs(made.db)
         else:
             raise AssertionError("the walk does not end")
     ids = [place[-1] for place in found]
@@ -265,23 +266,25 @@ def test_nothing_is_skipped_or_repeated(
 
 
 @quick
-@given(histories, questions, efforts)
-def test_every_place_is_a_beginning(rows: list[Row], question: tuple[Filters, Sort], effort: Effort) -> None:
+@given(histories, questions, scan_limits)
+def test_every_place_is_a_beginning(rows: list[Row], question: tuple[Filters, Sort], limits: ScanLimits) -> None:
     """Behind each place of a list lies exactly the rest of it."""
     wanted, sort = question
     with history(rows) as made:
         expected = made.expected(wanted, sort)
         for number, after in enumerate(expected):
-            places, following = listing.some(made.db, wanted, sort, limit=40, after=after, effort=effort)
+            places, following = listing.positions(made.db, wanted, sort, limit=40, after=after, scan_limits=limits)
             while following is not None:
-                more, following = listing.some(made.db, wanted, sort, limit=40, after=following, effort=effort)
+                more, following = listing.positions(
+                    made.db, wanted, sort, limit=40, after=following, scan_limits=limits
+                )
                 places = [*places, *more]
             assert places == expected[number + 1 :]
 
 
 async def test_pages_of_large_jobs_end_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many were asked for, a page has no more jobs than fit into memory, and says where the next begins."""
-    monkeypatch.setattr(listing, "ROOM", 25_000)
+    monkeypatch.setattr(listing, "MAX_PAGE_CHARACTERS", 25_000)
     sort = (Order(SortKey.PRIORITY, True),)
     async with real.opened(tmp_path) as store:
         for number in range(5):
@@ -293,7 +296,7 @@ async def test_pages_of_large_jobs_end_early(tmp_path: Path, monkeypatch: pytest
             assert len(page.jobs) <= 2
             seen += [job.id for job in page.jobs]
             after = page.next
-            assert after is None or after == position(page.jobs[-1], sort)
+            assert after is None or after == position_after(page.jobs[-1], sort)
         assert after is None
         assert seen == [5, 4, 3, 2, 1]
 
@@ -306,6 +309,6 @@ async def test_places_are_those_of_the_jobs(tmp_path: Path) -> None:
         await store.add(real.SPEC)
         for key in SortKey:
             sort = (Order(key, descending=True),)
-            places, _ = await store._read(partial(listing.some, filters=Filters(), sort=sort, limit=9))
-            assert list(places) == [position(await store.job(int(place[-1] or 0)), sort) for place in places]
+            places, _ = await store._read(partial(listing.positions, filters=Filters(), sort=sort, limit=9))
+            assert list(places) == [position_after(await store.job(int(place[-1] or 0)), sort) for place in places]
             assert len(places) == 3

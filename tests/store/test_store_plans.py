@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from shellrunner.model import Ending, State
-from shellrunner.store.filters import LAST, Filters, Order, Sort, SortKey
+from shellrunner.model.filters import Filters
 from shellrunner.store.output import location
+from shellrunner.store.pagination import MAX_ID, Order, Sort, SortKey
 from shellrunner.store.query import listing, search
-from shellrunner.store.query.listing import Effort
+from shellrunner.store.query.walk import ScanLimits
 from shellrunner.store.sqlite import schema
 from shellrunner.store.units import (
     admission,
@@ -150,18 +151,18 @@ def fill(db: sqlite3.Connection, jobs: int) -> None:
         (jobs,),
     )
     db.execute("INSERT INTO labels SELECT 'env', iif(id % 500, 'prod', 'test'), id FROM jobs")
-    while search.take_in(db):
+    while search.add_next_jobs(db):
         pass
 
 
-def pages(db: sqlite3.Connection, effort: Effort, filters: Filters, sort: Sort) -> int:
+def pages(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: Sort) -> int:
     """Have a page at the beginning, one further on, one at the end; how many places they had."""
-    first, after = listing.some(db, filters, sort, limit=10, effort=effort)
+    first, after = listing.positions(db, filters, sort, limit=10, scan_limits=limits)
     middle: Sequence[Any] = ()
     if after is not None:
-        middle, _ = listing.some(db, filters, sort, limit=10, after=after, effort=effort)
-    nulls = (*[None] * len(sort), 0 if not sort or sort[-1].descending else LAST)
-    last, _ = listing.some(db, filters, sort, limit=10, after=nulls, effort=effort)
+        middle, _ = listing.positions(db, filters, sort, limit=10, after=after, scan_limits=limits)
+    nulls = (*[None] * len(sort), 0 if not sort or sort[-1].descending else MAX_ID)
+    last, _ = listing.positions(db, filters, sort, limit=10, after=nulls, scan_limits=limits)
     return len(first) + len(middle) + len(last)
 
 
@@ -171,9 +172,13 @@ def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> 
     fill(db, 600)
     db.statements.clear()
     for sort in SORTS.values():
-        for effort in (Effort(), Effort(few=0, stride=5, page=200), Effort(few=20, stride=20, page=100)):
-            pages(db, effort, FILTERS[filters], sort)
-    bulk_delete.meant(db, FILTERS[filters], LAST, None)
+        for limits in (
+            ScanLimits(),
+            ScanLimits(max_sorted=0, batch_size=5, max_examined=200),
+            ScanLimits(max_sorted=20, batch_size=20, max_examined=100),
+        ):
+            pages(db, limits, FILTERS[filters], sort)
+    bulk_delete.meant(db, FILTERS[filters], MAX_ID, None)
     assert len(db.statements) > 5
     for sql in db.statements:
         check(sql, plan(db, sql))
@@ -194,7 +199,7 @@ def test_the_test_of_plans_would_notice(db: Recording) -> None:
             check(sql, plan(db, sql))
 
 
-def cost(db: sqlite3.Connection, effort: Effort, filters: Filters, sort: Sort) -> int:
+def cost(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: Sort) -> int:
     """How many hundred instructions SQLite executes for these pages."""
     ticks = 0
 
@@ -203,15 +208,15 @@ def cost(db: sqlite3.Connection, effort: Effort, filters: Filters, sort: Sort) -
         ticks += 1
 
     db.set_progress_handler(tick, 100)
-    pages(db, effort, filters, sort)
+    pages(db, limits, filters, sort)
     db.set_progress_handler(None, 0)
     return ticks
 
 
 def test_s12_a_page_costs_the_same_in_a_long_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """S12: no list executes more than a few times as much among 40,000 jobs as it does among 2,000."""
-    effort = Effort(few=50, stride=50, page=500)
-    monkeypatch.setattr(search, "_RARE", 200)
+    limits = ScanLimits(max_sorted=50, batch_size=50, max_examined=500)
+    monkeypatch.setattr(search, "_RARE_LIMIT", 200)
     short, long = [sqlite3.connect(":memory:", isolation_level=None) for _ in range(2)]
     with closing(short), closing(long):
         for db, jobs in ((short, 2_000), (long, 40_000)):
@@ -219,5 +224,5 @@ def test_s12_a_page_costs_the_same_in_a_long_history(monkeypatch: pytest.MonkeyP
             fill(db, jobs)
         for name, filters in FILTERS.items():
             for order, sort in SORTS.items():
-                most = 3 * max(cost(short, effort, filters, sort), 250)
-                assert cost(long, effort, filters, sort) < most, (name, order)
+                most = 3 * max(cost(short, limits, filters, sort), 250)
+                assert cost(long, limits, filters, sort) < most, (name, order)

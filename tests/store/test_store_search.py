@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import JobSpec
-from shellrunner.store.filters import Filters
+from shellrunner.model.filters import Filters
 from shellrunner.store.query import listing, search
 from shellrunner.store.sqlite import schema
 from shellrunner.store.sqlite.batch_queue import UnitOfWork
@@ -41,7 +41,7 @@ def add(db: sqlite3.Connection, *commands: str) -> None:
 
 def found(db: sqlite3.Connection, needle: str) -> list[int]:
     """The ids of all jobs with this in their command, the oldest first."""
-    places, after = listing.some(db, Filters(text=needle), (), limit=1000)
+    places, after = listing.positions(db, Filters(text=needle), (), limit=1000)
     assert after is None
     return [int(place[-1] or 0) for place in reversed(places)]
 
@@ -95,7 +95,7 @@ def test_what_is_found(db: sqlite3.Connection, command: str, needle: str, there:
     """A command is found by any part of it in any case (Unicode's canonical caseless match), indexed or not yet."""
     add(db, command, "something else")
     if indexed:
-        assert search.take_in(db)
+        assert search.add_next_jobs(db)
     assert found(db, needle) == ([1] if there else [])
 
 
@@ -114,11 +114,11 @@ def test_index_and_looking_agree(commands: list[str], data: st.DataObject) -> No
         add(db, *commands)
         expected = [n for n, text in enumerate(commands, 1) if search.fold(needle) in search.fold(text)]
         assert found(db, needle) == expected
-        search.take_in(db)
+        search.add_next_jobs(db)
         add(db, *commands)
         both = expected + [len(commands) + n for n in expected]
         assert found(db, needle) == both
-        search.take_in(db)
+        search.add_next_jobs(db)
         assert found(db, needle) == both
 
 
@@ -135,15 +135,15 @@ def test_folding_is_done_once(text: str) -> None:
 
 def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a part of the needle is in few commands, only those are looked at; where none is, a page still ends."""
-    monkeypatch.setattr(search, "_RARE", 20)
+    monkeypatch.setattr(search, "_RARE_LIMIT", 20)
     add(db, *(f"run {number:03} common" for number in range(100)))
-    search.take_in(db)
-    source = search.source(db, "042 common")
+    search.add_next_jobs(db)
+    source = search.plan(db, "042 common")
     assert source is not None
-    assert source[0].ids(db, 1000, 0, descending=False) == [43]
-    source = search.source(db, "common")
+    assert source[0].next_ids(db, 1000, 0, descending=False) == [43]
+    source = search.plan(db, "common")
     assert source is not None
-    assert len(source[0].ids(db, 1000, 0, descending=False)) == 100
+    assert len(source[0].next_ids(db, 1000, 0, descending=False)) == 100
     assert found(db, "042 COMMON") == [43]
     assert found(db, "n common") == []
 
@@ -151,14 +151,14 @@ def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest
 def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     """With a job go its entries; one that is not in the index yet takes nothing out of it."""
     add(db, "Обработать", "обработать всё")
-    search.take_in(db)
+    search.add_next_jobs(db)
     add(db, "обработать опять")
     for job_id in (1, 3):
         lifecycle.remove(db, job_id)
     assert entries(db, "обр") == [2]
     assert found(db, "обработать") == [2]
     db.execute("INSERT INTO search (search) VALUES ('integrity-check')")
-    while search.take_in(db):
+    while search.add_next_jobs(db):
         pass
     lifecycle.remove(db, 2)
     assert entries(db, "обр") == []
@@ -168,12 +168,12 @@ def test_the_index_does_not_grow_with_what_was_deleted(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many jobs came and went, the index is hardly larger than that of those that are there, step by step."""
-    monkeypatch.setattr(search, "_DEAD", 100)
-    monkeypatch.setattr(search, "_PAGES", 2)
+    monkeypatch.setattr(search, "_MERGE_THRESHOLD", 100)
+    monkeypatch.setattr(search, "_MERGE_PAGES", 2)
 
     def come(first: int) -> None:
         add(db, *(f"convert /srv/{number}.json {number * 7919 % 10_007}" for number in range(first, first + 500)))
-        while search.take_in(db):
+        while search.add_next_jobs(db):
             pass
 
     def size() -> int:
@@ -186,13 +186,13 @@ def test_the_index_does_not_grow_with_what_was_deleted(
         come(first)
         for job_id in range(first - 499, first + 1):
             lifecycle.remove(db, job_id)
-        begun = search.tidy(db, begun=False)
+        begun = search.merge(db, begun=False)
         while begun:
-            begun = search.tidy(db, begun=True)
+            begun = search.merge(db, begun=True)
             steps += 1
     assert steps > 20
     assert size() < 2 * fresh
-    assert not search.tidy(db, begun=False)
+    assert not search.merge(db, begun=False)
     assert found(db, "/srv/4999.JSON") == [5000]
     assert len(found(db, "convert")) == 500
 
@@ -200,15 +200,15 @@ def test_the_index_does_not_grow_with_what_was_deleted(
 def test_steps_are_small(db: sqlite3.Connection) -> None:
     """One step takes a few hundred short commands, or one long one, so that no other write waits for long."""
     add(db, *["true"] * 1000)
-    assert search.take_in(db)
+    assert search.add_next_jobs(db)
     assert 100 <= len(entries(db, "tru")) <= 500
-    while search.take_in(db):
+    while search.add_next_jobs(db):
         pass
     add(db, *["wide" * 30_000] * 3)
     for count in (1, 2, 3):
-        assert search.take_in(db)
+        assert search.add_next_jobs(db)
         assert len(entries(db, "wid")) == count
-    assert not search.take_in(db)
+    assert not search.add_next_jobs(db)
 
 
 async def searched(store: SqliteStore) -> int:
@@ -217,16 +217,16 @@ async def searched(store: SqliteStore) -> int:
 
 async def test_the_index_follows_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New jobs get into the index by themselves, also those from before an opening; until then they are found too."""
-    monkeypatch.setattr(search, "_PAUSE", 0.01)
+    monkeypatch.setattr(search, "_GATHER_DELAY", 0.01)
     async with opened(tmp_path) as store:
         for _ in range(3):
             await store.add(JobSpec(command="make"))
         await until(lambda: reached(store, 3))
-        monkeypatch.setattr(search, "_PAUSE", 1000)
+        monkeypatch.setattr(search, "_GATHER_DELAY", 1000)
         await store.add(JobSpec(command="make love"))
         page = await store.page(Filters(text="make l"), (), limit=10)
         assert [job.id for job in page.jobs] == [4]
-    monkeypatch.setattr(search, "_PAUSE", 0.01)
+    monkeypatch.setattr(search, "_GATHER_DELAY", 0.01)
     async with opened(tmp_path) as store:
         await until(lambda: reached(store, 4))
 
@@ -237,12 +237,12 @@ async def reached(store: SqliteStore, job_id: int) -> bool:
 
 async def test_nothing_new_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """While no job comes, the task that takes them in does nothing, and a failing history does not end it."""
-    monkeypatch.setattr(search, "_PAUSE", 0)
-    monkeypatch.setattr(search, "_BREATH", 0)
+    monkeypatch.setattr(search, "_GATHER_DELAY", 0)
+    monkeypatch.setattr(search, "_STEP_DELAY", 0)
     outcomes: list[bool | None] = [False, None, False, True, True]  # the last first
 
     async def write(unit: UnitOfWork[bool]) -> bool:
-        if unit is not search.take_in:
+        if unit is not search.add_next_jobs:
             return False
         outcome = outcomes.pop()
         if outcome is None:
@@ -250,12 +250,12 @@ async def test_nothing_new_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None
         return outcome
 
     indexer = search.Indexer(write)
-    task = asyncio.create_task(indexer.work())
+    task = asyncio.create_task(indexer.run())
     await until(lambda: len(outcomes) == 2)
     for _ in range(100):
         await asyncio.sleep(0)
     assert len(outcomes) == 2
-    indexer.came()
+    indexer.job_added()
     await until(lambda: not outcomes)
     assert not task.done()
     task.cancel()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import BadCursor
 from shellrunner.model import End, Ending
-from shellrunner.store.filters import Filters, Order, SortKey
+from shellrunner.model.filters import Filters
+from shellrunner.store.pagination import Order, SortKey
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web.handlers import cursors
 from tests.support.site import Site

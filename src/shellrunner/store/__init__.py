@@ -36,10 +36,11 @@ from typing import Protocol
 
 from shellrunner.clock import Millis
 from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, Submitter, Volume
+from shellrunner.model.filters import Filters
 from shellrunner.store.change_log import ChangeLog
-from shellrunner.store.filters import Filters, Page, Position, Sort
 from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import Extent, Head, Output
+from shellrunner.store.pagination import Page, Position, Sort
 from shellrunner.store.queues import QueueLimit, QueueLimits, QueueOverview, QueueState
 from shellrunner.store.retention import HistorySize, Retention
 from shellrunner.store.values import DeleteCount, DueCallback, IdempotencyKey

@@ -1,7 +1,15 @@
-"""Search in commands: how text is folded, the trigram index, and the task that keeps it up with what was added.
+"""Text search in commands: folding, the trigram index, and the task that keeps the index up to date.
 
-Owned by the store, which runs `Indexer.work` as a task. The index trails behind: jobs up to `searched` (in `meta`)
-are in it, later ones are looked at one by one. It finds too much, never too little: whoever asks looks at the text.
+Owned by the store, which runs `Indexer`. The index finds candidates: too many perhaps, but never too few, so that
+`listing` compares the text itself.
+
+    needle   "srv/data"  → trigrams  srv rv/ v/d /da dat ata   the rarest of them are looked up:
+    search   ata → 3 8 9 …    rv/ → 3 9 …                       jobs in all of them are candidates: 3, 9
+    jobs     1 ………………………………… 900 │ 901 902                     beyond `searched` (in `meta`) every job is one
+                      searched ──┘
+
+The index trails behind, because writing its entries with each job would double what accepting a job costs. `Indexer`
+adds them in small steps between other writes. FTS5 keeps no copy of the text here (`content = ''`).
 """
 
 import asyncio
@@ -15,134 +23,134 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.store.query.index_scans import IndexScan, ScanPlan
 from shellrunner.store.sqlite.batch_queue import UnitOfWork
 
-_GRAM: Final = 3  # characters of an entry of the index
-_PROBED: Final = 12  # entries of a needle that are looked at
-_RARE: Final = 10_000  # jobs that an entry may have to be rare
-_ROWS: Final = 200  # jobs taken in at once, and
-_TEXT: Final = 1 << 15  # characters after which it is enough: no other write waits for more
-_PAUSE: Final = 1.0  # seconds in which new ones gather: many at once cost less
-_BREATH: Final = 0.01  # seconds between two steps, for other writes
-_DEAD: Final = 5_000  # entries of deleted jobs beside a quarter of all, after which the index is tidied
-_PAGES: Final = 16  # of the index that are merged in one step
+_GRAM_LENGTH: Final = 3  # characters
+_MAX_GRAMS: Final = 12  # trigrams of a needle that are counted
+_RARE_LIMIT: Final = 10_000  # jobs that a trigram may have to be rare
+_BATCH_SIZE: Final = 200  # jobs indexed in one step, and
+_BATCH_CHARACTERS: Final = 1 << 15  # characters after which it ends, so that other writes do not wait longer
+_GATHER_DELAY: Final = 1.0  # seconds in which new jobs gather: indexing many at once costs less
+_STEP_DELAY: Final = 0.01  # seconds between two steps, for other writes
+_MERGE_THRESHOLD: Final = 5_000  # entries of deleted jobs, plus a quarter of all jobs, that start a merge
+_MERGE_PAGES: Final = 16  # pages of the index that are merged in one step
 
 _NEXT: Final = "SELECT id, command FROM jobs WHERE id > ? ORDER BY id LIMIT ?"
 _SEARCHED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
-_FORGOTTEN: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'forgotten'"
-_ONE_MORE: Final = """INSERT INTO meta VALUES ('forgotten', '1')
+_REMOVED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'forgotten'"
+_COUNT_REMOVED: Final = """INSERT INTO meta VALUES ('forgotten', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"""
 _SPAN: Final = "SELECT coalesce((SELECT max(id) FROM jobs) - (SELECT min(id) FROM jobs), 0)"
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM search WHERE search MATCH ? LIMIT ?)"
 
 
 def fold(text: str) -> str:
-    """The text as it is compared: canonical caseless matching (The Unicode Standard, D145).
+    """Return the text as it is compared: canonical caseless matching (The Unicode Standard, D145).
 
-    Composed at the end, so that a letter is not found in the same letter with an accent: и is no part of й.
+    Composed at the end, so that a letter does not match the same letter with an accent: й does not contain и.
     """
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
-def source(db: sqlite3.Connection, needle: str) -> ScanPlan | None:
-    """Where the jobs are whose folded command may have the folded needle in it; None: anywhere.
+def plan(db: sqlite3.Connection, needle: str) -> ScanPlan | None:
+    """Return the plan that finds every job whose folded command may contain the folded needle; None: any job may.
 
-    An index of phrases would compare the places of all entries in all jobs that have them, which takes the longer the
-    more jobs there are. The rarest entries alone bring a few jobs to look at, and take no longer than those are many.
+    Not by a phrase query of FTS5: that compares the positions of all entries in all jobs that have them, and so takes
+    longer with every job. The rarest trigrams alone give few candidates, and take as long as those are many.
     """
-    if "\0" in needle:  # in no command; and FTS5 reads to it
+    if "\0" in needle:  # no command contains it, and FTS5 would read the needle up to there
         return ()
-    if len(needle) < _GRAM:
+    if len(needle) < _GRAM_LENGTH:
         return None
-    counts = sorted((_count(db, gram), gram) for gram in _some_grams(needle))
-    rare = [gram for count, gram in counts if count < _RARE][:3] or [counts[0][1]]
+    counts = sorted((_count(db, gram), gram) for gram in _sample_grams(needle))
+    rare = [gram for count, gram in counts if count < _RARE_LIMIT][:3] or [counts[0][1]]
     match = " AND ".join(_quoted(gram) for gram in rare)
-    newer = IndexScan("jobs", "TRUE", (), above=_searched(db))
-    return IndexScan("search", "search MATCH ?", (match,), id="rowid"), newer
+    not_indexed = IndexScan("jobs", "TRUE", (), above=_searched(db))
+    return IndexScan("search", "search MATCH ?", (match,), id="rowid"), not_indexed
 
 
-def forget(db: sqlite3.Connection, job_id: int, command: str) -> None:
-    """Take a job out of the index, if it is in it; `command` as its row has it."""
+def remove_job(db: sqlite3.Connection, job_id: int, command: str) -> None:
+    """Remove a job from the index, if it is there; `command` as its row has it."""
     if job_id <= _searched(db):
         db.execute("INSERT INTO search (search, rowid, command) VALUES ('delete', ?, ?)", (job_id, fold(command)))
-        db.execute(_ONE_MORE)
+        db.execute(_COUNT_REMOVED)
 
 
-def take_in(db: sqlite3.Connection) -> bool:
-    """Take in the next few jobs (a unit for the writer); false if there was none."""
-    taken, size = [], 0
-    for job_id, command in db.execute(_NEXT, (_searched(db), _ROWS)):
-        taken.append((job_id, fold(command)))
-        size += len(command)
-        if size > _TEXT:
+def add_next_jobs(db: sqlite3.Connection) -> bool:
+    """Add the next few jobs to the index (a unit); return False if there were none."""
+    added, characters = [], 0
+    for job_id, command in db.execute(_NEXT, (_searched(db), _BATCH_SIZE)):
+        added.append((job_id, fold(command)))
+        characters += len(command)
+        if characters > _BATCH_CHARACTERS:
             break
-    if taken:
-        db.executemany("INSERT INTO search (rowid, command) VALUES (?, ?)", taken)
-        db.execute("UPDATE meta SET value = ? WHERE key = 'searched'", (str(taken[-1][0]),))
-    return bool(taken)
+    if added:
+        db.executemany("INSERT INTO search (rowid, command) VALUES (?, ?)", added)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'searched'", (str(added[-1][0]),))
+    return bool(added)
 
 
-def tidy(db: sqlite3.Connection, *, begun: bool) -> bool:
-    """Merge a few pages of the index (a unit for the writer); false if it is tidy.
+def merge(db: sqlite3.Connection, *, begun: bool) -> bool:
+    """Merge a few pages of the index (a unit), or begin to once it is worth it; return False if all is merged.
 
-    FTS5 keeps the entries of what was deleted, beside notes that they are dead, until both are merged. Every search
-    reads over them, so that without this a history under retention would be searched ever more slowly.
+    FTS5 keeps the entries of deleted jobs, with notes that they are dead, until both are merged. Every search reads
+    over them, so a history under retention would be searched ever more slowly.
     """
     if not begun:
-        (dead,) = db.execute(_FORGOTTEN).fetchone() or (0,)
+        (removed,) = db.execute(_REMOVED).fetchone() or (0,)
         (span,) = db.execute(_SPAN).fetchone()
-        if dead < _DEAD + span // 4:
+        if removed < _MERGE_THRESHOLD + span // 4:
             return False
         db.execute("UPDATE meta SET value = '0' WHERE key = 'forgotten'")
     before = db.total_changes
-    # fts5.html#the_merge_command: below zero it begins to merge all there is; it is over once nothing changes.
-    db.execute("INSERT INTO search (search, rank) VALUES ('merge', ?)", (_PAGES if begun else -_PAGES,))
+    # fts5.html#the_merge_command: a negative number begins to merge everything; it is done once nothing changes.
+    db.execute("INSERT INTO search (search, rank) VALUES ('merge', ?)", (_MERGE_PAGES if begun else -_MERGE_PAGES,))
     return not begun or db.total_changes - before >= 2
 
 
 class Indexer:
-    """Takes new jobs in, soon after they came, and does nothing while there are none."""
+    """Adds new jobs to the index soon after they were accepted; idle while there are none."""
 
-    def __init__(self, write: Callable[[UnitOfWork[bool]], Awaitable[bool]]) -> None:
-        """`write` has a unit done by the writer."""
-        self._write = write
+    def __init__(self, run_write: Callable[[UnitOfWork[bool]], Awaitable[bool]]) -> None:
+        """`run_write` runs a unit in a write transaction."""
+        self._run_write = run_write
         self._wake = asyncio.Event()
-        self._wake.set()  # there may be some from before
+        self._wake.set()  # jobs may be left from before
 
-    def came(self) -> None:
-        """There is a new job."""
+    def job_added(self) -> None:
+        """Wake up for a new job."""
         self._wake.set()
 
-    async def work(self) -> None:
-        """Take in whatever comes."""
+    async def run(self) -> None:
+        """Index new jobs, until cancelled."""
         while True:
             await self._wake.wait()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_GATHER_DELAY)
             self._wake.clear()
             try:
                 await self._catch_up()
                 begun = False
-                while begun := await self._write(partial(tidy, begun=begun)):
+                while begun := await self._run_write(partial(merge, begun=begun)):
                     await self._catch_up()
             except StoreUnavailable:
-                self._wake.set()  # the writer has told whoever asked; here it is tried again after the pause
+                self._wake.set()  # retried after the delay; the writer has reported it already
 
     async def _catch_up(self) -> None:
         more = True
         while more:
-            more = await self._write(take_in)
-            await asyncio.sleep(_BREATH)
+            more = await self._run_write(add_next_jobs)
+            await asyncio.sleep(_STEP_DELAY)
 
 
-def _some_grams(needle: str) -> set[str]:
-    """Entries from all over the needle: looking at each would take long for a long one."""
-    last = len(needle) - _GRAM
-    places = {last * number // (_PROBED - 1) for number in range(_PROBED)}
-    return {needle[place : place + _GRAM] for place in places}
+def _sample_grams(needle: str) -> set[str]:
+    """Return trigrams from all over the needle: counting every one would take long for a long needle."""
+    last = len(needle) - _GRAM_LENGTH
+    places = {last * number // (_MAX_GRAMS - 1) for number in range(_MAX_GRAMS)}
+    return {needle[place : place + _GRAM_LENGTH] for place in places}
 
 
 def _count(db: sqlite3.Connection, gram: str) -> int:
-    (count,) = db.execute(_COUNT, (_quoted(gram), _RARE)).fetchone()
+    (count,) = db.execute(_COUNT, (_quoted(gram), _RARE_LIMIT)).fetchone()
     return int(count)
 
 

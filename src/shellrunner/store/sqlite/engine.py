@@ -84,7 +84,7 @@ class Core:
             tasks.start("store-bells", self._bells.work())
             tasks.start("store-retention", self._retainer.work())
             tasks.start("store-alarm", self._alarm.work())
-            tasks.start("store-search", self._indexer.work())
+            tasks.start("store-search", self._indexer.run())
             try:
                 yield self
             finally:
@@ -144,7 +144,7 @@ class Core:
         if move.before is State.RUNNING:
             self._owners.pop(move.job_id, None)
         elif move.before is None:
-            self._indexer.came()
+            self._indexer.job_added()
         self._rung(move.job_id)
 
     def _rung(self, job_id: int) -> None:
@@ -157,7 +157,7 @@ class Core:
         for move in moves:
             self._queues.moved(move)
             if move.before is None:
-                self._indexer.came()
+                self._indexer.job_added()
         self._rung(claim.job_id)
         if gone:  # whoever wanted it was told nothing, so it goes back; if that fails, it is judged later
             with suppress(StoreUnavailable):

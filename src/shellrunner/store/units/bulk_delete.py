@@ -7,8 +7,9 @@ import sqlite3
 from collections.abc import Sequence
 
 from shellrunner.model import State
+from shellrunner.model.filters import Filters
 from shellrunner.store import DeleteCount
-from shellrunner.store.filters import Filters, Position
+from shellrunner.store.pagination import Position
 from shellrunner.store.query import listing
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
@@ -27,7 +28,7 @@ def meant(
     db: sqlite3.Connection, filters: Filters, upto: int, after: Position | None
 ) -> tuple[list[int], Position | None]:
     """Some of the jobs that are meant, and where to look for more."""
-    places, following = listing.some(db, filters, listing.by_range(filters), limit=STEP, after=after)
+    places, following = listing.positions(db, filters, listing.scan_order(filters), limit=STEP, after=after)
     job_ids = (int(place[-1] or 0) for place in places)
     # A clock that was set back lets new ones appear among the old.
     return [job_id for job_id in job_ids if job_id <= upto], following

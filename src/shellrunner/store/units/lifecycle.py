@@ -150,7 +150,7 @@ def remove(db: sqlite3.Connection, job_id: int) -> Transition:
         stored = None if stored is None else stored + dependents.elsewhere(db, job_id)
         db.execute("DELETE FROM attempts WHERE job = ?", (job_id,))
     dependents.forget(db, job_id, spec)
-    search.forget(db, job_id, command)
+    search.remove_job(db, job_id, command)
     db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
     db.execute("DELETE FROM outputs WHERE job = ?", (job_id,))
     return Transition(job_id, queue, State.DONE, None, stored, attempts=attempts)

@@ -14,7 +14,7 @@ from shellrunner.errors import BadCursor
 from shellrunner.model import Ending
 from shellrunner.model.names import is_name
 from shellrunner.store import Filters, Position, Sort
-from shellrunner.store.filters import LAST, SortKey, Value
+from shellrunner.store.pagination import MAX_ID, SortKey, Value
 
 _LONGEST: Final = 1_000  # characters; any cursor of ours is shorter
 _ENDINGS: Final = frozenset(ending.value for ending in Ending)
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LAST
+    return type(value) is int and 0 <= value <= MAX_ID
 
 
 def _is_of(key: SortKey, value: Value) -> bool:
@@ -69,4 +69,4 @@ def _is_of(key: SortKey, value: Value) -> bool:
         case SortKey.DURATION:
             return type(value) is float and isfinite(value)
         case _:
-            return type(value) is int and abs(value) <= LAST
+            return type(value) is int and abs(value) <= MAX_ID

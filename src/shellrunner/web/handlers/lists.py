@@ -13,7 +13,7 @@ from aiohttp import web
 from shellrunner.errors import BadParameter
 from shellrunner.model import Ending, Job, State
 from shellrunner.store import Filters, Position, Sort
-from shellrunner.store.filters import Order, SortKey, position
+from shellrunner.store.pagination import Order, SortKey, position_after
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers import cursors
 from shellrunner.web.http import parameters, responses
@@ -98,7 +98,7 @@ class Listing:
             document = self._cut(await row(job))
             room -= len(json_codec.dumps(document))
             if room < 0 and rows:
-                following = position(page.jobs[number - 1], self.sort)
+                following = position_after(page.jobs[number - 1], self.sort)
                 break
             if document is not None:
                 rows.append(document)
