@@ -176,7 +176,7 @@ async def test_paging_is_stable(site: Site) -> None:
 
 async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page ends when it is large, however many rows were asked for, and the next one goes on."""
-    monkeypatch.setattr("shellrunner.web.handlers.lists.FULL", 200_000)
+    monkeypatch.setattr("shellrunner.web.handlers.lists.MAX_PAGE_SIZE", 200_000)
     asked = {"argv": ["/bin/true", "'" * 10_000]}  # as a command for a shell, in JSON, seven times that
     for _ in range(5):
         await site.submit(**asked)
@@ -292,7 +292,7 @@ documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st
 @example(["\ud800", None, None, 2], True)
 async def test_forged_cursors(site: Site, content: Any, signed: bool) -> None:
     """A cursor that somebody made up is a place in the list, or 400; never anything else."""
-    own = cursors.write(Filters(with_result=True), SORT, ("mail", 1.5, None, 3))
+    own = cursors.encode(Filters(with_result=True), SORT, ("mail", 1.5, None, 3))
     digest = json.loads(urlsafe_b64decode(f"{own}=="))[0]
     if signed and isinstance(content, list):
         content = [digest, *content]
@@ -321,4 +321,4 @@ async def test_a_cursor_is_read_to_the_letter(five: Site) -> None:
 def test_noise_is_no_cursor(text: str) -> None:
     """Whatever else is given as a cursor is refused as such."""
     with pytest.raises(BadCursor):
-        cursors.read(text, Filters(), ())
+        cursors.decode(text, Filters(), ())

@@ -56,7 +56,7 @@ from tests.support.waiting import until
 )
 def test_reading(lines: list[str], seconds: int | None) -> None:
     """Of all preferences the first `wait` counts, in whole seconds up to 60; one that cannot be read is none."""
-    assert prefer.seconds(lines) == seconds
+    assert prefer.parse_wait(lines) == seconds
 
 
 _TOKEN = st.text("abcxyzWAIT-_.!*0123456789", min_size=1, max_size=6)
@@ -83,14 +83,14 @@ def test_wait_is_found_among_others(
     """Whatever other preferences and parameters the grammar allows, `wait` is read as it is."""
     wait = f'wait="{wanted}"' if quoted else f"wait={wanted}"
     preferences = [*before, wait + parameters, *after]
-    assert prefer.seconds([", ".join(preferences)]) == min(wanted, 60)
-    assert prefer.seconds(preferences) == min(wanted, 60)
+    assert prefer.parse_wait([", ".join(preferences)]) == min(wanted, 60)
+    assert prefer.parse_wait(preferences) == min(wanted, 60)
 
 
 @given(st.lists(st.text(max_size=40) | st.text('wait=5",;\\ ', max_size=40)))
 def test_no_header_is_too_odd(lines: list[str]) -> None:
     """No header whatever is an error."""
-    assert prefer.seconds(lines) in {None, *range(61)}
+    assert prefer.parse_wait(lines) in {None, *range(61)}
 
 
 def preferring(wait: str) -> dict[str, str]:
@@ -256,14 +256,14 @@ async def test_deleted_while_waited_for(site: Site, monkeypatch: pytest.MonkeyPa
 
 async def test_result_deleted_before_it_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose result is gone as soon as it is done is 202 with the job as it is."""
-    until_done = prefer.until_done
+    wait_until_done = prefer.wait_until_done
 
     async def deleting(*args: object) -> object:
-        done = await until_done(*args)  # type: ignore[arg-type]
+        done = await wait_until_done(*args)  # type: ignore[arg-type]
         await site.store.delete_result(1)
         return done
 
-    monkeypatch.setattr(prefer, "until_done", deleting)
+    monkeypatch.setattr(prefer, "wait_until_done", deleting)
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         posted = tasks.create_task(post(site, "wait=60"))
         await waited_for(site)

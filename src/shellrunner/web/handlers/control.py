@@ -1,4 +1,4 @@
-"""What is said to a running command: signals, and input that is sent while it runs.
+"""Signals and standard input for running commands.
 
 Handlers of POST /api/jobs/{id}/signal and /stdin. Must not know how a command is reached.
 """
@@ -15,15 +15,15 @@ from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import ownership
 from shellrunner.wire import parse, serialize
 
-_LAST: Final = 10**18 - 1
+_MAX_OFFSET: Final = 10**18 - 1  # bytes
 
 
 class JobControls(Protocol):
-    """Reaches the commands that run."""
+    """Sends signals and input to running commands; the supervisor implements it."""
 
     @property
     def signals(self) -> Mapping[str, int]:
-        """The signals that there are, by name."""
+        """The signals that the kernel has, by name."""
 
     async def send_signal(self, job_id: int, signum: int) -> None:
         """Send a signal to the command's process group.
@@ -33,11 +33,11 @@ class JobControls(Protocol):
         """
 
     async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
-        """Give the command all of `data` to read, if its input stands at `offset`, and perhaps the end of it.
+        """Write all of `data` to the command's input, which must be at `offset` if that is given; `end` closes it.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
-            InputClosed, WrongOffset, InputFull: nothing of it was taken.
+            InputClosed, WrongOffset, InputFull: nothing was accepted.
         """
 
 
@@ -45,19 +45,22 @@ CONTROLS: Final[web.AppKey[JobControls]] = web.AppKey("controls")
 
 
 async def signal(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs/{id}/signal: send a signal to its process group."""
-    app, wanted = request.app, job_id(request)
+    """POST /api/jobs/{id}/signal: send a signal to the process group of the command."""
+    app, number = request.app, job_id(request)
     app[STREAMS].raise_if_closing()
     content = await bodies.read_json(request)
-    await app[CONTROLS].send_signal(wanted, parse.signal_number(content, app[CONTROLS].signals))
-    job = await app[STORE].job(wanted)
-    return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(wanted)})
+    await app[CONTROLS].send_signal(number, parse.signal_number(content, app[CONTROLS].signals))
+    job = await app[STORE].job(number)
+    return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(number)})
 
 
 async def stdin(request: web.Request) -> web.Response:
-    """POST /api/jobs/{id}/stdin: let it read the body, and with `end` the end of its input."""
+    """POST /api/jobs/{id}/stdin: write the body to the standard input of the command.
+
+    With `end` the input is closed after it. Either all of the body is accepted or nothing.
+    """
     request.app[STREAMS].raise_if_closing()
-    offset, end = integer(request, "offset", minimum=0, maximum=_LAST), flag(request, "end")
+    offset, end = integer(request, "offset", minimum=0, maximum=_MAX_OFFSET), flag(request, "end")
     content = await bodies.read(request)
     await ownership.check_stdin(request, identity_of(request))
     await request.app[CONTROLS].send_input(job_id(request), offset, content, end=end)

@@ -1,6 +1,6 @@
-"""Cursors: the place where the next page of a list begins, as a text that nobody has to understand.
+"""Cursors: the position at which the next page of a list begins, as an opaque string.
 
-A cursor belongs to its filters and sort. What comes back is believed as little as anything else that a client says.
+A cursor is bound to its filters and sort order. One that a client sends is validated like any other input.
 """
 
 import json
@@ -16,41 +16,41 @@ from shellrunner.model.names import is_name
 from shellrunner.store import Filters, Position, Sort
 from shellrunner.store.pagination import MAX_ID, SortKey, Value
 
-_LONGEST: Final = 1_000  # characters; any cursor of ours is shorter
+_MAX_LENGTH: Final = 1_000  # characters; every cursor that a list returns is shorter
 _ENDINGS: Final = frozenset(ending.value for ending in Ending)
 
 
-def write(filters: Filters, sort: Sort, place: Position) -> str:
-    """The cursor of this place."""
-    content = json.dumps([_digest(filters, sort), *place], separators=(",", ":"))
+def encode(filters: Filters, sort: Sort, position: Position) -> str:
+    """Return the cursor of a position in the list with these filters and this sort order."""
+    content = json.dumps([_digest(filters, sort), *position], separators=(",", ":"))
     return urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
 
 
-def read(text: str, filters: Filters, sort: Sort) -> Position:
-    """The place of a cursor.
+def decode(text: str, filters: Filters, sort: Sort) -> Position:
+    """Return the position of a cursor.
 
     Raises:
-        BadCursor: it is none of ours, or that of a list with other filters or in another order.
+        BadCursor: `encode` never returned it for these filters and this sort order.
     """
     try:
-        _, *values = json.loads(urlsafe_b64decode(f"{text}===")) if len(text) <= _LONGEST else [None]
-    except (ValueError, TypeError, RecursionError):  # no base64, JSON or list
+        _, *values = json.loads(urlsafe_b64decode(f"{text}===")) if len(text) <= _MAX_LENGTH else [None]
+    except (ValueError, TypeError, RecursionError):  # not base64, JSON or a list
         values = []
     *keys, job_id = values or [None]
-    fits = _is_id(job_id) and len(keys) == len(sort)
-    fits = fits and all(_is_of(order.key, value) for order, value in zip(sort, keys, strict=True))
-    # It must be what we would write, to the letter: base64 passes over what does not belong to it.
-    if not fits or text != write(filters, sort, tuple(values)):
-        raise BadCursor("cursor", "the cursor was not made by this list with these filters and this sort")
+    valid = _is_id(job_id) and len(keys) == len(sort)
+    valid = valid and all(_is_value(order.key, value) for order, value in zip(sort, keys, strict=True))
+    # It must be exactly what `encode` returns: the decoder of base64 skips characters that do not belong to it.
+    if not valid or text != encode(filters, sort, tuple(values)):
+        raise BadCursor("cursor", "the cursor is not from this list with these filters and this sort")
     return tuple(values)
 
 
 def _digest(filters: Filters, sort: Sort) -> str:
-    asked = {field.name: _plain(getattr(filters, field.name)) for field in fields(filters)}
-    return blake2b(json.dumps([asked, sort]).encode(), digest_size=9).hexdigest()
+    values = {field.name: _serializable(getattr(filters, field.name)) for field in fields(filters)}
+    return blake2b(json.dumps([values, sort]).encode(), digest_size=9).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _serializable(value: Any) -> Any:
     return sorted(value) if isinstance(value, frozenset) else value
 
 
@@ -58,7 +58,7 @@ def _is_id(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_ID
 
 
-def _is_of(key: SortKey, value: Value) -> bool:
+def _is_value(key: SortKey, value: Value) -> bool:
     if value is None:
         return True
     match key:

@@ -1,6 +1,6 @@
-"""The index, and what whoever watches over the service asks for.
+"""The index of the API, health probes and metrics.
 
-Handlers of /api, /healthz, /readyz and /metrics; the first two probes answer under any Host and tell no detail.
+Handlers of /api, /healthz, /readyz and /metrics. The probes are served under any Host and disclose no details.
 """
 
 import logging
@@ -18,14 +18,14 @@ from shellrunner.wire import documents
 
 log = logging.getLogger("shellrunner.web")
 
-_OK: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
+_PROBE_HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
 _TEXT: Final = "text/plain"
 _OPENMETRICS: Final = "application/openmetrics-text"
-_FORMATS: Final = {
+_CONTENT_TYPES: Final = {
     _TEXT: "text/plain; version=0.0.4; charset=utf-8",
     _OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
-_FOLLOWED: Final = {
+_STREAM_KINDS: Final = {
     "/api/statuses/{id}/events": "events",
     "/api/statuses/{id}/output": "output",
     "/api/statuses/events": "statuses",
@@ -43,46 +43,47 @@ _LINKS: Final[documents.Index] = {
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api: where to go from here."""
+    """GET /api: return the entry points of the API."""
     return await responses.ok(request, _LINKS)
 
 
 async def health(request: web.Request) -> web.Response:
-    """GET /healthz: the process answers."""
-    return web.Response(body=b"ok\n", headers=_OK)
+    """GET /healthz: report that the process responds."""
+    return web.Response(body=b"ok\n", headers=_PROBE_HEADERS)
 
 
 async def readiness(request: web.Request) -> web.Response:
-    """GET /readyz: jobs are accepted and run."""
+    """GET /readyz: report whether jobs are accepted and run."""
     reasons = ["shutting down"] if request.app[STREAMS].closing else request.app[NOT_READY_REASONS]()
     if not reasons:
-        return web.Response(body=b"ready\n", headers=_OK)
+        return web.Response(body=b"ready\n", headers=_PROBE_HEADERS)
     log.warning("not ready: %s", "; ".join(reasons))
-    return problems.problem("not-ready", "jobs are not run just now; the service's log says why")
+    return problems.problem("not-ready", "jobs are not accepted or run at the moment; the service's log says why")
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics: every figure, for Prometheus."""
-    kind = _format(", ".join(request.headers.getall(hdrs.ACCEPT, ())))
+    """GET /metrics: return the metrics of the service in a format of Prometheus."""
+    media_type = _negotiate(", ".join(request.headers.getall(hdrs.ACCEPT, ())))
     streams = request.app[STREAMS].count()
-    followers = {kind: streams[path] for path, kind in _FOLLOWED.items()}
+    followers = {kind: streams[path] for path, kind in _STREAM_KINDS.items()}
     connections = request.app[CONNECTIONS]
     front = FrontFigures(followers, len(connections), connections.cut, connections.problems)
-    content = await request.app[RENDER_METRICS](front, openmetrics=kind == _OPENMETRICS)
-    headers = {"Content-Type": _FORMATS[kind], "Cache-Control": "no-store", "Vary": "Accept"}
+    content = await request.app[RENDER_METRICS](front, openmetrics=media_type == _OPENMETRICS)
+    headers = {"Content-Type": _CONTENT_TYPES[media_type], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)
 
 
-def _format(accept: str) -> str:
-    """OpenMetrics for whoever names it; the older text, which browsers show, for all others.
+def _negotiate(accept: str) -> str:
+    """Choose OpenMetrics if `Accept` names it, and otherwise the older text format, which browsers display.
 
-    Versions and escapings in `Accept` make no difference: all versions' readers read ours, and our names are ASCII.
+    Versions and escaping schemes in `Accept` are ignored: readers of all versions understand these responses, and
+    the names of the metrics are ASCII.
 
     Raises:
-        HttpProblem: neither is wanted.
+        HttpProblem: `Accept` excludes both.
     """
     if _OPENMETRICS in accept.lower() and accepts(accept, _OPENMETRICS):
         return _OPENMETRICS
     if accepts(accept, _TEXT):
         return _TEXT
-    raise HttpProblem("not-acceptable", f"this is {_TEXT} or {_OPENMETRICS}, and Accept excludes both")
+    raise HttpProblem("not-acceptable", f"Accept excludes {_TEXT} and {_OPENMETRICS}, the formats of this route")

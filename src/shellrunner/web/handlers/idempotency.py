@@ -1,6 +1,6 @@
-"""`Idempotency-Key`: whoever sends a request twice says so, and gets one job.
+"""The header `Idempotency-Key`: requests with the same key create one job.
 
-Reads the header; the history keeps the promise. Must not know what a job is.
+Parses the header; the store guarantees the rest. Must not know what a job is.
 """
 
 import re
@@ -13,38 +13,40 @@ from shellrunner.store import IdempotencyKey
 from shellrunner.web.app_keys import identity_of
 from shellrunner.wire import parse
 
-NAME: Final = "Idempotency-Key"
-MOST: Final = 255  # characters
+HEADER: Final = "Idempotency-Key"
+MAX_LENGTH: Final = 255  # characters
 
-# A string as structured fields have it (RFC 9651, 3.3.3), but for blanks; or the same without its quotes.
+# A string of structured fields (RFC 9651, 3.3.3) without blanks, or the same without quotes.
 _QUOTED = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])+)"')
 _BARE = re.compile(r"[!#-~][!-~]*")
 
 
-def asked(request: web.Request) -> str | None:
-    """The key, or None.
+def requested_key(request: web.Request) -> str | None:
+    """Return the key of the request, or None if it has none.
 
     Raises:
-        BadParameter: it is none, or there are two.
+        BadParameter: the key is not valid, or there are several.
     """
-    if NAME not in request.headers:
+    if HEADER not in request.headers:
         return None
-    given = request.headers.getall(NAME)
-    if len(given) > 1:
-        raise BadParameter(NAME, f"{NAME} is given more than once")
-    key = read(given[0])
+    values = request.headers.getall(HEADER)
+    if len(values) > 1:
+        raise BadParameter(HEADER, f"{HEADER} is given more than once")
+    key = parse_key(values[0])
     if key is None:
-        raise BadParameter(NAME, f"{NAME} must be 1 to {MOST} visible ASCII characters, in quotes or without")
+        raise BadParameter(
+            HEADER, f"{HEADER} must be 1 to {MAX_LENGTH} visible ASCII characters, in quotes or without"
+        )
     return key
 
 
-def of(request: web.Request, key: str, content: bytes) -> IdempotencyKey:
-    """The key as the history keeps it: whose it is, and what came with it."""
+def bound_key(request: web.Request, key: str, content: bytes) -> IdempotencyKey:
+    """Return the key with the identity that sent it and a digest of the request body."""
     return IdempotencyKey(identity_of(request).name, key, parse.digest(content))
 
 
-def read(text: str) -> str | None:
-    """The key that the header's value stands for, or None."""
+def parse_key(text: str) -> str | None:
+    """Return the key in the value of the header, or None if it is not valid."""
     quoted = _QUOTED.fullmatch(text)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
-    return key if len(key) <= MOST and (quoted or _BARE.fullmatch(text)) else None
+    return key if len(key) <= MAX_LENGTH and (quoted or _BARE.fullmatch(text)) else None

@@ -1,4 +1,4 @@
-"""Jobs: submit, look, list, cancel, remove.
+"""Jobs: submit, show, list, cancel and delete.
 
 Handlers of the routes under /api/jobs. Must not know how jobs are run.
 """
@@ -23,39 +23,45 @@ log = logging.getLogger("shellrunner.web")
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs: accept a job, durably."""
+    """POST /api/jobs: submit a job.
+
+    It is stored durably before the response is sent. With `Prefer: wait=N` the response waits for the result.
+    """
     app = request.app
     app[STREAMS].raise_if_closing()
-    key, seconds = idempotency.asked(request), prefer.asked(request)
+    key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     content = await bodies.read_json(request)
     spec = parse.job_spec(content)
     job_policy.check(spec, app[SETTINGS])
-    who = identity_of(request)
-    command_rules.check_command(who, spec)
-    by = Submitter(who.name, who.run_as)
-    job = await app[STORE].add(spec, idempotency.of(request, key, content) if key is not None else None, by)
+    identity = identity_of(request)
+    command_rules.check_command(identity, spec)
+    submitter = Submitter(identity.name, identity.run_as)
+    job = await app[STORE].add(
+        spec, idempotency.bound_key(request, key, content) if key is not None else None, submitter
+    )
     audit.add_details(request, job=job.id, command=job.spec.command_line)
     headers = {"Location": serialize.status_path(job.id)}
-    # The result is for those who may read it: to all others a preference is what RFC 7240 lets it be, passed over.
-    if seconds is not None and "read" in who.scopes:
-        return await _awaited(request, job, seconds, headers)
+    # The result is only for identities that may read it; for others the preference is ignored, as RFC 7240 allows.
+    if seconds is not None and "read" in identity.scopes:
+        return await _respond_when_done(request, job, seconds, headers)
     return await responses.no_store(request, 202, serialize.job(job), headers)
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/jobs/{id}: the job as it was asked for, and where its status is."""
+    """GET /api/jobs/{id}: return the job as it was submitted, without secrets."""
     return await responses.ok(request, serialize.job(await request.app[STORE].job(job_id(request))))
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/jobs: a page of jobs, the newest first unless sorted."""
-    return await lists.Listing.asked(request, lists.JOBS).answer(request, _row)
+    """GET /api/jobs: list jobs, the newest first unless sorted otherwise."""
+    return await lists.PageRequest.parse(request, lists.JOBS).respond(request, _row)
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs/{id}/cancel: ask for the job's end.
+    """POST /api/jobs/{id}/cancel: cancel a job.
 
-    It may be asked for again while it is under way: TERM to the command's process group, a grace, then KILL to all.
+    A waiting or queued job ends at once. A running command gets SIGTERM and, after a grace period, SIGKILL. The
+    request may be repeated while the job is being cancelled.
     """
     request.app[STREAMS].raise_if_closing()
     job = await request.app[STORE].request_cancel(job_id(request))
@@ -63,36 +69,38 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.Response:
-    """DELETE /api/jobs/{id}: remove a job that is done, with its status and result."""
-    store, wanted = request.app[STORE], job_id(request)
+    """DELETE /api/jobs/{id}: delete a job that is done, with its status and result."""
+    store, number = request.app[STORE], job_id(request)
     if responses.has_preconditions(request):
         responses.check_preconditions(
-            request, responses.etag(json_codec.dumps(serialize.job(await store.job(wanted))))
+            request, responses.etag(json_codec.dumps(serialize.job(await store.job(number))))
         )
-    await store.delete_job(wanted)
+    await store.delete_job(number)
     return web.Response(status=204)
 
 
 async def remove_many(request: web.Request) -> web.StreamResponse:
-    """DELETE /api/jobs?…: all that are meant and done, in small steps.
+    """DELETE /api/jobs?…: delete all selected jobs that are done.
 
-    It goes on when the client goes. If the service stops meanwhile, some are deleted, and asking again does the rest.
+    They are deleted in small batches, also after the client disconnected. If the service stops meanwhile, some are
+    deleted; repeat the request to delete the rest.
     """
     request.app[STREAMS].raise_if_closing()
-    responses.check_preconditions(request, "")  # a list has no version of its own, so none can be the right one
-    store, meant = request.app[STORE], lists.filters(request)
+    responses.check_preconditions(request, "")  # a list has no version, so no condition can be met
+    store, selected = request.app[STORE], lists.filters(request)
     if parameters.choice(request, "confirm", ("true", "false")) != "true":
-        would = await store.preview_delete(meant)
+        preview = await store.preview_delete(selected)
+        kept = f"{preview.not_done} that are not done"
         raise HttpProblem(
             "unconfirmed",
-            f"with confirm=true this deletes {would.deleted} jobs, and keeps {would.not_done} that are not done",
+            f"this would delete {preview.deleted} jobs and keep {kept}: repeat it with confirm=true",
             parameter="confirm",
-            deleted=would.deleted,
-            kept=would.not_done,
+            deleted=preview.deleted,
+            kept=preview.not_done,
         )
-    deleted, kept = await store.delete_jobs(meant)
-    log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": kept})
-    removed: documents.Removed = {"deleted": deleted, "kept": kept}
+    deleted, not_done = await store.delete_jobs(selected)
+    log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": not_done})
+    removed: documents.Removed = {"deleted": deleted, "kept": not_done}
     return await responses.no_store(request, 200, removed, {})
 
 
@@ -100,14 +108,16 @@ async def _row(job: Job) -> serialize.Document:
     return serialize.job(job)
 
 
-async def _awaited(request: web.Request, job: Job, seconds: int, headers: dict[str, str]) -> web.StreamResponse:
-    headers |= prefer.applied(seconds)
+async def _respond_when_done(
+    request: web.Request, job: Job, seconds: int, headers: dict[str, str]
+) -> web.StreamResponse:
+    headers |= prefer.applied_header(seconds)
     try:
-        job = await prefer.until_done(request, job, seconds)
+        job = await prefer.wait_until_done(request, job, seconds)
         if job.done:
             result = await results.result(request.app[STORE], results.last(job), results.WHOLE)
             headers["Content-Location"] = serialize.result_path(job.id)
             return await responses.no_store(request, 200, result, headers)
     except (NoSuchJob, ResultGone):
-        pass  # deleted as soon as it was done: it was accepted all the same, and that is what 202 says
+        pass  # deleted as soon as it was done; 202 still says that it was accepted
     return await responses.no_store(request, 202, serialize.job(job), headers)

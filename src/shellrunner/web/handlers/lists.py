@@ -1,6 +1,6 @@
-"""Lists: which jobs a query means and in which order, and one page of them as a document.
+"""Lists: which jobs a query selects, in which order, and one page of them as a document.
 
-Used by the resources; what a row says is theirs. `filters` serves whatever else takes the filters of a list.
+Used by the handlers of each list, which make the rows. `filters` also serves other routes with the same filters.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,24 +24,24 @@ FILTERS: Final = (
     " min_duration max_duration"
 )
 PARAMETERS: Final = f"{FILTERS} sort fields limit cursor"
-FULL: Final = 1 << 22  # bytes after which a page ends early; its first row may be larger
+MAX_PAGE_SIZE: Final = 1 << 22  # bytes after which a page ends early; its first row may be larger
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A list: the key of its rows, the fields that they have, and what they can be sorted by."""
+class ListResource:
+    """A list of the API: its name, the fields of its rows, and the keys that they can be sorted by."""
 
     name: str
     fields: frozenset[str]
-    keys: tuple[SortKey, ...] = (SortKey.CREATED, SortKey.PRIORITY, SortKey.QUEUE)
+    sort_keys: tuple[SortKey, ...] = (SortKey.CREATED, SortKey.PRIORITY, SortKey.QUEUE)
     with_result: bool = False
 
 
-JOBS: Final = Kind("jobs", documents.Job.__required_keys__)
-STATUSES: Final = Kind("statuses", documents.Status.__required_keys__)
-RESULTS: Final = Kind("results", documents.Result.__required_keys__, tuple(SortKey), with_result=True)
+JOBS: Final = ListResource("jobs", documents.Job.__required_keys__)
+STATUSES: Final = ListResource("statuses", documents.Status.__required_keys__)
+RESULTS: Final = ListResource("results", documents.Result.__required_keys__, tuple(SortKey), with_result=True)
 
 
 def filters(request: web.Request, *, with_result: bool = False) -> Filters:
@@ -66,10 +66,10 @@ def filters(request: web.Request, *, with_result: bool = False) -> Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """One page of a list, as it was asked for."""
+class PageRequest:
+    """The page of a list that a request selects."""
 
-    kind: Kind
+    resource: ListResource
     filters: Filters
     sort: Sort
     fields: frozenset[str]
@@ -77,66 +77,68 @@ class Listing:
     after: Position | None
 
     @classmethod
-    def asked(cls, request: web.Request, kind: Kind) -> "Listing":
-        """Read which page is meant."""
-        wanted, sort = filters(request, with_result=kind.with_result), _sort(request, kind)
+    def parse(cls, request: web.Request, resource: ListResource) -> "PageRequest":
+        """Parse the query of a request."""
+        selected, sort = filters(request, with_result=resource.with_result), _sort(request, resource)
         limit = parameters.integer(request, "limit", minimum=1, maximum=1000) or 100
         cursor = request.query.get("cursor")
-        after = None if cursor is None else cursors.read(cursor, wanted, sort)
-        return cls(kind, wanted, sort, _fields(request, kind), limit, after)
+        after = None if cursor is None else cursors.decode(cursor, selected, sort)
+        return cls(resource, selected, sort, _fields(request, resource), limit, after)
 
-    def shows(self, *fields: str) -> bool:
-        """Whether a row has one of these fields."""
+    def includes(self, *fields: str) -> bool:
+        """Return whether rows have one of these fields."""
         return not self.fields.isdisjoint(fields)
 
-    async def answer(self, request: web.Request, row: Callable[[Job], Awaitable[Row | None]]) -> web.StreamResponse:
-        """Answer with the page; `row` is the document of a job, None if there is none any more."""
+    async def respond(self, request: web.Request, row: Callable[[Job], Awaitable[Row | None]]) -> web.StreamResponse:
+        """Respond with the page; `row` returns the document of a job, or None if it was deleted meanwhile."""
         page = await request.app[STORE].page(self.filters, self.sort, limit=self.limit, after=self.after)
         rows: list[Row] = []
-        following, room = page.next, FULL
+        next_position, room = page.next, MAX_PAGE_SIZE
         for number, job in enumerate(page.jobs):
-            document = self._cut(await row(job))
+            document = self._select_fields(await row(job))
             room -= len(json_codec.dumps(document))
             if room < 0 and rows:
-                following = position_after(page.jobs[number - 1], self.sort)
+                next_position = position_after(page.jobs[number - 1], self.sort)
                 break
             if document is not None:
                 rows.append(document)
-        link = None if following is None else self._link(request, following)
+        link = None if next_position is None else self._link(request, next_position)
         headers = {"Link": f'<{link}>; rel="next"'} if link else {}
-        return await responses.ok(request, {self.kind.name: rows, "next": link}, headers)
+        return await responses.ok(request, {self.resource.name: rows, "next": link}, headers)
 
-    def _cut(self, document: Row | None) -> Row | None:
-        if document is None or self.fields == self.kind.fields:
+    def _select_fields(self, document: Row | None) -> Row | None:
+        if document is None or self.fields == self.resource.fields:
             return document
         return {name: value for name, value in document.items() if name in self.fields}
 
-    def _link(self, request: web.Request, place: Position) -> str:
-        given = [(name, value) for name, value in request.query.items() if name != "cursor"]
-        cursor = cursors.write(self.filters, self.sort, place)
-        return f"{request.path}?{urlencode([*given, ('cursor', cursor)], safe=',:')}"
+    def _link(self, request: web.Request, after: Position) -> str:
+        query = [(name, value) for name, value in request.query.items() if name != "cursor"]
+        cursor = cursors.encode(self.filters, self.sort, after)
+        return f"{request.path}?{urlencode([*query, ('cursor', cursor)], safe=',:')}"
 
 
-def _sort(request: web.Request, kind: Kind) -> Sort:
+def _sort(request: web.Request, resource: ListResource) -> Sort:
     text = request.query.get("sort")
     if text is None:
-        # Where times of creation are given, their index has what is wanted in one piece; the order is the same.
-        timed = not {"created_after", "created_before"}.isdisjoint(request.query)
-        return (Order(SortKey.CREATED, descending=True),) if timed else ()
+        # With bounds on the time of creation its index has the selected rows in one range; the order is the same.
+        by_time = not {"created_after", "created_before"}.isdisjoint(request.query)
+        return (Order(SortKey.CREATED, descending=True),) if by_time else ()
     orders = {word.removeprefix("-"): word.startswith("-") for word in text.split(",")}
     for name in orders:
-        if name not in kind.keys:
-            raise BadParameter("sort", f"{kind.name} cannot be sorted by {name!r}, but by {', '.join(kind.keys)}")
+        if name not in resource.sort_keys:
+            keys = ", ".join(resource.sort_keys)
+            raise BadParameter("sort", f"{resource.name} cannot be sorted by {name!r}: expected some of {keys}")
     if len(orders) <= text.count(","):
-        raise BadParameter("sort", "sort has a key twice")
+        raise BadParameter("sort", "sort names a key twice")
     return tuple(Order(SortKey(name), descending) for name, descending in orders.items())
 
 
-def _fields(request: web.Request, kind: Kind) -> frozenset[str]:
+def _fields(request: web.Request, resource: ListResource) -> frozenset[str]:
     text = request.query.get("fields")
     if text is None:
-        return kind.fields
+        return resource.fields
     wanted = frozenset(text.split(","))
-    for name in sorted(wanted - kind.fields):
-        raise BadParameter("fields", f"{kind.name} have no field {name!r}, but {', '.join(sorted(kind.fields))}")
+    for name in sorted(wanted - resource.fields):
+        fields = ", ".join(sorted(resource.fields))
+        raise BadParameter("fields", f"{resource.name} have no field {name!r}: expected some of {fields}")
     return wanted

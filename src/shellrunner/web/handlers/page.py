@@ -1,7 +1,7 @@
-"""The page at / and what it loads, from the package's own files.
+"""The page at / and its assets, from the files of the package.
 
-Handlers of / and /assets. What is loaded lies under a name made from the content of all of it, and so may be kept for
-ever. Must not know what the page does.
+Handlers of / and /assets. The path of an asset contains a hash of all assets, so clients may cache it forever. Must
+not know what the page does.
 """
 
 import asyncio
@@ -26,30 +26,30 @@ TYPES: Final = {
     "mjs": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml; charset=utf-8",
 }
-NEEDED: Final = frozenset({INDEX, "main.js", "vendor/xterm.mjs"})
+REQUIRED: Final = frozenset({INDEX, "main.js", "vendor/xterm.mjs"})
 
-# Nothing but the page's own modules runs, and nothing makes elements of text: what a command wrote never acts here.
+# Only the page's own modules run, and no text becomes elements: output of a command can never act in the page.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_ALWAYS: Final = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
-_FRESH: Final = {"Content-Type": "text/html; charset=utf-8", **_ALWAYS}
-_KEPT: Final = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+_COMMON: Final = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+_HTML: Final = {"Content-Type": "text/html; charset=utf-8", **_COMMON}
+_IMMUTABLE: Final = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file that the page loads, as it is and packed."""
+    """A file that the page loads, also compressed."""
 
-    kind: str
+    content_type: str
     content: bytes
-    packed: bytes
+    compressed: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class PageAssets:
-    """The page, and what it loads by name; `version` is that of all of it."""
+    """The page and its assets by path; `version` is a hash of all assets."""
 
     index: bytes
     version: str
@@ -57,38 +57,36 @@ class PageAssets:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /: the page for people."""
+    """GET /: return the page for people."""
     page = await asyncio.to_thread(read)
     tag = responses.etag(page.index)
     if responses.is_unchanged(request, tag):
-        return web.Response(status=304, headers={**_ALWAYS, "ETag": tag})
-    return web.Response(body=page.index, headers={**_FRESH, "ETag": tag})
+        return web.Response(status=304, headers={**_COMMON, "ETag": tag})
+    return web.Response(body=page.index, headers={**_HTML, "ETag": tag})
 
 
 async def asset(request: web.Request) -> web.StreamResponse:
-    """GET /assets/{version}/{file}: what the page loads; it never changes under its name."""
+    """GET /assets/{version}/{file}: return an asset of the page; it never changes under its path."""
     page = await asyncio.to_thread(read)
     found = page.assets.get(request.match_info["file"])
     if found is None or request.match_info["version"] != page.version:
         raise HttpProblem("not-found", f"there is nothing at {request.path}")
-    headers = {"Content-Type": found.kind, **_KEPT}
-    if _takes_packed(request):
-        return web.Response(body=found.packed, headers={**headers, "Content-Encoding": "gzip"})
+    headers = {"Content-Type": found.content_type, **_IMMUTABLE}
+    if _accepts_gzip(request):
+        return web.Response(body=found.compressed, headers={**headers, "Content-Encoding": "gzip"})
     return web.Response(body=found.content, headers=headers)
 
 
 @cache
 def read() -> PageAssets:
-    """Read and pack all of it, once.
+    """Read and compress all files, once.
 
     Raises:
-        HttpProblem: this copy of the package was not built.
+        HttpProblem: the package was not built, so its page is missing.
     """
     content = dict(_walk(files("shellrunner") / "page"))
-    if not content.keys() >= NEEDED:
-        raise HttpProblem(
-            "not-found", "this copy of shellrunner has no page in it: pip puts it there when it installs"
-        )
+    if not content.keys() >= REQUIRED:
+        raise HttpProblem("not-found", "this installation has no page: install shellrunner with pip, which builds it")
     index = content.pop(INDEX)
     version = _version(content)
     assets = {
@@ -105,17 +103,17 @@ def _version(content: Mapping[str, bytes]) -> str:
     return state.hexdigest()
 
 
-def _walk(folder: Traversable, place: str = "") -> list[tuple[str, bytes]]:
+def _walk(folder: Traversable, path: str = "") -> list[tuple[str, bytes]]:
     if not folder.is_dir():
         return []
     found = []
     for each in folder.iterdir():
         if each.is_dir():
-            found += _walk(each, f"{place}{each.name}/")
-        elif place + each.name == INDEX or each.name.rpartition(".")[2] in TYPES:
-            found.append((place + each.name, each.read_bytes()))
+            found += _walk(each, f"{path}{each.name}/")
+        elif path + each.name == INDEX or each.name.rpartition(".")[2] in TYPES:
+            found.append((path + each.name, each.read_bytes()))
     return found
 
 
-def _takes_packed(request: web.Request) -> bool:
+def _accepts_gzip(request: web.Request) -> bool:
     return "gzip" in (coding.strip().lower() for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").split(","))

@@ -1,6 +1,6 @@
-"""`Prefer: wait=N` (RFC 7240): a request that stays until its job is done, or so many seconds.
+"""The header `Prefer: wait=N` (RFC 7240): a request waits until its job is done, or for N seconds.
 
-Used by the routes that take it. Must not know what they answer.
+Used by the routes that support it. Must not know how they respond.
 """
 
 import contextlib
@@ -16,50 +16,50 @@ from shellrunner.web.app_keys import STORE
 from shellrunner.web.http.server_protocol import on_disconnect
 from shellrunner.web.http.streaming import STREAMS, expire
 
-MOST: Final = 60  # seconds
+MAX_WAIT: Final = 60  # seconds
 
-# A preference ends at a comma, but not at one in quotes.
+# A preference ends at a comma, but not at one inside quotes.
 _PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\Z))++', re.DOTALL)
 _WAIT = re.compile(r"[ \t]*wait[ \t]*(?:=[ \t]*(?P<value>[^;]*?)[ \t]*)?(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _SECONDS = re.compile(r'([0-9]+)|"([0-9]+)"')
 
 
-def asked(request: web.Request) -> int | None:
-    """How many seconds this request may stay; None if it does not ask for that."""
-    return seconds(request.headers.getall("Prefer")) if "Prefer" in request.headers else None
+def requested_wait(request: web.Request) -> int | None:
+    """Return for how many seconds the request prefers to wait, or None."""
+    return parse_wait(request.headers.getall("Prefer")) if "Prefer" in request.headers else None
 
 
-def seconds(lines: Iterable[str]) -> int | None:
-    """What the header's lines say of `wait`: the first counts (RFC 7240, 2), and what cannot be read is ignored."""
+def parse_wait(lines: Iterable[str]) -> int | None:
+    """Parse `wait` in the lines of the header: the first one counts (RFC 7240, 2), an invalid one is ignored."""
     preferences = (preference for line in lines for preference in _PREFERENCE.findall(line))
     wait = next(filter(None, map(_WAIT.fullmatch, preferences)), None)
     value = _SECONDS.fullmatch(wait["value"] or "") if wait else None
     if value is None:
         return None
     digits = (value[1] or value[2]).lstrip("0")
-    return min(int(digits[:3] or "0"), MOST)
+    return min(int(digits[:3] or "0"), MAX_WAIT)
 
 
-def applied(asked: int) -> dict[str, str]:
-    """Tell that it was waited.
+def applied_header(seconds: int) -> dict[str, str]:
+    """Return the header that confirms the preference.
 
-    Also where the job was not done in time: the preference is an upper bound for the answer (RFC 7240, 4.3),
-    and that was kept; without this, nobody could tell a wait in vain from a server that does not wait.
+    It is sent even if the job was not done in time: the preference is an upper bound for the response time (RFC 7240,
+    4.3), and that was met. Without it a client could not distinguish a wait in vain from a server that does not wait.
     """
-    return {"Preference-Applied": f"wait={asked}"}
+    return {"Preference-Applied": f"wait={seconds}"}
 
 
-async def until_done(request: web.Request, job: Job, most: int) -> Job:
-    """The job once it is done; as it is after so many seconds, at the shutdown, or when the client goes.
+async def wait_until_done(request: web.Request, job: Job, seconds: int) -> Job:
+    """Return the job once it is done, or as it is when the time is over or the service shuts down.
 
     Raises:
         NoSuchJob: it was deleted meanwhile.
-        ConnectionError: the client has gone.
+        ConnectionError: the client disconnected.
     """
     store = request.app[STORE]
-    with store.watch(job.id) as bell, contextlib.suppress(TimeoutError):
-        async with request.app[STREAMS].timeout(most) as wait:
+    with store.watch(job.id) as subscription, contextlib.suppress(TimeoutError):
+        async with request.app[STREAMS].timeout(seconds) as wait:
             with on_disconnect(request, partial(expire, wait)):
                 while not (job := await store.job(job.id)).done:
-                    await bell.wait()
+                    await subscription.wait()
     return job

@@ -1,4 +1,4 @@
-"""The exact bytes of a result's stdout and stderr, whole or in part (RFC 9110, section 14).
+"""The exact bytes of a result's stdout and stderr, all or a range of them (RFC 9110, section 14).
 
 Handlers of /api/results/{id}/stdout and /stderr, also of one attempt. Must not know what the bytes mean.
 """
@@ -13,98 +13,107 @@ from shellrunner.model import Stream
 from shellrunner.results import size
 from shellrunner.store import Output
 from shellrunner.web.app_keys import STORE
-from shellrunner.web.handlers.results import asked
+from shellrunner.web.handlers.results import requested_attempt
 from shellrunner.web.http import parameters, responses
 from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label
 
-PIECE: Final = 1 << 18  # bytes read at once
-# What a command wrote must never act as a page of this site.
+READ_SIZE: Final = 1 << 18  # bytes read at once
+# A browser must never run what a command wrote as a page of this site.
 SANDBOX: Final = {"Content-Security-Policy": "sandbox; default-src 'none'"}
 
-_BEYOND: Final = 10**18  # the end of every output; int() refuses numbers that are much longer
+_MAX_POSITION: Final = 10**18  # beyond the end of every output
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
 
 
 class ByteRange(NamedTuple):
-    """From `first` on, `length` bytes of so many as there are."""
+    """The `length` bytes from `first` on."""
 
     first: int
     length: int
 
 
 async def stdout(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}/stdout, and .../attempts/{number}/stdout: the exact bytes, whole or in part."""
+    """GET /api/results/{id}/stdout, and .../attempts/{number}/stdout: return the exact bytes, all or a range."""
     return await _show(request, Stream.STDOUT)
 
 
 async def stderr(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}/stderr, and .../attempts/{number}/stderr: the exact bytes, whole or in part."""
+    """GET /api/results/{id}/stderr, and .../attempts/{number}/stderr: return the exact bytes, all or a range."""
     return await _show(request, Stream.STDERR)
 
 
 async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
     store = request.app[STORE]
-    job, number, _, volume = await asked(request)
+    job, number, _, volume = await requested_attempt(request)
     total = size(volume, stream)
     output = await store.output(job.id, number)
-    # The bytes of an attempt that is over never change, and the history's id tells it from one that was begun anew.
+    # The bytes of an ended attempt never change. The history's id is part of the tag because ids begin again at 1
+    # after the history was deleted.
     tag = f'"{blake2b(f"{store.history_id}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
-    about = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
+    common = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
     if responses.is_unchanged(request, tag):
-        return web.Response(status=304, headers=about)
-    part = _part(request, tag, total)
-    headers = {**about, **_length(part, total), "Content-Type": f"text/plain; charset={label(job.spec.encoding)}"}
+        return web.Response(status=304, headers=common)
+    part = _requested_range(request, tag, total)
+    headers = {
+        **common,
+        **_length_headers(part, total),
+        "Content-Type": f"text/plain; charset={label(job.spec.encoding)}",
+    }
     if parameters.flag(request, "download"):
         headers["Content-Disposition"] = f'attachment; filename="job-{job.id}-{stream}.txt"'
-    outlet = await start_stream(request, headers, 206 if part else 200)
+    response = await start_stream(request, headers, 206 if part else 200)
     if request.method != "HEAD":
-        await _pour(outlet, output, stream, part or ByteRange(0, total))
-    return await outlet.finish()
+        await _send(response, output, stream, part or ByteRange(0, total))
+    return await response.finish()
 
 
-def _length(part: ByteRange | None, total: int) -> dict[str, str]:
+def _length_headers(part: ByteRange | None, total: int) -> dict[str, str]:
     if part is None:
         return {"Content-Length": str(total)}
     first, length = part
     return {"Content-Length": str(length), "Content-Range": f"bytes {first}-{first + length - 1}/{total}"}
 
 
-async def _pour(outlet: ResponseStream, output: Output, stream: Stream, part: ByteRange) -> None:
+async def _send(response: ResponseStream, output: Output, stream: Stream, part: ByteRange) -> None:
     first, length = part
     while length > 0:
-        piece = await output.read_stream(stream, first, min(length, PIECE))
-        if not piece:
+        data = await output.read_stream(stream, first, min(length, READ_SIZE))
+        if not data:
             raise OSError(f"{stream} ends {length} bytes before its recorded size")
-        await outlet.send(piece)
-        first += len(piece)
-        length -= len(piece)
+        await response.send(data)
+        first += len(data)
+        length -= len(data)
 
 
-def _part(request: web.Request, tag: str, total: int) -> ByteRange | None:
-    """The range that is asked for, or None for all. What is not understood, or several, is all (14.2)."""
+def _requested_range(request: web.Request, tag: str, total: int) -> ByteRange | None:
+    """Return the requested range, or None for all bytes: without a range, for several, and for invalid ones (14.2).
+
+    Raises:
+        HttpProblem: the range begins after the last byte.
+    """
     # Not aiohttp's `request.http_range` and `if_range`: the one takes `bytes=-0` for `bytes=0-`, and numbers of more
     # than 4300 digits for nonsense; the other knows dates only, no entity tags (test_aiohttp_internals.py).
     match = _RANGE.fullmatch(request.headers.get(hdrs.RANGE, ""))
     if match is None or request.method != "GET" or request.headers.get(hdrs.IF_RANGE, tag) != tag:
         return None
     first, last = match.groups()
-    if not (first or last) or (first and last and _place(first) > _place(last)):
+    if not (first or last) or (first and last and _position(first) > _position(last)):
         return None
-    begin_at = _place(first) if first else max(0, total - _place(last))
-    end = min(total, _place(last) + 1) if first and last else total
+    begin_at = _position(first) if first else max(0, total - _position(last))
+    end = min(total, _position(last) + 1) if first and last else total
     if begin_at >= end:
         raise HttpProblem(
             "range-not-satisfiable",
-            f"there are {total} bytes",
+            f"the range begins after the last of {total} bytes",
             {"Content-Range": f"bytes */{total}"},
             limit=total,
         )
     return ByteRange(begin_at, end - begin_at)
 
 
-def _place(digits: str) -> int:
+def _position(digits: str) -> int:
     digits = digits.lstrip("0")
-    return int(digits or "0") if len(digits) <= 18 else _BEYOND
+    return int(digits or "0") if len(digits) <= 18 else _MAX_POSITION

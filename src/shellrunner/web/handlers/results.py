@@ -1,6 +1,6 @@
-"""Results: how jobs ended, with what they wrote as text.
+"""Results: how jobs ended, with their output as text.
 
-Handlers of /api/results, /api/results/{id} and .../attempts/{number}; `raw` has the exact bytes.
+Handlers of /api/results, /api/results/{id} and .../attempts/{number}; `result_bytes` has the exact bytes.
 """
 
 from functools import partial
@@ -20,30 +20,33 @@ from shellrunner.wire.text import Excerpt
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/results/{id}, and .../attempts/{number}: how it ended, with what it wrote as text."""
+    """GET /api/results/{id}, and .../attempts/{number}: return how the job ended, with its output as text."""
     return await responses.ok(request, await _document(request))
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/results: a page of results, the newest first unless sorted."""
-    listing = lists.Listing.asked(request, lists.RESULTS)
-    row = partial(_listed, request.app[STORE]) if listing.shows("stdout", "stderr") else _figures
-    return await listing.answer(request, row)
+    """GET /api/results: list results, the newest first unless sorted otherwise."""
+    page = lists.PageRequest.parse(request, lists.RESULTS)
+    row = partial(_row, request.app[STORE]) if page.includes("stdout", "stderr") else _row_without_output
+    return await page.respond(request, row)
 
 
 async def remove(request: web.Request) -> web.Response:
-    """DELETE /api/results/{id}: remove the result of a job that is done; the job stays."""
+    """DELETE /api/results/{id}: delete the result of a job that is done; the job and its status stay."""
     if responses.has_preconditions(request):
         responses.check_preconditions(request, responses.etag(json_codec.dumps(await _document(request))))
     await request.app[STORE].delete_result(job_id(request))
     return web.Response(status=204)
 
 
-async def asked(request: web.Request) -> Attempt:
-    """The attempt that the path names, else the last: its result is the job's.
+async def requested_attempt(request: web.Request) -> Attempt:
+    """Return the attempt that the path names or, if it names none, the last: its result is the job's.
 
     Raises:
-        NoSuchJob, NoResultYet, ResultGone: there is none to be had.
+        NoSuchJob: there is no such job.
+        NoSuchAttempt: the job has no such attempt.
+        NoResultYet: the attempt has not ended.
+        ResultGone: the result was deleted.
     """
     store, number = request.app[STORE], request.match_info.get("number")
     job = await store.job(job_id(request))
@@ -51,18 +54,18 @@ async def asked(request: web.Request) -> Attempt:
 
 
 async def _document(request: web.Request) -> documents.Result:
-    return await results.result(request.app[STORE], await asked(request), results.WHOLE)
+    return await results.result(request.app[STORE], await requested_attempt(request), results.WHOLE)
 
 
-async def _listed(store: Results, job: Job) -> documents.Result | None:
+async def _row(store: Results, job: Job) -> documents.Result | None:
     try:
         return await results.result(store, results.last(job), results.LISTED)
     except (NoSuchJob, ResultGone):
         return None  # deleted since the list was read
 
 
-async def _figures(job: Job) -> documents.Result:
-    """A row of which nothing that was written is shown, so that is not read."""
+async def _row_without_output(job: Job) -> documents.Result:
+    """Return a row whose texts are not shown, without reading the output."""
     attempt = results.last(job)
     stdout, stderr = [Excerpt("", results.size(attempt.volume, stream) > results.LISTED) for stream in Stream]
     return serialize.result(*attempt, stdout=stdout, stderr=stderr)

@@ -1,6 +1,6 @@
 """Sessions: a cookie for EventSource, which cannot send a token.
 
-Handlers of POST and DELETE /api/session. Must not know how sessions are kept.
+Handlers of POST and DELETE /api/session. Must not know how sessions are stored.
 """
 
 from typing import Final
@@ -13,30 +13,33 @@ from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security.authentication import cookie_name
 
 _PATH: Final = "/api/statuses"
-_ONCE: Final = {"Cache-Control": "no-store"}
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 async def begin(request: web.Request) -> web.Response:
-    """POST /api/session: a cookie that is good for watching; nothing for whoever needs no token."""
+    """POST /api/session: set a session cookie that grants read access to statuses.
+
+    Without a token, which a client of the service's own user does not need, no cookie is set.
+    """
     request.app[STREAMS].raise_if_closing()
-    answer, who = web.Response(status=204, headers=_ONCE), identity_of(request)
-    if who.token is not None:
-        _set(request, answer, await request.app[AUTHENTICATOR].create_session(who), SESSION_LIFETIME)
-    return answer
+    response, identity = web.Response(status=204, headers=_NO_STORE), identity_of(request)
+    if identity.token is not None:
+        _set_cookie(request, response, await request.app[AUTHENTICATOR].create_session(identity), SESSION_LIFETIME)
+    return response
 
 
 async def end(request: web.Request) -> web.Response:
-    """DELETE /api/session: all sessions of the token are over; nothing for whoever needs no token."""
+    """DELETE /api/session: end all sessions of the token; without a token this does nothing."""
     request.app[STREAMS].raise_if_closing()
-    answer, who = web.Response(status=204, headers=_ONCE), identity_of(request)
-    if who.token is not None:
-        await request.app[AUTHENTICATOR].end_sessions(who)
-        _set(request, answer, "", 0)
-    return answer
+    response, identity = web.Response(status=204, headers=_NO_STORE), identity_of(request)
+    if identity.token is not None:
+        await request.app[AUTHENTICATOR].end_sessions(identity)
+        _set_cookie(request, response, "", 0)
+    return response
 
 
-def _set(request: web.Request, answer: web.Response, value: str, seconds: int) -> None:
-    answer.set_cookie(
+def _set_cookie(request: web.Request, response: web.Response, value: str, seconds: int) -> None:
+    response.set_cookie(
         cookie_name(request),
         value,
         path=_PATH,
@@ -48,5 +51,5 @@ def _set(request: web.Request, answer: web.Response, value: str, seconds: int) -
 
 
 def _is_secure(request: web.Request) -> bool:
-    # A browser that came by TLS to a proxy says so by its Origin, which the gate has checked.
+    # Behind a proxy that terminates TLS the Origin says https; the security middleware has checked it.
     return request.secure or request.headers.get(hdrs.ORIGIN, "").lower().startswith("https:")

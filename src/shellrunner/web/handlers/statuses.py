@@ -1,6 +1,6 @@
-"""Statuses: how far each job is, and the way on to its result.
+"""Statuses: how far each job is, and where its result is.
 
-Handlers of GET /api/statuses and /api/statuses/{id}; `events` and `output` have the live ones.
+Handlers of GET /api/statuses and /api/statuses/{id}; `job_events`, `status_events` and `output` have the live ones.
 """
 
 from aiohttp import web
@@ -13,15 +13,15 @@ from shellrunner.wire import serialize
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}: how far the job is, and afterwards the way to its result.
+    """GET /api/statuses/{id}: return how far the job is, and redirect to its result once it is done.
 
-    200 until it is done, then 303 to its result (200 again once that was deleted).
+    200 until the job is done, then 303 to its result (200 again after the result was deleted).
     """
     job, headers = await request.app[STORE].job(job_id(request)), {"Vary": "Prefer"}
-    seconds = prefer.asked(request)
+    seconds = prefer.requested_wait(request)
     if seconds is not None:
-        headers |= {"Cache-Control": "no-store"} | prefer.applied(seconds)
-        job = job if job.done else await prefer.until_done(request, job, seconds)
+        headers |= {"Cache-Control": "no-store"} | prefer.applied_header(seconds)
+        job = job if job.done else await prefer.wait_until_done(request, job, seconds)
     link = serialize.result_link(job)
     if link is not None:
         return responses.see_other(link, serialize.status(job), headers)
@@ -31,8 +31,8 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses: a page of statuses, the newest first unless sorted."""
-    return await lists.Listing.asked(request, lists.STATUSES).answer(request, _row)
+    """GET /api/statuses: list statuses, the newest first unless sorted otherwise."""
+    return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, _row)
 
 
 async def _row(job: Job) -> serialize.Document:

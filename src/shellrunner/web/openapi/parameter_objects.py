@@ -125,15 +125,15 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
 }
 
-for _kind in (lists.JOBS, lists.STATUSES, lists.RESULTS):
-    _keys = [f"{sign}{key}" for key in _kind.keys for sign in ("", "-")]
-    QUERY[f"/api/{_kind.name} sort"] = (
-        {**_array(_enum(_keys), len(_kind.keys)), "uniqueItems": True},
+for _resource in (lists.JOBS, lists.STATUSES, lists.RESULTS):
+    _keys = [f"{sign}{key}" for key in _resource.sort_keys for sign in ("", "-")]
+    QUERY[f"/api/{_resource.name} sort"] = (
+        {**_array(_enum(_keys), len(_resource.sort_keys)), "uniqueItems": True},
         "The keys to sort by, each at most once; `-` sorts in descending order. Null is last, ties are broken by id.",
         ["-created"],
     )
-    QUERY[f"/api/{_kind.name} fields"] = (
-        _array(_enum(sorted(_kind.fields)), 1000),
+    QUERY[f"/api/{_resource.name} fields"] = (
+        _array(_enum(sorted(_resource.fields)), 1000),
         "The only keys that each row has.",
         ["job_id"],
     )
