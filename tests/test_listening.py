@@ -216,7 +216,7 @@ async def test_the_command_line_says_where_to_listen_before_all_else(make, tmp_p
             "--listen: server.listen.0: must be unix:PATH with an absolute path",
         ),
         (["--listen", "0.0.0.0:80"], "--listen: server.listen: must be localhost, a loopback address or a Unix sock"),
-        (["--listen", "127.0.0.1:1", "--port", "2"], "Error: --listen goes without --host and --port"),
+        (["--listen", "127.0.0.1:1", "--port", "2"], "Error: --listen cannot be combined with --host or --port"),
     ],
 )
 async def test_a_wrong_listen_is_refused_as_what_it_is(make, arguments, words):

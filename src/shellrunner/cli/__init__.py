@@ -13,7 +13,6 @@ from typing import Final
 import click
 
 from shellrunner import __version__, process_hardening
-from shellrunner.cli import exit_codes
 from shellrunner.errors import ConfigError, ShellrunnerError
 
 COMPLETION_VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # set by a shell that asks for completions
@@ -44,6 +43,8 @@ def main() -> None:
     try:
         cli(prog_name="shellrunner", complete_var=COMPLETION_VARIABLE)
     except ShellrunnerError as error:
+        from shellrunner.cli import exit_codes  # noqa: PLC0415  --version and --help need nothing of the model
+
         click.echo(error.detail, err=True)
         sys.exit(exit_codes.USAGE_ERROR if isinstance(error, ConfigError) else exit_codes.FAILED)
 
