@@ -41,6 +41,29 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tokens",),
         ("__init__",),
     ),
+    "cli": (
+        ("commands",),
+        ("__init__",),
+        ("job_options",),
+        ("api_calls", "output_writer", "stdin_source", "job_ids", "job_query"),
+        ("server_config", "exit_codes", "ui"),
+        ("fd_io",),
+    ),
+    "cli.ui": (
+        ("job_table",),
+        ("job_state", "console"),
+        ("table", "progress", "prompt"),
+        ("formatting", "ansi"),
+        ("__init__",),
+    ),
+    "client": (
+        ("__init__",),
+        ("client",),
+        ("streams", "stdin"),
+        ("transport", "events"),
+        ("retry", "sse_parser"),
+        ("client_error", "address", "request_types"),
+    ),
     "web": (
         ("__init__",),
         ("openapi",),
@@ -179,6 +202,12 @@ def test_a_room_does_not_know_what_it_must_not(path):
     room = room_of(module_name(path))
     outside = {name.split(".")[0] for name in imports(path)}
     assert outside & MUST_NOT_KNOW[room] == set()
+
+
+def test_the_client_knows_nothing_of_the_server():
+    """Of the rest of the program it imports the errors, and the types of the documents."""
+    rooms = {room_of(name) for path in MODULES if room_of(module_name(path)) == "client" for name in ours(path)}
+    assert rooms == {"client", "errors", "wire"}
 
 
 def test_every_room_has_a_row_of_what_it_must_not_know():
