@@ -581,6 +581,6 @@ async def test_a_crash_of_the_caller_ends_the_process_loudly(tmp_path, monkeypat
     async with InProcess(tmp_path / "state", **sections) as service:
         job = await service.submit("true", notify={"url": "http://127.0.0.1/"})
         assert await asyncio.wait_for(service.serving, 10) == 1
-    assert "the caller crashed" in caplog.text
+    assert "the callback sender crashed" in caplog.text
     async with opened(tmp_path / "state") as store:
         assert (await store.job(job)).callback == Callback(Delivery.PENDING)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shellrunner.config import AuthSettings, Settings
-from shellrunner.service.startup_warnings import of_descriptors, of_root
+from shellrunner.service.startup_warnings import open_files_warnings, root_warnings
 from tests.support.service import Service
 
 
@@ -27,8 +27,8 @@ def warnings(service):
 @pytest.mark.parametrize(
     ("options", "environment", "words"),
     [
-        ([], {"AIOHTTP_NO_EXTENSIONS": "1"}, "aiohttp's parser in Python"),
-        (["-O"], {}, "python -O leaves out the checks"),
+        ([], {"AIOHTTP_NO_EXTENSIONS": "1"}, "aiohttp uses its parser in Python"),
+        (["-O"], {}, "python -O disables the assertions"),
     ],
     ids=["parser", "-O"],
 )
@@ -67,7 +67,7 @@ def token(name, run_as=None):
 def test_commands_as_root_are_told(tokens, uid, told):
     """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
     auth = AuthSettings(tokens=tokens)
-    said = list(of_root(auth, uid))
+    said = list(root_warnings(auth, uid))
     assert len(said) == len(told)
     assert all(words.startswith(start) for words, start in zip(said, told, strict=True))
 
@@ -77,6 +77,6 @@ def test_too_few_descriptors_are_told(monkeypatch):
     settings = Settings(server={"max_connections": 5000}, supervisor={"max_running": 10})
     for most, told in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
-        said = list(of_descriptors(settings))
+        said = list(open_files_warnings(settings))
         assert bool(said) == told
-        assert all(f"only {most} files" in words and "5140" in words for words in said)
+        assert all(f"open files is {most}," in words and "5140" in words for words in said)

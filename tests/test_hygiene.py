@@ -154,7 +154,7 @@ def test_a_state_directory_that_was_open_is_shut_and_the_log_says_so(tmp_path, c
     assert modes == [0o700] * 3
     assert stat.S_IMODE((state / "history.db-wal").stat().st_mode) == 0o600
     assert (state / "history.db-wal").read_bytes() == b"content"
-    told = [record.path for record in caplog.records if record.msg == "others had access, and have it no more"]
+    told = [record.path for record in caplog.records if record.msg == "removed the access of other users"]
     assert told == [str(state), str(state / "slots"), str(state / "history.db-wal")]
     caplog.clear()
     prepare(state)
@@ -203,7 +203,7 @@ def test_what_is_no_file_is_refused(tmp_path, make):
     """A pipe in the place of the history neither hangs the service nor is taken for one."""
     (tmp_path / "state").mkdir(0o700)
     make(tmp_path / "state" / "history.db")
-    with pytest.raises(StoreUnavailable, match=r"history\.db is no regular file"):
+    with pytest.raises(StoreUnavailable, match=r"history\.db is not a regular file"):
         prepare(tmp_path / "state")
 
 
@@ -228,7 +228,7 @@ def test_the_words_reach_whoever_starts_it(tmp_path):
     command = [sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", tmp_path / "state"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "history.db is a symbolic link, which is not followed: move it away" in done.stderr
+    assert "history.db is a symbolic link, which is not followed: remove it" in done.stderr
     assert not (tmp_path / "target").exists()
 
 

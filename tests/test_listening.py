@@ -83,7 +83,7 @@ async def served(**server):
     app[CONNECTIONS] = Connections(ConnectionLimits())
     app.router.add_get("/healthz", healthy)
     settings = load(None, server={"port": 0, **server})
-    certificate = Certificate.of(settings.server)
+    certificate = Certificate.from_settings(settings.server)
     async with listening(app, settings, [], certificate) as (url,):
         yield certificate, int(url.rpartition(":")[2])
 
@@ -149,7 +149,7 @@ async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path)
         for _ in range(2):
             assert (
                 await words_of(f"unix:{tmp_path}/front")
-                == f"cannot listen on {tmp_path}/front: somebody listens there"
+                == f"cannot listen on {tmp_path}/front: another process listens there"
             )
     assert os.path.lexists(tmp_path / "front")
 
@@ -157,7 +157,7 @@ async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path)
 async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path):
     """Something else is there: it is left as it is; or its directory is missing."""
     (tmp_path / "front").write_text("mine")
-    words = f"cannot listen on {tmp_path}/front: there is something that is no socket"
+    words = f"cannot listen on {tmp_path}/front: the file there is not a socket"
     assert await words_of(f"unix:{tmp_path}/front") == words
     assert (tmp_path / "front").read_text() == "mine"
     words = f"cannot listen on {tmp_path}/no/front: No such file or directory"
@@ -380,7 +380,7 @@ def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path, kind):
                 passed = None
         words, left = taken(*([passed] if passed else []), said="LISTEN_PID=PID LISTEN_FDS=1")
     assert words == (
-        "systemd passed descriptor 3, on which no connection can be accepted: the socket unit needs "
+        "systemd passed descriptor 3, which cannot accept connections: the socket unit needs "
         "ListenStream= with an address or a path, and Accept=no"
     )
     assert left == "[]"
@@ -470,13 +470,13 @@ async def test_tokens_in_clear_are_warned_of(make, alone, certificates):
     service = make(SERVER__LISTEN='["0.0.0.0:0", "127.0.0.1:0"]', AUTH__TOKENS=tokens)
     service.program = [*alone, *SERVE]
     await service.start()
-    (warning,) = [entry for entry in service.log if "in clear" in entry["event"]]
+    (warning,) = [entry for entry in service.log if "sent unencrypted" in entry["event"]]
     assert (warning["level"], warning["urls"]) == ("warning", (await urls(service))[:1])
     await service.stop()
     service.log = []
     chain, key = certificates("server")
     await service.start(SERVER__TLS_CERT=chain, SERVER__TLS_KEY=key)
-    assert [entry for entry in service.log if "in clear" in entry["event"]] == []
+    assert [entry for entry in service.log if "sent unencrypted" in entry["event"]] == []
 
 
 # TLS
@@ -615,12 +615,15 @@ def encrypt_key(chain, key):
 
 
 SPOILED = [
-    (spoil_key, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
-    (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not go together: "),
+    (spoil_key, "server.tls_cert {chain} and server.tls_key {key} do not match: "),
+    (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not match: "),
     (lose_key, "{key}: cannot be read: No such file or directory"),
     (pipe_key, "{key}: must be a regular file: a pipe cannot be read again at SIGHUP"),
     (open_key, "{key}: contains the private key, but other users can read or change it: chmod 600 {key}"),
-    (encrypt_key, "server.tls_key is encrypted, and a service has nobody to ask for the password"),
+    (
+        encrypt_key,
+        "server.tls_key is encrypted, and a service cannot ask for the password: store the key unencrypted",
+    ),
 ]
 
 
@@ -647,14 +650,14 @@ async def test_a_key_that_does_not_belong_to_the_certificate_is_refused_at_the_s
     status, words = await refused(service)
     assert (status, words) == (
         2,
-        f"server.tls_cert {chain} and server.tls_key {key} do not go together: key values mismatch",
+        f"server.tls_cert {chain} and server.tls_key {key} do not match: key values mismatch",
     )
     assert not service.state_dir.exists()
 
 
 async def test_a_client_that_never_begins_tls_is_cut_and_others_are_served_meanwhile(certificates, monkeypatch):
     """It is disconnected once the time for a handshake is over."""
-    monkeypatch.setattr(sys.modules[listening.__module__], "_HANDSHAKE", 0.3)
+    monkeypatch.setattr(sys.modules[listening.__module__], "_TLS_TIMEOUT", 0.3)
     chain, key = certificates("server")
     async with (
         served(tls_cert=str(chain), tls_key=str(key)) as (_, port),

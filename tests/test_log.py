@@ -156,7 +156,7 @@ def almost_full_log():
     lines = log.Lines(writing)
     logging.getLogger().addHandler(lines)
     try:
-        yield lines, log.ledger(writing), lambda: os.read(reading, 1 << 20).lstrip(b" ")
+        yield lines, log.audit_sink(writing), lambda: os.read(reading, 1 << 20).lstrip(b" ")
     finally:
         logging.getLogger().removeHandler(lines)
         os.close(reading)
@@ -190,7 +190,7 @@ import os, resource, signal
 from shellrunner import log
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
-ledger = log.ledger(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT))
+ledger = log.audit_sink(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT))
 print(ledger("asked", {{}}), ledger("asked", {{}}))
 """
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True)

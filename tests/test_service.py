@@ -82,14 +82,14 @@ async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watch
     """While writes fail, there is a complaint for /readyz, and systemd is told nothing."""
     async with open_store(tmp_path / "state", Retention(days=None, jobs=None, bytes=None)) as store:
         notifier = Notifier(str(tmp_path / "notify"))
-        pulse = Health(store, notifier)
-        await pulse.prove()
-        assert (notes.count("WATCHDOG=1"), pulse.complaints()) == (1, [])
+        health = Health(store, notifier)
+        await health.check()
+        assert (notes.count("WATCHDOG=1"), health.failures()) == (1, [])
         store._writer.close()  # as good as a dead disk: every write fails from now on
         for _ in range(3):
-            await pulse.prove()
+            await health.check()
         assert notes.count("WATCHDOG=1") == 1
-        assert len(pulse.complaints()) == 1
+        assert len(health.failures()) == 1
         notifier.close()
 
 
@@ -115,11 +115,11 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("part", "where"), [("pulse", "health.Health.prove"), ("reloading", "reload.Reloader._reload")]
+    ("part", "where"), [("health check", "health.Health.check"), ("reloader", "reload.Reloader._reload")]
 )
 async def test_a_crash_beside_the_server_ends_the_process_loudly(tmp_path, monkeypatch, caplog, part, where):
     """A bug in what works beside the server ends the service with status 1, and the log says which part it was."""
-    monkeypatch.setattr("shellrunner.service.health.PULSE", 0.05)
+    monkeypatch.setattr("shellrunner.service.health.CHECK_INTERVAL", 0.05)
     async with InProcess(tmp_path / "state") as service:
         monkeypatch.setattr(f"shellrunner.service.{where}", _bug)
         os.kill(os.getpid(), signal.SIGHUP)

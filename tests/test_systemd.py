@@ -25,7 +25,7 @@ def test_notes_arrive_as_sd_notify_has_them(systemd):
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
     notifier.ready("слушает 8000\nMAINPID=1")
     notifier.watchdog()
-    notifier.extend(1.5)
+    notifier.extend_timeout(1.5)
     notifier.stopping()
     assert listener.recv(1000).decode() == "READY=1\nSTATUS=слушает 8000 MAINPID=1\n"
     assert listener.recv(1000) == b"WATCHDOG=1\n"

@@ -338,7 +338,7 @@ async def test_a_reload_says_what_needs_a_restart(guarded):
     guarded.write(("ci",), config="session_cookie = false\n[server]\nport = 1\nmax_streams = 7\n[queues.a]\n")
     for changed in (["auth.session_cookie"], []):
         assert (await guarded.reload())["changed"] == changed
-        (warned,) = await until(lambda: [entry for entry in guarded.log if "needs a restart" in entry["event"]])
+        (warned,) = await until(lambda: [entry for entry in guarded.log if "need a restart" in entry["event"]])
         assert (warned["level"], warned["settings"]) == ("warning", ["server.max_streams", "queues.a"])
         guarded.log.clear()
     assert await guarded.asked("ci", "POST", "/api/session") == 403

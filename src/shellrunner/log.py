@@ -47,7 +47,7 @@ def set_up(level: str, fd: int = 2) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def ledger(fd: int = 2) -> "LogAuditSink":
+def audit_sink(fd: int = 2) -> "LogAuditSink":
     """Return what takes the lines of the audit: the same log, at any level, but it says whether it took them."""
     # The very same, where there is one: who else writes there must neither cut into its lines nor take its room.
     handlers = (each for each in logging.getLogger().handlers if isinstance(each, Lines) and each.fd == fd)

@@ -173,7 +173,7 @@ async def test_probes(site: Site, path: str) -> None:
     """The probes answer under any Host and from any site, and readiness says no (not why) while there is a reason."""
     headers = {"Host": "evil.example", "Sec-Fetch-Site": "cross-site"}
     assert (await site.get(f"{path}?cache=no", headers=headers)).status == 200
-    site.reasons.append("the supervisor is dead")
+    site.reasons.append("the supervisor has crashed")
     answer = await site.get(path)
     assert answer.status == (503 if path == "/readyz" else 200)
     assert b"supervisor" not in answer.body

@@ -1,6 +1,7 @@
-"""The composition root: the only place that picks the parts and knows all of them.
+"""The composition root: creates every part of the service and connects them.
 
-Owned by the command line, which hands it settings. What lives how long is one block, read from the top.
+Used by the command line, which passes in the settings. The lifetimes of all parts are one block in `serve`, read
+top-down. The only package that knows all the others.
 """
 
 import asyncio
@@ -13,16 +14,16 @@ from functools import partial
 from pathlib import Path
 
 from shellrunner import __version__
-from shellrunner import log as log_room
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
+from shellrunner.log import audit_sink
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
 from shellrunner.service.health import Health
-from shellrunner.service.listening import check_passed, listening, take_passed
+from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.reload import Reloader
-from shellrunner.service.shutdown import ask_for_time, caught_signals, first_of, leave
+from shellrunner.service.shutdown import extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
 from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
@@ -37,97 +38,98 @@ log = logging.getLogger("shellrunner.service")
 
 
 def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status. At SIGHUP, `reread` makes the settings anew.
+    """Serve until SIGTERM or SIGINT; return the exit status. On SIGHUP, `reread` reads the settings again.
 
     Raises:
-        ShellrunnerError: it could not start, and the words say why.
+        ShellrunnerError: the service could not start; the text says why.
     """
     return asyncio.run(serve(settings, reread))
 
 
 async def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
-    """Be the service, from the first lock to the last log line."""
-    passed, certificate = take_passed(settings), Certificate.of(settings.server)
+    """Run the service, from the first lock to the last log line; return the exit status."""
+    passed, certificate = take_passed_sockets(settings), Certificate.from_settings(settings.server)
     state_dir = prepare(settings.store.state_dir)
-    # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     launcher = ForkServerLauncher.from_process(state_dir)
+    # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     fork_server = launcher.launch()
-    use_all_descriptors()
+    raise_open_files_limit()
     disable_created_samples()
     metrics = Metrics(settings.queues)
-    reloading = Reloader(settings, reread or (lambda: settings), partial(check_passed, passed))
+    reloader = Reloader(settings, reread or (lambda: settings), partial(check_passed_sockets, passed))
     with (
         contextlib.closing(Notifier.from_environment()) as notifier,
         private_files(),
         locked(state_dir),
-        caught_signals(reloading.ask) as stop,
+        handled_signals(reloader.request) as stop,
     ):
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
-            supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, crashed),
-            background_task("caller", CallbackSender(store, settings.callbacks).run()) as calling,
+            supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
+            background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
         ):
-            pulse = Health(store, notifier)
-            door = await open_authenticator(settings.auth, store)
+            health = Health(store, notifier)
+            authenticator = await open_authenticator(settings.auth, store)
             app = make_app(
                 store,
                 settings,
-                not_ready_reasons=lambda: pulse.complaints() + _if_dead(crashed),
+                not_ready_reasons=lambda: health.failures() + _if_crashed(supervising),
                 controls=Controls(store, supervisor.running_job),
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
-                authenticator=door,
-                audit_sink=log_room.ledger(),
+                authenticator=authenticator,
+                audit_sink=audit_sink(),
             )
             async with (
-                background_task(
-                    "reloading", reloading.work(door, [certificate.reload] if certificate else [])
-                ) as rereading,
-                background_task("pulse", pulse.beat()) as beating,
+                background_task("reloader", reloader.run(authenticator, certificate)) as reloading,
+                background_task("health check", health.run()) as checking,
                 listening(app, settings, passed, certificate) as urls,
             ):
-                tell_of_the_start(settings, urls, state_dir, notifier)
-                parts = (crashed, calling, beating, rereading)
-                await first_of(stop.wait(), *parts)
+                announce_start(settings, urls, state_dir, notifier)
+                tasks = (supervising, sending, checking, reloading)
+                await first_of(stop.wait(), *tasks)
                 notifier.stopping()
-                async with background_task("patience", ask_for_time(notifier)):
-                    await leave(supervisor, settings.supervisor.on_stop, stop, *parts)
+                async with background_task("stop timeout", extend_stop_timeout(notifier)):
+                    await finish_jobs(supervisor, settings.supervisor.on_stop, stop, *tasks)
             left = supervisor.running_count
         words = {"jobs": left, "slots": str(state_dir / "slots")}
-        log.info("stopped; running jobs go on under their keepers" if left else "stopped", extra=words)
-        return 0 if all(part.cancelled() for part in parts) else 1
+        log.info("stopped; running jobs continue under their keepers" if left else "stopped", extra=words)
+        return 0 if all(task.cancelled() for task in tasks) else 1
 
 
-def tell_of_the_start(settings: Settings, urls: list[str], state_dir: Path, notifier: Notifier) -> None:
-    """Say that it listens, in the log and to systemd; what is less safe than it should be, before that."""
-    startup_warnings.tell(settings)
+def announce_start(settings: Settings, urls: list[str], state_dir: Path, notifier: Notifier) -> None:
+    """Log the startup warnings and that the service listens, and notify systemd."""
+    startup_warnings.emit(settings)
     log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
-    spare_the_collector()
+    freeze_garbage_collector()
     notifier.ready(f"listening on {urls[0]}")
 
 
-def use_all_descriptors() -> None:
-    """Raise the soft limit of open files: each stream is one, each keeper two. Commands keep the limit as it was."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def raise_open_files_limit() -> None:
+    """Raise the soft limit of open files to the hard one: each stream needs one, each keeper two.
+
+    Commands keep the limit that the service was started with.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def spare_the_collector() -> None:
-    """Leave what was made at the start, and lives as long as the service, out of every collection from now on."""
+def freeze_garbage_collector() -> None:
+    """Exclude what was made at the start, and lives as long as the service, from every collection from now on."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 20)  # a job makes some hundred objects and no cycles
 
 
 def retention(settings: Settings) -> Retention:
-    """How much of the history is kept."""
+    """Return how much of the history is kept."""
     store = settings.store
     return Retention(days=store.retention_days, jobs=store.retention_jobs, bytes=store.retention_bytes)
 
 
 def queue_limits(settings: Settings) -> QueueLimits:
-    """How many jobs of each queue run at once, and how many may wait."""
+    """Return how many jobs of each queue may run at once, and how many may wait."""
     queues = {name: QueueLimit(queue.max_running, queue.max_queued) for name, queue in settings.queues.items()}
     return QueueLimits(settings.supervisor.max_queued, queues)
 
@@ -148,5 +150,5 @@ async def supervised(
             yield supervisor, task
 
 
-def _if_dead(supervisor: asyncio.Task[None]) -> list[str]:
-    return ["the supervisor is dead"] if supervisor.done() else []
+def _if_crashed(supervising: asyncio.Task[None]) -> list[str]:
+    return ["the supervisor has crashed"] if supervising.done() else []

@@ -1,6 +1,6 @@
-"""The pulse: proof, again and again, that the history can be written; systemd is told only then.
+"""The health check: write to the history periodically, and feed systemd's watchdog only if that succeeds.
 
-Owned by the composition root.
+Owned by the composition root. Must not know HTTP or SQL.
 """
 
 import asyncio
@@ -14,40 +14,40 @@ from shellrunner.systemd.notify import Notifier
 
 log = logging.getLogger("shellrunner.service")
 
-PULSE: Final = 5.0  # seconds between proofs that the history can be written, unless systemd asks more often
+CHECK_INTERVAL: Final = 5.0  # seconds, unless systemd's watchdog wants it more often
 
 
 class Health:
-    """Proves again and again that the history can be written, and tells systemd only then."""
+    """Checks periodically that the history can be written."""
 
     def __init__(self, store: Store, notifier: Notifier) -> None:
-        """Beat as often as systemd's watchdog asks, at least every few seconds."""
+        """Check as often as systemd's watchdog wants, at least every few seconds."""
         self._store, self._notifier = store, notifier
-        self._pause = min(PULSE, notifier.watchdog_interval or PULSE)
-        self._last = time.monotonic()
-        self._complaint: str | None = None
+        self._interval = min(CHECK_INTERVAL, notifier.watchdog_interval or CHECK_INTERVAL)
+        self._last_success = time.monotonic()
+        self._failure: str | None = None
 
-    async def beat(self) -> None:
-        """Go on until cancelled."""
+    async def run(self) -> None:
+        """Check until cancelled."""
         while True:
-            await self.prove()
-            await asyncio.sleep(self._pause)
+            await self.check()
+            await asyncio.sleep(self._interval)
 
-    async def prove(self) -> None:
-        """Write to the history; only if that succeeds, tell systemd."""
+    async def check(self) -> None:
+        """Write to the history; if that succeeds, notify systemd's watchdog."""
         try:
             await self._store.check()
         except StoreUnavailable as error:
-            if self._complaint is None:
+            if self._failure is None:
                 log.error("the history cannot be written", extra={"reason": error.detail})  # noqa: TRY400
-            self._complaint = error.detail
+            self._failure = error.detail
         else:
-            self._complaint, self._last = None, time.monotonic()
+            self._failure, self._last_success = None, time.monotonic()
             self._notifier.watchdog()
 
-    def complaints(self) -> list[str]:
-        """Why the history is not fit for work, or nothing."""
-        if self._complaint:
-            return [self._complaint]
-        silent = time.monotonic() - self._last
-        return [f"the history has not answered for {silent:.0f} s"] if silent > 3 * self._pause else []
+    def failures(self) -> list[str]:
+        """Return why the history cannot be used; empty if it can."""
+        if self._failure:
+            return [self._failure]
+        silent = time.monotonic() - self._last_success
+        return [f"the history has not responded for {silent:.0f} s"] if silent > 3 * self._interval else []

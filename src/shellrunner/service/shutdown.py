@@ -1,4 +1,4 @@
-"""How the service is asked to stop, and how it leaves.
+"""Stop the service: signals, the policy for running jobs, and systemd's stop timeout.
 
 Owned by the composition root.
 """
@@ -15,16 +15,16 @@ from shellrunner.systemd.notify import Notifier
 
 log = logging.getLogger("shellrunner.service")
 
-_STEP: Final = 5.0  # seconds between two requests for more time
+_EXTEND_INTERVAL: Final = 5.0  # seconds between two requests for more time
 
 
 @contextlib.contextmanager
-def caught_signals(reread: Callable[[], None]) -> Iterator["Stop"]:
-    """Turn SIGTERM and SIGINT into a wish to stop, and SIGHUP into a call of `reread`."""
-    loop, stop = asyncio.get_running_loop(), Stop()
+def handled_signals(reload: Callable[[], None]) -> Iterator["StopRequest"]:
+    """Turn SIGTERM and SIGINT into stop requests, and SIGHUP into a call of `reload`."""
+    loop, stop = asyncio.get_running_loop(), StopRequest()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.ask)
-    loop.add_signal_handler(signal.SIGHUP, reread)
+        loop.add_signal_handler(signum, stop.request)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield stop
     finally:
@@ -32,44 +32,47 @@ def caught_signals(reread: Callable[[], None]) -> Iterator["Stop"]:
             loop.remove_signal_handler(signum)
 
 
-class Stop:
-    """How often somebody asked for the end: once is a wish, twice is impatience."""
+class StopRequest:
+    """Whether a stop was requested, once (stop as configured) or twice (do not wait for jobs)."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
-        self._once, self._twice = asyncio.Event(), asyncio.Event()
+        """Start without a request."""
+        self._requested, self._repeated = asyncio.Event(), asyncio.Event()
 
-    def ask(self) -> None:
-        """Ask (again)."""
-        (self._twice if self._once.is_set() else self._once).set()
+    def request(self) -> None:
+        """Request a stop; a second call repeats the request."""
+        (self._repeated if self._requested.is_set() else self._requested).set()
 
     async def wait(self) -> None:
-        """Return once somebody asked."""
-        await self._once.wait()
+        """Wait for the first request."""
+        await self._requested.wait()
 
-    async def impatience(self) -> None:
-        """Return once somebody asked again."""
-        await self._twice.wait()
-
-
-async def leave(supervisor: Supervisor, how: str, stop: Stop, *parts: asyncio.Task[None]) -> None:
-    """Do with the running jobs what `on_stop` says; a second signal, or a part that crashes, stops the waiting."""
-    if how != "keep" and not any(part.done() for part in parts):
-        log.info("waiting for running jobs", extra={"on_stop": how, "jobs": supervisor.running_count})
-        await first_of(supervisor.drain(cancel=how == "cancel"), stop.impatience(), *parts)
+    async def wait_repeated(self) -> None:
+        """Wait for the second request."""
+        await self._repeated.wait()
 
 
-async def ask_for_time(notifier: Notifier) -> None:
-    """While the stop waits for commands, keep systemd from ending it (TimeoutStopSec)."""
+async def finish_jobs(supervisor: Supervisor, on_stop: str, stop: StopRequest, *tasks: asyncio.Task[None]) -> None:
+    """Leave, wait for, or cancel the running jobs, as `on_stop` says.
+
+    A second stop request, or the crash of one of the tasks, ends the waiting.
+    """
+    if on_stop != "keep" and not any(task.done() for task in tasks):
+        log.info("waiting for running jobs", extra={"on_stop": on_stop, "jobs": supervisor.running_count})
+        await first_of(supervisor.drain(cancel=on_stop == "cancel"), stop.wait_repeated(), *tasks)
+
+
+async def extend_stop_timeout(notifier: Notifier) -> None:
+    """Keep systemd from killing the service (TimeoutStopSec) while it waits for jobs, until cancelled."""
     while True:
-        notifier.extend(3 * _STEP)
-        await asyncio.sleep(_STEP)
+        notifier.extend_timeout(3 * _EXTEND_INTERVAL)
+        await asyncio.sleep(_EXTEND_INTERVAL)
 
 
-async def first_of(*things: "asyncio.Future[None] | Coroutine[object, object, None]") -> None:
-    """Return once one of them is over; cancel those that are not tasks of somebody else."""
-    ours = {asyncio.ensure_future(thing) for thing in things if not isinstance(thing, asyncio.Future)}
-    others = {thing for thing in things if isinstance(thing, asyncio.Future)}
+async def first_of(*awaitables: "asyncio.Future[None] | Coroutine[object, object, None]") -> None:
+    """Return once one of them is done; cancel the coroutines, leave the futures (tasks of others) alone."""
+    ours = {asyncio.ensure_future(each) for each in awaitables if not isinstance(each, asyncio.Future)}
+    others = {each for each in awaitables if isinstance(each, asyncio.Future)}
     try:
         await asyncio.wait(ours | others, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -1,6 +1,6 @@
-"""What is dangerous about how the service was started: it starts all the same, and its log says so, loudly.
+"""Warn in the log about a start that is dangerous but allowed: a slow parser, root, too few descriptors.
 
-Owned by the composition root, at the start.
+Owned by the composition root. Must not know the running parts.
 """
 
 import logging
@@ -15,39 +15,39 @@ from shellrunner.config import AuthSettings, Settings
 log = logging.getLogger("shellrunner.service")
 
 
-def tell(settings: Settings) -> None:
-    """Warn of each."""
-    for words in (*of_python(), *of_root(settings.auth, os.geteuid()), *of_descriptors(settings)):
-        log.warning(words)
+def emit(settings: Settings) -> None:
+    """Log each warning."""
+    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid()), *open_files_warnings(settings)):
+        log.warning(text)
 
 
-def of_python() -> Iterator[str]:
-    """What this interpreter, or what is installed for it, does less well than it should."""
+def python_warnings() -> Iterator[str]:
+    """Yield a warning for each option of the interpreter or its packages that makes the service less safe."""
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         yield (
-            "HTTP is read by aiohttp's parser in Python, which is slower and less strict than the one in C that this "
-            "service is meant for: unset AIOHTTP_NO_EXTENSIONS, or install aiohttp from a wheel"
+            "aiohttp uses its parser in Python, which is slower and less strict than the one in C: unset "
+            "AIOHTTP_NO_EXTENSIONS, or install aiohttp from a wheel"
         )
     if not __debug__:
-        yield "python -O leaves out the checks by which a bug is noticed before it does harm: start without it"
+        yield "python -O disables the assertions that catch a bug before it does harm: start without -O"
 
 
-def of_root(auth: AuthSettings, uid: int) -> Iterator[str]:
-    """Whose commands run as root."""
+def root_warnings(auth: AuthSettings, uid: int) -> Iterator[str]:
+    """Yield a warning if commands run as root."""
     if uid != 0:
         return
     if not auth.tokens:
-        yield "commands run as root: have the service run as another user, or make tokens with run_as"
+        yield "commands run as root: run the service as another user, or create tokens with run_as"
     elif free := [token.name for token in auth.tokens if token.run_as is None]:
-        yield f"commands of these tokens run as root: {', '.join(free)}; give them a run_as"
+        yield f"commands of these tokens run as root: {', '.join(free)}; set run_as for each of them"
 
 
-def of_descriptors(settings: Settings) -> Iterator[str]:
-    """Whether so many connections as may be open leave enough for running commands."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+def open_files_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a warning if the permitted connections leave too few descriptors for running commands."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.server.max_connections + 4 * settings.supervisor.max_running + 100
-    if most != resource.RLIM_INFINITY and most < needed:
+    if hard != resource.RLIM_INFINITY and hard < needed:
         yield (
-            f"only {most} files may be open, and server.max_connections with supervisor.max_running may need "
-            f"{needed}: raise the limit (LimitNOFILE= in a unit), or lower these"
+            f"the limit of open files is {hard}, but server.max_connections and supervisor.max_running may need "
+            f"{needed}: raise the limit (LimitNOFILE= in a unit), or lower these settings"
         )

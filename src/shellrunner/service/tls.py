@@ -1,6 +1,6 @@
-"""The certificate and its key: TLS 1.3 only, and read anew while connections go on.
+"""The TLS certificate and its key: TLS 1.3 only, reloadable while connections are open.
 
-Owned by the composition root. Must not know what is served under it.
+Owned by the composition root. Must not know what is served with it.
 """
 
 import ssl
@@ -12,21 +12,21 @@ from shellrunner.errors import ConfigError
 
 
 class Certificate:
-    """What shows clients who we are. `context` is for every listener; new connections get what was last read."""
+    """A reloadable certificate. `context` is for every listener; new connections get the certificate last read."""
 
     def __init__(self, chain: Path, key: Path) -> None:
-        """Read both.
+        """Read both files.
 
         Raises:
-            ConfigError: they are no certificate and its key, or others can read the key.
+            ConfigError: they are not a certificate and its key, or others can read the key.
         """
         self._chain, self._key = chain, key
         self.context = self._current = self._read()
-        self.context.sni_callback = self._present
+        self.context.sni_callback = self._use_current
 
     @classmethod
-    def of(cls, server: ServerSettings) -> Self | None:
-        """Return the certificate that the settings name, if they name one.
+    def from_settings(cls, server: ServerSettings) -> Self | None:
+        """Read the certificate that the settings name; None if they name none.
 
         Raises:
             ConfigError: as above.
@@ -34,21 +34,21 @@ class Certificate:
         return cls(server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
 
     def reload(self) -> None:
-        """Read both again; connections that are open keep what they began with.
+        """Read both files again; open connections keep the certificate that they started with.
 
         Raises:
-            ConfigError: as above; then nothing has changed.
+            ConfigError: as above; the previous certificate stays in use.
         """
         self._current = self._read()
 
-    def _present(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        # Called for every client, also one that names no server. To load the new certificate into the context that
-        # listens would leave the old one beside it if its key is of another type (SSL_CTX_use_certificate(3)).
+    def _use_current(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        # Called for every client, also one that sends no server name. Loading the new certificate into the listening
+        # context would leave the old one beside it if its key is of another type (SSL_CTX_use_certificate(3)).
         connection.context = self._current
 
     def _read(self) -> ssl.SSLContext:
         try:
-            # First by ourselves, because ssl does not say which of the two it cannot read.
+            # Read here first, because ssl does not report which of the two it cannot read.
             for path in (self._chain, self._key):
                 secret_files.check_rereadable(path)
                 path.read_bytes()
@@ -56,7 +56,7 @@ class Certificate:
             context = _context(self._chain, self._key)
         except ssl.SSLError as error:
             reason = (error.reason or "they cannot be read").replace("_", " ").lower()
-            wrong = [f"server.tls_cert {self._chain} and server.tls_key {self._key} do not go together: {reason}"]
+            wrong = [f"server.tls_cert {self._chain} and server.tls_key {self._key} do not match: {reason}"]
         except OSError as error:
             wrong = [f"{error.filename}: cannot be read: {error.strerror}"]
         if wrong:
@@ -73,4 +73,6 @@ def _context(chain: Path, key: Path) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    raise ConfigError("server.tls_key is encrypted, and a service has nobody to ask for the password")
+    raise ConfigError(
+        "server.tls_key is encrypted, and a service cannot ask for the password: store the key unencrypted"
+    )

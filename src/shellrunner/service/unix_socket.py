@@ -1,6 +1,6 @@
-"""A Unix socket's file: never more open than it should be, never taken from somebody who listens, removed at the end.
+"""Bind a Unix socket: never with more permissions than configured, never in place of a live listener.
 
-Owned by `listening`.
+Owned by `listening`. Must not know what is served on it.
 """
 
 import contextlib
@@ -14,20 +14,22 @@ from shellrunner.errors import ShellrunnerError
 
 @contextlib.contextmanager
 def bound(path: str, mode: int) -> Iterator[socket.socket]:
-    """Bind a Unix socket there, to which those may connect whom `mode` lets write.
+    """Bind a Unix socket at `path`; users to whom `mode` gives write permission may connect (unix(7)).
+
+    Its file is removed at the end, unless it has been replaced.
 
     Raises:
-        ShellrunnerError: somebody else has the path.
-        OSError: it is not ours to take.
+        ShellrunnerError: the path is in use.
+        OSError: the socket cannot be created there.
     """
-    _clear_the_way(path)
+    _remove_stale(path)
     with socket.socket(socket.AF_UNIX) as listener:
-        # bind(2) gives the file the mode of its socket, less the umask: so it is at no moment more open than this.
+        # bind(2) gives the file the mode of its socket, less the umask: at no moment are there more permissions.
         os.fchmod(listener.fileno(), mode)
         listener.bind(path)
         ours = os.lstat(path)
         try:
-            os.chmod(path, mode)  # what the umask took
+            os.chmod(path, mode)  # what the umask removed
             yield listener
         finally:
             with contextlib.suppress(OSError):
@@ -35,14 +37,14 @@ def bound(path: str, mode: int) -> Iterator[socket.socket]:
                     os.unlink(path)
 
 
-def _clear_the_way(path: str) -> None:
-    """Remove what a service that was killed left behind."""
+def _remove_stale(path: str) -> None:
+    """Remove the socket file that a killed service left behind."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ShellrunnerError(f"cannot listen on {path}: there is something that is no socket")
+        raise ShellrunnerError(f"cannot listen on {path}: the file there is not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -52,4 +54,4 @@ def _clear_the_way(path: str) -> None:
             return
         except BlockingIOError:
             pass  # it listens, and its queue is full
-    raise ShellrunnerError(f"cannot listen on {path}: somebody listens there")
+    raise ShellrunnerError(f"cannot listen on {path}: another process listens there")

@@ -1,7 +1,7 @@
-"""What systemd is told while the service runs.
+"""Notify systemd of the service's state.
 
-Owned by the service. Must not know jobs, HTTP or SQL.
-The protocol is sd_notify(3): datagrams of `KEY=value` lines to the socket that NOTIFY_SOCKET names.
+Owned by the service. Must not know jobs, HTTP or SQL. The protocol is sd_notify(3): datagrams of `KEY=value` lines to
+the socket that NOTIFY_SOCKET names.
 """
 
 import contextlib
@@ -10,22 +10,22 @@ import socket
 from collections.abc import MutableMapping
 from typing import Self
 
-PATIENCE = 1.0  # seconds to wait for systemd to take a note: never so long that the service's own work stands still
+_SEND_TIMEOUT = 1.0  # seconds to wait for systemd to take a message; the event loop waits meanwhile
 
 
 class Notifier:
-    """Tells systemd how the service is; without systemd, all of it does nothing."""
+    """Sends notifications to systemd; without systemd, every method does nothing."""
 
     def __init__(self, address: str | None = None, watchdog_interval: float | None = None) -> None:
-        """`address` as in NOTIFY_SOCKET; `watchdog_interval` is how often to call `watchdog`, in seconds."""
+        """Send to `address` (as in NOTIFY_SOCKET); call `watchdog` every `watchdog_interval` seconds."""
         self.watchdog_interval = watchdog_interval
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(_SEND_TIMEOUT)
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Self:
-        """Take what systemd left in the environment out of it, so that nothing started later can speak for us."""
+        """Take systemd's variables out of the environment, so that no process started later can notify for us."""
         address = environ.pop("NOTIFY_SOCKET", None)
         timeout = environ.pop("WATCHDOG_USEC", "")
         # sd_watchdog_enabled(3): the variables may have been inherited, and are then meant for another process.
@@ -34,30 +34,32 @@ class Notifier:
         return cls(address, interval)
 
     def ready(self, status: str = "") -> None:
-        """The service has started; `status` is what `systemctl status` then shows."""
+        """Report that the service has started; `systemctl status` shows `status`."""
         self._send(READY=1, STATUS=status)
 
     def stopping(self, status: str = "") -> None:
-        """The service has begun to stop."""
+        """Report that the service is stopping."""
         self._send(STOPPING=1, STATUS=status)
 
-    def extend(self, seconds: float) -> None:
-        """Starting or stopping needs so much more time from now on: without this, systemd would end it."""
+    def extend_timeout(self, seconds: float) -> None:
+        """Request so much more time, from now, to start or stop; without it, systemd would end the service."""
         self._send(EXTEND_TIMEOUT_USEC=int(seconds * 1_000_000))
 
     def watchdog(self) -> None:
-        """The service is alive."""
+        """Report that the service is alive."""
         self._send(WATCHDOG=1)
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Close the socket."""
         self._socket.close()
 
-    def _send(self, **note: object) -> None:
+    def _send(self, **variables: object) -> None:
         if not self._address:
             return
-        text = "".join(f"{key}={' '.join(str(value).splitlines())}\n" for key, value in note.items() if value != "")
+        text = "".join(
+            f"{key}={' '.join(str(value).splitlines())}\n" for key, value in variables.items() if value != ""
+        )
         # unix(7): an address that begins with a NUL is abstract; sd_notify(3) writes that as "@".
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with contextlib.suppress(OSError):  # systemd has its own timeouts for a service that it does not hear
+        with contextlib.suppress(OSError):  # systemd has timeouts of its own for missing notifications
             self._socket.sendto(text.encode(), address)

@@ -1,4 +1,4 @@
-"""The sockets that systemd listens on for the service, and passes to it at its start.
+"""Take the listening sockets that systemd passes to the service when it starts it (socket activation).
 
 Owned by the service. Must not know jobs, HTTP or SQL. The protocol is sd_listen_fds(3).
 """
@@ -15,17 +15,19 @@ _FAMILIES: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
 
 def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """Take the sockets that systemd listens on for us; what it says of them is taken out of the environment.
+    """Return the passed sockets, and take systemd's variables out of the environment.
 
-    Nothing that is started later inherits them. The protocol is sd_listen_fds(3).
+    No process that is started later inherits either.
 
     Raises:
-        ConfigError: one of them is no socket that connections can be accepted from.
+        ConfigError: one of them is not a listening stream socket.
     """
-    said = {name: environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")}
-    count = said["LISTEN_FDS"]
+    variables = {
+        name: environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+    }
+    count = variables["LISTEN_FDS"]
     # The variables may have been inherited, and are then meant for another process.
-    ours = said["LISTEN_PID"] == str(os.getpid()) and count.isdecimal()
+    ours = variables["LISTEN_PID"] == str(os.getpid()) and count.isdecimal()
     return [_listener(fd) for fd in range(_FIRST_PASSED, _FIRST_PASSED + int(count))] if ours else []
 
 
@@ -34,12 +36,12 @@ def _listener(fd: int) -> socket.socket:
         os.set_inheritable(fd, False)
         passed = socket.socket(fileno=fd)
         is_stream = passed.family in _FAMILIES and passed.type == socket.SOCK_STREAM
-        is_fit = is_stream and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        is_usable = is_stream and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
-        is_fit = False
-    if not is_fit:
+        is_usable = False
+    if not is_usable:
         raise ConfigError(
-            f"systemd passed descriptor {fd}, on which no connection can be accepted: the socket unit needs "
+            f"systemd passed descriptor {fd}, which cannot accept connections: the socket unit needs "
             "ListenStream= with an address or a path, and Accept=no"
         )
     return passed
