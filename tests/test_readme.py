@@ -12,6 +12,7 @@ from shellrunner.callbacks import envelope
 from shellrunner.cli import VERBS, cli
 from shellrunner.config import QueueSettings
 from shellrunner.model import Ending, JobSpec
+from shellrunner.model.filters import FILTERS
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
 
@@ -95,7 +96,8 @@ def test_the_options_of_subcommands_are_found():
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.verb} {route.path}")
 def test_every_parameter_is_told(route):
-    """A route's line in the table names the parameters that it takes, and no other."""
+    """A route's line in the table names the parameters that it takes, and no other; "filters" are all filters."""
     path = re.sub(r"\{(\w+):[^/]*\}", r"{\1}", route.path)
     (line,) = re.findall(rf"^\| {route.verb} `{re.escape(path)}` \|([^|]*)\|", README, re.MULTILINE)
+    line = re.sub(r"\bfilters\b", " ".join(f"`{info.parameter}`" for info in FILTERS.values()), line)
     assert re.findall(r"`(\w+)`", line) == route.parameters.split()

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from shellrunner.client import Client
+from shellrunner.model.filters import FILTERS
 
 T = TypeVar("T")
 Filters = tuple[tuple[str, str], ...]
@@ -35,7 +36,7 @@ filter_option = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=_parse_filters,
-    help="Only matching jobs: q, state, ending, exit_code, queue, label=KEY:VALUE, created_after, … Repeatable.",
+    help=f"Only matching jobs: {', '.join(info.parameter for info in FILTERS.values())}. Repeatable.",
 )
 
 

@@ -31,7 +31,7 @@ from shellrunner.web.handlers import (
     statuses,
 )
 from shellrunner.web.handlers.control import CONTROLS, JobControls
-from shellrunner.web.handlers.lists import FILTERS
+from shellrunner.web.handlers.lists import FILTER_PARAMETERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
@@ -66,7 +66,7 @@ ROUTES = (
     Route("GET", "/api/jobs", jobs.index, Access.READ, JSON, LISTS, "200:Jobs 304"),
     Route("POST", "/api/jobs", jobs.submit, Access.RUN, JSON, body=JobSpec, headers="Idempotency-Key Prefer",
           answers="202:Job 200:Result job-gone invalid-job key-reused queue-full command-not-allowed"),
-    Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN, JSON, f"{FILTERS} confirm",
+    Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN, JSON, f"{FILTER_PARAMETERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),
     Route("DELETE", f"/api/jobs/{ID}", jobs.remove, Access.RUN, EMPTY,

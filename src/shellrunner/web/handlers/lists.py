@@ -11,19 +11,17 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from shellrunner.errors import BadParameter
-from shellrunner.model import Ending, Job, State
-from shellrunner.store import Filters, Position, Sort
+from shellrunner.model import Job
+from shellrunner.model.filters import FILTERS, Filters
+from shellrunner.store import Position, Sort
 from shellrunner.store.pagination import Order, SortKey, position_after
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers import cursors
 from shellrunner.web.http import parameters, responses
 from shellrunner.wire import documents, json_codec
 
-FILTERS: Final = (
-    "q state ending exit_code queue label created_after created_before completed_after completed_before"
-    " min_duration max_duration"
-)
-PARAMETERS: Final = f"{FILTERS} sort fields limit cursor"
+FILTER_PARAMETERS: Final = " ".join(info.parameter for info in FILTERS.values())
+PARAMETERS: Final = f"{FILTER_PARAMETERS} sort fields limit cursor"
 MAX_PAGE_SIZE: Final = 1 << 22  # bytes after which a page ends early; its first row may be larger
 
 Row = Mapping[str, Any]
@@ -45,24 +43,10 @@ RESULTS: Final = ListResource("results", documents.Result.__required_keys__, tup
 
 
 def filters(request: web.Request, *, with_result: bool = False) -> Filters:
-    """Which jobs are meant."""
-    return Filters(
-        text=request.query.get("q") or None,
-        states=parameters.comma_separated(request, "state", State, ", ".join(State)),
-        endings=parameters.comma_separated(request, "ending", Ending, ", ".join(Ending)),
-        exit_codes=parameters.comma_separated(
-            request, "exit_code", parameters.parse_exit_code, "the numbers from 0 to 255"
-        ),
-        queues=parameters.comma_separated(request, "queue", parameters.parse_name, "the queues' names"),
-        labels=parameters.labels(request, "label"),
-        created_from=parameters.timestamp(request, "created_after"),
-        created_until=parameters.timestamp(request, "created_before"),
-        completed_from=parameters.timestamp(request, "completed_after"),
-        completed_until=parameters.timestamp(request, "completed_before"),
-        min_duration=parameters.duration(request, "min_duration"),
-        max_duration=parameters.duration(request, "max_duration"),
-        with_result=with_result,
-    )
+    """Return the filters of the query; absent ones match any job."""
+    values = {name: parameters.filter_value(request, info) for name, info in FILTERS.items()}
+    given = {name: value for name, value in values.items() if value is not None}
+    return Filters(**given, with_result=with_result)
 
 
 @dataclass(frozen=True, slots=True)

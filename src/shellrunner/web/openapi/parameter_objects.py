@@ -7,31 +7,23 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from shellrunner.model import Ending, State, Stream
+from shellrunner.model import Stream
+from shellrunner.model.filters import FILTERS
 from shellrunner.model.names import MAX_JOB_ID, MAX_NAME_LENGTH, NAME_PATTERN
 from shellrunner.web.handlers import lists
-from shellrunner.web.http.parameters import MAX_LABELS, MAX_VALUES
 from shellrunner.web.route import Route
-from shellrunner.wire.field_types import TIME
 
 Schema = dict[str, Any]
 
 _VARIABLE = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
 _OFFSET: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_JOB_ID}
 _FLAG: Final[Schema] = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
-_TIME: Final[Schema] = {
-    "type": "string",
-    "format": "date-time",
-    "pattern": r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,12})?([Zz]|[+-]\d\d:\d\d)$",
-    "maxLength": 38,
-}
-_SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
 _TEXT: Final[Schema] = {"type": "string"}
 _NAME: Final[Schema] = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": MAX_NAME_LENGTH}
 _EVENT_ID: Final[Schema] = {"type": "string", "pattern": r"^(end|[0-9]{1,19}(\.[0-8]\.[0-8])?)?$", "maxLength": 23}
 
 
-def _array(items: Schema, max_items: int = MAX_VALUES) -> Schema:
+def _array(items: Schema, max_items: int) -> Schema:
     return {"type": "array", "items": items, "minItems": 1, "maxItems": max_items}
 
 
@@ -59,30 +51,12 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
     "file": ({"type": "string", "pattern": "^[a-z0-9./-]+$", "maxLength": 64}, "The path of the file.", "main.js"),
 }
 
+_REPEATABLE: Final = {info.parameter for info in FILTERS.values() if info.type.repeatable}
 REQUIRED: Final = {"confirm"}  # query parameters
 
 # By name; if a name means something else on one path, by path and name.
 QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
-    "q": (_TEXT, "a part of the command, in any case", "привет"),
-    "state": (_array(_enum(State)), "some of the states", ["queued", "running"]),
-    "ending": (_array(_enum(Ending)), "some of the endings", ["exited"]),
-    "exit_code": (
-        _array({"type": "integer", "format": "int64", "minimum": 0, "maximum": 255}),
-        "some exit codes",
-        [1, 2],
-    ),
-    "queue": (_array(_NAME), "some queues", ["default"]),
-    "label": (
-        _array({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,63}:", "maxLength": 319}, MAX_LABELS),
-        "a label that the job has, as `key:value`; may be repeated, and all must be there",
-        ["team:ops"],
-    ),
-    "created_after": (_TIME, "accepted then or later", TIME),
-    "created_before": (_TIME, "accepted earlier", TIME),
-    "completed_after": (_TIME, "over then or later", TIME),
-    "completed_before": (_TIME, "over earlier", TIME),
-    "min_duration": (_SECONDS, "seconds, at least", 0.5),
-    "max_duration": (_SECONDS, "seconds, at most", 60),
+    **{info.parameter: ({**info.type.schema}, info.description, info.example) for info in FILTERS.values()},
     "limit": (
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
         "Maximum number of rows in a page.",
@@ -199,7 +173,7 @@ def _lookup(table: dict[str, tuple[Schema, str, Any]], path: str, name: str) -> 
 
 def _query(name: str, schema: Schema, description: str, example: Any) -> Schema:
     parameter = _parameter("query", name, schema, description, example)
-    if schema["type"] == "array" and name != "label":
+    if schema["type"] == "array" and name not in _REPEATABLE:
         parameter |= {"style": "form", "explode": False}
     if schema is _FLAG:
         parameter["allowEmptyValue"] = True

@@ -12,6 +12,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
 from shellrunner.errors import BadParameter, ShellrunnerError
+from shellrunner.model.filters import FILTERS
 from shellrunner.web.app_keys import identity_of
 from shellrunner.web.http import bodies, problems
 from shellrunner.web.http.accept import accepts
@@ -25,7 +26,7 @@ from shellrunner.web.security.origin import OriginPolicy
 _VERSIONS: Final = (HttpVersion11, HttpVersion10)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_HEADER_BYTES: Final = 1 << 15  # of all headers of a request together
-REPEATABLE_PARAMETERS: Final = frozenset({"label"})  # parameters of a query that may come more than once
+REPEATABLE_PARAMETERS: Final = frozenset(info.parameter for info in FILTERS.values() if info.type.repeatable)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,79 @@
+"""The declarations of filters, and that the API, the CLI, the README and the SQL follow from them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from shellrunner.cli.commands.ps import ps
+from shellrunner.config import Settings
+from shellrunner.model.filters import FILTERS, Comparison, FilterInfo, Filters
+from shellrunner.store.query import index_scans
+from shellrunner.web import ROUTES, openapi
+from shellrunner.web.security.middleware import REPEATABLE_PARAMETERS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+LISTS = ("/api/jobs", "/api/statuses", "/api/results")
+
+each_filter = pytest.mark.parametrize("field", FILTERS)
+
+
+def parsed(info: FilterInfo) -> Any:
+    """The value of the filter's own example."""
+    examples = info.example if isinstance(info.example, list) else [info.example]
+    texts = [str(example) for example in examples]
+    return info.type.parse(texts if info.type.repeatable else [",".join(texts)])
+
+
+@each_filter
+def test_the_example_of_a_filter_is_valid(field: str) -> None:
+    """Each documented example is parsed to a value that selects, and no filter selects by default."""
+    assert parsed(FILTERS[field])
+    assert not getattr(Filters(), field)
+
+
+@each_filter
+def test_a_filter_becomes_a_condition(field: str) -> None:
+    """Each filter alone is a condition in SQL, apart from the text, which the search compares."""
+    info = FILTERS[field]
+    conditions = [*index_scans.conditions(Filters(**{field: parsed(info)}))]
+    assert len(conditions) == (info.comparison is not Comparison.CONTAINS)
+    assert [*index_scans.conditions(Filters())] == []
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, dict[str, dict[str, Any]]]:
+    """The query parameters of each list in the OpenAPI document, by name."""
+    paths = openapi.build(ROUTES, Settings(), [])["paths"]
+    return {path: {each["name"]: each for each in paths[path]["get"]["parameters"]} for path in LISTS}
+
+
+@each_filter
+@pytest.mark.parametrize("path", LISTS)
+def test_every_list_describes_a_filter(described: Any, path: str, field: str) -> None:
+    """The OpenAPI document has the filter's description, schema and example for every list."""
+    info = FILTERS[field]
+    parameter = described[path][info.parameter]
+    assert (parameter["description"], parameter["schema"]) == (info.description, info.type.schema)
+    assert parameter["example"] == info.example
+    assert (parameter.get("explode", True) or not info.type.repeatable) is True
+    assert (info.parameter in REPEATABLE_PARAMETERS) is info.type.repeatable
+
+
+@each_filter
+def test_the_cli_and_the_readme_name_a_filter(field: str) -> None:
+    """The help of `--filter` names it, and the README explains it."""
+    help_text = " ".join(CliRunner().invoke(ps, ["--help"]).output.split())
+    assert f" {FILTERS[field].parameter}" in help_text.partition("Only matching jobs:")[2]
+    assert f"`{FILTERS[field].parameter}`" in README.partition("- Filters select")[2].partition("\n- ")[0]
+
+
+def test_bounds_of_a_key_are_those_of_its_filters() -> None:
+    """A walk along a key is bounded by the filters that compare it, and by no others."""
+    filters = Filters(created_from=5, created_until=9, min_duration=0.5, exit_codes=frozenset({1}))
+    bounds = dict(index_scans.bounded_keys(filters))
+    assert bounds == {
+        index_scans.SortKey.CREATED: (5, 8),
+        index_scans.SortKey.DURATION: (0.5, index_scans.UNBOUNDED[1]),
+    }
