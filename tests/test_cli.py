@@ -1,4 +1,4 @@
-"""The command line, as it is installed: what it prints, and with which code it exits."""
+"""The installed command line: its output and its exit codes."""
 
 import os
 import pwd
@@ -21,7 +21,7 @@ def run(*arguments, real_exec=False, **environment):
 
 
 def test_the_version_is_the_packages():
-    """`--version` says the name and the version."""
+    """`--version` prints the name and the package's version."""
     done = run("--version", real_exec=True)
     assert done.stdout.split()[-1] == shellrunner.__version__
     assert "shellrunner" in done.stdout
@@ -29,7 +29,7 @@ def test_the_version_is_the_packages():
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb):
-    """`--help` succeeds, and each option has its explanation."""
+    """`--help` exits with 0, and every option, also of subcommands, has a help text."""
     done = run(verb, "--help")
     assert done.returncode == 0
     commands = [cli.get_command(None, verb)]
@@ -39,7 +39,7 @@ def test_every_verb_explains_itself(verb):
 
 
 def test_a_wrong_configuration_is_refused_in_words(tmp_path):
-    """Exit code 2, one line for each mistake on standard error, nothing else, and nothing was begun."""
+    """Exit code 2, one line per mistake on standard error, and no state directory is created."""
     config = tmp_path / "config.toml"
     config.write_text("[supervisor]\nmax_runing = 1\n")
     state = tmp_path / "state"
@@ -64,7 +64,7 @@ def test_a_wrong_configuration_is_refused_in_words(tmp_path):
 
 
 def test_without_tokens_only_this_machine_is_served():
-    """Any other address is refused, and the words say why and what to do."""
+    """An address other than loopback is refused, and the message says why and what to do."""
     done = run("serve", "--host", "0.0.0.0")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -76,7 +76,7 @@ def test_without_tokens_only_this_machine_is_served():
 
 @pytest.mark.parametrize("arguments", [("serve", "--port", "many"), ("serve", "--prot", "1"), ("sevre",)])
 def test_wrong_arguments_are_refused_without_a_traceback(arguments):
-    """Exit code 2 and an explanation."""
+    """Exit code 2 and a usage message."""
     done = run(*arguments, real_exec=arguments == ("sevre",))
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: ")
@@ -84,7 +84,7 @@ def test_wrong_arguments_are_refused_without_a_traceback(arguments):
 
 
 def test_the_unit_starts_this_installation(tmp_path):
-    """ExecStart names a program that is there by its absolute path, and the configuration by its own."""
+    """ExecStart has the absolute paths of an existing program and of the configuration."""
     unit = run("unit", "--config", "x.toml").stdout.splitlines()
     (start,) = (line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
     program, *arguments = start.split()
@@ -95,8 +95,8 @@ def test_the_unit_starts_this_installation(tmp_path):
     assert subprocess.run(version, capture_output=True, text=True, check=True).stdout == run("--version").stdout
 
 
-def test_the_unit_runs_as_whom_it_is_told():
-    """--user sets user and group; as shipped it is whoever asks."""
+def test_the_unit_runs_as_the_given_user():
+    """--user sets user and group; the default is the caller."""
     me = pwd.getpwuid(os.geteuid()).pw_name
     assert f"\nUser={me}\n" in run("unit", LOGNAME=me).stdout
     assert "\nUser=new-user\nGroup=new-user\n" in run("unit", "--user", "new-user").stdout
@@ -104,7 +104,7 @@ def test_the_unit_runs_as_whom_it_is_told():
 
 
 def test_a_closed_standard_descriptor_is_never_given_to_a_file():
-    """Started with 0, 1 and 2 closed, all three lead to /dev/null before anything else is opened."""
+    """Started with 0, 1 and 2 closed, the CLI opens /dev/null as all three before any other file."""
     code = """
 import os, sys
 from shellrunner import cli

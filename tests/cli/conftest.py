@@ -1,4 +1,4 @@
-"""What the tests of the command line share: somebody who types, at a service that all of them use."""
+"""Fixtures of the command line's tests: a user at a terminal, and a service shared by all of them."""
 
 import pytest
 import pytest_asyncio
@@ -20,5 +20,5 @@ async def shared(tmp_path_factory):
 
 @pytest.fixture
 def typist(shared, tmp_path):
-    """Somebody whose environment names the service."""
+    """A user whose environment has the service's address."""
     return Typist(tmp_path, SHELLRUNNER_URL=shared.url)

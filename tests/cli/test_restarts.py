@@ -1,4 +1,4 @@
-"""What goes on over kills and restarts of the server: `run`, its input, and what is said meanwhile."""
+"""`run` and `wait` across kills and restarts of the server: output, input, exit code, and messages."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ with open("copy", "ab", 0) as copy:
 
 
 def written():
-    """What the script writes to each stream."""
+    """Return what the script writes to each stream."""
     dice, streams = random.Random(5), (bytearray(), bytearray())
     for number in range(400):
         streams[number % 2].extend(dice.randbytes(dice.randrange(1, 3000)))
@@ -36,13 +36,13 @@ def written():
 
 @pytest.fixture
 def typist(service, tmp_path):
-    """Somebody at a service of this test's own, which comes back under the same address."""
+    """A user of a service of this test's own, which restarts at the same address."""
     service.program[-1] = service.url.rpartition(":")[2]
     return Typist(tmp_path, SHELLRUNNER_URL=service.url)
 
 
 async def test_kills_in_the_middle_lose_and_double_nothing(service, typist):
-    """kill -9 and a new server, three times while the command writes: every byte comes out once, and the code."""
+    """After three kill -9 and restarts while the command writes, each byte is printed once and the code is right."""
     async with typist.begin("run", "-q", "--", "python3", "-c", SCRIPT) as process:
         streams = asyncio.gather(process.stdout.read(), process.stderr.read())
         await service.running(1)
@@ -56,13 +56,13 @@ async def test_kills_in_the_middle_lose_and_double_nothing(service, typist):
 
 
 async def grown(service, have):
-    """Whether the job has written more than this, or is done."""
+    """Return whether the job has written more than `have` bytes, or is done."""
     async with service.session.head(f"{service.url}/api/statuses/1/output") as response:
         return int(response.headers["Content-Length"]) > have or (await service.status(1))["done"]
 
 
 async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service, typist):
-    """Input goes on where it was taken up to, and the command gets each byte once."""
+    """Input is resumed at the byte that the server had received, and the command reads each byte once."""
     given = random.Random(6).randbytes(6_000_000)
     reading = "-q", "--stdin", "-", "--cwd", typist.home, "--", "python3", "-c", READER
     async with typist.begin("run", *reading, stdin=asyncio.subprocess.PIPE) as process:
@@ -77,7 +77,7 @@ async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service, ty
 
 
 async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service, typist):
-    """One line that it is away and one that it is back, on standard error, and the rest of the output."""
+    """Standard error has one line for the lost connection and one for the restored one; no output is lost."""
     go = typist.home / "go"
     async with typist.begin("run", f"echo begun; until [ -e {go} ]; do sleep 0.05; done; echo ended") as process:
         assert await process.stdout.readline() == b"begun\n"
@@ -91,7 +91,7 @@ async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service, 
 
 
 async def test_wait_outlives_a_restart(service, typist):
-    """It exits with the command's code, although another server than the one that was asked says so."""
+    """`wait` exits with the command's code, although the server that it asked was replaced."""
     go = typist.home / "go"
     number = (await typist.run("submit", f"until [ -e {go} ]; do sleep 0.05; done; exit 9")).out
     await until(lambda: not has_connection(service))
@@ -103,7 +103,7 @@ async def test_wait_outlives_a_restart(service, typist):
 
 
 async def test_a_submission_whose_answer_is_lost_is_one_job(service, typist):
-    """The server stops as soon as it has the request, so no answer comes; the next try gets the same job's."""
+    """A server killed after it received the request sends no response; the retry returns the same job."""
     os.kill(service.process.pid, 19)
     async with typist.begin("run", "echo once") as process:
         await until(lambda: has_connection(service))
@@ -115,14 +115,14 @@ async def test_a_submission_whose_answer_is_lost_is_one_job(service, typist):
 
 
 def has_connection(service):
-    """Whether somebody has connected to the server."""
+    """Return whether the server has an open connection."""
     port = f"{int(service.url.rpartition(':')[2]):04X}"
     with open("/proc/net/tcp") as sockets:
         return any(line.split()[1].endswith(f":{port}") and line.split()[3] == "01" for line in sockets)
 
 
 async def test_a_job_that_somebody_deletes_ends_the_run(service, typist):
-    """Even with all of the history: 125, and nothing is said to go on."""
+    """`run` exits with 125 and does not report that the job continues, even if the whole history was deleted."""
     async with typist.begin("run", "--queue", "default", "echo begun; sleep 60") as process:
         assert await process.stdout.readline() == b"begun\n"
         await service.kill()

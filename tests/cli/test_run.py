@@ -30,19 +30,19 @@ CONTINUES = "job N continues: use `shellrunner logs -f N` or `shellrunner cancel
 
 
 async def test_it_exits_as_the_command_did(typist):
-    """The command's own code, or the one that stands for how it ended, which standard error then says."""
+    """The exit code is the command's, or that of its ending, which standard error then describes."""
     calls = await asyncio.gather(*(typist.run("run", "--", *command) for command in ENDINGS))
     assert {command: (done.code, done.said) for command, done in zip(ENDINGS, calls, strict=True)} == ENDINGS
 
 
 async def test_a_timeout_is_124(typist):
-    """--timeout takes durations as people write them, and its end has a code of its own."""
+    """--timeout accepts a duration with a unit, and a command that exceeds it exits with 124."""
     done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
     assert (done.code, done.said) == (124, "job N exceeded its timeout and was terminated\n")
 
 
 async def test_what_somebody_else_cancels_is_123(shared, typist):
-    """Also where the command exits with 0 because of it: it did not do what it was to do."""
+    """A job cancelled from elsewhere exits with 123, even if the command itself exited with 0 because of that."""
     command = "exec 2>/dev/null; trap 'exit 0' TERM; echo $SHELLRUNNER_JOB_ID; while :; do sleep 0.01; done"
     async with typist.begin("run", command) as process:
         number = int(await process.stdout.readline())
@@ -52,7 +52,7 @@ async def test_what_somebody_else_cancels_is_123(shared, typist):
 
 
 async def test_each_stream_comes_out_where_it_went_in(typist):
-    """Standard output and error are two, and every byte value passes as it is."""
+    """The two streams stay separate, and every byte value is passed through unchanged."""
     everything = bytes(range(256))
     script = f"import os; os.write(1, bytes(range(256)) * 9); os.write(2, {everything[::-1]!r}); os.write(1, b'end')"
     async with typist.begin("run", "--", "python3", "-c", script) as process:
@@ -70,12 +70,12 @@ async def test_each_stream_comes_out_where_it_went_in(typist):
     ],
 )
 async def test_one_word_is_for_the_shell_and_several_are_run_as_they_are(typist, words, shown):
-    """Nothing is joined, split or expanded here, and options after the command are the command's."""
+    """The CLI does not join, split or expand arguments, and options after the command belong to the command."""
     assert (await typist.run("run", *words)).out == shown
 
 
-async def test_what_is_told_of_a_job_gets_there(shared, typist):
-    """Directory, variables, labels, name, queue and timeout; a relative directory begins where it is typed."""
+async def test_the_options_of_a_job_get_there(shared, typist):
+    """The job has the given variables, labels, name, queue and timeout; a relative --cwd is resolved locally."""
     (typist.home / "below").mkdir()
     typist.environment["HERE"] = "here"
     done = await typist.run(
@@ -94,7 +94,7 @@ async def test_what_is_told_of_a_job_gets_there(shared, typist):
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
 @pytest.mark.parametrize("how", ["-", "file"])
 async def test_standard_input_gets_there_to_the_byte(typist, size, how):
-    """From a pipe or a file, of any size and with any bytes; it ends where that ends."""
+    """Input from a pipe or a file, of any size and with any bytes, reaches the command unchanged, with its end."""
     given = random.Random(size).randbytes(size)
     (typist.home / "file").write_bytes(given)
     done = await typist.run("run", "--stdin", how, "cat", cwd=typist.home, given=given if how == "-" else None)
@@ -103,7 +103,7 @@ async def test_standard_input_gets_there_to_the_byte(typist, size, how):
 
 
 async def test_a_pipe_is_passed_on_as_it_fills(typist):
-    """What is written reaches the command before the end of the input, and its answer comes back meanwhile."""
+    """Each line reaches the command, and its response comes back, before the input ends."""
     async with typist.begin("run", "--stdin", "-", "cat", stdin=asyncio.subprocess.PIPE) as process:
         for line in (b"one\n", b"two\n"):
             process.stdin.write(line)
@@ -113,7 +113,7 @@ async def test_a_pipe_is_passed_on_as_it_fills(typist):
 
 
 async def test_a_command_that_ends_before_its_input_ends_the_run(typist):
-    """Nobody waits for input that is not wanted any more."""
+    """`run` exits when the command does, although its own standard input is still open."""
     async with typist.begin("run", "--stdin", "-", "head -n 1", stdin=asyncio.subprocess.PIPE) as process:
         process.stdin.write(b"one\n")
         assert await asyncio.wait_for(process.stdout.read(), SOON) == b"one\n"
@@ -121,21 +121,21 @@ async def test_a_command_that_ends_before_its_input_ends_the_run(typist):
 
 
 async def test_json_is_the_result(typist):
-    """--json prints the result's document alone, and the exit code is the command's all the same."""
+    """--json prints only the result document, and the exit code is still the command's."""
     done = await typist.run("run", "--json", "echo привет; echo oh >&2; exit 3")
     result = json.loads(done.out)
     assert (result["stdout"], result["stderr"], result["exit_code"]) == ("привет\n", "oh\n", 3)
     assert (done.code, done.err) == (3, "")
 
 
-async def test_quiet_says_nothing_that_the_code_says(typist):
-    """124 and 128+N need no words; 123 and 126 do, with -q too."""
+async def test_quiet_reports_nothing_that_the_code_shows(typist):
+    """-q suppresses the message for 128+N, but not for 126."""
     assert (await typist.run("run", "-q", "kill -9 $$")).err == ""
     assert (await typist.run("run", "-q", "no-such-program", "x")).said.startswith("job N failed to start")
 
 
 async def test_detached_it_prints_the_number_and_goes(shared, typist):
-    """-d waits for nothing but the whole input."""
+    """`run -d` sends the whole input, prints the id, and does not wait for the end of the job."""
     done = await typist.run("run", "-d", "--stdin", "-", "sleep 0.2; cat", given=b"\xff" * 70_000)
     assert (done.code, done.err) == (0, "")
     assert (await shared.result(int(done.out)))["stdout_bytes"] == 70_000
@@ -160,7 +160,7 @@ REFUSED = {
 
 
 async def test_what_is_refused_is_125_with_the_reason(typist):
-    """By the service or before it is asked; nothing was started, and no traceback is shown."""
+    """Each invalid call exits with 125 and a message, submits no job, and shows no traceback."""
     before = (await typist.run("ps", "-aq", "-n", "1")).out
     calls = await asyncio.gather(*(typist.run("run", *arguments) for arguments in REFUSED))
     for done, words in zip(calls, REFUSED.values(), strict=True):
@@ -171,7 +171,7 @@ async def test_what_is_refused_is_125_with_the_reason(typist):
 
 
 async def test_nobody_there_is_125_at_once(tmp_path):
-    """In one sentence, which says what to do."""
+    """The message names the address, its source, and what to check."""
     done = await Typist(tmp_path, SHELLRUNNER_URL="http://127.0.0.1:1").run("run", "true")
     refused = "cannot reach http://127.0.0.1:1: Connection refused"
     assert (done.code, done.err) == (
@@ -181,7 +181,7 @@ async def test_nobody_there_is_125_at_once(tmp_path):
 
 
 async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared, typist):
-    """`run | head -1` ends with the code of SIGPIPE, and says how to reach what still runs."""
+    """`run | head -1` exits with the code of SIGPIPE and reports how to reach the job, which continues."""
     command = "while echo $SHELLRUNNER_JOB_ID; do sleep 0.01; done"
     async with typist.begin("run", command) as process:
         number = int(await process.stdout.readline())
@@ -193,7 +193,7 @@ async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared, typist
 
 
 async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared, typist):
-    """SIGINT without a terminal is 130, and the job lives."""
+    """SIGINT without a terminal exits with 130, and the job continues."""
     async with typist.begin("run", "echo $SHELLRUNNER_JOB_ID; sleep 60", start_new_session=True) as process:
         number = int(await process.stdout.readline())
         process.send_signal(signal.SIGINT)
@@ -204,7 +204,7 @@ async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared, typist
 
 
 async def test_a_full_disk_under_the_output_is_said(typist):
-    """Not a traceback: what failed, and that the job goes on."""
+    """The message says what failed and that the job continues, without a traceback."""
     with open("/dev/full", "wb") as full:
         done = await typist.run("run", "echo much", stdout=full)
     assert done.code == 125

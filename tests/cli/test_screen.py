@@ -1,4 +1,4 @@
-"""The command line in a real terminal: Ctrl-C, colours, what is drawn and what is not, narrow and broken ones."""
+"""The command line in a real pseudo-terminal: Ctrl-C, colours, the status line, narrow and closed terminals."""
 
 import asyncio
 import re
@@ -15,13 +15,13 @@ STUBBORN = "trap '' TERM; echo $SHELLRUNNER_JOB_ID; sleep 60"
 
 
 async def begun(screen):
-    """The number of the job, which the command writes first."""
+    """Return the id of the job, which the command writes first."""
     await until(lambda: re.search(rb"^(\d+)\r\n", screen.shown))
     return int(screen.shown.split(b"\r\n")[0])
 
 
 async def test_ctrl_c_asks_and_c_cancels(shared, typist):
-    """The question names the job; `c` ends it; the code is 130."""
+    """The question names the job, `c` cancels it, and the exit code is 130."""
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; sleep 60") as screen:
         number = await begun(screen)
         screen.types(CTRL_C)
@@ -35,7 +35,7 @@ async def test_ctrl_c_asks_and_c_cancels(shared, typist):
 
 @pytest.mark.parametrize("answer", [b"\r", b"l\r", b"no\r", CTRL_D, CTRL_C])
 async def test_ctrl_c_and_anything_else_leaves_it_running(shared, typist, answer):
-    """Also Ctrl-D, and a second Ctrl-C while the question stands; how to reach the job is said."""
+    """Any other answer, Ctrl-D or a second Ctrl-C exits with 130 and reports how to reach the job; it continues."""
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; sleep 60") as screen:
         number = await begun(screen)
         screen.types(CTRL_C)
@@ -49,7 +49,7 @@ async def test_ctrl_c_and_anything_else_leaves_it_running(shared, typist, answer
 
 
 async def test_ctrl_c_while_it_is_being_ended_leaves_at_once(shared, typist):
-    """Whoever has cancelled need not wait for what does not want to end."""
+    """A second Ctrl-C after cancelling exits at once, although the command ignores SIGTERM."""
     async with typist.at_terminal("run", STUBBORN) as screen:
         number = await begun(screen)
         screen.types(CTRL_C)
@@ -61,13 +61,13 @@ async def test_ctrl_c_while_it_is_being_ended_leaves_at_once(shared, typist):
 
 
 async def cancelling(shared, number):
-    """Whether its end was asked for."""
+    """Return whether the job is being cancelled, or is done."""
     status = await shared.status(number)
     return status["cancelling"] or status["done"]
 
 
 async def test_nothing_is_written_over_the_question(shared, typist):
-    """Neither output that comes meanwhile, which is shown afterwards, nor how long it takes."""
+    """While the question is shown, neither output nor the status line is written; the output follows the answer."""
     go = typist.home / "go"
     # Between its output and its end, how long it takes would have been drawn again.
     number = typist.home / "number"
@@ -87,7 +87,7 @@ async def test_nothing_is_written_over_the_question(shared, typist):
 
 
 async def test_what_is_typed_goes_to_the_command(typist):
-    """Line by line with `--stdin -`, until Ctrl-D."""
+    """With `--stdin -` each line is sent as it is entered, and Ctrl-D ends the input."""
     async with typist.at_terminal("run", "--stdin", "-", "--", "sed", "-u", "s/^/got /") as screen:
         screen.types(b"one\r")
         await screen.shows(b"got one\r\n")
@@ -98,7 +98,7 @@ async def test_what_is_typed_goes_to_the_command(typist):
 
 
 async def test_ctrl_c_asks_also_while_input_is_typed(typist):
-    """The answer is no input."""
+    """The answer to the question is not sent to the command."""
     async with typist.at_terminal("run", "--stdin", "-", "sed -u 's/^/got /'") as screen:
         screen.types(b"one\r")
         await screen.shows(b"got one\r\n")
@@ -109,8 +109,8 @@ async def test_ctrl_c_asks_also_while_input_is_typed(typist):
         assert b"got c" not in screen.shown
 
 
-async def test_a_long_wait_is_told_on_one_line_that_vanishes(shared, typist):
-    """While a job is queued it says so and for how long, within the width; nothing of it is left afterwards."""
+async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared, typist):
+    """The status line fits the terminal, and is erased when the job starts."""
     await shared.ask("POST", "/api/queues/one/pause")
     try:
         async with typist.at_terminal("run", "--queue", "one", "echo here", columns=20) as screen:
@@ -125,7 +125,7 @@ async def test_a_long_wait_is_told_on_one_line_that_vanishes(shared, typist):
 
 
 async def test_a_dumb_terminal_gets_no_escapes(shared, typist):
-    """Nothing is drawn where TERM says that nothing can be."""
+    """With TERM=dumb nothing but the output is written."""
     typist.environment["TERM"] = "dumb"
     async with typist.at_terminal("run", "sleep 1.6; echo here") as screen:
         assert await screen.code() == 0
@@ -133,7 +133,7 @@ async def test_a_dumb_terminal_gets_no_escapes(shared, typist):
 
 
 async def test_a_command_s_unfinished_line_is_left_alone(typist):
-    """A prompt of the command's is not drawn over, and our words begin a line of their own."""
+    """The status line does not overwrite a command's prompt, and a message starts on a new line."""
     async with typist.at_terminal("run", "printf 'name? '; sleep 1.6; kill -9 $$") as screen:
         assert await screen.code() == 137
         assert re.fullmatch(rb"name\? \r\njob \d+ was terminated by SIGKILL\r\n", screen.shown)
@@ -143,7 +143,7 @@ async def test_a_command_s_unfinished_line_is_left_alone(typist):
     ("terminal", "variable", "coloured"), [(True, "", True), (True, "1", False), (False, "", False)]
 )
 async def test_colours_only_on_a_terminal_and_not_with_no_color(shared, typist, terminal, variable, coloured):
-    """A state has its colour where somebody sees it, and NO_COLOR is honoured."""
+    """States are coloured on a terminal only, and not with NO_COLOR."""
     await shared.run("exit 3")
     typist.environment["NO_COLOR"] = variable
     async with typist.at_terminal("ps", "-a", pipe="" if terminal else "| cat") as screen:
@@ -156,7 +156,7 @@ async def test_colours_only_on_a_terminal_and_not_with_no_color(shared, typist, 
 
 @pytest.mark.parametrize("columns", [200, 40, 1, 0])
 async def test_a_table_fits_any_width(shared, typist, columns):
-    """No line is longer than the terminal is wide; 0 is unknown, and then it is as wide as most are."""
+    """No line is wider than the terminal; a width of 0 means unknown, and counts as 80."""
     await shared.submit("true; : " + "слово " * 50, labels={"name": "имя"})
     async with typist.at_terminal("ps", "-a", columns=columns) as screen:
         assert await screen.code() == 0
@@ -165,7 +165,7 @@ async def test_a_table_fits_any_width(shared, typist, columns):
 
 
 async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared, typist):
-    """A whole command, on one line, with nothing in it that a terminal would obey."""
+    """Without a terminal a command is printed in full, on one line, with control characters escaped."""
     command = "true '" + "x" * 500 + "\n\x1b[2J\u202e'"
     await shared.submit(command, labels={"name": "long"})
     shown = (await typist.run("ps", "-a", "--filter", "label=name:long")).out.decode()
@@ -173,7 +173,7 @@ async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared, typist):
 
 
 async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist):
-    """A job appears as soon as it runs, and goes when it is done; Ctrl-C ends with 0 and restores the screen."""
+    """A job appears when it starts and disappears when it is done; Ctrl-C exits with 0 and restores the screen."""
     async with typist.at_terminal("ps", "--watch") as screen:
         await screen.shows(b"\x1b[?1049h")
         await screen.shows(b"COMMAND")
@@ -190,7 +190,7 @@ async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist):
 
 
 async def test_a_pipe_that_closes_ends_it_quietly(shared, typist):
-    """`logs | head -1` shows a line, and says nothing more."""
+    """`logs | head -1` prints one line and no error, and exits with the code of SIGPIPE."""
     number = (await shared.run("seq 300000"))["job_id"]
     async with typist.at_terminal("logs", number, pipe='| head -1; echo "${PIPESTATUS[0]}"') as screen:
         assert await screen.code() == 0
@@ -198,7 +198,7 @@ async def test_a_pipe_that_closes_ends_it_quietly(shared, typist):
 
 
 async def test_a_terminal_that_hangs_up_ends_it(shared, typist):
-    """The window is closed: nothing is left of the call, and the job goes on."""
+    """When the terminal is closed the CLI exits, and the job continues."""
     typist.environment["PYTHONWARNINGS"] = "error"
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; while echo tick; do sleep 0.02; done") as screen:
         number = await begun(screen)
@@ -209,7 +209,7 @@ async def test_a_terminal_that_hangs_up_ends_it(shared, typist):
 
 
 async def test_prune_asks_and_takes_no_for_an_answer(shared, typist):
-    """It says how many, and only `y` removes them."""
+    """The question has the number of jobs, and only `y` deletes them."""
     for _ in range(2):
         await shared.run("true", labels={"prune": "me"})
     for answer, words, left in ((b"\r", b"nothing was deleted", 2), (b"y\r", b"deleted 2 jobs", 0)):
@@ -223,7 +223,7 @@ async def test_prune_asks_and_takes_no_for_an_answer(shared, typist):
 
 
 async def test_the_standard_descriptors_are_never_made_nonblocking(typist):
-    """Whoever shares the terminal with us can go on writing to it."""
+    """After `run`, standard input, output and error of the next process are not O_NONBLOCK."""
     check = "import fcntl, os; print([fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK for fd in range(3)])"
     async with typist.at_terminal("run", "--stdin", "-", "head -1", pipe=f"; python3 -c '{check}'") as screen:
         screen.types(b"line\r")

@@ -13,7 +13,7 @@ from shellrunner.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path):
-    """An environment that says nothing, and a home of one's own."""
+    """An environment without settings, and an empty home directory."""
     for variable in ("SHELLRUNNER_URL", "SHELLRUNNER_TOKEN", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -22,7 +22,7 @@ def _alone(monkeypatch, tmp_path):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes the file that a person may have."""
+    """Return a function that writes the user's configuration file."""
 
     def write(text, mode=0o600):
         path = tmp_path / "config" / "shellrunner" / "client.toml"
@@ -34,13 +34,13 @@ def write(tmp_path):
     return write
 
 
-def test_without_a_word_it_is_the_usual_port():
-    """And no token."""
+def test_the_default_is_the_default_port():
+    """The default URL is used, without a token."""
     assert find(None) == ServerConfig(DEFAULT_URL, "")
 
 
 def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
-    """The one that lies where services of a user have theirs; a plain file of that name is none."""
+    """A socket in XDG_RUNTIME_DIR is used; a regular file of that name is not."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = tmp_path / "shellrunner.sock"
     path.touch()
@@ -52,7 +52,7 @@ def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
 
 
 def test_the_command_line_goes_before_the_environment_and_that_before_the_file(write, monkeypatch):
-    """Each names itself, so that an error can say who is to be asked."""
+    """--server overrides the environment, and that the file; each is recorded as the source of the address."""
     path = write('url = "http://file"')
     assert find(None) == ServerConfig("http://file", path)
     monkeypatch.setenv("SHELLRUNNER_URL", "http://environment")
@@ -61,7 +61,7 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(w
 
 
 def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write, monkeypatch):
-    """A server that is named elsewhere gets none, unless it is the same; a token of the environment goes anywhere."""
+    """A server that the file does not name gets no token from it; a token from the environment goes to any server."""
     path = write('url = "http://file"\ntoken = "secret"')
     assert find(None) == ServerConfig("http://file", path, "secret", path)
     assert find("http://file").token == "secret"
@@ -73,7 +73,7 @@ def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write, monkeypatch)
 
 
 def test_a_token_without_a_url_is_for_the_local_service(write):
-    """And for no other."""
+    """A token without a URL is used for the default server, and for no other."""
     write('token = "secret"')
     assert find(None).token == "secret"
     assert find("http://other").token is None
@@ -81,7 +81,7 @@ def test_a_token_without_a_url_is_for_the_local_service(write):
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
 def test_a_token_that_others_can_read_is_refused(write, mode):
-    """The words say what to do; without a token in it the file may be anybody's to read."""
+    """The message has the chmod command; a file without a token may be readable by others."""
     path = write('token = "secret"', mode)
     with pytest.raises(
         ConfigError, match=f"^{path}: contains a token, and other users may read or change it: chmod 600 {path}$"
@@ -101,14 +101,14 @@ def test_a_token_that_others_can_read_is_refused(write, mode):
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_with_the_place(write, text, words):
-    """It names itself, and the key."""
+    """The message names the file and the key."""
     path = write(text)
     with pytest.raises(ConfigError, match=f"^{path}: {words}"):
         find(None)
 
 
 def test_a_relative_place_for_configuration_is_ignored(monkeypatch, tmp_path):
-    """The XDG standard says so."""
+    """A relative XDG_CONFIG_HOME is ignored, as the XDG Base Directory Specification requires."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "config")
     assert server_config.config_path() == tmp_path / ".config" / "shellrunner" / "client.toml"
     monkeypatch.delenv("HOME")

@@ -1,4 +1,4 @@
-"""A service that asks for tokens: what the command line says without one, and how one is given."""
+"""A service that requires tokens: messages without one, and the ways to supply one."""
 
 import hashlib
 
@@ -6,8 +6,8 @@ from tests.support.command_line import Typist
 from tests.support.service import Service
 
 
-async def test_a_token_opens_the_door_and_without_one_it_says_what_to_do(tmp_path):
-    """From the environment or the person's own file; each refusal is one sentence that names what is to be mended."""
+async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_path):
+    """A token is taken from the environment or the user's file; a refusal is one line that names what to correct."""
     config = tmp_path / "config.toml"
     config.write_text("".join(map(token, ("reader", "runner"), (["read"], ["read", "run"]))))
     config.chmod(0o600)
@@ -39,6 +39,6 @@ async def test_a_token_opens_the_door_and_without_one_it_says_what_to_do(tmp_pat
 
 
 def token(name, scopes):
-    """The lines of the configuration for a token that is its own name."""
+    """Return the configuration of a token that equals its name."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return f'[[auth.tokens]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = {scopes}\n'

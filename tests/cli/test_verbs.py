@@ -1,4 +1,4 @@
-"""The verbs beside `run`: what they print, where, and with which code they exit."""
+"""The verbs other than `run`: their output and their exit codes."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_submit_prints_the_number_and_goes(shared, typist):
-    """Nothing but the number, at once; --json prints the whole job."""
+    """`submit` prints only the id, before the job ends; --json prints the job."""
     done = await typist.run("submit", "--label", "a=b", "sleep 60")
     assert (done.code, done.err) == (0, "")
     assert (await shared.status(int(done.out)))["done"] is False
@@ -24,14 +24,14 @@ async def test_submit_prints_the_number_and_goes(shared, typist):
 
 
 async def cancelled(shared, number):
-    """Have a job end."""
+    """Cancel a job, and return its result."""
     status, _, _ = await shared.ask("POST", f"/api/jobs/{number}/cancel")
     assert status == 202
     return await shared.result(number)
 
 
 async def ended(shared, *commands, **spec):
-    """Have these commands run; the numbers of the jobs, once all are done."""
+    """Run the commands, and return the ids of the jobs once all are done."""
     numbers = [await shared.submit(command, **spec) for command in commands]
     for number in numbers:
         await shared.result(number)
@@ -39,7 +39,7 @@ async def ended(shared, *commands, **spec):
 
 
 async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared, typist):
-    """In the order in which they are given, whichever ends first; endings without a code are said."""
+    """The code is the first that is not 0, in the given order of the jobs; endings other than exits are reported."""
     quick, good, killed = await ended(shared, "exit 5", "true", "kill -9 $$")
     slow = await shared.submit("sleep 2; exit 4")
     assert (await typist.run("wait", good, slow, quick)).code == 4
@@ -51,7 +51,7 @@ async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared, typi
 
 
 async def test_wait_for_a_job_that_is_not_there_is_125_and_costs_no_other(shared, typist):
-    """The others are waited for, and the first code that is not 0 counts."""
+    """A job that does not exist counts as 125, and the other jobs are still waited for."""
     number = await shared.submit("exit 6")
     done = await typist.run("wait", 10**17, number)
     assert (done.code, done.err) == (125, f"there is no job {10**17}\n")
@@ -61,7 +61,7 @@ async def test_wait_for_a_job_that_is_not_there_is_125_and_costs_no_other(shared
 
 
 async def test_wait_knows_the_code_of_a_job_whose_result_was_deleted(shared, typist):
-    """The status tells it."""
+    """The exit code comes from the status, which outlives the result."""
     (number,) = await ended(shared, "exit 8")
     await shared.ask("DELETE", f"/api/results/{number}")
     assert (await typist.run("wait", number)).code == 8
@@ -83,7 +83,7 @@ LOGS = {
 
 
 async def test_logs_shows_what_was_written(shared, typist):
-    """Each stream on its own; the last lines as tail(1) counts them, of both as they arrived or of one."""
+    """The streams stay separate; -n counts lines as tail(1) does, over both streams as they arrived or over one."""
     (number,) = await ended(shared, TWO)
     calls = await asyncio.gather(*(typist.run("logs", *options, number) for options in LOGS))
     shown = {options: (done.out.decode(), done.err) for options, done in zip(LOGS, calls, strict=True)}
@@ -91,14 +91,14 @@ async def test_logs_shows_what_was_written(shared, typist):
 
 
 async def test_logs_with_times_puts_one_before_each_line(shared, typist):
-    """Also before one that comes in pieces, or has carriage returns in it, or no end."""
+    """Each line has exactly one time, even if it arrives in pieces, contains carriage returns or has no newline."""
     (number,) = await ended(shared, r"printf 'a'; sleep 0.2; printf 'b\r50%%\rc\n\nlast'")
     shown = (await typist.run("logs", "-t", number)).out
     assert re.sub(rb"[0-9-]{10}T[0-9:.]{12}Z ", b"T ", shown) == b"T ab\r50%\rc\nT \nT last"
 
 
 async def test_logs_f_goes_on_until_the_end(shared, typist):
-    """What was there, or its last lines, and what comes, until the job is done."""
+    """`logs -f` prints the last lines and then the further output until the job is done."""
     go = typist.home / "go"
     number = await shared.submit(f"seq 5; until [ -e {go} ]; do sleep 0.02; done; seq 6 8")
     await until(lambda: has(shared, number, b"5\n"))
@@ -109,7 +109,7 @@ async def test_logs_f_goes_on_until_the_end(shared, typist):
 
 
 async def test_logs_of_a_job_that_runs_ends_where_it_is(shared, typist):
-    """Without -f nobody waits for it, also where there is nothing to show."""
+    """Without -f, `logs` of a running job exits at the current end, even if there is nothing to print."""
     number = await shared.submit("printf 'ab'; sleep 60")
     await until(lambda: has(shared, number, b"ab"))
     assert (await typist.run("logs", "-n", "1", number)).out == b"ab"
@@ -118,12 +118,12 @@ async def test_logs_of_a_job_that_runs_ends_where_it_is(shared, typist):
 
 
 async def has(shared, number, text):
-    """Whether the log has this at its end."""
+    """Return whether the output ends with `text`."""
     return (await shared.get(f"/api/statuses/{number}/output"))[2].endswith(text)
 
 
 async def test_logs_passes_every_byte(typist):
-    """A megabyte of anything, as it is."""
+    """A megabyte of random bytes is printed unchanged."""
     given = random.Random(1).randbytes(1_000_000)
     (typist.home / "given").write_bytes(given)
     number = (await typist.run("submit", "--stdin", typist.home / "given", "cat")).out.decode().strip()
@@ -131,7 +131,7 @@ async def test_logs_passes_every_byte(typist):
 
 
 async def test_ps_lists_what_is_not_done_and_with_a_all(shared, typist):
-    """As a table, as numbers, as JSON; filters are the list's, label may be repeated, the newest comes first."""
+    """`ps` lists unfinished jobs, newest first, and all with -a; as a table, ids or JSON; filters can be combined."""
     filters = ["--filter", "label=test:ps"]
     (done,) = await ended(shared, "exit 3", labels={"test": "ps", "x": "y"})
     (other,) = await ended(shared, "true", labels={"test": "ps"})
@@ -160,12 +160,12 @@ async def test_ps_lists_what_is_not_done_and_with_a_all(shared, typist):
 
 
 async def runs_now(shared, number):
-    """Whether the job runs."""
+    """Return whether the job is running."""
     return (await shared.status(number))["state"] == "running"
 
 
-async def test_ps_says_when_there_are_more(shared, typist):
-    """-n N shows N and says on standard error that it is not all; -n 0 is all."""
+async def test_ps_reports_when_there_are_more(shared, typist):
+    """-n N prints N jobs and reports on standard error that there are more; -n 0 prints all."""
     await ended(shared, "true", "true", "true", labels={"test": "more"})
     filters = ["-a", "-q", "--filter", "label=test:more"]
     done = await typist.run("ps", *filters, "-n", "2")
@@ -175,15 +175,16 @@ async def test_ps_says_when_there_are_more(shared, typist):
         assert (len(done.out.split()), done.err) == (3, "")
 
 
-async def test_show_tells_all_that_is_known(shared, typist):
-    """For people the command, how it stands and ended, labels, times, sizes; as JSON the three documents."""
+async def test_show_prints_everything_about_a_job(shared, typist):
+    """`show` prints command, state, label, names of variables and sizes; --json prints the three documents."""
     command = "printf привет; kill -9 $$"
     (number,) = await ended(shared, command, labels={"team": "web"}, env={"SECRET": "s3cret"}, timeout=60)
     shown = (await typist.run("show", number)).out.decode()
-    told = dict(re.findall(r"^(\w+) +(.*)$", shown, re.MULTILINE))
-    assert told["job"] == str(number)
-    assert told["command"] == "printf привет; kill -9 $$"
-    assert (told["state"], told["label"], told["env"], told["stdout"]) == ("SIGKILL", "team=web", "SECRET", "12 B")
+    fields = dict(re.findall(r"^(\w+) +(.*)$", shown, re.MULTILINE))
+    assert fields["job"] == str(number)
+    assert fields["command"] == "printf привет; kill -9 $$"
+    assert (fields["state"], fields["label"], fields["env"]) == ("SIGKILL", "team=web", "SECRET")
+    assert fields["stdout"] == "12 B"
     assert "s3cret" not in shown
     document = json.loads((await typist.run("show", "--json", number)).out)
     assert (document["job"]["timeout"], document["status"]["signal"], document["result"]["stdout"]) == (
@@ -192,7 +193,7 @@ async def test_show_tells_all_that_is_known(shared, typist):
 
 
 async def test_what_fails_for_one_job_costs_no_other(shared, typist):
-    """`cancel`, `rm` and `show` go on with the next, say each failure, and exit with 1."""
+    """`cancel`, `rm` and `show` report an error of one job, continue with the next, and exit with 1."""
     runs, (done,) = await shared.submit("sleep 60"), await ended(shared, "true")
     ending = await typist.run("cancel", done, 10**17, runs)
     assert ending.code == 1
@@ -208,7 +209,7 @@ async def test_what_fails_for_one_job_costs_no_other(shared, typist):
 
 
 async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared, typist):
-    """It stays, and the words name `cancel`."""
+    """The job stays, and the message names `cancel`."""
     number = await shared.submit("sleep 60")
     done = await typist.run("rm", number)
     assert (done.code, done.said) == (1, "job N is not done: cancel it first\n")
@@ -216,7 +217,7 @@ async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared, typist):
 
 
 async def test_prune_without_a_terminal_needs_a_yes(shared, typist):
-    """It says how many it would be and removes none; --yes removes those that the filters mean, and no other."""
+    """Without --yes nothing is deleted; --yes deletes the jobs that match the filters, and no other."""
     await ended(shared, "true", "exit 1", labels={"prune": "0"})
     (other,) = await ended(shared, "true", labels={"prune": "1"})
     kept = await typist.run("prune", "--filter", "label=prune:0", start_new_session=True)
@@ -231,7 +232,7 @@ async def test_prune_without_a_terminal_needs_a_yes(shared, typist):
 
 
 async def test_queues_shows_holds_and_lets_go(shared, typist):
-    """A queue by its name, or all of them; nothing of a paused one starts."""
+    """One queue or all of them can be paused; no job of a paused queue starts."""
     try:
         paused = await typist.run("queues", "pause", "one")
         assert re.search(r"^one +paused +1 +0 ", paused.out.decode(), re.MULTILINE)
@@ -263,8 +264,8 @@ NONSENSE = {
 }
 
 
-async def test_what_makes_no_sense_is_told_in_words(typist):
-    """On standard error, with a code, and without a traceback."""
+async def test_a_wrong_call_gets_a_message(typist):
+    """Each wrong call exits with 1 or 2 and a message on standard error, without a traceback."""
     calls = await asyncio.gather(*(typist.run(*arguments) for arguments in NONSENSE))
     for done, words in zip(calls, NONSENSE.values(), strict=True):
         assert done.code in {1, 2}
@@ -274,7 +275,7 @@ async def test_what_makes_no_sense_is_told_in_words(typist):
 
 
 async def test_verbs_and_the_numbers_of_jobs_are_completed(shared, typist):
-    """As click asks for it in bash; where no service is, with nothing."""
+    """bash completes verbs and job ids; without a service, no ids."""
     number = await shared.submit("true")
     for words, expected in ((["sub"], "plain,submit"), (["show", str(number)[:1]], f"plain,{number}")):
         typist.environment |= {

@@ -1,4 +1,4 @@
-"""What the tests of the client share: a service that all of them use, and a wire to it that can be cut."""
+"""Fixtures of the client's tests: a shared service, and a TCP proxy to it that can break connections."""
 
 import pytest_asyncio
 
@@ -8,6 +8,6 @@ from tests.support.tcp_proxy import TcpProxy
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def wire(shared):  # noqa: F811
-    """A wire to the service."""
+    """A TCP proxy to the service."""
     async with TcpProxy(shared.url) as between:
         yield between

@@ -1,4 +1,4 @@
-"""The client as the server's twin: every route, every error, as its documentation has it."""
+"""The client covers every route and every error, as documented."""
 
 import inspect
 import re
@@ -31,7 +31,7 @@ BESIDE = {"/api/openapi.json", "/api/session"}
 
 
 async def test_the_documented_example_runs(shared):
-    """What the package's docstring shows works as it stands, but for the address."""
+    """The example in the package's docstring prints what it shows, at the address of the test's service."""
     code = re.search(r"(?s)    import asyncio.*?asyncio\.run\(main\(\)\)", inspect.getdoc(shellrunner.client))[0]
     code = inspect.cleandoc("\n" + code).replace("http://localhost:8000", shared.url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
@@ -43,7 +43,7 @@ async def test_the_documented_example_runs(shared):
 
 
 async def test_there_is_a_method_for_every_route(wire):
-    """A tour through the methods asks for every resource, and each answers as its type says."""
+    """A tour through the methods requests every route, and each method returns what its type says."""
     async with Client(wire.url) as client:
         await tour(client)
     patterns = {
@@ -61,7 +61,7 @@ async def test_there_is_a_method_for_every_route(wire):
 
 
 async def tour(client):
-    """Use everything once."""
+    """Call every method once."""
     result = await client.run(
         "echo out; echo err >&2; exit 3", labels={"tour": "yes"}, retries={"max": 1, "delay": 0}
     )
@@ -88,7 +88,7 @@ async def tour(client):
 
 
 async def talk(client):
-    """Say things to a job while it runs, cancel it and delete it."""
+    """Send input and a signal to a running job, cancel it, and delete it."""
     number = (await client.submit(argv=["cat"], stdin={"stream": True}))["job_id"]
     await until(lambda: runs(client, number))
     await client.write_stdin(number, b"hello", offset=0)
@@ -105,12 +105,12 @@ async def talk(client):
 
 
 async def runs(client, number):
-    """Whether the job runs."""
+    """Return whether the job is running."""
     return (await client.status(number))["state"] == "running"
 
 
 async def hold(client):
-    """Hold queues and let them go."""
+    """Pause and resume queues."""
     assert (await client.pause("one"))["paused"] is True
     assert (await client.resume("one"))["paused"] is False
     assert (await client.pause_all())["paused"] is True
@@ -139,7 +139,7 @@ async def hold(client):
     ],
 )
 async def test_a_refusal_is_one_error_with_the_problem(shared, ask, status, kind, detail):
-    """With the status, the kind, the document, and all that is wrong in words."""
+    """The error has the status, the kind, the problem document, and a message with every fault."""
     async with Client(shared.url) as client:
         with pytest.raises(ClientError) as caught:
             await ask(client)
@@ -156,8 +156,8 @@ async def test_a_refusal_is_one_error_with_the_problem(shared, ask, status, kind
         (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "is not shellrunner's: check the address"),
     ],
 )  # fmt: skip
-async def test_somebody_else_at_that_address_is_said_so(wire, answer, kind, words):
-    """What does not speak as we do is not taken for us, and not asked again."""
+async def test_a_response_of_another_program_is_recognized(wire, answer, kind, words):
+    """A response that is not shellrunner's is an error of kind `foreign`, and the request is not retried."""
     wire.instead = [answer]
     async with Client(wire.url) as client:
         with pytest.raises(ClientError, match=words) as caught:
@@ -167,7 +167,7 @@ async def test_somebody_else_at_that_address_is_said_so(wire, answer, kind, word
 
 
 async def test_a_server_that_never_was_there_is_not_waited_for():
-    """It is told at once, however long the client may retry."""
+    """The error is raised at once, however long the client may retry."""
     async with Client("http://127.0.0.1:1", retry_for=3600) as client:
         with pytest.raises(ClientError, match=r"^cannot reach http://127\.0\.0\.1:1: Connection refused$") as caught:
             await client.queues()
@@ -175,14 +175,14 @@ async def test_a_server_that_never_was_there_is_not_waited_for():
 
 
 async def test_a_token_comes_with_every_request_and_with_no_other_server(wire):
-    """Also there where a redirect would lead is nobody told."""
+    """Redirects are not followed, so no other server gets the token."""
     wire.instead = [b"HTTP/1.1 303 See Other\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\n{}"]
     async with Client(wire.url, token="secret") as client:
         assert await client.status(1) == {}
 
 
 async def test_a_unix_socket_is_an_address_like_any_other(tmp_path):
-    """Everything works over it, with `localhost` as its Host."""
+    """Requests work over a Unix socket, with `localhost` as Host."""
     service = Service(tmp_path / "state", SERVER__LISTEN=f"unix:{tmp_path}/s.sock")
     service.program = service.program[:-2]  # --port would go before it
     await service.start()
@@ -208,7 +208,7 @@ async def test_a_unix_socket_is_an_address_like_any_other(tmp_path):
     ],
 )
 async def test_an_address_is_read_as_people_write_it(text, address):
-    """http without a scheme; a socket by its path."""
+    """The default scheme is http, and a socket is given by its path."""
     assert ServerAddress.parse(text) == address
 
 
@@ -217,7 +217,7 @@ async def test_an_address_is_read_as_people_write_it(text, address):
     ["", "ftp://a", "http://", "foo:x", "unix:s.sock", "unix:", "http://a:99999", "http://[a"],
 )
 async def test_a_wrong_address_is_refused_before_anything_is_connected(text):
-    """The message quotes it, and says what an address looks like."""
+    """The message quotes the address and shows the valid forms."""
     with pytest.raises(ValueError, match=f"^invalid server address {re.escape(repr(text))}: expected .*unix:"):
         Client(text)
 
@@ -231,12 +231,12 @@ async def test_an_address_with_a_password_or_a_query_is_refused(text):
 
 
 async def test_what_can_be_asked_for_is_what_the_server_takes():
-    """The keys of a job are the same on both sides."""
+    """JobOptions has the same keys as the server's JobSpec."""
     assert {"command", "argv", *JobOptions.__annotations__} == set(JobSpec.model_fields)
 
 
 async def test_importing_it_brings_none_of_the_server():
-    """Neither pydantic nor the database: a call of the command line has no time for them."""
+    """Importing the client loads neither pydantic nor a database nor tables, so that the CLI starts quickly."""
     code = "import sys, shellrunner.client, shellrunner.cli.commands.run; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     loaded = set(done.stdout.split())

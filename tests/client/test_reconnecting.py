@@ -1,4 +1,4 @@
-"""Connections that break: nothing is lost, doubled or done twice, and it is said meanwhile."""
+"""Broken connections: nothing is lost, repeated or done twice, and each retry is reported."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\nConnection: close\r
 
 
 async def test_a_stream_that_is_cut_anywhere_is_whole(shared, wire):
-    """Cut again and again at random bytes, within events too, the pieces are the stored bytes of both streams."""
+    """A stream cut many times at random bytes, even within events, yields the stored bytes of both streams once."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
     dice = random.Random(8)
     wire.budgets = [dice.randrange(200, 20_000) for _ in range(40)]
@@ -40,7 +40,7 @@ async def test_a_stream_that_is_cut_anywhere_is_whole(shared, wire):
 
 
 async def test_a_job_is_followed_from_any_event(shared):
-    """`after` an event's id comes what follows it, and nothing else."""
+    """`follow` with `after` yields exactly what follows the event with that id."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
     async with Client(shared.url) as client:
         events = [event async for event in client.follow(number) if isinstance(event, OutputReceived)]
@@ -51,7 +51,7 @@ async def test_a_job_is_followed_from_any_event(shared):
 
 
 async def test_raw_output_goes_on_where_it_broke(shared, wire):
-    """By ranges, to the last byte."""
+    """A download whose connections break is resumed by range requests, and is complete."""
     number = (await shared.run("head -c 3000000 /dev/zero | tr '\\0' 'x'"))["job_id"]
     wire.budgets = [random.Random(9).randrange(1, 900_000) for _ in range(5)]
     async with Client(wire.url) as client:
@@ -61,7 +61,7 @@ async def test_raw_output_goes_on_where_it_broke(shared, wire):
 
 
 async def test_input_is_given_once_however_often_the_answer_is_lost(shared, wire):
-    """Cut before, within and after the answers, the command reads each byte once."""
+    """The command reads each byte once, wherever the responses to the input are cut."""
     given_bytes = random.Random(10).randbytes(300_000)
 
     async def pieces():
@@ -78,7 +78,7 @@ async def test_input_is_given_once_however_often_the_answer_is_lost(shared, wire
 
 
 async def test_input_for_a_job_that_is_done_is_not_given(shared):
-    """It is no error: the command wanted no more."""
+    """`pipe_stdin` returns False for a job that is done, and raises no error."""
 
     async def pieces():
         yield b"too late"
@@ -91,7 +91,7 @@ async def test_input_for_a_job_that_is_done_is_not_given(shared):
 
 @pytest.mark.parametrize("budget", [0, 20, 200])
 async def test_a_submission_whose_answer_is_lost_is_one_job(wire, budget):
-    """It is sent again with the same key, and is the same job."""
+    """A submission is retried with the same idempotency key, and creates one job."""
     wire.budgets = [budget, budget]
     label = f"lost{budget}"
     async with Client(wire.url) as client:
@@ -101,7 +101,7 @@ async def test_a_submission_whose_answer_is_lost_is_one_job(wire, budget):
 
 
 async def test_what_must_not_be_done_twice_is_not_asked_twice(shared, wire):
-    """A signal whose answer is lost is an error, for nobody knows whether it was sent."""
+    """A signal whose response is lost raises an error and is sent only once, because the outcome is unknown."""
     number = await shared.submit("sleep 60")
     await shared.running(number)
     async with Client(wire.url) as client:
@@ -114,17 +114,17 @@ async def test_what_must_not_be_done_twice_is_not_asked_twice(shared, wire):
 
 
 async def test_a_proxy_that_has_lost_the_server_is_waited_for(shared, wire):
-    """502 and 503 of a proxy pass; each is told, and that it is over."""
+    """502, 503 and 504 from a proxy are retried; `on_retry` is called for each, and with None in the end."""
     number = await shared.submit("true")
     wire.instead = [GATEWAY, GATEWAY.replace(b"502", b"503"), GATEWAY.replace(b"502", b"504")]
-    told = []
-    async with Client(wire.url, on_retry=lambda error: told.append(error and error.status)) as client:
+    retries = []
+    async with Client(wire.url, on_retry=lambda error: retries.append(error and error.status)) as client:
         assert (await client.wait(number))["exit_code"] == 0
-    assert told == [502, 503, 504, None]
+    assert retries == [502, 503, 504, None]
 
 
 async def test_retries_have_an_end(wire):
-    """After so many seconds the last error is raised."""
+    """After `retry_for` seconds the last error is raised."""
     wire.instead = [GATEWAY] * 1000
     async with Client(wire.url, retry_for=0.3) as client:
         with pytest.raises(ClientError, match="answered 502"):
@@ -133,7 +133,7 @@ async def test_retries_have_an_end(wire):
 
 
 async def test_changes_are_seen_over_broken_connections(shared, wire):
-    """What changed while nobody was connected comes afterwards, and what is deleted is told."""
+    """Changes and deletions that happen while no connection is open are yielded after the next one is made."""
     seen = []
     async with Client(wire.url) as client, asyncio.TaskGroup() as group:
         watching = group.create_task(watch(client, seen))
@@ -149,13 +149,13 @@ async def test_changes_are_seen_over_broken_connections(shared, wire):
 
 
 async def watch(client, seen):
-    """Note each change."""
+    """Record each change."""
     async for change in client.changes():
         gone = isinstance(change, JobDeleted)
         seen.append((change.job_id, None) if gone else (change.status["job_id"], change.status["done"]))
 
 
 async def submitted_and_seen(shared, seen):
-    """Whether a change is seen by now."""
+    """Submit a job, and return whether any change was seen."""
     await shared.submit("true")
     return seen
