@@ -166,9 +166,9 @@ def almost_full_log():
 def test_a_line_of_the_audit_is_whole_behind_half_a_line():
     """A line that was taken is one line, though the log had room for half of the one before it only."""
     with almost_full_log() as (_, audit, read):
-        assert not audit("asked", {"path": "x" * 6000})
+        assert not audit("request", {"path": "x" * 6000})
         assert not read().endswith(b"\n")
-        assert audit("asked", {"path": "/api/jobs"})
+        assert audit("request", {"path": "/api/jobs"})
         half, whole, end = read().split(b"\n")
         assert (half, json.loads(whole)["path"], end) == (b"", "/api/jobs", b"")
 
@@ -178,7 +178,7 @@ def test_half_a_line_of_the_log_spoils_none_of_the_audit():
     with almost_full_log() as (lines, audit, read):
         lines.handle(logging.makeLogRecord({"name": "x", "msg": "x" * 6000}))
         assert read()
-        assert audit("asked", {"path": "/api/jobs"})
+        assert audit("request", {"path": "/api/jobs"})
         end_of_half, whole = read().splitlines()
         assert (end_of_half, json.loads(whole)["path"]) == (b"", "/api/jobs")
 
@@ -191,7 +191,7 @@ from shellrunner import log
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
 ledger = log.audit_sink(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT))
-print(ledger("asked", {{}}), ledger("asked", {{}}))
+print(ledger("request", {{}}), ledger("request", {{}}))
 """
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True)
     assert done.stdout == b"False False\n"

@@ -1,13 +1,14 @@
-"""One error family. An error carries a code, words for a person, and what helps to mend it.
+"""The errors of the service. Each has a code for programs, a detail for people, and members that help to fix it.
 
-Owned by whoever raises; turned into HTTP by `web.problems` alone. Must not know status numbers.
+Raised by every package; turned into HTTP responses by `web.http.problems` alone. Must not know status numbers.
+The docstrings are public: the OpenAPI document shows them as the meanings of the problems.
 """
 
 from typing import Any, ClassVar
 
 
 class ShellrunnerError(Exception):
-    """`code` names the kind of error for programs, `detail` says it to people, `members` helps to mend it."""
+    """An error with a `code` for programs, a `detail` for people, and `members` with more facts, as JSON values."""
 
     code: ClassVar[str] = "internal"
 
@@ -18,13 +19,13 @@ class ShellrunnerError(Exception):
 
 
 class MalformedJson(ShellrunnerError):
-    """The body is not JSON as RFC 8259 has it: syntax, encoding, nesting, duplicate keys, NaN."""
+    """The body is not valid JSON (RFC 8259): syntax, encoding, nesting, duplicate keys, NaN."""
 
     code = "malformed-json"
 
 
 class InvalidJob(ShellrunnerError):
-    """The body is JSON, but not a job; `errors` is a list of `{"pointer", "detail"}`."""
+    """The body is JSON, but not a valid job; `errors` lists what is wrong, as `{"pointer", "detail"}`."""
 
     code = "invalid-job"
 
@@ -34,7 +35,7 @@ class InvalidJob(ShellrunnerError):
 
 
 class BadParameter(ShellrunnerError):
-    """A query parameter (or a header that acts as one) is unknown or has an impossible value."""
+    """A query parameter, or a header that acts like one, is unknown or has an invalid value."""
 
     code = "bad-parameter"
 
@@ -43,19 +44,19 @@ class BadParameter(ShellrunnerError):
 
 
 class BadCursor(BadParameter):
-    """The cursor was not made by this list."""
+    """The cursor does not belong to this list with these filters and this sort."""
 
     code = "bad-cursor"
 
 
 class InvalidSignal(InvalidJob):
-    """The body is JSON, but does not name a signal; `errors` as for a job."""
+    """The body is JSON, but does not name a signal; `errors` lists what is wrong, as for a job."""
 
     code = "invalid-signal"
 
 
 class NoSuchJob(ShellrunnerError):
-    """No job has this id: it never existed, or it was deleted."""
+    """No job has this id: it never existed, or was deleted."""
 
     code = "no-such-job"
 
@@ -64,7 +65,7 @@ class NoSuchJob(ShellrunnerError):
 
 
 class NoSuchAttempt(NoSuchJob):
-    """The job has no attempt of this number (yet)."""
+    """The job has no attempt with this number, or not yet."""
 
     code = "no-such-attempt"
 
@@ -73,16 +74,16 @@ class NoSuchAttempt(NoSuchJob):
 
 
 class NoResultYet(ShellrunnerError):
-    """The job is not done, so it has no result."""
+    """The job is not done, so it has no result yet."""
 
     code = "no-result-yet"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id} is not done yet, so it has no result")
+        super().__init__(f"job {job_id} has no result yet: it is not done")
 
 
 class ResultGone(ShellrunnerError):
-    """The result was deleted from the history; the job stays."""
+    """The result was deleted; the job remains."""
 
     code = "result-gone"
 
@@ -91,7 +92,7 @@ class ResultGone(ShellrunnerError):
 
 
 class NotDone(ShellrunnerError):
-    """The job is queued or running, and only a job that is done can be deleted."""
+    """The job is not done, and only a job that is done can be deleted."""
 
     code = "not-done"
 
@@ -100,21 +101,22 @@ class NotDone(ShellrunnerError):
 
 
 class AlreadyDone(ShellrunnerError):
-    """The job is done, so there is nothing left to cancel."""
+    """The job is done already, so it cannot be cancelled."""
 
     code = "already-done"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id} is done already")
+        super().__init__(f"job {job_id} is already done")
 
 
 class QueueFull(ShellrunnerError):
-    """As many jobs wait as may; nothing was accepted."""
+    """The limit of queued jobs is reached; nothing was accepted. `limit` is that limit."""
 
     code = "queue-full"
 
     def __init__(self, words: str, limit: int) -> None:
-        super().__init__(f"{words} already has {limit} jobs that wait: try again later", limit=limit)
+        """`words` names what is full: a queue, or the service."""
+        super().__init__(f"{words} is full, with {limit} jobs queued: try again later", limit=limit)
 
 
 class NoSuchQueue(ShellrunnerError):
@@ -123,29 +125,29 @@ class NoSuchQueue(ShellrunnerError):
     code = "no-such-queue"
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"there is no queue {queue}: config names them")
+        super().__init__(f"there is no queue {queue!r}: queues are defined in the configuration")
 
 
 class KeyReused(ShellrunnerError):
-    """The Idempotency-Key was used before, with another body."""
+    """This Idempotency-Key was used before, with a different body."""
 
     code = "key-reused"
 
     def __init__(self) -> None:
-        super().__init__("this Idempotency-Key came before with another body")
+        super().__init__("this Idempotency-Key was used before with a different body: use a new key for another job")
 
 
 class JobGone(ShellrunnerError):
-    """The job that this Idempotency-Key stands for was deleted since."""
+    """The job that was submitted with this Idempotency-Key has been deleted."""
 
     code = "job-gone"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"this Idempotency-Key stands for job {job_id}, which was deleted")
+        super().__init__(f"job {job_id}, which was submitted with this Idempotency-Key, has been deleted")
 
 
 class NotRunning(ShellrunnerError):
-    """The job does not run (yet, or any more)."""
+    """The job is not running: it has not started yet, or is done."""
 
     code = "not-running"
 
@@ -154,86 +156,90 @@ class NotRunning(ShellrunnerError):
 
 
 class InputClosed(ShellrunnerError):
-    """The job takes no input: it was not submitted for it, or its input was ended."""
+    """The job's standard input is not open: it was submitted without a stream, or the stream was closed."""
 
     code = "input-closed"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f'job {job_id} takes no input: it has no {{"stream": true}}, or its input was ended')
+        super().__init__(
+            f'standard input of job {job_id} is not open: it was closed, or lacks "stdin": {{"stream": true}}'
+        )
 
 
 class WrongOffset(ShellrunnerError):
-    """The input does not begin where the job's input stands; nothing of it was taken."""
+    """The request has not the offset of the next byte, which `offset` names; nothing of it was written."""
 
     code = "wrong-offset"
 
     def __init__(self, offset: int) -> None:
-        super().__init__(f"{offset} bytes of input were taken so far; nothing of this was", offset=offset)
+        super().__init__(f"{offset} bytes were written so far, and nothing of this request", offset=offset)
 
 
 class InputFull(ShellrunnerError):
-    """The command does not read its input; nothing of this was taken."""
+    """The command has not read its earlier input; nothing of this request was written."""
 
     code = "input-full"
 
     def __init__(self, job_id: int, offset: int) -> None:
-        super().__init__(f"job {job_id} has not read what it was sent before; try again later", offset=offset)
+        super().__init__(f"job {job_id} has not read its earlier input: try again later", offset=offset)
 
 
 class KeeperSilent(ShellrunnerError):
-    """The job runs, but its keeper does not answer; whether anything was taken is not known."""
+    """The job's keeper does not respond; whether the request took effect is not known."""
 
     code = "keeper-silent"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"the keeper of job {job_id} does not answer; what was sent may still be taken")
+        super().__init__(f"the keeper of job {job_id} does not respond: the request may still take effect")
 
 
 class StoreUnavailable(ShellrunnerError):
-    """The history cannot be read or written (a full or failing disk); nothing was started or changed."""
+    """The history cannot be read or written, as on a full or failing disk; nothing was started or changed."""
 
     code = "store-unavailable"
 
 
 class TokenNeeded(ShellrunnerError):
-    """Who asks is not known: no token came, or a wrong one (`wrong`), and nothing else lets in."""
+    """The request needs a token, and has none, or one that is wrong or has expired."""
 
     code = "token-needed"
 
     def __init__(self, *, wrong: bool = False) -> None:
-        words = "this token is wrong, or has expired" if wrong else "a token is needed: Authorization: Bearer …"
-        super().__init__(words)
+        """`wrong`: a token was sent, but is not valid."""
+        missing = "a token is required: send it as Authorization: Bearer TOKEN"
+        super().__init__("the token is wrong or has expired" if wrong else missing)
         self.wrong = wrong
 
 
 class TooManyWrongTokens(ShellrunnerError):
-    """Too many wrong tokens came from there lately, and this one is wrong too; `retry_after` is in seconds."""
+    """Too many wrong tokens came from this address lately, and this one is wrong too."""
 
     code = "too-many-wrong-tokens"
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__("too many wrong tokens came from there: try again later, or with a right one")
+        """`retry_after` is the number of seconds after which another token is checked."""
+        super().__init__(f"too many wrong tokens from this address: wait {retry_after} s, or use a valid token")
         self.retry_after = retry_after
 
 
 class NotThisUser(ShellrunnerError):
-    """Without tokens only processes of the service's own user are served, and this is none, as far as can be told."""
+    """Without a token only processes of the service's own user may connect, and this one is not known to be one."""
 
     code = "not-this-user"
 
 
 class InsufficientScope(ShellrunnerError):
-    """The token is good, but not for this; `scope` is what it lacks."""
+    """The token is valid, but lacks the scope that this request needs, which `scope` names."""
 
     code = "insufficient-scope"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"this token lacks the scope {scope}", scope=scope)
+        super().__init__(f"this token lacks the scope {scope!r}", scope=scope)
         self.scope = scope
 
 
 class CommandNotAllowed(ShellrunnerError):
-    """The token may run some commands, and this is none of them; `errors` as for a job, to what is not allowed."""
+    """The token is not allowed to run this command; `errors` points to what is not allowed."""
 
     code = "command-not-allowed"
 
@@ -242,7 +248,7 @@ class CommandNotAllowed(ShellrunnerError):
 
 
 class NotYours(ShellrunnerError):
-    """The token may touch only jobs that were submitted with it, and this is another's."""
+    """The token may change only jobs that were submitted with it, and this job was not."""
 
     code = "not-yours"
 
@@ -251,39 +257,39 @@ class NotYours(ShellrunnerError):
 
 
 class SessionsOff(ShellrunnerError):
-    """Config does not allow session cookies."""
+    """Session cookies are turned off in the configuration."""
 
     code = "sessions-off"
 
     def __init__(self) -> None:
-        super().__init__("there are no sessions: auth.session_cookie is false")
+        super().__init__("sessions are turned off: auth.session_cookie is false")
 
 
 class TooManyStreams(ShellrunnerError):
-    """Whoever asks has as many streams open as server.max_streams allows."""
+    """The client has as many streams open as `server.max_streams` allows; `limit` is that number."""
 
     code = "too-many-streams"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"you have {limit} streams open already (server.max_streams)", limit=limit)
+        super().__init__(f"{limit} streams are open already, which is the maximum (server.max_streams)", limit=limit)
 
 
 class AuditUnavailable(ShellrunnerError):
-    """What was asked for cannot be written down, so it is not done."""
+    """The audit log could not be written, so the request was rejected."""
 
     code = "audit-unavailable"
 
     def __init__(self) -> None:
-        super().__init__("the log takes no line of who asked for this, so nothing was done")
+        super().__init__("the audit log could not be written, so the request was rejected")
 
 
 class StateLocked(ShellrunnerError):
-    """Another server works on this state directory."""
+    """Another server uses this state directory."""
 
     code = "state-locked"
 
 
 class ConfigError(ShellrunnerError):
-    """The configuration is refused; the words name the file or variable, the key and the reason."""
+    """The configuration is invalid; the detail names the file or variable, the key and the reason."""
 
     code = "config"

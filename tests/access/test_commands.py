@@ -176,10 +176,10 @@ def test_the_refusal_tells_who_and_why_but_not_what_is_allowed() -> None:
     """Its words name the token and what is too much, and no other command."""
     with pytest.raises(CommandNotAllowed) as first:
         check_command(who(Rule(command="secret --password x")), JobSpec(command="id"))
-    assert first.value.detail == "token:ci may run some commands, and this is none of them"
+    assert first.value.detail == "token:ci is not allowed to run this command"
     with pytest.raises(CommandNotAllowed) as second:
         check_command(who(Rule(command="id")), JobSpec(command="id", env={"PATH": "/evil"}))
-    assert second.value.detail == "token:ci may run this command, but not with the variable PATH"
+    assert second.value.detail == "token:ci is not allowed to run this command with the variable PATH"
 
 
 @pytest.mark.parametrize(

@@ -295,12 +295,12 @@ def connection(listener):
 
 def test_an_answer_that_nobody_took_is_not_the_next_one(connection):
     """What lies unread in the socket to the kernel, an answer or a refusal, is passed over."""
-    kernel = peer_credentials._kernel._socket
+    kernel = peer_credentials._sock_diag._socket
     for port in (connection.getpeername()[1], 1):
         end = (socket.inet_aton("127.0.0.1"), port.to_bytes(2, "big"))
         pair = (end[1], b"\0\1", end[0], end[0], 0, peer_credentials._NO_COOKIE)
-        question = peer_credentials._QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 2, *pair)
-        kernel.send(peer_credentials._HEADER.pack(16 + len(question), 20, 1, 0xABCDEF, 0) + question)
+        question = peer_credentials._REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 2, *pair)
+        kernel.send(peer_credentials._NLMSG.pack(16 + len(question), 20, 1, 0xABCDEF, 0) + question)
     assert peer_uid(connection) == ME
     with pytest.raises(BlockingIOError):
         kernel.recv(1, socket.MSG_DONTWAIT)
@@ -308,13 +308,13 @@ def test_an_answer_that_nobody_took_is_not_the_next_one(connection):
 
 def test_answers_that_were_lost_are_asked_for_again(connection):
     """Once the socket to the kernel has overflowed, or is closed, a new one is opened, and the answer is right."""
-    kernel = peer_credentials._kernel._socket
+    kernel = peer_credentials._sock_diag._socket
     junk = struct.pack("=IHHII", 16, 0xFFF0, 5, 1, 0)  # the kernel acknowledges what it does not know
     for _ in range(2_000):
         kernel.send(junk)
     assert peer_uid(connection) == ME
     assert kernel.fileno() == -1, "it did not overflow"
-    os.close(peer_credentials._kernel._socket.detach())
+    os.close(peer_credentials._sock_diag._socket.detach())
     assert peer_uid(connection) == ME
 
 

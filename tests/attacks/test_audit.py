@@ -28,7 +28,7 @@ async def lines_of(target: Target, source: str, events: int) -> list[dict[str, A
     def lines() -> list[dict[str, Any]]:
         here = [line for line in target.audit() if line.get("from") == source]
         numbers = {line["request"] for line in here if "request" in line}
-        return here + [line for line in target.audit() if line["event"] == "answered" and line["request"] in numbers]
+        return here + [line for line in target.audit() if line["event"] == "response" and line["request"] in numbers]
 
     await until(lambda: len(lines()) == events, 5, f"{events} lines of {source}")
     return lines()
@@ -39,7 +39,12 @@ async def test_what_was_done_is_told_in_two_lines(guarded: Target) -> None:
     body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
     outcome = await guarded.send(request("POST", "/api/jobs", bearer(EACH_SCOPE["run"]), body=body))
     asked, answered = await lines_of(guarded, outcome.source, 2)
-    assert (asked["event"], asked["who"], asked["verb"], asked["path"]) == ("asked", "token:run", "POST", "/api/jobs")
+    assert (asked["event"], asked["who"], asked["verb"], asked["path"]) == (
+        "request",
+        "token:run",
+        "POST",
+        "/api/jobs",
+    )
     assert (answered["status"], answered["command"]) == (202, "true")
     assert answered["job"] == json.loads(outcome.only.body)["job_id"]
 
@@ -50,7 +55,7 @@ async def test_what_was_refused_is_told_in_one_line(guarded: Target) -> None:
     (line,) = await lines_of(guarded, outcome.source, 1)
     told = {name: line[name] for name in ("event", "who", "verb", "path", "why")}
     what = {"verb": "GET", "path": "/api/jobs", "why": "insufficient-scope"}
-    assert told == {"event": "refused", "who": "token:run", **what}
+    assert told == {"event": "rejected", "who": "token:run", **what}
 
 
 async def test_of_whom_nobody_knows_nothing_is_made_up(guarded: Target) -> None:
@@ -84,7 +89,7 @@ async def test_the_log_has_no_secrets(guarded: Target) -> None:
     assert [word for word in (SECRET, *EACH_SCOPE.values()) if word in log] == []
 
 
-FORGED = quote('\n{"event":"asked","logger":"shellrunner.audit","who":"uid:0"}\n')
+FORGED = quote('\n{"event":"request","logger":"shellrunner.audit","who":"uid:0"}\n')
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ async def test_lines_cannot_be_forged(alone: Target, target: str) -> None:
     marked = await alone.send(request("POST", target, host="Host: evil.test"))
     await lines_of(alone, marked.source, 1)
     assert not [line for line in alone.service.log if line["event"] == "not JSON"]
-    assert not [line for line in alone.audit() if line["event"] == "asked" and "request" not in line]
+    assert not [line for line in alone.audit() if line["event"] == "request" and "request" not in line]
 
 
 INJECTED = "x\r\nSet-Cookie: a=b\r\n\r\n<script>"

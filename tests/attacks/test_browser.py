@@ -149,7 +149,7 @@ async def test_another_site(page: Any, elsewhere: Elsewhere, prey: Target, other
     expected = {("GET", path) for path in PATHS} | {("OPTIONS", "/api/jobs")}
     expected |= {("POST", path) for path in ("/api/jobs", "/api/queues/pause", "/api/jobs/1/cancel")}
     await until(lambda: {(line["verb"], line["path"]) for line in prey.audit()[audit:]} >= expected, 5)
-    assert {line["event"] for line in prey.audit()[audit:]} == {"refused"}
+    assert {line["event"] for line in prey.audit()[audit:]} == {"rejected"}
     assert await prey.state() == before
 
 

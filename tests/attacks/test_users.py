@@ -85,7 +85,7 @@ async def test_another_user_asks(at_home: Target, family: int, uid: int) -> None
     assert await at_home.state() == before
     await until(lambda: len(at_home.audit()) >= refused + len(asked), 5)
     told = at_home.audit()[refused:]
-    assert {line["event"] for line in told} == {"refused"}
+    assert {line["event"] for line in told} == {"rejected"}
     # The overflow uid stands for anybody, so it is nobody's name.
     assert {line.get("who") for line in told} == {None if uid == NOBODY else f"uid:{uid}"}
 

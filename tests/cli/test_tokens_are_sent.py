@@ -28,7 +28,7 @@ async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_pa
         )  # fmt: skip
         typist.environment["SHELLRUNNER_TOKEN"] = "reader"
         done = await typist.run("run", "true")
-        assert (done.code, done.err) == (125, "this token lacks the scope run\n")
+        assert (done.code, done.err) == (125, "this token lacks the scope 'run'\n")
         del typist.environment["SHELLRUNNER_URL"], typist.environment["SHELLRUNNER_TOKEN"]
         file.parent.mkdir(parents=True)
         file.write_text(f'url = "{service.url}"\ntoken = "runner"\n')

@@ -197,7 +197,7 @@ async def test_what_fails_for_one_job_costs_no_other(shared, typist):
     runs, (done,) = await shared.submit("sleep 60"), await ended(shared, "true")
     ending = await typist.run("cancel", done, 10**17, runs)
     assert ending.code == 1
-    assert ending.err.splitlines()[:2] == [f"job {done} is done already", f"there is no job {10**17}"]
+    assert ending.err.splitlines()[:2] == [f"job {done} is already done", f"there is no job {10**17}"]
     assert (await shared.result(runs))["ending"] == "cancelled"
     removed = await typist.run("rm", 10**17, runs, done)
     assert removed.code == 1
@@ -249,11 +249,13 @@ async def test_queues_shows_holds_and_lets_go(shared, typist):
         await typist.run("queues", "resume", "one")
         assert (await typist.run("queues", "resume", "--all")).code == 0
     assert (await typist.run("queues", "pause")).code == 2
-    assert (await typist.run("queues", "pause", "nowhere")).err == "there is no queue nowhere: config names them\n"
+    assert (await typist.run("queues", "pause", "nowhere")).err == (
+        "there is no queue 'nowhere': queues are defined in the configuration\n"
+    )
 
 
 NONSENSE = {
-    ("ps", "--filter", "colour=red"): "/api/jobs has no parameter 'colour'",
+    ("ps", "--filter", "colour=red"): "unknown parameter 'colour' for /api/jobs",
     ("ps", "--filter", "state"): "'state' must be NAME=VALUE",
     ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
     ("ps", "--watch"): "--watch requires a terminal",

@@ -123,7 +123,12 @@ async def hold(client):
     [
         (lambda client: client.job(10**17), 404, "no-such-job", f"there is no job {10**17}"),
         (lambda client: client.output_size(10**17), 404, "no-such-job", f"there is no job {10**17}"),
-        (lambda client: client.pause("a/b?c"), 404, "no-such-queue", "there is no queue a/b?c: config names them"),
+        (
+            lambda client: client.pause("a/b?c"),
+            404,
+            "no-such-queue",
+            "there is no queue 'a/b?c': queues are defined in the configuration",
+        ),
         (
             lambda client: client.jobs_page(limit=0),
             400,

@@ -213,10 +213,10 @@ class Target:
     def is_audited(self, outcome: Outcome) -> bool:
         """Whether the audit says that it was refused and why, or that it was asked and how it was answered."""
         here = [line for line in self.audit() if line.get("from") == outcome.source]
-        refused = {line["why"] for line in here if line["event"] == "refused"}
-        asked = {line["request"] for line in here if line["event"] == "asked"}
+        refused = {line["why"] for line in here if line["event"] == "rejected"}
+        asked = {line["request"] for line in here if line["event"] == "request"}
         answered = {
-            line["status"] for line in self.audit() if line["event"] == "answered" and line["request"] in asked
+            line["status"] for line in self.audit() if line["event"] == "response" and line["request"] in asked
         }
         last = outcome.replies[-1]
         return last.problem in refused or last.status in answered

@@ -1,24 +1,24 @@
-"""Who asks, and what they may do: tokens, the kernel's word on the other end, sessions, lists of allowed commands.
+"""Who a client is and what it may do: tokens, peer credentials, sessions, allowed commands, policy for jobs.
 
-Built by the composition root; the web side asks it at its gate. Must not know HTTP, SQL, or what a route does. All of
-it allows: what is not named is refused.
+Built by the composition root; used by the web side. Must not know HTTP, SQL, or what a route does. Everything here
+allows by name: what is not named is rejected.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from shellrunner.config import Token
+from shellrunner.config.auth import Scope
 
-Scope = Literal["read", "run", "admin"]
 ALL_SCOPES: Final[frozenset[Scope]] = frozenset({"read", "run", "admin"})
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody who was let in. `name` is `token:NAME` or `uid:1000`: for the log, the audit, and Idempotency-Keys.
+    """An authenticated client. `name` is `token:NAME` or `uid:1000`: for the log, the audit and Idempotency-Keys.
 
     `token` is None for a process of the service's own user, which may do everything. `session` is the digest of the
-    cookie that let it in, if one did: that is good for watching only.
+    session cookie, if that was used to authenticate: it allows watching only.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Identity:
 
     @property
     def is_session(self) -> bool:
-        """Whether it was let in by a cookie."""
+        """Whether it was authenticated by a session cookie."""
         return self.session is not None
 
     @property
@@ -38,10 +38,10 @@ class Identity:
 
     @property
     def is_restricted(self) -> bool:
-        """Whether it may touch only its own jobs: else it could speak to commands that it may not start itself."""
+        """Whether it may change only its own jobs, since others could be commands that it may not start itself."""
         return self.token is not None and (self.token.run_as is not None or self.token.commands is not None)
 
 
 def service_user(uid: int) -> Identity:
-    """A process of the service's own user."""
+    """Return the identity of a process of the service's own user."""
     return Identity(f"uid:{uid}", ALL_SCOPES)

@@ -1,6 +1,7 @@
-"""The door: whoever shows a token, a session or the kernel's word on who they are is let in by it, or is not.
+"""The authenticator: turns a token, a session cookie or a peer's uid into an identity, or rejects it.
 
-Built by the composition root, asked by the gate and by open streams. Must not know HTTP or SQL, or what routes need.
+Built by the composition root; asked by the security middleware and by open streams. Must not know HTTP or SQL, or
+what a route needs.
 """
 
 import os
@@ -16,8 +17,8 @@ from shellrunner.config import AuthSettings
 from shellrunner.errors import NotThisUser, SessionsOff, TokenNeeded, TooManyWrongTokens
 
 _HELP: Final = (
-    "To let in others, or what comes through a proxy, make a token: `shellrunner token create NAME` prints the lines "
-    "for auth.tokens"
+    "To admit others, or requests through a proxy, create a token: `shellrunner token create NAME` prints the lines"
+    " for auth.tokens"
 )
 
 
@@ -25,19 +26,19 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def open_authenticator(auth: AuthSettings, keeping: SessionStore) -> "Authenticator":
-    """Build the door, with the sessions that were begun before and may go on.
+async def open_authenticator(auth: AuthSettings, store: SessionStore) -> "Authenticator":
+    """Build an authenticator that knows the sessions of earlier processes.
 
     Raises:
         StoreUnavailable: they cannot be read.
     """
-    sessions = SessionRegistry(keeping)
+    sessions = SessionRegistry(store)
     await sessions.load()
     return Authenticator(auth, sessions)
 
 
 class Authenticator:
-    """Knows who may come in, and as whom."""
+    """Decides who may connect, and as whom."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Authenticator:
         throttle: Throttle | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> None:
-        """Let in whom `auth` names. The clock is for expiry; the throttle hears of wrong tokens only."""
+        """Admit what `auth` configures; `clock` decides about expiry."""
         self._sessions = sessions
         self._throttle = throttle or Throttle()
         self._clock = clock
@@ -55,19 +56,20 @@ class Authenticator:
         self.reload(auth)
 
     def reload(self, auth: AuthSettings) -> None:
-        """Let in whom `auth` names from now on; the sessions of all other tokens are over."""
+        """Admit what `auth` configures from now on; end the sessions of all other tokens."""
         self._tokens = Tokens(auth.tokens)
-        # Whoever takes the last token away means to shut somebody out; behind a proxy of the same user, going by the
-        # kernel's word instead would let everybody in. A restart, which looks at the addresses too, may do so.
+        # It stays true when the last token is removed. Whoever removes it wants to lock somebody out; behind a proxy
+        # of the same user, falling back to the peer's uid would admit everybody instead. A restart, which checks the
+        # addresses too, may fall back.
         self._needs_token = self._needs_token or bool(self._tokens)
         self._has_sessions = auth.session_cookie
         self._sessions.end_all_except({token.sha256 for token in auth.tokens} if auth.session_cookie else ())
 
     async def flush_sessions(self) -> None:
-        """Make it last that sessions are over: else they would come back with their token, in another process.
+        """Write to the store which sessions were ended, so that they do not come back in another process.
 
         Raises:
-            StoreUnavailable: it could not be written, and will be with the next change.
+            StoreUnavailable: it could not be written; the next change tries again.
         """
         await self._sessions.flush()
 
@@ -76,68 +78,71 @@ class Authenticator:
         """Whether tokens are configured, or were since the start."""
         return self._needs_token
 
-    def authenticate_token(self, presented: str, source: str) -> Identity:
-        """Let in whoever shows this token. `source`, an address or `uid:N`, answers for wrong ones.
+    def authenticate_token(self, secret: str, source: str) -> Identity:
+        """Return the identity of a token. Wrong ones are counted for `source`, an address or `uid:N`.
 
         Raises:
             TokenNeeded: it is wrong, or has expired.
-            TooManyWrongTokens: and so were too many before it.
+            TooManyWrongTokens: the same, after too many others from this source.
         """
-        holder = self._unless_expired(self._tokens.find(presented))
-        if holder is not None:
-            return holder
+        identity = self._unless_expired(self._tokens.find(secret))
+        if identity is not None:
+            return identity
         if seconds := self._throttle.record_failure(source):
             raise TooManyWrongTokens(seconds)
         raise TokenNeeded(wrong=True)
 
     def authenticate_session(self, cookie: str) -> Identity | None:
-        """Let in whoever shows a session's cookie, to watch: as long as its token may read."""
+        """Return the identity of a session cookie, which may read only; None if it, or its token, is not valid."""
         session = self._sessions.find(cookie)
-        holder = self._unless_expired(self._tokens.find_by_hash(session.token)) if session else None
-        if session is None or holder is None or "read" not in holder.scopes:
+        identity = self._unless_expired(self._tokens.find_by_hash(session.token)) if session else None
+        if session is None or identity is None or "read" not in identity.scopes:
             return None
-        return Identity(holder.name, frozenset({"read"}), holder.token, session.digest)
+        return Identity(identity.name, frozenset({"read"}), identity.token, session.digest)
 
     def authenticate_uid(self, uid: int | None) -> Identity:
-        """Let in processes of the service's own user; None is a process that the kernel cannot name.
+        """Return the identity of a process of the service's own user; None: the kernel could not name the uid.
 
         Raises:
-            NotThisUser: it is another's, or cannot be told.
+            NotThisUser: the process belongs to another user, or the owner is not known.
         """
         if uid == self._uid:
             return service_user(uid)
-        whose = "whose this is cannot be told" if uid is None else f"this is one of uid {uid}"
-        raise NotThisUser(f"only processes of the service's own user are served, and {whose}. {_HELP}")
+        owner = (
+            "the owner of this connection could not be determined" if uid is None else f"this one has the uid {uid}"
+        )
+        raise NotThisUser(f"without a token only processes of the service's user may connect; {owner}. {_HELP}")
 
     def is_still_valid(self, identity: Identity) -> bool:
-        """Whether somebody who was let in would be let in again, to do as much as then."""
+        """Return whether an identity would be admitted again now, with no fewer scopes."""
         if identity.token is None:
             return True
-        holder = self._unless_expired(self._tokens.find_by_hash(identity.token.sha256))
-        if holder is None or not identity.scopes <= holder.scopes:
+        current = self._unless_expired(self._tokens.find_by_hash(identity.token.sha256))
+        if current is None or not identity.scopes <= current.scopes:
             return False
         return identity.session is None or self._sessions.is_active(identity.session)
 
     async def create_session(self, identity: Identity) -> str:
-        """Begin a session in the name of a token; the value of its cookie.
+        """Create a session for the identity's token; return the value of its cookie.
 
         Raises:
-            SessionsOff: config allows none.
-            StoreUnavailable: it cannot be kept, so there is none.
+            SessionsOff: the configuration does not allow sessions.
+            StoreUnavailable: it cannot be stored, so it was not created.
         """
         if identity.token is None or not self._has_sessions:
             raise SessionsOff
         return await self._sessions.create(identity.token.sha256)
 
     async def end_sessions(self, identity: Identity) -> None:
-        """End all sessions of a token.
+        """End all sessions of the identity's token.
 
         Raises:
-            StoreUnavailable: they are over, but would come back with another process: try again.
+            StoreUnavailable: they are invalid, but would be valid again in the next process: try again.
         """
         if identity.token is not None:
             await self._sessions.end_all(identity.token.sha256)
 
-    def _unless_expired(self, holder: Identity | None) -> Identity | None:
-        is_expired = holder is not None and holder.token is not None and holder.token.is_expired(self._clock())
-        return None if is_expired else holder
+    def _unless_expired(self, identity: Identity | None) -> Identity | None:
+        if identity is not None and identity.token is not None and identity.token.is_expired(self._clock()):
+            return None
+        return identity

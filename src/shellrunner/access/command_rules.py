@@ -1,6 +1,6 @@
-"""Which commands a token may run, and whose jobs it may touch: what config names, to the letter, and nothing else.
+"""Which commands a restricted token may run, and whose jobs it may change: what the configuration names, literally.
 
-Asked by the web side before a job is accepted or touched. Must not know HTTP, or how commands are run.
+Used by the web side before a job is accepted or changed. Must not know HTTP, or how commands are run.
 """
 
 from collections.abc import Iterator
@@ -11,52 +11,52 @@ from shellrunner.errors import CommandNotAllowed, NotYours
 from shellrunner.model import Job, JobSpec
 from shellrunner.wire.json_codec import json_pointer
 
-_LONGEST = 100  # characters of a name that are shown
-_KERNELS = ("memory_bytes", "cpu_seconds", "processes", "open_files")  # the limits that a command can run into
+_MAX_SHOWN = 100  # characters of a name
+_COMMAND_LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files")  # those that a command can run into
 
 
 def check_command(identity: Identity, spec: JobSpec) -> None:
-    """Refuse a job that the identity may not submit.
+    """Reject a job that the identity may not submit.
 
-    No rule has a part of a shell line, since whoever may go on after `ls ` may write `ls ; rm -rf ~`; and a shell
-    line is never held against an argv, which no shell would read. A program after which any words may follow is
-    trusted with all of its own options: `prefix = ["git"]` is as good as a shell.
+    No rule names a part of a shell line, since a client that may append to `ls ` may write `ls ; rm -rf ~`. A rule
+    for a shell line never allows an argv, which no shell would read. A program after which any arguments may follow
+    is trusted with all of its options: `prefix = ["git"]` is as good as a shell.
 
-    Whoever chooses only the surroundings of a command chooses what it does, too: `LD_PRELOAD` and `BASH_ENV` run
-    another program, a directory has other files under the same names, pagers and interpreters take commands from
-    what they read (`git log` on a terminal, then `!sh`), and under a limit one step of a script fails and the next
-    goes on. So these must be named by the very rule that has the command. All other keys of a job say when, how often
-    and for how long it runs, and how its output is kept and told: no more than who may start and cancel it decides
-    anyway.
+    Who chooses only a command's environment also chooses what it does: `LD_PRELOAD` and `BASH_ENV` run another
+    program, a directory has other files under the same names, pagers and interpreters take commands from what they
+    read (`git log` on a terminal, then `!sh`), and under a limit one step of a script fails and the next one runs. So
+    these must be named by the same rule that allows the command. All other keys of a job choose when, how often and
+    for how long it runs, and how its output is stored and reported: no more than a client decides that may start and
+    cancel it.
 
     Raises:
-        CommandNotAllowed: no rule has the command, or none that has it allows what else is asked for.
+        CommandNotAllowed: no rule allows the command, or none that does allows what else the job contains.
     """
     rules = identity.token.commands if identity.token else None
     if rules is None:
         return
-    fitting = [rule for rule in rules if _has(rule, spec)]
-    if not fitting:
+    matching = [rule for rule in rules if _matches(rule, spec)]
+    if not matching:
         pointer = "#/argv" if spec.command is None else "#/command"
-        raise CommandNotAllowed(f"{identity.name} may run some commands, and this is none of them", pointer)
-    refusals = [next(_beyond(rule, spec), None) for rule in fitting]
-    if None not in refusals:
-        what, pointer = refusals[0] or ("", "")
-        raise CommandNotAllowed(f"{identity.name} may run this command, but not with {what}", pointer)
+        raise CommandNotAllowed(f"{identity.name} is not allowed to run this command", pointer)
+    violations = [next(_violations(rule, spec), None) for rule in matching]
+    if None not in violations:
+        what, pointer = violations[0] or ("", "")
+        raise CommandNotAllowed(f"{identity.name} is not allowed to run this command with {what}", pointer)
 
 
 def check_ownership(identity: Identity, job: Job) -> None:
-    """Refuse to have a job cancelled, signalled or deleted that the identity did not submit, if it is bound to that.
+    """Reject the change of a job that a restricted identity did not submit.
 
     Raises:
-        NotYours: another submitted it, or the same when it might run commands as another user.
+        NotYours: another identity submitted it, or the same one when its commands ran as another user.
     """
     if identity.is_restricted and (job.submitter, job.run_as) != (identity.name, identity.run_as):
-        raise NotYours(f"{identity.name} may touch only its own jobs, and job {job.id} is none of them")
+        raise NotYours(f"{identity.name} may change only its own jobs, and job {job.id} is another's")
 
 
 def check_stdin(identity: Identity, job: Job) -> None:
-    """Refuse to give input to a job: what the identity may not start (any more), it may not speak to either.
+    """Reject input for a job that the identity may not submit, or may not submit any more.
 
     Raises:
         NotYours, CommandNotAllowed.
@@ -65,8 +65,8 @@ def check_stdin(identity: Identity, job: Job) -> None:
     check_command(identity, job.spec)
 
 
-def _has(rule: Rule, spec: JobSpec) -> bool:
-    """Whether this is the command of the rule, whatever surrounds it."""
+def _matches(rule: Rule, spec: JobSpec) -> bool:
+    """Return whether the rule allows the command, whatever else the job contains."""
     if spec.argv is None:
         return rule.command == spec.command
     if rule.prefix is not None:
@@ -74,14 +74,14 @@ def _has(rule: Rule, spec: JobSpec) -> bool:
     return rule.argv is not None and spec.argv == tuple(rule.argv)
 
 
-def _beyond(rule: Rule, spec: JobSpec) -> Iterator[tuple[str, str]]:
-    """What else is asked for that the rule does not name, in words and with its place."""
+def _violations(rule: Rule, spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Yield what else the job contains that the rule does not name, each with its JSON pointer."""
     for name in spec.env:
         if name not in rule.env:
-            shown = name[:_LONGEST]
+            shown = name[:_MAX_SHOWN]
             yield f"the variable {shown}", json_pointer("env", shown)
     if spec.cwd is not None and spec.cwd not in map(str, rule.cwd):
-        yield "this directory", "#/cwd"
+        yield "this cwd", "#/cwd"
     for option, pointer in _options(spec):
         if option not in rule.options:
             yield option, pointer
@@ -94,6 +94,6 @@ def _options(spec: JobSpec) -> Iterator[tuple[str, str]]:
         yield "tty", "#/tty"
     if spec.leave_children is not None:
         yield "leave_children", "#/leave_children"
-    for name in _KERNELS:
+    for name in _COMMAND_LIMITS:
         if getattr(spec.limits, name) is not None:
             yield "limits", f"#/limits/{name}"

@@ -1,6 +1,6 @@
-"""The kernel's word on who is at the other end of a connection: unix(7) and sock_diag(7).
+"""The uid of the process at the other end of a connection, as the kernel reports it: unix(7) and sock_diag(7).
 
-Asked by the gate, on its one thread. Must not know what the answer is good for: what is not certain is None.
+Used by the security middleware, on its one thread. Must not know what the uid allows: what is not certain is None.
 """
 
 import atexit
@@ -16,55 +16,56 @@ _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
 _ESTABLISHED: Final = 1
 _NO_COOKIE: Final = b"\xff" * 8
-_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_QUESTION: Final = struct.Struct("=BBBxI2s2s16s16sI8s")  # inet_diag_req_v2
-_ROW: Final = struct.Struct("=xB62xII")  # inet_diag_msg: of it the state, the uid and the inode
-_ROOM: Final = 4096  # bytes; an answer has about 130
+_NLMSG: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sI8s")  # inet_diag_req_v2
+_ROW: Final = struct.Struct("=xB62xII")  # inet_diag_msg: only the state, the uid and the inode
+_MAX_REPLY: Final = 4096  # bytes; a reply has about 130
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _LOOPBACK6: Final = bytes(15) + b"\x01"
 
 
 def peer_uid(connection: socket.socket) -> int | None:
-    """Return the uid of the process at the other end of an accepted connection, or None: the kernel cannot say.
+    """Return the uid of the process at the other end of an accepted connection, or None if it is not certain.
 
-    That is whoever connected a Unix socket, or owns the connecting socket of a TCP connection over loopback that is
-    open in both directions before and after it is asked.
+    For a Unix socket that is the process that connected it. For TCP over loopback it is the owner of the connecting
+    socket, if the connection is open in both directions both before and after the kernel is asked.
     """
-    ask = _ASK.get(connection.family)
+    lookup = _LOOKUPS.get(connection.family)
     try:
-        uid = None if ask is None else ask(connection)
-    except OSError:  # it is closed, not connected, no TCP, or the kernel lacks sock_diag
+        uid = None if lookup is None else lookup(connection)
+    except OSError:  # it is closed, not connected, not TCP, or the kernel lacks sock_diag
         return None
-    return None if uid in _NOBODY else uid
+    return None if uid in _UNKNOWN_UIDS else uid
 
 
-def _of_unix(connection: socket.socket) -> int:
+def _unix_peer_uid(connection: socket.socket) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     uid: int = struct.unpack("=iII", credentials)[1]
     return uid
 
 
-def _of_tcp(connection: socket.socket) -> int | None:
-    ours = _end(connection.family, connection.getsockname())
-    theirs = _end(connection.family, connection.getpeername())
+def _tcp_peer_uid(connection: socket.socket) -> int | None:
+    ours = _endpoint(connection.family, connection.getsockname())
+    theirs = _endpoint(connection.family, connection.getpeername())
     if not (_is_loopback(ours[0]) and _is_loopback(theirs[0])):
         return None
-    uid = _kernel.owner(theirs, ours)
-    # Asked last: if it is still whole, then nobody else can have taken the client's port before the kernel answered.
-    is_whole = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
-    return uid if is_whole else None
+    uid = _sock_diag.owner(theirs, ours)
+    # Checked last: while it is still established, no other process can have taken the client's port before the
+    # lookup.
+    is_established = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+    return uid if is_established else None
 
 
-_ASK: Final[dict[int, Callable[[socket.socket], int | None]]] = {
-    socket.AF_UNIX: _of_unix,
-    socket.AF_INET: _of_tcp,
-    socket.AF_INET6: _of_tcp,
+_LOOKUPS: Final[dict[int, Callable[[socket.socket], int | None]]] = {
+    socket.AF_UNIX: _unix_peer_uid,
+    socket.AF_INET: _tcp_peer_uid,
+    socket.AF_INET6: _tcp_peer_uid,
 }
 
 
-def _end(family: int, name: Any) -> tuple[bytes, bytes]:
-    """An address and a port as the kernel has them, IPv4 as such also where IPv6 maps it."""
+def _endpoint(family: int, name: Any) -> tuple[bytes, bytes]:
+    """Return an address and a port as the kernel stores them, with IPv4-mapped IPv6 addresses as IPv4."""
     return socket.inet_pton(family, name[0]).removeprefix(_MAPPED), name[1].to_bytes(2, "big")
 
 
@@ -72,65 +73,65 @@ def _is_loopback(address: bytes) -> bool:
     return address[0] == 127 if len(address) == 4 else address == _LOOPBACK6
 
 
-class _Kernel:
-    """A socket to the kernel that stays open, because to open one costs more than to ask."""
+class _SockDiag:
+    """A netlink socket that stays open, because opening one costs more than a lookup."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._sequence = 0
 
     def owner(self, near: tuple[bytes, bytes], far: tuple[bytes, bytes]) -> int | None:
-        """Return who owns the TCP socket that has the address `near` and is connected to `far`.
+        """Return the uid that owns the TCP socket at the address `near` that is connected to `far`, or None.
 
         Raises:
-            OSError: the kernel does not answer.
+            OSError: the kernel does not reply.
         """
         family = socket.AF_INET if len(near[0]) == 4 else socket.AF_INET6
         pair = (near[1], far[1], near[0], far[0], 0, _NO_COOKIE)
-        question = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED, *pair)
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED, *pair)
         try:
-            row = self._ask(question)
-        except OSError:  # ENOBUFS: answers were lost; whatever it is, a new socket has nothing of it
+            row = self._query(request)
+        except OSError:  # ENOBUFS: replies were lost; whatever it is, a new socket does not have the problem
             self.close()
-            row = self._ask(question)
+            row = self._query(request)
         if row is None:
             return None
         state, uid, inode = _ROW.unpack_from(row)
-        # Where there is no such connection, the kernel shows who listens on the port, or what is left of one. Without
-        # an inode it is not yet anybody's, or no longer, and its uid is 0.
+        # If there is no such connection, the kernel returns the listener on the port, or the remains of a connection.
+        # A socket without an inode belongs to no process yet, or no longer, and its uid is 0.
         return int(uid) if state == _ESTABLISHED and inode else None
 
     def close(self) -> None:
-        """Be ready to begin anew."""
+        """Close the socket; the next lookup opens a new one."""
         if self._socket is not None:
             gone, self._socket = self._socket, None
             gone.close()
 
-    def _ask(self, question: bytes) -> bytes | None:
+    def _query(self, request: bytes) -> bytes | None:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-            self._socket.connect((0, 0))  # from then on nobody but the kernel can send to it
+            self._socket.connect((0, 0))  # from now on only the kernel can send to it
         self._sequence = (self._sequence + 1) % (1 << 32)
-        length = _HEADER.size + len(question)
-        header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
-        self._socket.send(header + question)
+        length = _NLMSG.size + len(request)
+        header = _NLMSG.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
+        self._socket.send(header + request)
         while True:
-            answer = self._socket.recv(_ROOM, socket.MSG_DONTWAIT)  # the kernel has answered before `send` returns
-            _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
-            if sequence == self._sequence:  # else it is for a question whose asker was interrupted
-                return answer[_HEADER.size :] if kind == _SOCK_DIAG_BY_FAMILY else None
+            reply = self._socket.recv(_MAX_REPLY, socket.MSG_DONTWAIT)  # the kernel has replied before `send` returns
+            _, kind, _, sequence, _ = _NLMSG.unpack_from(reply)
+            if sequence == self._sequence:  # otherwise it replies to an earlier request that was interrupted
+                return reply[_NLMSG.size :] if kind == _SOCK_DIAG_BY_FAMILY else None
 
 
-_kernel: Final = _Kernel()
-atexit.register(_kernel.close)
+_sock_diag: Final = _SockDiag()
+atexit.register(_sock_diag.close)
 
 
 def _overflow_uid() -> int:
-    """The uid under which the kernel shows those that have none in our user namespace (proc(5))."""
+    """Return the uid that stands for those without one in our user namespace (proc(5))."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except OSError:
         return 65_534
 
 
-_NOBODY: Final = frozenset({_overflow_uid(), (1 << 32) - 1})
+_UNKNOWN_UIDS: Final = frozenset({_overflow_uid(), (1 << 32) - 1})

@@ -1,7 +1,7 @@
-"""Sessions: which cookies let somebody watch, until when, and in the name of which token.
+"""Session cookies: which are valid, until when, and for which token.
 
-Owned by the door. All of them are here, and the history keeps them for the next process; of a cookie's value nobody
-keeps more than the SHA-256. Must not know HTTP or SQL, or what a session is good for.
+Owned by the authenticator. All sessions are held in memory; the store keeps them for the next process, and of a
+cookie's value no more than its SHA-256. Must not know HTTP or SQL, or what a session allows.
 """
 
 import secrets
@@ -13,85 +13,89 @@ from shellrunner.clock import Millis, now_ms
 from shellrunner.model import Session
 
 SESSION_LIFETIME: Final = 12 * 3600  # seconds
-MAX_SESSIONS_PER_TOKEN: Final = 100  # of one token; with one more, its oldest ends
+MAX_SESSIONS_PER_TOKEN: Final = 100  # with one more, the oldest ends
 
 
 class SessionStore(Protocol):
-    """Where sessions are kept. May raise `StoreUnavailable`."""
+    """Keeps sessions. All methods may raise `StoreUnavailable`."""
 
     async def sessions(self) -> Sequence[Session]:
-        """Return those that were begun and not ended, the oldest first."""
+        """Return all sessions that were not ended, the oldest first."""
 
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        """Begin some and end others, which are named by their digests, in one commit."""
+        """Add some and delete others, which are named by their digests, in one commit."""
 
 
 class SessionRegistry:
-    """The sessions that there are. What is ended is over at once, also if the history cannot be told of it yet."""
+    """All sessions. One that is ended is invalid at once, even if the store does not know yet."""
 
-    def __init__(self, keeping: SessionStore, clock: Callable[[], Millis] = now_ms) -> None:
-        """Know of none yet: see `restore`."""
-        self._keeping, self._clock = keeping, clock
+    def __init__(self, store: SessionStore, clock: Callable[[], Millis] = now_ms) -> None:
+        """Start without any; `load` reads those of earlier processes."""
+        self._store, self._clock = store, clock
         self._open: dict[bytes, Session] = {}  # the oldest first
-        self._ended: set[bytes] = set()  # those that the history may still have
+        self._ended: set[bytes] = set()  # those that the store may still have
 
     async def load(self) -> None:
-        """Know those of earlier processes again."""
-        self._open = {session.digest: session for session in await self._keeping.sessions()}
+        """Read the sessions of earlier processes.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        self._open = {session.digest: session for session in await self._store.sessions()}
 
     def find(self, value: str) -> Session | None:
-        """The session whose cookie has this value, unless it is over."""
+        """Return the active session whose cookie has this value, or None."""
         digest = secret_digest(value)
         return self._open.get(digest) if digest is not None and self.is_active(digest) else None
 
     def is_active(self, digest: bytes) -> bool:
-        """Whether the session with this digest is there, and not over."""
+        """Return whether there is a session with this digest that has not expired."""
         session = self._open.get(digest)
         return session is not None and session.expires > self._clock()
 
     async def create(self, token: str) -> str:
-        """Begin a session of this token; the value of its cookie.
+        """Create a session for the token with this hash; return the value of its cookie.
 
         Raises:
-            StoreUnavailable: it cannot be kept, so there is none.
+            StoreUnavailable: it cannot be stored, so it was not created.
         """
         now, value = self._clock(), secrets.token_urlsafe(32)
         session = Session(secret_digest(value) or b"", token, now + SESSION_LIFETIME * 1000)
         self._end(each.digest for each in self._open.values() if each.expires <= now)
-        self._end(self._of(token)[: -(MAX_SESSIONS_PER_TOKEN - 1)])
-        # Here before it is there: whatever ends all sessions of the token meanwhile ends this one too.
+        self._end(self._digests(token)[: -(MAX_SESSIONS_PER_TOKEN - 1)])
+        # Added here before it is stored: what ends all sessions of the token meanwhile ends this one too.
         self._open[session.digest] = session
         try:
-            await self._tell([session])
+            await self._write([session])
         except BaseException:
             self._end([session.digest])
             raise
         return value
 
     async def end_all(self, token: str) -> None:
-        """End all sessions of this token.
+        """End all sessions of the token with this hash.
 
         Raises:
-            StoreUnavailable: they are over, but would come back with another process: try again.
+            StoreUnavailable: they are invalid, but would be valid again in the next process: try again.
         """
-        self._end(self._of(token))
+        self._end(self._digests(token))
         await self.flush()
 
     def end_all_except(self, tokens: Collection[str]) -> None:
-        """End what is over anyway, and all sessions of other tokens than these; `settle` makes that last."""
+        """End all expired sessions and those of all tokens but these, in memory; `flush` writes that to the store."""
         now = self._clock()
         self._end(each.digest for each in self._open.values() if each.expires <= now or each.token not in tokens)
 
     async def flush(self) -> None:
-        """Tell the history of what was ended.
+        """Write to the store which sessions were ended.
 
         Raises:
-            StoreUnavailable: it does not know yet; the next change tells it again.
+            StoreUnavailable: it could not be written; the next change tries again.
         """
         if self._ended:
-            await self._tell([])
+            await self._write([])
 
-    def _of(self, token: str) -> list[bytes]:
+    def _digests(self, token: str) -> list[bytes]:
         return [session.digest for session in self._open.values() if session.token == token]
 
     def _end(self, digests: Iterable[bytes]) -> None:
@@ -99,7 +103,7 @@ class SessionRegistry:
             self._ended.add(digest)
             self._open.pop(digest, None)
 
-    async def _tell(self, begun: Sequence[Session]) -> None:
+    async def _write(self, begun: Sequence[Session]) -> None:
         ended = frozenset(self._ended)
-        await self._keeping.change_sessions(begun, ended)
+        await self._store.change_sessions(begun, ended)
         self._ended -= ended

@@ -1,6 +1,7 @@
-"""How many wrong tokens are heard from one place: a token bucket for each, in bounded memory.
+"""Rate limit for wrong tokens: a token bucket for each source address, in bounded memory.
 
-Owned by the door, which asks it about wrong tokens only: a right one is never slowed. Must not know tokens.
+Owned by the authenticator, which asks for wrong tokens only, so that valid ones are never delayed. Must not know
+tokens.
 """
 
 import ipaddress
@@ -10,39 +11,42 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-BURST: Final = 10  # wrong tokens from one place at once
-INTERVAL: Final = 6.0  # seconds after which it may send one more
-MAX_SOURCES: Final = 10_000  # that are remembered; of more, the one that was quiet for longest is forgotten
+BURST: Final = 10  # wrong tokens from one source at once
+INTERVAL: Final = 6.0  # seconds after which a source may send one more
+MAX_SOURCES: Final = 10_000  # remembered; beyond that, the one without failures for longest is forgotten
 
 
 class Throttle:
-    """Counts wrong tokens by the place that they come from."""
+    """Counts wrong tokens by source."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Have heard nothing yet."""
+        """Start without any; `clock` returns seconds."""
         self._clock = clock
-        # When each place has its whole burst again; the one that was heard last stands last.
-        self._whole: OrderedDict[str, float] = OrderedDict()
+        # When each source has its whole burst again; the one that failed last stands last.
+        self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def record_failure(self, source: str) -> int:
-        """Hear a wrong token; 0, or after how many seconds the next one would be heard, as this one is not."""
-        now, place = self._clock(), _place(source)
-        whole = max(now, self._whole.get(place, now)) + INTERVAL
-        early = whole - now - BURST * INTERVAL
-        if early <= 0:
-            self._whole[place] = whole
-        self._whole.move_to_end(place)
-        if len(self._whole) > MAX_SOURCES:
-            self._whole.popitem(last=False)
-        return max(0, math.ceil(early))
+        """Record a wrong token from an address or `uid:N`; return 0, or the seconds to wait if there were too many.
+
+        A failure beyond the limit does not count, so that `wait and retry` always succeeds in time.
+        """
+        now, key = self._clock(), _bucket_key(source)
+        full_at = max(now, self._full_at.get(key, now)) + INTERVAL
+        wait = full_at - now - BURST * INTERVAL
+        if wait <= 0:
+            self._full_at[key] = full_at
+        self._full_at.move_to_end(key)
+        if len(self._full_at) > MAX_SOURCES:
+            self._full_at.popitem(last=False)
+        return max(0, math.ceil(wait))
 
     def __len__(self) -> int:
-        """How many places are remembered."""
-        return len(self._whole)
+        """Return how many sources are remembered."""
+        return len(self._full_at)
 
 
-def _place(source: str) -> str:
-    """What counts as one place: who has one IPv6 address usually has all of its /64."""
+def _bucket_key(source: str) -> str:
+    """Return what counts as one source: a client with one IPv6 address usually has all of its /64."""
     try:
         address = ipaddress.ip_address(source)
     except ValueError:  # `uid:1000`, `unix`

@@ -1,6 +1,6 @@
-"""Which token it is that somebody shows: its SHA-256 is compared with every one that config has.
+"""Lookup of a presented token: its SHA-256 is compared with all configured ones, in constant time.
 
-Owned by the door. Must not know where it came from, or what it is good for.
+Owned by the authenticator. Must not know where a token came from, or what it allows.
 """
 
 import hashlib
@@ -11,38 +11,38 @@ from typing import Final
 from shellrunner.access import Identity
 from shellrunner.config import Token
 
-_LONGEST: Final = 1024  # characters; ours have 47
+_MAX_LENGTH: Final = 1024  # characters of a secret; ours have 47
 
 
 class Tokens:
-    """The tokens that there are, each with whom it makes of whoever has it."""
+    """The configured tokens, each with its identity."""
 
     def __init__(self, tokens: Iterable[Token]) -> None:
-        """Take these; their hashes are all different."""
-        self._known = {bytes.fromhex(token.sha256): _identity(token) for token in tokens}
+        """Index the tokens, whose hashes are all different."""
+        self._identities = {bytes.fromhex(token.sha256): _identity(token) for token in tokens}
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self._known)
+        """Return whether there is any."""
+        return bool(self._identities)
 
-    def find(self, text: str) -> Identity | None:
-        """Whoever has this token; it may have expired."""
-        digest = secret_digest(text)
+    def find(self, secret: str) -> Identity | None:
+        """Return the identity of the token with this secret, which may have expired, or None."""
+        digest = secret_digest(secret)
         found = None
         if digest is not None:
-            for known, holder in self._known.items():  # all of them, always: the time tells nothing about any
+            for known, identity in self._identities.items():  # always all of them: the time must not reveal any
                 if hmac.compare_digest(known, digest):
-                    found = holder
+                    found = identity
         return found
 
     def find_by_hash(self, sha256: str) -> Identity | None:
-        """Whoever has the token with this hash; it may have expired."""
-        return self._known.get(bytes.fromhex(sha256))
+        """Return the identity of the token with this hash, in hex, which may have expired, or None."""
+        return self._identities.get(bytes.fromhex(sha256))
 
 
 def secret_digest(secret: str) -> bytes | None:
-    """The SHA-256 of a secret as it was shown; None for what is none of ours: empty, endless, or not ASCII."""
-    if not secret or len(secret) > _LONGEST or not secret.isascii():
+    """Return the SHA-256 of a secret, or None if it cannot be one of ours: empty, too long, or not ASCII."""
+    if not secret or len(secret) > _MAX_LENGTH or not secret.isascii():
         return None
     return hashlib.sha256(secret.encode()).digest()
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: one table from codes to statuses, one shape for all.
+"""Problem responses (RFC 9457): one table from error codes to statuses, one shape for all.
 
 Used by every module of `web`. Must not know which resource an error is about.
 """
@@ -15,7 +15,7 @@ from shellrunner.wire import json_codec
 
 log = logging.getLogger("shellrunner.web")
 
-# On every response: it keeps a browser from misusing what a command wrote.
+# Sent with every response: they keep a browser from misusing what a command wrote.
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -73,17 +73,17 @@ STATUSES: Final = {
     "not-ready": 503,
 }
 
-# Of the service, not of the request, and nothing that passes by itself: the log says so.
-_FAULTS: Final = frozenset({"store-unavailable", "keeper-silent"})
-# What aiohttp raises by itself.
+# Faults of the service that do not pass by themselves, and so are logged as errors.
+_LOGGED: Final = frozenset({"store-unavailable", "keeper-silent"})
+# The codes of what aiohttp raises by itself, by status.
 _AIOHTTP_CODES: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
-PROBLEM_CODE: Final = web.ResponseKey("problem", str)  # the code that an answer tells, for whoever counts them
+PROBLEM_CODE: Final = web.ResponseKey("problem", str)  # the code of a problem response, for the metrics
 _CHALLENGE: Final = 'Bearer realm="shellrunner"'
 _RETRY_SOON: Final = {"Retry-After": "1"}
 
 
 class HttpProblem(ShellrunnerError):
-    """A request that HTTP itself lets us refuse; `headers` go with the answer."""
+    """A problem of the HTTP layer, with the code `kind`; `headers` are added to the response."""
 
     def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> None:
         super().__init__(detail, **members)
@@ -102,7 +102,7 @@ def wrong_host() -> HttpProblem:
 
 
 def code_of(error: ShellrunnerError | web.HTTPException) -> str:
-    """The kind of problem that it becomes."""
+    """Return the problem code of an error."""
     if isinstance(error, web.HTTPException):
         return _AIOHTTP_CODES.get(error.status, "bad-request" if error.status < 500 else "internal")
     code = error.kind if isinstance(error, HttpProblem) else error.code
@@ -110,19 +110,19 @@ def code_of(error: ShellrunnerError | web.HTTPException) -> str:
 
 
 def from_error(error: ShellrunnerError) -> web.Response:
-    """The answer to a request that failed in a way we know."""
+    """Build the response to a known error."""
     if isinstance(error, HttpProblem):
         return problem(error.kind, error.detail, error.headers, **error.members)
     code = code_of(error)
     if code == "internal":
         return internal_error(error)
-    if code in _FAULTS:
+    if code in _LOGGED:
         log.error("%s: %s", code, error.detail)
     return problem(code, error.detail, _headers_of(error), **error.members)
 
 
 def _headers_of(error: ShellrunnerError) -> Mapping[str, str]:
-    """The headers that belong to an error (RFC 6750, 3)."""
+    """Return the headers that belong to an error (RFC 6750, 3; RFC 9110, 10.2.3)."""
     match error:
         case TokenNeeded():
             return {"WWW-Authenticate": _CHALLENGE + (', error="invalid_token"' if error.wrong else "")}
@@ -134,27 +134,29 @@ def _headers_of(error: ShellrunnerError) -> Mapping[str, str]:
 
 
 def from_http_exception(error: web.HTTPException, method: str, path: str) -> web.Response:
-    """The answer to what aiohttp refuses by itself: no route, another verb, too large a body."""
+    """Build the response to an exception of aiohttp: no such path, unsupported method, body too large."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
         if method == "OPTIONS":
             return web.Response(status=204, headers=allow)
-        return problem("method-not-allowed", f"{path} does not know {method}", allow)
+        return problem("method-not-allowed", f"{path} does not support {method}", allow)
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return problem("too-large", "a body of more than 1 MiB", limit=1 << 20)
+        return problem("too-large", "the body is larger than 1 MiB", limit=1 << 20)
     code = code_of(error)
     return problem(code, f"there is nothing at {path}" if code == "not-found" else error.reason)
 
 
 def internal_error(error: BaseException) -> web.Response:
-    """The answer to a bug: nothing of it is shown but an id, under which the log has all of it."""
+    """Build the response to a bug: it shows only an id, under which the log has the traceback."""
     error_id = secrets.token_hex(8)
     log.error("internal error %s", error_id, exc_info=error, extra={"error_id": error_id})
-    return problem("internal", "the service failed; its log says more under this id", id=error_id)
+    return problem(
+        "internal", "an internal error occurred; the service's log has the details under this id", id=error_id
+    )
 
 
 def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any) -> web.Response:
-    """Build a problem; `members` help to mend it."""
+    """Build a problem response; `members` are added to the document."""
     status = STATUSES[code]
     document = {
         "type": f"/problems/{code}",
@@ -164,11 +166,11 @@ def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **
         **members,
     }
     about = {"Content-Type": "application/problem+json; charset=utf-8", "Cache-Control": "no-store"}
-    again = _RETRY_SOON if status == 503 else {}
-    answer = web.Response(
-        status=status, body=json_codec.dumps(document), headers={**about, **again, **(headers or {})}
+    retry = _RETRY_SOON if status == 503 else {}
+    response = web.Response(
+        status=status, body=json_codec.dumps(document), headers={**about, **retry, **(headers or {})}
     )
-    answer[PROBLEM_CODE] = code
-    if answer.headers.get("Connection") == "close":
-        answer.force_close()
-    return answer
+    response[PROBLEM_CODE] = code
+    if response.headers.get("Connection") == "close":
+        response.force_close()
+    return response

@@ -1,6 +1,6 @@
-"""The one gate that every request passes: line and Host, then Origin, then who asks, then what the route takes.
+"""The security middleware for every request: checks request line, Host, Origin, identity, then query and Accept.
 
-A middleware of `make_app`; also turns every error into a problem. Must not know any resource.
+Installed by `make_app`; also turns every error into a problem response. Must not know any resource.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,151 +31,161 @@ REPEATABLE_PARAMETERS: Final = frozenset(info.parameter for info in FILTERS.valu
 
 @dataclass(frozen=True, slots=True)
 class RoutePolicy:
-    """What a route is for: for whom, with which parameters in its query, and its type of answer (none: no body)."""
+    """Who may use a route, with which query parameters, and its content type (empty: no body)."""
 
     access: Access
     parameters: frozenset[str] = frozenset()
     content_type: str = ""
 
 
-# Where there is no route: that there is none is told to those whom everything else is told.
+# Where there is no route: only clients that may know the other paths learn that this one does not exist.
 _NO_ROUTE: Final = RoutePolicy(Access.AUTHENTICATED)
 _NO_ROUTE_PUBLIC: Final = RoutePolicy(Access.HOST_CHECKED)
 
 
 class _RequestCheck:
-    """One request on its way through the gate."""
+    """One request on its way through the middleware."""
 
     def __init__(self, request: web.Request, policy: RoutePolicy, origins: OriginPolicy, audit: Audit) -> None:
         self._request, self._policy, self._origins, self._audit = request, policy, origins, audit
-        self._number: int | None = None
-        self._inside = False
+        self._number: int | None = None  # in the audit log
+        self._is_accepted = False
 
-    async def go(self, handler: Handler) -> web.StreamResponse:
-        """Be let in and answered, or be refused."""
+    async def run(self, handler: Handler) -> web.StreamResponse:
+        """Check the request and handle it, or build the problem response to whatever goes wrong."""
         try:
-            welcome = await self._come_in()
-            self._inside = True
-            return welcome or await handler(self._request)
+            preflight = await self._check()
+            self._is_accepted = True
+            return preflight or await handler(self._request)
         except ShellrunnerError as error:
-            return self._refuse(problems.code_of(error), problems.from_error(error))
+            return self._reject(problems.code_of(error), problems.from_error(error))
         except web.HTTPException as error:
-            answer = problems.from_http_exception(error, self._request.method, self._request.path)
-            return self._refuse(problems.code_of(error), answer)
+            response = problems.from_http_exception(error, self._request.method, self._request.path)
+            return self._reject(problems.code_of(error), response)
         except web.RequestPayloadError:
-            answer = problems.problem("bad-request", "the body cannot be read as it is encoded")
-            return self._refuse("bad-request", answer)
+            response = problems.problem("bad-request", "the body does not match its Transfer-Encoding or length")
+            return self._reject("bad-request", response)
         except ConnectionError:
-            raise  # the client has gone; nobody is there to be told
-        except Exception as error:  # noqa: BLE001  the border: one request's bug is told to its client, and ends here
-            return self._instead(problems.internal_error(error))
+            raise  # the client has disconnected, so there is nobody to respond to
+        except Exception as error:  # noqa: BLE001  the border: a bug ends one request, not the service
+            return self._unless_started(problems.internal_error(error))
 
-    def leave(self, response: web.StreamResponse) -> None:
-        """End the connection where it must end, and say what came of it."""
+    def finish(self, response: web.StreamResponse) -> None:
+        """Close the connection if it must not be reused, and log the response."""
         if hdrs.TRANSFER_ENCODING in self._request.headers:
-            # aiohttp (3.14.5) takes the last trailer behind a body in chunks for a header of the next request.
+            # aiohttp (3.14.5) takes the last trailer behind a chunked body for a header of the next request.
             response.force_close()
         if self._number is not None:
             self._audit.log_response(self._request, self._number, response)
 
-    async def _come_in(self) -> web.Response | None:
+    async def _check(self) -> web.Response | None:
+        """Make all checks, in this order; return the response to a preflight request, and None for any other."""
         request, access = self._request, self._policy.access
-        _check_line(request)
+        _check_request_line(request)
         if access is not Access.PUBLIC:
             self._origins.check_host(request)
         if access not in (Access.PUBLIC, Access.HOST_CHECKED):
             self._origins.check_origin(request)
-            if welcome := self._origins.preflight_response(request, _allowed(request)):
-                return welcome
-            await self._be_known()
+            if preflight := self._origins.preflight_response(request, _allowed_methods(request)):
+                return preflight
+            await self._authenticate()
         elif access is Access.HOST_CHECKED and request.path != "/":
             self._origins.check_origin(request)
         if request.rel_url.raw_query_string and access is not Access.PUBLIC:
             _check_query(request, self._policy)
         _check_accept(request, self._policy)
         if access not in (Access.PUBLIC, Access.HOST_CHECKED) and request.method not in _SAFE_METHODS:
-            who = identity_of(request)
-            self._number = await self._audit.log_request(request, who, self._origins.client_endpoint(request))
+            source = self._origins.client_endpoint(request)
+            self._number = await self._audit.log_request(request, identity_of(request), source)
         return None
 
-    async def _be_known(self) -> None:
+    async def _authenticate(self) -> None:
         request, access = self._request, self._policy.access
-        who = authentication.authenticate_credentials(request, self._origins, access)
+        identity = authentication.authenticate_credentials(request, self._origins, access)
         if request.method not in _SAFE_METHODS and self._policy is not _NO_ROUTE:
-            if who is None and not request.content.is_eof():
-                authentication.authenticate_peer(request)  # a stranger's body is not waited for, and takes no memory
-            # All of it is here before the kernel is asked, so that whoever asks is still there then.
+            if identity is None and not request.content.is_eof():
+                # Before the body: one from an unknown client is not waited for, and takes no memory.
+                authentication.authenticate_peer(request)
+            # The whole body is received before the kernel is asked again, so that the client is still there then.
             await bodies.preload(request)
-        who = who or authentication.authenticate_peer(request)
-        authentication.authorize(request, who, access)
-        if access is Access.RUN and who.is_restricted:
-            await ownership.check_owner(request, who)
+        identity = identity or authentication.authenticate_peer(request)
+        authentication.authorize(request, identity, access)
+        if access is Access.RUN and identity.is_restricted:
+            await ownership.check_owner(request, identity)
 
-    def _refuse(self, why: str, answer: web.Response) -> web.Response:
-        if not self._inside:
+    def _reject(self, code: str, response: web.Response) -> web.Response:
+        if not self._is_accepted:
             name = authentication.name_of(self._request)
-            self._audit.log_rejection(self._request, name, self._origins.client_endpoint(self._request), why)
-        return self._instead(answer)
+            self._audit.log_rejection(self._request, name, self._origins.client_endpoint(self._request), code)
+        return self._unless_started(response)
 
-    def _instead(self, answer: web.Response) -> web.Response:
-        """The answer, unless another has begun: then the only honest thing left is to break the connection."""
+    def _unless_started(self, response: web.Response) -> web.Response:
+        """Return the response, unless another was started: then only an aborted connection shows the failure."""
         if self._request.writer.output_size == 0:
-            return answer
+            return response
         if self._request.transport is not None:
             self._request.transport.abort()
-        raise ConnectionAbortedError("an answer failed after it had begun")
+        raise ConnectionAbortedError("the request failed after its response had been started")
 
 
-def add_security_headers(origins: OriginPolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Build what gives all answers what each of them has, streams too, just before they begin."""
+def add_security_headers(
+    origins: OriginPolicy,
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Build the signal handler that adds the security headers to every response before it starts, streams too."""
 
-    async def put_on(request: web.Request, response: web.StreamResponse) -> None:
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(SECURITY_HEADERS)
-        response.headers.extend(origins.cors_headers(request))  # beside a `Vary` of its own
+        response.headers.extend(origins.cors_headers(request))  # in addition to a `Vary` of the response's own
 
-    return put_on
+    return add
 
 
-def security_middleware(policy: Mapping[Handler, RoutePolicy], origins: OriginPolicy, audit: Audit) -> Middleware:
-    """Build the gate for these handlers, on their policy."""
+def security_middleware(policies: Mapping[Handler, RoutePolicy], origins: OriginPolicy, audit: Audit) -> Middleware:
+    """Build the middleware for these handlers."""
 
     @web.middleware
-    async def let_through(request: web.Request, handler: Handler) -> web.StreamResponse:
-        passage = _RequestCheck(request, policy.get(handler) or _nowhere(request), origins, audit)
-        response = await passage.go(handler)
-        passage.leave(response)
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_check = _RequestCheck(
+            request, policies.get(handler) or _policy_without_route(request), origins, audit
+        )
+        response = await request_check.run(handler)
+        request_check.finish(response)
         return response
 
-    return let_through
+    return check
 
 
-def _nowhere(request: web.Request) -> RoutePolicy:
-    # A path that is spelled in another way must not slip by: only what is plainly elsewhere is outside.
+def _policy_without_route(request: web.Request) -> RoutePolicy:
+    # Compared with the raw path as well, so that no other spelling of a path avoids the authentication.
     return _NO_ROUTE_PUBLIC if request.path == request.raw_path == "/favicon.ico" else _NO_ROUTE
 
 
-def _check_line(request: web.Request) -> None:
+def _check_request_line(request: web.Request) -> None:
     if request.version not in _VERSIONS:
         override_version(request, HttpVersion11)  # the status line must not claim a version that we do not speak
         raise HttpProblem("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
-        raise HttpProblem("headers-too-large", "the headers are too long together", limit=MAX_HEADER_BYTES)
+        raise HttpProblem(
+            "headers-too-large", f"all headers together exceed {MAX_HEADER_BYTES} bytes", limit=MAX_HEADER_BYTES
+        )
     if request.raw_path[:1] != "/" or "#" in request.raw_path:
-        raise HttpProblem("bad-request", "the target must be a path, perhaps with a query", {"Connection": "close"})
+        raise HttpProblem(
+            "bad-request", "the request target must be a path, optionally with a query", {"Connection": "close"}
+        )
     if hdrs.TRANSFER_ENCODING in request.headers:
         _check_framing(request)
 
 
 def _check_framing(request: web.Request) -> None:
-    # Whoever stands before us may see the end of any other elsewhere, and so what is behind it (RFC 9112, 6.1).
+    # A proxy before us may see the end of any other body elsewhere, and with it another next request (RFC 9112, 6.1).
     codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING)]
     if request.version != HttpVersion11 or codings != ["chunked"]:
-        words = "Transfer-Encoding must be chunked, and is for HTTP/1.1 only"
-        raise HttpProblem("bad-request", words, {"Connection": "close"})
+        detail = "Transfer-Encoding must be chunked, and requires HTTP/1.1"
+        raise HttpProblem("bad-request", detail, {"Connection": "close"})
 
 
-def _allowed(request: web.Request) -> str:
-    """The methods of this path, as far as the router tells them by itself."""
+def _allowed_methods(request: web.Request) -> str:
+    """Return the methods of the path, as far as the router knows them."""
     error = request.match_info.http_exception
     allowed = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else {request.method}
     return ", ".join(sorted({*allowed, "OPTIONS"}))
@@ -183,17 +193,19 @@ def _allowed(request: web.Request) -> str:
 
 def _check_query(request: web.Request, policy: RoutePolicy) -> None:
     if isinstance(request.match_info.http_exception, web.HTTPException):
-        return  # no route: that is the better answer
+        return  # there is no route, which is the better response
     for name in request.query:
         if name not in policy.parameters:
-            raise BadParameter(name, f"{request.path} has no parameter {name!r}")
+            raise BadParameter(name, f"unknown parameter {name!r} for {request.path}")
         if name not in REPEATABLE_PARAMETERS and len(request.query.getall(name)) > 1:
-            raise BadParameter(name, f"{name} is given more than once")
+            raise BadParameter(name, f"{name} may be given only once")
 
 
 def _check_accept(request: web.Request, policy: RoutePolicy) -> None:
     accept = ", ".join(request.headers.getall(hdrs.ACCEPT, ()))
     if accept and accept != "*/*" and policy.content_type and not accepts(accept, policy.content_type):
         raise HttpProblem(
-            "not-acceptable", f"this is {policy.content_type}, and Accept excludes it", produces=policy.content_type
+            "not-acceptable",
+            f"the response is {policy.content_type}, which Accept excludes",
+            produces=policy.content_type,
         )

@@ -1,6 +1,7 @@
-"""Where a request came to and where it came from: Host, Origin and Sec-Fetch-Site, proxies, the client's address.
+"""Checks of Host, Origin and Sec-Fetch-Site, CORS, trusted proxies, and the client's address.
 
-Used by the gate. All of it allows by name: what is not named is refused. Must not know tokens or resources.
+Used by the security middleware. All checks allow by name: what is not named is rejected. Must not know tokens or
+resources.
 """
 
 import ipaddress
@@ -14,43 +15,43 @@ from shellrunner.config import ServerSettings
 from shellrunner.web.http import problems
 from shellrunner.web.http.problems import HttpProblem
 
-# What a proxy puts in: then the process at the other end of the connection is not the one that asks.
+# Headers that a proxy adds: then the process at the other end of the connection is not the client.
 FORWARDED: Final = ("Forwarded", "Via", "X-Real-IP")
 _FORWARDED_PREFIX: Final = "x-forwarded-"
 _FETCH_SITE: Final = "Sec-Fetch-Site"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-# What a page of another site may send and read, once config names its origin.
-_MAY_SEND: Final = (
+# Headers that a page of another site may send and read, if server.cors_origins has its origin.
+_CORS_REQUEST_HEADERS: Final = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Prefer, Range"
 )
-_MAY_READ: Final = "Content-Location, ETag, Link, Location, Preference-Applied, Retry-After"
+_CORS_RESPONSE_HEADERS: Final = "Content-Location, ETag, Link, Location, Preference-Applied, Retry-After"
 
 
 class OriginPolicy:
-    """What this server is called, and which others may have their pages ask it."""
+    """The names of this server, and the origins whose pages may send requests to it."""
 
     def __init__(self, server: ServerSettings) -> None:
         self._names = tuple(server.names)
         self._origins = frozenset(server.origins)
-        self._guests = frozenset(server.cors_origins)
+        self._cors_origins = frozenset(server.cors_origins)
         self._proxies = tuple(ipaddress.ip_network(proxy) for proxy in server.proxies)
-        self._hosts = lru_cache(64)(self._named)
+        self._accepted_hosts = lru_cache(64)(self._find_accepted_hosts)
 
     def check_host(self, request: web.Request) -> None:
-        """Be asked under one of our names.
+        """Require one `Host` that names this server.
 
         Raises:
-            HttpProblem: under another, under none, or under two.
+            HttpProblem: it names another, or there is none, or more than one.
         """
         hosts = request.headers.getall(hdrs.HOST, ())
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts(request.scheme, local_port(request)):
+        if len(hosts) != 1 or hosts[0].lower() not in self._accepted_hosts(request.scheme, local_port(request)):
             raise problems.wrong_host()
 
     def check_origin(self, request: web.Request) -> None:
-        """Be asked by one of our own pages, by one of a site that config names, or by no page at all.
+        """Reject requests that come from a page of another site, unless the configuration names its origin.
 
         Raises:
-            HttpProblem: a page of another site asks.
+            HttpProblem: it comes from one.
         """
         headers = request.headers
         if self.cors_origin(request) is not None:
@@ -59,42 +60,42 @@ class OriginPolicy:
             own = f"{request.scheme}://{headers[hdrs.HOST].lower()}"
             for origin in headers.getall(hdrs.ORIGIN):
                 if origin.lower() != own and origin.lower() not in self._origins:
-                    raise HttpProblem("cross-site", "Origin is another site")
+                    raise HttpProblem("cross-site", f"requests from the origin {origin!r} are not allowed")
         if _FETCH_SITE in headers:
             sites = {site.strip().lower() for site in headers.getall(_FETCH_SITE)}
             if not sites <= {"same-origin", "none"}:
-                raise HttpProblem("cross-site", "Sec-Fetch-Site says that another site asks")
+                raise HttpProblem("cross-site", "requests from pages of other sites are not allowed (Sec-Fetch-Site)")
 
     def cors_origin(self, request: web.Request) -> str | None:
-        """The origin of another site's page that asks and may, as config names it."""
+        """Return the request's origin, if it is one of server.cors_origins."""
         origins = request.headers.getall(hdrs.ORIGIN, ())
-        return origins[0] if len(origins) == 1 and origins[0].lower() in self._guests else None
+        return origins[0] if len(origins) == 1 and origins[0].lower() in self._cors_origins else None
 
     def preflight_response(self, request: web.Request, allowed: str) -> web.Response | None:
-        """The answer to a preflight of a guest, which has no token yet (Fetch standard, 4.8); None: it is none."""
+        """Return the response to a CORS preflight request, which has no token (Fetch, 4.8); None if it is not one."""
         if request.method != "OPTIONS" or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return None
         if self.cors_origin(request) is None:
             return None
         headers = {
             "Access-Control-Allow-Methods": allowed,
-            "Access-Control-Allow-Headers": _MAY_SEND,
+            "Access-Control-Allow-Headers": _CORS_REQUEST_HEADERS,
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=204, headers=headers)
 
     def cors_headers(self, request: web.Request) -> dict[str, str]:
-        """The headers by which a guest's page may read the answer."""
-        if not self._guests:
+        """Return the headers that let a page of an allowed origin read the response."""
+        if not self._cors_origins:
             return {}
         origin = self.cors_origin(request)
         if origin is None:
             return {"Vary": "Origin"}
-        readable = {"Access-Control-Expose-Headers": _MAY_READ, "Vary": "Origin"}
+        readable = {"Access-Control-Expose-Headers": _CORS_RESPONSE_HEADERS, "Vary": "Origin"}
         return {"Access-Control-Allow-Origin": origin, **readable}
 
     def client_endpoint(self, request: web.Request) -> str:
-        """Where it came from, for the log: with the port, unless a proxy passes it on."""
+        """Return the client's address for the log, with its port unless a proxy forwarded the request."""
         peer = _peer(request)
         client = self.client_address(request)
         if peer is None or client != _address(peer[0]):
@@ -102,19 +103,19 @@ class OriginPolicy:
         return f"[{client}]:{peer[1]}" if ":" in client else f"{client}:{peer[1]}"
 
     def client_address(self, request: web.Request) -> str:
-        """The address that it came from: the other end's, or what a proxy that config names says it was; `unix`."""
+        """Return the client's address: the peer's, or what a trusted proxy reports; `unix` for a Unix socket."""
         peer = _peer(request)
         if peer is None:
             return "unix"
         address = _address(peer[0])
         if not self._is_proxy(address):
             return address
-        # Each proxy appends whom it heard: what stands left of the first stranger was said by that stranger.
+        # Each proxy appends the address of its peer: what stands left of the first untrusted one is that one's claim.
         for client in reversed(", ".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
-            heard = _address(client.strip())
-            address = heard or address
-            # What cannot be read (`unknown`, `unix:`) is a stranger too: then no more is known than who told it.
-            if not heard or not self._is_proxy(heard):
+            reported = _address(client.strip())
+            address = reported or address
+            # What cannot be parsed (`unknown`, `unix:`) is untrusted too: then the proxy that reported it counts.
+            if not reported or not self._is_proxy(reported):
                 break
         return address
 
@@ -124,7 +125,7 @@ class OriginPolicy:
         except ValueError:
             return False
 
-    def _named(self, scheme: str, port: int | None) -> frozenset[str]:
+    def _find_accepted_hosts(self, scheme: str, port: int | None) -> frozenset[str]:
         found = {origin.partition("://")[2] for origin in self._origins}
         for name in self._names:
             if _has_port(name):
@@ -138,7 +139,7 @@ class OriginPolicy:
 
 
 def is_forwarded(request: web.Request) -> bool:
-    """Whether some proxy says that it passes this on for another."""
+    """Return whether a header says that a proxy forwarded the request."""
     headers = request.headers
     return any(name in headers for name in FORWARDED) or any(
         name.lower().startswith(_FORWARDED_PREFIX) for name in headers
@@ -146,21 +147,25 @@ def is_forwarded(request: web.Request) -> bool:
 
 
 def is_unix_socket(request: web.Request) -> bool:
-    """Whether it came by a Unix socket."""
+    """Return whether the request came over a Unix socket."""
     connection = None if request.transport is None else request.transport.get_extra_info("socket")
     return connection is not None and connection.family == socket.AF_UNIX
 
 
 def local_port(request: web.Request) -> int | None:
-    """The port that it came to; a Unix socket has none."""
+    """Return the port that the request came to; None for a Unix socket.
+
+    Raises:
+        ConnectionError: the client has disconnected.
+    """
     if request.transport is None:
-        raise ConnectionResetError("the client has gone")
+        raise ConnectionResetError("the client has disconnected")
     own: Any = request.transport.get_extra_info("sockname")
     return own[1] if isinstance(own, tuple) else None
 
 
 def _peer(request: web.Request) -> tuple[str, int] | None:
-    """The address and port at the other end; None: a Unix socket."""
+    """Return the peer's address and port; None for a Unix socket."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     return (peer[0], peer[1]) if isinstance(peer, tuple) else None
 
@@ -171,7 +176,7 @@ def _has_port(name: str) -> bool:
 
 @lru_cache(256)
 def _address(text: str) -> str:
-    """The address in its usual spelling, IPv4 as such also where IPv6 maps it; `""` if it is none."""
+    """Return an address in its canonical form, with IPv4-mapped IPv6 as IPv4; empty if it is not one."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
     except ValueError:

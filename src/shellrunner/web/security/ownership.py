@@ -1,6 +1,6 @@
-"""Whose job a request touches, where that matters: to whom may run some commands only, or as some user only.
+"""Whose job a request changes, where the client may change only its own.
 
-Used by the gate for every route of such a kind, and by what gives a command its input.
+Used by the security middleware for every route that needs the scope `run`, and by the handler of standard input.
 """
 
 from aiohttp import web
@@ -10,24 +10,24 @@ from shellrunner.errors import NotYours
 from shellrunner.web.app_keys import STORE, job_id
 
 
-async def check_owner(request: web.Request, who: Identity) -> None:
-    """Let a bound identity touch only what it submitted itself.
+async def check_owner(request: web.Request, identity: Identity) -> None:
+    """Reject what a restricted identity may not change.
 
     Raises:
-        NotYours: it is another's, or many are meant.
-        NoSuchJob: it is nobody's.
+        NotYours: the job was submitted by another identity, or the request is for many jobs.
+        NoSuchJob: there is no such job.
     """
     if "id" in request.match_info:
-        command_rules.check_ownership(who, await request.app[STORE].job(job_id(request)))
+        command_rules.check_ownership(identity, await request.app[STORE].job(job_id(request)))
     elif request.method != "POST":
-        raise NotYours("a token with run_as or commands deletes one job at a time")
+        raise NotYours("a token with run_as or commands may delete only one job at a time")
 
 
-async def check_stdin(request: web.Request, who: Identity) -> None:
-    """Let a bound identity speak only to what it may still start.
+async def check_stdin(request: web.Request, identity: Identity) -> None:
+    """Reject input from a restricted identity for a job that it may not submit any more.
 
     Raises:
         NotYours, CommandNotAllowed, NoSuchJob.
     """
-    if who.is_restricted:
-        command_rules.check_stdin(who, await request.app[STORE].job(job_id(request)))
+    if identity.is_restricted:
+        command_rules.check_stdin(identity, await request.app[STORE].job(job_id(request)))
