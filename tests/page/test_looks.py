@@ -93,14 +93,17 @@ async def test_nothing_overflows_horizontally(service, open_tab, size):
 
 
 async def test_the_layout_does_not_shift(service, open_tab):
-    """The layout shift score while the page loads and updates is below 0.02."""
+    """The layout shift score while the page loads and updates is below 0.02, apart from the line below the list."""
     await submit_examples(service)
     tab = await open_tab(service, "#q=shift")
     await tab.open("#")
     await tab.page.evaluate("""() => {
         window.shifts = 0;
+        // The line below the list moves down by as much as the list has rows.
+        const isExpected = ({ hadRecentInput, sources }) =>
+            hadRecentInput || sources.every(({ node }) => node?.id === 'list-status');
         const add = (list) => {
-            for (const entry of list.getEntries()) window.shifts += entry.hadRecentInput ? 0 : entry.value;
+            for (const entry of list.getEntries()) window.shifts += isExpected(entry) ? 0 : entry.value;
         };
         new PerformanceObserver(add).observe({ type: 'layout-shift', buffered: true });
     }""")
