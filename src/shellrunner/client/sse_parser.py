@@ -45,47 +45,52 @@ class SseParser:
         Raises:
             ClientError: an event is longer than `MAX_EVENT_SIZE`.
         """
-        if not chunk:
-            return
-        if self._skip_lf:
-            chunk = chunk.removeprefix(b"\n")
-        self._skip_lf = chunk.endswith(b"\r")
-        for part in chunk.splitlines(keepends=True):  # of bytes: at CR, LF and CRLF, and nothing else
-            self._line += part
-            if len(self._line) + self._data_size > MAX_EVENT_SIZE:
-                raise ClientError(f"the server sent an event of more than {MAX_EVENT_SIZE} bytes", kind=FOREIGN)
-            if not part.endswith((b"\n", b"\r")):
-                return
-            line = self._take_line()
+        for line in self._complete_lines(chunk):
             if line:
                 self._process_field(line)
             elif event := self._dispatch():
                 yield event
+        self._check_size()
 
-    def _take_line(self) -> str:
-        content = bytes(self._line.rstrip(b"\r\n"))
-        self._line.clear()
-        if self._is_first_line:
-            content = content.removeprefix(_BOM)
-            self._is_first_line = False
-        return content.decode(errors="replace")
+    def _complete_lines(self, chunk: bytes) -> list[bytes]:
+        """Return the lines that end in `chunk`, and keep the beginning of the one that does not."""
+        if not chunk:
+            return []
+        if self._skip_lf:
+            chunk = chunk.removeprefix(b"\n")
+        self._skip_lf = chunk.endswith(b"\r")
+        lines = chunk.splitlines()  # of bytes: at CR, LF and CRLF, and nothing else
+        rest = b"" if not lines or chunk.endswith((b"\n", b"\r")) else lines.pop()
+        if lines:
+            if self._line:
+                lines[0] = bytes(self._line) + lines[0]
+                self._line.clear()
+            if self._is_first_line:
+                lines[0] = lines[0].removeprefix(_BOM)
+                self._is_first_line = False
+        self._line += rest
+        return lines
 
-    def _process_field(self, line: str) -> None:
+    def _process_field(self, line: bytes) -> None:
         # A line that begins with a colon is a comment: its field has no name, and is ignored like all unknown ones.
         # `retry` is ignored too: reconnecting is left to `Retry`, whose backoff begins sooner and grows.
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        match name:
-            case "event":
-                self._event = value
-            case "data":
-                self._data.append(value)
-                self._data_size += len(line)
-            case "id" if "\0" not in value:
-                self._id = value
+        name, _, rest = line.partition(b":")
+        value = rest.removeprefix(b" ").decode(errors="replace")
+        if name == b"data":
+            self._data.append(value)
+            self._data_size += len(line)
+            self._check_size()
+        elif name == b"event":
+            self._event = value
+        elif name == b"id" and "\0" not in value:
+            self._id = value
 
     def _dispatch(self) -> ServerSentEvent | None:
         self.last_event_id = self._id
         event, data = self._event, self._data
         self._event, self._data, self._data_size = "", [], 0
         return ServerSentEvent(event or "message", "\n".join(data), self._id) if data else None
+
+    def _check_size(self) -> None:
+        if len(self._line) + self._data_size > MAX_EVENT_SIZE:
+            raise ClientError(f"the server sent an event of more than {MAX_EVENT_SIZE} bytes", kind=FOREIGN)
