@@ -8,7 +8,7 @@ import pytest
 import shellrunner
 from shellrunner.cli import exit_codes
 from shellrunner.cli.ui import formatting
-from shellrunner.cli.ui.job_state import standing
+from shellrunner.cli.ui.job_state import state_cell
 from shellrunner.model import End, Ending
 from shellrunner.model.endings import ENDINGS, Tone, WaitStatus, tone_of
 from shellrunner.model.spec import Retries
@@ -64,7 +64,7 @@ def test_the_cli_exits_with_the_code_of_the_table(ending: Ending) -> None:
     """A command's own code or signal decides where there is one, else the table; the README names each code."""
     status = {"ending": ending.value, "exit_code": 7, "signal": "SIGTERM"}
     expected = {Ending.EXITED: 7, Ending.SIGNALLED: 128 + 15}.get(ending, ENDINGS[ending].exit_code)
-    assert exit_codes.of(status) == expected
+    assert exit_codes.exit_code_of_job(status) == expected
     assert ENDINGS[ending].exit_code is None or f"{expected}:" in (ROOT / "README.md").read_text()
 
 
@@ -73,17 +73,17 @@ def test_the_cli_shows_label_and_sentence_of_the_table(ending: Ending) -> None:
     """Lists and sentences have the table's words, with the code or the signal in place."""
     status = {"state": "done", "ending": ending.value, "exit_code": 7, "signal": "SIGTERM"}
     shown = {Ending.EXITED: "exited 7", Ending.SIGNALLED: "SIGTERM"}.get(ending, ENDINGS[ending].label)
-    assert standing(status)[0] == shown
-    assert formatting.ended(5, status).startswith("job 5 ")
-    assert "{" not in formatting.ended(5, status)
+    assert state_cell(status)[0] == shown
+    assert formatting.describe_ending(5, status).startswith("job 5 ")
+    assert "{" not in formatting.describe_ending(5, status)
 
 
 def test_an_ending_of_a_newer_server_is_shown_as_it_is() -> None:
     """The CLI shows an unknown ending by its word, as neither success nor failure of its own, with exit code 123."""
     status = {"state": "done", "ending": "evicted_twice", "exit_code": None, "signal": None}
-    assert standing(status)[0] == "evicted twice"
-    assert "evicted_twice" in formatting.ended(5, status)
-    assert exit_codes.of(status) == 123
+    assert state_cell(status)[0] == "evicted twice"
+    assert "evicted_twice" in formatting.describe_ending(5, status)
+    assert exit_codes.exit_code_of_job(status) == 123
     assert tone_of("evicted_twice", None) is Tone.UNKNOWN
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shellrunner.cli.ui.formatting import size
+from shellrunner.cli.ui.formatting import format_size
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,4 +44,4 @@ async def test_sizes_are_formatted_as_on_the_command_line(service, open_tab):
     sizes = [0, 1, 1023, 1024, 1075, 1280, 1792, 2**20 - 1, 2**20, 98_000_000, 5 * 2**30, 2**40, 3 * 2**50]
     tab = await open_tab(service)
     found = await tab.call_module("core/format.js", "return given.map(module.formatSize);", sizes)
-    assert found == [size(each) for each in sizes]
+    assert found == [format_size(each) for each in sizes]
