@@ -23,8 +23,9 @@ from shellrunner.errors import ConfigError
 from shellrunner.model import Callback, Delivery, End, Ending, JobSpec
 from shellrunner.store import DueCallback
 from shellrunner.wire import json_codec
-from tests.support.histories import NOTHING, SPEC, Keeper, ended, opened
+from tests.support.histories import NOTHING, SPEC, ended, opened
 from tests.support.service import InProcess, Service
+from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
@@ -150,7 +151,7 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
         url = receiver.url("/hook?token=%2Fa%3D&x=1")
         job = (await store.add(asked(url, command="echo привет"))).id
         claim = await store.claim(1, "t")
-        with Keeper(tmp_path) as keeper:
+        with SimulatedKeeper(tmp_path) as keeper:
             recorder = keeper.begin(job, "t")
             recorder.store(0, "привет, мир\n".encode())
             recorder.store(1, "ж".encode() * 5000)
@@ -168,7 +169,7 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
         assert "привет, мир".encode() in call.content
         assert (result["truncated"], result["stderr_bytes"]) == (True, 10_000)
         assert len(result["stderr"].encode()) < 5000
-        listed = await results.result(store, results.last(await store.job(job)), results.LISTED)
+        listed = await results.document(store, results.last_attempt(await store.job(job)), results.MAX_LISTED_BYTES)
         assert call.content == json_codec.dumps(listed)
 
 

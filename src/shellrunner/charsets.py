@@ -1,4 +1,4 @@
-"""The charsets that output may have, and every name by which a client may ask for one.
+"""The charsets that output may have, and all names by which a client may request one.
 
 Used by the model. Must not know anything but Python's codecs.
 """
@@ -7,9 +7,9 @@ import codecs
 from encodings.aliases import aliases
 from typing import Final
 
-# Charsets whose decoder keeps no state but the bytes of an unfinished character, so that a stream can be
-# resumed from a position and at most eight bytes before it (each was tried with thousands of random cuts),
-# and that have a registered name by which whoever reads the output knows them too.
+# Charsets whose decoder keeps no state but the bytes of an incomplete character, so that a stream can be resumed from
+# a position and at most eight bytes before it (each was tested with thousands of random cuts), and that have a name
+# registered with IANA, so that clients know them too.
 _SINGLE_BYTE = (
     "ascii latin-1 koi8-r koi8-u kz1048 mac-roman ptcp154 tis-620 "
     "cp437 cp775 cp850 cp852 cp855 cp857 cp860 cp861 cp862 cp863 cp864 cp865 cp866 cp869 "
@@ -22,23 +22,23 @@ _CODECS = {name.replace("-", "_"): codecs.lookup(name).name for name in f"{_SING
 CHARSETS: Final = frozenset(_CODECS.values())
 
 
-def _spelled(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-# Every name that Python knows them by. A client's word never reaches `codecs.lookup`, which remembers each for ever.
-_NAMES = {_spelled(alias): _CODECS[codec] for alias, codec in aliases.items() if codec in _CODECS} | {
-    _spelled(codec): name for codec, name in _CODECS.items()
+# All names that Python has for them. A client's text never reaches `codecs.lookup`, which caches every name for ever.
+_NAMES = {_normalize(alias): _CODECS[codec] for alias, codec in aliases.items() if codec in _CODECS} | {
+    _normalize(codec): name for codec, name in _CODECS.items()
 }
 
 
 def canonical(name: str) -> str:
-    """Python's own name of a charset that output may have.
+    """Return Python's own name of a charset that output may have.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one of them.
     """
-    known = _NAMES.get(_spelled(name))
+    known = _NAMES.get(_normalize(name))
     if known is None:
         raise ValueError("must be a charset without shift states, such as utf-8, koi8-r, cp1251 or gb18030")
     return known

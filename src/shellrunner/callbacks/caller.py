@@ -127,7 +127,7 @@ class CallbackSender:
         if host not in self._callbacks.hosts:
             return f"config's callbacks.hosts does not name {host} any more", None
         try:
-            document = await results.result(self._store, results.last(due.job), results.LISTED)
+            document = await results.document(self._store, results.last_attempt(due.job), results.MAX_LISTED_BYTES)
         except ResultGone:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:

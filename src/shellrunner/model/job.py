@@ -73,6 +73,10 @@ class Volume:
         """The output's length: the position after its last byte."""
         return self.stdout_bytes + self.stderr_bytes
 
+    def stream_bytes(self, stream: Stream) -> int:
+        """Return how many bytes of this stream are stored."""
+        return self.stdout_bytes if stream is Stream.STDOUT else self.stderr_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class End:

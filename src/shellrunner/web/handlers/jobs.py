@@ -115,7 +115,7 @@ async def _respond_when_done(
     try:
         job = await prefer.wait_until_done(request, job, seconds)
         if job.done:
-            result = await results.result(request.app[STORE], results.last(job), results.WHOLE)
+            result = await results.document(request.app[STORE], results.last_attempt(job), results.MAX_BYTES)
             headers["Content-Location"] = serialize.result_path(job.id)
             return await responses.no_store(request, 200, result, headers)
     except (NoSuchJob, ResultGone):

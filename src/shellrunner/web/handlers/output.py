@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from shellrunner.model import Stream
-from shellrunner.results import read_whole, size
+from shellrunner.results import read_whole
 from shellrunner.store import Output, Subscription
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
@@ -30,7 +30,7 @@ class OutputView:
 
     def end(self, output: Output) -> int:
         """Return the position after the last byte."""
-        return output.volume.stored if self.stream is None else size(output.volume, self.stream)
+        return output.volume.stored if self.stream is None else output.volume.stream_bytes(self.stream)
 
     async def read(self, output: Output, at: int, limit: int) -> bytes:
         """Read at most `limit` bytes from `at` on; empty only at the end."""

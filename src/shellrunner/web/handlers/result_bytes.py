@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from aiohttp import hdrs, web
 
 from shellrunner.model import Stream
-from shellrunner.results import size
 from shellrunner.store import Output
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers.results import requested_attempt
@@ -48,7 +47,7 @@ async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
     store = request.app[STORE]
     job, number, _, volume = await requested_attempt(request)
-    total = size(volume, stream)
+    total = volume.stream_bytes(stream)
     output = await store.output(job.id, number)
     # The bytes of an ended attempt never change. The history's id is part of the tag because ids begin again at 1
     # after the history was deleted.

@@ -10,7 +10,7 @@ from aiohttp import web
 from shellrunner import results
 from shellrunner.errors import NoSuchJob, ResultGone
 from shellrunner.model import Job, Stream
-from shellrunner.results import Attempt
+from shellrunner.results import EndedAttempt
 from shellrunner.store import Results
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists
@@ -39,7 +39,7 @@ async def remove(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def requested_attempt(request: web.Request) -> Attempt:
+async def requested_attempt(request: web.Request) -> EndedAttempt:
     """Return the attempt that the path names or, if it names none, the last: its result is the job's.
 
     Raises:
@@ -50,22 +50,24 @@ async def requested_attempt(request: web.Request) -> Attempt:
     """
     store, number = request.app[STORE], request.match_info.get("number")
     job = await store.job(job_id(request))
-    return results.last(job) if number is None else await results.one(store, job, int(number))
+    return results.last_attempt(job) if number is None else await results.ended_attempt(store, job, int(number))
 
 
 async def _document(request: web.Request) -> documents.Result:
-    return await results.result(request.app[STORE], await requested_attempt(request), results.WHOLE)
+    return await results.document(request.app[STORE], await requested_attempt(request), results.MAX_BYTES)
 
 
 async def _row(store: Results, job: Job) -> documents.Result | None:
     try:
-        return await results.result(store, results.last(job), results.LISTED)
+        return await results.document(store, results.last_attempt(job), results.MAX_LISTED_BYTES)
     except (NoSuchJob, ResultGone):
         return None  # deleted since the list was read
 
 
 async def _row_without_output(job: Job) -> documents.Result:
     """Return a row whose texts are not shown, without reading the output."""
-    attempt = results.last(job)
-    stdout, stderr = [Excerpt("", results.size(attempt.volume, stream) > results.LISTED) for stream in Stream]
+    attempt = results.last_attempt(job)
+    stdout, stderr = [
+        Excerpt("", attempt.volume.stream_bytes(stream) > results.MAX_LISTED_BYTES) for stream in Stream
+    ]
     return serialize.result(*attempt, stdout=stdout, stderr=stderr)
