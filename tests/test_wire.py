@@ -1,4 +1,4 @@
-"""The wire: output to events and back, whatever cut it; JSON, times, charsets, excerpts."""
+"""The wire: output to events and back, wherever it is cut; JSON, charsets, excerpts."""
 
 import encodings
 import json
@@ -46,7 +46,7 @@ def outputs(draw: st.DrawFn) -> tuple[str, list[Piece]]:
 
 
 def since(pieces: list[Piece], position: int) -> list[Piece]:
-    """The output from a position on."""
+    """Return the output from a position on."""
     left = []
     for piece in pieces:
         skip = max(0, position - piece.position)
@@ -60,7 +60,7 @@ def joined(pieces: list[Piece], stream: Stream) -> bytes:
 
 
 def resume(charset: str | None, pieces: list[Piece], cursor: Cursor) -> Framer:
-    """A fresh framer, as a server that knows nothing but the output makes it."""
+    """Return a new framer, as a server makes it that knows only the output."""
     framer: Framer = TextFramer(charset, cursor.position) if charset else Base64Framer(cursor.position)
     before = [Piece(p.position, p.stream, p.time, p.data[: max(0, cursor.position - p.position)]) for p in pieces]
     for stream in Stream:
@@ -70,7 +70,7 @@ def resume(charset: str | None, pieces: list[Piece], cursor: Cursor) -> Framer:
 
 
 def read(events: bytes) -> list[tuple[str, str, dict[str, str]]]:
-    """Name, id and data of each event, as the HTML standard cuts a stream into them."""
+    """Parse the name, id and data of each event as the HTML standard defines."""
     found = []
     for block in events.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n\n")[:-1]:
         fields = dict(line.split(": ", 1) for line in block.split("\n"))
@@ -81,7 +81,7 @@ def read(events: bytes) -> list[tuple[str, str, dict[str, str]]]:
 
 @given(output=outputs(), data=st.data())
 def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
-    """O6, E1: over any disconnects, the texts of a stream join to what decoding it as a whole gives."""
+    """O6, E1: over any disconnects, the texts of a stream join to its output decoded as a whole."""
     charset, pieces = output
     cursor, told = Cursor(), dict.fromkeys(Stream, "")
     while since(pieces, cursor.position) or cursor.stdout or cursor.stderr:
@@ -115,7 +115,7 @@ def test_base64_survives_any_cut(output: tuple[str, list[Piece]], data: st.DataO
 
 
 def test_events_coalesce() -> None:
-    """One stream's output of 50 ms is one event; a later piece, or the other stream's, begins another."""
+    """Output of one stream within 50 ms is one event; a later piece, or one of the other stream, begins another."""
     times = [(Stream.STDOUT, 0), (Stream.STDOUT, 50), (Stream.STDOUT, 51), (Stream.STDERR, 51), (Stream.STDOUT, 52)]
     pieces = [Piece(number, stream, time, b"x") for number, (stream, time) in enumerate(times)]
     events = read(TextFramer("utf-8", 0).events(pieces))
@@ -128,7 +128,7 @@ def test_events_coalesce() -> None:
 
 
 def test_a_split_character_comes_whole() -> None:
-    """O6: a character that the other stream cuts in two comes whole, and the id between tells what is held back."""
+    """O6: a character that the other stream cuts in two is sent whole, and the id between has what is held back."""
     pieces = [
         Piece(0, Stream.STDOUT, 0, b"\xd1"),
         Piece(1, Stream.STDERR, 0, b"!"),
@@ -143,7 +143,7 @@ def test_a_split_character_comes_whole() -> None:
 
 @given(text=st.text())
 def test_output_cannot_forge_events(text: str) -> None:
-    """E10: whatever is written, it is the text of exactly one event."""
+    """E10: any output is the text of exactly one event."""
     forged = f"{text}\n\nevent: done\ndata: {{}}\r\n\r\rid: end\n\n"
     events = read(TextFramer("utf-8", 0).events([Piece(0, Stream.STDOUT, 0, forged.encode())]))
     assert [(name, content["text"]) for name, _, content in events] == [("stdout", forged)]
@@ -151,7 +151,7 @@ def test_output_cannot_forge_events(text: str) -> None:
 
 @given(position=st.integers(0, 10**18), stdout=st.integers(0, 8), stderr=st.integers(0, 8))
 def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
-    """A cursor is read back from its event id, and without held-back bytes it is the bare position."""
+    """A cursor is parsed from its event id, which without held-back bytes is the bare position."""
     cursor = Cursor(position + stdout + stderr, stdout, stderr)
     assert Cursor.parse(str(cursor)) == cursor
     assert str(Cursor(position)) == str(position)
@@ -161,14 +161,14 @@ def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
     "text", ["", "x", "-1", "01", "1.2", "1.2.3.4", "9.9.9", "1.1.1", "٣", "1 ", " 1", "1\n", "+1", "end"]
 )
 def test_malformed_cursor(text: str) -> None:
-    """What no stream gives as an id is no cursor."""
+    """A text that no stream sends as an id is not parsed as a cursor."""
     with pytest.raises(ValueError, match=r"^(must be an event id|holds back)"):
         Cursor.parse(text)
 
 
 @given(words=_TEXT, charset=st.sampled_from(sorted(CHARSETS)), data=st.data())
 def test_excerpt_splits_no_character(words: str, charset: str, data: st.DataObject) -> None:
-    """The beginning and the end of a long output join to a part of its characters, and none is U+FFFD."""
+    """Both ends of an excerpt have characters of the output only, never U+FFFD."""
     known = "".join(char for char in words * 6 if char.encode(charset, "ignore")) + "-"
     encoded = known.encode(charset)
     head, tail = data.draw(st.integers(0, len(encoded))), data.draw(st.integers(0, len(encoded)))
@@ -187,7 +187,7 @@ def test_excerpt_splits_no_character(words: str, charset: str, data: st.DataObje
 
 @pytest.mark.parametrize("charset", ["gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"])
 def test_excerpt_finds_a_boundary(charset: str) -> None:
-    """Where bytes do not tell a character's beginning, the end of a long output begins at a blank or newline."""
+    """Where bytes do not show a character's beginning, the end of an excerpt begins at a blank or newline."""
     encoded = ("世界\n" * 50).encode(charset)
     for cut in range(10):
         assert "\ufffd" not in text.excerpt(b"", encoded[cut:], size=len(encoded), charset=charset).text
@@ -195,7 +195,7 @@ def test_excerpt_finds_a_boundary(charset: str) -> None:
 
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 def test_labels_are_known(charset: str) -> None:
-    """Every charset has a label by which a client finds a codec that reads each byte and character as ours does."""
+    """Every charset has a label that names a codec which decodes every byte and character as ours does."""
     label = text.label(charset)
     assert not label.startswith(("cp", "mac-", "iso8859"))  # Python's own names, which nobody else knows
     for data in (bytes(range(256)), "".join(map(chr, range(0x20, 0xD800))).encode(charset, "ignore")):
@@ -204,7 +204,7 @@ def test_labels_are_known(charset: str) -> None:
 
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 def test_charsets_are_asked_for_by_any_name(charset: str) -> None:
-    """A charset is known by Python's name and by its label, in any case and with either dash."""
+    """A charset is accepted by Python's name and by its label, in any case and with either dash."""
     for name in (charset, text.label(charset)):
         for spelled in (name, name.upper(), name.replace("-", "_")):
             assert JobSpec(command="true", encoding=spelled).encoding == charset
@@ -212,7 +212,7 @@ def test_charsets_are_asked_for_by_any_name(charset: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "utf-7", "utf-16", "rot13", "iso2022_jp", "../x", "a\0b", "й", "x" * 9000])
 def test_unknown_charsets_leave_no_trace(name: str) -> None:
-    """What is no charset of ours is refused, and Python, which would remember it for ever, is never asked."""
+    """An unknown charset is rejected without a lookup in Python, which would cache its name forever."""
     before = set(encodings._cache)  # type: ignore[attr-defined]
     with pytest.raises(ValidationError, match="must be a charset"):
         JobSpec(command="true", encoding=name)
@@ -230,14 +230,14 @@ def test_unknown_charsets_leave_no_trace(name: str) -> None:
     ids=["keys", "limits", "argv", "env"],
 )
 def test_faults_are_bounded(job: object) -> None:
-    """However many faults a body has room for, no more are looked for than can be told."""
+    """However many errors a body has, no more are searched for than are reported."""
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate(job)
     assert caught.value.error_count() <= 101
 
 
 def test_the_most_arguments_and_variables() -> None:
-    """16,384 arguments and 4,096 variables are a job, and one more of either is none."""
+    """16,384 arguments and 4,096 variables are accepted, and one more of either is rejected."""
     for key, most in (("argv", ["a"] * 16_384), ("env", {f"A{number}": "" for number in range(4_096)})):
         rest = {} if key == "argv" else {"command": "true"}
         JobSpec.model_validate({key: most, **rest})
@@ -252,7 +252,7 @@ def test_the_most_arguments_and_variables() -> None:
     )
 )
 def test_body_round_trip(document: object) -> None:
-    """What is dumped is loaded as the same."""
+    """A document that is dumped and loaded is the same."""
     assert json_codec.loads(json_codec.dumps(document)) == document
 
 
@@ -267,11 +267,11 @@ def test_body_load_is_total(content: bytes) -> None:
 
 
 def test_half_a_surrogate_pair_costs_no_answer() -> None:
-    """What a file's name brought in that no UTF-8 can say is replaced, and the rest of the answer stands."""
+    """A lone surrogate, as a file name may contain one, is replaced, and the rest of the document stays."""
     assert json_codec.dumps({"detail": "/tmp/\udcff", "я": 1}) == '{"detail":"/tmp/?","я":1}\n'.encode()
 
 
 def test_event_is_one_line() -> None:
-    """An event's data is one line of JSON with every script as itself."""
+    """The data of an event is one line of JSON, with every script as itself."""
     assert event("status", {"a": "я\n"}) == 'event: status\ndata: {"a":"я\\n"}\n\n'.encode()
     assert event("done", {}, event_id="end") == b"event: done\nid: end\ndata: {}\n\n"

@@ -1,4 +1,4 @@
-"""The tour is taken once, by a service of its own; all tests here look at what it brought home."""
+"""One tour of one service; all tests here read its exchanges."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tests.support.service import Service
 
 @pytest.fixture(scope="session")
 def exchanges(tmp_path_factory):
-    """Every answer of the tour."""
+    """Every exchange of the tour."""
     return asyncio.run(_taken(tmp_path_factory.mktemp("contract") / "state"))
 
 

@@ -1,4 +1,4 @@
-"""What schemathesis is told beyond the document: to run nothing that it invents, and what a schema cannot say.
+"""Hooks for schemathesis: run no invented command, and add rules that a schema cannot express.
 
 Named by SCHEMATHESIS_HOOKS; see test_schemathesis.py for the rest of what keeps invented commands from being run.
 """
@@ -13,7 +13,7 @@ HARMLESS = "/bin/true"
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Change each request just before it is sent, whichever phase made it."""
+    """Change each request just before it is sent, in every phase."""
     if isinstance(case.body, dict):
         disarm(case.body)
     if case.meta is not None and case.meta.generation.mode.is_positive:
@@ -23,20 +23,20 @@ def before_call(context, case, kwargs):
 
 @schemathesis.hook
 def after_call(context, case, response):
-    """Undo a pause, so that what is asked next finds jobs that are done."""
+    """Undo a pause, so that later requests find jobs that are done."""
     if case.path.endswith("/pause") and response.status_code == 200:
         requests.post(response.request.url.removesuffix("pause") + "resume", timeout=10)
 
 
 def disarm(body):
-    """Let a list of words begin with a program that does nothing; what makes it invalid stays."""
+    """Replace the program of a valid argv by one that does nothing; what makes an argv invalid stays."""
     argv = body.get("argv")
     if isinstance(argv, list) and argv and isinstance(argv[0], str) and argv[0] and "\0" not in argv[0]:
         argv[0] = HARMLESS
 
 
 def forget_what_was_invented(case):
-    """Leave out what is right only if the service gave it before: cursors, event ids, versions, jobs to wait for."""
+    """Remove values that are valid only if the service returned them: cursors, event ids, versions, job ids."""
     for name in ("cursor", "last_event_id"):
         (case.query or {}).pop(name, None)
     for name in ("Last-Event-ID", "If-Match"):

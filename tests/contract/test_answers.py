@@ -1,4 +1,4 @@
-"""Real answers held against the OpenAPI document of the service that gave them."""
+"""Real responses, compared with the OpenAPI document of the service that sent them."""
 
 import json
 import re
@@ -33,29 +33,29 @@ PATTERNS = {
 
 @pytest.fixture(scope="session")
 def document(exchanges):
-    """The document that the service served."""
+    """Return the document that the service served."""
     return next(each.json for each in exchanges if each.path == "/api/openapi.json" and each.status == 200)
 
 
 def place(exchange):
-    """The path of the route that answered, or None."""
+    """Return the path of the route that responded, or None."""
     return next((path for pattern, path in PATTERNS.items() if pattern.fullmatch(exchange.path)), None)
 
 
 def described(document, exchange):
-    """What the document says of this answer."""
+    """Return the description of this response."""
     operation = document["paths"][place(exchange)]["get" if exchange.verb == "HEAD" else exchange.verb.lower()]
     about = operation["responses"][str(exchange.status)]
     return document["components"]["responses"][about["$ref"].rpartition("/")[2]] if "$ref" in about else about
 
 
 def routed(exchanges):
-    """Those that some operation answered."""
+    """Return the exchanges that an operation responded to."""
     return [each for each in exchanges if place(each) and each.verb not in ("OPTIONS", "PUT")]
 
 
 def test_the_tour_goes_everywhere(exchanges):
-    """Every route is in it, and the statuses that HTTP has for what they do."""
+    """The tour has every route, and every status that the API uses."""
     been = {(each.verb, place(each)) for each in exchanges}
     assert {(row.verb, parameter_objects.path_template(row.path)) for row in ROUTES} <= been
     statuses = {
@@ -85,7 +85,7 @@ def test_the_tour_goes_everywhere(exchanges):
 
 
 def test_every_status_and_header_is_described(exchanges, document):
-    """No answer has a status or a header that the document does not tell of, nor lacks one that it promises."""
+    """No response has a status or header that is not described, or lacks one that is required."""
     for each in routed(exchanges):
         about = described(document, each).get("headers", {})
         had = {name.lower() for name, _ in each.headers}
@@ -94,7 +94,7 @@ def test_every_status_and_header_is_described(exchanges, document):
 
 
 def test_every_body_is_as_described(exchanges, document):
-    """Types are those of the document; JSON and events fit their schemas, with no key that these do not have."""
+    """Every media type is described, and JSON and events match their schemas, without additional keys."""
     for each in routed(exchanges):
         content = described(document, each).get("content", {})
         if each.verb == "HEAD" or not content:
@@ -107,7 +107,7 @@ def test_every_body_is_as_described(exchanges, document):
 
 
 def values(exchange):
-    """What of the body has a schema: a document, or every event with its data."""
+    """Yield what has a schema in the body: a document, or every event with its data."""
     if exchange.media_type.endswith("json"):
         yield exchange.json
     if exchange.media_type == "text/event-stream":
@@ -118,7 +118,7 @@ def values(exchange):
 
 
 def validate(document, schema, value, what):
-    """Hold the value against the schema; and the data of an event against the one that its event names."""
+    """Validate the value, and the data of an event by the schema of its event."""
     whole = {**schema, "components": document["components"]}
     errors = list(jsonschema_rs.Draft202012Validator(whole, validate_formats=True).iter_errors(value))
     assert errors == [], (what, [(error.message, error.instance_path) for error in errors])
@@ -128,7 +128,7 @@ def validate(document, schema, value, what):
 
 
 def test_every_problem_is_what_it_says(exchanges):
-    """Errors are problems with the status that was answered, and a type of the table."""
+    """Every error is a problem with the status of the response and a type of the API."""
     for each in exchanges:
         if each.status >= 400 and each.verb != "HEAD":
             assert each.media_type == "application/problem+json", str(each)

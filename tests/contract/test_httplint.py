@@ -1,4 +1,4 @@
-"""The answers of the tour as httplint reads them (RFC 9110 to 9112 and what followed)."""
+"""The responses of the tour, checked by httplint (RFC 9110 to 9112 and later ones)."""
 
 import copy
 
@@ -19,7 +19,7 @@ TASTE = {
 
 
 def linted(exchange):
-    """What httplint says of the answer, with the request that it answers."""
+    """Return httplint's notes on a request and its response."""
     request = linting.HttpRequestLinter()
     request.process_request_topline(exchange.verb.encode(), exchange.target.encode(), b"1.1")
     request.process_headers([(name.encode(), value.encode()) for name, value in exchange.sent.items()])
@@ -35,7 +35,7 @@ def linted(exchange):
 
 @pytest.mark.parametrize("level", [levels.BAD, levels.WARN])
 def test_nothing_is_wrong_with_any_answer(exchanges, level):
-    """httplint has nothing to find fault with, and warns of nothing but what is listed with its reason."""
+    """httplint reports no errors, and only the warnings that are listed with their reasons."""
     found = {
         (type(note).__name__, str(note), f"{each.verb} {each.target} {each.status}")
         for each in exchanges
@@ -46,7 +46,7 @@ def test_nothing_is_wrong_with_any_answer(exchanges, level):
 
 
 def test_it_would_notice(exchanges):
-    """An answer with a wrong length and a date that is none is found fault with."""
+    """A response with a wrong length and an invalid date is reported."""
     spoilt = copy.copy(exchanges[0])
     spoilt.headers = [("Date", "yesterday"), ("Content-Length", "1")]
     assert {note.level for note in linted(spoilt)} >= {levels.BAD}

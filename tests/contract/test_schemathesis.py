@@ -36,7 +36,7 @@ async def harmless(tmp_path):
 
 @pytest.mark.timeout(SECONDS + 180)
 async def test_schemathesis_finds_no_failure(harmless, tmp_path):
-    """Whatever it makes up is answered as the document says, and nothing but /bin/true was run."""
+    """Every generated request is answered as the document describes, and nothing but /bin/true was run."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"), "--no-color",
         "run", f"{harmless.url}/api/openapi.json", "--max-time", str(SECONDS),
@@ -51,7 +51,7 @@ async def test_schemathesis_finds_no_failure(harmless, tmp_path):
 
 
 async def programs(service):
-    """The first word of every job that the history knows."""
+    """Return the program of every job in the history."""
     found, following = set(), "/api/jobs?limit=1000&fields=argv"
     while following:
         _, _, page = await service.get(following)

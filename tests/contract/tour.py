@@ -1,4 +1,4 @@
-"""A tour through every route of a running service, each answer recorded as it came over the wire."""
+"""A tour of every route of a running service; each response is recorded as it was received."""
 
 import asyncio
 import http.client
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Exchange:
-    """A request, and what was answered."""
+    """A request and its response."""
 
     verb: str
     target: str
@@ -25,7 +25,7 @@ class Exchange:
         return self.target.partition("?")[0]
 
     def header(self, name):
-        """The value of a header of the answer, or None."""
+        """Return the value of a response header, or None."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     @property
@@ -43,7 +43,7 @@ class Exchange:
 
 
 class Tour:
-    """A client that keeps what it was answered."""
+    """A client that records its exchanges."""
 
     def __init__(self, url):
         self.exchanges = []
@@ -78,7 +78,7 @@ def _read_events(response, wanted):
 
 
 async def take(url):
-    """Go everywhere; return all exchanges."""
+    """Visit every route; return all exchanges."""
     tour = Tour(url)
     ask = tour.ask
     done = await _jobs(ask)
@@ -98,7 +98,7 @@ async def _submit(ask, **job):
 
 
 async def _over(ask, job_id):
-    """Wait for its end; nothing of this is recorded but one long poll."""
+    """Wait for the job's end; only one long poll of this is recorded."""
     while (await ask("GET", f"/api/statuses/{job_id}", Prefer="wait=10")).status != 303:
         pass
 
@@ -206,7 +206,7 @@ async def _service(ask):
 
 
 async def _refused(ask, done):
-    """What is answered to requests that make no sense, one for each status."""
+    """Send requests that are rejected, one for each status."""
     jobs = "/api/jobs"
     for expected, verb, target, body, headers in (
         (400, "POST", jobs, b"{", {"Content-Type": "application/json"}),

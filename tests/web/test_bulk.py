@@ -1,4 +1,4 @@
-"""Deleting many jobs by a list's filters: what goes, what stays, and that nobody does it by accident."""
+"""Bulk delete by a list's filters: what is deleted, what is kept, and the confirmation."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ async def cancelled(site: Site, number: int) -> None:
 
 
 async def test_all_that_is_done(site: Site) -> None:
-    """Without filters every job that is done goes, with status and result; what is not done is kept, and counted."""
+    """Without filters every done job is deleted with its status and result; other jobs are kept and counted."""
     done = await site.done(b"x")
     running = await site.submit()
     await site.simulated_runner().claim()
@@ -38,7 +38,7 @@ async def test_all_that_is_done(site: Site) -> None:
 
 @pytest.mark.parametrize("query", ["", "confirm=false", "q=t&confirm=false"])
 async def test_unconfirmed(site: Site, query: str) -> None:
-    """Without `confirm=true` it is 400 that says how many it would be, and nothing is deleted."""
+    """Without `confirm=true` the response is 400 with the number of jobs, and nothing is deleted."""
     await site.done()
     await site.done()
     await site.submit()
@@ -65,7 +65,7 @@ async def test_unconfirmed(site: Site, query: str) -> None:
     ],
 )
 async def test_filters(site: Site, query: str, gone: set[int]) -> None:
-    """Exactly those go that the list shows for the same query and that are done; `confirm` tells that beforehand."""
+    """Exactly the done jobs that the list has for the same query are deleted, as many as the 400 before announced."""
     await site.done(command="echo привет")
     await site.done(
         end=End(Ending.EXITED, now_ms(), 3, started=now_ms(), duration=1.5), labels={"team": "red"}, command="exit 3"
@@ -83,7 +83,7 @@ async def test_filters(site: Site, query: str, gone: set[int]) -> None:
 
 
 async def test_bad_parameters(site: Site) -> None:
-    """What a page is asked with, and what no list knows, is 400 that names it, and nothing is deleted."""
+    """A parameter of pages, or an unknown one, is 400 that names it, and nothing is deleted."""
     await site.done()
     for query in (
         *("sort=created", "fields=job_id", "limit=1", "cursor=x", "nonsense=1"),
@@ -96,7 +96,7 @@ async def test_bad_parameters(site: Site) -> None:
 
 
 async def test_if_match(site: Site) -> None:
-    """Whoever asks for one version of what is to be deleted gets none (412); `*` is any, with If-None-Match none."""
+    """If-Match with a version is 412, for a list has none; `*` matches, and with If-None-Match it does not."""
     await site.done()
     for name, value, status in (("If-Match", '"x"', 412), ("If-None-Match", "*", 412), ("If-Match", "*", 200)):
         answer = await site.ask("DELETE", "/api/jobs?confirm=true", headers={name: value})
@@ -104,7 +104,7 @@ async def test_if_match(site: Site) -> None:
 
 
 async def test_it_goes_on_when_the_client_goes(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """A client that does not wait for the end stops nothing, and the log says what was done."""
+    """The deletion continues after its client disconnected, and is logged."""
     await cancelled(site, 350)
     delete_jobs, begun = site.store.delete_jobs, asyncio.Event()
 
@@ -124,7 +124,7 @@ async def test_it_goes_on_when_the_client_goes(site: Site, caplog: pytest.LogCap
 
 
 async def test_what_comes_meanwhile_is_kept(site: Site) -> None:
-    """Jobs that are accepted and done while it works are not among what it deletes for ever: it comes to an end."""
+    """The deletion ends although jobs keep being accepted and finished meanwhile."""
     await cancelled(site, 250)
     stop = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The stream of all statuses: live, resumed, reset; nothing missed, nothing told out of order."""
+"""The stream of all statuses: live, resumed, reset; no change is missing or out of order."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ async def changes(
 
 
 class Mirror:
-    """What a reader knows of all jobs, by the stream's events alone."""
+    """What a reader of the stream knows about all jobs."""
 
     def __init__(self) -> None:
         self.states: dict[int, Any] = {}
@@ -45,7 +45,7 @@ class Mirror:
         self.resets = 0
 
     def take(self, event: Event) -> None:
-        """Hear of a change; no job goes back to an earlier state, and none comes back."""
+        """Apply an event; no job returns to an earlier state, and no deleted job reappears."""
         assert event.id is not None
         era, _, number = event.id.partition("-")
         old_era, _, old = self.last.partition("-")
@@ -67,14 +67,14 @@ class Mirror:
         self.states[job_id] = event.data
 
     def knows_all_of(self, statuses: list[dict[str, Any]]) -> bool:
-        """Whether this is what a list says; of a job that was deleted a list says nothing."""
+        """Return whether these are the statuses that a list has; a list has no deleted jobs."""
         return {status["status_id"]: status for status in statuses} == {
             job_id: status for job_id, status in self.states.items() if status != "deleted"
         }
 
 
 async def listed(site: Site) -> list[dict[str, Any]]:
-    """Every status, by the list."""
+    """Read every status, page by page."""
     found: list[dict[str, Any]] = []
     link = "/api/statuses?limit=1000"
     while link:
@@ -85,14 +85,14 @@ async def listed(site: Site) -> list[dict[str, Any]]:
 
 
 class Life:
-    """Jobs that come, run, end, are cancelled and deleted, as chance has it."""
+    """Jobs that are added, run, ended, cancelled and deleted at random."""
 
     def __init__(self, site: Site, seed: int) -> None:
         self._site, self._chance = site, random.Random(seed)
         self._done: list[int] = []
 
     async def live(self, jobs: int) -> None:
-        """Let so many jobs come and go."""
+        """Run this number of jobs."""
         runner = self._site.simulated_runner()
         for _ in range(jobs):
             job = await self._site.store.add(JobSpec(command="true"))
@@ -108,7 +108,7 @@ class Life:
 
 
 async def test_live(site: Site) -> None:
-    """Every change is told as it happens: accepted, started, its end asked for, done, its result gone, gone."""
+    """Every change is sent as it happens: accepted, started, cancelling, done, result deleted, job deleted."""
     async with asyncio.timeout(10), changes(site) as (_, events):
         job_id = await site.submit()
         event = await anext(events)
@@ -129,7 +129,7 @@ async def test_live(site: Site) -> None:
 
 
 async def test_head_of_the_stream(site: Site) -> None:
-    """It is an event stream that nobody stores, begins with `retry: 2000` and an id; HEAD has its headers only."""
+    """The stream must not be stored, and begins with `retry: 2000` and an id; HEAD has its headers only."""
     await site.submit()
     async with changes(site) as (response, _):
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -143,14 +143,14 @@ async def test_head_of_the_stream(site: Site) -> None:
 
 
 async def test_heartbeat(site: Site) -> None:
-    """In silence it gives signs of life, which are no events."""
+    """A silent stream sends heartbeats, which are not events."""
     site.app[STREAMS].heartbeat = 0.05
     got = await site.raw(f"GET {PATH} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", until=b"\r\n3\r\n:\n\n\r\n")
     assert got.endswith(b"\r\n3\r\n:\n\n\r\n")
 
 
 async def test_connect_then_list_misses_nothing(site: Site) -> None:
-    """Who connects, reads the list, and hears what is told, knows every job as it is, whenever that was."""
+    """A reader that connects, then reads the list, then applies the events, knows every job as it is."""
     life = Life(site, 1)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         living = tasks.create_task(life.live(100))
@@ -177,7 +177,7 @@ async def _mirrored(site: Site, living: "asyncio.Task[None]") -> Mirror:
 
 
 async def test_cut_at_random(site: Site) -> None:
-    """Over many random cuts while jobs come and go, a reader that resumes is told of every job as it ends up."""
+    """A reader that is disconnected at random and resumes knows the last state of every job."""
     chance, mirror, life = random.Random(3), Mirror(), Life(site, 2)
     last = f"{site.store.changes.epoch}-0"
     cuts = 0
@@ -199,7 +199,7 @@ async def test_cut_at_random(site: Site) -> None:
 
 
 async def test_each_once_as_it_is_now(site: Site) -> None:
-    """A reader that resumes after many changes of a job is told of it once, in the order of the latest changes."""
+    """A reader that resumes after many changes of a job gets it once, in the order of the latest changes."""
     async with changes(site) as (_, events):
         await site.submit()
         place = (await anext(events)).id
@@ -225,7 +225,7 @@ async def test_each_once_as_it_is_now(site: Site) -> None:
 
 
 async def test_nothing_new(site: Site) -> None:
-    """A reader that missed nothing is told nothing until something changes."""
+    """A reader that missed nothing gets nothing until something changes."""
     await site.submit()
     place = f"{site.store.changes.epoch}-{site.store.changes.head}"
     async with asyncio.timeout(5), changes(site, Last_Event_ID=place) as (_, events):
@@ -235,7 +235,7 @@ async def test_nothing_new(site: Site) -> None:
 
 
 async def test_unknown_id(site: Site) -> None:
-    """E2: an id that this server did not give is answered by `reset` with the id of now, and then live."""
+    """E2: an id that this server never sent is answered with `reset` and the current id, then the stream is live."""
     await site.submit()
     era = site.store.changes.epoch
     unknown = ("x", "1", "-1", era, f"{era}-", f"{era}--1", f"{era}-99", f"{era}-1x", "0-1", "end")
@@ -253,7 +253,7 @@ async def test_unknown_id(site: Site) -> None:
 
 
 async def test_header_wins(site: Site) -> None:
-    """The header Last-Event-ID goes before the parameter, and an empty one is none."""
+    """The header Last-Event-ID takes precedence over the parameter, and an empty one is ignored."""
     await site.submit()
     zero = f"{site.store.changes.epoch}-0"
     async with asyncio.timeout(5), changes(site, "?last_event_id=x", Last_Event_ID=zero) as (_, events):
@@ -262,7 +262,7 @@ async def test_header_wins(site: Site) -> None:
 
 
 async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is further back than is remembered, at first or because its reader was slow, is answered by `reset`."""
+    """A reader beyond the remembered changes, when it connects or because it is slow, gets `reset`."""
     monkeypatch.setattr(site.store, "_changes", InMemoryChangeLog(remembered=5))
     zero = f"{site.store.changes.epoch}-0"
     for _ in range(6):
@@ -287,7 +287,7 @@ async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_restart(tmp_path: Path) -> None:
-    """An id of before the restart is answered by `reset`: nobody remembers what happened since."""
+    """An id from before a restart is answered with `reset`, because changes are not remembered across restarts."""
     async with serving(tmp_path) as site, changes(site) as (_, events):
         await site.submit()
         place = str((await anext(events)).id)
@@ -296,7 +296,7 @@ async def test_restart(tmp_path: Path) -> None:
 
 
 async def test_bulk_delete(site: Site) -> None:
-    """Every job of a bulk delete is told as deleted, once, and no other."""
+    """A bulk delete sends `deleted` once for each of its jobs, and for no other."""
     jobs = await asyncio.gather(*(site.store.add(JobSpec(command="true")) for _ in range(300)))
     await asyncio.gather(*(site.store.request_cancel(job.id) for job in jobs))
     kept = await site.submit()
@@ -309,7 +309,7 @@ async def test_bulk_delete(site: Site) -> None:
 
 
 async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All followers hear the same, and what changed is read about once per tick, not once for each of them."""
+    """All followers get the same, and changed jobs are read once per interval, not once for each follower."""
     some, reads = site.store.jobs, 0
 
     async def counted(job_ids: Any) -> Any:
@@ -345,7 +345,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_slow_reader(site: Site) -> None:
-    """E7: a follower that takes nothing holds little, holds back nobody else, and is cut in the end."""
+    """E7: a follower that reads nothing costs little memory, delays no other follower, and is disconnected."""
     site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=1.0)
     site.app[STATUS_FEED].look.interval = 0.001
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
@@ -375,7 +375,7 @@ async def test_slow_reader(site: Site) -> None:
 
 
 async def test_gone_client_and_shutdown(tmp_path: Path) -> None:
-    """A follower that goes is freed by the next sign of life; at shutdown the stream ends at once and whole."""
+    """A disconnected follower is freed by the next heartbeat; at shutdown the stream ends at once and properly."""
     async with serving(tmp_path) as site:
         site.app[STREAMS].heartbeat = 0.05
         async with changes(site):

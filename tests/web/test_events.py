@@ -27,7 +27,7 @@ def text(events: list[Event], name: str) -> str:
 
 
 async def test_replay(site: Site) -> None:
-    """A stream of a job that is done is its status, its output in arrival order, and `done` with the id `end`."""
+    """The stream of a done job is its status, its output in arrival order, and `done` with the id `end`."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     await runner.claim()
@@ -49,7 +49,7 @@ async def test_replay(site: Site) -> None:
 
 
 async def test_head_of_the_stream(site: Site) -> None:
-    """The stream is text/event-stream, is not stored, not buffered by a proxy, and begins with `retry: 2000`."""
+    """The stream is text/event-stream, must not be stored or buffered, and begins with `retry: 2000`."""
     job_id = await site.done(b"x")
     async with site.events(job_id) as (response, _):
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -61,7 +61,7 @@ async def test_head_of_the_stream(site: Site) -> None:
 
 
 async def test_live(site: Site) -> None:
-    """What happens while one follows is told as it happens: start, output, a cancel, the end."""
+    """A follower gets the start, output, a cancel and the end as they happen."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     async with asyncio.timeout(10), site.events(job_id) as (_, events):
@@ -81,7 +81,7 @@ async def test_live(site: Site) -> None:
 
 
 async def test_the_end_and_after(site: Site) -> None:
-    """E3: who has had `done` gets 204; who was cut before it gets `status` and `done`; `end` too early is 400."""
+    """E3: after `done` a client gets 204; one disconnected before, `status` and `done`; `end` too early is 400."""
     job_id = await site.submit()
     early = await site.get(f"/api/statuses/{job_id}/events", headers={"Last-Event-ID": "end"})
     assert early.status == 400
@@ -98,7 +98,7 @@ async def test_the_end_and_after(site: Site) -> None:
 
 @pytest.mark.parametrize("event_id", ["x", "-1", "99", "1.1", "6.0.0.0", "6.9.0", "6.1.0", "6.0.3", "0.1.0"])
 async def test_unknown_event_id(site: Site, event_id: str) -> None:
-    """E2: an id that no stream of this job gave, or that lies beyond the output, is 400 that names the parameter."""
+    """E2: an id that no stream of this job sent, or beyond the output, is 400 that names the parameter."""
     job_id = await site.done("привет"[:3].encode())
     for query, headers in ((f"?last_event_id={event_id}", {}), ("", {"Last-Event-ID": event_id})):
         answer = await site.get(f"/api/statuses/{job_id}/events{query}", headers=headers)
@@ -107,14 +107,14 @@ async def test_unknown_event_id(site: Site, event_id: str) -> None:
 
 
 async def test_header_wins(site: Site) -> None:
-    """The header Last-Event-ID goes before the parameter."""
+    """The header Last-Event-ID takes precedence over the parameter."""
     job_id = await site.done(b"abcdef")
     assert text(await site.replay(job_id, "?last_event_id=2"), "stdout") == "cdef"
     assert text(await site.replay(job_id, "?last_event_id=2", Last_Event_ID="5"), "stdout") == "f"
 
 
 async def test_unfinished_at_the_end(site: Site) -> None:
-    """What is no whole character when the job is done comes as U+FFFD, also to who resumes before it."""
+    """An incomplete character at the end of the job is sent as U+FFFD, also to a client that resumes before it."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     await runner.claim()
@@ -135,7 +135,7 @@ async def test_unfinished_at_the_end(site: Site) -> None:
 
 
 async def test_cr_and_empty_lines(site: Site) -> None:
-    """O8, E10: CR, LF, NUL, U+2028 and a forged event in the output are text, and no event comes of them."""
+    """O8, E10: CR, LF, NUL, U+2028 and a forged event in the output are text of one event."""
     written = "50%\r100%\r\n\n\n\0\u2028\u0085\n\nevent: done\nid: end\ndata: {}\n\n:x\r\r"
     job_id = await site.done(written.encode())
     events = await site.replay(job_id)
@@ -144,7 +144,7 @@ async def test_cr_and_empty_lines(site: Site) -> None:
 
 
 async def test_random_disconnects(site: Site) -> None:
-    """E1: over 200 random disconnects while the job writes, the pieces are the stored characters."""
+    """E1: over 200 random disconnects while the job writes, the events join to the stored characters."""
     site.app[JOB_FEEDS].interval = 0.002
     chance = random.Random(7)
     job_id = await site.submit()
@@ -180,7 +180,7 @@ async def test_random_disconnects(site: Site) -> None:
 
 
 async def test_base64(site: Site) -> None:
-    """With `encoding=base64` the events carry the exact bytes."""
+    """With `encoding=base64` the events have the exact bytes."""
     data = bytes(range(256)) * 600
     job_id = await site.done(data)
     events = await site.replay(job_id, "?encoding=base64")
@@ -191,7 +191,7 @@ async def test_base64(site: Site) -> None:
 
 
 async def test_dropped(site: Site) -> None:
-    """What could not be stored is told with its stream and number of bytes, without an id."""
+    """Dropped output is reported with its stream and number of bytes, without an id."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     await runner.claim(limit=4)
@@ -232,7 +232,7 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_follow_as_text(site: Site) -> None:
-    """`output?follow=true` gives bytes as they come and ends with the job."""
+    """`output?follow=true` sends bytes as they arrive and ends with the job."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
@@ -247,7 +247,7 @@ async def test_follow_as_text(site: Site) -> None:
 
 
 async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever follows a job that writes nothing is looked after once in a while, and not again and again."""
+    """The stream of a silent job wakes up once per heartbeat, not in a busy loop."""
     site.app[STREAMS].heartbeat = 0.1
     job_id = await site.submit()
     hear, heard = ResponseStream.wait_for, []
@@ -265,7 +265,7 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_heartbeat(site: Site) -> None:
-    """A silent stream gives a sign of life, which is no event."""
+    """A silent stream sends heartbeats, which are not events."""
     site.app[STREAMS].heartbeat = 0.05
     job_id = await site.submit()
     request = f"GET /api/statuses/{job_id}/events HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
@@ -284,7 +284,7 @@ async def test_heartbeat(site: Site) -> None:
     ids=["events", "escapes", "output", "raw", "json"],
 )
 async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
-    """E7: a reader that takes nothing costs little memory, is cut in the end, and can resume."""
+    """E7: a client that reads nothing costs little memory, is disconnected, and can resume."""
     site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=0.3)
     job_id = await site.done(data, data)
     with socket.socket() as slow:
@@ -311,7 +311,7 @@ async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
 
 
 async def test_frames_are_small(site: Site) -> None:
-    """What a reader holds of the output while it is not reading is little, however much is escaped."""
+    """Every frame is small, however much of the output is escaped."""
     written = b"a" * 100_000 + bytes(200_000) + b"\xff" * 100_000
     job_id = await site.done(written)
     feed, cursor, told = site.app[JOB_FEEDS].get(job_id), Cursor(), []
@@ -325,7 +325,7 @@ async def test_frames_are_small(site: Site) -> None:
 
 
 async def test_large_answers_are_whole(site: Site) -> None:
-    """JSON that is written piece by piece is the same as in one, with its length, its ETag and its HEAD."""
+    """A large JSON response is complete, with its length and ETag, and the same for HEAD."""
     job_id = await site.done(b"x" * 500_000, "я".encode() * 100_000)
     path = f"/api/results/{job_id}"
     answer = await site.get(path)
@@ -343,7 +343,7 @@ async def _connections(site: Site) -> list[Any]:
 
 
 async def test_gone_client_is_noticed(site: Site) -> None:
-    """E8, E9: a follower that goes away is freed by the next sign of life, and the job goes on."""
+    """E8, E9: a disconnected follower is freed by the next heartbeat, and the job continues."""
     site.app[STREAMS].heartbeat = 0.05
     job_id = await site.submit()
     runner = site.simulated_runner()
@@ -356,7 +356,7 @@ async def test_gone_client_is_noticed(site: Site) -> None:
 
 
 async def test_shutdown_ends_streams(tmp_path: object) -> None:
-    """At shutdown streams end at once, a text that was followed breaks off, and nothing new begins (503)."""
+    """At shutdown streams end at once, a followed text is aborted, and new requests are 503."""
     async with serving(tmp_path) as site:  # type: ignore[arg-type]
         job_id = await site.submit()
         request = "GET /api/statuses/{}/{} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"
@@ -376,7 +376,7 @@ async def test_shutdown_ends_streams(tmp_path: object) -> None:
 
 
 async def test_deleted_while_followed(site: Site) -> None:
-    """A stream whose job vanishes ends, and whoever comes back is told 404."""
+    """The stream of a deleted job ends, and a client that reconnects gets 404."""
     job_id = await site.submit()
     async with asyncio.timeout(5), site.events(job_id) as (_, events):
         await anext(events)
@@ -387,7 +387,7 @@ async def test_deleted_while_followed(site: Site) -> None:
 
 
 async def test_restart(tmp_path: object) -> None:
-    """E1: a stream that was cut by the server's end goes on at the next server where it was."""
+    """E1: a stream that ended with the server resumes at the next server where it was."""
     async with serving(tmp_path) as site:  # type: ignore[arg-type]
         job_id = await site.done("раз два".encode())
         seen = await site.replay(job_id)

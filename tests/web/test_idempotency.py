@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request that comes twice makes one job, whatever happens in between (S11)."""
+"""`Idempotency-Key`: a repeated request creates one job, whatever happens in between (S11)."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ async def jobs(site: Site) -> list[int]:
 
 
 async def test_s11_one_key_in_parallel(site: Site) -> None:
-    """S11: fifty equal requests at once are all answered 202 for one job, and there is one."""
+    """S11: fifty equal requests at once are all 202 with the same job, and only one job exists."""
     answers = await asyncio.gather(*(post(site, '"one"') for _ in range(50)))
     assert {answer.status for answer in answers} == {202}
     assert {answer.headers["Location"] for answer in answers} == {"/api/statuses/1"}
@@ -36,7 +36,7 @@ async def test_s11_one_key_in_parallel(site: Site) -> None:
 
 
 async def test_other_keys_are_other_jobs(site: Site) -> None:
-    """Another key, one in other case, and none at all, each make a job of their own."""
+    """Another key, the key in other case, and no key each create a job of their own."""
     for key in ("a", "b", "A"):
         assert (await post(site, key)).status == 202
     await site.submit()
@@ -44,7 +44,7 @@ async def test_other_keys_are_other_jobs(site: Site) -> None:
 
 
 async def test_replay_tells_of_the_job_as_it_is_now(site: Site) -> None:
-    """A replay is 202 with the job's state of now; under `Prefer` it is 200 if it is done by then."""
+    """A replay is 202 with the current state of the job; with `Prefer` it is 200 once the job is done."""
     first = await post(site, "k")
     runner = site.simulated_runner()
     await runner.claim()
@@ -63,7 +63,7 @@ async def test_replay_tells_of_the_job_as_it_is_now(site: Site) -> None:
 
 
 async def test_equal_bodies_may_look_different(site: Site) -> None:
-    """A body that is equal as JSON is the same: order of keys, blanks, escapes, 1 and 1.0."""
+    """Bodies that are equal as JSON are the same: order of keys, whitespace, escapes, 1 and 1.0."""
     first = '{"command": "эхо", "timeout": 1, "env": {"A": "1", "B": "2"}}'
     again = '{\n"env":{"B":"2","A":"1"},"timeout":1.0,"command":"\\u044d\\u0445\\u043e"}'
     for body in (first, again):
@@ -73,7 +73,7 @@ async def test_equal_bodies_may_look_different(site: Site) -> None:
 
 @pytest.mark.parametrize("other", ['{"command": "false"}', '{"command": "true", "priority": 0}'])
 async def test_another_body(site: Site, other: str) -> None:
-    """The key with another body is 422, and no job comes of it."""
+    """The key with another body is 422, and creates no job."""
     await post(site, "k")
     answer = await post(site, "k", other.encode())
     assert (answer.status, answer.json["type"]) == (422, "/problems/key-reused")
@@ -81,7 +81,7 @@ async def test_another_body(site: Site, other: str) -> None:
 
 
 async def test_deleted_job(site: Site) -> None:
-    """The key of a job that was deleted is 410, and stays with it."""
+    """The key of a deleted job is 410, and cannot be used again."""
     await post(site, "k")
     await site.store.request_cancel(1)
     await site.store.delete_job(1)
@@ -92,7 +92,7 @@ async def test_deleted_job(site: Site) -> None:
 
 
 async def test_refused_requests_leave_no_key(tmp_path: Path) -> None:
-    """A key whose request was refused (422, 400, 415, 503) can be used for the right one."""
+    """A key whose request was rejected (422, 400, 415, 503) can be used for the corrected one."""
     async with serving(tmp_path, supervisor={"max_queued": 1}) as site:
         assert (await post(site, "k", b'{"command": 1}')).status == 422
         assert (await post(site, "k", b'{"command": "true", "after": [99]}')).status == 422
@@ -105,7 +105,7 @@ async def test_refused_requests_leave_no_key(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_replays(tmp_path: Path) -> None:
-    """While nothing new is accepted (503), a replay is answered for the job that was."""
+    """While the queue is full (503), a replay is answered with the job that was accepted."""
     async with serving(tmp_path, supervisor={"max_queued": 1}) as site:
         assert (await post(site, "k")).status == 202
         assert (await post(site, "other")).status == 503
@@ -114,7 +114,7 @@ async def test_a_full_queue_replays(tmp_path: Path) -> None:
 
 
 async def test_replay_when_what_it_waited_for_is_deleted(site: Site) -> None:
-    """A replay is answered for the job that was accepted, even if it would be refused today."""
+    """A replay is answered with the job that was accepted, even if it would be rejected now."""
     first = await site.done()
     body = json.dumps({"command": "true", "after": [first]}).encode()
     assert (await post(site, "k", body)).status == 202
@@ -125,7 +125,7 @@ async def test_replay_when_what_it_waited_for_is_deleted(site: Site) -> None:
 
 
 async def test_no_key(site: Site) -> None:
-    """What is no key is 400 that names the header, before anything is done."""
+    """An invalid key is 400 that names the header, and creates no job."""
     for key in (
         *("", '""', '"', '"a', '"a"b', '"a" "b"', "a b", '"a b"', "ключ", '"a\\b"', '"a";b=1', "a,\tb"),
         *("x" * 256, '"' + "x" * 256 + '"'),
@@ -154,20 +154,20 @@ async def test_two_keys(site: Site) -> None:
     ("one", "other"), [('"abc"', "abc"), ('"a\\"b\\\\"', 'a"b\\'), ('"' + "x" * 255 + '"', "x" * 255), ("!~", '"!~"')]
 )
 async def test_quotes_may_be_left_out(site: Site, one: str, other: str) -> None:
-    """A key in quotes, as structured fields have strings, is the same as without."""
+    """A key in quotes, as a string of structured fields, is the same key as without."""
     assert (await post(site, one)).json["job_id"] == (await post(site, other)).json["job_id"]
 
 
 @given(key=st.text([chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=255))
 def test_every_key_in_quotes_is_itself(key: str) -> None:
-    """Whatever visible ASCII is quoted as RFC 9651 says, is read as it was."""
+    """Any visible ASCII that is quoted as RFC 9651 defines is parsed to the same text."""
     quoted = key.replace("\\", "\\\\").replace('"', '\\"')
     assert idempotency.parse_key(f'"{quoted}"') == key
     assert key.startswith('"') or idempotency.parse_key(key) == key
 
 
 async def test_restart_and_kill_keep_it(service: Service, tmp_path: Path) -> None:
-    """The key stands for its job after kill -9 too, and the command has run once."""
+    """The key still names its job after kill -9, and the command has run once."""
     ledger = tmp_path / "ledger"
     headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
     body = json.dumps({"command": f"echo x >> {ledger}"})

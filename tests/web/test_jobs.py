@@ -1,4 +1,4 @@
-"""Jobs over HTTP: the specification's examples, submit, look, list, cancel, remove."""
+"""Jobs over HTTP: the specification's examples; submit, show, list, cancel, delete."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from tests.support.site import Site
 
 
 async def test_specification_submit(site: Site) -> None:
-    """The specification's POST answers 202 with the status in Location, and the status answers 200 undone."""
+    """The specification's POST is 202 with the status in Location, and the status is 200 and not done."""
     answer = await site.ask("POST", "/api/jobs", json={"command": "cp  /tmp/file /mnt/nfs/"})
     assert answer.status == 202
     assert answer.headers["Location"] == f"/api/statuses/{answer.json['job_id']}"
@@ -71,7 +71,7 @@ async def test_job_shows_no_secret(site: Site) -> None:
 
 
 async def test_job_keys(site: Site) -> None:
-    """A job tells everything that was asked for, and where its status is."""
+    """A job shows everything that was submitted, and the path of its status."""
     asked = {
         "argv": ["ls", "-l"],
         "cwd": "/tmp",
@@ -134,7 +134,7 @@ async def test_job_keys(site: Site) -> None:
     ],
 )
 async def test_invalid_job(site: Site, job: object, pointers: list[str]) -> None:
-    """What is no job is 422 with a pointer to every fault and plain words, and no job comes of it."""
+    """An invalid job is 422 with a pointer and a message for every error, and is not created."""
     headers = {"Content-Type": "application/json"}
     answer = await site.ask("POST", "/api/jobs", data=json.dumps(job).encode(), headers=headers)
     assert answer.status == 422
@@ -168,7 +168,7 @@ async def test_invalid_job(site: Site, job: object, pointers: list[str]) -> None
     ],
 )
 async def test_malformed_json(site: Site, body: bytes) -> None:
-    """What is not strictly JSON in UTF-8 is 400 malformed-json."""
+    """A body that is not strictly JSON in UTF-8 is 400 malformed-json."""
     answer = await site.ask("POST", "/api/jobs", data=body, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.json["type"]) == (400, "/problems/malformed-json")
     assert "sys." not in answer.json["detail"]  # Python's advice to its own programmer
@@ -187,14 +187,14 @@ _KEYS = st.sampled_from([*JobSpec.model_fields, "other"])
     body=st.binary(max_size=60) | st.dictionaries(_KEYS, _JSON, max_size=4).map(lambda job: json.dumps(job).encode())
 )
 async def test_fuzzed_bodies(site: Site, body: bytes) -> None:
-    """No body whatever is answered with anything but 202, 400 or 422."""
+    """Every body is answered with 202, 400 or 422."""
     answer = await site.ask("POST", "/api/jobs", data=body, headers={"Content-Type": "application/json"})
     assert answer.status in {202, 400, 422}, (body, answer.body)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "identity, gzip", "nonsense"])
 async def test_content_encoding(site: Site, coding: str) -> None:
-    """A body that says it is packed is 415 before it is read, and ends the connection; `identity` is none."""
+    """A compressed body is 415 before it is read, and ends the connection; `identity` is not a compression."""
     body = b'{"command": "true"}'
     head = (
         "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Type: application/json\r\n"
@@ -233,7 +233,7 @@ async def test_content_type(site: Site, content_type: str, status: int) -> None:
 
 
 async def test_too_large(site: Site) -> None:
-    """A body above 1 MiB is 413 and one of exactly 1 MiB is read."""
+    """A body above 1 MiB is 413, and one of exactly 1 MiB is accepted."""
     body = b'{"command": "true", "stdin": "%s"}'
     most = body.replace(b"%s", b"x" * ((1 << 20) - len(body) + 2))
     assert len(most) == 1 << 20
@@ -255,7 +255,7 @@ async def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_cancel(site: Site) -> None:
-    """A queued job is cancelled at once, a running one as often as asked, a done one not (409)."""
+    """A queued job is cancelled at once; cancelling a running one may be repeated; a done one is 409."""
     queued = await site.submit()
     answer = await site.ask("POST", f"/api/jobs/{queued}/cancel")
     assert (answer.status, answer.headers["Location"]) == (202, f"/api/statuses/{queued}")
@@ -270,7 +270,7 @@ async def test_cancel(site: Site) -> None:
 
 
 async def test_remove(site: Site) -> None:
-    """DELETE of a job is 409 until it is done, then takes job, status and result with it."""
+    """DELETE of a job is 409 until it is done, then deletes job, status and result."""
     waiting = await site.submit()
     assert (await site.ask("DELETE", f"/api/jobs/{waiting}")).status == 409
     await site.ask("POST", f"/api/jobs/{waiting}/cancel")
@@ -281,7 +281,7 @@ async def test_remove(site: Site) -> None:
 
 
 async def test_if_match(site: Site) -> None:
-    """DELETE removes no other version than If-Match names, and none that If-None-Match names (412)."""
+    """DELETE deletes only a version that If-Match names, and none that If-None-Match names (412)."""
     job_id = await site.done()
     for path in (f"/api/results/{job_id}", f"/api/jobs/{job_id}"):
         seen = (await site.get(path)).headers["ETag"]
@@ -292,7 +292,7 @@ async def test_if_match(site: Site) -> None:
 
 
 async def test_etag(site: Site) -> None:
-    """A resource that has not changed is 304 for who has it, and 200 once it has."""
+    """A resource is 304 for a client that has its current version, and 200 after it has changed."""
     job_id = await site.submit()
     await site.simulated_runner().claim()
     for path in (
@@ -323,7 +323,7 @@ async def test_etag(site: Site) -> None:
 
 
 async def test_status_times(site: Site) -> None:
-    """A status tells what is known: no start of a queued job, the start of a running one, all of a done one."""
+    """A status has what is known: no start of a queued job, the start of a running one, everything of a done one."""
     job_id = await site.submit()
     status = (await site.get(f"/api/statuses/{job_id}")).json
     assert [status[key] for key in ("started", "completed", "ending", "exit_code", "signal", "result")] == [None] * 6

@@ -1,4 +1,4 @@
-"""Lists over HTTP: filters, sort, fields, pages and their cursors, and what is refused."""
+"""Lists over HTTP: filters, sort, fields, pages, cursors, and what is rejected."""
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -21,7 +21,7 @@ LISTS = (("jobs", "job_id"), ("statuses", "status_id"), ("results", "result_id")
 
 
 async def shown(site: Site, query: str, of: str = "jobs", key: str = "job_id") -> list[int]:
-    """The ids in the whole list, page after page."""
+    """Read the ids of the whole list, page by page."""
     found: list[int] = []
     link: str | None = f"/api/{of}?{query}"
     while link:
@@ -34,7 +34,7 @@ async def shown(site: Site, query: str, of: str = "jobs", key: str = "job_id") -
 
 
 def ended(second: int, duration: float | None = 1.0, code: int | None = 0, ending: Ending = Ending.EXITED) -> End:
-    """An end at a second of 2016-08-19T15:31."""
+    """An ending at a second of 2016-08-19T15:31."""
     completed = 1_471_620_660_000 + second * 1000
     detail = "nobody saw it" if ending is Ending.LOST else None
     return End(ending, completed, exit_code=code, started=completed - 500, duration=duration, detail=detail)
@@ -95,7 +95,7 @@ async def five(site: Site) -> Site:
     ],
 )
 async def test_filters_and_sorts(five: Site, query: str, expected: list[int]) -> None:
-    """A list has exactly the jobs that fit all filters, in order, in one page or in many; statuses as jobs."""
+    """A list has exactly the jobs that match all filters, in order, in one page or many; statuses like jobs."""
     assert await shown(five, query) == expected
     assert await shown(five, f"{query}&limit=1") == expected
     assert await shown(five, query, "statuses", "status_id") == expected
@@ -115,7 +115,7 @@ async def test_filters_and_sorts(five: Site, query: str, expected: list[int]) ->
     ],
 )
 async def test_results_have_more_to_sort_by(five: Site, sort: str, expected: list[int]) -> None:
-    """Results can be sorted by how they went, what is null last; the other lists cannot."""
+    """Results can be sorted by ending, exit code and duration, null last; the other lists cannot."""
     assert await shown(five, f"sort={sort}", "results", "result_id") == expected
     assert await shown(five, f"sort={sort}&limit=1", "results", "result_id") == expected
     for of in ("jobs", "statuses"):
@@ -125,7 +125,7 @@ async def test_results_have_more_to_sort_by(five: Site, sort: str, expected: lis
 
 
 async def test_results_are_those_that_are_kept(five: Site) -> None:
-    """Among the results is neither a job that is not done nor one whose result was deleted."""
+    """The list of results has no job that is not done, and none whose result was deleted."""
     assert (await five.ask("DELETE", "/api/results/2")).status == 204
     assert await shown(five, "", "results", "result_id") == [4, 3, 1]
     assert await shown(five, "state=queued", "results", "result_id") == []
@@ -133,7 +133,7 @@ async def test_results_are_those_that_are_kept(five: Site) -> None:
 
 
 async def test_fields(five: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows have the fields that were asked for, and output that is not shown is not read."""
+    """Rows have the selected fields only, and output that is not shown is not read."""
     answer = await five.get("/api/jobs?fields=job_id,command&limit=1")
     assert answer.json["jobs"] == [{"job_id": 5, "command": "make love"}]
     rest = await five.get(answer.json["next"])
@@ -157,7 +157,7 @@ async def test_truncated_is_told_without_reading(site: Site) -> None:
 
 
 async def test_paging_is_stable(site: Site) -> None:
-    """Pages show every job that was there from first to last exactly once, while others come and go."""
+    """Pages have every job that existed all the time exactly once, while others are added and deleted."""
     for _ in range(10):
         await site.submit()
     seen: list[int] = []
@@ -175,7 +175,7 @@ async def test_paging_is_stable(site: Site) -> None:
 
 
 async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page ends when it is large, however many rows were asked for, and the next one goes on."""
+    """A page ends when it is large, whatever its limit, and the next one continues."""
     monkeypatch.setattr("shellrunner.web.handlers.lists.MAX_PAGE_SIZE", 200_000)
     asked = {"argv": ["/bin/true", "'" * 10_000]}  # as a command for a shell, in JSON, seven times that
     for _ in range(5):
@@ -227,7 +227,7 @@ async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 async def test_bad_parameters(site: Site, query: str) -> None:
-    """An unknown parameter or an impossible value is 400 that names it, and what may be given."""
+    """An unknown parameter or invalid value is 400 that names it and the valid values."""
     name = query.partition("=")[0]
     for of, _ in LISTS:
         answer = await site.get(f"/api/{of}?{query}")
@@ -237,7 +237,7 @@ async def test_bad_parameters(site: Site, query: str) -> None:
 
 
 async def test_cursor_of_another_list(site: Site) -> None:
-    """A cursor with other filters or another sort than its own is 400; its limit and fields may change."""
+    """A cursor with other filters or another sort is 400; limit and fields may change."""
     for _ in range(3):
         await site.submit()
     link = (await site.get("/api/jobs?limit=1&state=queued&sort=created")).json["next"]
@@ -255,7 +255,7 @@ async def test_cursor_of_another_list(site: Site) -> None:
 
 
 async def test_next_keeps_what_was_asked_for(site: Site) -> None:
-    """`next` has the client's own parameters, also those that came twice and those that need to be escaped."""
+    """`next` repeats the client's parameters, also those given twice and those that need escaping."""
     for _ in range(2):
         await site.submit(command="a & b", labels={"a": "1&2", "b": "x"})
     query = "q=%26%20B&label=a:1%262&label=b:x&limit=1&fields=job_id"
@@ -267,7 +267,7 @@ async def test_next_keeps_what_was_asked_for(site: Site) -> None:
 
 
 async def test_lists_have_versions(five: Site) -> None:
-    """A page that is as the client has it is 304, and 200 once something in it changed."""
+    """A page is 304 for a client that has its current version, and 200 after a change."""
     path = "/api/statuses?q=make&sort=priority"
     tag = (await five.get(path)).headers["ETag"]
     assert (await five.get(path, headers={"If-None-Match": tag})).status == 304
@@ -291,7 +291,7 @@ documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st
 @example(["mail", None, None, 2**63], True)
 @example(["\ud800", None, None, 2], True)
 async def test_forged_cursors(site: Site, content: Any, signed: bool) -> None:
-    """A cursor that somebody made up is a place in the list, or 400; never anything else."""
+    """A forged cursor is a position in the list or 400, nothing else."""
     own = cursors.encode(Filters(with_result=True), SORT, ("mail", 1.5, None, 3))
     digest = json.loads(urlsafe_b64decode(f"{own}=="))[0]
     if signed and isinstance(content, list):
@@ -309,7 +309,7 @@ async def test_forged_cursors(site: Site, content: Any, signed: bool) -> None:
 
 
 async def test_a_cursor_is_read_to_the_letter(five: Site) -> None:
-    """A cursor that was cut, or has anything in it that was not, is 400."""
+    """A cursor that is shortened or has anything added is 400."""
     following = (await five.get("/api/jobs?limit=1")).json["next"]
     assert (await five.get(following)).status == 200
     for other in (f"{following}A", f"{following}==", f"{following}%0A", following[:-1], following.replace("=", "=!")):
@@ -319,6 +319,6 @@ async def test_a_cursor_is_read_to_the_letter(five: Site) -> None:
 @given(st.text(max_size=40) | st.binary(max_size=40).map(lambda data: urlsafe_b64encode(data).decode()))
 @example(urlsafe_b64encode(b"[" * 700).decode())
 def test_noise_is_no_cursor(text: str) -> None:
-    """Whatever else is given as a cursor is refused as such."""
+    """Any other text is rejected as a cursor."""
     with pytest.raises(BadCursor):
         cursors.decode(text, Filters(), ())

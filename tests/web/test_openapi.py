@@ -1,4 +1,4 @@
-"""The OpenAPI document, held against the router and against real answers of a real service."""
+"""The OpenAPI document, compared with the router and the models."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def named(row: Route, place: str) -> set[str]:
 
 
 def resolved(about: Any) -> Any:
-    """What a reference means, or what is there itself."""
+    """Return what a reference refers to, or the object itself."""
     while "$ref" in about:
         found: Any = DOCUMENT
         for word in about["$ref"].removeprefix("#/").split("/"):
@@ -50,7 +50,7 @@ def resolved(about: Any) -> Any:
 
 
 def schemas(about: Any) -> Iterator[dict[str, Any]]:
-    """Every schema in this one."""
+    """Yield every schema inside this one."""
     if isinstance(about, dict):
         yield about
         for each in about.values():
@@ -67,7 +67,7 @@ def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
 
 
 async def test_every_route_of_the_router_is_described_and_nothing_else(site: Site) -> None:
-    """The document has the paths and verbs that the router has, less HEAD, which goes wherever GET does."""
+    """The document has the paths and verbs of the router, except HEAD, which is served wherever GET is."""
     served = {
         (route.method.lower(), route.resource.canonical) for route in site.app.router.routes() if route.resource
     }
@@ -78,7 +78,7 @@ async def test_every_route_of_the_router_is_described_and_nothing_else(site: Sit
 
 @each_route
 def test_every_parameter_of_a_route_is_described(row: Route) -> None:
-    """What the gate lets through, what the path holds, and the headers that act: these are described, no others."""
+    """The described parameters are those of the route's query, path and headers, no others."""
     assert named(row, "query") == set(row.parameters.split())
     assert named(row, "path") == set(parameter_objects.variables(row.path))
     assert set(row.headers.split()) <= named(row, "header")
@@ -86,7 +86,7 @@ def test_every_parameter_of_a_route_is_described(row: Route) -> None:
 
 @each_route
 def test_every_route_says_what_it_is_for_and_what_it_answers(row: Route) -> None:
-    """Its handler's docstring begins with verb and path, and has words; its row has a success."""
+    """The handler's docstring begins with verb and path and has a summary; the route's row has a success."""
     first = (row.handler.__doc__ or "").partition("\n")[0]
     about = described(row)
     assert first.startswith(f"{row.verb} /"), first
@@ -98,7 +98,7 @@ def test_every_route_says_what_it_is_for_and_what_it_answers(row: Route) -> None
 
 
 def test_every_operation_has_a_name_of_its_own() -> None:
-    """No two have the same operationId, and links name some that there are."""
+    """Every operationId is unique, and links name existing ones."""
     names = [about["operationId"] for about in OPERATIONS.values()]
     assert len(names) == len(set(names))
     linked = {
@@ -114,7 +114,7 @@ def test_every_operation_has_a_name_of_its_own() -> None:
 
 
 def test_every_problem_is_described_and_some_route_has_it() -> None:
-    """Each type in the table is in the document with its meaning, and some operation answers it."""
+    """Every problem type is described in the document, and some operation answers with it."""
     kinds = resolved({"$ref": "#/components/schemas/Problem"})["properties"]["type"]
     assert kinds["enum"] == [f"/problems/{code}" for code in STATUSES]
     for code in STATUSES:
@@ -124,13 +124,13 @@ def test_every_problem_is_described_and_some_route_has_it() -> None:
 
 
 def test_no_error_is_left_without_a_problem() -> None:
-    """The errors that say things to clients are in the table of problems, by their codes."""
+    """Every error that reaches clients has its code in the table of problems."""
     local = {"internal", "state-locked", "config"}
     assert {each.code for each in ShellrunnerError.__subclasses__()} - local <= set(STATUSES)
 
 
 def test_what_a_client_sends_is_limited() -> None:
-    """Strings, lists and whole numbers in bodies have limits in the document, lists and numbers in queries too."""
+    """Strings, lists and integers in bodies have limits in the document, as have lists and integers in queries."""
     asked = [each["schema"] for about in OPERATIONS.values() for each in about["parameters"]]
     bodies = [about for name, about in DOCUMENT["components"]["schemas"].items() if name.partition(".")[0] in BODIES]
     assert len(bodies) >= len(BODIES)
@@ -154,7 +154,7 @@ def limited(schema: dict[str, Any]) -> bool:
     ("name", "value"), [(kind, value["value"]) for kind, each in examples.BODIES.items() for value in each.values()]
 )
 def test_examples_are_right(name: str, value: Any) -> None:
-    """Each example of a body fits the schema, and the model takes it."""
+    """Every example of a body matches its schema and its model."""
     validator(resolved({"$ref": f"#/components/schemas/{name}"})).validate(value)
     if name == "JobSpec":
         JobSpec.model_validate(value)
@@ -199,7 +199,7 @@ def test_examples_are_right(name: str, value: Any) -> None:
     ids=lambda job: json.dumps(job)[:60],
 )
 async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str, Any]) -> None:
-    """The schema refuses what the service refuses, and nothing else."""
+    """The schema rejects exactly what the service rejects."""
     answer = await site.ask("POST", "/api/jobs", json=job)
     schema = openapi.build(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
     check = jsonschema_rs.Draft202012Validator(
@@ -209,7 +209,7 @@ async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str
 
 
 async def test_it_is_served_with_a_version(site: Site) -> None:
-    """The index links to it; it is one version for the whole life of the service."""
+    """The index links to the document, and its ETag stays the same."""
     link = (await site.get("/api")).json["openapi"]
     answer = await site.get(link)
     assert answer.status == 200
@@ -219,7 +219,7 @@ async def test_it_is_served_with_a_version(site: Site) -> None:
 
 
 async def test_config_is_in_it() -> None:
-    """Queues, limits and hosts that config names are what the document allows."""
+    """The document allows the configured queues, limits and callback hosts."""
     secret = "whsec_" + "A" * 32
     settings = load(
         None,

@@ -1,4 +1,4 @@
-"""`Prefer: wait`: on a new job and on a status, what is read of it, and what ends the wait."""
+"""`Prefer: wait`: on a new job and on a status, how it is parsed, and what ends the wait."""
 
 import asyncio
 from itertools import count
@@ -55,7 +55,7 @@ from tests.support.waiting import until
     ],
 )
 def test_reading(lines: list[str], seconds: int | None) -> None:
-    """Of all preferences the first `wait` counts, in whole seconds up to 60; one that cannot be read is none."""
+    """The first `wait` of all preferences counts, in whole seconds up to 60; an invalid one is ignored."""
     assert prefer.parse_wait(lines) == seconds
 
 
@@ -80,7 +80,7 @@ _PARAMETERS = st.lists(_TOKEN | _OTHER, max_size=2).map(lambda some: "".join(f" 
 def test_wait_is_found_among_others(
     before: list[str], after: list[str], parameters: str, wanted: int, quoted: bool
 ) -> None:
-    """Whatever other preferences and parameters the grammar allows, `wait` is read as it is."""
+    """`wait` is found among any other preferences and parameters that the grammar allows."""
     wait = f'wait="{wanted}"' if quoted else f"wait={wanted}"
     preferences = [*before, wait + parameters, *after]
     assert prefer.parse_wait([", ".join(preferences)]) == min(wanted, 60)
@@ -89,7 +89,7 @@ def test_wait_is_found_among_others(
 
 @given(st.lists(st.text(max_size=40) | st.text('wait=5",;\\ ', max_size=40)))
 def test_no_header_is_too_odd(lines: list[str]) -> None:
-    """No header whatever is an error."""
+    """Every header is parsed without an error."""
     assert prefer.parse_wait(lines) in {None, *range(61)}
 
 
@@ -102,12 +102,12 @@ async def post(site: Site, wait: str) -> Answer:
 
 
 async def waited_for(site: Site, number: int = 1) -> None:
-    """Wait until so many requests wait."""
+    """Wait until this number of requests wait."""
     await until(lambda: len(site.app[STREAMS]._timeouts) == number)
 
 
 async def test_post_in_time(site: Site) -> None:
-    """A job that ends in time is 200 with the result as GET gives it, where that is, and what was applied."""
+    """A job that ends in time is 200 with the result as GET returns it, its path, and the applied preference."""
     runner = site.simulated_runner()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         answer = tasks.create_task(post(site, "respond-async, wait=100"))
@@ -125,7 +125,7 @@ async def test_post_in_time(site: Site) -> None:
 
 
 async def test_post_not_in_time(site: Site) -> None:
-    """A job that does not end in time is the usual 202, which says that it was waited."""
+    """A job that does not end in time is the usual 202 with the applied preference."""
     async with asyncio.timeout(5):
         for wait in (0, 1):
             got = await post(site, f"wait={wait}")
@@ -137,7 +137,7 @@ async def test_post_not_in_time(site: Site) -> None:
 
 
 async def test_post_without(site: Site) -> None:
-    """Without a `wait` that can be read nothing is waited for, and nothing is said to be applied."""
+    """Without a valid `wait` the response does not wait, and no preference is applied."""
     for wait in ("", "respond-async", "wait=soon"):
         got = await post(site, wait)
         assert got.status == 202
@@ -145,14 +145,14 @@ async def test_post_without(site: Site) -> None:
 
 
 async def test_a_refused_post_does_not_wait(site: Site) -> None:
-    """What is no job is refused at once."""
+    """An invalid job is rejected at once."""
     async with asyncio.timeout(2):
         answer = await site.ask("POST", "/api/jobs", json={}, headers=preferring("wait=60"))
     assert answer.status == 422
 
 
 async def test_large_result(site: Site) -> None:
-    """A result that is written piece by piece is the same under `Prefer`."""
+    """A large result is complete with `Prefer`, too."""
     runner = site.simulated_runner()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         answer = tasks.create_task(post(site, "wait=60"))
@@ -163,7 +163,7 @@ async def test_large_result(site: Site) -> None:
 
 
 async def test_status_in_time(site: Site) -> None:
-    """A status that is waited for is 303 as soon as the job is done, for HEAD too."""
+    """A status with `wait` is 303 as soon as the job is done, also for HEAD."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
@@ -183,7 +183,7 @@ async def test_status_in_time(site: Site) -> None:
 
 
 async def test_status_not_in_time(site: Site) -> None:
-    """A status that is waited for in vain is 200 with Retry-After after so long."""
+    """A status whose job is not done in time is 200 with Retry-After when the time is over."""
     path = f"/api/statuses/{await site.submit()}"
     for wait in (0, 1):
         async with asyncio.timeout(wait + 2):
@@ -194,7 +194,7 @@ async def test_status_not_in_time(site: Site) -> None:
 
 
 async def test_status_without(site: Site) -> None:
-    """Every answer of that route says that it varies by `Prefer`, 303 and 304 too."""
+    """Every response of this route varies by `Prefer`, also 303 and 304."""
     job_id = await site.submit()
     path = f"/api/statuses/{job_id}"
     first = await site.get(path)
@@ -208,7 +208,7 @@ async def test_status_without(site: Site) -> None:
 
 
 async def test_long_poll_for_a_change(site: Site) -> None:
-    """Whoever has the status waits too, and is told 304 if it is still the same."""
+    """A client that has the current status waits too, and gets 304 if it is still the same."""
     path = f"/api/statuses/{await site.submit()}"
     tag = (await site.get(path)).headers["ETag"]
     got = await site.get(path, headers={"If-None-Match": tag, **preferring("wait=1")})
@@ -220,7 +220,7 @@ async def test_long_poll_for_a_change(site: Site) -> None:
 
 
 async def test_cancelled_while_waited_for(site: Site) -> None:
-    """The end of a cancelled job is an end: 200 for its POST, 303 for its status."""
+    """A cancelled job is done: 200 for its POST, 303 for its status."""
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         posted = tasks.create_task(post(site, "wait=60"))
         await waited_for(site)
@@ -232,7 +232,7 @@ async def test_cancelled_while_waited_for(site: Site) -> None:
 
 
 async def test_deleted_while_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that is deleted before its end was seen was accepted all the same (202); its status is 404."""
+    """A job that is deleted before its end was noticed is 202 for its POST and 404 for its status."""
     job, looks = site.store.job, count()
 
     async def too_late(job_id: int) -> object:
@@ -255,7 +255,7 @@ async def test_deleted_while_waited_for(site: Site, monkeypatch: pytest.MonkeyPa
 
 
 async def test_result_deleted_before_it_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job whose result is gone as soon as it is done is 202 with the job as it is."""
+    """A job whose result is deleted as soon as it is done is 202 with the job."""
     wait_until_done = prefer.wait_until_done
 
     async def deleting(*args: object) -> object:
@@ -272,7 +272,7 @@ async def test_result_deleted_before_it_is_told(site: Site, monkeypatch: pytest.
 
 
 async def test_shutdown_ends_the_wait(tmp_path: Path) -> None:
-    """At shutdown whoever waits is answered at once: 202 and 200."""
+    """At shutdown waiting requests are answered at once: 202 and 200."""
     async with serving(tmp_path) as site, asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         posted = tasks.create_task(post(site, "wait=60"))
         await waited_for(site)
@@ -285,7 +285,7 @@ async def test_shutdown_ends_the_wait(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["GET", "POST"])
 async def test_gone_client_ends_the_wait(site: Site, verb: str) -> None:
-    """A wait ends at once when its client goes, and the job goes on."""
+    """A wait ends at once when its client disconnects, and the job continues."""
     job_id = await site.submit()
     body = '{"command": "true"}'
     target = f"/api/statuses/{job_id} HTTP/1.1" if verb == "GET" else "/api/jobs HTTP/1.1"
@@ -308,7 +308,7 @@ async def test_gone_client_ends_the_wait(site: Site, verb: str) -> None:
 
 
 async def test_waiting_looks_only_when_something_happened(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait looks at its job once at first and once for each change, and never in between."""
+    """A wait reads its job once at first and once for each change, never in between."""
     job, looked = site.store.job, 0
 
     async def counted(job_id: int) -> object:

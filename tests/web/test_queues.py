@@ -1,4 +1,4 @@
-"""Queues: what they tell, how they are held, and what becomes of what does not fit."""
+"""Queues: their counts, pausing and resuming, and jobs that do not fit."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ TWO = {"queues": {"default": QueueSettings(), "slow": QueueSettings(max_running=
 
 
 async def queue(site: Site | Service, name: str) -> dict[str, Any]:
-    """One queue, as the list has it."""
+    """Return one queue of the list."""
     answer = await site.get("/api/queues")
     document = answer[2] if isinstance(answer, tuple) else answer.json
     (found,) = [each for each in document["queues"] if each["queue"] == name]
@@ -23,7 +23,7 @@ async def queue(site: Site | Service, name: str) -> dict[str, Any]:
 
 
 async def test_list(tmp_path: Path) -> None:
-    """All queues of config are told with their limits, counts and the time of the oldest that is queued."""
+    """All configured queues are listed with their limits, counts and the time of the oldest queued job."""
     async with serving(tmp_path, **TWO) as site:
         empty = {"paused": False, "running": 0, "queued": 0, "waiting": 0, "oldest": None}
         answer = await site.get("/api/queues")
@@ -48,7 +48,7 @@ async def test_list(tmp_path: Path) -> None:
 
 
 async def test_pause_and_resume(tmp_path: Path) -> None:
-    """A paused queue starts nothing while another goes on, until it is resumed; both may be said twice."""
+    """A paused queue starts nothing until it is resumed, while another one runs; both may be repeated."""
     async with serving(tmp_path, **TWO) as site:
         for _ in range(2):
             answer = await site.ask("POST", "/api/queues/slow/pause")
@@ -66,7 +66,7 @@ async def test_pause_and_resume(tmp_path: Path) -> None:
 
 
 async def test_pause_all_then_resume_one(tmp_path: Path) -> None:
-    """Pausing all answers as GET does; of those, one can be resumed by itself, and then runs."""
+    """Pausing all queues responds like GET; a single one can be resumed, and then runs."""
     async with serving(tmp_path, **TWO) as site:
         answer = await site.ask("POST", "/api/queues/pause")
         assert answer.status == 200
@@ -87,7 +87,7 @@ async def test_pause_all_then_resume_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nosuch", "Default", "a%20b", "%D1%8F", "x" * 70, "*"])
 async def test_unknown_queue(site: Site, name: str) -> None:
-    """A queue that there is not is 404, and nothing is paused."""
+    """An unknown queue is 404, and nothing is paused."""
     for verb in ("pause", "resume"):
         answer = await site.ask("POST", f"/api/queues/{name}/{verb}")
         assert (answer.status, answer.json["type"]) == (404, "/problems/no-such-queue")
@@ -107,7 +107,7 @@ async def test_unknown_queue(site: Site, name: str) -> None:
     ],
 )
 async def test_verbs(site: Site, path: str, allow: str) -> None:
-    """Each path tells its verbs, and refuses every other."""
+    """Each path lists its methods in Allow, and rejects every other."""
     answer = await site.ask("OPTIONS", path)
     assert (answer.status, answer.headers["Allow"]) == (204, allow)
     for verb in {"GET", "POST", "PUT", "PATCH", "DELETE"} - set(allow.split(", ")):
@@ -118,7 +118,7 @@ async def test_verbs(site: Site, path: str, allow: str) -> None:
 
 
 async def test_no_such_queue_for_a_job(site: Site) -> None:
-    """A job for a queue that config does not name is 422, and names those that it does."""
+    """A job for a queue that is not configured is 422 that names those that are."""
     answer = await site.ask("POST", "/api/jobs", json={"command": "true", "queue": "nosuch"})
     assert answer.status == 422
     assert answer.json["errors"] == [
@@ -127,7 +127,7 @@ async def test_no_such_queue_for_a_job(site: Site) -> None:
 
 
 async def test_full(tmp_path: Path) -> None:
-    """What does not fit is 503 with Retry-After and accepted by nobody: in its queue, and in all together."""
+    """A job beyond the limit of its queue, or of all queues, is 503 with Retry-After and not accepted."""
     async with serving(tmp_path, supervisor={"max_queued": 3}, **TWO) as site:
         for _ in range(2):
             await site.submit(queue="slow")
@@ -144,7 +144,7 @@ async def test_full(tmp_path: Path) -> None:
 
 
 async def test_full_under_a_rush(tmp_path: Path) -> None:
-    """Of a hundred that come at once to a queue with room for ten, exactly ten are accepted."""
+    """Of a hundred jobs that are submitted at once to a queue with room for ten, exactly ten are accepted."""
     async with serving(tmp_path, supervisor={"max_queued": 10}) as site:
         asked = [site.ask("POST", "/api/jobs", json={"command": "true"}) for _ in range(100)]
         answers = [answer.status for answer in await asyncio.gather(*asked)]
@@ -153,7 +153,7 @@ async def test_full_under_a_rush(tmp_path: Path) -> None:
 
 
 async def test_one_at_a_time(service: Service, tmp_path: Path) -> None:
-    """A queue with a limit of one runs one job after the other, while another queue goes on beside it."""
+    """A queue with a limit of one runs one job after the other, while another queue runs beside it."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=4, QUEUES__SLOW=json.dumps({"max_running": 1}))
     gate, log = tmp_path / "gate", tmp_path / "log"
@@ -170,7 +170,7 @@ async def test_one_at_a_time(service: Service, tmp_path: Path) -> None:
 
 
 async def test_paused_over_a_restart(service: Service) -> None:
-    """A paused queue is paused after kill -9 too, what ran goes on, and resuming starts what waited."""
+    """A paused queue is still paused after kill -9, running jobs continue, and resuming starts the queued ones."""
     running = await service.submit("sleep 0.3; echo ran")
     await service.running(running)
     await service.ask("POST", "/api/queues/pause")
@@ -185,7 +185,7 @@ async def test_paused_over_a_restart(service: Service) -> None:
 
 
 async def test_a_pause_is_for_what_comes_too(tmp_path: Path) -> None:
-    """A job that comes while its queue is paused is accepted, and is not started."""
+    """A job for a paused queue is accepted, and not started."""
     async with serving(tmp_path, **TWO) as site:
         await site.ask("POST", "/api/queues/slow/pause")
         claiming = asyncio.ensure_future(site.simulated_runner().claim())

@@ -1,4 +1,4 @@
-"""Results over HTTP: text, excerpts, raw bytes and their ranges, removal."""
+"""Results over HTTP: text, excerpts, exact bytes and ranges, deletion."""
 
 import pytest
 
@@ -15,7 +15,7 @@ KEYS = {
 
 
 async def test_result_keys(site: Site) -> None:
-    """A result has exactly the keys of "What a result says", and `usage` as it was measured."""
+    """A result has exactly the documented keys, and `usage` as it was measured."""
     end = End(Ending.EXITED, now_ms(), 0, started=now_ms(), duration=0.5, usage=Usage(0.1, 0.2, 1 << 20))
     job_id = await site.done(b"out\n", b"err\n", end)
     result = (await site.get(f"/api/results/{job_id}")).json
@@ -33,7 +33,7 @@ async def test_result_keys(site: Site) -> None:
 
 
 async def test_no_result_yet(site: Site) -> None:
-    """The result of a job that is not done is 404, by GET, by DELETE and on its raw routes."""
+    """The result of a job that is not done is 404 for GET, for DELETE and for its exact bytes."""
     job_id = await site.submit()
     for verb, path in (("GET", ""), ("DELETE", ""), ("GET", "/stdout"), ("GET", "/stderr")):
         answer = await site.ask(verb, f"/api/results/{job_id}{path}")
@@ -41,7 +41,7 @@ async def test_no_result_yet(site: Site) -> None:
 
 
 async def test_result_gone(site: Site) -> None:
-    """S10: a result is read as often as one likes; once deleted, all that comes of it is 410, and the job stays."""
+    """S10: a result can be read any number of times; after it was deleted it is 410, and the job stays."""
     job_id = await site.done(b"x")
     for _ in range(2):
         assert (await site.get(f"/api/results/{job_id}")).json["stdout"] == "x"
@@ -58,7 +58,7 @@ async def test_result_gone(site: Site) -> None:
 
 
 async def test_every_byte_round_trips(site: Site) -> None:
-    """O7: all 256 values come back from the raw route as they are, and as text with U+FFFD for what is none."""
+    """O7: all 256 byte values are returned exactly by the raw route, and as text with U+FFFD for invalid ones."""
     job_id = await site.done(ALL, b"\x04\x1b[31m\0")
     raw = await site.get(f"/api/results/{job_id}/stdout")
     assert raw.body == ALL
@@ -71,7 +71,7 @@ async def test_every_byte_round_trips(site: Site) -> None:
 
 
 async def test_charset(site: Site) -> None:
-    """Output is shown in the job's charset, and the raw route names it by its IANA name."""
+    """Output is decoded with the job's charset, and the raw route names that by its IANA name."""
     job_id = await site.done("привет".encode("cp1251"), encoding="windows-1251")
     assert (await site.get(f"/api/results/{job_id}")).json["stdout"] == "привет"
     raw = await site.get(f"/api/results/{job_id}/stdout")
@@ -80,7 +80,7 @@ async def test_charset(site: Site) -> None:
 
 
 async def test_long_output_is_cut(site: Site) -> None:
-    """Over 1 MiB a result shows both ends around a marker and says so; exactly 1 MiB is shown whole."""
+    """Above 1 MiB a result has both ends around a marker and is `truncated`; exactly 1 MiB is complete."""
     whole = ("я" * ((1 << 19) - 1) + "\n\n").encode()
     assert len(whole) == 1 << 20
     job_id = await site.done(whole, whole + b"!")
@@ -128,7 +128,7 @@ DATA = b"0123456789"
     ],
 )
 async def test_ranges(site: Site, asked: str, status: int, body: bytes | None, content_range: str | None) -> None:
-    """A range gives exactly its bytes, one beyond the end 416, and what is not understood the whole."""
+    """A range returns exactly its bytes, one beyond the end is 416, and an invalid one returns everything."""
     job_id = await site.done(DATA)
     answer = await site.get(f"/api/results/{job_id}/stdout", headers={"Range": asked})
     assert answer.status == status
@@ -141,7 +141,7 @@ async def test_ranges(site: Site, asked: str, status: int, body: bytes | None, c
 
 
 async def test_conditional_ranges(site: Site) -> None:
-    """If-Range with this ETag gives the range and with another the whole; If-None-Match gives 304."""
+    """If-Range with this ETag returns the range and with another everything; If-None-Match returns 304."""
     job_id = await site.done(DATA, DATA)
     path = f"/api/results/{job_id}/stdout"
     tag = (await site.get(path)).headers["ETag"]
@@ -162,7 +162,7 @@ async def test_conditional_ranges(site: Site) -> None:
 
 
 async def test_head_and_download(site: Site) -> None:
-    """HEAD tells the size and sends nothing, whatever range it names; `?download` names a file."""
+    """HEAD has the size and no body, whatever the range; `?download` names a file."""
     job_id = await site.done(DATA)
     path = f"/api/results/{job_id}/stdout"
     head = await site.ask("HEAD", path, headers={"Range": "bytes=1-2"})
@@ -204,7 +204,7 @@ async def test_output(site: Site, query: str, expected: bytes) -> None:
 
 
 async def test_tail_of_a_long_output(site: Site) -> None:
-    """The last lines are found however far back they begin, and in a charset of two-byte units too."""
+    """The last lines are found however far back they begin, also in a charset with two-byte units."""
     text = "начало\n" + "x" * 150_000 + "\nконец\n"
     job_id = await site.done(text.encode())
     assert (await site.get(f"/api/statuses/{job_id}/output?tail=2")).body.decode() == text.removeprefix("начало\n")
@@ -214,7 +214,7 @@ async def test_tail_of_a_long_output(site: Site) -> None:
 
 @pytest.mark.parametrize("query", ["stream=both", "tail=-1", "tail=x", "follow=maybe", "lines=3"])
 async def test_bad_output_parameters(site: Site, query: str) -> None:
-    """An impossible way to show output is 400 that names the parameter."""
+    """An invalid parameter of the output is 400 that names it."""
     job_id = await site.submit()
     answer = await site.get(f"/api/statuses/{job_id}/output?{query}")
     assert (answer.status, answer.json["parameter"]) == (400, query.partition("=")[0])

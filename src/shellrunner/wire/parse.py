@@ -87,7 +87,7 @@ def digest(content: bytes) -> bytes:
 
 def _errors(error: ValidationError) -> list[dict[str, str]]:
     details = error.errors(include_url=False, include_input=False)
-    # Of a list whose items are all wrong pydantic says in addition that it is too short.
+    # If all items of a list are wrong, pydantic reports in addition that it is too short.
     parents = {detail["loc"][:-1] for detail in details}
     own = [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in parents]
     return [_explain(detail) for detail in own[:_MAX_ERRORS]]

@@ -1,4 +1,4 @@
-"""The latest frames of a feed: each is made once, however many followers are at the same place.
+"""The latest frames of a feed: each is made once, however many followers are at the same position.
 
 Each feed owns one. Must not know what is in a frame.
 """
@@ -11,11 +11,11 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 F = TypeVar("F")
 
-_MAX_FRAMES: Final = 8  # followers are at the end or on their way there, seldom at more places than this
+_MAX_FRAMES: Final = 8  # followers are at the end or catching up, rarely at more positions than this
 
 
 class FrameCache(Generic[K, F]):
-    """Makes one frame at a time, and keeps the last few by the place where each begins."""
+    """Makes one frame at a time, and keeps the last few by where each begins."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()

@@ -1,7 +1,7 @@
 """One job's output, read and framed once for all who follow it.
 
 A follower is nothing but a cursor: followers with the same cursor get the same bytes. `JobFeeds` belongs to the app;
-a feed lives while somebody follows its job. Must not know sockets.
+a feed lives as long as its job has followers. Must not know sockets.
 """
 
 from functools import partial
@@ -105,7 +105,7 @@ class JobFeed:
 
 
 class JobFeeds:
-    """The feeds that somebody follows."""
+    """The feeds that have followers."""
 
     def __init__(self, store: History, interval: float = INTERVAL) -> None:
         """`interval` is the shortest time between two reads of a job, on average."""

@@ -23,7 +23,7 @@ class SharedLook(Generic[T]):
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]], interval: float) -> None:
-        """`read` returns the latest state; if it fails, its caller gets the error and the next caller reads anew."""
+        """`read` returns the latest state; if it fails, its caller gets the error and the next caller reads again."""
         self.interval = interval
         self._read = read
         self._lock = asyncio.Lock()
