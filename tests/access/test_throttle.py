@@ -1,4 +1,4 @@
-"""How many wrong tokens are heard from one place."""
+"""The rate limit for wrong tokens."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,7 @@ from shellrunner.access.throttle import BURST, INTERVAL, MAX_SOURCES, Throttle
 
 
 class Clock:
-    """A monotonic clock that is set by hand."""
+    """A monotonic clock that the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -20,24 +20,24 @@ class Clock:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([0.0, 0.1, 1.0, 5.9, 6.0, 60.0, 1e6])), max_size=80))
-def test_a_place_is_heard_as_often_as_its_bucket_has_tokens(steps):
-    """What is heard from each place is what a bucket of BURST, refilled by one each INTERVAL, would give."""
+def test_each_source_is_limited_as_by_a_token_bucket(steps):
+    """Each source is limited as by a bucket of BURST tokens that is refilled by one each INTERVAL."""
     clock = Clock()
     throttled, buckets = Throttle(clock), {}
-    for place, later in steps:
+    for source, later in steps:
         clock.now += later
-        filled, at = buckets.get(place, (float(BURST), clock.now))
+        filled, at = buckets.get(source, (float(BURST), clock.now))
         filled = min(BURST, filled + (clock.now - at) / INTERVAL)
-        heard = filled >= 1 - 1e-6
-        wait = throttled.record_failure(place)
-        assert (wait == 0) == heard
-        if not heard:
+        accepted = filled >= 1 - 1e-6
+        wait = throttled.record_failure(source)
+        assert (wait == 0) == accepted
+        if not accepted:
             assert 0 <= wait - (1 - filled) * INTERVAL < 1 + 1e-3
-        buckets[place] = (filled - heard, clock.now)
+        buckets[source] = (filled - accepted, clock.now)
 
 
-def test_who_waits_as_long_as_told_is_heard():
-    """Retry-After is enough, and half of it is not; what was not heard makes nobody wait longer."""
+def test_waiting_for_retry_after_is_enough():
+    """Waiting for Retry-After is enough, and half of it is not; failures beyond the limit do not extend the wait."""
     clock = Clock()
     throttled = Throttle(clock)
     assert [throttled.record_failure("192.0.2.1") for _ in range(BURST + 3)] == [0] * BURST + [INTERVAL] * 3
@@ -64,27 +64,27 @@ def test_who_waits_as_long_as_told_is_heard():
         ("", "unknown", False),
     ],
 )
-def test_what_counts_as_one_place(one, other, are_one):
-    """An IPv4 address however written, an IPv6 /64, a user of this machine."""
+def test_what_counts_as_one_source(one, other, are_one):
+    """An IPv4 address in any spelling, an IPv6 /64, and a local user are one source each."""
     throttled = Throttle(Clock())
     while not throttled.record_failure(one):
         pass
     assert bool(throttled.record_failure(other)) == are_one
 
 
-def test_memory_is_bounded_and_those_who_try_on_are_remembered(monkeypatch):
-    """Of more places than fit, the one that was quiet for longest is forgotten."""
+def test_memory_is_bounded_and_active_sources_are_remembered(monkeypatch):
+    """Beyond MAX_SOURCES the source without failures for longest is forgotten, and one that goes on is not."""
     monkeypatch.setattr(throttle, "MAX_SOURCES", 100)
     throttled = Throttle(Clock())
-    heard = 0
+    accepted = 0
     for number in range(1000):
         throttled.record_failure(f"10.0.{number // 250}.{number % 250}")
-        heard += not throttled.record_failure("192.0.2.1")
+        accepted += not throttled.record_failure("192.0.2.1")
     assert len(throttled) == 100
-    assert heard == BURST
+    assert accepted == BURST
     assert not throttled.record_failure("10.0.0.0")
 
 
-def test_the_bound_is_what_the_readme_says():
-    """Ten at once, ten a minute, ten thousand places."""
+def test_the_limits_are_what_the_readme_says():
+    """The limits are ten at once, ten a minute, ten thousand sources."""
     assert (BURST, 60 / INTERVAL, MAX_SOURCES) == (10, 10, 10_000)

@@ -1,4 +1,4 @@
-"""The kernel's word on who is at the other end: real sockets, real other users, real races."""
+"""The uid of the peer: real sockets, real other users, real races."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ for line in sys.stdin:
 
 
 class Client:
-    """A process of some user, which does what it is told, line by line; `c` is its socket."""
+    """A process of some user that executes lines of Python; `c` is its socket."""
 
     def __init__(self, uid):
         self._process = subprocess.Popen(
@@ -41,23 +41,23 @@ class Client:
         )  # fmt: skip
 
     def does(self, line):
-        """Have it do this; return once it is done."""
+        """Let it execute this; return once it is done."""
         self.begins(line)
         assert self._process.stdout.readline() == "\n", "the client failed"
 
     def begins(self, line):
-        """Have it do this, whenever."""
+        """Let it execute this, without waiting."""
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def connects(self, address, family=socket.AF_INET, source=None):
-        """Have it connect."""
+        """Let it connect."""
         bound = f"c.bind({source!r}); " if source else ""
         reuse = "c.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); "
         self.does(f"c = socket.socket({int(family)}); {reuse}{bound}c.connect({address!r})")
 
     def end(self):
-        """End it, and its sockets with it."""
+        """Kill it, and close its sockets with it."""
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
@@ -80,7 +80,7 @@ def client():
 
 @pytest.fixture
 def listener(request):
-    """A socket that listens on what the parameter says; without one on 127.0.0.1."""
+    """A listening socket at the address in the parameter, else at 127.0.0.1."""
     family, host = getattr(request, "param", (socket.AF_INET, "127.0.0.1"))
     with socket.socket(family) as made:
         if family == socket.AF_INET6:
@@ -110,8 +110,8 @@ WAYS = [
 
 @pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
 @pytest.mark.parametrize(("listener", "way"), WAYS, indirect=["listener"])
-def test_whoever_connects_is_known(listener, client, way, uid):
-    """By a Unix socket, IPv4, IPv6, and IPv4 mapped on either side: it is the uid of the client, whoever that is."""
+def test_the_peer_has_its_own_uid(listener, client, way, uid):
+    """Over a Unix socket, IPv4, IPv6 and IPv4-mapped addresses on either side, it is the uid of the client."""
     other, (family, host) = client(uid), way
     address = listener.getsockname()
     other.connects((host, address[1]) if host else address, family)
@@ -123,8 +123,8 @@ def test_whoever_connects_is_known(listener, client, way, uid):
 
 
 @as_root
-def test_two_clients_are_told_apart(listener, client):
-    """Connections of several users to one port are each their own user's."""
+def test_two_clients_have_their_own_uids(listener, client):
+    """Connections of several users to one port each have their own user's uid."""
     clients = {uid: client(uid) for uid in (0, ELSE, ELSE + 1)}
     for uid, other in clients.items():
         other.connects(listener.getsockname())
@@ -138,7 +138,7 @@ def test_two_clients_are_told_apart(listener, client):
     ids=["closed", "half-closed", "reset"],
 )  # fmt: skip
 def test_a_client_that_has_gone_is_nobody(listener, client, uid, gone):
-    """Closed, closed for writing only, or reset: its socket's row says uid 0, or no more than it once was."""
+    """A connection that the client closed, half-closed or reset has no uid: its row in the kernel has 0."""
     other = client(uid)
     other.connects(listener.getsockname())
     with accept(listener) as connection:
@@ -148,7 +148,7 @@ def test_a_client_that_has_gone_is_nobody(listener, client, uid, gone):
 
 @pytest.mark.parametrize("gone", ["c.close()", "c.shutdown(socket.SHUT_WR)"], ids=["closed", "half-closed"])
 def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(listener, client, gone):
-    """The end waits behind bytes that nobody has read: here the connection still looks whole."""
+    """A close that waits behind unread bytes leaves no uid, although the connection looks established here."""
     other = client(ME)
     other.connects(listener.getsockname())
     other.does("c.setblocking(False)")
@@ -167,7 +167,7 @@ def state(connection):
 
 @as_root
 def test_a_post_that_is_closed_at_once_never_comes_from_root(listener, client):
-    """Asked again and again while the client closes: it is its own uid, then nobody, never 0."""
+    """While the client closes, its uid turns from its own to None, and is never 0."""
     other, seen, rounds, address = client(ELSE), set(), 300, listener.getsockname()
     other.begins(
         f"[(c := socket.socket(), c.connect({address!r}), c.send(b'POST'), c.close()) for _ in range({rounds})]"
@@ -183,7 +183,7 @@ def test_a_post_that_is_closed_at_once_never_comes_from_root(listener, client):
 
 @as_root
 def test_a_port_that_another_took_over_does_not_lend_its_owner(listener, client):
-    """A client goes, and root's next client has its port: the first connection is still not root's."""
+    """When root's next client takes over the port of a closed one, the first connection does not become root's."""
     first, second = client(ELSE), client(0)
     source = ("127.0.0.1", free_port())
     first.connects(listener.getsockname(), source=source)
@@ -196,7 +196,7 @@ def test_a_port_that_another_took_over_does_not_lend_its_owner(listener, client)
 
 @as_root
 def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_owner(listener, client):
-    """The client is still there when its port is looked up, and root's has it when its owner is: still nobody."""
+    """A port that root takes over between two steps of the lookup does not make the connection root's."""
     first, second = client(ELSE), client(0)
     source = ("127.0.0.1", free_port())
     first.connects(listener.getsockname(), source=source)
@@ -215,7 +215,7 @@ def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_o
 
 
 def free_port():
-    """A port that nobody has just now."""
+    """A port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
@@ -223,7 +223,7 @@ def free_port():
 @as_root
 @pytest.mark.parametrize(("listener", "way"), [WAYS[0], WAYS[1]], indirect=["listener"])
 def test_the_overflow_uid_is_nobody(listener, client, way):
-    """The uid under which the kernel shows those that it cannot name is not an answer."""
+    """The uid that stands for those without one in our user namespace counts as unknown."""
     client_of_nobody = client(NOBODY)
     client_of_nobody.connects(listener.getsockname(), way[0])
     with accept(listener) as connection:
@@ -231,7 +231,7 @@ def test_the_overflow_uid_is_nobody(listener, client, way):
 
 
 def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
-    """One that comes from another of this machine's addresses is as one from elsewhere."""
+    """A peer on another address of this machine counts as a remote one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the address it would be sent from
@@ -244,16 +244,16 @@ def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
         assert peer_uid(connection) is None
 
 
-def test_an_end_that_nobody_has_taken_yet_is_nobody(listener):
-    """A connection that waits to be accepted has a row with uid 0: it is no answer."""
+def test_a_connection_before_accept_is_nobody(listener):
+    """A connection that waits to be accepted has uid 0 in the kernel, which counts as unknown."""
     with socket.create_connection(listener.getsockname()) as ours:
         assert peer_uid(ours) is None
         with accept(listener):
             assert peer_uid(ours) == ME
 
 
-def test_what_is_no_connection_is_nobody(listener):
-    """Closed, unconnected, listening, datagrams, other families: None, and nothing is raised."""
+def test_a_socket_without_a_peer_is_nobody(listener):
+    """Closed, unconnected, listening, datagram sockets and other families have no uid, and raise nothing."""
     closed = socket.socket()
     closed.close()
     with (
@@ -267,8 +267,8 @@ def test_what_is_no_connection_is_nobody(listener):
         assert [peer_uid(each) for each in odd] == [None] * len(odd)
 
 
-async def test_the_socket_that_asyncio_shows_is_asked():
-    """What a transport gives out as its socket is as good as the socket, before and after it is closed."""
+async def test_the_socket_of_a_transport_works():
+    """The socket that a transport returns works as the socket itself, before and after it is closed."""
     answers = asyncio.Queue()
 
     async def serve(_, writer):
@@ -287,27 +287,27 @@ async def test_the_socket_that_asyncio_shows_is_asked():
 
 @pytest.fixture
 def connection(listener):
-    """A connection of our own."""
+    """A connection of this process to itself."""
     with socket.create_connection(listener.getsockname()), accept(listener) as accepted:
         assert peer_uid(accepted) == ME
         yield accepted
 
 
-def test_an_answer_that_nobody_took_is_not_the_next_one(connection):
-    """What lies unread in the socket to the kernel, an answer or a refusal, is passed over."""
+def test_a_stale_reply_is_skipped(connection):
+    """Unread replies to earlier requests, or errors, are skipped."""
     kernel = peer_credentials._sock_diag._socket
     for port in (connection.getpeername()[1], 1):
         end = (socket.inet_aton("127.0.0.1"), port.to_bytes(2, "big"))
         pair = (end[1], b"\0\1", end[0], end[0], 0, peer_credentials._NO_COOKIE)
-        question = peer_credentials._REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 2, *pair)
-        kernel.send(peer_credentials._NLMSG.pack(16 + len(question), 20, 1, 0xABCDEF, 0) + question)
+        request = peer_credentials._REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 2, *pair)
+        kernel.send(peer_credentials._NLMSG.pack(16 + len(request), 20, 1, 0xABCDEF, 0) + request)
     assert peer_uid(connection) == ME
     with pytest.raises(BlockingIOError):
         kernel.recv(1, socket.MSG_DONTWAIT)
 
 
-def test_answers_that_were_lost_are_asked_for_again(connection):
-    """Once the socket to the kernel has overflowed, or is closed, a new one is opened, and the answer is right."""
+def test_lost_replies_are_requested_again(connection):
+    """After an overflow or a close of the netlink socket a new one is opened, and the uid is right."""
     kernel = peer_credentials._sock_diag._socket
     junk = struct.pack("=IHHII", 16, 0xFFF0, 5, 1, 0)  # the kernel acknowledges what it does not know
     for _ in range(2_000):
@@ -318,8 +318,8 @@ def test_answers_that_were_lost_are_asked_for_again(connection):
     assert peer_uid(connection) == ME
 
 
-def test_asking_leaves_nothing_open(connection):
-    """A thousand questions use no further descriptor."""
+def test_lookups_leave_nothing_open(connection):
+    """A thousand lookups leave no descriptor open."""
     before = os.listdir("/proc/self/fd")
     assert {peer_uid(connection) for _ in range(1_000)} == {ME}
     assert os.listdir("/proc/self/fd") == before

@@ -1,4 +1,4 @@
-"""Lists of allowed commands: what is not on them to the letter is refused, with its place; and whose job is whose."""
+"""Command rules: what no rule names literally is rejected, with a pointer to it; and who may change which job."""
 
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,13 @@ asked = st.one_of(
 )
 
 
-def who(*rules: Rule, run_as: str | None = None, name: str = "ci") -> Identity:
+def identity_with(*rules: Rule, run_as: str | None = None, name: str = "ci") -> Identity:
     token = Token(name=name, sha256=HASH, scopes=["run"], run_as=run_as, commands=list(rules) or None)
     return Identity(f"token:{name}", frozenset({"run"}), token)
 
 
-def refused(identity: Identity, **spec: Any) -> str:
-    """The pointer of the refusal, or nothing."""
+def rejected_at(identity: Identity, **spec: Any) -> str:
+    """The pointer of the rejection; empty if the job is allowed."""
     try:
         check_command(identity, JobSpec(**spec))
     except CommandNotAllowed as error:
@@ -72,7 +72,7 @@ def refused(identity: Identity, **spec: Any) -> str:
 
 
 def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
-    """The same rules, told once more, and from what was asked for, not from what was made of it."""
+    """The same rules, implemented a second time, from the submitted JSON instead of the model."""
     if "command" in spec:
         same = rule.command is not None and rule.command == spec["command"]
     elif rule.argv is not None:
@@ -96,8 +96,8 @@ def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
 @example([Rule(argv=["ls", "-l"])], {"command": "ls -l"})
 @example([Rule(prefix=["ls"])], {"command": "ls ; id"})
 def test_a_job_is_allowed_if_and_only_if_one_rule_allows_all_of_it(listed: list[Rule], spec: dict[str, Any]) -> None:
-    """No two rules together allow what neither does alone, and a refusal leads to something that was asked for."""
-    pointer = refused(who(*listed), **spec)
+    """No two rules together allow what neither does alone, and a rejection points to something that was submitted."""
+    pointer = rejected_at(identity_with(*listed), **spec)
     assert (pointer == "") == any(would_allow(rule, spec) for rule in listed)
     place: Any = spec
     for step in pointer.split("/")[1:]:
@@ -107,9 +107,9 @@ def test_a_job_is_allowed_if_and_only_if_one_rule_allows_all_of_it(listed: list[
 @settings(max_examples=200, deadline=None)
 @given(rules, asked, st.dictionaries(st.sampled_from([*HARMLESS]), st.none()))
 def test_what_only_says_when_and_how_long_changes_nothing(rule: Rule, spec: dict[str, Any], more: Any) -> None:
-    """Timeouts, queues, retries and the like make nothing allowed, and nothing refused."""
+    """Timeouts, queues, retries and the like change nothing about whether a job is allowed."""
     harmless = {key: HARMLESS[key] for key in more if key not in spec}
-    assert refused(who(rule), **spec) == refused(who(rule), **spec, **harmless)
+    assert rejected_at(identity_with(rule), **spec) == rejected_at(identity_with(rule), **spec, **harmless)
 
 
 @settings(max_examples=300, deadline=None)
@@ -121,8 +121,8 @@ def test_what_only_says_when_and_how_long_changes_nothing(rule: Rule, spec: dict
 @example("ls  -l")
 @example("ls -l;id")
 def test_no_other_line_is_the_line(line: str) -> None:
-    """A shell line is that very line, whatever is before, behind or in it."""
-    assert (refused(who(Rule(command="ls -l")), command=line) == "") == (line == "ls -l")
+    """A shell line is allowed only if it equals the rule's exactly."""
+    assert (rejected_at(identity_with(Rule(command="ls -l")), command=line) == "") == (line == "ls -l")
 
 
 @settings(max_examples=300, deadline=None)
@@ -132,10 +132,10 @@ def test_no_other_line_is_the_line(line: str) -> None:
 @example("BASH_FUNC_ls%%")
 @example("LANG ")
 def test_no_other_variable_is_the_variable(name: str) -> None:
-    """A variable is let through under its very name only, and any other is pointed at."""
+    """A variable is allowed only under exactly its name, and the pointer names any other."""
     if name in {"SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}:
         return
-    pointer = refused(who(Rule(command="x", env=["LANG"])), command="x", env={name: "v"})
+    pointer = rejected_at(identity_with(Rule(command="x", env=["LANG"])), command="x", env={name: "v"})
     assert (pointer == "") == (name == "LANG")
     assert pointer in ("", f"#/env/{name[:100].replace('~', '~0').replace('/', '~1')}")
 
@@ -161,24 +161,24 @@ def test_no_other_variable_is_the_variable(name: str) -> None:
     ],
 )  # fmt: skip
 def test_ways_around(rule: dict[str, Any], spec: dict[str, Any], pointer: str) -> None:
-    """Each is refused with the place of what is too much, or is no way around and let through."""
-    assert refused(who(Rule.model_validate(rule, strict=False)), **spec) == pointer
+    """Each way around a rule is rejected with a pointer to what is too much; what is none is allowed."""
+    assert rejected_at(identity_with(Rule.model_validate(rule, strict=False)), **spec) == pointer
 
 
-def test_whoever_has_no_list_may_run_anything() -> None:
-    """Without `commands` nothing is refused, with run_as or without, as for the service's own user."""
+def test_an_unrestricted_identity_may_run_anything() -> None:
+    """Without `commands` nothing is rejected, with run_as or without, as for the service's own user."""
     everything = {"command": "x", "env": {"LD_PRELOAD": "/x"}, "cwd": "/", "stdin": "x", "tty": True}
-    for identity in (who(), who(run_as="nobody"), service_user(0)):
-        assert refused(identity, **everything) == ""
+    for identity in (identity_with(), identity_with(run_as="nobody"), service_user(0)):
+        assert rejected_at(identity, **everything) == ""
 
 
-def test_the_refusal_tells_who_and_why_but_not_what_is_allowed() -> None:
-    """Its words name the token and what is too much, and no other command."""
+def test_the_message_names_who_and_why_but_not_what_is_allowed() -> None:
+    """The message names the token and what is not allowed, and no other command."""
     with pytest.raises(CommandNotAllowed) as first:
-        check_command(who(Rule(command="secret --password x")), JobSpec(command="id"))
+        check_command(identity_with(Rule(command="secret --password x")), JobSpec(command="id"))
     assert first.value.detail == "token:ci is not allowed to run this command"
     with pytest.raises(CommandNotAllowed) as second:
-        check_command(who(Rule(command="id")), JobSpec(command="id", env={"PATH": "/evil"}))
+        check_command(identity_with(Rule(command="id")), JobSpec(command="id", env={"PATH": "/evil"}))
     assert second.value.detail == "token:ci is not allowed to run this command with the variable PATH"
 
 
@@ -194,13 +194,13 @@ def test_the_refusal_tells_who_and_why_but_not_what_is_allowed() -> None:
         {"command": "x", "options": ["env"]},
     ],
 )
-def test_a_rule_that_names_no_command_or_two_is_refused(rule: dict[str, Any]) -> None:
-    """What could never match, or would leave open what it means, is no rule."""
+def test_a_rule_without_a_command_or_with_two_is_invalid(rule: dict[str, Any]) -> None:
+    """A rule that could never match, or whose meaning would be ambiguous, is invalid."""
     with pytest.raises(ValidationError):
         Rule(**rule)
 
 
-# Whose jobs are whose --------------------------------------------------------------------------------------------
+# Ownership of jobs --------------------------------------------------------------------------------------------
 
 
 def job(submitter: str | None, run_as: str | None = None, **spec: Any) -> Job:
@@ -215,11 +215,11 @@ def job(submitter: str | None, run_as: str | None = None, **spec: Any) -> Job:
     st.sampled_from([None, "token:ci", "token:cd", "ci", "uid:0"]),
     st.sampled_from([None, "nobody", "root"]),
 )
-def test_who_is_bound_touches_its_own_jobs_only(
+def test_a_restricted_identity_changes_only_its_own_jobs(
     name: str, run_as: str | None, has_list: bool, submitter: str | None, ran_as: str | None
 ) -> None:
-    """A token with run_as or commands reaches what it submitted itself under the same user, and nothing else."""
-    identity = who(*([Rule(command="ls")] if has_list else []), run_as=run_as, name=name)
+    """A token with run_as or commands may change what it submitted itself under the same user, and nothing else."""
+    identity = identity_with(*([Rule(command="ls")] if has_list else []), run_as=run_as, name=name)
     try:
         check_ownership(identity, job(submitter, ran_as))
         touched = True
@@ -229,17 +229,17 @@ def test_who_is_bound_touches_its_own_jobs_only(
     assert touched == (free or (submitter == f"token:{name}" and ran_as == run_as))
 
 
-def test_whoever_is_not_bound_touches_all() -> None:
-    """Other tokens and the service's own user reach every job, also those of before there were submitters."""
-    for identity in (who(), service_user(0), Identity("token:x", ALL_SCOPES, who().token)):
+def test_an_unrestricted_identity_changes_every_job() -> None:
+    """Other tokens and the service's own user may change every job, also those without a recorded submitter."""
+    for identity in (identity_with(), service_user(0), Identity("token:x", ALL_SCOPES, identity_with().token)):
         for whose in (None, "token:other", "uid:7"):
             check_ownership(identity, job(whose))
             check_stdin(identity, job(whose))
 
 
-def test_what_may_not_be_started_any_more_is_not_fed() -> None:
-    """A shell that was started before the token had a list takes no input from it, though it may be cancelled."""
-    identity = who(Rule(command="cat", options=["stdin"]))
+def test_a_job_that_may_not_be_submitted_any_more_accepts_no_input() -> None:
+    """A shell that was started before the token was restricted accepts no input from it, but may be cancelled."""
+    identity = identity_with(Rule(command="cat", options=["stdin"]))
     shell = job("token:ci", command="sh", stdin={"stream": True})
     check_ownership(identity, shell)
     with pytest.raises(CommandNotAllowed):

@@ -1,0 +1,416 @@
+"""The authenticator: who is admitted by a token, a session or a uid; over a real store."""
+
+import hashlib
+import os
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shellrunner.access import ALL_SCOPES, session_registry
+from shellrunner.access.authenticator import Authenticator, open_authenticator
+from shellrunner.access.session_registry import SESSION_LIFETIME, SessionRegistry
+from shellrunner.access.throttle import BURST
+from shellrunner.access.tokens import Tokens
+from shellrunner.config import AuthSettings, Token
+from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
+from shellrunner.store import Retention
+from shellrunner.store.sqlite.store import open_store
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SECRET = "srt_secret"
+
+
+def token(secret=SECRET, name="ci", **more):
+    return Token(
+        **{"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "scopes": ["read", "run"], **more}
+    )
+
+
+def auth(*tokens, session_cookie=True):
+    return AuthSettings(tokens=list(tokens or [token()]), tokens_file=None, session_cookie=session_cookie)
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self):
+        self.now = NOON
+
+    def __call__(self):
+        return self.now
+
+    def millis(self):
+        return int(self.now.timestamp() * 1000)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@asynccontextmanager
+async def history(path):
+    for directory in ("slots", "runs"):
+        (path / directory).mkdir(exist_ok=True)
+    async with open_store(path, Retention()) as store:
+        yield store
+
+
+@pytest.fixture
+async def store(tmp_path):
+    async with history(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def authenticator(store, clock):
+    return await opened_with(store, clock)
+
+
+async def opened_with(store, clock, config=None):
+    """An authenticator as the composition root opens it, but with the test's clock."""
+    kept = SessionRegistry(store, clock.millis)
+    await kept.load()
+    opened = Authenticator(config or auth(), kept, clock=clock)
+    await opened.flush_sessions()
+    return opened
+
+
+# Tokens
+
+
+async def test_a_token_authenticates(authenticator):
+    """A token authenticates under its name, with exactly its scopes and its settings."""
+    identity = authenticator.authenticate_token(SECRET, "192.0.2.1")
+    assert (identity.name, identity.scopes, identity.is_session) == ("token:ci", {"read", "run"}, False)
+    assert identity.token == token()
+    assert authenticator.needs_token
+
+
+@pytest.mark.parametrize(
+    "presented",
+    [
+        "", " ", f" {SECRET}", f"{SECRET} ", SECRET.upper(), f"{SECRET}\0", "жетон", "\udcff",
+        hashlib.sha256(SECRET.encode()).hexdigest(), pytest.param("x" * 10_000_000, id="huge"),
+    ],
+)  # fmt: skip
+async def test_what_is_not_the_token_is_wrong(authenticator, presented):
+    """Empty, huge, in another case, with more around it, not ASCII, its hash: all are wrong, and none is an error."""
+    with pytest.raises(TokenNeeded) as refused:
+        authenticator.authenticate_token(presented, "192.0.2.1")
+    assert refused.value.wrong
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_only_the_token_itself_is_found(presented):
+    """No text but the token itself is found, even where hashes of impossible secrets are configured."""
+    odd = ["", "жетон", "x" * 2000]
+    tokens = Tokens([token(), *(token(secret, f"odd{number}") for number, secret in enumerate(odd))])
+    assert tokens.find(SECRET).name == "token:ci"
+    for text in (presented, *odd):
+        assert (tokens.find(text) is not None) == (text == SECRET)
+
+
+async def test_each_of_many_tokens_is_itself(store, clock):
+    """The first of many tokens, the last and all between authenticate under their own names."""
+    many = [token(f"secret{number}", f"t{number}") for number in range(50)]
+    authenticator = await opened_with(store, clock, auth(*many))
+    assert [authenticator.authenticate_token(f"secret{number}", "x").name for number in range(50)] == [
+        f"token:t{n}" for n in range(50)
+    ]
+
+
+async def test_every_hash_is_compared(monkeypatch):
+    """All hashes are compared, wherever the right one stands, and if none is right."""
+    compared = []
+    real = hashlib.sha256
+    tokens = Tokens([token(f"secret{number}", f"t{number}") for number in range(10)])
+    monkeypatch.setattr(
+        "shellrunner.access.tokens.hmac.compare_digest",
+        lambda known, digest: compared.append(digest) or known == digest,
+    )
+    for presented in ("secret0", "secret9", "wrong"):
+        compared.clear()
+        tokens.find(presented)
+        assert compared == [real(presented.encode()).digest()] * 10
+
+
+async def test_a_token_is_invalid_when_it_expires(store, clock):
+    """A token is invalid from the moment of its expiry, for open streams too."""
+    authenticator = await opened_with(store, clock, auth(token(expires=NOON + timedelta(seconds=1))))
+    identity = authenticator.authenticate_token(SECRET, "x")
+    assert authenticator.is_still_valid(identity)
+    clock.now += timedelta(seconds=1)
+    assert not authenticator.is_still_valid(identity)
+    with pytest.raises(TokenNeeded):
+        authenticator.authenticate_token(SECRET, "x")
+
+
+async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(authenticator):
+    """After a burst of wrong tokens from one source it must wait; a valid one from there is still accepted."""
+    for _ in range(BURST):
+        with pytest.raises(TokenNeeded):
+            authenticator.authenticate_token("wrong", "192.0.2.1")
+        assert authenticator.authenticate_token(SECRET, "192.0.2.1")
+    with pytest.raises(TooManyWrongTokens) as refused:
+        authenticator.authenticate_token("wrong", "192.0.2.1")
+    assert 0 < refused.value.retry_after <= 6
+    for _ in range(100):
+        assert authenticator.authenticate_token(SECRET, "192.0.2.1").name == "token:ci"
+    with pytest.raises(TokenNeeded):
+        authenticator.authenticate_token("wrong", "192.0.2.2")
+
+
+# Reloading
+
+
+async def test_a_revoked_token_is_invalid_at_once(authenticator):
+    """A revoked token is invalid at once, for open streams too; another token under its name is another."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    authenticator.reload(auth(token("other")))
+    assert not authenticator.is_still_valid(identity)
+    with pytest.raises(TokenNeeded):
+        authenticator.authenticate_token(SECRET, "x")
+    assert authenticator.authenticate_token("other", "x").name == "token:ci"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "goes_on"), [(["read", "run"], True), (["admin", "run", "read"], True), (["read"], False)]
+)
+async def test_a_stream_goes_on_while_its_token_has_as_many_scopes(authenticator, scopes, goes_on):
+    """A stream goes on if its token was renamed or got a scope, and ends if it lost one."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    authenticator.reload(auth(token(name="renamed", scopes=scopes)))
+    assert authenticator.is_still_valid(identity) == goes_on
+
+
+async def test_removing_the_last_token_admits_nobody(authenticator):
+    """An authenticator that had tokens since the start still requires one when the last was removed."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    authenticator.reload(AuthSettings(tokens=[], tokens_file=None))
+    assert authenticator.needs_token
+    assert not authenticator.is_still_valid(identity)
+    assert authenticator.is_still_valid(authenticator.authenticate_uid(os.geteuid()))
+    with pytest.raises(TokenNeeded):
+        authenticator.authenticate_token(SECRET, "x")
+
+
+# Users
+
+
+async def test_the_services_own_user_may_do_everything(authenticator):
+    """The service's own user has all scopes, and is named by its uid."""
+    identity = authenticator.authenticate_uid(os.geteuid())
+    assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", ALL_SCOPES, None)
+    assert authenticator.is_still_valid(identity)
+
+
+@pytest.mark.parametrize("uid", [None, os.geteuid() + 1, 65_534, -1])
+async def test_another_user_is_rejected_with_help(authenticator, uid):
+    """Another uid, or an unknown one, is rejected with a message that names the setting that would help."""
+    with pytest.raises(NotThisUser, match=r"auth\.tokens") as refused:
+        authenticator.authenticate_uid(uid)
+    assert "could not be determined" in refused.value.detail if uid is None else f"uid {uid}" in refused.value.detail
+
+
+# Sessions
+
+
+async def test_a_session_may_read_only(authenticator):
+    """A session has its token's name and only `read`; its cookie is long, new each time, and not a token."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    cookies = {await authenticator.create_session(identity) for _ in range(3)}
+    assert len(cookies) == 3
+    for cookie in cookies:
+        assert len(cookie) >= 43
+        watcher = authenticator.authenticate_session(cookie)
+        assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", {"read"}, True)
+        assert authenticator.is_still_valid(watcher)
+        with pytest.raises(TokenNeeded):
+            authenticator.authenticate_token(cookie, "x")
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "жетон", "\udcff", SECRET, pytest.param("x" * 1_000_000, id="huge")])
+async def test_a_wrong_cookie_authenticates_nobody(authenticator, cookie):
+    """A wrong cookie, and the token as a cookie, authenticate nobody, and are no error."""
+    await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    assert authenticator.authenticate_session(cookie) is None
+
+
+async def test_the_cookie_is_stored_as_a_hash(authenticator, store, tmp_path):
+    """The store has the cookie's SHA-256 only: neither the cookie nor the token is in any file."""
+    cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    (session,) = await store.sessions()
+    assert session.digest == hashlib.sha256(cookie.encode()).digest()
+    assert session.token == token().sha256
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert session.digest in everything
+    assert cookie.encode() not in everything
+    assert SECRET.encode() not in everything
+
+
+async def test_a_session_expires_after_twelve_hours(authenticator, clock, store):
+    """A session expires after exactly twelve hours, and the next one that is created deletes it from the store."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    cookie = await authenticator.create_session(identity)
+    watcher = authenticator.authenticate_session(cookie)
+    clock.now += timedelta(seconds=SESSION_LIFETIME, milliseconds=-1)
+    assert authenticator.is_still_valid(watcher)
+    clock.now += timedelta(milliseconds=1)
+    assert authenticator.authenticate_session(cookie) is None
+    assert not authenticator.is_still_valid(watcher)
+    assert len(await store.sessions()) == 1
+    await authenticator.create_session(identity)
+    assert len(await store.sessions()) == 1
+    assert SESSION_LIFETIME == 43_200
+
+
+async def test_the_number_of_sessions_per_token_is_limited(authenticator, store, monkeypatch):
+    """With one session more than a token may have, its oldest ends; those of other tokens do not."""
+    monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 5)
+    authenticator.reload(auth(token(), token("other", "other")))
+    others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
+    cookies = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(8)]
+    assert [authenticator.authenticate_session(cookie) is not None for cookie in cookies] == [False] * 3 + [True] * 5
+    assert authenticator.authenticate_session(others)
+    assert len(await store.sessions()) == 6
+
+
+async def test_sessions_survive_a_restart(tmp_path, clock):
+    """A session is valid after a restart, and expires when it would have without."""
+    async with history(tmp_path) as store:
+        authenticator = await opened_with(store, clock)
+        cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    async with history(tmp_path) as store:
+        assert (await opened_with(store, clock)).authenticate_session(cookie).name == "token:ci"
+        clock.now += timedelta(hours=13)
+        assert (await opened_with(store, clock)).authenticate_session(cookie) is None
+        assert await store.sessions() == []
+
+
+async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
+    """Ending a token's sessions ends none of another token, also in the next process."""
+    both = auth(token(), token("other", "other"))
+    authenticator = await opened_with(store, clock, both)
+    mine = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(2)]
+    others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
+    watcher = authenticator.authenticate_session(mine[0])
+    await authenticator.end_sessions(authenticator.authenticate_token(SECRET, "x"))
+    assert not authenticator.is_still_valid(watcher)
+    for each in (authenticator, await opened_with(store, clock, both)):
+        assert [each.authenticate_session(cookie) for cookie in mine] == [None, None]
+        assert each.authenticate_session(others)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        auth(token("other", "other")),
+        auth(session_cookie=False),
+        AuthSettings(tokens=[], tokens_file=None, session_cookie=True),
+    ],
+    ids=["revoked", "off", "no tokens"],
+)
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_sessions_end_for_good_with_their_token(store, clock, changed, restarts):
+    """When a token is revoked or sessions are turned off, its sessions end, and do not come back with the token."""
+    authenticator = await opened_with(store, clock)
+    cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    watcher = authenticator.authenticate_session(cookie)
+    if restarts:
+        authenticator = await opened_with(store, clock, changed)
+    else:
+        authenticator.reload(changed)
+        await authenticator.flush_sessions()
+    assert authenticator.authenticate_session(cookie) is None
+    assert not authenticator.is_still_valid(watcher)
+    authenticator.reload(auth())
+    assert authenticator.authenticate_session(cookie) is None
+    assert (await opened_with(store, clock)).authenticate_session(cookie) is None
+
+
+async def test_a_session_reads_only_while_its_token_may(authenticator):
+    """Sessions of a token that lost `read`, or has expired, authenticate nobody."""
+    cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    watcher = authenticator.authenticate_session(cookie)
+    authenticator.reload(auth(token(scopes=["run"])))
+    assert authenticator.authenticate_session(cookie) is None
+    assert not authenticator.is_still_valid(watcher)
+    authenticator.reload(auth(token(expires=NOON)))
+    assert authenticator.authenticate_session(cookie) is None
+    authenticator.reload(auth())
+    assert authenticator.authenticate_session(cookie)
+
+
+async def test_sessions_must_be_allowed_by_the_configuration(authenticator):
+    """No session is created where the configuration allows none, or for an identity without a token."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    with pytest.raises(SessionsOff):
+        await authenticator.create_session(authenticator.authenticate_uid(os.geteuid()))
+    await authenticator.end_sessions(authenticator.authenticate_uid(os.geteuid()))
+    authenticator.reload(auth(session_cookie=False))
+    with pytest.raises(SessionsOff):
+        await authenticator.create_session(identity)
+    await authenticator.end_sessions(identity)
+
+
+async def test_a_session_that_cannot_be_stored_is_not_created(tmp_path, clock, monkeypatch):
+    """A session that cannot be stored is not created; one that cannot be deleted ends, and is deleted later."""
+    async with history(tmp_path) as store:
+        authenticator = await opened_with(store, clock)
+        identity = authenticator.authenticate_token(SECRET, "x")
+        cookie = await authenticator.create_session(identity)
+        await failing(store)
+        with pytest.raises(StoreUnavailable):
+            await authenticator.create_session(identity)
+        with pytest.raises(StoreUnavailable):
+            await authenticator.end_sessions(identity)
+        assert authenticator.authenticate_session(cookie) is None
+        await failing(store, again=True)
+        assert len(await store.sessions()) == 1
+        await authenticator.end_sessions(identity)
+        assert await store.sessions() == []
+
+
+async def test_a_session_that_was_not_stored_ends_no_other(store, clock, monkeypatch):
+    """A session that could not be stored does not count towards the maximum of its token."""
+    monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 2)
+    authenticator = await opened_with(store, clock)
+    identity = authenticator.authenticate_token(SECRET, "x")
+    first = await authenticator.create_session(identity)
+    await failing(store)
+    with pytest.raises(StoreUnavailable):
+        await authenticator.create_session(identity)
+    await failing(store, again=True)
+    assert authenticator.authenticate_session(await authenticator.create_session(identity))
+    assert authenticator.authenticate_session(first)
+
+
+async def test_what_has_ended_is_forgotten(authenticator):
+    """Nothing of an ended session remains in memory once its deletion is stored."""
+    identity = authenticator.authenticate_token(SECRET, "x")
+    for _ in range(3):
+        await authenticator.create_session(identity)
+        await authenticator.end_sessions(identity)
+    assert not authenticator._sessions._open
+    assert not authenticator._sessions._ended
+
+
+async def failing(store, *, again=False):
+    """Let every change of the sessions fail in SQLite, or no longer."""
+    for verb in ("INSERT", "DELETE"):
+        name = f"refuse_{verb}"
+        step = f"CREATE TRIGGER {name} BEFORE {verb} ON sessions BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
+        sql = f"DROP TRIGGER {name}" if again else step
+        await store._write(lambda db, sql=sql: db.execute(sql).close())
+
+
+async def test_it_opens_with_the_sessions_of_earlier_processes(store, clock):
+    """An authenticator that the composition root opens knows the sessions of earlier processes."""
+    first = await open_authenticator(auth(), store)
+    cookie = await first.create_session(first.authenticate_token(SECRET, "x"))
+    assert (await open_authenticator(auth(), store)).authenticate_session(cookie)
