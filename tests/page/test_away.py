@@ -142,7 +142,7 @@ async def test_an_invalid_filter_is_explained_until_it_is_cleared(service, open_
     """A filter that the service rejects is named below the list until the filters are cleared."""
     await service.run(": something")
     tab = await open_tab(service, "#state=odd")
-    await tab.wait_for("#list-status", "state must be some of")
+    await tab.wait_for("#list-status", "state must be one of")
     await tab.page.click("#clear-filters")
     await tab.wait_for("#rows .row")
     assert "state must be" not in await tab.page.inner_text("body")

@@ -28,10 +28,12 @@ async def test_a_token_is_requested_and_sent_with_streams(tmp_path, open_tab):
         tab.page.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright sets an attribute on it
         await tab.page.fill("#token", TOKEN)
         await tab.page.keyboard.press("Enter")
-        await tab.run("i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; sleep 0.01; done")
+        rest = f"until test -e {tmp_path}/go; do sleep 0.02; done; seq -f 'line %g' 21 200"
+        await tab.run(f"seq -f 'line %g' 20; {rest}")
         await tab.wait_for_output("line 20")
         await service.kill()
         await tab.wait_for('#job-connection[data-state="waiting"]')
+        (tmp_path / "go").touch()
         await service.start()
         await tab.wait_until_ended("exit 0")
         assert (await tab.copy_output()).split("\n")[:-1] == [f"line {each}" for each in range(1, 201)]
