@@ -12,8 +12,9 @@ import pytest
 
 from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
-from shellrunner.store import Subscription
+from shellrunner.store import Output, Subscription
 from shellrunner.web.feeds.job_feed import FRAME_SIZE, JOB_FEEDS
+from shellrunner.web.feeds.shared_look import INTERVAL
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire.sse import Cursor
@@ -229,6 +230,43 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
     wanted = "".join(f"line {number}\n" for number in range(20))
     assert {text(follower.result(), "stdout") for follower in followers} == {wanted}
     assert reads < 60
+
+
+async def test_many_followers_cause_one_read_per_interval(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many follow a job, it is read once per interval, but for the few reads that follow a pause."""
+    job_id = await site.submit()
+    runner = site.simulated_runner()
+    await runner.claim()
+    output, reads, clock = site.store.output, 0, asyncio.get_running_loop().time
+
+    async def counted(*args: int) -> Output:
+        nonlocal reads
+        reads += 1
+        return await output(*args)
+
+    monkeypatch.setattr(site.store, "output", counted)
+    begun = clock()
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        for _ in range(50):
+            tasks.create_task(site.replay(job_id))
+        await until(lambda: len(site.runner.server.connections) >= 50)
+        for number in range(50):
+            runner.write(f"line {number}\n".encode())
+            await asyncio.sleep(0.01)
+        await runner.finish()
+    assert 0 < reads <= (clock() - begun) / INTERVAL + 3
+
+
+async def test_a_quiet_job_is_not_coalesced(site: Site) -> None:
+    """The first byte of a quiet job is sent at once; it does not wait for an interval."""
+    site.app[JOB_FEEDS].interval = 60.0
+    job_id = await site.submit()
+    runner = site.simulated_runner()
+    await runner.claim()
+    async with asyncio.timeout(2), site.events(job_id) as (_, events):
+        assert (await anext(events)).data["state"] == "running"
+        runner.write(b"x")
+        assert (await anext(events)).data["text"] == "x"
 
 
 async def test_follow_as_text(site: Site) -> None:
