@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import measurement
 from tests.support.keepers import ForkServer, kept
 from tests.support.service import Service
+
+
+def pytest_sessionfinish():
+    """Save what was measured of the program in this process."""
+    measurement.save()
 
 
 @pytest.fixture

@@ -88,8 +88,10 @@ def surroundings(pid, state_dir):
     names = ("Name", "Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "Cap", "NoNewPrivs", "Seccomp")
     status = [line for line in (proc / "status").read_text().splitlines() if line.startswith(names)]
     _, _, *group_session_terminal = (proc / "stat").read_text().rpartition(")")[2].split()[:5]
-    links = {os.readlink(link).split(":")[0].replace(str(state_dir), "STATE") for link in (proc / "fd").iterdir()}
-    return status, group_session_terminal, (proc / "limits").read_text(), links, os.readlink(proc / "cwd")
+    links = {os.readlink(link).split(":")[0] for link in (proc / "fd").iterdir()}
+    files = {link for link in links if link.startswith("/") and not link.startswith(str(state_dir))}
+    standard = [os.readlink(proc / "fd" / fd).split(":")[0] for fd in "012"]
+    return status, group_session_terminal, (proc / "limits").read_text(), files, standard, os.readlink(proc / "cwd")
 
 
 async def test_servers_of_both_kinds_run_in_the_same_surroundings(tmp_path):

@@ -247,7 +247,7 @@ def test_nothing_is_imported_after_the_change_of_user(audited, argv, cwd, failed
     step = None
     try:
         pid = fork_exec.spawn(
-            program, actions=(), defaults=(), limits=fork_exec.timeout({"open_files": 9}), user=fork_exec.User(**USER)
+            program, actions=(), defaults=(), limits=fork_exec.within({"open_files": 9}), user=fork_exec.User(**USER)
         )
         os.waitpid(pid, 0)
     except Failed as failure:

@@ -7,11 +7,10 @@ import socket
 import subprocess
 import sys
 from base64 import b64encode
-from pathlib import Path
 
-import shellrunner.keeper
 from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.slot import SlotReader, slot_name
+from tests.support import measurement
 
 
 class Talk:
@@ -43,9 +42,8 @@ class ForkServer(Talk):
         for name in ("slots", "runs"):
             (state / name).mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        program = Path(shellrunner.keeper.__file__).with_name("__main__.py")
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", program, str(theirs.fileno()), state],
+            [sys.executable, "-I", "-S", measurement.fork_server_program(), str(theirs.fileno()), state],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         theirs.close()

@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support import measurement
+
 MODULE = [sys.executable, "-m", "shellrunner"]
 SCRIPT = [str(Path(sys.executable).with_name("shellrunner"))]
 _SERVER = Path(__file__).with_name("prefork_server.py")
@@ -93,7 +95,10 @@ class PreforkServer:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, _SERVER, str(theirs.fileno()), *locale],
-                env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **locale},
+                env={
+                    "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **locale,
+                    **measurement.ENVIRONMENT, "FORK_SERVER": measurement.fork_server_program(),
+                },
                 pass_fds=[theirs.fileno()], stdin=DEVNULL, stdout=DEVNULL, cwd="/",
             )  # fmt: skip
         atexit.register(self.close)

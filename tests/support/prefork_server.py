@@ -32,6 +32,8 @@ def import_everything():
     for found in pkgutil.walk_packages(package.__path__, "shellrunner."):
         if not found.name.endswith(".__main__"):
             import_module(found.name)
+    # Another program than the real one only where coverage is measured.
+    import_module("shellrunner.supervisor.fork_server_connection")._PROGRAM = os.environ["FORK_SERVER"]
 
 
 def wait_for_request(number):

@@ -17,8 +17,12 @@ from shellrunner.config import load
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
-from tests.support import prefork
+from shellrunner.supervisor import fork_server_connection
+from tests.support import measurement, prefork
 from tests.support.waiting import SOON, until
+
+if measurement.IS_MEASURED:
+    fork_server_connection._PROGRAM = measurement.fork_server_program()
 
 
 class Service:
@@ -89,7 +93,11 @@ class Service:
         """End the server and every keeper that is left, by what their slots say of them."""
         await self.session.close()
         if self.process and self.process.returncode is None:
-            await self.kill()
+            if measurement.IS_MEASURED:  # what is killed saves nothing
+                with contextlib.suppress(TimeoutError):
+                    await self.stop(5)
+            if self.process.returncode is None:
+                await self.kill()
         await until(self._no_keepers)
 
     def _no_keepers(self):
