@@ -8,7 +8,10 @@ import pty
 import re
 import struct
 import termios
-from typing import NamedTuple
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tests.support import prefork
 from tests.support.waiting import SOON, until
@@ -22,7 +25,7 @@ class Done(NamedTuple):
     err: str
 
     @property
-    def said(self):
+    def said(self) -> str:
         """What was said, whatever the job's number is, and without sizes."""
         numbers = re.sub(r"(job|-f|cancel) \d+", r"\1 N", self.err)
         return re.sub(r"[\d.]+ [KM]?i?B", "SIZE", numbers)
@@ -31,13 +34,15 @@ class Done(NamedTuple):
 class Typist:
     """Calls the command line with an environment of its own."""
 
-    def __init__(self, home, **environment):
+    def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "TERM": "xterm"}
         self.environment |= environment
 
     @contextlib.asynccontextmanager
-    async def begin(self, *arguments, stdin=asyncio.subprocess.DEVNULL, **more):
+    async def begin(
+        self, *arguments: object, stdin: Any = asyncio.subprocess.DEVNULL, **more: Any
+    ) -> AsyncIterator[Process]:
         """A call that is under way; it is ended, if it still runs at the end."""
         process = await prefork.create_process(
             *prefork.SCRIPT, *map(str, arguments), stdin=stdin, env=self.environment,
@@ -49,15 +54,17 @@ class Typist:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            process._transport.close()
+            process._transport.close()  # type: ignore[attr-defined]
 
-    async def run(self, *arguments, given=None, **more):
+    async def run(self, *arguments: object, given: bytes | None = None, **more: Any) -> Done:
         """A call to its end."""
         async with self.begin(*arguments, stdin=asyncio.subprocess.PIPE, **more) as process:
             return await finished(process, given)
 
     @contextlib.asynccontextmanager
-    async def at_terminal(self, *arguments, columns=80, rows=24, pipe=""):
+    async def at_terminal(
+        self, *arguments: object, columns: int = 80, rows: int = 24, pipe: str = ""
+    ) -> AsyncIterator["Screen"]:
         """A call in a terminal of its own; `pipe` is what a shell puts behind it: `| head -1`, `2>file`."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -82,13 +89,13 @@ class Typist:
 class Screen:
     """A terminal, as whoever sits before it has it."""
 
-    def __init__(self, master, slave, process):
+    def __init__(self, master: int, slave: int, process: Process) -> None:
         self.shown, self._at_end = b"", False
         self._master, self._process = master, process
         self._slave = slave  # while somebody has it open, there is no end
         asyncio.get_running_loop().add_reader(master, self._read)
 
-    def _read(self):
+    def _read(self) -> None:
         try:
             data = os.read(self._master, 65536)
         except OSError:  # EIO: nobody has it open any more
@@ -98,25 +105,25 @@ class Screen:
             asyncio.get_running_loop().remove_reader(self._master)
         self.shown += data
 
-    def types(self, text):
+    def types(self, text: bytes) -> None:
         """Press these keys."""
         os.write(self._master, text)
 
-    async def shows(self, text, seconds=SOON):
+    async def shows(self, text: bytes, seconds: float = SOON) -> None:
         """Wait until this is on it."""
         try:
             await until(lambda: text in self.shown, seconds)
         except AssertionError:
             raise AssertionError(f"{text!r} is not in {self.shown!r}") from None
 
-    async def code(self, seconds=SOON):
+    async def code(self, seconds: float = SOON) -> int:
         """Wait for the end, and until all is shown; the exit code."""
         found = await asyncio.wait_for(self._process.wait(), seconds)
         self._close_slave()
         await until(lambda: self._at_end)
         return found
 
-    def hang_up(self):
+    def hang_up(self) -> None:
         """Close the window."""
         self._close_slave()
         if self._master >= 0:
@@ -124,13 +131,14 @@ class Screen:
             os.close(self._master)
             self._master, self._at_end = -1, True
 
-    def _close_slave(self):
+    def _close_slave(self) -> None:
         if self._slave >= 0:
             os.close(self._slave)
             self._slave = -1
 
 
-async def finished(process, given=None):
+async def finished(process: Process, given: bytes | None = None) -> Done:
     """Wait for its end, giving it this to read."""
     out, err = await asyncio.wait_for(process.communicate(given), SOON)
+    assert process.returncode is not None
     return Done(process.returncode, out, err.decode())

@@ -7,6 +7,9 @@ import socket
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.slot import SlotReader, slot_name
@@ -16,16 +19,17 @@ from tests.support import measurement
 class Talk:
     """A connection on which messages are said and heard."""
 
-    def __init__(self, connection):
+    def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.connection.settimeout(20)
         self._unpacker = Unpacker()
-        self._heard = []
+        self._heard: list[Any] = []
+        self.hello: Any = None
 
-    def say(self, **message):
+    def say(self, **message: Any) -> None:
         self.connection.sendall(pack(message))
 
-    def hear(self):
+    def hear(self) -> Any:
         while not self._heard:
             data = self.connection.recv(65536)
             if not data:
@@ -37,7 +41,7 @@ class Talk:
 class ForkServer(Talk):
     """A real fork server on a state directory."""
 
-    def __init__(self, state):
+    def __init__(self, state: Path) -> None:
         self.state = state
         for name in ("slots", "runs"):
             (state / name).mkdir(parents=True, exist_ok=True)
@@ -47,22 +51,22 @@ class ForkServer(Talk):
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         theirs.close()
-        self.keepers = []
+        self.keepers: list[Talk] = []
         super().__init__(ours)
 
-    def end(self):
+    def end(self) -> None:
         """Close every connection, and see that it exits."""
         for talk in (*self.keepers, self):
             talk.connection.close()
         assert self.process.wait(20) == 0
 
-    def keeper(self, number=1):
+    def keeper(self, number: int = 1) -> Talk:
         """Have a keeper made, and connect to it."""
         self.say(do="fork", keeper=number, header={"history": "h" * 32, "program": "test"})
         assert self.hear()["keeper"] == number
         return self.reconnect(number)
 
-    def reconnect(self, number):
+    def reconnect(self, number: int) -> Talk:
         """Connect to a keeper that is there."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.state / "slots" / f"{number}.sock"))
@@ -71,7 +75,7 @@ class ForkServer(Talk):
         self.keepers.append(keeper)
         return keeper
 
-    def slot(self, number=1):
+    def slot(self, number: int = 1) -> SlotReader:
         directory = os.open(self.state / "slots", os.O_RDONLY)
         try:
             return SlotReader(directory, slot_name(number))
@@ -79,7 +83,7 @@ class ForkServer(Talk):
             os.close(directory)
 
 
-def start(keeper, job, command, **more):
+def start(keeper: Talk, job: int, command: str, **more: Any) -> None:
     """Have a shell run `command`; `more` are members of the message."""
     defaults = {
         "cwd": "/", "env": {"PATH": "/usr/bin:/bin", "SHELLRUNNER_JOB": f"{job}:t"}, "stdin": None, "timeout": None,
@@ -88,16 +92,18 @@ def start(keeper, job, command, **more):
     keeper.say(**{"do": "start", "job": job, "token": "t", "argv": ["/bin/sh", "-c", command]} | defaults | more)
 
 
-def keep(keeper, slot, job, command, **more):
+def keep(keeper: Talk, slot: SlotReader, job: int, command: str, **more: Any) -> tuple[dict[str, Any], bytes]:
     """Run a command to its end; return its end and what it wrote, as far as that lies in the slot."""
     start(keeper, job, command, **more)
     assert keeper.hear()["say"] == "ended"
     return ended(slot, job)
 
 
-def ended(slot, job):
+def ended(slot: SlotReader, job: int) -> tuple[dict[str, Any], bytes]:
     """What the slot says of the end of a job, and of its output."""
     record = slot.find(job, "t")
+    assert record is not None
+    assert record.end is not None
     return record.end, slot.data(record, 0, record.end["stdout"] + record.end["stderr"])
 
 
@@ -109,7 +115,7 @@ SURROUNDINGS = (
 )
 
 
-def surroundings(keeper, slot, job, **more):
+def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple[Any, ...]:
     """What a command finds around it, as (exit code, sizes of both streams, lines) without what names the job."""
     start(keeper, job, SURROUNDINGS, cwd="/usr", **more)
     if more.get("stream"):
@@ -121,7 +127,7 @@ def surroundings(keeper, slot, job, **more):
     return end["exit_code"], end["stdout"], end["stderr"], plain
 
 
-def give(keeper, data=b"", offset=None, job=1, **more):
+def give(keeper: Talk, data: bytes = b"", offset: int | None = None, job: int = 1, **more: Any) -> tuple[int, Any]:
     """Send input to a job; return `(offset, refused)` as the keeper says it."""
     text = b64encode(data).decode()
     keeper.say(**{"do": "input", "job": job, "token": "t", "offset": offset, "data": text, "end": False} | more)
@@ -131,7 +137,7 @@ def give(keeper, data=b"", offset=None, job=1, **more):
 
 
 @contextlib.contextmanager
-def kept(server, number=1):
+def kept(server: ForkServer, number: int = 1) -> Iterator[tuple[Talk, SlotReader]]:
     """A keeper and its slot."""
     keeper, slot = server.keeper(number), server.slot(number)
     try:

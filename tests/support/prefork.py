@@ -174,7 +174,9 @@ def python_arguments(program: Sequence[str], environment: Mapping[str, str]) -> 
 class _Transport(base_subprocess.BaseSubprocessTransport):
     """Asyncio's own subprocess transport, on a forked process."""
 
-    def _start(self, *, args: Any, stdin: Any, stdout: Any, stderr: Any, **more: Any) -> None:
+    _proc: Any
+
+    def _start(self, *, args: Any, stdin: Any, stdout: Any, stderr: Any, **more: Any) -> None:  # type: ignore[override]
         del more["shell"], more["bufsize"]
         theirs: list[int] = []
         with contextlib.ExitStack() as stack:
@@ -232,7 +234,7 @@ async def create_in_terminal(*program: str, env: Mapping[str, str], terminal: in
     if python_arguments(program, env) is None:
         shell = ["/bin/sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(terminal)]
         return await asyncio.create_subprocess_exec(*shell, *program, env=env, start_new_session=True)
-    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    streams: dict[str, Any] = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
     return await create_process(*program, env=env, controlling_terminal=True, **streams)
 
 
@@ -243,7 +245,11 @@ def run(
     """Run a program to its end, as `subprocess.run` does, and return what it wrote as text."""
 
     async def finish() -> subprocess.CompletedProcess[str]:
-        streams = {"stdin": DEVNULL if given is None else PIPE, "stdout": PIPE, "stderr": PIPE} | options
+        streams: dict[str, Any] = {
+            "stdin": DEVNULL if given is None else PIPE,
+            "stdout": PIPE,
+            "stderr": PIPE,
+        } | options
         process = await create_process(*program, env=env, real_exec=real_exec, **streams)
         try:
             async with asyncio.timeout(timeout):

@@ -21,25 +21,27 @@ import sys
 import termios
 import time
 from importlib import import_module
+from typing import Any
 
 # Locale coercion (PEP 538) has set it, unless it was given: a fresh process with the same locale has it too.
 COERCED = {name: os.environ[name] for name in ("LC_CTYPE",) if name not in sys.argv[2:] and name in os.environ}
 
 
-def import_everything():
+def import_everything() -> None:
     """Import each module of the program; those that run something when they are imported are run by name."""
     package = import_module("shellrunner")
     for found in pkgutil.walk_packages(package.__path__, "shellrunner."):
         if not found.name.endswith(".__main__"):
             import_module(found.name)
     # Another program than the real one only where coverage is measured.
-    import_module("shellrunner.supervisor.fork_server_connection")._PROGRAM = os.environ["FORK_SERVER"]
+    connection: Any = import_module("shellrunner.supervisor.fork_server_connection")
+    connection._PROGRAM = os.environ["FORK_SERVER"]
 
 
-def wait_for_request(number):
+def wait_for_request(number: int) -> list[int]:
     """Serve requests until the other side has gone; return a request in each child that is forked for one."""
     control = socket.socket(fileno=number)
-    children = {}  # by pidfd: the pid, and the descriptor by which its end is reported
+    children: dict[int, tuple[int, int]] = {}  # by pidfd: the pid, and the descriptor by which its end is reported
     poll = select.poll()
     poll.register(number, select.POLLIN)
     while True:
@@ -65,7 +67,7 @@ def wait_for_request(number):
             poll.register(pidfd, select.POLLIN)
 
 
-def report_start(report, pid, pidfd):
+def report_start(report: int, pid: int, pidfd: int) -> None:
     """Send the pid, and a descriptor that means exactly this process."""
     connection = socket.socket(fileno=report)
     try:
@@ -76,7 +78,7 @@ def report_start(report, pid, pidfd):
         connection.detach()
 
 
-def report_end(pid, report):
+def report_end(pid: int, report: int) -> None:
     """Reap a child, and send how it ended."""
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):  # nobody waits for it any more
@@ -84,7 +86,7 @@ def report_end(pid, report):
     os.close(report)
 
 
-def become(descriptors):
+def become(descriptors: list[int]) -> list[str]:
     """Make this child what a fresh process would be; return the arguments of its Python."""
     _, message, directory, *given = descriptors
     with open(message, "rb", closefd=False) as file:
@@ -105,17 +107,18 @@ def become(descriptors):
     os.environ.update(request["environment"] | COERCED)
     time.tzset()
     open_streams()
-    return request["program"]
+    program: list[str] = request["program"]
+    return program
 
 
-def set_signals(ignored, blocked):
+def set_signals(ignored: list[int], blocked: list[int]) -> None:
     """Ignore and block what the requesting process does."""
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def place_descriptors(given):
+def place_descriptors(given: dict[int, int]) -> None:
     """Give each descriptor the number that it shall have, and close all others."""
     above = max(given) + 1
     copies = {target: fcntl.fcntl(fd, fcntl.F_DUPFD, above) for target, fd in given.items()}
@@ -127,20 +130,20 @@ def place_descriptors(given):
             os.closerange(before + 1, target)
 
 
-def open_streams():
+def open_streams() -> None:
     """Open the standard streams as Python does at its start, on the descriptors that there are now."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         old = getattr(sys, name)
-        binary = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115  open as long as the process
+        binary: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115  open as long as the process
         binary.raw.name = f"<{name}>"
         is_line_buffered = fd == 2 or os.isatty(fd)
-        new = io.TextIOWrapper(binary, old.encoding, old.errors, "\n", line_buffering=is_line_buffered)
+        new: Any = io.TextIOWrapper(binary, old.encoding, old.errors, "\n", line_buffering=is_line_buffered)
         new.mode = mode
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
 
 
-def run(program):
+def run(program: list[str]) -> None:
     """Go on as Python does with these arguments: `-m MODULE …`, `-c CODE …` or `FILE …`."""
     sys.orig_argv[:] = [sys.executable, *program]
     with open("/proc/self/comm", "w") as file:

@@ -3,7 +3,7 @@
 import os
 
 
-def lives(pid):
+def lives(pid: int) -> bool:
     """Whether the process is there and no zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -12,17 +12,17 @@ def lives(pid):
         return False
 
 
-def parent(pid):
+def parent(pid: int) -> int:
     """The pid of its parent."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[1])
 
 
-def marked(mark):
+def marked(mark: str) -> list[int]:
     """The living processes with `mark` (text) in their command line or environment."""
     found = []
     for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid() and lives(name):
+        if name.isdecimal() and int(name) != os.getpid() and lives(int(name)):
             for part in ("cmdline", "environ"):
                 try:
                     with open(f"/proc/{name}/{part}", "rb") as file:

@@ -9,9 +9,13 @@ import os
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
 
 import aiohttp
+from multidict import CIMultiDictProxy
 
 from shellrunner.config import load
 from shellrunner.keeper.identity import ProcessIdentity
@@ -25,28 +29,32 @@ if measurement.IS_MEASURED:
     fork_server_connection._PROGRAM = measurement.fork_server_program()
 
 
+# A status, headers, and a body as JSON or bytes.
+Answer = tuple[int, CIMultiDictProxy[str], Any]
+
+
 class Service:
     """One state directory, and the server that works on it at the moment."""
 
-    def __init__(self, state_dir, *, real_exec=False, **settings):
+    def __init__(self, state_dir: Path, *, real_exec: bool = False, **settings: object) -> None:
         """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2.
 
         With `real_exec` the server is a program that was started, else a fork of one that was imported before.
         """
         self.state_dir, self.settings, self.real_exec = state_dir, settings, real_exec
-        self.environment = {}
+        self.environment: dict[str, str] = {}
         self.program = [sys.executable, "-m", "shellrunner", "serve", "--port", "0"]
-        self.passed = ()  # descriptors that the program inherits
+        self.passed: Sequence[int] = ()  # descriptors that the program inherits
         self.umask = -1  # as ours
-        self.process = None
-        self.url = None
-        self.log = []
+        self.process: asyncio.subprocess.Process
+        self.url = ""
+        self.log: list[dict[str, Any]] = []
         self.session = aiohttp.ClientSession()
-        self._reader = None
+        self._reader: asyncio.Task[None]
 
     # The process
 
-    async def start(self, **settings):
+    async def start(self, **settings: object) -> Self:
         """Start the server and wait until it listens."""
         self.settings |= settings
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
@@ -55,13 +63,14 @@ class Service:
             *self.program, "--state-dir", str(self.state_dir), stderr=asyncio.subprocess.PIPE, env=environment,
             pass_fds=self.passed, umask=self.umask, real_exec=self.real_exec,
         )  # fmt: skip
-        self.url = None
+        self.url = ""
+        assert self.process.stderr is not None
         self._reader = asyncio.create_task(self._read_log(self.process.stderr))
         await until(lambda: self.url or self.process.returncode is not None, what="it listens")
         assert self.url, f"it did not start: {self.log[-5:]}"
         return self
 
-    async def _read_log(self, stream):
+    async def _read_log(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():
             try:
                 entry = json.loads(line)
@@ -71,28 +80,28 @@ class Service:
             if entry["event"] == "listening":
                 self.url = entry["urls"][0]
 
-    async def kill(self):
+    async def kill(self) -> None:
         """End the server as nobody should: kill -9."""
         self.process.kill()
         await self.process.wait()
         await self._reader
 
-    async def stop(self, seconds=SOON):
+    async def stop(self, seconds: float = SOON) -> int:
         """End the server as systemd does: SIGTERM; return its exit status."""
         self.process.terminate()
         status = await asyncio.wait_for(self.process.wait(), seconds)
         await self._reader
         return status
 
-    async def restart(self):
+    async def restart(self) -> None:
         """Kill it, start it again."""
         await self.kill()
         await self.start()
 
-    async def clear_away(self):
+    async def clear_away(self) -> None:
         """End the server and every keeper that is left, by what their slots say of them."""
         await self.session.close()
-        if self.process and self.process.returncode is None:
+        if hasattr(self, "process") and self.process.returncode is None:
             if measurement.IS_MEASURED:  # what is killed saves nothing
                 with contextlib.suppress(TimeoutError):
                     await self.stop(5)
@@ -100,7 +109,7 @@ class Service:
                 await self.kill()
         await until(self._no_keepers)
 
-    def _no_keepers(self):
+    def _no_keepers(self) -> bool:
         keepers = self.keepers()  # again and again: one may just have been made
         for keeper in keepers:
             self.signal(keeper, signal.SIGKILL)
@@ -108,7 +117,7 @@ class Service:
 
     # Keepers
 
-    def keepers(self):
+    def keepers(self) -> list[ProcessIdentity]:
         """The identities of the living keepers."""
         found = []
         slots = self.state_dir / "slots"
@@ -126,7 +135,7 @@ class Service:
             slot.close()
         return found
 
-    def keeper_of(self, job_id):
+    def keeper_of(self, job_id: int) -> ProcessIdentity | None:
         """The identity of the keeper whose slot speaks of this job without an end, or None."""
         directory = os.open(self.state_dir / "slots", os.O_RDONLY)
         try:
@@ -135,7 +144,7 @@ class Service:
                     slot = SlotReader(directory, name)
                     try:
                         if any(record.job == job_id and record.end is None for record in slot.records()):
-                            return ProcessIdentity.from_dict(slot.header()["identity"])
+                            return ProcessIdentity.from_dict((slot.header() or {})["identity"])
                     finally:
                         slot.close()
         finally:
@@ -143,7 +152,7 @@ class Service:
         return None
 
     @staticmethod
-    def signal(identity, signum):
+    def signal(identity: ProcessIdentity, signum: int) -> None:
         """Send a signal to exactly this process, if it is still there."""
         pidfd = identity.open_pidfd()
         if pidfd is not None:
@@ -153,11 +162,11 @@ class Service:
 
     # The API
 
-    async def get(self, path, **options):
+    async def get(self, path: str, **options: Any) -> Answer:
         """GET; return (status, headers, body as JSON or text)."""
         return await self.ask("GET", path, **options)
 
-    async def ask(self, verb, path, **options):
+    async def ask(self, verb: str, path: str, **options: Any) -> Answer:
         """Any request; return (status, headers, body as JSON or text)."""
         async with self.session.request(verb, self.url + path, allow_redirects=False, **options) as response:
             body = await response.read()
@@ -165,31 +174,31 @@ class Service:
                 return response.status, response.headers, json.loads(body)
             return response.status, response.headers, body
 
-    async def submit(self, command=None, **spec):
+    async def submit(self, command: str | None = None, **spec: Any) -> int:
         """POST a job; return its id."""
         if command is not None:
             spec["command"] = command
-        body = io.BytesIO(json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode())
+        content = io.BytesIO(json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode())
         headers = {"Content-Type": "application/json"}
-        status, headers, body = await self.ask("POST", "/api/jobs", data=body, headers=headers)
+        status, told, body = await self.ask("POST", "/api/jobs", data=content, headers=headers)
         assert status == 202, body
-        assert headers["Location"] == f"/api/statuses/{body['job_id']}"
-        return body["job_id"]
+        assert told["Location"] == f"/api/statuses/{body['job_id']}"
+        return int(body["job_id"])
 
-    async def status(self, job_id):
+    async def status(self, job_id: int) -> Any:
         """The status resource, done or not."""
         status, _, body = await self.get(f"/api/statuses/{job_id}")
         assert status in (200, 303), body
         return body
 
-    async def running(self, job_id):
+    async def running(self, job_id: int) -> ProcessIdentity:
         """Wait until the job's command was started (its keeper says so)."""
         return await until(lambda: self.keeper_of(job_id), what=f"job {job_id} runs")
 
-    async def result(self, job_id, seconds=SOON):
+    async def result(self, job_id: int, seconds: float = SOON) -> Any:
         """Wait until the job is done; return its result."""
 
-        async def redirected():
+        async def redirected() -> bool:
             status, _, _ = await self.get(f"/api/statuses/{job_id}")
             return status == 303
 
@@ -198,30 +207,30 @@ class Service:
         assert status == 200, body
         return body
 
-    async def run(self, command=None, seconds=SOON, **spec):
+    async def run(self, command: str | None = None, seconds: float = SOON, **spec: Any) -> Any:
         """Submit and wait for the result."""
         return await self.result(await self.submit(command, **spec), seconds)
 
-    async def raw(self, job_id, stream="stdout"):
+    async def raw(self, job_id: int, stream: str = "stdout") -> bytes:
         """Every stored byte of one stream."""
         status, _, body = await self.get(f"/api/results/{job_id}/{stream}")
         assert status == 200, body
-        return body
+        return bytes(body)
 
 
 class InProcess(Service):
     """The same service in the test's own process and loop, so that a test can reach in."""
 
-    def __init__(self, state_dir, **sections):
+    def __init__(self, state_dir: Path, **sections: Any) -> None:
         """`sections` are settings: jobs={"kill_grace": 0.1}."""
         super().__init__(state_dir)
         self._sections = sections
-        self.serving = None
+        self.serving: asyncio.Task[int]
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         """Start, and wait until it listens."""
         loop = asyncio.get_running_loop()
-        listening = loop.create_future()
+        listening: asyncio.Future[list[str]] = loop.create_future()
         handler = _Listening(listening)
         logger = logging.getLogger("shellrunner.service")
         logger.addHandler(handler)
@@ -230,13 +239,16 @@ class InProcess(Service):
         settings = load(None, server={"port": 0}, **{"store": store, **self._sections})
         self.serving = asyncio.create_task(serve(settings))
         try:
-            await asyncio.wait([self.serving, listening], return_when=asyncio.FIRST_COMPLETED, timeout=SOON)
-            self.url = (await listening if listening.done() else self.serving.result())[0]
+            either: list[asyncio.Future[Any]] = [self.serving, listening]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=SOON)
+            if not listening.done():
+                raise AssertionError(f"it ended instead: {self.serving.result()}")
+            self.url = (await listening)[0]
         finally:
             logger.removeHandler(handler)
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         """Stop as by SIGTERM, and clear away."""
         if self.serving.done():
             await self.session.close()
@@ -247,17 +259,17 @@ class InProcess(Service):
 
 
 class _Listening(logging.Handler):
-    def __init__(self, future):
+    def __init__(self, future: asyncio.Future[list[str]]) -> None:
         super().__init__()
         self._future = future
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         if record.msg == "listening" and not self._future.done():
-            self._future.set_result(record.urls)
+            self._future.set_result(record.__dict__["urls"])
 
 
 @asynccontextmanager
-async def at_port(state_dir, port, **settings):
+async def at_port(state_dir: Path, port: int, **settings: object) -> AsyncIterator[Service]:
     """Run a service at a port of one's choice (0: any)."""
     service = Service(state_dir)
     service.program = [sys.executable, "-m", "shellrunner", "serve", "--port", str(port)]
@@ -268,7 +280,7 @@ async def at_port(state_dir, port, **settings):
         await service.clear_away()
 
 
-def at_fixed_port(state_dir, **settings):
+def at_fixed_port(state_dir: Path, **settings: object) -> AbstractAsyncContextManager[Service]:
     """Run a service that comes back at the same address when it is killed and started again."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

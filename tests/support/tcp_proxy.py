@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Self
 from urllib.parse import urlsplit
 
 
@@ -13,31 +14,32 @@ class TcpProxy:
     of all requests.
     """
 
-    def __init__(self, target):
+    def __init__(self, target: str) -> None:
         self.target = target
-        self.url = None
-        self.asked = []
-        self.budgets, self.instead = [], []
+        self.url = ""
+        self.asked: list[str] = []
+        self.budgets: list[int] = []
+        self.instead: list[bytes] = []
         self.broken = 0
-        self._streams = set()
+        self._streams: set[asyncio.StreamWriter] = set()
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         """Begin to listen."""
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         """Break everything."""
         self._server.close()
         self.cut()
 
-    def cut(self):
+    def cut(self) -> None:
         """Break what is connected now."""
         for writer in list(self._streams):
             writer.transport.abort()
 
-    async def _pass(self, reader, writer):
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         budget = self.budgets.pop(0) if self.budgets else None
         self._streams.add(writer)
         with contextlib.suppress(OSError):
@@ -49,7 +51,7 @@ class TcpProxy:
         self._streams.discard(writer)
         writer.close()
 
-    async def _connect(self, reader, writer, budget):
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: int | None) -> None:
         place = urlsplit(self.target)
         there, onward = await asyncio.open_connection(place.hostname, place.port)
         self._streams.add(onward)
@@ -70,7 +72,7 @@ class TcpProxy:
             writer.transport.abort()
             self._streams.discard(onward)
 
-    async def _listen(self, reader, onward):
+    async def _listen(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
         host = f"Host: {urlsplit(self.url).netloc}".encode(), f"Host: {urlsplit(self.target).netloc}".encode()
         while data := await reader.read(65536):
             if data.startswith((b"GET ", b"POST ", b"DELETE ", b"HEAD ")):

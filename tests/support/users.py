@@ -5,6 +5,7 @@ import pwd
 import shlex
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ as_others = pytest.mark.skipif(
 UNREACHABLE = 77  # the exit status of `as_user`
 
 
-def as_user(user, scratch, command):
+def as_user(user: pwd.struct_passwd, scratch: Path, command: Sequence[object]) -> list[str]:
     """The argv by which root runs `command` as a user who can reach Python and these tests, wherever they lie.
 
     What lies in a closed home is shown there in a mount namespace of the command's own, by way of `scratch`.
@@ -32,18 +33,18 @@ def as_user(user, scratch, command):
     mounts += [f"mount --rbind {_there(scratch, top)} {shlex.quote(str(top))}" for top in set(closed.values())]
     for path in closed:
         Path(_there(scratch, path)).mkdir(parents=True, exist_ok=True)
-    become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *command]
+    become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *map(str, command)]
     prepared = "".join(f"{mount} || exit {UNREACHABLE}; " for mount in mounts)
     shell = ["sh", "-c", f"{prepared}exec {shlex.join(become)}"]
     return ["unshare", "--mount", *shell] if mounts else shell
 
 
-def _closed(path):
+def _closed(path: Path) -> Path | None:
     """The outermost directory on the way to `path` that only some may enter."""
     return next((part for part in [*reversed(path.parents), path] if not part.stat().st_mode & stat.S_IXOTH), None)
 
 
-def _there(scratch, path):
+def _there(scratch: Path, path: Path) -> str:
     return f"{scratch}{path}"
 
 

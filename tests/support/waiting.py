@@ -3,11 +3,23 @@
 import asyncio
 import inspect
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
 
 SOON = 20.0  # seconds: long enough for a loaded machine, short enough for a hang to be seen
 
 
-async def until(condition, seconds=SOON, what=None):
+@overload
+async def until(condition: Callable[[], Awaitable[T | None]], seconds: float = ..., what: str | None = ...) -> T: ...
+
+
+@overload
+async def until(condition: Callable[[], T | None], seconds: float = ..., what: str | None = ...) -> T: ...
+
+
+async def until(condition: Callable[[], Any], seconds: float = SOON, what: str | None = None) -> Any:
     """Return the first true value of `condition()` (awaited if need be); fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
