@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import NotRunning
 from shellrunner.keeper.protocol import CONTROLS_SINCE, PROTOCOL
-from shellrunner.keeper.stdin_buffer import ROOM, StdinBuffer
+from shellrunner.keeper.stdin_buffer import CAPACITY, StdinBuffer
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.keeper_connection import connect
 from tests.support.keepers import ended, give, start
@@ -191,7 +191,7 @@ def test_input_leaves_no_descriptor_behind(keeping):
 
 _steps = st.lists(
     st.one_of(
-        st.tuples(st.just("take"), st.integers(0, ROOM), st.sampled_from([0, 0, 1, -1])),
+        st.tuples(st.just("take"), st.integers(0, CAPACITY), st.sampled_from([0, 0, 1, -1])),
         st.tuples(st.just("read"), st.integers(1, 300_000), st.just(0)),
         st.tuples(st.just("end"), st.integers(0, 9), st.just(0)),
     ),
@@ -212,14 +212,14 @@ def test_a_reader_gets_what_was_taken_whatever_the_order(steps):
             try:
                 read += os.read(reading, size)
             except BlockingIOError:
-                assert not source.waiting
+                assert not source.has_pending
         else:
             data = bytes([65 + len(taken) % 26]) * size
-            refused = source.take(len(taken) + shift, data, end=kind == "end")
+            refused = source.accept(len(taken) + shift, data, end=kind == "end")
             if shift or over:
                 assert refused == ("offset" if shift else "closed")
             else:
-                full = len(taken) - len(read) + size > ROOM + 65_536
+                full = len(taken) - len(read) + size > CAPACITY + 65_536
                 assert refused in ([None, "full"] if not full else ["full"])
             if refused is None:
                 taken, over = taken + data, kind == "end"

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from shellrunner.keeper import process_tree
-from shellrunner.keeper.fork_exec import within
+from shellrunner.keeper.fork_exec import requested_limits
 from tests.support.keepers import keep, start, surroundings
 from tests.support.service import InProcess
 from tests.support.users import sees_keepers
@@ -82,7 +82,12 @@ def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server):
 
 def test_what_is_null_is_no_limit():
     """Nulls and absences ask for nothing."""
-    assert within(None) == within({}) == within({"memory_bytes": None, "open_files": None}) == []
+    assert (
+        requested_limits(None)
+        == requested_limits({})
+        == requested_limits({"memory_bytes": None, "open_files": None})
+        == []
+    )
 
 
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])

@@ -14,7 +14,7 @@ import pytest
 
 from shellrunner.config import load
 from shellrunner.keeper import fork_exec, process_tree
-from shellrunner.keeper.program import Failed, Program, Step
+from shellrunner.keeper.program import Program, Step, StepFailed
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.service.state_dir import prepare
@@ -236,8 +236,8 @@ def test_every_byte_is_stored(keeping, fork_server):
     ("argv", "cwd", "failed"),
     [
         (b"true", b"/", None),
-        (b"nothing", b"/", Step.FIND),
-        (b"true", b"/no", Step.ENTER),
+        (b"nothing", b"/", Step.FIND_PROGRAM),
+        (b"true", b"/no", Step.ENTER_DIRECTORY),
         (b"/etc", b"/", Step.EXECUTE),
     ],
 )
@@ -247,10 +247,14 @@ def test_nothing_is_imported_after_the_change_of_user(audited, argv, cwd, failed
     step = None
     try:
         pid = fork_exec.spawn(
-            program, actions=(), defaults=(), limits=fork_exec.within({"open_files": 9}), user=fork_exec.User(**USER)
+            program,
+            actions=(),
+            default_signals=(),
+            limits=fork_exec.requested_limits({"open_files": 9}),
+            user=fork_exec.TargetUser(**USER),
         )
         os.waitpid(pid, 0)
-    except Failed as failure:
+    except StepFailed as failure:
         step = failure.step
     assert step is failed
     assert audited() == b""

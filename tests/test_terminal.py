@@ -134,12 +134,12 @@ def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error():
 
     class HungUp(Pty):
         def _is_unread(self):
-            for end in (self.screen, self.sink):  # the last of them hangs the other side up
+            for end in (self.master, self.sink):  # the last of them hangs the other side up
                 os.close(end)
             return False
 
     terminal = HungUp(SIZE, b"", is_open=False)
-    terminal.look()
+    terminal.poll()
     assert terminal.due is not None
     terminal.sink = -1
     terminal.close()

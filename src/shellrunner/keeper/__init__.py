@@ -1,6 +1,6 @@
-"""Keep one command: spawn it, store its output, limit it, end its whole tree, record its end.
+"""Run commands outside the server: spawn, store the output, enforce limits, end the tree, record the end.
 
-Runs outside the server, as `python -I -S` on `__main__.py`, so everything here is standard library only and
-imports nothing of the rest of the program. The server reads three of its modules, which are its face: `slot`
-(what a keeper writes), `messages` (what is said to it), `identity` (which process it is).
+Runs as `python -I -S` on `__main__.py`: standard library only, no import from the rest of the program. The server
+may import three of its modules: `slot` (what a keeper writes), `protocol` (the messages) and `identity` (which
+process it is).
 """

@@ -1,16 +1,16 @@
-"""Run by file as `python -I -S __main__.py CONNECTION STATE_DIR`: the fork server.
+"""The fork server's program, run by file as `python -I -S __main__.py CONNECTION STATE_DIR`.
 
-Isolated from the environment and without site-packages, so that nothing but the standard library can reach a
-keeper. Loads its own package by path, then everything it will ever need: nothing is imported after an upgrade has
-replaced the files, or after a change of user.
+Isolated from the environment and without site-packages, so that only the standard library is loaded into keepers.
+Loads its own package by path, and at once everything it will ever need: nothing is imported after an upgrade has
+replaced the files, or after a switch of the user.
 """
 
 import ctypes
 import os
 import sys
 
-# First of all, since exec undid what the server had done: a command of our own user must not get at our memory and
-# descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
+# First of all, since exec reset what the server had set: a command of our own user must not have access to our memory
+# and descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

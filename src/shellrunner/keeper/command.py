@@ -1,8 +1,8 @@
-"""Start one command and say what the kernel reported of it.
+"""Start one command, and decode its wait status.
 
-Owned by the keeper. Knows posix_spawn and wait statuses; must not know slots or trees.
-posix_spawn (vfork inside) costs a fraction of a fork and has no moment in which the child runs our code; what it
-cannot do, a working directory, is done by going there and back. Limits and other users need a fork (`forked`).
+Used by the keeper's loop. Knows posix_spawn and wait statuses; must not know slots or process trees.
+posix_spawn (vfork inside) costs a fraction of a fork, and the child never runs our code. It cannot set a working
+directory, so the keeper enters it and comes back. Limits and other users need a fork (`fork_exec`).
 """
 
 import os
@@ -10,62 +10,63 @@ import signal
 import time
 from typing import Any, NamedTuple
 
-from .fork_exec import User, spawn, within
-from .program import Failed, Program, Step
+from .fork_exec import TargetUser, requested_limits, spawn
+from .program import Program, Step, StepFailed
 from .stdin_buffer import StdinBuffer
 from .stdio import Action, Stdio
 
-# Every handler back to its default and nothing blocked: what the keeper ignores, its command must not (P13).
-_DEFAULTS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-_SHOWN = 400  # characters of a directory or program in an error: at six bytes each they still fit into a slot
+# Every signal gets its default action and none is blocked: the command must not ignore what the keeper ignores.
+_DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_MAX_NAME = 400  # characters of a path in an error text: at six bytes each, they still fit into a slot
 
 
 class CannotStart(Exception):
-    """The command could not be started; the words say why, as `detail` shows them."""
+    """The command could not be started; the text is the job's `detail`."""
 
 
 class Command(NamedTuple):
-    """A command that was started. `pipes` are the reading ends, by stream (0 stdout, 1 stderr).
+    """A command that was started.
 
-    `input` is what is written to it while it runs, if anything is; a `Pty` if it has one, which is then the one
-    reading end too.
+    `pipes` are the reading ends of its output, by stream (0 stdout, 1 stderr). `stdin` is set if its input is written
+    while it runs; with a terminal it is a `Pty`, whose master is the only reading end.
     """
 
     pid: int
     pidfd: int
     pipes: list[int]
-    input: StdinBuffer | None
+    stdin: StdinBuffer | None
     wall: int  # milliseconds since the epoch
     clock: float  # time.monotonic()
 
 
-def start(message: dict[str, Any], home: int) -> Command:
-    """Start what a `start` message asks for; `home` is the directory (descriptor) to come back to.
+def start(message: dict[str, Any], return_to: int) -> Command:
+    """Start the command of a `start` message; `return_to` is the descriptor of the keeper's own directory.
 
     Raises:
         CannotStart: no such directory or program, no permission, too large, no processes left, …
     """
     try:
-        plumbing = Stdio(message)
+        stdio = Stdio(message)
     except OSError as error:
-        kind = "terminal" if message.get("tty") else "pipes"
-        raise CannotStart(f"no {kind} for it: {error.strerror}") from None
+        kind = "a terminal" if message.get("tty") else "pipes"
+        raise CannotStart(f"cannot open {kind} for it: {error.strerror}") from None
     try:
         wall, clock = time.time_ns() // 1_000_000, time.monotonic()
-        pid = _spawn(message, home, plumbing.actions)
+        pid = _spawn(message, return_to, stdio.actions)
     except CannotStart:
-        plumbing.close_all()
+        stdio.close_all()
         raise
-    # It runs. If this fails, the keeper must not claim otherwise: it dies, and the job is `lost`.
-    plumbing.close_child_ends()
-    return Command(pid, os.pidfd_open(pid), plumbing.pipes, plumbing.input, wall, clock)
+    # It runs. If anything below fails, the keeper must not report otherwise: it dies, and the job is `lost`.
+    stdio.close_child_ends()
+    return Command(pid, os.pidfd_open(pid), stdio.pipes, stdio.stdin, wall, clock)
 
 
-def _spawn(message: dict[str, Any], home: int, actions: list[Action]) -> int:
-    program, limits, user = Program.of(message), within(message.get("limits")), User.of(message)
+def _spawn(message: dict[str, Any], return_to: int, actions: list[Action]) -> int:
+    program, user = Program.from_message(message), TargetUser.from_message(message)
+    limits = requested_limits(message.get("limits"))
     try:
         if limits or user:
-            return spawn(program, actions=actions, defaults=_DEFAULTS, limits=limits, user=user)
+            return spawn(program, actions=actions, default_signals=_DEFAULT_SIGNALS, limits=limits, user=user)
         program.enter()
         try:
             path = program.find()
@@ -76,42 +77,42 @@ def _spawn(message: dict[str, Any], home: int, actions: list[Action]) -> int:
                 file_actions=actions,
                 setsid=True,
                 setsigmask=(),
-                setsigdef=_DEFAULTS,
+                setsigdef=_DEFAULT_SIGNALS,
             )
         finally:
-            os.fchdir(home)
-    except Failed as failed:
-        raise CannotStart(_words(message, failed.step, os.strerror(failed.number))) from None
+            os.fchdir(return_to)
+    except StepFailed as failed:
+        raise CannotStart(_describe(message, failed.step, os.strerror(failed.errno))) from None
     except OSError as error:
-        raise CannotStart(_words(message, Step.EXECUTE, str(error.strerror))) from None
+        raise CannotStart(_describe(message, Step.EXECUTE, str(error.strerror))) from None
 
 
-def _words(message: dict[str, Any], step: Step, reason: str) -> str:
+def _describe(message: dict[str, Any], step: Step, reason: str) -> str:
     match step:
-        case Step.BECOME:
+        case Step.SWITCH_USER:
             return f"cannot become the user with uid {message['user']['uid']}: {reason}"
-        case Step.ENTER:
-            return f"cannot enter the directory {_shown(message['cwd'])}: {reason}"
-        case Step.FIND:
+        case Step.ENTER_DIRECTORY:
+            return f"cannot enter the directory {_shorten(message['cwd'])}: {reason}"
+        case Step.FIND_PROGRAM:
             reason = "not found along PATH"
-    return f"cannot start {_shown(message['argv'][0])}: {reason}"
+    return f"cannot start {_shorten(message['argv'][0])}: {reason}"
 
 
-def _shown(name: str) -> str:
-    # A name may be as long as an argument, and the reason, which comes after it, must not be what is cut.
-    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+def _shorten(name: str) -> str:
+    # A name may be as long as an argument, and the reason, which follows it, must not be cut off.
+    return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
 
 
 def signal_name(number: int) -> str:
-    """`SIGSEGV`, or `SIGRTMIN+3` for one without a name of its own."""
+    """Return a signal's name: `SIGSEGV`, or `SIGRTMIN+3` for one without a name of its own."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"SIG{number}"
 
 
-def reported(status: int) -> dict[str, Any]:
-    """What a wait status says: `{"exit_code", "signal"}`, one of them null (wait(2))."""
+def decode_status(status: int) -> dict[str, Any]:
+    """Return a wait status as `{"exit_code", "signal"}`, one of which is None (wait(2))."""
     if os.WIFEXITED(status):
         return {"exit_code": os.WEXITSTATUS(status), "signal": None}
     return {"exit_code": None, "signal": signal_name(os.WTERMSIG(status))}

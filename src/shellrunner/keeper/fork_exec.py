@@ -1,7 +1,7 @@
-"""Start a command by fork, which can do what posix_spawn cannot: set limits, and become another user.
+"""Start a command by fork and exec, which can set limits and switch the user where posix_spawn cannot.
 
-Used by `command` when either is asked for; the child does by hand what posix_spawn does else. The keeper stays as it
-is, so a command of another user can neither end nor look into whoever watches it. Must not know jobs.
+Used by `command` when either is requested; the child does by itself what posix_spawn does otherwise. The keeper keeps
+its own user, so a command of another one can neither kill nor inspect it. Must not know jobs.
 """
 
 import ctypes
@@ -13,22 +13,22 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from .program import Failed, Program, Step
+from .program import Program, Step, StepFailed
 from .stdio import Action
 
-_FAILED = struct.Struct("ii")  # a step and its errno
+_FAILURE = struct.Struct("ii")  # a step and its errno
 _CPU_GRACE = 5  # seconds of CPU time between SIGXCPU and SIGKILL (setrlimit(2))
-# Memory comes last: from then on the child can hardly allocate anything.
+# Memory is last: once it is set, the child can hardly allocate anything.
 _RESOURCES = {
     "cpu_seconds": resource.RLIMIT_CPU,
     "processes": resource.RLIMIT_NPROC,
     "open_files": resource.RLIMIT_NOFILE,
     "memory_bytes": resource.RLIMIT_AS,
 }
-# os.execve makes its own copies of arguments and environment, for which there may be no memory under the limit.
+# Not os.execve: it copies arguments and environment, for which the limit may leave no memory.
 _execve = ctypes.CDLL(None, use_errno=True).execve
 _execve.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
-# libc has no keyctl(2), and each architecture its own number for it; where that is unknown, it is taken for missing.
+# libc has no keyctl(2), and its number depends on the architecture; where it is unknown, keys count as unsupported.
 _KEYCTL = {
     "x86_64": 250,
     "i686": 288,
@@ -43,138 +43,136 @@ _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.argtypes, _syscall.restype = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p), ctypes.c_long
 
 
-class Limit(NamedTuple):
-    """What setrlimit(2) is to be told."""
+class ResourceLimit(NamedTuple):
+    """The arguments of setrlimit(2)."""
 
     resource: int
     soft: int
     hard: int
 
 
-class User(NamedTuple):
-    """Whom a command runs as."""
+class TargetUser(NamedTuple):
+    """The user that a command runs as."""
 
     uid: int
     gid: int
     groups: list[int]
 
     @classmethod
-    def of(cls, message: dict[str, Any]) -> "User | None":
-        """The user that a `start` message asks for; None is the keeper's own."""
-        asked = message.get("user")
-        return cls(asked["uid"], asked["gid"], asked["groups"]) if asked else None
+    def from_message(cls, message: dict[str, Any]) -> "TargetUser | None":
+        """Return the user of a `start` message; None is the keeper's own."""
+        user = message.get("user")
+        return cls(user["uid"], user["gid"], user["groups"]) if user else None
 
 
-def within(limits: dict[str, int | None] | None) -> list[Limit]:
-    """The limits that a `start` message asks for, none of them above what the keeper itself may have."""
-    asked = limits or {}
-    return [_limit(which, number) for name, which in _RESOURCES.items() if (number := asked.get(name)) is not None]
+def requested_limits(limits: dict[str, int | None] | None) -> list[ResourceLimit]:
+    """Return the limits of a `start` message, lowered to the keeper's own hard limits."""
+    wanted = limits or {}
+    return [_limit(which, value) for name, which in _RESOURCES.items() if (value := wanted.get(name)) is not None]
 
 
-def _limit(which: int, number: int) -> Limit:
-    _, most = resource.getrlimit(which)
-    hard = number + _CPU_GRACE if which == resource.RLIMIT_CPU else number
-    return (
-        Limit(which, number, hard)
-        if most == resource.RLIM_INFINITY
-        else Limit(which, min(number, most), min(hard, most))
-    )
+def _limit(which: int, soft: int) -> ResourceLimit:
+    _, own_hard = resource.getrlimit(which)
+    hard = soft + _CPU_GRACE if which == resource.RLIMIT_CPU else soft
+    if own_hard == resource.RLIM_INFINITY:
+        return ResourceLimit(which, soft, hard)
+    return ResourceLimit(which, min(soft, own_hard), min(hard, own_hard))
 
 
 def spawn(
     program: Program,
     *,
     actions: Sequence[Action],
-    defaults: Sequence[int],
-    limits: Sequence[Limit] = (),
-    user: User | None = None,
+    default_signals: Sequence[int],
+    limits: Sequence[ResourceLimit] = (),
+    user: TargetUser | None = None,
 ) -> int:
-    """Start it in a session of its own, with nothing blocked and `defaults` at their defaults; return its pid.
+    """Start the program in a session of its own, with no signal blocked and these signals reset; return its pid.
 
     Raises:
-        Failed: it could not be started.
-        OSError: there could be no child.
+        StepFailed: it could not be started.
+        OSError: no child process could be made.
     """
 
     def run() -> NoReturn:
-        _prepare(actions, defaults)
+        _prepare_child(actions, default_signals)
         if user:
-            _become(user)
+            _switch_user(user)
         program.enter()
         _execute(program.find(), program, limits)
 
-    reading, writing = os.pipe()  # a successful exec closes it; else it says why there was none
+    reading, writing = os.pipe()  # a successful exec closes it; otherwise the child writes why it failed
     try:
         try:
             pid = os.fork()
             if pid == 0:
-                _end_with(writing, run)
+                _exec_or_report(writing, run)
         finally:
             os.close(writing)
-        said = os.read(reading, _FAILED.size)
+        failure = os.read(reading, _FAILURE.size)
     finally:
         os.close(reading)
-    if said:
+    if failure:
         os.waitpid(pid, 0)
-        step, number = _FAILED.unpack(said)
-        raise Failed(Step(step), number)
+        step, number = _FAILURE.unpack(failure)
+        raise StepFailed(Step(step), number)
     return pid
 
 
-def _end_with(report: int, run: Callable[[], NoReturn]) -> NoReturn:
-    said: tuple[int, int] = (Step.EXECUTE, errno.ENOMEM)
+def _exec_or_report(report: int, run: Callable[[], NoReturn]) -> NoReturn:
+    failure: tuple[int, int] = (Step.EXECUTE, errno.ENOMEM)
     try:
         run()
-    except Failed as failed:
-        said = (failed.step, failed.number)
+    except StepFailed as failed:
+        failure = (failed.step, failed.errno)
     except OSError as error:
-        said = (Step.EXECUTE, error.errno or errno.ENOMEM)
-    except BaseException:  # noqa: BLE001, S110  MemoryError, say: whatever it is, this must not go on as a second keeper
+        failure = (Step.EXECUTE, error.errno or errno.ENOMEM)
+    except BaseException:  # noqa: BLE001, S110  for example MemoryError: this must not go on as a second keeper
         pass
     finally:
         try:
-            os.write(report, _FAILED.pack(*said))
+            os.write(report, _FAILURE.pack(*failure))
         finally:
             os._exit(127)
 
 
-def _prepare(actions: Sequence[Action], defaults: Sequence[int]) -> None:
+def _prepare_child(actions: Sequence[Action], default_signals: Sequence[int]) -> None:
     os.setsid()
-    for signum in defaults:
+    for signum in default_signals:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for kind, *arguments in actions:
         if kind == os.POSIX_SPAWN_DUP2:
             os.dup2(*arguments)
         else:
-            _open(*arguments)
+            _open_as(*arguments)
 
 
-def _become(user: User) -> None:
-    # Nothing may be imported from here on: who may run commands here need not be able to read our files.
+def _switch_user(user: TargetUser) -> None:
+    # Nothing may be imported from here on: the command's user may not be able to read our files.
     _leave_keyring()
     try:
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise Failed(Step.BECOME, error.errno) from None
-    # To these calls -1 means "as it is"; and under odd securebits (capabilities(7)) root's powers survive a change.
-    if (os.getresuid(), os.getresgid()) != ((user.uid,) * 3, (user.gid,) * 3) or _is_root_again():
-        raise Failed(Step.BECOME, errno.EPERM)
+        raise StepFailed(Step.SWITCH_USER, error.errno) from None
+    # To these calls -1 means "unchanged"; and with some securebits (capabilities(7)) root's capabilities survive.
+    if (os.getresuid(), os.getresgid()) != ((user.uid,) * 3, (user.gid,) * 3) or _can_become_root():
+        raise StepFailed(Step.SWITCH_USER, errno.EPERM)
 
 
 def _leave_keyring() -> None:
-    # The session keyring stays through a change of user, and lets whoever has it read root's keys (keyrings(7)). Made
-    # before that change, the new one counts towards root's quota: a user's has room for 200 of them.
+    # The session keyring survives a switch of the user, and gives access to root's keys (keyrings(7)). The new one is
+    # made before the switch, so that it counts towards root's quota: a user's allows only 200 keys.
     if _syscall(_KEYCTL, _JOIN_SESSION_KEYRING, None) < 0:
         number = ctypes.get_errno()
-        # A kernel without keys, or a filter over system calls, which is the command's too: it gets at none.
+        # The kernel has no keys, or a system call filter, which the command inherits: it cannot use any.
         if number not in (errno.ENOSYS, errno.EPERM):
-            raise Failed(Step.BECOME, number)
+            raise StepFailed(Step.SWITCH_USER, number)
 
 
-def _is_root_again() -> bool:
+def _can_become_root() -> bool:
     try:
         os.setuid(0)
     except PermissionError:
@@ -182,19 +180,22 @@ def _is_root_again() -> bool:
     return True
 
 
-def _execute(path: bytes, program: Program, limits: Sequence[Limit]) -> NoReturn:
-    words, variables = _array(program.argv), _array([b"%s=%s" % item for item in program.environment.items()])
+def _execute(path: bytes, program: Program, limits: Sequence[ResourceLimit]) -> NoReturn:
+    argv, environment = (
+        _c_strings(program.argv),
+        _c_strings([b"%s=%s" % item for item in program.environment.items()]),
+    )
     for limit in limits:
         resource.setrlimit(limit.resource, (limit.soft, limit.hard))
-    _execve(path, words, variables)
-    raise Failed(Step.EXECUTE, ctypes.get_errno())
+    _execve(path, argv, environment)
+    raise StepFailed(Step.EXECUTE, ctypes.get_errno())
 
 
-def _open(descriptor: int, path: str, flags: int, mode: int) -> None:
+def _open_as(descriptor: int, path: str, flags: int, mode: int) -> None:
     opened = os.open(path, flags, mode)
-    os.dup2(opened, descriptor)  # never the same: 0 to 2 are always taken
+    os.dup2(opened, descriptor)  # never the same number: 0 to 2 are always open
     os.close(opened)
 
 
-def _array(strings: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+def _c_strings(strings: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(strings) + 1))(*strings, None)

@@ -1,7 +1,7 @@
-"""Which process is meant: boot id, pid namespace, pid and start time together name one process for ever.
+"""The identity of a process: boot id, pid namespace, pid and start time together are never reused.
 
-A pid alone does not: it is given again. So the pidfd is opened first and the start time checked after; whatever
-is then signalled through the pidfd is that process or nobody.
+Part of the keeper's face. A pid alone is reused, so the pidfd is opened first and the start time checked after: a
+signal through the pidfd reaches that process or none. Must not know jobs.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class ProcessIdentity(NamedTuple):
-    """A process, in a form that can be written down. `start` is field 22 of /proc/pid/stat (proc_pid_stat(5))."""
+    """A process, in a form that can be stored. `start` is field 22 of /proc/pid/stat (proc_pid_stat(5))."""
 
     boot: str
     namespace: str
@@ -19,7 +19,7 @@ class ProcessIdentity(NamedTuple):
 
     @classmethod
     def from_pid(cls, pid: int) -> "ProcessIdentity":
-        """Say who the process `pid` is now.
+        """Return the identity of the process that has this pid now.
 
         Raises:
             ProcessLookupError: there is none.
@@ -28,11 +28,11 @@ class ProcessIdentity(NamedTuple):
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "ProcessIdentity":
-        """The inverse of `to_dict`."""
+        """Return the identity that `to_dict` stored."""
         return cls(fields["boot"], fields["namespace"], fields["pid"], fields["start"])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return it in a form for JSON."""
         return self._asdict()
 
     def open_pidfd(self) -> int | None:
@@ -53,10 +53,10 @@ class ProcessIdentity(NamedTuple):
 
 
 def read_proc_file(path: str) -> bytes:
-    """A small file of /proc as it is, without what `open` drags along: codecs, buffers, a megabyte per keeper.
+    """Return the content of a small file in /proc; `open` would cost codecs and buffers, a megabyte per keeper.
 
     Raises:
-        OSError: it is not there (any more), or not for us.
+        OSError: it does not exist (any more), or may not be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -67,18 +67,18 @@ def read_proc_file(path: str) -> bytes:
 
 @functools.cache
 def boot_id() -> str:
-    """The kernel's id of this boot (random(4))."""
+    """Return the kernel's id of this boot (random(4))."""
     return read_proc_file("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 @functools.cache
 def pid_namespace() -> str:
-    """The namespace in which this process counts pids (pid_namespaces(7))."""
+    """Return the namespace of this process's pids (pid_namespaces(7))."""
     return os.readlink("/proc/self/ns/pid")
 
 
 def stat_fields(pid: int) -> list[bytes]:
-    """The fields of /proc/pid/stat from the third (state) on: the second may hold blanks and parentheses.
+    """Return the fields of /proc/pid/stat from the third (state) on; the second may contain blanks and parentheses.
 
     Raises:
         ProcessLookupError: there is no such process.
@@ -90,7 +90,7 @@ def stat_fields(pid: int) -> list[bytes]:
 
 
 def start_time(pid: int) -> int:
-    """When the process started, in clock ticks since boot.
+    """Return when the process started, in clock ticks since boot.
 
     Raises:
         ProcessLookupError: there is no such process.

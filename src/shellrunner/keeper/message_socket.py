@@ -1,8 +1,8 @@
-"""One end of a connection on which messages come and go, and on which nobody is ever waited for.
+"""A nonblocking message connection: receives what has arrived, and keeps what cannot be sent yet.
 
 Used by keepers and by the fork server for the server's connection. A server may be stopped (SIGSTOP, a debugger, a
-frozen cgroup): what it does not read waits here, so that the deadlines of what is kept are kept too. Must not know
-what the messages mean.
+frozen cgroup): what it does not read is kept here, so that the deadlines of commands are met. Must not know what the
+messages mean.
 """
 
 import select
@@ -13,45 +13,45 @@ from .protocol import Message, Unpacker, pack
 
 
 class MessageSocket:
-    """A socket, what was received of a message, and what the other side has not taken yet."""
+    """A socket, the received part of an incomplete message, and the bytes that are not sent yet."""
 
     def __init__(self, connection: socket.socket) -> None:
-        """Speak on a connected socket."""
+        """Use a connected socket, which is closed with this object."""
         self._socket = connection
         self._unpacker = Unpacker()
         self._unsent = bytearray()
 
     def fileno(self) -> int:
-        """The descriptor, for poll(2)."""
+        """Return the descriptor, for poll(2)."""
         return self._socket.fileno()
 
     @property
     def events(self) -> int:
-        """What to wait for: then `flush` and `hear`."""
+        """The events to wait for; then call `flush` and `receive`."""
         return select.POLLIN | (select.POLLOUT if self._unsent else 0)
 
-    def say(self, message: Message) -> None:
-        """Send a message, now or when there is room for it."""
+    def send(self, message: Message) -> None:
+        """Send a message, now or when the socket accepts it."""
         self._unsent += pack(message)
         self.flush()
 
     def flush(self) -> None:
-        """Send what there is room for."""
+        """Send as much as the socket accepts."""
         while self._unsent:
             try:
                 sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            except OSError:  # it has gone: the slot tells the next one
+            except OSError:  # the server is gone: the next one reads the slot
                 self._unsent.clear()
                 return
             del self._unsent[:sent]
 
-    def hear(self) -> Iterator[Message] | None:
-        """The messages that have come, perhaps none; None if there is nothing to receive now.
+    def receive(self) -> Iterator[Message] | None:
+        """Return the messages that have arrived, perhaps none; None if there is nothing to receive now.
 
         Raises:
-            EOFError: the other side has gone, and all that it said was heard.
+            EOFError: the other side has closed, and everything it sent was received.
             ValueError: this is not our protocol.
         """
         try:
@@ -65,5 +65,5 @@ class MessageSocket:
         return self._unpacker.feed(data)
 
     def close(self) -> None:
-        """Let go of the socket, and of what is unsent."""
+        """Close the socket; what is unsent is discarded."""
         self._socket.close()

@@ -1,8 +1,8 @@
-"""End a whole process tree: everything that descends from a subreaper, whatever session or group it fled to.
+"""Kill a whole process tree: every descendant of a subreaper, in whatever session or group it is.
 
-Used by the keeper on its command and by the fork server on what a killed keeper left. A subreaper
-(prctl(2), PR_SET_CHILD_SUBREAPER) is the new parent of every orphan below it, so its children, their children and
-so on are exactly what the command started. Must not know jobs, slots or messages.
+Used by the keeper for its command, and by the fork server for what a killed keeper left behind. A subreaper
+(prctl(2), PR_SET_CHILD_SUBREAPER) becomes the parent of every orphan below it, so its descendants are exactly what
+the command started. Must not know jobs, slots or messages.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 class Process(NamedTuple):
-    """A row of /proc. `start` tells it from a later process with the same pid."""
+    """A process in /proc. `start` distinguishes it from a later process with the same pid."""
 
     pid: int
     parent: int
@@ -42,7 +42,7 @@ def become_subreaper() -> None:
 
 
 def processes() -> Iterator[Process]:
-    """Every process there is; one that ends meanwhile is left out."""
+    """Yield every process; one that ends meanwhile is left out."""
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with suppress(ProcessLookupError):
@@ -52,26 +52,26 @@ def processes() -> Iterator[Process]:
 
 
 def descendants(root: int, spared: Collection[int] = ()) -> list[Process]:
-    """What descends from `root`, parents first; not the children `spared`, nor what descends from them."""
+    """Return the descendants of `root`, parents first, without the children `spared` and their descendants."""
     children: dict[int, list[Process]] = {}
     for process in processes():
         children.setdefault(process.parent, []).append(process)
     found = [child for child in children.get(root, ()) if child.pid not in spared]
-    for process in found:  # grows while it is walked: breadth first
+    for process in found:  # grows during the iteration: breadth first
         found += children.get(process.pid, ())
     return found
 
 
 def group_lives(group: int) -> bool:
-    """Whether anybody in this process group has not ended."""
+    """Return whether a process of this group has not ended."""
     return any(process.group == group and not process.zombie for process in processes())
 
 
 def kill(spared: Collection[int] = ()) -> None:
     """Stop, then kill, every descendant of this process.
 
-    Stopped first and looked for again until nothing new is found: a stopped process forks no more, so the search
-    comes to an end where killing one by one would run behind a tree that keeps forking.
+    They are stopped first, and looked for again until no new one is found: a stopped process does not fork, so the
+    search ends, where killing one by one would lag behind a tree that keeps forking.
     """
     me = os.getpid()
     stopped: dict[tuple[int, int], Process] = {}
@@ -81,14 +81,14 @@ def kill(spared: Collection[int] = ()) -> None:
         if not fresh:
             break
         for process in fresh:
-            _send(process, signal.SIGSTOP)
+            _signal(process, signal.SIGSTOP)
             stopped[process.pid, process.start] = process
     for process in stopped.values():
-        _send(process, signal.SIGKILL)
+        _signal(process, signal.SIGKILL)
 
 
-def _send(process: Process, signum: signal.Signals) -> None:
-    # The pidfd first, the start time after: what is signalled is the process that was found, or nobody.
+def _signal(process: Process, signum: signal.Signals) -> None:
+    # The pidfd first, the start time after: the signal reaches the process that was found, or none.
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
@@ -97,27 +97,27 @@ def _send(process: Process, signum: signal.Signals) -> None:
         if int(stat_fields(process.pid)[19]) == process.start:
             signal.pidfd_send_signal(pidfd, signum)
     except (ProcessLookupError, PermissionError):
-        pass  # it has ended, or it is another user's (setuid) and is named as a survivor
+        pass  # it has ended, or is another user's (setuid) and will be reported as a survivor
     finally:
         os.close(pidfd)
 
 
 def sweep(seconds: float) -> list[str]:
-    """Kill and reap every descendant of this process; return the names of those that outlived `seconds`."""
+    """Kill and reap every descendant of this process; return descriptions of those left after `seconds`."""
     deadline = time.monotonic() + seconds
     pause = 0.0005
     while not reap():
         kill()
         if time.monotonic() > deadline:
-            names = [_name(process.pid) for process in descendants(os.getpid()) if not process.zombie]
-            return names or ["a child that could not be found"]
-        time.sleep(pause)  # the kernel ends them meanwhile; nothing can be waited on that covers all of them
+            survivors = [_describe(process.pid) for process in descendants(os.getpid()) if not process.zombie]
+            return survivors or ["a child that could not be found"]
+        time.sleep(pause)  # they end meanwhile; no wait covers all of them
         pause = min(pause * 2, 0.02)
     return []
 
 
 def reap() -> bool:
-    """Reap every child that has ended; true if none is left at all (ECHILD)."""
+    """Reap every child that has ended; return whether there is no child left (ECHILD)."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -126,7 +126,7 @@ def reap() -> bool:
     return False
 
 
-def _name(pid: int) -> str:
+def _describe(pid: int) -> str:
     try:
         return f"{read_proc_file(f'/proc/{pid}/comm').decode(errors='replace').strip()} (pid {pid})"
     except OSError:

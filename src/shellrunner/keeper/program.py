@@ -1,7 +1,7 @@
-"""What is to be run, and the steps to it that may fail: becoming its user, entering its directory, finding it.
+"""The program of a command, and the steps of its start that may fail.
 
-Used by `command` in the keeper and by `forked` in the child: whoever takes a step says which one failed, and
-`command` puts it into words. Must not know pipes, limits or processes.
+Used by `command` in the keeper and by `fork_exec` in the child: each raises which step failed, and `command`
+describes it. Must not know pipes, limits or processes.
 """
 
 import os
@@ -10,32 +10,32 @@ from typing import Any, NamedTuple
 
 
 class Step(IntEnum):
-    """A step of the way to a running command."""
+    """A step of a command's start."""
 
-    BECOME = 1  # its user
-    ENTER = 2  # its directory
-    FIND = 3  # it, along its PATH
+    SWITCH_USER = 1
+    ENTER_DIRECTORY = 2
+    FIND_PROGRAM = 3
     EXECUTE = 4
 
 
-class Failed(Exception):
-    """A step failed; `number` says why (errno(3))."""
+class StepFailed(Exception):
+    """A step failed; `errno` says why (errno(3))."""
 
-    def __init__(self, step: Step, number: int | None) -> None:
-        super().__init__(step, number)
-        self.step, self.number = step, number or 0
+    def __init__(self, step: Step, errno: int | None) -> None:
+        super().__init__(step, errno)
+        self.step, self.errno = step, errno or 0
 
 
 class Program(NamedTuple):
-    """A `start` message's part that execve(2) is told, and where."""
+    """The part of a `start` message that execve(2) takes, and the working directory."""
 
     argv: list[bytes]
     environment: dict[bytes, bytes]
     cwd: bytes
 
     @classmethod
-    def of(cls, message: dict[str, Any]) -> "Program":
-        """What a `start` message asks for."""
+    def from_message(cls, message: dict[str, Any]) -> "Program":
+        """Return the program of a `start` message."""
         environment = {name.encode(): value.encode() for name, value in message["env"].items()}
         return cls([word.encode() for word in message["argv"]], environment, message["cwd"].encode())
 
@@ -43,25 +43,25 @@ class Program(NamedTuple):
         """Enter its directory.
 
         Raises:
-            Failed: it cannot be.
+            StepFailed: the directory cannot be entered.
         """
         try:
             os.chdir(self.cwd)
         except OSError as error:
-            raise Failed(Step.ENTER, error.errno) from None
+            raise StepFailed(Step.ENTER_DIRECTORY, error.errno) from None
 
     def find(self) -> bytes:
-        """Where it is, once its directory was entered.
+        """Return the program's path; its directory must have been entered.
 
         Raises:
-            Failed: not along its PATH.
+            StepFailed: it is not in a directory of its PATH.
         """
         program = self.argv[0]
         if b"/" in program:
             return program
-        # execvp(3) would look along the keeper's own PATH; the job's is what counts.
+        # execvp(3) would search the keeper's own PATH, not the job's.
         for directory in self.environment.get(b"PATH", b"").split(b":"):
             candidate = os.path.join(directory or b".", program)
             if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
                 return candidate
-        raise Failed(Step.FIND, None)
+        raise StepFailed(Step.FIND_PROGRAM, None)

@@ -1,7 +1,7 @@
-"""What server and keeper say to each other, and server and fork server: JSON objects behind their length.
+"""The messages between server and keeper, and between server and fork server: JSON objects in frames.
 
-One frame is four bytes of length (big-endian) and so many bytes of JSON in UTF-8. Versioned by `PROTOCOL`, which a
-keeper says in its `hello`; a server must go on understanding every version that was ever released.
+A frame is four bytes of length (big-endian) and that many bytes of JSON in UTF-8. Versioned by `PROTOCOL`, which a
+keeper sends in its `hello`; a server must understand every version that was ever released.
 
     server → keeper       {"do": "start", "job", "token", "argv", "cwd", "env", "stdin", "timeout", "grace",
                            "merge_stderr", "leave_children", "output_bytes",
@@ -10,7 +10,7 @@ keeper says in its `hello`; a server must go on understanding every version that
                           {"do": "cancel", "job", "token"}
                           {"do": "signal", "job", "token", "signum"}                          (since protocol 2)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
-                          (end of the connection)   a keeper that keeps nothing exits
+                          (end of the connection)   an idle keeper exits
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
                           {"say": "took", "job", "token", "offset", "refused"}                (since protocol 2)
@@ -18,16 +18,16 @@ keeper says in its `hello`; a server must go on understanding every version that
     fork server → server  {"say": "forked", "keeper", "pid"}   or   {"say": "failed", "keeper", "reason"}
                           {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
 
-`start`: `attempt` counts from 1; `stream` says that input comes later; `tty` is null or [rows, columns]; `limits` is
-null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null (the
-keeper's own) or {"uid", "gid", "groups"}. Absent is 1, false, null.
+`start`: `attempt` counts from 1; `stream` is true if input follows in messages; `tty` is null or [rows, columns];
+`limits` is null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null
+(the keeper's own) or {"uid", "gid", "groups"}. Defaults: 1, false, null.
 
-`signal` goes to the command's process group if the command has not ended, and is not answered.
+`signal` is sent to the command's process group if the command has not ended, and is not answered.
 
-`input` is answered by `took`, in order. `data` is base64. It is taken whole or not at all: if `offset` is null or
-what was taken before, and there is room. `took` has in `offset` what was taken in all, and in `refused` null, or
-"offset", "full", "closed" (never open, or ended; another offset is told first), or "gone" (this keeper keeps another
-job, or none; then `offset` is null).
+`input` is answered by `took`, in order. `data` is base64. It is accepted as a whole or not at all: if `offset` is
+null or the number of bytes accepted so far, and the buffer has space. In `took`, `offset` is the number of bytes
+accepted in all, and `refused` is null, "offset", "full", "closed" (never open, or ended; a wrong offset is reported
+first), or "gone" (the keeper runs another job or none; then `offset` is null).
 """
 
 import json
@@ -36,8 +36,8 @@ from collections.abc import Iterator
 from typing import Any
 
 PROTOCOL = 3
-CONTROLS_SINCE = 2  # the protocol from which on a keeper takes signals and input
-MAX_FRAME = 1 << 26  # bytes; a start with its stdin, argv and env is far smaller
+CONTROLS_SINCE = 2  # the first protocol version with signals and input
+MAX_FRAME = 1 << 26  # bytes; a `start` with its stdin, argv and env is far smaller
 
 _LENGTH = struct.Struct(">I")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -46,20 +46,20 @@ Message = dict[str, Any]
 
 
 def pack(message: Message) -> bytes:
-    """One message as a frame."""
+    """Return a message as a frame."""
     body = _encode(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 
 class Unpacker:
-    """Cuts what was received into messages, however the socket cut it."""
+    """Reassembles messages from received pieces of any size."""
 
     def __init__(self) -> None:
-        """Start with nothing received."""
+        """Start with an empty buffer."""
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Yield the messages that are complete now.
+        """Append received bytes; yield the messages that are complete now.
 
         Raises:
             ValueError: this is not our protocol.

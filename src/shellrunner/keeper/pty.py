@@ -1,8 +1,8 @@
-"""A pseudo-terminal as a command's input and output: its size, what is typed, and how its input ends.
+"""A pseudo-terminal as a command's input and output: its size, its input, and the end of the input.
 
-Owned by what is being kept. Must not know messages or slots. What a terminal does to what passes through it, it does
-here too (termios(3)): a newline becomes `\\r\\n`, Ctrl-C a signal, a line has at most 4,095 bytes. Only the echo is
-off, since nobody looks at what is typed.
+Owned by the running command. Must not know messages or slots. A terminal changes what passes through it (termios(3)):
+a newline becomes `\\r\\n`, Ctrl-C a signal, a line has at most 4,095 bytes. Only the echo is off, since nobody
+watches what is typed.
 """
 
 import os
@@ -14,26 +14,29 @@ from contextlib import suppress
 
 from .stdin_buffer import StdinBuffer
 
-_LOCAL, _CHARACTERS = 3, 6  # c_lflag and c_cc in what tcgetattr gives
-_SOON, _SELDOM, _SLOWER = 0.001, 1.0, 1.25  # seconds between looks, which grow by a quarter of the time waited
-_HELD = 65_536  # bytes; more than the kernel holds between the two ends (n_tty and pty: 4 and 8 KiB)
-_PIECE = 65_536
+_LOCAL, _CHARACTERS = 3, 6  # c_lflag and c_cc in the list that tcgetattr returns
+_MIN_POLL_INTERVAL, _MAX_POLL_INTERVAL, _BACKOFF = 0.001, 1.0, 1.25  # seconds, seconds, factor
+_MAX_BUFFERED = 65_536  # bytes; more than the kernel holds between the two ends (n_tty and pty: 4 and 8 KiB)
+_CHUNK_SIZE = 65_536
 
 
 class Pty(StdinBuffer):
-    """Both ends. The command's own end is held open while it runs: one that closes it all may open /dev/tty again."""
+    """Both ends of a pseudo-terminal (pty(7)); output is read from `master`.
 
-    def __init__(self, size: Sequence[int], given: bytes, *, is_open: bool) -> None:
-        """Make a terminal of `size` (rows, columns) into which `given` will be typed.
+    The command's end stays open here while the command runs: one that closes it everywhere may open /dev/tty again.
+    """
+
+    def __init__(self, size: Sequence[int], initial: bytes, *, is_open: bool) -> None:
+        """Open a terminal of `size` (rows, columns) into which `initial` is typed.
 
         Raises:
             OSError: there is none left.
         """
-        super().__init__(-1, given, is_open=is_open)
-        self.screen, self._slave = os.openpty()
+        super().__init__(-1, initial, is_open=is_open)
+        self.master, self._slave = os.openpty()
         try:
-            os.set_blocking(self.screen, False)
-            self.sink = os.dup(self.screen)
+            os.set_blocking(self.master, False)
+            self.sink = os.dup(self.master)
             termios.tcsetwinsize(self._slave, (size[0], size[1]))
             attributes = termios.tcgetattr(self._slave)
             attributes[_LOCAL] &= ~termios.ECHO
@@ -41,63 +44,63 @@ class Pty(StdinBuffer):
             self.path = os.ttyname(self._slave)
         except (OSError, termios.error) as error:
             self.close()
-            os.close(self.screen)
+            os.close(self.master)
             raise OSError(error.args[0], error.args[1]) from None
-        self._pause = _SOON
+        self._poll_interval = _MIN_POLL_INTERVAL
         self._key_typed = False
 
-    def give_to(self, uid: int) -> None:
-        """Let it belong to a user, as grantpt(3) would: its group stays the terminals'.
+    def chown(self, uid: int) -> None:
+        """Give the terminal to a user, as grantpt(3) does; its group stays.
 
         Raises:
-            OSError: it cannot.
+            OSError: not permitted.
         """
         os.fchown(self._slave, uid, -1)
 
-    def finish(self) -> None:
-        """Begin to type the end of the input."""
-        self.look()
+    def signal_end(self) -> None:
+        """Begin to type the end-of-file key."""
+        self.poll()
 
-    def look(self) -> None:
-        """Type the end of the input (again) if the last one was read.
+    def poll(self) -> None:
+        """Type the end-of-file key (again) if the last one was read.
 
-        A read that sees the end takes it away, and the next would wait for ever: so the end is typed again whenever
-        nothing is left to read, for as long as the command runs. A terminal that is not reading lines (raw) has no
-        end; it gets the key once, which is what programs that edit a line themselves take for it.
+        A read that sees the end consumes it, and the next one would wait for ever: so the key is typed again whenever
+        nothing is left to read, as long as the command runs. A terminal in raw mode does not read lines and has no
+        end; it gets the key once, which programs with a line editor take for the end.
         """
-        self.due = time.monotonic() + self._pause
-        self._pause = min(self._pause * _SLOWER, _SELDOM)
+        self.due = time.monotonic() + self._poll_interval
+        self._poll_interval = min(self._poll_interval * _BACKOFF, _MAX_POLL_INTERVAL)
         if self._is_unread():
             return
         try:
             attributes = termios.tcgetattr(self._slave)
-        except termios.error:  # EIO: hung up (vhangup(2)) since it was looked at, and nobody reads it any more
+        except termios.error:  # EIO: it was hung up (vhangup(2)) meanwhile, and nobody reads it any more
             return
         reads_lines = bool(attributes[_LOCAL] & termios.ICANON)
         key = attributes[_CHARACTERS][termios.VEOF]
-        if (reads_lines or not self._key_typed) and key != b"\0":  # NUL: the command has switched it off
+        if (reads_lines or not self._key_typed) and key != b"\0":  # NUL: the command has disabled it
             with suppress(OSError):
                 os.write(self.sink, key)
-                self._pause = _SOON
+                self._poll_interval = _MIN_POLL_INTERVAL
         self._key_typed = not reads_lines
 
-    def rest(self) -> Iterator[bytes]:
-        """What the command wrote and was not read yet, after its end; its children may go on writing for ever.
+    def read_rest(self) -> Iterator[bytes]:
+        """Yield the unread output of a command that has ended; bounded, as its children may go on writing for ever.
 
-        A read says EAGAIN or EIO only after what was on its way through the kernel has arrived (`n_tty_read` flushes
-        it first, since Linux 4.7), so nothing has to be waited for.
+        A read reports EAGAIN or EIO only after what was on its way through the kernel has arrived (`n_tty_read`
+        flushes it first, since Linux 4.7), so there is nothing to wait for.
         """
-        left = _HELD
+        left = _MAX_BUFFERED
         while left > 0:
             try:
-                data = os.read(self.screen, min(left, _PIECE))
+                data = os.read(self.master, min(left, _CHUNK_SIZE))
             except OSError:
                 return
             left -= len(data)
             yield data
 
     def close(self) -> None:
-        """Type no more, and leave the terminal to the command and its children; `screen` can still be read."""
+        """Type no more, and leave the terminal to the command and its children; `master` can still be read."""
         super().close()
         self.due = None
         slave, self._slave = self._slave, -1

@@ -1,8 +1,8 @@
-"""Store one command's output as it arrives, up to its limit, and say how much there is.
+"""Store one command's output as it arrives, up to its limit.
 
-Owned by the keeper, one per job. Writes the slot first and `runs/<job>.out` and `.idx` after it; must not know
-processes. What is stored is always a true beginning of what was written: from the first byte that finds no room
-(limit or disk) on, nothing more is stored, and everything is counted.
+Owned by the running command, one per job. Fills the slot first, then `runs/<job>.out` and `.idx`; must not know
+processes. What is stored is always a prefix of what was written: from the first byte that does not fit (limit or
+disk) on, nothing more is stored, and everything is counted as dropped.
 """
 
 import os
@@ -12,15 +12,15 @@ from typing import Any
 
 from .slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, SlotWriter, data_path, index_path
 
-_COALESCE = 5_000_000  # nanoseconds: output of one stream within this time of an entry needs no entry of its own
+_COALESCE_NS = 5_000_000  # output of the same stream within this time of an entry gets no entry of its own
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Recorder:
-    """Where the output of one job goes."""
+    """The stored output of one attempt. `stored` and `dropped` count bytes by stream (0 stdout, 1 stderr)."""
 
     def __init__(self, slot: SlotWriter, state: int, job: int, token: str, limit: int, *, attempt: int = 1) -> None:
-        """Store at most `limit` bytes: of both streams, and of the index where it does not fit into the slot."""
+        """Store at most `limit` bytes: both streams together, with the part of the index that is not in the slot."""
         self._slot, self._state, self._job, self._token, self._limit = slot, state, job, token, limit
         self._attempt = attempt
         self._data_file = self._index_file = -1
@@ -33,15 +33,15 @@ class Recorder:
         self.dropped = [0, 0]
 
     def store(self, stream: int, data: bytes) -> None:
-        """Store what was read from one of the streams (0 stdout, 1 stderr), as far as there is room."""
-        kept = 0 if self._full else self._write(stream, data)
-        self.stored[stream] += kept
-        self.dropped[stream] += len(data) - kept
-        self._full = self._full or kept < len(data)
+        """Store what was read from a stream, as far as it fits."""
+        stored = 0 if self._full else self._write(stream, data)
+        self.stored[stream] += stored
+        self.dropped[stream] += len(data) - stored
+        self._full = self._full or stored < len(data)
         self._slot.progress(self.progress())
 
     def progress(self) -> dict[str, Any]:
-        """How much is there, as the slot's `progress` and `end` say it."""
+        """Return the counts, as the slot's `progress` and `end` have them."""
         return {
             "job": self._job,
             "token": self._token,
@@ -50,13 +50,13 @@ class Recorder:
             "entries": self._entries,
             "stdout_dropped": self.dropped[0],
             "stderr_dropped": self.dropped[1],
-            # Of what lies in the slot: it is never synced, so after a power failure it must be checked.
+            # Of the part in the slot: it is never synced, so it must be verified after a power failure.
             "data_crc": self._data_crc,
             "index_crc": self._index_crc,
         }
 
     def sync(self) -> None:
-        """Make durable what lies outside the slot, before an end is written that counts on it."""
+        """Sync the files outside the slot, before an end is written that relies on them."""
         for file in (self._data_file, self._index_file):
             if file >= 0:
                 os.fsync(file)
@@ -66,7 +66,7 @@ class Recorder:
             os.close(runs)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for file in (self._data_file, self._index_file):
             if file >= 0:
                 os.close(file)
@@ -76,14 +76,14 @@ class Recorder:
         position = self.stored[0] + self.stored[1]
         now = time.time_ns()
         try:
-            if stream != self._last_stream or now - self._last_time >= _COALESCE:
+            if stream != self._last_stream or now - self._last_time >= _COALESCE_NS:
                 self._write_entry(IndexEntry(position, stream, self.stored[stream], now))
             room = self._limit - position - max(0, self._entries - INDEX_CAPACITY) * ENTRY_SIZE
             if room < len(data):
                 self.over_limit = True
                 data = data[: max(room, 0)]
             return self._write_data(position, data)
-        except OSError:  # ENOSPC, EDQUOT, EIO: a disk that takes nothing must not end the job
+        except OSError:  # ENOSPC, EDQUOT, EIO: a disk that accepts nothing must not end the job
             return 0
 
     def _write_entry(self, entry: IndexEntry) -> None:
@@ -94,7 +94,7 @@ class Recorder:
             if self._index_file < 0:
                 self._index_file = os.open(index_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)
             if os.pwrite(self._index_file, entry.pack(), (self._entries - INDEX_CAPACITY) * ENTRY_SIZE) < ENTRY_SIZE:
-                raise OSError("no room for a whole index entry")
+                raise OSError("short write of an index entry")
         self._entries += 1
         self._last_stream, self._last_time = entry.stream, entry.time
 
@@ -115,5 +115,5 @@ class Recorder:
             while written < len(rest):
                 written += os.pwrite(self._data_file, rest[written:], at + written)
         except OSError:
-            pass  # what was written before counts; the caller sees that it is not all
+            pass  # what was written before counts; the caller sees that it is incomplete
         return written

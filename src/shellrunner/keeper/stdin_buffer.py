@@ -1,31 +1,31 @@
-"""What is sent to a command's standard input while it runs: taken up to a bound, written as the command reads.
+"""A command's streamed standard input: a bounded buffer, written as the command reads.
 
-Owned by what is being kept; outlives the server. Must not know messages, or who sends.
+Owned by the running command; outlives the server. Must not know messages, or who sends.
 """
 
 import os
 
-ROOM = 1 << 20  # bytes that are held for a command that does not read them yet
-_PIECE = 65_536  # bytes written at once: what a pipe holds
+CAPACITY = 1 << 20  # bytes held for a command that has not read them yet
+_CHUNK_SIZE = 65_536  # bytes written at once: what a pipe holds
 
 
 class StdinBuffer:
-    """The write end of a command's input. `offset` counts what was taken in all."""
+    """The write end of a command's input. `offset` is the number of bytes accepted so far."""
 
-    due: float | None = None  # when `look` has something to do
+    due: float | None = None  # when `poll` has something to do (time.monotonic())
 
-    def __init__(self, sink: int, given: bytes = b"", *, is_open: bool) -> None:
-        """Write `given` to `sink` (nonblocking), and what is taken later if the input is open."""
-        self.sink, self.offset, self.is_open = sink, len(given), is_open
-        self._pending = bytearray(given)
+    def __init__(self, sink: int, initial: bytes = b"", *, is_open: bool) -> None:
+        """Write `initial` to `sink` (a nonblocking descriptor), and what is accepted later if the input is open."""
+        self.sink, self.offset, self.is_open = sink, len(initial), is_open
+        self._pending = bytearray(initial)
 
-    def take(self, offset: int | None, data: bytes, *, end: bool) -> str | None:
-        """Take all of `data`, and perhaps the end of the input; or none of it, and say why (see `messages`)."""
+    def accept(self, offset: int | None, data: bytes, *, end: bool) -> str | None:
+        """Accept all of `data`, and the end of the input if `end`; or nothing, and return why (see `protocol`)."""
         if offset is not None and offset != self.offset:
             return "offset"
         if not self.is_open:
             return "closed"
-        if len(self._pending) + len(data) > ROOM:
+        if len(self._pending) + len(data) > CAPACITY:
             return "full"
         self.offset += len(data)
         self.is_open = not end
@@ -34,36 +34,36 @@ class StdinBuffer:
         return None
 
     @property
-    def waiting(self) -> bool:
-        """Whether something is to be written once the command has read what was written before."""
+    def has_pending(self) -> bool:
+        """Whether there is something to write once the command has read more."""
         return bool(self._pending)
 
     def write(self) -> None:
-        """Write what there is room for; after the last of it, let the command see the end."""
+        """Write as much as fits; after the last of it, signal the end of the input."""
         if self.sink < 0:
             return
         while self._pending:
             try:
-                written = os.write(self.sink, self._pending[:_PIECE])
+                written = os.write(self.sink, self._pending[:_CHUNK_SIZE])
             except BlockingIOError:
                 return
-            except OSError:  # EPIPE: the command reads no more, and what it does not want is nobody's error
+            except OSError:  # EPIPE: the command reads no more, which is not an error
                 self._pending.clear()
                 self.close()
                 return
             del self._pending[:written]
         if not self.is_open:
-            self.finish()
+            self.signal_end()
 
-    def finish(self) -> None:
-        """All is written and nothing will follow."""
+    def signal_end(self) -> None:
+        """Let the command read the end of its input: everything is written, and nothing will follow."""
         self.close()
 
-    def look(self) -> None:
-        """Do what is `due`."""
+    def poll(self) -> None:
+        """Do what is `due`; a pipe needs nothing."""
 
     def close(self) -> None:
-        """Let go of the descriptor; a second time is none."""
+        """Close the descriptor; a second call does nothing."""
         sink, self.sink = self.sink, -1
         if sink >= 0:
             os.close(sink)

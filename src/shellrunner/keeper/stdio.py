@@ -1,4 +1,4 @@
-"""What a command's descriptors 0 to 2 are: pipes, a file in memory, or a terminal.
+"""A command's descriptors 0 to 2: pipes, a file in memory, or a terminal.
 
 Made by `command` for one command, before it is started. Must not know processes.
 """
@@ -10,90 +10,92 @@ from typing import Any
 from .pty import Pty
 from .stdin_buffer import StdinBuffer
 
-# A step for posix_spawn, with its arguments: DUP2 from, to; OPEN descriptor, path, flags, mode.
+# A file action of posix_spawn(3), with its arguments: DUP2 from, to; OPEN descriptor, path, flags, mode.
 Action = tuple[Any, ...]
 
 
 class Stdio:
-    """Reading ends in `pipes`, by stream; `input`, if there is any that is written; what is done in the child."""
+    """The reading ends in `pipes`, by stream; `stdin` if it is written; the `actions` to be done in the child."""
 
     def __init__(self, message: dict[str, Any]) -> None:
-        """Make what a `start` message asks for.
+        """Open what a `start` message asks for.
 
         Raises:
             OSError: no descriptors or no terminals left.
         """
         self.pipes: list[int] = []
-        self.input: StdinBuffer | None = None
+        self.stdin: StdinBuffer | None = None
         self.actions: list[Action] = []
-        self._given: list[int] = []  # only the command needs them
+        self._child_ends: list[int] = []  # only the command needs them
         try:
             if message.get("tty"):
-                self._lay_terminal(message)
+                self._open_terminal(message)
             else:
-                self._lay_pipes(message)
-                self._lay_input(message)
+                self._open_output_pipes(message)
+                self._open_stdin(message)
             if user := message.get("user"):
-                self._give_to(user["uid"])
+                self._chown(user["uid"])
         except OSError:
             self.close_all()
             raise
 
     def close_child_ends(self) -> None:
-        """Close what only the command needs, once it has it."""
-        for descriptor in self._given:
+        """Close the descriptors that only the command needs, once it is started."""
+        for descriptor in self._child_ends:
             os.close(descriptor)
-        self._given = []
+        self._child_ends = []
 
     def close_all(self) -> None:
-        """Close everything: there is no command."""
+        """Close everything: the command could not be started."""
         self.close_child_ends()
-        if self.input:
-            self.input.close()
+        if self.stdin:
+            self.stdin.close()
         for descriptor in self.pipes:
             with suppress(OSError):
                 os.close(descriptor)
 
-    def _give_to(self, uid: int) -> None:
-        # /dev/stderr and the like open what is behind the descriptor once more, which its owner alone may do.
-        for descriptor in self._given:
+    def _chown(self, uid: int) -> None:
+        # Opening /dev/stderr and the like opens the file behind the descriptor again, which only its owner may do.
+        for descriptor in self._child_ends:
             os.fchown(descriptor, uid, -1)
-        if isinstance(self.input, Pty):
-            self.input.give_to(uid)
+        if isinstance(self.stdin, Pty):
+            self.stdin.chown(uid)
 
-    def _lay_terminal(self, message: dict[str, Any]) -> None:
+    def _open_terminal(self, message: dict[str, Any]) -> None:
         text = (message["stdin"] or "").encode()
-        self.input = terminal = Pty(message["tty"], text, is_open=message.get("stream", False))
-        self.pipes = [terminal.screen]
-        # A session without a terminal gets the first that its leader opens (tty_ioctl(4)), and posix_spawn has made
-        # the session by then, in glibc and in musl.
+        self.stdin = terminal = Pty(message["tty"], text, is_open=message.get("stream", False))
+        self.pipes = [terminal.master]
+        # The first terminal that a session leader opens becomes the session's (tty_ioctl(4)), and posix_spawn has
+        # made the session by then, in glibc and in musl.
         opened = (os.POSIX_SPAWN_OPEN, 0, terminal.path, os.O_RDWR, 0)
         self.actions = [opened, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
 
-    def _lay_pipes(self, message: dict[str, Any]) -> None:
-        # Pipes, never files: a file opened again through /dev/stderr starts at 0 and overwrites what is there.
+    def _open_output_pipes(self, message: dict[str, Any]) -> None:
+        # Pipes, never files: a file opened again through /dev/stderr is written from offset 0, over its content.
         for _ in range(1 if message["merge_stderr"] else 2):
             reading, writing = os.pipe()
             self.pipes.append(reading)
-            self._given.append(writing)
-            os.set_blocking(reading, False)  # a pipe that was readable may have been drained meanwhile
-        self.actions = [(os.POSIX_SPAWN_DUP2, self._given[0], 1), (os.POSIX_SPAWN_DUP2, self._given[-1], 2)]
+            self._child_ends.append(writing)
+            os.set_blocking(
+                reading, False
+            )  # a pipe that polled as readable may be empty by now: a child reads it too
+        self.actions = [(os.POSIX_SPAWN_DUP2, self._child_ends[0], 1), (os.POSIX_SPAWN_DUP2, self._child_ends[-1], 2)]
 
-    def _lay_input(self, message: dict[str, Any]) -> None:
+    def _open_stdin(self, message: dict[str, Any]) -> None:
         if message.get("stream"):
             reading, writing = os.pipe()
-            self._given.append(reading)
-            self.input = StdinBuffer(writing, is_open=True)
+            self._child_ends.append(reading)
+            self.stdin = StdinBuffer(writing, is_open=True)
             os.set_blocking(writing, False)
         elif message["stdin"]:
-            self._given.append(_file_of(message["stdin"].encode()))
+            self._child_ends.append(_memory_file(message["stdin"].encode()))
         else:
-            return  # the command has the keeper's own: /dev/null
-        self.actions.append((os.POSIX_SPAWN_DUP2, self._given[-1], 0))
+            return  # the command inherits the keeper's own: /dev/null
+        self.actions.append((os.POSIX_SPAWN_DUP2, self._child_ends[-1], 0))
 
 
-def _file_of(text: bytes) -> int:
-    # Memory that reads like a file: nobody has to feed it, and a command that reads none of it costs nothing.
+def _memory_file(text: bytes) -> int:
+    # It reads like a file: no process has to write it while the command runs, and a command may leave it unread.
     file = os.memfd_create("stdin", os.MFD_CLOEXEC)
     while text:
         text = text[os.write(file, text) :]
