@@ -8,9 +8,8 @@ bytes; must not know processes or jobs' meaning.
     …       record 1   the next job; the two are used in turn
 
 A record has three blocks in its first page (`start`, `progress`, `end`), then space for the first `INDEX_CAPACITY`
-index entries and the first `DATA_CAPACITY` bytes of output. What does not fit goes to `runs/<job>.idx` and
-`runs/<job>.out` (`runs/<job>.<attempt>.…` from the second attempt on, which `start` names). A block is its length,
-its CRC-32 and JSON, so a torn block is recognized.
+index entries and `DATA_CAPACITY` bytes of output. The rest goes to `runs/<job>.idx` and `runs/<job>.out`, with the
+attempt in the name from the second on. A block is its length, CRC-32 and JSON, so a torn one is recognized.
 
 The life of a slot:
 
@@ -19,12 +18,11 @@ The life of a slot:
     write_…    index entry, then data, then progress              for each piece of output
     end        ending, usage, counts, CRCs of the stored part     after the tree is swept, before "ended" is sent
     begin      start of job n+1 into the other record             over job n-1, whose end the history has by then
-    unlocked                                                      the keeper is gone: the slot may be judged
-    removed                                                       by the server, once every end in it is recorded
+    unlocked   by the kernel: the keeper is gone                  the slot may be judged, and is removed after that
 
 The order of writes matters. A keeper writes an index entry before the data that it describes, and `progress` (how
-much is stored) after both; a reader reads `progress` first, so what it counts is there. Then a reader checks `start`
-again after reading: if it is still the same job's, no part of what was read had been overwritten by another job's.
+much is stored) after both; a reader reads `progress` first, so what it counts is there. Then it checks `start` again:
+if that is still the same job's, no part of what was read had been overwritten by another job's.
 """
 
 import errno
@@ -58,7 +56,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class IndexEntry(NamedTuple):
     """An index entry: from `position` on, output is `stream`'s (0 stdout, 1 stderr), from the stream's `offset` on.
 
-    `time` is in nanoseconds since the epoch. Lengths are implied: an extent ends where the next one begins.
+    `time` is in nanoseconds since the epoch. An extent ends where the next one begins.
     """
 
     position: int
@@ -94,8 +92,7 @@ class Record(NamedTuple):
     @property
     def attempt(self) -> int:
         """Which attempt of the job this is, counted from 1."""
-        attempt: int = self.start.get("attempt", 1)
-        return attempt
+        return int(self.start.get("attempt", 1))
 
 
 def slot_name(keeper: int) -> str:
