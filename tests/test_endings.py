@@ -40,6 +40,13 @@ def test_the_page_has_the_labels_of_the_table(ending: Ending) -> None:
     assert (labels[ending].lower() if ending in labels else None) == expected
 
 
+def test_the_page_offers_every_ending_as_a_filter() -> None:
+    """The page's list can be filtered by each ending, in the table's order; exits are split by their code."""
+    (select,) = re.findall(r'<select id="ending".*?</select>', (PAGE / "index.html").read_text(), re.DOTALL)
+    offered = re.findall(r'<option value="(\w+)">', select)
+    assert offered == ["ok", "bad", *(ending for ending in Ending if ending is not Ending.EXITED)]
+
+
 def test_the_page_has_the_tones_of_the_table() -> None:
     """The page names the tone of every ending that is not a failure, and of no other."""
     tones = script_table((PAGE / "core" / "labels.js").read_text(), "TONES")
