@@ -31,7 +31,7 @@ SHAPES: list[Pieces] = [
 
 
 def up_to(number: int) -> Pieces:
-    """What the attempts up to this one write."""
+    """Return what the attempts up to this one write."""
     return [piece for shape in SHAPES[:number] for piece in shape]
 
 
@@ -56,7 +56,7 @@ async def attempt(
 
 
 async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> None:
-    """However much each wrote, at each moment all bytes so far are at their places, in all and in each attempt."""
+    """However much each attempt wrote, all bytes so far are at their positions, in the whole and in each attempt."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
         early: list[tuple[Output, int]] = []
@@ -87,7 +87,7 @@ async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> 
 
 
 async def test_what_was_read_of_an_attempt_stays_when_it_ends_and_its_slot_has_others(tmp_path: Path) -> None:
-    """An output asked for while an attempt ran reads the same from its row, whether or not it was the last."""
+    """A snapshot of a running attempt reads the same bytes from its row later, whether or not it was the last."""
     first, second, third = (pieces(seed, 40, 400) for seed in (4, 5, 6))
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
@@ -112,7 +112,7 @@ async def test_what_was_read_of_an_attempt_stays_when_it_ends_and_its_slot_has_o
 
 
 async def test_while_it_waits_the_output_so_far_is_there(tmp_path: Path) -> None:
-    """Before the next attempt, also after a restart, all output so far is read, and dropped bytes add up."""
+    """Between attempts, also after a restart, all output so far can be read, and dropped bytes add up."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
         with SimulatedKeeper(tmp_path) as keeper:
@@ -137,7 +137,7 @@ async def test_while_it_waits_the_output_so_far_is_there(tmp_path: Path) -> None
 
 
 async def test_a_deleted_result_is_gone_with_all_its_attempts(tmp_path: Path) -> None:
-    """Afterwards nothing is read of any attempt, also by who asked before, and no file is left."""
+    """After the deletion no attempt can be read, not even by an earlier snapshot, and no file is left."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
         with SimulatedKeeper(tmp_path) as keeper:
@@ -157,7 +157,7 @@ async def test_a_deleted_result_is_gone_with_all_its_attempts(tmp_path: Path) ->
 
 
 async def test_a_job_with_one_attempt_costs_one_look(tmp_path: Path) -> None:
-    """Output of a running job is found without a statement, that of one that is done with a single one."""
+    """The output of a running job is found without a statement, that of one that is done with one."""
     async with opened(tmp_path) as store:
         claim = await running(store)
         with SimulatedKeeper(tmp_path) as keeper:
@@ -191,7 +191,7 @@ attempts = st.lists(st.one_of(written, written, bulky), min_size=1, max_size=6)
 def test_any_attempts_read_as_what_they_wrote_one_after_another(
     made: list[list[tuple[int, bytes]]], over: int, chance: random.Random
 ) -> None:
-    """Whatever the attempts wrote, and however many of them are over, reading from anywhere is reading their sum."""
+    """Whatever the attempts wrote, reading from any position reads their concatenation."""
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(_compare(Path(directory), made, over, chance))
 
@@ -254,7 +254,7 @@ async def test_hundreds_of_attempts_are_found_quickly(tmp_path: Path) -> None:
 
 
 async def test_an_alarm_begins_the_next_attempt(tmp_path: Path) -> None:
-    """An attempt that is due a little later is queued by itself, and what it writes goes on behind the first."""
+    """An attempt that is due later is queued without a request, and its output follows the first one's."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id
         with SimulatedKeeper(tmp_path) as keeper:

@@ -1,4 +1,4 @@
-"""Lists against a model that sorts everything: any filters, any order, pages of any size, while jobs come and go."""
+"""Lists compared with a model that sorts everything: any filters, order and page size, while jobs come and go."""
 
 import sqlite3
 import unicodedata
@@ -52,7 +52,7 @@ class Row:
     labels: tuple[tuple[str, str], ...]
 
     def listed(self, key: SortKey) -> Any:
-        """What counts in lists: how it went is not known before the end."""
+        """Return the value that counts in lists; results do not count before the job is done."""
         return None if key is SortKey.STARTED and self.state != "done" else getattr(self, key)
 
 
@@ -130,7 +130,7 @@ scan_limits = st.builds(
 
 
 class History:
-    """Rows in tables and in a dict."""
+    """A history whose rows are in the tables and in a dict."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
@@ -154,7 +154,7 @@ class History:
         self.db.execute("DELETE FROM labels WHERE job = ?", (job_id,))
 
     def expected(self, wanted: Filters, sort: Sort) -> list[Position]:
-        """Everything that fits, sorted key by key from the last to the first."""
+        """Return the positions of all rows that match, sorted key by key from the last to the first."""
         ids = sorted(job_id for job_id, row in self.rows.items() if fits(row, wanted))
         if not sort or sort[-1].descending:
             ids.reverse()
@@ -166,7 +166,7 @@ class History:
 
 
 def same(text: str) -> str:
-    """Equal for texts that are canonical caseless matches."""
+    """Return a text that is equal for canonical caseless matches."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
@@ -226,7 +226,7 @@ quick = settings(max_examples=120, deadline=None, suppress_health_check=list(Hea
 def test_a_walk_is_everything_in_order(
     rows: list[Row], taken_in: int, question: tuple[Filters, Sort], limit: int, limits: ScanLimits
 ) -> None:
-    """Page after page gives exactly what fits, sorted, whatever the filters, sort, page size and limits."""
+    """The pages hold exactly the jobs that match, in order, whatever the filters, sort, page size and limits."""
     wanted, sort = question
     with history(rows, taken_in) as made:
         assert whole(made, wanted, sort, limit, limits) == made.expected(wanted, sort)
@@ -237,7 +237,7 @@ def test_a_walk_is_everything_in_order(
 def test_nothing_is_skipped_or_repeated(
     rows: list[Row], question: tuple[Filters, Sort], limits: ScanLimits, data: st.DataObject
 ) -> None:
-    """While jobs come and go between pages, those that stay are seen once, in order, and nothing is seen twice."""
+    """While jobs are added and deleted between pages, those that stay are listed once, in order, and none twice."""
     wanted, sort = question
     limit = data.draw(st.integers(1, 4))
     with history(rows, data.draw(st.integers(0, 30))) as made:
@@ -268,7 +268,7 @@ def test_nothing_is_skipped_or_repeated(
 @quick
 @given(histories, questions, scan_limits)
 def test_every_place_is_a_beginning(rows: list[Row], question: tuple[Filters, Sort], limits: ScanLimits) -> None:
-    """Behind each place of a list lies exactly the rest of it."""
+    """A page that begins at any position of a list holds exactly the rest of the list."""
     wanted, sort = question
     with history(rows) as made:
         expected = made.expected(wanted, sort)
@@ -283,7 +283,7 @@ def test_every_place_is_a_beginning(rows: list[Row], question: tuple[Filters, So
 
 
 async def test_pages_of_large_jobs_end_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many were asked for, a page has no more jobs than fit into memory, and says where the next begins."""
+    """A page ends before its jobs exceed the limit of characters, whatever was requested, and has a next page."""
     monkeypatch.setattr(listing, "MAX_PAGE_CHARACTERS", 25_000)
     sort = (Order(SortKey.PRIORITY, True),)
     async with real.opened(tmp_path) as store:
@@ -302,7 +302,7 @@ async def test_pages_of_large_jobs_end_early(tmp_path: Path, monkeypatch: pytest
 
 
 async def test_places_are_those_of_the_jobs(tmp_path: Path) -> None:
-    """The place that a list gives a job is the one that is told from the job itself, whatever it is sorted by."""
+    """The position of a job in a list equals the one computed from the job, whatever the sort."""
     async with real.opened(tmp_path) as store:
         await real.done(store)
         await real.running(store, "u")

@@ -43,7 +43,7 @@ async def all_of(output: Output, limit: int = 1 << 16) -> list[Extent]:
 
 
 async def is_all_of(output: Output, written: Pieces) -> None:
-    """Everything agrees with what was written, in arrival order, by stream, from any offset."""
+    """Check that an output agrees with what was written: in arrival order, by stream, from any offset."""
     arrived = b"".join(data for _, data in written)
     which = b"".join(bytes([stream]) * len(data) for stream, data in written)
     own = [b"".join(data for stream, data in written if stream == number) for number in range(2)]
@@ -114,7 +114,7 @@ async def test_output_is_what_was_written(tmp_path: Path, shape: str) -> None:
 
 
 async def test_a_snapshot_stays_readable_while_the_job_goes_on_and_after_it_was_finished(tmp_path: Path) -> None:
-    """An output asked for early reads the same bytes after more were written, and after its slot has other jobs."""
+    """A snapshot reads the same bytes after more were written, and after its slot was reused by other jobs."""
     written, more = pieces(5, 30, 300), pieces(6, 30, 300)
     async with opened(tmp_path) as store:
         with SimulatedKeeper(tmp_path) as keeper:
@@ -136,7 +136,7 @@ async def test_a_snapshot_stays_readable_while_the_job_goes_on_and_after_it_was_
 
 
 async def test_reading_while_a_keeper_writes_gives_a_true_beginning_at_every_moment(tmp_path: Path) -> None:
-    """Under a writer at full speed, each look is a beginning of what was written, and looks never shrink."""
+    """While a keeper writes, every snapshot is a prefix of what was written, and never shorter than the last one."""
     written = pieces(8, 4000, 200)
     arrived = b"".join(data for _, data in written)
     async with opened(tmp_path) as store:
@@ -198,7 +198,7 @@ async def test_the_end_of_a_long_output_costs_what_its_beginning_costs(tmp_path:
 @pytest.mark.parametrize("kind", ["out", "idx"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "short", "torn", "garbage", "one entry", "a directory"])
 async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path, kind: str, damage: str) -> None:
-    """S7: whatever became of the files in runs/, what is read is true and in order, and the rest is not there."""
+    """S7: with any damage to the spill files, what is read is correct and in order, and the rest is left out."""
     written = [(number % 2, bytes([65 + number % 26]) * 100) for number in range(2000)]
     arrived = b"".join(data for _, data in written)
     async with opened(tmp_path) as store:
@@ -242,7 +242,7 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
 
 
 async def test_s10_a_result_can_be_read_again_and_after_a_restart(tmp_path: Path) -> None:
-    """S10: twice, by two readers at once, and from a new process: the same bytes."""
+    """S10: a second read, two concurrent readers and a new process all read the same bytes."""
     async with opened(tmp_path) as store:
         claim = await running(store)
         with SimulatedKeeper(tmp_path) as keeper:
@@ -257,7 +257,7 @@ async def test_s10_a_result_can_be_read_again_and_after_a_restart(tmp_path: Path
 
 
 async def test_deleting_removes_the_files(tmp_path: Path) -> None:
-    """A deleted job's, and a deleted result's, files are gone from runs/ once the store is closed."""
+    """The spill files of deleted jobs and deleted results are removed by the time the store is closed."""
     async with opened(tmp_path) as store:
         for number in range(2):
             claim = await running(store, f"t{number}", keeper=number)

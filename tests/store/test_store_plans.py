@@ -1,4 +1,4 @@
-"""Queries' plans and what lists cost: S12, a page of a million jobs costs what a page of a thousand does."""
+"""Query plans and the cost of lists. S12: a page of a million jobs costs what a page of a thousand does."""
 
 import re
 import sqlite3
@@ -53,7 +53,7 @@ STATEMENTS = {
 
 
 class Recording(sqlite3.Connection):
-    """Remembers every statement."""
+    """A connection that records every statement."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -69,7 +69,7 @@ def plan(db: sqlite3.Connection, sql: str) -> list[str]:
 
 
 def check(sql: str, steps: list[str]) -> None:
-    """Every step seeks, or walks an index in its own order as far as a LIMIT."""
+    """Check that every step seeks, or walks an index in its own order up to a LIMIT."""
     assert steps
     ends = re.search(r"LIMIT (\?|1)\)?$", sql.strip()) is not None
     for step in steps:
@@ -138,7 +138,7 @@ SORTS: dict[str, Sort] = {
 
 
 def fill(db: sqlite3.Connection, jobs: int) -> None:
-    """A history as it is: nearly all of one kind, some of each other, everywhere."""
+    """Add a realistic mix: nearly all jobs alike, and some of every other kind throughout."""
     db.execute(
         """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
         INSERT INTO jobs (id, state, queue, priority, created, started, completed, ending, exit_code, duration,
@@ -156,7 +156,7 @@ def fill(db: sqlite3.Connection, jobs: int) -> None:
 
 
 def pages(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: Sort) -> int:
-    """Have a page at the beginning, one further on, one at the end; how many places they had."""
+    """Read a page at the beginning, the next one, and one at the end; return how many positions they had."""
     first, after = listing.positions(db, filters, sort, limit=10, scan_limits=limits)
     middle: Sequence[Any] = ()
     if after is not None:
@@ -168,7 +168,7 @@ def pages(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: So
 
 @pytest.mark.parametrize("filters", FILTERS)
 def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> None:
-    """S12: no statement of any list, sorted in any way, does more than walk an index to a LIMIT, or look up ids."""
+    """S12: every statement of every list, in any order, walks an index up to a LIMIT or looks up ids."""
     fill(db, 600)
     db.statements.clear()
     for sort in SORTS.values():
@@ -185,7 +185,7 @@ def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> 
 
 
 def test_the_test_of_plans_would_notice(db: Recording) -> None:
-    """Statements that scan, sort, or walk without an end are found."""
+    """The check fails for statements that scan, sort, or walk without a LIMIT."""
     for sql in (
         "SELECT id FROM jobs WHERE command = ?",
         "SELECT id FROM jobs WHERE command = ? LIMIT ?",
@@ -200,7 +200,7 @@ def test_the_test_of_plans_would_notice(db: Recording) -> None:
 
 
 def cost(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: Sort) -> int:
-    """How many hundred instructions SQLite executes for these pages."""
+    """Return how many hundred instructions SQLite executes for these pages."""
     ticks = 0
 
     def tick() -> None:

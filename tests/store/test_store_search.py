@@ -1,4 +1,4 @@
-"""Search in commands: what is found in any script, by index or not, and the index that trails behind."""
+"""Text search: matches in any script, indexed or not, and the index that trails behind."""
 
 import asyncio
 import sqlite3
@@ -40,7 +40,7 @@ def add(db: sqlite3.Connection, *commands: str) -> None:
 
 
 def found(db: sqlite3.Connection, needle: str) -> list[int]:
-    """The ids of all jobs with this in their command, the oldest first."""
+    """Return the ids of all jobs whose command contains the text, oldest first."""
     places, after = listing.positions(db, Filters(text=needle), (), limit=1000)
     assert after is None
     return [int(place[-1] or 0) for place in reversed(places)]
@@ -105,7 +105,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(texts, min_size=1, max_size=6), st.data())
 def test_index_and_looking_agree(commands: list[str], data: st.DataObject) -> None:
-    """What the index finds is what looking at each command finds, also where it has only a part of them."""
+    """The index finds what comparing every command finds, also while only some jobs are indexed."""
     command = data.draw(st.sampled_from(commands))
     begin = data.draw(st.integers(0, len(command)))
     needle = command[begin : data.draw(st.integers(begin, len(command)))].swapcase()
@@ -126,7 +126,7 @@ def test_index_and_looking_agree(commands: list[str], data: st.DataObject) -> No
 @example("ΐ")
 @example("\u0345α")
 def test_folding_is_done_once(text: str) -> None:
-    """What was folded is not changed by folding it again, nor by the way in which its letters were written."""
+    """Folding is idempotent, and independent of the normalization form of its input."""
     folded = search.fold(text)
     assert search.fold(folded) == folded
     for form in ("NFC", "NFD"):
@@ -134,7 +134,7 @@ def test_folding_is_done_once(text: str) -> None:
 
 
 def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a part of the needle is in few commands, only those are looked at; where none is, a page still ends."""
+    """Only commands with the rarest trigram are candidates; without a rare one, a page ends all the same."""
     monkeypatch.setattr(search, "_RARE_LIMIT", 20)
     add(db, *(f"run {number:03} common" for number in range(100)))
     search.add_next_jobs(db)
@@ -149,7 +149,7 @@ def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest
 
 
 def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
-    """With a job go its entries; one that is not in the index yet takes nothing out of it."""
+    """A deleted job's entries are removed; deleting one that is not indexed yet removes nothing."""
     add(db, "Обработать", "обработать всё")
     search.add_next_jobs(db)
     add(db, "обработать опять")
@@ -167,7 +167,7 @@ def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
 def test_the_index_does_not_grow_with_what_was_deleted(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many jobs came and went, the index is hardly larger than that of those that are there, step by step."""
+    """However many jobs were deleted, merging in steps keeps the index about as large as that of the jobs left."""
     monkeypatch.setattr(search, "_MERGE_THRESHOLD", 100)
     monkeypatch.setattr(search, "_MERGE_PAGES", 2)
 
@@ -198,7 +198,7 @@ def test_the_index_does_not_grow_with_what_was_deleted(
 
 
 def test_steps_are_small(db: sqlite3.Connection) -> None:
-    """One step takes a few hundred short commands, or one long one, so that no other write waits for long."""
+    """One step indexes a few hundred short commands or one long one, so that other writes do not wait."""
     add(db, *["true"] * 1000)
     assert search.add_next_jobs(db)
     assert 100 <= len(entries(db, "tru")) <= 500
@@ -216,7 +216,7 @@ async def searched(store: SqliteStore) -> int:
 
 
 async def test_the_index_follows_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New jobs get into the index by themselves, also those from before an opening; until then they are found too."""
+    """New jobs are indexed without a request, also after a restart, and are found before they are."""
     monkeypatch.setattr(search, "_GATHER_DELAY", 0.01)
     async with opened(tmp_path) as store:
         for _ in range(3):
@@ -236,7 +236,7 @@ async def reached(store: SqliteStore, job_id: int) -> bool:
 
 
 async def test_nothing_new_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While no job comes, the task that takes them in does nothing, and a failing history does not end it."""
+    """The indexer is idle while there are no new jobs, and a failing history does not end it."""
     monkeypatch.setattr(search, "_GATHER_DELAY", 0)
     monkeypatch.setattr(search, "_STEP_DELAY", 0)
     outcomes: list[bool | None] = [False, None, False, True, True]  # the last first

@@ -215,11 +215,15 @@ class Filters:
     ] = None
     min_duration: Annotated[
         float | None,
-        FilterInfo("min_duration", _DURATION, "duration", Comparison.AT_LEAST, "Ran for at least, in seconds.", 0.5),
+        FilterInfo(
+            "min_duration", _DURATION, "duration", Comparison.AT_LEAST, "Ran for at least this many seconds.", 0.5
+        ),
     ] = None
     max_duration: Annotated[
         float | None,
-        FilterInfo("max_duration", _DURATION, "duration", Comparison.AT_MOST, "Ran for at most, in seconds.", 60),
+        FilterInfo(
+            "max_duration", _DURATION, "duration", Comparison.AT_MOST, "Ran for at most this many seconds.", 60
+        ),
     ] = None
     with_result: bool = False  # done, and the result is not deleted; no parameter: it is what /api/results lists
 
