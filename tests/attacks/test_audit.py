@@ -1,4 +1,4 @@
-"""The audit: what it says, what it never says, and that what it cannot say is not done."""
+"""The audit log: what it contains, what it never contains, and that nothing is done if it cannot be written."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ NUMBERS = itertools.count(1)
 
 
 async def lines_of(target: Target, source: str, events: int) -> list[dict[str, Any]]:
-    """What the audit says of what came from there, and of what came of it, once that is so much."""
+    """The audit events of requests from this address and of their responses, once there are so many."""
 
     def lines() -> list[dict[str, Any]]:
         here = [line for line in target.audit() if line.get("from") == source]
@@ -34,8 +34,8 @@ async def lines_of(target: Target, source: str, events: int) -> list[dict[str, A
     return lines()
 
 
-async def test_what_was_done_is_told_in_two_lines(guarded: Target) -> None:
-    """Who, from where and what before it is done, and what came of it, with the command; no more than that."""
+async def test_a_change_is_logged_in_two_events(guarded: Target) -> None:
+    """A change is logged in two events: who, from where and what; then the result, with the command."""
     body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
     outcome = await guarded.send(request("POST", "/api/jobs", bearer(EACH_SCOPE["run"]), body=body))
     asked, answered = await lines_of(guarded, outcome.source, 2)
@@ -49,8 +49,8 @@ async def test_what_was_done_is_told_in_two_lines(guarded: Target) -> None:
     assert answered["job"] == json.loads(outcome.only.body)["job_id"]
 
 
-async def test_what_was_refused_is_told_in_one_line(guarded: Target) -> None:
-    """Who, from where, what, and why."""
+async def test_a_rejection_is_logged_in_one_event(guarded: Target) -> None:
+    """A rejection is logged in one event: who, from where, what, and why."""
     outcome = await guarded.send(looking("/api/jobs?q=x", bearer(EACH_SCOPE["run"])))
     (line,) = await lines_of(guarded, outcome.source, 1)
     told = {name: line[name] for name in ("event", "who", "verb", "path", "why")}
@@ -58,16 +58,16 @@ async def test_what_was_refused_is_told_in_one_line(guarded: Target) -> None:
     assert told == {"event": "rejected", "who": "token:run", **what}
 
 
-async def test_of_whom_nobody_knows_nothing_is_made_up(guarded: Target) -> None:
-    """A wrong token has no name."""
+async def test_an_unknown_client_has_no_name(guarded: Target) -> None:
+    """A rejected request with a wrong token is logged without a name."""
     outcome = await guarded.send(looking("/api/jobs", bearer("wrong")))
     (line,) = await lines_of(guarded, outcome.source, 1)
     assert line["why"] == "token-needed"
     assert "who" not in line
 
 
-async def test_looking_is_not_told(guarded: Target) -> None:
-    """What only looks, and may, leaves no line."""
+async def test_reading_is_not_logged(guarded: Target) -> None:
+    """Reading with permission is not logged."""
     looked = await guarded.send(looking("/api/jobs", bearer(EACH_SCOPE["read"])))
     marked = await guarded.send(request())
     await lines_of(guarded, marked.source, 1)
@@ -75,7 +75,7 @@ async def test_looking_is_not_told(guarded: Target) -> None:
 
 
 async def test_the_log_has_no_secrets(guarded: Target) -> None:
-    """No token, right or wrong, no session, env value or stdin is in any line of the log."""
+    """No token, valid or wrong, no session, env value or stdin is in any line of the log."""
     body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
     await guarded.ask(request("POST", "/api/jobs", bearer(RIGHT), body=body))
     await guarded.ask(request("POST", "/api/jobs", bearer(RIGHT), body=body + b"}"))
@@ -96,7 +96,7 @@ FORGED = quote('\n{"event":"request","logger":"shellrunner.audit","who":"uid:0"}
     "target", [f"/api/x{FORGED}", f"/{FORGED}", f"/api/jobs?{FORGED}=1", f"/api/jobs?q={FORGED}"]
 )
 async def test_lines_cannot_be_forged(alone: Target, target: str) -> None:
-    """What a request says stays within the line that tells of it."""
+    """No part of a request can start a new line of the log."""
     await alone.ask(request("POST", target))
     marked = await alone.send(request("POST", target, host="Host: evil.test"))
     await lines_of(alone, marked.source, 1)
@@ -108,7 +108,7 @@ INJECTED = "x\r\nSet-Cookie: a=b\r\n\r\n<script>"
 
 
 async def test_headers_cannot_be_forged(guarded: Target) -> None:
-    """A label, a name, a filter or a key with the end of a line in it never becomes a header of an answer."""
+    """A label, a name, a filter or a key with a line end in it never becomes a header of a response."""
     quoted = quote(INJECTED)
     body = json.dumps({"command": "true", "labels": {"k": INJECTED}}).encode()
     jobs = [await guarded.ask(request("POST", "/api/jobs", *guarded.own, body=body)) for _ in range(2)]
@@ -132,7 +132,7 @@ async def test_headers_cannot_be_forged(guarded: Target) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def proxied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service that believes what 127.0.0.1 says of whom it passes on."""
+    """A service that trusts 127.0.0.1 as a proxy."""
     async with running(tmp_path_factory.mktemp("proxied"), tokens=True, SERVER__PROXIES='["127.0.0.1"]') as target:
         yield target
 
@@ -155,8 +155,8 @@ STRANGER, FORGERY = "203.0.113.9", "198.51.100.1"
         (FORGERY, "127.0.0.2", ""),
     ],
 )
-async def test_a_proxy_is_believed_and_its_client_is_not(proxied: Target, said: str, near: str, source: str) -> None:
-    """Who asks is the last whom one of our proxies heard; where that cannot be read, the proxy itself ("")."""
+async def test_a_proxy_is_trusted_and_its_client_is_not(proxied: Target, said: str, near: str, source: str) -> None:
+    """The client is the last address that a trusted proxy reports; if that is invalid, the proxy itself ("")."""
     path = f"/api/{next(NUMBERS)}"
     outcome = await proxied.send(looking(path, f"X-Forwarded-For: {said}"), near)
 
@@ -172,14 +172,14 @@ async def test_a_proxy_is_believed_and_its_client_is_not(proxied: Target, said: 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def muted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service of its own, whose log will be stopped."""
+    """A service of its own, whose log will be blocked."""
     async with serving(tmp_path_factory.mktemp("muted")) as target:
         yield target
 
 
 @contextlib.contextmanager
 def full_log(target: Target) -> Iterator[None]:
-    """Have the service's log be a pipe that is full, and that nobody reads."""
+    """Replace the service's log by a full pipe that nobody reads."""
     reading = target.service.process._transport.get_pipe_transport(2)
     reading.pause_reading()
     pipe = os.open(f"/proc/{target.service.process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
@@ -203,8 +203,8 @@ CHANGES = [
 ]
 
 
-async def test_what_cannot_be_written_down_is_not_done(muted: Target) -> None:
-    """While the log takes no line: whatever would change something is 503 and not done; looking goes on."""
+async def test_what_cannot_be_logged_is_not_done(muted: Target) -> None:
+    """While the log cannot be written, every change is 503 and not done, and reading goes on."""
     job = await muted.start()
     muted.canary.unlink()
     before = await muted.state()
@@ -220,7 +220,7 @@ async def test_what_cannot_be_written_down_is_not_done(muted: Target) -> None:
     muted.canary.unlink()
 
 
-async def test_a_log_that_nobody_will_read_again(muted: Target) -> None:
-    """Once the log's reader has gone for good, nothing is started any more, and the service stays."""
+async def test_a_log_whose_reader_has_gone(muted: Target) -> None:
+    """When the log's reader has closed it, nothing is started any more, and the service goes on."""
     muted.service.process._transport.get_pipe_transport(2).close()
     await check_held(muted, request(), "503 audit-unavailable")

@@ -1,4 +1,4 @@
-"""A real browser, with pages of other sites that try all that a page can try, and with what commands write."""
+"""A real browser: pages of other sites that try all that a page can try, and commands' output."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ PATHS = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def chromium() -> AsyncIterator[Any]:
-    """The browser; whatever ends in `.test` is this machine, as after a rebinding.
+    """The browser; every name that ends in `.test` is this machine, as after DNS rebinding.
 
     Without Chromium's own protection of local networks, which would leave nothing to be seen of ours.
     """
@@ -60,22 +60,22 @@ async def chromium() -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(chromium: Any) -> AsyncIterator[Any]:
-    """An empty page of a browser that knows nothing."""
+    """An empty page in a new browser context."""
     context = await chromium.new_context()
     yield await context.new_page()
     await context.close()
 
 
 class Elsewhere:
-    """Another site, which hears what its pages tell it."""
+    """Another site, which records what its pages send to it."""
 
     def __init__(self) -> None:
-        """Have heard nothing."""
+        """Start with nothing recorded."""
         self.heard: list[str] = []
         self.port = 0
 
     async def answer(self, request: web.Request) -> web.Response:
-        """A page; or note what was told."""
+        """Serve a page, or record what was sent."""
         if request.path != "/":
             self.heard.append(request.path)
         return web.Response(text="<!doctype html><title>elsewhere</title><body>", content_type="text/html")
@@ -83,7 +83,7 @@ class Elsewhere:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def elsewhere() -> AsyncIterator[Elsewhere]:
-    """It listens on another port of this machine."""
+    """Listen on another port of this machine."""
     site = Elsewhere()
     runner = web.ServerRunner(web.Server(site.answer))
     await runner.setup()
@@ -110,7 +110,7 @@ async def not_running(target: Target) -> bool:
 
 
 async def tried(page: Any, target: str, harms: dict[str, str], patience: int = 5) -> dict[str, str | None]:
-    """What a page could read by all that it can try, each for so many seconds."""
+    """What a page reads by all attempts, each of at most so many seconds."""
     given = {"target": target, "paths": PATHS, "patience": patience * 1000, **harms}
     async with asyncio.timeout(SOON):
         found: dict[str, str | None] = await page.evaluate(TRIES, given)
@@ -118,7 +118,7 @@ async def tried(page: Any, target: str, harms: dict[str, str], patience: int = 5
 
 
 async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
-    """From the service's own origin the same tries read the secret in many ways, and start the command."""
+    """From the service's own origin the same attempts read the secret in many ways, and start the command."""
     async with running(tmp_path) as target:
         await target.ask(request(body=json.dumps({"command": f"printf {SECRET}"}).encode()))
         await until(lambda: not_running(target))
@@ -141,7 +141,7 @@ async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
     ],
 )
 async def test_another_site(page: Any, elsewhere: Elsewhere, prey: Target, other: str, own: str) -> None:
-    """A page of another site, also of this very machine's other port: it reads nothing, and nothing is started."""
+    """A page of another site, or of another port of this machine, reads nothing and starts nothing."""
     before, audit = await prey.state(), len(prey.audit())
     await page.goto(f"http://{other}:{elsewhere.port}/")
     found = await tried(page, f"http://{own}:{prey.port}", HARMS, 2)
@@ -154,7 +154,7 @@ async def test_another_site(page: Any, elsewhere: Elsewhere, prey: Target, other
 
 
 async def test_a_name_that_was_rebound(page: Any, prey: Target) -> None:
-    """A page whose own name has come to mean this machine is of one origin with what it asks, and reads 421 only."""
+    """A page whose name was rebound to this machine has the same origin as its requests, but reads only 421."""
     before, audit = await prey.state(), len(prey.audit())
     evil = f"http://evil.test:{prey.port}"
     await page.route(
@@ -170,7 +170,7 @@ async def test_a_name_that_was_rebound(page: Any, prey: Target) -> None:
 
 
 async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, prey: Target) -> None:
-    """Whoever is led to the API by a link of another site sees a refusal; by their own hand, what is there."""
+    """A link from another site to the API leads to a 403; the same address typed by hand is served."""
     address = f"http://localhost:{prey.port}/api/statuses/1/output"
     await page.goto(f"http://evil.test:{elsewhere.port}/")
     async with page.expect_navigation():
@@ -181,7 +181,7 @@ async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, prey: T
 
 
 async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path: Path) -> None:
-    """What a command writes is shown as it stands: no script of it runs, whichever way it is opened."""
+    """Output is shown as text: no script in it runs, however it is opened."""
     tell = f"http://127.0.0.1:{elsewhere.port}/owned"
     written = f"<!doctype html><title>owned</title><script>new Image().src='{tell}'</script><img src={tell}>"
     async with serving(tmp_path) as target:

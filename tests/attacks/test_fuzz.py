@@ -1,4 +1,4 @@
-"""A fuzzer on the request path: right requests with some bytes changed, and odd ones from a grammar, on raw sockets.
+"""A fuzzer of requests: valid ones with some bytes changed, and odd ones from a grammar, on raw sockets.
 
 It runs for some seconds; `SHELLRUNNER_FUZZ=600` makes it ten minutes, in which it also waits for what is slow to end.
 Every command is run by /bin/true, which does nothing with it.
@@ -165,7 +165,7 @@ ODDITIES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def one_request(draw: st.DrawFn) -> bytes:
-    """A request that starts a job, but for what is odd in it."""
+    """A request that would start a job, except for what is odd in it."""
     odd: dict[str, Any] = {
         name: draw(ODDITIES[name]) for name in draw(st.lists(st.sampled_from(list(ODDITIES)), max_size=3))
     }
@@ -234,17 +234,17 @@ def submissions(sent: bytes, port: int) -> int:
 
 
 class Fuzzer:
-    """Sends what it is given, and looks at what comes of it."""
+    """Sends requests, and checks what they cause."""
 
     def __init__(self, target: Target) -> None:
-        """Have sent nothing yet."""
+        """Start with nothing sent."""
         self.target = target
         self.right = 0  # how many jobs may have been started at most
         self.seen: Counter[str] = Counter()
         self._unfinished: list[tuple[float, bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def bombard(self, parts: list[bytes]) -> None:
-        """Send this over one connection, and see that each answer is one that this service gives.
+        """Send this over one connection, and check that each response is one of the service's.
 
         Behind it comes a request to close, so that what is left open is what has not been read to its end.
         """
@@ -288,14 +288,14 @@ class Fuzzer:
                 group.create_task(self.bombard(parts))
 
     async def look_back(self) -> None:
-        """See that the service is well, and has started no more than it might."""
+        """Check that the service works, and has started no more than it might."""
         assert (await self.target.ask(PROBE)).body == b"ok\n"
         reply = await self.target.ask(looking("/api/jobs?limit=1", *self.target.own))
         newest = max((row["job_id"] for row in json.loads(reply.body)["jobs"]), default=0)
         assert newest <= self.right
 
     async def wait_out(self, seconds: float = SLOW) -> None:
-        """See that what was left open has come to an end after so long."""
+        """Check that connections that were left open have ended after this time."""
         while self._unfinished:
             since, sent, reader, writer = self._unfinished.pop(0)
             await asyncio.sleep(max(0.0, since + seconds - time.monotonic()))
@@ -309,7 +309,7 @@ class Fuzzer:
 
 
 def test_what_is_right() -> None:
-    """What the fuzzer holds to be right is the request that starts a job, and none with one part wrong."""
+    """The fuzzer's valid request starts a job, and none with one invalid part does."""
     right = request("POST", "/api/jobs", bearer(HOLDER)).replace(b"PORT", b"1")
     assert submissions(right + right, 1) == 2
     for part in (b"localhost:1", b"Bearer", HOLDER.encode(), b"/api/jobs", b"POST", b"HTTP/1.1", b"application/json"):
@@ -320,7 +320,7 @@ def test_what_is_right() -> None:
 
 @pytest.mark.timeout(SECONDS + 120)
 def test_fuzz(tmp_path: Path) -> None:
-    """Whatever comes: no answer but ours, no hang, no 5xx, and no job but for a whole and right POST."""
+    """Whatever is sent, responses are the service's own, nothing hangs or is 5xx, and only valid POSTs start jobs."""
     with asyncio.Runner() as runner:
         serves = running(tmp_path, tokens=True, JOBS__SHELL='["/bin/true"]')
         fuzzer = Fuzzer(runner.run(serves.__aenter__()))

@@ -1,4 +1,4 @@
-"""Requests that are not what they seem: request lines, Hosts, framing, targets; each as these very bytes.
+"""Ambiguous and invalid requests: request lines, Hosts, framing, targets; sent byte by byte as they stand.
 
 Every one of them is the request that starts a command, with one thing changed.
 """
@@ -163,7 +163,7 @@ NO_REQUESTS = {
 
 @pytest.mark.parametrize(("sent", "answer"), rows(NO_REQUESTS))
 async def test_what_is_no_request(alone: Target, sent: bytes, answer: str) -> None:
-    """What two readers could read in two ways is answered once, then the connection ends, and nothing is started."""
+    """A request that two parsers could read differently gets one rejection, ends the connection, starts nothing."""
     await check_held(alone, sent, answer)
 
 
@@ -264,7 +264,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("sent", "answer"), rows(REFUSED))
 async def test_what_is_asked_wrongly(alone: Target, sent: bytes, answer: str) -> None:
-    """What is HTTP, but to another Host, place or purpose, is refused, starts nothing, and the audit says so."""
+    """A valid request with another Host, path or purpose is rejected, starts nothing, and is in the audit log."""
     await check_audited(alone, await check_held(alone, sent, answer))
 
 
@@ -274,7 +274,7 @@ SPELLINGS = ("/%61pi/jobs", "/api/%6Aobs", "/api/%6aobs?", "/%61%70%69/%6a%6f%62
 
 @pytest.mark.parametrize("target", SPELLINGS)
 async def test_another_spelling(alone: Target, guarded: Target, target: str) -> None:
-    """A path spelled in another way goes through the whole gate."""
+    """Another spelling of a path does not avoid any check."""
     await check_held(alone, request("POST", target, host="Host: evil.test:PORT"), "421 wrong-host")
     await check_held(alone, request("POST", target, "Origin: null"), "403 cross-site")
     await check_held(guarded, request("POST", target), "401 token-needed")
@@ -295,13 +295,13 @@ LOOKS = {
 
 @pytest.mark.parametrize(("verb", "sent"), LOOKS.values(), ids=LOOKS)
 async def test_looking_changes_nothing(alone: Target, verb: str, sent: bytes) -> None:
-    """A verb that only looks does only that, whatever its body and its headers say."""
+    """A safe method changes nothing, whatever its body and its headers say."""
     await check_held(alone, sent, "204" if verb == "OPTIONS" else "200")
 
 
 @pytest.mark.parametrize("name", ["_method", "method", "command", "verb"])
 async def test_no_verb_comes_from_a_query(alone: Target, name: str) -> None:
-    """What a query says of the verb is no more than an unknown parameter."""
+    """A method in the query is only an unknown parameter."""
     await check_held(alone, request("GET", f"/api/jobs?{name}=POST"), "400 bad-parameter")
 
 
@@ -318,7 +318,7 @@ BEHIND = {
 
 @pytest.mark.parametrize("first", BEHIND.values(), ids=BEHIND)
 async def test_what_comes_behind_is_a_request_too(alone: Target, first: bytes) -> None:
-    """Nothing of what the first request of a connection was let in for is good for the second."""
+    """The second request of a connection is checked without regard to the first."""
     before = await alone.state()
     outcome = await alone.send(first + request(host="Host: evil.test"))
     assert len(outcome.replies) == 2
@@ -338,25 +338,25 @@ async def test_what_comes_behind_is_a_request_too(alone: Target, first: bytes) -
     ids=["CONNECT", "absolute form", "gzip, chunked", "chunked in HTTP/1.0", "HTTP/2.0"],
 )
 async def test_nothing_comes_behind_what_is_in_doubt(alone: Target, first: bytes) -> None:
-    """After a request of which another reader could see another end, a whole one that follows is not read."""
+    """After a request whose end is ambiguous, the connection ends, and a request behind it is not read."""
     await check_held(alone, first + request(), "400 bad-request")
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Origin", "Sec-Fetch-Site", "Idempotency-Key", "Prefer"])
 async def test_trailers_are_no_headers(guarded: Target, name: str) -> None:
-    """What comes behind a body in chunks is not taken for a header: neither to be let in by it, nor to act."""
+    """Trailers behind a chunked body are not taken for headers of the request."""
     trailer = f"{name}: Bearer {RIGHT}\r\n".encode()
     await check_held(guarded, chunked(b"SIZE\r\nJOB\r\n0\r\n" + trailer + b"\r\n"), "401 token-needed")
 
 
 async def test_trailers_are_no_headers_of_the_next_request(alone: Target) -> None:
-    """What comes behind a body in chunks is not taken for a header of the request that follows it either."""
+    """Trailers behind a chunked body are not taken for headers of the next request."""
     first = chunked(b"2\r\n{}\r\n0\r\nX: y\r\nOrigin: null\r\n\r\n")
     await check_held(alone, first + looking(), "422 invalid-job")
 
 
 async def test_a_request_in_bits(alone: Target) -> None:
-    """Bytes that come one by one are read as if they had come at once: a wrong Host in them is found."""
+    """A request that arrives byte by byte is checked as any other: a wrong Host in it is rejected."""
     sent = alone.filled(request(host="Host: localhost:PORT.evil.test"))
     before = await alone.state()
     reader, writer = await asyncio.open_connection("127.0.0.1", alone.port)

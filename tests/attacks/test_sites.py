@@ -1,4 +1,4 @@
-"""Pages of other sites, as their browsers' requests come in: Origin, Sec-Fetch-Site, preflights, proxies' headers."""
+"""Requests from pages of other sites: Origin, Sec-Fetch-Site, preflights, headers of proxies."""
 
 from collections.abc import AsyncIterator
 
@@ -89,13 +89,13 @@ CROSS_SITE = {
 
 
 @pytest.mark.parametrize(("sent", "answer"), rows(CROSS_SITE))
-async def test_another_site_asks(alone: Target, sent: bytes, answer: str) -> None:
-    """Whatever is not named as ours is another site: refused, audited, and no header lets its page read that."""
+async def test_a_request_from_another_site(alone: Target, sent: bytes, answer: str) -> None:
+    """An origin that is not configured is rejected and audited, and no header lets its page read the response."""
     await check_audited(alone, await check_held(alone, sent, answer))
 
 
-async def test_a_token_is_no_excuse(guarded: Target) -> None:
-    """A right token that another site's page sends along is worth nothing."""
+async def test_a_token_does_not_help(guarded: Target) -> None:
+    """A valid token from a page of another site is rejected."""
     await check_held(guarded, said("Origin: http://evil.test", bearer(RIGHT)), "403 cross-site")
 
 
@@ -114,63 +114,65 @@ async def test_a_token_is_no_excuse(guarded: Target) -> None:
         "Via: 1.1 localhost",
     ],
 )
-async def test_what_a_proxy_passes_on_is_not_its_owners(alone: Target, guarded: Target, header: str) -> None:
-    """Where the kernel's word lets in, a sign of a proxy shuts out; where tokens do, it is no token."""
+async def test_a_forwarded_request_is_not_the_proxys(alone: Target, guarded: Target, header: str) -> None:
+    """A forwarding header is rejected where the uid would authenticate, and does not replace a token."""
     await check_audited(alone, await check_held(alone, said(header), "403 not-this-user"))
     await check_held(guarded, said(header), "401 token-needed")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def hospitable(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service that another site's pages may use."""
-    directory = tmp_path_factory.mktemp("hospitable")
+async def cors_enabled(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A service whose configuration names another site's origin."""
+    directory = tmp_path_factory.mktemp("cors_enabled")
     async with serving(directory, tokens=True, SERVER__CORS_ORIGINS=f'["{APP}"]') as target:
         yield target
 
 
 def preflight(*headers: str) -> bytes:
-    """What a browser asks before it sends a request of another site's page."""
+    """A CORS preflight request."""
     return looking("/api/jobs", "Access-Control-Request-Method: POST", *headers, verb="OPTIONS")
 
 
-async def test_a_guest_may_ask_and_read(hospitable: Target) -> None:
-    """A page of a named origin, which the answers name to its browser, may ask before, and read all answers."""
+async def test_an_allowed_origin_may_send_and_read(cors_enabled: Target) -> None:
+    """A page of a configured origin may send preflights, and read all responses."""
     for sent, status in (
         (preflight(f"Origin: {APP}", "Sec-Fetch-Site: cross-site"), 204),
         (looking("/api/jobs", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", bearer(RIGHT)), 200),
         (looking("/api/jobs", f"Origin: {APP}"), 401),
         (looking("/api/none", f"Origin: {APP}", bearer(RIGHT)), 404),
     ):
-        reply = await hospitable.ask(sent)
+        reply = await cors_enabled.ask(sent)
         assert reply.status == status
         assert reply.all("Access-Control-Allow-Origin") == [APP]
         assert reply.all("Access-Control-Allow-Credentials") == []
         assert "Origin" in ", ".join(reply.all("Vary"))
-    allowed = await hospitable.ask(preflight(f"Origin: {APP}"))
+    allowed = await cors_enabled.ask(preflight(f"Origin: {APP}"))
     assert set(allowed.one("Access-Control-Allow-Methods").split(", ")) >= {"GET", "POST", "DELETE"}
     assert "Authorization" in allowed.one("Access-Control-Allow-Headers").split(", ")
 
 
-async def test_a_guest_may_follow(hospitable: Target) -> None:
-    """The answers that are written piece by piece name the guest's origin too, and what else they vary by stays."""
-    job = await hospitable.start()
-    hospitable.canary.unlink()
+async def test_an_allowed_origin_may_follow(cors_enabled: Target) -> None:
+    """Streaming responses name the allowed origin too, and keep their other Vary fields."""
+    job = await cors_enabled.start()
+    cors_enabled.canary.unlink()
     guest = (f"Origin: {APP}", bearer(RIGHT))
     for path in (f"/api/statuses/{job}/events", f"/api/statuses/{job}/output", f"/api/results/{job}/stdout"):
-        reply = await hospitable.ask(looking(path, *guest))
+        reply = await cors_enabled.ask(looking(path, *guest))
         assert (reply.status, reply.all("Access-Control-Allow-Origin")) == (200, [APP])
-    polled = await hospitable.ask(looking(f"/api/statuses/{job}", *guest, "Prefer: wait=1"))
+    polled = await cors_enabled.ask(looking(f"/api/statuses/{job}", *guest, "Prefer: wait=1"))
     assert {"Origin", "Prefer"} <= set(", ".join(polled.all("Vary")).split(", "))
 
 
-async def test_a_guest_needs_all_else(hospitable: Target) -> None:
-    """A named origin is no token, and no Host; and asking before starts nothing."""
+async def test_an_allowed_origin_needs_all_else(cors_enabled: Target) -> None:
+    """A configured origin replaces neither a token nor the Host, and a preflight starts nothing."""
     guest = f"Origin: {APP}"
-    await check_held(hospitable, said(guest), "401 token-needed")
+    await check_held(cors_enabled, said(guest), "401 token-needed")
     await check_held(
-        hospitable, request("POST", "/api/jobs", guest, bearer(RIGHT), host="Host: evil.test"), "421 wrong-host"
+        cors_enabled, request("POST", "/api/jobs", guest, bearer(RIGHT), host="Host: evil.test"), "421 wrong-host"
     )
-    await check_held(hospitable, request("OPTIONS", "/api/jobs", guest, "Access-Control-Request-Method: POST"), "204")
+    await check_held(
+        cors_enabled, request("OPTIONS", "/api/jobs", guest, "Access-Control-Request-Method: POST"), "204"
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,11 +195,11 @@ async def test_a_guest_needs_all_else(hospitable: Target) -> None:
     ],
     ids=str,
 )
-async def test_a_stranger_among_guests(hospitable: Target, origins: list[str]) -> None:
-    """Any other origin than the very one that is named is refused, before and when it asks, and may read nothing."""
+async def test_similar_origins_are_not_allowed(cors_enabled: Target, origins: list[str]) -> None:
+    """Any other origin than exactly the configured one is rejected, also in preflights, and may read nothing."""
     headers = [f"Origin: {origin}" for origin in origins]
     for sent in (preflight(*headers), said(*headers, bearer(RIGHT)), looking("/api/jobs", *headers, bearer(RIGHT))):
-        outcome = await check_held(hospitable, sent, "403 cross-site")
+        outcome = await check_held(cors_enabled, sent, "403 cross-site")
         for name, _ in outcome.replies[0].headers:
             assert not name.lower().startswith("access-control-")
         assert "Origin" in ", ".join(outcome.replies[0].all("Vary"))

@@ -1,4 +1,4 @@
-"""Tokens that are none, tokens that are not enough, and cookies: what is let in, and for what."""
+"""Invalid tokens, insufficient tokens and session cookies: what is accepted, and for what."""
 
 import asyncio
 import base64
@@ -96,7 +96,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("sent", "answer"), rows(WRONG))
 async def test_what_is_no_token(guarded: Target, sent: bytes, answer: str) -> None:
-    """Whatever is not a right token, once and in its place, is told what is needed; nothing is started."""
+    """Anything but one valid token in the right header is 401 and starts nothing."""
     outcome = await check_held(guarded, sent, answer)
     if answer.startswith("401"):
         assert outcome.only.one("WWW-Authenticate").startswith('Bearer realm="shellrunner"')
@@ -105,12 +105,12 @@ async def test_what_is_no_token(guarded: Target, sent: bytes, answer: str) -> No
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 async def test_the_scheme_in_any_case(guarded: Target, scheme: str) -> None:
-    """A scheme is the same in capitals, and more than one space may follow it: the right token lets in."""
+    """The scheme is case-insensitive, and may be followed by several spaces."""
     assert (await guarded.ask(looking("/api/jobs", f"Authorization: {scheme} {RIGHT}"))).status == 200
 
 
 async def test_a_flood_of_wrong_tokens(guarded: Target) -> None:
-    """Wrong ones are soon told to wait, and the right one from the same place is let in all the while."""
+    """Wrong tokens are soon 429, while a valid one from the same address is accepted."""
     near = "127.9.9.9"
 
     async def wrong(number: int) -> str:
@@ -133,12 +133,12 @@ async def test_a_flood_of_wrong_tokens(guarded: Target) -> None:
 
 
 def plain(path: str) -> str:
-    """A path of the table without the forms of its parts."""
+    """A path of the route table without the patterns of its variables."""
     return re.sub(r"\{(\w+):[^/]*\}(?=/|$)", r"{\1}", path)
 
 
-async def test_every_route_says_for_whom_it_is(tmp_path: Path) -> None:
-    """What the router knows is what the table says: there is no route besides, so none without its `Access`."""
+async def test_every_route_has_an_access_level(tmp_path: Path) -> None:
+    """The router has exactly the routes of the table, so that none is without an access level."""
     expected = {(row.verb, plain(row.path), row.handler) for row in ROUTES}
     expected |= {("HEAD", path, handler) for verb, path, handler in expected if verb == "GET"}
     async with web.serving(tmp_path) as site:
@@ -149,7 +149,7 @@ async def test_every_route_says_for_whom_it_is(tmp_path: Path) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def victims(guarded: Target) -> AsyncIterator[list[int]]:
-    """One job that runs and takes input, and one that is done: the numbers of both."""
+    """The ids of a running job with open standard input, and of one that is done."""
     body = json.dumps({"command": "cat", "stdin": {"stream": True}}).encode()
     running = json.loads((await guarded.ask(request("POST", "/api/jobs", *guarded.own, body=body))).body)["job_id"]
 
@@ -177,7 +177,7 @@ BODIES = {
 
 
 def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: Any) -> bytes:
-    """What would do it, if it were let in."""
+    """A request that would succeed with permission."""
     path = re.sub(r"\{(\w+)[^/]*", lambda part: {"id": str(job), "number": "1"}.get(part[1], "default"), row.path)
     if row.verb == "DELETE" and row.path == "/api/jobs":
         path += "?confirm=true"
@@ -186,8 +186,8 @@ def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: 
 
 
 @each_closed
-async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: Route) -> None:
-    """On each route: a token without the scope is 403 that names it, no token 401, and nothing happens."""
+async def test_without_the_scope(guarded: Target, victims: list[int], row: Route) -> None:
+    """On each route a token without the scope is 403 and names it, no token is 401, and nothing is changed."""
     needed = REQUIRED_SCOPES.get(row.access)
     lacking = [token for scopes, token in EACH_SCOPE.items() if needed is not None and needed not in scopes.split()]
     assert bool(lacking) == (needed is not None)
@@ -203,8 +203,8 @@ async def test_a_scope_is_not_enough(guarded: Target, victims: list[int], row: R
 
 
 @each_closed
-async def test_a_scope_is_enough(guarded: Target, row: Route) -> None:
-    """On each route, tried at a job that is not there: a token with the scope is neither 401 nor 403."""
+async def test_with_the_scope(guarded: Target, row: Route) -> None:
+    """On each route, with a job that does not exist, a token with the scope is neither 401 nor 403."""
     needed = REQUIRED_SCOPES.get(row.access, "admin")
     sent = asked(row, 999_999, bearer(EACH_SCOPE[needed]), verb="HEAD" if row.verb == "GET" else None)
     for harmful, harmless in ((b"?confirm=true", b""), (b"touch canary", b"true;;;;;;;;"), (b"/default/", b"/none/")):
@@ -220,21 +220,21 @@ async def test_a_scope_is_enough(guarded: Target, row: Route) -> None:
 
 
 async def begun(target: Target, *headers: str) -> SimpleCookie:
-    """The cookie of a session that is begun now."""
+    """The cookie of a new session."""
     reply = await target.ask(looking("/api/session", bearer(EACH_SCOPE["read"]), *headers, verb="POST"))
     assert reply.short == "204"
     return SimpleCookie(reply.one("Set-Cookie"))
 
 
 def brought(cookie: SimpleCookie) -> str:
-    """The header by which a browser brings a cookie along."""
+    """The header with which a browser sends a cookie."""
     (morsel,) = cookie.values()
     return f"Cookie: {morsel.key}={morsel.value}"
 
 
 @each_closed
 async def test_a_session_is_for_watching(guarded: Target, victims: list[int], row: Route) -> None:
-    """On each route: a session's cookie lets look at statuses, their streams and output, and do nothing else."""
+    """On each route a session cookie allows reading statuses, their streams and output, and nothing else."""
     cookie = brought(await begun(guarded))
     for job in victims:
         if row.access is Access.WATCH:
@@ -245,8 +245,8 @@ async def test_a_session_is_for_watching(guarded: Target, victims: list[int], ro
             await check_held(guarded, asked(row, job, cookie), "401 token-needed")
 
 
-async def test_a_session_is_not_brought_along(guarded: Target) -> None:
-    """The value of a session is the server's own: one that is brought along is neither taken nor kept."""
+async def test_session_fixation(guarded: Target) -> None:
+    """A session never gets a value that the client chose (session fixation)."""
     planted = "shellrunner-PORT=planted-by-somebody-else"
     cookie = await begun(guarded, f"Cookie: {planted}")
     (morsel,) = cookie.values()
@@ -258,14 +258,14 @@ async def test_a_session_is_not_brought_along(guarded: Target) -> None:
 
 @pytest.mark.parametrize("row", [row for row in CLOSED if row.access is Access.WATCH], ids=lambda row: row.path)
 async def test_a_session_of_another_site(guarded: Target, victims: list[int], row: Route) -> None:
-    """A cookie that another site's page has a browser bring along is worth nothing."""
+    """A cookie in a request from a page of another site is rejected."""
     cookie = brought(await begun(guarded))
     await check_held(guarded, asked(row, victims[0], cookie, "Origin: http://evil.test"), "403 cross-site")
     await check_held(guarded, asked(row, victims[0], cookie, "Sec-Fetch-Site: same-site"), "403 cross-site")
 
 
 async def test_a_session_beside_a_wrong_token(guarded: Target) -> None:
-    """A cookie does not make up for a token that is wrong, nor for another Host; nor does another port's cookie."""
+    """A cookie does not replace a wrong token or a wrong Host, nor does the cookie of another port."""
     cookie = brought(await begun(guarded))
     await check_held(guarded, looking("/api/statuses", cookie, bearer("wrong")), "401 token-needed")
     await check_held(guarded, looking("/api/statuses", cookie, host="Host: evil.test"), "421 wrong-host")
@@ -278,7 +278,7 @@ async def test_a_session_beside_a_wrong_token(guarded: Target) -> None:
 
 
 async def test_a_session_that_was_ended(guarded: Target) -> None:
-    """Once its token has ended its sessions, a cookie is worth nothing; another token ends only its own."""
+    """After the token ended its sessions their cookies are rejected; another token ends only its own."""
     cookie = brought(await begun(guarded))
     for token, status in ((EACH_SCOPE["run"], 200), (EACH_SCOPE["read"], 401)):
         ended = await guarded.ask(looking("/api/session", bearer(token), verb="DELETE"))

@@ -1,4 +1,4 @@
-"""Other users of the same machine: their processes are told apart by the kernel's word, by whatever way they come."""
+"""Other users of the same machine: their processes are recognized by uid, over TCP and Unix sockets."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ SENT = request("POST", "/api/jobs", "Connection: close")
 
 @pytest.fixture(scope="module")
 def open_place() -> Iterator[Path]:
-    """A directory that everybody may enter, which pytest's own are not."""
+    """A directory that every user may enter, unlike those of pytest."""
     made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
     made.chmod(0o755)
     yield made
@@ -35,7 +35,7 @@ def open_place() -> Iterator[Path]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def at_home(open_place: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service without tokens, which everybody can reach by TCP and by a socket file."""
+    """A service without tokens that every user can reach over TCP and a Unix socket."""
     listen = f'["127.0.0.1:0", "[::1]:0", "unix:{open_place}/front"]'
     directory = tmp_path_factory.mktemp("at-home")
     async with serving(directory, SERVER__LISTEN=listen, SERVER__SOCKET_MODE="0666") as target:
@@ -60,7 +60,7 @@ each_way = pytest.mark.parametrize(
 
 
 async def send(target: Target, uid: int, family: int, sent: bytes = SENT, leaves: str = "") -> str:
-    """Have this user's process send it."""
+    """Send it from a process of this user."""
     where = way_to(target, family)
     port = str(where[1]) if isinstance(where, tuple) else "x"
     host = "localhost" if isinstance(where, str) else f"localhost:{port}"
@@ -69,8 +69,8 @@ async def send(target: Target, uid: int, family: int, sent: bytes = SENT, leaves
 
 @each_way
 @pytest.mark.parametrize("uid", [ELSE, NOBODY])
-async def test_another_user_asks(at_home: Target, family: int, uid: int) -> None:
-    """A process of another user is refused whatever it asks, nothing is started, and the audit says so."""
+async def test_another_user_is_rejected(at_home: Target, family: int, uid: int) -> None:
+    """Every request of another user is rejected and audited, and nothing is started."""
     before, refused = await at_home.state(), len(at_home.audit())
     asked = [
         SENT,
@@ -92,14 +92,14 @@ async def test_another_user_asks(at_home: Target, family: int, uid: int) -> None
 
 @each_way
 async def test_another_users_body_is_not_waited_for(at_home: Target, family: int) -> None:
-    """Who another user is, is known before the body is here: it is refused at once, not after what it sends."""
+    """Another user is rejected before its body has arrived."""
     slow = request("POST", "/api/jobs", "Connection: close", length="Content-Length: 1000000", body=b"{")
     assert " 403 " in await send(at_home, ELSE, family, slow)
 
 
 @each_way
-async def test_the_same_user_asks(at_home: Target, family: int) -> None:
-    """A process of the service's own user is served by the same way, so that it is the user that the others lack."""
+async def test_the_same_user_is_served(at_home: Target, family: int) -> None:
+    """The same requests from the service's own user are served, so that only the user makes the difference."""
     assert " 202 " in await send(at_home, 0, family)
     await until(at_home.canary.exists)
     at_home.canary.unlink()
@@ -107,8 +107,8 @@ async def test_the_same_user_asks(at_home: Target, family: int) -> None:
 
 @each_way
 @pytest.mark.parametrize("leaves", ["close", "reset", "half"])
-async def test_another_user_asks_and_leaves(at_home: Target, family: int, leaves: str) -> None:
-    """One that closes as soon as it has sent, when its socket is nobody's, or root's, is refused, or not heard."""
+async def test_another_user_sends_and_disconnects(at_home: Target, family: int, leaves: str) -> None:
+    """A client that closes right after sending, when its socket has no owner or root's uid, starts nothing."""
     jobs, *_ = await at_home.state()
     for _ in range(10):
         answer = await send(at_home, ELSE, family, leaves=leaves)
@@ -120,13 +120,13 @@ async def test_another_user_asks_and_leaves(at_home: Target, family: int, leaves
 
 
 async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
-    """As shipped, another user cannot even connect to the socket file."""
+    """By default another user cannot connect to the Unix socket."""
     async with serving(tmp_path, SERVER__LISTEN=f'["127.0.0.1:0", "unix:{open_place}/own"]'):
         assert "PermissionError" in await user_client.send(ELSE, socket.AF_UNIX, f"{open_place}/own", SENT)
 
 
 async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) -> None:
-    """With tokens the uid alone lets in by the socket file only, and its own user only; a token lets in anybody."""
+    """With tokens the uid authenticates the service's own user on the Unix socket only; a token works for all."""
     front, host = f"{open_place}/tokens", b"localhost"
     settings = {"SERVER__LISTEN": f'["127.0.0.1:0", "unix:{front}"]', "SERVER__SOCKET_MODE": "0666"}
     async with serving(tmp_path, tokens=True, **settings) as target:

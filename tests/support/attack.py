@@ -1,4 +1,4 @@
-"""How an attack is sent, as these very bytes, and what is found out about it afterwards."""
+"""Sends attacks as raw bytes, and checks what they caused."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ def request(
     body: bytes = JOB,
     length: str | None = None,
 ) -> bytes:
-    """A request that starts a job, but for what is said. `PORT` becomes the service's.
+    """A request that starts a job, except for the given parts. `PORT` becomes the service's.
 
     `host`, `kind` and `length` are whole headers (`length`: those that say how long the body is), None: not sent.
     """
@@ -54,12 +54,12 @@ def looking(target: str = "/api/jobs", *headers: str, verb: str = "GET", **more:
 
 
 def bearer(token: str) -> str:
-    """The header that shows a token."""
+    """The header with a token."""
     return f"Authorization: Bearer {token}"
 
 
 def rows(table: Mapping[str, Mapping[str, bytes]]) -> list[Any]:
-    """A table of attacks as parameters: what must come back, then by name what is sent."""
+    """A table of attacks as test parameters: the expected response, then by name what is sent."""
     return [
         pytest.param(sent, answer, id=name) for answer, attacks in table.items() for name, sent in attacks.items()
     ]
@@ -67,7 +67,7 @@ def rows(table: Mapping[str, Mapping[str, bytes]]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, as it came."""
+    """A response."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -78,13 +78,13 @@ class Reply:
         return [value for given, value in self.headers if given.lower() == name.lower()]
 
     def one(self, name: str) -> str:
-        """The value of a header that is there once."""
+        """The value of a header that occurs once."""
         (value,) = self.all(name)
         return value
 
     @property
     def problem(self) -> str:
-        """The kind of problem that it is, if it says so."""
+        """The code of the problem, if it is one."""
         if self.all("Content-Type") != ["application/problem+json; charset=utf-8"] or not self.body:
             return ""
         return str(json.loads(self.body)["type"]).removeprefix("/problems/")
@@ -95,7 +95,7 @@ class Reply:
         return f"{self.status} {self.problem}".strip()
 
     def check(self, *, guests: bool = False) -> "Reply":
-        """See that it has what every answer has, and nothing that helps an attacker; return it."""
+        """Check that it has what every response has, and nothing that helps an attacker; return it."""
         for name, value in SECURITY_HEADERS.items():
             assert self.all(name) == [value], (name, self)
         told = f"{self.headers} {self.body if self.status >= 400 else b''!r}".lower()
@@ -111,7 +111,7 @@ class Reply:
 
 @dataclass
 class Outcome:
-    """What came back, and from which address and port it was asked."""
+    """The responses, and the address and port of the client."""
 
     replies: list[Reply] = field(default_factory=list)
     source: str = ""
@@ -124,7 +124,7 @@ class Outcome:
 
 
 async def read_reply(reader: asyncio.StreamReader, *, bodiless: bool = False) -> Reply | None:
-    """The next answer of a connection, read as RFC 9112 has it; None: there is none, the connection has ended."""
+    """The next response of a connection, parsed by RFC 9112; None if the connection has ended."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except ConnectionError:
@@ -160,10 +160,10 @@ async def _read_body(reader: asyncio.StreamReader, reply: Reply) -> bytes:
 
 
 class Target:
-    """A service whose jobs are seen to start, or not to."""
+    """A service under attack, and whether it has started anything."""
 
     def __init__(self, service: Service, canary: Path, *own: str) -> None:
-        """`canary` appears when an attack succeeds; `own` are the headers by which its owner is known."""
+        """`canary` appears when an attack succeeds; `own` are the headers that authenticate its owner."""
         self.service, self.canary, self.own = service, canary, own
         self.port = int(service.url.rpartition(":")[2])
         self.has_guests = "SERVER__CORS_ORIGINS" in service.settings
@@ -173,7 +173,7 @@ class Target:
         return sent.replace(b"PORT", str(self.port).encode())
 
     async def send(self, sent: bytes, near: str = "127.0.0.1") -> Outcome:
-        """Send these bytes, then ask how it is; return each answer but the one to that.
+        """Send these bytes, then a probe; return each response but the one to the probe.
 
         So what an attack has hidden behind its first request is seen, too. `near` is the address it comes from.
         """
@@ -193,11 +193,11 @@ class Target:
         return Outcome(told[:-1] if is_probed else told, f"{address}:{port}")
 
     async def ask(self, sent: bytes) -> Reply:
-        """Send these bytes, which are answered once."""
+        """Send these bytes, to which there is one response."""
         return (await self.send(sent)).only
 
     async def state(self) -> Any:
-        """All that an attack could have changed, as its owner is told."""
+        """All that an attack could have changed, as its owner sees it."""
         asked = b"".join(looking(path, *self.own) for path in ("/api/jobs", "/api/results", "/api/queues"))
         replies = (await self.send(asked)).replies
         assert [reply.status for reply in replies] == [200] * 3
@@ -207,11 +207,11 @@ class Target:
         return jobs, results, queues, self.canary.exists()
 
     def audit(self) -> list[dict[str, Any]]:
-        """The lines of the audit so far."""
+        """The audit events so far."""
         return [line for line in self.service.log if line.get("logger") == "shellrunner.audit"]
 
     def is_audited(self, outcome: Outcome) -> bool:
-        """Whether the audit says that it was refused and why, or that it was asked and how it was answered."""
+        """Whether the audit log has the rejection and its reason, or the request and its status."""
         here = [line for line in self.audit() if line.get("from") == outcome.source]
         refused = {line["why"] for line in here if line["event"] == "rejected"}
         asked = {line["request"] for line in here if line["event"] == "request"}
@@ -234,7 +234,7 @@ class Target:
         return int(job)
 
     async def arm(self) -> "Target":
-        """See that the request that all attacks are made of does start its command; forget it again."""
+        """Check that the request on which all attacks are based does start its command; delete it again."""
         job = await self.start()
         self.canary.unlink()
         await self.ask(looking(f"/api/jobs/{job}", *self.own, verb="DELETE"))
@@ -245,14 +245,14 @@ class Target:
 
 @asynccontextmanager
 async def serving(directory: Path, *, tokens: bool = False, **settings: Any) -> AsyncIterator[Target]:
-    """A service of its own, which has been seen to start what it should."""
+    """A new service that was checked to start what it should."""
     async with running(directory, tokens=tokens, **settings) as target:
         yield await target.arm()
 
 
 @asynccontextmanager
 async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> AsyncIterator[Target]:
-    """A service of its own."""
+    """A new service."""
     settings |= {"JOBS__CWD": directory}
     if tokens:
         settings["AUTH__TOKENS"] = json.dumps(
@@ -272,12 +272,12 @@ async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> 
 
 
 def hashed(token: str) -> str:
-    """What the config holds of a token."""
+    """What the configuration contains of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 async def check_held(target: Target, sent: bytes, answer: str) -> Outcome:
-    """See that these bytes are answered so, and that nothing came of them; each time they come from elsewhere."""
+    """Check the response to these bytes, and that they changed nothing; each time from another address."""
     before = await target.state()
     outcome = await target.send(sent, next(ELSEWHERE))
     assert [reply.short for reply in outcome.replies] == [answer]
@@ -286,5 +286,5 @@ async def check_held(target: Target, sent: bytes, answer: str) -> Outcome:
 
 
 async def check_audited(target: Target, outcome: Outcome) -> None:
-    """See that the audit tells of it."""
+    """Check that the audit log has it."""
     await until(lambda: target.is_audited(outcome), 5, f"the audit tells of what {outcome.source} did")

@@ -1,4 +1,4 @@
-"""The gate: every route with wrong verbs, Hosts, origins, types and targets; every error is a problem."""
+"""The security middleware: every route with wrong methods, Hosts, origins, types and targets."""
 
 import logging
 import re
@@ -23,10 +23,10 @@ def check_problem(answer: Answer, status: int) -> None:
     assert STATUSES[code] == status
     assert answer.json["title"]
     assert answer.json["detail"]
-    check_hardened(answer)
+    check_security_headers(answer)
 
 
-def check_hardened(answer: Answer) -> None:
+def check_security_headers(answer: Answer) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Referrer-Policy"] == "no-referrer"
     assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
@@ -34,7 +34,7 @@ def check_hardened(answer: Answer) -> None:
 
 
 def example(path: str) -> str:
-    """A path of a route, with a job or a queue that there is."""
+    """A path of a route, with an existing job or queue."""
     return re.sub(r"\{(\w+)(:[^/]*)?\}(?=/|$)", lambda found: "default" if found[1] == "name" else "1", path)
 
 
@@ -51,7 +51,7 @@ async def test_verbs(site: Site, path: str) -> None:
     options = await site.ask("OPTIONS", path)
     assert options.status == 204
     assert set(options.headers["Allow"].split(", ")) == allowed
-    check_hardened(options)
+    check_security_headers(options)
     for verb in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - allowed:
         answer = await site.ask(verb, path)
         assert set(answer.headers["Allow"].split(", ")) == allowed
@@ -61,13 +61,13 @@ async def test_verbs(site: Site, path: str) -> None:
         got, head = await site.get(path), await site.ask("HEAD", path)
         assert (head.status, head.body) == (got.status, b"")
         assert head.headers["Content-Type"] == got.headers["Content-Type"]
-        check_hardened(got)
-        check_hardened(head)
+        check_security_headers(got)
+        check_security_headers(head)
 
 
 @pytest.mark.parametrize("path", [path for path in paths() if path.startswith("/api")])
 async def test_unknown_parameter(site: Site, path: str) -> None:
-    """A parameter that a route does not know is 400 that names it, on every route under /api."""
+    """An unknown parameter is 400 and named in the problem, on every route under /api."""
     for route in ROUTES:
         if example(route.path) == path:
             answer = await site.ask(route.verb, f"{path}?nonsense=1")
@@ -123,7 +123,7 @@ async def test_own_host(site: Site, host: str) -> None:
     ],
 )
 async def test_bad_requests(site: Site, request_head: str, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """What is not HTTP as this server speaks it is refused with a problem, hardened, and no error in the log."""
+    """Invalid HTTP is rejected with a problem and the security headers, without an error in the log."""
     got = await site.raw(request_head)
     head, _, body = got.partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), got
@@ -154,7 +154,7 @@ async def test_bad_requests(site: Site, request_head: str, status: int, caplog: 
 async def test_what_is_not_http_is_not_logged(
     site: Site, request_head: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says at most what is wrong with a request, and repeats nothing of it, which may be a secret."""
+    """The log says what is wrong with an invalid request, but quotes nothing of it, which may be a secret."""
     caplog.set_level(logging.DEBUG)
     assert b" 400 " in await site.raw(request_head)
     assert "invalid HTTP request: " in caplog.text
@@ -162,7 +162,7 @@ async def test_what_is_not_http_is_not_logged(
 
 
 async def test_letters_of_other_scripts_in_a_target(site: Site) -> None:
-    """Whoever has not percent-encoded a search is told so."""
+    """A target with characters that are not percent-encoded is 400 with a detail that says so."""
     got = await site.raw("GET /api/jobs?q=жук HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n")
     assert b" 400 " in got
     assert b"must be percent-encoded" in got
@@ -170,7 +170,7 @@ async def test_letters_of_other_scripts_in_a_target(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_probes(site: Site, path: str) -> None:
-    """The probes answer under any Host and from any site, and readiness says no (not why) while there is a reason."""
+    """The probes answer under any Host and to any site; /readyz is 503, without the reason, while there is one."""
     headers = {"Host": "evil.example", "Sec-Fetch-Site": "cross-site"}
     assert (await site.get(f"{path}?cache=no", headers=headers)).status == 200
     site.reasons.append("the supervisor has crashed")
@@ -192,7 +192,7 @@ async def test_probes(site: Site, path: str) -> None:
     ],
 )
 async def test_cross_site(site: Site, path: str, headers: dict[str, str]) -> None:
-    """A request that another site made is 403 on every path under /api."""
+    """A request from a page of another site is 403 on every path under /api."""
     sent = {name: value.format(port=site.port) for name, value in headers.items()}
     for verb in ("GET", "POST", "DELETE", "OPTIONS"):
         check_problem(await site.ask(verb, path, headers=sent), 403)
@@ -200,13 +200,13 @@ async def test_cross_site(site: Site, path: str, headers: dict[str, str]) -> Non
 
 @pytest.mark.parametrize("path", ["/%61pi/jobs", "/api%2Fjobs", "//api/jobs", "/api/../api/jobs", "/./api/jobs"])
 async def test_cross_site_spelled_otherwise(site: Site, path: str) -> None:
-    """Another way to spell a path is no way past the gate (sent raw: a client library would tidy it up)."""
+    """Another spelling of a path does not avoid the checks (sent raw, since a client library would normalize it)."""
     got = await site.raw(f"GET {path} HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: null\r\nConnection: close\r\n\r\n")
     assert got.startswith(b"HTTP/1.1 403 ")
 
 
 async def test_own_site(site: Site) -> None:
-    """The server's own pages, and a person's address bar, are let in."""
+    """Requests from the server's own pages, and from the address bar, are accepted."""
     for headers in (
         {"Origin": f"http://127.0.0.1:{site.port}"},
         {"Sec-Fetch-Site": "same-origin"},
@@ -221,7 +221,7 @@ async def test_own_site(site: Site) -> None:
     "job_id", ["0", "01", "-1", "+1", "1.0", "x", "1" * 19, "%D9%A1", "１", "1%20", "9" * 18, "1/", "1/x", ""]
 )
 async def test_ids(site: Site, job_id: str) -> None:
-    """What is no id, or nobody's, is 404."""
+    """What is not an id, or not that of a job, is 404."""
     await site.submit()
     for path in ("jobs", "statuses", "results"):
         check_problem(await site.get(f"/api/{path}/{job_id}"), 404)
@@ -262,7 +262,7 @@ def test_accepts(accept: str, offered: str, expected: bool) -> None:
 
 
 async def test_bug(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A bug is 500 with fixed words and an id that is also in the log, with the traceback only there."""
+    """A bug is 500 with a fixed detail and an id that is also in the log, which alone has the traceback."""
 
     async def broken(_: int) -> None:
         raise RuntimeError("secret words")
@@ -277,7 +277,7 @@ async def test_bug(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 
 
 async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error after an answer has begun breaks the connection, and never writes a second head into it."""
+    """An error after a response was started aborts the connection, and never writes a second head into it."""
     job_id = await site.done(b"x" * 100_000)
 
     async def broken(*_: object) -> None:
@@ -295,7 +295,7 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_index(site: Site) -> None:
-    """Every link of the index leads somewhere."""
+    """Every link of the index is answered with 200."""
     links = (await site.get("/api")).json.values()
     assert {"/api/jobs", "/api/statuses", "/api/results"} <= set(links)
     for link in links:
@@ -303,7 +303,7 @@ async def test_index(site: Site) -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    """Every error of the family that a request can meet is in the table; only those of the start are not."""
+    """Every error has a status, but for those of the start of the service."""
     family = {error.code for error in _family(ShellrunnerError)}
     assert family - STATUSES.keys() == {"config", "state-locked"}
 

@@ -1,4 +1,4 @@
-"""POST and DELETE /api/session, and what its cookie is good for."""
+"""POST and DELETE /api/session, and what the session cookie allows."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ def cookie_of(answer: Answer) -> dict[str, str]:
 
 @pytest.fixture
 async def closed(tmp_path: Path) -> AsyncIterator[Site]:
-    """A site that needs a token, and has sessions."""
+    """A site that requires a token and allows sessions."""
     async with serving(tmp_path, auth=AUTH) as running:
         yield running
 
@@ -51,8 +51,8 @@ async def begun(site: Site, name: str = "ci") -> dict[str, str]:
     return cookie_of(answer)
 
 
-async def test_the_cookie_is_as_narrow_as_cookies_can_be(closed: Site) -> None:
-    """HttpOnly, SameSite=Strict, for /api/statuses only, for 12 hours, named with the port, and not the token."""
+async def test_the_cookie_has_the_narrowest_attributes(closed: Site) -> None:
+    """The cookie is HttpOnly and SameSite=Strict, for /api/statuses and 12 hours, has the port in its name."""
     answer = await closed.ask("POST", "/api/session", headers=bearer())
     (line,) = answer.headers.getall("Set-Cookie")
     pair, *attributes = line.split("; ")
@@ -65,7 +65,7 @@ async def test_the_cookie_is_as_narrow_as_cookies_can_be(closed: Site) -> None:
 
 
 async def test_the_cookie_is_secure_where_the_browser_came_by_tls(tmp_path: Path) -> None:
-    """To a proxy, which its Origin shows; here too, but not over plain HTTP."""
+    """The cookie is Secure if the Origin shows that the browser uses TLS to a proxy, and not over plain HTTP."""
     origin = "https://jobs.example.org"
     async with serving(tmp_path, auth=AUTH, server={"origins": [origin]}) as site:
         for headers, is_secure in (
@@ -79,7 +79,7 @@ async def test_the_cookie_is_secure_where_the_browser_came_by_tls(tmp_path: Path
 
 
 async def test_the_cookie_is_secure_under_tls(closed: Site, tmp_path: Path) -> None:
-    """Whatever the Origin."""
+    """The cookie is Secure over TLS, whatever the Origin is."""
     both = tmp_path / "both.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2"
     subprocess.run([*command.split(), "-keyout", both, "-out", both], check=True, capture_output=True)
@@ -97,8 +97,8 @@ async def test_the_cookie_is_secure_under_tls(closed: Site, tmp_path: Path) -> N
     listener.close()
 
 
-async def test_the_cookie_is_good_for_statuses_and_their_streams_only(closed: Site) -> None:
-    """It is enough for what is for watchers, with GET and HEAD; all else asks for a token as if there were none."""
+async def test_the_cookie_allows_statuses_and_their_streams_only(closed: Site) -> None:
+    """The cookie is enough for GET and HEAD of routes at the level WATCH; all others are 401."""
     await closed.ask("POST", "/api/jobs", json={"command": "true"}, headers=bearer())
     cookie = await begun(closed)
     watched = 0
@@ -122,37 +122,37 @@ async def test_the_cookie_is_good_for_statuses_and_their_streams_only(closed: Si
 
 
 @pytest.mark.parametrize("verb", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_no_other_verb_is_let_in_by_it(closed: Site, verb: str) -> None:
-    """Not even where it is good: whatever is not a look needs the token."""
+async def test_the_cookie_allows_no_other_method(closed: Site, verb: str) -> None:
+    """The cookie is not enough for any other method, not even on the same paths."""
     cookie = await begun(closed)
     for path in ("/api/statuses", "/api/statuses/1/events"):
         check_problem(await closed.ask(verb, path, headers=cookie), 401)
 
 
-async def test_a_wrong_token_is_not_made_good_by_a_cookie(closed: Site) -> None:
-    """Whoever shows a token is judged by it."""
+async def test_a_cookie_does_not_replace_a_wrong_token(closed: Site) -> None:
+    """A request with a wrong token is 401, even with a valid cookie."""
     cookie = await begun(closed)
     assert (await closed.get("/api/statuses", headers=cookie)).status == 200
     check_problem(await closed.get("/api/statuses", headers=cookie | bearer("wrong")), 401)
 
 
-async def test_a_cookie_under_another_ports_name_is_none(closed: Site) -> None:
-    """What another service of this host has set is not taken for ours."""
+async def test_a_cookie_under_another_name_is_ignored(closed: Site) -> None:
+    """A cookie with the right value under another name is ignored."""
     value = (await begun(closed))["Cookie"].partition("=")[2]
     for name in ("shellrunner", f"shellrunner-{closed.port + 1}", "session"):
         check_problem(await closed.get("/api/statuses", headers={"Cookie": f"{name}={value}"}), 401)
 
 
 @pytest.mark.parametrize("value", ["", "x", "x" * 5000, '"', "%00", "a=b", "{port}"])
-async def test_an_odd_cookie_is_none(closed: Site, value: str) -> None:
-    """401, and never an error."""
+async def test_a_malformed_cookie_is_rejected(closed: Site, value: str) -> None:
+    """A malformed cookie is 401, and never an error."""
     await begun(closed)
     cookie = {"Cookie": f"shellrunner-{closed.port}={value}; ; =; x"}
     check_problem(await closed.get("/api/statuses", headers=cookie), 401)
 
 
 async def test_delete_ends_all_sessions_of_the_token(closed: Site) -> None:
-    """Their cookies and open streams too, within a heartbeat; those of another token go on. It may be said again."""
+    """DELETE ends the token's cookies at once and its streams within a heartbeat, and none of another token's."""
     closed.app[STREAMS].heartbeat = 0.1
     cookies, other = [await begun(closed), await begun(closed)], await begun(closed, "looker")
     url = f"http://127.0.0.1:{closed.port}/api/statuses/events"
@@ -174,7 +174,7 @@ async def test_delete_ends_all_sessions_of_the_token(closed: Site) -> None:
 
 @pytest.mark.parametrize("shown", ["token", "cookie"])
 async def test_a_revoked_token_ends_its_streams_within_a_heartbeat(closed: Site, shown: str) -> None:
-    """Whether they were opened with the token or with a cookie; those of another token go on."""
+    """Streams of a revoked token end, whether opened with the token or a cookie; those of another go on."""
     closed.app[STREAMS].heartbeat = 0.1
     headers = bearer() if shown == "token" else await begun(closed)
     url = f"http://127.0.0.1:{closed.port}/api/statuses/events"
@@ -196,21 +196,21 @@ def without(site: Site, name: str) -> Any:
 
 
 async def test_a_token_that_may_not_read_begins_no_session(closed: Site) -> None:
-    """The scope that it lacks is named."""
+    """POST with a token without `read` is 403 and names that scope."""
     answer = await closed.ask("POST", "/api/session", headers=bearer("runner"))
     check_problem(answer, 403)
     assert answer.json["scope"] == "read"
 
 
 async def test_no_session_begins_without_a_token(closed: Site) -> None:
-    """Neither with none, nor with a cookie."""
+    """POST and DELETE are 401 without a token, and with a cookie."""
     for headers in ({}, await begun(closed)):
         for verb in ("POST", "DELETE"):
             check_problem(await closed.ask(verb, "/api/session", headers=headers), 401)
 
 
 async def test_without_tokens_both_do_nothing(site: Site) -> None:
-    """204, and no cookie: whoever is let in needs none."""
+    """Without tokens POST and DELETE are 204 without a cookie, since none is needed."""
     for verb in ("POST", "DELETE"):
         answer = await site.ask(verb, "/api/session")
         assert (answer.status, answer.body) == (204, b"")
@@ -218,8 +218,8 @@ async def test_without_tokens_both_do_nothing(site: Site) -> None:
     assert await site.store.sessions() == []
 
 
-async def test_there_is_none_unless_config_allows_it(tmp_path: Path) -> None:
-    """As shipped: 403 that names the setting; to end what there is not is no mistake."""
+async def test_sessions_are_off_by_default(tmp_path: Path) -> None:
+    """By default POST is 403 and names the setting, and DELETE is 204."""
     async with serving(tmp_path, auth={"tokens": TOKENS, "tokens_file": None}) as site:
         answer = await site.ask("POST", "/api/session", headers=bearer())
         check_problem(answer, 403)
@@ -230,6 +230,6 @@ async def test_there_is_none_unless_config_allows_it(tmp_path: Path) -> None:
 
 
 async def test_a_page_of_another_site_begins_no_session(closed: Site) -> None:
-    """Its Origin is refused before anything is looked at."""
+    """A foreign Origin is 403, even with a valid token."""
     headers = bearer(Origin="https://evil.example")
     check_problem(await closed.ask("POST", "/api/session", headers=headers), 403)
