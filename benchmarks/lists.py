@@ -19,11 +19,11 @@ from pathlib import Path
 
 from shellrunner.model import End, Ending, JobSpec, State, Usage, Volume
 from shellrunner.model.filters import Filters
-from shellrunner.store import Head
+from shellrunner.store import Head, Retention
 from shellrunner.store.pagination import Order, SortKey
 from shellrunner.store.query import search
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.schema import migrate
-from shellrunner.store.sqlite.store import Retention, open_store
 
 FEW = 1_000
 VERBS = ("backup", "deploy", "python3 /opt/app/run.py", "rsync -a", "Обработать", "convert", "make -C", "curl -s")
@@ -177,7 +177,7 @@ async def pair(jobs, indexes, searched):
     """Seconds of processor time for each of these jobs, sixteen at a time."""
     with tempfile.TemporaryDirectory() as path:
         async with open_store(Path(path), Retention()) as store:
-            await store._writer.run(lambda db: drop(db, indexes, searched))  # noqa: SLF001
+            await store._engine.write(lambda db: drop(db, indexes, searched))  # noqa: SLF001
             left = iter(range(jobs))
             began = time.process_time()
             await asyncio.gather(*(keeper(store, number, left) for number in range(16)))
@@ -188,7 +188,7 @@ async def pair(jobs, indexes, searched):
 async def all_searched(store):
     """Wait until the search has every job."""
     while True:
-        if await store._read(lambda db: db.execute(WAITING).fetchone()) is None:  # noqa: SLF001
+        if await store._engine.read(lambda db: db.execute(WAITING).fetchone()) is None:  # noqa: SLF001
             return
         await asyncio.sleep(0.1)
 

@@ -436,7 +436,7 @@ async def test_what_was_deleted_is_not_sent(tmp_path):
                 await tried(store, job, 1)
         await store.delete_job(gone)
         await store.delete_result(forgotten)
-        await store._writer.run(lambda db: db.execute("UPDATE callbacks SET due = 1"))
+        await store._engine.write(lambda db: db.execute("UPDATE callbacks SET due = 1"))
         async with calling(store, receiver.host):
             callback = await settled(store, forgotten)
             assert (callback.state, callback.error) == (

@@ -3,13 +3,28 @@
 import shutil
 import tarfile
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
-from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Submitter, Usage, Volume
-from shellrunner.store import Filters
+from shellrunner.model import (
+    Callback,
+    Delivery,
+    Done,
+    End,
+    Ending,
+    JobSpec,
+    Queued,
+    Running,
+    State,
+    Submitter,
+    Usage,
+    Volume,
+)
+from shellrunner.model.filters import Filters
+from shellrunner.store.pagination import Order, SortKey
 from shellrunner.store.sqlite.schema import MIGRATIONS
-from tests.support.histories import everything, listed, opened
+from tests.support.histories import NOTHING, ended, everything, listed, opened
 from tests.support.service import Service
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -108,3 +123,45 @@ async def test_a_service_takes_up_the_second(second: Path) -> None:
         assert (await service.result(8))["ending"] == "skipped"
     finally:
         await service.clear_away()
+
+
+@pytest.fixture
+def third(tmp_path: Path) -> Path:
+    """The third's: six jobs done (one in two attempts, one with a callback that was tried in vain), two deleted, two
+    running (one whose cancellation was requested), one in a paused queue, one that waits for it, one that waits for
+    its second attempt, and a session."""
+    return unpacked(3, tmp_path)
+
+
+async def test_a_history_of_the_third_schema_is_all_there(third: Path) -> None:
+    """Times of claims, submitters, callbacks, sessions and requests to cancel are as they were."""
+    async with opened(third) as store:
+        jobs = {job.id: job for job in await everything(store)}
+        assert sorted(jobs) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+        assert [(jobs[number].submitter, jobs[number].run_as) for number in (1, 2, 3)] == [
+            ("token:ci", "nobody"), ("uid:1000", None), (None, None),
+        ]  # fmt: skip
+        end = End(Ending.EXITED, 2000, exit_code=3, started=1000, duration=1.0, usage=Usage(0.1, 0.2, 4096))
+        assert jobs[1].phase == Done(end, Volume(21, 4))
+        assert [claim.job_id for claim in await store.running()] == [6, 11]
+        assert [claim.token for claim in await store.cancelling()] == ["t11"]
+        (claim, _) = await store.running()
+        assert (claim.spec.stdin, claim.claimed) == ("секрет", 1795857194313)
+        assert jobs[6].phase == Running(1795857194313)
+        assert jobs[9].callback == Callback(Delivery.PENDING, 1, "no answer")
+        assert (jobs[10].state, jobs[10].attempt) == (State.WAITING, 2)
+        assert [session.token for session in await store.sessions()] == ["ab" * 32]
+        assert (await store.add(JobSpec(command="true"))).id == 13
+        by_start = await store.page(Filters(), (Order(SortKey.STARTED, descending=False),), limit=10)
+        assert [job.id for job in by_start.jobs][:5] == [1, 2, 4, 9, 3], "no running job counts as started"
+
+
+async def test_a_job_that_was_claimed_under_the_third_schema_can_end(third: Path) -> None:
+    """Its start is what the keeper reports, not when it was claimed; a second attempt of it can be claimed."""
+    async with opened(third) as store:
+        assert await store.finish(6, "t6", ended(completed=3_000, started=2_500), *NOTHING)
+        phase = (await store.job(6)).phase
+        assert isinstance(phase, Done)
+        assert phase.end.started == 2_500
+        assert await store.requeue(11, "t11")
+        assert (await store.job(11)).phase == Done(End(Ending.CANCELLED, ANY), Volume())  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 
 from shellrunner.service import Health
 from shellrunner.store import Retention
-from shellrunner.store.sqlite.store import open_store
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.systemd.notify import Notifier
 from tests.support.service import InProcess, Service
 from tests.support.waiting import SOON, until
@@ -85,7 +85,7 @@ async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watch
         health = Health(store, notifier)
         await health.check()
         assert (notes.count("WATCHDOG=1"), health.failures()) == (1, [])
-        store._writer.close()  # as good as a dead disk: every write fails from now on
+        store._engine.writes.close()  # as good as a dead disk: every write fails from now on
         for _ in range(3):
             await health.check()
         assert notes.count("WATCHDOG=1") == 1

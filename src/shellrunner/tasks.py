@@ -22,14 +22,14 @@ class TaskGroup:
         self.crash: BaseException | None = None
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have this done until it returns or the block ends."""
+        """Run the coroutine as a task until it returns or the block is left."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
         return task
 
     async def stop(self) -> None:
-        """Cancel what has not returned, and wait for all."""
+        """Cancel the tasks that have not returned, and wait for all."""
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
@@ -37,7 +37,7 @@ class TaskGroup:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
             return
-        # A bug here leaves everybody waiting for ever, so the block is ended, loudly.
+        # A bug in a task would leave its callers waiting for ever, so the block is cancelled.
         self.crash = self.crash or task.exception()
         if self._owner is not None:
             self._owner.cancel()
@@ -45,7 +45,7 @@ class TaskGroup:
 
 @asynccontextmanager
 async def background() -> AsyncIterator[TaskGroup]:
-    """Cancel the block if one of its tasks crashes, and then raise what the task raised."""
+    """Cancel the block if one of its tasks crashes, and raise the crash from there."""
     tasks = TaskGroup(asyncio.current_task())
     try:
         yield tasks

@@ -17,7 +17,7 @@ from shellrunner.access.tokens import Tokens
 from shellrunner.config import AuthSettings, Token
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
 from shellrunner.store import Retention
-from shellrunner.store.sqlite.store import open_store
+from shellrunner.store.sqlite.composition import open_store
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECRET = "srt_secret"
@@ -406,7 +406,7 @@ async def failing(store, *, again=False):
         name = f"refuse_{verb}"
         step = f"CREATE TRIGGER {name} BEFORE {verb} ON sessions BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
         sql = f"DROP TRIGGER {name}" if again else step
-        await store._write(lambda db, sql=sql: db.execute(sql).close())
+        await store._engine.write(lambda db, sql=sql: db.execute(sql).close())
 
 
 async def test_it_opens_with_the_sessions_of_earlier_processes(store, clock):

@@ -163,8 +163,8 @@ async def test_a_job_with_one_attempt_costs_one_look(tmp_path: Path) -> None:
         with SimulatedKeeper(tmp_path) as keeper:
             keeper.begin(claim.job_id, "t").store(0, b"x")
             seen: list[str] = []
-            for reader in store._readers:
-                await reader.run(lambda db: db.set_trace_callback(seen.append))
+            for reader in store._engine.reads:
+                await reader.run_unit(lambda db: db.set_trace_callback(seen.append))
             seen.clear()
             await (await store.output(claim.job_id)).read(0, 10)
             assert seen == []

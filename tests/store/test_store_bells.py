@@ -112,5 +112,5 @@ async def test_nobody_is_left_behind_after_watching(tmp_path: Path) -> None:
         for _ in range(3):
             with store.watch(job.id):
                 pass
-        assert not store._bells._bells
-        assert not store._bells._seen
+        assert not store._effects.notifications._subscriptions
+        assert not store._effects.notifications._fingerprints

@@ -8,7 +8,6 @@ from shellrunner.clock import Millis
 from shellrunner.model import JobSpec
 from shellrunner.model.filters import Filters
 from shellrunner.store import DeleteCount
-from shellrunner.store.sqlite import engine
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import bulk_delete
 from tests.support.histories import SPEC, done, opened
@@ -50,7 +49,7 @@ async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
 )
 async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Filters) -> None:
     """All that are meant go, also if they are more than one step takes, in whatever order they are looked for."""
-    monkeypatch.setattr(bulk_delete, "STEP", 3)
+    monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 3)
     async with opened(tmp_path) as store:
         for number in range(10):
             await done(store, completed=2_000 + number // 4)
@@ -62,27 +61,26 @@ async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was accepted after the call stays, even if the clock was set back; one that vanished is no error."""
-    monkeypatch.setattr(bulk_delete, "STEP", 2)
+    monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 2)
     moment: Millis = 1_000_000
-    monkeypatch.setattr(engine, "now_ms", lambda: moment)
     monkeypatch.setattr("shellrunner.store.sqlite.store.now_ms", lambda: moment)
     async with opened(tmp_path) as store:
         for _ in range(5):
             await done(store)
             moment += 10
-        step, steps = store._write, 0
+        step, steps = store._engine.write, 0
 
         async def interrupted(*args: object, **more: object) -> object:
             nonlocal steps, moment
             steps += 1
             if steps == 2:
                 moment = 1_000_000
-                monkeypatch.setattr(store, "_write", step)
+                monkeypatch.setattr(store._engine, "write", step)
                 await done(store)
                 await store.delete_job(3)
             return await step(*args, **more)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(store, "_write", interrupted)
+        monkeypatch.setattr(store._engine, "write", interrupted)
         assert await store.delete_jobs(Filters(created_from=0)) == DeleteCount(4, 0)
         assert await left(store) == [6]
         assert (await store.add(JobSpec(command="true"))).id == 7

@@ -44,7 +44,7 @@ async def test_a_claim_brings_the_secrets_and_the_history_hides_them(tmp_path: P
         assert (await store.job(job.id)).spec == spec.redacted()
         assert [held.spec for held in await store.running()] == [spec]
         await store.finish(job.id, "t", ended(), *NOTHING)
-        rows = await store._readers[0].run(lambda db: db.execute("SELECT * FROM jobs").fetchall())
+        rows = await store._engine.read(lambda db: db.execute("SELECT * FROM jobs").fetchall())
         assert "7c1" not in repr(rows)
     assert "тайна-7c1".encode() not in (tmp_path / "history.db").read_bytes()
 
@@ -130,7 +130,7 @@ async def test_s7_a_damaged_row_does_not_hold_up_the_queue(tmp_path: Path) -> No
         def damage(db: sqlite3.Connection) -> None:
             db.execute("UPDATE jobs SET spec = '{\"comm' WHERE id = 1")
 
-        await store._writer.run(damage)
+        await store._engine.write(damage)
         assert (await asyncio.wait_for(store.claim(1, "t"), 5)).job_id == 2
-        row = await store._readers[0].run(lambda db: db.execute("SELECT ending FROM jobs WHERE id = 1").fetchone())
+        row = await store._engine.read(lambda db: db.execute("SELECT ending FROM jobs WHERE id = 1").fetchone())
         assert row == ("failed_to_start",)

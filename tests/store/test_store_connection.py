@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.store.sqlite.db_thread import connect, open_reading, open_writing
+from shellrunner.store.sqlite.engine.db_thread import connect, open_reading, open_writing
 
 
 async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_comes_back(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_come
             db.execute("CREATE TABLE IF NOT EXISTS t (x)")
             return threading.get_ident(), db.execute("SELECT 1").fetchone()[0]
 
-        first, second = await connection.hop(where), await connection.hop(where)
+        first, second = await connection.run(where), await connection.run(where)
     assert first == second
     assert first[1] == 1
     assert first[0] != threading.get_ident()
@@ -28,7 +28,7 @@ async def test_what_the_function_raises_comes_back(tmp_path: Path) -> None:
     """An exception of the function reaches the awaiter as it is."""
     async with connect(partial(open_writing, str(tmp_path / "h.db"), lambda _: None)) as connection:
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
-            await connection.hop(lambda db: db.execute("SELECT * FROM nowhere"))
+            await connection.run(lambda db: db.execute("SELECT * FROM nowhere"))
 
 
 async def test_the_writer_is_durable_and_a_reader_only_reads(tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ async def test_the_writer_is_durable_and_a_reader_only_reads(tmp_path: Path) -> 
 
     path = str(tmp_path / "h.db")
     async with connect(partial(open_writing, path, lambda _: None)) as writing:
-        assert await writing.hop(asked) == ["wal", 2, 1000, 0]
+        assert await writing.run(asked) == ["wal", 2, 1000, 0]
         async with connect(partial(open_reading, path)) as reading:
-            assert (await reading.hop(asked))[2:] == [0, 1]
+            assert (await reading.run(asked))[2:] == [0, 1]
 
 
 async def test_no_thread_is_left_when_opening_fails(tmp_path: Path) -> None:

@@ -309,6 +309,6 @@ async def test_places_are_those_of_the_jobs(tmp_path: Path) -> None:
         await store.add(real.SPEC)
         for key in SortKey:
             sort = (Order(key, descending=True),)
-            places, _ = await store._read(partial(listing.positions, filters=Filters(), sort=sort, limit=9))
+            places, _ = await store._engine.read(partial(listing.positions, filters=Filters(), sort=sort, limit=9))
             assert list(places) == [position_after(await store.job(int(place[-1] or 0)), sort) for place in places]
             assert len(places) == 3

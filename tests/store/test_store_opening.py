@@ -199,7 +199,7 @@ async def test_s7_a_damaged_row_is_told_and_hurts_no_other(tmp_path: Path) -> No
         def damage(db: sqlite3.Connection) -> None:
             db.execute("UPDATE jobs SET spec = 'x' WHERE id = ?", (damaged.id,))
 
-        await store._writer.run(damage)
+        await store._engine.write(damage)
         with pytest.raises(StoreUnavailable, match=f"job {damaged.id} "):
             await store.job(damaged.id)
         assert await store.job(whole.id) == whole

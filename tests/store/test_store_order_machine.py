@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from shellrunner.errors import JobGone, KeyReused, QueueFull
 from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, next_attempt_at
 from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, Retention
-from shellrunner.store.sqlite.store import SqliteStore, open_store
+from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import everything
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})

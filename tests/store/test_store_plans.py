@@ -10,6 +10,7 @@ import pytest
 
 from shellrunner.model import Ending, State
 from shellrunner.model.filters import Filters
+from shellrunner.store import rows
 from shellrunner.store.output import location
 from shellrunner.store.pagination import MAX_ID, Order, Sort, SortKey
 from shellrunner.store.query import listing, search
@@ -18,11 +19,13 @@ from shellrunner.store.sqlite import schema
 from shellrunner.store.units import (
     admission,
     bulk_delete,
+    claiming,
     dependents,
     due_callbacks,
     idempotency_keys,
     lifecycle,
-    rows,
+    locks,
+    trimming,
 )
 
 # By name: what is not a list's.
@@ -31,18 +34,19 @@ STATEMENTS = {
     "some": rows.SOME,
     "an attempt": rows.ATTEMPT,
     "running": rows.RUNNING,
+    "cancelling": rows.CANCELLING,
     "the oldest of a queue": rows.OLDEST,
     "an output": location.LOCATE,
     "earlier attempts": location.EARLIER_VOLUMES,
     "an earlier attempt": location.EARLIER_ATTEMPT,
-    "the head of a queue": lifecycle.HEAD,
-    "claim": lifecycle.CLAIM_THIS,
+    "the head of a queue": claiming.HEAD,
+    "claim": claiming.CLAIM,
     "end": lifecycle.END,
-    "state": lifecycle.STATE,
-    "the oldest": lifecycle.OLDEST,
-    "ahead of the clock": lifecycle.AHEAD,
+    "lock": locks.LOCK,
+    "the oldest": trimming.OLDEST,
+    "ahead of the clock": trimming.IN_FUTURE,
     "followers": dependents.FOLLOWERS,
-    "due": admission.DUE,
+    "due": admission.QUEUE_DUE,
     "next due": admission.NEXT,
     "due callbacks": due_callbacks.DUE,
     "next callback": due_callbacks.NEXT,
@@ -178,7 +182,7 @@ def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> 
             ScanLimits(max_sorted=20, batch_size=20, max_examined=100),
         ):
             pages(db, limits, FILTERS[filters], sort)
-    bulk_delete.meant(db, FILTERS[filters], MAX_ID, None)
+    bulk_delete.matching(db, FILTERS[filters], MAX_ID, None)
     assert len(db.statements) > 5
     for sql in db.statements:
         check(sql, plan(db, sql))

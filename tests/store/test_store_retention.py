@@ -10,8 +10,8 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head, HistorySize, Retention
+from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.store import SqliteStore
-from shellrunner.store.sqlite.trimmer import RetentionTrimmer
 from tests.support.histories import SPEC, done, ended, listed, opened, running
 from tests.support.waiting import until
 
@@ -100,7 +100,7 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
             await done(store, f"t{number}", completed=0)
         await store.delete_job(3)
         await store.delete_result(4)
-        assert await store._retire(100) == 0
+        assert await store._engine.read(lambda db: store._effects.trimmer.trim(db, 100)) == []
         assert store.size.jobs == 19
 
 
@@ -142,7 +142,7 @@ async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str)
         await store.add(JobSpec(command="true", labels={"a": "b"}, notify=Notify(url="http://x/")))
         await store.claim(1, "t")
         await store.finish(1, "t", ended(), Volume(), Head())
-        await store._writer.run(lambda db: db.execute("UPDATE jobs SET spec = ?", (spec,)))
+        await store._engine.write(lambda db: db.execute("UPDATE jobs SET spec = ?", (spec,)))
         last = await done(store, "u", completed=3_000)
         assert [job.spec.command_line for job in await listed(store)] == ["true", "(unreadable)"], "it hides no other"
     async with opened(tmp_path, jobs=1) as store:
@@ -156,7 +156,7 @@ async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str)
 
         await until(lambda: store.size.jobs == 1)
         assert await kept()
-        assert await store._read(left) == 0
+        assert await store._engine.read(left) == 0
 
 
 async def test_s8_a_history_that_takes_nothing_is_left_in_peace() -> None:
@@ -168,9 +168,9 @@ async def test_s8_a_history_that_takes_nothing_is_left_in_peace() -> None:
         tries += 1
         raise StoreUnavailable("the disk is full")
 
-    retainer = RetentionTrimmer(Retention(jobs=1), HistorySize(1, 0), remove)
-    retainer.came(0)
-    work = asyncio.create_task(retainer.work())
+    trimmer = RetentionTrimmer(Retention(jobs=1), HistorySize(1, 0))
+    trimmer.added(0)
+    work = asyncio.create_task(trimmer.run(remove))
     for _ in range(100):
         await asyncio.sleep(0)
     work.cancel()

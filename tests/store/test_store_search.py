@@ -16,7 +16,7 @@ from shellrunner.model import JobSpec
 from shellrunner.model.filters import Filters
 from shellrunner.store.query import listing, search
 from shellrunner.store.sqlite import schema
-from shellrunner.store.sqlite.batch_queue import UnitOfWork
+from shellrunner.store.sqlite.engine.batch_queue import UnitOfWork
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import lifecycle
 from tests.support.histories import opened
@@ -154,13 +154,13 @@ def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     search.add_next_jobs(db)
     add(db, "обработать опять")
     for job_id in (1, 3):
-        lifecycle.remove(db, job_id)
+        lifecycle.delete_job(db, job_id)
     assert entries(db, "обр") == [2]
     assert found(db, "обработать") == [2]
     db.execute("INSERT INTO search (search) VALUES ('integrity-check')")
     while search.add_next_jobs(db):
         pass
-    lifecycle.remove(db, 2)
+    lifecycle.delete_job(db, 2)
     assert entries(db, "обр") == []
 
 
@@ -185,7 +185,7 @@ def test_the_index_does_not_grow_with_what_was_deleted(
     for first in range(500, 5_000, 500):
         come(first)
         for job_id in range(first - 499, first + 1):
-            lifecycle.remove(db, job_id)
+            lifecycle.delete_job(db, job_id)
         begun = search.merge(db, begun=False)
         while begun:
             begun = search.merge(db, begun=True)
@@ -212,7 +212,7 @@ def test_steps_are_small(db: sqlite3.Connection) -> None:
 
 
 async def searched(store: SqliteStore) -> int:
-    return await store._read(lambda db: int(db.execute(search._SEARCHED).fetchone()[0]))
+    return await store._engine.read(lambda db: int(db.execute(search._SEARCHED).fetchone()[0]))
 
 
 async def test_the_index_follows_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ from shellrunner.model import (
     Waiting,
 )
 from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, Retention
-from shellrunner.store.sqlite.store import SqliteStore, open_store
+from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, ended, opened, running
 from tests.support.waiting import until
 
@@ -231,7 +232,7 @@ async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
 async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) -> None:
     """A neighbour that fails in SQLite has the batch run anew, and the queue still fills to the number."""
     async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
-        broken = store._writer.run(lambda db: db.execute("SELECT nonsense"))  # the last of the batch
+        broken = store._engine.write(lambda db: db.execute("SELECT nonsense"))  # the last of the batch
         outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(5)), broken, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes[:5]] == [Job] * 3 + [QueueFull] * 2
         assert isinstance(outcomes[5], StoreUnavailable)
@@ -304,7 +305,7 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
         await store.finish(job.id, "b", ended(1), Volume(1), Head(b"x"))
 
         async def count(sql: str) -> int:
-            found: int = await store._read(lambda db: db.execute(sql).fetchone()[0])
+            found: int = await store._engine.read(lambda db: db.execute(sql).fetchone()[0])
             return found
 
         await until(lambda: count(INDEXED))
@@ -320,15 +321,15 @@ async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Pa
         first, *others = [(await running(store, f"t{number}")).job_id for number in range(50)]
         spec = after(first, *others)
         waiting = await asyncio.gather(*(store.add(spec) for _ in range(100)))
-        before = await store._writer.run(lambda db: db.total_changes)
+        before = await store._engine.write(lambda db: db.total_changes)
         await store.finish(first, "t0", ended(1), *NOTHING)
-        changed = await store._writer.run(lambda db: db.total_changes) - before
+        changed = await store._engine.write(lambda db: db.total_changes) - before
         assert {await state(store, job.id) for job in waiting} == {State.DONE}
         assert changed < 5 * len(waiting)
         for number, job_id in enumerate(others, 1):
             await store.finish(job_id, f"t{number}", ended(), *NOTHING)
         assert {await state(store, job.id) for job in waiting} == {State.DONE}
-        left = await store._read(lambda db: db.execute("SELECT count(*) FROM dependencies").fetchone()[0])
+        left = await store._engine.read(lambda db: db.execute("SELECT count(*) FROM dependencies").fetchone()[0])
         assert left == 0
 
 
@@ -337,7 +338,7 @@ async def test_s7_what_follows_from_an_end_reaches_a_damaged_row(tmp_path: Path)
     async with opened(tmp_path) as store:
         first = await running(store, "a")
         damaged, whole = await store.add(after(first.job_id)), await store.add(after(first.job_id))
-        await store._writer.run(lambda db: db.execute("UPDATE jobs SET spec = 'x' WHERE id = ?", (damaged.id,)))
+        await store._engine.write(lambda db: db.execute("UPDATE jobs SET spec = 'x' WHERE id = ?", (damaged.id,)))
         assert await store.finish(first.job_id, "a", ended(1), *NOTHING)
         assert await state(store, whole.id) is State.DONE
         await store.delete_job(damaged.id)

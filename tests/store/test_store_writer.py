@@ -12,7 +12,7 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
-from shellrunner.store.sqlite.batch_queue import WorkItem
+from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
@@ -74,8 +74,8 @@ async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) ->
 
         one, sql, division, two = await asyncio.gather(
             store.add(SPEC),
-            store._writer.run(bad_sql),
-            store._writer.run(bug),
+            store._engine.write(bad_sql),
+            store._engine.write(bug),
             store.add(SPEC),
             return_exceptions=True,
         )
@@ -83,7 +83,7 @@ async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) ->
         assert isinstance(division, ZeroDivisionError)
         everything = await listed(store)
         assert {job.id for job in everything} == {one.id, two.id}  # type: ignore[union-attr]
-        left = await store._readers[0].run(lambda db: db.execute("SELECT key FROM meta").fetchall())
+        left = await store._engine.read(lambda db: db.execute("SELECT key FROM meta").fetchall())
         assert ("left behind",) not in left
 
 
@@ -124,7 +124,7 @@ async def _pages(store: SqliteStore, more: int | None) -> None:
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         db.execute(f"PRAGMA max_page_count={pages + more if more is not None else 1 << 30}")
 
-    await store._writer._connection.hop(limit)  # not a batch, which would serve claims
+    await store._engine.writes._connection.run(limit)  # not a batch, which would serve claims
 
 
 async def test_s8_a_full_history_refuses_whole_and_recovers(tmp_path: Path) -> None:
@@ -220,11 +220,11 @@ async def test_a_failed_commit_leaves_nothing_and_the_next_works(tmp_path: Path)
         def poison(db: sqlite3.Connection) -> None:
             db.execute("INSERT INTO child VALUES (1)")  # noticed by COMMIT only
 
-        await store._writer.run(prepare)
-        await store._writer._connection.hop(lambda db: db.execute("PRAGMA foreign_keys=ON"))
+        await store._engine.write(prepare)
+        await store._engine.writes._connection.run(lambda db: db.execute("PRAGMA foreign_keys=ON"))
         before = store.commits
         answers = await asyncio.gather(
-            store.add(SPEC), store._writer.run(poison), store.add(SPEC), return_exceptions=True
+            store.add(SPEC), store._engine.write(poison), store.add(SPEC), return_exceptions=True
         )
         assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
         assert store.commits == before
@@ -240,7 +240,7 @@ async def test_a_crash_of_a_background_task_ends_the_block_loudly(tmp_path: Path
 
     async def block() -> None:
         async with opened(tmp_path) as store:
-            await store._writer.ask(WorkItem(lambda db: None, after=bug))
+            await store._engine.writes.submit(WorkItem(lambda db: None, bug))
 
     with pytest.raises(RuntimeError, match="crashed") as caught:
         await asyncio.wait_for(block(), 5)

@@ -6,7 +6,8 @@ from typing import Any
 
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
 from shellrunner.store import Filters, Head, Position, Retention
-from shellrunner.store.sqlite.store import SqliteStore, open_store
+from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store.sqlite.store import SqliteStore
 
 SPEC = JobSpec(command="true")
 NOTHING = (Volume(), Head())

@@ -19,7 +19,7 @@ from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
 from shellrunner.service import queue_limits
 from shellrunner.store import Retention, Store
-from shellrunner.store.sqlite.store import open_store
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
 from shellrunner.web.app_keys import WebFigures

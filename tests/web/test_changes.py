@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 from shellrunner.model import JobSpec
-from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.web.feeds.shared_look import INTERVAL
 from shellrunner.web.feeds.status_feed import STATUS_FEED
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
@@ -263,7 +262,7 @@ async def test_header_wins(site: Site) -> None:
 
 async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader beyond the remembered changes, when it connects or because it is slow, gets `reset`."""
-    monkeypatch.setattr(site.store, "_changes", InMemoryChangeLog(remembered=5))
+    monkeypatch.setattr(site.store.changes, "_max_jobs", 5)
     zero = f"{site.store.changes.epoch}-0"
     for _ in range(6):
         await site.submit()

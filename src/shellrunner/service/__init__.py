@@ -27,7 +27,7 @@ from shellrunner.service.shutdown import extend_stop_timeout, finish_jobs, first
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
 from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
-from shellrunner.store.sqlite.store import open_store
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier

@@ -1,6 +1,6 @@
-"""Which jobs changed lately, and in which order: a bounded memory behind the stream of all statuses.
+"""The change log: which jobs changed lately, and in which order, for the stream of all statuses.
 
-Owned by the store, on the loop's thread. Must not know what changed.
+Owned by the store, on the event loop's thread, with a bounded size. Must not know what changed.
 """
 
 import secrets
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final, Protocol
 
-_REMEMBERED: Final = 20_000  # jobs; each is a few dozen bytes
+_MAX_JOBS: Final = 20_000  # each takes a few dozen bytes
 
 
 class ChangeLog(Protocol):
@@ -31,26 +31,26 @@ class ChangeLog(Protocol):
 
 
 class InMemoryChangeLog:
-    """See `store.ChangeLog`. Counted anew at each opening, so an `epoch` tells one counting from another."""
+    """A `ChangeLog` that starts at 0 whenever the history is opened, so each opening has an `epoch` of its own."""
 
-    def __init__(self, remembered: int = _REMEMBERED) -> None:
+    def __init__(self, max_jobs: int = _MAX_JOBS) -> None:
         self.epoch = secrets.token_hex(4)
         self.head = 0
-        self._remembered = remembered
-        self._latest: OrderedDict[int, int] = OrderedDict()  # job → its latest change, oldest first
-        self._forgotten = 0  # the latest change that is not remembered any more
+        self._max_jobs = max_jobs
+        self._latest: OrderedDict[int, int] = OrderedDict()  # job id -> its latest change, the oldest first
+        self._dropped = 0  # the latest change that is not in the log any more
 
-    def note(self, job_id: int) -> None:
-        """The job changed, or is gone."""
+    def append(self, job_id: int) -> None:
+        """Record that the job changed, or was deleted."""
         self.head += 1
         self._latest[job_id] = self.head
         self._latest.move_to_end(job_id)
-        if len(self._latest) > self._remembered:
-            _, self._forgotten = self._latest.popitem(last=False)
+        if len(self._latest) > self._max_jobs:
+            _, self._dropped = self._latest.popitem(last=False)
 
     def since(self, number: int) -> Sequence[tuple[int, int]] | None:
-        """The jobs that changed after that, as (change, job), in order; None if that is too long ago."""
-        if not self._forgotten <= number <= self.head:
+        """Return the jobs that changed after change `number`, as (latest change, job id) in that order."""
+        if not self._dropped <= number <= self.head:
             return None
         newer = takewhile(lambda item: item[1] > number, reversed(self._latest.items()))
         return [(change, job_id) for job_id, change in newer][::-1]

@@ -1,14 +1,19 @@
-"""Bells: who wants to be told to look again, and the one ticker that sees running output grow.
+"""Notifications: who wants to read again when something changes, and a poller that notices new output.
 
-Owned by the store, in this process only. Bells carry no data, so a lost, doubled or merged ring is harmless.
+Owned by the store, in this process only. A notification carries no data, so a spurious, doubled or merged one does no
+harm. Must not know what the subscribers do.
 """
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Final, Protocol
 
-_TICK: Final = 0.04  # seconds, so that with the look itself a new byte is noticed within 50 ms
+from shellrunner.model import State
+from shellrunner.store.transition import Transition
+
+_POLL_INTERVAL: Final = 0.04  # seconds; with the read itself, a new byte is noticed within 50 ms
 
 
 class Subscription(Protocol):
@@ -18,67 +23,87 @@ class Subscription(Protocol):
         """Wait for the next notification since the last `wait` returned (may be spurious, is never missed)."""
 
 
+class Topic(StrEnum):
+    """What one can subscribe to besides a single job, whose topic is its id."""
+
+    ALL_JOBS = "all jobs"
+    CANCEL_REQUESTS = "cancel requests"
+    CALLBACKS = "callbacks"
+
+
 class EventSubscription:
-    """One watcher's bell."""
+    """A `Subscription` of this process."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Let `wait` return."""
         self._event.set()
 
     async def wait(self) -> None:
-        """Return once it was rung since `wait` last returned."""
+        """Wait for the next notification since the last `wait` returned."""
         await self._event.wait()
         self._event.clear()
 
 
 class Notifications:
-    """The bells of each matter (a job, the wishes)."""
+    """The subscriptions to each topic."""
 
     def __init__(self, fingerprint: Callable[[int], bytes | None]) -> None:
-        """`fingerprint` gives bytes that differ whenever a job's output has grown; None if it is not running."""
+        """`fingerprint` returns bytes that differ whenever a job's output has grown; None if it is not running."""
         self._fingerprint = fingerprint
-        self._bells: dict[Hashable, set[EventSubscription]] = {}
-        self._seen: dict[int, bytes] = {}
-        self._watched = asyncio.Event()
+        self._subscriptions: dict[Hashable, set[EventSubscription]] = {}
+        self._fingerprints: dict[int, bytes] = {}
+        self._subscribed = asyncio.Event()
 
     @contextmanager
-    def watch(self, matter: Hashable) -> Iterator[EventSubscription]:
-        """A bell that rings for this matter until the block is left."""
-        bell = EventSubscription()
-        self._bells.setdefault(matter, set()).add(bell)
-        self._watched.set()
+    def subscribe(self, topic: Hashable) -> Iterator[EventSubscription]:
+        """Subscribe to the topic until the block is left."""
+        subscription = EventSubscription()
+        self._subscriptions.setdefault(topic, set()).add(subscription)
+        self._subscribed.set()
         try:
-            yield bell
+            yield subscription
         finally:
-            self._bells[matter].remove(bell)
-            if not self._bells[matter]:
-                del self._bells[matter]
-                self._seen.pop(matter, None)  # type: ignore[call-overload]
+            self._subscriptions[topic].remove(subscription)
+            if not self._subscriptions[topic]:
+                del self._subscriptions[topic]
+                self._fingerprints.pop(topic, None)  # type: ignore[call-overload]
 
-    def ring(self, matter: Hashable) -> None:
-        """Tell all who watch this matter to look again."""
-        for bell in self._bells.get(matter, ()):
-            bell.ring()
+    def publish(self, transition: Transition) -> None:
+        """Notify the subscribers of every topic that a committed transition concerns.
 
-    async def work(self) -> None:
-        """Look at the sizes of watched running jobs, for as long as anybody watches one."""
+        The one place where transitions become notifications. Here they are delivered at once; a back end that is
+        shared by several hosts would send them with the commit.
+        """
+        self._notify(transition.job_id)
+        self._notify(Topic.ALL_JOBS)
+        if transition.after is State.DONE and transition.has_followers:
+            self._notify(Topic.CALLBACKS)
+        elif transition.after is State.RUNNING and transition.before is State.RUNNING:
+            self._notify(Topic.CANCEL_REQUESTS)
+
+    def _notify(self, topic: Hashable) -> None:
+        for subscription in self._subscriptions.get(topic, ()):
+            subscription.notify()
+
+    async def run(self) -> None:
+        """Poll the output of running jobs, as long as there are subscriptions to them."""
         while True:
-            await self._watched.wait()
-            await asyncio.sleep(_TICK)
-            jobs = [matter for matter in self._bells if isinstance(matter, int)]
-            for job in jobs:
-                self._look(job)
-            if not jobs:
-                self._watched.clear()
+            await self._subscribed.wait()
+            await asyncio.sleep(_POLL_INTERVAL)
+            job_ids = [topic for topic in self._subscriptions if isinstance(topic, int)]
+            for job_id in job_ids:
+                self._poll(job_id)
+            if not job_ids:
+                self._subscribed.clear()
 
-    def _look(self, job: int) -> None:
-        seen = self._fingerprint(job)
-        if seen is None:
-            self._seen.pop(job, None)
-        elif seen != self._seen.get(job):
-            # Also at the first look: what came between the watcher's own look and this one is in it.
-            self._seen[job] = seen
-            self.ring(job)
+    def _poll(self, job_id: int) -> None:
+        fingerprint = self._fingerprint(job_id)
+        if fingerprint is None:
+            self._fingerprints.pop(job_id, None)
+        elif fingerprint != self._fingerprints.get(job_id):
+            # Also at the first poll: output that came between the subscriber's read and this poll is in it.
+            self._fingerprints[job_id] = fingerprint
+            self._notify(job_id)

@@ -3,12 +3,12 @@
 Used by `reader`. Knows the rows of `jobs`, `outputs` and `attempts`; must not know directories, slots or files.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shellrunner.errors import NoSuchAttempt, NoSuchJob, ResultGone
 from shellrunner.model import State, Volume
+from shellrunner.store.db import Db
 from shellrunner.store.output import Head
 
 LOCATE = """SELECT state, attempt, keeper, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
@@ -46,7 +46,7 @@ class OutputLocation:
     earlier: Sequence[Volume] = ()
 
 
-def locate(db: sqlite3.Connection, job_id: int, attempt: int | None = None) -> OutputLocation:
+def locate(db: Db, job_id: int, attempt: int | None = None) -> OutputLocation:
     """Locate the output of all attempts of a job (None), or of one of them alone.
 
     Raises:
@@ -74,6 +74,6 @@ def locate(db: sqlite3.Connection, job_id: int, attempt: int | None = None) -> O
     return OutputLocation(latest, place, [Volume(*row) for row in db.execute(EARLIER_VOLUMES, (job_id, latest))])
 
 
-def _earlier_attempt(db: sqlite3.Connection, job_id: int, attempt: int) -> Recorded:
+def _earlier_attempt(db: Db, job_id: int, attempt: int) -> Recorded:
     *figures, index, data = db.execute(EARLIER_ATTEMPT, (job_id, attempt)).fetchone()
     return Recorded(Volume(*figures), Head(data, index))

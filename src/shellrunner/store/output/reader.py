@@ -16,11 +16,11 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from shellrunner.model import Stream, Volume
+from shellrunner.store.db import UnitOfWork
 from shellrunner.store.output import Extent, Head, Output, index
 from shellrunner.store.output.index import STREAMS, IndexedOutput
 from shellrunner.store.output.joined import JoinedAttempts
 from shellrunner.store.output.location import OutputLocation, Recorded, SlotOwner, locate
-from shellrunner.store.sqlite.batch_queue import UnitOfWork
 
 T = TypeVar("T")
 

@@ -12,7 +12,6 @@ Nearly all jobs share some values (exit code 0, queue "default"). Those, a colum
 they would make it as large as the table and select nothing. Jobs with the common value are found by any other order.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf, nextafter
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from shellrunner.model import Ending, State
 from shellrunner.model.filters import FILTERS, Comparison, FilterInfo, Filters
+from shellrunner.store.db import Db
 from shellrunner.store.pagination import MAX_ID, Order, SortKey, Value
 
 # ruff: noqa: S608  every statement here is composed of constants of this module
@@ -35,7 +35,7 @@ class IndexScan:
     id: str = "id"
     above: int = 0
 
-    def next_ids(self, db: sqlite3.Connection, limit: int, after: int, *, descending: bool) -> list[int]:
+    def next_ids(self, db: Db, limit: int, after: int, *, descending: bool) -> list[int]:
         """Return up to `limit` ids that follow `after`."""
         lowest, highest = (self.above, after) if descending else (max(self.above, after), MAX_ID)
         order = f"{self.id} DESC" if descending else self.id
@@ -49,7 +49,7 @@ ScanPlan = tuple[IndexScan, ...]
 ALL_JOBS: Final[ScanPlan] = (IndexScan("jobs", "TRUE", ()),)
 
 
-def next_ids(db: sqlite3.Connection, plan: ScanPlan, limit: int, after: int, *, descending: bool) -> list[int]:
+def next_ids(db: Db, plan: ScanPlan, limit: int, after: int, *, descending: bool) -> list[int]:
     """Return up to `limit` ids that follow `after`, of all scans of the plan together."""
     found = {job_id for scan in plan for job_id in scan.next_ids(db, limit, after, descending=descending)}
     return sorted(found, reverse=descending)[:limit]
@@ -245,7 +245,7 @@ def bounds_from(bounds: Bounds | None, order: Order, value: Value, *, inclusive:
 # Values ------------------------------------------------------------------------------------------------------------
 
 
-def next_entries(db: sqlite3.Connection, order: Order, bounds: Bounds, limit: int) -> list[tuple[Value, int]]:
+def next_entries(db: Db, order: Order, bounds: Bounds, limit: int) -> list[tuple[Value, int]]:
     """Return the first values of this key within the bounds, with their jobs, in order."""
     column, direction = COLUMNS[order.key], "DESC" if order.descending else "ASC"
     sql = f"""SELECT {column.name}, id FROM {column.indexed}
@@ -253,7 +253,7 @@ def next_entries(db: sqlite3.Connection, order: Order, bounds: Bounds, limit: in
     return db.execute(sql, (*bounds, limit)).fetchall()
 
 
-def distinct_values(db: sqlite3.Connection, filters: Filters, order: Order, first: Value | None) -> Iterator[Value]:
+def distinct_values(db: Db, filters: Filters, order: Order, first: Value | None) -> Iterator[Value]:
     """Yield the distinct values of a key that has few, in order, from `first` (None: the first) on, without null.
 
     Each is found by seeking beyond the one before it (a skip scan), however many jobs have it.
@@ -275,7 +275,7 @@ def _in_order(order: Order, one: Value, other: Value) -> bool:
     return (one >= other) if order.descending else (one <= other)  # type: ignore[operator]
 
 
-def _next_value(db: sqlite3.Connection, order: Order, value: Value) -> Value:
+def _next_value(db: Db, order: Order, value: Value) -> Value:
     """Return the value that follows this one (None: the first); the common value is not in the index."""
     column = COLUMNS[order.key]
     operator, direction, best = ("<", "DESC", max) if order.descending else (">", "ASC", min)

@@ -3,25 +3,25 @@
 Units for a batch queue, used by the store; `walk` finds the positions. Must not write.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
 from shellrunner.model import Job, JobSpec
 from shellrunner.model.filters import Filters
+from shellrunner.store import rows
+from shellrunner.store.db import Db
 from shellrunner.store.pagination import Order, Page, Position, Sort, position_after
 from shellrunner.store.query import index_scans
 from shellrunner.store.query.index_scans import ALL_JOBS
 from shellrunner.store.query.walk import BudgetSpentError, ScanLimits, Walk, id_of
-from shellrunner.store.units import rows
 
 _SCAN_LIMITS: Final = ScanLimits()
 MAX_PAGE_CHARACTERS: Final = 1 << 23  # of its jobs, after which a page ends; its first job may be larger
 
 
 def page(
-    db: sqlite3.Connection,
+    db: Db,
     filters: Filters,
     sort: Sort,
     *,
@@ -34,7 +34,7 @@ def page(
     jobs: list[Job] = []
     characters = 0
     for position in found:
-        job = rows.job_or_what_is_left(db, id_of(position))
+        job = rows.readable_job(db, id_of(position))
         characters += _size(job.spec)
         if characters > MAX_PAGE_CHARACTERS and jobs:
             return Page(jobs, position_after(jobs[-1], sort))
@@ -43,7 +43,7 @@ def page(
 
 
 def positions(
-    db: sqlite3.Connection,
+    db: Db,
     filters: Filters,
     sort: Sort,
     *,

@@ -13,15 +13,14 @@ adds them in small steps between other writes. FTS5 keeps no copy of the text he
 """
 
 import asyncio
-import sqlite3
 import unicodedata
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
+from shellrunner.store.db import Db, UnitOfWork
 from shellrunner.store.query.index_scans import IndexScan, ScanPlan
-from shellrunner.store.sqlite.batch_queue import UnitOfWork
 
 _GRAM_LENGTH: Final = 3  # characters
 _MAX_GRAMS: Final = 12  # trigrams of a needle that are counted
@@ -52,7 +51,7 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
-def plan(db: sqlite3.Connection, needle: str) -> ScanPlan | None:
+def plan(db: Db, needle: str) -> ScanPlan | None:
     """Return the plan that finds every job whose folded command may contain the folded needle; None: any job may.
 
     Not by a phrase query of FTS5: that compares the positions of all entries in all jobs that have them, and so takes
@@ -69,14 +68,14 @@ def plan(db: sqlite3.Connection, needle: str) -> ScanPlan | None:
     return IndexScan("search", "search MATCH ?", (match,), id="rowid"), not_indexed
 
 
-def remove_job(db: sqlite3.Connection, job_id: int, command: str) -> None:
+def remove_job(db: Db, job_id: int, command: str) -> None:
     """Remove a job from the index, if it is there; `command` as its row has it."""
     if job_id <= _searched(db):
         db.execute("INSERT INTO search (search, rowid, command) VALUES ('delete', ?, ?)", (job_id, fold(command)))
         db.execute(_COUNT_REMOVED)
 
 
-def add_next_jobs(db: sqlite3.Connection) -> bool:
+def add_next_jobs(db: Db) -> bool:
     """Add the next few jobs to the index (a unit); return False if there were none."""
     added, characters = [], 0
     for job_id, command in db.execute(_NEXT, (_searched(db), _BATCH_SIZE)):
@@ -90,7 +89,7 @@ def add_next_jobs(db: sqlite3.Connection) -> bool:
     return bool(added)
 
 
-def merge(db: sqlite3.Connection, *, begun: bool) -> bool:
+def merge(db: Db, *, begun: bool) -> bool:
     """Merge a few pages of the index (a unit), or begin to once it is worth it; return False if all is merged.
 
     FTS5 keeps the entries of deleted jobs, with notes that they are dead, until both are merged. Every search reads
@@ -102,10 +101,10 @@ def merge(db: sqlite3.Connection, *, begun: bool) -> bool:
         if removed < _MERGE_THRESHOLD + span // 4:
             return False
         db.execute("UPDATE meta SET value = '0' WHERE key = 'forgotten'")
-    before = db.total_changes
+    before = _total_changes(db)
     # fts5.html#the_merge_command: a negative number begins to merge everything; it is done once nothing changes.
     db.execute("INSERT INTO search (search, rank) VALUES ('merge', ?)", (_MERGE_PAGES if begun else -_MERGE_PAGES,))
-    return not begun or db.total_changes - before >= 2
+    return not begun or _total_changes(db) - before >= 2
 
 
 class Indexer:
@@ -149,7 +148,7 @@ def _sample_grams(needle: str) -> set[str]:
     return {needle[place : place + _GRAM_LENGTH] for place in places}
 
 
-def _count(db: sqlite3.Connection, gram: str) -> int:
+def _count(db: Db, gram: str) -> int:
     (count,) = db.execute(_COUNT, (_quoted(gram), _RARE_LIMIT)).fetchone()
     return int(count)
 
@@ -158,6 +157,11 @@ def _quoted(gram: str) -> str:
     return '"' + gram.replace('"', '""') + '"'
 
 
-def _searched(db: sqlite3.Connection) -> int:
+def _searched(db: Db) -> int:
     (searched,) = db.execute(_SEARCHED).fetchone()
     return int(searched)
+
+
+def _total_changes(db: Db) -> int:
+    (changes,) = db.execute("SELECT total_changes()").fetchone()
+    return int(changes)

@@ -18,12 +18,12 @@ costs the same in a history of a million jobs as in one of a thousand.
 """
 
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shellrunner.model.filters import Filters
+from shellrunner.store.db import Db
 from shellrunner.store.pagination import MAX_ID, Order, Position, Sort, Value
 from shellrunner.store.query import index_scans, search
 from shellrunner.store.query.index_scans import COLUMNS, ScanPlan
@@ -56,9 +56,7 @@ class BudgetSpentError(Exception):
 class Walk:
     """One walk in one order. A group is named by the values of the first keys, a position by those of all."""
 
-    def __init__(
-        self, db: sqlite3.Connection, filters: Filters, sort: Sort, batch_size: int, limits: ScanLimits
-    ) -> None:
+    def __init__(self, db: Db, filters: Filters, sort: Sort, batch_size: int, limits: ScanLimits) -> None:
         self._db = db
         self._filters = filters
         self._needle = search.fold(filters.text or "")

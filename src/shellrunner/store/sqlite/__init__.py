@@ -1,1 +1,1 @@
-"""The history in one SQLite file: connections, batched transactions, schema and recovery."""
+"""The store in one SQLite file, beside the slots and the spill files of this host; `composition` opens it."""

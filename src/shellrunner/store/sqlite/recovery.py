@@ -1,6 +1,6 @@
 """Opening a history: its directories, whether the file is one of ours, and what a crash left beside it.
 
-Runs on the writing connection's thread, before anything else. Never overwrites what it does not understand.
+Runs on the thread of the writing connection, before anything else. Never overwrites what it does not understand.
 """
 
 import logging
@@ -8,44 +8,51 @@ import os
 import sqlite3
 import time
 from contextlib import suppress
+from typing import Final
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import State
-from shellrunner.store import HistorySize
+from shellrunner.store import HistorySize, rows
+from shellrunner.store.columns import ClaimRow
 from shellrunner.store.output import spill
 from shellrunner.store.output.location import SlotOwner
-from shellrunner.store.sqlite import schema, trimmer
-from shellrunner.store.sqlite.db_thread import open_writing
-from shellrunner.store.units import queue_pauses, rows
+from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite.engine.db_thread import open_writing
+from shellrunner.store.units import queue_pauses, trimming
 
 _log = logging.getLogger(__name__)
 
-_ALIVE = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
+_HAS_OUTPUT: Final = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
 
 
 class Recovery:
-    """What is known of a history once `open` was called."""
+    """What is known of a history once `open` was called.
 
-    def __init__(self, state: str) -> None:
-        self.path = f"{state}/history.db"
-        self.history = ""
-        self.kept = HistorySize(0, 0)
+    size: of the done jobs. owners: who has claimed each running job. undone: how many jobs are not done, by queue and
+    state. paused: the queues that are.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self.path = f"{state_dir}/history.db"
+        self.history_id = ""
+        self.size = HistorySize(0, 0)
         self.owners: dict[int, SlotOwner] = {}
         self.undone: list[tuple[str, State, int]] = []
         self.paused: frozenset[str] = frozenset()
-        self._state = state
+        self._state_dir = state_dir
 
     def open(self) -> sqlite3.Connection:
-        """Open the writing connection to a history of today's schema, with nothing orphaned beside it.
+        """Open the writing connection to a history of the current schema; remove files that belong to no job.
 
         Raises:
-            StoreUnavailable: it cannot be; the words name the file and what to do.
+            StoreUnavailable: it cannot be opened; the message names the file and what to do.
         """
         try:
-            self._make()
+            self._create_missing()
             db = open_writing(self.path, schema.examine)
             try:
-                self._take_up(db)
+                self._load(db)
+                self._remove_orphans(db)
             except BaseException:
                 db.close()
                 raise
@@ -56,40 +63,41 @@ class Recovery:
             ) from error
         return db
 
-    def _make(self) -> None:
+    def _create_missing(self) -> None:
         """Create what is missing, for this user alone."""
         for name in ("", "/slots", "/runs"):
-            os.makedirs(self._state + name, mode=0o700, exist_ok=True)
+            os.makedirs(self._state_dir + name, mode=0o700, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        directory = os.open(self._state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def _take_up(self, db: sqlite3.Connection) -> None:
+    def _load(self, db: sqlite3.Connection) -> None:
         if schema.examine(db) == 0:
-            self._set_runs_aside()
+            self._set_spill_files_aside()
         schema.migrate(db)
-        self.history = schema.history_id(db)
-        self.kept = trimmer.count(db)
+        self.history_id = schema.history_id(db)
+        self.size = trimming.measure(db)
         self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
         self.paused = queue_pauses.read(db)
-        self.owners = {
-            job: SlotOwner(keeper, token, attempt)
-            for job, token, keeper, _, _, _, attempt, *_ in db.execute(rows.RUNNING)
-        }
-        for job, attempts in spill.find_all(self._state).items():
-            if db.execute(_ALIVE, (job,)).fetchone() is None:
-                spill.remove(self._state, job, attempts)
+        for row in map(ClaimRow._make, db.execute(rows.RUNNING)):
+            self.owners[row.id] = SlotOwner(row.keeper, row.token, row.attempt)
 
-    def _set_runs_aside(self) -> None:
-        """Outputs of another history may be wanted when that one is found again, and its ids are used anew here."""
+    def _remove_orphans(self, db: sqlite3.Connection) -> None:
+        """Remove spill files of jobs that were deleted, or whose result was, when a crash came between."""
+        for job_id, attempts in spill.find_all(self._state_dir).items():
+            if db.execute(_HAS_OUTPUT, (job_id,)).fetchone() is None:
+                spill.remove(self._state_dir, job_id, attempts)
+
+    def _set_spill_files_aside(self) -> None:
+        """Move the spill files of another history away: they may be needed, and a new history uses the same ids."""
         with suppress(OSError):
-            os.rmdir(f"{self._state}/runs")
-            os.mkdir(f"{self._state}/runs", 0o700)
+            os.rmdir(f"{self._state_dir}/runs")
+            os.mkdir(f"{self._state_dir}/runs", 0o700)
             return
-        aside = f"{self._state}/runs.{time.time_ns()}"
-        os.rename(f"{self._state}/runs", aside)
-        os.mkdir(f"{self._state}/runs", 0o700)
+        aside = f"{self._state_dir}/runs.{time.time_ns()}"
+        os.rename(f"{self._state_dir}/runs", aside)
+        os.mkdir(f"{self._state_dir}/runs", 0o700)
         _log.warning("output of another history was set aside in %s", aside)

@@ -1,6 +1,7 @@
-"""The tables, and how an older history becomes today's: one migration per released version, forwards only.
+"""The tables, and the migrations from older versions: one per released version, forwards only.
 
-Owned by the store at its opening. A migration that was released is never changed; the next one is appended.
+Used by `recovery`. A migration that was released is never changed; the next one is appended. STRICT tables need
+SQLite 3.37; nothing in the store needs a newer one.
 """
 
 import sqlite3
@@ -10,12 +11,12 @@ from shellrunner.errors import StoreUnavailable
 
 APPLICATION_ID: Final = 0x53687275  # "Shru" in the file's header (sqlite.org/fileformat2.html, offset 68)
 
-# `jobs` is what the lists read, so it has no blobs: those lie in `outputs`, only if there was any output. A job that
-# has a result has its figures (`stdout_bytes` is not null); deleting the result is forgetting them. Done jobs are
-# nearly all there are, so only what is not done is indexed by its state. Each statement and index entry less is felt:
-# an empty job costs two statements, one row written twice.
-# `secrets` (values of the environment, standard input) is read by claims alone and wiped with the end.
-# No auto-vacuum: its pointer maps cost every insert, and freed pages are used again under a steady retention.
+# Lists read `jobs`, so it has no blobs: those are in `outputs`, and only if there was any output. A job with a result
+# has its figures (`stdout_bytes` is not null); deleting the result sets them to null. Nearly all jobs are done, so
+# only those that are not are indexed by their state. Every statement and every index entry counts: an empty job costs
+# two statements, one row written twice.
+# `secrets` (values of the environment, standard input) are read by claims only, and deleted when the job ends.
+# No auto-vacuum: its pointer maps cost every insert, and a steady retention uses freed pages again.
 _VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO meta VALUES ('history', lower(hex(randomblob(16)))), ('alive', '');
@@ -52,12 +53,12 @@ CREATE INDEX jobs_queued ON jobs (priority DESC, id) WHERE state = 'queued';
 CREATE INDEX jobs_completed ON jobs (completed, id) WHERE state = 'done';
 """
 
-# What a job waits for, and who waits for it. A waiting job has `awaits` unfinished jobs before it, and must not start
-# before `due`; `minded` says that somebody has to be told of its end (a job that waits for it, a callback), so that
-# the end of all others costs nothing more. `attempt` counts from 1; earlier attempts lie in `attempts`.
-# Lists: each key has an index, but what nearly all jobs have in common (exit code 0, say) is in none: it is found by
-# walking in any order. An index ends with the rowid, which is the id. `search` trails behind: jobs up to `searched`
-# (in `meta`) are in it, folded; newer ones are looked at one by one. It has no copy of the text.
+# A waiting job waits for `awaits` unfinished jobs, and must not start before `due`. `minded`: a job or a callback
+# depends on its end, so that the end of any other job costs nothing more. `attempt` counts from 1; earlier attempts
+# are in `attempts`.
+# Lists: each key has an index, without the value that nearly all jobs have (exit code 0, say), which is found by a
+# scan in any order. An index ends with the rowid, which is the id. `search` lags behind: jobs up to `searched` (in
+# `meta`) are in it, folded; newer ones are examined one by one. It has no copy of the text.
 _VERSION_2 = """
 CREATE TABLE jobs_2 (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -150,19 +151,28 @@ CREATE VIRTUAL TABLE search USING fts5 (command, content = '', columnsize = 0,
 INSERT INTO meta VALUES ('searched', '0');
 """
 
-# Who submitted a job (`token:NAME`, `uid:1000`; null before this version), and the system user that its command runs
-# as (null: the service's own). Sessions are known by the SHA-256 of their cookie, and belong to a token by its hash.
+# `submitter`: `token:NAME` or `uid:1000`; null for jobs of earlier versions. `run_as`: the system user of the
+# command; null for the service's own. A session is identified by the SHA-256 of its cookie, and belongs to a token by
+# its hash.
 _VERSION_3 = """
 ALTER TABLE jobs ADD COLUMN submitter TEXT;
 ALTER TABLE jobs ADD COLUMN run_as TEXT;
 CREATE TABLE sessions (digest BLOB PRIMARY KEY, token TEXT NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+# `claimed` is when a running job was claimed. Before, `started` was that until the job was done, and the start from
+# then on. `has_followers` (before: `minded`): a job or a callback depends on the job's end.
+_VERSION_4 = """
+ALTER TABLE jobs RENAME COLUMN minded TO has_followers;
+ALTER TABLE jobs ADD COLUMN claimed INTEGER;
+UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 
 def examine(db: sqlite3.Connection) -> int:
-    """Whether this is a history that can be used, before anything is written to it; its version, 0 for a new one.
+    """Return the version of the history, 0 for a new one. Writes nothing.
 
     Raises:
         StoreUnavailable: it is of a newer version, or another program's.
@@ -178,13 +188,13 @@ def examine(db: sqlite3.Connection) -> int:
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Bring it to today's schema, each step in one transaction."""
+    """Migrate the history to the current schema, each step in one transaction."""
     for number in range(_pragma(db, "user_version"), len(MIGRATIONS)):
         _migrate(db, number)
 
 
 def history_id(db: sqlite3.Connection) -> str:
-    """The history's random id."""
+    """Return the history's random id."""
     (value,) = db.execute("SELECT value FROM meta WHERE key = 'history'").fetchone()
     return str(value)
 

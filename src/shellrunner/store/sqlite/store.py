@@ -1,20 +1,19 @@
-"""The history in one SQLite file: the contract of `store`, kept by a writer, two readers, slots and `runs/`.
+"""The store in SQLite: each method of the contract is a unit of work and its consequences.
 
-Opened by the composition root. Each method is a unit for a lane and what follows from it; what works behind them is
-`core`'s. Must not know web, supervisor or config.
+Built by `composition`, which hands in the parts. Must not know connections, batches, web, supervisor or config.
 """
 
 import asyncio
 import secrets
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import NoSuchQueue, StoreUnavailable
-from shellrunner.model import Claim, Done, End, Job, JobSpec, Session, State, Submitter, Volume
+from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, State, Submitter, Volume
 from shellrunner.store import (
     ChangeLog,
     DeleteCount,
@@ -26,243 +25,247 @@ from shellrunner.store import (
     Output,
     Page,
     Position,
-    QueueLimits,
     QueueOverview,
     QueueState,
-    Retention,
     Sort,
     Subscription,
+    rows,
 )
+from shellrunner.store.db import Db
+from shellrunner.store.notifications import Topic
+from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL_QUEUES
-from shellrunner.store.sqlite.claims import AddJob
-from shellrunner.store.sqlite.db_thread import connect, open_reading
-from shellrunner.store.sqlite.engine import CALLS, CHANGES, WISHES, Core
-from shellrunner.store.sqlite.recovery import Recovery
+from shellrunner.store.sqlite.add_job import AddJob
+from shellrunner.store.sqlite.claim_requests import ClaimRequests
+from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
+from shellrunner.store.sqlite.engine.batch_queue import WorkItem
+from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.transition import Transitions
-from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, rows, sessions
+from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, sessions
 from shellrunner.store.units.admission import NewJob
 
-_DELETED_AT_ONCE = 100
-_ANY_NUMBER = QueueLimits()
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a store is made of."""
+
+    history_id: str
+    engine: Engine
+    effects: CommitEffects
+    requests: ClaimRequests
+    claims: Claims
+    outputs: OutputReader
 
 
-@asynccontextmanager
-async def open_store(
-    state_dir: Path, retention: Retention, queues: QueueLimits = _ANY_NUMBER
-) -> AsyncIterator["SqliteStore"]:
-    """Open the history in this directory, or begin one; it is closed, with everything written, at the end.
-
-    Raises:
-        StoreUnavailable: it cannot be opened; the words say why and what to do.
-    """
-    opening = Recovery(str(state_dir))
-    async with (
-        connect(opening.open) as writing,
-        connect(partial(open_reading, opening.path)) as reading,
-        connect(partial(open_reading, opening.path)) as reading_too,
-        SqliteStore(opening, writing, (reading, reading_too), (retention, queues), str(state_dir)).working() as store,
-    ):
-        yield store
-
-
-class SqliteStore(Core):
+class SqliteStore:
     """See `shellrunner.store` for what each method promises."""
 
-    # What the web side says -----------------------------------------------------------------------------
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._engine = parts.engine
+        self._effects = parts.effects
+
+    # History --------------------------------------------------------------------------------------------------------
+
+    @property
+    def history_id(self) -> str:
+        return self._parts.history_id
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
-        accepted = NewJob.of(spec, now_ms(), by)
-
-        def added(adding: AddJob) -> None:
-            if adding.offer:
-                offer, job = adding.offer, adding.value
-                at = accepted.created
-                claim = Claim(job.id, offer.token, offer.keeper, spec, at, ready=at, run_as=accepted.run_as)
-                self._claims.tell(offer, claim, adding.moves)
-            else:
-                self._moved(adding.moves)
-
-        job: Job = await self._writer.ask(AddJob(accepted, key, added))
+        new = NewJob.accept(spec, now_ms(), by)
+        job: Job = await self._engine.writes.submit(AddJob(new, key, self._parts.claims.job_added))
         return job
 
     async def job(self, job_id: int) -> Job:
-        return await self._read(lambda db: rows.job(db, job_id))
+        return await self._engine.read(lambda db: rows.job(db, job_id))
 
     async def jobs(self, job_ids: Iterable[int]) -> Sequence[Job]:
         wanted = list(job_ids)
-        return await self._read(lambda db: rows.some(db, wanted))
+        return await self._engine.read(lambda db: rows.jobs(db, wanted))
 
     async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
-        return await self._read(lambda db: listing.page(db, filters, sort, limit=limit, after=after))
+        return await self._engine.read(lambda db: listing.page(db, filters, sort, limit=limit, after=after))
 
     async def preview_delete(self, filters: Filters) -> DeleteCount:
-        return await self._each(filters, lambda job_ids: self._read(partial(bulk_delete.tell, job_ids=job_ids)))
+        async def preview(job_ids: list[int]) -> DeleteCount:
+            return await self._engine.read(lambda db: bulk_delete.preview(db, job_ids))
+
+        return await self._for_each_page(filters, preview)
 
     async def delete_jobs(self, filters: Filters) -> DeleteCount:
-        def deleted(outcome: tuple[DeleteCount, Transitions]) -> None:
-            self._moved(outcome[1])
-
         async def delete(job_ids: list[int]) -> DeleteCount:
-            outcome, _ = await self._write(partial(bulk_delete.delete, job_ids=job_ids), deleted, frees=True)
-            return outcome
+            count, _ = await self._engine.write(
+                lambda db: bulk_delete.delete(db, job_ids),
+                lambda outcome: self._effects.committed(outcome[1]),
+                frees_space=True,
+            )
+            return count
 
-        return await self._each(filters, delete)
+        return await self._for_each_page(filters, delete)
 
-    async def _each(self, filters: Filters, step: Callable[[list[int]], Awaitable[DeleteCount]]) -> DeleteCount:
-        """Take one step after another over all jobs that are meant; what they came to."""
+    async def _for_each_page(
+        self, filters: Filters, step: Callable[[list[int]], Awaitable[DeleteCount]]
+    ) -> DeleteCount:
+        """Take the step for each page of the matching jobs; return the sum."""
         total, after = DeleteCount(0, 0), None
-        upto = await self._read(bulk_delete.newest)
+        up_to = await self._engine.read(bulk_delete.newest)
         while True:
-            job_ids, after = await self._read(partial(bulk_delete.meant, filters=filters, upto=upto, after=after))
+            page = partial(bulk_delete.matching, filters=filters, up_to=up_to, after=after)
+            job_ids, after = await self._engine.read(page)
             if job_ids:
-                some = await step(job_ids)
-                total = DeleteCount(total.deleted + some.deleted, total.not_done + some.not_done)
+                count = await step(job_ids)
+                total = DeleteCount(total.deleted + count.deleted, total.not_done + count.not_done)
             if after is None:
                 return total
 
     async def attempt(self, job_id: int, number: int) -> Done:
-        return await self._read(lambda db: rows.attempt(db, job_id, number))
+        return await self._engine.read(lambda db: rows.attempt(db, job_id, number))
 
     async def output(self, job_id: int, attempt: int | None = None) -> Output:
-        return await self._outputs.find(job_id, self._owners.get(job_id), attempt)
+        return await self._parts.outputs.find(job_id, self._effects.owners.get(job_id), attempt)
 
     async def request_cancel(self, job_id: int) -> Job:
-        def wished(outcome: tuple[Job, Transitions]) -> None:
-            _, moves = outcome
-            self._moved(moves)
-            if not moves:
-                self._bells.ring(WISHES)
-                self._rung(job_id)
-
-        job, _ = await self._write(lambda db: lifecycle.request_cancel(db, job_id, now_ms()), wished, frees=True)
+        job, _ = await self._engine.write(
+            lambda db: lifecycle.request_cancel(db, job_id, now_ms()),
+            lambda outcome: self._effects.committed(outcome[1]),
+            frees_space=True,
+        )
         return job
 
     async def delete_job(self, job_id: int) -> None:
-        def deleted(moves: Transitions) -> None:
-            self._moved(moves)
-
-        await self._write(lambda db: [lifecycle.delete_job(db, job_id)], deleted, frees=True)
+        await self._write(lambda db: [lifecycle.delete_job(db, job_id)], frees_space=True)
 
     async def delete_result(self, job_id: int) -> None:
-        def deleted(forgotten: tuple[int, int]) -> None:
-            size, attempts = forgotten
-            self._gone(job_id, size, jobs=0, attempts=attempts)
-            self._rung(job_id)
+        await self._write(lambda db: [lifecycle.delete_result(db, job_id)], frees_space=True)
 
-        await self._write(lambda db: lifecycle.delete_result(db, job_id), deleted, frees=True)
+    async def _write(self, unit: Callable[[Db], Transitions], *, frees_space: bool = False) -> Transitions:
+        return await self._engine.write(unit, self._effects.committed, frees_space=frees_space)
 
     def watch(self, job_id: int) -> AbstractContextManager[Subscription]:
-        return self._bells.watch(job_id)
+        return self._effects.notifications.subscribe(job_id)
 
     def watch_changes(self) -> AbstractContextManager[Subscription]:
-        return self._bells.watch(CHANGES)
+        return self._effects.notifications.subscribe(Topic.ALL_JOBS)
 
     @property
     def changes(self) -> ChangeLog:
-        return self._changes
+        return self._effects.changes
 
     async def queues(self) -> QueueOverview:
-        names = list(self._queues)
-        oldest = await self._read(lambda db: rows.oldest(db, names))
-        return QueueOverview(
-            ALL_QUEUES in self._queues.paused,
-            [self._queue(name, moment) for name, moment in zip(names, oldest, strict=True)],
+        counts = self._effects.counts
+        names = list(counts)
+        oldest = await self._engine.read(lambda db: rows.oldest_queued(db, names))
+        states = [self._queue_state(name, moment) for name, moment in zip(names, oldest, strict=True)]
+        return QueueOverview(ALL_QUEUES in counts.paused, states)
+
+    def _queue_state(self, name: str, oldest: Millis | None) -> QueueState:
+        counts = self._effects.counts
+        return QueueState(
+            name,
+            limit=counts.limit(name),
+            paused=counts.is_paused(name),
+            running=counts.count(name, State.RUNNING),
+            queued=counts.count(name, State.QUEUED),
+            waiting=counts.count(name, State.WAITING),
+            oldest=oldest,
         )
 
-    def _queue(self, name: str, oldest: Millis | None) -> QueueState:
-        queues = self._queues
-        running, queued, waiting = (queues.count(name, state) for state in _UNDONE)
-        return QueueState(name, queues.limit(name), queues.is_paused(name), running, queued, waiting, oldest)
-
     async def pause(self, queue: str | None, *, paused: bool) -> QueueOverview:
-        if queue is not None and queue not in self._queues:
+        names = tuple(self._effects.counts)
+        if queue is not None and queue not in names:
             raise NoSuchQueue(queue)
-
-        def changed(now_paused: frozenset[str]) -> None:
-            self._queues.paused = now_paused
-            self._claims.look()
-
-        names = tuple(self._queues)
-        await self._write(lambda db: queue_pauses.change(db, names, queue, paused=paused), changed)
+        await self._engine.write(
+            lambda db: queue_pauses.change(db, names, queue, paused=paused), self._effects.pauses_committed
+        )
         return await self.queues()
 
-    # What the door says -----------------------------------------------------------------------------------
-
-    async def sessions(self) -> Sequence[Session]:
-        return await self._read(sessions.read)
-
-    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        await self._write(lambda db: sessions.change(db, begun, ended))
-
-    # What the caller of callbacks says ------------------------------------------------------------------------
-
-    async def due_callbacks(self, limit: int, skip_hosts: Collection[str] = ()) -> Sequence[DueCallback]:
-        return await self._read(lambda db: due_callbacks.due(db, now_ms(), limit, skip_hosts))
-
-    async def next_callback_at(self) -> Millis | None:
-        return await self._read(due_callbacks.upcoming)
-
-    async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
-        await self._write(lambda db: due_callbacks.tried(db, job_id, error, retry_at), self._tried)
-
-    def watch_callbacks(self) -> AbstractContextManager[Subscription]:
-        return self._bells.watch(CALLS)
-
-    # What the supervisor says ----------------------------------------------------------------------------
-
-    @property
-    def history_id(self) -> str:
-        return self._history_id
-
-    @property
-    def commits(self) -> int:
-        """How many transactions were committed since the opening."""
-        return self._writer.commits
-
-    @property
-    def size(self) -> HistorySize:
-        """How much is kept of jobs that are done."""
-        return self._retainer.kept
+    # Work -----------------------------------------------------------------------------------------------------------
 
     async def claim(self, keeper: int, token: str) -> Claim:
-        offer = self._claims.offer(keeper, token)
+        request = self._parts.requests.add(keeper, token)
         try:
-            return await offer.claim
+            return await request.future
         except asyncio.CancelledError:
-            if not offer.claim.cancelled():
-                self._served(offer.claim.result(), [], True)
+            if not request.future.cancelled():  # it was committed, and delivered too late
+                self._parts.claims.put_back(request.future.result())
             raise
         finally:
-            self._claims.withdraw(offer)
+            self._parts.requests.remove(request)
 
     async def finish(
         self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
     ) -> bool:
-        def unit(db: sqlite3.Connection) -> Transitions:
-            return lifecycle.finish(
-                db, job_id, token, end=end, volume=volume, head=head, next_attempt_at=next_attempt_at
-            )
-
-        moves: Transitions = await self._write(unit, self._moved, frees=True)
-        return bool(moves)
+        unit = partial(
+            lifecycle.finish,
+            job_id=job_id,
+            token=token,
+            end=end,
+            volume=volume,
+            head=head,
+            next_attempt_at=next_attempt_at,
+        )
+        return bool(await self._write(unit, frees_space=True))
 
     async def requeue(self, job_id: int, token: str) -> bool:
-        return bool(await self._put_back(job_id, token))
+        item = WorkItem(
+            lambda db: lifecycle.requeue(db, job_id, token, now_ms()), self._effects.committed, may_queue=True
+        )
+        return bool(await self._engine.writes.submit(item))
 
     async def running(self) -> Sequence[Claim]:
-        return await self._read(rows.running)
+        return await self._engine.read(rows.running)
 
     async def cancelling(self) -> Sequence[Claim]:
-        return [claim for claim in await self._read(rows.running) if claim.cancelling]
+        return await self._engine.read(rows.cancelling)
 
     def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
-        return self._bells.watch(WISHES)
+        return self._effects.notifications.subscribe(Topic.CANCEL_REQUESTS)
+
+    # Callbacks ------------------------------------------------------------------------------------------------------
+
+    async def due_callbacks(self, limit: int, skip_hosts: Collection[str] = ()) -> Sequence[DueCallback]:
+        return await self._engine.read(lambda db: due_callbacks.due(db, now_ms(), limit, skip_hosts))
+
+    async def next_callback_at(self) -> Millis | None:
+        return await self._engine.read(due_callbacks.next_due)
+
+    async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
+        await self._engine.write(
+            lambda db: due_callbacks.record_try(db, job_id, error, retry_at), self._effects.callback_try_committed
+        )
+
+    def watch_callbacks(self) -> AbstractContextManager[Subscription]:
+        return self._effects.notifications.subscribe(Topic.CALLBACKS)
+
+    # Sessions -------------------------------------------------------------------------------------------------------
+
+    async def sessions(self) -> Sequence[Session]:
+        return await self._engine.read(sessions.read)
+
+    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
+        await self._engine.write(lambda db: sessions.change(db, begun, ended))
+
+    # Figures --------------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> HistorySize:
+        return self._effects.trimmer.size
+
+    @property
+    def endings(self) -> Counter[tuple[str, Ending]]:
+        return self._effects.endings
+
+    @property
+    def callback_tries(self) -> Counter[Delivery]:
+        return self._effects.callback_tries
+
+    @property
+    def commits(self) -> int:
+        return self._engine.commits
 
     async def check(self) -> None:
         mark = secrets.token_hex(8)
-        if await self._write(lambda db: lifecycle.touch(db, mark)) != mark:
+        if await self._engine.write(lambda db: lifecycle.write_mark(db, mark)) != mark:
             raise StoreUnavailable("the history does not keep what is written to it")
-
-
-_UNDONE = (State.RUNNING, State.QUEUED, State.WAITING)

@@ -1,128 +1,170 @@
-"""Accepting a job: its row and all that it brings along, in one commit; and queueing one that has waited.
+"""Accepting a job: its row and the rows beside it, in one commit; and queueing jobs that have waited.
 
-Units for the writer, used by the store. Must not know files, bells or connections.
+Units for the writer. Must not know files, notifications or connections.
 """
 
 import json
-import sqlite3
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
 from shellrunner.errors import InvalidJob
 from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Streamed, Submitter
+from shellrunner.store import rows
+from shellrunner.store.columns import NewJobRow, columns, placeholders
+from shellrunner.store.db import Db, check_changed
+from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.transition import Transition, Transitions
-from shellrunner.store.units import dependents, due_callbacks, rows
+from shellrunner.store.units import dependents, due_callbacks
+from shellrunner.store.units.locks import LockedJob, find_locked
 
-ADD: Final = """INSERT INTO jobs (state, queue, priority, created, command, spec, secrets, submitter, run_as,
-    started, keeper, token) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_LATER: Final = "UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, minded = ? WHERE id = ?"
-_HOW: Final = "SELECT state, ending, exit_code FROM jobs WHERE id = ?"
-DUE: Final = """SELECT id, queue FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ?
-    ORDER BY due LIMIT ?"""
+# ruff: noqa: S608  every statement here is put together from constants of this program
+
+_ADD: Final = f"INSERT INTO jobs ({columns(NewJobRow)}) VALUES ({placeholders(NewJobRow)}) RETURNING id"
+_WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_followers = ?
+    WHERE id = ? AND state = 'queued'"""
+_FOLLOW: Final = "UPDATE jobs SET has_followers = 1 WHERE id = ?"
+QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND id IN (
+    SELECT id FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ? ORDER BY due LIMIT ?
+    ) RETURNING id, queue"""
 NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0"
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as it goes into its row: what is shown, and apart from it what is secret.
+    """A job that is to be accepted: `spec` as it was sent, `redacted` as it is shown, `secrets` what was removed.
 
-    `at_once`: nothing that it brings along keeps it from starting, or has to be written in its own rows.
+    `redacted_json` and `secrets` are as the row has them: made before the transaction, which is the shorter for it.
+    `is_startable`: it does not wait for anything but its turn.
     """
 
     spec: JobSpec
-    created: Millis
-    shown: str
+    redacted: JobSpec
+    redacted_json: str
     secrets: str | None
-    at_once: bool
+    created: Millis
+    is_startable: bool
     submitter: str | None
     run_as: str | None
 
     @classmethod
-    def of(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> "NewJob":
+    def accept(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> Self:
         """Prepare a job that is accepted now."""
-        secret: dict[str, object] = {"env": spec.env} if spec.env else {}
+        secrets: dict[str, object] = {"env": spec.env} if spec.env else {}
         if spec.stdin is not None and not isinstance(spec.stdin, Streamed):
-            secret["stdin"] = spec.stdin
-        hidden = json.dumps(secret, ensure_ascii=False) if secret else None
-        seen = spec.redacted() if secret else spec
-        at_once = not (spec.after or spec.start_at)
-        name, run_as = (by.name, by.run_as) if by else (None, None)
-        return cls(seen, now, seen.model_dump_json(exclude_defaults=True), hidden, at_once, name, run_as)
+            secrets["stdin"] = spec.stdin
+        redacted = spec.redacted() if secrets else spec
+        submitter, run_as = (by.name, by.run_as) if by else (None, None)
+        return cls(
+            spec=spec,
+            redacted=redacted,
+            redacted_json=redacted.model_dump_json(exclude_defaults=True),
+            secrets=json.dumps(secrets, ensure_ascii=False) if secrets else None,
+            created=now,
+            is_startable=not (spec.after or spec.start_at),
+            submitter=submitter,
+            run_as=run_as,
+        )
+
+    def row(self, owner: SlotOwner | None) -> NewJobRow:
+        """Return the row: running if it is claimed in the same commit, else queued."""
+        return NewJobRow(
+            state="queued" if owner is None else "running",
+            queue=self.spec.queue,
+            priority=self.spec.priority,
+            created=self.created,
+            command=self.spec.command_line,
+            spec=self.redacted_json,
+            secrets=self.secrets,
+            submitter=self.submitter,
+            run_as=self.run_as,
+            keeper=None if owner is None else owner.keeper,
+            token=None if owner is None else owner.token,
+            claimed=None if owner is None else self.created,
+        )
 
 
-def add(db: sqlite3.Connection, job: NewJob, owner: tuple[int, str] | None = None) -> tuple[Job, Transitions]:
-    """Put the job into the queue, or at once into the hands of its owner (keeper, token); the job, and its moves.
+class _Prerequisite(NamedTuple):
+    """A job that has to succeed before another one may start."""
+
+    job_id: int
+    job: LockedJob
+
+    @property
+    def failure(self) -> tuple[Ending, int | None] | None:
+        """How it failed; None if it has not."""
+        if self.job.ending is None:
+            return None
+        ending = Ending(self.job.ending)
+        return None if ending is Ending.EXITED and self.job.exit_code == 0 else (ending, self.job.exit_code)
+
+
+def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Transitions]:
+    """Accept the job: waiting, queued, or at once running if an `owner` claims it.
 
     Raises:
-        InvalidJob: it waits for a job that there is not.
+        InvalidJob: `after` names a job that does not exist.
     """
-    spec = job.spec
-    awaited = _awaited(db, spec.after) if spec.after else []
-    who = (job.submitter, job.run_as)
-    row = (spec.queue, spec.priority, job.created, spec.command_line, job.shown, job.secrets, *who)
-    whose = ("queued", *row, None, None, None) if owner is None else ("running", *row, job.created, *owner)
-    job_id = db.execute(ADD, whose).lastrowid
-    assert job_id is not None  # noqa: S101  # an INSERT into a rowid table has one
+    spec = new.spec
+    prerequisites = _prerequisites(db, spec.after) if spec.after else []
+    # A plain tuple of plain values: sqlite3 binds anything else more slowly.
+    ((job_id,),) = db.execute(_ADD, tuple(new.row(owner))).fetchall()
     if spec.labels:
         labels = [(key, value, job_id) for key, value in spec.labels.items()]
-        db.executemany("INSERT INTO labels VALUES (?, ?, ?)", labels)
+        db.executemany("INSERT INTO labels (key, value, job) VALUES (?, ?, ?)", labels)
     if spec.notify:
-        due_callbacks.expect(db, job_id, spec.notify.host)
-        db.execute("UPDATE jobs SET minded = 1 WHERE id = ?", (job_id,))
-    moves = [Transition(job_id, spec.queue, None, State.QUEUED if owner is None else State.RUNNING)]
-    if not job.at_once:
-        moves = _hold_back(db, job_id, job, awaited)
-    if spec.notify or not job.at_once:
-        return rows.job(db, job_id), moves
-    phase = Queued() if owner is None else Running(job.created)
-    return Job(job_id, spec, job.created, phase, 1, None, *who), moves
+        due_callbacks.add(db, job_id, spec.notify.host)
+        db.execute(_FOLLOW, (job_id,))
+    state = State.QUEUED if owner is None else State.RUNNING
+    transitions = [Transition(job_id, spec.queue, None, state, owner=owner)]
+    if not new.is_startable:
+        transitions = _hold_back(db, job_id, new, prerequisites)
+    if spec.notify or not new.is_startable:
+        return rows.job(db, job_id), transitions
+    phase = Queued() if owner is None else Running(new.created)
+    return Job(job_id, new.redacted, new.created, phase, 1, None, new.submitter, new.run_as), transitions
 
 
-def _awaited(db: sqlite3.Connection, after: tuple[int, ...]) -> list[tuple[int, State, Ending | None, int | None]]:
-    """How the jobs stand for which one waits."""
-    found = [(job_id, db.execute(_HOW, (job_id,)).fetchone()) for job_id in dict.fromkeys(after)]
-    places = {job_id: place for place, job_id in reversed(list(enumerate(after)))}
-    unknown = [job_id for job_id, row in found if row is None]
+def _prerequisites(db: Db, after: tuple[int, ...]) -> list[_Prerequisite]:
+    """Return the jobs for which one waits, locked: none of them may end before that is written."""
+    found = [(job_id, find_locked(db, job_id)) for job_id in dict.fromkeys(after)]
+    unknown = [job_id for job_id, job in found if job is None]
     if unknown:
         raise InvalidJob(
-            [{"pointer": f"#/after/{places[job_id]}", "detail": f"there is no job {job_id}"} for job_id in unknown]
+            [
+                {"pointer": f"#/after/{after.index(job_id)}", "detail": f"there is no job {job_id}"}
+                for job_id in unknown
+            ]
         )
-    return [(job_id, State(row[0]), row[1] and Ending(row[1]), row[2]) for job_id, row in found]
+    return [_Prerequisite(job_id, job) for job_id, job in found if job is not None]
 
 
-def _hold_back(
-    db: sqlite3.Connection,
-    job_id: int,
-    job: NewJob,
-    awaited: list[tuple[int, State, Ending | None, int | None]],
-) -> Transitions:
-    """Let a job wait that was put into the queue, if it has to; or skip it, if it may not start any more."""
-    queue, now = job.spec.queue, job.created
-    for after, _, ending, exit_code in awaited:
-        if ending is not None and not (ending is Ending.EXITED and exit_code == 0):
-            end = dependents.skipped_for(after, ending, exit_code, now)
+def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisite]) -> Transitions:
+    """Let a queued job wait if it has to, or skip it if it can never start."""
+    queue, now = new.spec.queue, new.created
+    for prerequisite in prerequisites:
+        if prerequisite.failure is not None:
+            end = dependents.skipped_end(prerequisite.job_id, *prerequisite.failure, now)
             skipped, *more = dependents.end_unstarted(db, job_id, end)
             return [skipped._replace(before=None), *more]
-    left = [(after, job_id) for after, state, *_ in awaited if state is not State.DONE]
-    earliest = job.spec.earliest_start
+    unfinished = [each.job_id for each in prerequisites if each.job.state is not State.DONE]
+    earliest = new.spec.earliest_start
     due = earliest if earliest is not None and earliest > now else None
-    if not left and due is None:
+    if not unfinished and due is None:
         return [Transition(job_id, queue, None, State.QUEUED)]
-    db.executemany("INSERT INTO dependencies VALUES (?, ?)", left)
-    db.executemany("UPDATE jobs SET minded = 1 WHERE id = ?", [(after,) for after, _ in left])
-    db.execute(_LATER, (due, len(left), job.spec.notify is not None, job_id))
-    return [Transition(job_id, queue, None, State.WAITING, due=None if left else due)]
+    db.executemany("INSERT INTO dependencies (after, job) VALUES (?, ?)", [(after, job_id) for after in unfinished])
+    db.executemany(_FOLLOW, [(after,) for after in unfinished])
+    check_changed(db.execute(_WAIT, (due, len(unfinished), new.spec.notify is not None, job_id)))
+    return [Transition(job_id, queue, None, State.WAITING, due=None if unfinished else due)]
 
 
-def wake(db: sqlite3.Connection, now: Millis, most: int) -> Transitions:
-    """Queue jobs that have waited long enough."""
-    late = db.execute(DUE, (now, most)).fetchall()
-    db.executemany("UPDATE jobs SET state = 'queued' WHERE id = ?", [(job_id,) for job_id, _ in late])
-    return [Transition(job_id, queue, State.WAITING, State.QUEUED) for job_id, queue in late]
+def queue_due(db: Db, now: Millis, limit: int) -> Transitions:
+    """Queue up to `limit` jobs that are due, the longest due first."""
+    due = db.execute(QUEUE_DUE, (now, limit)).fetchall()
+    return [Transition(job_id, queue, State.WAITING, State.QUEUED) for job_id, queue in due]
 
 
-def upcoming(db: sqlite3.Connection) -> Millis | None:
-    """When the next job has waited long enough."""
+def next_due(db: Db) -> Millis | None:
+    """Return when the next job is due."""
     (moment,) = db.execute(NEXT).fetchone()
     return None if moment is None else int(moment)

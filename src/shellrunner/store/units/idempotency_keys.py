@@ -1,31 +1,34 @@
-"""Idempotency-Keys: which job each stands for, in the commit that accepts it.
+"""Idempotency-Keys: which job each stands for, written in the commit that accepts the job.
 
-Units for the writer, used by the store. Must not know HTTP.
+Units for the writer. Must not know HTTP.
 """
 
-import sqlite3
 from typing import Final
 
 from shellrunner.clock import Millis
 from shellrunner.errors import JobGone, KeyReused, NoSuchJob
 from shellrunner.model import Job
-from shellrunner.store import IdempotencyKey
-from shellrunner.store.units import rows
+from shellrunner.store import rows
+from shellrunner.store.db import Db, check_changed
+from shellrunner.store.values import IdempotencyKey
 
-KEPT: Final = 24 * 3_600_000  # milliseconds
-_STEP: Final = 200
+LIFETIME: Final = 24 * 3_600_000  # milliseconds
+_BATCH_SIZE: Final = 200  # keys that are deleted in one commit
 
 FIND: Final = "SELECT digest, job FROM keys WHERE identity = ? AND key = ? AND created > ?"
 EXPIRED: Final = "SELECT identity, key FROM keys INDEXED BY keys_created WHERE created <= ? LIMIT ?"
+_ADD: Final = """INSERT INTO keys (identity, key, digest, job, created) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (identity, key) DO UPDATE SET digest = excluded.digest, job = excluded.job, created = excluded.created
+    WHERE keys.created <= ?"""
 
 
-def find(db: sqlite3.Connection, key: IdempotencyKey, now: Millis) -> Job | None:
-    """The job that was accepted with this key, if any.
+def find(db: Db, key: IdempotencyKey, now: Millis) -> Job | None:
+    """Return the job that was accepted with this key, if any.
 
     Raises:
         KeyReused, JobGone.
     """
-    row = db.execute(FIND, (key.identity, key.key, now - KEPT)).fetchone()
+    row = db.execute(FIND, (key.identity, key.key, now - LIFETIME)).fetchone()
     if row is None:
         return None
     digest, job_id = row
@@ -37,13 +40,14 @@ def find(db: sqlite3.Connection, key: IdempotencyKey, now: Millis) -> Job | None
         raise JobGone(job_id) from None
 
 
-def keep(db: sqlite3.Connection, key: IdempotencyKey, job_id: int, now: Millis) -> None:
-    """Let the key stand for the job (and for no earlier one)."""
-    db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", (key.identity, key.key, key.digest, job_id, now))
+def add(db: Db, key: IdempotencyKey, job_id: int, now: Millis) -> None:
+    """Let the key stand for the job. Only an expired key is replaced; `find` has found no other."""
+    row = (key.identity, key.key, key.digest, job_id, now)
+    check_changed(db.execute(_ADD, (*row, now - LIFETIME)))
 
 
-def expire(db: sqlite3.Connection, now: Millis) -> int:
-    """Forget some of the keys that are too old; how many it were."""
-    old = db.execute(EXPIRED, (now - KEPT, _STEP)).fetchall()
-    db.executemany("DELETE FROM keys WHERE identity = ? AND key = ?", old)
-    return len(old)
+def delete_expired(db: Db, now: Millis) -> int:
+    """Delete some of the expired keys; return how many."""
+    expired = db.execute(EXPIRED, (now - LIFETIME, _BATCH_SIZE)).fetchall()
+    db.executemany("DELETE FROM keys WHERE identity = ? AND key = ?", expired)
+    return len(expired)

@@ -1,28 +1,37 @@
-"""Which queues are paused, as rows: kept over restarts.
+"""Which queues are paused, as rows: kept across restarts.
 
-Units for the writer, used by the store. Must not know jobs.
+Units for the writer. Must not know jobs.
 """
 
-import sqlite3
 from collections.abc import Iterable
+from typing import Final
 
+from shellrunner.store.db import Db
 from shellrunner.store.queues import ALL_QUEUES
 
+_ADD: Final = "INSERT INTO paused (queue) VALUES (?) ON CONFLICT (queue) DO NOTHING"
 
-def read(db: sqlite3.Connection) -> frozenset[str]:
-    """The paused queues; `ALL_QUEUES` for the whole service, with queues that are yet to come."""
+
+def read(db: Db) -> frozenset[str]:
+    """Return the paused queues; `ALL_QUEUES` stands for the whole service, including queues that do not exist yet."""
     return frozenset(queue for (queue,) in db.execute("SELECT queue FROM paused"))
 
 
-def change(db: sqlite3.Connection, names: Iterable[str], queue: str | None, *, paused: bool) -> frozenset[str]:
-    """Pause or resume one of the queues that there are (None: all of them); what is paused then."""
-    before = read(db)
+def change(db: Db, names: Iterable[str], queue: str | None, *, paused: bool) -> frozenset[str]:
+    """Pause or resume one of the queues in `names` (None: all of them); return what is paused then.
+
+    Decides on whether `ALL_QUEUES` is among the rows: a back end with several writers locks the table first.
+    """
+    all_paused = ALL_QUEUES in read(db)
     if queue is None:
-        after = frozenset({ALL_QUEUES}) if paused else frozenset()
+        db.execute("DELETE FROM paused")
+        if paused:
+            db.execute(_ADD, (ALL_QUEUES,))
     elif paused:
-        after = before | ({queue} if ALL_QUEUES not in before else frozenset())
+        if not all_paused:
+            db.execute(_ADD, (queue,))
     else:
-        after = (frozenset(names) if ALL_QUEUES in before else before) - {queue}
-    db.execute("DELETE FROM paused")
-    db.executemany("INSERT INTO paused VALUES (?)", [(name,) for name in after])
-    return after
+        if all_paused:  # all others stay paused, each by itself
+            db.executemany(_ADD, [(name,) for name in names])
+        db.execute("DELETE FROM paused WHERE queue IN (?, ?)", (queue, ALL_QUEUES))
+    return read(db)

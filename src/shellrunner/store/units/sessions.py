@@ -1,21 +1,26 @@
-"""Sessions, as rows: kept over restarts.
+"""Sessions as rows: kept across restarts.
 
-Units for a lane, used by the store. Must not know what a session is good for, or when it is over.
+Units of the store. Must not know what a session permits, or when it expires.
 """
 
-import sqlite3
 from collections.abc import Iterable
 
 from shellrunner.model import Session
+from shellrunner.store.columns import columns, placeholders
+from shellrunner.store.db import Db
+
+# ruff: noqa: S608  every statement here is put together from constants of this program
+
+_ALL = f"SELECT {columns(Session)} FROM sessions ORDER BY expires, digest"
+_ADD = f"INSERT INTO sessions ({columns(Session)}) VALUES ({placeholders(Session)})"
 
 
-def read(db: sqlite3.Connection) -> list[Session]:
-    """Those that were begun and not ended, the oldest first."""
-    rows = db.execute("SELECT digest, token, expires FROM sessions ORDER BY expires, digest")
-    return [Session(*row) for row in rows]
+def read(db: Db) -> list[Session]:
+    """Return the sessions that were begun and not ended, the oldest first."""
+    return [Session(*row) for row in db.execute(_ALL)]
 
 
-def change(db: sqlite3.Connection, begun: Iterable[Session], ended: Iterable[bytes]) -> None:
-    """Begin some and end others."""
-    db.executemany("INSERT INTO sessions (digest, token, expires) VALUES (?, ?, ?)", begun)
+def change(db: Db, begun: Iterable[Session], ended: Iterable[bytes]) -> None:
+    """Begin some sessions and end others."""
+    db.executemany(_ADD, begun)
     db.executemany("DELETE FROM sessions WHERE digest = ?", [(digest,) for digest in ended])

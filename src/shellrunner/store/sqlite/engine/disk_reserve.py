@@ -1,4 +1,4 @@
-"""Room kept for the day the disk is full: even DELETE needs some, and so does the end of a running job.
+"""Disk space reserved for a full disk: even DELETE needs some, and so does recording the end of a running job.
 
 Owned by the writer, used on its thread only. Knows one file.
 """
@@ -10,16 +10,16 @@ _SIZE: Final = 4 * 1024 * 1024
 
 
 class Ballast:
-    """A file that is there to be given up."""
+    """A file whose only purpose is to be truncated when the disk is full."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._here = False
+        self._allocated = False
         self.restore()
 
     def restore(self) -> None:
-        """Take the room again, if there is any."""
-        if self._here:
+        """Allocate the space again, if the disk has it."""
+        if self._allocated:
             return
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -27,17 +27,17 @@ class Ballast:
             return
         try:
             os.posix_fallocate(fd, 0, _SIZE)
-            self._here = True
+            self._allocated = True
         except OSError:
             os.ftruncate(fd, 0)
         finally:
             os.close(fd)
 
-    def give_up(self) -> bool:
-        """Free the room; false if that was done before."""
-        if not self._here:
+    def release(self) -> bool:
+        """Free the space; return false if that was done before."""
+        if not self._allocated:
             return False
-        self._here = False
+        self._allocated = False
         try:
             os.truncate(self._path, 0)
         except OSError:

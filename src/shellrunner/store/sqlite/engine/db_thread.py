@@ -1,6 +1,6 @@
-"""One SQLite connection on the thread aiosqlite keeps for it, and the one hop there.
+"""One SQLite connection on the thread that aiosqlite keeps for it, and the one hop there.
 
-Owned by a lane. Knows how a connection must be set up; must not know tables, jobs or batches.
+Owned by a batch queue. Knows how a connection must be set up; must not know tables, jobs or batches.
 """
 
 import sqlite3
@@ -13,8 +13,8 @@ import aiosqlite
 T = TypeVar("T")
 
 _BOTH = "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;"
-# SQLite before 3.51.3 can corrupt a WAL when two connections write or checkpoint, so everything that does is
-# on the writing one. `secure_delete=FAST` blanks deleted secrets wherever that costs no further page.
+# SQLite before 3.51.3 can corrupt a WAL if two connections write or checkpoint, so only the writing one does either.
+# `secure_delete=FAST` overwrites deleted secrets wherever that costs no further page.
 _WRITING = (
     f"{_BOTH} PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=1000;"
     "PRAGMA journal_size_limit=16777216; PRAGMA secure_delete=FAST;"
@@ -23,12 +23,12 @@ _READING = f"{_BOTH} PRAGMA wal_autocheckpoint=0; PRAGMA query_only=ON;"
 
 
 def open_writing(path: str, examine: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
-    """The connection that alone may write and checkpoint. `examine` sees the file before anything changes it."""
+    """Open the one connection that may write and checkpoint; `examine` reads the file before anything changes it."""
     return _open(path, examine, _WRITING)
 
 
 def open_reading(path: str) -> sqlite3.Connection:
-    """A connection that cannot write; it must be closed before the writing one."""
+    """Open a connection that cannot write; it must be closed before the writing one."""
     return _open(path, lambda _: None, _READING)
 
 
@@ -44,17 +44,17 @@ def _open(path: str, examine: Callable[[sqlite3.Connection], object], settings: 
 
 
 class DbThread:
-    """Functions of a `sqlite3.Connection` are sent to it; they run on its thread, one after the other."""
+    """A thread that runs functions of one `sqlite3.Connection`, one after the other."""
 
     def __init__(self, connection: aiosqlite.Connection, db: sqlite3.Connection) -> None:
         self._connection = connection
         self._db = db
 
-    async def hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run the function on the connection's thread; if the awaiter is cancelled, it runs all the same.
 
         aiosqlite offers this for single statements only, and one hop per statement costs more than the
-        statement. Its `_execute` is used here and nowhere else; tests/store/test_connection.py guards it.
+        statement. Its `_execute` is used here and nowhere else; tests/store/test_store_connection.py guards it.
         """
         result: T = await self._connection._execute(function, self._db)  # type: ignore[no-untyped-call] # noqa: SLF001
         return result

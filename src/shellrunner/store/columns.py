@@ -1,0 +1,144 @@
+"""The columns of the tables, each row described once, by names.
+
+INSERT, SELECT, UPDATE and the mapping to the model follow from the fields of these classes: a new column is a field
+here, and a migration in the back end's schema. Must not know connections.
+"""
+
+from typing import Any, Final, NamedTuple, Self
+
+from shellrunner.clock import Millis
+from shellrunner.errors import StoreUnavailable
+from shellrunner.model import Done, End, Ending, Usage, Volume
+
+
+class NewJobRow(NamedTuple):
+    """The columns of `jobs` that are written when a job is accepted; all others have their defaults."""
+
+    state: str
+    queue: str
+    priority: int
+    created: Millis
+    command: str
+    spec: str
+    secrets: str | None
+    submitter: str | None
+    run_as: str | None
+    keeper: int | None
+    token: str | None
+    claimed: Millis | None
+
+
+class EndRow(NamedTuple):
+    """The columns that say how an attempt ended: in `jobs` for the last attempt, in `attempts` for earlier ones."""
+
+    started: Millis | None
+    completed: Millis
+    ending: str
+    exit_code: int | None
+    signal: str | None
+    detail: str | None
+    duration: float | None
+    cpu_user: float | None
+    cpu_system: float | None
+    max_rss_bytes: int | None
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    stdout_dropped: int | None
+    stderr_dropped: int | None
+
+    @classmethod
+    def from_end(cls, end: End, volume: Volume) -> Self:
+        """Return the row for this end."""
+        usage = end.usage
+        cpu_user, cpu_system, max_rss = (usage.cpu_user, usage.cpu_system, usage.max_rss_bytes) if usage else _UNKNOWN
+        return cls(
+            started=end.started,
+            completed=end.completed,
+            ending=end.ending.value,
+            exit_code=end.exit_code,
+            signal=end.signal,
+            detail=end.detail,
+            duration=end.duration,
+            cpu_user=cpu_user,
+            cpu_system=cpu_system,
+            max_rss_bytes=max_rss,
+            stdout_bytes=volume.stdout_bytes,
+            stderr_bytes=volume.stderr_bytes,
+            stdout_dropped=volume.stdout_dropped,
+            stderr_dropped=volume.stderr_dropped,
+        )
+
+    def to_done(self) -> Done:
+        """Return the phase that this row stands for.
+
+        Raises:
+            StoreUnavailable: the row contradicts itself, so it is damaged.
+        """
+        usage = None
+        if self.cpu_user is not None and self.cpu_system is not None:
+            usage = Usage(self.cpu_user, self.cpu_system, self.max_rss_bytes)
+        try:
+            ending = Ending(self.ending)
+            end = End(
+                ending, self.completed, self.exit_code, self.signal, self.detail, self.started, self.duration, usage
+            )
+        except ValueError as contradiction:  # not written by this program
+            raise StoreUnavailable(f"an end in the history is contradictory: {contradiction}") from None
+        return Done(end, self._volume())
+
+    def _volume(self) -> Volume | None:
+        if self.stdout_bytes is None:
+            return None
+        return Volume(self.stdout_bytes, self.stderr_bytes or 0, self.stdout_dropped or 0, self.stderr_dropped or 0)
+
+
+_UNKNOWN: Final = (None, None, None)
+
+
+class JobRow(NamedTuple):
+    """The columns of `jobs` that everybody may see, but for those of `EndRow`."""
+
+    id: int
+    spec: str
+    created: Millis
+    attempt: int
+    submitter: str | None
+    run_as: str | None
+    state: str
+    cancelling: int
+    claimed: Millis | None
+
+
+class ClaimRow(NamedTuple):
+    """The columns of `jobs` that make a claim, secrets included."""
+
+    id: int
+    queue: str
+    token: str
+    keeper: int
+    spec: str
+    claimed: Millis
+    cancelling: int
+    attempt: int
+    created: Millis
+    due: Millis | None
+    run_as: str | None
+    secrets: str | None
+
+
+RowClass = type[tuple[Any, ...]]  # a NamedTuple whose fields are columns
+
+
+def columns(*rows: RowClass) -> str:
+    """Return the columns of these rows as SELECT and INSERT name them."""
+    return ", ".join(column for row in rows for column in row.__annotations__)
+
+
+def placeholders(row: RowClass) -> str:
+    """Return a `?` for each column."""
+    return ", ".join("?" * len(row.__annotations__))
+
+
+def assignments(row: RowClass) -> str:
+    """Return the columns as UPDATE assigns them."""
+    return ", ".join(f"{column} = ?" for column in row.__annotations__)

@@ -1,0 +1,182 @@
+"""Reading jobs, attempts and claims: the model's values from the rows that `columns` describes.
+
+Used by units and queries. Must not write, and must not know files.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from shellrunner.clock import Millis
+from shellrunner.errors import NoResultYet, NoSuchAttempt, NoSuchJob, ResultGone, StoreUnavailable
+from shellrunner.model import (
+    Callback,
+    Claim,
+    Delivery,
+    Done,
+    Job,
+    JobSpec,
+    Phase,
+    Queued,
+    Running,
+    State,
+    Waiting,
+)
+from shellrunner.store.columns import ClaimRow, EndRow, JobRow, columns
+from shellrunner.store.db import Db, Row
+
+# ruff: noqa: S608  every statement here is put together from constants of this module
+
+
+_JOB: Final = columns(JobRow, EndRow)
+ONE: Final = f"SELECT {_JOB} FROM jobs WHERE id = ?"
+SOME: Final = f"SELECT {_JOB} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+ATTEMPT: Final = f"SELECT {columns(EndRow)} FROM attempts WHERE job = ? AND number = ?"
+# `state != 'done'` is the condition of the index.
+RUNNING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs INDEXED BY jobs_undone
+    WHERE state = 'running' AND state != 'done' ORDER BY id"""
+CANCELLING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs INDEXED BY jobs_undone
+    WHERE state = 'running' AND state != 'done' AND cancelling != 0 ORDER BY id"""
+UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undone
+    WHERE state != 'done' GROUP BY queue, state"""
+OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND queue = ?"
+
+_UNREADABLE: Final = JobSpec(command="(unreadable)")
+
+
+def job(db: Db, job_id: int) -> Job:
+    """Return the job with this id.
+
+    Raises:
+        NoSuchJob: there is none.
+        StoreUnavailable: its row is damaged.
+    """
+    row = db.execute(ONE, (job_id,)).fetchone()
+    if row is None:
+        raise NoSuchJob(job_id)
+    return to_job(db, row)
+
+
+def readable_job(db: Db, job_id: int) -> Job:
+    """Return the job, or what can be read of it if its row is damaged: it must not hide the others of a list.
+
+    Raises:
+        NoSuchJob: there is none.
+    """
+    try:
+        return job(db, job_id)
+    except StoreUnavailable:
+        row = db.execute(ONE, (job_id,)).fetchone()
+        spec = _UNREADABLE.model_dump_json(exclude_defaults=True)
+        return to_job(db, (*_job_row(row)._replace(spec=spec), *_end_row(row)))
+
+
+def jobs(db: Db, job_ids: Sequence[int]) -> list[Job]:
+    """Return those of these jobs that exist."""
+    return [to_job(db, row) for row in db.execute(SOME, (json.dumps(job_ids),)).fetchall()]
+
+
+def attempt(db: Db, job_id: int, number: int) -> Done:
+    """Return how one attempt ended.
+
+    Raises:
+        NoSuchJob, NoSuchAttempt, NoResultYet, ResultGone.
+    """
+    known = job(db, job_id)
+    if isinstance(known.phase, Done) and known.phase.volume is None:
+        raise ResultGone(job_id)
+    if not 1 <= number <= known.attempt:
+        raise NoSuchAttempt(job_id, number)
+    if number == known.attempt:
+        if isinstance(known.phase, Done):
+            return known.phase
+        raise NoResultYet(job_id)
+    row = db.execute(ATTEMPT, (job_id, number)).fetchone()
+    if row is None:
+        raise StoreUnavailable(f"attempt {number} of job {job_id} is missing in the history")
+    return EndRow._make(row).to_done()
+
+
+def running(db: Db) -> list[Claim]:
+    """Return the claims of all running jobs, the oldest job first."""
+    return [_readable_claim(ClaimRow._make(row)) for row in db.execute(RUNNING)]
+
+
+def cancelling(db: Db) -> list[Claim]:
+    """Return the claims of the running jobs whose cancellation was requested, the oldest job first."""
+    return [_readable_claim(ClaimRow._make(row)) for row in db.execute(CANCELLING)]
+
+
+def oldest_queued(db: Db, queues: Sequence[str]) -> list[Millis | None]:
+    """Return when the oldest queued job of each of these queues was accepted."""
+    return [db.execute(OLDEST, (queue,)).fetchone()[0] for queue in queues]
+
+
+def to_claim(row: ClaimRow) -> Claim:
+    """Return the claim that this row stands for, with the job's secrets.
+
+    Raises:
+        StoreUnavailable: the row is damaged.
+    """
+    return _to_claim(row, _spec(row.id, row.spec, row.secrets))
+
+
+def _readable_claim(row: ClaimRow) -> Claim:
+    # That it runs, and under which token, must be known even if its spec cannot be read.
+    try:
+        return to_claim(row)
+    except StoreUnavailable:
+        return _to_claim(row, _UNREADABLE)
+
+
+def _to_claim(row: ClaimRow, spec: JobSpec) -> Claim:
+    ready = max(row.created, row.due or 0)
+    return Claim(
+        row.id, row.token, row.keeper, spec, row.claimed, bool(row.cancelling), row.attempt, ready, row.run_as
+    )
+
+
+def to_job(db: Db, row: Row) -> Job:
+    """Return the job that the columns of `JobRow` and `EndRow` stand for.
+
+    Raises:
+        StoreUnavailable: the row is damaged.
+    """
+    known = _job_row(row)
+    spec = _spec(known.id, known.spec)
+    callback = _callback(db, known.id) if spec.notify else None
+    phase = _phase(known, row)
+    return Job(known.id, spec, known.created, phase, known.attempt, callback, known.submitter, known.run_as)
+
+
+def _job_row(row: Row) -> JobRow:
+    return JobRow._make(row[: len(JobRow._fields)])
+
+
+def _end_row(row: Row) -> EndRow:
+    return EndRow._make(row[len(JobRow._fields) :])
+
+
+def _callback(db: Db, job_id: int) -> Callback | None:
+    row = db.execute("SELECT state, tries, error FROM callbacks WHERE job = ?", (job_id,)).fetchone()
+    return Callback(Delivery(row[0]), row[1], row[2]) if row else None
+
+
+def _spec(job_id: int, text: str, secrets: str | None = None) -> JobSpec:
+    try:
+        spec = JobSpec.model_validate_json(text)
+        return spec.model_copy(update=json.loads(secrets)) if secrets is not None else spec
+    except ValueError:  # not JSON, or not a job
+        raise StoreUnavailable(f"the row of job {job_id} in the history cannot be read") from None
+
+
+def _phase(known: JobRow, row: Row) -> Phase:
+    match State(known.state):
+        case State.WAITING:
+            return Waiting()
+        case State.QUEUED:
+            return Queued()
+        case State.RUNNING:
+            return Running(known.claimed or known.created, bool(known.cancelling))
+        case State.DONE:
+            return _end_row(row).to_done()

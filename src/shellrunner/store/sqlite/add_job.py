@@ -1,0 +1,98 @@
+"""Adding a job, as an item of a write batch: its Idempotency-Key, its place in the queue, its row.
+
+Owned by `claims`, which may pair it with a claim request. Must not know connections or transactions.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from shellrunner.model import Claim, Job
+from shellrunner.store.db import Db
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.sqlite.claim_requests import ClaimRequest
+from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
+from shellrunner.store.sqlite.engine.batch_queue import WorkItem
+from shellrunner.store.transition import Transitions
+from shellrunner.store.units import admission, idempotency_keys
+from shellrunner.store.units.admission import NewJob
+from shellrunner.store.values import IdempotencyKey
+
+
+class Reservations:
+    """Places in the queues that the jobs of a batch take; the counts know of them only after the commit.
+
+    Whether a job takes one is known only when it is written: its key may stand for another, or it may be refused.
+    """
+
+    def __init__(self, counts: QueueCounts) -> None:
+        self._counts = counts
+        self._by_queue: Counter[str] = Counter()
+        self._items: set[AddJob] = set()
+
+    def check(self, item: "AddJob") -> None:
+        """Check that one more job may wait, before it is written.
+
+        Raises:
+            QueueFull: it may not.
+        """
+        if item in self._items:  # it is run again: what the batch had reserved was rolled back
+            self._items.clear()
+            self._by_queue.clear()
+        queue = item.new.spec.queue
+        refusal = self._counts.refusal(
+            queue, reserved=self._by_queue.total(), reserved_in_queue=self._by_queue[queue]
+        )
+        if refusal is not None:
+            raise refusal
+
+    def reserve(self, item: "AddJob") -> None:
+        """Take a place for a job that was written."""
+        self._items.add(item)
+        self._by_queue[item.new.spec.queue] += 1
+
+
+class AddJob(WorkItem):
+    """A job that is to be added. Its `value` is the job as accepted, or as it is now if its key is known already.
+
+    request: the claim request that gets the job in the same commit, if any.
+    reservations: of the batch, if the job has to wait for its turn.
+    transitions: what was done to jobs; empty if its key is known already.
+    """
+
+    __slots__ = ("_key", "new", "request", "reservations", "transitions")
+
+    def __init__(self, new: NewJob, key: IdempotencyKey | None, on_commit: Callable[["AddJob"], None]) -> None:
+        super().__init__(self._add, lambda _: on_commit(self))
+        self.new = new
+        self.request: ClaimRequest | None = None
+        self.reservations: Reservations | None = None
+        self.transitions: Transitions = []
+        self._key = key
+
+    @property
+    def is_startable(self) -> bool:
+        """Whether it is certain that a new job is added, and that it may start at once."""
+        return self._key is None and self.new.is_startable
+
+    def _add(self, db: Db) -> Job:
+        self.transitions = []
+        if self._key is not None:
+            known = idempotency_keys.find(db, self._key, self.new.created)
+            if known is not None:
+                return known
+        if self.reservations is not None:
+            self.reservations.check(self)
+        owner = SlotOwner(self.request.keeper, self.request.token) if self.request is not None else None
+        job, self.transitions = admission.add(db, self.new, owner)
+        if self._key is not None:
+            idempotency_keys.add(db, self._key, job.id, self.new.created)
+        if self.reservations is not None and not job.done:
+            self.reservations.reserve(self)
+        return job
+
+    def claim(self, request: ClaimRequest) -> Claim:
+        """Return the claim that was committed with the job."""
+        new = self.new
+        return Claim(
+            self.value.id, request.token, request.keeper, new.spec, new.created, ready=new.created, run_as=new.run_as
+        )

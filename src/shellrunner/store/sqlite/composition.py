@@ -1,0 +1,108 @@
+"""Opening a history in SQLite: pick the parts of the store, run its tasks, close it.
+
+Called by the composition root of the service. Each part is built from those above it; what a task acts on is handed
+to its `run`, so that no part needs one that is built later.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from shellrunner.store import QueueLimits, Retention
+from shellrunner.store.change_log import InMemoryChangeLog
+from shellrunner.store.notifications import Notifications
+from shellrunner.store.output.local import LocalStorage
+from shellrunner.store.output.reader import OutputReader
+from shellrunner.store.output.spill import SpillRemover
+from shellrunner.store.query.search import Indexer
+from shellrunner.store.sqlite.claim_requests import ClaimRequests
+from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
+from shellrunner.store.sqlite.effects.due_timer import DueTimer
+from shellrunner.store.sqlite.effects.maintenance import Maintenance
+from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
+from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
+from shellrunner.store.sqlite.engine.db_thread import DbThread, connect, open_reading
+from shellrunner.store.sqlite.engine.disk_reserve import Ballast
+from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.recovery import Recovery
+from shellrunner.store.sqlite.store import Parts, SqliteStore
+from shellrunner.tasks import background
+
+_UNLIMITED = QueueLimits()
+
+
+@asynccontextmanager
+async def open_store(
+    state_dir: Path, retention: Retention, queues: QueueLimits = _UNLIMITED
+) -> AsyncIterator[SqliteStore]:
+    """Open the history in this directory, or create one; at the end, write everything submitted, and close it.
+
+    Raises:
+        StoreUnavailable: it cannot be opened; the message says why and what to do.
+    """
+    recovery = Recovery(str(state_dir))
+    async with (
+        connect(recovery.open) as writing,
+        connect(partial(open_reading, recovery.path)) as reading_one,
+        connect(partial(open_reading, recovery.path)) as reading_two,
+        _running(recovery, writing, (reading_one, reading_two), str(state_dir), (retention, queues)) as store,
+    ):
+        yield store
+
+
+@asynccontextmanager
+async def _running(
+    recovery: Recovery,
+    writing: DbThread,
+    reading: Sequence[DbThread],
+    state_dir: str,
+    limits: tuple[Retention, QueueLimits],
+) -> AsyncIterator[SqliteStore]:
+    """Compose the store and run its tasks; at the end, finish what was submitted."""
+    retention, queue_limits = limits
+    ballast = Ballast(f"{state_dir}/ballast")
+    engine = Engine(writing, reading, ballast)
+    storage = LocalStorage(state_dir)
+    outputs = OutputReader(storage, engine.read)
+    counts = QueueCounts(queue_limits, recovery.undone, recovery.paused)
+    requests = ClaimRequests(counts, engine.writes.wake)
+    owners = recovery.owners
+
+    def fingerprint(job_id: int) -> bytes | None:
+        owner = owners.get(job_id)
+        return outputs.fingerprint(owner) if owner else None
+
+    effects = CommitEffects(
+        counts=counts,
+        owners=owners,
+        changes=InMemoryChangeLog(),
+        notifications=Notifications(fingerprint),
+        requests=requests,
+        trimmer=RetentionTrimmer(retention, recovery.size),
+        spill=SpillRemover(state_dir),
+        due_timer=DueTimer(),
+        indexer=Indexer(engine.write),
+    )
+    claims = Claims(requests, counts, effects, engine.writes)
+    maintenance = Maintenance(engine, effects, effects.trimmer, ballast)
+    store = SqliteStore(Parts(recovery.history_id, engine, effects, requests, claims, outputs))
+
+    async with background() as tasks:
+        removing = tasks.start("store-spill-remover", effects.spill.run())
+        try:
+            async with engine.running(tasks, claims):
+                tasks.start("store-notifications", effects.notifications.run())
+                tasks.start("store-retention", effects.trimmer.run(maintenance.remove_oldest))
+                tasks.start("store-due-timer", effects.due_timer.run(maintenance.queue_due))
+                tasks.start("store-search-indexer", effects.indexer.run())
+                try:
+                    yield store
+                finally:
+                    requests.close()
+        finally:
+            effects.spill.close()
+            await asyncio.wait([removing])
+            storage.close()

@@ -1,0 +1,88 @@
+"""The consequences of a commit: counts, change log, notifications, claims, retention, timer and search index.
+
+Owned by the store, on the event loop's thread. Every consequence follows from the transitions. Must not know what was
+asked of the history, or by whom.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from shellrunner.model import Delivery, Ending, State
+from shellrunner.store.change_log import InMemoryChangeLog
+from shellrunner.store.notifications import Notifications
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.output.spill import SpillRemover
+from shellrunner.store.query.search import Indexer
+from shellrunner.store.sqlite.claim_requests import ClaimRequests
+from shellrunner.store.sqlite.effects.due_timer import DueTimer
+from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
+from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
+from shellrunner.store.transition import Transition, Transitions
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEffects:
+    """The `CommitListener` of this process, with the parts to which it passes each transition on.
+
+    owners: who has claimed each running job. endings, callback_tries: counted since the history was opened.
+    """
+
+    counts: QueueCounts
+    owners: dict[int, SlotOwner]
+    changes: InMemoryChangeLog
+    notifications: Notifications
+    requests: ClaimRequests
+    trimmer: RetentionTrimmer
+    spill: SpillRemover
+    due_timer: DueTimer
+    indexer: Indexer
+    endings: Counter[tuple[str, Ending]] = field(default_factory=Counter)
+    callback_tries: Counter[Delivery] = field(default_factory=Counter)
+
+    def committed(self, transitions: Transitions) -> None:
+        """Apply the consequences of each transition, then serve claims if a job may start that could not before."""
+        may_start = False
+        for transition in transitions:
+            self._apply(transition)
+            may_start |= transition.after is State.QUEUED or transition.before is State.RUNNING
+        if may_start:
+            self.requests.wake_if_startable()
+
+    def pauses_committed(self, paused: frozenset[str]) -> None:
+        """Use the new set of paused queues, and serve claims if one was resumed."""
+        self.counts.paused = paused
+        self.requests.wake_if_startable()
+
+    def callback_try_committed(self, outcome: Delivery | None) -> None:
+        """Count a try to send a result."""
+        if outcome is not None:
+            self.callback_tries[outcome] += 1
+
+    def _apply(self, transition: Transition) -> None:
+        job_id, before, after = transition.job_id, transition.before, transition.after
+        self.counts.apply(transition)
+        if transition.owner is not None:
+            self.owners[job_id] = transition.owner
+        elif before is State.RUNNING and after is not State.RUNNING:
+            self.owners.pop(job_id, None)
+        if before is State.DONE:
+            self._deleted(transition)
+        elif after is State.DONE:
+            self._ended(transition)
+        elif after is State.WAITING and transition.due is not None:
+            self.due_timer.set(transition.due)
+        if before is None:
+            self.indexer.job_added()
+        self.changes.append(job_id)
+        self.notifications.publish(transition)
+
+    def _ended(self, transition: Transition) -> None:
+        self.trimmer.added(transition.size or 0)
+        if transition.ending is not None:
+            self.endings[transition.queue, transition.ending] += 1
+
+    def _deleted(self, transition: Transition) -> None:
+        """Follow a deleted job, or a deleted result of a job that stays."""
+        self.trimmer.removed(jobs=1 if transition.after is None else 0, size=transition.size or 0)
+        if transition.size is not None:  # also if it is 0: a lost job may have left more than is known
+            self.spill.discard(transition.job_id, transition.attempts)

@@ -1,0 +1,151 @@
+"""The queue in front of one connection: whatever arrives while it works becomes the next batch, in one hop.
+
+Owned by the engine. Knows batches, and which outcome belongs to which caller; must not know jobs.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.store.db import UnitOfWork
+from shellrunner.store.sqlite.engine.db_thread import DbThread
+
+T = TypeVar("T")
+
+
+class WorkItem:
+    """A unit of work and its caller. If the caller is cancelled, the unit runs all the same, and so does `on_commit`.
+
+    frees_space: whether it frees space on a full disk. may_queue: whether it may put a job into a queue.
+    """
+
+    __slots__ = ("error", "frees_space", "future", "may_queue", "on_commit", "unit", "value")
+
+    def __init__(
+        self,
+        unit: UnitOfWork[Any],
+        on_commit: Callable[[Any], None] | None = None,
+        *,
+        frees_space: bool = False,
+        may_queue: bool = False,
+    ) -> None:
+        self.unit = unit
+        self.on_commit = on_commit
+        self.frees_space = frees_space
+        self.may_queue = may_queue
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def settle(self) -> None:
+        """Apply the consequences and answer the caller, on the event loop's thread."""
+        if self.error is None and self.on_commit is not None:
+            self.on_commit(self.value)
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.value)
+        else:
+            self.future.set_exception(self.error)
+
+
+class BatchExecutor(Protocol):
+    """Runs the units of a batch, on the connection's thread."""
+
+    def execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
+        """Run every unit, and set the `value` or the `error` of each item."""
+
+
+class BatchPlanner(Protocol):
+    """Looks at each batch before it runs, on the event loop's thread."""
+
+    def plan(self, batch: Sequence[WorkItem]) -> WorkItem | None:
+        """Return the item with which the batch ends, if any. No other batch is under way."""
+
+
+class BatchQueue:
+    """Work for one connection, which is done batch after batch."""
+
+    def __init__(self, connection: DbThread, executor: BatchExecutor) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._pending: list[WorkItem] = []
+        self._executing = 0
+        self._wake = asyncio.Event()
+        self._closed = False
+
+    @property
+    def load(self) -> int:
+        """How many units are pending or under way."""
+        return self._executing + len(self._pending)
+
+    def submit(self, item: WorkItem) -> asyncio.Future[Any]:
+        """Put the item into the next batch; return the future of its unit's value.
+
+        Raises:
+            StoreUnavailable: the queue is closed.
+        """
+        if self._closed:
+            raise StoreUnavailable("the history is closed")
+        self._pending.append(item)
+        self._wake.set()
+        return item.future
+
+    async def run_unit(self, unit: UnitOfWork[T]) -> T:
+        """Run the unit on the connection's thread and return its value.
+
+        Raises:
+            StoreUnavailable: SQLite failed, and nothing of the unit has happened.
+        """
+        value: T = await self.submit(WorkItem(unit))
+        return value
+
+    def wake(self) -> None:
+        """Run a batch now, even if nothing is pending: the planner may have something."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Accept no more items; `run` returns once all pending ones are done."""
+        self._closed = True
+        self._wake.set()
+
+    async def run(self, planner: BatchPlanner | None = None) -> None:
+        """Execute batch after batch until closed."""
+        while not (self._closed and not self._pending):
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._pending = self._pending, []
+            last = planner.plan(batch) if planner is not None else None
+            if last is not None:
+                batch.append(last)
+            if batch:
+                self._executing = len(batch)
+                await self._connection.run(lambda db, batch=batch: self._executor.execute(db, batch))  # type: ignore[misc]
+                self._executing = 0
+                for item in batch:
+                    item.settle()
+
+
+class BatchReader:
+    """Runs each batch of reads in one transaction, which sees one state of the history."""
+
+    def execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
+        """Run every unit; one that fails does not affect the others."""
+        for item in batch:
+            try:
+                if not db.in_transaction:
+                    db.execute("BEGIN")
+                item.value = item.unit(db)
+            except Exception as error:  # noqa: BLE001  # each caller gets its own, the queue goes on
+                item.error = translate_error(error, "read")
+        if db.in_transaction:
+            db.rollback()
+
+
+def translate_error(error: Exception, action: str) -> Exception:
+    """Return the error as callers may see it: SQLite's own never leave the store."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    return StoreUnavailable(f"the history cannot be {action}: {error}")

@@ -1,0 +1,57 @@
+"""The engine of an open history: one connection that writes, some that read, and the queues in front of them.
+
+Built by `composition`. Runs units of work; must not know which units there are, or what follows from them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from shellrunner.store.db import UnitOfWork
+from shellrunner.store.sqlite.engine.batch_queue import BatchPlanner, BatchQueue, BatchReader, WorkItem
+from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
+from shellrunner.store.sqlite.engine.db_thread import DbThread
+from shellrunner.store.sqlite.engine.disk_reserve import Ballast
+from shellrunner.tasks import TaskGroup
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Runs units of work on the connections."""
+
+    def __init__(self, writing: DbThread, reading: Sequence[DbThread], ballast: Ballast) -> None:
+        self._writer = BatchWriter(ballast)
+        self.writes = BatchQueue(writing, self._writer)
+        self.reads = [BatchQueue(connection, BatchReader()) for connection in reading]
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed."""
+        return self._writer.commits
+
+    async def read(self, unit: UnitOfWork[T]) -> T:
+        """Run the unit on the reading connection that has the least to do."""
+        return await min(self.reads, key=lambda queue: queue.load).run_unit(unit)
+
+    async def write(
+        self, unit: UnitOfWork[T], on_commit: Callable[[T], None] | None = None, *, frees_space: bool = False
+    ) -> T:
+        """Run the unit in the next write batch; see `WorkItem`."""
+        value: T = await self.writes.submit(WorkItem(unit, on_commit, frees_space=frees_space))
+        return value
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup, planner: BatchPlanner) -> AsyncIterator[None]:
+        """Execute what is submitted; at the end, finish all of it, the writes first: they may need reads."""
+        writing = tasks.start("store-writer", self.writes.run(planner))
+        reading = [tasks.start("store-reader", queue.run()) for queue in self.reads]
+        try:
+            yield
+        finally:
+            self.writes.close()
+            await asyncio.wait([writing])
+            for queue in self.reads:
+                queue.close()
+            await asyncio.wait(reading)
