@@ -22,7 +22,7 @@ from shellrunner.store import Retention, Store
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
-from shellrunner.web.app_keys import WebFigures
+from shellrunner.web.app_keys import HttpFigures
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.sse import Event, parse
 
@@ -182,7 +182,7 @@ class Ledger:
         return not self.full
 
 
-async def unmeasured(figures: WebFigures, *, openmetrics: bool) -> bytes:
+async def unmeasured(figures: HttpFigures, *, openmetrics: bool) -> bytes:
     """Without the whole service there is nothing to measure: tests/test_metrics.py has it."""
     return b"# EOF\n" if openmetrics else b""
 

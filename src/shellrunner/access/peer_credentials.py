@@ -106,10 +106,12 @@ class _SockDiag:
         if self._socket is not None:
             gone, self._socket = self._socket, None
             gone.close()
+            atexit.unregister(self.close)
 
     def _query(self, request: bytes) -> bytes | None:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            atexit.register(self.close)
             self._socket.connect((0, 0))  # from now on only the kernel can send to it
         self._sequence = (self._sequence + 1) % (1 << 32)
         length = _NLMSG.size + len(request)
@@ -123,7 +125,6 @@ class _SockDiag:
 
 
 _sock_diag: Final = _SockDiag()
-atexit.register(_sock_diag.close)
 
 
 def _overflow_uid() -> int:

@@ -16,7 +16,7 @@ from shellrunner.store import History
 
 
 @dataclass(frozen=True, slots=True)
-class WebFigures:
+class HttpFigures:
     """Figures of the web side: followers by kind, open connections, dropped ones by reason, problems by code."""
 
     followers: Mapping[str, int]
@@ -28,7 +28,7 @@ class WebFigures:
 class RenderMetrics(Protocol):
     """Render the metrics of the whole service."""
 
-    def __call__(self, figures: WebFigures, *, openmetrics: bool) -> Awaitable[bytes]:
+    def __call__(self, figures: HttpFigures, *, openmetrics: bool) -> Awaitable[bytes]:
         """Render them as OpenMetrics 1.0.0, or else in Prometheus' text format 0.0.4.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, WebFigures
+from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, HttpFigures
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.connections import CONNECTIONS
@@ -67,7 +67,7 @@ async def metrics(request: web.Request) -> web.Response:
     streams = request.app[STREAMS].count()
     followers = {kind: streams[path] for path, kind in _STREAM_KINDS.items()}
     connections = request.app[CONNECTIONS]
-    figures = WebFigures(followers, len(connections), connections.cut, connections.problems)
+    figures = HttpFigures(followers, len(connections), connections.cut, connections.problems)
     content = await request.app[RENDER_METRICS](figures, openmetrics=media_type == _OPENMETRICS)
     headers = {"Content-Type": _CONTENT_TYPES[media_type], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)
