@@ -227,7 +227,7 @@ async def test_a_session_may_read_only(authenticator):
     assert len(cookies) == 3
     for cookie in cookies:
         assert len(cookie) >= 43
-        watcher = authenticator.authenticate_session(cookie)
+        watcher = await authenticator.authenticate_session(cookie)
         assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", {"read"}, True)
         assert authenticator.is_still_valid(watcher)
         with pytest.raises(TokenNeeded):
@@ -238,7 +238,7 @@ async def test_a_session_may_read_only(authenticator):
 async def test_a_wrong_cookie_authenticates_nobody(authenticator, cookie):
     """A wrong cookie, and the token as a cookie, authenticate nobody, and are no error."""
     await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
-    assert authenticator.authenticate_session(cookie) is None
+    assert await authenticator.authenticate_session(cookie) is None
 
 
 async def test_the_cookie_is_stored_as_a_hash(authenticator, store, tmp_path):
@@ -257,11 +257,11 @@ async def test_a_session_expires_after_twelve_hours(authenticator, clock, store)
     """A session expires after exactly twelve hours, and the next one that is created deletes it from the store."""
     identity = authenticator.authenticate_token(SECRET, "x")
     cookie = await authenticator.create_session(identity)
-    watcher = authenticator.authenticate_session(cookie)
+    watcher = await authenticator.authenticate_session(cookie)
     clock.now += timedelta(seconds=SESSION_LIFETIME, milliseconds=-1)
     assert authenticator.is_still_valid(watcher)
     clock.now += timedelta(milliseconds=1)
-    assert authenticator.authenticate_session(cookie) is None
+    assert await authenticator.authenticate_session(cookie) is None
     assert not authenticator.is_still_valid(watcher)
     assert len(await store.sessions()) == 1
     await authenticator.create_session(identity)
@@ -275,8 +275,10 @@ async def test_the_number_of_sessions_per_token_is_limited(authenticator, store,
     authenticator.reload(auth(token(), token("other", "other")))
     others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
     cookies = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(8)]
-    assert [authenticator.authenticate_session(cookie) is not None for cookie in cookies] == [False] * 3 + [True] * 5
-    assert authenticator.authenticate_session(others)
+    assert [await authenticator.authenticate_session(cookie) is not None for cookie in cookies] == [False] * 3 + [
+        True
+    ] * 5
+    assert await authenticator.authenticate_session(others)
     assert len(await store.sessions()) == 6
 
 
@@ -286,9 +288,9 @@ async def test_sessions_survive_a_restart(tmp_path, clock):
         authenticator = await opened_with(store, clock)
         cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     async with history(tmp_path) as store:
-        assert (await opened_with(store, clock)).authenticate_session(cookie).name == "token:ci"
+        assert (await (await opened_with(store, clock)).authenticate_session(cookie)).name == "token:ci"
         clock.now += timedelta(hours=13)
-        assert (await opened_with(store, clock)).authenticate_session(cookie) is None
+        assert await (await opened_with(store, clock)).authenticate_session(cookie) is None
         assert await store.sessions() == []
 
 
@@ -298,12 +300,12 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
     authenticator = await opened_with(store, clock, both)
     mine = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(2)]
     others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
-    watcher = authenticator.authenticate_session(mine[0])
+    watcher = await authenticator.authenticate_session(mine[0])
     await authenticator.end_sessions(authenticator.authenticate_token(SECRET, "x"))
     assert not authenticator.is_still_valid(watcher)
     for each in (authenticator, await opened_with(store, clock, both)):
-        assert [each.authenticate_session(cookie) for cookie in mine] == [None, None]
-        assert each.authenticate_session(others)
+        assert [await each.authenticate_session(cookie) for cookie in mine] == [None, None]
+        assert await each.authenticate_session(others)
 
 
 @pytest.mark.parametrize(
@@ -320,30 +322,30 @@ async def test_sessions_end_for_good_with_their_token(store, clock, changed, res
     """When a token is revoked or sessions are turned off, its sessions end, and do not come back with the token."""
     authenticator = await opened_with(store, clock)
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
-    watcher = authenticator.authenticate_session(cookie)
+    watcher = await authenticator.authenticate_session(cookie)
     if restarts:
         authenticator = await opened_with(store, clock, changed)
     else:
         authenticator.reload(changed)
         await authenticator.flush_sessions()
-    assert authenticator.authenticate_session(cookie) is None
+    assert await authenticator.authenticate_session(cookie) is None
     assert not authenticator.is_still_valid(watcher)
     authenticator.reload(auth())
-    assert authenticator.authenticate_session(cookie) is None
-    assert (await opened_with(store, clock)).authenticate_session(cookie) is None
+    assert await authenticator.authenticate_session(cookie) is None
+    assert await (await opened_with(store, clock)).authenticate_session(cookie) is None
 
 
 async def test_a_session_reads_only_while_its_token_may(authenticator):
     """Sessions of a token that lost `read`, or has expired, authenticate nobody."""
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
-    watcher = authenticator.authenticate_session(cookie)
+    watcher = await authenticator.authenticate_session(cookie)
     authenticator.reload(auth(token(scopes=["run"])))
-    assert authenticator.authenticate_session(cookie) is None
+    assert await authenticator.authenticate_session(cookie) is None
     assert not authenticator.is_still_valid(watcher)
     authenticator.reload(auth(token(expires=NOON)))
-    assert authenticator.authenticate_session(cookie) is None
+    assert await authenticator.authenticate_session(cookie) is None
     authenticator.reload(auth())
-    assert authenticator.authenticate_session(cookie)
+    assert await authenticator.authenticate_session(cookie)
 
 
 async def test_sessions_must_be_allowed_by_the_configuration(authenticator):
@@ -369,7 +371,7 @@ async def test_a_session_that_cannot_be_stored_is_not_created(tmp_path, clock, m
             await authenticator.create_session(identity)
         with pytest.raises(StoreUnavailable):
             await authenticator.end_sessions(identity)
-        assert authenticator.authenticate_session(cookie) is None
+        assert await authenticator.authenticate_session(cookie) is None
         await failing(store, again=True)
         assert len(await store.sessions()) == 1
         await authenticator.end_sessions(identity)
@@ -386,8 +388,8 @@ async def test_a_session_that_was_not_stored_ends_no_other(store, clock, monkeyp
     with pytest.raises(StoreUnavailable):
         await authenticator.create_session(identity)
     await failing(store, again=True)
-    assert authenticator.authenticate_session(await authenticator.create_session(identity))
-    assert authenticator.authenticate_session(first)
+    assert await authenticator.authenticate_session(await authenticator.create_session(identity))
+    assert await authenticator.authenticate_session(first)
 
 
 async def test_what_has_ended_is_forgotten(authenticator):
@@ -413,4 +415,37 @@ async def test_it_opens_with_the_sessions_of_earlier_processes(store, clock):
     """An authenticator that the composition root opens knows the sessions of earlier processes."""
     first = await open_authenticator(auth(), store)
     cookie = await first.create_session(first.authenticate_token(SECRET, "x"))
-    assert (await open_authenticator(auth(), store)).authenticate_session(cookie)
+    assert await (await open_authenticator(auth(), store)).authenticate_session(cookie)
+
+
+async def test_a_session_of_another_process_is_found_in_the_store(store, clock):
+    """A session that was created after an authenticator was opened is admitted by it, until it was ended."""
+    late = await opened_with(store, clock)
+    authenticator = await opened_with(store, clock)
+    cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    watcher = await late.authenticate_session(cookie)
+    assert watcher.name == "token:ci"
+    assert late.is_still_valid(watcher)
+    await late.end_sessions(watcher)
+    assert await late.authenticate_session(cookie) is None
+    assert await (await opened_with(store, clock)).authenticate_session(cookie) is None
+
+
+async def test_a_session_that_ends_while_it_is_read_stays_ended(store, clock, monkeypatch):
+    """An end that is stored between the read of a session and its use is not undone by what was read."""
+    authenticator = await opened_with(store, clock)
+    cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    late = await opened_with(store, clock)
+    other = await late.create_session(late.authenticate_token(SECRET, "x"))
+    read = store.session
+
+    async def slow(digest):
+        found = await read(digest)
+        monkeypatch.setattr(store, "session", read)
+        await authenticator.end_sessions(authenticator.authenticate_token(SECRET, "x"))
+        await store.change_sessions([], [digest])
+        return found
+
+    monkeypatch.setattr(store, "session", slow)
+    assert await authenticator.authenticate_session(other) is None
+    assert await authenticator.authenticate_session(cookie) is None

@@ -92,9 +92,13 @@ class Authenticator:
             raise TooManyWrongTokens(seconds)
         raise TokenNeeded(wrong=True)
 
-    def authenticate_session(self, cookie: str) -> Identity | None:
-        """Return the identity of a session cookie, which may read only; None if it, or its token, is not valid."""
-        session = self._sessions.find(cookie)
+    async def authenticate_session(self, cookie: str) -> Identity | None:
+        """Return the identity of a session cookie, which may read only; None if it, or its token, is not valid.
+
+        Raises:
+            StoreUnavailable: the session is not known here, and the store cannot be asked.
+        """
+        session = await self._sessions.find(cookie)
         identity = self._unless_expired(self._tokens.find_by_hash(session.token)) if session else None
         if session is None or identity is None or "read" not in identity.scopes:
             return None

@@ -1,7 +1,7 @@
 """Session cookies: which are valid, until when, and for which token.
 
-Owned by the authenticator. All sessions are held in memory; the store keeps them for the next process, and of a
-cookie's value no more than its SHA-256. Must not know HTTP or SQL, or what a session allows.
+Owned by the authenticator. Sessions are held in memory; the store keeps them for other processes, now or later. Of a
+cookie's value, only the SHA-256 is kept. Must not know HTTP or SQL, or what a session allows.
 """
 
 import secrets
@@ -22,6 +22,9 @@ class SessionStore(Protocol):
     async def sessions(self) -> Sequence[Session]:
         """Return all sessions that were not ended, the oldest first."""
 
+    async def session(self, digest: bytes) -> Session | None:
+        """Return the session with this digest, unless it was ended."""
+
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
         """Add some and delete others, which are named by their digests, in one commit."""
 
@@ -34,6 +37,7 @@ class SessionRegistry:
         self._store, self._clock = store, clock
         self._open: dict[bytes, Session] = {}  # the oldest first
         self._ended: set[bytes] = set()  # those that the store may still have
+        self._ends = 0  # how many were ended
 
     async def load(self) -> None:
         """Read the sessions of earlier processes.
@@ -43,10 +47,29 @@ class SessionRegistry:
         """
         self._open = {session.digest: session for session in await self._store.sessions()}
 
-    def find(self, value: str) -> Session | None:
-        """Return the active session whose cookie has this value, or None."""
+    async def find(self, value: str) -> Session | None:
+        """Return the active session whose cookie has this value, or None.
+
+        Raises:
+            StoreUnavailable: it is not known here, and the store cannot be asked.
+        """
         digest = secret_digest(value)
-        return self._open.get(digest) if digest is not None and self.is_active(digest) else None
+        if digest is None:
+            return None
+        if digest not in self._open:
+            await self._look_up(digest)
+        return self._open.get(digest) if self.is_active(digest) else None
+
+    async def _look_up(self, digest: bytes) -> None:
+        """Read a session that another process may have created."""
+        while digest not in self._ended:
+            ends = self._ends
+            session = await self._store.session(digest)
+            if session is None:
+                return
+            if ends == self._ends:  # else it may have been ended, and that stored, while it was read
+                self._open[digest] = session
+                return
 
     def is_active(self, digest: bytes) -> bool:
         """Return whether there is a session with this digest that has not expired."""
@@ -101,6 +124,7 @@ class SessionRegistry:
     def _end(self, digests: Iterable[bytes]) -> None:
         for digest in list(digests):
             self._ended.add(digest)
+            self._ends += 1
             self._open.pop(digest, None)
 
     async def _write(self, begun: Sequence[Session]) -> None:

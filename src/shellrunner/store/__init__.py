@@ -243,6 +243,9 @@ class Sessions(Protocol):
     async def sessions(self) -> Sequence[Session]:
         """Return every session that was begun and not ended, the oldest first; some may have expired."""
 
+    async def session(self, digest: bytes) -> Session | None:
+        """Return the session with this digest, unless it was ended; it may have expired."""
+
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
         """Begin some sessions and end others, which are named by their digests, in one commit."""
 

@@ -244,6 +244,9 @@ class SqliteStore:
     async def sessions(self) -> Sequence[Session]:
         return await self._engine.read(sessions.read)
 
+    async def session(self, digest: bytes) -> Session | None:
+        return await self._engine.read(lambda db: sessions.find(db, digest))
+
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
         await self._engine.write(lambda db: sessions.change(db, begun, ended))
 

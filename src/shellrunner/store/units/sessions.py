@@ -12,12 +12,19 @@ from shellrunner.store.db import Db
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _ALL = f"SELECT {columns(Session)} FROM sessions ORDER BY expires, digest"
+_ONE = f"SELECT {columns(Session)} FROM sessions WHERE digest = ?"
 _ADD = f"INSERT INTO sessions ({columns(Session)}) VALUES ({placeholders(Session)})"
 
 
 def read(db: Db) -> list[Session]:
     """Return the sessions that were begun and not ended, the oldest first."""
     return [Session(*row) for row in db.execute(_ALL)]
+
+
+def find(db: Db, digest: bytes) -> Session | None:
+    """Return the session with this digest, if it was begun and not ended."""
+    row = db.execute(_ONE, (digest,)).fetchone()
+    return None if row is None else Session(*row)
 
 
 def change(db: Db, begun: Iterable[Session], ended: Iterable[bytes]) -> None:

@@ -27,13 +27,14 @@ def name_of(request: web.Request) -> str | None:
     return request.get(_NAME)
 
 
-def authenticate_credentials(request: web.Request, origins: OriginPolicy, access: Access) -> Identity | None:
+async def authenticate_credentials(request: web.Request, origins: OriginPolicy, access: Access) -> Identity | None:
     """Return the identity of the token in the request, or of its session cookie where that is enough.
 
     None means that the peer's uid decides: see `authenticate_peer`.
 
     Raises:
         TokenNeeded, TooManyWrongTokens: the token is wrong, or missing where one is required.
+        StoreUnavailable: the session is not known in this process, and the store cannot be asked.
     """
     authenticator = request.app[AUTHENTICATOR]
     if not authenticator.needs_token:
@@ -44,7 +45,7 @@ def authenticate_credentials(request: web.Request, origins: OriginPolicy, access
         if bearer is None:
             _reject(wrong=len(credentials) > 1)
         return authenticator.authenticate_token(bearer[1], _source(request, origins))
-    if access is Access.WATCH and (identity := _authenticate_cookie(request, authenticator)):
+    if access is Access.WATCH and (identity := await _authenticate_cookie(request, authenticator)):
         return identity
     return None if is_unix_socket(request) else _reject()
 
@@ -93,9 +94,9 @@ def _source(request: web.Request, origins: OriginPolicy) -> str:
     return f"uid:{_peer_uid(request)}" if is_unix_socket(request) else origins.client_address(request)
 
 
-def _authenticate_cookie(request: web.Request, authenticator: Authenticator) -> Identity | None:
+async def _authenticate_cookie(request: web.Request, authenticator: Authenticator) -> Identity | None:
     value = request.cookies.get(cookie_name(request)) if request.method in ("GET", "HEAD") else None
-    return authenticator.authenticate_session(value) if value else None
+    return await authenticator.authenticate_session(value) if value else None
 
 
 def _peer_uid(request: web.Request) -> int | None:

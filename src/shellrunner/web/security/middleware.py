@@ -101,7 +101,7 @@ class _RequestCheck:
 
     async def _authenticate(self) -> None:
         request, access = self._request, self._policy.access
-        identity = authentication.authenticate_credentials(request, self._origins, access)
+        identity = await authentication.authenticate_credentials(request, self._origins, access)
         if request.method not in _SAFE_METHODS and self._policy is not _NO_ROUTE:
             if identity is None and not request.content.is_eof():
                 # Before the body: one from an unknown client is not waited for, and takes no memory.
