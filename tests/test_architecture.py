@@ -58,8 +58,8 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "callbacks": (
         ("__init__",),
-        ("caller",),
-        ("delivery", "envelope"),
+        ("sender",),
+        ("delivery", "webhook_headers"),
     ),
     "client": (
         ("__init__",),

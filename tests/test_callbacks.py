@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from shellrunner import results
-from shellrunner.callbacks import CallbackSender, Schedule, caller, envelope
+from shellrunner.callbacks import CallbackSender, RetrySchedule, sender, webhook_headers
 from shellrunner.config import CallbackSettings, load
 from shellrunner.errors import ConfigError
 from shellrunner.model import Callback, Delivery, End, Ending, JobSpec
@@ -29,8 +29,8 @@ from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
-SOON = Schedule(patience=5.0, first=0.01, most=0.05)
-ONCE = Schedule(patience=5.0, limit=-1.0)  # no second try
+SOON = RetrySchedule(timeout=5.0, first_delay=0.01, max_delay=0.05)
+ONCE = RetrySchedule(timeout=5.0, retry_for=-1.0)  # no second try
 
 
 class Receiver:
@@ -141,7 +141,9 @@ async def tried(store, job_id, tries):
 
 def test_the_signature_is_that_of_the_standards_own_example():
     """The known secret, id, time and body have the known signature."""
-    made = envelope.headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', SECRET)
+    made = webhook_headers.webhook_headers(
+        "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', SECRET
+    )
     assert made["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -209,7 +211,7 @@ async def test_giving_up_says_why(tmp_path, answer, words):
 def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day():
     """Tries follow 5 s after the first, then twice as long each, at most an hour, and none begins after 24 h."""
     job = None
-    schedule, since, moment, pauses = Schedule(), 1_000, 1_000, []
+    schedule, since, moment, pauses = RetrySchedule(), 1_000, 1_000, []
     while (following := schedule.retry_at(DueCallback(job, len(pauses), since), moment)) is not None:
         pauses.append((following - moment) / 1000)
         moment = following
@@ -235,12 +237,12 @@ async def test_a_slow_receiver_holds_up_nobody_else(tmp_path):
 
     async with opened(tmp_path) as store, Receiver(hang) as slow, Receiver() as quick:
         stuck = [await done(store, slow.url()) for _ in range(30)]
-        async with calling(store, slow.host, quick.host, schedule=Schedule(patience=60.0)):
-            await until(lambda: len(slow.came) == caller.AT_ONE_HOST)
+        async with calling(store, slow.host, quick.host, schedule=RetrySchedule(timeout=60.0)):
+            await until(lambda: len(slow.came) == sender.MAX_TRIES_PER_HOST)
             for _ in range(5):
                 assert (await settled(store, await done(store, quick.url()))).state is Delivery.DELIVERED
-            assert len(slow.came) == caller.AT_ONE_HOST
-        async with calling(store, slow.host, schedule=Schedule(patience=0.05, limit=-1.0)):
+            assert len(slow.came) == sender.MAX_TRIES_PER_HOST
+        async with calling(store, slow.host, schedule=RetrySchedule(timeout=0.05, retry_for=-1.0)):
             for job in stuck:
                 callback = await settled(store, job)
                 assert callback.error == f"{slow.host} did not answer within 0.05 s"
@@ -275,7 +277,7 @@ async def test_a_receiver_that_is_down_gets_it_when_it_is_up(tmp_path):
     async with opened(tmp_path) as store, calling(store, f"127.0.0.1:{port}"):
         job = await done(store, f"http://127.0.0.1:{port}/?key=geheim")
         callback = await tried(store, job, 2)
-        assert callback.error == f"127.0.0.1:{port} cannot be reached: Connection refused"
+        assert callback.error == f"cannot connect to 127.0.0.1:{port}: Connection refused"
         async with Receiver(port=port) as receiver:
             assert (await settled(store, job)).state is Delivery.DELIVERED
             assert len(receiver.came) == 1
@@ -295,12 +297,12 @@ async def _hang_up(reader, writer):
 @pytest.mark.parametrize(
     ("server", "url", "words"),
     [
-        (_nonsense, "http://127.0.0.1:{port}/", "answered what is not HTTP"),
-        (_hang_up, "http://127.0.0.1:{port}/", "ended the connection before it answered"),
-        (_nonsense, "https://127.0.0.1:{port}/", "does not speak TLS as it should"),
-        (_hang_up, "http://a..b:{port}/", "is no address that can be called"),
-        (_hang_up, f"http://{'a' * 64}.example/", "is no address that can be called"),
-        (_hang_up, "HTTP://LOCALHOST:{port}", "ended the connection before it answered"),
+        (_nonsense, "http://127.0.0.1:{port}/", "sent a response that is not valid HTTP"),
+        (_hang_up, "http://127.0.0.1:{port}/", "closed the connection without an answer"),
+        (_nonsense, "https://127.0.0.1:{port}/", "failed the TLS handshake"),
+        (_hang_up, "http://a..b:{port}/", "is not a valid host name"),
+        (_hang_up, f"http://{'a' * 64}.example/", "is not a valid host name"),
+        (_hang_up, "HTTP://LOCALHOST:{port}", "closed the connection without an answer"),
     ],
 )
 async def test_whatever_goes_wrong_is_said_in_plain_words(tmp_path, server, url, words):
@@ -423,14 +425,14 @@ async def test_a_host_that_config_names_no_more_is_not_called(tmp_path):
         async with calling(store, "example.org"):
             callback = await settled(store, job)
         assert callback.state is Delivery.FAILED
-        assert callback.error == f"config's callbacks.hosts does not name {receiver.host} any more"
+        assert callback.error == f"{receiver.host} is no longer in the setting callbacks.hosts"
     assert len(receiver.came) == sent
 
 
 async def test_what_was_deleted_is_not_sent(tmp_path):
     """A deleted job's callback vanishes; that of a deleted result fails, saying so."""
     async with opened(tmp_path) as store, Receiver(500) as receiver:
-        async with calling(store, receiver.host, schedule=Schedule(first=60.0)):
+        async with calling(store, receiver.host, schedule=RetrySchedule(first_delay=60.0)):
             gone, forgotten = [await done(store, receiver.url()) for _ in range(2)]
             for job in (gone, forgotten):
                 await tried(store, job, 1)
@@ -555,12 +557,12 @@ def test_a_host_is_what_it_looks_like(host):
 @pytest.mark.parametrize(
     ("callbacks", "words"),
     [
-        ({"hosts": ["example.org"]}, "callbacks.hosts: needs callbacks.secret"),
+        ({"hosts": ["example.org"]}, "callbacks.hosts: requires callbacks.secret"),
         ({"hosts": ["example.org"], "secret": "whsec_Z2VoZWlt"}, "24 to 64 random bytes"),
-        ({"hosts": ["example.org"], "secret": SECRET.removeprefix("whsec_")}, "must be whsec_ and"),
-        ({"hosts": ["http://example.org/"], "secret": SECRET}, "must be a host"),
-        ({"hosts": ["user@example.org"], "secret": SECRET}, "must be a host"),
-        ({"hosts": ["example.org:65536"], "secret": SECRET}, "must be a host"),
+        ({"hosts": ["example.org"], "secret": SECRET.removeprefix("whsec_")}, "must be whsec_ followed by"),
+        ({"hosts": ["http://example.org/"], "secret": SECRET}, "must be HOST or HOST:PORT"),
+        ({"hosts": ["user@example.org"], "secret": SECRET}, "must be HOST or HOST:PORT"),
+        ({"hosts": ["example.org:65536"], "secret": SECRET}, "must be HOST or HOST:PORT"),
     ],
 )
 def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks, words):

@@ -13,7 +13,8 @@ import importlib, os, resource, signal, sys, warnings
 import aiohttp.web  # adds a filter of its own (NotAppKeyWarning)
 
 def state():
-    limits = {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")}
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    limits = {name: resource.getrlimit(getattr(resource, name)) for name in names}
     with open("/proc/self/status") as file:
         umask = next(line for line in file if line.startswith("Umask:"))
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}

@@ -1,9 +1,9 @@
-"""Results that are sent to whoever asked for that: each until it is delivered, or for a day.
+"""Send the results of jobs to the URLs in their `notify`, until they are delivered, or for a day.
 
-A package of the service beside `web` and `supervisor`; `CallbackSender` is its public face. Must not know either of
-them, nor SQL.
+Used by the composition root; `CallbackSender` is the public part. What is due is in the store (`store.Callbacks`).
+Must not know `web`, `supervisor` or SQL.
 """
 
-from shellrunner.callbacks.caller import CallbackSender, Schedule
+from shellrunner.callbacks.sender import CallbackSender, RetrySchedule
 
-__all__ = ["CallbackSender", "Schedule"]
+__all__ = ["CallbackSender", "RetrySchedule"]

@@ -1,7 +1,7 @@
-"""One try: a POST, and in plain words what came of it.
+"""One try to deliver a callback: a POST, and a text that says why it failed.
 
-Used by `caller`. The words are shown to whoever may read the job, so they hold no part of the URL but its host, which
-config names. Must not know schedules or the store.
+Used by `sender`. The text is shown to everybody who may read the job, so it contains no part of the URL but the host,
+which is in the configuration. Must not know schedules or the store.
 """
 
 import os
@@ -12,32 +12,32 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-PATIENCE: Final = 10.0  # seconds for a whole try
-_MOST_OF_AN_ANSWER: Final = 1 << 12  # bytes that are taken in before anything is read of it; nothing is
+TIMEOUT: Final = 10.0  # seconds for a whole try
+_MAX_BUFFERED: Final = 1 << 12  # bytes of a response; its body is never read
 
-# The first that fits. aiohttp's own words often have the URL in them.
-_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (TimeoutError, "{host} did not answer within {patience:g} s"),
+# The first match. aiohttp's own texts often contain the URL.
+_ERRORS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (TimeoutError, "{host} did not answer within {timeout:g} s"),
     (aiohttp.ClientConnectorDNSError, "{host} was not found"),
     (aiohttp.ClientConnectorCertificateError, "the certificate of {host} is not trusted"),
-    (aiohttp.ClientSSLError, "{host} does not speak TLS as it should"),
-    (ssl.SSLError, "{host} does not speak TLS as it should"),
-    (aiohttp.ClientConnectorError, "{host} cannot be reached: {reason}"),
-    (aiohttp.ClientResponseError, "{host} answered what is not HTTP"),
-    (ValueError, "{host} is no address that can be called"),  # a label that is empty or too long
+    (aiohttp.ClientSSLError, "{host} failed the TLS handshake"),
+    (ssl.SSLError, "{host} failed the TLS handshake"),
+    (aiohttp.ClientConnectorError, "cannot connect to {host}: {reason}"),
+    (aiohttp.ClientResponseError, "{host} sent a response that is not valid HTTP"),
+    (ValueError, "{host} is not a valid host name"),  # a label is empty or too long
 )
-_LOST: Final = "{host} ended the connection before it answered"
+_DISCONNECTED: Final = "{host} closed the connection without an answer"
 
 
-def session(patience: float) -> aiohttp.ClientSession:
-    """What all tries have in common: nothing is remembered, and nothing is taken from the environment."""
+def session(timeout: float) -> aiohttp.ClientSession:
+    """Return a session for all tries, without cookies, and without settings from the environment."""
     return aiohttp.ClientSession(
-        # Each try has a connection of its own: one that was left open may be dead, and a POST is not sent twice.
+        # Each try opens a connection: one that was kept open may be dead, and a POST is not sent twice.
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept-Encoding",),
-        timeout=aiohttp.ClientTimeout(total=patience),
-        read_bufsize=_MOST_OF_AN_ANSWER,
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        read_bufsize=_MAX_BUFFERED,
         trust_env=False,
     )
 
@@ -45,12 +45,12 @@ def session(patience: float) -> aiohttp.ClientSession:
 async def deliver(
     client: aiohttp.ClientSession, url: str, host: str, body: bytes, headers: Mapping[str, str]
 ) -> str | None:
-    """Send the body; None if it was taken (2xx), else why not. Redirects are answers like others."""
+    """POST the body; return None if it was accepted (2xx), else why not. Redirects are not followed."""
     try:
-        # Not a character of it is changed: part of it may be signed.
+        # Not normalized: part of the URL may be signed.
         response = await client.post(URL(url, encoded=True), data=body, headers=headers, allow_redirects=False)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return _words(error, host, client.timeout.total)
+        return _describe(error, host, client.timeout.total)
     response.close()
     if 200 <= response.status < 300:
         return None
@@ -58,8 +58,8 @@ async def deliver(
     return f"{host} answered {response.status}{redirected}"
 
 
-def _words(error: Exception, host: str, patience: float | None) -> str:
-    words = next((words for kind, words in _WORDS if isinstance(error, kind)), _LOST)
+def _describe(error: Exception, host: str, timeout: float | None) -> str:
+    text = next((text for kind, text in _ERRORS if isinstance(error, kind)), _DISCONNECTED)
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number else "none of its addresses answers"
-    return words.format(host=host, patience=patience, reason=reason)
+    return text.format(host=host, timeout=timeout, reason=reason)

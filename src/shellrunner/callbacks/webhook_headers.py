@@ -1,15 +1,18 @@
-"""The headers by which a receiver knows who calls, as Standard Webhooks 1.0 has them.
+"""The headers of a callback, with its signature, as in Standard Webhooks 1.0.
 
-Pure functions: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. Must not
-know what the body says.
+Pure functions; https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. Must not
+know what is in the body.
 """
 
 import hmac
 from base64 import b64decode, b64encode
 
 
-def headers(message_id: str, timestamp: int, body: bytes, secret: str) -> dict[str, str]:
-    """The headers of one try. `timestamp` is the try's own, in seconds since the epoch; `message_id` has no dot."""
+def webhook_headers(message_id: str, timestamp: int, body: bytes, secret: str) -> dict[str, str]:
+    """Return the headers of one try.
+
+    `timestamp` is the time of the try, in seconds since the epoch; `message_id` contains no dot.
+    """
     return {
         "Content-Type": "application/json; charset=utf-8",
         "User-Agent": "shellrunner",
