@@ -16,7 +16,7 @@ from shellrunner import log
 SETUP = """
 import logging, os, sys
 from shellrunner import log
-log.set_up({level!r})
+log.configure({level!r})
 logger = logging.getLogger("shellrunner.web")
 """
 
@@ -102,7 +102,7 @@ def test_journald_finds_the_level_before_each_line_and_nobody_else_does():
     named = """
 status = os.fstat(2)
 os.environ['JOURNAL_STREAM'] = f'{status.st_dev}:{status.st_ino + %d}'
-log.set_up('debug')
+log.configure('debug')
 """
     prefixes = re.findall(rb"^(<\d>)\{", run(named % 0 + code, "debug"), re.MULTILINE)
     assert prefixes == [b"<7>", b"<6>", b"<4>", b"<3>", b"<2>"]
@@ -153,7 +153,7 @@ def almost_full_log():
             os.write(writing, b" " * select.PIPE_BUF)
     os.set_blocking(writing, True)
     os.read(reading, select.PIPE_BUF)
-    lines = log.Lines(writing)
+    lines = log.JsonLinesHandler(writing)
     logging.getLogger().addHandler(lines)
     try:
         yield lines, log.audit_sink(writing), lambda: os.read(reading, 1 << 20).lstrip(b" ")

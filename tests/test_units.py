@@ -12,7 +12,7 @@ import pytest
 from shellrunner.config import Address
 from shellrunner.errors import ConfigError
 from shellrunner.systemd import unit_files
-from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service
+from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service_unit
 
 ME, ROOT = ServiceAccount("me", "us"), ServiceAccount("root", "root")
 
@@ -43,9 +43,9 @@ def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
     executable = tmp_path / name
     executable.symlink_to(sys.executable)
     command = serve_command([str(executable)], Path(f"/etc/{name} \\'\".toml"))
-    (tmp_path / "shellrunner-test.service").write_text(service(command, owner, hardening))
+    (tmp_path / "shellrunner-test.service").write_text(service_unit(command, owner, hardening))
     addresses = [Address("localhost", 8000), Address("::1", 80), Address(path="/run/100% @user@.sock")]
-    (tmp_path / "shellrunner-test.socket").write_text(unit_files.socket(addresses, "0660", owner))
+    (tmp_path / "shellrunner-test.socket").write_text(unit_files.socket_unit(addresses, "0660", owner))
     verdict = analyze("verify", *tmp_path.glob("*.s*et"), *tmp_path.glob("*.service"))
     assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
 
@@ -53,7 +53,7 @@ def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
 def test_systemd_does_not_accept_just_anything(analyze, tmp_path):
     """The verification would notice a program that is not there and a setting that does not exist."""
     unit = tmp_path / "shellrunner-test.service"
-    unit.write_text(service(["/nowhere/shellrunner", "serve"], ROOT, "sudo") + "\n[Service]\nKilMode=process\n")
+    unit.write_text(service_unit(["/nowhere/shellrunner", "serve"], ROOT, "sudo") + "\n[Service]\nKilMode=process\n")
     verdict = analyze("verify", unit)
     assert "/nowhere/shellrunner is not executable" in verdict.stderr
     assert "KilMode" in verdict.stderr
@@ -65,7 +65,7 @@ def test_strict_is_strict(analyze, tmp_path, owner):
     exposed = {}
     for hardening in ("strict", "sudo"):
         unit = tmp_path / f"{hardening}.service"
-        unit.write_text(service([sys.executable, "serve"], owner, hardening))
+        unit.write_text(service_unit([sys.executable, "serve"], owner, hardening))
         said = analyze("security", "--offline=true", "--no-pager", unit).stdout
         (exposed[hardening],) = re.findall(r"Overall exposure level for .*: ([0-9.]+)", said)
     assert float(exposed["strict"]) <= 4.5
@@ -75,7 +75,7 @@ def test_strict_is_strict(analyze, tmp_path, owner):
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
 def test_each_restriction_tells_its_price(hardening):
     """No line of a variant stands without a comment right above it, or above the lines that it stands with."""
-    variant = service(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
+    variant = service_unit(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
     assert "=" in variant
     told = False
     for line in variant.splitlines()[1:]:
@@ -86,7 +86,7 @@ def test_each_restriction_tells_its_price(hardening):
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
 def test_the_units_keep_commands_alive_and_their_files(hardening):
     """What running commands rely on is set, and what would take files or memory away from them is not."""
-    given = settings(service(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
+    given = settings(service_unit(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
     assert given.items() >= {
         "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml", "ExecReload": "/bin/kill -HUP $MAINPID",
         "Type": "notify", "NotifyAccess": "main", "KillMode": "process", "OOMPolicy": "continue",
@@ -98,7 +98,7 @@ def test_the_units_keep_commands_alive_and_their_files(hardening):
 
 def test_sudo_works_in_the_variant_for_it():
     """It has none of what sets "no new privileges", by itself or (systemd.exec(5)) because it needs that."""
-    given = settings(service(["/bin/sr"], ME, "sudo")).keys()
+    given = settings(service_unit(["/bin/sr"], ME, "sudo")).keys()
     assert given - {"Environment"} <= {
         "Description", "After", "StartLimitIntervalSec", "Type", "NotifyAccess", "ExecStart", "ExecReload", "User",
         "Group", "StateDirectory", "StateDirectoryMode", "KillMode", "OOMPolicy", "Restart", "RestartSec",
@@ -108,23 +108,23 @@ def test_sudo_works_in_the_variant_for_it():
 
 def test_root_keeps_what_it_takes_to_run_commands_as_others():
     """The strict variant leaves nobody any capability, and root those for run_as."""
-    assert settings(service(["/bin/sr"], ME, "strict"))["CapabilityBoundingSet"] == ""
-    kept = settings(service(["/bin/sr"], ROOT, "strict"))["CapabilityBoundingSet"].split()
+    assert settings(service_unit(["/bin/sr"], ME, "strict"))["CapabilityBoundingSet"] == ""
+    kept = settings(service_unit(["/bin/sr"], ROOT, "strict"))["CapabilityBoundingSet"].split()
     assert {"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_PTRACE"} <= set(kept)
     assert "CAP_SYS_ADMIN" not in kept
 
 
 def test_the_socket_unit_listens_where_the_configuration_says():
     """Each address is a line of systemd's form; who may connect to a Unix socket is set where there is one."""
-    text = unit_files.socket(
+    text = unit_files.socket_unit(
         [Address("localhost", 8000), Address("::1", 80), Address(path="/run/a%.sock")], "0660", ME
     )
     assert re.findall(r"(?m)^ListenStream=(.*)$", text) == ["127.0.0.1:8000", "[::1]:80", "/run/a%%.sock"]
     given = settings(text)
     assert (given["SocketMode"], given["SocketUser"], given["SocketGroup"]) == ("0660", "me", "us")
-    assert "SocketMode" not in settings(unit_files.socket([Address("127.0.0.1", 8000)], "0600", ME))
+    assert "SocketMode" not in settings(unit_files.socket_unit([Address("127.0.0.1", 8000)], "0600", ME))
     with pytest.raises(ConfigError, match=r"server\.port is 0"):
-        unit_files.socket([Address("127.0.0.1", 0)], "0600", ME)
+        unit_files.socket_unit([Address("127.0.0.1", 0)], "0600", ME)
 
 
 def test_the_verb_prints_what_it_is_asked_for(tmp_path):

@@ -1,6 +1,6 @@
-"""What happened, as one line of JSON for each event on standard error; journald reads the level before it.
+"""Structured logging: one line of JSON for each event on standard error, with a level prefix for journald.
 
-Owned by the command line, which sets it up; everybody else says `logging.getLogger("shellrunner.<room>")` and
+Configured by the command line; every other module uses `logging.getLogger("shellrunner.<package>")` and
 `log.info("job accepted", extra={"job": 12})`. Must not know what the events mean.
 """
 
@@ -16,65 +16,69 @@ from typing import Any, Final
 
 from shellrunner.clock import format_rfc3339, now_ms
 
-# sd-daemon(3): journald takes a level from the beginning of each line and removes it.
-_SYSLOG: Final = ((logging.CRITICAL, "<2>"), (logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
+# sd-daemon(3): journald reads a level at the beginning of each line, and removes it.
+_SYSLOG_PREFIXES: Final = (
+    (logging.CRITICAL, "<2>"),
+    (logging.ERROR, "<3>"),
+    (logging.WARNING, "<4>"),
+    (logging.INFO, "<6>"),
+)
 _AUDIT: Final = "shellrunner.audit"
-_DEBUG: Final = "<7>"
+_DEBUG_PREFIX: Final = "<7>"
 _NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
 
-# What every record has comes first in it; what is left over behind that is the event's own (`extra=`).
+# A record's common attributes come first in its dict; those after them are the event's own (`extra=`).
 _COMMON: Final = len(logging.makeLogRecord({}).__dict__)
-_FORMATTED: Final = ("message", "asctime")  # what formatters of other handlers leave in a record
+_FORMATTED: Final = ("message", "asctime")  # attributes that other handlers' formatters add to a record
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
-def set_up(level: str, fd: int = 2) -> None:
-    """Send all logging to `fd`: what is ours from `level` on, what is others' from warning on.
+def configure(level: str, fd: int = 2) -> None:
+    """Send all logging to `fd`: our own from `level` up, that of libraries from warning up.
 
-    Others are never asked for more, because at debug aiosqlite tells the values in each statement, and those may be
-    secrets.
+    Libraries never log more, because at debug aiosqlite logs the values in each statement, which may be secrets.
     """
-    handler = Lines(fd)
+    handler = JsonLinesHandler(fd)
     logging.basicConfig(
         level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
     )
     logging.getLogger("shellrunner").setLevel(level.upper())
     logging.getLogger("aiohttp.access").disabled = True
     logging.captureWarnings(capture=True)
-    # The "Optimization" part of the logging how-to: who called from where is the dearest thing to find out.
-    logging._srcfile = None  # noqa: SLF001  # the how-to says to
+    # From "Optimization" in the logging how-to: finding the caller's line is the most expensive part of a call.
+    logging._srcfile = None  # noqa: SLF001  as the how-to says
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def audit_sink(fd: int = 2) -> "LogAuditSink":
-    """Return what takes the lines of the audit: the same log, at any level, but it says whether it took them."""
-    # The very same, where there is one: who else writes there must neither cut into its lines nor take its room.
-    handlers = (each for each in logging.getLogger().handlers if isinstance(each, Lines) and each.fd == fd)
-    return LogAuditSink(next(handlers, None) or Lines(fd))
+    """Return a sink for audit events: they go to the same log at any level, and each write reports its success."""
+    # The log's own handler, if there is one: two handlers on one descriptor would interleave their lines.
+    handlers = (each for each in logging.getLogger().handlers if isinstance(each, JsonLinesHandler) and each.fd == fd)
+    return LogAuditSink(next(handlers, None) or JsonLinesHandler(fd))
 
 
-class Lines(logging.Handler):
-    """Writes each record as one line, at once, and never waits: a line that cannot be taken now is dropped.
+class JsonLinesHandler(logging.Handler):
+    """Writes each record as one line, at once, without ever blocking: a line that does not fit now is dropped.
 
-    A log whose reader has stopped or gone must not stop the service. How many lines were dropped is said as soon as
-    there is room again.
+    A log whose reader has stopped or exited must not stop the service. The number of dropped lines is logged as soon
+    as a line fits again.
     """
 
     def __init__(self, fd: int) -> None:
-        """Write to `fd`, which stays the caller's."""
+        """Write to `fd`, which is not closed here."""
         super().__init__()
         self.fd = fd
         self._journal = _is_journal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._dropped = 0
-        self._is_cut = False  # whether the line that was written last lacks its end
+        self._is_cut = False  # whether the last line was written in part
 
     def write(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> bool:
-        """Write a line; false if it cannot be taken now."""
+        """Write a line; return whether it was written as a whole."""
         line = self._line(level, event, logger, details).encode(errors="backslashreplace")
-        self.acquire()  # other threads log too; `emit` is called with it
+        self.acquire()  # other threads log too; `emit` is called with the lock held
         try:
             return self._write(line)
         finally:
@@ -84,7 +88,7 @@ class Lines(logging.Handler):
         """Write the record, or count it as dropped."""
         try:
             line = self._line(record.levelno, record.getMessage(), record.name, _details(record))
-        except Exception as error:  # noqa: BLE001  # a border: a faulty line must not hurt what it tells about
+        except Exception as error:  # noqa: BLE001  a faulty log call must not fail the operation that it logs
             line = self._line(logging.ERROR, "faulty log line", record.name, {"error": repr(error)})
         if self._dropped:
             line = self._line(logging.WARNING, "log lines dropped", __name__, {"lines": self._dropped}) + line
@@ -94,7 +98,7 @@ class Lines(logging.Handler):
             self._dropped += 1
 
     def _line(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> str:
-        # Put together by hand: a call of the encoder for all of it costs more than everything else here.
+        # Built by hand: encoding the whole line at once costs more than everything else here.
         rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
         prefix = _prefix(level) if self._journal else ""
         name = _NAMES.get(level) or logging.getLevelName(level).lower()
@@ -102,11 +106,11 @@ class Lines(logging.Handler):
         return f'{prefix}{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n'
 
     def _write(self, line: bytes) -> bool:
-        # Whoever came before may have left half a line: ours would be the rest of it, and nobody could read either.
+        # The previous line may be incomplete: this one would be appended to it, and neither would be readable.
         line, at = (b"\n" + line if self._is_cut else line), 0
-        # Gone: EPIPE, EIO of a terminal that was closed, ENOSPC of a file, which takes a part first.
+        # EPIPE; EIO: the terminal was closed; ENOSPC: a file, which may have taken a part.
         with contextlib.suppress(OSError):
-            # pipe(7): a pipe that polls as writable takes PIPE_BUF bytes without waiting.
+            # pipe(7): a pipe that polls as writable accepts PIPE_BUF bytes without blocking.
             while at < len(line) and self._poll.poll(0):
                 at += os.write(self.fd, line[at : at + select.PIPE_BUF])
         if at:
@@ -115,15 +119,15 @@ class Lines(logging.Handler):
 
 
 class LogAuditSink:
-    """Lines that are written, or it is told that they were not: whoever hears that does not go on."""
+    """Writes audit events; reports whether each was written, so that the caller can reject the request if not."""
 
-    def __init__(self, lines: Lines) -> None:
-        """Write to where these go."""
-        self._lines = lines
+    def __init__(self, handler: JsonLinesHandler) -> None:
+        """Write through the log's handler."""
+        self._handler = handler
 
     def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
-        """Write a line of the audit; false if there is no room for it now, or nobody to take it."""
-        return self._lines.write(logging.INFO, event, _AUDIT, details)
+        """Write an audit event; return whether it was written as a whole."""
+        return self._handler.write(logging.INFO, event, _AUDIT, details)
 
 
 _exceptions = logging.Formatter()
@@ -145,11 +149,11 @@ def _json(value: Any) -> str:
 
 
 def _prefix(level: int) -> str:
-    return next((prefix for least, prefix in _SYSLOG if level >= least), _DEBUG)
+    return next((prefix for least, prefix in _SYSLOG_PREFIXES if level >= least), _DEBUG_PREFIX)
 
 
 def _is_journal(fd: int) -> bool:
-    # systemd.exec(5), $JOURNAL_STREAM: only if device and inode match has the descriptor not been redirected since.
+    # systemd.exec(5), $JOURNAL_STREAM: device and inode match unless the descriptor was redirected since.
     try:
         status = os.fstat(fd)
     except OSError:

@@ -1,6 +1,6 @@
-"""Keep this process from being looked into by others of its own user: by the commands that it runs, above all.
+"""Protect this process from inspection by other processes of its user, above all by the commands that it runs.
 
-Called first thing by the command line. Must not know what there is to hide.
+Called first by the command line. Must not know what there is to protect.
 """
 
 import ctypes
@@ -9,9 +9,9 @@ from typing import Final
 _PR_SET_DUMPABLE: Final = 4
 
 
-def hide() -> None:
-    """Close memory, environment and descriptors of this process to all but root (prctl(2), PR_SET_DUMPABLE).
+def deny_inspection() -> None:
+    """Make memory, environment and descriptors of this process accessible to root only (PR_SET_DUMPABLE in prctl(2)).
 
-    It also leaves no core dump. What it execs can be looked into again, until that hides too.
+    It also disables core dumps. A program that it execs is accessible again, until that program calls this too.
     """
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -38,7 +38,7 @@ VERBS: Final = (
 
 def main() -> None:
     """Run the command line. Errors that a user can correct are messages; a traceback is always a bug."""
-    process_hardening.hide()  # first: the process may hold a token or a secret, whatever the verb
+    process_hardening.deny_inspection()  # first: the process may hold a token or a secret, whatever the verb
     _open_standard_descriptors()
     try:
         cli(prog_name="shellrunner", complete_var=COMPLETION_VARIABLE)

@@ -38,7 +38,7 @@ def serve(
     options = {"server": _server_options(host, port, listen), "store": _given(state_dir=state_dir)}
     load_settings = partial(load, config, **options)
     settings = load_settings()
-    log.set_up(settings.log.level)
+    log.configure(settings.log.level)
     # systemd sends SIGABRT when the watchdog times out: the traceback of every thread goes to standard error.
     if sys.stderr:
         faulthandler.enable()

@@ -31,9 +31,9 @@ def unit(config: Path | None, name: str, hardening: unit_files.Hardening, *, lis
     owner = _owner(name)
     if listens:
         server = load(config).server
-        text = unit_files.socket(server.addresses, server.socket_mode, owner)
+        text = unit_files.socket_unit(server.addresses, server.socket_mode, owner)
     else:
-        text = unit_files.service(unit_files.serve_command(_executable(), config), owner, hardening)
+        text = unit_files.service_unit(unit_files.serve_command(_executable(), config), owner, hardening)
     click.echo(text, nl=False)
 
 
