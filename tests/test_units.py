@@ -12,7 +12,7 @@ import pytest
 from shellrunner.config import Address
 from shellrunner.errors import ConfigError
 from shellrunner.systemd import unit_files
-from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service_unit
+from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service_unit, user_service_unit
 
 ME, ROOT = ServiceAccount("me", "us"), ServiceAccount("root", "root")
 
@@ -142,3 +142,24 @@ def test_the_verb_prints_what_it_is_asked_for(tmp_path):
     assert {"ListenStream=127.0.0.1:8123", "ListenStream=/run/shellrunner.sock", "SocketUser=new-user"} <= set(
         listening
     )
+
+
+def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze, tmp_path):
+    """It names no user and no state directory, starts with the user's session, and is accepted by systemd."""
+    text = user_service_unit(serve_command([sys.executable], Path("/home/me/config.toml")))
+    given = settings(text)
+    assert not given.keys() & {"User", "Group", "StateDirectory", "CapabilityBoundingSet", "KeyringMode"}
+    assert (given["WantedBy"], given["Sockets"], given["KillMode"]) == (
+        "default.target", "shellrunner.socket", "process",
+    )  # fmt: skip
+    (tmp_path / "shellrunner.service").write_text(text)
+    (tmp_path / "shellrunner.socket").write_text(unit_files.socket_unit([Address(path="/run/a.sock")], "0600", None))
+    assert "SocketUser" not in settings((tmp_path / "shellrunner.socket").read_text())
+    verdict = analyze("verify", "--user", *tmp_path.glob("*.socket"), *tmp_path.glob("*.service"))
+    assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
+
+
+def test_a_service_with_a_socket_unit_never_binds_the_addresses_itself():
+    """With a socket unit the service has Sockets=, which starts that unit first; without one it has not."""
+    assert settings(service_unit(["/bin/sr"], ME, "sudo", has_socket_unit=True))["Sockets"] == "shellrunner.socket"
+    assert "Sockets" not in settings(service_unit(["/bin/sr"], ME, "sudo"))

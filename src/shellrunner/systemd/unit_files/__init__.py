@@ -1,6 +1,7 @@
 """Generate the systemd units of the service and its socket, from the templates beside this file.
 
-Used by the command line. Must not know jobs, HTTP, SQL, or the notifications of a running service.
+Used by the command line and the installation. Must not know jobs, HTTP, SQL, or the notifications of a running
+service.
 """
 
 import re
@@ -23,6 +24,11 @@ _CAPABILITY_COMMENTS: Final = {
     _RUN_AS_CAPABILITIES: "Needed for other users' commands (run_as); root commands have no other capabilities.",
 }
 
+# Without it, a start of the service alone would bind the addresses, and then the socket unit could not listen.
+_SOCKETS: Final = (
+    "# The socket unit is started first, and the service listens on its sockets.\nSockets=shellrunner.socket\n"
+)
+
 
 class ServiceAccount(NamedTuple):
     """The user and group of a unit."""
@@ -31,21 +37,40 @@ class ServiceAccount(NamedTuple):
     group: str
 
 
-def service_unit(command: Sequence[str], account: ServiceAccount, hardening: Hardening) -> str:
-    """Return the service unit that runs `command`, whose first word is an absolute path."""
-    program, *arguments = command
-    # systemd.service(5): $NAME is replaced in the arguments, but not in the program's path.
-    words = " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
+def service_unit(
+    command: Sequence[str], account: ServiceAccount, hardening: Hardening, *, has_socket_unit: bool = False
+) -> str:
+    """Return the service unit that runs `command`, whose first word is an absolute path.
+
+    With `has_socket_unit` it listens on the sockets of the socket unit however it is started.
+    """
     capabilities = _RUN_AS_CAPABILITIES if account.user == "root" else ""
     hardening_lines = _fill(
         hardening, capabilities=capabilities, capabilities_comment=_CAPABILITY_COMMENTS[capabilities]
     )
-    names = {"user": _literal(account.user), "group": _literal(account.group)}
-    return _fill("shellrunner.service", hardening=hardening_lines, command=words, **names)
+    account_lines = _fill("system", user=_literal(account.user), group=_literal(account.group))
+    sockets = _SOCKETS if has_socket_unit else ""
+    return _service(
+        command, account_lines, hardening=f"{hardening_lines}\n", sockets=sockets, target="multi-user.target"
+    )
 
 
-def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount) -> str:
+def user_service_unit(command: Sequence[str]) -> str:
+    """Return the service unit for a user's own systemd instance, beside its socket unit; `command` as above."""
+    return _service(command, _fill("user"), hardening="", sockets=_SOCKETS, target="default.target")
+
+
+def _service(command: Sequence[str], account: str, **values: str) -> str:
+    program, *arguments = command
+    # systemd.service(5): $NAME is replaced in the arguments, but not in the program's path.
+    words = " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
+    return _fill("shellrunner.service", command=words, account=account, **values)
+
+
+def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount | None) -> str:
     """Return the socket unit with which systemd listens on these addresses.
+
+    `account` owns the Unix sockets; None in a user's own systemd instance, whose user owns them.
 
     Raises:
         ConfigError: the port of one of them is 0.
@@ -53,7 +78,8 @@ def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount
     lines = [f"ListenStream={_literal(_listen_stream(address))}" for address in addresses]
     if any(address.path for address in addresses):
         lines += ["# Who may connect to a Unix socket.", f"SocketMode={mode}"]
-        lines += [f"SocketUser={_literal(account.user)}", f"SocketGroup={_literal(account.group)}"]
+        if account:
+            lines += [f"SocketUser={_literal(account.user)}", f"SocketGroup={_literal(account.group)}"]
     return _fill("shellrunner.socket", listen="\n".join(lines))
 
 
