@@ -1,22 +1,24 @@
 """What the tests share: a real service in a process of its own, and waiting on conditions."""
 
 import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from shellrunner.keeper.slot import SlotReader
 from tests.support import measurement
-from tests.support.keepers import ForkServer, kept
+from tests.support.keepers import ForkServer, Talk, kept
 from tests.support.service import Service
 
 
-def pytest_sessionfinish():
+def pytest_sessionfinish() -> None:
     """Save what was measured of the program in this process."""
     measurement.save()
 
 
 @pytest.fixture
-async def down(tmp_path, request):
+async def down(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     """A service on a state directory of its own, still to be started; whatever it kept is ended afterwards.
 
     With the mark `real_exec` it is started as a program, not forked from one that was imported before.
@@ -31,14 +33,14 @@ async def down(tmp_path, request):
 
 
 @pytest.fixture
-async def service(down):
+async def service(down: Service) -> Service:
     """The same, running."""
     await down.start()
     return down
 
 
 @pytest.fixture
-def open_path():
+def open_path() -> Iterator[Path]:
     """A directory that every user may enter; pytest's own are closed."""
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o755)
@@ -46,7 +48,7 @@ def open_path():
 
 
 @pytest.fixture
-def fork_server(tmp_path):
+def fork_server(tmp_path: Path) -> Iterator[ForkServer]:
     """A running fork server on a state directory of its own, which ends in order afterwards."""
     server = ForkServer(tmp_path / "state")
     yield server
@@ -54,7 +56,7 @@ def fork_server(tmp_path):
 
 
 @pytest.fixture
-def keeping(fork_server):
+def keeping(fork_server: ForkServer) -> Iterator[tuple[Talk, SlotReader]]:
     """A keeper and its slot."""
     with kept(fork_server) as both:
         yield both

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -198,7 +199,7 @@ each_module = pytest.mark.parametrize("path", MODULES, ids=module_name)
 
 
 @each_module
-def test_imports_point_downwards(path):
+def test_imports_point_downwards(path: Any) -> None:
     """No module imports from a floor above its room's, nor from another room on the same floor."""
     room = room_of(module_name(path))
     assert room in FLOOR, f"{room} has no place in FLOORS"
@@ -211,7 +212,7 @@ def test_imports_point_downwards(path):
     [(package, path) for package in INNER_FLOORS for path in MODULES if part_of(package, module_name(path))],
     ids=lambda value: value if isinstance(value, str) else module_name(value),
 )
-def test_imports_point_downwards_within_a_package(package, path):
+def test_imports_point_downwards_within_a_package(package: Any, path: Any) -> None:
     """No part of a package imports from a floor of INNER_FLOORS above its own, nor from another part on the same."""
     floor = {part: number for number, floor in enumerate(reversed(INNER_FLOORS[package])) for part in floor}
     own = part_of(package, module_name(path))
@@ -221,27 +222,29 @@ def test_imports_point_downwards_within_a_package(package, path):
 
 
 @pytest.mark.parametrize("package", INNER_FLOORS)
-def test_inner_floors_name_what_there_is(package):
+def test_inner_floors_name_what_there_is(package: Any) -> None:
     """Every part that INNER_FLOORS names is a module or subpackage of its package, and is named once."""
     named = [part for floor in INNER_FLOORS[package] for part in floor]
-    assert sorted(named) == sorted({part_of(package, module_name(path)) for path in MODULES} - {None})
+    there = {part_of(package, module_name(path)) for path in MODULES} - {None}
+    assert len(named) == len(set(named))
+    assert set(named) == there
 
 
 @each_module
-def test_a_room_does_not_know_what_it_must_not(path):
+def test_a_room_does_not_know_what_it_must_not(path: Any) -> None:
     """What MUST_NOT_KNOW forbids a room to know is not imported there."""
     room = room_of(module_name(path))
     outside = {name.split(".")[0] for name in imports(path)}
     assert outside & MUST_NOT_KNOW[room] == set()
 
 
-def test_the_client_knows_nothing_of_the_server():
+def test_the_client_knows_nothing_of_the_server() -> None:
     """Of the rest of the program it imports the errors, and the types of the documents."""
     rooms = {room_of(name) for path in MODULES if room_of(module_name(path)) == "client" for name in ours(path)}
     assert rooms == {"client", "errors", "wire"}
 
 
-def test_every_room_has_a_row_of_what_it_must_not_know():
+def test_every_room_has_a_row_of_what_it_must_not_know() -> None:
     """MUST_NOT_KNOW has a row for each room, and none for a room that there is not."""
     assert set(MUST_NOT_KNOW) == {room_of(module_name(path)) for path in MODULES}
 
@@ -249,7 +252,7 @@ def test_every_room_has_a_row_of_what_it_must_not_know():
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if room_of(module_name(path)) == "keeper"], ids=module_name
 )
-def test_a_keeper_is_standard_library_only(path):
+def test_a_keeper_is_standard_library_only(path: Any) -> None:
     """A keeper imports nothing but that and itself, and never asyncio."""
     own = {"keeper", "shellrunner"}  # it is run by file, and then is called `keeper`
     allowed = (sys.stdlib_module_names - {"asyncio", "http", "sqlite3"}) | own
@@ -260,13 +263,13 @@ def test_a_keeper_is_standard_library_only(path):
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if room_of(module_name(path)) != "keeper"], ids=module_name
 )
-def test_only_the_keepers_face_is_known_outside(path):
+def test_only_the_keepers_face_is_known_outside(path: Any) -> None:
     """What a keeper does inside is nobody else's."""
     assert {name for name in ours(path) if room_of(name) == "keeper"} <= FACE
 
 
 @each_module
-def test_what_aiohttp_does_not_document_is_used_in_one_module(path):
+def test_what_aiohttp_does_not_document_is_used_in_one_module(path: Any) -> None:
     """Only aiohttp_internals uses aiohttp's private attributes and undocumented modules, which may change."""
     if module_name(path) == "shellrunner.web.http.aiohttp_internals":
         return
@@ -277,14 +280,14 @@ def test_what_aiohttp_does_not_document_is_used_in_one_module(path):
 
 
 @each_module
-def test_a_module_says_what_it_is_for_and_is_not_too_long(path):
+def test_a_module_says_what_it_is_for_and_is_not_too_long(path: Any) -> None:
     """Each has a docstring, and under 300 lines."""
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) < 300
 
 
-def test_no_room_is_named_for_its_kind():
+def test_no_room_is_named_for_its_kind() -> None:
     """A name says what a module tames."""
     names = {part for path in MODULES for part in module_name(path).split(".")}
     assert names & {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base"} == set()
@@ -298,13 +301,13 @@ def test_no_room_is_named_for_its_kind():
         for key in getattr(field.annotation, "model_fields", {})
     ],
 )
-def test_the_readme_tells_of_every_setting(key):
+def test_the_readme_tells_of_every_setting(key: Any) -> None:
     """Each setting is named in the README as `section.key`."""
     assert f"`{key}`" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.verb} {route.path}")
-def test_the_readme_tells_of_every_route(route):
+def test_the_readme_tells_of_every_route(route: Any) -> None:
     """Each route is in a line of the README that has its verb and its path, `{id}` for the number."""
     path = re.sub(r"\{(\w+):[^/]*\}", r"{\1}", route.path)
     verb, whole = re.compile(rf"\b{route.verb}\b"), re.compile(rf"{re.escape(path)}(?![\w/{{])")
@@ -312,7 +315,7 @@ def test_the_readme_tells_of_every_route(route):
     assert any(verb.search(line) and whole.search(line) for line in lines)
 
 
-def test_the_test_of_imports_would_notice():
+def test_the_test_of_imports_would_notice() -> None:
     """Imports are found in functions, under conditions, relative, and as attributes of a package."""
     probe = SOURCE / "supervisor" / "supervisor.py"
     assert any(room_of(name) == "store" for name in ours(probe))

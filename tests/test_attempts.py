@@ -3,13 +3,17 @@
 import asyncio
 import random
 from base64 import b64decode
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.clock import now_ms
 from shellrunner.keeper.slot import DATA_CAPACITY
-from shellrunner.model import End, Ending
-from tests.support.site import SimulatedRunner, serving
+from shellrunner.model import End, Ending, Stream
+from tests.support.service import Service
+from tests.support.site import SimulatedRunner, Site, serving
 from tests.support.waiting import until
 
 NEVER = 10**17  # when the next attempt is due
@@ -17,23 +21,23 @@ WROTE = "попытка ".encode()
 
 
 @pytest.fixture
-async def site(tmp_path):
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
     """A running app over a real history."""
     async with serving(tmp_path) as running:
         yield running
 
 
-def failed(code=1):
+def failed(code: int = 1) -> Any:
     """An end that is followed by another attempt."""
     return End(Ending.EXITED, now_ms(), code, started=now_ms(), duration=0.25)
 
 
-async def submit(site, **more):
+async def submit(site: Site, **more: Any) -> Any:
     """A job that is tried again."""
     return await site.submit(retries={"max": 9}, **more)
 
 
-async def attempt(runner, *writes, then=None, code=1):
+async def attempt(runner: Any, *writes: Any, then: Any = None, code: int = 1) -> Any:
     """Have the next attempt write this and end; `then` is when another is due."""
     claim = await runner.claim()
     for stdout, stderr in writes:
@@ -42,17 +46,17 @@ async def attempt(runner, *writes, then=None, code=1):
     return claim
 
 
-def told(events, name):
+def told(events: Any, name: Any) -> Any:
     """The text of one stream."""
     return "".join(event.data["text"] for event in events if event.name == name)
 
 
-def raw(events, name):
+def raw(events: Any, name: Any) -> Any:
     """The bytes of one stream."""
     return b"".join(b64decode(event.data["base64"]) for event in events if event.name == name)
 
 
-async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site):
+async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site: Site) -> None:
     """A follower has every status, the output of all attempts under ids that go on, and `done` once, at the end."""
     job_id, runner = await submit(site), site.simulated_runner()
     async with asyncio.timeout(10), site.events(job_id) as (_, events):
@@ -74,11 +78,11 @@ async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site):
     ).items()
 
 
-async def _all(events):
+async def _all(events: Any) -> list[Any]:
     return [event async for event in events]
 
 
-async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site):
+async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site: Site) -> None:
     """Bytes of a character that the end of an attempt cut are held back, and come whole with the rest of it."""
     job_id, runner = await submit(site), site.simulated_runner()
     letter = "ж".encode()
@@ -95,7 +99,7 @@ async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site):
     assert told(resumed, "stderr") == "\ufffd!"
 
 
-async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(site):
+async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(site: Site) -> None:
     """E1: cut after any event, while attempts run, wait or are over, a reader that resumes has every byte once."""
     chance = random.Random(5)
     job_id, runner = await submit(site), site.simulated_runner()
@@ -127,11 +131,13 @@ async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(
         position, *held = (int(part) for part in cut.split("."))
         for number, name in enumerate(("stdout", "stderr")):
             data = whole[name]
-            offset = await (await site.store.output(job_id)).offset_of(name, position) - (held[number] if held else 0)
+            offset = await (await site.store.output(job_id)).offset_of(Stream(name), position) - (
+                held[number] if held else 0
+            )
             assert told(rest, name) == data[offset:].decode("utf-8", "replace")
 
 
-async def _ids(site, job_id, size):
+async def _ids(site: Site, job_id: Any, size: Any) -> AsyncIterator[Any]:
     """The ids of all output events that there are by now."""
     if size == 0:
         return
@@ -143,7 +149,7 @@ async def _ids(site, job_id, size):
                     return
 
 
-async def test_a_restart_between_attempts_changes_nothing(tmp_path):
+async def test_a_restart_between_attempts_changes_nothing(tmp_path: Path) -> None:
     """Who was cut while the job waited goes on in the next process with the next attempt's first byte."""
     async with serving(tmp_path) as site:
         job_id = await submit(site)
@@ -162,7 +168,7 @@ async def test_a_restart_between_attempts_changes_nothing(tmp_path):
         assert raw(await site.replay(job_id, "?encoding=base64"), "stdout") == b"onetwo"
 
 
-async def test_plain_output_follows_through_all_attempts(site):
+async def test_plain_output_follows_through_all_attempts(site: Site) -> None:
     """`follow=true` gives the bytes of each attempt as they come, and ends with the job, not with an attempt."""
     job_id, runner = await submit(site), site.simulated_runner()
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true&stream=stdout"
@@ -176,7 +182,7 @@ async def test_plain_output_follows_through_all_attempts(site):
     assert lines == b"not thisthree\nnot thisfour\n"
 
 
-async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site):
+async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site: Site) -> None:
     """Attempts are read while the next one waits; afterwards the result is the last one's, and names them all."""
     job_id, runner = await submit(site), site.simulated_runner()
     links = [f"/api/results/{job_id}/attempts/{number}" for number in (1, 2)]
@@ -198,7 +204,7 @@ async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site):
     assert [each["attempt"] for each in (await site.get("/api/results")).json["results"]] == [2]
 
 
-async def test_the_raw_routes_of_attempts(site):
+async def test_the_raw_routes_of_attempts(site: Site) -> None:
     """Each attempt's bytes have their own ETag and ranges; those of the result are the last attempt's."""
     job_id, runner = await submit(site), site.simulated_runner()
     await attempt(runner, (b"0123456789", b""), then=0)
@@ -217,17 +223,17 @@ async def test_the_raw_routes_of_attempts(site):
         assert await _problem(site, path) == (410, "result-gone")
 
 
-async def _problem(site, path):
+async def _problem(site: Site, path: Any) -> tuple[Any, ...]:
     answer = await site.get(path)
     return answer.status, answer.json["type"].removeprefix("/problems/")
 
 
-async def test_a_real_job_is_tried_until_it_succeeds(service, tmp_path):
+async def test_a_real_job_is_tried_until_it_succeeds(service: Service, tmp_path: Path) -> None:
     """Killed while it waits, the service makes the next attempts: each once, all output in one stream, true ends."""
     count = f"echo x >> {tmp_path}/tries; n=$(wc -l < {tmp_path}/tries); echo попытка $n; echo ! >&2; [ $n = 3 ]"
     job = await service.submit(count, retries={"max": 5, "delay": 0.5})
 
-    async def waits():
+    async def waits() -> Any:
         status = await service.status(job)
         return status["state"] == "waiting" and status["attempt"] == 2
 
@@ -243,7 +249,7 @@ async def test_a_real_job_is_tried_until_it_succeeds(service, tmp_path):
     assert (tmp_path / "tries").read_text() == "x\n" * 3
 
 
-async def test_a_large_real_attempt_lies_in_files_of_its_own(service):
+async def test_a_large_real_attempt_lies_in_files_of_its_own(service: Service) -> None:
     """Attempts that overflow their slots keep their bytes apart, and together they are one output."""
     job = await service.submit("head -c 200000 /dev/zero | tr '\\0' $SHELLRUNNER_JOB_ID; exit 1", retries={"max": 2})
     result = await service.result(job)

@@ -11,6 +11,9 @@ import ssl
 import subprocess
 import time
 from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -22,6 +25,7 @@ from shellrunner.config import CallbackSettings, load
 from shellrunner.errors import ConfigError
 from shellrunner.model import Callback, Delivery, End, Ending, JobSpec
 from shellrunner.store import DueCallback
+from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.wire import json_codec
 from tests.support.histories import NOTHING, SPEC, ended, opened
 from tests.support.service import InProcess, Service
@@ -36,15 +40,15 @@ ONCE = RetrySchedule(timeout=5.0, retry_for=-1.0)  # no second try
 class Receiver:
     """Who is called: keeps what came, and answers each with the next of `answers`, the last one for ever."""
 
-    def __init__(self, *answers, port=0, tls=None):
+    def __init__(self, *answers: Any, port: int = 0, tls: Any = None) -> None:
         """An answer is a status, or a handler."""
-        self.came = []
+        self.came: list[Any] = []
         self._answers = list(answers) or [200]
         self._server = web.Server(self._take)
         self._tls = tls
         self.port = port
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Any:
         """Listen."""
         self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -52,20 +56,20 @@ class Receiver:
         self.port = self._runner.addresses[0][1]
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         """Be gone."""
         await self._runner.cleanup()
 
     @property
-    def host(self):
+    def host(self) -> str:
         """As config names it."""
         return f"127.0.0.1:{self.port}"
 
-    def url(self, path="/"):
+    def url(self, path: str = "/") -> str:
         """Where it is called."""
         return f"http://{self.host}{path}"
 
-    async def _take(self, request):
+    async def _take(self, request: Any) -> Any:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         self.came.append(Call(request, await request.read()))
         return await answer(request) if callable(answer) else web.Response(status=answer)
@@ -74,27 +78,27 @@ class Receiver:
 class Call:
     """One request, as it came."""
 
-    def __init__(self, request, content):
+    def __init__(self, request: Any, content: Any) -> None:
         """Keep what is looked at."""
         self.headers, self.path, self.verb, self.content = request.headers, request.path_qs, request.method, content
 
     @property
-    def result(self):
+    def result(self) -> Any:
         """The body."""
         return json.loads(self.content)
 
     @property
-    def is_genuine(self):
+    def is_genuine(self) -> bool:
         """Whether the signature is HMAC-SHA256 as RFC 2104 defines it, made with our secret."""
         key = b64decode(SECRET.removeprefix("whsec_")).ljust(64, b"\0")
         message = f"{self.headers['webhook-id']}.{self.headers['webhook-timestamp']}.".encode() + self.content
         inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + message).digest()
         outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key) + inner).digest()
-        return self.headers["webhook-signature"] == f"v1,{b64encode(outer).decode()}"
+        return bool(self.headers["webhook-signature"] == f"v1,{b64encode(outer).decode()}")
 
 
 @contextlib.asynccontextmanager
-async def calling(store, *hosts, schedule=SOON):
+async def calling(store: SqliteStore, *hosts: Any, schedule: Any = SOON) -> AsyncIterator[None]:
     """Send what is due to these hosts."""
     callbacks = CallbackSettings(hosts=list(hosts), secret=SECRET)
     task = asyncio.create_task(CallbackSender(store, callbacks, schedule).run())
@@ -106,12 +110,12 @@ async def calling(store, *hosts, schedule=SOON):
             await task
 
 
-def asked(url, **more):
+def asked(url: Any, **more: Any) -> Any:
     """A job whose result is to be sent there."""
     return JobSpec.model_validate({"command": "true", "notify": {"url": url}, **more})
 
 
-async def done(store, url, end=None, **more):
+async def done(store: SqliteStore, url: Any, end: Any = None, **more: Any) -> Any:
     """Have such a job end; its id."""
     await store.add(asked(url, **more))
     claim = await store.claim(1, "t")
@@ -119,27 +123,27 @@ async def done(store, url, end=None, **more):
     return claim.job_id
 
 
-async def settled(store, job_id):
+async def settled(store: SqliteStore, job_id: Any) -> Any:
     """Wait until it is decided what becomes of the callback."""
 
-    async def decided():
+    async def decided() -> Any:
         callback = (await store.job(job_id)).callback
-        return callback if callback.state is not Delivery.PENDING else None
+        return callback if callback and callback.state is not Delivery.PENDING else None
 
     return await until(decided, what=f"the callback of job {job_id} is delivered or has failed")
 
 
-async def tried(store, job_id, tries):
+async def tried(store: SqliteStore, job_id: Any, tries: Any) -> Any:
     """Wait for so many tries."""
 
-    async def enough():
+    async def enough() -> Any:
         callback = (await store.job(job_id)).callback
-        return callback if callback.tries >= tries else None
+        return callback if callback and callback.tries >= tries else None
 
     return await until(enough, what=f"{tries} tries for job {job_id}")
 
 
-def test_the_signature_is_that_of_the_standards_own_example():
+def test_the_signature_is_that_of_the_standards_own_example() -> None:
     """The known secret, id, time and body have the known signature."""
     made = webhook_headers.webhook_headers(
         "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', SECRET
@@ -147,7 +151,7 @@ def test_the_signature_is_that_of_the_standards_own_example():
     assert made["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
+async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path: Path) -> None:
     """One POST: the document of the lists, in UTF-8, with a signature that holds, an id and the try's time."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         url = receiver.url("/hook?token=%2Fa%3D&x=1")
@@ -175,7 +179,7 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path):
         assert call.content == json_codec.dumps(listed)
 
 
-async def test_what_was_not_taken_is_sent_again(tmp_path):
+async def test_what_was_not_taken_is_sent_again(tmp_path: Path) -> None:
     """After 500, a redirect and 404 the fourth try is taken: one id, one body, each signed, and the error is gone."""
     async with opened(tmp_path) as store, Receiver(500, _elsewhere, 404, 204) as receiver:
         host = f"localhost:{receiver.port}"  # a name, since cookies of an address are kept by nobody
@@ -188,7 +192,7 @@ async def test_what_was_not_taken_is_sent_again(tmp_path):
         assert not any("Cookie" in call.headers for call in receiver.came)
 
 
-async def _elsewhere(request):
+async def _elsewhere(request: Any) -> Any:
     headers = {"Location": "/elsewhere", "Set-Cookie": "a=b"}
     return web.Response(status=308, headers=headers)
 
@@ -197,7 +201,7 @@ async def _elsewhere(request):
     ("answer", "words"),
     [(500, "answered 500"), (_elsewhere, "answered 308, a redirect, which is not followed"), (399, "answered 399")],
 )
-async def test_giving_up_says_why(tmp_path, answer, words):
+async def test_giving_up_says_why(tmp_path: Path, answer: Any, words: str) -> None:
     """When no time is left after a try, the callback has failed for good, with the reason."""
     async with opened(tmp_path) as store, Receiver(answer) as receiver:
         async with calling(store, receiver.host, schedule=ONCE):
@@ -208,10 +212,11 @@ async def test_giving_up_says_why(tmp_path, answer, words):
         assert await store.next_callback_at() is None
 
 
-def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day():
+def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day() -> None:
     """Tries follow 5 s after the first, then twice as long each, at most an hour, and none begins after 24 h."""
-    job = None
-    schedule, since, moment, pauses = RetrySchedule(), 1_000, 1_000, []
+    job = cast("Any", None)
+    schedule, since, moment = RetrySchedule(), 1_000, 1_000
+    pauses: list[float] = []
     while (following := schedule.retry_at(DueCallback(job, len(pauses), since), moment)) is not None:
         pauses.append((following - moment) / 1000)
         moment = following
@@ -221,18 +226,18 @@ def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day():
     assert schedule.retry_at(DueCallback(job, 10_000, since), since) == since + 3_600_000
 
 
-async def test_the_day_begins_when_the_end_is_recorded(tmp_path):
+async def test_the_day_begins_when_the_end_is_recorded(tmp_path: Path) -> None:
     """A job that ended long before the history knew, since the service was down, is tried as long as any other."""
     async with opened(tmp_path) as store, Receiver(500, 500, 200) as receiver, calling(store, receiver.host):
         job = await done(store, receiver.url(), End(Ending.EXITED, completed=1_000, exit_code=0))
         assert await settled(store, job) == Callback(Delivery.DELIVERED, 3)
 
 
-async def test_a_slow_receiver_holds_up_nobody_else(tmp_path):
+async def test_a_slow_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
     """While many results are due at a host that hangs, another has its own at once; those that hang time out."""
     hangs = asyncio.Event()
 
-    async def hang(request):
+    async def hang(request: Any) -> None:
         await hangs.wait()
 
     async with opened(tmp_path) as store, Receiver(hang) as slow, Receiver() as quick:
@@ -249,11 +254,11 @@ async def test_a_slow_receiver_holds_up_nobody_else(tmp_path):
         hangs.set()
 
 
-async def test_one_try_at_a_time(tmp_path):
+async def test_one_try_at_a_time(tmp_path: Path) -> None:
     """However often it is looked, a job whose try is under way is not tried beside it."""
     at_once, most = 0, 0
 
-    async def count(request):
+    async def count(request: Any) -> Any:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
@@ -269,7 +274,7 @@ async def test_one_try_at_a_time(tmp_path):
     assert most == 1
 
 
-async def test_a_receiver_that_is_down_gets_it_when_it_is_up(tmp_path):
+async def test_a_receiver_that_is_down_gets_it_when_it_is_up(tmp_path: Path) -> None:
     """What cannot be connected to is tried until it can, and says until then that it is refused."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -283,13 +288,13 @@ async def test_a_receiver_that_is_down_gets_it_when_it_is_up(tmp_path):
             assert len(receiver.came) == 1
 
 
-async def _nonsense(reader, writer):
+async def _nonsense(reader: Any, writer: Any) -> None:
     writer.write(b"220 mail.example.org ready\r\n\r\n")
     await writer.drain()
     writer.close()
 
 
-async def _hang_up(reader, writer):
+async def _hang_up(reader: Any, writer: Any) -> None:
     await reader.readline()
     writer.close()
 
@@ -305,7 +310,7 @@ async def _hang_up(reader, writer):
         (_hang_up, "HTTP://LOCALHOST:{port}", "closed the connection without an answer"),
     ],
 )
-async def test_whatever_goes_wrong_is_said_in_plain_words(tmp_path, server, url, words):
+async def test_whatever_goes_wrong_is_said_in_plain_words(tmp_path: Path, server: Any, url: str, words: str) -> None:
     """No answer, a broken one, no TLS, no such host: each fails the try, with words, and nothing else."""
     listening = await asyncio.start_server(server, "127.0.0.1", 0)
     async with listening, opened(tmp_path) as store:
@@ -316,7 +321,7 @@ async def test_whatever_goes_wrong_is_said_in_plain_words(tmp_path, server, url,
             assert await settled(store, job) == Callback(Delivery.FAILED, 1, f"{host} {words}")
 
 
-async def test_a_name_that_nobody_has_is_not_found(tmp_path):
+async def test_a_name_that_nobody_has_is_not_found(tmp_path: Path) -> None:
     """A host that no name server knows fails the try (or the name server does not answer in time)."""
     async with opened(tmp_path) as store, calling(store, "nowhere.invalid", schedule=ONCE):
         callback = await settled(store, await done(store, "http://nowhere.invalid/?key=geheim"))
@@ -324,12 +329,12 @@ async def test_a_name_that_nobody_has_is_not_found(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
+async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
     """A receiver that proves its name by itself alone gets nothing."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
-    subprocess.run([*make, *names], check=True, capture_output=True)
+    subprocess.run([*make, *map(str, names)], check=True, capture_output=True)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     async with opened(tmp_path) as store, Receiver(tls=tls) as receiver:
@@ -340,11 +345,11 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
         assert receiver.came == []
 
 
-async def test_an_endless_answer_is_not_read(tmp_path):
+async def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:
     """The status is all that counts: of a body without end next to nothing is taken, and the connection is closed."""
     sent = asyncio.get_running_loop().create_future()
 
-    async def endless(request):
+    async def endless(request: Any) -> Any:
         response = web.StreamResponse(status=200)
         await response.prepare(request)
         count = 0
@@ -369,7 +374,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("ending", ENDS)
-async def test_every_end_is_called_back(tmp_path, ending):
+async def test_every_end_is_called_back(tmp_path: Path, ending: Any) -> None:
     """Whatever a job's end was, its callback tells it."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         end = ENDS[ending]
@@ -378,7 +383,7 @@ async def test_every_end_is_called_back(tmp_path, ending):
         assert (result["ending"], result["signal"], result["detail"]) == (ending, end.signal, end.detail)
 
 
-async def test_jobs_that_never_started_are_called_back(tmp_path):
+async def test_jobs_that_never_started_are_called_back(tmp_path: Path) -> None:
     """A job that was cancelled while it was queued, and one that was skipped after it, are told as such."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         first = (await store.add(asked(receiver.url("/first")))).id
@@ -391,7 +396,7 @@ async def test_jobs_that_never_started_are_called_back(tmp_path):
         assert told == {"/first": "cancelled", "/second": "skipped"}
 
 
-async def test_only_the_last_attempt_is_called_back(tmp_path):
+async def test_only_the_last_attempt_is_called_back(tmp_path: Path) -> None:
     """A job that is tried again is told once, when it is done, with its last attempt's result."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         await store.add(asked(receiver.url(), retries={"max": 2}))
@@ -403,7 +408,7 @@ async def test_only_the_last_attempt_is_called_back(tmp_path):
         assert (call.result["exit_code"], call.result["attempt"]) == (0, 2)
 
 
-async def test_jobs_without_callback_are_nobodys_business(tmp_path):
+async def test_jobs_without_callback_are_nobodys_business(tmp_path: Path) -> None:
     """A job that did not ask for it is told to nobody, and shows no callback."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         await store.add(SPEC)
@@ -414,7 +419,7 @@ async def test_jobs_without_callback_are_nobodys_business(tmp_path):
         assert len(receiver.came) == 1
 
 
-async def test_a_host_that_config_names_no_more_is_not_called(tmp_path):
+async def test_a_host_that_config_names_no_more_is_not_called(tmp_path: Path) -> None:
     """After a restart with other hosts, what was due fails at once, saying so, and nothing is sent."""
     async with opened(tmp_path) as store, Receiver(500) as receiver:
         async with calling(store, receiver.host):
@@ -429,7 +434,7 @@ async def test_a_host_that_config_names_no_more_is_not_called(tmp_path):
     assert len(receiver.came) == sent
 
 
-async def test_what_was_deleted_is_not_sent(tmp_path):
+async def test_what_was_deleted_is_not_sent(tmp_path: Path) -> None:
     """A deleted job's callback vanishes; that of a deleted result fails, saying so."""
     async with opened(tmp_path) as store, Receiver(500) as receiver:
         async with calling(store, receiver.host, schedule=RetrySchedule(first_delay=60.0)):
@@ -449,7 +454,7 @@ async def test_what_was_deleted_is_not_sent(tmp_path):
         assert len(receiver.came) == 2
 
 
-async def test_many_results_are_all_delivered_once(tmp_path):
+async def test_many_results_are_all_delivered_once(tmp_path: Path) -> None:
     """Two hundred results at once reach a receiver that takes them, each exactly once."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         jobs = [await done(store, receiver.url()) for _ in range(200)]
@@ -461,13 +466,13 @@ async def test_many_results_are_all_delivered_once(tmp_path):
 # With the real service ------------------------------------------------------------------------------------------
 
 
-def allowed(*hosts):
+def allowed(*hosts: Any) -> dict[str, Any]:
     """Settings as environment variables."""
     return {"CALLBACKS__HOSTS": json.dumps(hosts), "CALLBACKS__SECRET": SECRET}
 
 
 @contextlib.asynccontextmanager
-async def serving(path, *hosts):
+async def serving(path: Any, *hosts: Any) -> AsyncIterator[Any]:
     """A service that may call these hosts; a proxy in its environment is nothing to it."""
     service = Service(path, **allowed(*hosts))
     service.environment = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
@@ -477,25 +482,25 @@ async def serving(path, *hosts):
         await service.clear_away()
 
 
-async def notified(service, job, state):
+async def notified(service: Service, job: Any, state: Any) -> Any:
     """Wait until the job shows this."""
 
-    async def shown():
+    async def shown() -> Any:
         _, _, found = await service.get(f"/api/jobs/{job}")
         return found["notify"] if found["notify"]["state"] == state else None
 
     return await until(shown, what=f"job {job} shows {state}")
 
 
-async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path):
+async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path: Path) -> None:
     """After 500 and kill -9 the next process delivers, with the same id; the job shows it, and never the URL."""
     async with Receiver(500, 200) as receiver, serving(tmp_path, receiver.host) as service:
         url = receiver.url("/hook?token=geheim")
         job = await service.submit("echo привет", notify={"url": url})
         await until(lambda: receiver.came)
 
-        async def tried_once():
-            return (await service.get(f"/api/jobs/{job}"))[2]["notify"]["tries"] == 1
+        async def tried_once() -> bool:
+            return bool((await service.get(f"/api/jobs/{job}"))[2]["notify"]["tries"] == 1)
 
         await until(tried_once)
         await service.kill()
@@ -513,11 +518,11 @@ async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path):
         assert "geheim" not in json.dumps(service.log)
 
 
-async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_path):
+async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_path: Path) -> None:
     """A service that dies when the receiver has it, but before it says so, sends it again under the same id."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def kill(request):
+        async def kill(request: Any) -> Any:
             service.process.kill()
             await service.process.wait()
             return web.Response()
@@ -535,7 +540,7 @@ async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_
         assert second.result["exit_code"] == 7
 
 
-async def test_a_host_that_is_not_allowed_is_refused(service):
+async def test_a_host_that_is_not_allowed_is_refused(service: Service) -> None:
     """Without config, no job may ask for a callback: 422 that names the setting."""
     spec = {"command": "true", "notify": {"url": "http://127.0.0.1/"}}
     status, _, problem = await service.ask("POST", "/api/jobs", json=spec)
@@ -548,10 +553,10 @@ async def test_a_host_that_is_not_allowed_is_refused(service):
     "host",
     ["ho\u212a.example", "hok\u3002example", "hok.example\u200b", "hok.example\t", "hok.example\\", "u@hok.example"],
 )
-def test_a_host_is_what_it_looks_like(host):
+def test_a_host_is_what_it_looks_like(host: str) -> None:
     """No other letters stand for those of a host, so that config's names are compared as they are."""
     with pytest.raises(ValidationError, match="must be an http or https URL"):
-        JobSpec(command="true", notify={"url": f"http://{host}/"})
+        JobSpec.model_validate({"command": "true", "notify": {"url": f"http://{host}/"}})
 
 
 @pytest.mark.parametrize(
@@ -565,7 +570,7 @@ def test_a_host_is_what_it_looks_like(host):
         ({"hosts": ["example.org:65536"], "secret": SECRET}, "must be HOST or HOST:PORT"),
     ],
 )
-def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks, words):
+def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks: dict[str, Any], words: str) -> None:
     """Hosts need a secret, a secret its form, and a host is no URL; the secret is never repeated."""
     with pytest.raises(ConfigError) as refused:
         load(None, callbacks=callbacks)
@@ -573,10 +578,12 @@ def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks, words):
     assert "secret" not in callbacks or callbacks["secret"] not in refused.value.detail
 
 
-async def test_a_crash_of_the_caller_ends_the_process_loudly(tmp_path, monkeypatch, caplog):
+async def test_a_crash_of_the_caller_ends_the_process_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A bug in the callbacks ends the service with status 1 and a log line, and no job is harmed."""
 
-    async def bug(self, client, due):
+    async def bug(self: Any, client: Any, due: Any) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(CallbackSender, "_send", bug)

@@ -5,6 +5,7 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,13 +15,13 @@ from shellrunner.cli import VERBS, cli
 from tests.support import prefork
 
 
-def run(*arguments, real_exec=False, **environment):
+def run(*arguments: Any, real_exec: bool = False, **environment: Any) -> Any:
     """Run the command line to its end."""
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("SHELLRUNNER_")}
     return prefork.run([*prefork.MODULE, *map(str, arguments)], env=inherited | environment, real_exec=real_exec)
 
 
-def test_the_version_is_the_packages():
+def test_the_version_is_the_packages() -> None:
     """`--version` prints the name and the package's version."""
     done = run("--version", real_exec=True)
     assert done.stdout.split()[-1] == shellrunner.__version__
@@ -28,17 +29,19 @@ def test_the_version_is_the_packages():
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb):
+def test_every_verb_explains_itself(verb: Any) -> None:
     """`--help` exits with 0, and every option, also of subcommands, has a help text."""
     done = run(verb, "--help")
     assert done.returncode == 0
-    commands = [cli.get_command(None, verb)]
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    commands = [command]
     commands += getattr(commands[0], "commands", {}).values()
     options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
     assert [option.name for option in options if not option.help] == []
 
 
-def test_a_wrong_configuration_is_refused_in_words(tmp_path):
+def test_a_wrong_configuration_is_refused_in_words(tmp_path: Path) -> None:
     """Exit code 2, one line per mistake on standard error, and no state directory is created."""
     config = tmp_path / "config.toml"
     config.write_text("[supervisor]\nmax_runing = 1\n")
@@ -63,7 +66,7 @@ def test_a_wrong_configuration_is_refused_in_words(tmp_path):
     assert not state.exists()
 
 
-def test_without_tokens_only_this_machine_is_served():
+def test_without_tokens_only_this_machine_is_served() -> None:
     """An address other than loopback is refused, and the message says why and what to do."""
     done = run("serve", "--host", "0.0.0.0")
     assert (done.returncode, done.stdout) == (2, "")
@@ -75,7 +78,7 @@ def test_without_tokens_only_this_machine_is_served():
 
 
 @pytest.mark.parametrize("arguments", [("serve", "--port", "many"), ("serve", "--prot", "1"), ("sevre",)])
-def test_wrong_arguments_are_refused_without_a_traceback(arguments):
+def test_wrong_arguments_are_refused_without_a_traceback(arguments: Any) -> None:
     """Exit code 2 and a usage message."""
     done = run(*arguments, real_exec=arguments == ("sevre",))
     assert done.returncode == 2
@@ -83,7 +86,7 @@ def test_wrong_arguments_are_refused_without_a_traceback(arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_the_unit_starts_this_installation(tmp_path):
+def test_the_unit_starts_this_installation(tmp_path: Path) -> None:
     """ExecStart has the absolute paths of an existing program and of the configuration."""
     unit = run("unit", "--config", "x.toml").stdout.splitlines()
     (start,) = (line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
@@ -95,7 +98,7 @@ def test_the_unit_starts_this_installation(tmp_path):
     assert subprocess.run(version, capture_output=True, text=True, check=True).stdout == run("--version").stdout
 
 
-def test_the_unit_runs_as_the_given_user():
+def test_the_unit_runs_as_the_given_user() -> None:
     """--user sets user and group; the default is the caller."""
     me = pwd.getpwuid(os.geteuid()).pw_name
     assert f"\nUser={me}\n" in run("unit", LOGNAME=me).stdout
@@ -103,7 +106,7 @@ def test_the_unit_runs_as_the_given_user():
     assert "--config" not in run("unit").stdout
 
 
-def test_a_closed_standard_descriptor_is_never_given_to_a_file():
+def test_a_closed_standard_descriptor_is_never_given_to_a_file() -> None:
     """Started with 0, 1 and 2 closed, the CLI opens /dev/null as all three before any other file."""
     code = """
 import os, sys

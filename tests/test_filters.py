@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from shellrunner.cli.commands.ps import ps
 from shellrunner.config import Settings
 from shellrunner.model.filters import FILTERS, Comparison, FilterInfo, Filters
+from shellrunner.store.pagination import SortKey
 from shellrunner.store.query import index_scans
 from shellrunner.web import ROUTES, openapi
 from shellrunner.web.security.middleware import REPEATABLE_PARAMETERS
@@ -74,6 +75,6 @@ def test_bounds_of_a_key_are_those_of_its_filters() -> None:
     filters = Filters(created_from=5, created_until=9, min_duration=0.5, exit_codes=frozenset({1}))
     bounds = dict(index_scans.bounded_keys(filters))
     assert bounds == {
-        index_scans.SortKey.CREATED: (5, 8),
-        index_scans.SortKey.DURATION: (0.5, index_scans.UNBOUNDED[1]),
+        SortKey.CREATED: (5, 8),
+        SortKey.DURATION: (0.5, index_scans.UNBOUNDED[1]),
     }

@@ -3,6 +3,9 @@
 import os
 import resource
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +15,14 @@ from tests.support.service import Service
 
 
 @pytest.fixture
-async def service(tmp_path):
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
     """A service that has not been started yet."""
     made = Service(tmp_path / "state")
     yield made
     await made.clear_away()
 
 
-def warnings(service):
+def warnings(service: Service) -> list[Any]:
     """The warnings in its log."""
     return [entry["event"] for entry in service.log if entry["level"] == "warning"]
 
@@ -32,7 +35,9 @@ def warnings(service):
     ],
     ids=["parser", "-O"],
 )
-async def test_a_python_that_is_less_than_it_should_be_is_told(service, options, environment, words):
+async def test_a_python_that_is_less_than_it_should_be_is_told(
+    service: Service, options: list[Any] | list[str], environment: dict[str, Any], words: str
+) -> None:
     """Without aiohttp's parser in C, or without assertions, it warns of just that before it listens, and serves."""
     service.program = [sys.executable, *options, *service.program[1:]]
     service.environment = environment
@@ -43,13 +48,13 @@ async def test_a_python_that_is_less_than_it_should_be_is_told(service, options,
     assert (await service.get("/healthz"))[0] == 200
 
 
-async def test_an_ordinary_start_warns_of_nothing_but_root(service):
+async def test_an_ordinary_start_warns_of_nothing_but_root(service: Service) -> None:
     """With all that there should be, there is no warning; as root without tokens, there is the one."""
     await service.start()
     assert [event.split(":")[0] for event in warnings(service)] == ["commands run as root"] * (os.geteuid() == 0)
 
 
-def token(name, run_as=None):
+def token(name: Any, run_as: Any = None) -> dict[str, Any]:
     """A token as config has it."""
     return {"name": name, "sha256": name[0].encode().hex() * 32, "scopes": ["run"], "run_as": run_as}
 
@@ -64,7 +69,7 @@ def token(name, run_as=None):
         ([token("b")], 1000, []),
     ],
 )
-def test_commands_as_root_are_told(tokens, uid, told):
+def test_commands_as_root_are_told(tokens: list[Any], uid: int, told: list[Any] | list[str]) -> None:
     """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
     auth = AuthSettings(tokens=tokens)
     said = list(root_warnings(auth, uid))
@@ -72,9 +77,9 @@ def test_commands_as_root_are_told(tokens, uid, told):
     assert all(words.startswith(start) for words, start in zip(said, told, strict=True))
 
 
-def test_too_few_descriptors_are_told(monkeypatch):
+def test_too_few_descriptors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """More connections than files may be open is warned of, with both numbers; no limit at all is not."""
-    settings = Settings(server={"max_connections": 5000}, supervisor={"max_running": 10})
+    settings = Settings.model_validate({"server": {"max_connections": 5000}, "supervisor": {"max_running": 10}})
     for most, told in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
         said = list(open_files_warnings(settings))

@@ -7,12 +7,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.service.state_dir import prepare
 from tests.support.processes import parent
+from tests.support.service import Service
 from tests.support.users import NOBODY, ORDINARY, PROBE, UNREACHABLE, as_others, as_root, as_user
 from tests.support.waiting import until
 
@@ -37,7 +39,7 @@ GIVEN = {
 }
 
 
-async def test_nothing_of_the_services_environment_is_in_a_jobs(down, tmp_path):
+async def test_nothing_of_the_services_environment_is_in_a_jobs(down: Service, tmp_path: Path) -> None:
     """With all that systemd and operators set, a job has exactly the documented variables, and its keeper none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
@@ -57,7 +59,7 @@ async def test_nothing_of_the_services_environment_is_in_a_jobs(down, tmp_path):
 
 
 @as_others
-async def test_a_job_cannot_look_into_the_service(service):
+async def test_a_job_cannot_look_into_the_service(service: Service) -> None:
     """Of server, fork server and keeper a job of the same user reads neither environment, memory nor descriptors,
     and can trace none of them; what it could do to any other of its processes."""
     keeper = await service.running(await service.submit("exec sleep 60"))
@@ -74,14 +76,14 @@ async def test_a_job_cannot_look_into_the_service(service):
 
 
 @as_others
-async def test_a_new_fork_server_cannot_be_looked_into_either(service):
+async def test_a_new_fork_server_cannot_be_looked_into_either(service: Service) -> None:
     """Whoever takes the place of a killed one hides as well."""
     keeper = await service.running(await service.submit("exec sleep 60"))
     first = parent(keeper.pid)
     os.kill(first, signal.SIGKILL)
     numbers = iter(range(100))
 
-    async def another():
+    async def another() -> Any:
         await service.run(f"echo {next(numbers)}")
         found = await service.running(await service.submit("exec sleep 60"))
         return (
@@ -97,7 +99,7 @@ async def test_a_new_fork_server_cannot_be_looked_into_either(service):
     assert result["stdout"].split() == [str(parent(keeper.pid)), str(keeper.pid)]
 
 
-async def test_jobs_keep_the_umask_and_the_service_has_its_own(down):
+async def test_jobs_keep_the_umask_and_the_service_has_its_own(down: Service) -> None:
     """What a job makes has the mode that it would have anywhere; what the service makes is for its user only."""
     down.umask = 0o027
     await down.start()
@@ -115,7 +117,7 @@ async def test_jobs_keep_the_umask_and_the_service_has_its_own(down):
     assert output.startswith(b"0027\n")
 
 
-async def test_jobs_keep_the_umask_when_the_fork_server_is_another(down):
+async def test_jobs_keep_the_umask_when_the_fork_server_is_another(down: Service) -> None:
     """A fork server that is started late, when the server has its own umask, has the one of the beginning too."""
     down.umask = 0o027
     await down.start(SUPERVISOR__MAX_RUNNING=100)  # more than keepers of the first one can take
@@ -123,7 +125,7 @@ async def test_jobs_keep_the_umask_when_the_fork_server_is_another(down):
     os.kill(first, signal.SIGKILL)
     others = []
 
-    async def of_another():
+    async def of_another() -> bool:
         job = await down.submit("umask; exec sleep 60")
         keeper = await down.running(job)
         others.append(job)
@@ -134,14 +136,16 @@ async def test_jobs_keep_the_umask_when_the_fork_server_is_another(down):
     assert output == b"0027\n"
 
 
-async def _text(service, job):
+async def _text(service: Service, job: Any) -> Any:
     return (await service.get(f"/api/statuses/{job}/output"))[2]
 
 
 # The state directory ------------------------------------------------------------------------------------------------
 
 
-def test_a_state_directory_that_was_open_is_shut_and_the_log_says_so(tmp_path, caplog):
+def test_a_state_directory_that_was_open_is_shut_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Directory, history and slots lose what others could do with them, and keep what is in them."""
     state = tmp_path / "state"
     for directory in (state, state / "slots"):
@@ -154,7 +158,7 @@ def test_a_state_directory_that_was_open_is_shut_and_the_log_says_so(tmp_path, c
     assert modes == [0o700] * 3
     assert stat.S_IMODE((state / "history.db-wal").stat().st_mode) == 0o600
     assert (state / "history.db-wal").read_bytes() == b"content"
-    told = [record.path for record in caplog.records if record.msg == "removed the access of other users"]
+    told = [record.__dict__["path"] for record in caplog.records if record.msg == "removed the access of other users"]
     assert told == [str(state), str(state / "slots"), str(state / "history.db-wal")]
     caplog.clear()
     prepare(state)
@@ -165,7 +169,7 @@ HISTORY = ["history.db", "history.db-journal", "history.db-wal", "history.db-shm
 
 
 @pytest.mark.parametrize("name", [*HISTORY, "lock", "keepers.log", "ballast"])
-def test_a_link_is_not_followed(tmp_path, name):
+def test_a_link_is_not_followed(tmp_path: Path, name: Any) -> None:
     """Where a file of ours should be, a link is refused in words, and what it leads to is not touched."""
     target = tmp_path / "target"
     target.write_bytes(b"precious")
@@ -181,7 +185,7 @@ def test_a_link_is_not_followed(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["slots", "runs"])
-def test_a_directory_behind_a_link_is_refused(tmp_path, name):
+def test_a_directory_behind_a_link_is_refused(tmp_path: Path, name: str) -> None:
     """Keepers would write elsewhere."""
     (tmp_path / "state").mkdir(0o700)
     (tmp_path / "elsewhere").mkdir(0o755)
@@ -190,7 +194,7 @@ def test_a_directory_behind_a_link_is_refused(tmp_path, name):
         prepare(tmp_path / "state")
 
 
-def test_the_directory_itself_may_be_behind_a_link(tmp_path):
+def test_the_directory_itself_may_be_behind_a_link(tmp_path: Path) -> None:
     """systemd makes one for a dynamic user; what counts is whose it is."""
     (tmp_path / "private").mkdir()
     (tmp_path / "state").symlink_to(tmp_path / "private")
@@ -199,7 +203,7 @@ def test_the_directory_itself_may_be_behind_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_refused(tmp_path, make):
+def test_what_is_no_file_is_refused(tmp_path: Path, make: Any) -> None:
     """A pipe in the place of the history neither hangs the service nor is taken for one."""
     (tmp_path / "state").mkdir(0o700)
     make(tmp_path / "state" / "history.db")
@@ -209,7 +213,7 @@ def test_what_is_no_file_is_refused(tmp_path, make):
 
 @as_root
 @pytest.mark.parametrize("name", ["", "slots", "history.db", "history.db-journal"])
-def test_what_is_somebody_elses_is_refused(tmp_path, name):
+def test_what_is_somebody_elses_is_refused(tmp_path: Path, name: str) -> None:
     """Who owns it could read and change it whatever its mode: the words say whose it is and what to do."""
     prepare(tmp_path / "state")
     for file in HISTORY[:2]:
@@ -221,12 +225,12 @@ def test_what_is_somebody_elses_is_refused(tmp_path, name):
         prepare(tmp_path / "state")
 
 
-def test_the_words_reach_whoever_starts_it(tmp_path):
+def test_the_words_reach_whoever_starts_it(tmp_path: Path) -> None:
     """`shellrunner serve` fails with them, and leaves everything as it is."""
     (tmp_path / "state").mkdir(0o700)
     (tmp_path / "state" / "history.db").symlink_to(tmp_path / "target")
     command = [sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", tmp_path / "state"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stdout) == (1, "")
     assert "history.db is a symbolic link, which is not followed: remove it" in done.stderr
     assert not (tmp_path / "target").exists()
@@ -248,7 +252,7 @@ SLICE = (
 
 @as_root
 @pytest.mark.timeout(180)
-def test_all_of_this_holds_for_another_user(open_path):
+def test_all_of_this_holds_for_another_user(open_path: Path) -> None:
     """The service does its work as a user without rights, and hides from jobs of its own user."""
     home = open_path / "home"
     home.mkdir()

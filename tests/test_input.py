@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import signal
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,24 +15,25 @@ from hypothesis import strategies as st
 
 from shellrunner.errors import NotRunning
 from shellrunner.keeper.protocol import CONTROLS_SINCE, PROTOCOL
+from shellrunner.keeper.slot import SlotReader
 from shellrunner.keeper.stdin_buffer import CAPACITY, StdinBuffer
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.keeper_connection import connect
-from tests.support.keepers import ended, give, start
+from tests.support.keepers import ForkServer, Talk, ended, give, record_of, start
 from tests.support.processes import lives
-from tests.support.service import InProcess
+from tests.support.service import InProcess, Service
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
 
 BIG = os.urandom(1000) * 1000
 
 
-def test_a_keeper_says_that_it_takes_input(keeping):
+def test_a_keeper_says_that_it_takes_input(keeping: tuple[Talk, SlotReader]) -> None:
     """The protocol is the one that has signals and input."""
     assert keeping[0].hello["protocol"] == PROTOCOL >= CONTROLS_SINCE
 
 
-def test_what_is_sent_is_what_is_read(keeping):
+def test_what_is_sent_is_what_is_read(keeping: tuple[Talk, SlotReader]) -> None:
     """Pieces arrive in order, the end ends the command, and offsets count what was taken."""
     keeper, slot = keeping
     start(keeper, 1, "cat", stream=True)
@@ -42,7 +45,7 @@ def test_what_is_sent_is_what_is_read(keeping):
     assert ended(slot, 1)[1] == "one два three".encode()
 
 
-def test_a_wrong_offset_takes_nothing(keeping):
+def test_a_wrong_offset_takes_nothing(keeping: tuple[Talk, SlotReader]) -> None:
     """Only what begins where the input stands is taken; else the place is told."""
     keeper, slot = keeping
     start(keeper, 1, "cat", stream=True)
@@ -54,7 +57,7 @@ def test_a_wrong_offset_takes_nothing(keeping):
     assert ended(slot, 1)[1] == b"abcdef"
 
 
-def test_after_its_end_input_is_closed(keeping):
+def test_after_its_end_input_is_closed(keeping: tuple[Talk, SlotReader]) -> None:
     """Nothing follows the end, and the end comes once; a repeat with its old offset learns that it was taken."""
     keeper, _ = keeping
     start(keeper, 1, "sleep 600", stream=True)
@@ -67,7 +70,7 @@ def test_after_its_end_input_is_closed(keeping):
 
 
 @pytest.mark.parametrize("job", [{}, {"stdin": "text"}, {"tty": [24, 80]}])
-def test_a_job_that_is_not_made_for_input_takes_none(keeping, job):
+def test_a_job_that_is_not_made_for_input_takes_none(keeping: tuple[Talk, SlotReader], job: dict[str, Any]) -> None:
     """Without `stream`, input is closed from the start, whatever the offset."""
     keeper, _ = keeping
     start(keeper, 1, "sleep 600", **job)
@@ -77,7 +80,7 @@ def test_a_job_that_is_not_made_for_input_takes_none(keeping, job):
     assert keeper.hear()["say"] == "ended"
 
 
-def test_input_for_another_job_is_gone(keeping):
+def test_input_for_another_job_is_gone(keeping: tuple[Talk, SlotReader]) -> None:
     """A keeper takes no input for a job that it does not have, and says so, also when it has none."""
     keeper, _ = keeping
     assert give(keeper, b"x") == (None, "gone")
@@ -87,7 +90,9 @@ def test_input_for_another_job_is_gone(keeping):
     assert keeper.hear()["say"] == "ended"
 
 
-async def test_a_slow_reader_fills_the_room_and_makes_it_again(keeping, tmp_path):
+async def test_a_slow_reader_fills_the_room_and_makes_it_again(
+    keeping: tuple[Talk, SlotReader], tmp_path: Path
+) -> None:
     """What the command does not read waits up to a bound; beyond it nothing is taken, until it has read."""
     keeper, slot = keeping
     start(keeper, 1, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum", stream=True)
@@ -99,7 +104,7 @@ async def test_a_slow_reader_fills_the_room_and_makes_it_again(keeping, tmp_path
     assert ended(slot, 1)[1].decode().split() == [hashlib.md5(BIG * 2).hexdigest(), "-"]
 
 
-def test_what_a_command_does_not_want_is_nobodys_error(keeping):
+def test_what_a_command_does_not_want_is_nobodys_error(keeping: tuple[Talk, SlotReader]) -> None:
     """A command that has closed its input lives on; what is sent to it counts as taken, and goes nowhere."""
     keeper, slot = keeping
     start(keeper, 1, "exec <&-; trap 'exit 4' USR1; while :; do sleep 0.02; done", stream=True)
@@ -111,10 +116,13 @@ def test_what_a_command_does_not_want_is_nobodys_error(keeping):
     keeper.say(do="signal", job=1, token="t", signum=signal.SIGUSR1)
     assert keeper.hear()["say"] == "ended"
     assert ended(slot, 1)[0]["exit_code"] == 4
+    assert offset is not None
     assert offset >= len(BIG)
 
 
-async def test_the_servers_death_does_not_end_the_input(fork_server, keeping):
+async def test_the_servers_death_does_not_end_the_input(
+    fork_server: ForkServer, keeping: tuple[Talk, SlotReader]
+) -> None:
     """The pipe stays open without a server, and the next one goes on where the last one was."""
     keeper, slot = keeping
     start(keeper, 1, "cat; exit 5", stream=True)
@@ -128,7 +136,7 @@ async def test_the_servers_death_does_not_end_the_input(fork_server, keeping):
     assert (end["exit_code"], data) == (5, b"before after")
 
 
-async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping):
+async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping: tuple[Talk, SlotReader]) -> None:
     """A stopped server leaves answers unread until there is no room for more: the timeout comes in time all the same,
     and whoever reads at last has every answer."""
     keeper, slot = keeping
@@ -139,7 +147,7 @@ async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping):
         while asked < 5000:  # far more than a socket holds
             keeper.say(do="input", job=1, token="t", offset=7, data="", end=False)
             asked += 1
-    end = await until(lambda: slot.find(1, "t").end, what="it ends")
+    end = await until(lambda: record_of(slot, 1).end, what="it ends")
     assert (end["ending"], end["duration"] < 3) == ("timed_out", True)
     keeper.connection.settimeout(20)
     for _ in range(asked):
@@ -148,7 +156,9 @@ async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping):
         assert (said["say"], said["job"], said["refused"] in ("offset", "gone")) == ("took", 1, True)
 
 
-async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(fork_server, keeping):
+async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
+    fork_server: ForkServer, keeping: tuple[Talk, SlotReader]
+) -> None:
     """What a keeper does not read is not piled up for it: whoever gives up takes the input along."""
     keeper, _ = keeping
     start(keeper, 1, "exec cat > /dev/null", stream=True, timeout=20)
@@ -170,12 +180,12 @@ async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(fork_server, k
 
 
 @sees_keepers
-def test_input_leaves_no_descriptor_behind(keeping):
+def test_input_leaves_no_descriptor_behind(keeping: tuple[Talk, SlotReader]) -> None:
     """However a command with input ended or failed to start, the keeper has the descriptors it began with."""
     keeper, _ = keeping
     pid = keeper.hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {"command": "head -c 3"},
         {"command": "true"},
         {"command": "exec <&-; sleep 0.02"},
@@ -201,7 +211,7 @@ _steps = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(steps=_steps)
-def test_a_reader_gets_what_was_taken_whatever_the_order(steps):
+def test_a_reader_gets_what_was_taken_whatever_the_order(steps: Any) -> None:
     """Whatever is sent, refused and read in whatever order: what comes out is what was taken, and then the end."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -237,12 +247,12 @@ def test_a_reader_gets_what_was_taken_whatever_the_order(steps):
 # Signals ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping):
+def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping: tuple[Talk, SlotReader]) -> None:
     """The command and its children get it; a signal for another job or token goes nowhere."""
     keeper, slot = keeping
     trap = "trap 'echo got; exit 3' HUP; echo up; while :; do sleep 0.01; done"
     start(keeper, 1, f"trap 'wait; exit 4' HUP; sh -c \"{trap}\" 2>&- & wait", stream=True)
-    while not slot.find(1, "t") or not slot.find(1, "t").progress.get("stdout"):
+    while not slot.find(1, "t") or not record_of(slot, 1).progress.get("stdout"):
         assert give(keeper) == (0, None)
     for wrong in ({"job": 2, "token": "t"}, {"job": 1, "token": "x"}):
         keeper.say(do="signal", signum=signal.SIGKILL, **wrong)
@@ -261,9 +271,10 @@ def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping):
 class Old:
     """A claim under a keeper that speaks protocol 1, as the supervisor has it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.connection = self
-        self.hello, self.closed = asyncio.Future(), asyncio.Future()
+        self.hello: asyncio.Future[Any] = asyncio.Future()
+        self.closed: asyncio.Future[Any] = asyncio.Future()
         self.hello.set_result({"protocol": 1})
 
 
@@ -271,37 +282,37 @@ class Old:
     "ask",
     [lambda controls: controls.send_signal(5, 1), lambda controls: controls.send_input(5, None, b"x", end=False)],
 )
-async def test_a_keeper_of_protocol_1_is_not_asked(ask):
+async def test_a_keeper_of_protocol_1_is_not_asked(ask: Any) -> None:
     """A keeper of an older version is understood; signals and input for its job are refused with the reason."""
     old = Old()
     with pytest.raises(NotRunning, match="older version") as refused:
-        await ask(Controls(None, lambda _: old))
+        await ask(Controls(cast("Any", None), cast("Any", lambda _: old)))
     assert (refused.value.code, refused.value.members) == ("not-running", {})
 
 
 # Through HTTP -------------------------------------------------------------------------------------------------------
 
 
-async def send(service, job, data=b"", query=""):
+async def send(service: Service, job: Any, data: bytes = b"", query: str = "") -> tuple[Any, ...]:
     """POST to the job's stdin; return (status, body)."""
     status, _, body = await service.ask("POST", f"/api/jobs/{job}/stdin{query}", data=io.BytesIO(data))
     return status, body
 
 
-async def listener(service, command):
+async def listener(service: Service, command: Any) -> Any:
     """Submit a job that takes input, and wait until it runs."""
     job = await service.submit(command, stdin={"stream": True})
     await service.running(job)
     return job
 
 
-async def hit(service, job, name):
+async def hit(service: Service, job: Any, name: Any) -> tuple[Any, ...]:
     """POST a signal; return (status, body)."""
     status, _, body = await service.ask("POST", f"/api/jobs/{job}/signal", json={"signal": name})
     return status, body
 
 
-async def test_input_over_http(service):
+async def test_input_over_http(service: Service) -> None:
     """Sent in pieces, with and without an offset, any type of body; then the end."""
     job = await listener(service, "cat; echo; exit 3")
     assert await send(service, job, b"\x00\xff\n") == (204, b"")
@@ -316,7 +327,7 @@ async def test_input_over_http(service):
     assert (status, body["type"]) == (409, "/problems/not-running")
 
 
-async def test_input_goes_on_over_kill_9_and_restart(service):
+async def test_input_goes_on_over_kill_9_and_restart(service: Service) -> None:
     """A server that is killed takes nothing with it; after the restart the same offsets count, nothing is lost."""
     job = await listener(service, "md5sum")
     half = len(BIG) // 2
@@ -330,7 +341,7 @@ async def test_input_goes_on_over_kill_9_and_restart(service):
     assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG).hexdigest()
 
 
-async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service, tmp_path):
+async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service: Service, tmp_path: Path) -> None:
     """Over HTTP too: full is a 503 to try again after, and what was taken arrives once."""
     job = await listener(service, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum")
     assert (await send(service, job, BIG))[0] == 204
@@ -339,8 +350,8 @@ async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service, tmp_path)
     assert headers["Retry-After"] == "1"
     (tmp_path / "go").touch()
 
-    async def taken():
-        return (await send(service, job, BIG, f"?offset={len(BIG)}&end=true"))[0] == 204
+    async def taken() -> bool:
+        return bool((await send(service, job, BIG, f"?offset={len(BIG)}&end=true"))[0] == 204)
 
     await until(taken)
     assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG * 2).hexdigest()
@@ -355,7 +366,7 @@ BAD_INPUT = [
 ]
 
 
-async def test_bad_input_is_refused_and_takes_nothing(service):
+async def test_bad_input_is_refused_and_takes_nothing(service: Service) -> None:
     """What cannot be read is a problem that names it; the job's input stands where it stood."""
     job = await listener(service, "cat")
     for query, data, status, kind in BAD_INPUT:
@@ -365,7 +376,7 @@ async def test_bad_input_is_refused_and_takes_nothing(service):
         assert body["offset"] == 0
 
 
-async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
+async def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever announces more than comes gets 408, and nothing of it was taken."""
     monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIMEOUT", 0.05)
     async with InProcess(tmp_path / "state") as service:
@@ -379,7 +390,7 @@ async def test_a_body_that_does_not_arrive_is_refused(tmp_path, monkeypatch):
         assert (await send(service, job, b"", "?offset=0&end=true"))[0] == 204
 
 
-async def test_a_packed_body_is_refused(service):
+async def test_a_packed_body_is_refused(service: Service) -> None:
     """Content-Encoding would come to the command as it is, packed: it is 415."""
     job = await listener(service, "cat")
     path, headers = f"/api/jobs/{job}/stdin", {"Content-Encoding": "gzip"}
@@ -387,7 +398,7 @@ async def test_a_packed_body_is_refused(service):
     assert (status, body["type"]) == (415, "/problems/unsupported-media-type")
 
 
-async def test_who_takes_no_input_says_so(service):
+async def test_who_takes_no_input_says_so(service: Service) -> None:
     """Unknown, queued, done and not made for input: 404, 409, 409, 409, each with its reason."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=1)
@@ -406,7 +417,7 @@ async def test_who_takes_no_input_says_so(service):
         assert (got, body["type"]) == (status, f"/problems/{kind}")
 
 
-async def test_a_signal_over_http(service):
+async def test_a_signal_over_http(service: Service) -> None:
     """202 with the status and the way to it; the trap has run."""
     job = await service.submit("trap 'echo caught; exit 9' HUP; echo up; while :; do sleep 0.01; done")
     await until(lambda: has_written(service, job))
@@ -417,27 +428,27 @@ async def test_a_signal_over_http(service):
     assert (await hit(service, job, "SIGHUP"))[0] == 409
 
 
-async def has_written(service, job):
+async def has_written(service: Service, job: Any) -> Any:
     """Whether the job has written anything."""
     return (await service.get(f"/api/statuses/{job}/output"))[2]
 
 
-async def test_stop_and_continue(service):
+async def test_stop_and_continue(service: Service) -> None:
     """SIGSTOP stops the whole group, SIGCONT lets it go on; neither is an end."""
     job = await service.submit("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")
     await until(lambda: has_written(service, job))
     assert (await hit(service, job, "SIGSTOP"))[0] == 202
 
-    async def stands_still():
+    async def stands_still() -> bool:
         before = await has_written(service, job)
         await asyncio.sleep(0.1)
-        return await has_written(service, job) == before
+        return bool(await has_written(service, job) == before)
 
     await until(stands_still)
     before = await has_written(service, job)
     assert (await hit(service, job, "SIGCONT"))[0] == 202
 
-    async def goes_on():
+    async def goes_on() -> bool:
         return len(await has_written(service, job)) > len(before)
 
     await until(goes_on)
@@ -446,7 +457,7 @@ async def test_stop_and_continue(service):
     assert (result["ending"], result["signal"]) == ("signalled", "SIGKILL")
 
 
-async def test_real_time_signals_have_names(service):
+async def test_real_time_signals_have_names(service: Service) -> None:
     """SIGRTMIN+n is a name, on the way in as on the way out."""
     job = await service.submit("sleep 600")
     await service.running(job)
@@ -466,7 +477,7 @@ BAD_SIGNALS = [
 ]
 
 
-async def test_a_bad_signal_is_422_with_its_place(service):
+async def test_a_bad_signal_is_422_with_its_place(service: Service) -> None:
     """Names are the kernel's, and nothing else is known: 422 with a pointer, and nothing was sent."""
     job = await service.submit("sleep 600")
     await service.running(job)
@@ -477,7 +488,7 @@ async def test_a_bad_signal_is_422_with_its_place(service):
     assert (await service.status(job))["state"] == "running"
 
 
-async def test_a_signal_is_json(service):
+async def test_a_signal_is_json(service: Service) -> None:
     """Another type is 415, no JSON is 400."""
     job = await service.submit("sleep 600")
     path = f"/api/jobs/{job}/signal"
@@ -486,12 +497,12 @@ async def test_a_signal_is_json(service):
     assert (await service.ask("POST", path, data=b'{"signal": ', headers=headers))[0] == 400
 
 
-async def test_p7_p8_a_thousand_signals_race_with_ends(service):
+async def test_p7_p8_a_thousand_signals_race_with_ends(service: Service) -> None:
     """Signals that come just when the command ends hit it or nobody: the service lives, an outsider too."""
     outsider = await asyncio.create_subprocess_exec("sleep", "600")
     keepers = set()
 
-    async def one(number):
+    async def one(number: Any) -> tuple[Any, ...]:
         job = await service.submit(f"sleep 0.00{number % 10}")
         answers = {(await hit(service, job, name))[0] for name in ("SIGTERM", "SIGKILL")}
         return job, answers
@@ -512,7 +523,7 @@ async def test_p7_p8_a_thousand_signals_race_with_ends(service):
     await outsider.wait()
 
 
-async def test_input_to_a_job_whose_keeper_dies_is_refused(service):
+async def test_input_to_a_job_whose_keeper_dies_is_refused(service: Service) -> None:
     """A keeper that is killed while input waits for its answer: 409, not a hang; the job is lost."""
     job = await service.submit("cat", stdin={"stream": True})
     keeper = await service.running(job)

@@ -4,6 +4,9 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,30 +29,30 @@ from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.store.output import spill
 from shellrunner.store.output.spill import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
-from tests.support.keepers import ForkServer, Talk, keep, start
+from tests.support.keepers import ForkServer, Talk, keep, record_of, start
 from tests.support.processes import lives
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
 
 
-def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server):
+def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server: ForkServer) -> None:
     """One keeper keeps one command after another; the slot has room for two, and each end is its own."""
     keeper = fork_server.keeper()
     slot = fork_server.slot()
     for job in range(1, 8):
         start(keeper, job, f"echo {job}; exit {job}")
         assert keeper.hear() == {"say": "ended", "job": job, "token": "t", "retiring": False}
-        record = slot.find(job, "t")
+        record = record_of(slot, job)
         assert record.end["exit_code"] == job
         assert slot.data(record, 0, record.end["stdout"]) == f"{job}\n".encode()
         assert record.number == (job - 1) % 2
         assert slot.still_holds(record)
     assert [record.job for record in slot.records()] == [7, 6]
-    assert slot.find(5, "t") is None
+    assert record_of(slot, 5) is None
     slot.close()
 
 
-def test_a_keeper_finishes_what_it_was_told_before_its_server_died(fork_server, tmp_path):
+def test_a_keeper_finishes_what_it_was_told_before_its_server_died(fork_server: ForkServer, tmp_path: Path) -> None:
     """A start that was sent is carried out although the connection ended right behind it; then it exits."""
     keeper = fork_server.keeper()
     os.kill(keeper.hello["identity"]["pid"], signal.SIGSTOP)
@@ -60,12 +63,12 @@ def test_a_keeper_finishes_what_it_was_told_before_its_server_died(fork_server, 
     os.kill(keeper.hello["identity"]["pid"], signal.SIGCONT)
     assert fork_server.hear()["status"] == 0
     assert slot.keeper_is_gone()
-    assert slot.find(1, "t").end["exit_code"] == 4
+    assert record_of(slot, 1).end["exit_code"] == 4
     assert (tmp_path / "told").read_text() == "told\n"
     slot.close()
 
 
-def test_an_idle_keeper_exits_with_its_server_and_takes_its_socket_along(fork_server):
+def test_an_idle_keeper_exits_with_its_server_and_takes_its_socket_along(fork_server: ForkServer) -> None:
     """A keeper that keeps nothing does not outlive the connection."""
     keeper = fork_server.keeper(3)
     keeper.connection.close()
@@ -74,12 +77,12 @@ def test_an_idle_keeper_exits_with_its_server_and_takes_its_socket_along(fork_se
     assert not (fork_server.state / "slots" / "3.sock").exists()
 
 
-async def test_the_fork_server_ends_what_a_killed_keeper_kept(fork_server):
+async def test_the_fork_server_ends_what_a_killed_keeper_kept(fork_server: ForkServer) -> None:
     """After kill -9 of a keeper its whole tree is ended and reaped, and reported with the statuses."""
     keeper = fork_server.keeper()
     start(keeper, 1, "setsid sleep 600 & sleep 600 & echo $! ; wait")
     slot = fork_server.slot()
-    record = await until(lambda: (r := slot.find(1, "t")) and r.progress.get("stdout") and r)
+    record = await until(lambda: (r := record_of(slot, 1)) and r.progress.get("stdout") and r)
     child = int(slot.data(record, 0, record.progress["stdout"]))
     os.kill(keeper.hello["identity"]["pid"], signal.SIGKILL)
     report = fork_server.hear()
@@ -90,7 +93,7 @@ async def test_the_fork_server_ends_what_a_killed_keeper_kept(fork_server):
     slot.close()
 
 
-def test_the_fork_server_is_gone_after_its_last_keeper(tmp_path):
+def test_the_fork_server_is_gone_after_its_last_keeper(tmp_path: Path) -> None:
     """It outlives the server for as long as a keeper has work, and no longer."""
     server = ForkServer(tmp_path / "state")
     keeper = server.keeper()
@@ -101,11 +104,11 @@ def test_the_fork_server_is_gone_after_its_last_keeper(tmp_path):
     (tmp_path / "go").touch()
     assert server.process.wait(20) == 0
     slot = server.slot()
-    assert slot.find(1, "t").end["exit_code"] == 0
+    assert record_of(slot, 1).end["exit_code"] == 0
     slot.close()
 
 
-def test_a_long_state_directory_is_no_problem(tmp_path):
+def test_a_long_state_directory_is_no_problem(tmp_path: Path) -> None:
     """A socket's path may be longer than the 107 bytes of sun_path."""
     server = ForkServer(tmp_path / ("long-" * 30) / ("directory-" * 10))
     server.say(do="fork", keeper=1, header={"history": "h", "program": "t"})
@@ -121,12 +124,12 @@ def test_a_long_state_directory_is_no_problem(tmp_path):
 
 
 @sees_keepers
-def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server, tmp_path):
+def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server: ForkServer, tmp_path: Path) -> None:
     """After many commands of every kind a keeper has the descriptors it began with, and no child."""
     keeper = fork_server.keeper()
     pid = keeper.hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {"command": "true"},
         {"command": "sleep 9 & echo x >&2"},
         {"command": "cat", "stdin": "text"},
@@ -144,13 +147,13 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 5_000])
-def test_the_limit_is_kept_to_the_byte(fork_server, size):
+def test_the_limit_is_kept_to_the_byte(fork_server: ForkServer, size: int) -> None:
     """Up to the limit everything is stored; one byte more ends the job, and is counted."""
     keeper = fork_server.keeper()
     start(keeper, 1, f"head -c {size} /dev/zero", output_bytes=10)
     keeper.hear()
     slot = fork_server.slot()
-    end = slot.find(1, "t").end
+    end = record_of(slot, 1).end
     assert end["stdout"] == min(size, 10)
     assert (end["ending"] == "output_limit") == (size > 10)
     if size > 10:
@@ -158,13 +161,13 @@ def test_the_limit_is_kept_to_the_byte(fork_server, size):
     slot.close()
 
 
-def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server):
+def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server: ForkServer) -> None:
     """A child that outlives its shell within the grace and holds the pipe does not stop the clock: KILL comes."""
     keeper = fork_server.keeper()
     start(keeper, 1, "(trap '' TERM; exec sleep 300) & yes", timeout=0.2, grace=0.3)
     keeper.hear()
     slot = fork_server.slot()
-    end = slot.find(1, "t").end
+    end = record_of(slot, 1).end
     assert (end["ending"], end["signal"]) == ("timed_out", "SIGTERM")
     assert not process_tree.descendants(keeper.hello["identity"]["pid"])
     slot.close()
@@ -184,7 +187,9 @@ os._exit(4)
 
 
 @pytest.mark.parametrize("timeout", [None, 600])
-def test_a_command_that_its_child_traces_ends_when_it_ends(keeping, timeout):
+def test_a_command_that_its_child_traces_ends_when_it_ends(
+    keeping: tuple[Talk, SlotReader], timeout: int | None
+) -> None:
     """Its end is its own, told at once, and the tracer is ended like any other child; the keeper goes on."""
     argv = ["/usr/bin/env", "python3", "-c", TRACED]
     end, data = keep(*keeping, 1, "", argv=argv, timeout=timeout)
@@ -196,7 +201,7 @@ def test_a_command_that_its_child_traces_ends_when_it_ends(keeping, timeout):
     assert keep(*keeping, 2, "echo next")[1] == b"next\n"
 
 
-async def test_orphans_are_reaped_while_a_command_runs(fork_server):
+async def test_orphans_are_reaped_while_a_command_runs(fork_server: ForkServer) -> None:
     """A command that runs for long and detaches helpers leaves no zombies under its keeper meanwhile."""
     keeper = fork_server.keeper()
     start(keeper, 1, "for i in 1 2 3 4 5 6 7 8; do (true & ); done; sleep 1.2; (true & ); sleep 600", timeout=60)
@@ -209,13 +214,13 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server):
     assert keeper.hear()["job"] == 2
 
 
-def _age(pid):
+def _age(pid: Any) -> Any:
     with open("/proc/uptime") as file:
         up = float(file.read().split()[0])
     return up - ProcessIdentity.from_pid(pid).start / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_failed_fork_harms_nobody(fork_server):
+def test_a_failed_fork_harms_nobody(fork_server: ForkServer) -> None:
     """What cannot be made is reported; the fork server and its other keepers go on, and nothing is left behind."""
     fork_server.keeper(1)
     (fork_server.state / "slots" / "2.sock").mkdir()
@@ -232,7 +237,7 @@ def test_a_failed_fork_harms_nobody(fork_server):
     assert keeper.hear()["job"] == 1
 
 
-def test_a_slot_is_closed_once(tmp_path):
+def test_a_slot_is_closed_once(tmp_path: Path) -> None:
     """Closing a slot again does not close the file that has its number by then."""
     directory = os.open(tmp_path, os.O_RDONLY)
     writer = SlotWriter(directory, "1.slot")
@@ -251,13 +256,15 @@ def test_a_slot_is_closed_once(tmp_path):
 
 
 @st.composite
-def _writes(draw):
+def _writes(draw: Any) -> Any:
     return draw(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 40_000)), max_size=12))
 
 
 @settings(max_examples=60, deadline=None)
 @given(writes=_writes(), limit=st.integers(1, 200_000))
-def test_stored_output_is_a_true_beginning_of_what_was_written(tmp_path_factory, writes, limit):
+def test_stored_output_is_a_true_beginning_of_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, writes: Any, limit: Any
+) -> None:
     """Whatever is written in whatever pieces: the index tells every stored byte's stream, and nothing is changed."""
     state = tmp_path_factory.mktemp("state")
     (state / "runs").mkdir()
@@ -274,7 +281,7 @@ def test_stored_output_is_a_true_beginning_of_what_was_written(tmp_path_factory,
     recorder.sync()
     recorder.close()
     reader = SlotReader(directory, "1.slot")
-    record = reader.find(1, "t")
+    record = record_of(reader, 1)
     stored = record.progress.get("stdout", 0) + record.progress.get("stderr", 0)
     dropped = record.progress.get("stdout_dropped", 0) + record.progress.get("stderr_dropped", 0)
     assert stored + dropped == len(whole)
@@ -295,7 +302,7 @@ def test_stored_output_is_a_true_beginning_of_what_was_written(tmp_path_factory,
     os.close(directory)
 
 
-def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path):
+def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path: Path) -> None:
     """Where streams change at every byte the index is larger than the output: together they keep the limit."""
     (tmp_path / "runs").mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)
@@ -314,7 +321,7 @@ def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path):
     os.close(directory)
 
 
-def test_a_full_disk_is_counted_and_ends_nothing(tmp_path):
+def test_a_full_disk_is_counted_and_ends_nothing(tmp_path: Path) -> None:
     """Bytes that find no room are dropped and counted; what was stored before stays a true beginning."""
     (tmp_path / "runs").mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)
@@ -340,13 +347,15 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 30])
-def test_each_attempt_has_its_own_files(keeping, fork_server, attempt):
+def test_each_attempt_has_its_own_files(
+    keeping: tuple[Talk, SlotReader], fork_server: ForkServer, attempt: int
+) -> None:
     """What finds no room in the slot lies under the attempt's name, and the slot says which attempt it is."""
     keeper, slot = keeping
     size = DATA_CAPACITY + 1000
     start(keeper, 12, f"head -c {size} /dev/zero", **({"attempt": attempt} if attempt > 1 else {}))
     keeper.hear()
-    record = slot.find(12, "t")
+    record = record_of(slot, 12)
     assert record.attempt == attempt
     assert ("attempt" in record.start) == (attempt > 1)  # a slot of an earlier version never says it
     stem = "12" if attempt == 1 else f"12.{attempt}"
@@ -356,7 +365,7 @@ def test_each_attempt_has_its_own_files(keeping, fork_server, attempt):
         assert len(spill.data(DATA_CAPACITY, 5000)) == 1000
 
 
-def test_the_files_of_all_attempts_are_found_and_removed(tmp_path):
+def test_the_files_of_all_attempts_are_found_and_removed(tmp_path: Path) -> None:
     """A job's attempts are removed with it, others' files and what nobody knows are not."""
     (tmp_path / "runs").mkdir()
     names = ["7.out", "7.idx", "7.3.out", "70.out", "70.12.idx", "8.2.out", "x.out", "7.out.tmp", "07.out", "7.0.out"]
@@ -373,7 +382,7 @@ def test_the_files_of_all_attempts_are_found_and_removed(tmp_path):
 
 
 @pytest.fixture
-def state(tmp_path):
+def state(tmp_path: Path) -> Iterator[tuple[Any, ...]]:
     """A state directory with slot 1 in it: (path, descriptor, writer)."""
     for name in ("slots", "runs"):
         (tmp_path / name).mkdir()
@@ -386,7 +395,14 @@ def state(tmp_path):
         os.close(descriptor)
 
 
-def _claim(token):
+def ended_by(directory: int, claim: Claim, keeper: Any) -> Ended:
+    """Judge a job, which must have ended."""
+    verdict = judge(directory, claim, keeper)
+    assert isinstance(verdict, Ended)
+    return verdict
+
+
+def _claim(token: Any) -> Any:
     return Claim(1, token, 1, JobSpec(command="x"), 1000)
 
 
@@ -397,36 +413,36 @@ END = {
 }  # fmt: skip
 
 
-def test_silence_of_a_sound_slot_means_never_started_in_this_boot_only(state):
+def test_silence_of_a_sound_slot_means_never_started_in_this_boot_only(state: tuple[Any, ...]) -> None:
     """No record: back to the queue in the same boot, `lost` after another."""
     _, directory, _ = state
     assert judge(directory, _claim(new_token()), "gone") == NeverStarted()
-    assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
+    assert ended_by(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
 
 
 @pytest.mark.parametrize("length", [0, 100, 5000, 90_000, 170_000])
-def test_silence_of_a_damaged_slot_means_lost(state, length):
+def test_silence_of_a_damaged_slot_means_lost(state: tuple[Any, ...], length: int) -> None:
     """A slot of which a part is missing is no proof that nothing was started."""
     path, directory, writer = state
     writer.begin({"job": 7, "token": "other", "wall": 0})
     os.truncate(path / "slots" / "1.slot", length)
-    verdict = judge(directory, _claim(new_token()), "gone")
+    verdict = ended_by(directory, _claim(new_token()), "gone")
     assert isinstance(verdict, Ended)
     assert verdict.end.ending is Ending.LOST
 
 
 @pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
-def test_a_start_without_an_end_is_lost_with_its_output(state, token):
+def test_a_start_without_an_end_is_lost_with_its_output(state: tuple[Any, ...], token: Any) -> None:
     """Started, keeper gone, no end: `lost`, and what it wrote is kept."""
     _, directory, writer = state
     writer.begin({"job": 1, "token": token, "wall": 5})
     Recorder(writer, directory, 1, token, 1 << 30).store(0, b"seen")
-    verdict = judge(directory, _claim(token), "gone")
+    verdict = ended_by(directory, _claim(token), "gone")
     assert verdict.end.ending is Ending.LOST
     assert (verdict.volume.stdout_bytes, verdict.head.data) == (4, b"seen")
 
 
-def _end(writer, directory, token, data=b"out"):
+def _end(writer: Any, directory: Any, token: Any, data: bytes = b"out") -> None:
     writer.begin({"job": 1, "token": token, "wall": 5})
     recorder = Recorder(writer, directory, 1, token, 1 << 30)
     recorder.store(0, data)
@@ -435,15 +451,15 @@ def _end(writer, directory, token, data=b"out"):
 
 
 @pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
-def test_a_whole_end_is_the_truth_in_any_boot(state, token):
+def test_a_whole_end_is_the_truth_in_any_boot(state: tuple[Any, ...], token: Any) -> None:
     """An end record whose sums agree is recorded as it is."""
     _, directory, writer = state
     _end(writer, directory, token)
-    verdict = judge(directory, _claim(token), "gone")
+    verdict = ended_by(directory, _claim(token), "gone")
     assert (verdict.end.ending, verdict.end.exit_code, verdict.head.data) == (Ending.EXITED, 3, b"out")
 
 
-def test_a_later_attempt_is_judged_by_its_own_files(state):
+def test_a_later_attempt_is_judged_by_its_own_files(state: tuple[Any, ...]) -> None:
     """An end whose output lies in another attempt's files only is `lost`; in its own, it is the truth."""
     path, directory, writer = state
     for name, ending in (("1.2.out", Ending.EXITED), ("1.out", Ending.LOST)):
@@ -453,11 +469,11 @@ def test_a_later_attempt_is_judged_by_its_own_files(state):
         recorder.close()
         writer.end(recorder.progress() | END)
         os.rename(path / "runs" / "1.2.out", path / "runs" / name)
-        assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is ending
+        assert ended_by(directory, _claim(OTHER_BOOT), "gone").end.ending is ending
 
 
 @pytest.mark.parametrize("damage", ["data", "end", "file"])
-def test_an_end_whose_parts_do_not_agree_is_lost(state, damage):
+def test_an_end_whose_parts_do_not_agree_is_lost(state: tuple[Any, ...], damage: str) -> None:
     """After a power failure an end counts only with its output: torn data, torn end, missing file are `lost`."""
     path, directory, writer = state
     _end(writer, directory, OTHER_BOOT, b"x" * (100_000 if damage == "file" else 10))
@@ -469,22 +485,27 @@ def test_an_end_whose_parts_do_not_agree_is_lost(state, damage):
         at = whole.index(b"x" * 10) if damage == "data" else whole.index(b'"exit_code"')
         whole[at] ^= 1
         slot.write_bytes(whole)
-    assert judge(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
+    assert ended_by(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
 
 
 @pytest.mark.parametrize("letter", ["a", "\x01", "ж", "😀"])
-def test_however_long_a_name_is_the_reason_is_told(keeping, letter):
+def test_however_long_a_name_is_the_reason_is_told(keeping: tuple[Talk, SlotReader], letter: str) -> None:
     """A directory or program of the longest name that can be asked for does not push the reason out of `detail`."""
     name = f"/{letter * 30_000}"
     limited = {"limits": {"open_files": 64}}
-    asked = [{"cwd": name}, {"argv": [name]}, {"argv": [name]} | limited, {"argv": [letter * 9999]}]
+    asked: list[dict[str, Any]] = [
+        {"cwd": name},
+        {"argv": [name]},
+        {"argv": [name]} | limited,
+        {"argv": [letter * 9999]},
+    ]
     for job, more in enumerate(asked, 1):
         end, _ = keep(*keeping, job, "true", **more)
         assert end["ending"] == "failed_to_start"
         assert end["detail"].endswith(": not found along PATH" if job == len(asked) else ": File name too long")
 
 
-def test_a_long_detail_is_shortened_not_refused(state):
+def test_a_long_detail_is_shortened_not_refused(state: tuple[Any, ...]) -> None:
     """An end always fits, whatever its detail: control characters, many bytes to the character."""
     _, _, writer = state
     writer.begin({"job": 1, "token": "t", "wall": 5})
@@ -493,15 +514,16 @@ def test_a_long_detail_is_shortened_not_refused(state):
     slots = os.open(state[0] / "slots", os.O_RDONLY)
     reader = SlotReader(slots, "1.slot")
     os.close(slots)
-    assert detail.startswith(reader.find(1, "t").end["detail"])
+    assert detail.startswith(record_of(reader, 1).end["detail"])
     reader.close()
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=200)), max_size=5), st.data())
-def test_messages_survive_any_cutting(messages, data):
+def test_messages_survive_any_cutting(messages: Any, data: Any) -> None:
     """However a socket cuts the bytes, the same messages come out."""
     whole = b"".join(map(pack, messages))
-    unpacker, heard = Unpacker(), []
+    unpacker = Unpacker()
+    heard: list[Any] = []
     while whole:
         cut = data.draw(st.integers(1, len(whole)))
         heard += unpacker.feed(whole[:cut])
@@ -509,13 +531,13 @@ def test_messages_survive_any_cutting(messages, data):
     assert heard == messages
 
 
-def test_an_identity_can_be_written_down():
+def test_an_identity_can_be_written_down() -> None:
     """What was dumped loads as the same."""
     me = ProcessIdentity.from_pid(os.getpid())
     assert ProcessIdentity.from_dict(me.to_dict()) == me
 
 
-def test_o4_the_tail_is_never_lost(fork_server):
+def test_o4_the_tail_is_never_lost(fork_server: ForkServer) -> None:
     """10,000 times `printf x; exit 3`: always the x, always the 3."""
     keepers = [fork_server.keeper(number) for number in (1, 2, 3)]
     slots = [fork_server.slot(number) for number in (1, 2, 3)]
@@ -524,7 +546,7 @@ def test_o4_the_tail_is_never_lost(fork_server):
             start(keeper, job, "printf x; exit 3")
         for keeper, slot in zip(keepers, slots, strict=True):
             keeper.hear()
-            record = slot.find(job, "t")
+            record = record_of(slot, job)
             assert (record.end["exit_code"], slot.data(record, 0, record.end["stdout"])) == (3, b"x")
     for slot in slots:
         slot.close()

@@ -5,19 +5,22 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.keeper.identity import ProcessIdentity
 from tests.support.processes import lives, marked, parent
-from tests.support.service import InProcess
+from tests.support.service import InProcess, Service
 from tests.support.waiting import until
 
 # glibc's posix_spawn always ignores its two internal signals, SIGCANCEL and SIGSETXID, in the child (spawni.c).
 _GLIBC_OWN = 0b11 << 31
 
 
-async def test_p1_a_background_child_does_not_hold_the_job(service):
+async def test_p1_a_background_child_does_not_hold_the_job(service: Service) -> None:
     """A grandchild that keeps the pipe open does not delay the end, and is gone with it."""
     mark = f"6{os.getpid()}.5"
     began = time.monotonic()
@@ -28,7 +31,7 @@ async def test_p1_a_background_child_does_not_hold_the_job(service):
     assert not marked(f"sleep\0{mark}")
 
 
-async def test_p2_a_left_daemon_lives_on_and_may_write(service, tmp_path):
+async def test_p2_a_left_daemon_lives_on_and_may_write(service: Service, tmp_path: Path) -> None:
     """With leave_children, a daemon outlives its job, and writing to the old pipe does not kill it."""
     proof = tmp_path / "proof"
     loop = f"while [ ! -e {tmp_path}/end ]; do echo tick || exit 1; echo tock >&2; sleep 0.02; done"
@@ -43,7 +46,7 @@ async def test_p2_a_left_daemon_lives_on_and_may_write(service, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
-async def test_p3_ending_a_job_leaves_no_children(service, how):
+async def test_p3_ending_a_job_leaves_no_children(service: Service, how: str) -> None:
     """Cancel and timeout end the whole tree, not only the shell."""
     mark = f"7{os.getpid()}.{len(how)}"
     command = f"sleep {mark} & sleep {mark}"
@@ -58,7 +61,7 @@ async def test_p3_ending_a_job_leaves_no_children(service, how):
     assert not marked(f"sleep\0{mark}")
 
 
-async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service):
+async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service: Service) -> None:
     """Whatever session or parent a child fled to, it is gone when the job is; an outsider is not touched."""
     mark = f"8{os.getpid()}.1"
     outsider = await asyncio.create_subprocess_exec("sleep", mark, start_new_session=True)
@@ -74,7 +77,7 @@ async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service):
         await outsider.wait()
 
 
-async def test_p5_a_forking_tree_does_not_outrun_the_killer(service):
+async def test_p5_a_forking_tree_does_not_outrun_the_killer(service: Service) -> None:
     """A tree that forks faster than one can kill by pid is gone to the last process; a canary lives."""
     mark = f"SHELLRUNNER_BOMB={os.getpid()}"
     canary = await asyncio.create_subprocess_exec("sleep", "600")
@@ -92,7 +95,7 @@ async def test_p5_a_forking_tree_does_not_outrun_the_killer(service):
         await canary.wait()
 
 
-async def test_p6_what_ignores_term_is_killed_after_the_grace(service):
+async def test_p6_what_ignores_term_is_killed_after_the_grace(service: Service) -> None:
     """A command deaf to SIGTERM gets its grace, then SIGKILL, and the job is over."""
     await service.stop()
     await service.start(JOBS__KILL_GRACE=0.4)
@@ -102,7 +105,7 @@ async def test_p6_what_ignores_term_is_killed_after_the_grace(service):
     assert result["stdout"] == "deaf\n"
 
 
-async def test_p6_the_grace_is_for_the_tree_not_only_for_the_shell(service, tmp_path):
+async def test_p6_the_grace_is_for_the_tree_not_only_for_the_shell(service: Service, tmp_path: Path) -> None:
     """A child that cleans up at SIGTERM has its time, although the shell above it is dead at once."""
     clean = tmp_path / "clean"
     child = f"trap 'sleep 0.3; echo cleaned > {clean}; exit 0' TERM; echo up; while :; do sleep 0.02; done"
@@ -113,16 +116,16 @@ async def test_p6_the_grace_is_for_the_tree_not_only_for_the_shell(service, tmp_
     assert clean.read_text() == "cleaned\n"
 
 
-async def _written(service, job):
+async def _written(service: Service, job: Any) -> Any:
     _, _, output = await service.get(f"/api/statuses/{job}/output")
     return output
 
 
-async def test_p7_a_thousand_immediate_cancels(service):
+async def test_p7_a_thousand_immediate_cancels(service: Service) -> None:
     """A cancel in the first moment hits the job and nothing else: all are over, the service lives."""
     pid = service.process.pid
 
-    async def one(number):
+    async def one(number: Any) -> Any:
         job = await service.submit("sleep 100")
         if number % 3 == 0:
             await asyncio.sleep(0)
@@ -138,7 +141,7 @@ async def test_p7_a_thousand_immediate_cancels(service):
     assert (await service.run("echo still"))["stdout"] == "still\n"
 
 
-async def test_p8_a_reused_pid_is_never_signalled():
+async def test_p8_a_reused_pid_is_never_signalled() -> None:
     """Another start time, boot or namespace under the same pid is another process: there is no way to signal it."""
     bystander = await asyncio.create_subprocess_exec("sleep", "600")
     try:
@@ -153,7 +156,7 @@ async def test_p8_a_reused_pid_is_never_signalled():
     assert who.open_pidfd() is None
 
 
-async def test_p9_no_zombies(service):
+async def test_p9_no_zombies(service: Service) -> None:
     """Jobs that orphan their children leave no zombie behind, in keepers, fork server or service."""
     jobs = [await service.submit("(sleep 0.001 &) ; (true &)") for _ in range(300)]
     for job in jobs:
@@ -164,7 +167,7 @@ async def test_p9_no_zombies(service):
     assert [pid for pid, parent, state in _processes() if state == "Z" and parent in ours] == []
 
 
-def _processes():
+def _processes() -> Iterator[tuple[Any, ...]]:
     for name in os.listdir("/proc"):
         if name.isdecimal():
             try:
@@ -176,25 +179,25 @@ def _processes():
 
 
 @pytest.mark.parametrize("name", ["KILL", "SEGV", "TERM", "HUP"])
-async def test_p10_death_by_signal_is_no_exit_code(service, name):
+async def test_p10_death_by_signal_is_no_exit_code(service: Service, name: str) -> None:
     """What a signal ended is `signalled` with that signal and without a code."""
     result = await service.run(f"kill -{name} $$")
     assert (result["ending"], result["exit_code"], result["signal"]) == ("signalled", None, f"SIG{name}")
 
 
-async def test_p10_137_is_only_what_the_command_itself_said(service):
+async def test_p10_137_is_only_what_the_command_itself_said(service: Service) -> None:
     """An exit with 137 is an exit with 137."""
     result = await service.run("exit 137")
     assert (result["ending"], result["exit_code"], result["signal"]) == ("exited", 137, None)
 
 
-async def test_p12_standard_input_is_empty(service):
+async def test_p12_standard_input_is_empty(service: Service) -> None:
     """A command that reads its input finds its end at once."""
     result = await service.run("cat; read line; echo $?")
     assert (result["stdout"], result["exit_code"]) == ("1\n", 0)
 
 
-async def test_standard_input_is_the_text_that_was_given(service):
+async def test_standard_input_is_the_text_that_was_given(service: Service) -> None:
     """stdin arrives to the byte, in any script, also when it is longer than a pipe."""
     text = "Съешь ещё этих мягких 🥖\0\n" * 10_000
     job = await service.submit("cat", stdin=text)
@@ -202,7 +205,7 @@ async def test_standard_input_is_the_text_that_was_given(service):
     assert await service.raw(job) == text.encode()
 
 
-async def test_p13_nothing_leaks_into_the_job(service):
+async def test_p13_nothing_leaks_into_the_job(service: Service) -> None:
     """No ignored or blocked signal, no descriptor beyond 2, only the promised variables, a session of its own."""
     script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; ps -o sid=,pgid=,pid= -p $$; env"
     result = await service.run(f"exec sh -c {_quoted(script)}", env={"MINE": "да"})
@@ -221,11 +224,11 @@ async def test_p13_nothing_leaks_into_the_job(service):
     assert session == group
 
 
-def _quoted(text):
+def _quoted(text: Any) -> Any:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-async def test_what_cannot_start_says_why(service, tmp_path):
+async def test_what_cannot_start_says_why(service: Service, tmp_path: Path) -> None:
     """No such program, directory or permission is `failed_to_start` with the reason, and no code is made up."""
     plain = tmp_path / "plain"
     plain.write_text("no program")
@@ -241,7 +244,7 @@ async def test_what_cannot_start_says_why(service, tmp_path):
         assert (result["started"], result["duration"]) == (None, None)
 
 
-async def test_argv_runs_without_a_shell_and_along_the_jobs_path(service, tmp_path):
+async def test_argv_runs_without_a_shell_and_along_the_jobs_path(service: Service, tmp_path: Path) -> None:
     """argv is not interpreted, and its program is sought in the job's own PATH, in its own directory."""
     tool = tmp_path / "инструмент"
     tool.write_text("#!/bin/sh\npwd; printf '%s\\n' \"$@\"\n")
@@ -255,14 +258,14 @@ async def test_argv_runs_without_a_shell_and_along_the_jobs_path(service, tmp_pa
     assert result["command"] == "'инструмент' '$HOME; *' 'два слова'"
 
 
-async def test_merged_stderr_is_one_stream_in_order(service):
+async def test_merged_stderr_is_one_stream_in_order(service: Service) -> None:
     """With merge_stderr both come as stdout, exactly as written."""
     result = await service.run("for i in 1 2 3; do echo out$i; echo err$i >&2; done", merge_stderr=True)
     assert result["stdout"] == "out1\nerr1\nout2\nerr2\nout3\nerr3\n"
     assert result["stderr"] == ""
 
 
-async def test_a_cancelled_queued_job_never_starts(service, tmp_path):
+async def test_a_cancelled_queued_job_never_starts(service: Service, tmp_path: Path) -> None:
     """A job cancelled while it waits is done at once and leaves no trace of a start."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=1)
@@ -280,7 +283,7 @@ async def test_a_cancelled_queued_job_never_starts(service, tmp_path):
     assert not (tmp_path / "started").exists()
 
 
-async def test_max_running_is_kept_and_priority_decides(service, tmp_path):
+async def test_max_running_is_kept_and_priority_decides(service: Service, tmp_path: Path) -> None:
     """Never more than max_running at once, the larger priority first, then the older."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=2)
@@ -302,7 +305,7 @@ async def test_max_running_is_kept_and_priority_decides(service, tmp_path):
     assert order.read_text().split() == ["high", "first", "second", "low"]
 
 
-async def test_a_stopped_command_is_ended_by_a_cancel(service):
+async def test_a_stopped_command_is_ended_by_a_cancel(service: Service) -> None:
     """A command that was stopped (SIGSTOP) can still be ended within its grace."""
     job = await service.submit("kill -STOP $$; echo never")
     await service.running(job)
@@ -311,7 +314,7 @@ async def test_a_stopped_command_is_ended_by_a_cancel(service):
     assert (result["ending"], result["signal"], result["stdout"]) == ("cancelled", "SIGTERM", "")
 
 
-async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path, monkeypatch):
+async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper that does nothing past deadline, grace and the time on top is killed with its tree: `lost`."""
     monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)
     mark = f"9{os.getpid()}.1"
@@ -325,12 +328,14 @@ async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path, monkeypatch):
     assert not marked(f"sleep\0{mark}")
 
 
-async def test_a_cancel_just_as_the_command_ends_spares_the_keepers_next_job(tmp_path, monkeypatch, caplog):
+async def test_a_cancel_just_as_the_command_ends_spares_the_keepers_next_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """No keeper is taken for stuck because its last job was to be cancelled just as it ended."""
     monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)
     async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.0}) as service:
 
-        async def end_at_once():
+        async def end_at_once() -> None:
             job_id = await service.submit("true")
             await service.ask("POST", f"/api/jobs/{job_id}/cancel")
 

@@ -3,13 +3,16 @@
 import os
 import resource
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.fork_exec import requested_limits
-from tests.support.keepers import keep, start, surroundings
-from tests.support.service import InProcess
+from shellrunner.keeper.slot import SlotReader
+from tests.support.keepers import ForkServer, Talk, keep, record_of, start, surroundings
+from tests.support.service import InProcess, Service
 from tests.support.users import sees_keepers
 
 MIB = 1 << 20
@@ -25,7 +28,9 @@ ROOMY = {"open_files": 64}  # a limit that takes the other path and nothing else
         ({"open_files": 33}, "-n", 33),
     ],
 )
-def test_the_command_sees_its_limit(keeping, limits, option, seen):
+def test_the_command_sees_its_limit(
+    keeping: tuple[Talk, SlotReader], limits: dict[str, Any], option: str, seen: int
+) -> None:
     """Each limit is the command's, soft and hard (CPU time has a few seconds between them)."""
     argv = ["bash", "-c", f"ulimit -S {option}; ulimit -H {option}"]
     end, data = keep(*keeping, 1, "", argv=argv, limits=limits)
@@ -33,7 +38,7 @@ def test_the_command_sees_its_limit(keeping, limits, option, seen):
     assert (end["exit_code"], soft, hard) == (0, seen, seen + 5 if option == "-t" else seen)
 
 
-def test_all_limits_at_once(keeping):
+def test_all_limits_at_once(keeping: tuple[Talk, SlotReader]) -> None:
     """They do not get into each other's way."""
     limits = {"memory_bytes": 512 * MIB, "cpu_seconds": 9, "processes": 4000, "open_files": 20}
     end, data = keep(*keeping, 1, "", argv=["bash", "-c", "ulimit -v -t -u -n"], limits=limits)
@@ -41,7 +46,7 @@ def test_all_limits_at_once(keeping):
     assert end["exit_code"] == 0
 
 
-def test_a_memory_hog_fails(keeping):
+def test_a_memory_hog_fails(keeping: tuple[Talk, SlotReader]) -> None:
     """What wants more than its address space gets none; that is its own failure, and no signal is made up."""
     hog = "x = bytearray(400 << 20)"
     argv = ["/usr/bin/env", "python3", "-c", hog]
@@ -52,14 +57,14 @@ def test_a_memory_hog_fails(keeping):
     assert end["exit_code"] == 0
 
 
-def test_a_cpu_hog_is_ended_by_its_signal(keeping):
+def test_a_cpu_hog_is_ended_by_its_signal(keeping: tuple[Talk, SlotReader]) -> None:
     """After its CPU time a process gets SIGXCPU, and that is what the kernel reports."""
     end, _ = keep(*keeping, 1, "while :; do :; done", limits={"cpu_seconds": 1}, timeout=20)
     assert (end["ending"], end["signal"]) == ("signalled", "SIGXCPU")
     assert 0.5 < end["cpu_user"] + end["cpu_system"] < 3  # the kernel counts in ticks
 
 
-def test_open_files_are_bounded(keeping):
+def test_open_files_are_bounded(keeping: tuple[Talk, SlotReader]) -> None:
     """The next descriptor is refused, and the keeper has its own limit as before."""
     keeper, slot = keeping
     pid = keeper.hello["identity"]["pid"]
@@ -70,7 +75,7 @@ def test_open_files_are_bounded(keeping):
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == before
 
 
-def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server):
+def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server: ForkServer) -> None:
     """More than the keeper may have cannot be asked for: the lower one holds."""
     keeper, slot = fork_server.keeper(), fork_server.slot()
     pid = keeper.hello["identity"]["pid"]
@@ -80,7 +85,7 @@ def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server):
     slot.close()
 
 
-def test_what_is_null_is_no_limit():
+def test_what_is_null_is_no_limit() -> None:
     """Nulls and absences ask for nothing."""
     assert (
         requested_limits(None)
@@ -91,7 +96,7 @@ def test_what_is_null_is_no_limit():
 
 
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
-def test_surroundings_are_as_without_limits(keeping, more):
+def test_surroundings_are_as_without_limits(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
     """Signals, descriptors, session, directory, environment, streams: nothing tells the two paths apart."""
     by_spawn, by_fork = (
         surroundings(*keeping, job, limits=limits, **more) for job, limits in enumerate((None, ROOMY), 1)
@@ -101,7 +106,7 @@ def test_surroundings_are_as_without_limits(keeping, more):
     assert by_spawn[0] == 7
 
 
-def _plain(lines):
+def _plain(lines: Any) -> tuple[Any, ...]:
     """Without glibc's own two signals, which only posix_spawn ignores."""
     masks = [int(line.split()[1], 16) & ~(0b11 << 31) for line in lines if line.startswith(b"Sig")]
     return masks, [line for line in lines if not line.startswith(b"Sig")]
@@ -120,7 +125,7 @@ def _plain(lines):
         {"env": {"PATH": "/nowhere", "BIG": "x" * 200_000}, "argv": ["/bin/true"]},
     ],
 )
-def test_failures_to_start_are_told_in_the_same_words(keeping, more):
+def test_failures_to_start_are_told_in_the_same_words(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
     """Whatever keeps a command from starting, with limits it is said as without, and no process is left."""
     details = []
     for job, limits in enumerate((None, ROOMY), 1):
@@ -131,14 +136,14 @@ def test_failures_to_start_are_told_in_the_same_words(keeping, more):
     assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
 
 
-def test_a_large_command_starts_under_a_small_limit(keeping):
+def test_a_large_command_starts_under_a_small_limit(keeping: tuple[Talk, SlotReader]) -> None:
     """Arguments and environment need no memory of the child's own, however tight its limit."""
     env = {"PATH": "/usr/bin:/bin"} | {f"V{number}": "x" * 100_000 for number in range(10)}
     end, data = keep(*keeping, 1, "", argv=["/bin/sh", "-c", "echo ok"], env=env, limits={"memory_bytes": 16 * MIB})
     assert (end["exit_code"], data) == (0, b"ok\n")
 
 
-def test_a_limit_under_which_nothing_can_run_is_told_as_it_is(keeping):
+def test_a_limit_under_which_nothing_can_run_is_told_as_it_is(keeping: tuple[Talk, SlotReader]) -> None:
     """With no memory at all the kernel refuses or kills it: one of the two is said, and the keeper goes on."""
     end, _ = keep(*keeping, 1, "true", limits={"memory_bytes": 1})
     assert end["ending"] in ("failed_to_start", "signalled")
@@ -146,23 +151,23 @@ def test_a_limit_under_which_nothing_can_run_is_told_as_it_is(keeping):
     assert end["exit_code"] == 3
 
 
-def test_a_cancel_reaches_a_limited_command(keeping):
+def test_a_cancel_reaches_a_limited_command(keeping: tuple[Talk, SlotReader]) -> None:
     """Its group is its own from the first moment: ending it ends nothing else."""
     keeper, slot = keeping
     for job in range(1, 21):
         start(keeper, job, "exec sleep 600", limits=ROOMY)
         keeper.say(do="cancel", job=job, token="t")
         assert keeper.hear()["say"] == "ended"
-        end = slot.find(job, "t").end
+        end = record_of(slot, job).end
         assert (end["ending"], end["signal"]) == ("cancelled", "SIGTERM")
 
 
 @sees_keepers
-def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping):
+def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping: tuple[Talk, SlotReader]) -> None:
     """After many limited commands of every kind a keeper has the descriptors it began with, and no child."""
     pid = keeping[0].hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {"command": "true"},
         {"command": "true", "tty": [24, 80]},
         {"command": "cat", "stdin": "text"},
@@ -171,7 +176,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping):
         {"command": "true", "limits": {"memory_bytes": 1}},
     ]
     for job, kind in enumerate(kinds * 3, 1):
-        keep(*keeping, job, **{"limits": ROOMY} | kind)
+        keep(*keeping, job, **({"limits": ROOMY} | kind))
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
     assert not process_tree.descendants(pid)
     with open(f"/proc/{pid}/status") as file:
@@ -182,7 +187,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping):
 # Through the service ------------------------------------------------------------------------------------------------
 
 
-async def test_a_jobs_limits_go_before_configs(tmp_path):
+async def test_a_jobs_limits_go_before_configs(tmp_path: Path) -> None:
     """Config's limits hold where the job says nothing; it may ask for less, and for more it is refused."""
     async with InProcess(tmp_path / "state", jobs={"open_files": 100, "memory_bytes": 512 * MIB}) as service:
         result = await service.run("ulimit -n; ulimit -v")
@@ -195,7 +200,7 @@ async def test_a_jobs_limits_go_before_configs(tmp_path):
         assert (status, body["errors"][0]["pointer"]) == (422, "#/limits/open_files")
 
 
-async def test_without_limits_there_are_none(service):
+async def test_without_limits_there_are_none(service: Service) -> None:
     """As shipped a command has what the service was started with."""
     result = await service.run("ulimit -v; ulimit -t")
     assert result["stdout"].split() == ["unlimited", "unlimited"]

@@ -11,6 +11,9 @@ import ssl
 import stat
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -29,11 +32,11 @@ SERVE = [sys.executable, "-m", "shellrunner", "serve"]
 
 
 @pytest.fixture
-async def make(tmp_path):
+async def make(tmp_path: Path) -> AsyncIterator[Any]:
     """Makes services that listen where the settings say; they are cleared away afterwards."""
     made = []
 
-    def make(name="state", **settings):
+    def make(name: str = "state", **settings: Any) -> Any:
         service = Service(tmp_path / name, **settings)
         service.program = SERVE
         made.append(service)
@@ -44,7 +47,7 @@ async def make(tmp_path):
         await service.clear_away()
 
 
-async def refused(service):
+async def refused(service: Service) -> tuple[Any, ...]:
     """Start it; return its exit status and its words, since it must not listen."""
     with pytest.raises(AssertionError, match="it did not start"):
         await service.start()
@@ -52,12 +55,12 @@ async def refused(service):
     return service.process.returncode, "\n".join(entry.get("line", "").rstrip("\n") for entry in service.log)
 
 
-async def urls(service):
+async def urls(service: Service) -> Any:
     """Where it says that it listens."""
     return next(entry["urls"] for entry in service.log if entry["event"] == "listening")
 
 
-async def health(url, **options):
+async def health(url: Any, **options: Any) -> Any:
     """Ask for /healthz on a new connection; return the status."""
     connector = aiohttp.UnixConnector(path=url.removeprefix("unix:")) if url.startswith("unix:") else None
     base = "http://localhost" if connector else url
@@ -71,13 +74,13 @@ async def health(url, **options):
 # A bare app in the test's own process
 
 
-async def healthy(_):
+async def healthy(_: Any) -> Any:
     """An app that is well."""
     return web.Response()
 
 
 @contextlib.asynccontextmanager
-async def served(**server):
+async def served(**server: Any) -> AsyncIterator[tuple[Any, ...]]:
     """A bare app; `server` is that table of the settings. Yields the certificate and the port."""
     app = web.Application()
     app[CONNECTIONS] = Connections(ConnectionLimits())
@@ -88,7 +91,7 @@ async def served(**server):
         yield certificate, int(url.rpartition(":")[2])
 
 
-async def words_of(listen):
+async def words_of(listen: Any) -> Any:
     """Why it cannot listen there."""
     with pytest.raises(ShellrunnerError) as refusal:
         async with served(listen=[listen]):
@@ -99,7 +102,7 @@ async def words_of(listen):
 # Unix socket files
 
 
-async def test_a_job_goes_in_and_comes_out_by_a_unix_socket(make, tmp_path):
+async def test_a_job_goes_in_and_comes_out_by_a_unix_socket(make: Any, tmp_path: Path) -> None:
     """Submitted and fetched by a client that knows nothing but the path, which as shipped is for this user only."""
     service = await make(SERVER__LISTEN=f"unix:{tmp_path}/front").start()
     assert await urls(service) == [f"unix:{tmp_path}/front"]
@@ -112,11 +115,13 @@ async def test_a_job_goes_in_and_comes_out_by_a_unix_socket(make, tmp_path):
 
 @pytest.mark.parametrize("umask", [0, 0o077])
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
-def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(tmp_path, monkeypatch, mode, umask):
+def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, umask: int
+) -> None:
     """Whatever the umask: just bound it has no more than the mode, then the mode."""
     before = []
 
-    def chmod(path, wanted):
+    def chmod(path: Any, wanted: Any) -> None:
         before.append(stat.S_IMODE(os.lstat(path).st_mode))
         os.chmod(path, wanted)
 
@@ -130,7 +135,7 @@ def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(tmp_path, monkeyp
     assert before == [mode & ~umask]
 
 
-async def test_a_socket_file_goes_with_the_service_or_with_the_next_one(make, tmp_path):
+async def test_a_socket_file_goes_with_the_service_or_with_the_next_one(make: Any, tmp_path: Path) -> None:
     """Stopped, it is removed; killed, it is left, and does not hinder the next start."""
     service = await make(SERVER__LISTEN=f"unix:{tmp_path}/front", SERVER__SOCKET_MODE="0660").start()
     await service.kill()
@@ -141,7 +146,7 @@ async def test_a_socket_file_goes_with_the_service_or_with_the_next_one(make, tm
     assert not os.path.lexists(tmp_path / "front")
 
 
-async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path):
+async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path: Path) -> None:
     """Refused in words, also where whoever listens is too busy to accept, and the file stays."""
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(tmp_path / "front"))
@@ -154,7 +159,7 @@ async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path)
     assert os.path.lexists(tmp_path / "front")
 
 
-async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path):
+async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path: Path) -> None:
     """Something else is there: it is left as it is; or its directory is missing."""
     (tmp_path / "front").write_text("mine")
     words = f"cannot listen on {tmp_path}/front: the file there is not a socket"
@@ -164,7 +169,7 @@ async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path):
     assert await words_of(f"unix:{tmp_path}/no/front") == words
 
 
-def test_a_socket_file_that_is_somebody_elses_by_now_is_not_removed(tmp_path):
+def test_a_socket_file_that_is_somebody_elses_by_now_is_not_removed(tmp_path: Path) -> None:
     """What was put in its place while it was served stays."""
     path = str(tmp_path / "front")
     with unix_socket.bound(path, 0o600):
@@ -177,7 +182,7 @@ def test_a_socket_file_that_is_somebody_elses_by_now_is_not_removed(tmp_path):
 # Several addresses
 
 
-async def test_every_address_is_served(make, tmp_path):
+async def test_every_address_is_served(make: Any, tmp_path: Path) -> None:
     """IPv4, IPv6 and two Unix sockets at once, each with its URL in the log, in the order of the settings."""
     listen = ["127.0.0.1:0", f"unix:{tmp_path}/one", "[::1]:0", f"unix:{tmp_path}/two"]
     service = await make(SERVER__LISTEN=json.dumps(listen)).start()
@@ -186,7 +191,7 @@ async def test_every_address_is_served(make, tmp_path):
     assert [await health(url) for url in reached] == [200] * 4
 
 
-async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make, tmp_path):
+async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make: Any, tmp_path: Path) -> None:
     """Exit code 1, and the words say which; the socket file of the other is gone."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -196,7 +201,7 @@ async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make, tm
     assert not os.path.lexists(tmp_path / "front")
 
 
-async def test_the_command_line_says_where_to_listen_before_all_else(make, tmp_path):
+async def test_the_command_line_says_where_to_listen_before_all_else(make: Any, tmp_path: Path) -> None:
     """--listen, repeated, goes before the configuration's `listen`, and so does --port."""
     service = make(SERVER__LISTEN=f"unix:{tmp_path}/configured")
     service.program = [*SERVE, "--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path}/front"]
@@ -219,7 +224,7 @@ async def test_the_command_line_says_where_to_listen_before_all_else(make, tmp_p
         (["--listen", "127.0.0.1:1", "--port", "2"], "Error: --listen cannot be combined with --host or --port"),
     ],
 )
-async def test_a_wrong_listen_is_refused_as_what_it_is(make, arguments, words):
+async def test_a_wrong_listen_is_refused_as_what_it_is(make: Any, arguments: list[str], words: str) -> None:
     """Exit code 2, and the words name the option."""
     service = make()
     service.program = [*SERVE, *arguments]
@@ -246,14 +251,14 @@ os.execv(command[0], command)
 """
 
 
-def activation(command, passed, said=None):
+def activation(command: Any, passed: Any, said: Any = None) -> list[Any]:
     """The words that start a command with these sockets."""
     fds = [str(each.fileno()) for each in passed]
     said = said or f"LISTEN_PID=PID LISTEN_FDS={len(fds)} LISTEN_FDNAMES={':'.join('front' for _ in fds)}"
     return [sys.executable, "-c", ACTIVATE, said, str(len(fds)), *fds, *command]
 
 
-def activated(service, *passed):
+def activated(service: Service, *passed: Any) -> Any:
     """Have the service started with these sockets."""
     service.program = activation(SERVE, passed)
     service.passed = [each.fileno() for each in passed]
@@ -272,7 +277,7 @@ print([name for name in os.environ if name.startswith("LISTEN_")])
 """
 
 
-def taken(*passed, said=None):
+def taken(*passed: Any, said: Any = None) -> Any:
     """What a process takes of the sockets that it was started with, and which variables are left."""
     command = activation([sys.executable, "-c", TAKE], passed, said)
     fds = [each.fileno() for each in passed]
@@ -280,13 +285,13 @@ def taken(*passed, said=None):
 
 
 @pytest.fixture
-def held():
+def held() -> Iterator[Any]:
     """A TCP socket that is listened on outside of the service."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         yield listener
 
 
-async def test_a_passed_socket_replaces_the_settings(make, held, tmp_path):
+async def test_a_passed_socket_replaces_the_settings(make: Any, held: Any, tmp_path: Path) -> None:
     """The service is where the socket is, not where `listen` says, and no command learns of it."""
     service = activated(make(SERVER__LISTEN=f"unix:{tmp_path}/front"), held)
     await service.start()
@@ -295,7 +300,7 @@ async def test_a_passed_socket_replaces_the_settings(make, held, tmp_path):
     assert "LISTEN_" not in (await service.run("env"))["stdout"]
 
 
-async def test_a_passed_socket_is_held_by_nobody_but_the_service(make, held):
+async def test_a_passed_socket_is_held_by_nobody_but_the_service(make: Any, held: Any) -> None:
     """Neither the fork server nor a keeper nor a command inherits it: the port would outlive the service."""
     service = activated(make(), held)
     await service.start()
@@ -306,7 +311,7 @@ async def test_a_passed_socket_is_held_by_nobody_but_the_service(make, held):
     assert holders == {str(os.getpid()), str(service.process.pid)}
 
 
-def open_files(pid):
+def open_files(pid: Any) -> Any:
     """What the descriptors of a process lead to."""
     found = set()
     with contextlib.suppress(OSError):
@@ -316,7 +321,7 @@ def open_files(pid):
     return found
 
 
-async def test_a_port_that_is_held_outside_stays_open_over_restarts(make, held):
+async def test_a_port_that_is_held_outside_stays_open_over_restarts(make: Any, held: Any) -> None:
     """Who connects after the service was stopped, or killed, waits, and is answered by the next one."""
     service = activated(make(), held)
     await service.start()
@@ -328,12 +333,12 @@ async def test_a_port_that_is_held_outside_stays_open_over_restarts(make, held):
         assert await asyncio.wait_for(waiting, SOON) == 200
 
 
-def waiting_clients(listener):
+def waiting_clients(listener: Any) -> Any:
     """How many connections of a listening socket have not been accepted: of TCP_INFO it is `tcpi_unacked`."""
     return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
 
 
-async def test_a_passed_unix_socket_keeps_its_file(make, tmp_path):
+async def test_a_passed_unix_socket_keeps_its_file(make: Any, tmp_path: Path) -> None:
     """It is served, and its file is systemd's to remove."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "front"))
@@ -345,7 +350,7 @@ async def test_a_passed_unix_socket_keeps_its_file(make, tmp_path):
     assert os.path.lexists(tmp_path / "front")
 
 
-def test_what_is_passed_is_taken_and_not_inherited_further(held):
+def test_what_is_passed_is_taken_and_not_inherited_further(held: Any) -> None:
     """All of it, in order; nothing is left in the environment."""
     port = held.getsockname()[1]
     assert taken(held, held) == [str([(3, port, False), (4, port, False)]), "[]"]
@@ -354,15 +359,16 @@ def test_what_is_passed_is_taken_and_not_inherited_further(held):
 @pytest.mark.parametrize(
     "said", ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_FDS=1", "LISTEN_PID=PID LISTEN_FDS=some", "LISTEN_PID=PID"]
 )
-def test_what_was_passed_to_another_process_is_not_taken(held, said):
+def test_what_was_passed_to_another_process_is_not_taken(held: Any, said: str) -> None:
     """Variables that name another process, or say nothing, are only forgotten."""
     assert taken(held, said=said) == ["[]", "[]"]
 
 
 @pytest.mark.parametrize("kind", ["datagram", "unlistened", "connected", "packets", "file", "nothing"])
-def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path, kind):
+def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path: Path, kind: str) -> None:
     """The words name the descriptor and what the socket unit needs."""
     with contextlib.ExitStack() as stack:
+        passed: Any
         match kind:
             case "datagram":
                 passed = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -371,9 +377,9 @@ def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path, kind):
             case "connected":
                 passed = stack.enter_context(pair())
             case "packets":
-                passed = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-                passed.bind("")
-                passed.listen()
+                passed = packets = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                packets.bind("")
+                packets.listen()
             case "file":
                 passed = stack.enter_context(open(tmp_path / "file", "w"))
             case _:
@@ -387,14 +393,14 @@ def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path, kind):
 
 
 @contextlib.contextmanager
-def pair():
+def pair() -> Iterator[Any]:
     """One of two connected sockets."""
     one, other = socket.socketpair()
     with one, other:
         yield one
 
 
-async def test_systemds_own_tool_starts_it(make):
+async def test_systemds_own_tool_starts_it(make: Any) -> None:
     """Under systemd-socket-activate the first connection starts the service, which answers it."""
     tool = shutil.which("systemd-socket-activate")
     if tool is None:
@@ -405,8 +411,8 @@ async def test_systemds_own_tool_starts_it(make):
     service = make()
     service.program = [tool, "--listen", f"127.0.0.1:{port}", *SERVE]
 
-    async def knock():
-        async def reached():
+    async def knock() -> Any:
+        async def reached() -> Any:
             with contextlib.suppress(aiohttp.ClientConnectorError):
                 return await health(f"http://127.0.0.1:{port}")
 
@@ -429,7 +435,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 @pytest.fixture
-def alone():
+def alone() -> Any:
     """The words that start a program in a network of its own."""
     words = ["unshare", "--net"]
     if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
@@ -438,7 +444,7 @@ def alone():
     return words
 
 
-async def test_a_passed_socket_that_others_can_reach_needs_tokens(make, alone):
+async def test_a_passed_socket_that_others_can_reach_needs_tokens(make: Any, alone: Any) -> None:
     """Without tokens it is refused as the same address in the settings would be."""
     service = make()
     service.program = [*alone, sys.executable, "-c", ANYWHERE, *SERVE]
@@ -449,7 +455,7 @@ async def test_a_passed_socket_that_others_can_reach_needs_tokens(make, alone):
     assert not service.state_dir.exists()
 
 
-async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make, alone, tmp_path):
+async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any, alone: Any, tmp_path: Path) -> None:
     """A reload that would leave it without any is refused, and the old ones stay."""
     config = tmp_path / "config.toml"
     config.write_text(f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{'0' * 64}'\nscopes = ['read']\n")
@@ -464,7 +470,7 @@ async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make, alon
     assert said[0]["reasons"][0].startswith("systemd passed a socket on http://0.0.0.0:")
 
 
-async def test_tokens_in_clear_are_warned_of(make, alone, certificates):
+async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates: Any) -> None:
     """Listening for others without TLS is warned of, with the URLs; with TLS, or on loopback, nothing is said."""
     tokens = json.dumps([{"name": "ci", "sha256": "0" * 64, "scopes": ["run"]}])
     service = make(SERVER__LISTEN='["0.0.0.0:0", "127.0.0.1:0"]', AUTH__TOKENS=tokens)
@@ -483,10 +489,10 @@ async def test_tokens_in_clear_are_warned_of(make, alone, certificates):
 
 
 @pytest.fixture
-def certificates(tmp_path):
+def certificates(tmp_path: Path) -> Any:
     """Makes certificates for localhost; returns their path and the key's."""
 
-    def make(name, algorithm="ec"):
+    def make(name: Any, algorithm: str = "ec") -> tuple[Any, ...]:
         chain, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
         curve = ["-pkeyopt", "ec_paramgen_curve:P-256"] if algorithm == "ec" else []
         subprocess.run(
@@ -500,7 +506,7 @@ def certificates(tmp_path):
     return make
 
 
-def trusting(*chains, version=None):
+def trusting(*chains: Any, version: Any = None) -> Any:
     """A client that believes these certificates, and speaks only this version of TLS."""
     context = ssl.create_default_context()
     for chain in chains:
@@ -510,7 +516,7 @@ def trusting(*chains, version=None):
     return context
 
 
-async def test_over_tls_it_speaks_1_3_and_nothing_older(make, tmp_path, certificates):
+async def test_over_tls_it_speaks_1_3_and_nothing_older(make: Any, tmp_path: Path, certificates: Any) -> None:
     """A client of TLS 1.3 is served; one of 1.2 and one without TLS are not; a Unix socket needs none."""
     chain, key = certificates("server")
     service = make(
@@ -533,42 +539,42 @@ async def test_over_tls_it_speaks_1_3_and_nothing_older(make, tmp_path, certific
 class Client:
     """A connection to a bare app."""
 
-    def __init__(self, port, context=None, name=None):
+    def __init__(self, port: Any, context: Any = None, name: Any = None) -> None:
         """`name` is the server's, as the client knows it."""
         self._where = {"port": port, "ssl": context, "server_hostname": name}
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Any:
         """Connect."""
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", **self._where)
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         """Be gone."""
         self._writer.transport.abort()
 
-    def shown(self):
+    def shown(self) -> Any:
         """The common name of the certificate that the server shows."""
         return self._writer.get_extra_info("peercert")["subject"][0][0][1]
 
-    async def ask(self):
+    async def ask(self) -> Any:
         """Ask; return the status line."""
         self._writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), SOON)
         return answer.split(b"\r\n")[0]
 
-    async def end(self):
+    async def end(self) -> Any:
         """Wait for the end; return what came before it."""
         return await asyncio.wait_for(self._reader.read(), SOON)
 
 
-async def shown(*client):
+async def shown(*client: Any) -> Any:
     """The common name of the certificate that a new client is shown."""
     async with Client(*client) as new:
         return new.shown()
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"], ids=["by-name", "by-address"])
-async def test_a_new_certificate_is_shown_once_it_is_reloaded(certificates, name):
+async def test_a_new_certificate_is_shown_once_it_is_reloaded(certificates: Any, name: str) -> None:
     """Also where its key is of another kind, and to clients that name no server; open connections go on."""
     (chain, key), (new_chain, new_key) = certificates("old", "rsa:2048"), certificates("new")
     context = trusting(chain, new_chain)
@@ -583,28 +589,28 @@ async def test_a_new_certificate_is_shown_once_it_is_reloaded(certificates, name
             assert await before.ask() == b"HTTP/1.1 200 OK"
 
 
-def spoil_key(chain, key):
+def spoil_key(chain: Any, key: Any) -> None:
     key.write_text("nothing of the kind")
 
 
-def spoil_chain(chain, key):
+def spoil_chain(chain: Any, key: Any) -> None:
     chain.write_text("nothing of the kind")
 
 
-def lose_key(chain, key):
+def lose_key(chain: Any, key: Any) -> None:
     key.unlink()
 
 
-def pipe_key(chain, key):
+def pipe_key(chain: Any, key: Any) -> None:
     key.unlink()
     os.mkfifo(key, 0o600)
 
 
-def open_key(chain, key):
+def open_key(chain: Any, key: Any) -> None:
     key.chmod(0o644)
 
 
-def encrypt_key(chain, key):
+def encrypt_key(chain: Any, key: Any) -> None:
     subprocess.run(
         ["openssl", "ec", "-in", key, "-out", f"{key}.aes", "-aes256", "-passout", "pass:x"],
         check=True,
@@ -628,7 +634,9 @@ SPOILED = [
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED, ids=[spoil.__name__ for spoil, _ in SPOILED])
-async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(certificates, spoil, words):
+async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(
+    certificates: Any, spoil: Any, words: Any
+) -> None:
     """At a reload: the words name the file, and new clients are served as before. At the start: refused."""
     chain, key = certificates("good")
     context = trusting(chain)
@@ -643,7 +651,9 @@ async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(ce
     assert str(refusal.value).startswith(words.format(chain=chain, key=key))
 
 
-async def test_a_key_that_does_not_belong_to_the_certificate_is_refused_at_the_start(make, certificates):
+async def test_a_key_that_does_not_belong_to_the_certificate_is_refused_at_the_start(
+    make: Any, certificates: Any
+) -> None:
     """Exit code 2, in words, and nothing was begun."""
     chain, key = certificates("one")[0], certificates("other")[1]
     service = make(SERVER__TLS_CERT=chain, SERVER__TLS_KEY=key)
@@ -655,7 +665,9 @@ async def test_a_key_that_does_not_belong_to_the_certificate_is_refused_at_the_s
     assert not service.state_dir.exists()
 
 
-async def test_a_client_that_never_begins_tls_is_cut_and_others_are_served_meanwhile(certificates, monkeypatch):
+async def test_a_client_that_never_begins_tls_is_cut_and_others_are_served_meanwhile(
+    certificates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is disconnected once the time for a handshake is over."""
     monkeypatch.setattr(sys.modules[listening.__module__], "_TLS_TIMEOUT", 0.3)
     chain, key = certificates("server")

@@ -8,6 +8,9 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +24,7 @@ logger = logging.getLogger("shellrunner.web")
 """
 
 
-def run(code, level="info", **options):
+def run(code: Any, level: str = "info", **options: Any) -> Any:
     """What a process that logs this way writes to standard error."""
     done = subprocess.run(
         [sys.executable, "-c", SETUP.format(level=level) + code],
@@ -30,12 +33,12 @@ def run(code, level="info", **options):
     return done.stderr
 
 
-def events(code, level="info", **options):
+def events(code: Any, level: str = "info", **options: Any) -> list[Any]:
     """The same, as JSON."""
     return [json.loads(line) for line in run(code, level, **options).decode().splitlines()]
 
 
-def test_an_event_is_one_line_of_json_with_what_was_said_beside_it():
+def test_an_event_is_one_line_of_json_with_what_was_said_beside_it() -> None:
     """Time, level, event and logger come first, then the event's own; text stays as it is."""
     (line,) = (
         run("logger.info('job %s', 'принято', extra={'job': 12, 'command': 'echo \"ї\"\\n', 'n': None})")
@@ -49,13 +52,13 @@ def test_an_event_is_one_line_of_json_with_what_was_said_beside_it():
     )
 
 
-def test_text_is_utf8_under_lang_c():
+def test_text_is_utf8_under_lang_c() -> None:
     """A service that was started with LANG=C writes Cyrillic all the same (O5)."""
     environment = os.environ | {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     assert events(f"logger.info({'привет'!a})", env=environment)[0]["event"] == "привет"
 
 
-def test_what_is_no_text_and_no_json_does_not_break_the_line():
+def test_what_is_no_text_and_no_json_does_not_break_the_line() -> None:
     """Half a surrogate pair, bytes and other objects are written in a form that can be read back."""
     found = events(
         "logger.info('x', extra={'path': '\\udcff', 'raw': b'\\xff', 'set': {1}, 'flag': True, 'f': 0.5})"
@@ -64,7 +67,7 @@ def test_what_is_no_text_and_no_json_does_not_break_the_line():
     assert (found["flag"], found["f"]) == (True, 0.5)
 
 
-def test_an_exception_is_a_field_on_the_same_line():
+def test_an_exception_is_a_field_on_the_same_line() -> None:
     """A traceback adds no lines."""
     code = "try: 1 / 0\nexcept ZeroDivisionError: logger.exception('failed', extra={'job': 3})"
     (found,) = events(code)
@@ -73,14 +76,14 @@ def test_an_exception_is_a_field_on_the_same_line():
     assert "ZeroDivisionError" in found["exception"]
 
 
-def test_a_faulty_call_is_told_and_hurts_nobody():
+def test_a_faulty_call_is_told_and_hurts_nobody() -> None:
     """Arguments that do not fit their text become an event of their own, and the next line is whole."""
     first, second = events("logger.info('%d', 'x'); logger.info('on')")
     assert (first["event"], first["level"]) == ("faulty log line", "error")
     assert second["event"] == "on"
 
 
-def test_the_level_is_ours_alone_and_others_never_tell_their_secrets():
+def test_the_level_is_ours_alone_and_others_never_tell_their_secrets() -> None:
     """At debug, our rooms speak; aiosqlite, which would tell each statement's values, does not below warning."""
     code = """
 logger.debug('ours')
@@ -96,7 +99,7 @@ import warnings; warnings.warn('old')
     assert [found["event"] for found in events("logger.info('a'); logger.error('b')", "error")] == ["b"]
 
 
-def test_journald_finds_the_level_before_each_line_and_nobody_else_does():
+def test_journald_finds_the_level_before_each_line_and_nobody_else_does() -> None:
     """The prefix is there exactly if $JOURNAL_STREAM is about this standard error."""
     code = "\n".join(f"logger.{level}('x')" for level in ("debug", "info", "warning", "error", "critical"))
     named = """
@@ -110,7 +113,7 @@ log.configure('debug')
 
 
 @pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "2> >(exec 0<&-; exec true)"])
-def test_a_log_that_is_closed_full_or_gone_hurts_nobody(how, tmp_path):
+def test_a_log_that_is_closed_full_or_gone_hurts_nobody(how: str, tmp_path: Path) -> None:
     """The process goes on to its end, whatever becomes of its standard error."""
     code = SETUP.format(level="info") + "for n in range(5000): logger.info('x' * 100)\nprint('alive')"
     script = tmp_path / "script.py"
@@ -121,7 +124,7 @@ def test_a_log_that_is_closed_full_or_gone_hurts_nobody(how, tmp_path):
     assert done.stdout == b"alive\n"
 
 
-def test_a_reader_that_has_stopped_stops_nothing_and_is_told_later_how_much_it_missed():
+def test_a_reader_that_has_stopped_stops_nothing_and_is_told_later_how_much_it_missed() -> None:
     """Lines that find no room are dropped and counted; every line that arrives whole is JSON."""
     code = """
 for n in range(3000): logger.info('x' * 6000, extra={'n': n})
@@ -133,6 +136,9 @@ logger.info('again')
         [sys.executable, "-c", SETUP.format(level="info") + code],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == b"alive\n"  # nothing was read of the log until now
         room = os.read(process.stderr.fileno(), 1 << 20)
         process.stdin.close()
@@ -144,7 +150,7 @@ logger.info('again')
 
 
 @contextlib.contextmanager
-def almost_full_log():
+def almost_full_log() -> Iterator[tuple[Any, ...]]:
     """A log by a pipe that has room for one piece of a line, its audit, and a reader of what comes."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -163,7 +169,7 @@ def almost_full_log():
         os.close(writing)
 
 
-def test_a_line_of_the_audit_is_whole_behind_half_a_line():
+def test_a_line_of_the_audit_is_whole_behind_half_a_line() -> None:
     """A line that was taken is one line, though the log had room for half of the one before it only."""
     with almost_full_log() as (_, audit, read):
         assert not audit("request", {"path": "x" * 6000})
@@ -173,7 +179,7 @@ def test_a_line_of_the_audit_is_whole_behind_half_a_line():
         assert (half, json.loads(whole)["path"], end) == (b"", "/api/jobs", b"")
 
 
-def test_half_a_line_of_the_log_spoils_none_of_the_audit():
+def test_half_a_line_of_the_log_spoils_none_of_the_audit() -> None:
     """Both know of it if the other one was cut off."""
     with almost_full_log() as (lines, audit, read):
         lines.handle(logging.makeLogRecord({"name": "x", "msg": "x" * 6000}))
@@ -183,7 +189,7 @@ def test_half_a_line_of_the_log_spoils_none_of_the_audit():
         assert (end_of_half, json.loads(whole)["path"]) == (b"", "/api/jobs")
 
 
-def test_a_line_that_a_full_disk_takes_a_part_of_was_not_taken(tmp_path):
+def test_a_line_that_a_full_disk_takes_a_part_of_was_not_taken(tmp_path: Path) -> None:
     """Where a file may grow no further, write(2) takes what fits and says so: the line counts as refused."""
     code = f"""
 import os, resource, signal
@@ -197,7 +203,7 @@ print(ledger("request", {{}}), ledger("request", {{}}))
     assert done.stdout == b"False False\n"
 
 
-def test_threads_do_not_cut_into_each_others_lines(tmp_path):
+def test_threads_do_not_cut_into_each_others_lines(tmp_path: Path) -> None:
     """Lines that many threads write at once are all there and all whole."""
     code = """
 import threading
@@ -213,7 +219,7 @@ threads = [threading.Thread(target=talk, args=(i,)) for i in range(4)]
     assert len({(event["name_"], event["n"]) for event in found}) == len(found) == 1200
 
 
-def test_a_line_costs_microseconds(tmp_path):
+def test_a_line_costs_microseconds(tmp_path: Path) -> None:
     """An event costs the service's processor less than 60 µs (it is about 10 on an idle machine)."""
     code = """
 import time

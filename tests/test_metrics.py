@@ -4,9 +4,11 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from shellrunner.metrics import Metrics
 from shellrunner.model import Claim, End, Ending, JobSpec, Volume
-from tests.support.service import InProcess
+from tests.support.service import InProcess, Service
 from tests.support.waiting import until
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -40,7 +42,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 class Scrape:
     """One answer, by sample name and labels."""
 
-    def __init__(self, text, parse=parse_text):
+    def __init__(self, text: Any, parse: Any = parse_text) -> None:
         self.text = text
         self.families = list(parse(text))
         self.samples = {
@@ -49,42 +51,42 @@ class Scrape:
             for sample in family.samples
         }
 
-    def __call__(self, name, **labels):
+    def __call__(self, name: Any, **labels: Any) -> Any:
         """The value of this sample; `shellrunner_` is left out."""
         return self.samples[f"shellrunner_{name}", frozenset(labels.items())]
 
-    def endings(self, queue="default"):
+    def endings(self, queue: str = "default") -> dict[Any, Any]:
         """What ended how in this queue, without what never happened."""
         numbers = {ending: self("jobs_ended_total", queue=queue, ending=ending) for ending in Ending}
         return {ending: number for ending, number in numbers.items() if number}
 
 
-async def scrape(service):
+async def scrape(service: Service) -> Any:
     """Scrape as curl would."""
     status, _, body = await service.get("/metrics")
     assert status == 200, body
     return Scrape(body.decode())
 
 
-async def says(service, name, value, **labels):
+async def says(service: Service, name: Any, value: Any, **labels: Any) -> None:
     """Wait until this sample has this value."""
 
-    async def it_does():
-        return (await scrape(service))(name, **labels) == value
+    async def it_does() -> bool:
+        return bool((await scrape(service))(name, **labels) == value)
 
     await until(it_does, what=f"{name}{labels} is {value}")
 
 
-def served(scraped):
+def served(scraped: Any) -> set[Any]:
     """Each metric of an answer in the text format: its name as it is shown, its type, and its labels."""
-    labels = {}
+    labels: dict[str, Any] = {}
     for name, pairs in scraped.samples:
         short = re.sub(r"_(bucket|sum|count)$", "", name)
         labels.setdefault(short, set()).update({label for label, _ in pairs} - {"le"})
     return {(name, kind, frozenset(labels[name])) for name, kind in re.findall(r"# TYPE (\S+) (\S+)", scraped.text)}
 
 
-async def test_the_readme_has_every_metric(tmp_path):
+async def test_the_readme_has_every_metric(tmp_path: Path) -> None:
     """The table under "Metrics" has each metric with its type and labels, and none that there is not."""
     section = README.partition("\n## Metrics\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*)\| [^|]+ \|$", section, re.MULTILINE)
@@ -93,7 +95,7 @@ async def test_the_readme_has_every_metric(tmp_path):
         assert told == served(await scrape(service))
 
 
-async def test_all_is_there_from_the_first_scrape(tmp_path):
+async def test_all_is_there_from_the_first_scrape(tmp_path: Path) -> None:
     """Before any job: help for each metric, and 0 for each ending, stream and outcome in each of config's queues."""
     async with InProcess(tmp_path, queues={"slow": {"max_running": 2}}) as service:
         first = await scrape(service)
@@ -108,7 +110,7 @@ async def test_all_is_there_from_the_first_scrape(tmp_path):
         assert {first("callback_tries_total", outcome=end) for end in ("pending", "delivered", "failed")} == {0}
 
 
-async def test_no_number_has_a_gauge_beside_it(tmp_path):
+async def test_no_number_has_a_gauge_beside_it(tmp_path: Path) -> None:
     """There are no `_created` samples, in either format."""
     async with InProcess(tmp_path) as service:
         for accept in ("*/*", PROMETHEUS_3):
@@ -116,7 +118,7 @@ async def test_no_number_has_a_gauge_beside_it(tmp_path):
             assert b"_created" not in body
 
 
-async def test_ends_are_counted_by_ending(tmp_path):
+async def test_ends_are_counted_by_ending(tmp_path: Path) -> None:
     """Each job counts once, under its own ending and queue, whether it ran, was cancelled before, or was skipped."""
     async with InProcess(tmp_path, queues={"one": {"max_running": 1}}, jobs={"kill_grace": 0.1}) as service:
         failed = await service.submit("exit 3")
@@ -139,7 +141,7 @@ async def test_ends_are_counted_by_ending(tmp_path):
         assert now("job_run_seconds_count", queue="default") >= 5  # attempts, not jobs
 
 
-async def test_a_job_is_where_it_stands(tmp_path):
+async def test_a_job_is_where_it_stands(tmp_path: Path) -> None:
     """Running, queued and waiting jobs are counted by state and queue, the oldest has an age, keepers are busy."""
     async with InProcess(tmp_path, supervisor={"max_running": 1}) as service:
         running = await service.submit(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done")
@@ -160,16 +162,16 @@ async def test_a_job_is_where_it_stands(tmp_path):
         assert now("job_wait_seconds_sum", queue="default") > 0.4  # two waited for longer than 0.2 s
 
 
-async def until_older(service):
+async def until_older(service: Service) -> None:
     """Wait until the oldest queued job is 0.2 s old."""
 
-    async def it_is():
-        return (await scrape(service))("queue_oldest_seconds", queue="default") > 0.2
+    async def it_is() -> bool:
+        return bool((await scrape(service))("queue_oldest_seconds", queue="default") > 0.2)
 
     await until(it_is)
 
 
-async def test_a_wait_begins_when_the_job_could_start(tmp_path):
+async def test_a_wait_begins_when_the_job_could_start(tmp_path: Path) -> None:
     """What it waited for by its own wish (`start_at`, `after`, a retry's delay) is not counted."""
     async with InProcess(tmp_path) as service:
         later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
@@ -185,7 +187,7 @@ async def test_a_wait_begins_when_the_job_could_start(tmp_path):
         assert (await scrape(service))("job_wait_seconds_sum", queue="default") < 1
 
 
-async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path):
+async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path: Path) -> None:
     """A job counts from when it was accepted, by another server; its queue is named though config no longer does."""
     async with InProcess(tmp_path, queues={"old": {}}) as service:
         await service.ask("POST", "/api/queues/pause")
@@ -205,7 +207,7 @@ async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path):
         assert now("queue_paused", queue="old") == 0
 
 
-async def test_a_pause_of_one_queue_is_its_own(tmp_path):
+async def test_a_pause_of_one_queue_is_its_own(tmp_path: Path) -> None:
     """Only the paused queue says that it is."""
     async with InProcess(tmp_path, queues={"slow": {}}) as service:
         await service.ask("POST", "/api/queues/slow/pause")
@@ -213,7 +215,7 @@ async def test_a_pause_of_one_queue_is_its_own(tmp_path):
         assert (now("queue_paused", queue="slow"), now("queue_paused", queue="default")) == (1, 0)
 
 
-async def test_output_and_history_have_sizes(tmp_path):
+async def test_output_and_history_have_sizes(tmp_path: Path) -> None:
     """Bytes stored and dropped are counted by stream, what is kept goes down with a deletion, commits go up."""
     async with InProcess(tmp_path) as service:
         before = await scrape(service)
@@ -245,7 +247,7 @@ async def test_output_and_history_have_sizes(tmp_path):
         ("/api/statuses/events", "statuses"),
     ],
 )
-async def test_followers_are_counted_while_they_follow(tmp_path, path, kind):
+async def test_followers_are_counted_while_they_follow(tmp_path: Path, path: str, kind: str) -> None:
     """An open stream counts under its kind from its head on, and no longer once its reader has gone."""
     async with InProcess(tmp_path) as service:
         job = await service.submit("echo begun; sleep 60")
@@ -261,7 +263,7 @@ async def test_followers_are_counted_while_they_follow(tmp_path, path, kind):
         await service.result(job)
 
 
-async def test_connections_and_problems_are_counted(tmp_path):
+async def test_connections_and_problems_are_counted(tmp_path: Path) -> None:
     """A connection counts while it is open, and an answer that is a problem under its code, also before the gate."""
     async with InProcess(tmp_path) as service:
         port = int(service.url.rpartition(":")[2])
@@ -281,10 +283,10 @@ async def test_connections_and_problems_are_counted(tmp_path):
 
 
 @asynccontextmanager
-async def receiver(answers):
+async def receiver(answers: Any) -> AsyncIterator[str]:
     """Where results are sent: a server that answers with these statuses, one after the other."""
 
-    async def receive(_):
+    async def receive(_: Any) -> Any:
         return web.Response(status=answers.pop(0))
 
     app = web.Application()
@@ -298,7 +300,7 @@ async def receiver(answers):
         await runner.cleanup()
 
 
-async def test_tries_to_call_back_are_counted_by_outcome(tmp_path):
+async def test_tries_to_call_back_are_counted_by_outcome(tmp_path: Path) -> None:
     """A result that was taken is `delivered`, one that will be sent again `pending`."""
     async with receiver([200, 500]) as host:
         callbacks = {"hosts": [host], "secret": "whsec_" + "A" * 32}
@@ -327,7 +329,7 @@ async def test_tries_to_call_back_are_counted_by_outcome(tmp_path):
         (NATIVE, OPENMETRICS),
     ],
 )
-async def test_scrapers_get_what_they_ask_for(measured, accept, kind):
+async def test_scrapers_get_what_they_ask_for(measured: Any, accept: Any, kind: Any) -> None:
     """The type of the answer is the best that `Accept` names, and the answer is of that type, with all samples."""
     headers = {} if accept is None else {"Accept": accept}
     status, headers, body = await measured.get("/metrics", headers=headers, skip_auto_headers=["Accept"])
@@ -337,13 +339,13 @@ async def test_scrapers_get_what_they_ask_for(measured, accept, kind):
 
 
 @pytest.fixture
-async def measured(tmp_path):
+async def measured(tmp_path: Path) -> AsyncIterator[Any]:
     """A running service."""
     async with InProcess(tmp_path) as service:
         yield service
 
 
-async def test_metrics_pass_the_same_gate(measured):
+async def test_metrics_pass_the_same_gate(measured: Any) -> None:
     """A type that there is not is 406, another Host 421, another site 403, another verb 405, a parameter 400."""
     for status, verb, path, headers in (
         (406, "GET", "/metrics", {"Accept": "application/json"}),
@@ -357,7 +359,7 @@ async def test_metrics_pass_the_same_gate(measured):
         assert found == status, body
 
 
-async def test_what_a_job_says_is_no_metric(measured):
+async def test_what_a_job_says_is_no_metric(measured: Any) -> None:
     """Whatever is in command, labels, name of a queue or output of a job: no line and no sample comes of it."""
     evil = '"} 1\nevil_total 1\n# TYPE evil counter\n\\'
     before = await scrape(measured)
@@ -370,11 +372,11 @@ async def test_what_a_job_says_is_no_metric(measured):
     assert set(after.samples) == set(before.samples)
 
 
-async def test_scrapes_at_the_same_time_do_not_mix(measured):
+async def test_scrapes_at_the_same_time_do_not_mix(measured: Any) -> None:
     """Twenty at once, in both formats, are each complete."""
     whole = set((await scrape(measured)).samples)
 
-    async def one(number):
+    async def one(number: Any) -> Any:
         accept = "*/*" if number % 2 else PROMETHEUS_3
         _, _, body = await measured.get("/metrics", headers={"Accept": accept})
         return set(Scrape(body.decode(), parse_text if number % 2 else parse_openmetrics).samples)
@@ -382,13 +384,13 @@ async def test_scrapes_at_the_same_time_do_not_mix(measured):
     assert all(found == whole for found in await asyncio.gather(*map(one, range(20))))
 
 
-def test_observing_costs_next_to_nothing():
+def test_observing_costs_next_to_nothing() -> None:
     """An end is observed in under 10 µs of the server's time."""
     metrics = Metrics(["default"])
     claim = Claim(1, "token", 1, JobSpec(command="true"), 1000, ready=999)
     end = End(Ending.EXITED, 2000, exit_code=0, started=1000, duration=0.004)
 
-    def seconds(times):
+    def seconds(times: Any) -> Any:
         began = time.perf_counter()
         for _ in range(times):
             metrics.observe(claim, end, Volume(3, 4))

@@ -164,4 +164,4 @@ async def test_a_job_that_was_claimed_under_the_third_schema_can_end(third: Path
         assert isinstance(phase, Done)
         assert phase.end.started == 2_500
         assert await store.requeue(11, "t11")
-        assert (await store.job(11)).phase == Done(End(Ending.CANCELLED, ANY), Volume())  # type: ignore[arg-type]
+        assert (await store.job(11)).phase == Done(End(Ending.CANCELLED, ANY), Volume())

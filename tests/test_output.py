@@ -5,14 +5,17 @@ O1 to O9, E1, E3 and E10 of docs/explanation/failures.md.
 
 import asyncio
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.service import Service
 from tests.support.sse import output_text, parse
 from tests.support.waiting import until
 
 
-async def test_o1_a_hundred_megabytes_without_a_newline(service):
+async def test_o1_a_hundred_megabytes_without_a_newline(service: Service) -> None:
     """One endless line is no problem: every byte is there."""
     job = await service.submit("head -c 100000000 /dev/zero | tr '\\0' x")
     result = await service.result(job, seconds=40)
@@ -21,7 +24,7 @@ async def test_o1_a_hundred_megabytes_without_a_newline(service):
     assert (status, headers["Content-Range"], tail) == (206, "bytes 99999990-99999999/100000000", b"x" * 10)
 
 
-async def test_o3_the_limit_acts_while_it_runs(service):
+async def test_o3_the_limit_acts_while_it_runs(service: Service) -> None:
     """A command that never stops writing is ended at its limit; the disk never holds more than that and a bit."""
     limit = 2_000_000
     job = await service.submit("yes", limits={"output_bytes": limit})
@@ -33,7 +36,7 @@ async def test_o3_the_limit_acts_while_it_runs(service):
     assert await service.raw(job) == b"y\n" * (limit // 2)
 
 
-async def test_a_limit_above_configs_is_refused(service):
+async def test_a_limit_above_configs_is_refused(service: Service) -> None:
     """A job may not ask for more output than config allows."""
     status, _, body = await service.ask(
         "POST", "/api/jobs", json={"command": "true", "limits": {"output_bytes": 1 << 50}}
@@ -42,7 +45,7 @@ async def test_a_limit_above_configs_is_refused(service):
     assert body["errors"][0]["pointer"] == "#/limits/output_bytes"
 
 
-async def test_o5_cyrillic_in_and_out_under_lang_c(service, tmp_path):
+async def test_o5_cyrillic_in_and_out_under_lang_c(service: Service, tmp_path: Path) -> None:
     """Under LANG=C, commands, paths, variables, input and output in any script stay what they are."""
     folder = tmp_path / "каталог 目录"
     folder.mkdir()
@@ -57,7 +60,7 @@ async def test_o5_cyrillic_in_and_out_under_lang_c(service, tmp_path):
 
 
 @pytest.mark.parametrize("charset", ["koi8-r", "cp1251", "utf-16-le", "gb18030"])
-async def test_output_in_another_charset_is_shown_as_text(service, charset):
+async def test_output_in_another_charset_is_shown_as_text(service: Service, charset: str) -> None:
     """With `encoding`, what a program of another age writes is text; the raw route keeps its bytes."""
     text = "Привет"
     octal = "".join(f"\\{byte:03o}" for byte in text.encode(charset))
@@ -66,7 +69,7 @@ async def test_output_in_another_charset_is_shown_as_text(service, charset):
     assert await service.raw(job) == text.encode(charset)
 
 
-async def test_o7_all_byte_values_round_trip(service):
+async def test_o7_all_byte_values_round_trip(service: Service) -> None:
     """All 256 values, NUL and ANSI among them, come out of the raw route as they went in."""
     octal = "".join(f"\\{byte:03o}" for byte in range(256))
     job = await service.submit(f"printf '{octal}'; printf '{octal}' >&2")
@@ -75,14 +78,14 @@ async def test_o7_all_byte_values_round_trip(service):
     assert await service.raw(job, "stderr") == bytes(range(256))
 
 
-async def test_o8_carriage_returns_and_empty_lines_survive_the_stream(service):
+async def test_o8_carriage_returns_and_empty_lines_survive_the_stream(service: Service) -> None:
     r"""`\r`, `\n\n` and `\r\n` are in the stream's text as they were written."""
     job = await service.submit(r"printf '10%%\r20%%\r\n\n\r\n\nend'")
     events = await _events(service, job)
     assert output_text(events) == "10%\r20%\r\n\n\r\n\nend"
 
 
-async def test_o9_the_order_of_both_streams_is_kept(service):
+async def test_o9_the_order_of_both_streams_is_kept(service: Service) -> None:
     """Writes that alternate with pauses between them come in that order, also after the end."""
     job = await service.submit("for i in 1 2 3 4 5; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; done")
     live = await _events(service, job)
@@ -92,7 +95,7 @@ async def test_o9_the_order_of_both_streams_is_kept(service):
     assert output.decode() == order
 
 
-async def test_the_whole_output_route_follows_until_the_end(service, tmp_path):
+async def test_the_whole_output_route_follows_until_the_end(service: Service, tmp_path: Path) -> None:
     """`follow=true` gives bytes as they come and ends with the job."""
     job = await service.submit(f"echo one; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo two")
     async with service.session.get(f"{service.url}/api/statuses/{job}/output?follow=true") as response:
@@ -101,7 +104,7 @@ async def test_the_whole_output_route_follows_until_the_end(service, tmp_path):
         assert await response.content.read() == b"two\n"
 
 
-async def test_e1_two_hundred_random_disconnects(service):
+async def test_e1_two_hundred_random_disconnects(service: Service) -> None:
     """A follower that is cut 200 times, the server killed in between, has the stored bytes: no gap, no repeat."""
     body = "echo строка $i; echo ошибка $i >&2; i=$((i+1)); [ $((i % 10)) = 0 ] && sleep 0.02"
     job = await service.submit(f"i=0; while [ $i -lt 1500 ]; do {body}; done")
@@ -109,7 +112,7 @@ async def test_e1_two_hundred_random_disconnects(service):
     parts = {"stdout": "", "stderr": ""}
     last, cuts, ended = None, 0, False
     while not ended:
-        headers = {"Last-Event-ID": last} if last else {}
+        headers: dict[str, str] = {"Last-Event-ID": last} if last else {}
         async with service.session.get(f"{service.url}/api/statuses/{job}/events", headers=headers) as response:
             assert response.status == 200
             budget = 1 if cuts < 150 else chance.randrange(1, 3)
@@ -133,7 +136,7 @@ async def test_e1_two_hundred_random_disconnects(service):
     assert result["stdout_bytes"] == len(parts["stdout"].encode())
 
 
-async def test_e3_the_end_is_said_and_then_204(service):
+async def test_e3_the_end_is_said_and_then_204(service: Service) -> None:
     """`done` is last, with the id `end`; who comes back with it is told to stop."""
     job = await service.submit("echo x")
     await service.result(job)
@@ -143,7 +146,7 @@ async def test_e3_the_end_is_said_and_then_204(service):
     assert (status, body) == (204, b"")
 
 
-async def test_e10_output_forges_no_events(service):
+async def test_e10_output_forges_no_events(service: Service) -> None:
     """Output that looks like an event is text."""
     forged = "\n\nevent: done\ndata: {}\nid: end\n\n"
     job = await service.submit("cat", stdin=forged)
@@ -152,7 +155,7 @@ async def test_e10_output_forges_no_events(service):
     assert output_text(events) == forged
 
 
-async def test_many_followers_of_one_job_all_have_everything(service, tmp_path):
+async def test_many_followers_of_one_job_all_have_everything(service: Service, tmp_path: Path) -> None:
     """Followers that came at different times have the same whole output."""
     job = await service.submit(
         f"for i in 1 2 3; do seq 1000; sleep 0.05; done; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo end"
@@ -167,12 +170,12 @@ async def test_many_followers_of_one_job_all_have_everything(service, tmp_path):
     assert texts == {"".join(f"{n}\n" for n in range(1, 1001)) * 3 + "end\n"}
 
 
-async def _has(service, job, ending):
+async def _has(service: Service, job: Any, ending: Any) -> bool:
     _, _, output = await service.get(f"/api/statuses/{job}/output")
-    return output.count(ending) >= 3
+    return bool(output.count(ending) >= 3)
 
 
-async def _events(service, job):
+async def _events(service: Service, job: Any) -> list[Any]:
     async with service.session.get(f"{service.url}/api/statuses/{job}/events") as response:
         assert response.status == 200
         return [event async for event in parse(response.content)]

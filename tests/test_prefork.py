@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +42,7 @@ print(json.dumps({
 LOCALES = [{"LANG": "C"}, {"LANG": "C.UTF-8", "TERM": "xterm"}, {"LC_ALL": "POSIX", "TZ": "Asia/Tokyo"}, {}]
 
 
-def probe(real_exec, **options):
+def probe(real_exec: Any, **options: Any) -> Any:
     """Have a process of each kind tell what it finds."""
     program = [sys.executable, "-c", PROBE, "argument", "ключ"]
     done = prefork.run(program, real_exec=real_exec, check=True, **options)
@@ -49,7 +51,7 @@ def probe(real_exec, **options):
 
 
 @pytest.fixture
-def altered():
+def altered() -> Iterator[None]:
     """Make the test's own process one that hands down something unusual."""
     old = os.umask(0o027), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
@@ -60,14 +62,14 @@ def altered():
 
 
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
-def test_a_forked_process_finds_what_a_started_one_does(locale, tmp_path):
+def test_a_forked_process_finds_what_a_started_one_does(locale: Any, tmp_path: Path) -> None:
     """Environment, arguments, streams, descriptors, signals, limits, directory, session: all are the same."""
     environment = {"PATH": os.environ["PATH"], "ИМЯ": "значение", **locale}
     options = {"env": environment, "cwd": tmp_path, "start_new_session": True, "umask": 0o077}
     assert probe(False, **options) == probe(True, **options)
 
 
-def test_a_forked_process_inherits_as_a_started_one_does(altered):
+def test_a_forked_process_inherits_as_a_started_one_does(altered: Any) -> None:
     """Umask, ignored and blocked signals, and passed descriptors with their numbers come from the test's process."""
     reading, writing = os.pipe()
     high = os.dup2(reading, 77, inheritable=False)
@@ -82,7 +84,7 @@ def test_a_forked_process_inherits_as_a_started_one_does(altered):
     assert [77, True, "pipe"] in started["descriptors"]
 
 
-def surroundings(pid, state_dir):
+def surroundings(pid: Any, state_dir: Path) -> tuple[Any, ...]:
     """What the kernel knows of a server: identity, signals, group, session, limits, directory, open files."""
     proc = Path(f"/proc/{pid}")
     names = ("Name", "Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "Cap", "NoNewPrivs", "Seccomp")
@@ -94,7 +96,7 @@ def surroundings(pid, state_dir):
     return status, group_session_terminal, (proc / "limits").read_text(), files, standard, os.readlink(proc / "cwd")
 
 
-async def test_servers_of_both_kinds_run_in_the_same_surroundings(tmp_path):
+async def test_servers_of_both_kinds_run_in_the_same_surroundings(tmp_path: Path) -> None:
     """Identity, limits, signals, open files, group and session of the server are the same, and what its jobs find."""
     found = []
     for name, real_exec in (("forked", False), ("started", True)):
@@ -111,13 +113,13 @@ async def test_servers_of_both_kinds_run_in_the_same_surroundings(tmp_path):
     assert forked == started
 
 
-async def test_a_forked_process_is_waited_for_and_signalled():
+async def test_a_forked_process_is_waited_for_and_signalled() -> None:
     """Exit codes, deaths by signal, input and output are what asyncio's own processes give."""
     environment = {"PATH": os.environ["PATH"]}
 
-    async def begin(code):
+    async def begin(code: Any) -> Any:
         program = [sys.executable, "-c", code]
-        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
         return await prefork.create_process(*program, env=environment, **pipes)
 
     process = await begin("import sys; print(sys.stdin.read().upper()); sys.exit(7)")
@@ -133,7 +135,7 @@ async def test_a_forked_process_is_waited_for_and_signalled():
     assert await process.wait() == 1
 
 
-async def test_two_forked_processes_share_no_random_numbers():
+async def test_two_forked_processes_share_no_random_numbers() -> None:
     """Each seeds its own, as a fresh process does."""
     code = "import random, secrets, tempfile, uuid; print(random.random(), uuid.uuid4(), secrets.token_hex())"
     environment = {"PATH": os.environ["PATH"]}
@@ -145,7 +147,7 @@ async def test_two_forked_processes_share_no_random_numbers():
     assert len({word for line in lines for word in line}) == 9
 
 
-async def test_the_prefork_server_ends_with_the_tests(tmp_path):
+async def test_the_prefork_server_ends_with_the_tests(tmp_path: Path) -> None:
     """Once the process that tests is gone, so is the one that forks; what it had forked goes on."""
     code = f"""
 import asyncio, os, sys
@@ -167,13 +169,13 @@ asyncio.run(main())
     os.kill(child, signal.SIGKILL)
 
 
-def test_a_fork_is_fast():
+def test_a_fork_is_fast() -> None:
     """That is what it is for: ten take less time than four real starts."""
     environment = {"PATH": os.environ["PATH"]}
     program = [*prefork.MODULE, "ps", "--help"]
     prefork.run(program, env=environment, check=True)
 
-    def seconds(count, real_exec):
+    def seconds(count: Any, real_exec: Any) -> Any:
         begun = time.perf_counter()
         for _ in range(count):
             prefork.run(program, env=environment, check=True, real_exec=real_exec)

@@ -11,6 +11,9 @@ import signal
 import sqlite3
 import struct
 import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -24,7 +27,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.real_exec
-async def test_s2_running_jobs_go_on_through_a_restart(service, tmp_path):
+async def test_s2_running_jobs_go_on_through_a_restart(service: Service, tmp_path: Path) -> None:
     """Jobs that run while the service is killed end with their true codes and whole output."""
     gate = tmp_path / "gate"
     jobs = [
@@ -41,7 +44,7 @@ async def test_s2_running_jobs_go_on_through_a_restart(service, tmp_path):
         assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", code, "before\nafter\n")
 
 
-async def test_s3_what_ended_while_it_was_down_is_recorded(service, tmp_path):
+async def test_s3_what_ended_while_it_was_down_is_recorded(service: Service, tmp_path: Path) -> None:
     """A job that ends while no server lives has its true code, its full output, and was run once."""
     ran = tmp_path / "ran"
     big = "head -c 300000 /dev/zero | tr '\\0' x"
@@ -58,7 +61,7 @@ async def test_s3_what_ended_while_it_was_down_is_recorded(service, tmp_path):
     assert ran.read_text() == "x\n"
 
 
-async def test_queued_jobs_stay_queued_and_run_once(service, tmp_path):
+async def test_queued_jobs_stay_queued_and_run_once(service: Service, tmp_path: Path) -> None:
     """What waited for a place when the service died runs afterwards, in order, once."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=1)
@@ -75,14 +78,14 @@ async def test_queued_jobs_stay_queued_and_run_once(service, tmp_path):
     assert order.read_text().split() == ["0", "1", "2", "3", "4"]
 
 
-async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(service, tmp_path):
+async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(service: Service, tmp_path: Path) -> None:
     """Through many kills of the server under load: every accepted job once, with its own code, or `lost`."""
     ledger = tmp_path / "ledger"
     accepted = {}
     chance = random.Random(4)
     stop = asyncio.Event()
 
-    async def submitter():
+    async def submitter() -> None:
         while not stop.is_set():
             code = chance.randrange(256)
             await until(lambda: service.url)
@@ -96,7 +99,7 @@ async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(servi
     submitters = [asyncio.create_task(submitter()) for _ in range(6)]
     for _ in range(8):
         enough = len(accepted) + 8
-        await until(lambda enough=enough: len(accepted) >= enough)
+        await until(partial(_is_longer, accepted, enough))
         await asyncio.sleep(chance.random() * 0.5)  # the moment of the kill is what is random here
         await service.restart()
     stop.set()
@@ -113,7 +116,7 @@ async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(servi
     assert rest["statuses"] == []
 
 
-async def test_s6_the_job_goes_on_when_nobody_reads(service, tmp_path):
+async def test_s6_the_job_goes_on_when_nobody_reads(service: Service, tmp_path: Path) -> None:
     """With the server dead, a command that writes without pause is not held up."""
     lines = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo end >&2"
     job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; {lines}")
@@ -127,7 +130,7 @@ async def test_s6_the_job_goes_on_when_nobody_reads(service, tmp_path):
     assert result["stderr"] == "end\n"
 
 
-async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service):
+async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service: Service) -> None:
     """kill -9 of a keeper: `lost` with the evidence, no code, the tree gone, the output up to then kept."""
     mark = f"5{os.getpid()}.1"
     job = await service.submit(f"echo seen; setsid sleep {mark} & sleep {mark}")
@@ -144,7 +147,7 @@ async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service):
 
 
 @pytest.mark.real_exec
-async def test_a_killed_fork_server_costs_nothing(service, tmp_path):
+async def test_a_killed_fork_server_costs_nothing(service: Service, tmp_path: Path) -> None:
     """kill -9 of the fork server: what runs goes on, new jobs run, another fork server is there."""
     gate = tmp_path / "gate"
     job = await service.submit(f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 5")
@@ -162,7 +165,7 @@ async def test_a_killed_fork_server_costs_nothing(service, tmp_path):
 
 
 @pytest.mark.parametrize("with_server", [False, True])
-async def test_keeper_and_fork_server_killed_leave_no_command(service, with_server):
+async def test_keeper_and_fork_server_killed_leave_no_command(service: Service, with_server: bool) -> None:
     """When nobody is left who could sweep, the job's mark finds its processes: `lost`, and none is left."""
     mark = f"5{os.getpid()}.{2 + with_server}"
     job = await service.submit(f"setsid sleep {mark} & sleep {mark}")
@@ -179,7 +182,7 @@ async def test_keeper_and_fork_server_killed_leave_no_command(service, with_serv
     assert not marked(f"sleep\0{mark}")
 
 
-async def test_a_stopped_keeper_is_not_judged(service, tmp_path):
+async def test_a_stopped_keeper_is_not_judged(service: Service, tmp_path: Path) -> None:
     """While a keeper holds its lock nobody judges its job, though it says nothing; it ends truly in the end."""
     gate = tmp_path / "gate"
     job = await service.submit(f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 3")
@@ -193,7 +196,7 @@ async def test_a_stopped_keeper_is_not_judged(service, tmp_path):
     assert (await service.result(job))["exit_code"] == 3
 
 
-async def test_a_cancel_wished_before_a_restart_is_carried_out_after_it(service):
+async def test_a_cancel_wished_before_a_restart_is_carried_out_after_it(service: Service) -> None:
     """A cancel is a row: a server that died before the keeper heard of it leaves it to the next one."""
     job = await service.submit("sleep 600")
     keeper = await service.running(job)
@@ -205,7 +208,7 @@ async def test_a_cancel_wished_before_a_restart_is_carried_out_after_it(service)
     assert (await service.result(job))["ending"] == "cancelled"
 
 
-async def test_s1_another_boot_loses_what_ran_and_keeps_what_ended(service):
+async def test_s1_another_boot_loses_what_ran_and_keeps_what_ended(service: Service) -> None:
     """After a reboot: a whole end record counts, the rest of the running is `lost`, the queued stay queued."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=2)
@@ -225,7 +228,7 @@ async def test_s1_another_boot_loses_what_ran_and_keeps_what_ended(service):
     assert results[2]["stdout"] == "fresh\n"
 
 
-def _pretend_another_boot(service):
+def _pretend_another_boot(service: Service) -> None:
     """Make the history and the slots say that another boot made the claims."""
     with sqlite3.connect(service.state_dir / "history.db") as db:
         tokens = [token for (token,) in db.execute("SELECT token FROM jobs WHERE state = 'running'")]
@@ -238,7 +241,7 @@ def _pretend_another_boot(service):
         slot.write_bytes(whole)
 
 
-def _replaced(whole, old, new):
+def _replaced(whole: Any, old: Any, new: Any) -> Any:
     # The blocks carry a CRC: put them together again.
     data = bytearray(whole.replace(old, new))
     for record in range(PAGE_SIZE, len(data), (len(data) - PAGE_SIZE) // 2):
@@ -255,7 +258,7 @@ FOREIGN = {"link": lambda path: path.symlink_to("/etc/passwd"), "pipe": os.mkfif
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "missing", *FOREIGN])
-async def test_s7_one_damaged_slot_costs_one_job(service, damage):
+async def test_s7_one_damaged_slot_costs_one_job(service: Service, damage: Any) -> None:
     """A slot that is damaged makes its one job `lost`; the service starts, and the others are what they were."""
     good = await service.run("echo good")
     job = await service.submit("sleep 600")
@@ -285,7 +288,7 @@ async def test_s7_one_damaged_slot_costs_one_job(service, damage):
 
 
 @pytest.mark.real_exec
-async def test_s10_a_result_can_be_read_again_and_after_a_restart(service):
+async def test_s10_a_result_can_be_read_again_and_after_a_restart(service: Service) -> None:
     """A result is the same the second time, and after a restart."""
     first = await service.run("echo once; echo twice >&2; exit 4")
     _, _, second = await service.get(f"/api/results/{first['result_id']}")
@@ -294,7 +297,7 @@ async def test_s10_a_result_can_be_read_again_and_after_a_restart(service):
     assert first == second == third
 
 
-async def test_slots_of_another_history_are_set_aside(service):
+async def test_slots_of_another_history_are_set_aside(service: Service) -> None:
     """A history that was replaced does not touch the keepers of the old one: they are reported and left alone."""
     job = await service.submit("sleep 600")
     keeper = await service.running(job)
@@ -308,7 +311,7 @@ async def test_slots_of_another_history_are_set_aside(service):
     assert (await service.run("echo new"))["job_id"] == 1
 
 
-async def test_a_second_server_on_the_same_state_is_refused(service):
+async def test_a_second_server_on_the_same_state_is_refused(service: Service) -> None:
     """The state directory has one server; another says which process that is, and harms nothing."""
     second = Service(service.state_dir)
     with pytest.raises(AssertionError, match="did not start"):
@@ -318,7 +321,7 @@ async def test_a_second_server_on_the_same_state_is_refused(service):
     assert (await service.run("echo unharmed"))["stdout"] == "unharmed\n"
 
 
-async def test_stop_keep_leaves_jobs_running_and_says_how_many(service, tmp_path):
+async def test_stop_keep_leaves_jobs_running_and_says_how_many(service: Service, tmp_path: Path) -> None:
     """SIGTERM with on_stop=keep exits in under two seconds; the last log line says how many jobs go on, and where."""
     job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 2")
     await service.running(job)
@@ -333,7 +336,7 @@ async def test_stop_keep_leaves_jobs_running_and_says_how_many(service, tmp_path
     assert (await service.result(job))["exit_code"] == 2
 
 
-async def test_stop_drain_waits_for_what_runs_and_starts_nothing(service, tmp_path):
+async def test_stop_drain_waits_for_what_runs_and_starts_nothing(service: Service, tmp_path: Path) -> None:
     """SIGTERM with on_stop=drain sees running jobs through and leaves the queued ones for the next start."""
     await service.stop()
     await service.start(SUPERVISOR__ON_STOP="drain", SUPERVISOR__MAX_RUNNING=1)
@@ -350,7 +353,7 @@ async def test_stop_drain_waits_for_what_runs_and_starts_nothing(service, tmp_pa
     assert (await service.result(queued))["exit_code"] == 8
 
 
-async def test_stop_cancel_ends_what_runs(service):
+async def test_stop_cancel_ends_what_runs(service: Service) -> None:
     """SIGTERM with on_stop=cancel cancels running jobs before it exits."""
     await service.stop()
     await service.start(SUPERVISOR__ON_STOP="cancel")
@@ -361,7 +364,7 @@ async def test_stop_cancel_ends_what_runs(service):
     assert (await service.result(job))["ending"] == "cancelled"
 
 
-async def test_e9_a_followers_disconnect_does_not_hurt_the_job(service, tmp_path):
+async def test_e9_a_followers_disconnect_does_not_hurt_the_job(service: Service, tmp_path: Path) -> None:
     """A client that follows and goes away changes nothing for the job."""
     job = await service.submit(f"echo on; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo off")
     response = await service.session.get(f"{service.url}/api/statuses/{job}/events")
@@ -371,7 +374,7 @@ async def test_e9_a_followers_disconnect_does_not_hurt_the_job(service, tmp_path
     assert (await service.result(job))["stdout"] == "on\noff\n"
 
 
-async def test_a_retired_keepers_slot_is_buried_after_a_restart(service, tmp_path):
+async def test_a_retired_keepers_slot_is_buried_after_a_restart(service: Service, tmp_path: Path) -> None:
     """Keepers that let children go are not the history's any more; their slots go when the children are gone."""
     await service.run(f"(while [ ! -e {tmp_path}/go ]; do sleep 0.01; done) & exit 0", leave_children=True)
     (keeper,) = [k for k in service.keepers() if len(_children(k.pid))]
@@ -383,7 +386,7 @@ async def test_a_retired_keepers_slot_is_buried_after_a_restart(service, tmp_pat
     await until(lambda: slots - set((service.state_dir / "slots").glob("*.slot")))
 
 
-async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service):
+async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service: Service) -> None:
     """Claims of a keeper that goes late, and started none of them, go back to the queue: no slot is buried early."""
     await service.run("true")
     await service.ask("POST", "/api/queues/pause")
@@ -406,7 +409,7 @@ async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service):
     await until(lambda: not buried & set(os.listdir(service.state_dir / "slots")))
 
 
-def _keepers_by_number(service):
+def _keepers_by_number(service: Service) -> Any:
     """The living keepers, by the numbers of their slots."""
     keepers, found = service.keepers(), {}
     directory = os.open(service.state_dir / "slots", os.O_RDONLY)
@@ -421,5 +424,10 @@ def _keepers_by_number(service):
     return found
 
 
-def _children(pid):
-    return [int(p) for p in os.listdir("/proc") if p.isdecimal() and lives(p) and parent(p) == pid]
+def _is_longer(found: Any, count: int) -> bool:
+    return len(found) >= count
+
+
+def _children(pid: Any) -> list[Any]:
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return [each for each in pids if lives(each) and parent(each) == pid]

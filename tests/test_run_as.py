@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,28 +19,29 @@ from shellrunner.config import load
 from shellrunner.keeper import fork_exec, process_tree
 from shellrunner.keeper.program import Program, Step, StepFailed
 from shellrunner.keeper.protocol import PROTOCOL
+from shellrunner.keeper.slot import SlotReader
 from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.service.state_dir import prepare
 from shellrunner.supervisor import KeeperPool
 from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from shellrunner.supervisor.users import NoSuchUser, UserAccounts
 from tests.support.histories import opened
-from tests.support.keepers import ForkServer, give, keep, kept, start, surroundings
+from tests.support.keepers import ForkServer, Talk, give, keep, kept, record_of, start, surroundings
 from tests.support.processes import lives, marked
-from tests.support.service import InProcess
+from tests.support.service import InProcess, Service
 from tests.support.users import NOBODY, PROBE, as_root
 from tests.support.waiting import until
 
 pytestmark = as_root
 
 UID = 61_234  # nobody has it, so nobody else's processes count towards its limits
-USER = {"uid": UID, "gid": 61_235, "groups": [61_235, 61_236, 61_237]}
+USER: dict[str, Any] = {"uid": UID, "gid": 61_235, "groups": [61_235, 61_236, 61_237]}
 
 
 # The keeper ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_is_its_user_and_nothing_of_root_is_left(keeping):
+def test_a_command_is_its_user_and_nothing_of_root_is_left(keeping: tuple[Talk, SlotReader]) -> None:
     """All three ids of user and group are the user's, the groups are its own, and it has no capability."""
     end, data = keep(*keeping, 1, "cat /proc/self/status; id -G; echo ok > /proc/self/comm", user=USER)
     lines = dict(line.split(":", 1) for line in data.decode().splitlines() if ":" in line)
@@ -59,7 +63,7 @@ print(read.value.decode() or None)
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are those of x86-64")
-def test_keys_are_out_of_its_reach(tmp_path):
+def test_keys_are_out_of_its_reach(tmp_path: Path) -> None:
     """A command of another user reads no key of the service's session, nor what the user before it left there."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(250, 1, None) < 0:
@@ -77,7 +81,7 @@ def test_keys_are_out_of_its_reach(tmp_path):
 
 
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
-def test_surroundings_are_as_for_everybody(keeping, more):
+def test_surroundings_are_as_for_everybody(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
     """Signals, descriptors, session, directory, environment, streams and umask: only the user tells the two apart."""
     # Both by fork: glibc's posix_spawn ignores two signals of its own.
     limits = {"open_files": 64}
@@ -86,7 +90,7 @@ def test_surroundings_are_as_for_everybody(keeping, more):
     assert seen[0][0] == 7
 
 
-def test_its_streams_can_be_opened_again(keeping):
+def test_its_streams_can_be_opened_again(keeping: tuple[Talk, SlotReader]) -> None:
     """/dev/stdout, /dev/stderr and /dev/stdin are the user's own, whatever is behind them."""
     script = "cat /dev/stdin > /dev/stdout; echo oops > /dev/stderr"
     end, data = keep(*keeping, 1, script, user=USER, stdin="привет\n")
@@ -94,12 +98,12 @@ def test_its_streams_can_be_opened_again(keeping):
     start(keeping[0], 2, script, user=USER, stream=True)
     give(keeping[0], b"later\n", job=2, end=True)
     assert keeping[0].hear()["say"] == "ended"
-    assert keeping[1].find(2, "t").end["stdout"] == 6
+    assert record_of(keeping[1], 2).end["stdout"] == 6
     end, data = keep(*keeping, 3, "cat /dev/stdin; echo end", user=USER)
     assert (end["exit_code"], data) == (0, b"end\n")
 
 
-def test_its_terminal_is_its_own(keeping):
+def test_its_terminal_is_its_own(keeping: tuple[Talk, SlotReader]) -> None:
     """The terminal belongs to the user, is its session's, and can be opened again under both of its names."""
     script = 'echo a > /dev/tty; echo b > "$(tty)"; stat -c %u "$(tty)"; stty size; read x; echo "<$x>"'
     end, data = keep(*keeping, 1, script, user=USER, tty=[40, 120], stdin="typed\n")
@@ -122,14 +126,16 @@ def test_its_terminal_is_its_own(keeping):
         ({"user": USER | {"uid": 0}}, "cannot become the user with uid 0: Operation not permitted"),
     ],
 )  # fmt: skip
-def test_what_the_user_may_not_is_told_in_words(keeping, open_path, more, detail):
+def test_what_the_user_may_not_is_told_in_words(
+    keeping: tuple[Talk, SlotReader], open_path: Path, more: dict[str, Any], detail: str
+) -> None:
     """Directory, program and PATH are looked at as the user; which step failed is said, and no process is left."""
     (open_path / "closed").mkdir(0o700)
     for program in (open_path / "closed" / "program", open_path / "mine"):
         program.write_text("#!/bin/sh\necho ran\n")
         program.chmod(0o700)
 
-    def there(value):
+    def there(value: Any) -> Any:
         return json.loads(json.dumps(value).replace("{}", str(open_path)))
 
     end, data = keep(*keeping, 1, "echo ran", **({"user": USER} | there(more)))
@@ -137,7 +143,9 @@ def test_what_the_user_may_not_is_told_in_words(keeping, open_path, more, detail
     assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
 
 
-def test_it_reaches_neither_its_witness_nor_what_that_writes(keeping, fork_server):
+def test_it_reaches_neither_its_witness_nor_what_that_writes(
+    keeping: tuple[Talk, SlotReader], fork_server: ForkServer
+) -> None:
     """The keeper, its slot and its state directory are out of reach: no signal, no memory, no descriptor, no file."""
     keeper = keeping[0].hello["identity"]["pid"]
     fork_server.state.chmod(0o700)
@@ -156,12 +164,12 @@ def test_it_reaches_neither_its_witness_nor_what_that_writes(keeping, fork_serve
     assert len(data.split()) > 10, "root reaches nearly all of it: the probe would notice"
 
 
-def test_a_keeper_is_itself_again_afterwards(keeping, fork_server):
+def test_a_keeper_is_itself_again_afterwards(keeping: tuple[Talk, SlotReader], fork_server: ForkServer) -> None:
     """It runs the next command as itself, in its own directory, with the descriptors it had, and has no child."""
     keeper, slot = keeping
     pid = keeper.hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {"command": "true"},
         {"command": "true", "tty": [24, 80]},
         {"command": "cat", "stdin": "text"},
@@ -171,7 +179,7 @@ def test_a_keeper_is_itself_again_afterwards(keeping, fork_server):
         {"command": "true", "user": USER | {"uid": -1}},
     ]
     for job, kind in enumerate(kinds * 2, 1):
-        keep(*keeping, job, **{"user": USER} | kind)
+        keep(*keeping, job, **({"user": USER} | kind))
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
     assert not process_tree.descendants(pid)
     assert os.stat(f"/proc/{pid}/cwd").st_ino == fork_server.state.stat().st_ino
@@ -180,7 +188,7 @@ def test_a_keeper_is_itself_again_afterwards(keeping, fork_server):
 
 
 @pytest.mark.parametrize("end", ["itself", "cancel", "timeout"])
-async def test_nothing_of_it_outlives_it(keeping, end):
+async def test_nothing_of_it_outlives_it(keeping: tuple[Talk, SlotReader], end: str) -> None:
     """Who fled to another session, or forked twice, is ended, however the command ends."""
     number = f"7{os.getpid()}{len(end)}"
     last = "sleep 0.2" if end == "itself" else f"sleep {number}"
@@ -190,12 +198,12 @@ async def test_nothing_of_it_outlives_it(keeping, end):
         await until(lambda: len(marked(f"sleep\0{number}\0")) == 5)
         keeping[0].say(do="cancel", job=1, token="t")
     assert keeping[0].hear()["say"] == "ended"
-    ending = keeping[1].find(1, "t").end
+    ending = record_of(keeping[1], 1).end
     assert ending["ending"] == {"itself": "exited", "cancel": "cancelled", "timeout": "timed_out"}[end]
     assert marked(f"sleep\0{number}\0") == []
 
 
-def test_children_are_left_if_that_is_asked_for(keeping):
+def test_children_are_left_if_that_is_asked_for(keeping: tuple[Talk, SlotReader]) -> None:
     """With leave_children a daemon of the user lives on, may write, and its keeper drains it."""
     script = "(trap '' HUP; sleep 0.3; echo late; echo $? > /dev/stderr; exec sleep 300) & echo $!"
     end, data = keep(*keeping, 1, script, user=USER, leave_children=True)
@@ -205,16 +213,16 @@ def test_children_are_left_if_that_is_asked_for(keeping):
     os.kill(pid, signal.SIGKILL)
 
 
-async def test_signals_reach_its_group(keeping):
+async def test_signals_reach_its_group(keeping: tuple[Talk, SlotReader]) -> None:
     """What is sent by the API reaches a command of another user."""
     start(keeping[0], 1, "trap 'echo got; exit 5' USR1; echo ready; while :; do sleep 0.01; done", user=USER)
-    await until(lambda: (record := keeping[1].find(1, "t")) and record.progress.get("stdout"))
+    await until(lambda: (record := record_of(keeping[1], 1)) and record.progress.get("stdout"))
     keeping[0].say(do="signal", job=1, token="t", signum=int(signal.SIGUSR1))
     assert keeping[0].hear()["say"] == "ended"
-    assert keeping[1].find(1, "t").end["exit_code"] == 5
+    assert record_of(keeping[1], 1).end["exit_code"] == 5
 
 
-def test_limits_are_the_users(keeping):
+def test_limits_are_the_users(keeping: tuple[Talk, SlotReader]) -> None:
     """Processes are counted for the user alone, so a limit that root's would burst is roomy, and holds."""
     script = "ulimit -n; sleep 2 & sleep 2 & sleep 2 & sleep 2 & wait"
     _, data = keep(*keeping, 1, script, user=USER, limits={"processes": 3, "open_files": 33, "memory_bytes": 1 << 28})
@@ -224,7 +232,7 @@ def test_limits_are_the_users(keeping):
     assert end["exit_code"] == 0
 
 
-def test_every_byte_is_stored(keeping, fork_server):
+def test_every_byte_is_stored(keeping: tuple[Talk, SlotReader], fork_server: ForkServer) -> None:
     """Output beyond the slot is as exact as anybody's."""
     end, _ = keep(*keeping, 1, "seq 1 50000; seq 1 1000 >&2", user=USER)
     text = "".join(f"{number}\n" for number in range(1, 50_001))
@@ -241,7 +249,7 @@ def test_every_byte_is_stored(keeping, fork_server):
         (b"/etc", b"/", Step.EXECUTE),
     ],
 )
-def test_nothing_is_imported_after_the_change_of_user(audited, argv, cwd, failed):
+def test_nothing_is_imported_after_the_change_of_user(audited: Any, argv: bytes, cwd: bytes, failed: Any) -> None:
     """From the change on the child opens no file of ours: the user need not be able to read Python's library."""
     program = Program([argv], {b"PATH": b"/nowhere:/usr/bin:/bin"}, cwd)
     step = None
@@ -261,19 +269,19 @@ def test_nothing_is_imported_after_the_change_of_user(audited, argv, cwd, failed
 
 
 @pytest.fixture
-def audited():
+def audited() -> Iterator[Any]:
     """What children of this process open or import while they are another user."""
     heard, said = os.pipe()
     parent, watched = os.getpid(), [True]
 
-    def hook(event, arguments):
+    def hook(event: Any, arguments: Any) -> None:
         if watched and event in ("import", "open", "compile") and os.getpid() != parent and os.getuid() != 0:
             os.write(said, f"{event} {arguments[0]}\n".encode())
 
     sys.addaudithook(hook)  # which is there for good, and then says nothing
     os.set_blocking(heard, False)
 
-    def told():
+    def told() -> Any:
         os.write(said, b".")
         return os.read(heard, 65_536).removesuffix(b".")
 
@@ -286,7 +294,7 @@ def audited():
 # The whole service --------------------------------------------------------------------------------------------------
 
 
-async def submitted(state, *specs, by):
+async def submitted(state: Any, *specs: Any, by: Any) -> list[Any]:
     """Put jobs into the history of a service that is down; their ids."""
     async with opened(state) as store:
         return [(await store.add(spec, by=by)).id for spec in specs]
@@ -295,7 +303,7 @@ async def submitted(state, *specs, by):
 AS_NOBODY = Submitter("token:ci", "nobody")
 
 
-async def test_a_job_runs_as_the_user_of_its_submitter(down):
+async def test_a_job_runs_as_the_user_of_its_submitter(down: Service) -> None:
     """It has the user's ids, groups, home and names; the API tells who submitted it and as whom it runs."""
     script = 'id -un; id -Gn; echo "$HOME $USER $LOGNAME $SHELL"; pwd; umask'
     down.umask = 0o022
@@ -316,7 +324,7 @@ async def test_a_job_runs_as_the_user_of_its_submitter(down):
     assert (await down.result(own))["stdout"] == "0\n"
 
 
-async def test_a_service_that_is_killed_takes_it_up_again(down, open_path):
+async def test_a_service_that_is_killed_takes_it_up_again(down: Service, open_path: Path) -> None:
     """A job of another user goes on while the server is dead, and ends with its own code and every byte."""
     flag = open_path / "flag"
     command = f"echo one; while ! test -e {flag}; do sleep 0.02; done; id -un; exit 9"
@@ -331,7 +339,7 @@ async def test_a_service_that_is_killed_takes_it_up_again(down, open_path):
     assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 9, "one\nnobody\n")
 
 
-async def test_what_a_killed_keeper_left_of_another_user_is_ended(down):
+async def test_what_a_killed_keeper_left_of_another_user_is_ended(down: Service) -> None:
     """With keeper, fork server and server dead, the next server finds the user's processes by their mark."""
     (job,) = await submitted(down.state_dir, JobSpec(command="setsid sleep 600 & sleep 600"), by=AS_NOBODY)
     await down.start()
@@ -349,7 +357,7 @@ async def test_what_a_killed_keeper_left_of_another_user_is_ended(down):
     assert not [pid for pid in left if lives(pid)]
 
 
-async def test_a_user_that_is_not_there_any_more_is_told(down):
+async def test_a_user_that_is_not_there_any_more_is_told(down: Service) -> None:
     """A job whose user is gone never starts, and its detail names the user; the next job is none the worse."""
     gone, too = await submitted(down.state_dir, *[JobSpec(command="id -u")] * 2, by=Submitter("t", "x-y"))
     (own,) = await submitted(down.state_dir, JobSpec(command="id -u"), by=Submitter("t", "root"))
@@ -360,7 +368,7 @@ async def test_a_user_that_is_not_there_any_more_is_told(down):
     assert (await down.result(own))["stdout"] == "0\n", "root is the service's own user"
 
 
-async def test_another_attempt_runs_as_the_same_user(down):
+async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
     """A retry is no way out of it."""
     spec = JobSpec(command="id -un; exit 1", retries=Retries(max=1))
     (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
@@ -370,7 +378,7 @@ async def test_another_attempt_runs_as_the_same_user(down):
     assert output == b"nobody\nnobody\n"
 
 
-async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down):
+async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down: Service) -> None:
     """However early a cancel comes, a job of another user ends as cancelled or never began, and the service lives."""
     jobs = await submitted(down.state_dir, *[JobSpec(command="sleep 600")] * 30, by=AS_NOBODY)
     await down.start(SUPERVISOR__MAX_RUNNING=8)
@@ -379,7 +387,9 @@ async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down):
     assert {(await down.result(job))["ending"] for job in jobs} == {"cancelled"}
 
 
-async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypatch):
+async def test_a_keeper_of_an_earlier_version_gets_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would pass over the user that a command is to run as: so nothing is run, and the log says what to do."""
     monkeypatch.setattr("shellrunner.supervisor.keeper_pool.PROTOCOL", PROTOCOL + 1)
     launcher = ForkServerLauncher.from_process(prepare(tmp_path))
@@ -393,10 +403,11 @@ async def test_a_keeper_of_an_earlier_version_gets_no_command(tmp_path, monkeypa
     await until(lambda: process.poll() is not None)
 
 
-async def test_a_user_is_remembered_for_a_while(monkeypatch):
+async def test_a_user_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is gone is served for a minute more at most; one whose entry no keeper can be told is refused."""
     accounts = UserAccounts(load().jobs)
     known = await accounts.look_up("nobody")
+    assert known.user is not None
     assert (known.user["uid"], known.user["gid"]) == (NOBODY.pw_uid, NOBODY.pw_gid)
     monkeypatch.setattr(pwd, "getpwnam", lambda name: {}[name])
     assert await accounts.look_up("nobody") is known
@@ -410,7 +421,9 @@ async def test_a_user_is_remembered_for_a_while(monkeypatch):
 
 
 @pytest.mark.parametrize("home", ["/home/" + "x" * 300, "mounted"])
-async def test_a_home_that_root_cannot_look_at_harms_nobody(tmp_path, open_path, monkeypatch, home):
+async def test_a_home_that_root_cannot_look_at_harms_nobody(
+    tmp_path: Path, open_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
     """Whatever lies at a user's home, FUSE for one: the service lives, and only that user's commands may fail."""
     state = tmp_path / "state"
     (job,) = await submitted(state, JobSpec(command="pwd"), by=Submitter("token:odd", "odd"))
@@ -428,7 +441,7 @@ async def test_a_home_that_root_cannot_look_at_harms_nobody(tmp_path, open_path,
 
 
 @contextlib.contextmanager
-def mounted(place):
+def mounted(place: Any) -> Iterator[str]:
     """A directory that `UID` has mounted, so that root may not even look at it; nobody serves it any more."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:

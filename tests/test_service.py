@@ -6,10 +6,13 @@ import os
 import signal
 import socket
 import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shellrunner.service import Health
+from shellrunner.service.health import Health
 from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.systemd.notify import Notifier
@@ -20,37 +23,37 @@ from tests.support.waiting import SOON, until
 class Notes:
     """The socket on which systemd would listen, and what was said there."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._socket.setblocking(False)
-        self._heard = []
+        self._heard: list[Any] = []
 
-    def count(self, word):
+    def count(self, word: Any) -> Any:
         """How many notes so far have this beginning of a line in them."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._heard += self._socket.recv(4096).decode().split("\n")
         return sum(line.startswith(word) for line in self._heard)
 
-    async def hear(self, word, times=1):
+    async def hear(self, word: Any, times: int = 1) -> None:
         """Wait until it was said so often."""
         await until(lambda: self.count(word) >= times, what=f"systemd hears {word}")
 
-    def close(self):
+    def close(self) -> None:
         """Listen no more."""
         self._socket.close()
 
 
 @pytest.fixture
-def notes(tmp_path):
+def notes(tmp_path: Path) -> Iterator[Any]:
     """What systemd hears."""
     listening = Notes(tmp_path / "notify")
     yield listening
     listening.close()
 
 
-async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path, notes):
+async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path: Path, notes: Any) -> None:
     """READY=1 when it listens, WATCHDOG=1 again and again after a write, STOPPING=1 at SIGTERM; no job can do it."""
     service = Service(tmp_path / "state")
     service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
@@ -64,7 +67,7 @@ async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path, notes)
     await service.clear_away()
 
 
-async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path, notes):
+async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path: Path, notes: Any) -> None:
     """With on_stop=drain the stop may take longer than TimeoutStopSec: more time is asked for."""
     service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
     service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
@@ -78,7 +81,9 @@ async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path, notes):
     await service.clear_away()
 
 
-async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watchdog_waiting(tmp_path, notes):
+async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watchdog_waiting(
+    tmp_path: Path, notes: Any
+) -> None:
     """While writes fail, there is a complaint for /readyz, and systemd is told nothing."""
     async with open_store(tmp_path / "state", Retention(days=None, jobs=None, bytes=None)) as store:
         notifier = Notifier(str(tmp_path / "notify"))
@@ -93,7 +98,9 @@ async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watch
         notifier.close()
 
 
-async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monkeypatch):
+async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bug in the supervisor ends the service with status 1; a job that runs does not notice."""
     async with InProcess(tmp_path / "state") as service:
         status, _, _ = await service.get("/readyz")
@@ -117,7 +124,9 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(tmp_path, monke
 @pytest.mark.parametrize(
     ("part", "where"), [("health check", "health.Health.check"), ("reloader", "reload.Reloader._reload")]
 )
-async def test_a_crash_beside_the_server_ends_the_process_loudly(tmp_path, monkeypatch, caplog, part, where):
+async def test_a_crash_beside_the_server_ends_the_process_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str, where: str
+) -> None:
     """A bug in what works beside the server ends the service with status 1, and the log says which part it was."""
     monkeypatch.setattr("shellrunner.service.health.CHECK_INTERVAL", 0.05)
     async with InProcess(tmp_path / "state") as service:
@@ -129,11 +138,11 @@ async def test_a_crash_beside_the_server_ends_the_process_loudly(tmp_path, monke
     await Service(tmp_path / "state").clear_away()
 
 
-async def _bug(*_):
+async def _bug(*_: object) -> None:
     raise RuntimeError("a bug")
 
 
-async def test_everything_it_keeps_is_for_its_user_only(service):
+async def test_everything_it_keeps_is_for_its_user_only(service: Service) -> None:
     """The state directory is 0700, every file in it 0600 (sockets aside), whatever the umask."""
     await service.run("head -c 100000 /dev/zero; for i in $(seq 400); do echo x; echo y >&2; done")
     for folder, folders, files in os.walk(service.state_dir):
@@ -144,7 +153,7 @@ async def test_everything_it_keeps_is_for_its_user_only(service):
     assert stat.S_IMODE(service.state_dir.stat().st_mode) == 0o700
 
 
-async def test_no_secret_is_in_the_log(tmp_path):
+async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
     """At level debug, neither a variable's value nor standard input is in any line; the job's id is."""
     service = Service(tmp_path / "state", LOG__LEVEL="debug")
     await service.start()
@@ -156,7 +165,7 @@ async def test_no_secret_is_in_the_log(tmp_path):
     await service.clear_away()
 
 
-async def test_a_second_signal_ends_the_waiting(tmp_path):
+async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
     """With on_stop=drain a second SIGTERM stops at once; what runs is kept for the next start."""
     service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
     await service.start()

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.service import Service
 from tests.support.users import as_root
 from tests.support.waiting import until
 
@@ -37,8 +41,11 @@ run_as = "nobody"
 """
 
 
+Ask = Callable[..., Awaitable[Any]]  # who, verb, path, options; returns what Service.ask does
+
+
 @pytest.fixture
-async def shared(down, tmp_path):
+async def shared(down: Service, tmp_path: Path) -> Ask:
     """A service for several people; `ask(who, …)` asks as one of them."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
@@ -46,7 +53,7 @@ async def shared(down, tmp_path):
     down.program += ["--config", str(config)]
     await down.start()
 
-    async def ask(who, verb, path, **options):
+    async def ask(who: str, verb: str, path: str, **options: Any) -> Any:
         headers = {"Authorization": f"Bearer {TOKENS[who]}"} | options.pop("headers", {})
         return await down.ask(verb, path, headers=headers, **options)
 
@@ -56,7 +63,7 @@ async def shared(down, tmp_path):
 FED = {"command": "cat; id -un", "stdin": {"stream": True}}
 
 
-async def test_each_runs_as_its_own_user(shared):
+async def test_each_runs_as_its_own_user(shared: Ask) -> None:
     """Who submitted a job and as whom it runs is told, and input reaches each one's own command."""
     for who, user, run_as in (("ci", b"nobody", "nobody"), ("ops", b"root", None)):
         status, _, job = await shared(who, "POST", "/api/jobs", json=FED)
@@ -67,7 +74,7 @@ async def test_each_runs_as_its_own_user(shared):
         assert (await shared("ops", "GET", output))[2] == b"input " + user + b"\n"
 
 
-async def test_what_is_not_on_the_list_is_refused_with_its_place(shared):
+async def test_what_is_not_on_the_list_is_refused_with_its_place(shared: Ask) -> None:
     """A command of its own, more words, a variable, a directory or a terminal: 403, and no job comes of it."""
     for body, pointer in (
         ({"command": "id -un"}, "#/command"),
@@ -82,7 +89,7 @@ async def test_what_is_not_on_the_list_is_refused_with_its_place(shared):
     assert (await shared("ops", "GET", "/api/jobs"))[2]["jobs"] == []
 
 
-async def test_a_result_is_for_those_who_may_read_it(shared):
+async def test_a_result_is_for_those_who_may_read_it(shared: Ask) -> None:
     """Who may only run commands sees no output by waiting for it, nor by sending the same again; others do."""
     for who, status, shown in (("cd", 202, None), ("cd", 202, None), ("ci", 200, "nobody\n")):
         headers = {"Prefer": "wait=20", "Idempotency-Key": "once"}
@@ -97,21 +104,21 @@ async def test_a_result_is_for_those_who_may_read_it(shared):
         await ended(shared, body["job_id"])
 
 
-async def running(shared, job):
+async def running(shared: Ask, job: Any) -> None:
     """Wait until a job runs."""
 
-    async def runs():
-        return (await shared("ops", "GET", f"/api/statuses/{job}"))[2]["state"] == "running"
+    async def runs() -> bool:
+        return bool((await shared("ops", "GET", f"/api/statuses/{job}"))[2]["state"] == "running")
 
     await until(runs)
 
 
-async def ended(shared, job):
+async def ended(shared: Ask, job: Any) -> None:
     """Wait until a job is done."""
     assert (await shared("ops", "GET", f"/api/statuses/{job}/output?follow=true"))[0] == 200
 
 
-async def test_others_jobs_are_out_of_reach(shared):
+async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
     """A token with a user or a list cancels, signals, feeds and deletes no job of another, not even of its user."""
     mine, theirs = [(await shared(who, "POST", "/api/jobs", json=FED))[2]["job_id"] for who in ("ci", "ops")]
     for who, job in (("cd", mine), ("ci", theirs)):
@@ -125,12 +132,12 @@ async def test_others_jobs_are_out_of_reach(shared):
         assert (await shared("ops", "POST", f"/api/jobs/{job}/cancel"))[0] == 202, "who is not bound reaches all"
 
 
-async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path):
+async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path: Path) -> None:
     """A service does not start with a token that nothing could run for, and says which it is and why."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
     config.write_text(CONFIG.format(ops="1" * 64, ci="2" * 64, cd="3" * 64).replace("nobody", "x-y"))
     command = [sys.executable, "-m", "shellrunner", "serve", "--config", config, "--state-dir", tmp_path / "state"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
     assert "auth.tokens.1.run_as: there is no user x-y" in done.stderr

@@ -2,6 +2,9 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,7 @@ from shellrunner.systemd.notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
-def systemd(request, tmp_path):
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, ...]]:
     """A socket as systemd has it, and its address as NOTIFY_SOCKET gives it."""
     name = str(tmp_path / "notify")
     address = "@" + name if request.param == "abstract" else name
@@ -19,7 +22,7 @@ def systemd(request, tmp_path):
         yield listener, address
 
 
-def test_notes_arrive_as_sd_notify_has_them(systemd):
+def test_notes_arrive_as_sd_notify_has_them(systemd: tuple[Any, ...]) -> None:
     """Each note is one datagram of KEY=value lines, and no text can add a line of its own."""
     listener, address = systemd
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
@@ -34,7 +37,7 @@ def test_notes_arrive_as_sd_notify_has_them(systemd):
     notifier.close()
 
 
-def test_what_systemd_left_is_taken_out_of_the_environment():
+def test_what_systemd_left_is_taken_out_of_the_environment() -> None:
     """Nothing started later finds the socket or the watchdog."""
     environment = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "LANG": "C"}
     Notifier.from_environment(environment).close()
@@ -52,7 +55,9 @@ def test_what_systemd_left_is_taken_out_of_the_environment():
         ({}, None),
     ],
 )
-def test_the_watchdog_is_fed_twice_in_its_time_if_it_is_ours(environment, interval):
+def test_the_watchdog_is_fed_twice_in_its_time_if_it_is_ours(
+    environment: dict[str, Any], interval: float | int | None
+) -> None:
     """The interval is half of WATCHDOG_USEC, and none if that was meant for another process."""
     notifier = Notifier.from_environment(environment)
     assert notifier.watchdog_interval == interval
@@ -60,7 +65,7 @@ def test_the_watchdog_is_fed_twice_in_its_time_if_it_is_ours(environment, interv
 
 
 @pytest.mark.parametrize("address", [None, "", "/nowhere/at/all", "vsock:2:1", "/" + "x" * 200])
-def test_without_a_systemd_that_listens_nothing_happens(address):
+def test_without_a_systemd_that_listens_nothing_happens(address: str | None) -> None:
     """Neither no socket nor a useless address hurts the service."""
     notifier = Notifier(address)
     notifier.ready("on")

@@ -4,13 +4,17 @@ import asyncio
 import hashlib
 import os
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.pty import Pty
-from tests.support.keepers import ended, give, keep, start
+from shellrunner.keeper.slot import SlotReader
+from tests.support.keepers import Talk, ended, give, keep, start
 from tests.support.processes import lives
+from tests.support.service import Service
 from tests.support.sse import output_text, parse
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
@@ -18,24 +22,25 @@ from tests.support.waiting import until
 SIZE = [31, 97]
 
 
-def on_terminal(keeping, command, job=1, **more):
+def on_terminal(keeping: tuple[Talk, SlotReader], command: Any, job: int = 1, **more: Any) -> Any:
     """Run it to its end; return its end and its output."""
-    return keep(*keeping, job, command, **{"tty": SIZE, "timeout": 20} | more)
+    keeper, slot = keeping
+    return keep(keeper, slot, job, command, **({"tty": SIZE, "timeout": 20} | more))
 
 
-async def output(keeping, job=1, ends_with=b""):
+async def output(keeping: tuple[Talk, SlotReader], job: int = 1, ends_with: bytes = b"") -> Any:
     """Wait until what the job wrote ends so, and return all of it."""
     _, slot = keeping
 
-    def written():
+    def written() -> Any:
         record = slot.find(job, "t")
         data = record and slot.data(record, 0, record.progress.get("stdout", 0))
         return data if data and data.endswith(ends_with) else None
 
-    return await until(written, what=f"{ends_with} was written")
+    return await until(written, what=f"{ends_with!r} was written")
 
 
-def test_the_command_has_a_terminal_of_its_own(keeping):
+def test_the_command_has_a_terminal_of_its_own(keeping: tuple[Talk, SlotReader]) -> None:
     """Descriptors 0 to 2 are one terminal of the size asked for, without echo, and it is the controlling one."""
     end, data = on_terminal(
         keeping,
@@ -50,21 +55,21 @@ def test_the_command_has_a_terminal_of_its_own(keeping):
     assert (end["exit_code"], end["stderr"]) == (0, 0)
 
 
-def test_signals_are_as_without_a_terminal(keeping):
+def test_signals_are_as_without_a_terminal(keeping: tuple[Talk, SlotReader]) -> None:
     """No ignored or blocked signal (glibc's own two aside)."""
     _, data = on_terminal(keeping, "grep -E '^Sig(Blk|Ign)' /proc/self/status")
     masks = [int(line.split()[1], 16) & ~(0b11 << 31) for line in data.decode().splitlines()]
     assert masks == [0, 0]
 
 
-def test_o4_the_tail_is_never_lost_on_a_terminal(keeping):
+def test_o4_the_tail_is_never_lost_on_a_terminal(keeping: tuple[Talk, SlotReader]) -> None:
     """1,000 times `printf x; exit 3`: always the x, always the 3."""
     for job in range(1, 1001):
         end, data = on_terminal(keeping, "printf x; exit 3", job)
         assert (end["exit_code"], data) == (3, b"x")
 
 
-def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping):
+def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping: tuple[Talk, SlotReader]) -> None:
     """A child has the terminal open, and the kernel holds less than is written: every byte is there, nobody waits."""
     began = time.monotonic()
     for job in range(1, 101):
@@ -73,7 +78,7 @@ def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping):
     assert time.monotonic() - began < 15
 
 
-def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping):
+def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping: tuple[Talk, SlotReader]) -> None:
     """What a child writes to the terminal after the command's end does not put that off."""
     end, data = on_terminal(keeping, "trap '' HUP; yes & sleep 0.2; echo end; exit 3")
     assert end["exit_code"] == 3
@@ -81,21 +86,21 @@ def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping):
     assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
 
 
-def test_a_closed_terminal_can_be_opened_again(keeping):
+def test_a_closed_terminal_can_be_opened_again(keeping: tuple[Talk, SlotReader]) -> None:
     """A command that closes all of its descriptors and opens /dev/tty later is still read."""
     end, data = on_terminal(keeping, "exec <&- >&- 2>&-; sleep 0.1; echo again > /dev/tty")
     assert (end["exit_code"], data) == (0, b"again\r\n")
 
 
 @pytest.mark.parametrize("command", ["cat", "cat; cat; read x; echo $?", "sleep 0.1; wc -c; head -n 1", "sort"])
-def test_p12_without_input_every_read_finds_the_end(keeping, command):
+def test_p12_without_input_every_read_finds_the_end(keeping: tuple[Talk, SlotReader], command: str) -> None:
     """However often and however late a command reads, its input is at its end."""
     end, data = on_terminal(keeping, command)
     assert end["ending"] == "exited"
     assert data.split() in ([], [b"1"], [b"0"])
 
 
-def test_a_program_that_edits_lines_itself_gets_the_key_for_the_end(keeping):
+def test_a_program_that_edits_lines_itself_gets_the_key_for_the_end(keeping: tuple[Talk, SlotReader]) -> None:
     """Where the terminal is raw there is no end: the key comes once, as a key."""
     program = (
         "import os, select, termios, tty; old = termios.tcgetattr(0); tty.setraw(0, termios.TCSANOW)\n"
@@ -110,14 +115,14 @@ def test_a_program_that_edits_lines_itself_gets_the_key_for_the_end(keeping):
 
 
 @pytest.mark.parametrize("text", ["one\ntwo\n", "one\nrest", "x" * 4000, "строка\n" * 30_000, "\n", ""])
-def test_text_is_typed_and_then_its_end(keeping, text):
+def test_text_is_typed_and_then_its_end(keeping: tuple[Talk, SlotReader], text: str) -> None:
     """What was given arrives line by line, also the last one without a newline, and then every read finds the end."""
     end, data = on_terminal(keeping, "wc -c; cat", stdin=text)
     assert end["ending"] == "exited"
     assert data.split() == [str(len(text.encode())).encode()]
 
 
-async def test_streamed_input_is_typed_as_it_comes(keeping):
+async def test_streamed_input_is_typed_as_it_comes(keeping: tuple[Talk, SlotReader]) -> None:
     """A prompt is answered when it is there; the end is an end for every later read."""
     keeper, _ = keeping
     start(keeper, 1, "printf 'name? '; read name; echo hi $name; cat; cat; echo over", tty=SIZE, stream=True)
@@ -129,11 +134,11 @@ async def test_streamed_input_is_typed_as_it_comes(keeping):
     assert ended(keeping[1], 1)[1].endswith(b"\r\nrestover\r\n")
 
 
-def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error():
+def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error() -> None:
     """What root's commands can do with vhangup(2) at any moment must not end their keeper."""
 
     class HungUp(Pty):
-        def _is_unread(self):
+        def _is_unread(self) -> bool:
             for end in (self.master, self.sink):  # the last of them hangs the other side up
                 os.close(end)
             return False
@@ -145,7 +150,7 @@ def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error():
     terminal.close()
 
 
-async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping):
+async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping: tuple[Talk, SlotReader]) -> None:
     """A million bytes of lines wait for a slow reader and arrive as they were, without the keeper going astray."""
     keeper, _ = keeping
     lines = b"".join(b"line %06d\n" % number for number in range(87_000))
@@ -155,7 +160,7 @@ async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping):
     assert ended(keeping[1], 1)[1].decode().split() == [hashlib.md5(lines).hexdigest(), "-", "0"]
 
 
-async def test_ctrl_c_ends_the_foreground(keeping):
+async def test_ctrl_c_ends_the_foreground(keeping: tuple[Talk, SlotReader]) -> None:
     """Ctrl-C that is typed interrupts what is in the foreground, as at any terminal."""
     keeper, slot = keeping
     start(keeper, 1, "echo up; exec sleep 600", tty=SIZE, stream=True)
@@ -166,7 +171,9 @@ async def test_ctrl_c_ends_the_foreground(keeping):
     assert (end["ending"], end["signal"]) == ("signalled", "SIGINT")
 
 
-async def test_left_children_are_drained_and_keep_their_terminal(keeping, tmp_path):
+async def test_left_children_are_drained_and_keep_their_terminal(
+    keeping: tuple[Talk, SlotReader], tmp_path: Path
+) -> None:
     """With leave_children, one that ignores the hangup a terminal gives lives on, and its writes go nowhere, well."""
     keeper, _ = keeping
     go, proof = tmp_path / "go", tmp_path / "proof"
@@ -185,7 +192,7 @@ async def test_left_children_are_drained_and_keep_their_terminal(keeping, tmp_pa
 
 
 @sees_keepers
-def test_a_cancelled_terminal_leaves_nothing(keeping):
+def test_a_cancelled_terminal_leaves_nothing(keeping: tuple[Talk, SlotReader]) -> None:
     """A program that ignores everything is killed after the grace; the keeper has the descriptors it began with."""
     keeper, _ = keeping
     pid = keeper.hello["identity"]["pid"]
@@ -202,7 +209,7 @@ def test_a_cancelled_terminal_leaves_nothing(keeping):
 # Through the service ----------------------------------------------------------------------------------------------
 
 
-async def test_colours_and_progress_bars_arrive_as_they_are(service):
+async def test_colours_and_progress_bars_arrive_as_they_are(service: Service) -> None:
     """`ls` colours its output, carriage returns stay, and the stream carries them to the byte."""
     command = "cd /; ls -d --color=auto bin etc; printf '10%%\\r50%%\\r100%%\\n'; echo $TERM; stty size"
     job = await service.submit(command, tty=True)
@@ -215,19 +222,19 @@ async def test_colours_and_progress_bars_arrive_as_they_are(service):
     assert output_text(events) == result["stdout"]
 
 
-async def test_the_size_is_the_one_asked_for(service):
+async def test_the_size_is_the_one_asked_for(service: Service) -> None:
     """Rows and columns are the job's."""
     result = await service.run("stty size", tty={"rows": 50, "columns": 132})
     assert result["stdout"] == "50 132\r\n"
 
 
-async def test_term_is_the_jobs_own_where_it_says_so(service):
+async def test_term_is_the_jobs_own_where_it_says_so(service: Service) -> None:
     """A job's environment goes before the TERM that a terminal brings; without a terminal there is none."""
     assert (await service.run("echo $TERM", tty=True, env={"TERM": "vt100"}))["stdout"] == "vt100\r\n"
     assert (await service.run("echo ${TERM-none}"))["stdout"] in ("none\n", "dumb\n")
 
 
-async def test_a_terminal_goes_on_through_a_restart(service):
+async def test_a_terminal_goes_on_through_a_restart(service: Service) -> None:
     """A server that is killed and started again finds the terminal and its input as they were."""
     job = await service.submit("read a; echo got $a; read b; echo got $b; exit 7", tty=True, stdin={"stream": True})
     await service.running(job)

@@ -11,9 +11,10 @@ import ssl
 import subprocess
 import sys
 import tomllib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -37,15 +38,16 @@ class Said(NamedTuple):
     stderr: str
 
 
-def token(*arguments):
+def token(*arguments: Any) -> Any:
     """Run `shellrunner token` to its end, in this process: there are many."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
         cli.main(["token", *map(str, arguments)], prog_name="shellrunner")
+    assert isinstance(ended.value.code, int)
     return Said(ended.value.code, stdout.getvalue(), stderr.getvalue())
 
 
-def created(*arguments):
+def created(*arguments: Any) -> tuple[Any, ...]:
     """Make a token; return it and its lines for the configuration."""
     made = token("create", *arguments)
     assert made.status == 0, made.stderr
@@ -56,7 +58,7 @@ def created(*arguments):
 # The command line
 
 
-def test_a_token_is_alone_on_standard_output_and_its_lines_on_standard_error():
+def test_a_token_is_alone_on_standard_output_and_its_lines_on_standard_error() -> None:
     """Nothing else is on the one, nothing of the token is on the other, and no two are the same."""
     one, other = created("ci"), created("ci")
     for secret, lines in (one, other):
@@ -78,7 +80,7 @@ def test_a_token_is_alone_on_standard_output_and_its_lines_on_standard_error():
     assert one[0] != other[0]
 
 
-def test_what_is_asked_for_is_in_the_lines():
+def test_what_is_asked_for_is_in_the_lines() -> None:
     """Scopes, each once, expiry and user, as the configuration has them."""
     _, lines = created("a.b-c_1", "--scope", "admin", "--scope", "read", "--scope", "admin", "--expires",
                        "2127-01-01", "--run-as", "deploy")  # fmt: skip
@@ -92,7 +94,7 @@ def test_what_is_asked_for_is_in_the_lines():
 @pytest.mark.parametrize(
     ("given", "span"), [("90d", timedelta(days=90)), ("12h", timedelta(hours=12)), ("1d12h", timedelta(days=1.5))]
 )
-def test_a_span_counts_from_now(given, span):
+def test_a_span_counts_from_now(given: str, span: Any) -> None:
     """Days or hours."""
     before = datetime.now(UTC)
     (found,) = tomllib.loads(created("ci", "--expires", given)[1])["auth"]["tokens"]
@@ -107,7 +109,7 @@ def test_a_span_counts_from_now(given, span):
         ("2127-01-01T12:30", datetime(2127, 1, 1, 12, 30, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_in_utc_unless_it_says_otherwise(given, moment):
+def test_a_moment_is_in_utc_unless_it_says_otherwise(given: str, moment: Any) -> None:
     """A date alone is its midnight."""
     (found,) = tomllib.loads(created("ci", "--expires", given)[1])["auth"]["tokens"]
     assert found["expires"] == moment
@@ -131,14 +133,14 @@ def test_a_moment_is_in_utc_unless_it_says_otherwise(given, moment):
         ([], "Missing argument 'NAME'"),
     ],
 )
-def test_what_no_configuration_would_take_is_not_made(arguments, words):
+def test_what_no_configuration_would_take_is_not_made(arguments: list[Any] | list[str], words: str) -> None:
     """Exit code 2, words, and no token."""
     done = token("create", *arguments)
     assert (done.status, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.replace("│", "").split())
 
 
-def test_the_lines_can_be_appended_as_they_are(tmp_path):
+def test_the_lines_can_be_appended_as_they_are(tmp_path: Path) -> None:
     """`2>>` to config.toml as it is shipped, and to a file that has others, is all there is to do."""
     path = tmp_path / "config.toml"
     path.write_text(SHIPPED.read_text())
@@ -150,7 +152,7 @@ def test_the_lines_can_be_appended_as_they_are(tmp_path):
     assert [each.name for each in load(path).auth.tokens] == ["ci", "deploy"]
 
 
-def test_the_list_has_every_token_and_no_hash(tmp_path):
+def test_the_list_has_every_token_and_no_hash(tmp_path: Path) -> None:
     """Names, scopes, expiry, user and whether the commands are limited; those that are over are marked."""
     secret, lines = created("ci", "--expires", "2127-01-01")
     path = tmp_path / "config.toml"
@@ -178,13 +180,13 @@ def test_the_list_has_every_token_and_no_hash(tmp_path):
 class Guarded(Service):
     """A service whose tokens lie in a file of their own."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: Any) -> None:
         super().__init__(directory / "state")
         self.config, self.tokens = directory / "config.toml", directory / "tokens.toml"
-        self.secrets = {}
+        self.secrets: dict[str, Any] = {}
         self.program += ["--config", str(self.config)]
 
-    def write(self, *tokens, config="session_cookie = true"):
+    def write(self, *tokens: Any, config: str = "session_cookie = true") -> None:
         """Write the files: each token is a name, perhaps with options, and is made once."""
         self.config.write_text(f"[auth]\ntokens_file = '{self.tokens}'\n{config}\n")
         self.tokens.touch(0o600)
@@ -192,28 +194,28 @@ class Guarded(Service):
             self.secrets[name] = self.secrets.get(name) or created(name, *options)
         self.tokens.write_text("".join(self.secrets[name][1] for name, *_ in tokens))
 
-    def shown(self, name):
+    def shown(self, name: Any) -> dict[str, Any]:
         """The header with which somebody shows a token."""
         return {"Authorization": f"Bearer {self.secrets[name][0] if name in self.secrets else name}"}
 
-    async def asked(self, name, verb="GET", path="/api/jobs", **more):
+    async def asked(self, name: Any, verb: str = "GET", path: str = "/api/jobs", **more: Any) -> Any:
         """What somebody with this token gets: the status."""
         status, _, _ = await self.ask(verb, path, headers=self.shown(name), **more)
         return status
 
-    async def reload(self, event="reloaded"):
+    async def reload(self, event: str = "reloaded") -> Any:
         """Send SIGHUP; return what the log says of it."""
         before = len(self.log)
         self.process.send_signal(signal.SIGHUP)
 
-        def said():
+        def said() -> Any:
             return next((entry for entry in self.log[before:] if entry["event"].startswith(event)), None)
 
         return await until(said, what=f"the log says {event}")
 
 
 @pytest.fixture
-async def guarded(tmp_path):
+async def guarded(tmp_path: Path) -> AsyncIterator[Any]:
     service = Guarded(tmp_path)
     try:
         yield service
@@ -223,7 +225,7 @@ async def guarded(tmp_path):
             print(line)
 
 
-async def test_a_token_does_what_its_scopes_say(guarded):
+async def test_a_token_does_what_its_scopes_say(guarded: Any) -> None:
     """Each scope by itself is good for its own routes; without a token, or with a wrong one, nothing is."""
     scopes = ("read", "run", "admin")
     guarded.write(*[(scope, "--scope", scope) for scope in scopes], ("gone", "--expires", "2127-01-01"))
@@ -252,7 +254,7 @@ async def test_a_token_does_what_its_scopes_say(guarded):
     assert len((await guarded.ask("GET", "/api/jobs", headers=guarded.shown("read")))[2]["jobs"]) == 1
 
 
-async def test_too_many_wrong_tokens_are_told_to_wait_and_a_right_one_never_is(guarded):
+async def test_too_many_wrong_tokens_are_told_to_wait_and_a_right_one_never_is(guarded: Any) -> None:
     """429 with Retry-After from the eleventh on; the right token is served in between and afterwards."""
     guarded.write(("ci",))
     await guarded.start()
@@ -267,7 +269,7 @@ async def test_too_many_wrong_tokens_are_told_to_wait_and_a_right_one_never_is(g
         assert 1 <= int(seconds) <= 6
 
 
-async def test_a_reload_lets_in_whom_the_files_name_now(guarded):
+async def test_a_reload_lets_in_whom_the_files_name_now(guarded: Any) -> None:
     """A token that was added is good, one that was removed is not, and the log says which, without a hash."""
     guarded.write(("ci",), ("old",))
     await guarded.start()
@@ -283,7 +285,7 @@ async def test_a_reload_lets_in_whom_the_files_name_now(guarded):
     assert (await guarded.reload())["changed"] == []
 
 
-async def test_a_reload_of_nonsense_changes_nothing_and_says_why(guarded):
+async def test_a_reload_of_nonsense_changes_nothing_and_says_why(guarded: Any) -> None:
     """Everything old is kept, in words that name the place; the next one that makes sense is applied."""
     guarded.write(("ci",))
     await guarded.start()
@@ -306,7 +308,7 @@ async def test_a_reload_of_nonsense_changes_nothing_and_says_why(guarded):
 
 
 @pytest.mark.parametrize("number", ["1" * 5000, "[" * 5000], ids=["a number without end", "lists in lists"])
-async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded, number):
+async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded: Any, number: str) -> None:
     """What the reader of TOML itself fails over is refused like any other mistake."""
     guarded.write(("ci",))
     await guarded.start()
@@ -316,7 +318,7 @@ async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded,
     assert await guarded.asked("ci") == 200
 
 
-async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded):
+async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded: Any) -> None:
     """By then it is empty: it would take away every token, and with them the need for one."""
     guarded.write(("ci",))
     reading, writing = os.pipe()
@@ -331,7 +333,7 @@ async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded):
     assert [await guarded.asked("ci"), (await guarded.ask("GET", "/api/jobs"))[0]] == [200, 401]
 
 
-async def test_a_reload_says_what_needs_a_restart(guarded):
+async def test_a_reload_says_what_needs_a_restart(guarded: Any) -> None:
     """What cannot change while the service runs is named, every time, and is not applied; overrides stand."""
     guarded.write(("ci",))
     await guarded.start(LOG__LEVEL="info")
@@ -344,17 +346,17 @@ async def test_a_reload_says_what_needs_a_restart(guarded):
     assert await guarded.asked("ci", "POST", "/api/session") == 403
 
 
-async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded, tmp_path):
+async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded: Any, tmp_path: Path) -> None:
     """At SIGHUP a new certificate is shown; with one that is none, the tokens stay as they were, too."""
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
 
-    def certify():
+    def certify() -> Any:
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2"
         subprocess.run([*command.split(), "-keyout", key, "-out", chain], check=True, capture_output=True)
         key.chmod(0o600)
         return chain.read_text()
 
-    def shown():
+    def shown() -> Any:
         return ssl.get_server_certificate(("127.0.0.1", int(guarded.url.rpartition(":")[2])))
 
     first = certify()
@@ -371,7 +373,7 @@ async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded
     assert [await guarded.asked(name, ssl=False) for name in ("ci", "new")] == [200, 401]
 
 
-async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded):
+async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded: Any) -> None:
     """A reload never opens the door to whom it was closed; a restart without tokens serves the service's own user."""
     guarded.write(("ci",))
     await guarded.start()
@@ -383,7 +385,7 @@ async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded):
     assert (await guarded.get("/api/jobs"))[0] == 200
 
 
-async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded):
+async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded: Any) -> None:
     """The cookie is good after a restart; with its token revoked it is not, also when that comes back."""
     guarded.write(("ci",), ("other",))
     await guarded.start()
@@ -391,7 +393,7 @@ async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded):
     assert status == 204
     value = headers["Set-Cookie"].partition(";")[0].partition("=")[2]
 
-    async def watched():
+    async def watched() -> Any:
         port = guarded.url.rpartition(":")[2]
         return (await guarded.get("/api/statuses", headers={"Cookie": f"shellrunner-{port}={value}"}))[0]
 
@@ -408,7 +410,7 @@ async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded):
     assert await guarded.asked("ci") == 200
 
 
-async def test_a_token_is_nowhere_but_with_its_owner(guarded):
+async def test_a_token_is_nowhere_but_with_its_owner(guarded: Any) -> None:
     """Not in the log at any level, not in a job's environment, not in the state directory, nor in `ps`."""
     guarded.write(("ci",))
     await guarded.start(LOG__LEVEL="debug")
@@ -428,7 +430,7 @@ async def test_a_token_is_nowhere_but_with_its_owner(guarded):
 
 
 @as_root
-async def test_with_tokens_the_uid_lets_in_on_the_unix_socket_only(guarded, tmp_path):
+async def test_with_tokens_the_uid_lets_in_on_the_unix_socket_only(guarded: Any, tmp_path: Path) -> None:
     """The service's own user needs none there, and another user's process does."""
     path = tmp_path / "socket"
     guarded.write(("ci",))
@@ -443,7 +445,7 @@ async def test_with_tokens_the_uid_lets_in_on_the_unix_socket_only(guarded, tmp_
         "print(s.recv(99).split()[1].decode())"
     )
 
-    def status(uid, *headers):
+    def status(uid: Any, *headers: Any) -> Any:
         lines = "".join(f"{line}\r\n" for line in headers)
         words = [sys.executable, "-I", "-S", "-c", code, str(uid), str(path), lines]
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()

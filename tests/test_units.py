@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -18,7 +19,7 @@ ME, ROOT = ServiceAccount("me", "us"), ServiceAccount("root", "root")
 
 
 @pytest.fixture
-def analyze():
+def analyze() -> Any:
     """`systemd-analyze`, which must be there where the tests are meant to prove something."""
     tool = shutil.which("systemd-analyze")
     if tool is None:
@@ -29,7 +30,7 @@ def analyze():
     )
 
 
-def settings(text):
+def settings(text: Any) -> dict[Any, Any]:
     """The lines that set something, and what they set."""
     lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
     return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
@@ -38,7 +39,9 @@ def settings(text):
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
 @pytest.mark.parametrize("owner", [ServiceAccount("daemon", "daemon"), ROOT])
 @pytest.mark.parametrize("name", ["shellrunner", "a $HOME of 100% @user@ обычный name"])
-def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
+def test_systemd_accepts_the_units(
+    analyze: Any, tmp_path: Path, name: str, owner: Any, hardening: Literal["sudo", "strict"]
+) -> None:
     """`systemd-analyze verify` has nothing to say about them, whatever the program and the file are called."""
     executable = tmp_path / name
     executable.symlink_to(sys.executable)
@@ -50,7 +53,7 @@ def test_systemd_accepts_the_units(analyze, tmp_path, name, owner, hardening):
     assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
 
 
-def test_systemd_does_not_accept_just_anything(analyze, tmp_path):
+def test_systemd_does_not_accept_just_anything(analyze: Any, tmp_path: Path) -> None:
     """The verification would notice a program that is not there and a setting that does not exist."""
     unit = tmp_path / "shellrunner-test.service"
     unit.write_text(service_unit(["/nowhere/shellrunner", "serve"], ROOT, "sudo") + "\n[Service]\nKilMode=process\n")
@@ -60,7 +63,7 @@ def test_systemd_does_not_accept_just_anything(analyze, tmp_path):
 
 
 @pytest.mark.parametrize("owner", [ServiceAccount("daemon", "daemon"), ROOT], ids=["user", "root"])
-def test_strict_is_strict(analyze, tmp_path, owner):
+def test_strict_is_strict(analyze: Any, tmp_path: Path, owner: Any) -> None:
     """By `systemd-analyze security` the strict variant is exposed no more than 4.5, and the other one much more."""
     exposed = {}
     for hardening in ("strict", "sudo"):
@@ -73,7 +76,7 @@ def test_strict_is_strict(analyze, tmp_path, owner):
 
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
-def test_each_restriction_tells_its_price(hardening):
+def test_each_restriction_tells_its_price(hardening: Literal["sudo", "strict"]) -> None:
     """No line of a variant stands without a comment right above it, or above the lines that it stands with."""
     variant = service_unit(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
     assert "=" in variant
@@ -84,7 +87,7 @@ def test_each_restriction_tells_its_price(hardening):
 
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
-def test_the_units_keep_commands_alive_and_their_files(hardening):
+def test_the_units_keep_commands_alive_and_their_files(hardening: Literal["sudo", "strict"]) -> None:
     """What running commands rely on is set, and what would take files or memory away from them is not."""
     given = settings(service_unit(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
     assert given.items() >= {
@@ -96,7 +99,7 @@ def test_the_units_keep_commands_alive_and_their_files(hardening):
     assert not given.keys() & {"ProtectHome", "MemoryDenyWriteExecute", "PrivateNetwork", "ProcSubset"}
 
 
-def test_sudo_works_in_the_variant_for_it():
+def test_sudo_works_in_the_variant_for_it() -> None:
     """It has none of what sets "no new privileges", by itself or (systemd.exec(5)) because it needs that."""
     given = settings(service_unit(["/bin/sr"], ME, "sudo")).keys()
     assert given - {"Environment"} <= {
@@ -106,7 +109,7 @@ def test_sudo_works_in_the_variant_for_it():
     }  # fmt: skip
 
 
-def test_root_keeps_what_it_takes_to_run_commands_as_others():
+def test_root_keeps_what_it_takes_to_run_commands_as_others() -> None:
     """The strict variant leaves nobody any capability, and root those for run_as."""
     assert settings(service_unit(["/bin/sr"], ME, "strict"))["CapabilityBoundingSet"] == ""
     kept = settings(service_unit(["/bin/sr"], ROOT, "strict"))["CapabilityBoundingSet"].split()
@@ -114,7 +117,7 @@ def test_root_keeps_what_it_takes_to_run_commands_as_others():
     assert "CAP_SYS_ADMIN" not in kept
 
 
-def test_the_socket_unit_listens_where_the_configuration_says():
+def test_the_socket_unit_listens_where_the_configuration_says() -> None:
     """Each address is a line of systemd's form; who may connect to a Unix socket is set where there is one."""
     text = unit_files.socket_unit(
         [Address("localhost", 8000), Address("::1", 80), Address(path="/run/a%.sock")], "0660", ME
@@ -127,12 +130,12 @@ def test_the_socket_unit_listens_where_the_configuration_says():
         unit_files.socket_unit([Address("127.0.0.1", 0)], "0600", ME)
 
 
-def test_the_verb_prints_what_it_is_asked_for(tmp_path):
+def test_the_verb_prints_what_it_is_asked_for(tmp_path: Path) -> None:
     """`shellrunner unit` prints the variant for sudo, --hardening strict the other, --socket the socket's unit."""
     config = tmp_path / "config.toml"
     config.write_text('[server]\nlisten = ["127.0.0.1:8123", "unix:/run/shellrunner.sock"]\n')
 
-    def printed(*words):
+    def printed(*words: Any) -> Any:
         verb = [sys.executable, "-m", "shellrunner", "unit", "--config", config, "--user", "new-user", *words]
         return subprocess.run(verb, capture_output=True, text=True, check=True, timeout=30).stdout
 

@@ -213,10 +213,10 @@ def test_charsets_are_asked_for_by_any_name(charset: str) -> None:
 @pytest.mark.parametrize("name", ["", "utf-7", "utf-16", "rot13", "iso2022_jp", "../x", "a\0b", "й", "x" * 9000])
 def test_unknown_charsets_leave_no_trace(name: str) -> None:
     """An unknown charset is rejected without a lookup in Python, which would cache its name forever."""
-    before = set(encodings._cache)  # type: ignore[attr-defined]
+    before = set(encodings._cache)
     with pytest.raises(ValidationError, match="must be a charset"):
         JobSpec(command="true", encoding=name)
-    assert set(encodings._cache) == before  # type: ignore[attr-defined]
+    assert set(encodings._cache) == before
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,41 +22,42 @@ from shellrunner.config import AuthSettings, Token
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
 from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store.sqlite.store import SqliteStore
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECRET = "srt_secret"
 
 
-def token(secret=SECRET, name="ci", **more):
+def token(secret: Any = SECRET, name: str = "ci", **more: Any) -> Any:
     return Token(
         **{"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "scopes": ["read", "run"], **more}
     )
 
 
-def auth(*tokens, session_cookie=True):
+def auth(*tokens: Any, session_cookie: bool = True) -> Any:
     return AuthSettings(tokens=list(tokens or [token()]), tokens_file=None, session_cookie=session_cookie)
 
 
 class Clock:
     """A clock that the test sets."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = NOON
 
-    def __call__(self):
+    def __call__(self) -> Any:
         return self.now
 
-    def millis(self):
+    def millis(self) -> int:
         return int(self.now.timestamp() * 1000)
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @asynccontextmanager
-async def history(path):
+async def history(path: Path) -> AsyncIterator[SqliteStore]:
     for directory in ("slots", "runs"):
         (path / directory).mkdir(exist_ok=True)
     async with open_store(path, Retention()) as store:
@@ -60,17 +65,17 @@ async def history(path):
 
 
 @pytest.fixture
-async def store(tmp_path):
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     async with history(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
-async def authenticator(store, clock):
+async def authenticator(store: SqliteStore, clock: Clock) -> Authenticator:
     return await opened_with(store, clock)
 
 
-async def opened_with(store, clock, config=None):
+async def opened_with(store: SqliteStore, clock: Clock, config: Any = None) -> Authenticator:
     """An authenticator as the composition root opens it, but with the test's clock."""
     kept = SessionRegistry(store, clock.millis)
     await kept.load()
@@ -82,10 +87,10 @@ async def opened_with(store, clock, config=None):
 # Tokens
 
 
-async def test_a_token_authenticates(authenticator):
+async def test_a_token_authenticates(authenticator: Authenticator) -> None:
     """A token authenticates under its name, with exactly its scopes and its settings."""
     identity = authenticator.authenticate_token(SECRET, "192.0.2.1")
-    assert (identity.name, identity.scopes, identity.is_session) == ("token:ci", {"read", "run"}, False)
+    assert (identity.name, identity.scopes, identity.is_session) == ("token:ci", frozenset({"read", "run"}), False)
     assert identity.token == token()
     assert authenticator.needs_token
 
@@ -97,7 +102,7 @@ async def test_a_token_authenticates(authenticator):
         hashlib.sha256(SECRET.encode()).hexdigest(), pytest.param("x" * 10_000_000, id="huge"),
     ],
 )  # fmt: skip
-async def test_what_is_not_the_token_is_wrong(authenticator, presented):
+async def test_what_is_not_the_token_is_wrong(authenticator: Authenticator, presented: Any) -> None:
     """Empty, huge, in another case, with more around it, not ASCII, its hash: all are wrong, and none is an error."""
     with pytest.raises(TokenNeeded) as refused:
         authenticator.authenticate_token(presented, "192.0.2.1")
@@ -106,16 +111,18 @@ async def test_what_is_not_the_token_is_wrong(authenticator, presented):
 
 @settings(deadline=None)
 @given(st.text(max_size=40))
-def test_only_the_token_itself_is_found(presented):
+def test_only_the_token_itself_is_found(presented: Any) -> None:
     """No text but the token itself is found, even where hashes of impossible secrets are configured."""
     odd = ["", "жетон", "x" * 2000]
     tokens = Tokens([token(), *(token(secret, f"odd{number}") for number, secret in enumerate(odd))])
-    assert tokens.find(SECRET).name == "token:ci"
+    found = tokens.find(SECRET)
+    assert found is not None
+    assert found.name == "token:ci"
     for text in (presented, *odd):
         assert (tokens.find(text) is not None) == (text == SECRET)
 
 
-async def test_each_of_many_tokens_is_itself(store, clock):
+async def test_each_of_many_tokens_is_itself(store: SqliteStore, clock: Clock) -> None:
     """The first of many tokens, the last and all between authenticate under their own names."""
     many = [token(f"secret{number}", f"t{number}") for number in range(50)]
     authenticator = await opened_with(store, clock, auth(*many))
@@ -124,14 +131,19 @@ async def test_each_of_many_tokens_is_itself(store, clock):
     ]
 
 
-async def test_every_hash_is_compared(monkeypatch):
+async def test_every_hash_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """All hashes are compared, wherever the right one stands, and if none is right."""
-    compared = []
+    compared: list[Any] = []
+
+    def compare(known: Any, digest: Any) -> bool:
+        compared.append(digest)
+        return bool(known == digest)
+
     real = hashlib.sha256
     tokens = Tokens([token(f"secret{number}", f"t{number}") for number in range(10)])
     monkeypatch.setattr(
         "shellrunner.access.tokens.hmac.compare_digest",
-        lambda known, digest: compared.append(digest) or known == digest,
+        compare,
     )
     for presented in ("secret0", "secret9", "wrong"):
         compared.clear()
@@ -139,7 +151,7 @@ async def test_every_hash_is_compared(monkeypatch):
         assert compared == [real(presented.encode()).digest()] * 10
 
 
-async def test_a_token_is_invalid_when_it_expires(store, clock):
+async def test_a_token_is_invalid_when_it_expires(store: SqliteStore, clock: Clock) -> None:
     """A token is invalid from the moment of its expiry, for open streams too."""
     authenticator = await opened_with(store, clock, auth(token(expires=NOON + timedelta(seconds=1))))
     identity = authenticator.authenticate_token(SECRET, "x")
@@ -150,7 +162,7 @@ async def test_a_token_is_invalid_when_it_expires(store, clock):
         authenticator.authenticate_token(SECRET, "x")
 
 
-async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(authenticator):
+async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(authenticator: Authenticator) -> None:
     """After a burst of wrong tokens from one source it must wait; a valid one from there is still accepted."""
     for _ in range(BURST):
         with pytest.raises(TokenNeeded):
@@ -168,7 +180,7 @@ async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(authenticato
 # Reloading
 
 
-async def test_a_revoked_token_is_invalid_at_once(authenticator):
+async def test_a_revoked_token_is_invalid_at_once(authenticator: Authenticator) -> None:
     """A revoked token is invalid at once, for open streams too; another token under its name is another."""
     identity = authenticator.authenticate_token(SECRET, "x")
     authenticator.reload(auth(token("other")))
@@ -181,14 +193,16 @@ async def test_a_revoked_token_is_invalid_at_once(authenticator):
 @pytest.mark.parametrize(
     ("scopes", "goes_on"), [(["read", "run"], True), (["admin", "run", "read"], True), (["read"], False)]
 )
-async def test_a_stream_goes_on_while_its_token_has_as_many_scopes(authenticator, scopes, goes_on):
+async def test_a_stream_goes_on_while_its_token_has_as_many_scopes(
+    authenticator: Authenticator, scopes: list[str], goes_on: bool
+) -> None:
     """A stream goes on if its token was renamed or got a scope, and ends if it lost one."""
     identity = authenticator.authenticate_token(SECRET, "x")
     authenticator.reload(auth(token(name="renamed", scopes=scopes)))
     assert authenticator.is_still_valid(identity) == goes_on
 
 
-async def test_removing_the_last_token_admits_nobody(authenticator):
+async def test_removing_the_last_token_admits_nobody(authenticator: Authenticator) -> None:
     """An authenticator that had tokens since the start still requires one when the last was removed."""
     identity = authenticator.authenticate_token(SECRET, "x")
     authenticator.reload(AuthSettings(tokens=[], tokens_file=None))
@@ -202,7 +216,7 @@ async def test_removing_the_last_token_admits_nobody(authenticator):
 # Users
 
 
-async def test_the_services_own_user_may_do_everything(authenticator):
+async def test_the_services_own_user_may_do_everything(authenticator: Authenticator) -> None:
     """The service's own user has all scopes, and is named by its uid."""
     identity = authenticator.authenticate_uid(os.geteuid())
     assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", ALL_SCOPES, None)
@@ -210,7 +224,7 @@ async def test_the_services_own_user_may_do_everything(authenticator):
 
 
 @pytest.mark.parametrize("uid", [None, os.geteuid() + 1, 65_534, -1])
-async def test_another_user_is_rejected_with_help(authenticator, uid):
+async def test_another_user_is_rejected_with_help(authenticator: Authenticator, uid: Any) -> None:
     """Another uid, or an unknown one, is rejected with a message that names the setting that would help."""
     with pytest.raises(NotThisUser, match=r"auth\.tokens") as refused:
         authenticator.authenticate_uid(uid)
@@ -220,7 +234,7 @@ async def test_another_user_is_rejected_with_help(authenticator, uid):
 # Sessions
 
 
-async def test_a_session_may_read_only(authenticator):
+async def test_a_session_may_read_only(authenticator: Authenticator) -> None:
     """A session has its token's name and only `read`; its cookie is long, new each time, and not a token."""
     identity = authenticator.authenticate_token(SECRET, "x")
     cookies = {await authenticator.create_session(identity) for _ in range(3)}
@@ -228,20 +242,23 @@ async def test_a_session_may_read_only(authenticator):
     for cookie in cookies:
         assert len(cookie) >= 43
         watcher = await authenticator.authenticate_session(cookie)
-        assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", {"read"}, True)
+        assert watcher is not None
+        assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", frozenset({"read"}), True)
         assert authenticator.is_still_valid(watcher)
         with pytest.raises(TokenNeeded):
             authenticator.authenticate_token(cookie, "x")
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "жетон", "\udcff", SECRET, pytest.param("x" * 1_000_000, id="huge")])
-async def test_a_wrong_cookie_authenticates_nobody(authenticator, cookie):
+async def test_a_wrong_cookie_authenticates_nobody(authenticator: Authenticator, cookie: Any) -> None:
     """A wrong cookie, and the token as a cookie, authenticate nobody, and are no error."""
     await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     assert await authenticator.authenticate_session(cookie) is None
 
 
-async def test_the_cookie_is_stored_as_a_hash(authenticator, store, tmp_path):
+async def test_the_cookie_is_stored_as_a_hash(
+    authenticator: Authenticator, store: SqliteStore, tmp_path: Path
+) -> None:
     """The store has the cookie's SHA-256 only: neither the cookie nor the token is in any file."""
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     (session,) = await store.sessions()
@@ -253,11 +270,14 @@ async def test_the_cookie_is_stored_as_a_hash(authenticator, store, tmp_path):
     assert SECRET.encode() not in everything
 
 
-async def test_a_session_expires_after_twelve_hours(authenticator, clock, store):
+async def test_a_session_expires_after_twelve_hours(
+    authenticator: Authenticator, clock: Clock, store: SqliteStore
+) -> None:
     """A session expires after exactly twelve hours, and the next one that is created deletes it from the store."""
     identity = authenticator.authenticate_token(SECRET, "x")
     cookie = await authenticator.create_session(identity)
     watcher = await authenticator.authenticate_session(cookie)
+    assert watcher is not None
     clock.now += timedelta(seconds=SESSION_LIFETIME, milliseconds=-1)
     assert authenticator.is_still_valid(watcher)
     clock.now += timedelta(milliseconds=1)
@@ -269,7 +289,9 @@ async def test_a_session_expires_after_twelve_hours(authenticator, clock, store)
     assert SESSION_LIFETIME == 43_200
 
 
-async def test_the_number_of_sessions_per_token_is_limited(authenticator, store, monkeypatch):
+async def test_the_number_of_sessions_per_token_is_limited(
+    authenticator: Authenticator, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With one session more than a token may have, its oldest ends; those of other tokens do not."""
     monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 5)
     authenticator.reload(auth(token(), token("other", "other")))
@@ -282,25 +304,28 @@ async def test_the_number_of_sessions_per_token_is_limited(authenticator, store,
     assert len(await store.sessions()) == 6
 
 
-async def test_sessions_survive_a_restart(tmp_path, clock):
+async def test_sessions_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
     """A session is valid after a restart, and expires when it would have without."""
     async with history(tmp_path) as store:
         authenticator = await opened_with(store, clock)
         cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     async with history(tmp_path) as store:
-        assert (await (await opened_with(store, clock)).authenticate_session(cookie)).name == "token:ci"
+        watcher = await (await opened_with(store, clock)).authenticate_session(cookie)
+        assert watcher is not None
+        assert watcher.name == "token:ci"
         clock.now += timedelta(hours=13)
         assert await (await opened_with(store, clock)).authenticate_session(cookie) is None
         assert await store.sessions() == []
 
 
-async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
+async def test_ending_sessions_ends_all_of_the_token_for_good(store: SqliteStore, clock: Clock) -> None:
     """Ending a token's sessions ends none of another token, also in the next process."""
     both = auth(token(), token("other", "other"))
     authenticator = await opened_with(store, clock, both)
     mine = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(2)]
     others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
     watcher = await authenticator.authenticate_session(mine[0])
+    assert watcher is not None
     await authenticator.end_sessions(authenticator.authenticate_token(SECRET, "x"))
     assert not authenticator.is_still_valid(watcher)
     for each in (authenticator, await opened_with(store, clock, both)):
@@ -318,11 +343,14 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store, clock):
     ids=["revoked", "off", "no tokens"],
 )
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_sessions_end_for_good_with_their_token(store, clock, changed, restarts):
+async def test_sessions_end_for_good_with_their_token(
+    store: SqliteStore, clock: Clock, changed: Any, restarts: bool
+) -> None:
     """When a token is revoked or sessions are turned off, its sessions end, and do not come back with the token."""
     authenticator = await opened_with(store, clock)
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     watcher = await authenticator.authenticate_session(cookie)
+    assert watcher is not None
     if restarts:
         authenticator = await opened_with(store, clock, changed)
     else:
@@ -335,10 +363,11 @@ async def test_sessions_end_for_good_with_their_token(store, clock, changed, res
     assert await (await opened_with(store, clock)).authenticate_session(cookie) is None
 
 
-async def test_a_session_reads_only_while_its_token_may(authenticator):
+async def test_a_session_reads_only_while_its_token_may(authenticator: Authenticator) -> None:
     """Sessions of a token that lost `read`, or has expired, authenticate nobody."""
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     watcher = await authenticator.authenticate_session(cookie)
+    assert watcher is not None
     authenticator.reload(auth(token(scopes=["run"])))
     assert await authenticator.authenticate_session(cookie) is None
     assert not authenticator.is_still_valid(watcher)
@@ -348,7 +377,7 @@ async def test_a_session_reads_only_while_its_token_may(authenticator):
     assert await authenticator.authenticate_session(cookie)
 
 
-async def test_sessions_must_be_allowed_by_the_configuration(authenticator):
+async def test_sessions_must_be_allowed_by_the_configuration(authenticator: Authenticator) -> None:
     """No session is created where the configuration allows none, or for an identity without a token."""
     identity = authenticator.authenticate_token(SECRET, "x")
     with pytest.raises(SessionsOff):
@@ -360,7 +389,9 @@ async def test_sessions_must_be_allowed_by_the_configuration(authenticator):
     await authenticator.end_sessions(identity)
 
 
-async def test_a_session_that_cannot_be_stored_is_not_created(tmp_path, clock, monkeypatch):
+async def test_a_session_that_cannot_be_stored_is_not_created(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A session that cannot be stored is not created; one that cannot be deleted ends, and is deleted later."""
     async with history(tmp_path) as store:
         authenticator = await opened_with(store, clock)
@@ -378,7 +409,9 @@ async def test_a_session_that_cannot_be_stored_is_not_created(tmp_path, clock, m
         assert await store.sessions() == []
 
 
-async def test_a_session_that_was_not_stored_ends_no_other(store, clock, monkeypatch):
+async def test_a_session_that_was_not_stored_ends_no_other(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A session that could not be stored does not count towards the maximum of its token."""
     monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 2)
     authenticator = await opened_with(store, clock)
@@ -392,7 +425,7 @@ async def test_a_session_that_was_not_stored_ends_no_other(store, clock, monkeyp
     assert await authenticator.authenticate_session(first)
 
 
-async def test_what_has_ended_is_forgotten(authenticator):
+async def test_what_has_ended_is_forgotten(authenticator: Authenticator) -> None:
     """Nothing of an ended session remains in memory once its deletion is stored."""
     identity = authenticator.authenticate_token(SECRET, "x")
     for _ in range(3):
@@ -402,28 +435,33 @@ async def test_what_has_ended_is_forgotten(authenticator):
     assert not authenticator._sessions._ended
 
 
-async def failing(store, *, again=False):
+def _execute(db: Any, *, sql: str) -> None:
+    db.execute(sql).close()
+
+
+async def failing(store: SqliteStore, *, again: bool = False) -> None:
     """Let every change of the sessions fail in SQLite, or no longer."""
     for verb in ("INSERT", "DELETE"):
         name = f"refuse_{verb}"
         step = f"CREATE TRIGGER {name} BEFORE {verb} ON sessions BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END"
         sql = f"DROP TRIGGER {name}" if again else step
-        await store._engine.write(lambda db, sql=sql: db.execute(sql).close())
+        await store._engine.write(partial(_execute, sql=sql))
 
 
-async def test_it_opens_with_the_sessions_of_earlier_processes(store, clock):
+async def test_it_opens_with_the_sessions_of_earlier_processes(store: SqliteStore, clock: Clock) -> None:
     """An authenticator that the composition root opens knows the sessions of earlier processes."""
     first = await open_authenticator(auth(), store)
     cookie = await first.create_session(first.authenticate_token(SECRET, "x"))
     assert await (await open_authenticator(auth(), store)).authenticate_session(cookie)
 
 
-async def test_a_session_of_another_process_is_found_in_the_store(store, clock):
+async def test_a_session_of_another_process_is_found_in_the_store(store: SqliteStore, clock: Clock) -> None:
     """A session that was created after an authenticator was opened is admitted by it, until it was ended."""
     late = await opened_with(store, clock)
     authenticator = await opened_with(store, clock)
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     watcher = await late.authenticate_session(cookie)
+    assert watcher is not None
     assert watcher.name == "token:ci"
     assert late.is_still_valid(watcher)
     await late.end_sessions(watcher)
@@ -431,7 +469,9 @@ async def test_a_session_of_another_process_is_found_in_the_store(store, clock):
     assert await (await opened_with(store, clock)).authenticate_session(cookie) is None
 
 
-async def test_a_session_that_ends_while_it_is_read_stays_ended(store, clock, monkeypatch):
+async def test_a_session_that_ends_while_it_is_read_stays_ended(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An end that is stored between the read of a session and its use is not undone by what was read."""
     authenticator = await opened_with(store, clock)
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
@@ -439,7 +479,7 @@ async def test_a_session_that_ends_while_it_is_read_stays_ended(store, clock, mo
     other = await late.create_session(late.authenticate_token(SECRET, "x"))
     read = store.session
 
-    async def slow(digest):
+    async def slow(digest: Any) -> Any:
         found = await read(digest)
         monkeypatch.setattr(store, "session", read)
         await authenticator.end_sessions(authenticator.authenticate_token(SECRET, "x"))

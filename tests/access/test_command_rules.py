@@ -79,7 +79,7 @@ def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
         same = rule.argv == spec["argv"]
     else:
         same = rule.prefix is not None and rule.prefix == [*spec["argv"]][: len(rule.prefix)]
-    needs = {key for key in ("stdin", "tty", "leave_children") if key in spec}
+    needs: set[str] = {key for key in ("stdin", "tty", "leave_children") if key in spec}
     if set(spec.get("limits", {})) - {"output_bytes"}:
         needs.add("limits")
     return (

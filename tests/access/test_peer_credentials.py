@@ -7,6 +7,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,42 +36,45 @@ for line in sys.stdin:
 class Client:
     """A process of some user that executes lines of Python; `c` is its socket."""
 
-    def __init__(self, uid):
+    def __init__(self, uid: Any) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", CLIENT, str(uid)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
         )  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
-    def does(self, line):
+    def does(self, line: Any) -> None:
         """Let it execute this; return once it is done."""
         self.begins(line)
-        assert self._process.stdout.readline() == "\n", "the client failed"
+        assert self._stdout.readline() == "\n", "the client failed"
 
-    def begins(self, line):
+    def begins(self, line: Any) -> None:
         """Let it execute this, without waiting."""
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        self._stdin.write(line + "\n")
+        self._stdin.flush()
 
-    def connects(self, address, family=socket.AF_INET, source=None):
+    def connects(self, address: Any, family: Any = socket.AF_INET, source: Any = None) -> None:
         """Let it connect."""
         bound = f"c.bind({source!r}); " if source else ""
         reuse = "c.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); "
         self.does(f"c = socket.socket({int(family)}); {reuse}{bound}c.connect({address!r})")
 
-    def end(self):
+    def end(self) -> None:
         """Kill it, and close its sockets with it."""
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._stdin.close()
+        self._stdout.close()
 
 
 @pytest.fixture
-def client():
+def client() -> Iterator[Any]:
     """Makes clients; they end with the test."""
     made = []
 
-    def make(uid):
+    def make(uid: Any) -> Any:
         made.append(Client(uid))
         return made[-1]
 
@@ -79,7 +84,7 @@ def client():
 
 
 @pytest.fixture
-def listener(request):
+def listener(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A listening socket at the address in the parameter, else at 127.0.0.1."""
     family, host = getattr(request, "param", (socket.AF_INET, "127.0.0.1"))
     with socket.socket(family) as made:
@@ -91,7 +96,7 @@ def listener(request):
         yield made
 
 
-def accept(listener):
+def accept(listener: Any) -> Any:
     """The accepted socket."""
     return listener.accept()[0]
 
@@ -110,7 +115,7 @@ WAYS = [
 
 @pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
 @pytest.mark.parametrize(("listener", "way"), WAYS, indirect=["listener"])
-def test_the_peer_has_its_own_uid(listener, client, way, uid):
+def test_the_peer_has_its_own_uid(listener: Any, client: Any, way: Any, uid: Any) -> None:
     """Over a Unix socket, IPv4, IPv6 and IPv4-mapped addresses on either side, it is the uid of the client."""
     other, (family, host) = client(uid), way
     address = listener.getsockname()
@@ -123,7 +128,7 @@ def test_the_peer_has_its_own_uid(listener, client, way, uid):
 
 
 @as_root
-def test_two_clients_have_their_own_uids(listener, client):
+def test_two_clients_have_their_own_uids(listener: Any, client: Any) -> None:
     """Connections of several users to one port each have their own user's uid."""
     clients = {uid: client(uid) for uid in (0, ELSE, ELSE + 1)}
     for uid, other in clients.items():
@@ -137,7 +142,7 @@ def test_two_clients_have_their_own_uids(listener, client):
     "gone", ["c.close()", "c.shutdown(socket.SHUT_WR)", "c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()"],
     ids=["closed", "half-closed", "reset"],
 )  # fmt: skip
-def test_a_client_that_has_gone_is_nobody(listener, client, uid, gone):
+def test_a_client_that_has_gone_is_nobody(listener: Any, client: Any, uid: Any, gone: str) -> None:
     """A connection that the client closed, half-closed or reset has no uid: its row in the kernel has 0."""
     other = client(uid)
     other.connects(listener.getsockname())
@@ -147,7 +152,9 @@ def test_a_client_that_has_gone_is_nobody(listener, client, uid, gone):
 
 
 @pytest.mark.parametrize("gone", ["c.close()", "c.shutdown(socket.SHUT_WR)"], ids=["closed", "half-closed"])
-def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(listener, client, gone):
+def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(
+    listener: Any, client: Any, gone: str
+) -> None:
     """A close that waits behind unread bytes leaves no uid, although the connection looks established here."""
     other = client(ME)
     other.connects(listener.getsockname())
@@ -160,13 +167,13 @@ def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(liste
         assert peer_uid(connection) is None
 
 
-def state(connection):
+def state(connection: Any) -> Any:
     """The state of a TCP socket; 1 is ESTABLISHED."""
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 @as_root
-def test_a_post_that_is_closed_at_once_never_comes_from_root(listener, client):
+def test_a_post_that_is_closed_at_once_never_comes_from_root(listener: Any, client: Any) -> None:
     """While the client closes, its uid turns from its own to None, and is never 0."""
     other, seen, rounds, address = client(ELSE), set(), 300, listener.getsockname()
     other.begins(
@@ -182,7 +189,7 @@ def test_a_post_that_is_closed_at_once_never_comes_from_root(listener, client):
 
 
 @as_root
-def test_a_port_that_another_took_over_does_not_lend_its_owner(listener, client):
+def test_a_port_that_another_took_over_does_not_lend_its_owner(listener: Any, client: Any) -> None:
     """When root's next client takes over the port of a closed one, the first connection does not become root's."""
     first, second = client(ELSE), client(0)
     source = ("127.0.0.1", free_port())
@@ -195,14 +202,16 @@ def test_a_port_that_another_took_over_does_not_lend_its_owner(listener, client)
 
 
 @as_root
-def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_owner(listener, client):
+def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_owner(
+    listener: Any, client: Any
+) -> None:
     """A port that root takes over between two steps of the lookup does not make the connection root's."""
     first, second = client(ELSE), client(0)
     source = ("127.0.0.1", free_port())
     first.connects(listener.getsockname(), source=source)
 
     class Raced(socket.socket):
-        def getpeername(self):
+        def getpeername(self) -> Any:
             name = super().getpeername()
             first.does("c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()")
             second.connects(listener.getsockname(), source=source)
@@ -214,7 +223,7 @@ def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_o
             assert peer_uid(new) == 0
 
 
-def free_port():
+def free_port() -> Any:
     """A port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
@@ -222,7 +231,7 @@ def free_port():
 
 @as_root
 @pytest.mark.parametrize(("listener", "way"), [WAYS[0], WAYS[1]], indirect=["listener"])
-def test_the_overflow_uid_is_nobody(listener, client, way):
+def test_the_overflow_uid_is_nobody(listener: Any, client: Any, way: Any) -> None:
     """The uid that stands for those without one in our user namespace counts as unknown."""
     client_of_nobody = client(NOBODY)
     client_of_nobody.connects(listener.getsockname(), way[0])
@@ -230,7 +239,7 @@ def test_the_overflow_uid_is_nobody(listener, client, way):
         assert peer_uid(connection) is None
 
 
-def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
+def test_a_peer_that_is_not_on_loopback_is_nobody(listener: Any, client: Any) -> None:
     """A peer on another address of this machine counts as a remote one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -244,7 +253,7 @@ def test_a_peer_that_is_not_on_loopback_is_nobody(listener, client):
         assert peer_uid(connection) is None
 
 
-def test_a_connection_before_accept_is_nobody(listener):
+def test_a_connection_before_accept_is_nobody(listener: Any) -> None:
     """A connection that waits to be accepted has uid 0 in the kernel, which counts as unknown."""
     with socket.create_connection(listener.getsockname()) as ours:
         assert peer_uid(ours) is None
@@ -252,7 +261,7 @@ def test_a_connection_before_accept_is_nobody(listener):
             assert peer_uid(ours) == ME
 
 
-def test_a_socket_without_a_peer_is_nobody(listener):
+def test_a_socket_without_a_peer_is_nobody(listener: Any) -> None:
     """Closed, unconnected, listening, datagram sockets and other families have no uid, and raise nothing."""
     closed = socket.socket()
     closed.close()
@@ -267,11 +276,11 @@ def test_a_socket_without_a_peer_is_nobody(listener):
         assert [peer_uid(each) for each in odd] == [None] * len(odd)
 
 
-async def test_the_socket_of_a_transport_works():
+async def test_the_socket_of_a_transport_works() -> None:
     """The socket that a transport returns works as the socket itself, before and after it is closed."""
-    answers = asyncio.Queue()
+    answers: asyncio.Queue[Any] = asyncio.Queue()
 
-    async def serve(_, writer):
+    async def serve(_: Any, writer: Any) -> None:
         connection = writer.get_extra_info("socket")
         answers.put_nowait(peer_uid(connection))
         writer.close()
@@ -286,16 +295,17 @@ async def test_the_socket_of_a_transport_works():
 
 
 @pytest.fixture
-def connection(listener):
+def connection(listener: Any) -> Iterator[Any]:
     """A connection of this process to itself."""
     with socket.create_connection(listener.getsockname()), accept(listener) as accepted:
         assert peer_uid(accepted) == ME
         yield accepted
 
 
-def test_a_stale_reply_is_skipped(connection):
+def test_a_stale_reply_is_skipped(connection: Any) -> None:
     """Unread replies to earlier requests, or errors, are skipped."""
     kernel = peer_credentials._sock_diag._socket
+    assert kernel is not None
     for port in (connection.getpeername()[1], 1):
         end = (socket.inet_aton("127.0.0.1"), port.to_bytes(2, "big"))
         pair = (end[1], b"\0\1", end[0], end[0], 0, peer_credentials._NO_COOKIE)
@@ -306,19 +316,22 @@ def test_a_stale_reply_is_skipped(connection):
         kernel.recv(1, socket.MSG_DONTWAIT)
 
 
-def test_lost_replies_are_requested_again(connection):
+def test_lost_replies_are_requested_again(connection: Any) -> None:
     """After an overflow or a close of the netlink socket a new one is opened, and the uid is right."""
     kernel = peer_credentials._sock_diag._socket
+    assert kernel is not None
     junk = struct.pack("=IHHII", 16, 0xFFF0, 5, 1, 0)  # the kernel acknowledges what it does not know
     for _ in range(2_000):
         kernel.send(junk)
     assert peer_uid(connection) == ME
     assert kernel.fileno() == -1, "it did not overflow"
-    os.close(peer_credentials._sock_diag._socket.detach())
+    another = peer_credentials._sock_diag._socket
+    assert another is not None
+    os.close(another.detach())
     assert peer_uid(connection) == ME
 
 
-def test_lookups_leave_nothing_open(connection):
+def test_lookups_leave_nothing_open(connection: Any) -> None:
     """A thousand lookups leave no descriptor open."""
     before = os.listdir("/proc/self/fd")
     assert {peer_uid(connection) for _ in range(1_000)} == {ME}

@@ -1,5 +1,7 @@
 """The rate limit for wrong tokens."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,19 +13,20 @@ from shellrunner.access.throttle import BURST, INTERVAL, MAX_SOURCES, Throttle
 class Clock:
     """A monotonic clock that the test sets."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> Any:
         return self.now
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([0.0, 0.1, 1.0, 5.9, 6.0, 60.0, 1e6])), max_size=80))
-def test_each_source_is_limited_as_by_a_token_bucket(steps):
+def test_each_source_is_limited_as_by_a_token_bucket(steps: Any) -> None:
     """Each source is limited as by a bucket of BURST tokens that is refilled by one each INTERVAL."""
     clock = Clock()
-    throttled, buckets = Throttle(clock), {}
+    throttled = Throttle(clock)
+    buckets: dict[Any, Any] = {}
     for source, later in steps:
         clock.now += later
         filled, at = buckets.get(source, (float(BURST), clock.now))
@@ -36,7 +39,7 @@ def test_each_source_is_limited_as_by_a_token_bucket(steps):
         buckets[source] = (filled - accepted, clock.now)
 
 
-def test_waiting_for_retry_after_is_enough():
+def test_waiting_for_retry_after_is_enough() -> None:
     """Waiting for Retry-After is enough, and half of it is not; failures beyond the limit do not extend the wait."""
     clock = Clock()
     throttled = Throttle(clock)
@@ -64,7 +67,7 @@ def test_waiting_for_retry_after_is_enough():
         ("", "unknown", False),
     ],
 )
-def test_what_counts_as_one_source(one, other, are_one):
+def test_what_counts_as_one_source(one: str, other: str, are_one: bool) -> None:
     """An IPv4 address in any spelling, an IPv6 /64, and a local user are one source each."""
     throttled = Throttle(Clock())
     while not throttled.record_failure(one):
@@ -72,7 +75,7 @@ def test_what_counts_as_one_source(one, other, are_one):
     assert bool(throttled.record_failure(other)) == are_one
 
 
-def test_memory_is_bounded_and_active_sources_are_remembered(monkeypatch):
+def test_memory_is_bounded_and_active_sources_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond MAX_SOURCES the source without failures for longest is forgotten, and one that goes on is not."""
     monkeypatch.setattr(throttle, "MAX_SOURCES", 100)
     throttled = Throttle(Clock())
@@ -85,6 +88,6 @@ def test_memory_is_bounded_and_active_sources_are_remembered(monkeypatch):
     assert not throttled.record_failure("10.0.0.0")
 
 
-def test_the_limits_are_what_the_readme_says():
+def test_the_limits_are_what_the_readme_says() -> None:
     """The limits are ten at once, ten a minute, ten thousand sources."""
     assert (BURST, 60 / INTERVAL, MAX_SOURCES) == (10, 10, 10_000)

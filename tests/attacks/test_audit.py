@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.attack import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, running, serving
+from tests.support.prefork import pipe_transport
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -180,7 +181,7 @@ async def muted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Targe
 @contextlib.contextmanager
 def full_log(target: Target) -> Iterator[None]:
     """Replace the service's log by a full pipe that nobody reads."""
-    reading = target.service.process._transport.get_pipe_transport(2)
+    reading = pipe_transport(target.service.process, 2)
     reading.pause_reading()
     pipe = os.open(f"/proc/{target.service.process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
     try:
@@ -222,5 +223,5 @@ async def test_what_cannot_be_logged_is_not_done(muted: Target) -> None:
 
 async def test_a_log_whose_reader_has_gone(muted: Target) -> None:
     """When the log's reader has closed it, nothing is started any more, and the service goes on."""
-    muted.service.process._transport.get_pipe_transport(2).close()
+    pipe_transport(muted.service.process, 2).close()
     await check_held(muted, request(), "503 audit-unavailable")

@@ -18,7 +18,7 @@ from tests.support.waiting import SOON, until
 try:
     from playwright import async_api
 except ImportError:
-    async_api = None  # type: ignore[assignment]
+    async_api = None
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -74,7 +74,7 @@ class Elsewhere:
         self.heard: list[str] = []
         self.port = 0
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
         """Serve a page, or record what was sent."""
         if request.path != "/":
             self.heard.append(request.path)

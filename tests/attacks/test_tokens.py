@@ -15,6 +15,7 @@ import pytest_asyncio
 from shellrunner.web import ROUTES, Route
 from shellrunner.web.route import Access
 from shellrunner.web.security.authentication import REQUIRED_SCOPES
+from tests.support import site as web
 from tests.support.attack import (
     EACH_SCOPE,
     JOB,
@@ -29,7 +30,6 @@ from tests.support.attack import (
     rows,
 )
 from tests.support.waiting import until
-from tests.web import conftest as web
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -1,6 +1,7 @@
 """Text for users: durations both ways, sizes, endings, and text that cannot control a terminal."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from shellrunner.cli.ui import formatting
         (61, "1 min 1 s"), (3599.6, "1 h"), (3660, "1 h 1 min"), (86_400, "1 d"), (200_000, "2 d 7 h"), (-3, "0.0 s"),
     ],
 )  # fmt: skip
-def test_a_duration_has_one_or_two_units(seconds, said):
+def test_a_duration_has_one_or_two_units(seconds: float | int, said: str) -> None:
     """The largest unit that fits, and the next smaller one unless its number is 0."""
     assert formatting.format_duration(seconds) == said
 
@@ -25,20 +26,20 @@ def test_a_duration_has_one_or_two_units(seconds, said):
     ("text", "seconds"),
     [("90", 90), ("1.5s", 1.5), ("250ms", 0.25), ("5m", 300), ("2min", 120), ("1h30m", 5400), ("1d2h3m4s", 93_784)],
 )
-def test_a_duration_is_read_as_people_write_it(text, seconds):
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: float | int) -> None:
     """A number without a unit is in seconds; several units are added."""
     assert formatting.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1 h", "1x", "1e3", "٣", "nan", "1h30m!"])
-def test_what_is_no_duration_is_refused(text):
+def test_what_is_no_duration_is_refused(text: str) -> None:
     """Anything but numbers with known units raises ValueError."""
     with pytest.raises(ValueError, match=r"^invalid duration"):
         formatting.parse_duration(text)
 
 
 @given(st.text(st.characters()))
-def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
+def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: Any) -> None:
     """No control character, direction override or lone surrogate is left, and letters are unchanged."""
     shown = formatting.escape_controls(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
@@ -48,6 +49,6 @@ def test_what_is_shown_is_one_line_that_no_terminal_obeys(text):
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
-def test_a_size_has_one_unit(count, said):
+def test_a_size_has_one_unit(count: int, said: str) -> None:
     """Units are powers of 1024, with one decimal above bytes."""
     assert formatting.format_size(count) == said

@@ -3,10 +3,14 @@
 import asyncio
 import os
 import random
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.command_line import Typist, finished
+from tests.support.service import Service
 from tests.support.waiting import SOON, until
 
 SCRIPT = """
@@ -26,7 +30,7 @@ with open("copy", "ab", 0) as copy:
 """
 
 
-def written():
+def written() -> Any:
     """Return what the script writes to each stream."""
     dice, streams = random.Random(5), (bytearray(), bytearray())
     for number in range(400):
@@ -35,33 +39,33 @@ def written():
 
 
 @pytest.fixture
-def typist(service, tmp_path):
+def typist(service: Service, tmp_path: Path) -> Typist:
     """A user of a service of this test's own, which restarts at the same address."""
     service.program[-1] = service.url.rpartition(":")[2]
     return Typist(tmp_path, SHELLRUNNER_URL=service.url)
 
 
-async def test_kills_in_the_middle_lose_and_double_nothing(service, typist):
+async def test_kills_in_the_middle_lose_and_double_nothing(service: Service, typist: Typist) -> None:
     """After three kill -9 and restarts while the command writes, each byte is printed once and the code is right."""
     async with typist.begin("run", "-q", "--", "python3", "-c", SCRIPT) as process:
         streams = asyncio.gather(process.stdout.read(), process.stderr.read())
         await service.running(1)
         for _ in range(3):
             have = (await service.get("/api/statuses/1/output"))[1]["Content-Length"]
-            await until(lambda have=have: grown(service, int(have)))
+            await until(partial(grown, service, int(have)))
             await service.restart()
         out, err = await asyncio.wait_for(streams, SOON)
         assert await process.wait() == 0
     assert (out, err) == written()
 
 
-async def grown(service, have):
+async def grown(service: Service, have: Any) -> Any:
     """Return whether the job has written more than `have` bytes, or is done."""
     async with service.session.head(f"{service.url}/api/statuses/1/output") as response:
         return int(response.headers["Content-Length"]) > have or (await service.status(1))["done"]
 
 
-async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service, typist):
+async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service: Service, typist: Typist) -> None:
     """Input is resumed at the byte that the server had received, and the command reads each byte once."""
     given = random.Random(6).randbytes(6_000_000)
     reading = "-q", "--stdin", "-", "--cwd", typist.home, "--", "python3", "-c", READER
@@ -76,7 +80,7 @@ async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service, ty
     assert copy.read_bytes() == given
 
 
-async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service, typist):
+async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service: Service, typist: Typist) -> None:
     """Standard error has one line for the lost connection and one for the restored one; no output is lost."""
     go = typist.home / "go"
     async with typist.begin("run", f"echo begun; until [ -e {go} ]; do sleep 0.05; done; echo ended") as process:
@@ -90,7 +94,7 @@ async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service, 
     assert (done.code, done.out, done.err) == (0, b"ended\n", "reconnected\n")
 
 
-async def test_wait_outlives_a_restart(service, typist):
+async def test_wait_outlives_a_restart(service: Service, typist: Typist) -> None:
     """`wait` exits with the command's code, although the server that it asked was replaced."""
     go = typist.home / "go"
     number = (await typist.run("submit", f"until [ -e {go} ]; do sleep 0.05; done; exit 9")).out
@@ -102,7 +106,7 @@ async def test_wait_outlives_a_restart(service, typist):
         assert (await finished(process)).code == 9
 
 
-async def test_a_submission_whose_answer_is_lost_is_one_job(service, typist):
+async def test_a_submission_whose_answer_is_lost_is_one_job(service: Service, typist: Typist) -> None:
     """A server killed after it received the request sends no response; the retry returns the same job."""
     os.kill(service.process.pid, 19)
     async with typist.begin("run", "echo once") as process:
@@ -114,14 +118,14 @@ async def test_a_submission_whose_answer_is_lost_is_one_job(service, typist):
     assert len((await service.get("/api/jobs"))[2]["jobs"]) == 1
 
 
-def has_connection(service):
+def has_connection(service: Service) -> bool:
     """Return whether the server has an open connection."""
     port = f"{int(service.url.rpartition(':')[2]):04X}"
     with open("/proc/net/tcp") as sockets:
         return any(line.split()[1].endswith(f":{port}") and line.split()[3] == "01" for line in sockets)
 
 
-async def test_a_job_that_somebody_deletes_ends_the_run(service, typist):
+async def test_a_job_that_somebody_deletes_ends_the_run(service: Service, typist: Typist) -> None:
     """`run` exits with 125 and does not report that the job continues, even if the whole history was deleted."""
     async with typist.begin("run", "--queue", "default", "echo begun; sleep 60") as process:
         assert await process.stdout.readline() == b"begun\n"

@@ -5,10 +5,13 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.support.command_line import Typist, finished
+from tests.support.prefork import pipe_transport
+from tests.support.service import Service
 from tests.support.waiting import SOON
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -29,19 +32,19 @@ ENDINGS = {
 CONTINUES = "job N continues: use `shellrunner logs -f N` or `shellrunner cancel N`\n"
 
 
-async def test_it_exits_as_the_command_did(typist):
+async def test_it_exits_as_the_command_did(typist: Typist) -> None:
     """The exit code is the command's, or that of its ending, which standard error then describes."""
     calls = await asyncio.gather(*(typist.run("run", "--", *command) for command in ENDINGS))
     assert {command: (done.code, done.said) for command, done in zip(ENDINGS, calls, strict=True)} == ENDINGS
 
 
-async def test_a_timeout_is_124(typist):
+async def test_a_timeout_is_124(typist: Typist) -> None:
     """--timeout accepts a duration with a unit, and a command that exceeds it exits with 124."""
     done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
     assert (done.code, done.said) == (124, "job N exceeded its timeout and was terminated\n")
 
 
-async def test_what_somebody_else_cancels_is_123(shared, typist):
+async def test_what_somebody_else_cancels_is_123(shared: Service, typist: Typist) -> None:
     """A job cancelled from elsewhere exits with 123, even if the command itself exited with 0 because of that."""
     command = "exec 2>/dev/null; trap 'exit 0' TERM; echo $SHELLRUNNER_JOB_ID; while :; do sleep 0.01; done"
     async with typist.begin("run", command) as process:
@@ -51,7 +54,7 @@ async def test_what_somebody_else_cancels_is_123(shared, typist):
     assert (done.code, done.said) == (123, "job N was cancelled\n")
 
 
-async def test_each_stream_comes_out_where_it_went_in(typist):
+async def test_each_stream_comes_out_where_it_went_in(typist: Typist) -> None:
     """The two streams stay separate, and every byte value is passed through unchanged."""
     everything = bytes(range(256))
     script = f"import os; os.write(1, bytes(range(256)) * 9); os.write(2, {everything[::-1]!r}); os.write(1, b'end')"
@@ -69,12 +72,14 @@ async def test_each_stream_comes_out_where_it_went_in(typist):
         (["printf", "%s ", "-q", "--queue", "привет"], "-q --queue привет ".encode()),
     ],
 )
-async def test_one_word_is_for_the_shell_and_several_are_run_as_they_are(typist, words, shown):
+async def test_one_word_is_for_the_shell_and_several_are_run_as_they_are(
+    typist: Typist, words: list[str], shown: bytes
+) -> None:
     """The CLI does not join, split or expand arguments, and options after the command belong to the command."""
     assert (await typist.run("run", *words)).out == shown
 
 
-async def test_the_options_of_a_job_get_there(shared, typist):
+async def test_the_options_of_a_job_get_there(shared: Service, typist: Typist) -> None:
     """The job has the given variables, labels, name, queue and timeout; a relative --cwd is resolved locally."""
     (typist.home / "below").mkdir()
     typist.environment["HERE"] = "here"
@@ -93,7 +98,7 @@ async def test_the_options_of_a_job_get_there(shared, typist):
 
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
 @pytest.mark.parametrize("how", ["-", "file"])
-async def test_standard_input_gets_there_to_the_byte(typist, size, how):
+async def test_standard_input_gets_there_to_the_byte(typist: Typist, size: int, how: str) -> None:
     """Input from a pipe or a file, of any size and with any bytes, reaches the command unchanged, with its end."""
     given = random.Random(size).randbytes(size)
     (typist.home / "file").write_bytes(given)
@@ -102,7 +107,7 @@ async def test_standard_input_gets_there_to_the_byte(typist, size, how):
     assert done.out == given
 
 
-async def test_a_pipe_is_passed_on_as_it_fills(typist):
+async def test_a_pipe_is_passed_on_as_it_fills(typist: Typist) -> None:
     """Each line reaches the command, and its response comes back, before the input ends."""
     async with typist.begin("run", "--stdin", "-", "cat", stdin=asyncio.subprocess.PIPE) as process:
         for line in (b"one\n", b"two\n"):
@@ -112,7 +117,7 @@ async def test_a_pipe_is_passed_on_as_it_fills(typist):
         assert (await finished(process)).code == 0
 
 
-async def test_a_command_that_ends_before_its_input_ends_the_run(typist):
+async def test_a_command_that_ends_before_its_input_ends_the_run(typist: Typist) -> None:
     """`run` exits when the command does, although its own standard input is still open."""
     async with typist.begin("run", "--stdin", "-", "head -n 1", stdin=asyncio.subprocess.PIPE) as process:
         process.stdin.write(b"one\n")
@@ -120,7 +125,7 @@ async def test_a_command_that_ends_before_its_input_ends_the_run(typist):
         assert await asyncio.wait_for(process.wait(), SOON) == 0
 
 
-async def test_json_is_the_result(typist):
+async def test_json_is_the_result(typist: Typist) -> None:
     """--json prints only the result document, and the exit code is still the command's."""
     done = await typist.run("run", "--json", "echo привет; echo oh >&2; exit 3")
     result = json.loads(done.out)
@@ -128,13 +133,13 @@ async def test_json_is_the_result(typist):
     assert (done.code, done.err) == (3, "")
 
 
-async def test_quiet_reports_nothing_that_the_code_shows(typist):
+async def test_quiet_reports_nothing_that_the_code_shows(typist: Typist) -> None:
     """-q suppresses the message for 128+N, but not for 126."""
     assert (await typist.run("run", "-q", "kill -9 $$")).err == ""
     assert (await typist.run("run", "-q", "no-such-program", "x")).said.startswith("job N failed to start")
 
 
-async def test_detached_it_prints_the_number_and_goes(shared, typist):
+async def test_detached_it_prints_the_number_and_goes(shared: Service, typist: Typist) -> None:
     """`run -d` sends the whole input, prints the id, and does not wait for the end of the job."""
     done = await typist.run("run", "-d", "--stdin", "-", "sleep 0.2; cat", given=b"\xff" * 70_000)
     assert (done.code, done.err) == (0, "")
@@ -159,7 +164,7 @@ REFUSED = {
 }
 
 
-async def test_what_is_refused_is_125_with_the_reason(typist):
+async def test_what_is_refused_is_125_with_the_reason(typist: Typist) -> None:
     """Each invalid call exits with 125 and a message, submits no job, and shows no traceback."""
     before = (await typist.run("ps", "-aq", "-n", "1")).out
     calls = await asyncio.gather(*(typist.run("run", *arguments) for arguments in REFUSED))
@@ -170,7 +175,7 @@ async def test_what_is_refused_is_125_with_the_reason(typist):
     assert (await typist.run("ps", "-aq", "-n", "1")).out == before
 
 
-async def test_nobody_there_is_125_at_once(tmp_path):
+async def test_nobody_there_is_125_at_once(tmp_path: Path) -> None:
     """The message names the address, its source, and what to check."""
     done = await Typist(tmp_path, SHELLRUNNER_URL="http://127.0.0.1:1").run("run", "true")
     refused = "cannot reach http://127.0.0.1:1: Connection refused"
@@ -180,19 +185,19 @@ async def test_nobody_there_is_125_at_once(tmp_path):
     )
 
 
-async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared, typist):
+async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared: Service, typist: Typist) -> None:
     """`run | head -1` exits with the code of SIGPIPE and reports how to reach the job, which continues."""
     command = "while echo $SHELLRUNNER_JOB_ID; do sleep 0.01; done"
     async with typist.begin("run", command) as process:
         number = int(await process.stdout.readline())
-        process._transport.get_pipe_transport(1).close()
+        pipe_transport(process, 1).close()
         assert await asyncio.wait_for(process.wait(), SOON) == 141
         assert (await process.stderr.read()).decode() == CONTINUES.replace("N", str(number))
     assert (await shared.status(number))["state"] == "running"
     assert (await typist.run("cancel", number)).code == 0
 
 
-async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared, typist):
+async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared: Service, typist: Typist) -> None:
     """SIGINT without a terminal exits with 130, and the job continues."""
     async with typist.begin("run", "echo $SHELLRUNNER_JOB_ID; sleep 60", start_new_session=True) as process:
         number = int(await process.stdout.readline())
@@ -203,7 +208,7 @@ async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared, typist
     assert (await typist.run("cancel", number)).code == 0
 
 
-async def test_a_full_disk_under_the_output_is_said(typist):
+async def test_a_full_disk_under_the_output_is_said(typist: Typist) -> None:
     """The message says what failed and that the job continues, without a traceback."""
     with open("/dev/full", "wb") as full:
         done = await typist.run("run", "echo much", stdout=full)

@@ -2,9 +2,12 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
+from tests.support.command_line import Typist
+from tests.support.service import Service
 from tests.support.waiting import SOON, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -14,13 +17,13 @@ ESCAPE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 STUBBORN = "trap '' TERM; echo $SHELLRUNNER_JOB_ID; sleep 60"
 
 
-async def begun(screen):
+async def begun(screen: Any) -> int:
     """Return the id of the job, which the command writes first."""
     await until(lambda: re.search(rb"^(\d+)\r\n", screen.shown))
     return int(screen.shown.split(b"\r\n")[0])
 
 
-async def test_ctrl_c_asks_and_c_cancels(shared, typist):
+async def test_ctrl_c_asks_and_c_cancels(shared: Service, typist: Typist) -> None:
     """The question names the job, `c` cancels it, and the exit code is 130."""
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; sleep 60") as screen:
         number = await begun(screen)
@@ -34,7 +37,7 @@ async def test_ctrl_c_asks_and_c_cancels(shared, typist):
 
 
 @pytest.mark.parametrize("answer", [b"\r", b"l\r", b"no\r", CTRL_D, CTRL_C])
-async def test_ctrl_c_and_anything_else_leaves_it_running(shared, typist, answer):
+async def test_ctrl_c_and_anything_else_leaves_it_running(shared: Service, typist: Typist, answer: Any) -> None:
     """Any other answer, Ctrl-D or a second Ctrl-C exits with 130 and reports how to reach the job; it continues."""
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; sleep 60") as screen:
         number = await begun(screen)
@@ -48,7 +51,7 @@ async def test_ctrl_c_and_anything_else_leaves_it_running(shared, typist, answer
     await shared.ask("POST", f"/api/jobs/{number}/cancel")
 
 
-async def test_ctrl_c_while_it_is_being_ended_leaves_at_once(shared, typist):
+async def test_ctrl_c_while_it_is_being_ended_leaves_at_once(shared: Service, typist: Typist) -> None:
     """A second Ctrl-C after cancelling exits at once, although the command ignores SIGTERM."""
     async with typist.at_terminal("run", STUBBORN) as screen:
         number = await begun(screen)
@@ -60,13 +63,13 @@ async def test_ctrl_c_while_it_is_being_ended_leaves_at_once(shared, typist):
         assert await screen.code() == 130
 
 
-async def cancelling(shared, number):
+async def cancelling(shared: Service, number: Any) -> Any:
     """Return whether the job is being cancelled, or is done."""
     status = await shared.status(number)
     return status["cancelling"] or status["done"]
 
 
-async def test_nothing_is_written_over_the_question(shared, typist):
+async def test_nothing_is_written_over_the_question(shared: Service, typist: Typist) -> None:
     """While the question is shown, neither output nor the status line is written; the output follows the answer."""
     go = typist.home / "go"
     # Between its output and its end, how long it takes would have been drawn again.
@@ -86,7 +89,7 @@ async def test_nothing_is_written_over_the_question(shared, typist):
         assert re.search(rb"\[c/L\] c\r\n" + drawn + rb"after\r\n$", screen.shown)
 
 
-async def test_what_is_typed_goes_to_the_command(typist):
+async def test_what_is_typed_goes_to_the_command(typist: Typist) -> None:
     """With `--stdin -` each line is sent as it is entered, and Ctrl-D ends the input."""
     async with typist.at_terminal("run", "--stdin", "-", "--", "sed", "-u", "s/^/got /") as screen:
         screen.types(b"one\r")
@@ -97,7 +100,7 @@ async def test_what_is_typed_goes_to_the_command(typist):
         assert await screen.code() == 0
 
 
-async def test_ctrl_c_asks_also_while_input_is_typed(typist):
+async def test_ctrl_c_asks_also_while_input_is_typed(typist: Typist) -> None:
     """The answer to the question is not sent to the command."""
     async with typist.at_terminal("run", "--stdin", "-", "sed -u 's/^/got /'") as screen:
         screen.types(b"one\r")
@@ -109,7 +112,7 @@ async def test_ctrl_c_asks_also_while_input_is_typed(typist):
         assert b"got c" not in screen.shown
 
 
-async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared, typist):
+async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared: Service, typist: Typist) -> None:
     """The status line fits the terminal, and is erased when the job starts."""
     await shared.ask("POST", "/api/queues/one/pause")
     try:
@@ -124,7 +127,7 @@ async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared, typist):
         await shared.ask("POST", "/api/queues/one/resume")
 
 
-async def test_a_dumb_terminal_gets_no_escapes(shared, typist):
+async def test_a_dumb_terminal_gets_no_escapes(shared: Service, typist: Typist) -> None:
     """With TERM=dumb nothing but the output is written."""
     typist.environment["TERM"] = "dumb"
     async with typist.at_terminal("run", "sleep 1.6; echo here") as screen:
@@ -132,7 +135,7 @@ async def test_a_dumb_terminal_gets_no_escapes(shared, typist):
         assert screen.shown == b"here\r\n"
 
 
-async def test_a_command_s_unfinished_line_is_left_alone(typist):
+async def test_a_command_s_unfinished_line_is_left_alone(typist: Typist) -> None:
     """The status line does not overwrite a command's prompt, and a message starts on a new line."""
     async with typist.at_terminal("run", "printf 'name? '; sleep 1.6; kill -9 $$") as screen:
         assert await screen.code() == 137
@@ -142,7 +145,9 @@ async def test_a_command_s_unfinished_line_is_left_alone(typist):
 @pytest.mark.parametrize(
     ("terminal", "variable", "coloured"), [(True, "", True), (True, "1", False), (False, "", False)]
 )
-async def test_colours_only_on_a_terminal_and_not_with_no_color(shared, typist, terminal, variable, coloured):
+async def test_colours_only_on_a_terminal_and_not_with_no_color(
+    shared: Service, typist: Typist, terminal: bool, variable: str, coloured: bool
+) -> None:
     """States are coloured on a terminal only, and not with NO_COLOR."""
     await shared.run("exit 3")
     typist.environment["NO_COLOR"] = variable
@@ -155,7 +160,7 @@ async def test_colours_only_on_a_terminal_and_not_with_no_color(shared, typist, 
 
 
 @pytest.mark.parametrize("columns", [200, 40, 1, 0])
-async def test_a_table_fits_any_width(shared, typist, columns):
+async def test_a_table_fits_any_width(shared: Service, typist: Typist, columns: int) -> None:
     """No line is wider than the terminal; a width of 0 means unknown, and counts as 80."""
     await shared.submit("true; : " + "слово " * 50, labels={"name": "имя"})
     async with typist.at_terminal("ps", "-a", columns=columns) as screen:
@@ -164,7 +169,7 @@ async def test_a_table_fits_any_width(shared, typist, columns):
         assert max(map(len, lines)) <= (columns or 80)
 
 
-async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared, typist):
+async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared: Service, typist: Typist) -> None:
     """Without a terminal a command is printed in full, on one line, with control characters escaped."""
     command = "true '" + "x" * 500 + "\n\x1b[2J\u202e'"
     await shared.submit(command, labels={"name": "long"})
@@ -172,7 +177,7 @@ async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared, typist):
     assert shown.splitlines()[1].endswith("x" * 500 + "\\n\\u001b[2J\\u202e'")
 
 
-async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist):
+async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist: Typist) -> None:
     """A job appears when it starts and disappears when it is done; Ctrl-C exits with 0 and restores the screen."""
     async with typist.at_terminal("ps", "--watch") as screen:
         await screen.shows(b"\x1b[?1049h")
@@ -189,7 +194,7 @@ async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist):
         assert screen.shown.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
-async def test_a_pipe_that_closes_ends_it_quietly(shared, typist):
+async def test_a_pipe_that_closes_ends_it_quietly(shared: Service, typist: Typist) -> None:
     """`logs | head -1` prints one line and no error, and exits with the code of SIGPIPE."""
     number = (await shared.run("seq 300000"))["job_id"]
     async with typist.at_terminal("logs", number, pipe='| head -1; echo "${PIPESTATUS[0]}"') as screen:
@@ -197,7 +202,7 @@ async def test_a_pipe_that_closes_ends_it_quietly(shared, typist):
         assert screen.shown == b"1\r\n141\r\n"
 
 
-async def test_a_terminal_that_hangs_up_ends_it(shared, typist):
+async def test_a_terminal_that_hangs_up_ends_it(shared: Service, typist: Typist) -> None:
     """When the terminal is closed the CLI exits, and the job continues."""
     typist.environment["PYTHONWARNINGS"] = "error"
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; while echo tick; do sleep 0.02; done") as screen:
@@ -208,7 +213,7 @@ async def test_a_terminal_that_hangs_up_ends_it(shared, typist):
     await shared.ask("POST", f"/api/jobs/{number}/cancel")
 
 
-async def test_prune_asks_and_takes_no_for_an_answer(shared, typist):
+async def test_prune_asks_and_takes_no_for_an_answer(shared: Service, typist: Typist) -> None:
     """The question has the number of jobs, and only `y` deletes them."""
     for _ in range(2):
         await shared.run("true", labels={"prune": "me"})
@@ -222,7 +227,7 @@ async def test_prune_asks_and_takes_no_for_an_answer(shared, typist):
         assert len(listed["jobs"]) == left
 
 
-async def test_the_standard_descriptors_are_never_made_nonblocking(typist):
+async def test_the_standard_descriptors_are_never_made_nonblocking(typist: Typist) -> None:
     """After `run`, standard input, output and error of the next process are not O_NONBLOCK."""
     check = "import fcntl, os; print([fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK for fd in range(3)])"
     async with typist.at_terminal("run", "--stdin", "-", "head -1", pipe=f"; python3 -c '{check}'") as screen:

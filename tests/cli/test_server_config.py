@@ -2,6 +2,8 @@
 
 import os
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from shellrunner.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path):
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An environment without settings, and an empty home directory."""
     for variable in ("SHELLRUNNER_URL", "SHELLRUNNER_TOKEN", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
@@ -21,10 +23,10 @@ def _alone(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path: Path) -> Any:
     """Return a function that writes the user's configuration file."""
 
-    def write(text, mode=0o600):
+    def write(text: Any, mode: int = 0o600) -> str:
         path = tmp_path / "config" / "shellrunner" / "client.toml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -34,12 +36,12 @@ def write(tmp_path):
     return write
 
 
-def test_the_default_is_the_default_port():
+def test_the_default_is_the_default_port() -> None:
     """The default URL is used, without a token."""
     assert find(None) == ServerConfig(DEFAULT_URL, "")
 
 
-def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
+def test_a_socket_of_this_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket in XDG_RUNTIME_DIR is used; a regular file of that name is not."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = tmp_path / "shellrunner.sock"
@@ -51,7 +53,9 @@ def test_a_socket_of_this_user_is_found(tmp_path, monkeypatch):
         assert find(None).url == f"unix:{path}"
 
 
-def test_the_command_line_goes_before_the_environment_and_that_before_the_file(write, monkeypatch):
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--server overrides the environment, and that the file; each is recorded as the source of the address."""
     path = write('url = "http://file"')
     assert find(None) == ServerConfig("http://file", path)
@@ -60,7 +64,7 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(w
     assert find("http://here") == ServerConfig("http://here", "--server")
 
 
-def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write, monkeypatch):
+def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that the file does not name gets no token from it; a token from the environment goes to any server."""
     path = write('url = "http://file"\ntoken = "secret"')
     assert find(None) == ServerConfig("http://file", path, "secret", path)
@@ -72,7 +76,7 @@ def test_a_token_of_the_file_goes_to_the_file_s_server_alone(write, monkeypatch)
     assert find(None) == ServerConfig("http://other", "SHELLRUNNER_URL", "of-environment", "SHELLRUNNER_TOKEN")
 
 
-def test_a_token_without_a_url_is_for_the_local_service(write):
+def test_a_token_without_a_url_is_for_the_local_service(write: Any) -> None:
     """A token without a URL is used for the default server, and for no other."""
     write('token = "secret"')
     assert find(None).token == "secret"
@@ -80,7 +84,7 @@ def test_a_token_without_a_url_is_for_the_local_service(write):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
-def test_a_token_that_others_can_read_is_refused(write, mode):
+def test_a_token_that_others_can_read_is_refused(write: Any, mode: int) -> None:
     """The message has the chmod command; a file without a token may be readable by others."""
     path = write('token = "secret"', mode)
     with pytest.raises(
@@ -100,14 +104,14 @@ def test_a_token_that_others_can_read_is_refused(write, mode):
         ('token = "a b"', "the token contains characters other than printable ASCII"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused_with_the_place(write, text, words):
+def test_a_file_that_makes_no_sense_is_refused_with_the_place(write: Any, text: str, words: str) -> None:
     """The message names the file and the key."""
     path = write(text)
     with pytest.raises(ConfigError, match=f"^{path}: {words}"):
         find(None)
 
 
-def test_a_relative_place_for_configuration_is_ignored(monkeypatch, tmp_path):
+def test_a_relative_place_for_configuration_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A relative XDG_CONFIG_HOME is ignored, as the XDG Base Directory Specification requires."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "config")
     assert server_config.config_path() == tmp_path / ".config" / "shellrunner" / "client.toml"

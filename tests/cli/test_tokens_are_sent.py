@@ -1,12 +1,14 @@
 """A service that requires tokens: messages without one, and the ways to supply one."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 from tests.support.command_line import Typist
 from tests.support.service import Service
 
 
-async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_path):
+async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_path: Path) -> None:
     """A token is taken from the environment or the user's file; a refusal is one line that names what to correct."""
     config = tmp_path / "config.toml"
     config.write_text("".join(map(token, ("reader", "runner"), (["read"], ["read", "run"]))))
@@ -38,7 +40,7 @@ async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_pa
         await service.clear_away()
 
 
-def token(name, scopes):
+def token(name: Any, scopes: Any) -> str:
     """Return the configuration of a token that equals its name."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return f'[[auth.tokens]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = {scopes}\n'

@@ -4,16 +4,18 @@ import asyncio
 import json
 import random
 import re
+from typing import Any
 
 import pytest
 
-from tests.support.command_line import finished
+from tests.support.command_line import Typist, finished
+from tests.support.service import Service
 from tests.support.waiting import SOON, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_submit_prints_the_number_and_goes(shared, typist):
+async def test_submit_prints_the_number_and_goes(shared: Service, typist: Typist) -> None:
     """`submit` prints only the id, before the job ends; --json prints the job."""
     done = await typist.run("submit", "--label", "a=b", "sleep 60")
     assert (done.code, done.err) == (0, "")
@@ -23,14 +25,14 @@ async def test_submit_prints_the_number_and_goes(shared, typist):
     await cancelled(shared, int(done.out))
 
 
-async def cancelled(shared, number):
+async def cancelled(shared: Service, number: Any) -> Any:
     """Cancel a job, and return its result."""
     status, _, _ = await shared.ask("POST", f"/api/jobs/{number}/cancel")
     assert status == 202
     return await shared.result(number)
 
 
-async def ended(shared, *commands, **spec):
+async def ended(shared: Service, *commands: Any, **spec: Any) -> Any:
     """Run the commands, and return the ids of the jobs once all are done."""
     numbers = [await shared.submit(command, **spec) for command in commands]
     for number in numbers:
@@ -38,7 +40,7 @@ async def ended(shared, *commands, **spec):
     return numbers
 
 
-async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared, typist):
+async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared: Service, typist: Typist) -> None:
     """The code is the first that is not 0, in the given order of the jobs; endings other than exits are reported."""
     quick, good, killed = await ended(shared, "exit 5", "true", "kill -9 $$")
     slow = await shared.submit("sleep 2; exit 4")
@@ -50,7 +52,7 @@ async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared, typi
     assert (await typist.run("wait", "-q", killed)).err == ""
 
 
-async def test_wait_for_a_job_that_is_not_there_is_125_and_costs_no_other(shared, typist):
+async def test_wait_for_a_job_that_is_not_there_is_125_and_costs_no_other(shared: Service, typist: Typist) -> None:
     """A job that does not exist counts as 125, and the other jobs are still waited for."""
     number = await shared.submit("exit 6")
     done = await typist.run("wait", 10**17, number)
@@ -60,7 +62,7 @@ async def test_wait_for_a_job_that_is_not_there_is_125_and_costs_no_other(shared
     assert json.loads(done.out)["result_id"] == number
 
 
-async def test_wait_knows_the_code_of_a_job_whose_result_was_deleted(shared, typist):
+async def test_wait_knows_the_code_of_a_job_whose_result_was_deleted(shared: Service, typist: Typist) -> None:
     """The exit code comes from the status, which outlives the result."""
     (number,) = await ended(shared, "exit 8")
     await shared.ask("DELETE", f"/api/results/{number}")
@@ -82,7 +84,7 @@ LOGS = {
 }
 
 
-async def test_logs_shows_what_was_written(shared, typist):
+async def test_logs_shows_what_was_written(shared: Service, typist: Typist) -> None:
     """The streams stay separate; -n counts lines as tail(1) does, over both streams as they arrived or over one."""
     (number,) = await ended(shared, TWO)
     calls = await asyncio.gather(*(typist.run("logs", *options, number) for options in LOGS))
@@ -90,14 +92,14 @@ async def test_logs_shows_what_was_written(shared, typist):
     assert shown == LOGS
 
 
-async def test_logs_with_times_puts_one_before_each_line(shared, typist):
+async def test_logs_with_times_puts_one_before_each_line(shared: Service, typist: Typist) -> None:
     """Each line has exactly one time, even if it arrives in pieces, contains carriage returns or has no newline."""
     (number,) = await ended(shared, r"printf 'a'; sleep 0.2; printf 'b\r50%%\rc\n\nlast'")
     shown = (await typist.run("logs", "-t", number)).out
     assert re.sub(rb"[0-9-]{10}T[0-9:.]{12}Z ", b"T ", shown) == b"T ab\r50%\rc\nT \nT last"
 
 
-async def test_logs_f_goes_on_until_the_end(shared, typist):
+async def test_logs_f_goes_on_until_the_end(shared: Service, typist: Typist) -> None:
     """`logs -f` prints the last lines and then the further output until the job is done."""
     go = typist.home / "go"
     number = await shared.submit(f"seq 5; until [ -e {go} ]; do sleep 0.02; done; seq 6 8")
@@ -108,7 +110,7 @@ async def test_logs_f_goes_on_until_the_end(shared, typist):
         assert await finished(process) == (0, b"6\n7\n8\n", "")
 
 
-async def test_logs_of_a_job_that_runs_ends_where_it_is(shared, typist):
+async def test_logs_of_a_job_that_runs_ends_where_it_is(shared: Service, typist: Typist) -> None:
     """Without -f, `logs` of a running job exits at the current end, even if there is nothing to print."""
     number = await shared.submit("printf 'ab'; sleep 60")
     await until(lambda: has(shared, number, b"ab"))
@@ -117,12 +119,12 @@ async def test_logs_of_a_job_that_runs_ends_where_it_is(shared, typist):
     await cancelled(shared, number)
 
 
-async def has(shared, number, text):
+async def has(shared: Service, number: Any, text: Any) -> Any:
     """Return whether the output ends with `text`."""
     return (await shared.get(f"/api/statuses/{number}/output"))[2].endswith(text)
 
 
-async def test_logs_passes_every_byte(typist):
+async def test_logs_passes_every_byte(typist: Typist) -> None:
     """A megabyte of random bytes is printed unchanged."""
     given = random.Random(1).randbytes(1_000_000)
     (typist.home / "given").write_bytes(given)
@@ -130,7 +132,7 @@ async def test_logs_passes_every_byte(typist):
     assert (await typist.run("logs", "-f", number)).out == given
 
 
-async def test_ps_lists_what_is_not_done_and_with_a_all(shared, typist):
+async def test_ps_lists_what_is_not_done_and_with_a_all(shared: Service, typist: Typist) -> None:
     """`ps` lists unfinished jobs, newest first, and all with -a; as a table, ids or JSON; filters can be combined."""
     filters = ["--filter", "label=test:ps"]
     (done,) = await ended(shared, "exit 3", labels={"test": "ps", "x": "y"})
@@ -138,7 +140,7 @@ async def test_ps_lists_what_is_not_done_and_with_a_all(shared, typist):
     runs = await shared.submit("sleep 60", labels={"test": "ps"})
     await until(lambda: runs_now(shared, runs))
 
-    async def numbers(*options):
+    async def numbers(*options: Any) -> list[Any]:
         return [int(line) for line in (await typist.run("ps", "-q", *filters, *options)).out.split()]
 
     assert await numbers() == [runs]
@@ -159,12 +161,12 @@ async def test_ps_lists_what_is_not_done_and_with_a_all(shared, typist):
     await cancelled(shared, runs)
 
 
-async def runs_now(shared, number):
+async def runs_now(shared: Service, number: Any) -> bool:
     """Return whether the job is running."""
-    return (await shared.status(number))["state"] == "running"
+    return bool((await shared.status(number))["state"] == "running")
 
 
-async def test_ps_reports_when_there_are_more(shared, typist):
+async def test_ps_reports_when_there_are_more(shared: Service, typist: Typist) -> None:
     """-n N prints N jobs and reports on standard error that there are more; -n 0 prints all."""
     await ended(shared, "true", "true", "true", labels={"test": "more"})
     filters = ["-a", "-q", "--filter", "label=test:more"]
@@ -175,7 +177,7 @@ async def test_ps_reports_when_there_are_more(shared, typist):
         assert (len(done.out.split()), done.err) == (3, "")
 
 
-async def test_show_prints_everything_about_a_job(shared, typist):
+async def test_show_prints_everything_about_a_job(shared: Service, typist: Typist) -> None:
     """`show` prints command, state, label, names of variables and sizes; --json prints the three documents."""
     command = "printf привет; kill -9 $$"
     (number,) = await ended(shared, command, labels={"team": "web"}, env={"SECRET": "s3cret"}, timeout=60)
@@ -192,7 +194,7 @@ async def test_show_prints_everything_about_a_job(shared, typist):
     )  # fmt: skip
 
 
-async def test_what_fails_for_one_job_costs_no_other(shared, typist):
+async def test_what_fails_for_one_job_costs_no_other(shared: Service, typist: Typist) -> None:
     """`cancel`, `rm` and `show` report an error of one job, continue with the next, and exit with 1."""
     runs, (done,) = await shared.submit("sleep 60"), await ended(shared, "true")
     ending = await typist.run("cancel", done, 10**17, runs)
@@ -208,7 +210,7 @@ async def test_what_fails_for_one_job_costs_no_other(shared, typist):
     assert (await typist.run("logs", runs)).said == "there is no job N\n"
 
 
-async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared, typist):
+async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared: Service, typist: Typist) -> None:
     """The job stays, and the message names `cancel`."""
     number = await shared.submit("sleep 60")
     done = await typist.run("rm", number)
@@ -216,7 +218,7 @@ async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared, typist):
     assert (await typist.run("cancel", "-q", number)).err == ""
 
 
-async def test_prune_without_a_terminal_needs_a_yes(shared, typist):
+async def test_prune_without_a_terminal_needs_a_yes(shared: Service, typist: Typist) -> None:
     """Without --yes nothing is deleted; --yes deletes the jobs that match the filters, and no other."""
     await ended(shared, "true", "exit 1", labels={"prune": "0"})
     (other,) = await ended(shared, "true", labels={"prune": "1"})
@@ -231,7 +233,7 @@ async def test_prune_without_a_terminal_needs_a_yes(shared, typist):
     assert (await shared.status(other))["done"]
 
 
-async def test_queues_shows_holds_and_lets_go(shared, typist):
+async def test_queues_shows_holds_and_lets_go(shared: Service, typist: Typist) -> None:
     """One queue or all of them can be paused; no job of a paused queue starts."""
     try:
         paused = await typist.run("queues", "pause", "one")
@@ -266,7 +268,7 @@ NONSENSE = {
 }
 
 
-async def test_a_wrong_call_gets_a_message(typist):
+async def test_a_wrong_call_gets_a_message(typist: Typist) -> None:
     """Each wrong call exits with 1 or 2 and a message on standard error, without a traceback."""
     calls = await asyncio.gather(*(typist.run(*arguments) for arguments in NONSENSE))
     for done, words in zip(calls, NONSENSE.values(), strict=True):
@@ -276,7 +278,7 @@ async def test_a_wrong_call_gets_a_message(typist):
         assert "Traceback" not in done.err
 
 
-async def test_verbs_and_the_numbers_of_jobs_are_completed(shared, typist):
+async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typist: Typist) -> None:
     """bash completes verbs and job ids; without a service, no ids."""
     number = await shared.submit("true")
     for words, expected in ((["sub"], "plain,submit"), (["show", str(number)[:1]], f"plain,{number}")):

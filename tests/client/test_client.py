@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 from contextlib import aclosing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from shellrunner.client import (
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES
 from tests.support.service import Service
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -30,9 +33,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 BESIDE = {"/api/openapi.json", "/api/session"}
 
 
-async def test_the_documented_example_runs(shared):
+async def test_the_documented_example_runs(shared: Service) -> None:
     """The example in the package's docstring prints what it shows, at the address of the test's service."""
-    code = re.search(r"(?s)    import asyncio.*?asyncio\.run\(main\(\)\)", inspect.getdoc(shellrunner.client))[0]
+    found = re.search(r"(?s)    import asyncio.*?asyncio\.run\(main\(\)\)", inspect.getdoc(shellrunner.client) or "")
+    assert found is not None
+    code = found[0]
     code = inspect.cleandoc("\n" + code).replace("http://localhost:8000", shared.url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     lines = done.stdout.splitlines()
@@ -42,7 +47,7 @@ async def test_the_documented_example_runs(shared):
     assert lines[-1] == f"404; no-such-job; there is no job {10**17}"
 
 
-async def test_there_is_a_method_for_every_route(wire):
+async def test_there_is_a_method_for_every_route(wire: TcpProxy) -> None:
     """A tour through the methods requests every route, and each method returns what its type says."""
     async with Client(wire.url) as client:
         await tour(client)
@@ -60,7 +65,7 @@ async def test_there_is_a_method_for_every_route(wire):
     assert missing == []
 
 
-async def tour(client):
+async def tour(client: Any) -> None:
     """Call every method once."""
     result = await client.run(
         "echo out; echo err >&2; exit 3", labels={"tour": "yes"}, retries={"max": 1, "delay": 0}
@@ -87,7 +92,7 @@ async def tour(client):
     assert await client.delete_many(confirm=True, label="tour:yes") == {"deleted": 1, "kept": 0}
 
 
-async def talk(client):
+async def talk(client: Any) -> None:
     """Send input and a signal to a running job, cancel it, and delete it."""
     number = (await client.submit(argv=["cat"], stdin={"stream": True}))["job_id"]
     await until(lambda: runs(client, number))
@@ -104,12 +109,12 @@ async def talk(client):
     await client.delete(number)
 
 
-async def runs(client, number):
+async def runs(client: Any, number: Any) -> bool:
     """Return whether the job is running."""
-    return (await client.status(number))["state"] == "running"
+    return bool((await client.status(number))["state"] == "running")
 
 
-async def hold(client):
+async def hold(client: Any) -> None:
     """Pause and resume queues."""
     assert (await client.pause("one"))["paused"] is True
     assert (await client.resume("one"))["paused"] is False
@@ -143,12 +148,15 @@ async def hold(client):
         ),
     ],
 )
-async def test_a_refusal_is_one_error_with_the_problem(shared, ask, status, kind, detail):
+async def test_a_refusal_is_one_error_with_the_problem(
+    shared: Service, ask: Any, status: int, kind: str, detail: str
+) -> None:
     """The error has the status, the kind, the problem document, and a message with every fault."""
     async with Client(shared.url) as client:
         with pytest.raises(ClientError) as caught:
             await ask(client)
     assert (caught.value.status, caught.value.kind, caught.value.detail) == (status, kind, detail)
+    assert caught.value.problem is not None
     assert caught.value.problem["status"] == status
 
 
@@ -161,7 +169,9 @@ async def test_a_refusal_is_one_error_with_the_problem(shared, ask, status, kind
         (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "is not shellrunner's: check the address"),
     ],
 )  # fmt: skip
-async def test_a_response_of_another_program_is_recognized(wire, answer, kind, words):
+async def test_a_response_of_another_program_is_recognized(
+    wire: TcpProxy, answer: bytes, kind: str, words: str
+) -> None:
     """A response that is not shellrunner's is an error of kind `foreign`, and the request is not retried."""
     wire.instead = [answer]
     async with Client(wire.url) as client:
@@ -171,7 +181,7 @@ async def test_a_response_of_another_program_is_recognized(wire, answer, kind, w
     assert wire.asked == []
 
 
-async def test_a_server_that_never_was_there_is_not_waited_for():
+async def test_a_server_that_never_was_there_is_not_waited_for() -> None:
     """The error is raised at once, however long the client may retry."""
     async with Client("http://127.0.0.1:1", retry_for=3600) as client:
         with pytest.raises(ClientError, match=r"^cannot reach http://127\.0\.0\.1:1: Connection refused$") as caught:
@@ -179,14 +189,14 @@ async def test_a_server_that_never_was_there_is_not_waited_for():
     assert (caught.value.kind, caught.value.is_transient) == ("unreachable", True)
 
 
-async def test_a_token_comes_with_every_request_and_with_no_other_server(wire):
+async def test_a_token_comes_with_every_request_and_with_no_other_server(wire: TcpProxy) -> None:
     """Redirects are not followed, so no other server gets the token."""
     wire.instead = [b"HTTP/1.1 303 See Other\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\n{}"]
     async with Client(wire.url, token="secret") as client:
-        assert await client.status(1) == {}
+        assert dict(await client.status(1)) == {}
 
 
-async def test_a_unix_socket_is_an_address_like_any_other(tmp_path):
+async def test_a_unix_socket_is_an_address_like_any_other(tmp_path: Path) -> None:
     """Requests work over a Unix socket, with `localhost` as Host."""
     service = Service(tmp_path / "state", SERVER__LISTEN=f"unix:{tmp_path}/s.sock")
     service.program = service.program[:-2]  # --port would go before it
@@ -212,7 +222,7 @@ async def test_a_unix_socket_is_an_address_like_any_other(tmp_path):
         ("unix:///run/s.sock", ServerAddress("http://localhost", "/run/s.sock")),
     ],
 )
-async def test_an_address_is_read_as_people_write_it(text, address):
+async def test_an_address_is_read_as_people_write_it(text: str, address: Any) -> None:
     """The default scheme is http, and a socket is given by its path."""
     assert ServerAddress.parse(text) == address
 
@@ -221,21 +231,21 @@ async def test_an_address_is_read_as_people_write_it(text, address):
     "text",
     ["", "ftp://a", "http://", "foo:x", "unix:s.sock", "unix:", "http://a:99999", "http://[a"],
 )
-async def test_a_wrong_address_is_refused_before_anything_is_connected(text):
+async def test_a_wrong_address_is_refused_before_anything_is_connected(text: str) -> None:
     """The message quotes the address and shows the valid forms."""
     with pytest.raises(ValueError, match=f"^invalid server address {re.escape(repr(text))}: expected .*unix:"):
         Client(text)
 
 
 @pytest.mark.parametrize("text", ["http://u:secret@a", "http://a/?q", "http://a/#f"])
-async def test_an_address_with_a_password_or_a_query_is_refused(text):
+async def test_an_address_with_a_password_or_a_query_is_refused(text: str) -> None:
     """The message does not repeat the password."""
     with pytest.raises(ValueError, match="remove user, password, query and fragment") as caught:
         Client(text)
     assert "secret" not in str(caught.value)
 
 
-async def test_what_can_be_asked_for_is_what_the_server_takes():
+async def test_what_can_be_asked_for_is_what_the_server_takes() -> None:
     """JobOptions has the same keys as the server's JobSpec."""
     assert {"command", "argv", *JobOptions.__annotations__} == set(JobSpec.model_fields)
 
@@ -244,7 +254,7 @@ async def test_what_can_be_asked_for_is_what_the_server_takes():
     ("module", "rooms"),
     [("client", {"client", "errors"}), ("cli.commands.run", {"cli", "client", "clock", "errors", "model"})],
 )
-async def test_importing_it_brings_none_of_the_server(module, rooms):
+async def test_importing_it_brings_none_of_the_server(module: str, rooms: set[Any]) -> None:
     """The client and `run` load neither pydantic, a database nor tables, so that a call of the CLI starts quickly."""
     code = f"import sys, shellrunner.{module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

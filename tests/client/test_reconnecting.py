@@ -1,11 +1,17 @@
 """Broken connections: nothing is lost, repeated or done twice, and each retry is reported."""
 
 import asyncio
+import operator
 import random
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import pytest
 
 from shellrunner.client import Client, ClientError, JobDeleted, JobEnded, OutputReceived
+from tests.support.service import Service
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -21,7 +27,7 @@ for n in range(300):
 GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<br/>"
 
 
-async def test_a_stream_that_is_cut_anywhere_is_whole(shared, wire):
+async def test_a_stream_that_is_cut_anywhere_is_whole(shared: Service, wire: TcpProxy) -> None:
     """A stream cut many times at random bytes, even within events, yields the stored bytes of both streams once."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
     dice = random.Random(8)
@@ -39,7 +45,7 @@ async def test_a_stream_that_is_cut_anywhere_is_whole(shared, wire):
     assert ids == sorted(set(ids))
 
 
-async def test_a_job_is_followed_from_any_event(shared):
+async def test_a_job_is_followed_from_any_event(shared: Service) -> None:
     """`follow` with `after` yields exactly what follows the event with that id."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
     async with Client(shared.url) as client:
@@ -50,7 +56,7 @@ async def test_a_job_is_followed_from_any_event(shared):
     assert head + b"".join(event.data for event in rest) == whole
 
 
-async def test_raw_output_goes_on_where_it_broke(shared, wire):
+async def test_raw_output_goes_on_where_it_broke(shared: Service, wire: TcpProxy) -> None:
     """A download whose connections break is resumed by range requests, and is complete."""
     number = (await shared.run("head -c 3000000 /dev/zero | tr '\\0' 'x'"))["job_id"]
     wire.budgets = [random.Random(9).randrange(1, 900_000) for _ in range(5)]
@@ -60,11 +66,11 @@ async def test_raw_output_goes_on_where_it_broke(shared, wire):
     assert b"".join(pieces) == b"x" * 3_000_000
 
 
-async def test_input_is_given_once_however_often_the_answer_is_lost(shared, wire):
+async def test_input_is_given_once_however_often_the_answer_is_lost(shared: Service, wire: TcpProxy) -> None:
     """The command reads each byte once, wherever the responses to the input are cut."""
     given_bytes = random.Random(10).randbytes(300_000)
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[Any]:
         for at in range(0, len(given_bytes), 10_000):
             yield given_bytes[at : at + 10_000]
 
@@ -77,10 +83,10 @@ async def test_input_is_given_once_however_often_the_answer_is_lost(shared, wire
         assert b"".join([piece async for piece in steady.stdout(number)]) == given_bytes
 
 
-async def test_input_for_a_job_that_is_done_is_not_given(shared):
+async def test_input_for_a_job_that_is_done_is_not_given(shared: Service) -> None:
     """`pipe_stdin` returns False for a job that is done, and raises no error."""
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[bytes]:
         yield b"too late"
 
     async with Client(shared.url) as client:
@@ -90,7 +96,7 @@ async def test_input_for_a_job_that_is_done_is_not_given(shared):
 
 
 @pytest.mark.parametrize("budget", [0, 20, 200])
-async def test_a_submission_whose_answer_is_lost_is_one_job(wire, budget):
+async def test_a_submission_whose_answer_is_lost_is_one_job(wire: TcpProxy, budget: int) -> None:
     """A submission is retried with the same idempotency key, and creates one job."""
     wire.budgets = [budget, budget]
     label = f"lost{budget}"
@@ -100,7 +106,7 @@ async def test_a_submission_whose_answer_is_lost_is_one_job(wire, budget):
     assert sum(line.startswith("POST") for line in wire.asked) == 3
 
 
-async def test_what_must_not_be_done_twice_is_not_asked_twice(shared, wire):
+async def test_what_must_not_be_done_twice_is_not_asked_twice(shared: Service, wire: TcpProxy) -> None:
     """A signal whose response is lost raises an error and is sent only once, because the outcome is unknown."""
     number = await shared.submit("sleep 60")
     await shared.running(number)
@@ -113,7 +119,7 @@ async def test_what_must_not_be_done_twice_is_not_asked_twice(shared, wire):
     await shared.ask("POST", f"/api/jobs/{number}/cancel")
 
 
-async def test_a_proxy_that_has_lost_the_server_is_waited_for(shared, wire):
+async def test_a_proxy_that_has_lost_the_server_is_waited_for(shared: Service, wire: TcpProxy) -> None:
     """502, 503 and 504 from a proxy are retried; `on_retry` is called for each, and with None in the end."""
     number = await shared.submit("true")
     wire.instead = [GATEWAY, GATEWAY.replace(b"502", b"503"), GATEWAY.replace(b"502", b"504")]
@@ -123,7 +129,7 @@ async def test_a_proxy_that_has_lost_the_server_is_waited_for(shared, wire):
     assert retries == [502, 503, 504, None]
 
 
-async def test_retries_have_an_end(wire):
+async def test_retries_have_an_end(wire: TcpProxy) -> None:
     """After `retry_for` seconds the last error is raised."""
     wire.instead = [GATEWAY] * 1000
     async with Client(wire.url, retry_for=0.3) as client:
@@ -132,9 +138,9 @@ async def test_retries_have_an_end(wire):
     assert 2 < 1000 - len(wire.instead) < 100
 
 
-async def test_changes_are_seen_over_broken_connections(shared, wire):
+async def test_changes_are_seen_over_broken_connections(shared: Service, wire: TcpProxy) -> None:
     """Changes and deletions that happen while no connection is open are yielded after the next one is made."""
-    seen = []
+    seen: list[Any] = []
     async with Client(wire.url) as client, asyncio.TaskGroup() as group:
         watching = group.create_task(watch(client, seen))
         await until(lambda: wire.asked)
@@ -142,20 +148,20 @@ async def test_changes_are_seen_over_broken_connections(shared, wire):
         for _ in range(3):
             wire.cut()
             number = (await shared.run("true"))["job_id"]
-            await until(lambda number=number: (number, True) in seen)
+            await until(partial(operator.contains, seen, (number, True)))
         await shared.ask("DELETE", f"/api/jobs/{number}")
         await until(lambda: (number, None) in seen)
         watching.cancel()
 
 
-async def watch(client, seen):
+async def watch(client: Any, seen: Any) -> None:
     """Record each change."""
     async for change in client.changes():
         gone = isinstance(change, JobDeleted)
         seen.append((change.job_id, None) if gone else (change.status["job_id"], change.status["done"]))
 
 
-async def submitted_and_seen(shared, seen):
+async def submitted_and_seen(shared: Service, seen: Any) -> Any:
     """Submit a job, and return whether any change was seen."""
     await shared.submit("true")
     return seen

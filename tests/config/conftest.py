@@ -1,12 +1,14 @@
 """What the tests of settings share: an environment without any, and files to read."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the settings of whoever runs it."""
     others = {"STATE_DIRECTORY", "XDG_STATE_HOME", "CREDENTIALS_DIRECTORY"}
     for name in list(os.environ):
@@ -15,10 +17,10 @@ def clean_environment(monkeypatch):
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Any:
     """Write a file, which as shipped nobody else can read, and return its path."""
 
-    def write(text, name="config.toml", mode=0o600):
+    def write(text: Any, name: str = "config.toml", mode: int = 0o600) -> Any:
         path = tmp_path / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         path.chmod(mode)

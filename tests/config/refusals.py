@@ -1,12 +1,14 @@
 """How a configuration is refused."""
 
+from typing import Any
+
 import pytest
 
 from shellrunner.config import load
 from shellrunner.errors import ConfigError
 
 
-def refusal(path=None, **overrides):
+def refusal(path: Any = None, **overrides: Any) -> Any:
     """The lines with which a configuration is refused."""
     with pytest.raises(ConfigError) as refused:
         load(path, **overrides)

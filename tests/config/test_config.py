@@ -8,6 +8,7 @@ import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,13 +31,13 @@ KEYS = [
 ]
 
 
-def test_the_shipped_file_says_what_is_the_default_anyway():
+def test_the_shipped_file_says_what_is_the_default_anyway() -> None:
     """config.toml changes nothing."""
     assert load(SHIPPED).model_dump() == load().model_dump()
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_setting_is_in_the_shipped_file(key):
+def test_every_setting_is_in_the_shipped_file(key: Any) -> None:
     """Each setting has a line in its section of config.toml, or is a table or a list of tables there."""
     section, name = key.split(".")
     lines = SHIPPED.read_text().split(f"[{section}]")[1]
@@ -45,12 +46,12 @@ def test_every_setting_is_in_the_shipped_file(key):
 
 
 @pytest.mark.parametrize("name", QueueSettings.model_fields)
-def test_every_setting_of_a_queue_is_in_the_shipped_file(name):
+def test_every_setting_of_a_queue_is_in_the_shipped_file(name: Any) -> None:
     """The queue that is always there has each setting, as shipped."""
     assert tomllib.loads(SHIPPED.read_text())["queues"]["default"][name] == 0
 
 
-def test_a_queue_more_leaves_the_default_one(file, monkeypatch):
+def test_a_queue_more_leaves_the_default_one(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queues of the file and of the environment stand beside `default`, which nobody need name."""
     monkeypatch.setenv("SHELLRUNNER_QUEUES__SLOW", '{"max_running": 1}')
     queues = load(file("[queues.backups]\nmax_running = 2\nmax_queued = 0\n")).queues
@@ -61,7 +62,7 @@ def test_a_queue_more_leaves_the_default_one(file, monkeypatch):
     }
 
 
-def test_what_is_commented_out_in_the_shipped_file_could_be_used(file):
+def test_what_is_commented_out_in_the_shipped_file_could_be_used(file: Any) -> None:
     """Each commented setting of config.toml is one that is accepted as it stands."""
     text = re.sub(r"^# (?=\w+ = )(?!shell = |tokens_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
     path = file(re.sub(r"^#   ", "", text, flags=re.MULTILINE).replace("alice", pwd.getpwuid(os.geteuid()).pw_name))
@@ -74,10 +75,12 @@ def test_what_is_commented_out_in_the_shipped_file_could_be_used(file):
     (token,) = settings.auth.tokens
     assert (token.name, token.scopes, token.expires) == ("ci", ["read", "run"], datetime(2027, 1, 1, tzinfo=UTC))
     assert token.sha256 == hashlib.sha256(b"test").hexdigest()
-    assert [rule.prefix for rule in token.commands] == [None, ["git", "-C", "/srv/site", "pull"]]
+    assert [rule.prefix for rule in token.commands or ()] == [None, ["git", "-C", "/srv/site", "pull"]]
 
 
-def test_the_command_line_goes_before_the_environment_before_the_file(file, monkeypatch):
+def test_the_command_line_goes_before_the_environment_before_the_file(
+    file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each source replaces only the keys that it gives."""
     path = file("[server]\nhost = '::1'\nport = 1\n[supervisor]\nmax_running = 1\non_stop = 'drain'\n")
     monkeypatch.setenv("SHELLRUNNER_SERVER__PORT", "2")
@@ -87,7 +90,7 @@ def test_the_command_line_goes_before_the_environment_before_the_file(file, monk
     assert (settings.supervisor.max_running, settings.supervisor.on_stop) == (2, "drain")
 
 
-def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
+def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of places follows the cores that may be used, the directory and variables follow the user."""
     user = pwd.getpwuid(os.geteuid())
     monkeypatch.delenv("HOME", raising=False)
@@ -101,7 +104,7 @@ def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch):
     assert settings.store.state_dir == Path(user.pw_dir, ".local/state/shellrunner")
 
 
-def test_the_state_directory_is_systemds_else_xdgs(monkeypatch):
+def test_the_state_directory_is_systemds_else_xdgs(monkeypatch: pytest.MonkeyPatch) -> None:
     """$STATE_DIRECTORY goes first (and of several its first), then $XDG_STATE_HOME unless it is relative."""
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -112,7 +115,7 @@ def test_the_state_directory_is_systemds_else_xdgs(monkeypatch):
     assert load().store.state_dir == Path("/var/lib/a")
 
 
-def test_variables_are_merged_over_those_shipped(file, monkeypatch):
+def test_variables_are_merged_over_those_shipped(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable from the file and one from the environment stand beside the shipped ones."""
     monkeypatch.setenv("SHELLRUNNER_JOBS__ENVIRONMENT", '{"LANG": "uk_UA.UTF-8", "Ключ": "значение"}')
     jobs = load(file("[jobs.environment]\nLANG = 'C'\nEDITOR = 'ed'\n")).jobs
@@ -122,7 +125,7 @@ def test_variables_are_merged_over_those_shipped(file, monkeypatch):
     assert "PATH" in environment
 
 
-def test_another_users_surroundings_are_that_users():
+def test_another_users_surroundings_are_that_users() -> None:
     """HOME, names, shell and directory are of the user that a command runs as, unless config gives them for all."""
     somebody = pwd.struct_passwd(("somebody", "x", 7, 7, "", "/usr", "/bin/bash"))
     environment, cwd = load(jobs={"environment": {"LOGNAME": "all"}}).jobs.process_defaults(somebody)
@@ -138,7 +141,7 @@ def test_another_users_surroundings_are_that_users():
         load().jobs.process_defaults(pwd.struct_passwd(("other", "x", 9, 9, "", "/home/\udcff", "/bin/sh")))
 
 
-def test_zero_is_no_limit(file):
+def test_zero_is_no_limit(file: Any) -> None:
     """A retention or timeout of 0 never reaches the rest of the program as a number."""
     text = "[store]\nretention_days = 0\nretention_jobs = 0\nretention_bytes = 0\n[jobs]\ntimeout = 0\n"
     text += "[supervisor]\nmax_queued = 0\n"
@@ -149,21 +152,21 @@ def test_zero_is_no_limit(file):
     assert settings.supervisor.max_queued is None
 
 
-def test_settings_cannot_be_changed():
+def test_settings_cannot_be_changed() -> None:
     """Neither a section nor a value can be replaced."""
     settings = load()
     with pytest.raises(ValueError, match="frozen"):
-        settings.server.port = 1
+        settings.server.port = 1  # type: ignore[misc]
     with pytest.raises(ValueError, match="frozen"):
-        settings.log = settings.log
+        settings.log = settings.log  # type: ignore[misc]
 
 
-def _as_variable(value):
+def _as_variable(value: Any) -> Any:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key != "jobs.environment"])
-def test_every_setting_can_come_from_the_environment(key, file, monkeypatch):
+def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """SHELLRUNNER_SECTION__KEY sets what the file would."""
     section, name = key.split(".")
     private = file("")
@@ -215,7 +218,9 @@ def test_every_setting_can_come_from_the_environment(key, file, monkeypatch):
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )
-def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(file, text, line, key, reason):
+def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(
+    file: Any, text: str, line: int, key: str, reason: str
+) -> None:
     """What is wrong is one line that says where and why."""
     path = file(text)
     (found,) = refusal(path)
@@ -237,27 +242,29 @@ def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(file, te
         ("SHELLRUNNER_CALLBACKS", '{"hosts": ["a"]}', "callbacks.hosts: requires callbacks.secret"),
     ],
 )
-def test_a_mistake_in_the_environment_is_refused_with_the_variable(monkeypatch, variable, value, reason):
+def test_a_mistake_in_the_environment_is_refused_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
     """A misspelt or impossible variable is never passed over."""
     monkeypatch.setenv(variable, value)
     (found,) = refusal()
     assert found.startswith(f"environment variable {variable}: {reason}")
 
 
-def test_what_only_looks_like_a_setting_is_left_alone(monkeypatch):
+def test_what_only_looks_like_a_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variables of jobs and of the client refuse nothing."""
     for name in ("JOB", "JOB_ID", "URL", "TOKEN"):
         monkeypatch.setenv(f"SHELLRUNNER_{name}", "x")
     assert load().model_dump()
 
 
-def test_a_mistake_in_a_default_is_refused_too(monkeypatch):
+def test_a_mistake_in_a_default_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A $STATE_DIRECTORY that is relative is not used."""
     monkeypatch.setenv("STATE_DIRECTORY", "relative")
     assert refusal() == ["default: store.state_dir: must be an absolute path"]
 
 
-def test_all_mistakes_are_told_at_once_and_no_value(file, monkeypatch):
+def test_all_mistakes_are_told_at_once_and_no_value(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each wrong thing has its line, and none repeats what was given: it may be a secret."""
     monkeypatch.setenv("SHELLRUNNER_LOG__LEVEL", "hunter2")
     lines = refusal(file("[server]\nport = 'hunter2'\n[typo]\nx = 'hunter2'"), server={"host": "hunter2"})
@@ -280,7 +287,7 @@ def test_all_mistakes_are_told_at_once_and_no_value(file, monkeypatch):
         ),
     ],
 )
-def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, problem):
+def test_a_file_that_is_no_toml_is_refused_with_its_line(file: Any, text: bytes | str, problem: str) -> None:
     """Whoever has to mend the file is told where."""
     path = file(text)
     (found,) = refusal(path)
@@ -295,13 +302,15 @@ def test_a_file_that_is_no_toml_is_refused_with_its_line(file, text, problem):
         ("ENVIRONMENT", '{"A\\u0000": "x"}', "jobs.environment: must not contain NUL"),
     ],
 )
-def test_what_no_keeper_can_be_told_is_refused_at_the_start(monkeypatch, key, value, problem):
+def test_what_no_keeper_can_be_told_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, problem: str
+) -> None:
     """Bytes that are not UTF-8 would end the service at the first job, and at each start after that."""
     monkeypatch.setenv(f"SHELLRUNNER_JOBS__{key}", value)
     assert refusal() == [f"environment variable SHELLRUNNER_JOBS__{key}: {problem}"]
 
 
-def test_a_directory_with_nul_in_its_name_is_refused(file):
+def test_a_directory_with_nul_in_its_name_is_refused(file: Any) -> None:
     """The kernel would take another directory, or a keeper fail over it; the same goes for files."""
     path = file('[jobs]\ncwd = "/tmp/\\u0000"\n[auth]\ntokens_file = "/tmp/\\u0000"')
     assert refusal(path) == [
@@ -310,7 +319,7 @@ def test_a_directory_with_nul_in_its_name_is_refused(file):
     ]
 
 
-def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch):
+def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A home with other bytes in its name needs jobs.environment and jobs.cwd."""
     entry = list(pwd.getpwuid(os.geteuid()))
     entry[5] = "/home/\udcff"
@@ -319,14 +328,14 @@ def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch):
     assert load(jobs={"environment": {"HOME": "/"}})
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A file that was named is never taken for an empty one."""
     path = tmp_path / "missing.toml"
     assert refusal(path) == [f"{path}: cannot be read: No such file or directory"]
     assert refusal(tmp_path) == [f"{tmp_path}: cannot be read: Is a directory"]
 
 
-def test_a_file_that_can_be_read_only_once_is_read():
+def test_a_file_that_can_be_read_only_once_is_read() -> None:
     """What a shell writes for <(…) is a configuration like any other."""
     reading, writing = os.pipe()
     os.write(writing, b"[server]\nport = 4711\n")
@@ -344,7 +353,9 @@ FILLING = st.sampled_from(
 
 @settings(deadline=None)  # each example is a whole configuration, on whatever machine this is
 @given(before=st.lists(FILLING, max_size=6, unique=True), after=st.lists(FILLING, max_size=3, unique=True))
-def test_the_line_is_where_the_key_stands_whatever_is_around_it(tmp_path_factory, before, after):
+def test_the_line_is_where_the_key_stands_whatever_is_around_it(
+    tmp_path_factory: pytest.TempPathFactory, before: Any, after: Any
+) -> None:
     """Comments, tables and values of many lines do not mislead."""
     above = "\n".join(["[other]", *before])
     below = "\n".join(["[another]", *after])

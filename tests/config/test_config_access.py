@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ OTHER = TOKEN.replace("'ci'", "'other'").replace(HASH, "0" * 64)
         ("listen = ['127.0.0.1:80', '[::]:80', 'unix:/run/x']", "listen"),
     ],
 )
-def test_without_tokens_it_listens_where_only_this_machine_can_get(file, server, key):
+def test_without_tokens_it_listens_where_only_this_machine_can_get(file: Any, server: str, key: str) -> None:
     """Any other address is refused, and the words say what to do; with a token it is not."""
     path = file(f"[server]\n{server}\n")
     (found,) = refusal(path)
@@ -42,7 +44,7 @@ def test_without_tokens_it_listens_where_only_this_machine_can_get(file, server,
 
 
 @pytest.mark.parametrize("server", ["host = '::1'", "host = '127.9.9.9'", "listen = ['unix:/run/x', '[::1]:80']"])
-def test_loopback_and_unix_sockets_need_no_token(file, server):
+def test_loopback_and_unix_sockets_need_no_token(file: Any, server: str) -> None:
     """Whoever gets there is known by the kernel."""
     assert load(file(f"[server]\n{server}\n")).auth.tokens == []
 
@@ -67,7 +69,7 @@ def test_loopback_and_unix_sockets_need_no_token(file, server):
         ("max_streams = 0", "max_streams", "must be at least 1"),
     ],
 )
-def test_a_mistake_about_where_it_listens_is_refused(file, server, key, reason):
+def test_a_mistake_about_where_it_listens_is_refused(file: Any, server: str, key: str, reason: str) -> None:
     """The one line names the key and says what it must be."""
     (found,) = refusal(file(f"[server]\n{server}\n"))
     assert f": server.{key}: " in found
@@ -115,9 +117,11 @@ def test_a_mistake_about_where_it_listens_is_refused(file, server, key, reason):
     ],
 )
 @pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
-def test_a_mistake_in_a_token_is_refused_with_its_line(file, is_apart, wrong, key, reason):
+def test_a_mistake_in_a_token_is_refused_with_its_line(
+    file: Any, is_apart: bool, wrong: str, key: str, reason: str
+) -> None:
     """What is wrong is one line of words with the place, and without the value: that may be the token itself."""
-    right = [line for line in TOKEN.splitlines()[1:] if line.split()[0] != wrong.split()[0]]
+    right = [line for line in TOKEN.splitlines()[1:] if line.split()[0] != wrong.split(maxsplit=1)[0]]
     path = file("\n".join([OTHER, "[[auth.tokens]]", wrong, *right]))
     (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
     assert found.startswith(f"{path}, line 7: auth.tokens.1.{key}: ")
@@ -125,7 +129,7 @@ def test_a_mistake_in_a_token_is_refused_with_its_line(file, is_apart, wrong, ke
     assert "srt_secret" not in found
 
 
-def test_what_a_token_lacks_is_told(file):
+def test_what_a_token_lacks_is_told(file: Any) -> None:
     """Name, hash and scopes have no default."""
     path = file("[[auth.tokens]]\n")
     assert refusal(path) == [
@@ -133,7 +137,7 @@ def test_what_a_token_lacks_is_told(file):
     ]
 
 
-def test_a_token_may_be_over_already(file):
+def test_a_token_may_be_over_already(file: Any) -> None:
     """A time that has passed is no mistake, but the token is over from that moment on; offsets are kept."""
     (token,) = load(file(f"{TOKEN}expires = 2020-01-01T01:00:00+01:00\n")).auth.tokens
     assert token.expires == datetime(2020, 1, 1, tzinfo=UTC)
@@ -141,7 +145,7 @@ def test_a_token_may_be_over_already(file):
     assert not token.is_expired(datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
-def test_a_hash_is_the_same_in_capital_letters(file):
+def test_a_hash_is_the_same_in_capital_letters(file: Any) -> None:
     """Two tokens that differ in them only are one."""
     (token,) = load(file(TOKEN.replace(HASH, HASH.upper()))).auth.tokens
     assert token.sha256 == HASH
@@ -149,20 +153,20 @@ def test_a_hash_is_the_same_in_capital_letters(file):
     assert refusal(path) == [f"{path}, line 1: auth.tokens: 'ci' and 'other' have the same hash"]
 
 
-def test_tokens_can_come_from_the_environment(monkeypatch):
+def test_tokens_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON, in which times are strings."""
     token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "expires": "2027-01-01T00:00:00Z"}
     monkeypatch.setenv("SHELLRUNNER_AUTH__TOKENS", json.dumps([token]))
     assert load().auth.tokens[0].expires == datetime(2027, 1, 1, tzinfo=UTC)
 
 
-def test_a_name_is_one_tokens(file):
+def test_a_name_is_one_tokens(file: Any) -> None:
     """Two tokens of one name could not be told apart in the log."""
     path = file(TOKEN + OTHER.replace("'other'", "'ci'"))
     assert refusal(path) == [f"{path}, line 1: auth.tokens: two tokens have the name 'ci'"]
 
 
-def test_an_odd_auth_is_refused(file):
+def test_an_odd_auth_is_refused(file: Any) -> None:
     """What is no table has no tokens in it."""
     path = file("auth = 1\n")
     assert refusal(path) == [f"{path}, line 1: auth: must be a table"]
@@ -171,7 +175,7 @@ def test_an_odd_auth_is_refused(file):
 # Files with tokens
 
 
-def test_the_tokens_file_adds_to_those_of_the_config(file):
+def test_the_tokens_file_adds_to_those_of_the_config(file: Any) -> None:
     """Tokens of both files are good."""
     more = file(OTHER, "tokens.toml")
     path = file(f"[auth]\nsession_cookie = true\ntokens_file = '{more}'\n{TOKEN}")
@@ -180,7 +184,7 @@ def test_the_tokens_file_adds_to_those_of_the_config(file):
     assert auth.session_cookie
 
 
-def test_systemds_credential_is_the_tokens_file(file, monkeypatch, tmp_path):
+def test_systemds_credential_is_the_tokens_file(file: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As shipped it is $CREDENTIALS_DIRECTORY/tokens, where there is one; the setting goes before it."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert load().auth.tokens_file is None
@@ -194,14 +198,14 @@ def test_systemds_credential_is_the_tokens_file(file, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("second", "words"), [(TOKEN, "two tokens have the name 'ci'"),
     (OTHER.replace("0" * 64, HASH), "'ci' and 'other' have the same hash")])  # fmt: skip
-def test_a_token_is_in_one_file_only(file, second, words):
+def test_a_token_is_in_one_file_only(file: Any, second: Any, words: str) -> None:
     """Of two that are alike in both files, nobody could say which one counts."""
     more = file(f"\n{second}", "tokens.toml")
     path = file(f"[auth]\ntokens_file = '{more}'\n{TOKEN}")
     assert refusal(path) == [f"{more}, line 2: auth.tokens: {words}"]
 
 
-def test_the_tokens_file_has_nothing_else(file):
+def test_the_tokens_file_has_nothing_else(file: Any) -> None:
     """A setting that would be passed over there is refused."""
     more = file(f"[auth]\nsession_cookie = true\n{TOKEN}[server]\nport = 1\n", "tokens.toml")
     assert refusal(auth={"tokens_file": str(more)}) == [
@@ -210,7 +214,7 @@ def test_the_tokens_file_has_nothing_else(file):
     ]
 
 
-def test_a_tokens_file_that_is_not_there_is_refused(tmp_path):
+def test_a_tokens_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """And nothing else is complained of because of it."""
     path = tmp_path / "tokens"
     open_to_all = {"host": "0.0.0.0"}
@@ -219,7 +223,7 @@ def test_a_tokens_file_that_is_not_there_is_refused(tmp_path):
     ]
 
 
-def test_a_tokens_file_is_no_pipe(tmp_path):
+def test_a_tokens_file_is_no_pipe(tmp_path: Path) -> None:
     """At the next reload it would be empty, or be waited for until nothing is ever reloaded again."""
     path = tmp_path / "tokens"
     os.mkfifo(path, 0o600)
@@ -230,7 +234,7 @@ def test_a_tokens_file_is_no_pipe(tmp_path):
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o620, 0o644, 0o666])
 @pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
-def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file, is_apart, mode):
+def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file: Any, is_apart: bool, mode: int) -> None:
     """Whoever could change it could run commands; its group may read it, nobody may change it."""
     path = file(TOKEN, mode=mode)
     (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
@@ -239,13 +243,13 @@ def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file, is_a
     assert load(auth={"tokens_file": str(path)} if is_apart else {}, path=None if is_apart else path).auth.tokens
 
 
-def test_a_file_without_tokens_may_be_read_by_all(file):
+def test_a_file_without_tokens_may_be_read_by_all(file: Any) -> None:
     """config.toml is not secret by itself."""
     assert load(file("[auth]\nsession_cookie = true\n", mode=0o644)).auth.session_cookie
 
 
 @as_root
-def test_a_file_with_tokens_of_another_user_is_refused(file):
+def test_a_file_with_tokens_of_another_user_is_refused(file: Any) -> None:
     """That user could add a token to it; root, who can do that anyway, is nobody else."""
     path = file(TOKEN)
     os.chown(path, NOBODY.pw_uid, -1)
@@ -253,7 +257,7 @@ def test_a_file_with_tokens_of_another_user_is_refused(file):
 
 
 @as_root
-def test_run_as_needs_root(file, tmp_path):
+def test_run_as_needs_root(file: Any, tmp_path: Path) -> None:
     """A service of an ordinary user can run commands as nobody else; as itself it can."""
     code = (
         "import os, sys; from shellrunner.config import load; from shellrunner.errors import ConfigError\n"
@@ -262,7 +266,7 @@ def test_run_as_needs_root(file, tmp_path):
         "except ConfigError as error: print(error.detail)"
     )
 
-    def said(user):
+    def said(user: Any) -> Any:
         token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "run_as": user}
         done = subprocess.run([sys.executable, "-c", code, repr([token])], capture_output=True, text=True, check=True)
         return done.stdout.strip()
@@ -271,7 +275,7 @@ def test_run_as_needs_root(file, tmp_path):
     assert said(NOBODY.pw_name) == "taken"
 
 
-def test_a_service_that_runs_may_not_lose_what_its_address_needs(file):
+def test_a_service_that_runs_may_not_lose_what_its_address_needs(file: Any) -> None:
     """Another `auth` is taken only if what is listened on may go on with it."""
     running = load(file(f"[server]\nhost = '0.0.0.0'\n{TOKEN}"))
     assert with_auth(running, load(file(OTHER)).auth).auth.tokens[0].name == "other"

@@ -1,6 +1,8 @@
 """One tour of one service; all tests here read its exchanges."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,12 +11,12 @@ from tests.support.service import Service
 
 
 @pytest.fixture(scope="session")
-def exchanges(tmp_path_factory):
+def exchanges(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Every exchange of the tour."""
     return asyncio.run(_taken(tmp_path_factory.mktemp("contract") / "state"))
 
 
-async def _taken(state_dir):
+async def _taken(state_dir: Path) -> Any:
     service = Service(state_dir)
     await service.start(JOBS__KILL_GRACE=1)
     try:

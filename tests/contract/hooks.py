@@ -3,6 +3,7 @@
 Named by SCHEMATHESIS_HOOKS; see test_schemathesis.py for the rest of what keeps invented commands from being run.
 """
 
+from typing import Any
 from uuid import uuid4
 
 import requests
@@ -11,8 +12,8 @@ import schemathesis
 HARMLESS = "/bin/true"
 
 
-@schemathesis.hook
-def before_call(context, case, kwargs):
+@schemathesis.hook  # type: ignore[untyped-decorator]
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Change each request just before it is sent, in every phase."""
     if isinstance(case.body, dict):
         disarm(case.body)
@@ -21,21 +22,21 @@ def before_call(context, case, kwargs):
         (case.query or {}).pop("follow", None)  # no end until the job has one, and some never start
 
 
-@schemathesis.hook
-def after_call(context, case, response):
+@schemathesis.hook  # type: ignore[untyped-decorator]
+def after_call(context: Any, case: Any, response: Any) -> None:
     """Undo a pause, so that later requests find jobs that are done."""
     if case.path.endswith("/pause") and response.status_code == 200:
         requests.post(response.request.url.removesuffix("pause") + "resume", timeout=10)
 
 
-def disarm(body):
+def disarm(body: Any) -> None:
     """Replace the program of a valid argv by one that does nothing; what makes an argv invalid stays."""
     argv = body.get("argv")
     if isinstance(argv, list) and argv and isinstance(argv[0], str) and argv[0] and "\0" not in argv[0]:
         argv[0] = HARMLESS
 
 
-def forget_what_was_invented(case):
+def forget_what_was_invented(case: Any) -> None:
     """Remove values that are valid only if the service returned them: cursors, event ids, versions, job ids."""
     for name in ("cursor", "last_event_id"):
         (case.query or {}).pop(name, None)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import jsonschema_rs
 import pytest
@@ -32,29 +34,29 @@ PATTERNS = {
 
 
 @pytest.fixture(scope="session")
-def document(exchanges):
+def document(exchanges: Any) -> Any:
     """Return the document that the service served."""
     return next(each.json for each in exchanges if each.path == "/api/openapi.json" and each.status == 200)
 
 
-def place(exchange):
+def place(exchange: Any) -> Any:
     """Return the path of the route that responded, or None."""
     return next((path for pattern, path in PATTERNS.items() if pattern.fullmatch(exchange.path)), None)
 
 
-def described(document, exchange):
+def described(document: Any, exchange: Any) -> Any:
     """Return the description of this response."""
     operation = document["paths"][place(exchange)]["get" if exchange.verb == "HEAD" else exchange.verb.lower()]
     about = operation["responses"][str(exchange.status)]
     return document["components"]["responses"][about["$ref"].rpartition("/")[2]] if "$ref" in about else about
 
 
-def routed(exchanges):
+def routed(exchanges: Any) -> list[Any]:
     """Return the exchanges that an operation responded to."""
     return [each for each in exchanges if place(each) and each.verb not in ("OPTIONS", "PUT")]
 
 
-def test_the_tour_goes_everywhere(exchanges):
+def test_the_tour_goes_everywhere(exchanges: Any) -> None:
     """The tour has every route, and every status that the API uses."""
     been = {(each.verb, place(each)) for each in exchanges}
     assert {(row.verb, parameter_objects.path_template(row.path)) for row in ROUTES} <= been
@@ -84,7 +86,7 @@ def test_the_tour_goes_everywhere(exchanges):
     assert statuses <= {each.status for each in exchanges}
 
 
-def test_every_status_and_header_is_described(exchanges, document):
+def test_every_status_and_header_is_described(exchanges: Any, document: Any) -> None:
     """No response has a status or header that is not described, or lacks one that is required."""
     for each in routed(exchanges):
         about = described(document, each).get("headers", {})
@@ -93,7 +95,7 @@ def test_every_status_and_header_is_described(exchanges, document):
         assert {name.lower() for name, header in about.items() if header["required"]} <= had, str(each)
 
 
-def test_every_body_is_as_described(exchanges, document):
+def test_every_body_is_as_described(exchanges: Any, document: Any) -> None:
     """Every media type is described, and JSON and events match their schemas, without additional keys."""
     for each in routed(exchanges):
         content = described(document, each).get("content", {})
@@ -106,7 +108,7 @@ def test_every_body_is_as_described(exchanges, document):
             validate(document, schema, value, str(each))
 
 
-def values(exchange):
+def values(exchange: Any) -> Iterator[Any]:
     """Yield what has a schema in the body: a document, or every event with its data."""
     if exchange.media_type.endswith("json"):
         yield exchange.json
@@ -117,7 +119,7 @@ def values(exchange):
                 yield fields | ({"retry": int(fields["retry"])} if "retry" in fields else {})
 
 
-def validate(document, schema, value, what):
+def validate(document: Any, schema: Any, value: Any, what: Any) -> None:
     """Validate the value, and the data of an event by the schema of its event."""
     whole = {**schema, "components": document["components"]}
     errors = list(jsonschema_rs.Draft202012Validator(whole, validate_formats=True).iter_errors(value))
@@ -127,7 +129,7 @@ def validate(document, schema, value, what):
             validate(document, event["properties"]["data"]["contentSchema"], json.loads(value["data"]), what)
 
 
-def test_every_problem_is_what_it_says(exchanges):
+def test_every_problem_is_what_it_says(exchanges: Any) -> None:
     """Every error is a problem with the status of the response and a type of the API."""
     for each in exchanges:
         if each.status >= 400 and each.verb != "HEAD":

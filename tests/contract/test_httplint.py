@@ -1,6 +1,7 @@
 """The responses of the tour, checked by httplint (RFC 9110 to 9112 and later ones)."""
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ TASTE = {
 }
 
 
-def linted(exchange):
+def linted(exchange: Any) -> Any:
     """Return httplint's notes on a request and its response."""
     request = linting.HttpRequestLinter()
     request.process_request_topline(exchange.verb.encode(), exchange.target.encode(), b"1.1")
@@ -34,7 +35,7 @@ def linted(exchange):
 
 
 @pytest.mark.parametrize("level", [levels.BAD, levels.WARN])
-def test_nothing_is_wrong_with_any_answer(exchanges, level):
+def test_nothing_is_wrong_with_any_answer(exchanges: Any, level: Any) -> None:
     """httplint reports no errors, and only the warnings that are listed with their reasons."""
     found = {
         (type(note).__name__, str(note), f"{each.verb} {each.target} {each.status}")
@@ -45,7 +46,7 @@ def test_nothing_is_wrong_with_any_answer(exchanges, level):
     assert found == set()
 
 
-def test_it_would_notice(exchanges):
+def test_it_would_notice(exchanges: Any) -> None:
     """A response with a wrong length and an invalid date is reported."""
     spoilt = copy.copy(exchanges[0])
     spoilt.headers = [("Date", "yesterday"), ("Content-Length", "1")]

@@ -9,7 +9,9 @@ an empty directory. No results are sent anywhere, because config names no hosts 
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ SECONDS = int(os.environ.get("CONTRACT_SECONDS", "120"))  # for as long it tries
 
 
 @pytest.fixture
-async def harmless(tmp_path):
+async def harmless(tmp_path: Path) -> AsyncIterator[Any]:
     """A service that runs nothing but /bin/true."""
     (tmp_path / "empty").mkdir()
     service = Service(tmp_path / "state")
@@ -35,7 +37,7 @@ async def harmless(tmp_path):
 
 
 @pytest.mark.timeout(SECONDS + 180)
-async def test_schemathesis_finds_no_failure(harmless, tmp_path):
+async def test_schemathesis_finds_no_failure(harmless: Any, tmp_path: Path) -> None:
     """Every generated request is answered as the document describes, and nothing but /bin/true was run."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"), "--no-color",
@@ -50,7 +52,7 @@ async def test_schemathesis_finds_no_failure(harmless, tmp_path):
     assert await programs(harmless) <= {HARMLESS, None}
 
 
-async def programs(service):
+async def programs(service: Service) -> Any:
     """Return the program of every job in the history."""
     found, following = set(), "/api/jobs?limit=1000&fields=argv"
     while following:

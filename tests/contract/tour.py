@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -13,43 +14,43 @@ class Exchange:
 
     verb: str
     target: str
-    sent: dict
+    sent: dict[str, str]
     status: int
     reason: str
-    headers: list
+    headers: list[tuple[str, str]]
     body: bytes = field(repr=False)
 
     @property
-    def path(self):
+    def path(self) -> Any:
         """The target without its query."""
         return self.target.partition("?")[0]
 
-    def header(self, name):
+    def header(self, name: Any) -> Any:
         """Return the value of a response header, or None."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     @property
-    def media_type(self):
+    def media_type(self) -> Any:
         """The type of the body, without parameters."""
         return (self.header("Content-Type") or "").partition(";")[0]
 
     @property
-    def json(self):
+    def json(self) -> Any:
         """The body as JSON."""
         return json.loads(self.body)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.verb} {self.target} {self.sent} -> {self.status}"
 
 
 class Tour:
     """A client that records its exchanges."""
 
-    def __init__(self, url):
-        self.exchanges = []
+    def __init__(self, url: Any) -> None:
+        self.exchanges: list[Exchange] = []
         self._authority = urlsplit(url).netloc
 
-    async def ask(self, verb, target, body=None, *, events=None, **headers):
+    async def ask(self, verb: Any, target: Any, body: Any = None, *, events: Any = None, **headers: Any) -> Any:
         """Send one request; `events` is how many to read of a stream that does not end."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(body, dict):
@@ -58,7 +59,7 @@ class Tour:
         self.exchanges.append(exchange)
         return exchange
 
-    def _exchange(self, verb, target, body, sent, events):
+    def _exchange(self, verb: Any, target: Any, body: Any, sent: Any, events: Any) -> Any:
         connection = http.client.HTTPConnection(self._authority, timeout=20)
         try:
             connection.request(verb, target, body, sent)
@@ -70,14 +71,14 @@ class Tour:
             connection.close()
 
 
-def _read_events(response, wanted):
+def _read_events(response: Any, wanted: Any) -> Any:
     content = b""
     while content.count(b"\n\n") < wanted:
         content += response.readline()
     return content
 
 
-async def take(url):
+async def take(url: Any) -> Any:
     """Visit every route; return all exchanges."""
     tour = Tour(url)
     ask = tour.ask
@@ -93,17 +94,17 @@ async def take(url):
     return tour.exchanges
 
 
-async def _submit(ask, **job):
+async def _submit(ask: Any, **job: Any) -> Any:
     return (await ask("POST", "/api/jobs", job)).json["job_id"]
 
 
-async def _over(ask, job_id):
+async def _over(ask: Any, job_id: Any) -> None:
     """Wait for the job's end; only one long poll of this is recorded."""
     while (await ask("GET", f"/api/statuses/{job_id}", Prefer="wait=10")).status != 303:
         pass
 
 
-async def _jobs(ask):
+async def _jobs(ask: Any) -> Any:
     job = {"command": "echo Привет, $NAME; echo ой >&2", "env": {"NAME": "мир"}, "labels": {"team": "a"}}
     done = await _submit(ask, **job)
     await _over(ask, done)
@@ -125,7 +126,7 @@ async def _jobs(ask):
     return done
 
 
-async def _lists(ask):
+async def _lists(ask: Any) -> None:
     for name in ("jobs", "statuses", "results"):
         first = await ask("GET", f"/api/{name}?limit=1")
         await ask("GET", first.json["next"])
@@ -133,7 +134,7 @@ async def _lists(ask):
         await ask("GET", f"/api/{name}?limit=1", If_None_Match=first.header("ETag"))
 
 
-async def _results(ask, done):
+async def _results(ask: Any, done: Any) -> None:
     retried = await _submit(ask, command="echo again; exit 3", retries={"max": 1})
     await _over(ask, retried)
     attempt = f"/api/results/{retried}/attempts/1"
@@ -152,7 +153,7 @@ async def _results(ask, done):
     await ask("GET", f"/api/results/{retried}/attempts/9")
 
 
-async def _streams(ask, done):
+async def _streams(ask: Any, done: Any) -> None:
     events = f"/api/statuses/{done}/events"
     await ask("GET", events)
     await ask("GET", f"{events}?encoding=base64")
@@ -167,7 +168,7 @@ async def _streams(ask, done):
         await _over(ask, await _submit(ask, command="true"))
 
 
-async def _running(ask):
+async def _running(ask: Any) -> None:
     job = await _submit(
         ask, command="trap 'exit 5' HUP; read x; while :; do sleep 0.05; done", stdin={"stream": True}
     )
@@ -189,7 +190,7 @@ async def _running(ask):
     assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 409
 
 
-async def _queues(ask):
+async def _queues(ask: Any) -> None:
     await ask("GET", "/api/queues")
     for where in ("/api/queues/default", "/api/queues"):
         await ask("POST", f"{where}/pause")
@@ -197,7 +198,7 @@ async def _queues(ask):
     assert (await ask("POST", "/api/queues/nowhere/pause")).status == 404
 
 
-async def _service(ask):
+async def _service(ask: Any) -> None:
     for verb in ("POST", "DELETE"):
         assert (await ask(verb, "/api/session")).status == 204
     for target in ("/healthz", "/readyz", "/metrics"):
@@ -205,7 +206,7 @@ async def _service(ask):
         await ask("HEAD", target)
 
 
-async def _refused(ask, done):
+async def _refused(ask: Any, done: Any) -> None:
     """Send requests that are rejected, one for each status."""
     jobs = "/api/jobs"
     for expected, verb, target, body, headers in (
@@ -230,7 +231,7 @@ async def _refused(ask, done):
         assert exchange.status == expected, (str(exchange)[:300], exchange.body)
 
 
-async def _deleted(ask, done):
+async def _deleted(ask: Any, done: Any) -> None:
     assert (await ask("DELETE", f"/api/results/{done}")).status == 204
     for target in (f"/api/results/{done}", f"/api/results/{done}/stdout", f"/api/statuses/{done}/output"):
         assert (await ask("GET", target)).status == 410

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def name(page: Path) -> str:
 async def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     """Every command of the page prints what is shown, on a fresh history, from the first to the last."""
     text = page.read_text()
-    service = Service(tmp_path / "state", **tour.settings(text))
+    service = Service(tmp_path / "state", **dict[str, Any](tour.settings(text)))
     await service.start()
     try:
         for command, shown in tour.steps(text):

@@ -5,12 +5,14 @@ Without the extra `browser` these tests are skipped. Without Chromium they are s
 
 import os
 import shutil
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.support.browser_tab import BrowserTab
-from tests.support.service import at_port
+from tests.support.service import Service, at_port
 
 # Collects policy violations and uncaught errors; every test ends with a check that there were none.
 COLLECT_ERRORS = """
@@ -23,7 +25,7 @@ addEventListener("unhandledrejection", (event) => pageErrors.push(String(event.r
 """
 
 
-def _chromium():
+def _chromium() -> Any:
     found = shutil.which("chromium")
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed: apt-get install chromium")
@@ -31,7 +33,7 @@ def _chromium():
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser():
+async def browser() -> AsyncIterator[Any]:
     """Start one Chromium for all of these tests."""
     # Chromium's sandbox does not work for root.
     flags = ["--no-sandbox"] if os.getuid() == 0 else []
@@ -44,21 +46,21 @@ async def browser():
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def service(tmp_path_factory):
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """Run one service for all of these tests; each submits jobs of its own."""
     async with at_port(tmp_path_factory.mktemp("page") / "state", 0, SUPERVISOR__MAX_RUNNING=8) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser_context(browser):
+async def browser_context(browser: Any) -> Any:
     """Return a function for browser contexts: one per set of options, such as color_scheme="dark".
 
     They are shared, because a new one would fetch and compile the whole page again for every test.
     """
     contexts = {}
 
-    async def get(**options):
+    async def get(**options: Any) -> Any:
         key = repr(sorted(options.items()))
         if key not in contexts:
             contexts[key] = await browser.new_context(viewport={"width": 1280, "height": 800}, **options)
@@ -70,11 +72,13 @@ async def browser_context(browser):
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def open_tab(browser_context):
+async def open_tab(browser_context: Any) -> AsyncIterator[Any]:
     """Return a function that opens tabs; at the end of the test none may have an error that is not in `errors`."""
     opened = []
 
-    async def open_(service, fragment="", *, size=(1280, 800), errors=(), **options):
+    async def open_(
+        service: Service, fragment: str = "", *, size: Any = (1280, 800), errors: Any = (), **options: Any
+    ) -> Any:
         page = await (await browser_context(**options)).new_page()
         await page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
         tab = BrowserTab(page, service, errors)

@@ -1,9 +1,12 @@
 """Interruptions: the service is down for a while, or the tab is hidden."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import pytest
 import pytest_asyncio
 
-from tests.support.service import at_fixed_port
+from tests.support.service import Service, at_fixed_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -15,13 +18,13 @@ CONNECTION_LOST = ["ERR_|NetworkError"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def restartable(tmp_path_factory):
+async def restartable(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     """Start a service that each test of this module kills and restarts."""
     async with at_fixed_port(tmp_path_factory.mktemp("away") / "state") as running:
         yield running
 
 
-async def test_a_list_requested_while_the_service_was_down_is_fetched(restartable, open_tab):
+async def test_a_list_requested_while_the_service_was_down_is_fetched(restartable: Any, open_tab: Any) -> None:
     """While the service is down the list reports that, not that no job matches; it is fetched after the restart."""
     await restartable.run(": requested")
     tab = await open_tab(restartable, errors=CONNECTION_LOST)
@@ -38,7 +41,7 @@ async def test_a_list_requested_while_the_service_was_down_is_fetched(restartabl
     await tab.wait_for("#list-status", "1 job in total")
 
 
-async def test_a_job_opened_while_the_service_was_down_is_shown(restartable, open_tab):
+async def test_a_job_opened_while_the_service_was_down_is_shown(restartable: Any, open_tab: Any) -> None:
     """While the service is down the job view reports that; after the restart it shows the job and no error."""
     job = await restartable.submit("echo in the end")
     await restartable.result(job)
@@ -55,7 +58,7 @@ async def test_a_job_opened_while_the_service_was_down_is_shown(restartable, ope
     await tab.until("() => document.getElementById('job-message').hidden")
 
 
-async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartable, open_tab):
+async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartable: Any, open_tab: Any) -> None:
     """While the service is down the next page is not requested in a loop; it is fetched after the restart."""
     for _ in range(230):
         await restartable.submit(": on and on")
@@ -86,12 +89,12 @@ async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartab
     await tab.until(f"() => (document.querySelector('.list').scrollTo(0, 1e9), {all_of_them})")
 
 
-async def test_a_result_is_fetched_again_after_a_502(service, open_tab):
+async def test_a_result_is_fetched_again_after_a_502(service: Service, open_tab: Any) -> None:
     """If the result is answered with 502 when the job ends, it is requested again and shown."""
     tab = await open_tab(service)
     failed = []
 
-    async def answer(route):
+    async def answer(route: Any) -> None:
         failed.append(route.request.url)
         await (route.fulfill(status=502, body="<h1>Bad gateway</h1>") if len(failed) == 1 else route.continue_())
 
@@ -101,7 +104,7 @@ async def test_a_result_is_fetched_again_after_a_502(service, open_tab):
     assert len(failed) > 1
 
 
-async def test_a_hidden_tab_holds_no_connection(service, open_tab):
+async def test_a_hidden_tab_holds_no_connection(service: Service, open_tab: Any) -> None:
     """A hidden tab closes its streams, shows in its title how the job ends, and reconnects when it is visible."""
     job = await service.submit("echo one; until test -e /proc/self/no; do sleep 0.05; done")
     other = await service.submit("echo other; until test -e /proc/self/no; do sleep 0.05; done")
@@ -132,14 +135,14 @@ async def test_a_hidden_tab_holds_no_connection(service, open_tab):
 
 
 @pytest.mark.parametrize("fragment", ["since=1e99", "job=Infinity", "job=1e3", "job=-1", "job=../queues"])
-async def test_an_invalid_address_shows_the_list(service, open_tab, fragment):
+async def test_an_invalid_address_shows_the_list(service: Service, open_tab: Any, fragment: str) -> None:
     """With an invalid parameter in the address the list is shown and no job is open."""
     tab = await open_tab(service, f"#{fragment}")
     await tab.wait_until_live()
     assert await tab.page.is_hidden("#job")
 
 
-async def test_an_invalid_filter_is_explained_until_it_is_cleared(service, open_tab):
+async def test_an_invalid_filter_is_explained_until_it_is_cleared(service: Service, open_tab: Any) -> None:
     """A filter that the service rejects is named below the list until the filters are cleared."""
     await service.run(": something")
     tab = await open_tab(service, "#state=odd")

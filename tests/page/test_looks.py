@@ -1,8 +1,11 @@
 """Appearance and accessibility: light and dark, narrow and wide, with a screen reader."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.browser_tab import BrowserTab
+from tests.support.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 pytest.importorskip("axe_playwright_python", reason="the extra `browser` is not installed")
@@ -11,7 +14,7 @@ from axe_playwright_python.async_playwright import Axe  # noqa: E402
 SIZES = [(360, 740), (1280, 800), (3840, 2160)]
 
 
-async def submit_examples(service):
+async def submit_examples(service: Service) -> Any:
     """Submit jobs with several endings; returns one that failed."""
     for command in ("sleep 0.2", "exit 3", "kill -SEGV $$"):
         await service.run(command, labels={"team": "web"})
@@ -20,7 +23,7 @@ async def submit_examples(service):
     return (await service.run(f"echo out; {colours}; echo err >&2; exit 1"))["job_id"]
 
 
-async def serious_violations(tab: BrowserTab):
+async def serious_violations(tab: BrowserTab) -> list[Any]:
     """Return what axe reports as serious or critical."""
     found = await Axe().run(tab.page, options={"resultTypes": ["violations"]})
     return [
@@ -31,7 +34,7 @@ async def serious_violations(tab: BrowserTab):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_there_are_no_serious_accessibility_violations(service, open_tab, scheme):
+async def test_there_are_no_serious_accessibility_violations(service: Service, open_tab: Any, scheme: str) -> None:
     """axe reports nothing serious in the list, run box, job, find box and dialogs, light or dark."""
     job = await submit_examples(service)
     tab = await open_tab(service, color_scheme=scheme)
@@ -52,7 +55,7 @@ async def test_there_are_no_serious_accessibility_violations(service, open_tab, 
     assert await serious_violations(tab) == []
 
 
-async def test_the_theme_follows_the_system_and_the_button(service, open_tab):
+async def test_the_theme_follows_the_system_and_the_button(service: Service, open_tab: Any) -> None:
     """The theme follows the system; the button changes it, with the terminal, and the choice survives a reload."""
     tab = await open_tab(service, "#job=1", color_scheme="dark")
     background = "getComputedStyle(document.documentElement).backgroundColor"
@@ -70,13 +73,13 @@ async def test_the_theme_follows_the_system_and_the_button(service, open_tab):
     assert brightness(await tab.page.evaluate(terminal)) < 60
 
 
-def brightness(colour):
+def brightness(colour: Any) -> Any:
     """Return the brightness of a computed colour, 0 to 255."""
     return sum(int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")[:3]) / 3
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}px")
-async def test_nothing_overflows_horizontally(service, open_tab, size):
+async def test_nothing_overflows_horizontally(service: Service, open_tab: Any, size: Any) -> None:
     """At no window size does an element of the list or of a job extend beyond the window's right edge."""
     job = await submit_examples(service)
     tab = await open_tab(service, size=size)
@@ -92,7 +95,7 @@ async def test_nothing_overflows_horizontally(service, open_tab, size):
     assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-async def test_the_layout_does_not_shift(service, open_tab):
+async def test_the_layout_does_not_shift(service: Service, open_tab: Any) -> None:
     """The layout shift score while the page loads and updates is below 0.02, apart from the line below the list."""
     await submit_examples(service)
     tab = await open_tab(service, "#q=shift")

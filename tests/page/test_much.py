@@ -1,6 +1,10 @@
 """Large outputs: the page stays responsive and reports what it skips."""
 
+from typing import Any
+
 import pytest
+
+from tests.support.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -20,7 +24,7 @@ LINE = "a line of output that is about as long as the lines that programs usuall
 HUNDRED_MEGABYTES = f"yes '{LINE}' | head -c 100000000; echo; echo the very end"
 
 
-async def test_a_hundred_megabytes_are_followed_without_freezing(service, open_tab):
+async def test_a_hundred_megabytes_are_followed_without_freezing(service: Service, open_tab: Any) -> None:
     """While 100 MB are written at full speed and followed, no frame takes long; the end of the output is shown."""
     tab = await open_tab(service)
     await tab.wait_until_live()
@@ -32,7 +36,7 @@ async def test_a_hundred_megabytes_are_followed_without_freezing(service, open_t
     await tab.wait_for("#output-note", "skipped")
 
 
-async def test_only_the_end_of_a_hundred_megabytes_is_fetched(service, open_tab):
+async def test_only_the_end_of_a_hundred_megabytes_is_fetched(service: Service, open_tab: Any) -> None:
     """Of a finished job's 100 MB only the end is fetched, and the page shows how much was skipped."""
     job = await service.submit(HUNDRED_MEGABYTES)
     await service.result(job)
@@ -49,7 +53,7 @@ async def test_only_the_end_of_a_hundred_megabytes_is_fetched(service, open_tab)
     assert any("last_event_id=98" in url for url in fetched)
 
 
-async def test_the_terminal_bounds_a_million_lines(service, open_tab):
+async def test_the_terminal_bounds_a_million_lines(service: Service, open_tab: Any) -> None:
     """A million short lines do not freeze the page, and the terminal keeps fewer than 60,000 of them."""
     tab = await open_tab(service)
     await tab.wait_until_live()

@@ -2,15 +2,17 @@
 
 import asyncio
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.service import at_fixed_port
+from tests.support.service import Service, at_fixed_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_a_command_is_run_and_followed(service, open_tab, tmp_path):
+async def test_a_command_is_run_and_followed(service: Service, open_tab: Any, tmp_path: Path) -> None:
     """Ctrl+Enter runs the command; output appears while it runs; list, title and icon show how it ended."""
     tab = await open_tab(service)
     job = await tab.run(f"echo started; until test -e {tmp_path}/go; do sleep 0.02; done; echo over; exit 3")
@@ -26,7 +28,7 @@ async def test_a_command_is_run_and_followed(service, open_tab, tmp_path):
     assert await tab.address_parameters() == {f"job={job}"}
 
 
-async def test_a_job_is_cancelled_after_confirmation(service, open_tab):
+async def test_a_job_is_cancelled_after_confirmation(service: Service, open_tab: Any) -> None:
     """A running job goes on if the dialog is dismissed, and is recorded as cancelled if it is confirmed."""
     tab = await open_tab(service)
     job = await tab.run("echo here; sleep 1000")
@@ -40,7 +42,7 @@ async def test_a_job_is_cancelled_after_confirmation(service, open_tab):
     assert (await service.result(job))["ending"] == "cancelled"
 
 
-async def test_a_job_is_deleted_after_confirmation(service, open_tab):
+async def test_a_job_is_deleted_after_confirmation(service: Service, open_tab: Any) -> None:
     """Confirming the dialog deletes a job that is done and removes it from the list."""
     job = await service.submit("echo to be deleted")
     await service.result(job)
@@ -53,7 +55,7 @@ async def test_a_job_is_deleted_after_confirmation(service, open_tab):
     assert (await service.get(f"/api/jobs/{job}"))[0] == 404
 
 
-async def test_search_filters_and_sort_order_are_in_the_address(service, open_tab):
+async def test_search_filters_and_sort_order_are_in_the_address(service: Service, open_tab: Any) -> None:
     """Search, filters and sort order change the list and the address, and survive a reload."""
     mark = ": Сортировка"
     slow, fast, medium = f"sleep 0.3; {mark}", f"sleep 0.02; {mark}; exit 4", f"sleep 0.12; {mark}"
@@ -75,7 +77,7 @@ async def test_search_filters_and_sort_order_are_in_the_address(service, open_ta
     assert await tab.address_parameters() == {"sort=-duration"}
 
 
-async def test_the_list_is_updated_live(service, open_tab):
+async def test_the_list_is_updated_live(service: Service, open_tab: Any) -> None:
     """A job submitted elsewhere appears, its state is updated, and it disappears once a filter excludes it."""
     tab = await open_tab(service, "#q=live list&state=running,queued")
     await tab.wait_until_live()
@@ -87,7 +89,7 @@ async def test_the_list_is_updated_live(service, open_tab):
     await tab.wait_for_list()
 
 
-async def test_scrolling_fetches_further_pages(service, open_tab):
+async def test_scrolling_fetches_further_pages(service: Service, open_tab: Any) -> None:
     """Scrolling to the end fetches the next page until every job is listed once and in order."""
     ids = [await service.submit(": page after page") for _ in range(230)]
     tab = await open_tab(service, "#q=page after page")
@@ -100,7 +102,7 @@ async def test_scrolling_fetches_further_pages(service, open_tab):
     assert await tab.page.evaluate(numbers) == sorted(ids, reverse=True)
 
 
-async def test_the_last_intersection_entry_decides(service, open_tab):
+async def test_the_last_intersection_entry_decides(service: Service, open_tab: Any) -> None:
     """The next page is fetched if only the last of several intersection entries reports that the end is visible."""
     for _ in range(120):
         await service.submit(": last entry")
@@ -120,7 +122,7 @@ async def test_the_last_intersection_entry_decides(service, open_tab):
     await tab.until("() => document.querySelectorAll('#rows .job-link').length === 120")
 
 
-async def test_no_output_is_lost_when_the_server_is_killed(tmp_path, open_tab):
+async def test_no_output_is_lost_when_the_server_is_killed(tmp_path: Path, open_tab: Any) -> None:
     """When the server is killed during a stream and restarted, the page reconnects and has each line once."""
     async with at_fixed_port(tmp_path / "state") as service:
         tab = await open_tab(service, errors=["ERR_|NetworkError"])
@@ -140,13 +142,13 @@ async def test_no_output_is_lost_when_the_server_is_killed(tmp_path, open_tab):
         await tab.wait_for("#rows .badge", "exit 0")
 
 
-async def test_streams_are_retried_after_a_proxys_502(service, open_tab):
+async def test_streams_are_retried_after_a_proxys_502(service: Service, open_tab: Any) -> None:
     """Streams answered with 502 are retried until they open, which EventSource alone does not do."""
     job = await service.submit("echo one; sleep 2; echo two")
     tab = await open_tab(service)
     remaining = 3
 
-    async def answer(route):
+    async def answer(route: Any) -> None:
         nonlocal remaining
         remaining -= 1
         await (route.fulfill(status=502, body="<h1>Bad gateway</h1>") if remaining >= 0 else route.continue_())
@@ -161,7 +163,7 @@ async def test_streams_are_retried_after_a_proxys_502(service, open_tab):
     assert remaining < 0
 
 
-async def test_stdout_and_stderr_are_distinguished(service, open_tab):
+async def test_stdout_and_stderr_are_distinguished(service: Service, open_tab: Any) -> None:
     """stderr keeps its own colour after the command resets colours, and either stream can be shown alone."""
     coloured = "printf 'err\\033[32mgreen\\033[0mstill\\n'"
     job = await service.submit(f"echo out; sleep 0.05; {coloured} >&2; sleep 0.05; echo end")
@@ -181,7 +183,7 @@ async def test_stdout_and_stderr_are_distinguished(service, open_tab):
     assert await tab.copy_output() == "out\nend\n"
 
 
-async def test_times_and_wrapping(service, open_tab):
+async def test_times_and_wrapping(service: Service, open_tab: Any) -> None:
     """Times precede lines, also those that a carriage return overwrites; an unwrapped line takes one row."""
     job = await service.submit("printf '10%%\\r20%%\\n'; printf 'x%.0s' $(seq 300); echo")
     tab = await open_tab(service, f"#job={job}")
@@ -199,7 +201,7 @@ async def test_times_and_wrapping(service, open_tab):
     await tab.until(f"() => !({whole})()")
 
 
-async def test_scrolling_up_stops_following(service, open_tab):
+async def test_scrolling_up_stops_following(service: Service, open_tab: Any) -> None:
     """After scrolling up the visible output does not move while more arrives; the key "e" resumes following."""
     job = await service.submit("seq 1 300; until test -e /proc/self/no; do sleep 0.05; echo more; done")
     tab = await open_tab(service, f"#job={job}")
@@ -217,7 +219,7 @@ async def test_scrolling_up_stops_following(service, open_tab):
     await tab.wait_until_ended("cancelled")
 
 
-async def test_output_can_be_searched(service, open_tab):
+async def test_output_can_be_searched(service: Service, open_tab: Any) -> None:
     """The find box counts all matches, also those far above, and scrolls from one to the next."""
     job = await service.submit("echo needle; seq 1 500; echo NEEDLE")
     tab = await open_tab(service, f"#job={job}")
@@ -232,7 +234,7 @@ async def test_output_can_be_searched(service, open_tab):
     await tab.until("() => document.getElementById('find-box').hidden")
 
 
-async def test_history_and_running_a_job_again(service, open_tab):
+async def test_history_and_running_a_job_again(service: Service, open_tab: Any) -> None:
     """The arrow keys recall earlier commands and the draft; "Run again" carries the job's other settings over."""
     about = {"env": {"WORD": "secret"}, "labels": {"team": "net"}, "priority": 7}
     job = await service.submit("echo $WORD first", cwd="/tmp", **about)
@@ -255,7 +257,7 @@ async def test_history_and_running_a_job_again(service, open_tab):
     assert (again["cwd"], again["labels"], again["priority"]) == ("/tmp", {"team": "net"}, 7)
 
 
-async def test_invalid_input_is_explained(service, open_tab):
+async def test_invalid_input_is_explained(service: Service, open_tab: Any) -> None:
     """Errors of the service and errors found by the form itself are shown below the form and name the field."""
     tab = await open_tab(service)
     await tab.wait_until_live()
@@ -270,7 +272,7 @@ async def test_invalid_input_is_explained(service, open_tab):
     await tab.wait_for("#run-error", "is not NAME=value")
 
 
-async def test_output_is_never_html(service, open_tab):
+async def test_output_is_never_html(service: Service, open_tab: Any) -> None:
     """Markup in a command, output and labels is text; escape sequences create no links and no mouse reports."""
     evil = "<img src=x onerror='pageErrors.push(1)'>"
     escapes = r"printf '\033]8;;http://evil.test\007link\033]8;;\007\033[?1000h\n'"
@@ -284,7 +286,7 @@ async def test_output_is_never_html(service, open_tab):
     assert await tab.page.locator(".enable-mouse-events").count() == 0
 
 
-async def test_the_page_can_be_used_by_keyboard(service, open_tab):
+async def test_the_page_can_be_used_by_keyboard(service: Service, open_tab: Any) -> None:
     """Keys select and open a job, Tab enters and leaves the terminal, Escape closes the job and focuses its row."""
     for number in range(3):
         await service.run(f": by key {number}")
@@ -305,7 +307,7 @@ async def test_the_page_can_be_used_by_keyboard(service, open_tab):
     assert await tab.page.evaluate("document.activeElement.textContent") == ": by key 1"
 
 
-async def test_updates_keep_the_focus(service, open_tab):
+async def test_updates_keep_the_focus(service: Service, open_tab: Any) -> None:
     """A focused bar or queue is still focused after an update has replaced it."""
     await service.run(": focus first")
     tab = await open_tab(service, "#q=focus")
@@ -319,14 +321,14 @@ async def test_updates_keep_the_focus(service, open_tab):
         assert await tab.page.evaluate("document.activeElement.href") == where
 
 
-async def test_a_waiting_job_is_shown_as_not_started(service, open_tab):
+async def test_a_waiting_job_is_shown_as_not_started(service: Service, open_tab: Any) -> None:
     """For a job that waits, the output panel shows that it has not started, not that it wrote nothing."""
     job = await service.submit("echo later", start_at="2100-01-01T00:00:00Z")
     tab = await open_tab(service, f"#job={job}")
     await tab.wait_for("#output-empty", "The job has not started yet")
 
 
-async def test_output_can_be_downloaded(service, open_tab):
+async def test_output_can_be_downloaded(service: Service, open_tab: Any) -> None:
     """The download contains exactly the bytes of the selected stream."""
     job = await service.submit("printf 'all of it\\n'; echo other >&2")
     tab = await open_tab(service, f"#job={job}")
@@ -339,13 +341,13 @@ async def test_output_can_be_downloaded(service, open_tab):
     assert (await asyncio.to_thread((await download.path()).read_bytes)) == b"all of it\n"
 
 
-async def test_a_submission_whose_response_was_lost_runs_once(service, open_tab):
+async def test_a_submission_whose_response_was_lost_runs_once(service: Service, open_tab: Any) -> None:
     """After a lost response, running the command again opens the job that the first request created."""
     tab = await open_tab(service, "#q=lost response")
     await tab.wait_until_live()
     lost = False
 
-    async def lose(route):
+    async def lose(route: Any) -> Any:
         nonlocal lost
         if route.request.method != "POST" or lost:
             return await route.continue_()

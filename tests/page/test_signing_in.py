@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ pytestmark = [
 TOKEN = "the-token-that-is-right"
 
 
-async def test_a_token_is_requested_and_sent_with_streams(tmp_path, open_tab):
+async def test_a_token_is_requested_and_sent_with_streams(tmp_path: Path, open_tab: Any) -> None:
     """Each stream carries the token in a header, also after a restart; no URL and no storage ever has it."""
     tokens = [{"name": "person", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "scopes": ["read", "run"]}]
     async with at_fixed_port(tmp_path / "state", AUTH__TOKENS=json.dumps(tokens)) as service:

@@ -3,6 +3,7 @@
 import posixpath
 import re
 from importlib.resources import files
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ MAX_LINES = 300
 IMPORT = re.compile(r'^(?:import|export) [^;]*?from "([^"]+)";|\bimport\("([^"]+)"\)', re.MULTILINE)
 
 
-def read_modules():
+def read_modules() -> dict[Any, Any]:
     """The page's own modules by their path."""
     folders = {f"{folder}/" if folder else "": ROOT / folder for folder in LAYERS}
     return {
@@ -36,7 +37,7 @@ def read_modules():
 MODULES = read_modules()
 
 
-def imports(name):
+def imports(name: Any) -> set[Any]:
     """The paths of the modules that a module imports."""
     found = [static or dynamic for static, dynamic in IMPORT.findall(MODULES[name])]
     assert all(path.startswith(("./", "../")) for path in found), found
@@ -44,22 +45,22 @@ def imports(name):
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_imports_point_one_way(name):
+def test_imports_point_one_way(name: Any) -> None:
     """A module imports only from its own folder and from the folders below it."""
     folder = posixpath.dirname(name)
     assert {posixpath.dirname(path) for path in imports(name)} <= LAYERS[folder] | {folder}
 
 
-def test_layers_have_no_cycle():
+def test_layers_have_no_cycle() -> None:
     """The folders can be put in an order in which each imports only from earlier ones."""
-    ordered = []
+    ordered: list[Any] = []
     while len(ordered) < len(LAYERS):
         free = [each for each in LAYERS if each not in ordered and LAYERS[each] <= {*ordered, "vendor"}]
         assert free, f"cycle between {sorted(LAYERS.keys() - set(ordered))}"
         ordered += free
 
 
-def test_modules_in_a_folder_have_no_cycle():
+def test_modules_in_a_folder_have_no_cycle() -> None:
     """No module imports itself, not even through others."""
     graph = {name: imports(name) & MODULES.keys() for name in MODULES}
     while leaves := {name for name, needed in graph.items() if not needed}:
@@ -67,7 +68,7 @@ def test_modules_in_a_folder_have_no_cycle():
     assert graph == {}
 
 
-def test_folders_are_small():
+def test_folders_are_small() -> None:
     """No folder has more than a dozen entries, and every folder with modules is a layer."""
     folders = [ROOT, *(each for each in ROOT.iterdir() if each.is_dir() and each.name != "vendor")]
     entries = {folder.name: sorted(each.name for each in folder.iterdir()) for folder in folders}
@@ -77,7 +78,7 @@ def test_folders_are_small():
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_module_is_small_and_imports_what_exists(name):
+def test_a_module_is_small_and_imports_what_exists(name: Any) -> None:
     """Each module begins with a comment, has fewer than 300 lines, imports existing files and never parses HTML."""
     text = MODULES[name]
     assert text.startswith("/* ")
@@ -87,7 +88,7 @@ def test_a_module_is_small_and_imports_what_exists(name):
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_module_uses_what_it_imports(name):
+def test_a_module_uses_what_it_imports(name: Any) -> None:
     """Every imported name is used."""
     text = MODULES[name]
     for names in re.findall(r"import \{([^}]*)\} from", text):
@@ -96,12 +97,12 @@ def test_a_module_uses_what_it_imports(name):
             assert len(re.findall(rf"(?<![\w$]){re.escape(imported)}(?![\w$])", text)) > 1, imported
 
 
-def test_every_module_is_used():
+def test_every_module_is_used() -> None:
     """Every module is imported by another, except main.js, which the page loads."""
     assert MODULES.keys() - set().union(*map(imports, MODULES)) == {"main.js"}
 
 
-def test_every_export_is_used():
+def test_every_export_is_used() -> None:
     """Every exported name is imported by another module."""
     exported = {
         (name, found)
@@ -116,7 +117,7 @@ def test_every_export_is_used():
     assert exported - imported == set()
 
 
-def test_every_element_that_is_looked_up_is_in_the_page():
+def test_every_element_that_is_looked_up_is_in_the_page() -> None:
     """Each id that a module passes to $() is the id of exactly one element of index.html."""
     index = (ROOT / "index.html").read_text("utf-8")
     ids = re.findall(r'\sid="([^"]+)"', index)

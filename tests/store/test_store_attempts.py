@@ -4,6 +4,7 @@ import asyncio
 import random
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -164,7 +165,7 @@ async def test_a_job_with_one_attempt_costs_one_look(tmp_path: Path) -> None:
             keeper.begin(claim.job_id, "t").store(0, b"x")
             seen: list[str] = []
             for reader in store._engine.reads:
-                await reader.run_unit(lambda db: db.set_trace_callback(seen.append))
+                await reader.run_unit(lambda db: cast("Any", db).set_trace_callback(seen.append))
             seen.clear()
             await (await store.output(claim.job_id)).read(0, 10)
             assert seen == []

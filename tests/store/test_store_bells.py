@@ -39,7 +39,7 @@ async def test_every_change_of_a_jobs_state_rings(tmp_path: Path) -> None:
                 lambda: store.delete_result(job.id),
                 lambda: store.delete_job(job.id),
             ):
-                await change()  # type: ignore[no-untyped-call]
+                await change()
                 await heard(one)
                 await heard(two)
             await heard(not_mine)  # the first look at a running job's size rings, by design

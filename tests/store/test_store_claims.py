@@ -1,8 +1,8 @@
 """Claims: in order, once, and none lost whoever gives up waiting."""
 
 import asyncio
-import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,7 +127,7 @@ async def test_s7_a_damaged_row_does_not_hold_up_the_queue(tmp_path: Path) -> No
         await store.add(JobSpec(command="true", priority=9))
         await store.add(SPEC)
 
-        def damage(db: sqlite3.Connection) -> None:
+        def damage(db: Any) -> None:
             db.execute("UPDATE jobs SET spec = '{\"comm' WHERE id = 1")
 
         await store._engine.write(damage)

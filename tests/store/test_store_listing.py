@@ -251,7 +251,8 @@ def test_nothing_is_skipped_or_repeated(
                 break
             for row in data.draw(st.lists(done | unfinished, max_size=1)):
                 made.add(row)
-            if made.rows and data.draw(st.booleans()):
+            deletes: bool = data.draw(st.booleans())
+            if made.rows and deletes:
                 job_id = data.draw(st.sampled_from(sorted(made.rows)))
                 made.delete(job_id)
                 stayed = [place for place in stayed if place[-1] != job_id]

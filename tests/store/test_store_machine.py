@@ -94,7 +94,7 @@ class HistoryMachine(RuleBasedStateMachine):
         assert job.id > self.last, "an id was given twice"
         self.last = job.id
         self.known[job.id] = Known(spec)
-        return job.id
+        return int(job.id)
 
     @rule(target=claims)
     def claim(self) -> tuple[int, str] | None:

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,7 +197,7 @@ async def test_s7_a_damaged_row_is_told_and_hurts_no_other(tmp_path: Path) -> No
     async with opened(tmp_path) as store:
         damaged, whole = await store.add(SPEC), await store.add(SPEC)
 
-        def damage(db: sqlite3.Connection) -> None:
+        def damage(db: Any) -> None:
             db.execute("UPDATE jobs SET spec = 'x' WHERE id = ?", (damaged.id,))
 
         await store._engine.write(damage)

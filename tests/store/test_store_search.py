@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import JobSpec
 from shellrunner.model.filters import Filters
+from shellrunner.store.db import UnitOfWork
 from shellrunner.store.query import listing, search
 from shellrunner.store.sqlite import schema
-from shellrunner.store.sqlite.engine.batch_queue import UnitOfWork
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import lifecycle
 from tests.support.histories import opened
@@ -130,7 +130,7 @@ def test_folding_is_done_once(text: str) -> None:
     folded = search.fold(text)
     assert search.fold(folded) == folded
     for form in ("NFC", "NFD"):
-        assert search.fold(unicodedata.normalize(form, text)) == folded  # type: ignore[arg-type]
+        assert search.fold(unicodedata.normalize(form, text)) == folded
 
 
 def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:

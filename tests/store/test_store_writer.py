@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,11 +64,11 @@ async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) ->
     """Of a batch with one bad statement and one bug, everything else is committed, and each asker hears its own."""
     async with opened(tmp_path) as store:
 
-        def bad_sql(db: sqlite3.Connection) -> None:
+        def bad_sql(db: Any) -> None:
             db.execute("INSERT INTO meta VALUES ('left behind', '')")
             db.execute("INSERT INTO nowhere VALUES (1)")
 
-        def bug(db: sqlite3.Connection) -> None:
+        def bug(db: Any) -> None:
             db.execute("INSERT INTO meta VALUES ('left behind', '')")
             raise ZeroDivisionError
 
@@ -120,7 +120,7 @@ async def test_a_closed_history_says_so(tmp_path: Path) -> None:
 
 
 async def _pages(store: SqliteStore, more: int | None) -> None:
-    def limit(db: sqlite3.Connection) -> None:
+    def limit(db: Any) -> None:
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         db.execute(f"PRAGMA max_page_count={pages + more if more is not None else 1 << 30}")
 
@@ -213,11 +213,11 @@ async def test_a_failed_commit_leaves_nothing_and_the_next_works(tmp_path: Path)
     """When COMMIT itself fails, all of that batch is refused with nothing of it left, and the next is whole."""
     async with opened(tmp_path) as store:
 
-        def prepare(db: sqlite3.Connection) -> None:
+        def prepare(db: Any) -> None:
             db.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
             db.execute("CREATE TABLE child (id REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
 
-        def poison(db: sqlite3.Connection) -> None:
+        def poison(db: Any) -> None:
             db.execute("INSERT INTO child VALUES (1)")  # noticed by COMMIT only
 
         await store._engine.write(prepare)

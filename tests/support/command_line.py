@@ -11,7 +11,7 @@ import termios
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tests.support import prefork
 from tests.support.waiting import SOON, until
@@ -42,19 +42,20 @@ class Typist:
     @contextlib.asynccontextmanager
     async def begin(
         self, *arguments: object, stdin: Any = asyncio.subprocess.DEVNULL, **more: Any
-    ) -> AsyncIterator[Process]:
+    ) -> AsyncIterator[prefork.PipedProcess]:
         """A call that is under way; it is ended, if it still runs at the end."""
         process = await prefork.create_process(
             *prefork.SCRIPT, *map(str, arguments), stdin=stdin, env=self.environment,
             **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **more},
         )  # fmt: skip
+        piped = cast("prefork.PipedProcess", process)
         try:
-            yield process
+            yield piped
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            process._transport.close()  # type: ignore[attr-defined]
+            piped._transport.close()
 
     async def run(self, *arguments: object, given: bytes | None = None, **more: Any) -> Done:
         """A call to its end."""

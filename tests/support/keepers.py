@@ -99,11 +99,16 @@ def keep(keeper: Talk, slot: SlotReader, job: int, command: str, **more: Any) ->
     return ended(slot, job)
 
 
+def record_of(slot: SlotReader, job: int, token: str = "t") -> Any:
+    """Return the job's record in the slot, which must be there."""
+    record = slot.find(job, token)
+    assert record is not None
+    return record
+
+
 def ended(slot: SlotReader, job: int) -> tuple[dict[str, Any], bytes]:
     """What the slot says of the end of a job, and of its output."""
-    record = slot.find(job, "t")
-    assert record is not None
-    assert record.end is not None
+    record = record_of(slot, job)
     return record.end, slot.data(record, 0, record.end["stdout"] + record.end["stderr"])
 
 
@@ -127,7 +132,9 @@ def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple
     return end["exit_code"], end["stdout"], end["stderr"], plain
 
 
-def give(keeper: Talk, data: bytes = b"", offset: int | None = None, job: int = 1, **more: Any) -> tuple[int, Any]:
+def give(
+    keeper: Talk, data: bytes = b"", offset: int | None = None, job: int = 1, **more: Any
+) -> tuple[int | None, str | None]:
     """Send input to a job; return `(offset, refused)` as the keeper says it."""
     text = b64encode(data).decode()
     keeper.say(**{"do": "input", "job": job, "token": "t", "offset": offset, "data": text, "end": False} | more)

@@ -37,6 +37,20 @@ _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "AIOHTTP_")
 _USE_REAL_EXEC = "SHELLRUNNER_TESTS_REAL_EXEC" in os.environ
 
 
+class PipedProcess(Process):
+    """A process of asyncio, as far as tests use it, whose standard streams are pipes."""
+
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+    stderr: asyncio.StreamReader
+    _transport: asyncio.SubprocessTransport
+
+
+def pipe_transport(process: PipedProcess, number: int) -> Any:
+    """Return the transport of our end of a standard stream."""
+    return process._transport.get_pipe_transport(number)
+
+
 class ForkedProcess:
     """A child of the prefork server, with the members of `subprocess.Popen` that asyncio uses."""
 

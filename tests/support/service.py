@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -46,7 +46,7 @@ class Service:
         self.program = [sys.executable, "-m", "shellrunner", "serve", "--port", "0"]
         self.passed: Sequence[int] = ()  # descriptors that the program inherits
         self.umask = -1  # as ours
-        self.process: asyncio.subprocess.Process
+        self.process: prefork.PipedProcess
         self.url = ""
         self.log: list[dict[str, Any]] = []
         self.session = aiohttp.ClientSession()
@@ -59,12 +59,12 @@ class Service:
         self.settings |= settings
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
         environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
-        self.process = await prefork.create_process(
+        process = await prefork.create_process(
             *self.program, "--state-dir", str(self.state_dir), stderr=asyncio.subprocess.PIPE, env=environment,
             pass_fds=self.passed, umask=self.umask, real_exec=self.real_exec,
         )  # fmt: skip
         self.url = ""
-        assert self.process.stderr is not None
+        self.process = cast("prefork.PipedProcess", process)
         self._reader = asyncio.create_task(self._read_log(self.process.stderr))
         await until(lambda: self.url or self.process.returncode is not None, what="it listens")
         assert self.url, f"it did not start: {self.log[-5:]}"

@@ -88,6 +88,12 @@ class Site:
     ledger: "Ledger"
     runners: list[SimulatedRunner] = field(default_factory=list)
 
+    @property
+    def connections(self) -> list[Any]:
+        """The connections that the server has open."""
+        assert self.runner.server is not None
+        return list(self.runner.server.connections)
+
     def simulated_runner(self) -> SimulatedRunner:
         """Return one more simulated keeper and supervisor."""
         self.runners.append(SimulatedRunner(self.store, self.state_dir, len(self.runners) + 1))
@@ -129,14 +135,14 @@ class Site:
 
     @asynccontextmanager
     async def events(
-        self, job_id: int, query: str = "", **headers: str
+        self, job_id: int, query: str = "", **headers: str | None
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, AsyncIterator[Event]]]:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        names = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
         url = f"http://127.0.0.1:{self.port}/api/statuses/{job_id}/events{query}"
         async with self.session.get(url, headers=names) as response:
             yield response, parse(response.content)
 
-    async def replay(self, job_id: int, query: str = "", **headers: str) -> list[Event]:
+    async def replay(self, job_id: int, query: str = "", **headers: str | None) -> list[Event]:
         async with asyncio.timeout(10), self.events(job_id, query, **headers) as (response, events):
             assert response.status == 200, await response.read()
             return [event async for event in events]

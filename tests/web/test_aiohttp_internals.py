@@ -43,7 +43,7 @@ async def busy(site: Site) -> AsyncIterator[tuple[Any, Any]]:
     writer.write((GET % path).replace(b"PORT", b"%d" % site.port))
     await until(lambda: len(site.app[STREAMS]._timeouts) == 1)
     assert site.runner.server is not None
-    (protocol,) = site.runner.server.connections
+    (protocol,) = site.connections
     try:
         yield protocol, writer
     finally:
@@ -87,7 +87,7 @@ async def test_waiter_shows_whether_a_connection_is_idle(site: Site) -> None:
     writer.write((GET % b"/healthz").replace(b"PORT", b"%d" % site.port))
     assert await reader.readuntil(b"ok\n")
     assert site.runner.server is not None
-    await until(lambda: any(each.is_idle for each in site.runner.server.connections))  # type: ignore[union-attr,attr-defined]
+    await until(lambda: any(each.is_idle for each in site.connections))
     writer.close()
 
 

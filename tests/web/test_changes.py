@@ -350,7 +350,8 @@ async def test_slow_reader(site: Site) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
     await reader.readline()
-    (connection,) = site.runner.server.connections  # type: ignore[union-attr]
+    (connection,) = site.connections
+    assert connection.transport is not None
     connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     stop, most, mirror = asyncio.Event(), 0, Mirror()
 
@@ -379,7 +380,7 @@ async def test_gone_client_and_shutdown(tmp_path: Path) -> None:
         site.app[STREAMS].heartbeat = 0.05
         async with changes(site):
             pass
-        await until(lambda: not site.runner.server.connections)  # type: ignore[union-attr]
+        await until(lambda: not site.connections)
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             stream = tasks.create_task(site.raw(f"GET {PATH} HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n"))
             await until(lambda: len(site.app[STREAMS]._timeouts) == 1)

@@ -222,7 +222,7 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(feed, "_make", counted)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         followers = [tasks.create_task(site.replay(job_id)) for _ in range(50)]
-        await until(lambda: len(site.runner.server.connections) >= 50)
+        await until(lambda: len(site.connections) >= 50)
         for number in range(20):
             runner.write(f"line {number}\n".encode())
             await asyncio.sleep(0.01)
@@ -249,7 +249,7 @@ async def test_many_followers_cause_one_read_per_interval(site: Site, monkeypatc
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         for _ in range(50):
             tasks.create_task(site.replay(job_id))
-        await until(lambda: len(site.runner.server.connections) >= 50)
+        await until(lambda: len(site.connections) >= 50)
         for number in range(50):
             runner.write(f"line {number}\n".encode())
             await asyncio.sleep(0.01)
@@ -299,7 +299,7 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
     async with site.session.get(url):
         await until(lambda: len(heard) > 4)
     assert min(after - before for before, after in pairwise(heard)) > 0.09
-    await until(lambda: not site.runner.server.connections)
+    await until(lambda: not site.connections)
 
 
 async def test_heartbeat(site: Site) -> None:
@@ -340,7 +340,7 @@ async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
             nonlocal most
             if connection.transport is not None:
                 most = max(most, connection.transport.get_write_buffer_size())
-            return not site.runner.server.connections
+            return not site.connections
 
         await until(cut, 10)
     assert 0 < most < 70_000
@@ -376,8 +376,8 @@ async def test_large_answers_are_whole(site: Site) -> None:
 
 
 async def _connections(site: Site) -> list[Any]:
-    await until(lambda: bool(site.runner.server.connections))
-    return list(site.runner.server.connections)
+    await until(lambda: bool(site.connections))
+    return site.connections
 
 
 async def test_gone_client_is_noticed(site: Site) -> None:
@@ -388,7 +388,7 @@ async def test_gone_client_is_noticed(site: Site) -> None:
     await runner.claim()
     async with site.events(job_id) as (_, events):
         await anext(events)
-    await until(lambda: not site.runner.server.connections)
+    await until(lambda: not site.connections)
     await runner.finish()
     assert (await site.get(f"/api/statuses/{job_id}")).status == 303
 

@@ -7,8 +7,8 @@ import pytest
 
 from shellrunner.errors import ShellrunnerError
 from shellrunner.web import ROUTES
+from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.problems import STATUSES
-from shellrunner.web.security.middleware import accepts
 from tests.support.site import Answer, Site
 
 POST = "POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nConnection: close\r\nContent-Type: application/json\r\n"

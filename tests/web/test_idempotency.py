@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -98,7 +99,7 @@ async def test_refused_requests_leave_no_key(tmp_path: Path) -> None:
         assert (await post(site, "k", b'{"command": "true", "after": [99]}')).status == 422
         blocker = await site.submit()
         assert (await post(site, "k", b"{")).status == 400
-        assert (await post(site, "k", **{"Content-Type": "text/plain"})).status == 415
+        assert (await post(site, "k", **dict[str, Any]({"Content-Type": "text/plain"}))).status == 415
         assert (await post(site, "k", b'{"command": "full"}')).status == 503
         await site.store.request_cancel(blocker)
         assert (await post(site, "k")).status == 202

@@ -32,7 +32,8 @@ each_route = pytest.mark.parametrize(
 
 
 def described(row: Route) -> dict[str, Any]:
-    return OPERATIONS[row.verb.lower(), parameter_objects.path_template(row.path)]
+    found: dict[str, Any] = OPERATIONS[row.verb.lower(), parameter_objects.path_template(row.path)]
+    return found
 
 
 def named(row: Route, place: str) -> set[str]:

@@ -295,7 +295,7 @@ async def test_gone_client_ends_the_wait(site: Site, verb: str) -> None:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     )
     await waited_for(site)
-    (connection,) = site.runner.server.connections  # type: ignore[union-attr]
+    (connection,) = site.connections
     handler = connection._task_handler
     assert handler is not None
     writer.close()

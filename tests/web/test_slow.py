@@ -403,7 +403,7 @@ async def test_the_limit_is_per_identity(site: Site) -> None:
     """The streams of one identity do not count for another."""
     site.app[STREAMS].max_per_identity = 1
     door, names = site.app[AUTHENTICATOR], iter(["token:a", "token:b", "token:b"])
-    door.authenticate_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[method-assign]
+    door.authenticate_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[assignment,method-assign]
     url = f"http://127.0.0.1:{site.port}/api/statuses/events"
     async with site.session.get(url) as first, site.session.get(url) as second, site.session.get(url) as third:
         assert [first.status, second.status, third.status] == [200, 200, 429]
@@ -424,7 +424,7 @@ async def test_a_stream_ends_when_its_identity_is_no_longer_valid(site: Site, pa
         asked.append(admitted)
         return admitted
 
-    site.app[AUTHENTICATOR].is_still_valid = is_still_valid  # type: ignore[method-assign]
+    site.app[AUTHENTICATOR].is_still_valid = is_still_valid  # type: ignore[assignment,method-assign]
     target = (f"/api/{path}" % job_id if "%" in path else f"/api/{path}").encode()
     async with connected(site) as (reader, writer), asyncio.TaskGroup() as tasks:
         writer.write(with_port(site, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"))
