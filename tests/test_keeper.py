@@ -48,7 +48,7 @@ def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server:
         assert record.number == (job - 1) % 2
         assert slot.still_holds(record)
     assert [record.job for record in slot.records()] == [7, 6]
-    assert record_of(slot, 5) is None
+    assert slot.find(5, "t") is None
     slot.close()
 
 
@@ -82,7 +82,7 @@ async def test_the_fork_server_ends_what_a_killed_keeper_kept(fork_server: ForkS
     keeper = fork_server.keeper()
     start(keeper, 1, "setsid sleep 600 & sleep 600 & echo $! ; wait")
     slot = fork_server.slot()
-    record = await until(lambda: (r := record_of(slot, 1)) and r.progress.get("stdout") and r)
+    record = await until(lambda: (r := slot.find(1, "t")) and r.progress.get("stdout") and r)
     child = int(slot.data(record, 0, record.progress["stdout"]))
     os.kill(keeper.hello["identity"]["pid"], signal.SIGKILL)
     report = fork_server.hear()

@@ -216,7 +216,7 @@ def test_children_are_left_if_that_is_asked_for(keeping: tuple[Talk, SlotReader]
 async def test_signals_reach_its_group(keeping: tuple[Talk, SlotReader]) -> None:
     """What is sent by the API reaches a command of another user."""
     start(keeping[0], 1, "trap 'echo got; exit 5' USR1; echo ready; while :; do sleep 0.01; done", user=USER)
-    await until(lambda: (record := record_of(keeping[1], 1)) and record.progress.get("stdout"))
+    await until(lambda: (record := keeping[1].find(1, "t")) and record.progress.get("stdout"))
     keeping[0].say(do="signal", job=1, token="t", signum=int(signal.SIGUSR1))
     assert keeping[0].hear()["say"] == "ended"
     assert record_of(keeping[1], 1).end["exit_code"] == 5

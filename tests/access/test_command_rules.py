@@ -233,7 +233,7 @@ def test_an_unrestricted_identity_changes_every_job() -> None:
     """Other tokens and the service's own user may change every job, also those without a recorded submitter."""
     for identity in (identity_with(), service_user(0), Identity("token:x", ALL_SCOPES, identity_with().token)):
         for whose in (None, "token:other", "uid:7"):
-            check_ownership(identity, job(whose))
+            check_ownership(identity, job(whose))  # no error is raised
             check_stdin(identity, job(whose))
 
 

@@ -107,6 +107,9 @@ class Service:
                     await self.stop(5)
             if self.process.returncode is None:
                 await self.kill()
+        if measurement.IS_MEASURED:
+            with contextlib.suppress(AssertionError):
+                await until(lambda: not self.keepers(), 2)  # those without a command end by themselves
         await until(self._no_keepers)
 
     def _no_keepers(self) -> bool:

@@ -114,8 +114,9 @@ async def test_the_cookie_allows_statuses_and_their_streams_only(closed: Site) -
                 ) as answer:
                     assert answer.status == 200, (verb, path)
         else:
-            check_problem(await closed.ask(row.verb, path, headers=cookie), 401)
-            assert answer.headers["WWW-Authenticate"] == 'Bearer realm="shellrunner"'
+            refused = await closed.ask(row.verb, path, headers=cookie)
+            check_problem(refused, 401)
+            assert refused.headers["WWW-Authenticate"] == 'Bearer realm="shellrunner"'
     assert watched == 5
     assert (await closed.get("/api/jobs", headers=bearer())).json["jobs"][0]["job_id"] == 1
 
