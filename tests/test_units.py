@@ -147,7 +147,7 @@ def test_the_verb_prints_what_it_is_asked_for(tmp_path: Path) -> None:
     )
 
 
-def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze, tmp_path):
+def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze: Any, tmp_path: Path) -> None:
     """It names no user and no state directory, starts with the user's session, and is accepted by systemd."""
     text = user_service_unit(serve_command([sys.executable], Path("/home/me/config.toml")))
     given = settings(text)
@@ -162,7 +162,7 @@ def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze, 
     assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
 
 
-def test_a_service_with_a_socket_unit_never_binds_the_addresses_itself():
+def test_a_service_with_a_socket_unit_never_binds_the_addresses_itself() -> None:
     """With a socket unit the service has Sockets=, which starts that unit first; without one it has not."""
     assert settings(service_unit(["/bin/sr"], ME, "sudo", has_socket_unit=True))["Sockets"] == "shellrunner.socket"
     assert "Sockets" not in settings(service_unit(["/bin/sr"], ME, "sudo"))
