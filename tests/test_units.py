@@ -158,7 +158,7 @@ def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze: 
     (tmp_path / "shellrunner.service").write_text(text)
     (tmp_path / "shellrunner.socket").write_text(unit_files.socket_unit([Address(path="/run/a.sock")], "0600", None))
     assert "SocketUser" not in settings((tmp_path / "shellrunner.socket").read_text())
-    verdict = analyze("verify", "--user", *tmp_path.glob("*.socket"), *tmp_path.glob("*.service"))
+    verdict = analyze("verify", *tmp_path.glob("*.socket"), *tmp_path.glob("*.service"))
     assert (verdict.returncode, verdict.stdout + verdict.stderr) == (0, "")
 
 
