@@ -625,7 +625,7 @@ SPOILED = [
     (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not match: "),
     (lose_key, "{key}: cannot be read: No such file or directory"),
     (pipe_key, "{key}: must be a regular file: a pipe cannot be read again at SIGHUP"),
-    (open_key, "{key}: contains the private key, but other users can read or change it: chmod 600 {key}"),
+    (open_key, "{key}: contains the private key, but other users can read or change it: chmod g-w,o= {key}"),
     (
         encrypt_key,
         "server.tls_key is encrypted, and a service cannot ask for the password: store the key unencrypted",

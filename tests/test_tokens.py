@@ -170,7 +170,7 @@ def test_the_list_has_every_token_and_no_hash(tmp_path: Path) -> None:
     nothing = token("list")
     assert (nothing.stdout, nothing.stderr.split(":")[0]) == ("", "no tokens")
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod 600"):
+    with pytest.raises(ConfigError, match="chmod g-w,o="):
         token("list", "--config", path)
 
 
@@ -301,7 +301,7 @@ async def test_a_reload_of_nonsense_changes_nothing_and_says_why(guarded: Any) -
     assert said["reasons"] == [f"{guarded.config}: cannot be read: No such file or directory"]
     guarded.write(("ci",), ("new",))
     said = await guarded.reload("not reloaded")
-    assert "chmod 600" in said["reasons"][0]
+    assert "chmod g-w,o=" in said["reasons"][0]
     guarded.tokens.chmod(0o600)
     await guarded.reload()
     assert [await guarded.asked(name) for name in ("ci", "new")] == [200, 200]

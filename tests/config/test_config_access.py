@@ -238,7 +238,7 @@ def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file: Any,
     """Whoever could change it could run commands; its group may read it, nobody may change it."""
     path = file(TOKEN, mode=mode)
     (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
-    assert found == f"{path}: contains tokens, but other users can read or change it: chmod 600 {path}"
+    assert found == f"{path}: contains tokens, but other users can read or change it: chmod g-w,o= {path}"
     path.chmod(0o640)
     assert load(auth={"tokens_file": str(path)} if is_apart else {}, path=None if is_apart else path).auth.tokens
 

@@ -80,7 +80,7 @@ def check_private(path: Path, what: str = "tokens") -> Iterator[str]:
         yield f"{path}: cannot be read: {error.strerror}"
         return
     if stat.S_IMODE(status.st_mode) & _TOO_PERMISSIVE:
-        yield f"{path}: contains {what}, but other users can read or change it: chmod 600 {path}"
+        yield f"{path}: contains {what}, but other users can read or change it: chmod g-w,o= {path}"
     if status.st_uid not in {0, os.geteuid()}:
         yield f"{path}: contains {what}, but belongs to another user (uid {status.st_uid})"
 

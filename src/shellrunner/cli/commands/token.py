@@ -3,11 +3,7 @@
 A token is a table in the configuration. Must not know a running service or a database.
 """
 
-import hashlib
-import json
 import re
-import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, get_args
@@ -19,11 +15,16 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.config import Token, load
 from shellrunner.config.auth import Scope
+from shellrunner.config.token_table import create_secret, format_time, token_table
 from shellrunner.model import Name
 
 _PATH: Final = click.Path(path_type=Path)
 _SCOPES: Final = get_args(Scope)
 _DURATION: Final = re.compile(r"([0-9.]+[dh])+", re.ASCII)
+# Not chmod 600: after `shellrunner install` the file belongs to root, and the service reads it as the file's group.
+_INSTRUCTIONS: Final = """\
+# Append this to config.toml or to the file that auth.tokens_file names, which other users must not be able to read
+# (chmod o= FILE). Then run: systemctl reload shellrunner. The token itself will not be shown again."""
 _COLUMNS: Final = tuple(map(Column, ("NAME", "SCOPES", "EXPIRES", "RUN AS", "COMMANDS")))
 
 
@@ -86,8 +87,9 @@ def token() -> None:
 )
 def create(name: str, scopes: tuple[str, ...], expires: datetime | None, run_as: str | None) -> None:
     """Print a new token to standard output, and its table for the configuration to standard error."""
-    secret = f"srt_{secrets.token_urlsafe(32)}"
-    for line in _toml_lines(name, secret, scopes, expires, run_as):
+    secret = create_secret()
+    click.echo(_INSTRUCTIONS, err=True)
+    for line in token_table(name, secret, [scope for scope in _SCOPES if scope in scopes], expires, run_as):
         click.echo(line, err=True)
     click.echo(secret)
 
@@ -103,24 +105,8 @@ def list_(config: Path | None) -> None:
         click.echo("no tokens: only processes of the user that the service runs as may connect", err=True)
 
 
-def _toml_lines(
-    name: str, secret: str, scopes: tuple[str, ...], expires: datetime | None, run_as: str | None
-) -> Iterator[str]:
-    """Yield the token's table for the configuration, with instructions as comments."""
-    yield "# Append this to config.toml or to the file that auth.tokens_file names; only its owner may read that file"
-    yield "# (chmod 600). Then run: systemctl reload shellrunner. The token itself will not be shown again."
-    yield "[[auth.tokens]]"
-    yield f'name = "{name}"'
-    yield f'sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"'
-    yield f"scopes = {json.dumps([scope for scope in _SCOPES if scope in scopes])}"
-    if expires is not None:
-        yield f"expires = {_format_time(expires)}"
-    if run_as is not None:
-        yield f"run_as = {json.dumps(run_as, ensure_ascii=False)}"
-
-
 def _row(token: Token) -> tuple[str, ...]:
-    expires = "never" if token.expires is None else _format_time(token.expires.astimezone(UTC))
+    expires = "never" if token.expires is None else format_time(token.expires)
     if token.is_expired(datetime.now(UTC)):
         expires += " (expired)"
     commands = "any" if token.commands is None else f"{len(token.commands)} rules"
@@ -135,7 +121,3 @@ def _parse_time(text: str) -> datetime:
     """
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _format_time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
