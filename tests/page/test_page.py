@@ -102,6 +102,30 @@ async def test_scrolling_fetches_further_pages(service: Service, open_tab: Any) 
     assert await tab.page.evaluate(numbers) == sorted(ids, reverse=True)
 
 
+async def test_a_list_that_is_replaced_while_scrolled_to_its_end_is_continued(
+    service: Service, open_tab: Any
+) -> None:
+    """A list whose next page was requested for the query before still fetches its own next page."""
+    ids = [await service.submit(": replaced") for _ in range(120)]
+    tab = await open_tab(service, "#q=: replaced")
+    await tab.wait_until_live()
+    old_page, new_list = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Any) -> None:
+        await (new_list if "sort=queue" in route.request.url else old_page).wait()
+        await route.continue_()
+
+    await tab.page.route(re.compile("/api/jobs.*(cursor=|sort=queue)"), hold)
+    async with tab.page.expect_request(re.compile("cursor=")):
+        await tab.page.evaluate("document.querySelector('.list').scrollTo(0, 1e9)")
+    await tab.page.evaluate("location.hash = 'q=: replaced&sort=queue'")
+    async with tab.page.expect_response(re.compile("/api/jobs.*cursor=")):
+        old_page.set()
+    await tab.page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")  # the observer reports in a frame
+    new_list.set()
+    await tab.until("(all) => document.querySelectorAll('#rows .job-link').length === all", len(ids))
+
+
 async def test_the_last_intersection_entry_decides(service: Service, open_tab: Any) -> None:
     """The next page is fetched if only the last of several intersection entries reports that the end is visible."""
     for _ in range(120):

@@ -103,6 +103,7 @@ async function reloadList() {
     if (isTransient(error)) retryList();
   }
   render();
+  fetchMoreIfVisible(); // the next page may have been requested for the query before, and is dropped then
 }
 
 /** Fetch what may have changed while the stream was not open. */
