@@ -124,7 +124,7 @@ async def done(store: SqliteStore, url: Any, end: Any = None, **more: Any) -> An
 
 
 async def settled(store: SqliteStore, job_id: Any) -> Any:
-    """Wait until it is decided what becomes of the callback."""
+    """Wait until the callback is delivered or has failed for good."""
 
     async def decided() -> Any:
         callback = (await store.job(job_id)).callback
@@ -201,7 +201,7 @@ async def _elsewhere(request: Any) -> Any:
     ("answer", "words"),
     [(500, "answered 500"), (_elsewhere, "answered 308, a redirect, which is not followed"), (399, "answered 399")],
 )
-async def test_giving_up_says_why(tmp_path: Path, answer: Any, words: str) -> None:
+async def test_a_final_failure_says_why(tmp_path: Path, answer: Any, words: str) -> None:
     """When no time is left after a try, the callback has failed for good, with the reason."""
     async with opened(tmp_path) as store, Receiver(answer) as receiver:
         async with calling(store, receiver.host, schedule=ONCE):
@@ -275,7 +275,7 @@ async def test_one_try_at_a_time(tmp_path: Path) -> None:
 
 
 async def test_a_receiver_that_is_down_gets_it_when_it_is_up(tmp_path: Path) -> None:
-    """What cannot be connected to is tried until it can, and says until then that it is refused."""
+    """A refused connection is retried until it succeeds, and until then the error says that it was refused."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -310,8 +310,8 @@ async def _hang_up(reader: Any, writer: Any) -> None:
         (_hang_up, "HTTP://LOCALHOST:{port}", "closed the connection without an answer"),
     ],
 )
-async def test_whatever_goes_wrong_is_said_in_plain_words(tmp_path: Path, server: Any, url: str, words: str) -> None:
-    """No answer, a broken one, no TLS, no such host: each fails the try, with words, and nothing else."""
+async def test_whatever_goes_wrong_the_error_is_plain(tmp_path: Path, server: Any, url: str, words: str) -> None:
+    """No answer, a broken one, no TLS, no such host: each fails the try with an error text, and nothing else."""
     listening = await asyncio.start_server(server, "127.0.0.1", 0)
     async with listening, opened(tmp_path) as store:
         spec = asked(url.format(port=listening.sockets[0].getsockname()[1]))
@@ -375,7 +375,7 @@ ENDS = {
 
 @pytest.mark.parametrize("ending", ENDS)
 async def test_every_end_is_called_back(tmp_path: Path, ending: Any) -> None:
-    """Whatever a job's end was, its callback tells it."""
+    """Whatever a job's ending was, its callback has it."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         end = ENDS[ending]
         await settled(store, await done(store, receiver.url(), end))
@@ -384,7 +384,7 @@ async def test_every_end_is_called_back(tmp_path: Path, ending: Any) -> None:
 
 
 async def test_jobs_that_never_started_are_called_back(tmp_path: Path) -> None:
-    """A job that was cancelled while it was queued, and one that was skipped after it, are told as such."""
+    """A job cancelled while it was queued, and one skipped after it, are reported as such."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         first = (await store.add(asked(receiver.url("/first")))).id
         second = (await store.add(asked(receiver.url("/second"), after=[first]))).id
@@ -397,7 +397,7 @@ async def test_jobs_that_never_started_are_called_back(tmp_path: Path) -> None:
 
 
 async def test_only_the_last_attempt_is_called_back(tmp_path: Path) -> None:
-    """A job that is tried again is told once, when it is done, with its last attempt's result."""
+    """A retried job is reported once, when it is done, with its last attempt's result."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         await store.add(asked(receiver.url(), retries={"max": 2}))
         for code, again in ((1, 0), (0, None)):
@@ -409,7 +409,7 @@ async def test_only_the_last_attempt_is_called_back(tmp_path: Path) -> None:
 
 
 async def test_jobs_without_callback_are_nobodys_business(tmp_path: Path) -> None:
-    """A job that did not ask for it is told to nobody, and shows no callback."""
+    """A job without `notify` is reported to no URL, and shows no callback."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         await store.add(SPEC)
         claim = await store.claim(1, "t")
@@ -519,7 +519,7 @@ async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path: Path
 
 
 async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_path: Path) -> None:
-    """A service that dies when the receiver has it, but before it says so, sends it again under the same id."""
+    """A service that dies after the receiver got the result but before recording it resends it under the same id."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def kill(request: Any) -> Any:

@@ -35,7 +35,7 @@ def warnings(service: Service) -> list[Any]:
     ],
     ids=["parser", "-O"],
 )
-async def test_a_python_that_is_less_than_it_should_be_is_told(
+async def test_a_less_safe_python_is_warned_of(
     service: Service, options: list[Any] | list[str], environment: dict[str, Any], words: str
 ) -> None:
     """Without aiohttp's parser in C, or without assertions, it warns of just that before it listens, and serves."""
@@ -69,7 +69,7 @@ def token(name: Any, run_as: Any = None) -> dict[str, Any]:
         ([token("b")], 1000, []),
     ],
 )
-def test_commands_as_root_are_told(tokens: list[Any], uid: int, told: list[Any] | list[str]) -> None:
+def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, told: list[Any] | list[str]) -> None:
     """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
     auth = AuthSettings(tokens=tokens)
     said = list(root_warnings(auth, uid))
@@ -77,7 +77,7 @@ def test_commands_as_root_are_told(tokens: list[Any], uid: int, told: list[Any] 
     assert all(words.startswith(start) for words, start in zip(said, told, strict=True))
 
 
-def test_too_few_descriptors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_descriptors_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """More connections than files may be open is warned of, with both numbers; no limit at all is not."""
     settings = Settings.model_validate({"server": {"max_connections": 5000}, "supervisor": {"max_running": 10}})
     for most, told in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):

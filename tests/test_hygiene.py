@@ -143,7 +143,7 @@ async def _text(service: Service, job: Any) -> Any:
 # The state directory ------------------------------------------------------------------------------------------------
 
 
-def test_a_state_directory_that_was_open_is_shut_and_the_log_says_so(
+def test_other_users_access_to_a_state_directory_is_removed_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Directory, history and slots lose what others could do with them, and keep what is in them."""
@@ -214,7 +214,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, make: Any) -> None:
 @as_root
 @pytest.mark.parametrize("name", ["", "slots", "history.db", "history.db-journal"])
 def test_what_is_somebody_elses_is_refused(tmp_path: Path, name: str) -> None:
-    """Who owns it could read and change it whatever its mode: the words say whose it is and what to do."""
+    """Its owner could read and change it whatever its mode: the error names the owner and says what to do."""
     prepare(tmp_path / "state")
     for file in HISTORY[:2]:
         (tmp_path / "state" / file).touch(0o600)

@@ -28,7 +28,7 @@ from tests.support.waiting import until
 BIG = os.urandom(1000) * 1000
 
 
-def test_a_keeper_says_that_it_takes_input(keeping: tuple[Talk, SlotReader]) -> None:
+def test_a_keeper_announces_that_it_accepts_input(keeping: tuple[Talk, SlotReader]) -> None:
     """The protocol is the one that has signals and input."""
     assert keeping[0].hello["protocol"] == PROTOCOL >= CONTROLS_SINCE
 
@@ -46,7 +46,7 @@ def test_what_is_sent_is_what_is_read(keeping: tuple[Talk, SlotReader]) -> None:
 
 
 def test_a_wrong_offset_takes_nothing(keeping: tuple[Talk, SlotReader]) -> None:
-    """Only what begins where the input stands is taken; else the place is told."""
+    """Only data at the current offset is accepted; otherwise the offset is returned."""
     keeper, slot = keeping
     start(keeper, 1, "cat", stream=True)
     assert give(keeper, b"x", offset=1) == (0, "offset")
@@ -81,7 +81,7 @@ def test_a_job_that_is_not_made_for_input_takes_none(keeping: tuple[Talk, SlotRe
 
 
 def test_input_for_another_job_is_gone(keeping: tuple[Talk, SlotReader]) -> None:
-    """A keeper takes no input for a job that it does not have, and says so, also when it has none."""
+    """A keeper refuses input for a job that it does not run, also when it runs none."""
     keeper, _ = keeping
     assert give(keeper, b"x") == (None, "gone")
     start(keeper, 1, "sleep 600", stream=True)
@@ -137,7 +137,7 @@ async def test_the_servers_death_does_not_end_the_input(
 
 
 async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping: tuple[Talk, SlotReader]) -> None:
-    """A stopped server leaves answers unread until there is no room for more: the timeout comes in time all the same,
+    """A stopped server leaves answers unread until the socket is full: the timeout comes in time all the same,
     and whoever reads at last has every answer."""
     keeper, slot = keeping
     start(keeper, 1, "exec sleep 600", stream=True, timeout=1)
@@ -159,7 +159,7 @@ async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping: tuple[Ta
 async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
     fork_server: ForkServer, keeping: tuple[Talk, SlotReader]
 ) -> None:
-    """What a keeper does not read is not piled up for it: whoever gives up takes the input along."""
+    """Input that a keeper does not read is not queued without bound: a cancelled request withdraws its input."""
     keeper, _ = keeping
     start(keeper, 1, "exec cat > /dev/null", stream=True, timeout=20)
     slots = os.open(fork_server.state / "slots", os.O_RDONLY)
@@ -398,7 +398,7 @@ async def test_a_packed_body_is_refused(service: Service) -> None:
     assert (status, body["type"]) == (415, "/problems/unsupported-media-type")
 
 
-async def test_who_takes_no_input_says_so(service: Service) -> None:
+async def test_a_job_without_streamed_input_refuses_it(service: Service) -> None:
     """Unknown, queued, done and not made for input: 404, 409, 409, 409, each with its reason."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=1)

@@ -36,7 +36,7 @@ from tests.support.waiting import until
 
 
 def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server: ForkServer) -> None:
-    """One keeper keeps one command after another; the slot has room for two, and each end is its own."""
+    """A keeper runs one command after another; the slot holds two records, and each end is its own."""
     keeper = fork_server.keeper()
     slot = fork_server.slot()
     for job in range(1, 8):
@@ -52,7 +52,7 @@ def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server:
     slot.close()
 
 
-def test_a_keeper_finishes_what_it_was_told_before_its_server_died(fork_server: ForkServer, tmp_path: Path) -> None:
+def test_a_keeper_handles_what_was_sent_before_its_server_died(fork_server: ForkServer, tmp_path: Path) -> None:
     """A start that was sent is carried out although the connection ended right behind it; then it exits."""
     keeper = fork_server.keeper()
     os.kill(keeper.hello["identity"]["pid"], signal.SIGSTOP)
@@ -190,7 +190,7 @@ os._exit(4)
 def test_a_command_that_its_child_traces_ends_when_it_ends(
     keeping: tuple[Talk, SlotReader], timeout: int | None
 ) -> None:
-    """Its end is its own, told at once, and the tracer is ended like any other child; the keeper goes on."""
+    """Its end is its own and reported at once, and the tracer is killed like any other child; the keeper goes on."""
     argv = ["/usr/bin/env", "python3", "-c", TRACED]
     end, data = keep(*keeping, 1, "", argv=argv, timeout=timeout)
     assert data in (b"0\n", b"-1\n"), data
@@ -265,7 +265,7 @@ def _writes(draw: Any) -> Any:
 def test_stored_output_is_a_true_beginning_of_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, writes: Any, limit: Any
 ) -> None:
-    """Whatever is written in whatever pieces: the index tells every stored byte's stream, and nothing is changed."""
+    """Whatever is written in whatever pieces: the index has every stored byte's stream, and nothing is changed."""
     state = tmp_path_factory.mktemp("state")
     (state / "runs").mkdir()
     directory = os.open(state, os.O_RDONLY)
@@ -322,7 +322,7 @@ def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_counted_and_ends_nothing(tmp_path: Path) -> None:
-    """Bytes that find no room are dropped and counted; what was stored before stays a true beginning."""
+    """Bytes that do not fit are dropped and counted; what was stored before stays a prefix of the output."""
     (tmp_path / "runs").mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)
     slot = SlotWriter(directory, "1.slot")
@@ -350,7 +350,7 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path: Path) -> None:
 def test_each_attempt_has_its_own_files(
     keeping: tuple[Talk, SlotReader], fork_server: ForkServer, attempt: int
 ) -> None:
-    """What finds no room in the slot lies under the attempt's name, and the slot says which attempt it is."""
+    """What does not fit into the slot is in files named after the attempt, which the slot records."""
     keeper, slot = keeping
     size = DATA_CAPACITY + 1000
     start(keeper, 12, f"head -c {size} /dev/zero", **({"attempt": attempt} if attempt > 1 else {}))
@@ -433,7 +433,7 @@ def test_silence_of_a_damaged_slot_means_lost(state: tuple[Any, ...], length: in
 
 @pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
 def test_a_start_without_an_end_is_lost_with_its_output(state: tuple[Any, ...], token: Any) -> None:
-    """Started, keeper gone, no end: `lost`, and what it wrote is kept."""
+    """Started, keeper gone, no end: `lost`, and its output is preserved."""
     _, directory, writer = state
     writer.begin({"job": 1, "token": token, "wall": 5})
     Recorder(writer, directory, 1, token, 1 << 30).store(0, b"seen")
@@ -489,7 +489,7 @@ def test_an_end_whose_parts_do_not_agree_is_lost(state: tuple[Any, ...], damage:
 
 
 @pytest.mark.parametrize("letter", ["a", "\x01", "ж", "😀"])
-def test_however_long_a_name_is_the_reason_is_told(keeping: tuple[Talk, SlotReader], letter: str) -> None:
+def test_however_long_a_name_is_the_reason_is_reported(keeping: tuple[Talk, SlotReader], letter: str) -> None:
     """A directory or program of the longest name that can be asked for does not push the reason out of `detail`."""
     name = f"/{letter * 30_000}"
     limited = {"limits": {"open_files": 64}}

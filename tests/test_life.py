@@ -185,7 +185,7 @@ async def test_p10_death_by_signal_is_no_exit_code(service: Service, name: str) 
     assert (result["ending"], result["exit_code"], result["signal"]) == ("signalled", None, f"SIG{name}")
 
 
-async def test_p10_137_is_only_what_the_command_itself_said(service: Service) -> None:
+async def test_p10_137_is_only_the_commands_own_exit_code(service: Service) -> None:
     """An exit with 137 is an exit with 137."""
     result = await service.run("exit 137")
     assert (result["ending"], result["exit_code"], result["signal"]) == ("exited", 137, None)
@@ -228,7 +228,7 @@ def _quoted(text: Any) -> Any:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-async def test_what_cannot_start_says_why(service: Service, tmp_path: Path) -> None:
+async def test_the_detail_says_why_a_command_did_not_start(service: Service, tmp_path: Path) -> None:
     """No such program, directory or permission is `failed_to_start` with the reason, and no code is made up."""
     plain = tmp_path / "plain"
     plain.write_text("no program")

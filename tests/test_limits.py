@@ -97,7 +97,7 @@ def test_what_is_null_is_no_limit() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
 def test_surroundings_are_as_without_limits(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
-    """Signals, descriptors, session, directory, environment, streams: nothing tells the two paths apart."""
+    """Signals, descriptors, session, directory, environment, streams: nothing distinguishes the two paths."""
     by_spawn, by_fork = (
         surroundings(*keeping, job, limits=limits, **more) for job, limits in enumerate((None, ROOMY), 1)
     )
@@ -125,8 +125,8 @@ def _plain(lines: Any) -> tuple[Any, ...]:
         {"env": {"PATH": "/nowhere", "BIG": "x" * 200_000}, "argv": ["/bin/true"]},
     ],
 )
-def test_failures_to_start_are_told_in_the_same_words(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
-    """Whatever keeps a command from starting, with limits it is said as without, and no process is left."""
+def test_failures_to_start_are_reported_alike(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
+    """Whatever prevents a command's start, the detail is the same with limits as without, and no process is left."""
     details = []
     for job, limits in enumerate((None, ROOMY), 1):
         end, _ = keep(*keeping, job, "true", limits=limits, **more)
@@ -143,8 +143,8 @@ def test_a_large_command_starts_under_a_small_limit(keeping: tuple[Talk, SlotRea
     assert (end["exit_code"], data) == (0, b"ok\n")
 
 
-def test_a_limit_under_which_nothing_can_run_is_told_as_it_is(keeping: tuple[Talk, SlotReader]) -> None:
-    """With no memory at all the kernel refuses or kills it: one of the two is said, and the keeper goes on."""
+def test_a_limit_under_which_nothing_can_run_is_reported(keeping: tuple[Talk, SlotReader]) -> None:
+    """With no memory at all the kernel refuses or kills it: the end is one of the two, and the keeper goes on."""
     end, _ = keep(*keeping, 1, "true", limits={"memory_bytes": 1})
     assert end["ending"] in ("failed_to_start", "signalled")
     end, _ = keep(*keeping, 2, "exit 3")
@@ -188,7 +188,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping: tuple[Talk, SlotRead
 
 
 async def test_a_jobs_limits_go_before_configs(tmp_path: Path) -> None:
-    """Config's limits hold where the job says nothing; it may ask for less, and for more it is refused."""
+    """Configured limits apply to a job without its own; it may ask for less, and is rejected if it asks for more."""
     async with InProcess(tmp_path / "state", jobs={"open_files": 100, "memory_bytes": 512 * MIB}) as service:
         result = await service.run("ulimit -n; ulimit -v")
         assert result["stdout"].split() == ["100", str(512 * 1024)]

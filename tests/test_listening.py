@@ -33,7 +33,7 @@ SERVE = [sys.executable, "-m", "shellrunner", "serve"]
 
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[Any]:
-    """Makes services that listen where the settings say; they are cleared away afterwards."""
+    """Makes services with given listen addresses; they are removed afterwards."""
     made = []
 
     def make(name: str = "state", **settings: Any) -> Any:
@@ -56,7 +56,7 @@ async def refused(service: Service) -> tuple[Any, ...]:
 
 
 async def urls(service: Service) -> Any:
-    """Where it says that it listens."""
+    """The URLs that it logs."""
     return next(entry["urls"] for entry in service.log if entry["event"] == "listening")
 
 
@@ -147,7 +147,7 @@ async def test_a_socket_file_goes_with_the_service_or_with_the_next_one(make: An
 
 
 async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path: Path) -> None:
-    """Refused in words, also where whoever listens is too busy to accept, and the file stays."""
+    """Rejected with a reason, also while the other listener is too busy to accept, and the file stays."""
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(tmp_path / "front"))
         busy.listen(0)
@@ -192,7 +192,7 @@ async def test_every_address_is_served(make: Any, tmp_path: Path) -> None:
 
 
 async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make: Any, tmp_path: Path) -> None:
-    """Exit code 1, and the words say which; the socket file of the other is gone."""
+    """Exit code 1, and the error names the address; the socket file of the other is gone."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         listen = json.dumps([f"unix:{tmp_path}/front", f"127.0.0.1:{port}"])
@@ -201,7 +201,7 @@ async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make: An
     assert not os.path.lexists(tmp_path / "front")
 
 
-async def test_the_command_line_says_where_to_listen_before_all_else(make: Any, tmp_path: Path) -> None:
+async def test_the_command_lines_addresses_override_all_others(make: Any, tmp_path: Path) -> None:
     """--listen, repeated, goes before the configuration's `listen`, and so does --port."""
     service = make(SERVER__LISTEN=f"unix:{tmp_path}/configured")
     service.program = [*SERVE, "--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path}/front"]
@@ -292,7 +292,7 @@ def held() -> Iterator[Any]:
 
 
 async def test_a_passed_socket_replaces_the_settings(make: Any, held: Any, tmp_path: Path) -> None:
-    """The service is where the socket is, not where `listen` says, and no command learns of it."""
+    """The service is at the socket's address, not at `listen`, and no command inherits the variables."""
     service = activated(make(SERVER__LISTEN=f"unix:{tmp_path}/front"), held)
     await service.start()
     assert await urls(service) == [f"http://127.0.0.1:{held.getsockname()[1]}"]
@@ -360,7 +360,7 @@ def test_what_is_passed_is_taken_and_not_inherited_further(held: Any) -> None:
     "said", ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_FDS=1", "LISTEN_PID=PID LISTEN_FDS=some", "LISTEN_PID=PID"]
 )
 def test_what_was_passed_to_another_process_is_not_taken(held: Any, said: str) -> None:
-    """Variables that name another process, or say nothing, are only forgotten."""
+    """Variables that name another process, or are empty, are only removed."""
     assert taken(held, said=said) == ["[]", "[]"]
 
 
@@ -471,7 +471,7 @@ async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any,
 
 
 async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates: Any) -> None:
-    """Listening for others without TLS is warned of, with the URLs; with TLS, or on loopback, nothing is said."""
+    """Listening beyond loopback without TLS is warned of, with the URLs; with TLS, or on loopback, it is not."""
     tokens = json.dumps([{"name": "ci", "sha256": "0" * 64, "scopes": ["run"]}])
     service = make(SERVER__LISTEN='["0.0.0.0:0", "127.0.0.1:0"]', AUTH__TOKENS=tokens)
     service.program = [*alone, *SERVE]

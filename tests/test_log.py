@@ -38,7 +38,7 @@ def events(code: Any, level: str = "info", **options: Any) -> list[Any]:
     return [json.loads(line) for line in run(code, level, **options).decode().splitlines()]
 
 
-def test_an_event_is_one_line_of_json_with_what_was_said_beside_it() -> None:
+def test_an_event_is_one_line_of_json_with_its_details() -> None:
     """Time, level, event and logger come first, then the event's own; text stays as it is."""
     (line,) = (
         run("logger.info('job %s', 'принято', extra={'job': 12, 'command': 'echo \"ї\"\\n', 'n': None})")
@@ -76,7 +76,7 @@ def test_an_exception_is_a_field_on_the_same_line() -> None:
     assert "ZeroDivisionError" in found["exception"]
 
 
-def test_a_faulty_call_is_told_and_hurts_nobody() -> None:
+def test_a_faulty_call_is_logged_and_does_no_harm() -> None:
     """Arguments that do not fit their text become an event of their own, and the next line is whole."""
     first, second = events("logger.info('%d', 'x'); logger.info('on')")
     assert (first["event"], first["level"]) == ("faulty log line", "error")
@@ -84,7 +84,7 @@ def test_a_faulty_call_is_told_and_hurts_nobody() -> None:
 
 
 def test_the_level_is_ours_alone_and_others_never_tell_their_secrets() -> None:
-    """At debug, our rooms speak; aiosqlite, which would tell each statement's values, does not below warning."""
+    """At debug, our packages log; aiosqlite, which would log each statement's values, does not below warning."""
     code = """
 logger.debug('ours')
 logging.getLogger('aiosqlite').debug('INSERT secret')
@@ -114,7 +114,7 @@ log.configure('debug')
 
 @pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "2> >(exec 0<&-; exec true)"])
 def test_a_log_that_is_closed_full_or_gone_hurts_nobody(how: str, tmp_path: Path) -> None:
-    """The process goes on to its end, whatever becomes of its standard error."""
+    """The process runs to its end, whatever happens to its standard error."""
     code = SETUP.format(level="info") + "for n in range(5000): logger.info('x' * 100)\nprint('alive')"
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -124,8 +124,8 @@ def test_a_log_that_is_closed_full_or_gone_hurts_nobody(how: str, tmp_path: Path
     assert done.stdout == b"alive\n"
 
 
-def test_a_reader_that_has_stopped_stops_nothing_and_is_told_later_how_much_it_missed() -> None:
-    """Lines that find no room are dropped and counted; every line that arrives whole is JSON."""
+def test_a_stopped_reader_blocks_nothing_and_gets_the_number_of_dropped_lines() -> None:
+    """Lines that do not fit are dropped and counted; every line that arrives whole is JSON."""
     code = """
 for n in range(3000): logger.info('x' * 6000, extra={'n': n})
 print('alive', flush=True)
@@ -151,7 +151,7 @@ logger.info('again')
 
 @contextlib.contextmanager
 def almost_full_log() -> Iterator[tuple[Any, ...]]:
-    """A log by a pipe that has room for one piece of a line, its audit, and a reader of what comes."""
+    """A log through a pipe that takes one piece of a line, its audit sink, and a function that reads it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):
@@ -170,7 +170,7 @@ def almost_full_log() -> Iterator[tuple[Any, ...]]:
 
 
 def test_a_line_of_the_audit_is_whole_behind_half_a_line() -> None:
-    """A line that was taken is one line, though the log had room for half of the one before it only."""
+    """A line that was written is one line, although only half of the one before it was."""
     with almost_full_log() as (_, audit, read):
         assert not audit("request", {"path": "x" * 6000})
         assert not read().endswith(b"\n")
@@ -190,7 +190,7 @@ def test_half_a_line_of_the_log_spoils_none_of_the_audit() -> None:
 
 
 def test_a_line_that_a_full_disk_takes_a_part_of_was_not_taken(tmp_path: Path) -> None:
-    """Where a file may grow no further, write(2) takes what fits and says so: the line counts as refused."""
+    """Where a file may grow no further, write(2) takes what fits: the line counts as not written."""
     code = f"""
 import os, resource, signal
 from shellrunner import log

@@ -1,4 +1,4 @@
-"""What Prometheus is told by a real service: complete from the start, true afterwards, in the format it asks for."""
+"""The metrics of a real service: complete from the start, true afterwards, in the requested format."""
 
 import asyncio
 import os
@@ -208,7 +208,7 @@ async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path: P
 
 
 async def test_a_pause_of_one_queue_is_its_own(tmp_path: Path) -> None:
-    """Only the paused queue says that it is."""
+    """Only the paused queue is reported as paused."""
     async with InProcess(tmp_path, queues={"slow": {}}) as service:
         await service.ask("POST", "/api/queues/slow/pause")
         now = await scrape(service)
@@ -216,7 +216,7 @@ async def test_a_pause_of_one_queue_is_its_own(tmp_path: Path) -> None:
 
 
 async def test_output_and_history_have_sizes(tmp_path: Path) -> None:
-    """Bytes stored and dropped are counted by stream, what is kept goes down with a deletion, commits go up."""
+    """Bytes stored and dropped are counted by stream, the history's size falls with a deletion, commits rise."""
     async with InProcess(tmp_path) as service:
         before = await scrape(service)
         job = await service.submit("printf 12345; printf 123 >&2")
@@ -359,7 +359,7 @@ async def test_metrics_pass_the_same_gate(measured: Any) -> None:
         assert found == status, body
 
 
-async def test_what_a_job_says_is_no_metric(measured: Any) -> None:
+async def test_no_text_of_a_job_is_in_a_metric(measured: Any) -> None:
     """Whatever is in command, labels, name of a queue or output of a job: no line and no sample comes of it."""
     evil = '"} 1\nevil_total 1\n# TYPE evil counter\n\\'
     before = await scrape(measured)

@@ -131,7 +131,7 @@ async def test_s6_the_job_goes_on_when_nobody_reads(service: Service, tmp_path: 
 
 
 async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service: Service) -> None:
-    """kill -9 of a keeper: `lost` with the evidence, no code, the tree gone, the output up to then kept."""
+    """kill -9 of a keeper: `lost` with the evidence, no exit code, the tree gone, the output up to then preserved."""
     mark = f"5{os.getpid()}.1"
     job = await service.submit(f"echo seen; setsid sleep {mark} & sleep {mark}")
     keeper = await service.running(job)
@@ -166,7 +166,7 @@ async def test_a_killed_fork_server_costs_nothing(service: Service, tmp_path: Pa
 
 @pytest.mark.parametrize("with_server", [False, True])
 async def test_keeper_and_fork_server_killed_leave_no_command(service: Service, with_server: bool) -> None:
-    """When nobody is left who could sweep, the job's mark finds its processes: `lost`, and none is left."""
+    """With keeper and fork server dead, the job's processes are found by its mark: `lost`, and no process is left."""
     mark = f"5{os.getpid()}.{2 + with_server}"
     job = await service.submit(f"setsid sleep {mark} & sleep {mark}")
     keeper = await service.running(job)
@@ -183,7 +183,7 @@ async def test_keeper_and_fork_server_killed_leave_no_command(service: Service, 
 
 
 async def test_a_stopped_keeper_is_not_judged(service: Service, tmp_path: Path) -> None:
-    """While a keeper holds its lock nobody judges its job, though it says nothing; it ends truly in the end."""
+    """While a keeper holds its lock its job is not judged, however silent it is; the end is the true one."""
     gate = tmp_path / "gate"
     job = await service.submit(f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 3")
     keeper = await service.running(job)
@@ -229,7 +229,7 @@ async def test_s1_another_boot_loses_what_ran_and_keeps_what_ended(service: Serv
 
 
 def _pretend_another_boot(service: Service) -> None:
-    """Make the history and the slots say that another boot made the claims."""
+    """Change history and slots as if another boot had made the claims."""
     with sqlite3.connect(service.state_dir / "history.db") as db:
         tokens = [token for (token,) in db.execute("SELECT token FROM jobs WHERE state = 'running'")]
         db.execute("UPDATE jobs SET token = '00000000' || substr(token, 9) WHERE state = 'running'")
@@ -312,7 +312,7 @@ async def test_slots_of_another_history_are_set_aside(service: Service) -> None:
 
 
 async def test_a_second_server_on_the_same_state_is_refused(service: Service) -> None:
-    """The state directory has one server; another says which process that is, and harms nothing."""
+    """The state directory has one server; a second one fails, names the first one's pid, and harms nothing."""
     second = Service(service.state_dir)
     with pytest.raises(AssertionError, match="did not start"):
         await second.start()
@@ -321,8 +321,8 @@ async def test_a_second_server_on_the_same_state_is_refused(service: Service) ->
     assert (await service.run("echo unharmed"))["stdout"] == "unharmed\n"
 
 
-async def test_stop_keep_leaves_jobs_running_and_says_how_many(service: Service, tmp_path: Path) -> None:
-    """SIGTERM with on_stop=keep exits in under two seconds; the last log line says how many jobs go on, and where."""
+async def test_stop_keep_leaves_jobs_running_and_logs_how_many(service: Service, tmp_path: Path) -> None:
+    """SIGTERM with on_stop=keep exits within two seconds; the last log line counts the jobs and names their slots."""
     job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 2")
     await service.running(job)
     follower = asyncio.create_task(service.get(f"/api/statuses/{job}/events"))

@@ -82,7 +82,7 @@ def test_keys_are_out_of_its_reach(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"tty": [24, 80]}, {"stdin": "x"}, {"stream": True}, {"merge_stderr": True}])
 def test_surroundings_are_as_for_everybody(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
-    """Signals, descriptors, session, directory, environment, streams and umask: only the user tells the two apart."""
+    """Signals, descriptors, session, directory, environment, streams and umask: only the user differs."""
     # Both by fork: glibc's posix_spawn ignores two signals of its own.
     limits = {"open_files": 64}
     seen = [surroundings(*keeping, job, user=user, limits=limits, **more) for job, user in enumerate((None, USER), 1)]
@@ -126,10 +126,10 @@ def test_its_terminal_is_its_own(keeping: tuple[Talk, SlotReader]) -> None:
         ({"user": USER | {"uid": 0}}, "cannot become the user with uid 0: Operation not permitted"),
     ],
 )  # fmt: skip
-def test_what_the_user_may_not_is_told_in_words(
+def test_what_the_user_may_not_do_is_reported(
     keeping: tuple[Talk, SlotReader], open_path: Path, more: dict[str, Any], detail: str
 ) -> None:
-    """Directory, program and PATH are looked at as the user; which step failed is said, and no process is left."""
+    """Directory, program and PATH are accessed as the user; the detail has the failed step; no process is left."""
     (open_path / "closed").mkdir(0o700)
     for program in (open_path / "closed" / "program", open_path / "mine"):
         program.write_text("#!/bin/sh\necho ran\n")
@@ -304,7 +304,7 @@ AS_NOBODY = Submitter("token:ci", "nobody")
 
 
 async def test_a_job_runs_as_the_user_of_its_submitter(down: Service) -> None:
-    """It has the user's ids, groups, home and names; the API tells who submitted it and as whom it runs."""
+    """It has the user's ids, groups, home and names; the API shows who submitted it and as which user it runs."""
     script = 'id -un; id -Gn; echo "$HOME $USER $LOGNAME $SHELL"; pwd; umask'
     down.umask = 0o022
     (job,) = await submitted(down.state_dir, JobSpec(command=script), by=AS_NOBODY)
@@ -357,8 +357,8 @@ async def test_what_a_killed_keeper_left_of_another_user_is_ended(down: Service)
     assert not [pid for pid in left if lives(pid)]
 
 
-async def test_a_user_that_is_not_there_any_more_is_told(down: Service) -> None:
-    """A job whose user is gone never starts, and its detail names the user; the next job is none the worse."""
+async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
+    """A job whose user is gone never starts, and its detail names the user; the next job is not affected."""
     gone, too = await submitted(down.state_dir, *[JobSpec(command="id -u")] * 2, by=Submitter("t", "x-y"))
     (own,) = await submitted(down.state_dir, JobSpec(command="id -u"), by=Submitter("t", "root"))
     await down.start()
@@ -390,7 +390,7 @@ async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down: Service) -> 
 async def test_a_keeper_of_an_earlier_version_gets_no_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would pass over the user that a command is to run as: so nothing is run, and the log says what to do."""
+    """It would ignore the user that a command is to run as: so no command is run, and the log says what to do."""
     monkeypatch.setattr("shellrunner.supervisor.keeper_pool.PROTOCOL", PROTOCOL + 1)
     launcher = ForkServerLauncher.from_process(prepare(tmp_path))
     process, connection = launcher.launch()
@@ -404,7 +404,7 @@ async def test_a_keeper_of_an_earlier_version_gets_no_command(
 
 
 async def test_a_user_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is gone is served for a minute more at most; one whose entry no keeper can be told is refused."""
+    """A removed user is found for at most a minute; one whose entry is not UTF-8 is rejected."""
     accounts = UserAccounts(load().jobs)
     known = await accounts.look_up("nobody")
     assert known.user is not None

@@ -1,4 +1,4 @@
-"""The service as a whole: what systemd hears, readiness, files, logs, signals."""
+"""The service as a whole: notifications to systemd, readiness, files, logs, signals."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.support.waiting import SOON, until
 
 
 class Notes:
-    """The socket on which systemd would listen, and what was said there."""
+    """The socket on which systemd would listen, and the notifications sent to it."""
 
     def __init__(self, path: Any) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -47,7 +47,7 @@ class Notes:
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Iterator[Any]:
-    """What systemd hears."""
+    """The notifications to systemd."""
     listening = Notes(tmp_path / "notify")
     yield listening
     listening.close()
@@ -84,7 +84,7 @@ async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path: Path, note
 async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watchdog_waiting(
     tmp_path: Path, notes: Any
 ) -> None:
-    """While writes fail, there is a complaint for /readyz, and systemd is told nothing."""
+    """While writes fail, /readyz has a reason, and systemd's watchdog gets no notification."""
     async with open_store(tmp_path / "state", Retention(days=None, jobs=None, bytes=None)) as store:
         notifier = Notifier(str(tmp_path / "notify"))
         health = Health(store, notifier)
@@ -127,7 +127,7 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
 async def test_a_crash_beside_the_server_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str, where: str
 ) -> None:
-    """A bug in what works beside the server ends the service with status 1, and the log says which part it was."""
+    """A bug in what works beside the server ends the service with status 1, and the log names the part."""
     monkeypatch.setattr("shellrunner.service.health.CHECK_INTERVAL", 0.05)
     async with InProcess(tmp_path / "state") as service:
         monkeypatch.setattr(f"shellrunner.service.{where}", _bug)
@@ -166,7 +166,7 @@ async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
-    """With on_stop=drain a second SIGTERM stops at once; what runs is kept for the next start."""
+    """With on_stop=drain a second SIGTERM stops at once; running jobs continue until the next start."""
     service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
     await service.start()
     job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")

@@ -228,8 +228,8 @@ async def test_the_size_is_the_one_asked_for(service: Service) -> None:
     assert result["stdout"] == "50 132\r\n"
 
 
-async def test_term_is_the_jobs_own_where_it_says_so(service: Service) -> None:
-    """A job's environment goes before the TERM that a terminal brings; without a terminal there is none."""
+async def test_a_job_can_set_its_own_term(service: Service) -> None:
+    """A job's environment overrides the TERM that a terminal sets; without a terminal TERM is not set."""
     assert (await service.run("echo $TERM", tty=True, env={"TERM": "vt100"}))["stdout"] == "vt100\r\n"
     assert (await service.run("echo ${TERM-none}"))["stdout"] in ("none\n", "dumb\n")
 

@@ -109,7 +109,7 @@ def test_a_span_counts_from_now(given: str, span: Any) -> None:
         ("2127-01-01T12:30", datetime(2127, 1, 1, 12, 30, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_in_utc_unless_it_says_otherwise(given: str, moment: Any) -> None:
+def test_a_moment_without_an_offset_is_in_utc(given: str, moment: Any) -> None:
     """A date alone is its midnight."""
     (found,) = tomllib.loads(created("ci", "--expires", given)[1])["auth"]["tokens"]
     assert found["expires"] == moment
@@ -254,7 +254,7 @@ async def test_a_token_does_what_its_scopes_say(guarded: Any) -> None:
     assert len((await guarded.ask("GET", "/api/jobs", headers=guarded.shown("read")))[2]["jobs"]) == 1
 
 
-async def test_too_many_wrong_tokens_are_told_to_wait_and_a_right_one_never_is(guarded: Any) -> None:
+async def test_too_many_wrong_tokens_must_wait_and_a_right_one_never_does(guarded: Any) -> None:
     """429 with Retry-After from the eleventh on; the right token is served in between and afterwards."""
     guarded.write(("ci",))
     await guarded.start()
@@ -270,7 +270,7 @@ async def test_too_many_wrong_tokens_are_told_to_wait_and_a_right_one_never_is(g
 
 
 async def test_a_reload_lets_in_whom_the_files_name_now(guarded: Any) -> None:
-    """A token that was added is good, one that was removed is not, and the log says which, without a hash."""
+    """A token that was added is good, one that was removed is not, and the log names both, without a hash."""
     guarded.write(("ci",), ("old",))
     await guarded.start()
     assert [await guarded.asked(name) for name in ("ci", "old")] == [200, 200]
@@ -285,8 +285,8 @@ async def test_a_reload_lets_in_whom_the_files_name_now(guarded: Any) -> None:
     assert (await guarded.reload())["changed"] == []
 
 
-async def test_a_reload_of_nonsense_changes_nothing_and_says_why(guarded: Any) -> None:
-    """Everything old is kept, in words that name the place; the next one that makes sense is applied."""
+async def test_a_reload_of_an_invalid_file_changes_nothing_and_logs_why(guarded: Any) -> None:
+    """The old configuration stays, the log has the place of the mistake, and the next valid one is applied."""
     guarded.write(("ci",))
     await guarded.start()
     guarded.write(("ci",), ("new",), config="session_cookie = 1")
@@ -333,7 +333,7 @@ async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded: Any)
     assert [await guarded.asked("ci"), (await guarded.ask("GET", "/api/jobs"))[0]] == [200, 401]
 
 
-async def test_a_reload_says_what_needs_a_restart(guarded: Any) -> None:
+async def test_a_reload_logs_what_needs_a_restart(guarded: Any) -> None:
     """What cannot change while the service runs is named, every time, and is not applied; overrides stand."""
     guarded.write(("ci",))
     await guarded.start(LOG__LEVEL="info")
@@ -347,7 +347,7 @@ async def test_a_reload_says_what_needs_a_restart(guarded: Any) -> None:
 
 
 async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded: Any, tmp_path: Path) -> None:
-    """At SIGHUP a new certificate is shown; with one that is none, the tokens stay as they were, too."""
+    """At SIGHUP a new certificate is used; with an invalid one, the tokens stay unchanged, too."""
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
 
     def certify() -> Any:
@@ -374,7 +374,7 @@ async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded
 
 
 async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded: Any) -> None:
-    """A reload never opens the door to whom it was closed; a restart without tokens serves the service's own user."""
+    """A reload never admits clients that were rejected; a restart without tokens serves the service's own user."""
     guarded.write(("ci",))
     await guarded.start()
     assert (await guarded.get("/api/jobs"))[0] == 401

@@ -1,4 +1,4 @@
-"""The units by which systemd starts the service and listens for it: accepted by systemd, and as hard as they say."""
+"""The systemd units of the service and its socket: accepted by systemd, and as hardened as they claim."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def settings(text: Any) -> dict[Any, Any]:
 def test_systemd_accepts_the_units(
     analyze: Any, tmp_path: Path, name: str, owner: Any, hardening: Literal["sudo", "strict"]
 ) -> None:
-    """`systemd-analyze verify` has nothing to say about them, whatever the program and the file are called."""
+    """`systemd-analyze verify` reports nothing, whatever the program and the file are called."""
     executable = tmp_path / name
     executable.symlink_to(sys.executable)
     command = serve_command([str(executable)], Path(f"/etc/{name} \\'\".toml"))
@@ -76,14 +76,14 @@ def test_strict_is_strict(analyze: Any, tmp_path: Path, owner: Any) -> None:
 
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
-def test_each_restriction_tells_its_price(hardening: Literal["sudo", "strict"]) -> None:
+def test_each_restriction_has_a_comment(hardening: Literal["sudo", "strict"]) -> None:
     """No line of a variant stands without a comment right above it, or above the lines that it stands with."""
     variant = service_unit(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
     assert "=" in variant
     told = False
     for line in variant.splitlines()[1:]:
         told = line.startswith("#") or (told and line != "")
-        assert told or line == "", f"{line} has no price"
+        assert told or line == "", f"{line} has no comment"
 
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])

@@ -78,10 +78,10 @@ class Recorder:
         try:
             if stream != self._last_stream or now - self._last_time >= _COALESCE_NS:
                 self._write_entry(IndexEntry(position, stream, self.stored[stream], now))
-            room = self._limit - position - max(0, self._entries - INDEX_CAPACITY) * ENTRY_SIZE
-            if room < len(data):
+            space = self._limit - position - max(0, self._entries - INDEX_CAPACITY) * ENTRY_SIZE
+            if space < len(data):
                 self.over_limit = True
-                data = data[: max(room, 0)]
+                data = data[: max(space, 0)]
             return self._write_data(position, data)
         except OSError:  # ENOSPC, EDQUOT, EIO: a disk that accepts nothing must not end the job
             return 0

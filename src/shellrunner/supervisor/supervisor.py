@@ -113,7 +113,7 @@ class Supervisor:
                 job = await self._claim(connection)
                 self._idle.discard(me)
                 self._changed.set()
-                # A slot has two records: room for the end of one job and the start of the next, not for a third.
+                # A slot has two records: space for the end of one job and the start of the next, not for a third.
                 if recording:
                     await recording
                 usable, verdict = await self._runner.run(connection, job)
