@@ -157,6 +157,7 @@ async def test_a_deleted_result_is_gone_with_all_its_attempts(tmp_path: Path) ->
     assert not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.sqlite
 async def test_a_job_with_one_attempt_costs_one_look(tmp_path: Path) -> None:
     """The output of a running job is found without a statement, that of one that is done with one."""
     async with opened(tmp_path) as store:
@@ -187,6 +188,7 @@ bulky = st.builds(
 attempts = st.lists(st.one_of(written, written, bulky), min_size=1, max_size=6)
 
 
+@pytest.mark.sqlite
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(attempts, st.integers(0, 6), st.randoms(use_true_random=False))
 def test_any_attempts_read_as_what_they_wrote_one_after_another(

@@ -105,6 +105,7 @@ async def test_output_that_came_before_the_first_look_is_heard(tmp_path: Path, l
                 await heard(bell)
 
 
+@pytest.mark.sqlite
 async def test_nobody_is_left_behind_after_watching(tmp_path: Path) -> None:
     """When the last watcher has gone, the store keeps nothing about the job."""
     async with opened(tmp_path) as store:

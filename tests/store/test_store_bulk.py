@@ -59,6 +59,7 @@ async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert await left(store) == []
 
 
+@pytest.mark.sqlite
 async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was accepted after the call stays, even if the clock was set back; one that vanished is no error."""
     monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 2)

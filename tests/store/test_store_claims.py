@@ -33,6 +33,7 @@ async def test_each_job_is_claimed_once_by_many_waiting(tmp_path: Path) -> None:
         await asyncio.gather(*pending, return_exceptions=True)
 
 
+@pytest.mark.sqlite
 async def test_a_claim_brings_the_secrets_and_the_history_hides_them(tmp_path: Path) -> None:
     """env values and stdin reach the claim whole, are never in a Job, and are gone from the rows at the end."""
     spec = JobSpec(command="cat", env={"КЛЮЧ": "тайна-7c1"}, stdin="вход-7c1\0")
@@ -77,6 +78,7 @@ async def test_a_claim_cancelled_at_any_moment_loses_no_job(tmp_path: Path, turn
             assert (claim.job_id, claim.token) == (1, "second")
 
 
+@pytest.mark.sqlite
 async def test_no_job_waits_for_a_later_write(tmp_path: Path) -> None:
     """An offer made when jobs are queued already is served without any other write."""
     async with opened(tmp_path) as store:
@@ -121,6 +123,7 @@ async def test_a_requeued_job_whose_end_was_asked_for_is_cancelled(tmp_path: Pat
         assert (phase.end.ending, phase.end.started) == (Ending.CANCELLED, None)
 
 
+@pytest.mark.sqlite
 async def test_s7_a_damaged_row_does_not_hold_up_the_queue(tmp_path: Path) -> None:
     """S7: a queued job whose row cannot be read ends as failed_to_start, and the next one is claimed."""
     async with opened(tmp_path) as store:

@@ -9,6 +9,8 @@ import pytest
 
 from shellrunner.store.sqlite.engine.db_thread import connect, open_reading, open_writing
 
+pytestmark = pytest.mark.sqlite
+
 
 async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_comes_back(tmp_path: Path) -> None:
     """With this aiosqlite, a function sent over sees a usable connection on one thread that is not ours."""

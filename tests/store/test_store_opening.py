@@ -28,6 +28,7 @@ async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
         assert await again.job(job.id) == job
 
 
+@pytest.mark.sqlite
 async def test_everything_is_for_this_user_alone(tmp_path: Path) -> None:
     """Directories are 0700 and files 0600, whatever the umask."""
     before = os.umask(0)
@@ -52,6 +53,7 @@ async def test_an_id_is_never_given_twice(tmp_path: Path) -> None:
         assert (await store.add(SPEC)).id == job.id + 1
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("content", [b"garbage " * 1000, b"xy", b"SQLite format 3\0" + b"\xff" * 5000])
 async def test_s7_garbage_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     """S7: a history.db that is none is refused with its name and what to do, and not a byte of it changes."""
@@ -63,6 +65,7 @@ async def test_s7_garbage_is_refused_and_left_alone(tmp_path: Path, content: byt
     assert path.read_bytes() == content
 
 
+@pytest.mark.sqlite
 async def test_s7_a_truncated_history_is_refused(tmp_path: Path) -> None:
     """S7: a history cut in the middle is refused at the opening, not silently begun anew."""
     async with opened(tmp_path) as store:
@@ -75,6 +78,7 @@ async def test_s7_a_truncated_history_is_refused(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.sqlite
 async def test_a_history_of_zero_length_is_a_new_one(tmp_path: Path) -> None:
     """An empty history.db becomes a new history."""
     (tmp_path / "history.db").touch()
@@ -82,6 +86,7 @@ async def test_a_history_of_zero_length_is_a_new_one(tmp_path: Path) -> None:
         assert (await store.add(SPEC)).id == 1
 
 
+@pytest.mark.sqlite
 async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     """A database with other tables is refused, and not even its journal mode is changed."""
     path = tmp_path / "history.db"
@@ -95,6 +100,7 @@ async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.sqlite
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A history of a newer release is refused with both versions, and keeps its own."""
     async with opened(tmp_path):
@@ -127,6 +133,7 @@ async def test_files_without_a_result_are_swept_at_the_opening(tmp_path: Path) -
     assert left == {f"{job}.{kind}" for job in (kept.id, held.job_id) for kind in ("out", "idx")} | {"notes"}
 
 
+@pytest.mark.sqlite
 async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
     """A new history beside old files does not take them for its own, and does not destroy them."""
     (tmp_path / "runs").mkdir()
@@ -162,6 +169,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("after", [1, 200, 1500])
 async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path: Path, after: int) -> None:
     """After kill -9 in the middle of it, every acknowledged job is there exactly once, every recorded end too."""
@@ -192,6 +200,7 @@ async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path
     db.close()
 
 
+@pytest.mark.sqlite
 async def test_s7_a_damaged_row_is_told_and_hurts_no_other(tmp_path: Path) -> None:
     """S7: a row that cannot be read gives StoreUnavailable with the job's id; other jobs are read as ever."""
     async with opened(tmp_path) as store:

@@ -16,10 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from shellrunner.errors import JobGone, KeyReused, QueueFull
 from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, next_attempt_at
-from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, Retention
-from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.support.histories import everything
+from tests.support.histories import everything, opened
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})
 FAR = "2100-01-01T00:00:00.000Z"
@@ -52,7 +51,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.stack = AsyncExitStack()
-        opening = open_store(self.path, Retention(), LIMITS)
+        opening = opened(self.path, LIMITS)
         self.store: SqliteStore = self.run(self.stack.enter_async_context(opening))
 
     def run(self, call: Any) -> Any:

@@ -28,6 +28,8 @@ from shellrunner.store.units import (
     trimming,
 )
 
+pytestmark = pytest.mark.sqlite
+
 # By name: what is not a list's.
 STATEMENTS = {
     "one": rows.ONE,

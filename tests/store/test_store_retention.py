@@ -93,6 +93,7 @@ async def test_age(tmp_path: Path) -> None:
             raise AssertionError("it is still there")
 
 
+@pytest.mark.sqlite
 async def test_without_limits_everything_stays(tmp_path: Path) -> None:
     """No limit, nothing removed; and what is deleted by hand leaves the count."""
     async with opened(tmp_path) as store:
@@ -135,6 +136,7 @@ async def test_what_ends_after_the_clock_was_set_back_stays(tmp_path: Path) -> N
         assert old.id not in await ids(store)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("spec", ["x", "3", '{"labels": 3}'])
 async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str) -> None:
     """S7: retention removes a job whose row cannot be read, with its labels and callback, and goes on."""

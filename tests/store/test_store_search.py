@@ -50,6 +50,7 @@ def entries(db: sqlite3.Connection, gram: str) -> list[int]:
     return [row[0] for row in db.execute("SELECT rowid FROM search WHERE search MATCH ?", (f'"{gram}"',))]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("command", "needle", "there"),
     [
@@ -102,6 +103,7 @@ def test_what_is_found(db: sqlite3.Connection, command: str, needle: str, there:
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 
 
+@pytest.mark.sqlite
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(texts, min_size=1, max_size=6), st.data())
 def test_index_and_looking_agree(commands: list[str], data: st.DataObject) -> None:
@@ -133,6 +135,7 @@ def test_folding_is_done_once(text: str) -> None:
         assert search.fold(unicodedata.normalize(form, text)) == folded
 
 
+@pytest.mark.sqlite
 def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only commands with the rarest trigram are candidates; without a rare one, a page ends all the same."""
     monkeypatch.setattr(search, "_RARE_LIMIT", 20)
@@ -148,6 +151,7 @@ def test_a_rare_part_needs_few_looks(db: sqlite3.Connection, monkeypatch: pytest
     assert found(db, "n common") == []
 
 
+@pytest.mark.sqlite
 def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     """A deleted job's entries are removed; deleting one that is not indexed yet removes nothing."""
     add(db, "Обработать", "обработать всё")
@@ -164,6 +168,7 @@ def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     assert entries(db, "обр") == []
 
 
+@pytest.mark.sqlite
 def test_the_index_does_not_grow_with_what_was_deleted(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +202,7 @@ def test_the_index_does_not_grow_with_what_was_deleted(
     assert len(found(db, "convert")) == 500
 
 
+@pytest.mark.sqlite
 def test_steps_are_small(db: sqlite3.Connection) -> None:
     """One step indexes a few hundred short commands or one long one, so that other writes do not wait."""
     add(db, *["true"] * 1000)

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.store import Filters
 from tests.support.histories import NOTHING, SPEC, ended, opened
@@ -33,6 +35,7 @@ async def test_job_and_claim_say_as_whom(tmp_path: Path) -> None:
         assert (await store.request_cancel(waiting.id)).submitter == "token:ci"
 
 
+@pytest.mark.sqlite
 async def test_who_runs_as_nobody_else(tmp_path: Path) -> None:
     """Without a user of its own a job has none, and without a submitter nobody is made up."""
     async with opened(tmp_path) as store:

@@ -24,8 +24,7 @@ from shellrunner.model import (
     Volume,
     Waiting,
 )
-from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, Retention
-from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, ended, opened, running
 from tests.support.waiting import until
@@ -157,7 +156,7 @@ async def test_a_wish_ends_the_attempts(tmp_path: Path) -> None:
 async def test_a_queue_runs_no_more_than_its_limit(tmp_path: Path) -> None:
     """One of a queue for one runs at a time, while another queue's go on; its end lets the next start."""
     limits = QueueLimits(None, {"default": QueueLimit(), "one": QueueLimit(1)})
-    async with open_store(tmp_path, Retention(), limits) as store:
+    async with opened(tmp_path, limits) as store:
         keepers = [asyncio.create_task(store.claim(n, f"t{n}")) for n in range(5)]
         slow = [await store.add(JobSpec(command="true", queue="one")) for _ in range(3)]
         other = [await store.add(SPEC) for _ in range(2)]
@@ -191,7 +190,7 @@ async def test_a_pause_of_everything_is_lifted_for_one(tmp_path: Path) -> None:
     two = QueueLimits(None, {"default": QueueLimit(), "two": QueueLimit()})
     async with opened(tmp_path) as store:
         await store.pause(None, paused=True)
-    async with open_store(tmp_path, Retention(), two) as store:
+    async with opened(tmp_path, two) as store:
         queues = await store.queues()
         assert queues.paused
         assert [queue.paused for queue in queues.queues] == [True, True]
@@ -202,7 +201,7 @@ async def test_a_pause_of_everything_is_lifted_for_one(tmp_path: Path) -> None:
 
 async def test_too_many_in_one_batch_are_refused_to_the_number(tmp_path: Path) -> None:
     """Of 50 added at once where 10 may wait, 10 are accepted beside those that waiting keepers take."""
-    async with open_store(tmp_path, Retention(), QueueLimits(10)) as store:
+    async with opened(tmp_path, QueueLimits(10)) as store:
         keepers = [asyncio.create_task(store.claim(n, f"t{n}")) for n in range(3)]
         await store.check()
         outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(50)), return_exceptions=True)
@@ -217,7 +216,7 @@ async def test_too_many_in_one_batch_are_refused_to_the_number(tmp_path: Path) -
 async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
     """Repeats of a key and refused jobs take none from those that were asked for with them."""
     key = IdempotencyKey("who", "k", b"digest")
-    async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
+    async with opened(tmp_path, QueueLimits(3)) as store:
         known = await store.add(SPEC, key)
         outcomes = await asyncio.gather(
             *(store.add(SPEC, key) for _ in range(5)),
@@ -229,9 +228,10 @@ async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
         assert [type(outcome) for outcome in outcomes[5:]] == [InvalidJob] * 5 + [Job] * 2 + [QueueFull] * 2
 
 
+@pytest.mark.sqlite
 async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) -> None:
     """A neighbour that fails in SQLite has the batch run anew, and the queue still fills to the number."""
-    async with open_store(tmp_path, Retention(), QueueLimits(3)) as store:
+    async with opened(tmp_path, QueueLimits(3)) as store:
         broken = store._engine.write(lambda db: db.execute("SELECT nonsense"))  # the last of the batch
         outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(5)), broken, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes[:5]] == [Job] * 3 + [QueueFull] * 2
@@ -240,7 +240,7 @@ async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) 
 
 async def test_a_queue_that_config_names_no_more_still_runs(tmp_path: Path) -> None:
     """A job in a queue that is gone from the config is claimed, and its queue told of until it is done."""
-    async with open_store(tmp_path, Retention(), QueueLimits(None, {"old": QueueLimit(1)})) as store:
+    async with opened(tmp_path, QueueLimits(None, {"old": QueueLimit(1)})) as store:
         await store.add(JobSpec(command="true", queue="old"))
     async with opened(tmp_path) as store:
         assert {queue.name for queue in (await store.queues()).queues} == {"default", "old"}
@@ -291,6 +291,7 @@ async def test_changes_are_remembered_in_order_and_each_job_once(tmp_path: Path)
         assert store.changes.since(now + 100) is None
 
 
+@pytest.mark.sqlite
 async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
     """Labels, attempts, callback and index of a deleted job leave no row behind."""
     spec = JobSpec(
@@ -315,6 +316,7 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
             assert await count(f"SELECT count(*) FROM {table}") == 0, table
 
 
+@pytest.mark.sqlite
 async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Path) -> None:
     """An end that skips a hundred jobs changes a few rows of each; the rest is cleared up as the others end."""
     async with opened(tmp_path) as store:
@@ -333,6 +335,7 @@ async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Pa
         assert left == 0
 
 
+@pytest.mark.sqlite
 async def test_s7_what_follows_from_an_end_reaches_a_damaged_row(tmp_path: Path) -> None:
     """S7: a job whose row cannot be read, and that waited for a failure, is done with the others that did."""
     async with opened(tmp_path) as store:

@@ -60,6 +60,7 @@ async def test_a_job_costs_two_commits_at_most(tmp_path: Path) -> None:
             assert store.commits - before == 2
 
 
+@pytest.mark.sqlite
 async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) -> None:
     """Of a batch with one bad statement and one bug, everything else is committed, and each asker hears its own."""
     async with opened(tmp_path) as store:
@@ -127,6 +128,7 @@ async def _pages(store: SqliteStore, more: int | None) -> None:
     await store._engine.writes._connection.run(limit)  # not a batch, which would serve claims
 
 
+@pytest.mark.sqlite
 async def test_s8_a_full_history_refuses_whole_and_recovers(tmp_path: Path) -> None:
     """S8: what does not fit is refused with nothing of it left; once there is room the next write works."""
     async with opened(tmp_path) as store:
@@ -141,6 +143,7 @@ async def test_s8_a_full_history_refuses_whole_and_recovers(tmp_path: Path) -> N
         assert (await store.job(accepted.id)).spec == big
 
 
+@pytest.mark.sqlite
 async def test_a_claim_waits_through_a_full_disk(tmp_path: Path) -> None:
     """A waiting claim survives failed commits and is served once there is room, without another write."""
     async with opened(tmp_path) as store:
@@ -166,6 +169,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", path], check=True)
 
 
+@pytest.mark.sqlite
 async def test_s8_on_a_full_disk_a_delete_still_works_and_makes_room(small_disk: Path) -> None:
     """S8: with not a byte left on the disk, submits fail, an end is recorded, a delete works, then submits do."""
     async with opened(small_disk) as store:
@@ -209,6 +213,7 @@ async def test_s9_submits_readers_and_a_purge_at_once(tmp_path: Path) -> None:
         await asyncio.gather(*(store.add(JobSpec(command="true", priority=-1)) for _ in range(50)), read(), purge())
 
 
+@pytest.mark.sqlite
 async def test_a_failed_commit_leaves_nothing_and_the_next_works(tmp_path: Path) -> None:
     """When COMMIT itself fails, all of that batch is refused with nothing of it left, and the next is whole."""
     async with opened(tmp_path) as store:
@@ -232,6 +237,7 @@ async def test_a_failed_commit_leaves_nothing_and_the_next_works(tmp_path: Path)
         await store.check()
 
 
+@pytest.mark.sqlite
 async def test_a_crash_of_a_background_task_ends_the_block_loudly(tmp_path: Path) -> None:
     """A bug in what works behind the store is raised out of its block at once, not left for ever."""
 

@@ -1,11 +1,12 @@
-"""Histories in a directory, and jobs in each state."""
+"""Histories in a directory, opened with the back end under test, and jobs in each state."""
 
+import os
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
-from shellrunner.store import Filters, Head, Position, Retention
+from shellrunner.store import Filters, Head, Position, QueueLimits, Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
 
@@ -13,8 +14,16 @@ SPEC = JobSpec(command="true")
 NOTHING = (Volume(), Head())
 
 
-def opened(path: Path, **limits: float) -> AbstractAsyncContextManager[SqliteStore]:
-    return open_store(path, Retention(**limits))  # type: ignore[arg-type]
+# The store's tests run against one of these. Tests that read the file or execute statements have the mark `sqlite`.
+BACK_ENDS: Final = {"sqlite": open_store}
+BACK_END: Final = os.environ.get("SHELLRUNNER_TEST_STORE", "sqlite")
+
+
+def opened(
+    path: Path, queues: QueueLimits | None = None, **limits: float
+) -> AbstractAsyncContextManager[SqliteStore]:
+    """Open a history; `limits` are those of its retention."""
+    return BACK_ENDS[BACK_END](path, Retention(**limits), queues or QueueLimits())  # type: ignore[arg-type]
 
 
 def ended(code: int = 0, completed: int = 2_000, started: int = 1_000) -> End:

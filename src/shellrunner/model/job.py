@@ -121,9 +121,12 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Claimed for one keeper under one token; `cancelling` once its cancellation was requested."""
+    """Claimed for one keeper under one token; `cancelling` once its cancellation was requested.
 
-    started: Millis
+    When the command started is known only at its end: the keeper reports it.
+    """
+
+    claimed: Millis
     cancelling: bool = False
 
 

@@ -72,7 +72,7 @@ def status(job: Job) -> documents.Status:
     """Return how far the job is; what is not known (yet) is null."""
     phase = job.phase
     end = phase.end if isinstance(phase, Done) else None
-    started = phase.started if isinstance(phase, Running) else end.started if end else None
+    started = phase.claimed if isinstance(phase, Running) else end.started if end else None
     return {
         "status_id": job.id,
         "job_id": job.id,

@@ -63,20 +63,13 @@ class SortColumn:
     """A sort key's column, and its index `jobs_<name>`, which holds the jobs that match `predicate`.
 
     `common`: the value that nearly all jobs have, and that is not in the index. A column with one has few distinct
-    values; the values of the other columns are almost unique. `listed`: the expression whose value counts in lists,
-    unless that is the column itself.
+    values; the values of the other columns are almost unique.
     """
 
     name: str
     predicate: str = "TRUE"
     common: Value = None
-    listed: str = ""
     nullable: bool = False
-
-    @property
-    def expression(self) -> str:
-        """The expression whose value counts in lists."""
-        return self.listed or self.name
 
     @property
     def indexed(self) -> str:
@@ -85,13 +78,11 @@ class SortColumn:
 
 
 _DONE: Final = "state = 'done'"
-# A running job has a start, too, but lists treat it like the other figures: it counts once the job is done.
-_STARTED: Final = "CASE state WHEN 'done' THEN started END"
 COLUMNS: Final = {
     SortKey.CREATED: SortColumn("created"),
     SortKey.PRIORITY: SortColumn("priority", "priority != 0", common=0),
     SortKey.QUEUE: SortColumn("queue", "queue != 'default'", common="default"),
-    SortKey.STARTED: SortColumn("started", _DONE, listed=_STARTED, nullable=True),
+    SortKey.STARTED: SortColumn("started", _DONE, nullable=True),
     SortKey.COMPLETED: SortColumn("completed", _DONE, nullable=True),
     SortKey.DURATION: SortColumn("duration", _DONE, nullable=True),
     SortKey.EXIT_CODE: SortColumn("exit_code", "exit_code != 0", common=0, nullable=True),
@@ -109,7 +100,7 @@ _OPERATORS: Final = {Comparison.AT_LEAST: ">=", Comparison.AT_MOST: "<=", Compar
 def _conditions_of(info: FilterInfo) -> Callable[[Any], list[Condition]]:
     """Return what makes SQL of a filter's value; the text is compared by `search`, not here."""
     key = _BY_NAME.get(info.compared)
-    column = COLUMNS[key].expression if key is not None else info.compared
+    column = COLUMNS[key].name if key is not None else info.compared
     match info.comparison:
         case Comparison.CONTAINS:
             return lambda _: []

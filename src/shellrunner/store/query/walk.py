@@ -184,7 +184,7 @@ class Walk:
 
     def _matching(self, ids: Sequence[int], group: tuple[Value, ...], after: Position | None) -> Iterator[Position]:
         """Yield the positions after `after` of those of these jobs that match and belong to the group, in order."""
-        columns = [COLUMNS[order.key].expression for order in self._sort]
+        columns = [COLUMNS[order.key].name for order in self._sort]
         reached = self._rank(after) if after else ()
         found: list[tuple[tuple[Any, ...], Position]] = []
         characters = 0

@@ -71,10 +71,12 @@ class Claims:
         if adds:
             if in_order:
                 requests = _pair(adds, requests, capacity)
-            reservations = Reservations(self._counts)
-            for add in adds:
-                add.reservations = reservations if add.request is None else None
-            in_order = in_order and all(add.request for add in adds)
+            unpaired = [add for add in adds if add.request is None]
+            if unpaired:
+                in_order = False
+                reservations = Reservations(self._counts)
+                for add in unpaired:
+                    add.reservations = reservations
         return None if in_order or not requests or not capacity else self._choosing(requests, capacity)
 
     def _choosing(self, requests: list[ClaimRequest], capacity: dict[str, int]) -> WorkItem:

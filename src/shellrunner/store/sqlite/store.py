@@ -206,7 +206,8 @@ class SqliteStore:
             head=head,
             next_attempt_at=next_attempt_at,
         )
-        return bool(await self._write(unit, frees_space=True))
+        transitions: Transitions = await self._engine.write(unit, self._effects.committed, frees_space=True)
+        return bool(transitions)
 
     async def requeue(self, job_id: int, token: str) -> bool:
         item = WorkItem(

@@ -30,7 +30,7 @@ QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' A
 NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewJob:
     """A job that is to be accepted: `spec` as it was sent, `redacted` as it is shown, `secrets` what was removed.
 
