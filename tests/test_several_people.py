@@ -140,4 +140,4 @@ async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path: Path) 
     command = [sys.executable, "-m", "shellrunner", "serve", "--config", config, "--state-dir", tmp_path / "state"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
-    assert "auth.tokens.1.run_as: there is no user x-y" in done.stderr
+    assert "auth.tokens.1.run_as: no such user: 'x-y'" in done.stderr
