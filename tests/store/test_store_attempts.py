@@ -158,7 +158,7 @@ async def test_a_deleted_result_is_gone_with_all_its_attempts(tmp_path: Path) ->
 
 
 @pytest.mark.sqlite
-async def test_a_job_with_one_attempt_costs_one_look(tmp_path: Path) -> None:
+async def test_a_job_with_one_attempt_costs_one_statement(tmp_path: Path) -> None:
     """The output of a running job is found without a statement, that of one that is done with one."""
     async with opened(tmp_path) as store:
         claim = await running(store)
@@ -256,7 +256,7 @@ async def test_hundreds_of_attempts_are_found_quickly(tmp_path: Path) -> None:
         assert b"".join([e.data for e in await all_of(output)]) == b"".join(b"%03d" % n for n in range(1, 301))
 
 
-async def test_an_alarm_begins_the_next_attempt(tmp_path: Path) -> None:
+async def test_the_next_attempt_is_queued_when_it_is_due(tmp_path: Path) -> None:
     """An attempt that is due later is queued without a request, and its output follows the first one's."""
     async with opened(tmp_path) as store:
         job = (await store.add(RETRIED)).id

@@ -1,4 +1,4 @@
-"""Many jobs at once: what is told beforehand is what goes, and nothing else does."""
+"""Deleting many jobs: the preview is what is deleted, and nothing else is."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ async def left(store: SqliteStore) -> list[int]:
     return sorted(job.id for job in page.jobs)
 
 
-async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
-    """Jobs that fit and are done go, those that fit and are not done are counted, all others stay."""
+async def test_only_matching_jobs_are_deleted(tmp_path: Path) -> None:
+    """Matching jobs that are done are deleted, those that are not are counted, all others stay."""
     async with opened(tmp_path) as store:
         for code in (0, 1, 0, 1):
             await done(store, code=code)
@@ -47,8 +47,10 @@ async def test_only_what_is_meant_goes(tmp_path: Path) -> None:
         Filters(queues=frozenset({"default"})),
     ],
 )
-async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Filters) -> None:
-    """All that are meant go, also if they are more than one step takes, in whatever order they are looked for."""
+async def test_many_jobs_are_deleted_in_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Filters
+) -> None:
+    """All matching jobs are deleted, also if they are more than one commit takes, in any order."""
     monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 3)
     async with opened(tmp_path) as store:
         for number in range(10):
@@ -60,8 +62,8 @@ async def test_many_go_in_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.sqlite
-async def test_what_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that was accepted after the call stays, even if the clock was set back; one that vanished is no error."""
+async def test_jobs_that_are_accepted_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that was accepted after the call stays, even if the clock was set back; a deleted one is no error."""
     monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 2)
     moment: Millis = 1_000_000
     monkeypatch.setattr("shellrunner.store.sqlite.store.now_ms", lambda: moment)

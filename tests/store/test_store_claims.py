@@ -1,4 +1,4 @@
-"""Claims: in order, once, and none lost whoever gives up waiting."""
+"""Claims: in order, once, and none is lost when a caller stops waiting."""
 
 import asyncio
 from pathlib import Path
@@ -50,8 +50,8 @@ async def test_a_claim_brings_the_secrets_and_the_history_hides_them(tmp_path: P
     assert "тайна-7c1".encode() not in (tmp_path / "history.db").read_bytes()
 
 
-async def test_an_offer_withdrawn_before_the_commit_takes_nothing(tmp_path: Path) -> None:
-    """A keeper that stopped waiting before a job came is not given it."""
+async def test_a_request_removed_before_the_commit_claims_nothing(tmp_path: Path) -> None:
+    """A keeper that stopped waiting before a job was added does not claim it."""
     async with opened(tmp_path) as store:
         waiting = asyncio.create_task(store.claim(1, "gone"))
         await store.check()
@@ -63,7 +63,7 @@ async def test_an_offer_withdrawn_before_the_commit_takes_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_claim_cancelled_at_any_moment_loses_no_job(tmp_path: Path, turns: int) -> None:
-    """However late the waiter is cancelled, the next claim gets the job, or the cancelled one had it."""
+    """However late the caller is cancelled, the next claim gets the job, or the cancelled one had it."""
     async with opened(tmp_path) as store:
         waiting = asyncio.create_task(store.claim(1, "first"))
         await asyncio.sleep(0)
@@ -80,7 +80,7 @@ async def test_a_claim_cancelled_at_any_moment_loses_no_job(tmp_path: Path, turn
 
 @pytest.mark.sqlite
 async def test_no_job_waits_for_a_later_write(tmp_path: Path) -> None:
-    """An offer made when jobs are queued already is served without any other write."""
+    """A claim request is served without any other write if jobs are queued already."""
     async with opened(tmp_path) as store:
         for _ in range(3):
             await store.add(SPEC)
@@ -95,7 +95,7 @@ async def test_no_job_waits_for_a_later_write(tmp_path: Path) -> None:
 
 
 async def test_a_write_with_another_token_changes_nothing(tmp_path: Path) -> None:
-    """finish and requeue with a token that does not hold the job say false and leave it running."""
+    """finish and requeue with a token that does not hold the job return false and leave it running."""
     async with opened(tmp_path) as store:
         claim = await running(store, "right")
         assert not await store.finish(claim.job_id, "wrong", ended(), *NOTHING)
@@ -108,8 +108,8 @@ async def test_a_write_with_another_token_changes_nothing(tmp_path: Path) -> Non
         assert phase.end == ended(7)
 
 
-async def test_a_requeued_job_whose_end_was_asked_for_is_cancelled(tmp_path: Path) -> None:
-    """requeue makes a job queued again, but one with a wish is done, never having started."""
+async def test_a_requeued_job_whose_cancellation_was_requested_is_cancelled(tmp_path: Path) -> None:
+    """requeue queues a job again, but ends it without a start if its cancellation was requested."""
     async with opened(tmp_path) as store:
         claim = await running(store)
         assert await store.requeue(claim.job_id, "t")

@@ -1,4 +1,4 @@
-"""The hop to aiosqlite's thread: the one place where something private of aiosqlite is used."""
+"""The hop to aiosqlite's thread: the one place where a private attribute of aiosqlite is used."""
 
 import sqlite3
 import threading
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.sqlite
 
 
 async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_comes_back(tmp_path: Path) -> None:
-    """With this aiosqlite, a function sent over sees a usable connection on one thread that is not ours."""
+    """With this aiosqlite, a function gets a usable connection, always on one thread that is not the caller's."""
     async with connect(partial(open_writing, str(tmp_path / "h.db"), lambda _: None)) as connection:
 
         def where(db: sqlite3.Connection) -> tuple[int, int]:
@@ -27,7 +27,7 @@ async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_come
 
 
 async def test_what_the_function_raises_comes_back(tmp_path: Path) -> None:
-    """An exception of the function reaches the awaiter as it is."""
+    """An exception of the function reaches the caller unchanged."""
     async with connect(partial(open_writing, str(tmp_path / "h.db"), lambda _: None)) as connection:
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             await connection.run(lambda db: db.execute("SELECT * FROM nowhere"))

@@ -1,4 +1,4 @@
-"""The store's state machine against a model of a few lines, through closings and openings."""
+"""The store against a model of a few lines, across restarts."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Opening: new, again, damaged, newer, another's, after a kill at any moment."""
+"""Opening a history that is new, old, damaged, of a newer release, another program's, or was killed at any moment."""
 
 import os
 import sqlite3
@@ -18,7 +18,7 @@ from tests.support.histories import SPEC, done, everything, opened, running
 
 
 async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
-    """The random id is 32 hex digits, differs between histories, and stays over openings, as do the jobs."""
+    """The random id is 32 hex digits, differs between histories, and is the same after a restart, as are the jobs."""
     async with opened(tmp_path / "one") as one, opened(tmp_path / "two") as two:
         assert len(bytes.fromhex(one.history_id)) == 16
         assert one.history_id != two.history_id
@@ -44,8 +44,8 @@ async def test_everything_is_for_this_user_alone(tmp_path: Path) -> None:
     assert {"history.db", "history.db-wal", "ballast"} <= modes.keys()
 
 
-async def test_an_id_is_never_given_twice(tmp_path: Path) -> None:
-    """After the newest job was deleted and the store opened again, the next id is a new one."""
+async def test_an_id_is_never_reused(tmp_path: Path) -> None:
+    """After the newest job was deleted and the store was opened again, the next job gets a new id."""
     async with opened(tmp_path) as store:
         job = await done(store)
         await store.delete_job(job.id)
@@ -56,7 +56,7 @@ async def test_an_id_is_never_given_twice(tmp_path: Path) -> None:
 @pytest.mark.sqlite
 @pytest.mark.parametrize("content", [b"garbage " * 1000, b"xy", b"SQLite format 3\0" + b"\xff" * 5000])
 async def test_s7_garbage_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    """S7: a history.db that is none is refused with its name and what to do, and not a byte of it changes."""
+    """S7: a history.db that is not a database is refused with its name and what to do, and is not changed."""
     path = tmp_path / "history.db"
     path.write_bytes(content)
     with pytest.raises(StoreUnavailable, match=r"history\.db cannot be opened.*move it away"):
@@ -67,7 +67,7 @@ async def test_s7_garbage_is_refused_and_left_alone(tmp_path: Path, content: byt
 
 @pytest.mark.sqlite
 async def test_s7_a_truncated_history_is_refused(tmp_path: Path) -> None:
-    """S7: a history cut in the middle is refused at the opening, not silently begun anew."""
+    """S7: a truncated history is refused when it is opened, not silently replaced by a new one."""
     async with opened(tmp_path) as store:
         for number in range(50):
             await done(store, f"t{number}")
@@ -102,7 +102,7 @@ async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.sqlite
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    """A history of a newer release is refused with both versions, and keeps its own."""
+    """A history of a newer release is refused with both versions in the message, and is not changed."""
     async with opened(tmp_path):
         pass
     newer = len(schema.MIGRATIONS) + 1
@@ -117,8 +117,8 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     db.close()
 
 
-async def test_files_without_a_result_are_swept_at_the_opening(tmp_path: Path) -> None:
-    """Of the files in runs/, those of running jobs and kept results stay, those of deleted ones go."""
+async def test_files_without_a_result_are_removed_when_the_history_is_opened(tmp_path: Path) -> None:
+    """Of the files in runs/, those of running jobs and existing results stay, those of deleted ones are removed."""
     async with opened(tmp_path) as store:
         kept, deleted, emptied = [await done(store, f"t{n}") for n in range(3)]
         held = await running(store, "running")
@@ -135,7 +135,7 @@ async def test_files_without_a_result_are_swept_at_the_opening(tmp_path: Path) -
 
 @pytest.mark.sqlite
 async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
-    """A new history beside old files does not take them for its own, and does not destroy them."""
+    """A new history beside the files of another one neither uses nor destroys them."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "1.out").write_bytes(b"old")
     async with opened(tmp_path) as store:
@@ -172,7 +172,7 @@ asyncio.run(main())
 @pytest.mark.sqlite
 @pytest.mark.parametrize("after", [1, 200, 1500])
 async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path: Path, after: int) -> None:
-    """After kill -9 in the middle of it, every acknowledged job is there exactly once, every recorded end too."""
+    """After kill -9 in the middle of writes, every acknowledged job is there once, with every acknowledged end."""
     writing = subprocess.Popen([sys.executable, "-c", WRITING, tmp_path], stdout=subprocess.PIPE, text=True)
     assert writing.stdout is not None
     said = []
@@ -201,8 +201,8 @@ async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path
 
 
 @pytest.mark.sqlite
-async def test_s7_a_damaged_row_is_told_and_hurts_no_other(tmp_path: Path) -> None:
-    """S7: a row that cannot be read gives StoreUnavailable with the job's id; other jobs are read as ever."""
+async def test_s7_a_damaged_row_is_reported_and_affects_no_other(tmp_path: Path) -> None:
+    """S7: a row that cannot be read gives StoreUnavailable with the job's id; other jobs can be read."""
     async with opened(tmp_path) as store:
         damaged, whole = await store.add(SPEC), await store.add(SPEC)
 

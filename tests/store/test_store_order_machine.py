@@ -1,4 +1,4 @@
-"""What may start when, against a model of a few lines: queues, pauses, `after`, `start_at`, retries, keys."""
+"""When jobs may start, against a model of a few lines: queues, pauses, `after`, `start_at`, retries, keys."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Retention: the oldest that are too old, too many or too large leave, and nothing that is not done."""
+"""Retention removes the oldest jobs that are too old, too many or too large, and none that is not done."""
 
 import asyncio
 import time
@@ -25,8 +25,8 @@ async def large(store: SqliteStore, size: int) -> None:
     assert await store.finish(claim.job_id, claim.token, ended(), Volume(stdout_bytes=size), Head(b"x", b""))
 
 
-async def test_the_number_is_kept_and_the_oldest_leave(tmp_path: Path) -> None:
-    """With at most five, the last five that were done stay; queued and running ones are not counted nor removed."""
+async def test_the_oldest_jobs_above_the_number_are_removed(tmp_path: Path) -> None:
+    """With a limit of five, the last five that ended stay; queued and running ones do not count."""
     async with opened(tmp_path, jobs=5) as store:
         first = await running(store, "runs on")
         for number in range(300):
@@ -41,7 +41,7 @@ async def test_the_number_is_kept_and_the_oldest_leave(tmp_path: Path) -> None:
 
 
 async def test_the_order_is_by_completion(tmp_path: Path) -> None:
-    """The job that was done first leaves first, also if it was accepted last."""
+    """The job that ended first is removed first, also if it was accepted last."""
     async with opened(tmp_path, jobs=1) as store:
         young = await running(store, "a")
         old = await running(store, "b")
@@ -54,8 +54,8 @@ async def test_the_order_is_by_completion(tmp_path: Path) -> None:
         await until(kept)
 
 
-async def test_bytes_are_kept_and_counted_again_at_the_next_opening(tmp_path: Path) -> None:
-    """Above the limit of bytes the oldest leave until it is met; a smaller limit acts when the store is opened."""
+async def test_bytes_are_limited_also_after_a_restart(tmp_path: Path) -> None:
+    """Above the limit of bytes the oldest are removed until it is met, also when the store is opened."""
     async with opened(tmp_path, bytes=1000) as store:
         for size in (400, 500, 300, 200):
             await large(store, size)
@@ -73,8 +73,8 @@ async def test_bytes_are_kept_and_counted_again_at_the_next_opening(tmp_path: Pa
         assert (store.size.jobs, store.size.bytes) == (1, 200)
 
 
-async def test_age(tmp_path: Path) -> None:
-    """What was done longer ago than the days allow leaves, what was done since stays."""
+async def test_jobs_that_are_too_old_are_removed(tmp_path: Path) -> None:
+    """A job that ended longer ago than the limit of days is removed, one that ended since stays."""
     now = int(time.time() * 1000)
     async with opened(tmp_path) as store:
         old: Job = await done(store, "old", completed=now - 2 * 86_400_000)
@@ -95,7 +95,7 @@ async def test_age(tmp_path: Path) -> None:
 
 @pytest.mark.sqlite
 async def test_without_limits_everything_stays(tmp_path: Path) -> None:
-    """No limit, nothing removed; and what is deleted by hand leaves the count."""
+    """Without limits nothing is removed, and what is deleted on request is no longer counted."""
     async with opened(tmp_path) as store:
         for number in range(20):
             await done(store, f"t{number}", completed=0)
@@ -106,7 +106,7 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
 
 
 async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
-    """Output of a job that waits for its next attempt counts when it is done, also if it was opened between."""
+    """Output of an earlier attempt counts once the job is done, also if the store was reopened between."""
     async with opened(tmp_path) as store:
         job = await store.add(JobSpec(command="false", retries=Retries(max=1)))
         await store.claim(1, "t")
@@ -120,7 +120,7 @@ async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
 
 
 async def test_what_ends_after_the_clock_was_set_back_stays(tmp_path: Path) -> None:
-    """Of jobs that seem to have ended in the future the oldest leave, not those that end now; ages count as ever."""
+    """Jobs that seem to have ended in the future are removed before those that end now; the age still counts."""
     now = int(time.time() * 1000)
     hour = 3_600_000
     async with opened(tmp_path) as store:
@@ -138,7 +138,7 @@ async def test_what_ends_after_the_clock_was_set_back_stays(tmp_path: Path) -> N
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("spec", ["x", "3", '{"labels": 3}'])
-async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str) -> None:
+async def test_s7_a_damaged_row_is_removed_like_any_other(tmp_path: Path, spec: str) -> None:
     """S7: retention removes a job whose row cannot be read, with its labels and callback, and goes on."""
     async with opened(tmp_path) as store:
         await store.add(JobSpec(command="true", labels={"a": "b"}, notify=Notify(url="http://x/")))
@@ -161,8 +161,8 @@ async def test_s7_a_damaged_row_leaves_like_any_other(tmp_path: Path, spec: str)
         assert await store._engine.read(left) == 0
 
 
-async def test_s8_a_history_that_takes_nothing_is_left_in_peace() -> None:
-    """S8: while nothing can be removed, it is tried once per pause, also if there is too much."""
+async def test_s8_a_history_that_cannot_be_written_is_retried_rarely() -> None:
+    """S8: while nothing can be removed, it is tried once per interval, even above the limits."""
     tries = 0
 
     async def remove(_: int) -> int:

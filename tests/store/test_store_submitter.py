@@ -1,4 +1,4 @@
-"""Who submitted a job, and as whom it runs: written with it, and never lost on its way."""
+"""The submitter of a job and the user that it runs as: stored with it, and never lost on its way."""
 
 import asyncio
 from pathlib import Path
@@ -13,8 +13,8 @@ BY = Submitter("token:ci", "nobody")
 AGAIN = JobSpec(command="true", retries=Retries(max=1))
 
 
-async def test_job_and_claim_say_as_whom(tmp_path: Path) -> None:
-    """Claimed at once or from the queue, after a restart and for another attempt, it is the same user."""
+async def test_job_and_claim_have_the_submitter_and_the_user(tmp_path: Path) -> None:
+    """Claimed at once or from the queue, after a restart and for another attempt, the user is the same."""
     async with opened(tmp_path) as store:
         claiming = asyncio.create_task(store.claim(1, "a"))
         await asyncio.sleep(0)
@@ -36,8 +36,8 @@ async def test_job_and_claim_say_as_whom(tmp_path: Path) -> None:
 
 
 @pytest.mark.sqlite
-async def test_who_runs_as_nobody_else(tmp_path: Path) -> None:
-    """Without a user of its own a job has none, and without a submitter nobody is made up."""
+async def test_without_a_submitter_or_a_user_there_is_none(tmp_path: Path) -> None:
+    """A job without a user of its own has none, and one without a submitter does not get one."""
     async with opened(tmp_path) as store:
         for by, shown in ((Submitter("uid:7"), ("uid:7", None)), (None, (None, None))):
             job = await store.add(SPEC, by=by)

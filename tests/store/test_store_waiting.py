@@ -1,4 +1,4 @@
-"""Jobs that wait: for others, for a time, for another attempt; and what their queues say meanwhile."""
+"""Jobs that wait for others, for a time or for another attempt, and the limits of their queues."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ async def state(store: SqliteStore, job_id: int) -> State:
 
 
 async def test_a_job_starts_when_all_it_waits_for_exited_with_0(tmp_path: Path) -> None:
-    """It waits while one of two is not done, and is queued by the end of the second."""
+    """A job waits while one of two is not done, and is queued by the end of the second."""
     async with opened(tmp_path) as store:
         first, second = await running(store, "a"), await running(store, "b")
         job = await store.add(after(first.job_id, second.job_id, first.job_id))
@@ -54,7 +54,7 @@ async def test_a_job_starts_when_all_it_waits_for_exited_with_0(tmp_path: Path) 
 
 @pytest.mark.parametrize("how", [ended(3), End(Ending.LOST, 1, detail="?"), End(Ending.CANCELLED, 1)])
 async def test_a_failure_skips_all_that_waited_for_it(tmp_path: Path, how: End) -> None:
-    """What waits for a job that failed, and what waits for that, is done as skipped, and says for whom."""
+    """Jobs that wait for a failed one, directly or not, end as skipped, and name the job that they waited for."""
     async with opened(tmp_path) as store:
         first = await running(store, "a")
         second = await store.add(after(first.job_id))
@@ -71,8 +71,8 @@ async def test_a_failure_skips_all_that_waited_for_it(tmp_path: Path, how: End) 
         assert late.state is State.DONE, "it was over before it was asked for"
 
 
-async def test_what_is_cancelled_while_it_waits_is_waited_for_by_nobody(tmp_path: Path) -> None:
-    """A cancelled waiting job is done, its own followers are skipped, and the end it waited for changes nothing."""
+async def test_a_cancelled_waiting_job_skips_its_dependents(tmp_path: Path) -> None:
+    """A cancelled waiting job is done, its dependents are skipped, and the end it waited for changes nothing."""
     async with opened(tmp_path) as store:
         first = await running(store, "a")
         second = await store.add(after(first.job_id))
@@ -85,7 +85,7 @@ async def test_what_is_cancelled_while_it_waits_is_waited_for_by_nobody(tmp_path
 
 
 async def test_an_unknown_job_cannot_be_waited_for(tmp_path: Path) -> None:
-    """Each unknown id is named with its place, and nothing is accepted."""
+    """Each unknown id is named with its position, and nothing is accepted."""
     async with opened(tmp_path) as store:
         job = await store.add(SPEC)
         with pytest.raises(InvalidJob) as refused:
@@ -94,8 +94,8 @@ async def test_an_unknown_job_cannot_be_waited_for(tmp_path: Path) -> None:
         assert (await store.add(SPEC)).id == job.id + 1
 
 
-async def test_start_at_is_kept_and_not_before(tmp_path: Path) -> None:
-    """A job with a time waits until then, also over a restart; one whose time has passed is queued at once."""
+async def test_a_job_starts_not_before_its_start_at(tmp_path: Path) -> None:
+    """A job with a start time waits until then, also across a restart; if it has passed, it is queued."""
     soon = (datetime.now(UTC) + timedelta(seconds=0.4)).isoformat()
     async with opened(tmp_path) as store:
         job = await store.add(JobSpec(command="true", start_at=soon))
@@ -118,12 +118,12 @@ async def test_start_at_is_kept_and_not_before(tmp_path: Path) -> None:
     ],
 )
 def test_start_at_is_rounded_to_the_later_millisecond(asked: str, kept: str) -> None:
-    """A part of a millisecond counts as a whole one, so that nothing starts before it was to."""
+    """A part of a millisecond counts as a whole one, so that nothing starts too early."""
     assert JobSpec(command="true", start_at=asked).start_at == kept
 
 
-async def test_another_attempt_keeps_what_the_first_was(tmp_path: Path) -> None:
-    """An attempt that is to be repeated is kept with its end and output; the job runs again with its secrets."""
+async def test_another_attempt_keeps_the_first_one(tmp_path: Path) -> None:
+    """An attempt that is repeated is kept with its end and output, and the job runs again with its secrets."""
     spec = JobSpec(command="x", env={"A": "secret"}, retries=Retries(max=1, delay=0))
     async with opened(tmp_path) as store:
         job = await store.add(spec)
@@ -144,8 +144,8 @@ async def test_another_attempt_keeps_what_the_first_was(tmp_path: Path) -> None:
             await store.attempt(job.id, 3)
 
 
-async def test_a_wish_ends_the_attempts(tmp_path: Path) -> None:
-    """A job whose end was asked for while it ran gets no further attempt, whatever the first one's end was."""
+async def test_a_cancelled_job_gets_no_further_attempt(tmp_path: Path) -> None:
+    """A job whose cancellation was requested while it ran gets no further attempt, however the first one ended."""
     async with opened(tmp_path) as store:
         claim = await running(store, "a")
         await store.request_cancel(claim.job_id)
@@ -154,7 +154,7 @@ async def test_a_wish_ends_the_attempts(tmp_path: Path) -> None:
 
 
 async def test_a_queue_runs_no_more_than_its_limit(tmp_path: Path) -> None:
-    """One of a queue for one runs at a time, while another queue's go on; its end lets the next start."""
+    """Of a queue for one, one job runs at a time while another queue's run; its end lets the next start."""
     limits = QueueLimits(None, {"default": QueueLimit(), "one": QueueLimit(1)})
     async with opened(tmp_path, limits) as store:
         keepers = [asyncio.create_task(store.claim(n, f"t{n}")) for n in range(5)]
@@ -171,7 +171,7 @@ async def test_a_queue_runs_no_more_than_its_limit(tmp_path: Path) -> None:
 
 
 async def test_a_paused_queue_starts_nothing_and_resuming_starts_it(tmp_path: Path) -> None:
-    """A job that is added to a paused queue waits, also for a keeper that is idle; resuming gives it away."""
+    """A job in a paused queue is not claimed, not even by a waiting keeper, until the queue is resumed."""
     async with opened(tmp_path) as store:
         await store.pause("default", paused=True)
         keeper = asyncio.create_task(store.claim(1, "a"))
@@ -185,8 +185,8 @@ async def test_a_paused_queue_starts_nothing_and_resuming_starts_it(tmp_path: Pa
             await store.pause("nobody", paused=True)
 
 
-async def test_a_pause_of_everything_is_lifted_for_one(tmp_path: Path) -> None:
-    """After all were paused, one may be resumed alone, and a queue that comes later is paused too."""
+async def test_one_queue_can_be_resumed_after_all_were_paused(tmp_path: Path) -> None:
+    """After all queues were paused, one can be resumed alone; while all are, a new queue is paused too."""
     two = QueueLimits(None, {"default": QueueLimit(), "two": QueueLimit()})
     async with opened(tmp_path) as store:
         await store.pause(None, paused=True)
@@ -213,8 +213,8 @@ async def test_too_many_in_one_batch_are_refused_to_the_number(tmp_path: Path) -
             await store.add(SPEC)
 
 
-async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
-    """Repeats of a key and refused jobs take none from those that were asked for with them."""
+async def test_only_accepted_jobs_take_a_place_in_the_queue(tmp_path: Path) -> None:
+    """Repeats of a key and refused jobs take no place from the jobs in the same batch."""
     key = IdempotencyKey("who", "k", b"digest")
     async with opened(tmp_path, QueueLimits(3)) as store:
         known = await store.add(SPEC, key)
@@ -229,8 +229,8 @@ async def test_only_what_is_accepted_takes_a_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.sqlite
-async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) -> None:
-    """A neighbour that fails in SQLite has the batch run anew, and the queue still fills to the number."""
+async def test_a_batch_that_is_run_again_takes_its_places_once(tmp_path: Path) -> None:
+    """If a unit of the batch fails in SQLite, its other units run again, and the queue still fills exactly."""
     async with opened(tmp_path, QueueLimits(3)) as store:
         broken = store._engine.write(lambda db: db.execute("SELECT nonsense"))  # the last of the batch
         outcomes = await asyncio.gather(*(store.add(SPEC) for _ in range(5)), broken, return_exceptions=True)
@@ -238,8 +238,8 @@ async def test_a_batch_that_is_done_again_takes_its_places_once(tmp_path: Path) 
         assert isinstance(outcomes[5], StoreUnavailable)
 
 
-async def test_a_queue_that_config_names_no_more_still_runs(tmp_path: Path) -> None:
-    """A job in a queue that is gone from the config is claimed, and its queue told of until it is done."""
+async def test_a_queue_that_is_no_longer_configured_still_runs(tmp_path: Path) -> None:
+    """A job in a queue that is no longer configured is claimed, and the queue is listed until it is done."""
     async with opened(tmp_path, QueueLimits(None, {"old": QueueLimit(1)})) as store:
         await store.add(JobSpec(command="true", queue="old"))
     async with opened(tmp_path) as store:
@@ -247,8 +247,8 @@ async def test_a_queue_that_config_names_no_more_still_runs(tmp_path: Path) -> N
         assert (await store.claim(1, "a")).spec.queue == "old"
 
 
-async def test_a_callback_comes_due_with_the_end(tmp_path: Path) -> None:
-    """It is pending and not due before; due with the recorded end; then delivered, or tried again, or failed."""
+async def test_a_callback_becomes_due_with_the_end(tmp_path: Path) -> None:
+    """A callback is pending and not due before the end, due with it, and then delivered, retried, or failed."""
     spec = JobSpec(command="true", notify=Notify(url="http://localhost/x"))
     async with opened(tmp_path) as store:
         job = await store.add(spec)
@@ -274,8 +274,8 @@ async def test_a_callback_comes_due_with_the_end(tmp_path: Path) -> None:
         assert await store.next_callback_at() is None
 
 
-async def test_changes_are_remembered_in_order_and_each_job_once(tmp_path: Path) -> None:
-    """Each move and each deletion counts; what is asked for from a number on is each job's latest."""
+async def test_the_change_log_has_each_job_once_in_order(tmp_path: Path) -> None:
+    """Each transition and each deletion has a number; since a number, each job has its latest."""
     async with opened(tmp_path) as store:
         before = store.changes.head
         first, second = await store.add(SPEC), await store.add(SPEC)
@@ -293,7 +293,7 @@ async def test_changes_are_remembered_in_order_and_each_job_once(tmp_path: Path)
 
 @pytest.mark.sqlite
 async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
-    """Labels, attempts, callback and index of a deleted job leave no row behind."""
+    """Labels, attempts, callback and search index of a deleted job leave no row behind."""
     spec = JobSpec(
         command="найти меня", labels={"a": "b"}, notify=Notify(url="http://x/"), retries=Retries(max=1, delay=0)
     )
@@ -317,8 +317,8 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.sqlite
-async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Path) -> None:
-    """An end that skips a hundred jobs changes a few rows of each; the rest is cleared up as the others end."""
+async def test_skipping_costs_little_however_many_jobs_were_waited_for(tmp_path: Path) -> None:
+    """An end that skips a hundred jobs changes a few rows of each; the others are deleted as other jobs end."""
     async with opened(tmp_path) as store:
         first, *others = [(await running(store, f"t{number}")).job_id for number in range(50)]
         spec = after(first, *others)
@@ -336,8 +336,8 @@ async def test_a_skip_costs_little_however_much_else_was_waited_for(tmp_path: Pa
 
 
 @pytest.mark.sqlite
-async def test_s7_what_follows_from_an_end_reaches_a_damaged_row(tmp_path: Path) -> None:
-    """S7: a job whose row cannot be read, and that waited for a failure, is done with the others that did."""
+async def test_s7_the_consequences_of_an_end_reach_a_damaged_row(tmp_path: Path) -> None:
+    """S7: a job whose row cannot be read, and that waited for a failed one, is skipped like the others."""
     async with opened(tmp_path) as store:
         first = await running(store, "a")
         damaged, whole = await store.add(after(first.job_id)), await store.add(after(first.job_id))

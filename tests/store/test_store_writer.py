@@ -1,4 +1,4 @@
-"""Group commit: what is asked for together is one commit, and nobody is hurt by a neighbour."""
+"""Group commit: units that are submitted together are one commit, and one that fails does not affect the others."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
 
-async def test_units_asked_for_together_are_one_commit(tmp_path: Path) -> None:
+async def test_units_submitted_together_are_one_commit(tmp_path: Path) -> None:
     """A hundred jobs accepted at once cost at most two commits."""
     async with opened(tmp_path) as store:
         before = store.commits
@@ -62,7 +62,7 @@ async def test_a_job_costs_two_commits_at_most(tmp_path: Path) -> None:
 
 @pytest.mark.sqlite
 async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) -> None:
-    """Of a batch with one bad statement and one bug, everything else is committed, and each asker hears its own."""
+    """Of a batch with one bad statement and one bug, all else is committed, and each caller gets its own error."""
     async with opened(tmp_path) as store:
 
         def bad_sql(db: Any) -> None:
@@ -89,7 +89,7 @@ async def test_a_unit_that_fails_does_not_hurt_its_neighbours(tmp_path: Path) ->
 
 
 async def test_a_refusal_costs_its_neighbours_nothing(tmp_path: Path) -> None:
-    """A unit that refuses does not make the batch be run again: it stays one commit."""
+    """A unit that refuses does not cause the batch to be run again: it stays one commit."""
     async with opened(tmp_path) as store:
         before = store.commits
         answers = await asyncio.gather(
@@ -99,8 +99,8 @@ async def test_a_refusal_costs_its_neighbours_nothing(tmp_path: Path) -> None:
         assert store.commits - before == 1
 
 
-async def test_a_cancelled_waiter_does_not_cancel_what_it_asked_for(tmp_path: Path) -> None:
-    """A job whose submitter was cancelled after asking is in the history once."""
+async def test_a_cancelled_caller_does_not_cancel_its_unit(tmp_path: Path) -> None:
+    """A job whose caller was cancelled after submitting it is in the history once."""
     async with opened(tmp_path) as store:
         task = asyncio.create_task(store.add(SPEC))
         await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_a_cancelled_waiter_does_not_cancel_what_it_asked_for(tmp_path: Pa
         assert len(await listed(store)) == 1
 
 
-async def test_a_closed_history_says_so(tmp_path: Path) -> None:
+async def test_a_closed_history_raises(tmp_path: Path) -> None:
     """After closing, reads, writes and waiting claims end with StoreUnavailable instead of waiting for ever."""
     async with opened(tmp_path) as store:
         waiting = asyncio.create_task(store.claim(1, "t"))
@@ -130,7 +130,7 @@ async def _pages(store: SqliteStore, more: int | None) -> None:
 
 @pytest.mark.sqlite
 async def test_s8_a_full_history_refuses_whole_and_recovers(tmp_path: Path) -> None:
-    """S8: what does not fit is refused with nothing of it left; once there is room the next write works."""
+    """S8: what does not fit is refused with nothing of it left; once there is space the next write works."""
     async with opened(tmp_path) as store:
         small = await store.add(SPEC)
         await _pages(store, 3)
@@ -145,7 +145,7 @@ async def test_s8_a_full_history_refuses_whole_and_recovers(tmp_path: Path) -> N
 
 @pytest.mark.sqlite
 async def test_a_claim_waits_through_a_full_disk(tmp_path: Path) -> None:
-    """A waiting claim survives failed commits and is served once there is room, without another write."""
+    """A waiting claim survives failed commits and is served once there is space, without another write."""
     async with opened(tmp_path) as store:
         await store.add(JobSpec(command="x" * 60_000))
         await _pages(store, 0)
@@ -170,8 +170,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.sqlite
-async def test_s8_on_a_full_disk_a_delete_still_works_and_makes_room(small_disk: Path) -> None:
-    """S8: with not a byte left on the disk, submits fail, an end is recorded, a delete works, then submits do."""
+async def test_s8_on_a_full_disk_a_delete_still_works_and_frees_space(small_disk: Path) -> None:
+    """S8: without a free byte on the disk, adding fails, an end is recorded, a delete works, and then adding does."""
     async with opened(small_disk) as store:
         first = await running(store)
         filled = await running(store, "u")
@@ -239,7 +239,7 @@ async def test_a_failed_commit_leaves_nothing_and_the_next_works(tmp_path: Path)
 
 @pytest.mark.sqlite
 async def test_a_crash_of_a_background_task_ends_the_block_loudly(tmp_path: Path) -> None:
-    """A bug in what works behind the store is raised out of its block at once, not left for ever."""
+    """A bug in a background task of the store is raised out of its block at once."""
 
     def bug(_: object) -> None:
         raise ZeroDivisionError
@@ -254,7 +254,7 @@ async def test_a_crash_of_a_background_task_ends_the_block_loudly(tmp_path: Path
 
 
 async def test_an_exception_of_the_block_passes_as_it_is(tmp_path: Path) -> None:
-    """What the block raises comes out unwrapped, and the history is closed in order."""
+    """What the block raises comes out unchanged, and the history is closed in order."""
 
     async def block() -> None:
         async with opened(tmp_path) as store:

@@ -1,7 +1,7 @@
 """What a unit of work needs of a database: to execute statements and to read their rows.
 
-Implemented by a connection of each back end (a `sqlite3.Connection` is one as it is). Must not know transactions,
-which belong to whoever runs the units.
+Implemented by a connection of each back end; a `sqlite3.Connection` is one as it is. Must not know transactions,
+which belong to the part that runs the units.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -58,8 +58,8 @@ class Recovery:
                 raise
         except (OSError, sqlite3.Error, StoreUnavailable) as error:
             raise StoreUnavailable(
-                f"{self.path} cannot be opened as a history: {error}. It was left as it is: "
-                "mend the cause, restore it from a backup, or move it away to begin a new history"
+                f"{self.path} cannot be opened as a history: {error}. The file was not changed: "
+                "fix the cause, restore it from a backup, or move it away to start a new history"
             ) from error
         return db
 

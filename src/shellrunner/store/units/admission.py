@@ -126,7 +126,7 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
 
 
 def _prerequisites(db: Db, after: tuple[int, ...]) -> list[_Prerequisite]:
-    """Return the jobs for which one waits, locked: none of them may end before that is written."""
+    """Return the jobs that `after` names, locked: none of them may end before the dependency is written."""
     found = [(job_id, find_locked(db, job_id)) for job_id in dict.fromkeys(after)]
     unknown = [job_id for job_id, job in found if job is None]
     if unknown:

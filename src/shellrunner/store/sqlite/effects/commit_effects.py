@@ -1,7 +1,7 @@
 """The consequences of a commit: counts, change log, notifications, claims, retention, timer and search index.
 
-Owned by the store, on the event loop's thread. Every consequence follows from the transitions. Must not know what was
-asked of the history, or by whom.
+Owned by the store, on the event loop's thread. Every consequence follows from the transitions. Must not know
+which unit made them, or for which caller.
 """
 
 from collections import Counter
