@@ -21,7 +21,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("service",),
+    ("service", "installation"),
     ("systemd", "log"),
     ("web", "supervisor", "callbacks", "client", "metrics"),
     ("results",),
@@ -81,6 +81,12 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pty",),
         ("recorder", "stdin_buffer", "process_tree", "message_socket", "child_signals"),
         ("slot", "identity", "protocol", "poller"),
+        ("__init__",),
+    ),
+    "installation": (
+        ("install_plan", "removal_plan"),
+        ("host", "config_file", "plan"),
+        ("steps", "layout"),
         ("__init__",),
     ),
     "service": (
@@ -149,6 +155,7 @@ MUST_NOT_KNOW: dict[str, set[str]] = {
     "log": NETWORK | DATABASES | PROCESSES | {"asyncio"},
     "systemd": {"aiohttp", "http", "asyncio"} | DATABASES | PROCESSES,
     "service": DATABASES | {"click"},
+    "installation": NETWORK | DATABASES | {"asyncio", "click"},
     "cli": NETWORK | DATABASES,
 }
 

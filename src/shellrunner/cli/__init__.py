@@ -31,6 +31,8 @@ VERBS: Final = (
     "queues",
     "serve",
     "token",
+    "install",
+    "uninstall",
     "unit",
     "completion",
 )
