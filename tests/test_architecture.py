@@ -94,6 +94,42 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("listening", "reload"),
         ("tls", "unix_socket", "shutdown", "startup_warnings", "health", "state_dir"),
     ),
+    "store": (
+        ("sqlite",),
+        ("units",),
+        ("query",),
+        ("rows",),
+        ("__init__",),
+        ("notifications", "change_log"),
+        ("transition", "values"),
+        ("output",),
+        ("columns", "pagination", "queues", "retention"),
+        ("db",),
+    ),
+    "store.sqlite": (
+        ("composition",),
+        ("store",),
+        ("claims", "effects", "recovery"),
+        ("add_job",),
+        ("claim_requests",),
+        ("queue_counts", "schema"),
+        ("engine",),
+        ("__init__",),
+    ),
+    "store.sqlite.engine": (
+        ("engine",),
+        ("batch_writer",),
+        ("batch_queue",),
+        ("db_thread", "disk_reserve"),
+        ("__init__",),
+    ),
+    "store.units": (
+        ("admission", "bulk_delete", "claiming"),
+        ("lifecycle",),
+        ("dependents",),
+        ("due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),
+        ("__init__",),
+    ),
     "supervisor": (
         ("__init__",),
         ("supervisor",),
@@ -235,6 +271,12 @@ def test_inner_floors_name_what_there_is(package: Any) -> None:
     there = {part_of(package, module_name(path)) for path in MODULES} - {None}
     assert len(named) == len(set(named))
     assert set(named) == there
+
+
+def test_only_the_sqlite_store_knows_sqlite() -> None:
+    """Units and queries take any database: no module outside `store.sqlite` imports SQLite."""
+    there = [module_name(path) for path in MODULES if DATABASES & {name.split(".")[0] for name in imports(path)}]
+    assert [name for name in there if not name.startswith("shellrunner.store.sqlite.")] == []
 
 
 @each_module

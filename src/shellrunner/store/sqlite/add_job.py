@@ -10,8 +10,8 @@ from shellrunner.model import Claim, Job
 from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
-from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import admission, idempotency_keys
 from shellrunner.store.units.admission import NewJob

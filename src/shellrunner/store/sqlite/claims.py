@@ -39,8 +39,8 @@ from shellrunner.model import Claim
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.add_job import AddJob, Reservations
 from shellrunner.store.sqlite.claim_requests import ClaimRequest, ClaimRequests
-from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
 from shellrunner.store.sqlite.engine.batch_queue import BatchQueue, WorkItem
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import claiming, lifecycle
 from shellrunner.store.units.claiming import ClaimResult

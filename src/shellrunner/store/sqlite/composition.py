@@ -22,11 +22,11 @@ from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
-from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.db_thread import DbThread, connect, open_reading
 from shellrunner.store.sqlite.engine.disk_reserve import Ballast
 from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.sqlite.recovery import Recovery
 from shellrunner.store.sqlite.store import Parts, SqliteStore
 from shellrunner.tasks import background

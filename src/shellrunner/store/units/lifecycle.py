@@ -9,9 +9,10 @@ from typing import Final
 from shellrunner.clock import Millis
 from shellrunner.errors import AlreadyDone, NoResultYet, NotDone, ResultGone
 from shellrunner.model import End, Ending, Job, State, Volume
-from shellrunner.store import Head, rows
+from shellrunner.store import rows
 from shellrunner.store.columns import EndRow, columns, placeholders
 from shellrunner.store.db import Db, check_changed
+from shellrunner.store.output import Head
 from shellrunner.store.query import search
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents

@@ -15,8 +15,8 @@ from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
-from shellrunner.store.sqlite.effects.queue_counts import QueueCounts
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import Transition, Transitions
 
 
