@@ -55,9 +55,9 @@ def test_the_page_has_the_tones_of_the_table() -> None:
 
 
 @each_ending
-def test_the_readme_explains_every_ending(ending: Ending) -> None:
-    """The README's table of endings has a row for each."""
-    assert re.search(rf"^\| `{ending}` \| .+ \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_reference_explains_every_ending(ending: Ending) -> None:
+    """The reference's table of endings has a row for each."""
+    assert re.search(rf"^\| `{ending}` \| .+ \|$", (ROOT / "docs/reference/states.md").read_text(), re.MULTILINE)
 
 
 def test_the_api_lists_every_ending_with_its_meaning() -> None:
@@ -70,11 +70,11 @@ def test_the_api_lists_every_ending_with_its_meaning() -> None:
 
 @each_ending
 def test_the_cli_exits_with_the_code_of_the_table(ending: Ending) -> None:
-    """A command's own code or signal decides where there is one, else the table; the README names each code."""
+    """A command's own code or signal decides where there is one, else the table; the reference names each code."""
     status = {"ending": ending.value, "exit_code": 7, "signal": "SIGTERM"}
     expected = {Ending.EXITED: 7, Ending.SIGNALLED: 128 + 15}.get(ending, ENDINGS[ending].exit_code)
     assert exit_codes.exit_code_of_job(status) == expected
-    assert ENDINGS[ending].exit_code is None or f"{expected}:" in (ROOT / "README.md").read_text()
+    assert ENDINGS[ending].exit_code is None or f"| {expected} |" in (ROOT / "docs/reference/cli.md").read_text()
 
 
 @each_ending

@@ -1,4 +1,4 @@
-"""The declarations of filters, and that the API, the CLI, the README and the SQL follow from them."""
+"""The declarations of filters, and that the API, the CLI, the reference and the SQL follow from them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from shellrunner.store.query import index_scans
 from shellrunner.web import ROUTES, openapi
 from shellrunner.web.security.middleware import REPEATABLE_PARAMETERS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROUTES_PAGE = (Path(__file__).parent.parent / "docs/reference/routes.md").read_text()
 LISTS = ("/api/jobs", "/api/statuses", "/api/results")
 
 each_filter = pytest.mark.parametrize("field", FILTERS)
@@ -63,11 +63,11 @@ def test_every_list_describes_a_filter(described: Any, path: str, field: str) ->
 
 
 @each_filter
-def test_the_cli_and_the_readme_name_a_filter(field: str) -> None:
-    """The help of `--filter` names it, and the README explains it."""
+def test_the_cli_and_the_reference_name_a_filter(field: str) -> None:
+    """The help of `--filter` names it, and the reference explains it."""
     help_text = " ".join(CliRunner().invoke(ps, ["--help"]).output.split())
     assert f" {FILTERS[field].parameter}" in help_text.partition("Only matching jobs:")[2]
-    assert f"`{FILTERS[field].parameter}`" in README.partition("- Filters select")[2].partition("\n- ")[0]
+    assert f"| `{FILTERS[field].parameter}` | query |" in ROUTES_PAGE
 
 
 def test_bounds_of_a_key_are_those_of_its_filters() -> None:

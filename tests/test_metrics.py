@@ -20,7 +20,7 @@ from shellrunner.model import Claim, End, Ending, JobSpec, Volume
 from tests.support.service import InProcess, Service
 from tests.support.waiting import until
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+REFERENCE = (Path(__file__).parent.parent / "docs/reference/metrics.md").read_text()
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 PROMETHEUS_2 = (
@@ -86,10 +86,9 @@ def served(scraped: Any) -> set[Any]:
     return {(name, kind, frozenset(labels[name])) for name, kind in re.findall(r"# TYPE (\S+) (\S+)", scraped.text)}
 
 
-async def test_the_readme_has_every_metric(tmp_path: Path) -> None:
-    """The table under "Metrics" has each metric with its type and labels, and none that there is not."""
-    section = README.partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*)\| [^|]+ \|$", section, re.MULTILINE)
+async def test_the_reference_has_every_metric(tmp_path: Path) -> None:
+    """The table has each metric with its type and labels, and none that does not exist."""
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*)\| [^|]+ \|$", REFERENCE, re.MULTILINE)
     async with InProcess(tmp_path) as service:
         told = {(name, kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
         assert told == served(await scrape(service))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the README's pictures of the page: a real service, real jobs, a real browser.
+"""Make the pictures of the page: a real service, real jobs, a real browser.
 
     python tools/screenshots.py [docs]
 

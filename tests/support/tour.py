@@ -76,7 +76,7 @@ async def run_command(command: str, home: Path, url: str) -> str:
     """Run a command as a reader would, and return what it prints, without the progress that curl shows beside it."""
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", command.replace(SHOWN_URL, url), cwd=home,
+        "/bin/sh", "-c", command.replace(SHOWN_URL, url).replace(".venv/bin/", ""), cwd=home,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={"PATH": path, "HOME": str(home), "SHELLRUNNER_URL": url},  # no .curlrc and no proxy of ours
     )  # fmt: skip

@@ -72,35 +72,57 @@ def _default_max_running() -> int:
 class SupervisorSettings(Section):
     """How many commands run at once, and what happens to them when the service stops."""
 
-    max_running: int = Field(default_factory=_default_max_running, ge=1)
+    max_running: int = Field(
+        default_factory=_default_max_running,
+        ge=1,
+        description="maximum number of running commands; default: four for each CPU core, at least 8",
+    )
     max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(
         10_000, ge=0, description="maximum number of unstarted jobs in all queues; 0: no limit"
     )
-    on_stop: Literal["keep", "drain", "cancel"] = "keep"
+    on_stop: Literal["keep", "drain", "cancel"] = Field(
+        "keep", description="running commands at a stop: go on and are adopted later, are waited for, are cancelled"
+    )
 
 
 class QueueSettings(Section):
     """Limits of one queue. None: no limit of its own."""
 
-    max_running: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
-    max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0)
+    max_running: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, description="maximum number of its running jobs; 0: no limit of its own"
+    )
+    max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, description="maximum number of its unstarted jobs; 0: no limit of its own"
+    )
 
 
 class StoreSettings(Section):
     """Where the history is stored, and how much of it is retained. None: no limit."""
 
-    state_dir: AbsolutePath = Field(default_factory=_default_state_dir)
-    retention_days: Annotated[float | None, ZERO_IS_NONE] = Field(30.0, ge=0)
-    retention_jobs: Annotated[int | None, ZERO_IS_NONE] = Field(100_000, ge=0)
-    retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(10 * GIB, ge=0)
+    state_dir: AbsolutePath = Field(
+        default_factory=_default_state_dir,
+        description="directory of history and output; default: $STATE_DIRECTORY, else $XDG_STATE_HOME/shellrunner, "
+        "else ~/.local/state/shellrunner",
+    )
+    retention_days: Annotated[float | None, ZERO_IS_NONE] = Field(
+        30.0, ge=0, description="maximum age of done jobs in days; 0: no limit"
+    )
+    retention_jobs: Annotated[int | None, ZERO_IS_NONE] = Field(
+        100_000, ge=0, description="maximum number of done jobs; 0: no limit"
+    )
+    retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(
+        10 * GIB, ge=0, description="maximum bytes of output of done jobs; 0: no limit"
+    )
 
 
 class CallbackSettings(Section):
     """Hosts to which results may be sent, and the secret that signs them."""
 
-    secret: Annotated[str, AfterValidator(webhook_secret)] = Field("", repr=False)
+    secret: Annotated[str, AfterValidator(webhook_secret)] = Field(
+        "", repr=False, description="secret that signs results: whsec_ and 24 to 64 random bytes in base64"
+    )
     hosts: list[Annotated[str, AfterValidator(authority)]] = Field(
-        default_factory=list, description="empty: no callbacks"
+        default_factory=list, description="hosts to which results may be sent, as in URLs; empty: no callbacks"
     )
 
     @field_validator("hosts")
@@ -116,7 +138,7 @@ class CallbackSettings(Section):
 class LogSettings(Section):
     """Logging to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
 
 class Settings(BaseSettings):

@@ -45,9 +45,11 @@ class Rule(Section):
     documents which other keys a job may have, and why that matters.
     """
 
-    command: Argument | None = None
-    argv: list[Argument] | None = Field(None, min_length=1)
-    prefix: list[Argument] | None = Field(None, min_length=1)
+    command: Argument | None = Field(None, description="exactly this shell line")
+    argv: list[Argument] | None = Field(None, min_length=1, description="exactly these arguments")
+    prefix: list[Argument] | None = Field(
+        None, min_length=1, description="every argument list that begins with these"
+    )
     env: list[str] = Field(default_factory=list, description="names of environment variables that a job may set")
     cwd: list[AbsolutePath] = Field(
         default_factory=list, description="working directories that a job may name; empty: only jobs.cwd"
@@ -68,10 +70,14 @@ class Rule(Section):
 class Token(Section):
     """A token, known by its hash: its name, scopes and restrictions."""
 
-    name: Name
-    sha256: Annotated[str, AfterValidator(_hash)] = Field(repr=False)
-    scopes: list[Scope] = Field(min_length=1)
-    expires: Annotated[datetime | None, BeforeValidator(_expiry)] = None
+    name: Annotated[Name, Field(description="shown in the log and as the submitter of jobs")]
+    sha256: Annotated[str, AfterValidator(_hash)] = Field(repr=False, description="hash of the token, in hex")
+    scopes: list[Scope] = Field(
+        min_length=1, description="read: look and follow; run: submit, signal, cancel, delete; admin: pause queues"
+    )
+    expires: Annotated[datetime | None, BeforeValidator(_expiry)] = Field(
+        None, description="time from which it is rejected; absent: never"
+    )
     run_as: str | None = Field(
         None, min_length=1, description="the system user of its commands; the service must run as root"
     )
@@ -123,6 +129,6 @@ class AuthSettings(Section):
         default_factory=list, description="empty: only processes of the service's user may connect"
     )
     tokens_file: AbsolutePath | None = Field(
-        default_factory=_default_tokens_file, description="a file with more of them"
+        default_factory=_default_tokens_file, description="file with further tokens and nothing else"
     )
-    session_cookie: bool = False
+    session_cookie: bool = Field(False, description="whether POST /api/session sets a cookie for EventSource")

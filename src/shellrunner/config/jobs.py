@@ -81,20 +81,34 @@ class ProcessDefaults(NamedTuple):
 class JobDefaults(Section):
     """Defaults and limits of a job."""
 
-    shell: Annotated[list[Argument], AfterValidator(_shell)] = Field(["/bin/sh", "-c"])
+    shell: Annotated[list[Argument], AfterValidator(_shell)] = Field(
+        ["/bin/sh", "-c"], description="shell that runs a job's `command`, which is appended as the last argument"
+    )
     environment: Annotated[dict[str, Argument], AfterValidator(_variables)] = Field(
-        default_factory=dict, description="added to the default variables; takes precedence over them"
+        default_factory=dict, description="variables added to the default ones, over which they take precedence"
     )
     cwd: Annotated[EncodablePath | None, AfterValidator(_directory)] = Field(
-        None, description="absent: the user's home directory"
+        None, description="working directory; default: the user's home directory"
     )
-    timeout: Annotated[float | None, ZERO_IS_NONE] = Field(None, ge=0, le=MAX_TIMEOUT, description="seconds")
+    timeout: Annotated[float | None, ZERO_IS_NONE] = Field(
+        None, ge=0, le=MAX_TIMEOUT, description="seconds until a command is ended; 0: no limit"
+    )
     kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
-    leave_children: bool = False
-    memory_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**62)
-    cpu_seconds: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
-    processes: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**31)
-    open_files: Annotated[int | None, ZERO_IS_NONE] = Field(None, ge=0, le=2**20)
+    leave_children: bool = Field(
+        False, description="whether processes that a command leaves behind go on instead of being ended"
+    )
+    memory_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, le=2**62, description="address space of each process, in bytes (RLIMIT_AS); 0: no limit"
+    )
+    cpu_seconds: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, le=2**31, description="CPU time of each process, in seconds (RLIMIT_CPU); 0: no limit"
+    )
+    processes: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, le=2**31, description="processes of the user, all jobs together (RLIMIT_NPROC); 0: no limit"
+    )
+    open_files: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, le=2**20, description="open files of each process (RLIMIT_NOFILE); 0: no limit"
+    )
     output_bytes: int = Field(
         10 * GIB, ge=1, le=2**62, description="default of a job, and the maximum it may request"
     )

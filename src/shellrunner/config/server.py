@@ -76,8 +76,10 @@ def _as_list(value: Any) -> Any:
 class ServerSettings(Section):
     """The HTTP server."""
 
-    host: Annotated[str, AfterValidator(_bind_address)] = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535, description="0: a free port chosen by the kernel")
+    host: Annotated[str, AfterValidator(_bind_address)] = Field(
+        "127.0.0.1", description="address to listen on: localhost or an IP address; without tokens a loopback address"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: a free port chosen by the kernel")
     listen: Annotated[list[Annotated[str, AfterValidator(_listen_address)]], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="addresses to listen on; overrides host and port"
     )
@@ -96,9 +98,9 @@ class ServerSettings(Section):
         default_factory=list, description="proxies whose X-Forwarded-For is trusted"
     )
     tls_cert: AbsolutePath | None = Field(None, description="PEM file with the whole certificate chain")
-    tls_key: AbsolutePath | None = None
-    max_connections: int = Field(1000, ge=1)
-    max_streams: int = Field(100, ge=1, description="per identity")
+    tls_key: AbsolutePath | None = Field(None, description="PEM file with the private key; with it, only TLS 1.3")
+    max_connections: int = Field(1000, ge=1, description="maximum number of open connections")
+    max_streams: int = Field(100, ge=1, description="maximum number of open streams of one token or user")
 
     @field_validator("tls_key")
     @classmethod

@@ -1,7 +1,7 @@
 """Endings: why a job is done, and what each ending means to everybody who reports one.
 
-The one table from which the CLI's words, colours and exit codes, the API's schema and the tests of the page and the
-README follow: a new ending is added here and to the page's `core/labels.js`. Standard library only, so that the CLI
+The one table from which the CLI's words, colours and exit codes, the API's schema, the reference and the tests of
+the page follow: a new ending is added here and to the page's `core/labels.js`. Standard library only, so that the CLI
 can import it without pydantic.
 """
 
