@@ -8,7 +8,6 @@ Everything in the picture happened: a real service and the real command line, wi
 
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -87,10 +86,8 @@ def start(command: list[str], environment: dict[str, str]) -> "tuple[subprocess.
     """Start the service; return it, and the events that it has logged, once it listens."""
     server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     assert server.stderr is not None
-    selector = selectors.DefaultSelector()
-    selector.register(server.stderr, selectors.EVENT_READ)
     events: list[str] = []
-    while selector.select(10) and (line := server.stderr.readline()):
+    while line := server.stderr.readline():
         event = json.loads(line)
         if event["level"] == "info":
             events.append(event["event"])
