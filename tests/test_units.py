@@ -91,7 +91,8 @@ def test_the_units_keep_commands_alive_and_their_files(hardening: Literal["sudo"
     """What running commands rely on is set, and what would take files or memory away from them is not."""
     given = settings(service_unit(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
     assert given.items() >= {
-        "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml", "ExecReload": "/bin/kill -HUP $MAINPID",
+        "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml",
+        "ExecReload": '/bin/sh -c "kill -HUP ${MAINPID}"',
         "Type": "notify", "NotifyAccess": "main", "KillMode": "process", "OOMPolicy": "continue",
         "Restart": "always", "StateDirectory": "shellrunner", "User": "me", "Group": "us",
     }.items()  # fmt: skip

@@ -221,7 +221,10 @@ def _start(systemctl: host.Systemctl, units: list[WriteFile], token: _FirstToken
 def _restart_notes(systemctl: host.Systemctl, units: list[WriteFile], options: InstallOptions) -> Iterator[str]:
     """Yield a note if units were changed under a running service: a restart is left to the administrator."""
     if options.starts and not all(unit.is_done() for unit in units) and systemctl.is_active(SERVICE):
-        yield f"the units were changed; to apply them: {' '.join(systemctl.command('restart', SOCKET, SERVICE))}"
+        # A restart of both at once fails: the socket unit cannot listen while the service is active.
+        words = (("stop", SERVICE), ("restart", SOCKET), ("start", SERVICE))
+        commands = " && ".join(" ".join(systemctl.command(*each)) for each in words)
+        yield f"the units were changed; to apply them: {commands}"
 
 
 def _linger_notes() -> Iterator[str]:

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Try `shellrunner install` in a booted Debian: as root, with a user's token, again, and removed.
+#
+# Needs root, systemd-nspawn and debootstrap, and on this machine Debian's mirror (MIRROR) and PyPI. It is not part of the tests, since
+# it takes minutes. Everything is below a temporary directory (WORK), which is removed at the end; ROOT names an
+# existing root file system to copy instead of making one. Usage: tools/try_install.sh [WHEEL]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SUITE=${SUITE:-bookworm}
+MIRROR=${MIRROR:-http://deb.debian.org/debian}
+PACKAGES=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,ca-certificates
+machine=shellrunner-try-$$
+work=$(mktemp -d "${WORK:-/var/tmp}/shellrunner-try.XXXXXX")
+root=$work/root
+nspawn_pid=
+
+cleanup() {
+    if [ -n "$nspawn_pid" ]; then
+        kill -TERM "$nspawn_pid" 2>/dev/null || true # systemd-nspawn shuts the machine down
+        wait "$nspawn_pid" || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+step() {
+    printf '\n== %s\n' "$*"
+}
+
+[ "$(id -u)" = 0 ] || { echo "must be run as root" >&2; exit 1; }
+for tool in systemd-nspawn nsenter; do
+    command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 77; }
+done
+
+step "a root file system of Debian $SUITE"
+if [ -n "${ROOT:-}" ]; then
+    cp -a "$ROOT" "$root"
+else
+    debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" "$MIRROR" >"$work/debootstrap.log" 2>&1 ||
+        { tail "$work/debootstrap.log" >&2; exit 1; }
+fi
+
+step "the wheel"
+wheel=${1:-}
+if [ -z "$wheel" ]; then
+    python3 -m pip wheel -q --no-deps --wheel-dir "$work/dist" .
+    wheel=$(ls "$work"/dist/*.whl)
+fi
+mkdir -p "$root/srv"
+# Downloaded here, so that the root needs neither this machine's network nor its certificates.
+python=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+python3 -m pip download -q --only-binary :all: --python-version "$python" --dest "$root/srv" "$wheel"
+
+# Before it boots.
+in_root() {
+    systemd-nspawn --quiet --register=no --keep-unit --pipe --private-network -D "$root" "$@" </dev/null >"$work/in_root.log" 2>&1 ||
+        { cat "$work/in_root.log" >&2; return 1; }
+}
+
+step "pip install"
+in_root /bin/sh -ec 'python3 -m venv /opt/shellrunner && /opt/shellrunner/bin/pip install -q --no-index --find-links /srv shellrunner && useradd -m alice'
+
+step "boot, without a network"
+systemd-nspawn --quiet --register=no --keep-unit --private-network -M "$machine" -D "$root" --boot \
+    >"$work/boot.log" 2>&1 </dev/null &
+nspawn_pid=$!
+
+# Run a command in the booted machine.
+inside() {
+    local leader
+    leader=$(pgrep -P "$nspawn_pid" | head -1)
+    nsenter --target "$leader" --all env -i --chdir=/ HOME=/root \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+alice() {
+    inside runuser -u alice -- env HOME=/home/alice "$@"
+}
+for _ in $(seq 100); do
+    inside systemctl is-system-running --wait 2>/dev/null | grep -q 'running\|degraded' && break
+    sleep 0.3
+done
+
+fail() {
+    echo "FAILED: $*" >&2
+    inside journalctl --no-pager -n 40 >&2 || true
+    exit 1
+}
+expect() { # expect TEXT COMMAND...: the output contains TEXT
+    local wanted=$1 output
+    shift
+    output=$("$@" 2>&1) || true
+    printf '%s\n' "$output"
+    case $output in *"$wanted"*) ;; *) fail "expected '$wanted' from: $*" ;; esac
+}
+
+step "a dry run"
+expect "run systemctl enable --now" inside /opt/shellrunner/bin/shellrunner install --dry-run
+step "install"
+token=$(inside /opt/shellrunner/bin/shellrunner install) || fail "install"
+[[ $token == srt_* ]] || fail "no token"
+step "the same again"
+expect "nothing to do" inside shellrunner install
+step "as root"
+expect "uid=" inside shellrunner run -- id
+expect "shellrunner" inside shellrunner run -- id -un
+step "as an ordinary user: without a token, and with one"
+expect "token" alice shellrunner run -- id
+expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" shellrunner run -- id -un
+expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" SHELLRUNNER_URL=http://127.0.0.1:8000 shellrunner run -- id -un
+step "another token, as its message advises"
+second=$(inside sh -c 'shellrunner token create ci 2>>/etc/shellrunner/tokens.toml')
+inside systemctl reload shellrunner || fail "reload"
+sleep 1
+expect "shellrunner" alice SHELLRUNNER_TOKEN="$second" shellrunner run -- id -un
+step "modes"
+inside ls -ld /etc/shellrunner /etc/shellrunner/config.toml /etc/shellrunner/tokens.toml /var/lib/shellrunner /var/lib/shellrunner/home /root/.config/shellrunner/client.toml
+step "a restart, with a job that runs"
+job=$(inside shellrunner submit -- sh -c 'sleep 8; echo done')
+sleep 1
+inside systemctl restart shellrunner
+expect "done" inside shellrunner logs -f "$job"
+step "the addresses change"
+inside sed -i 's/127.0.0.1:8000/127.0.0.1:8001/' /etc/shellrunner/config.toml
+note=$(inside shellrunner install 2>&1) || fail "install with another address"
+printf '%s\n' "$note"
+commands=${note#*to apply them: }
+[ "$commands" != "$note" ] || fail "no note about the changed units"
+inside sh -ec "$commands" || fail "$commands"
+expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" shellrunner run --server http://127.0.0.1:8001 -- id -un
+expect "nothing to do" inside shellrunner install
+step "the service starts with the first connection"
+inside systemctl stop shellrunner.service
+expect "uid=" inside shellrunner run -- id
+step "uninstall, with a job that runs"
+job=$(inside shellrunner submit -- sleep 15)
+sleep 1
+inside shellrunner uninstall
+expect "commands still run" inside /opt/shellrunner/bin/shellrunner uninstall --purge
+sleep 16
+step "purge"
+inside /opt/shellrunner/bin/shellrunner uninstall --purge || fail "purge"
+for path in /etc/shellrunner /var/lib/shellrunner /etc/systemd/system/shellrunner.service /usr/local/bin/shellrunner; do
+    ! inside test -e "$path" || fail "$path is still there"
+done
+expect "no such user" inside id shellrunner
+step "for one user"
+inside loginctl enable-linger alice
+sleep 2
+as_alice() {
+    alice XDG_RUNTIME_DIR="/run/user/$(inside id -u alice)" "$@"
+}
+as_alice /opt/shellrunner/bin/shellrunner install --user || fail "install --user"
+expect "alice" as_alice /opt/shellrunner/bin/shellrunner run -- id -un
+expect "nothing to do" as_alice /opt/shellrunner/bin/shellrunner install --user
+as_alice /opt/shellrunner/bin/shellrunner uninstall --user --purge || fail "uninstall --user"
+step "everything works"
