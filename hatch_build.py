@@ -1,11 +1,14 @@
-"""Hatchling build hook: install the page's npm dependencies into the package, exactly as locked.
+"""Hatchling build hook: install the page's npm dependencies into the package, exactly as locked, and write the SBOM.
 
-Hatchling runs it for every wheel and every editable install. Files that were installed from the same lock file are
-reused. If the source directory is read-only, the files are added to the wheel only. Must not know how the page uses
-them.
+Hatchling runs it for every sdist, wheel and editable install. Files that were installed from the same lock file are
+reused: an sdist has them, so that a wheel is built from it without network. If the source directory is read-only, the
+files are added to the wheel only. Must not know how the page uses them.
 """
 
+import base64
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,26 +38,87 @@ class PageBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Fill the vendor directory before the package's files are collected or an editable install is made."""
         root = Path(self.root)
+        self._work = tempfile.TemporaryDirectory()  # kept until `finalize`: the wheel includes files from it
+        work = Path(self._work.name)
+        if self.target_name == "wheel" and version != "editable":
+            core = self.metadata.core
+            sbom = work / "shellrunner.cdx.json"
+            sbom.write_text(_sbom(self.metadata.version, core.dependencies, root / "package-lock.json"))
+            build_data["sbom_files"].append(str(sbom))
         if _is_filled(root):
             return
-        self._work = (
-            tempfile.TemporaryDirectory()
-        )  # kept until `finalize`, because the wheel may include files from it
-        work = Path(self._work.name)
         _install(root, work)
         if os.access((root / VENDOR_DIRECTORY).parent, os.W_OK):
             _copy_assets(work / "node_modules", root / VENDOR_DIRECTORY)
             (root / STAMP).write_text(_lock_hash(root))  # last, so that an interrupted build is repeated
         elif version == "editable":
             raise SystemExit(f"cannot make an editable install: {root} is not writable; install without -e")
+        elif self.target_name == "sdist":
+            raise SystemExit(f"cannot build an sdist: {root} is not writable")
         else:
             _copy_assets(work / "node_modules", work / "vendor")
             build_data["force_include"][str(work / "vendor")] = VENDOR_DIRECTORY.removeprefix("src/")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove the temporary directory after the wheel was built."""
+        """Remove the temporary directory after the build."""
         if self._work:
             self._work.cleanup()
+
+
+def _sbom(version: str, dependencies: list[str], lock_file: Path) -> str:
+    """Return a CycloneDX SBOM (PEP 770): the npm packages in the wheel, and the Python packages that it requires.
+
+    It has neither time nor serial number, so that two builds of one source are equal.
+    """
+    packages = json.loads(lock_file.read_text())["packages"]
+    vendored = [_npm_component(path.partition("node_modules/")[2], each) for path, each in packages.items() if path]
+    required = [_python_component(each) for each in sorted(dependencies)]
+    reference = f"pkg:pypi/shellrunner@{version}"
+    licenses = [{"license": {"id": "MIT"}}]
+    component = {"type": "application", "bom-ref": reference, "name": "shellrunner", "version": version}
+    document = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {**component, "licenses": licenses, "purl": reference}},
+        "components": [*vendored, *required],
+        "dependencies": [{"ref": reference, "dependsOn": [each["bom-ref"] for each in [*vendored, *required]]}],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _npm_component(name: str, package: dict[str, Any]) -> dict[str, Any]:
+    purl = f"pkg:npm/{name.replace('@', '%40')}@{package['version']}"
+    algorithm, _, digest = package["integrity"].partition("-")
+    names = {"sha512": "SHA-512", "sha256": "SHA-256"}
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": package["version"],
+        "scope": "required",
+        "hashes": [{"alg": names[algorithm], "content": base64.b64decode(digest).hex()}],
+        "licenses": [{"license": {"id": package["license"]}}],
+        "purl": purl,
+    }
+
+
+def _python_component(requirement: str) -> dict[str, Any]:
+    """Return a requirement, whose version is chosen by the installer: it has a range only."""
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    name = match[0] if match else requirement
+    range_ = requirement.removeprefix(name)
+    purl = f"pkg:pypi/{name.lower()}"
+    properties = [{"name": "shellrunner:version-range", "value": range_}]
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "scope": "required",
+        "purl": purl,
+        "properties": properties,
+    }
 
 
 def _lock_hash(root: Path) -> str:

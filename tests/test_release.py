@@ -1,0 +1,83 @@
+"""What a release consists of: the manual page, the changelog, the wheel's contents, the container's files."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools import man_page, release
+
+from shellrunner.cli import VERBS
+
+ROOT = Path(__file__).parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_manual_page_has_every_verb(verb: str) -> None:
+    """Each verb has a section with its usage."""
+    assert re.search(rf"(?m)^\.SS shellrunner {verb}\b", man_page.PAGE.read_text())
+
+
+def test_the_manual_page_is_up_to_date() -> None:
+    """tools/man_page.py would write the same page again."""
+    assert man_page.page() == man_page.PAGE.read_text()
+
+
+def test_a_release_dates_the_changelog() -> None:
+    """Entries of [Unreleased] move under the version; without entries, or a second time, it is an error."""
+    text = "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- x\n\n## [0.1.0] - 2026-01-01\n\n- y\n"
+    dated = release.dated_changelog(text, "0.2.0", "2027-01-01")
+    assert dated.index("## [Unreleased]") < dated.index("## [0.2.0] - 2027-01-01") < dated.index("- x")
+    for wrong, version in ((dated, "0.2.0"), (dated, "0.3.0"), ("# Changelog\n", "0.3.0")):
+        with pytest.raises(release.ReleaseError, match=r"CHANGELOG\.md has"):
+            release.dated_changelog(wrong, version, "2027-01-01")
+
+
+def test_a_release_refuses_an_invalid_version() -> None:
+    """The tool exits with 1 and says what it expects, before it changes anything."""
+    tool = [sys.executable, str(ROOT / "tools" / "release.py"), "prepare", "next"]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, "expected for example 0.2.0" in done.stderr) == (1, True)
+
+
+def test_a_wheel_without_licence_or_sbom_would_be_noticed() -> None:
+    """Each of the files that a wheel must have is missed if it is not there."""
+    names = [
+        "shellrunner/page/vendor/xterm.mjs", "shellrunner/py.typed",
+        "shellrunner-1.dist-info/licenses/LICENSE", "shellrunner-1.dist-info/sboms/shellrunner.cdx.json",
+        "shellrunner-1.data/data/share/man/man1/shellrunner.1",
+    ]  # fmt: skip
+    assert release.missing(names) == []
+    for name in names:
+        assert len(release.missing(set(names) - {name})) == 1
+
+
+def test_the_sbom_names_everything_that_is_in_the_wheel_or_required() -> None:
+    """It has the npm packages of the lock file with their hashes, and each dependency of pyproject.toml."""
+    hatch_build = pytest.importorskip("hatch_build", reason="needs hatchling")
+    dependencies = PROJECT["project"]["dependencies"]
+    document = json.loads(hatch_build._sbom("1.2.3", dependencies, ROOT / "package-lock.json"))
+    found = {component["purl"]: component for component in document["components"]}
+    locked = json.loads((ROOT / "package.json").read_text())["dependencies"]
+    for name, version in locked.items():
+        (digest,) = found[f"pkg:npm/{name.replace('@', '%40')}@{version}"]["hashes"]
+        assert (digest["alg"], len(digest["content"])) == ("SHA-512", 128)
+    for requirement in dependencies:
+        assert f"pkg:pypi/{re.split('[<>=]', requirement)[0]}" in found
+    assert len(found) == len(locked) + len(dependencies)
+
+
+def test_the_metadata_names_the_licence_and_types() -> None:
+    """The project has a licence with its file, authors, keywords, and is marked as typed, which it is."""
+    project = PROJECT["project"]
+    assert (project["license"], project["license-files"]) == ("MIT", ["LICENSE"])
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert "Typing :: Typed" in project["classifiers"]
+    assert (ROOT / "src/shellrunner/py.typed").is_file()
+    assert project["authors"]
+    assert project["keywords"]
