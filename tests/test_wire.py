@@ -14,7 +14,7 @@ from shellrunner.charsets import CHARSETS
 from shellrunner.errors import MalformedJson
 from shellrunner.model import JobSpec, Stream
 from shellrunner.wire import json_codec, text
-from shellrunner.wire.sse import Base64Framer, Cursor, Framer, TextFramer, event
+from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer, event
 
 
 @dataclass
@@ -59,7 +59,7 @@ def joined(pieces: list[Piece], stream: Stream) -> bytes:
     return b"".join(piece.data for piece in pieces if piece.stream is stream)
 
 
-def resume(charset: str | None, pieces: list[Piece], cursor: Cursor) -> Framer:
+def resume(charset: str | None, pieces: list[Piece], cursor: StreamCursor) -> Framer:
     """Return a new framer, as a server makes it that knows only the output."""
     framer: Framer = TextFramer(charset, cursor.position) if charset else Base64Framer(cursor.position)
     before = [Piece(p.position, p.stream, p.time, p.data[: max(0, cursor.position - p.position)]) for p in pieces]
@@ -83,7 +83,7 @@ def read(events: bytes) -> list[tuple[str, str, dict[str, str]]]:
 def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
     """O6, E1: over any disconnects, the texts of a stream join to its output decoded as a whole."""
     charset, pieces = output
-    cursor, told = Cursor(), dict.fromkeys(Stream, "")
+    cursor, told = StreamCursor(), dict.fromkeys(Stream, "")
     while since(pieces, cursor.position) or cursor.stdout or cursor.stderr:
         framer = resume(charset, pieces, cursor)
         following = since(pieces, cursor.position)
@@ -92,7 +92,7 @@ def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataOb
         taken = read(events)[: data.draw(st.integers(0, 3))]  # the reader is cut after so many events
         for name, event_id, content in taken:
             told[Stream(name)] += content["text"]
-            cursor = Cursor.parse(event_id)
+            cursor = StreamCursor.parse(event_id)
         if not events and count == len(following):
             break  # what was left completes no character and is no beginning of one
     for stream in Stream:
@@ -103,13 +103,13 @@ def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataOb
 def test_base64_survives_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
     """Over any disconnects, base64 events join to the exact bytes, and their ids hold nothing back."""
     _, pieces = output
-    cursor, told = Cursor(), dict.fromkeys(Stream, b"")
+    cursor, told = StreamCursor(), dict.fromkeys(Stream, b"")
     while following := since(pieces, cursor.position):
         for name, event_id, content in read(resume(None, pieces, cursor).events(following))[
             : data.draw(st.integers(1, 3))
         ]:
             told[Stream(name)] += b64decode(content["base64"])
-            cursor = Cursor.parse(event_id)
+            cursor = StreamCursor.parse(event_id)
             assert (cursor.stdout, cursor.stderr) == (0, 0)
     assert told == {stream: joined(pieces, stream) for stream in Stream}
 
@@ -152,9 +152,9 @@ def test_output_cannot_forge_events(text: str) -> None:
 @given(position=st.integers(0, 10**18), stdout=st.integers(0, 8), stderr=st.integers(0, 8))
 def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
     """A cursor is parsed from its event id, which without held-back bytes is the bare position."""
-    cursor = Cursor(position + stdout + stderr, stdout, stderr)
-    assert Cursor.parse(str(cursor)) == cursor
-    assert str(Cursor(position)) == str(position)
+    cursor = StreamCursor(position + stdout + stderr, stdout, stderr)
+    assert StreamCursor.parse(str(cursor)) == cursor
+    assert str(StreamCursor(position)) == str(position)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
 def test_malformed_cursor(text: str) -> None:
     """A text that no stream sends as an id is not parsed as a cursor."""
     with pytest.raises(ValueError, match=r"^(must be an event id|holds back)"):
-        Cursor.parse(text)
+        StreamCursor.parse(text)
 
 
 @given(words=_TEXT, charset=st.sampled_from(sorted(CHARSETS)), data=st.data())

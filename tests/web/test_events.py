@@ -17,7 +17,7 @@ from shellrunner.web.feeds.job_feed import FRAME_SIZE, JOB_FEEDS
 from shellrunner.web.feeds.shared_look import INTERVAL
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
-from shellrunner.wire.sse import Cursor
+from shellrunner.wire.sse import StreamCursor
 from tests.support.site import Site, serving
 from tests.support.sse import Event
 from tests.support.waiting import until
@@ -352,12 +352,12 @@ async def test_frames_are_small(site: Site) -> None:
     """Every frame is small, however much of the output is escaped."""
     written = b"a" * 100_000 + bytes(200_000) + b"\xff" * 100_000
     job_id = await site.done(written)
-    feed, cursor, told = site.app[JOB_FEEDS].get(job_id), Cursor(), []
+    feed, cursor, told = site.app[JOB_FEEDS].get(job_id), StreamCursor(), []
     snapshot = await feed.snapshot()
     while frame := await feed.frame(cursor, snapshot):
         told.append(frame)
         cursor = frame.cursor
-    assert cursor == Cursor(len(written))
+    assert cursor == StreamCursor(len(written))
     assert max(len(frame.events) for frame in told) <= 2 * FRAME_SIZE
     assert text(await site.replay(job_id), "stdout") == written.decode("utf-8", "replace")
 

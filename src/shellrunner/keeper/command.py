@@ -11,7 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from .fork_exec import TargetUser, requested_limits, spawn
-from .program import Program, Step, StepFailed
+from .program import Program, StartStep, StepFailed
 from .stdin_buffer import StdinBuffer
 from .stdio import Action, Stdio
 
@@ -84,16 +84,16 @@ def _spawn(message: dict[str, Any], return_to: int, actions: list[Action]) -> in
     except StepFailed as failed:
         raise CannotStart(_describe(message, failed.step, os.strerror(failed.errno))) from None
     except OSError as error:
-        raise CannotStart(_describe(message, Step.EXECUTE, str(error.strerror))) from None
+        raise CannotStart(_describe(message, StartStep.EXECUTE, str(error.strerror))) from None
 
 
-def _describe(message: dict[str, Any], step: Step, reason: str) -> str:
+def _describe(message: dict[str, Any], step: StartStep, reason: str) -> str:
     match step:
-        case Step.SWITCH_USER:
+        case StartStep.SWITCH_USER:
             return f"cannot become the user with uid {message['user']['uid']}: {reason}"
-        case Step.ENTER_DIRECTORY:
+        case StartStep.ENTER_DIRECTORY:
             return f"cannot enter the directory {_shorten(message['cwd'])}: {reason}"
-        case Step.FIND_PROGRAM:
+        case StartStep.FIND_PROGRAM:
             reason = "not found along PATH"
     return f"cannot start {_shorten(message['argv'][0])}: {reason}"
 

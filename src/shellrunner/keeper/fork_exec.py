@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from .program import Program, Step, StepFailed
+from .program import Program, StartStep, StepFailed
 from .stdio import Action
 
 _FAILURE = struct.Struct("ii")  # a step and its errno
@@ -115,18 +115,18 @@ def spawn(
     if failure:
         os.waitpid(pid, 0)
         step, number = _FAILURE.unpack(failure)
-        raise StepFailed(Step(step), number)
+        raise StepFailed(StartStep(step), number)
     return pid
 
 
 def _exec_or_report(report: int, run: Callable[[], NoReturn]) -> NoReturn:
-    failure: tuple[int, int] = (Step.EXECUTE, errno.ENOMEM)
+    failure: tuple[int, int] = (StartStep.EXECUTE, errno.ENOMEM)
     try:
         run()
     except StepFailed as failed:
         failure = (failed.step, failed.errno)
     except OSError as error:
-        failure = (Step.EXECUTE, error.errno or errno.ENOMEM)
+        failure = (StartStep.EXECUTE, error.errno or errno.ENOMEM)
     except BaseException:  # noqa: BLE001, S110  for example MemoryError: this must not go on as a second keeper
         pass
     finally:
@@ -156,10 +156,10 @@ def _switch_user(user: TargetUser) -> None:
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise StepFailed(Step.SWITCH_USER, error.errno) from None
+        raise StepFailed(StartStep.SWITCH_USER, error.errno) from None
     # To these calls -1 means "unchanged"; and with some securebits (capabilities(7)) root's capabilities survive.
     if (os.getresuid(), os.getresgid()) != ((user.uid,) * 3, (user.gid,) * 3) or _can_become_root():
-        raise StepFailed(Step.SWITCH_USER, errno.EPERM)
+        raise StepFailed(StartStep.SWITCH_USER, errno.EPERM)
 
 
 def _leave_keyring() -> None:
@@ -169,7 +169,7 @@ def _leave_keyring() -> None:
         number = ctypes.get_errno()
         # The kernel has no keys, or a system call filter, which the command inherits: it cannot use any.
         if number not in (errno.ENOSYS, errno.EPERM):
-            raise StepFailed(Step.SWITCH_USER, number)
+            raise StepFailed(StartStep.SWITCH_USER, number)
 
 
 def _can_become_root() -> bool:
@@ -188,7 +188,7 @@ def _execute(path: bytes, program: Program, limits: Sequence[ResourceLimit]) -> 
     for limit in limits:
         resource.setrlimit(limit.resource, (limit.soft, limit.hard))
     _execve(path, argv, environment)
-    raise StepFailed(Step.EXECUTE, ctypes.get_errno())
+    raise StepFailed(StartStep.EXECUTE, ctypes.get_errno())
 
 
 def _open_as(descriptor: int, path: str, flags: int, mode: int) -> None:

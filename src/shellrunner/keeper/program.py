@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 
-class Step(IntEnum):
+class StartStep(IntEnum):
     """A step of a command's start."""
 
     SWITCH_USER = 1
@@ -21,7 +21,7 @@ class Step(IntEnum):
 class StepFailed(Exception):
     """A step failed; `errno` says why (errno(3))."""
 
-    def __init__(self, step: Step, errno: int | None) -> None:
+    def __init__(self, step: StartStep, errno: int | None) -> None:
         super().__init__(step, errno)
         self.step, self.errno = step, errno or 0
 
@@ -48,7 +48,7 @@ class Program(NamedTuple):
         try:
             os.chdir(self.cwd)
         except OSError as error:
-            raise StepFailed(Step.ENTER_DIRECTORY, error.errno) from None
+            raise StepFailed(StartStep.ENTER_DIRECTORY, error.errno) from None
 
     def find(self) -> bytes:
         """Return the program's path; its directory must have been entered.
@@ -64,4 +64,4 @@ class Program(NamedTuple):
             candidate = os.path.join(directory or b".", program)
             if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
                 return candidate
-        raise StepFailed(Step.FIND_PROGRAM, None)
+        raise StepFailed(StartStep.FIND_PROGRAM, None)

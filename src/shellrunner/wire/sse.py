@@ -37,7 +37,7 @@ class Piece(Protocol):
     def data(self) -> bytes: ...
 
 
-class Cursor(NamedTuple):
+class StreamCursor(NamedTuple):
     """What a reader has: everything before `position` but the last `stdout` and `stderr` bytes of each stream.
 
     Those are the beginnings of characters, held back until the character is complete.
@@ -85,7 +85,7 @@ class Framer(Protocol):
         """Return the events of what is incomplete at the end of the output."""
 
     @property
-    def cursor(self) -> Cursor:
+    def cursor(self) -> StreamCursor:
         """The cursor of a reader that received all events so far."""
 
 
@@ -98,9 +98,9 @@ class TextFramer:
         self._position = position
 
     @property
-    def cursor(self) -> Cursor:
+    def cursor(self) -> StreamCursor:
         """See `Framer`."""
-        return Cursor(self._position, *(decoder.held for decoder in self._decoders.values()))
+        return StreamCursor(self._position, *(decoder.held for decoder in self._decoders.values()))
 
     def resume(self, stream: Stream, held: bytes) -> bool:
         """See `Framer`."""
@@ -132,7 +132,7 @@ class Base64Framer:
 
     def __init__(self, position: int) -> None:
         """Start at `position`."""
-        self.cursor = Cursor(position)
+        self.cursor = StreamCursor(position)
 
     def resume(self, stream: Stream, held: bytes) -> bool:
         """See `Framer`."""
@@ -147,7 +147,7 @@ class Base64Framer:
         return b""
 
     def _event(self, chunk: "Chunk") -> bytes:
-        self.cursor = Cursor(chunk.end)
+        self.cursor = StreamCursor(chunk.end)
         data = f'{{"base64":"{b64encode(chunk.data).decode()}","time":"{format_rfc3339(chunk.time)}"}}'
         return f"event: {chunk.stream}\nid: {chunk.end}\ndata: {data}\n\n".encode()
 

@@ -15,7 +15,7 @@ from shellrunner.store import History, Output
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_look import INTERVAL, SharedLook
 from shellrunner.wire import serialize, sse
-from shellrunner.wire.sse import Base64Framer, Cursor, Framer, TextFramer
+from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer
 
 FRAME_SIZE: Final = 1 << 16  # bytes of output in one frame; frames end at multiples of it, where followers meet
 MAX_EVENTS_SIZE: Final = 2 * FRAME_SIZE  # bytes of events; above it a frame is made smaller: a NUL takes six
@@ -38,7 +38,7 @@ class OutputFrame(NamedTuple):
     """Events, and the cursor of a follower that received them."""
 
     events: bytes
-    cursor: Cursor
+    cursor: StreamCursor
 
 
 class JobFeed:
@@ -48,7 +48,7 @@ class JobFeed:
         self._base64 = base64
         # Not a method of this object: the cycle of references would keep it after its last follower left.
         self._look = SharedLook(partial(_read, store, job_id), interval)
-        self._frames: FrameCache[Cursor, OutputFrame] = FrameCache()
+        self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
 
     async def snapshot(self) -> Snapshot:
         """Return the job and its output as of this call or later.
@@ -59,7 +59,7 @@ class JobFeed:
         """
         return await self._look.latest()
 
-    async def frame(self, cursor: Cursor, snapshot: Snapshot) -> OutputFrame | None:
+    async def frame(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
         """Return the frame after the cursor, or None if there is no more output (yet).
 
         Raises:
@@ -67,7 +67,7 @@ class JobFeed:
         """
         return await self._frames.get(cursor, lambda: self._make(cursor, snapshot))
 
-    async def framer(self, cursor: Cursor, snapshot: Snapshot) -> Framer:
+    async def framer(self, cursor: StreamCursor, snapshot: Snapshot) -> Framer:
         """Return a framer that continues after the cursor.
 
         Raises:
@@ -83,13 +83,13 @@ class JobFeed:
                 raise ValueError("was not sent by this stream")
         return framer
 
-    async def _make(self, cursor: Cursor, snapshot: Snapshot) -> OutputFrame | None:
+    async def _make(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
         frame = await self._make_sized(cursor, snapshot, FRAME_SIZE)
         if frame is not None and len(frame.events) > MAX_EVENTS_SIZE:
             return await self._make_sized(cursor, snapshot, FRAME_SIZE // 4)
         return frame
 
-    async def _make_sized(self, cursor: Cursor, snapshot: Snapshot, size: int) -> OutputFrame | None:
+    async def _make_sized(self, cursor: StreamCursor, snapshot: Snapshot, size: int) -> OutputFrame | None:
         at = cursor.position
         if at < snapshot.end:
             limit = min(snapshot.end, at - at % size + size) - at

@@ -15,7 +15,7 @@ from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.http import parameters
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire import serialize
-from shellrunner.wire.sse import END, HEARTBEAT, RETRY, Cursor, event
+from shellrunner.wire.sse import END, HEARTBEAT, RETRY, StreamCursor, event
 
 HEADERS: Final = {
     "Content-Type": "text/event-stream",
@@ -50,7 +50,7 @@ def last_event_id(request: web.Request) -> tuple[str, str]:
     return name, request.headers.get(name) or request.query.get("last_event_id", "")
 
 
-async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> Cursor | None:
+async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> StreamCursor | None:
     """Return where the stream continues, or None if the client has received `done`."""
     name, text = last_event_id(request)
     if text == END and snapshot.job.done:
@@ -58,7 +58,7 @@ async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> Cu
     if text == END:
         raise BadParameter(name, f"{name} is the id of the event done, but the job is not done")
     try:
-        cursor = Cursor.parse(text or "0")
+        cursor = StreamCursor.parse(text or "0")
         await feed.framer(cursor, snapshot)
     except ValueError as error:
         raise BadParameter(name, f"{name} {error}") from None
@@ -68,7 +68,7 @@ async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> Cu
 class _JobFollower:
     """What one client has received so far."""
 
-    def __init__(self, stream: ResponseStream, feed: JobFeed, cursor: Cursor) -> None:
+    def __init__(self, stream: ResponseStream, feed: JobFeed, cursor: StreamCursor) -> None:
         self._stream = stream
         self._feed = feed
         self._cursor = cursor
