@@ -25,7 +25,7 @@ from shellrunner.store.query import search
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.schema import migrate
 
-FEW = 1_000
+SMALL_COUNT = 1_000
 VERBS = ("backup", "deploy", "python3 /opt/app/run.py", "rsync -a", "Обработать", "convert", "make -C", "curl -s")
 # A page that is full among a million jobs may be nearly empty among a thousand, so the ratio alone decides nothing.
 MAX_RATIO, MAX_SECONDS = 5, 0.25  # a list is too slow if it exceeds both
@@ -75,10 +75,13 @@ def main():
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as own:
         directory = given.directory or Path(own)
-        for jobs in (FEW, given.jobs):
+        for jobs in (SMALL_COUNT, given.jobs):
             if not (directory / str(jobs)).exists():
                 make(directory / str(jobs), jobs)
-        few, many = asyncio.run(measure(directory / str(FEW))), asyncio.run(measure(directory / str(given.jobs)))
+        few, many = (
+            asyncio.run(measure(directory / str(SMALL_COUNT))),
+            asyncio.run(measure(directory / str(given.jobs))),
+        )
     print_table(few, many, given)
     rounds = [asyncio.run(cost_per_job(given.pairs)) for _ in range(5)]
     print("\nprocessor time of the server per job that is added and finished:")
@@ -166,7 +169,8 @@ async def best_time(store, filters, sort):
 def print_table(few, many, given):
     """Print the table, and mark the lists that exceed the limits."""
     print(
-        f"{'a page of 100':32}{FEW:>12,}{given.jobs:>16,}   ratio (at most {MAX_RATIO}, or {MAX_SECONDS * 1e3:g} ms)"
+        f"{'a page of 100':32}{SMALL_COUNT:>12,}{given.jobs:>16,}"
+        f"   ratio (at most {MAX_RATIO}, or {MAX_SECONDS * 1e3:g} ms)"
     )
     for name, (short, _) in few.items():
         long, found = many[name]

@@ -29,7 +29,7 @@ FLOORS = (
     ("errors", "charsets", "process_hardening", "tasks", "clock"),
     ("__init__",),
 )
-FLOOR = {room: number for number, floor in enumerate(reversed(FLOORS)) for room in floor}
+FLOOR = {package: number for number, floor in enumerate(reversed(FLOORS)) for package in floor}
 
 # The same within packages, by dotted name: each part of a package (module or subpackage; `__init__` is the package's
 # own module) may import from the floors below its own. To add a package, add a row that names all of its parts.
@@ -160,7 +160,12 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 # Of the keeper, others may know only what it writes, what is said to it, which process it is, where its files are.
-FACE = {"shellrunner.keeper", "shellrunner.keeper.slot", "shellrunner.keeper.protocol", "shellrunner.keeper.identity"}
+PUBLIC_KEEPER_MODULES = {
+    "shellrunner.keeper",
+    "shellrunner.keeper.slot",
+    "shellrunner.keeper.protocol",
+    "shellrunner.keeper.identity",
+}
 
 DATABASES = {"aiosqlite", "sqlite3"}
 NETWORK = {"aiohttp", "socket", "http"}
@@ -200,7 +205,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The room in which a module of ours lies."""
     return [*module.split("."), "__init__"][1]
 
@@ -242,9 +247,11 @@ each_module = pytest.mark.parametrize("path", MODULES, ids=module_name)
 @each_module
 def test_imports_point_downwards(path: Any) -> None:
     """No module imports from a floor above its room's, nor from another room on the same floor."""
-    room = room_of(module_name(path))
-    assert room in FLOOR, f"{room} has no place in FLOORS"
-    upwards = [name for name in ours(path) if room_of(name) != room and FLOOR[room_of(name)] >= FLOOR[room]]
+    package = package_of(module_name(path))
+    assert package in FLOOR, f"{package} has no place in FLOORS"
+    upwards = [
+        name for name in ours(path) if package_of(name) != package and FLOOR[package_of(name)] >= FLOOR[package]
+    ]
     assert upwards == []
 
 
@@ -280,39 +287,41 @@ def test_only_the_sqlite_store_knows_sqlite() -> None:
 @each_module
 def test_a_room_does_not_know_what_it_must_not(path: Any) -> None:
     """What MUST_NOT_KNOW forbids a room to know is not imported there."""
-    room = room_of(module_name(path))
+    package = package_of(module_name(path))
     outside = {name.split(".")[0] for name in imports(path)}
-    assert outside & MUST_NOT_KNOW[room] == set()
+    assert outside & MUST_NOT_KNOW[package] == set()
 
 
 def test_the_client_knows_nothing_of_the_server() -> None:
     """Of the rest of the program it imports the errors, and the types of the documents."""
-    rooms = {room_of(name) for path in MODULES if room_of(module_name(path)) == "client" for name in ours(path)}
-    assert rooms == {"client", "errors", "wire"}
+    packages = {
+        package_of(name) for path in MODULES if package_of(module_name(path)) == "client" for name in ours(path)
+    }
+    assert packages == {"client", "errors", "wire"}
 
 
 def test_every_room_has_a_row_of_what_it_must_not_know() -> None:
     """MUST_NOT_KNOW has a row for each room, and none for a room that there is not."""
-    assert set(MUST_NOT_KNOW) == {room_of(module_name(path)) for path in MODULES}
+    assert set(MUST_NOT_KNOW) == {package_of(module_name(path)) for path in MODULES}
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in MODULES if room_of(module_name(path)) == "keeper"], ids=module_name
+    "path", [path for path in MODULES if package_of(module_name(path)) == "keeper"], ids=module_name
 )
 def test_a_keeper_is_standard_library_only(path: Any) -> None:
     """A keeper imports nothing but that and itself, and never asyncio."""
     own = {"keeper", "shellrunner"}  # it is run by file, and then is called `keeper`
     allowed = (sys.stdlib_module_names - {"asyncio", "http", "sqlite3"}) | own
     assert {name.split(".")[0] for name in imports(path)} <= allowed
-    assert {room_of(name) for name in ours(path)} <= {"keeper"}
+    assert {package_of(name) for name in ours(path)} <= {"keeper"}
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in MODULES if room_of(module_name(path)) != "keeper"], ids=module_name
+    "path", [path for path in MODULES if package_of(module_name(path)) != "keeper"], ids=module_name
 )
 def test_only_the_keepers_face_is_known_outside(path: Any) -> None:
     """What a keeper does inside is nobody else's."""
-    assert {name for name in ours(path) if room_of(name) == "keeper"} <= FACE
+    assert {name for name in ours(path) if package_of(name) == "keeper"} <= PUBLIC_KEEPER_MODULES
 
 
 @each_module
@@ -376,7 +385,7 @@ def test_every_setting_is_described(section: str) -> None:
 def test_the_test_of_imports_would_notice() -> None:
     """Imports are found in functions, under conditions, relative, and as attributes of a package."""
     probe = SOURCE / "supervisor" / "supervisor.py"
-    assert any(room_of(name) == "store" for name in ours(probe))
+    assert any(package_of(name) == "store" for name in ours(probe))
     assert "shellrunner.log" in ours(SOURCE / "cli" / "commands" / "serve.py")  # from shellrunner import log
     assert part_of("web", "shellrunner.web.http.problems") == "http"
     assert part_of("web", "shellrunner.web") == "__init__"

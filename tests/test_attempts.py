@@ -17,7 +17,7 @@ from tests.support.site import SimulatedRunner, Site, serving
 from tests.support.waiting import until
 
 NEVER = 10**17  # when the next attempt is due
-WROTE = "попытка ".encode()
+RUSSIAN = "попытка ".encode()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def attempt(runner: Any, *writes: Any, then: Any = None, code: int = 1) ->
     return claim
 
 
-def told(events: Any, name: Any) -> Any:
+def text_of(events: Any, name: Any) -> Any:
     """The text of one stream."""
     return "".join(event.data["text"] for event in events if event.name == name)
 
@@ -65,8 +65,8 @@ async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site: 
         await attempt(runner, (b"two\n", b""), then=0)
         await attempt(runner, (b"three\n", b""), code=0)
         seen = await rest
-    assert told(seen, "stdout") == "one\ntwo\nthree\n"
-    assert told(seen, "stderr") == "first"
+    assert text_of(seen, "stdout") == "one\ntwo\nthree\n"
+    assert text_of(seen, "stderr") == "first"
     ids = [event.id for event in seen if event.name in ("stdout", "stderr")]
     assert ids == ["4", "9", "13", "19"]
     assert [event.name for event in seen].index("done") == len(seen) - 1
@@ -92,11 +92,11 @@ async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site: Si
         assert [event.id for event in seen] == [None, "2.1.0", "4.1.1"]
         await attempt(runner, (letter[1:] + b"b", b""), (letter[:1], b"!"))
         seen += await _all(events)
-    assert told(seen, "stdout") == "aжb\ufffd"
-    assert told(seen, "stderr") == "e\ufffd!"
+    assert text_of(seen, "stdout") == "aжb\ufffd"
+    assert text_of(seen, "stderr") == "e\ufffd!"
     resumed = await site.replay(job_id, last_event_id="4.1.1")
-    assert told(resumed, "stdout") == "жb\ufffd"
-    assert told(resumed, "stderr") == "\ufffd!"
+    assert text_of(resumed, "stdout") == "жb\ufffd"
+    assert text_of(resumed, "stderr") == "\ufffd!"
 
 
 async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(site: Site) -> None:
@@ -124,7 +124,7 @@ async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(
         places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
     everything = await site.replay(job_id)
     for name, data in whole.items():
-        assert told(everything, name) == data.decode("utf-8", "replace")
+        assert text_of(everything, name) == data.decode("utf-8", "replace")
     assert len(places) > 20
     for cut in sorted(places):
         rest = await site.replay(job_id, last_event_id=cut)
@@ -134,7 +134,7 @@ async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(
             offset = await (await site.store.output(job_id)).offset_of(Stream(name), position) - (
                 held[number] if held else 0
             )
-            assert told(rest, name) == data[offset:].decode("utf-8", "replace")
+            assert text_of(rest, name) == data[offset:].decode("utf-8", "replace")
 
 
 async def _ids(site: Site, job_id: Any, size: Any) -> AsyncIterator[Any]:
@@ -187,7 +187,7 @@ async def test_each_attempt_is_a_result_and_the_last_one_is_the_jobs(site: Site)
     job_id, runner = await submit(site), site.simulated_runner()
     links = [f"/api/results/{job_id}/attempts/{number}" for number in (1, 2)]
     assert await _problem(site, links[0]) == (404, "no-result-yet")
-    await attempt(runner, (WROTE + b"1", b"no"), then=NEVER, code=7)
+    await attempt(runner, (RUSSIAN + b"1", b"no"), then=NEVER, code=7)
     first = (await site.get(links[0])).json
     assert (first["attempt"], first["attempts"]) == (1, links[:1])
     assert (first["stdout"], first["stderr"], first["exit_code"], first["stdout_bytes"]) == ("попытка 1", "no", 7, 16)

@@ -33,8 +33,8 @@ from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
-SOON = RetrySchedule(timeout=5.0, first_delay=0.01, max_delay=0.05)
-ONCE = RetrySchedule(timeout=5.0, retry_for=-1.0)  # no second try
+QUICK_RETRIES = RetrySchedule(timeout=5.0, first_delay=0.01, max_delay=0.05)
+NO_RETRIES = RetrySchedule(timeout=5.0, retry_for=-1.0)  # no second try
 
 
 class Receiver:
@@ -98,7 +98,7 @@ class Call:
 
 
 @contextlib.asynccontextmanager
-async def calling(store: SqliteStore, *hosts: Any, schedule: Any = SOON) -> AsyncIterator[None]:
+async def calling(store: SqliteStore, *hosts: Any, schedule: Any = QUICK_RETRIES) -> AsyncIterator[None]:
     """Send what is due to these hosts."""
     callbacks = CallbackSettings(hosts=list(hosts), secret=SECRET)
     task = asyncio.create_task(CallbackSender(store, callbacks, schedule).run())
@@ -204,7 +204,7 @@ async def _elsewhere(request: Any) -> Any:
 async def test_a_final_failure_says_why(tmp_path: Path, answer: Any, words: str) -> None:
     """When no time is left after a try, the callback has failed for good, with the reason."""
     async with opened(tmp_path) as store, Receiver(answer) as receiver:
-        async with calling(store, receiver.host, schedule=ONCE):
+        async with calling(store, receiver.host, schedule=NO_RETRIES):
             callback = await settled(store, await done(store, receiver.url("/?token=geheim")))
         assert (callback.state, callback.tries) == (Delivery.FAILED, 1)
         assert callback.error.startswith(f"{receiver.host} {words}")
@@ -316,14 +316,14 @@ async def test_whatever_goes_wrong_the_error_is_plain(tmp_path: Path, server: An
     async with listening, opened(tmp_path) as store:
         spec = asked(url.format(port=listening.sockets[0].getsockname()[1]))
         host = spec.notify.host
-        async with calling(store, host, schedule=ONCE):
+        async with calling(store, host, schedule=NO_RETRIES):
             job = await done(store, spec.notify.url)
             assert await settled(store, job) == Callback(Delivery.FAILED, 1, f"{host} {words}")
 
 
 async def test_a_name_that_nobody_has_is_not_found(tmp_path: Path) -> None:
     """A host that no name server knows fails the try (or the name server does not answer in time)."""
-    async with opened(tmp_path) as store, calling(store, "nowhere.invalid", schedule=ONCE):
+    async with opened(tmp_path) as store, calling(store, "nowhere.invalid", schedule=NO_RETRIES):
         callback = await settled(store, await done(store, "http://nowhere.invalid/?key=geheim"))
         assert callback.error in ("nowhere.invalid was not found", "nowhere.invalid did not answer within 5 s")
 
@@ -339,7 +339,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) 
     tls.load_cert_chain(certificate, key)
     async with opened(tmp_path) as store, Receiver(tls=tls) as receiver:
         host = f"localhost:{receiver.port}"
-        async with calling(store, host, schedule=ONCE):
+        async with calling(store, host, schedule=NO_RETRIES):
             callback = await settled(store, await done(store, f"https://{host}/"))
         assert callback.error == f"the certificate of {host} is not trusted"
         assert receiver.came == []
@@ -365,7 +365,7 @@ async def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:
         assert await asyncio.wait_for(sent, 5) < 20 << 20  # what the kernel holds for a socket, at most
 
 
-ENDS = {
+END_CASES = {
     "signalled": End(Ending.SIGNALLED, 2_000, signal="SIGSEGV", started=1_000, duration=1.0),
     "timed_out": End(Ending.TIMED_OUT, 2_000, signal="SIGKILL", started=1_000, duration=1.0),
     "lost": End(Ending.LOST, 2_000, detail="хост был перезапущен", started=1_000),
@@ -373,11 +373,11 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDS)
+@pytest.mark.parametrize("ending", END_CASES)
 async def test_every_end_is_called_back(tmp_path: Path, ending: Any) -> None:
     """Whatever a job's ending was, its callback has it."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
-        end = ENDS[ending]
+        end = END_CASES[ending]
         await settled(store, await done(store, receiver.url(), end))
         result = receiver.came[0].result
         assert (result["ending"], result["signal"], result["detail"]) == (ending, end.signal, end.detail)
@@ -392,8 +392,8 @@ async def test_jobs_that_never_started_are_called_back(tmp_path: Path) -> None:
         await store.request_cancel(first)
         for job in (first, second):
             await settled(store, job)
-        told = {call.path: call.result["ending"] for call in receiver.came}
-        assert told == {"/first": "cancelled", "/second": "skipped"}
+        endings = {call.path: call.result["ending"] for call in receiver.came}
+        assert endings == {"/first": "cancelled", "/second": "skipped"}
 
 
 async def test_only_the_last_attempt_is_called_back(tmp_path: Path) -> None:

@@ -42,9 +42,11 @@ async def test_a_less_safe_python_is_warned_of(
     service.program = [sys.executable, *options, *service.program[1:]]
     service.environment = environment
     await service.start()
-    told = [event for event in warnings(service) if "as root" not in event]
-    assert [words in event for event in told] == [True]
-    assert service.log.index(next(entry for entry in service.log if entry["event"] == told[0])) < len(service.log) - 1
+    found = [event for event in warnings(service) if "as root" not in event]
+    assert [words in event for event in found] == [True]
+    assert (
+        service.log.index(next(entry for entry in service.log if entry["event"] == found[0])) < len(service.log) - 1
+    )
     assert (await service.get("/healthz"))[0] == 200
 
 
@@ -60,7 +62,7 @@ def token(name: Any, run_as: Any = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "uid", "told"),
+    ("tokens", "uid", "found"),
     [
         ([], 0, ["commands run as root: "]),
         ([], 1000, []),
@@ -69,19 +71,19 @@ def token(name: Any, run_as: Any = None) -> dict[str, Any]:
         ([token("b")], 1000, []),
     ],
 )
-def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, told: list[Any] | list[str]) -> None:
+def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, found: list[Any] | list[str]) -> None:
     """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
     auth = AuthSettings(tokens=tokens)
-    said = list(root_warnings(auth, uid))
-    assert len(said) == len(told)
-    assert all(words.startswith(start) for words, start in zip(said, told, strict=True))
+    texts = list(root_warnings(auth, uid))
+    assert len(texts) == len(found)
+    assert all(words.startswith(start) for words, start in zip(texts, found, strict=True))
 
 
 def test_too_few_descriptors_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """More connections than files may be open is warned of, with both numbers; no limit at all is not."""
     settings = Settings.model_validate({"server": {"max_connections": 5000}, "supervisor": {"max_running": 10}})
-    for most, told in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
+    for most, found in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
-        said = list(open_files_warnings(settings))
-        assert bool(said) == told
-        assert all(f"open files is {most}," in words and "5140" in words for words in said)
+        texts = list(open_files_warnings(settings))
+        assert bool(texts) == found
+        assert all(f"open files is {most}," in words and "5140" in words for words in texts)

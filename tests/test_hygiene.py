@@ -21,7 +21,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.real_exec  # what can be seen of a process is also what it was started with
 ROOT = Path(__file__).parent.parent
 # What systemd and an operator put into the environment of a service.
-GIVEN = {
+ENVIRONMENT = {
     "LISTEN_PID": "1",
     "LISTEN_FDS": "0",
     "LISTEN_FDNAMES": "x",
@@ -46,14 +46,16 @@ async def test_nothing_of_the_services_environment_is_in_a_jobs(down: Service, t
         for name in ("CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY", "CONFIGURATION_DIRECTORY"):
             (tmp_path / name).mkdir()
             down.environment[name] = str(tmp_path / name)
-        down.environment |= GIVEN | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        down.environment |= ENVIRONMENT | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
         await down.start()
         result = await down.run(argv=["env", "-0"])
         names = {entry.partition("=")[0] for entry in result["stdout"].split("\0") if entry}
         shipped = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"}
         assert names == shipped | {"PYTHONUNBUFFERED", "SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID"}
-        said = "env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline; ls -l /proc/self/fd"
-        result = await down.run(said)
+        script = (
+            "env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline; ls -l /proc/self/fd"
+        )
+        result = await down.run(script)
         assert "secret" not in result["stdout"]
         assert "socket:" not in result["stdout"]
 
@@ -158,8 +160,10 @@ def test_other_users_access_to_a_state_directory_is_removed_and_logged(
     assert modes == [0o700] * 3
     assert stat.S_IMODE((state / "history.db-wal").stat().st_mode) == 0o600
     assert (state / "history.db-wal").read_bytes() == b"content"
-    told = [record.__dict__["path"] for record in caplog.records if record.msg == "removed the access of other users"]
-    assert told == [str(state), str(state / "slots"), str(state / "history.db-wal")]
+    changed = [
+        record.__dict__["path"] for record in caplog.records if record.msg == "removed the access of other users"
+    ]
+    assert changed == [str(state), str(state / "slots"), str(state / "history.db-wal")]
     caplog.clear()
     prepare(state)
     assert not caplog.records

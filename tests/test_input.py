@@ -25,7 +25,7 @@ from tests.support.service import InProcess, Service
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
 
-BIG = os.urandom(1000) * 1000
+LARGE_INPUT = os.urandom(1000) * 1000
 
 
 def test_a_keeper_announces_that_it_accepts_input(keeping: tuple[Talk, SlotReader]) -> None:
@@ -41,7 +41,7 @@ def test_what_is_sent_is_what_is_read(keeping: tuple[Talk, SlotReader]) -> None:
     assert give(keeper, "два ".encode()) == (11, None)
     assert give(keeper) == (11, None)
     assert give(keeper, b"three", offset=11, end=True) == (16, None)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     assert ended(slot, 1)[1] == "one два three".encode()
 
 
@@ -53,7 +53,7 @@ def test_a_wrong_offset_takes_nothing(keeping: tuple[Talk, SlotReader]) -> None:
     assert give(keeper, b"abc", offset=0) == (3, None)
     assert give(keeper, b"abc", offset=0, end=True) == (3, "offset")
     assert give(keeper, b"def", offset=3, end=True) == (6, None)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     assert ended(slot, 1)[1] == b"abcdef"
 
 
@@ -65,8 +65,8 @@ def test_after_its_end_input_is_closed(keeping: tuple[Talk, SlotReader]) -> None
     assert give(keeper, b"more") == (4, "closed")
     assert give(keeper, end=True) == (4, "closed")
     assert give(keeper, b"last", offset=0, end=True) == (4, "offset")
-    keeper.say(do="cancel", job=1, token="t")
-    assert keeper.hear()["say"] == "ended"
+    keeper.send(do="cancel", job=1, token="t")
+    assert keeper.receive()["say"] == "ended"
 
 
 @pytest.mark.parametrize("job", [{}, {"stdin": "text"}, {"tty": [24, 80]}])
@@ -76,8 +76,8 @@ def test_a_job_that_is_not_made_for_input_takes_none(keeping: tuple[Talk, SlotRe
     start(keeper, 1, "sleep 600", **job)
     assert give(keeper, b"x") == (0, "closed")
     assert give(keeper, b"x", offset=7) == (0, "closed")
-    keeper.say(do="cancel", job=1, token="t")
-    assert keeper.hear()["say"] == "ended"
+    keeper.send(do="cancel", job=1, token="t")
+    assert keeper.receive()["say"] == "ended"
 
 
 def test_input_for_another_job_is_gone(keeping: tuple[Talk, SlotReader]) -> None:
@@ -86,8 +86,8 @@ def test_input_for_another_job_is_gone(keeping: tuple[Talk, SlotReader]) -> None
     assert give(keeper, b"x") == (None, "gone")
     start(keeper, 1, "sleep 600", stream=True)
     assert give(keeper, b"x", job=2) == (None, "gone")
-    keeper.say(do="cancel", job=1, token="t")
-    assert keeper.hear()["say"] == "ended"
+    keeper.send(do="cancel", job=1, token="t")
+    assert keeper.receive()["say"] == "ended"
 
 
 async def test_a_slow_reader_fills_the_room_and_makes_it_again(
@@ -96,12 +96,12 @@ async def test_a_slow_reader_fills_the_room_and_makes_it_again(
     """What the command does not read waits up to a bound; beyond it nothing is taken, until it has read."""
     keeper, slot = keeping
     start(keeper, 1, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum", stream=True)
-    assert give(keeper, BIG) == (len(BIG), None)
-    assert give(keeper, BIG) == (len(BIG), "full")
+    assert give(keeper, LARGE_INPUT) == (len(LARGE_INPUT), None)
+    assert give(keeper, LARGE_INPUT) == (len(LARGE_INPUT), "full")
     (tmp_path / "go").touch()
-    await until(lambda: give(keeper, BIG, offset=len(BIG), end=True) == (2 * len(BIG), None))
-    assert keeper.hear()["say"] == "ended"
-    assert ended(slot, 1)[1].decode().split() == [hashlib.md5(BIG * 2).hexdigest(), "-"]
+    await until(lambda: give(keeper, LARGE_INPUT, offset=len(LARGE_INPUT), end=True) == (2 * len(LARGE_INPUT), None))
+    assert keeper.receive()["say"] == "ended"
+    assert ended(slot, 1)[1].decode().split() == [hashlib.md5(LARGE_INPUT * 2).hexdigest(), "-"]
 
 
 def test_what_a_command_does_not_want_is_nobodys_error(keeping: tuple[Talk, SlotReader]) -> None:
@@ -109,15 +109,15 @@ def test_what_a_command_does_not_want_is_nobodys_error(keeping: tuple[Talk, Slot
     keeper, slot = keeping
     start(keeper, 1, "exec <&-; trap 'exit 4' USR1; while :; do sleep 0.02; done", stream=True)
     for _ in range(5):
-        offset, refused = give(keeper, BIG)
+        offset, refused = give(keeper, LARGE_INPUT)
         assert refused in (None, "full")
     assert give(keeper, b"", end=True)[1] is None
     assert give(keeper, b"")[1] == "closed"
-    keeper.say(do="signal", job=1, token="t", signum=signal.SIGUSR1)
-    assert keeper.hear()["say"] == "ended"
+    keeper.send(do="signal", job=1, token="t", signum=signal.SIGUSR1)
+    assert keeper.receive()["say"] == "ended"
     assert ended(slot, 1)[0]["exit_code"] == 4
     assert offset is not None
-    assert offset >= len(BIG)
+    assert offset >= len(LARGE_INPUT)
 
 
 async def test_the_servers_death_does_not_end_the_input(
@@ -131,7 +131,7 @@ async def test_the_servers_death_does_not_end_the_input(
     again = fork_server.reconnect(1)
     assert (again.hello["job"], again.hello["token"]) == (1, "t")
     assert give(again, b"after", offset=7, end=True) == (12, None)
-    assert again.hear()["say"] == "ended"
+    assert again.receive()["say"] == "ended"
     end, data = ended(slot, 1)
     assert (end["exit_code"], data) == (5, b"before after")
 
@@ -145,15 +145,15 @@ async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping: tuple[Ta
     asked = 0
     with contextlib.suppress(TimeoutError):
         while asked < 5000:  # far more than a socket holds
-            keeper.say(do="input", job=1, token="t", offset=7, data="", end=False)
+            keeper.send(do="input", job=1, token="t", offset=7, data="", end=False)
             asked += 1
     end = await until(lambda: record_of(slot, 1).end, what="it ends")
     assert (end["ending"], end["duration"] < 3) == ("timed_out", True)
     keeper.connection.settimeout(20)
     for _ in range(asked):
-        while (said := keeper.hear())["say"] == "ended":
+        while (message := keeper.receive())["say"] == "ended":
             pass
-        assert (said["say"], said["job"], said["refused"] in ("offset", "gone")) == ("took", 1, True)
+        assert (message["say"], message["job"], message["refused"] in ("offset", "gone")) == ("took", 1, True)
 
 
 async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
@@ -167,7 +167,9 @@ async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
     os.close(slots)
     keeper_pid = (await link.hello)["identity"]["pid"]
     os.kill(keeper_pid, signal.SIGSTOP)
-    giving = [asyncio.create_task(link.send_input(1, "t", None, BIG[:100_000], end=False)) for _ in range(100)]
+    giving = [
+        asyncio.create_task(link.send_input(1, "t", None, LARGE_INPUT[:100_000], end=False)) for _ in range(100)
+    ]
     await asyncio.sleep(0)  # each has sent what it has, or waits for its turn
     for task in giving:
         task.cancel()
@@ -194,8 +196,8 @@ def test_input_leaves_no_descriptor_behind(keeping: tuple[Talk, SlotReader]) -> 
     ]
     for job, kind in enumerate(kinds * 3, 1):
         start(keeper, job, stream=True, **kind)
-        keeper.say(do="input", job=job, token="t", offset=None, data="eHl6", end=job % 2 == 0)
-        assert {keeper.hear()["say"], keeper.hear()["say"]} == {"took", "ended"}
+        keeper.send(do="input", job=job, token="t", offset=None, data="eHl6", end=job % 2 == 0)
+        assert {keeper.receive()["say"], keeper.receive()["say"]} == {"took", "ended"}
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
 
 
@@ -255,16 +257,16 @@ def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping: tupl
     while not slot.find(1, "t") or not record_of(slot, 1).progress.get("stdout"):
         assert give(keeper) == (0, None)
     for wrong in ({"job": 2, "token": "t"}, {"job": 1, "token": "x"}):
-        keeper.say(do="signal", signum=signal.SIGKILL, **wrong)
-    keeper.say(do="signal", job=1, token="t", signum=9999)
+        keeper.send(do="signal", signum=signal.SIGKILL, **wrong)
+    keeper.send(do="signal", job=1, token="t", signum=9999)
     assert give(keeper) == (0, None)
-    keeper.say(do="signal", job=1, token="t", signum=signal.SIGHUP)
-    assert keeper.hear()["say"] == "ended"
+    keeper.send(do="signal", job=1, token="t", signum=signal.SIGHUP)
+    assert keeper.receive()["say"] == "ended"
     end, data = ended(slot, 1)
     assert (end["exit_code"], data) == (4, b"up\ngot\n")
-    keeper.say(do="signal", job=1, token="t", signum=signal.SIGKILL)
+    keeper.send(do="signal", job=1, token="t", signum=signal.SIGKILL)
     start(keeper, 2, "exit 6")
-    assert keeper.hear()["job"] == 2
+    assert keeper.receive()["job"] == 2
     assert ended(slot, 2)[0]["exit_code"] == 6
 
 
@@ -330,31 +332,33 @@ async def test_input_over_http(service: Service) -> None:
 async def test_input_goes_on_over_kill_9_and_restart(service: Service) -> None:
     """A server that is killed takes nothing with it; after the restart the same offsets count, nothing is lost."""
     job = await listener(service, "md5sum")
-    half = len(BIG) // 2
-    assert (await send(service, job, BIG[:half], "?offset=0"))[0] == 204
+    half = len(LARGE_INPUT) // 2
+    assert (await send(service, job, LARGE_INPUT[:half], "?offset=0"))[0] == 204
     await service.restart()
-    status, body = await send(service, job, BIG[:half], "?offset=0")
+    status, body = await send(service, job, LARGE_INPUT[:half], "?offset=0")
     assert (status, body["offset"]) == (409, half)
-    assert (await send(service, job, BIG[half:], f"?offset={half}"))[0] == 204
+    assert (await send(service, job, LARGE_INPUT[half:], f"?offset={half}"))[0] == 204
     await service.restart()
-    assert (await send(service, job, b"", f"?offset={len(BIG)}&end"))[0] == 204
-    assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG).hexdigest()
+    assert (await send(service, job, b"", f"?offset={len(LARGE_INPUT)}&end"))[0] == 204
+    assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(LARGE_INPUT).hexdigest()
 
 
 async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service: Service, tmp_path: Path) -> None:
     """Over HTTP too: full is a 503 to try again after, and what was taken arrives once."""
     job = await listener(service, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum")
-    assert (await send(service, job, BIG))[0] == 204
-    status, headers, body = await service.ask("POST", f"/api/jobs/{job}/stdin?offset={len(BIG)}", data=BIG[:])
-    assert (status, body["type"], body["offset"]) == (503, "/problems/input-full", len(BIG))
+    assert (await send(service, job, LARGE_INPUT))[0] == 204
+    status, headers, body = await service.ask(
+        "POST", f"/api/jobs/{job}/stdin?offset={len(LARGE_INPUT)}", data=LARGE_INPUT[:]
+    )
+    assert (status, body["type"], body["offset"]) == (503, "/problems/input-full", len(LARGE_INPUT))
     assert headers["Retry-After"] == "1"
     (tmp_path / "go").touch()
 
     async def taken() -> bool:
-        return bool((await send(service, job, BIG, f"?offset={len(BIG)}&end=true"))[0] == 204)
+        return bool((await send(service, job, LARGE_INPUT, f"?offset={len(LARGE_INPUT)}&end=true"))[0] == 204)
 
     await until(taken)
-    assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(BIG * 2).hexdigest()
+    assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(LARGE_INPUT * 2).hexdigest()
 
 
 BAD_INPUT = [

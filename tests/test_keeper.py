@@ -41,7 +41,7 @@ def test_a_keeper_is_used_again_and_writes_into_its_records_in_turn(fork_server:
     slot = fork_server.slot()
     for job in range(1, 8):
         start(keeper, job, f"echo {job}; exit {job}")
-        assert keeper.hear() == {"say": "ended", "job": job, "token": "t", "retiring": False}
+        assert keeper.receive() == {"say": "ended", "job": job, "token": "t", "retiring": False}
         record = record_of(slot, job)
         assert record.end["exit_code"] == job
         assert slot.data(record, 0, record.end["stdout"]) == f"{job}\n".encode()
@@ -61,7 +61,7 @@ def test_a_keeper_handles_what_was_sent_before_its_server_died(fork_server: Fork
     slot = fork_server.slot()
     assert not slot.keeper_is_gone()
     os.kill(keeper.hello["identity"]["pid"], signal.SIGCONT)
-    assert fork_server.hear()["status"] == 0
+    assert fork_server.receive()["status"] == 0
     assert slot.keeper_is_gone()
     assert record_of(slot, 1).end["exit_code"] == 4
     assert (tmp_path / "told").read_text() == "told\n"
@@ -72,7 +72,7 @@ def test_an_idle_keeper_exits_with_its_server_and_takes_its_socket_along(fork_se
     """A keeper that keeps nothing does not outlive the connection."""
     keeper = fork_server.keeper(3)
     keeper.connection.close()
-    report = fork_server.hear()
+    report = fork_server.receive()
     assert (report["say"], report["keeper"], report["status"], report["orphans"]) == ("died", 3, 0, [])
     assert not (fork_server.state / "slots" / "3.sock").exists()
 
@@ -85,7 +85,7 @@ async def test_the_fork_server_ends_what_a_killed_keeper_kept(fork_server: ForkS
     record = await until(lambda: (r := slot.find(1, "t")) and r.progress.get("stdout") and r)
     child = int(slot.data(record, 0, record.progress["stdout"]))
     os.kill(keeper.hello["identity"]["pid"], signal.SIGKILL)
-    report = fork_server.hear()
+    report = fork_server.receive()
     assert os.WTERMSIG(report["status"]) == signal.SIGKILL
     assert report["swept"]
     assert len(report["orphans"]) >= 3
@@ -111,12 +111,12 @@ def test_the_fork_server_is_gone_after_its_last_keeper(tmp_path: Path) -> None:
 def test_a_long_state_directory_is_no_problem(tmp_path: Path) -> None:
     """A socket's path may be longer than the 107 bytes of sun_path."""
     server = ForkServer(tmp_path / ("long-" * 30) / ("directory-" * 10))
-    server.say(do="fork", keeper=1, header={"history": "h", "program": "t"})
-    assert server.hear()["say"] == "forked"
+    server.send(do="fork", keeper=1, header={"history": "h", "program": "t"})
+    assert server.receive()["say"] == "forked"
     slots = os.open(server.state / "slots", os.O_RDONLY)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(f"/proc/self/fd/{slots}/1.sock")
-    assert Talk(connection).hear()["say"] == "hello"
+    assert Talk(connection).receive()["say"] == "hello"
     os.close(slots)
     connection.close()
     server.connection.close()
@@ -141,7 +141,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server: ForkServer, tmp_
     ]
     for job, kind in enumerate(kinds * 4, 1):
         start(keeper, job, **kind)
-        assert keeper.hear()["job"] == job
+        assert keeper.receive()["job"] == job
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
     assert not process_tree.descendants(pid)
 
@@ -151,7 +151,7 @@ def test_the_limit_is_kept_to_the_byte(fork_server: ForkServer, size: int) -> No
     """Up to the limit everything is stored; one byte more ends the job, and is counted."""
     keeper = fork_server.keeper()
     start(keeper, 1, f"head -c {size} /dev/zero", output_bytes=10)
-    keeper.hear()
+    keeper.receive()
     slot = fork_server.slot()
     end = record_of(slot, 1).end
     assert end["stdout"] == min(size, 10)
@@ -165,7 +165,7 @@ def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server: ForkServe
     """A child that outlives its shell within the grace and holds the pipe does not stop the clock: KILL comes."""
     keeper = fork_server.keeper()
     start(keeper, 1, "(trap '' TERM; exec sleep 300) & yes", timeout=0.2, grace=0.3)
-    keeper.hear()
+    keeper.receive()
     slot = fork_server.slot()
     end = record_of(slot, 1).end
     assert (end["ending"], end["signal"]) == ("timed_out", "SIGTERM")
@@ -176,12 +176,12 @@ def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server: ForkServe
 # Is traced by its own child, which fled to a session of its own and never takes the status: wait(2) has none for us.
 TRACED = """
 import ctypes, os, time
-me, (told, tell) = os.getpid(), os.pipe()
+me, (reading, writing) = os.getpid(), os.pipe()
 if os.fork() == 0:
     os.setsid()
-    os.write(tell, b"%d" % ctypes.CDLL(None).ptrace(0x4206, me, 0, 0))
+    os.write(writing, b"%d" % ctypes.CDLL(None).ptrace(0x4206, me, 0, 0))
     time.sleep(600)
-print(os.read(told, 2).decode(), flush=True)
+print(os.read(reading, 2).decode(), flush=True)
 os._exit(4)
 """
 
@@ -208,10 +208,10 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server: ForkServer) 
     pid = keeper.hello["identity"]["pid"]
     await until(lambda: len(process_tree.descendants(pid)) == 2 and _age(process_tree.descendants(pid)[0].pid) > 1.3)
     assert not [child for child in process_tree.descendants(pid) if child.zombie]
-    keeper.say(do="cancel", job=1, token="t")
-    assert keeper.hear()["job"] == 1
+    keeper.send(do="cancel", job=1, token="t")
+    assert keeper.receive()["job"] == 1
     start(keeper, 2, "exit 3")
-    assert keeper.hear()["job"] == 2
+    assert keeper.receive()["job"] == 2
 
 
 def _age(pid: Any) -> Any:
@@ -224,17 +224,17 @@ def test_a_failed_fork_harms_nobody(fork_server: ForkServer) -> None:
     """What cannot be made is reported; the fork server and its other keepers go on, and nothing is left behind."""
     fork_server.keeper(1)
     (fork_server.state / "slots" / "2.sock").mkdir()
-    fork_server.say(do="fork", keeper=2, header={})
-    report = fork_server.hear()
+    fork_server.send(do="fork", keeper=2, header={})
+    report = fork_server.receive()
     assert (report["say"], report["keeper"]) == ("failed", 2)
     (fork_server.state / "slots" / "3.slot").touch()
-    fork_server.say(do="fork", keeper=3, header={})
-    assert fork_server.hear()["say"] == "failed"
+    fork_server.send(do="fork", keeper=3, header={})
+    assert fork_server.receive()["say"] == "failed"
     assert (fork_server.state / "slots" / "3.slot").exists()
     assert not (fork_server.state / "slots" / "2.slot").exists()
     keeper = fork_server.keeper(4)
     start(keeper, 1, "exit 5")
-    assert keeper.hear()["job"] == 1
+    assert keeper.receive()["job"] == 1
 
 
 def test_a_slot_is_closed_once(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_each_attempt_has_its_own_files(
     keeper, slot = keeping
     size = DATA_CAPACITY + 1000
     start(keeper, 12, f"head -c {size} /dev/zero", **({"attempt": attempt} if attempt > 1 else {}))
-    keeper.hear()
+    keeper.receive()
     record = record_of(slot, 12)
     assert record.attempt == attempt
     assert ("attempt" in record.start) == (attempt > 1)  # a slot of an earlier version never says it
@@ -523,12 +523,12 @@ def test_messages_survive_any_cutting(messages: Any, data: Any) -> None:
     """However a socket cuts the bytes, the same messages come out."""
     whole = b"".join(map(pack, messages))
     unpacker = Unpacker()
-    heard: list[Any] = []
+    received: list[Any] = []
     while whole:
         cut = data.draw(st.integers(1, len(whole)))
-        heard += unpacker.feed(whole[:cut])
+        received += unpacker.feed(whole[:cut])
         whole = whole[cut:]
-    assert heard == messages
+    assert received == messages
 
 
 def test_an_identity_can_be_written_down() -> None:
@@ -545,7 +545,7 @@ def test_o4_the_tail_is_never_lost(fork_server: ForkServer) -> None:
         for keeper in keepers:
             start(keeper, job, "printf x; exit 3")
         for keeper, slot in zip(keepers, slots, strict=True):
-            keeper.hear()
+            keeper.receive()
             record = record_of(slot, job)
             assert (record.end["exit_code"], slot.data(record, 0, record.end["stdout"])) == (3, b"x")
     for slot in slots:

@@ -16,7 +16,7 @@ from tests.support.service import InProcess, Service
 from tests.support.users import sees_keepers
 
 MIB = 1 << 20
-ROOMY = {"open_files": 64}  # a limit that takes the other path and nothing else
+HIGH_LIMIT = {"open_files": 64}  # a limit that takes the other path and nothing else
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_is_null_is_no_limit() -> None:
 def test_surroundings_are_as_without_limits(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
     """Signals, descriptors, session, directory, environment, streams: nothing distinguishes the two paths."""
     by_spawn, by_fork = (
-        surroundings(*keeping, job, limits=limits, **more) for job, limits in enumerate((None, ROOMY), 1)
+        surroundings(*keeping, job, limits=limits, **more) for job, limits in enumerate((None, HIGH_LIMIT), 1)
     )
     assert by_spawn[:3] == by_fork[:3]
     assert _plain(by_spawn[3]) == _plain(by_fork[3])
@@ -128,7 +128,7 @@ def _plain(lines: Any) -> tuple[Any, ...]:
 def test_failures_to_start_are_reported_alike(keeping: tuple[Talk, SlotReader], more: dict[str, Any]) -> None:
     """Whatever prevents a command's start, the detail is the same with limits as without, and no process is left."""
     details = []
-    for job, limits in enumerate((None, ROOMY), 1):
+    for job, limits in enumerate((None, HIGH_LIMIT), 1):
         end, _ = keep(*keeping, job, "true", limits=limits, **more)
         assert end["ending"] == "failed_to_start"
         details.append(end["detail"])
@@ -155,9 +155,9 @@ def test_a_cancel_reaches_a_limited_command(keeping: tuple[Talk, SlotReader]) ->
     """Its group is its own from the first moment: ending it ends nothing else."""
     keeper, slot = keeping
     for job in range(1, 21):
-        start(keeper, job, "exec sleep 600", limits=ROOMY)
-        keeper.say(do="cancel", job=job, token="t")
-        assert keeper.hear()["say"] == "ended"
+        start(keeper, job, "exec sleep 600", limits=HIGH_LIMIT)
+        keeper.send(do="cancel", job=job, token="t")
+        assert keeper.receive()["say"] == "ended"
         end = record_of(slot, job).end
         assert (end["ending"], end["signal"]) == ("cancelled", "SIGTERM")
 
@@ -176,7 +176,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping: tuple[Talk, SlotRead
         {"command": "true", "limits": {"memory_bytes": 1}},
     ]
     for job, kind in enumerate(kinds * 3, 1):
-        keep(*keeping, job, **({"limits": ROOMY} | kind))
+        keep(*keeping, job, **({"limits": HIGH_LIMIT} | kind))
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
     assert not process_tree.descendants(pid)
     with open(f"/proc/{pid}/status") as file:

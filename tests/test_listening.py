@@ -26,7 +26,7 @@ from shellrunner.service.listening import listening
 from shellrunner.service.tls import Certificate
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.support.service import Service
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 SERVE = [sys.executable, "-m", "shellrunner", "serve"]
 
@@ -228,9 +228,9 @@ async def test_a_wrong_listen_is_refused_as_what_it_is(make: Any, arguments: lis
     """Exit code 2, and the words name the option."""
     service = make()
     service.program = [*SERVE, *arguments]
-    status, said = await refused(service)
+    status, message = await refused(service)
     assert status == 2
-    assert said.splitlines()[-1].startswith(words)
+    assert message.splitlines()[-1].startswith(words)
     assert not service.state_dir.exists()
 
 
@@ -240,22 +240,24 @@ async def test_a_wrong_listen_is_refused_as_what_it_is(make: Any, arguments: lis
 # is said instead; there `PID` stands for its pid.
 ACTIVATE = """
 import os, sys
-said, count, *words = sys.argv[1:]
+environment, count, *words = sys.argv[1:]
 given, command = words[: int(count)], words[int(count):]
 spare = [os.dup2(int(fd), 100 + n) for n, fd in enumerate(given)]
 for n, fd in enumerate(spare):
     os.dup2(fd, 3 + n)
 os.closerange(3 + len(spare), 200)
-os.environ |= (pair.split("=") for pair in said.replace("PID=PID", f"PID={os.getpid()}").split())
+os.environ |= (pair.split("=") for pair in environment.replace("PID=PID", f"PID={os.getpid()}").split())
 os.execv(command[0], command)
 """
 
 
-def activation(command: Any, passed: Any, said: Any = None) -> list[Any]:
+def activation(command: Any, passed: Any, environment: Any = None) -> list[Any]:
     """The words that start a command with these sockets."""
     fds = [str(each.fileno()) for each in passed]
-    said = said or f"LISTEN_PID=PID LISTEN_FDS={len(fds)} LISTEN_FDNAMES={':'.join('front' for _ in fds)}"
-    return [sys.executable, "-c", ACTIVATE, said, str(len(fds)), *fds, *command]
+    environment = (
+        environment or f"LISTEN_PID=PID LISTEN_FDS={len(fds)} LISTEN_FDNAMES={':'.join('front' for _ in fds)}"
+    )
+    return [sys.executable, "-c", ACTIVATE, environment, str(len(fds)), *fds, *command]
 
 
 def activated(service: Service, *passed: Any) -> Any:
@@ -277,9 +279,9 @@ print([name for name in os.environ if name.startswith("LISTEN_")])
 """
 
 
-def taken(*passed: Any, said: Any = None) -> Any:
+def taken(*passed: Any, environment: Any = None) -> Any:
     """What a process takes of the sockets that it was started with, and which variables are left."""
-    command = activation([sys.executable, "-c", TAKE], passed, said)
+    command = activation([sys.executable, "-c", TAKE], passed, environment)
     fds = [each.fileno() for each in passed]
     return subprocess.run(command, pass_fds=fds, check=True, capture_output=True, text=True).stdout.splitlines()
 
@@ -330,7 +332,7 @@ async def test_a_port_that_is_held_outside_stays_open_over_restarts(make: Any, h
         waiting = asyncio.create_task(health(service.url))
         await until(lambda: waiting_clients(held) == 1, what="the client waits in the queue")
         await service.start()
-        assert await asyncio.wait_for(waiting, SOON) == 200
+        assert await asyncio.wait_for(waiting, WAIT_TIMEOUT) == 200
 
 
 def waiting_clients(listener: Any) -> Any:
@@ -357,11 +359,11 @@ def test_what_is_passed_is_taken_and_not_inherited_further(held: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_FDS=1", "LISTEN_PID=PID LISTEN_FDS=some", "LISTEN_PID=PID"]
+    "environment", ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_FDS=1", "LISTEN_PID=PID LISTEN_FDS=some", "LISTEN_PID=PID"]
 )
-def test_what_was_passed_to_another_process_is_not_taken(held: Any, said: str) -> None:
+def test_what_was_passed_to_another_process_is_not_taken(held: Any, environment: str) -> None:
     """Variables that name another process, or are empty, are only removed."""
-    assert taken(held, said=said) == ["[]", "[]"]
+    assert taken(held, environment=environment) == ["[]", "[]"]
 
 
 @pytest.mark.parametrize("kind", ["datagram", "unlistened", "connected", "packets", "file", "nothing"])
@@ -384,7 +386,7 @@ def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path: Path, kind: 
                 passed = stack.enter_context(open(tmp_path / "file", "w"))
             case _:
                 passed = None
-        words, left = taken(*([passed] if passed else []), said="LISTEN_PID=PID LISTEN_FDS=1")
+        words, left = taken(*([passed] if passed else []), environment="LISTEN_PID=PID LISTEN_FDS=1")
     assert words == (
         "systemd passed descriptor 3, which cannot accept connections: the socket unit needs "
         "ListenStream= with an address or a path, and Accept=no"
@@ -465,9 +467,9 @@ async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any,
     await service.start()
     config.write_text("")
     service.process.send_signal(signal.SIGHUP)
-    said = await until(lambda: [entry for entry in service.log if "reloaded" in entry["event"]])
-    assert said[0]["event"].startswith("not reloaded")
-    assert said[0]["reasons"][0].startswith("systemd passed a socket on http://0.0.0.0:")
+    entries = await until(lambda: [entry for entry in service.log if "reloaded" in entry["event"]])
+    assert entries[0]["event"].startswith("not reloaded")
+    assert entries[0]["reasons"][0].startswith("systemd passed a socket on http://0.0.0.0:")
 
 
 async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates: Any) -> None:
@@ -559,12 +561,12 @@ class Client:
     async def ask(self) -> Any:
         """Ask; return the status line."""
         self._writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        answer = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), SOON)
+        answer = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), WAIT_TIMEOUT)
         return answer.split(b"\r\n")[0]
 
     async def end(self) -> Any:
         """Wait for the end; return what came before it."""
-        return await asyncio.wait_for(self._reader.read(), SOON)
+        return await asyncio.wait_for(self._reader.read(), WAIT_TIMEOUT)
 
 
 async def shown(*client: Any) -> Any:
@@ -620,7 +622,7 @@ def encrypt_key(chain: Any, key: Any) -> None:
     os.replace(f"{key}.aes", key)
 
 
-SPOILED = [
+BROKEN_FILES = [
     (spoil_key, "server.tls_cert {chain} and server.tls_key {key} do not match: "),
     (spoil_chain, "server.tls_cert {chain} and server.tls_key {key} do not match: "),
     (lose_key, "{key}: cannot be read: No such file or directory"),
@@ -633,7 +635,7 @@ SPOILED = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "words"), SPOILED, ids=[spoil.__name__ for spoil, _ in SPOILED])
+@pytest.mark.parametrize(("spoil", "words"), BROKEN_FILES, ids=[spoil.__name__ for spoil, _ in BROKEN_FILES])
 async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(
     certificates: Any, spoil: Any, words: Any
 ) -> None:

@@ -140,13 +140,13 @@ logger.info('again')
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == b"alive\n"  # nothing was read of the log until now
-        room = os.read(process.stderr.fileno(), 1 << 20)
+        read = os.read(process.stderr.fileno(), 1 << 20)
         process.stdin.close()
-        *lines, told, last = (room + process.stderr.read()).decode().splitlines()
+        *lines, complaint, last = (read + process.stderr.read()).decode().splitlines()
     assert json.loads(last)["event"] == "again"
     whole = [json.loads(line)["n"] for line in lines if line.endswith("}")]
     assert whole == list(range(len(whole)))
-    assert json.loads(told)["lines"] == 3000 - len(whole) > 0
+    assert json.loads(complaint)["lines"] == 3000 - len(whole) > 0
 
 
 @contextlib.contextmanager

@@ -68,13 +68,13 @@ async def scrape(service: Service) -> Any:
     return Scrape(body.decode())
 
 
-async def says(service: Service, name: Any, value: Any, **labels: Any) -> None:
+async def wait_for_sample(service: Service, name: Any, value: Any, **labels: Any) -> None:
     """Wait until this sample has this value."""
 
-    async def it_does() -> bool:
+    async def has_value() -> bool:
         return bool((await scrape(service))(name, **labels) == value)
 
-    await until(it_does, what=f"{name}{labels} is {value}")
+    await until(has_value, what=f"{name}{labels} is {value}")
 
 
 def served(scraped: Any) -> set[Any]:
@@ -90,8 +90,8 @@ async def test_the_reference_has_every_metric(tmp_path: Path) -> None:
     """The table has each metric with its type and labels, and none that does not exist."""
     rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*)\| [^|]+ \|$", REFERENCE, re.MULTILINE)
     async with InProcess(tmp_path) as service:
-        told = {(name, kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-        assert told == served(await scrape(service))
+        documented = {(name, kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+        assert documented == served(await scrape(service))
 
 
 async def test_all_is_there_from_the_first_scrape(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ async def test_ends_are_counted_by_ending(tmp_path: Path) -> None:
         for job in (queued, running):
             await service.ask("POST", f"/api/jobs/{job}/cancel")
             await service.result(job)
-        await says(service, "job_run_seconds_count", 1, queue="one")
+        await wait_for_sample(service, "job_run_seconds_count", 1, queue="one")
         now = await scrape(service)
         assert now.endings() == {"exited": 2, "skipped": 1, "signalled": 1, "failed_to_start": 1}
         assert now.endings("one") == {"cancelled": 2}
@@ -154,8 +154,8 @@ async def test_a_job_is_where_it_stands(tmp_path: Path) -> None:
         assert (now("max_running"), now("keepers", state="busy")) == (1, 1)
         assert now("keepers", state="idle") > 0
         (tmp_path / "go").touch()
-        await says(service, "jobs", 4, state="done")
-        await says(service, "keepers", 0, state="busy")
+        await wait_for_sample(service, "jobs", 4, state="done")
+        await wait_for_sample(service, "keepers", 0, state="busy")
         now = await scrape(service)
         assert now("queue_oldest_seconds", queue="default") == 0
         assert now("job_wait_seconds_sum", queue="default") > 0.4  # two waited for longer than 0.2 s
@@ -182,7 +182,7 @@ async def test_a_wait_begins_when_the_job_could_start(tmp_path: Path) -> None:
         ]
         for job in jobs:
             await service.result(job)
-        await says(service, "job_wait_seconds_count", 5, queue="default")
+        await wait_for_sample(service, "job_wait_seconds_count", 5, queue="default")
         assert (await scrape(service))("job_wait_seconds_sum", queue="default") < 1
 
 
@@ -190,7 +190,7 @@ async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path: P
     """A job counts from when it was accepted, by another server; its queue is named though config no longer does."""
     async with InProcess(tmp_path, queues={"old": {}}) as service:
         await service.ask("POST", "/api/queues/pause")
-        await says(service, "queue_paused", 1, queue="old")
+        await wait_for_sample(service, "queue_paused", 1, queue="old")
         accepted = time.time()
         job = await service.submit("true", queue="old")
     async with InProcess(tmp_path) as service:
@@ -199,7 +199,7 @@ async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path: P
         resumed = time.time()
         await service.ask("POST", "/api/queues/resume")
         await service.result(job)
-        await says(service, "job_wait_seconds_count", 1, queue="old")
+        await wait_for_sample(service, "job_wait_seconds_count", 1, queue="old")
         now = await scrape(service)
         assert now("job_wait_seconds_sum", queue="old") >= resumed - accepted - 0.1
         assert now.endings("old") == {"exited": 1}
@@ -221,7 +221,7 @@ async def test_output_and_history_have_sizes(tmp_path: Path) -> None:
         job = await service.submit("printf 12345; printf 123 >&2")
         await service.result(job)
         await service.run("head -c 5000 /dev/zero", limits={"output_bytes": 1000})
-        await says(service, "job_run_seconds_count", 2, queue="default")
+        await wait_for_sample(service, "job_run_seconds_count", 2, queue="default")
         now = await scrape(service)
         stored, dropped = (now(f"output_{name}bytes_total", stream="stdout") for name in ("", "dropped_"))
         assert 5 < stored <= 1005
@@ -253,11 +253,11 @@ async def test_followers_are_counted_while_they_follow(tmp_path: Path, path: str
         await service.running(job)
         async with service.session.get(service.url + path) as response:
             assert response.status == 200
-            await says(service, "followers", 1, kind=kind)
+            await wait_for_sample(service, "followers", 1, kind=kind)
             now = await scrape(service)
             assert sum(now("followers", kind=each) for each in ("events", "output", "statuses")) == 1
             response.close()
-        await says(service, "followers", 0, kind=kind)
+        await wait_for_sample(service, "followers", 0, kind=kind)
         await service.ask("POST", f"/api/jobs/{job}/cancel")
         await service.result(job)
 
@@ -268,11 +268,11 @@ async def test_connections_and_problems_are_counted(tmp_path: Path) -> None:
         port = int(service.url.rpartition(":")[2])
         now = await scrape(service)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await says(service, "connections", now("connections") + 1)
+        await wait_for_sample(service, "connections", now("connections") + 1)
         writer.write(b"nonsense\r\n\r\n")
         await reader.read()
         writer.close()
-        await says(service, "connections", now("connections"))
+        await wait_for_sample(service, "connections", now("connections"))
         await service.get("/api/jobs/77")
         after = await scrape(service)
         for problem, number in (("bad-request", 1), ("no-such-job", 1), ("wrong-host", 0)):
@@ -306,7 +306,7 @@ async def test_tries_to_call_back_are_counted_by_outcome(tmp_path: Path) -> None
         async with InProcess(tmp_path, callbacks=callbacks) as service:
             for outcome in ("delivered", "pending"):
                 await service.run("true", notify={"url": f"http://{host}/"})
-                await says(service, "callback_tries_total", 1, outcome=outcome)
+                await wait_for_sample(service, "callback_tries_total", 1, outcome=outcome)
             assert (await scrape(service))("callback_tries_total", outcome="failed") == 0
 
 
@@ -365,7 +365,7 @@ async def test_no_text_of_a_job_is_in_a_metric(measured: Any) -> None:
     await measured.run(f"echo '{evil}'; exit 1", labels={"evil": evil}, env={"evil": evil})
     job = {"command": "true", "queue": "evil"}
     assert (await measured.ask("POST", "/api/jobs", json=job))[0] == 422
-    await says(measured, "job_run_seconds_count", 1, queue="default")
+    await wait_for_sample(measured, "job_run_seconds_count", 1, queue="default")
     after = await scrape(measured)
     assert "evil" not in after.text
     assert set(after.samples) == set(before.samples)

@@ -17,7 +17,7 @@ import pytest
 
 from shellrunner.config import load
 from shellrunner.keeper import fork_exec, process_tree
-from shellrunner.keeper.program import Program, Step, StepFailed
+from shellrunner.keeper.program import Program, StartStep, StepFailed
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.model import JobSpec, Retries, Submitter
@@ -73,10 +73,10 @@ def test_keys_are_out_of_its_reach(tmp_path: Path) -> None:
     with kept(server) as (keeper, slot):
         argv = ["/usr/bin/env", "python3", "-c", KEYS]
         users = [USER, USER | {"uid": UID + 1}, USER]
-        said = [keep(keeper, slot, job, "", argv=argv, user=user)[1] for job, user in enumerate(users, 1)]
+        outputs = [keep(keeper, slot, job, "", argv=argv, user=user)[1] for job, user in enumerate(users, 1)]
         own = keep(keeper, slot, 9, "", argv=argv)[1]
     server.end()
-    assert said == [b"None\n"] * 3
+    assert outputs == [b"None\n"] * 3
     assert own == b"secret\n", "the service's own commands have its session's, so the others would notice"
 
 
@@ -97,7 +97,7 @@ def test_its_streams_can_be_opened_again(keeping: tuple[Talk, SlotReader]) -> No
     assert (data.decode(), end["stdout"], end["stderr"]) == ("привет\noops\n", 13, 5)
     start(keeping[0], 2, script, user=USER, stream=True)
     give(keeping[0], b"later\n", job=2, end=True)
-    assert keeping[0].hear()["say"] == "ended"
+    assert keeping[0].receive()["say"] == "ended"
     assert record_of(keeping[1], 2).end["stdout"] == 6
     end, data = keep(*keeping, 3, "cat /dev/stdin; echo end", user=USER)
     assert (end["exit_code"], data) == (0, b"end\n")
@@ -196,8 +196,8 @@ async def test_nothing_of_it_outlives_it(keeping: tuple[Talk, SlotReader], end: 
     start(keeping[0], 1, script, user=USER, timeout=0.3 if end == "timeout" else None, grace=0.1)
     if end == "cancel":
         await until(lambda: len(marked(f"sleep\0{number}\0")) == 5)
-        keeping[0].say(do="cancel", job=1, token="t")
-    assert keeping[0].hear()["say"] == "ended"
+        keeping[0].send(do="cancel", job=1, token="t")
+    assert keeping[0].receive()["say"] == "ended"
     ending = record_of(keeping[1], 1).end
     assert ending["ending"] == {"itself": "exited", "cancel": "cancelled", "timeout": "timed_out"}[end]
     assert marked(f"sleep\0{number}\0") == []
@@ -217,8 +217,8 @@ async def test_signals_reach_its_group(keeping: tuple[Talk, SlotReader]) -> None
     """What is sent by the API reaches a command of another user."""
     start(keeping[0], 1, "trap 'echo got; exit 5' USR1; echo ready; while :; do sleep 0.01; done", user=USER)
     await until(lambda: (record := keeping[1].find(1, "t")) and record.progress.get("stdout"))
-    keeping[0].say(do="signal", job=1, token="t", signum=int(signal.SIGUSR1))
-    assert keeping[0].hear()["say"] == "ended"
+    keeping[0].send(do="signal", job=1, token="t", signum=int(signal.SIGUSR1))
+    assert keeping[0].receive()["say"] == "ended"
     assert record_of(keeping[1], 1).end["exit_code"] == 5
 
 
@@ -244,9 +244,9 @@ def test_every_byte_is_stored(keeping: tuple[Talk, SlotReader], fork_server: For
     ("argv", "cwd", "failed"),
     [
         (b"true", b"/", None),
-        (b"nothing", b"/", Step.FIND_PROGRAM),
-        (b"true", b"/no", Step.ENTER_DIRECTORY),
-        (b"/etc", b"/", Step.EXECUTE),
+        (b"nothing", b"/", StartStep.FIND_PROGRAM),
+        (b"true", b"/no", StartStep.ENTER_DIRECTORY),
+        (b"/etc", b"/", StartStep.EXECUTE),
     ],
 )
 def test_nothing_is_imported_after_the_change_of_user(audited: Any, argv: bytes, cwd: bytes, failed: Any) -> None:
@@ -271,24 +271,24 @@ def test_nothing_is_imported_after_the_change_of_user(audited: Any, argv: bytes,
 @pytest.fixture
 def audited() -> Iterator[Any]:
     """What children of this process open or import while they are another user."""
-    heard, said = os.pipe()
+    reading, writing = os.pipe()
     parent, watched = os.getpid(), [True]
 
     def hook(event: Any, arguments: Any) -> None:
         if watched and event in ("import", "open", "compile") and os.getpid() != parent and os.getuid() != 0:
-            os.write(said, f"{event} {arguments[0]}\n".encode())
+            os.write(writing, f"{event} {arguments[0]}\n".encode())
 
     sys.addaudithook(hook)  # which is there for good, and then says nothing
-    os.set_blocking(heard, False)
+    os.set_blocking(reading, False)
 
-    def told() -> Any:
-        os.write(said, b".")
-        return os.read(heard, 65_536).removesuffix(b".")
+    def opened() -> Any:
+        os.write(writing, b".")
+        return os.read(reading, 65_536).removesuffix(b".")
 
-    yield told
+    yield opened
     watched.clear()
-    os.close(heard)
-    os.close(said)
+    os.close(reading)
+    os.close(writing)
 
 
 # The whole service --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.systemd.notify import Notifier
 from tests.support.service import InProcess, Service
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 
 class Notes:
@@ -27,16 +27,16 @@ class Notes:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._socket.setblocking(False)
-        self._heard: list[Any] = []
+        self._received: list[Any] = []
 
     def count(self, word: Any) -> Any:
         """How many notes so far have this beginning of a line in them."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._heard += self._socket.recv(4096).decode().split("\n")
-        return sum(line.startswith(word) for line in self._heard)
+                self._received += self._socket.recv(4096).decode().split("\n")
+        return sum(line.startswith(word) for line in self._received)
 
-    async def hear(self, word: Any, times: int = 1) -> None:
+    async def wait_for(self, word: Any, times: int = 1) -> None:
         """Wait until it was said so often."""
         await until(lambda: self.count(word) >= times, what=f"systemd hears {word}")
 
@@ -58,12 +58,12 @@ async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path: Path, 
     service = Service(tmp_path / "state")
     service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
     await service.start()
-    await notes.hear("READY=1")
-    await notes.hear("WATCHDOG=1", times=3)
+    await notes.wait_for("READY=1")
+    await notes.wait_for("WATCHDOG=1", times=3)
     result = await service.run("env")
     assert "NOTIFY_SOCKET" not in result["stdout"]
     assert await service.stop() == 0
-    await notes.hear("STOPPING=1")
+    await notes.wait_for("STOPPING=1")
     await service.clear_away()
 
 
@@ -75,9 +75,9 @@ async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path: Path, note
     job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done")
     await service.running(job)
     service.process.terminate()
-    await notes.hear("EXTEND_TIMEOUT_USEC=")
+    await notes.wait_for("EXTEND_TIMEOUT_USEC=")
     (tmp_path / "go").touch()
-    assert await asyncio.wait_for(service.process.wait(), SOON) == 0
+    assert await asyncio.wait_for(service.process.wait(), WAIT_TIMEOUT) == 0
     await service.clear_away()
 
 
@@ -112,7 +112,7 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
         for keeper in service.keepers():
             if keeper != service.keeper_of(job):
                 service.signal(keeper, signal.SIGKILL)
-        await asyncio.wait([service.serving], timeout=SOON)
+        await asyncio.wait([service.serving], timeout=WAIT_TIMEOUT)
         assert service.serving.result() == 1
     (tmp_path / "go").touch()
     after = Service(tmp_path / "state")
@@ -132,7 +132,7 @@ async def test_a_crash_beside_the_server_ends_the_process_loudly(
     async with InProcess(tmp_path / "state") as service:
         monkeypatch.setattr(f"shellrunner.service.{where}", _bug)
         os.kill(os.getpid(), signal.SIGHUP)
-        await asyncio.wait([service.serving], timeout=SOON)
+        await asyncio.wait([service.serving], timeout=WAIT_TIMEOUT)
         assert service.serving.result() == 1
     assert f"the {part} crashed" in caplog.text
     await Service(tmp_path / "state").clear_away()

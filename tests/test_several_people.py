@@ -60,13 +60,13 @@ async def shared(down: Service, tmp_path: Path) -> Ask:
     return ask
 
 
-FED = {"command": "cat; id -un", "stdin": {"stream": True}}
+CAT_JOB = {"command": "cat; id -un", "stdin": {"stream": True}}
 
 
 async def test_each_runs_as_its_own_user(shared: Ask) -> None:
     """Who submitted a job and as whom it runs is told, and input reaches each one's own command."""
     for who, user, run_as in (("ci", b"nobody", "nobody"), ("ops", b"root", None)):
-        status, _, job = await shared(who, "POST", "/api/jobs", json=FED)
+        status, _, job = await shared(who, "POST", "/api/jobs", json=CAT_JOB)
         assert (status, job["submitter"], job["run_as"]) == (202, f"token:{who}", run_as)
         await running(shared, job["job_id"])
         output = f"/api/statuses/{job['job_id']}/output?follow=true"
@@ -120,7 +120,7 @@ async def ended(shared: Ask, job: Any) -> None:
 
 async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
     """A token with a user or a list cancels, signals, feeds and deletes no job of another, not even of its user."""
-    mine, theirs = [(await shared(who, "POST", "/api/jobs", json=FED))[2]["job_id"] for who in ("ci", "ops")]
+    mine, theirs = [(await shared(who, "POST", "/api/jobs", json=CAT_JOB))[2]["job_id"] for who in ("ci", "ops")]
     for who, job in (("cd", mine), ("ci", theirs)):
         for verb, path in (("POST", "/cancel"), ("POST", "/signal"), ("POST", "/stdin?end=true"), ("DELETE", "")):
             target = f"/api/jobs/{job}{path}"

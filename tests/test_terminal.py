@@ -130,7 +130,7 @@ async def test_streamed_input_is_typed_as_it_comes(keeping: tuple[Talk, SlotRead
     assert give(keeper, "мир\n".encode()) == (7, None)
     await output(keeping, ends_with="hi мир\r\n".encode())
     assert give(keeper, b"rest", offset=7, end=True) == (11, None)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     assert ended(keeping[1], 1)[1].endswith(b"\r\nrestover\r\n")
 
 
@@ -156,7 +156,7 @@ async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping: tuple[
     lines = b"".join(b"line %06d\n" % number for number in range(87_000))
     start(keeper, 1, "stty -onlcr; sleep 0.3; md5sum; wc -c", tty=SIZE, stream=True, timeout=20)
     assert give(keeper, lines, end=True) == (len(lines), None)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     assert ended(keeping[1], 1)[1].decode().split() == [hashlib.md5(lines).hexdigest(), "-", "0"]
 
 
@@ -166,7 +166,7 @@ async def test_ctrl_c_ends_the_foreground(keeping: tuple[Talk, SlotReader]) -> N
     start(keeper, 1, "echo up; exec sleep 600", tty=SIZE, stream=True)
     await output(keeping, ends_with=b"up\r\n")
     assert give(keeper, b"\x03") == (1, None)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     end, _ = ended(slot, 1)
     assert (end["ending"], end["signal"]) == ("signalled", "SIGINT")
 
@@ -179,7 +179,7 @@ async def test_left_children_are_drained_and_keep_their_terminal(
     go, proof = tmp_path / "go", tmp_path / "proof"
     child = f"while [ ! -e {go} ]; do echo tick || exit 1; sleep 0.01; done; tty > {proof}; yes | head -n 9999"
     start(keeper, 1, f"trap '' HUP; ({child}; echo $? >> {proof}) & echo $!", tty=SIZE, leave_children=True)
-    message = keeper.hear()
+    message = keeper.receive()
     assert (message["say"], message["retiring"]) == ("ended", True)
     # The child may tick before its number is told.
     pid = next(int(word) for word in ended(keeping[1], 1)[1].split() if word.isdigit())

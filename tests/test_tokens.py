@@ -30,7 +30,7 @@ PROGRAM = [sys.executable, "-m", "shellrunner"]
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 
 
-class Said(NamedTuple):
+class Completed(NamedTuple):
     """What a command line came to."""
 
     status: int
@@ -44,7 +44,7 @@ def token(*arguments: Any) -> Any:
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
         cli.main(["token", *map(str, arguments)], prog_name="shellrunner")
     assert isinstance(ended.value.code, int)
-    return Said(ended.value.code, stdout.getvalue(), stderr.getvalue())
+    return Completed(ended.value.code, stdout.getvalue(), stderr.getvalue())
 
 
 def created(*arguments: Any) -> tuple[Any, ...]:
@@ -208,10 +208,10 @@ class Guarded(Service):
         before = len(self.log)
         self.process.send_signal(signal.SIGHUP)
 
-        def said() -> Any:
+        def logged() -> Any:
             return next((entry for entry in self.log[before:] if entry["event"].startswith(event)), None)
 
-        return await until(said, what=f"the log says {event}")
+        return await until(logged, what=f"the log has {event}")
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ async def test_a_token_does_what_its_scopes_say(guarded: Any) -> None:
     guarded.write(*[(scope, "--scope", scope) for scope in scopes], ("gone", "--expires", "2127-01-01"))
     guarded.tokens.write_text(guarded.tokens.read_text().replace("2127-01-01", "2020-01-01"))
     await guarded.start()
-    told = await until(lambda: [each for each in guarded.log if each["event"].startswith("tokens have expired")])
-    assert told[0]["tokens"] == ["gone"]
+    warnings = await until(lambda: [each for each in guarded.log if each["event"].startswith("tokens have expired")])
+    assert warnings[0]["tokens"] == ["gone"]
     needs = {
         "read": ("GET", "/api/jobs", {}, 200),
         "run": ("POST", "/api/jobs", {"json": {"command": "true"}}, 202),
@@ -275,9 +275,9 @@ async def test_a_reload_lets_in_whom_the_files_name_now(guarded: Any) -> None:
     await guarded.start()
     assert [await guarded.asked(name) for name in ("ci", "old")] == [200, 200]
     guarded.write(("ci",), ("new",))
-    said = await guarded.reload()
-    assert said["changed"] == ["auth.tokens"]
-    assert (said["tokens_added"], said["tokens_removed"], "tokens_changed" in said) == (["new"], ["old"], False)
+    entry = await guarded.reload()
+    assert entry["changed"] == ["auth.tokens"]
+    assert (entry["tokens_added"], entry["tokens_removed"], "tokens_changed" in entry) == (["new"], ["old"], False)
     assert [await guarded.asked(name) for name in ("ci", "old", "new")] == [200, 401, 200]
     guarded.tokens.write_text(guarded.tokens.read_text().replace('"read", "run"', '"run"'))
     assert (await guarded.reload())["tokens_changed"] == ["ci", "new"]
@@ -291,17 +291,17 @@ async def test_a_reload_of_an_invalid_file_changes_nothing_and_logs_why(guarded:
     await guarded.start()
     guarded.write(("ci",), ("new",), config="session_cookie = 1")
     guarded.tokens.chmod(0o644)
-    said = await guarded.reload("not reloaded")
-    assert (said["level"], said["reasons"]) == (
+    entry = await guarded.reload("not reloaded")
+    assert (entry["level"], entry["reasons"]) == (
         "error", [f"{guarded.config}, line 3: auth.session_cookie: must be true or false"],
     )  # fmt: skip
     assert [await guarded.asked(name) for name in ("ci", "new")] == [200, 401]
     guarded.config.unlink()
-    said = await guarded.reload("not reloaded")
-    assert said["reasons"] == [f"{guarded.config}: cannot be read: No such file or directory"]
+    entry = await guarded.reload("not reloaded")
+    assert entry["reasons"] == [f"{guarded.config}: cannot be read: No such file or directory"]
     guarded.write(("ci",), ("new",))
-    said = await guarded.reload("not reloaded")
-    assert "chmod g-w,o=" in said["reasons"][0]
+    entry = await guarded.reload("not reloaded")
+    assert "chmod g-w,o=" in entry["reasons"][0]
     guarded.tokens.chmod(0o600)
     await guarded.reload()
     assert [await guarded.asked(name) for name in ("ci", "new")] == [200, 200]
@@ -313,8 +313,8 @@ async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded:
     guarded.write(("ci",))
     await guarded.start()
     guarded.write(("ci",), config=f"session_cookie = {number}")
-    said = await guarded.reload("not reloaded")
-    assert said["reasons"][0].startswith(f"{guarded.config}: ")
+    entry = await guarded.reload("not reloaded")
+    assert entry["reasons"][0].startswith(f"{guarded.config}: ")
     assert await guarded.asked("ci") == 200
 
 
@@ -328,8 +328,8 @@ async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded: Any)
     guarded.passed = [reading]
     await guarded.start()
     os.close(reading)
-    said = await guarded.reload("not reloaded")
-    assert said["reasons"] == [f"/dev/fd/{reading}: must be a regular file: a pipe cannot be read again at SIGHUP"]
+    entry = await guarded.reload("not reloaded")
+    assert entry["reasons"] == [f"/dev/fd/{reading}: must be a regular file: a pipe cannot be read again at SIGHUP"]
     assert [await guarded.asked("ci"), (await guarded.ask("GET", "/api/jobs"))[0]] == [200, 401]
 
 

@@ -69,8 +69,8 @@ def test_strict_is_strict(analyze: Any, tmp_path: Path, owner: Any) -> None:
     for hardening in ("strict", "sudo"):
         unit = tmp_path / f"{hardening}.service"
         unit.write_text(service_unit([sys.executable, "serve"], owner, hardening))
-        said = analyze("security", "--offline=true", "--no-pager", unit).stdout
-        (exposed[hardening],) = re.findall(r"Overall exposure level for .*: ([0-9.]+)", said)
+        output = analyze("security", "--offline=true", "--no-pager", unit).stdout
+        (exposed[hardening],) = re.findall(r"Overall exposure level for .*: ([0-9.]+)", output)
     assert float(exposed["strict"]) <= 4.5
     assert float(exposed["sudo"]) > 9
 
@@ -80,10 +80,10 @@ def test_each_restriction_has_a_comment(hardening: Literal["sudo", "strict"]) ->
     """No line of a variant stands without a comment right above it, or above the lines that it stands with."""
     variant = service_unit(["/bin/sr"], ME, hardening).partition("# Hardening: ")[2].partition("[Install]")[0]
     assert "=" in variant
-    told = False
+    has_comment = False
     for line in variant.splitlines()[1:]:
-        told = line.startswith("#") or (told and line != "")
-        assert told or line == "", f"{line} has no comment"
+        has_comment = line.startswith("#") or (has_comment and line != "")
+        assert has_comment or line == "", f"{line} has no comment"
 
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])

@@ -83,7 +83,7 @@ def read(events: bytes) -> list[tuple[str, str, dict[str, str]]]:
 def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
     """O6, E1: over any disconnects, the texts of a stream join to its output decoded as a whole."""
     charset, pieces = output
-    cursor, told = StreamCursor(), dict.fromkeys(Stream, "")
+    cursor, decoded = StreamCursor(), dict.fromkeys(Stream, "")
     while since(pieces, cursor.position) or cursor.stdout or cursor.stderr:
         framer = resume(charset, pieces, cursor)
         following = since(pieces, cursor.position)
@@ -91,27 +91,27 @@ def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataOb
         events = framer.events(following[:count]) + (framer.flush(0) if count == len(following) else b"")
         taken = read(events)[: data.draw(st.integers(0, 3))]  # the reader is cut after so many events
         for name, event_id, content in taken:
-            told[Stream(name)] += content["text"]
+            decoded[Stream(name)] += content["text"]
             cursor = StreamCursor.parse(event_id)
         if not events and count == len(following):
             break  # what was left completes no character and is no beginning of one
     for stream in Stream:
-        assert told[stream] == joined(pieces, stream).decode(charset, "replace")
+        assert decoded[stream] == joined(pieces, stream).decode(charset, "replace")
 
 
 @given(output=outputs(), data=st.data())
 def test_base64_survives_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
     """Over any disconnects, base64 events join to the exact bytes, and their ids hold nothing back."""
     _, pieces = output
-    cursor, told = StreamCursor(), dict.fromkeys(Stream, b"")
+    cursor, decoded = StreamCursor(), dict.fromkeys(Stream, b"")
     while following := since(pieces, cursor.position):
         for name, event_id, content in read(resume(None, pieces, cursor).events(following))[
             : data.draw(st.integers(1, 3))
         ]:
-            told[Stream(name)] += b64decode(content["base64"])
+            decoded[Stream(name)] += b64decode(content["base64"])
             cursor = StreamCursor.parse(event_id)
             assert (cursor.stdout, cursor.stderr) == (0, 0)
-    assert told == {stream: joined(pieces, stream) for stream in Stream}
+    assert decoded == {stream: joined(pieces, stream) for stream in Stream}
 
 
 def test_events_coalesce() -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from shellrunner.access import peer_credentials
 from shellrunner.access.peer_credentials import peer_uid
-from tests.support.waiting import SOON
+from tests.support.waiting import WAIT_TIMEOUT
 
 ME = os.geteuid()
-ELSE = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
+OTHER_UID = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
 NOBODY = 65_534  # as shipped, the uid for those that have none
 as_root = pytest.mark.skipif(ME != 0, reason="only root can be another user")
 
@@ -92,7 +92,7 @@ def listener(request: pytest.FixtureRequest) -> Iterator[Any]:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind((host, 0) if host else "")  # unix(7): a Unix socket without a name gets an abstract one
         made.listen(512)
-        made.settimeout(SOON)
+        made.settimeout(WAIT_TIMEOUT)
         yield made
 
 
@@ -102,7 +102,7 @@ def accept(listener: Any) -> Any:
 
 
 MAPPED = "::ffff:127.0.0.1"
-WAYS = [
+TRANSPORTS = [
     pytest.param((socket.AF_UNIX, None), (socket.AF_UNIX, None), id="unix"),
     pytest.param((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.1"), id="ipv4"),
     pytest.param((socket.AF_INET, "127.0.0.2"), (socket.AF_INET, "127.0.0.2"), id="another-loopback"),
@@ -113,8 +113,8 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
-@pytest.mark.parametrize(("listener", "way"), WAYS, indirect=["listener"])
+@pytest.mark.parametrize("uid", [ME, pytest.param(OTHER_UID, marks=as_root)], ids=["own", "other"])
+@pytest.mark.parametrize(("listener", "way"), TRANSPORTS, indirect=["listener"])
 def test_the_peer_has_its_own_uid(listener: Any, client: Any, way: Any, uid: Any) -> None:
     """Over a Unix socket, IPv4, IPv6 and IPv4-mapped addresses on either side, it is the uid of the client."""
     other, (family, host) = client(uid), way
@@ -130,14 +130,14 @@ def test_the_peer_has_its_own_uid(listener: Any, client: Any, way: Any, uid: Any
 @as_root
 def test_two_clients_have_their_own_uids(listener: Any, client: Any) -> None:
     """Connections of several users to one port each have their own user's uid."""
-    clients = {uid: client(uid) for uid in (0, ELSE, ELSE + 1)}
+    clients = {uid: client(uid) for uid in (0, OTHER_UID, OTHER_UID + 1)}
     for uid, other in clients.items():
         other.connects(listener.getsockname())
         with accept(listener) as connection:
             assert peer_uid(connection) == uid
 
 
-@pytest.mark.parametrize("uid", [ME, pytest.param(ELSE, marks=as_root)], ids=["own", "other"])
+@pytest.mark.parametrize("uid", [ME, pytest.param(OTHER_UID, marks=as_root)], ids=["own", "other"])
 @pytest.mark.parametrize(
     "gone", ["c.close()", "c.shutdown(socket.SHUT_WR)", "c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()"],
     ids=["closed", "half-closed", "reset"],
@@ -175,23 +175,23 @@ def state(connection: Any) -> Any:
 @as_root
 def test_a_post_that_is_closed_at_once_never_comes_from_root(listener: Any, client: Any) -> None:
     """While the client closes, its uid turns from its own to None, and is never 0."""
-    other, seen, rounds, address = client(ELSE), set(), 300, listener.getsockname()
+    other, seen, rounds, address = client(OTHER_UID), set(), 300, listener.getsockname()
     other.begins(
         f"[(c := socket.socket(), c.connect({address!r}), c.send(b'POST'), c.close()) for _ in range({rounds})]"
     )
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + WAIT_TIMEOUT
     for _ in range(rounds):
         with accept(listener) as connection:
             while (uid := peer_uid(connection)) is not None:
                 seen.add(uid)
                 assert time.monotonic() < deadline
-    assert seen <= {ELSE}
+    assert seen <= {OTHER_UID}
 
 
 @as_root
 def test_a_port_that_another_took_over_does_not_lend_its_owner(listener: Any, client: Any) -> None:
     """When root's next client takes over the port of a closed one, the first connection does not become root's."""
-    first, second = client(ELSE), client(0)
+    first, second = client(OTHER_UID), client(0)
     source = ("127.0.0.1", free_port())
     first.connects(listener.getsockname(), source=source)
     with accept(listener) as old:
@@ -206,7 +206,7 @@ def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_o
     listener: Any, client: Any
 ) -> None:
     """A port that root takes over between two steps of the lookup does not make the connection root's."""
-    first, second = client(ELSE), client(0)
+    first, second = client(OTHER_UID), client(0)
     source = ("127.0.0.1", free_port())
     first.connects(listener.getsockname(), source=source)
 
@@ -230,7 +230,7 @@ def free_port() -> Any:
 
 
 @as_root
-@pytest.mark.parametrize(("listener", "way"), [WAYS[0], WAYS[1]], indirect=["listener"])
+@pytest.mark.parametrize(("listener", "way"), [TRANSPORTS[0], TRANSPORTS[1]], indirect=["listener"])
 def test_the_overflow_uid_is_nobody(listener: Any, client: Any, way: Any) -> None:
     """The uid that stands for those without one in our user namespace counts as unknown."""
     client_of_nobody = client(NOBODY)

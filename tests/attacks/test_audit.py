@@ -13,7 +13,17 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from tests.support.attack import EACH_SCOPE, RIGHT, Target, bearer, check_held, looking, request, running, serving
+from tests.support.attack import (
+    EACH_SCOPE,
+    FULL_TOKEN,
+    Target,
+    bearer,
+    check_held,
+    looking,
+    request,
+    running,
+    serving,
+)
 from tests.support.prefork import pipe_transport
 from tests.support.waiting import until
 
@@ -54,9 +64,9 @@ async def test_a_rejection_is_logged_in_one_event(guarded: Target) -> None:
     """A rejection is logged in one event: who, from where, what, and why."""
     outcome = await guarded.send(looking("/api/jobs?q=x", bearer(EACH_SCOPE["run"])))
     (line,) = await lines_of(guarded, outcome.source, 1)
-    told = {name: line[name] for name in ("event", "who", "verb", "path", "why")}
+    recorded = {name: line[name] for name in ("event", "who", "verb", "path", "why")}
     what = {"verb": "GET", "path": "/api/jobs", "why": "insufficient-scope"}
-    assert told == {"event": "rejected", "who": "token:run", **what}
+    assert recorded == {"event": "rejected", "who": "token:run", **what}
 
 
 async def test_an_unknown_client_has_no_name(guarded: Target) -> None:
@@ -78,8 +88,8 @@ async def test_reading_is_not_logged(guarded: Target) -> None:
 async def test_the_log_has_no_secrets(guarded: Target) -> None:
     """No token, valid or wrong, no session, env value or stdin is in any line of the log."""
     body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
-    await guarded.ask(request("POST", "/api/jobs", bearer(RIGHT), body=body))
-    await guarded.ask(request("POST", "/api/jobs", bearer(RIGHT), body=body + b"}"))
+    await guarded.ask(request("POST", "/api/jobs", bearer(FULL_TOKEN), body=body))
+    await guarded.ask(request("POST", "/api/jobs", bearer(FULL_TOKEN), body=body + b"}"))
     await guarded.ask(request("POST", "/api/jobs", bearer(SECRET)))
     await guarded.ask(looking(f"/api/jobs?access_token={SECRET}"))
     await guarded.ask(looking("/api/jobs", f"Cookie: shellrunner-PORT={SECRET}"))
@@ -142,7 +152,7 @@ STRANGER, FORGERY = "203.0.113.9", "198.51.100.1"
 
 
 @pytest.mark.parametrize(
-    ("said", "near", "source"),
+    ("forwarded", "near", "source"),
     [
         (STRANGER, "127.0.0.1", STRANGER),
         (f"{FORGERY}, {STRANGER}", "127.0.0.1", STRANGER),
@@ -156,10 +166,12 @@ STRANGER, FORGERY = "203.0.113.9", "198.51.100.1"
         (FORGERY, "127.0.0.2", ""),
     ],
 )
-async def test_a_proxy_is_trusted_and_its_client_is_not(proxied: Target, said: str, near: str, source: str) -> None:
+async def test_a_proxy_is_trusted_and_its_client_is_not(
+    proxied: Target, forwarded: str, near: str, source: str
+) -> None:
     """The client is the last address that a trusted proxy reports; if that is invalid, the proxy itself ("")."""
     path = f"/api/{next(NUMBERS)}"
-    outcome = await proxied.send(looking(path, f"X-Forwarded-For: {said}"), near)
+    outcome = await proxied.send(looking(path, f"X-Forwarded-For: {forwarded}"), near)
 
     def lines() -> list[dict[str, Any]]:
         return [line for line in proxied.audit() if line.get("path") == path]

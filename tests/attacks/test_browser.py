@@ -13,7 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.support.attack import Target, request, running, serving
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 try:
     from playwright import async_api
@@ -26,10 +26,10 @@ pytestmark = [
     pytest.mark.skipif("CI" not in os.environ and not shutil.which("chromium"), reason="needs Debian's chromium"),
 ]
 
-TRIES = Path(__file__).with_name("tries.js").read_text()
+ATTEMPTS = Path(__file__).with_name("tries.js").read_text()
 SECRET = "geheim-42"
 SHOWN_AS_TEXT = ("text/plain", "application/json", "application/problem+json")
-HARMS = {"pause": "/api/queues/pause", "remove": "/api/jobs?confirm=true", "cancel": "/api/jobs/1/cancel"}
+ACTIONS = {"pause": "/api/queues/pause", "remove": "/api/jobs?confirm=true", "cancel": "/api/jobs/1/cancel"}
 PATHS = [
     "/api/jobs",
     "/api/statuses/1/output",
@@ -71,13 +71,13 @@ class Elsewhere:
 
     def __init__(self) -> None:
         """Start with nothing recorded."""
-        self.heard: list[str] = []
+        self.requested: list[str] = []
         self.port = 0
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Serve a page, or record what was sent."""
         if request.path != "/":
-            self.heard.append(request.path)
+            self.requested.append(request.path)
         return web.Response(text="<!doctype html><title>elsewhere</title><body>", content_type="text/html")
 
 
@@ -94,7 +94,7 @@ async def elsewhere() -> AsyncIterator[Elsewhere]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def prey(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+async def victim(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
     """A service with one job, whose output is a secret."""
     async with running(tmp_path_factory.mktemp("prey")) as target:
         body = json.dumps({"command": f"printf {SECRET}"}).encode()
@@ -112,8 +112,8 @@ async def not_running(target: Target) -> bool:
 async def tried(page: Any, target: str, harms: dict[str, str], patience: int = 5) -> dict[str, str | None]:
     """What a page reads by all attempts, each of at most so many seconds."""
     given = {"target": target, "paths": PATHS, "patience": patience * 1000, **harms}
-    async with asyncio.timeout(SOON):
-        found: dict[str, str | None] = await page.evaluate(TRIES, given)
+    async with asyncio.timeout(WAIT_TIMEOUT):
+        found: dict[str, str | None] = await page.evaluate(ATTEMPTS, given)
     return found
 
 
@@ -124,7 +124,7 @@ async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
         await until(lambda: not_running(target))
         own = f"http://localhost:{target.port}"
         await page.goto(f"{own}/healthz")
-        found = await tried(page, own, dict.fromkeys(HARMS, "/api/none"))
+        found = await tried(page, own, dict.fromkeys(ACTIONS, "/api/none"))
         await until(target.canary.exists)
     ways = {name.partition(" ")[0] for name, read in found.items() if read is not None}
     assert ways >= {"fetch", "post", "xhr", "EventSource", "iframe"}
@@ -140,38 +140,38 @@ async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
         ("evil.localhost", "localhost"),
     ],
 )
-async def test_another_site(page: Any, elsewhere: Elsewhere, prey: Target, other: str, own: str) -> None:
+async def test_another_site(page: Any, elsewhere: Elsewhere, victim: Target, other: str, own: str) -> None:
     """A page of another site, or of another port of this machine, reads nothing and starts nothing."""
-    before, audit = await prey.state(), len(prey.audit())
+    before, audit = await victim.state(), len(victim.audit())
     await page.goto(f"http://{other}:{elsewhere.port}/")
-    found = await tried(page, f"http://{own}:{prey.port}", HARMS, 2)
+    found = await tried(page, f"http://{own}:{victim.port}", ACTIONS, 2)
     assert {name: read for name, read in found.items() if read is not None} == {}
     expected = {("GET", path) for path in PATHS} | {("OPTIONS", "/api/jobs")}
     expected |= {("POST", path) for path in ("/api/jobs", "/api/queues/pause", "/api/jobs/1/cancel")}
-    await until(lambda: {(line["verb"], line["path"]) for line in prey.audit()[audit:]} >= expected, 5)
-    assert {line["event"] for line in prey.audit()[audit:]} == {"rejected"}
-    assert await prey.state() == before
+    await until(lambda: {(line["verb"], line["path"]) for line in victim.audit()[audit:]} >= expected, 5)
+    assert {line["event"] for line in victim.audit()[audit:]} == {"rejected"}
+    assert await victim.state() == before
 
 
-async def test_a_name_that_was_rebound(page: Any, prey: Target) -> None:
+async def test_a_name_that_was_rebound(page: Any, victim: Target) -> None:
     """A page whose name was rebound to this machine has the same origin as its requests, but reads only 421."""
-    before, audit = await prey.state(), len(prey.audit())
-    evil = f"http://evil.test:{prey.port}"
+    before, audit = await victim.state(), len(victim.audit())
+    evil = f"http://evil.test:{victim.port}"
     await page.route(
         f"{evil}/", lambda route: route.fulfill(body="<!doctype html><body>", content_type="text/html"), times=1
     )
     await page.goto(f"{evil}/")
-    found = await tried(page, evil, HARMS)
+    found = await tried(page, evil, ACTIONS)
     read = {name: text for name, text in found.items() if text is not None}
     assert {name.partition(" ")[0] for name in read} >= {"fetch", "post", "delete", "xhr", "iframe", "form"}
     assert [name for name, text in read.items() if "/problems/wrong-host" not in text] == []
-    assert await prey.state() == before
-    assert {line["why"] for line in prey.audit()[audit:]} >= {"wrong-host"}
+    assert await victim.state() == before
+    assert {line["why"] for line in victim.audit()[audit:]} >= {"wrong-host"}
 
 
-async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, prey: Target) -> None:
+async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, victim: Target) -> None:
     """A link from another site to the API leads to a 403; the same address typed by hand is served."""
-    address = f"http://localhost:{prey.port}/api/statuses/1/output"
+    address = f"http://localhost:{victim.port}/api/statuses/1/output"
     await page.goto(f"http://evil.test:{elsewhere.port}/")
     async with page.expect_navigation():
         await page.evaluate("address => { location = address }", address)
@@ -182,8 +182,8 @@ async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, prey: T
 
 async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path: Path) -> None:
     """Output is shown as text: no script in it runs, however it is opened."""
-    tell = f"http://127.0.0.1:{elsewhere.port}/owned"
-    written = f"<!doctype html><title>owned</title><script>new Image().src='{tell}'</script><img src={tell}>"
+    beacon = f"http://127.0.0.1:{elsewhere.port}/owned"
+    written = f"<!doctype html><title>owned</title><script>new Image().src='{beacon}'</script><img src={beacon}>"
     async with serving(tmp_path) as target:
         body = json.dumps({"argv": ["printf", "%s", written], "labels": {"a": written}}).encode()
         job = json.loads((await target.ask(request(body=body))).body)["job_id"]
@@ -201,6 +201,6 @@ async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path:
             assert await page.title() != "owned"
             assert "<title>owned" in await page.inner_text("body")
         await page.goto(f"http://127.0.0.1:{elsewhere.port}/")  # would be told by a page that runs scripts
-        await page.evaluate(f"new Image().src = '{tell}'")
-        await until(lambda: "/owned" in elsewhere.heard)
-    assert elsewhere.heard.count("/owned") == 1
+        await page.evaluate(f"new Image().src = '{beacon}'")
+        await until(lambda: "/owned" in elsewhere.requested)
+    assert elsewhere.requested.count("/owned") == 1

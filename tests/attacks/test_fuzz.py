@@ -22,11 +22,13 @@ from tests.support.attack import EACH_SCOPE, PROBE, Target, bearer, looking, rea
 
 SECONDS = float(os.environ.get("SHELLRUNNER_FUZZ", "8"))
 IS_LONG = SECONDS > 60
-PATIENCE = 0.5  # seconds; what is not answered by then waits for more, perhaps
-SLOW = 30.0  # seconds in which it must have come to an end: 10 for a head, 10 for a body, and the rest of it is read
-AT_ONCE = 8
+FIRST_TIMEOUT = 0.5  # seconds; what is not answered by then waits for more, perhaps
+LAST_TIMEOUT = (
+    30.0  # seconds in which it must have come to an end: 10 for a head, 10 for a body, and the rest of it is read
+)
+CONCURRENCY = 8
 UNBOUNDED = re.compile(rb"/events|confirm=true")  # a stream has no end, and to delete thousands takes its time
-HOLDER = EACH_SCOPE["read run"]
+RUN_TOKEN = EACH_SCOPE["read run"]
 
 # What there is to say, rightly and wrongly
 
@@ -65,10 +67,10 @@ HOSTS = [
 HEADERS = {
     "Host": HOSTS,
     "Authorization": [
-        f"Bearer {HOLDER}",
-        f"bearer  {HOLDER}",
+        f"Bearer {RUN_TOKEN}",
+        f"bearer  {RUN_TOKEN}",
         "Bearer x",
-        f"Basic {HOLDER}",
+        f"Basic {RUN_TOKEN}",
         f"Bearer {EACH_SCOPE['read']}",
         "Bearer",
     ],
@@ -113,7 +115,7 @@ BODIES = [
     [],
     None,
 ]
-ODD = [
+MALFORMED_LINES = [
     b"",
     b"{",
     b'{"a":NaN}',
@@ -125,7 +127,9 @@ ODD = [
 ]
 
 bodies = st.one_of(
-    st.sampled_from([json.dumps(body).encode() for body in BODIES]), st.sampled_from(ODD), st.binary(max_size=40)
+    st.sampled_from([json.dumps(body).encode() for body in BODIES]),
+    st.sampled_from(MALFORMED_LINES),
+    st.binary(max_size=40),
 )
 
 
@@ -171,18 +175,18 @@ def one_request(draw: st.DrawFn) -> bytes:
     }
     verb, target = odd.get("asked", ("POST", "/api/jobs"))
     body = odd.get("body", b'{"command":"true"}')
-    said = {"Host": "localhost:PORT", "Authorization": f"Bearer {HOLDER}", "Content-Type": "application/json"}
+    headers = {"Host": "localhost:PORT", "Authorization": f"Bearer {RUN_TOKEN}", "Content-Type": "application/json"}
     if "chunk" in odd or "trailer" in odd:
-        said["Transfer-Encoding"] = "chunked"
+        headers["Transfer-Encoding"] = "chunked"
         size = odd.get("chunk", b"%x") % len(body)
         body = size + b"\r\n" + body + b"\r\n0\r\n" + odd.get("trailer", b"") + b"\r\n"
     elif body:
-        said["Content-Length"] = str(len(body))
-    said |= dict([odd["instead"]] if "instead" in odd else [])
-    said.pop(odd.get("without", ""), None)
+        headers["Content-Length"] = str(len(body))
+    headers |= dict([odd["instead"]] if "instead" in odd else [])
+    headers.pop(odd.get("without", ""), None)
     lines = [f"{odd.get('verb', verb)} {odd.get('target', target)} {odd.get('version', 'HTTP/1.1')}".encode()]
     also = [odd[name] for name in ("header", "header too", "beside") if name in odd]
-    lines += [name.encode() + odd.get("colon", b": ") + value.encode() for name, value in (*said.items(), *also)]
+    lines += [name.encode() + odd.get("colon", b": ") + value.encode() for name, value in (*headers.items(), *also)]
     return bytes(odd.get("end", b"\r\n").join([*lines, b"", b""]) + body)
 
 
@@ -220,7 +224,8 @@ def might_submit(head: "re.Match[bytes]", port: int) -> bool:
         == b"/api/jobs"
         and len(found.get(b"host", [])) == 1
         and found[b"host"][0].lower() in own
-        and re.fullmatch(rb"(?i:bearer) +" + HOLDER.encode(), b"|".join(found.get(b"authorization", []))) is not None
+        and re.fullmatch(rb"(?i:bearer) +" + RUN_TOKEN.encode(), b"|".join(found.get(b"authorization", [])))
+        is not None
         and found.get(b"content-type", [b""])[0].lower().startswith(b"application/json")
         and set(found.get(b"origin", [])) <= {b"http://" + found[b"host"][0].lower()}
         and {site.lower() for site in found.get(b"sec-fetch-site", [])} <= {b"none", b"same-origin"}
@@ -258,7 +263,7 @@ class Fuzzer:
             for part in sent:
                 writer.write(part)
                 await asyncio.sleep(0)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(FIRST_TIMEOUT):
                 accepted = await self._read(reader, b"".join(sent))
             assert accepted <= most, sent
             is_expired = True
@@ -281,7 +286,7 @@ class Fuzzer:
                 break  # where the next answer begins cannot be told, or this one has no end
         return accepted
 
-    async def hurl(self, salvo: list[list[bytes]]) -> None:
+    async def send_all(self, salvo: list[list[bytes]]) -> None:
         """Send all of these at once."""
         async with asyncio.TaskGroup() as group:
             for parts in salvo:
@@ -294,13 +299,13 @@ class Fuzzer:
         newest = max((row["job_id"] for row in json.loads(reply.body)["jobs"]), default=0)
         assert newest <= self.right
 
-    async def wait_out(self, seconds: float = SLOW) -> None:
+    async def wait_out(self, seconds: float = LAST_TIMEOUT) -> None:
         """Check that connections that were left open have ended after this time."""
         while self._unfinished:
             since, sent, reader, writer = self._unfinished.pop(0)
             await asyncio.sleep(max(0.0, since + seconds - time.monotonic()))
             try:
-                await asyncio.wait_for(reader.read(), PATIENCE)
+                await asyncio.wait_for(reader.read(), FIRST_TIMEOUT)
             except ConnectionError:
                 pass  # it was cut
             except TimeoutError:
@@ -310,9 +315,17 @@ class Fuzzer:
 
 def test_what_is_right() -> None:
     """The fuzzer's valid request starts a job, and none with one invalid part does."""
-    right = request("POST", "/api/jobs", bearer(HOLDER)).replace(b"PORT", b"1")
+    right = request("POST", "/api/jobs", bearer(RUN_TOKEN)).replace(b"PORT", b"1")
     assert submissions(right + right, 1) == 2
-    for part in (b"localhost:1", b"Bearer", HOLDER.encode(), b"/api/jobs", b"POST", b"HTTP/1.1", b"application/json"):
+    for part in (
+        b"localhost:1",
+        b"Bearer",
+        RUN_TOKEN.encode(),
+        b"/api/jobs",
+        b"POST",
+        b"HTTP/1.1",
+        b"application/json",
+    ):
         assert submissions(right.replace(part, part[:-1] + b"_"), 1) == 0
     for header in (b"Host: localhost:1", b"Origin: null", b"Sec-Fetch-Site: same-site", b"Authorization: x"):
         assert submissions(right.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n\r\n"), 1) == 0
@@ -327,14 +340,14 @@ def test_fuzz(tmp_path: Path) -> None:
         end = time.monotonic() + SECONDS
 
         @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(st.lists(bombardments(), min_size=AT_ONCE, max_size=AT_ONCE))
-        def hurl(salvo: list[list[bytes]]) -> None:
+        @given(st.lists(bombardments(), min_size=CONCURRENCY, max_size=CONCURRENCY))
+        def send_all(salvo: list[list[bytes]]) -> None:
             if time.monotonic() < end:
-                runner.run(fuzzer.hurl(salvo))
+                runner.run(fuzzer.send_all(salvo))
 
         try:
             while time.monotonic() < end:
-                hurl()
+                send_all()
                 runner.run(fuzzer.look_back())
             runner.run(fuzzer.wait_out())
         finally:

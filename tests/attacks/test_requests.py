@@ -8,8 +8,8 @@ import asyncio
 import pytest
 
 from tests.support.attack import (
+    FULL_TOKEN,
     JOB,
-    RIGHT,
     Target,
     check_audited,
     check_held,
@@ -280,7 +280,7 @@ async def test_another_spelling(alone: Target, guarded: Target, target: str) -> 
     await check_held(guarded, request("POST", target), "401 token-needed")
 
 
-LOOKS = {
+SAFE_REQUESTS = {
     f"{name} to {verb} {target}": (verb, request(verb, target, *headers))
     for name, headers in {
         "a body": (),
@@ -293,7 +293,7 @@ LOOKS = {
 }
 
 
-@pytest.mark.parametrize(("verb", "sent"), LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize(("verb", "sent"), SAFE_REQUESTS.values(), ids=SAFE_REQUESTS)
 async def test_looking_changes_nothing(alone: Target, verb: str, sent: bytes) -> None:
     """A safe method changes nothing, whatever its body and its headers say."""
     await check_held(alone, sent, "204" if verb == "OPTIONS" else "200")
@@ -305,7 +305,7 @@ async def test_no_verb_comes_from_a_query(alone: Target, name: str) -> None:
     await check_held(alone, request("GET", f"/api/jobs?{name}=POST"), "400 bad-parameter")
 
 
-BEHIND = {
+PIPELINED = {
     "in a body that has no length": looking("/healthz"),
     "behind an upgrade": looking(
         "/api", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA"
@@ -316,7 +316,7 @@ BEHIND = {
 }
 
 
-@pytest.mark.parametrize("first", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("first", PIPELINED.values(), ids=PIPELINED)
 async def test_what_comes_behind_is_a_request_too(alone: Target, first: bytes) -> None:
     """The second request of a connection is checked without regard to the first."""
     before = await alone.state()
@@ -345,7 +345,7 @@ async def test_nothing_comes_behind_what_is_in_doubt(alone: Target, first: bytes
 @pytest.mark.parametrize("name", ["Authorization", "Origin", "Sec-Fetch-Site", "Idempotency-Key", "Prefer"])
 async def test_trailers_are_no_headers(guarded: Target, name: str) -> None:
     """Trailers behind a chunked body are not taken for headers of the request."""
-    trailer = f"{name}: Bearer {RIGHT}\r\n".encode()
+    trailer = f"{name}: Bearer {FULL_TOKEN}\r\n".encode()
     await check_held(guarded, chunked(b"SIZE\r\nJOB\r\n0\r\n" + trailer + b"\r\n"), "401 token-needed")
 
 

@@ -18,8 +18,8 @@ from shellrunner.web.security.authentication import REQUIRED_SCOPES
 from tests.support import site as web
 from tests.support.attack import (
     EACH_SCOPE,
+    FULL_TOKEN,
     JOB,
-    RIGHT,
     Target,
     bearer,
     check_audited,
@@ -33,7 +33,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-BASIC = base64.b64encode(f"{RIGHT}:{RIGHT}".encode()).decode()
+BASIC = base64.b64encode(f"{FULL_TOKEN}:{FULL_TOKEN}".encode()).decode()
 
 
 def shown(*values: str) -> bytes:
@@ -45,41 +45,45 @@ WRONG = {
     "401 token-needed": {
         "none": request(),
         "another": shown("Bearer wrong"),
-        "its hash": shown(f"Bearer {hashed(RIGHT)}"),
-        "a beginning of it": shown(f"Bearer {RIGHT[:-1]}"),
-        "more than it": shown(f"Bearer {RIGHT}="),
-        "in other letters": shown(f"Bearer {RIGHT.swapcase()}"),
+        "its hash": shown(f"Bearer {hashed(FULL_TOKEN)}"),
+        "a beginning of it": shown(f"Bearer {FULL_TOKEN[:-1]}"),
+        "more than it": shown(f"Bearer {FULL_TOKEN}="),
+        "in other letters": shown(f"Bearer {FULL_TOKEN.swapcase()}"),
         "none behind the scheme": shown("Bearer"),
         "nothing behind the scheme": shown("Bearer "),
-        "without a scheme": shown(RIGHT),
-        "without a space": shown(f"Bearer{RIGHT}"),
-        "behind a tab": shown(f"Bearer\t{RIGHT}"),
-        "behind a colon": shown(f"Bearer: {RIGHT}"),
-        "in quotes": shown(f'Bearer "{RIGHT}"'),
-        "twice in one": shown(f"Bearer {RIGHT} {RIGHT}"),
-        "with a comma": shown(f"Bearer {RIGHT},"),
-        "with another": shown(f"Bearer {RIGHT}, Basic x"),
-        "a percent-encoded one": shown(f"Bearer %{ord(RIGHT[0]):x}{RIGHT[1:]}"),
-        "twice": shown(f"Bearer {RIGHT}", f"Bearer {RIGHT}"),
-        "the right one first": shown(f"Bearer {RIGHT}", "Bearer wrong"),
-        "the wrong one first": shown("Bearer wrong", f"Bearer {RIGHT}"),
-        "in another scheme": shown(f"Token {RIGHT}"),
+        "without a scheme": shown(FULL_TOKEN),
+        "without a space": shown(f"Bearer{FULL_TOKEN}"),
+        "behind a tab": shown(f"Bearer\t{FULL_TOKEN}"),
+        "behind a colon": shown(f"Bearer: {FULL_TOKEN}"),
+        "in quotes": shown(f'Bearer "{FULL_TOKEN}"'),
+        "twice in one": shown(f"Bearer {FULL_TOKEN} {FULL_TOKEN}"),
+        "with a comma": shown(f"Bearer {FULL_TOKEN},"),
+        "with another": shown(f"Bearer {FULL_TOKEN}, Basic x"),
+        "a percent-encoded one": shown(f"Bearer %{ord(FULL_TOKEN[0]):x}{FULL_TOKEN[1:]}"),
+        "twice": shown(f"Bearer {FULL_TOKEN}", f"Bearer {FULL_TOKEN}"),
+        "the right one first": shown(f"Bearer {FULL_TOKEN}", "Bearer wrong"),
+        "the wrong one first": shown("Bearer wrong", f"Bearer {FULL_TOKEN}"),
+        "in another scheme": shown(f"Token {FULL_TOKEN}"),
         "in Basic": shown(f"Basic {BASIC}"),
-        "in Basic, by name": shown(f"Basic {RIGHT}"),
-        "in Digest": shown(f'Digest username="{RIGHT}"'),
+        "in Basic, by name": shown(f"Basic {FULL_TOKEN}"),
+        "in Digest": shown(f'Digest username="{FULL_TOKEN}"'),
         "Negotiate": shown("Negotiate YII="),
         "in another script": shown("Bearer ключ"),
         "in bytes that are no text": shown("Bearer WRONG").replace(b"WRONG", b"\xff\xfe\x80"),
         "a very long one": shown("Bearer " + "x" * 8000),
         "very many spaces": shown("Bearer" + " " * 8000 + "!"),
-        "in the query": request(target=f"/api/jobs?access_token={RIGHT}"),
-        "in the query by another name": request(target=f"/api/jobs?token={RIGHT}"),
-        "in a cookie": request("POST", "/api/jobs", f"Cookie: shellrunner-PORT={RIGHT}"),
-        "in a cookie by another name": request("POST", "/api/jobs", f"Cookie: token={RIGHT}; Authorization={RIGHT}"),
-        "for a proxy": request("POST", "/api/jobs", f"Proxy-Authorization: Bearer {RIGHT}"),
-        "in a header of others": request("POST", "/api/jobs", f"X-API-Key: {RIGHT}", f"X-Auth-Token: {RIGHT}"),
+        "in the query": request(target=f"/api/jobs?access_token={FULL_TOKEN}"),
+        "in the query by another name": request(target=f"/api/jobs?token={FULL_TOKEN}"),
+        "in a cookie": request("POST", "/api/jobs", f"Cookie: shellrunner-PORT={FULL_TOKEN}"),
+        "in a cookie by another name": request(
+            "POST", "/api/jobs", f"Cookie: token={FULL_TOKEN}; Authorization={FULL_TOKEN}"
+        ),
+        "for a proxy": request("POST", "/api/jobs", f"Proxy-Authorization: Bearer {FULL_TOKEN}"),
+        "in a header of others": request(
+            "POST", "/api/jobs", f"X-API-Key: {FULL_TOKEN}", f"X-Auth-Token: {FULL_TOKEN}"
+        ),
         "in a body": request(
-            kind="Content-Type: application/x-www-form-urlencoded", body=f"access_token={RIGHT}".encode()
+            kind="Content-Type: application/x-www-form-urlencoded", body=f"access_token={FULL_TOKEN}".encode()
         ),
         "for what is nowhere": looking("/api/none"),
         "for what is nowhere at all": looking("/.git/config"),
@@ -88,8 +92,8 @@ WRONG = {
         "to ask what is allowed": looking("/api/jobs", verb="OPTIONS"),
     },
     "400 bad-request": {
-        "with NUL": shown(f"Bearer {RIGHT}\0"),
-        "in a fold": shown(f"Bearer\r\n {RIGHT}"),
+        "with NUL": shown(f"Bearer {FULL_TOKEN}\0"),
+        "in a fold": shown(f"Bearer\r\n {FULL_TOKEN}"),
     },
 }
 
@@ -106,7 +110,7 @@ async def test_what_is_no_token(guarded: Target, sent: bytes, answer: str) -> No
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 async def test_the_scheme_in_any_case(guarded: Target, scheme: str) -> None:
     """The scheme is case-insensitive, and may be followed by several spaces."""
-    assert (await guarded.ask(looking("/api/jobs", f"Authorization: {scheme} {RIGHT}"))).status == 200
+    assert (await guarded.ask(looking("/api/jobs", f"Authorization: {scheme} {FULL_TOKEN}"))).status == 200
 
 
 async def test_a_flood_of_wrong_tokens(guarded: Target) -> None:
@@ -119,7 +123,7 @@ async def test_a_flood_of_wrong_tokens(guarded: Target) -> None:
         return reply.short
 
     async def right() -> str:
-        return (await guarded.send(looking("/api", bearer(RIGHT)), near)).only.short
+        return (await guarded.send(looking("/api", bearer(FULL_TOKEN)), near)).only.short
 
     before = await guarded.state()
     answers = await asyncio.gather(*(wrong(number) for number in range(60)), *(right() for _ in range(20)))
@@ -197,7 +201,7 @@ async def test_without_the_scope(guarded: Target, victims: list[int], row: Route
         for token in lacking:
             outcome = await check_held(guarded, asked(row, job, bearer(token), verb=verb), f"403{problem}".strip())
             assert f'error="insufficient_scope", scope="{needed}"' in outcome.only.one("WWW-Authenticate")
-        for headers in ((), (bearer("wrong"),), (f"Cookie: shellrunner-PORT={RIGHT}",)):
+        for headers in ((), (bearer("wrong"),), (f"Cookie: shellrunner-PORT={FULL_TOKEN}",)):
             answer = "401" if verb == "HEAD" else "401 token-needed"
             await check_held(guarded, asked(row, job, *headers, verb=verb), answer)
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import user_client
-from tests.support.attack import RIGHT, Target, bearer, request, serving
+from tests.support.attack import FULL_TOKEN, Target, bearer, request, serving
 from tests.support.waiting import until
 
 pytestmark = [
@@ -19,9 +19,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can have processes of other users"),
 ]
 
-ELSE = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
+OTHER_UID = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
 NOBODY = 65_534  # as shipped, also the uid for those that have none
-SENT = request("POST", "/api/jobs", "Connection: close")
+SUBMISSION = request("POST", "/api/jobs", "Connection: close")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ each_way = pytest.mark.parametrize(
 )
 
 
-async def send(target: Target, uid: int, family: int, sent: bytes = SENT, leaves: str = "") -> str:
+async def send(target: Target, uid: int, family: int, sent: bytes = SUBMISSION, leaves: str = "") -> str:
     """Send it from a process of this user."""
     where = way_to(target, family)
     port = str(where[1]) if isinstance(where, tuple) else "x"
@@ -68,12 +68,12 @@ async def send(target: Target, uid: int, family: int, sent: bytes = SENT, leaves
 
 
 @each_way
-@pytest.mark.parametrize("uid", [ELSE, NOBODY])
+@pytest.mark.parametrize("uid", [OTHER_UID, NOBODY])
 async def test_another_user_is_rejected(at_home: Target, family: int, uid: int) -> None:
     """Every request of another user is rejected and audited, and nothing is started."""
     before, refused = await at_home.state(), len(at_home.audit())
     asked = [
-        SENT,
+        SUBMISSION,
         request("GET", "/api/jobs", "Connection: close", body=b""),
         request("POST", "/api/queues/pause", "Connection: close", body=b""),
     ]
@@ -84,17 +84,17 @@ async def test_another_user_is_rejected(at_home: Target, family: int, uid: int) 
         assert "Server: shellrunner\r\n" in answer
     assert await at_home.state() == before
     await until(lambda: len(at_home.audit()) >= refused + len(asked), 5)
-    told = at_home.audit()[refused:]
-    assert {line["event"] for line in told} == {"rejected"}
+    lines = at_home.audit()[refused:]
+    assert {line["event"] for line in lines} == {"rejected"}
     # The overflow uid stands for anybody, so it is nobody's name.
-    assert {line.get("who") for line in told} == {None if uid == NOBODY else f"uid:{uid}"}
+    assert {line.get("who") for line in lines} == {None if uid == NOBODY else f"uid:{uid}"}
 
 
 @each_way
 async def test_another_users_body_is_not_waited_for(at_home: Target, family: int) -> None:
     """Another user is rejected before its body has arrived."""
     slow = request("POST", "/api/jobs", "Connection: close", length="Content-Length: 1000000", body=b"{")
-    assert " 403 " in await send(at_home, ELSE, family, slow)
+    assert " 403 " in await send(at_home, OTHER_UID, family, slow)
 
 
 @each_way
@@ -111,7 +111,7 @@ async def test_another_user_sends_and_disconnects(at_home: Target, family: int, 
     """A client that closes right after sending, when its socket has no owner or root's uid, starts nothing."""
     jobs, *_ = await at_home.state()
     for _ in range(10):
-        answer = await send(at_home, ELSE, family, leaves=leaves)
+        answer = await send(at_home, OTHER_UID, family, leaves=leaves)
         assert answer == "" or " 403 " in answer
     job = await at_home.start()
     at_home.canary.unlink()
@@ -122,7 +122,7 @@ async def test_another_user_sends_and_disconnects(at_home: Target, family: int, 
 async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
     """By default another user cannot connect to the Unix socket."""
     async with serving(tmp_path, SERVER__LISTEN=f'["127.0.0.1:0", "unix:{open_place}/own"]'):
-        assert "PermissionError" in await user_client.send(ELSE, socket.AF_UNIX, f"{open_place}/own", SENT)
+        assert "PermissionError" in await user_client.send(OTHER_UID, socket.AF_UNIX, f"{open_place}/own", SUBMISSION)
 
 
 async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) -> None:
@@ -130,16 +130,16 @@ async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) ->
     front, host = f"{open_place}/tokens", b"localhost"
     settings = {"SERVER__LISTEN": f'["127.0.0.1:0", "unix:{front}"]', "SERVER__SOCKET_MODE": "0666"}
     async with serving(tmp_path, tokens=True, **settings) as target:
-        by_file, by_port = SENT.replace(b"localhost:PORT", host), target.filled(SENT)
+        by_file, by_port = SUBMISSION.replace(b"localhost:PORT", host), target.filled(SUBMISSION)
         tcp = ("127.0.0.1", target.port)
         before = await target.state()
         for uid, family, where, sent in (
-            (ELSE, socket.AF_UNIX, front, by_file),
-            (ELSE, socket.AF_INET, tcp, by_port),
+            (OTHER_UID, socket.AF_UNIX, front, by_file),
+            (OTHER_UID, socket.AF_INET, tcp, by_port),
             (0, socket.AF_INET, tcp, by_port),
         ):
             assert " 401 " in await user_client.send(uid, family, where, sent)
         assert await target.state() == before
-        with_token = by_port.replace(b"\r\n\r\n", f"\r\n{bearer(RIGHT)}\r\n\r\n".encode(), 1)
+        with_token = by_port.replace(b"\r\n\r\n", f"\r\n{bearer(FULL_TOKEN)}\r\n\r\n".encode(), 1)
         assert " 202 " in await user_client.send(0, socket.AF_UNIX, front, by_file)
-        assert " 202 " in await user_client.send(ELSE, socket.AF_INET, tcp, with_token)
+        assert " 202 " in await user_client.send(OTHER_UID, socket.AF_INET, tcp, with_token)

@@ -11,15 +11,15 @@ from shellrunner.cli.ui import formatting
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "0.0 s"), (0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"),
         (61, "1 min 1 s"), (3599.6, "1 h"), (3660, "1 h 1 min"), (86_400, "1 d"), (200_000, "2 d 7 h"), (-3, "0.0 s"),
     ],
 )  # fmt: skip
-def test_a_duration_has_one_or_two_units(seconds: float | int, said: str) -> None:
+def test_a_duration_has_one_or_two_units(seconds: float | int, text: str) -> None:
     """The largest unit that fits, and the next smaller one unless its number is 0."""
-    assert formatting.format_duration(seconds) == said
+    assert formatting.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: Any) -> None:
         assert shown == text
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
-def test_a_size_has_one_unit(count: int, said: str) -> None:
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
+def test_a_size_has_one_unit(count: int, text: str) -> None:
     """Units are powers of 1024, with one decimal above bytes."""
-    assert formatting.format_size(count) == said
+    assert formatting.format_size(count) == text

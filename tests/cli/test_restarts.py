@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command_line import Typist, finished
 from tests.support.service import Service
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 SCRIPT = """
 import os, random, time
@@ -54,7 +54,7 @@ async def test_kills_in_the_middle_lose_and_double_nothing(service: Service, typ
             have = (await service.get("/api/statuses/1/output"))[1]["Content-Length"]
             await until(partial(grown, service, int(have)))
             await service.restart()
-        out, err = await asyncio.wait_for(streams, SOON)
+        out, err = await asyncio.wait_for(streams, WAIT_TIMEOUT)
         assert await process.wait() == 0
     assert (out, err) == written()
 
@@ -75,7 +75,7 @@ async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service: Se
         await until(lambda: copy.exists() and copy.stat().st_size > 500_000)
         await service.restart()
         assert copy.stat().st_size < len(given)
-        await asyncio.wait_for(everything, SOON)
+        await asyncio.wait_for(everything, WAIT_TIMEOUT)
     assert process.returncode == 0
     assert copy.read_bytes() == given
 
@@ -86,11 +86,11 @@ async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service: 
     async with typist.begin("run", f"echo begun; until [ -e {go} ]; do sleep 0.05; done; echo ended") as process:
         assert await process.stdout.readline() == b"begun\n"
         await service.kill()
-        said = await asyncio.wait_for(process.stderr.readline(), SOON)
+        message = await asyncio.wait_for(process.stderr.readline(), WAIT_TIMEOUT)
         await service.start()
         go.touch()
         done = await finished(process)
-    assert said.decode().endswith(": Connection refused; retrying\n")
+    assert message.decode().endswith(": Connection refused; retrying\n")
     assert (done.code, done.out, done.err) == (0, b"ended\n", "reconnected\n")
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.support.command_line import Typist, finished
 from tests.support.prefork import pipe_transport
 from tests.support.service import Service
-from tests.support.waiting import SOON
+from tests.support.waiting import WAIT_TIMEOUT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -35,13 +35,13 @@ CONTINUES = "job N continues: use `shellrunner logs -f N` or `shellrunner cancel
 async def test_it_exits_as_the_command_did(typist: Typist) -> None:
     """The exit code is the command's, or that of its ending, which standard error then describes."""
     calls = await asyncio.gather(*(typist.run("run", "--", *command) for command in ENDINGS))
-    assert {command: (done.code, done.said) for command, done in zip(ENDINGS, calls, strict=True)} == ENDINGS
+    assert {command: (done.code, done.messages) for command, done in zip(ENDINGS, calls, strict=True)} == ENDINGS
 
 
 async def test_a_timeout_is_124(typist: Typist) -> None:
     """--timeout accepts a duration with a unit, and a command that exceeds it exits with 124."""
     done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
-    assert (done.code, done.said) == (124, "job N exceeded its timeout and was terminated\n")
+    assert (done.code, done.messages) == (124, "job N exceeded its timeout and was terminated\n")
 
 
 async def test_what_somebody_else_cancels_is_123(shared: Service, typist: Typist) -> None:
@@ -51,7 +51,7 @@ async def test_what_somebody_else_cancels_is_123(shared: Service, typist: Typist
         number = int(await process.stdout.readline())
         await shared.ask("POST", f"/api/jobs/{number}/cancel")
         done = await finished(process)
-    assert (done.code, done.said) == (123, "job N was cancelled\n")
+    assert (done.code, done.messages) == (123, "job N was cancelled\n")
 
 
 async def test_each_stream_comes_out_where_it_went_in(typist: Typist) -> None:
@@ -59,7 +59,7 @@ async def test_each_stream_comes_out_where_it_went_in(typist: Typist) -> None:
     everything = bytes(range(256))
     script = f"import os; os.write(1, bytes(range(256)) * 9); os.write(2, {everything[::-1]!r}); os.write(1, b'end')"
     async with typist.begin("run", "--", "python3", "-c", script) as process:
-        out, err = await asyncio.wait_for(process.communicate(), SOON)
+        out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT)
     assert (process.returncode, out, err) == (0, everything * 9 + b"end", everything[::-1])
 
 
@@ -112,7 +112,7 @@ async def test_a_pipe_is_passed_on_as_it_fills(typist: Typist) -> None:
     async with typist.begin("run", "--stdin", "-", "cat", stdin=asyncio.subprocess.PIPE) as process:
         for line in (b"one\n", b"two\n"):
             process.stdin.write(line)
-            assert await asyncio.wait_for(process.stdout.readline(), SOON) == line
+            assert await asyncio.wait_for(process.stdout.readline(), WAIT_TIMEOUT) == line
         process.stdin.close()
         assert (await finished(process)).code == 0
 
@@ -121,8 +121,8 @@ async def test_a_command_that_ends_before_its_input_ends_the_run(typist: Typist)
     """`run` exits when the command does, although its own standard input is still open."""
     async with typist.begin("run", "--stdin", "-", "head -n 1", stdin=asyncio.subprocess.PIPE) as process:
         process.stdin.write(b"one\n")
-        assert await asyncio.wait_for(process.stdout.read(), SOON) == b"one\n"
-        assert await asyncio.wait_for(process.wait(), SOON) == 0
+        assert await asyncio.wait_for(process.stdout.read(), WAIT_TIMEOUT) == b"one\n"
+        assert await asyncio.wait_for(process.wait(), WAIT_TIMEOUT) == 0
 
 
 async def test_json_is_the_result(typist: Typist) -> None:
@@ -136,7 +136,7 @@ async def test_json_is_the_result(typist: Typist) -> None:
 async def test_quiet_reports_nothing_that_the_code_shows(typist: Typist) -> None:
     """-q suppresses the message for 128+N, but not for 126."""
     assert (await typist.run("run", "-q", "kill -9 $$")).err == ""
-    assert (await typist.run("run", "-q", "no-such-program", "x")).said.startswith("job N failed to start")
+    assert (await typist.run("run", "-q", "no-such-program", "x")).messages.startswith("job N failed to start")
 
 
 async def test_detached_it_prints_the_number_and_goes(shared: Service, typist: Typist) -> None:
@@ -191,7 +191,7 @@ async def test_a_reader_that_has_gone_ends_it_and_the_job_goes_on(shared: Servic
     async with typist.begin("run", command) as process:
         number = int(await process.stdout.readline())
         pipe_transport(process, 1).close()
-        assert await asyncio.wait_for(process.wait(), SOON) == 141
+        assert await asyncio.wait_for(process.wait(), WAIT_TIMEOUT) == 141
         assert (await process.stderr.read()).decode() == CONTINUES.replace("N", str(number))
     assert (await shared.status(number))["state"] == "running"
     assert (await typist.run("cancel", number)).code == 0
@@ -203,7 +203,7 @@ async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared: Servic
         number = int(await process.stdout.readline())
         process.send_signal(signal.SIGINT)
         done = await finished(process)
-    assert (done.code, done.said) == (130, CONTINUES)
+    assert (done.code, done.messages) == (130, CONTINUES)
     assert (await shared.status(number))["state"] == "running"
     assert (await typist.run("cancel", number)).code == 0
 
@@ -213,4 +213,4 @@ async def test_a_full_disk_under_the_output_is_said(typist: Typist) -> None:
     with open("/dev/full", "wb") as full:
         done = await typist.run("run", "echo much", stdout=full)
     assert done.code == 125
-    assert done.said == f"cannot write to standard output: No space left on device; {CONTINUES}"
+    assert done.messages == f"cannot write to standard output: No space left on device; {CONTINUES}"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.command_line import Typist
 from tests.support.service import Service
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -187,7 +187,7 @@ async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist: Typis
         ) as process:
             await screen.shows(b"# seen")
             process.stdin.close()
-            await asyncio.wait_for(process.wait(), SOON)
+            await asyncio.wait_for(process.wait(), WAIT_TIMEOUT)
         await until(lambda: b"# seen" not in screen.shown.rpartition(b"\x1b[H")[2])
         screen.types(CTRL_C)
         assert await screen.code() == 0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command_line import Typist, finished
 from tests.support.service import Service
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -48,7 +48,7 @@ async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared: Serv
     assert (await typist.run("wait", quick, slow)).code == 5
     assert (await typist.run("wait", good)).code == 0
     done = await typist.run("wait", good, killed, quick)
-    assert (done.code, done.said) == (137, "job N was terminated by SIGKILL\n")
+    assert (done.code, done.messages) == (137, "job N was terminated by SIGKILL\n")
     assert (await typist.run("wait", "-q", killed)).err == ""
 
 
@@ -69,7 +69,7 @@ async def test_wait_knows_the_code_of_a_job_whose_result_was_deleted(shared: Ser
     assert (await typist.run("wait", number)).code == 8
 
 
-TWO = "for n in 1 2 3; do echo out $n; sleep 0.02; echo err $n >&2; sleep 0.02; done; printf end"
+INTERLEAVED = "for n in 1 2 3; do echo out $n; sleep 0.02; echo err $n >&2; sleep 0.02; done; printf end"
 
 
 LOGS = {
@@ -86,7 +86,7 @@ LOGS = {
 
 async def test_logs_shows_what_was_written(shared: Service, typist: Typist) -> None:
     """The streams stay separate; -n counts lines as tail(1) does, over both streams as they arrived or over one."""
-    (number,) = await ended(shared, TWO)
+    (number,) = await ended(shared, INTERLEAVED)
     calls = await asyncio.gather(*(typist.run("logs", *options, number) for options in LOGS))
     shown = {options: (done.out.decode(), done.err) for options, done in zip(LOGS, calls, strict=True)}
     assert shown == LOGS
@@ -105,7 +105,7 @@ async def test_logs_f_goes_on_until_the_end(shared: Service, typist: Typist) -> 
     number = await shared.submit(f"seq 5; until [ -e {go} ]; do sleep 0.02; done; seq 6 8")
     await until(lambda: has(shared, number, b"5\n"))
     async with typist.begin("logs", "-f", "-n", "2", number) as process:
-        assert await asyncio.wait_for(process.stdout.readexactly(4), SOON) == b"4\n5\n"
+        assert await asyncio.wait_for(process.stdout.readexactly(4), WAIT_TIMEOUT) == b"4\n5\n"
         go.touch()
         assert await finished(process) == (0, b"6\n7\n8\n", "")
 
@@ -206,15 +206,15 @@ async def test_what_fails_for_one_job_costs_no_other(shared: Service, typist: Ty
     assert removed.err.splitlines() == [
         f"there is no job {10**17}", f"deleted job {runs}", f"deleted job {done}",
     ]  # fmt: skip
-    assert (await typist.run("show", runs)).said == "there is no job N\n"
-    assert (await typist.run("logs", runs)).said == "there is no job N\n"
+    assert (await typist.run("show", runs)).messages == "there is no job N\n"
+    assert (await typist.run("logs", runs)).messages == "there is no job N\n"
 
 
 async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared: Service, typist: Typist) -> None:
     """The job stays, and the message names `cancel`."""
     number = await shared.submit("sleep 60")
     done = await typist.run("rm", number)
-    assert (done.code, done.said) == (1, "job N is not done: cancel it first\n")
+    assert (done.code, done.messages) == (1, "job N is not done: cancel it first\n")
     assert (await typist.run("cancel", "-q", number)).err == ""
 
 
@@ -256,7 +256,7 @@ async def test_queues_shows_holds_and_lets_go(shared: Service, typist: Typist) -
     )
 
 
-NONSENSE = {
+USAGE_ERRORS = {
     ("ps", "--filter", "colour=red"): "unknown parameter 'colour' for /api/jobs",
     ("ps", "--filter", "state"): "'state' must be NAME=VALUE",
     ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
@@ -270,8 +270,8 @@ NONSENSE = {
 
 async def test_a_wrong_call_gets_a_message(typist: Typist) -> None:
     """Each wrong call exits with 1 or 2 and a message on standard error, without a traceback."""
-    calls = await asyncio.gather(*(typist.run(*arguments) for arguments in NONSENSE))
-    for done, words in zip(calls, NONSENSE.values(), strict=True):
+    calls = await asyncio.gather(*(typist.run(*arguments) for arguments in USAGE_ERRORS))
+    for done, words in zip(calls, USAGE_ERRORS.values(), strict=True):
         assert done.code in {1, 2}
         assert done.out == b""
         assert words in done.err

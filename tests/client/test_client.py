@@ -30,7 +30,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-BESIDE = {"/api/openapi.json", "/api/session"}
+NOT_IN_CLIENT = {"/api/openapi.json", "/api/session"}
 
 
 async def test_the_documented_example_runs(shared: Service) -> None:
@@ -54,7 +54,7 @@ async def test_there_is_a_method_for_every_route(wire: TcpProxy) -> None:
     patterns = {
         (route.verb, route.path): re.compile(re.sub(r"\{\w+(:[^{}]*(\{[^}]*\})?[^{}]*)?\}", "[^/?]+", route.path))
         for route in ROUTES
-        if route.path.startswith("/api/") and route.path not in BESIDE
+        if route.path.startswith("/api/") and route.path not in NOT_IN_CLIENT
     }
     asked = {(verb, path.partition("?")[0]) for verb, path in (line.split(" ") for line in wire.asked)}
     missing = [
@@ -251,14 +251,16 @@ async def test_what_can_be_asked_for_is_what_the_server_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "rooms"),
+    ("module", "packages"),
     [("client", {"client", "errors"}), ("cli.commands.run", {"cli", "client", "clock", "errors", "model"})],
 )
-async def test_importing_it_brings_none_of_the_server(module: str, rooms: set[Any]) -> None:
+async def test_importing_it_brings_none_of_the_server(module: str, packages: set[Any]) -> None:
     """The client and `run` load neither pydantic, a database nor tables, so that a call of the CLI starts quickly."""
     code = f"import sys, shellrunner.{module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     loaded = set(done.stdout.split())
     assert not loaded & {"pydantic", "aiosqlite", "sqlite3", "rich", "wcwidth"}
-    assert {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")} <= rooms | {"process_hardening"}
+    assert {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")} <= packages | {
+        "process_hardening"
+    }
     assert {"aiohttp", f"shellrunner.{module}"} <= loaded

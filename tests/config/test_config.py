@@ -19,7 +19,7 @@ from tests.config.refusals import refusal
 
 TOKEN = {"name": "ci", "sha256": hashlib.sha256(b"test").hexdigest(), "scopes": ["read"]}
 # What another setting is worth nothing without.
-NEEDED = {
+REQUIRED = {
     "callbacks.hosts": ["callbacks.secret"], "server.cors_origins": ["auth.tokens"],
     "server.tls_cert": ["server.tls_key"], "server.tls_key": ["server.tls_cert"],
 }  # fmt: skip
@@ -180,7 +180,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "callbacks.hosts": ["example.org"], "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
     }  # fmt: skip
     value = others.get(key, 77)
-    for needed in NEEDED.get(key, ()):
+    for needed in REQUIRED.get(key, ()):
         monkeypatch.setenv(f"SHELLRUNNER_{needed}".upper().replace(".", "__"), _as_variable(others[needed]))
     monkeypatch.setenv(f"SHELLRUNNER_{section}__{name}".upper(), _as_variable(value))
     found = load().model_dump(mode="json", exclude_defaults=True)[section][name]
@@ -346,13 +346,13 @@ def test_a_file_that_can_be_read_only_once_is_read() -> None:
         os.close(reading)
 
 
-FILLING = st.sampled_from(
+FRAGMENTS = st.sampled_from(
     ["", "# [server]", 'text = """\nport = 1\n"""', "list = [\n  1,\n\n  2,\n]", "x = { a = 1 }"]
 )
 
 
 @settings(deadline=None)  # each example is a whole configuration, on whatever machine this is
-@given(before=st.lists(FILLING, max_size=6, unique=True), after=st.lists(FILLING, max_size=3, unique=True))
+@given(before=st.lists(FRAGMENTS, max_size=6, unique=True), after=st.lists(FRAGMENTS, max_size=3, unique=True))
 def test_the_line_is_where_the_key_stands_whatever_is_around_it(
     tmp_path_factory: pytest.TempPathFactory, before: Any, after: Any
 ) -> None:

@@ -266,13 +266,13 @@ def test_run_as_needs_root(file: Any, tmp_path: Path) -> None:
         "except ConfigError as error: print(error.detail)"
     )
 
-    def said(user: Any) -> Any:
+    def message(user: Any) -> Any:
         token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "run_as": user}
         done = subprocess.run([sys.executable, "-c", code, repr([token])], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    assert said("root").endswith(": auth.tokens.0.run_as: requires a service that runs as root")
-    assert said(NOBODY.pw_name) == "taken"
+    assert message("root").endswith(": auth.tokens.0.run_as: requires a service that runs as root")
+    assert message(NOBODY.pw_name) == "taken"
 
 
 def test_a_service_that_runs_may_not_lose_what_its_address_needs(file: Any) -> None:

@@ -12,7 +12,7 @@ from shellrunner.web import ROUTES
 from shellrunner.web.openapi import parameter_objects
 
 # What every answer may have, and the document says once for all.
-EVERYWHERE = {
+COMMON_HEADERS = {
     "cache-control",
     "connection",
     "content-length",
@@ -91,7 +91,7 @@ def test_every_status_and_header_is_described(exchanges: Any, document: Any) -> 
     for each in routed(exchanges):
         about = described(document, each).get("headers", {})
         had = {name.lower() for name, _ in each.headers}
-        assert had - EVERYWHERE <= {name.lower() for name in about}, str(each)
+        assert had - COMMON_HEADERS <= {name.lower() for name in about}, str(each)
         assert {name.lower() for name, header in about.items() if header["required"]} <= had, str(each)
 
 

@@ -9,7 +9,7 @@ linting = pytest.importorskip("httplint")
 from httplint.note import levels  # noqa: E402
 
 # Notes that are matters of taste, each with its reason.
-TASTE = {
+IGNORED_NOTES = {
     # The specification has Location with 202: where the status of what was accepted is (RFC 7240 shows it so, too).
     "LOCATION_UNDEFINED",
     # Said of every 400.
@@ -41,7 +41,7 @@ def test_nothing_is_wrong_with_any_answer(exchanges: Any, level: Any) -> None:
         (type(note).__name__, str(note), f"{each.verb} {each.target} {each.status}")
         for each in exchanges
         for note in linted(each)
-        if note.level is level and type(note).__name__ not in TASTE
+        if note.level is level and type(note).__name__ not in IGNORED_NOTES
     }
     assert found == set()
 

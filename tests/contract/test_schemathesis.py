@@ -45,8 +45,8 @@ async def test_schemathesis_finds_no_failure(harmless: Any, tmp_path: Path) -> N
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(HERE.parent.parent), "SCHEMATHESIS_HOOKS": HOOKS},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    told, _ = await process.communicate()
-    print(told.decode(errors="replace"))
+    output, _ = await process.communicate()
+    print(output.decode(errors="replace"))
     assert process.returncode == 0
     assert [entry for entry in harmless.log if entry.get("level") in ("error", "critical")] == []
     assert await programs(harmless) <= {HARMLESS, None}

@@ -175,16 +175,16 @@ async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path
     """After kill -9 in the middle of writes, every acknowledged job is there once, with every acknowledged end."""
     writing = subprocess.Popen([sys.executable, "-c", WRITING, tmp_path], stdout=subprocess.PIPE, text=True)
     assert writing.stdout is not None
-    said = []
+    lines = []
     for line in writing.stdout:
-        said.append(line.split())
-        if len(said) == after:
+        lines.append(line.split())
+        if len(lines) == after:
             writing.kill()
     writing.wait()
     writing.stdout.close()
     # A line that was cut by the kill says less than was acknowledged.
-    accepted = {int(line[1]) for line in said[:-1] if line[0] == "accepted"}
-    finished = {int(line[1]) for line in said[:-1] if line[0] == "done"}
+    accepted = {int(line[1]) for line in lines[:-1] if line[0] == "accepted"}
+    finished = {int(line[1]) for line in lines[:-1] if line[0] == "done"}
     async with opened(tmp_path) as store:
         jobs = {job.id: job for job in await everything(store)}
         assert accepted <= jobs.keys()

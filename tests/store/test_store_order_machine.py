@@ -21,7 +21,7 @@ from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import everything, opened
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})
-FAR = "2100-01-01T00:00:00.000Z"
+FAR_FUTURE = "2100-01-01T00:00:00.000Z"
 places = st.integers(0, 20)
 names = st.sampled_from(sorted(LIMITS.queues))
 
@@ -72,8 +72,8 @@ class OrderMachine(RuleBasedStateMachine):
         def may(known: Known) -> bool:
             queue = known.spec.queue
             limit = LIMITS.queues[queue].max_running
-            room = limit is None or self.count(State.RUNNING, queue) < limit
-            return known.state is State.QUEUED and room and not self.is_paused(queue)
+            has_free_slot = limit is None or self.count(State.RUNNING, queue) < limit
+            return known.state is State.QUEUED and has_free_slot and not self.is_paused(queue)
 
         return [job for job, known in self.known.items() if may(known)]
 
@@ -110,7 +110,7 @@ class OrderMachine(RuleBasedStateMachine):
         self, *, queue: str, priority: int, after: list[int], far: bool, retries: Any, key: str | None, body: bytes
     ) -> None:
         after = list(dict.fromkeys(sorted(self.known)[place % len(self.known)] for place in after if self.known))
-        start_at = FAR if far else None
+        start_at = FAR_FUTURE if far else None
         spec = JobSpec(
             command="true", queue=queue, priority=priority, after=tuple(after), start_at=start_at, retries=retries
         )

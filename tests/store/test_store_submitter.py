@@ -9,8 +9,8 @@ from shellrunner.model import JobSpec, Retries, Submitter
 from shellrunner.store import Filters
 from tests.support.histories import NOTHING, SPEC, ended, opened
 
-BY = Submitter("token:ci", "nobody")
-AGAIN = JobSpec(command="true", retries=Retries(max=1))
+SUBMITTER = Submitter("token:ci", "nobody")
+RETRIED_SPEC = JobSpec(command="true", retries=Retries(max=1))
 
 
 async def test_job_and_claim_have_the_submitter_and_the_user(tmp_path: Path) -> None:
@@ -18,10 +18,10 @@ async def test_job_and_claim_have_the_submitter_and_the_user(tmp_path: Path) -> 
     async with opened(tmp_path) as store:
         claiming = asyncio.create_task(store.claim(1, "a"))
         await asyncio.sleep(0)
-        job, claim = await store.add(SPEC, by=BY), await claiming
+        job, claim = await store.add(SPEC, by=SUBMITTER), await claiming
         assert (job.submitter, job.run_as, claim.run_as) == ("token:ci", "nobody", "nobody")
-        queued = await store.add(AGAIN, by=BY)
-        waiting = await store.add(JobSpec(command="true", after=(job.id,)), by=BY)
+        queued = await store.add(RETRIED_SPEC, by=SUBMITTER)
+        waiting = await store.add(JobSpec(command="true", after=(job.id,)), by=SUBMITTER)
         assert {(known.submitter, known.run_as) for known in (queued, waiting)} == {("token:ci", "nobody")}
         claim = await store.claim(1, "b")
         assert (claim.job_id, claim.run_as) == (queued.id, "nobody")

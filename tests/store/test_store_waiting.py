@@ -59,9 +59,9 @@ async def test_a_failure_skips_all_that_waited_for_it(tmp_path: Path, how: End) 
         first = await running(store, "a")
         second = await store.add(after(first.job_id))
         third = await store.add(after(second.id))
-        with store.watch(third.id) as bell:
+        with store.watch(third.id) as subscription:
             await store.finish(first.job_id, "a", how, *NOTHING)
-            await asyncio.wait_for(bell.wait(), 5)
+            await asyncio.wait_for(subscription.wait(), 5)
         for job, awaited in ((second, first.job_id), (third, second.id)):
             phase = (await store.job(job.id)).phase
             assert isinstance(phase, Done)
@@ -255,9 +255,9 @@ async def test_a_callback_becomes_due_with_the_end(tmp_path: Path) -> None:
         assert job.callback is not None
         assert job.callback.state is Delivery.PENDING
         assert await store.due_callbacks(10) == []
-        with store.watch_callbacks() as bell:
+        with store.watch_callbacks() as subscription:
             await store.request_cancel(job.id)
-            await asyncio.wait_for(bell.wait(), 5)
+            await asyncio.wait_for(subscription.wait(), 5)
         assert [due.job.id for due in await store.due_callbacks(10)] == [job.id]
         await store.record_callback_try(job.id, error="no answer", retry_at=99_000_000_000_000)
         assert await store.due_callbacks(10) == []
@@ -283,9 +283,9 @@ async def test_the_change_log_has_each_job_once_in_order(tmp_path: Path) -> None
         assert [job for _, job in store.changes.since(before) or ()] == [second.id, first.id]
         now = store.changes.head
         assert list(store.changes.since(now) or ()) == []
-        with store.watch_changes() as bell:
+        with store.watch_changes() as subscription:
             await store.finish(first.id, "a", ended(), *NOTHING)
-            await asyncio.wait_for(bell.wait(), 5)
+            await asyncio.wait_for(subscription.wait(), 5)
         await store.delete_job(first.id)
         assert [job for _, job in store.changes.since(now) or ()] == [first.id]
         assert store.changes.since(now + 100) is None

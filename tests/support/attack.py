@@ -16,13 +16,13 @@ import pytest
 
 from shellrunner.web.http.problems import SECURITY_HEADERS
 from tests.support.service import Service
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 JOB = b'{"command":"touch canary"}'
 EACH_SCOPE = {scopes: secrets.token_urlsafe() for scopes in ("read", "run", "admin", "read run", "read run admin")}
-RIGHT = EACH_SCOPE["read run admin"]
+FULL_TOKEN = EACH_SCOPE["read run admin"]
 # Each a place of its own, for what is counted by places.
-ELSEWHERE = (
+CLIENT_ADDRESSES = (
     f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}" for number in itertools.count(1 << 16 | 1)
 )
 PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -177,7 +177,7 @@ class Target:
 
         So what an attack has hidden behind its first request is seen, too. `near` is the address it comes from.
         """
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(near, 0))
             address, port = writer.get_extra_info("sockname")
             try:
@@ -266,7 +266,7 @@ async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> 
         service.program = [sys.executable, "-m", "shellrunner", "serve"]  # without a port of its own
     try:
         await service.start()
-        yield Target(service, directory / "canary", *([bearer(RIGHT)] if tokens else []))
+        yield Target(service, directory / "canary", *([bearer(FULL_TOKEN)] if tokens else []))
     finally:
         await service.clear_away()
 
@@ -279,7 +279,7 @@ def hashed(token: str) -> str:
 async def check_held(target: Target, sent: bytes, answer: str) -> Outcome:
     """Check the response to these bytes, and that they changed nothing; each time from another address."""
     before = await target.state()
-    outcome = await target.send(sent, next(ELSEWHERE))
+    outcome = await target.send(sent, next(CLIENT_ADDRESSES))
     assert [reply.short for reply in outcome.replies] == [answer]
     assert await target.state() == before
     return outcome

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from tests.support import prefork
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 
 class Done(NamedTuple):
@@ -25,7 +25,7 @@ class Done(NamedTuple):
     err: str
 
     @property
-    def said(self) -> str:
+    def messages(self) -> str:
         """What was said, whatever the job's number is, and without sizes."""
         numbers = re.sub(r"(job|-f|cancel) \d+", r"\1 N", self.err)
         return re.sub(r"[\d.]+ [KM]?i?B", "SIZE", numbers)
@@ -110,14 +110,14 @@ class Screen:
         """Press these keys."""
         os.write(self._master, text)
 
-    async def shows(self, text: bytes, seconds: float = SOON) -> None:
+    async def shows(self, text: bytes, seconds: float = WAIT_TIMEOUT) -> None:
         """Wait until this is on it."""
         try:
             await until(lambda: text in self.shown, seconds)
         except AssertionError:
             raise AssertionError(f"{text!r} is not in {self.shown!r}") from None
 
-    async def code(self, seconds: float = SOON) -> int:
+    async def code(self, seconds: float = WAIT_TIMEOUT) -> int:
         """Wait for the end, and until all is shown; the exit code."""
         found = await asyncio.wait_for(self._process.wait(), seconds)
         self._close_slave()
@@ -140,6 +140,6 @@ class Screen:
 
 async def finished(process: Process, given: bytes | None = None) -> Done:
     """Wait for its end, giving it this to read."""
-    out, err = await asyncio.wait_for(process.communicate(given), SOON)
+    out, err = await asyncio.wait_for(process.communicate(given), WAIT_TIMEOUT)
     assert process.returncode is not None
     return Done(process.returncode, out, err.decode())

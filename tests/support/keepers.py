@@ -23,19 +23,19 @@ class Talk:
         self.connection = connection
         self.connection.settimeout(20)
         self._unpacker = Unpacker()
-        self._heard: list[Any] = []
+        self._received: list[Any] = []
         self.hello: Any = None
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         self.connection.sendall(pack(message))
 
-    def hear(self) -> Any:
-        while not self._heard:
+    def receive(self) -> Any:
+        while not self._received:
             data = self.connection.recv(65536)
             if not data:
                 raise EOFError
-            self._heard += self._unpacker.feed(data)
-        return self._heard.pop(0)
+            self._received += self._unpacker.feed(data)
+        return self._received.pop(0)
 
 
 class ForkServer(Talk):
@@ -62,8 +62,8 @@ class ForkServer(Talk):
 
     def keeper(self, number: int = 1) -> Talk:
         """Have a keeper made, and connect to it."""
-        self.say(do="fork", keeper=number, header={"history": "h" * 32, "program": "test"})
-        assert self.hear()["keeper"] == number
+        self.send(do="fork", keeper=number, header={"history": "h" * 32, "program": "test"})
+        assert self.receive()["keeper"] == number
         return self.reconnect(number)
 
     def reconnect(self, number: int) -> Talk:
@@ -71,7 +71,7 @@ class ForkServer(Talk):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.state / "slots" / f"{number}.sock"))
         keeper = Talk(connection)
-        keeper.hello = keeper.hear()
+        keeper.hello = keeper.receive()
         self.keepers.append(keeper)
         return keeper
 
@@ -89,13 +89,13 @@ def start(keeper: Talk, job: int, command: str, **more: Any) -> None:
         "cwd": "/", "env": {"PATH": "/usr/bin:/bin", "SHELLRUNNER_JOB": f"{job}:t"}, "stdin": None, "timeout": None,
         "grace": 1, "merge_stderr": False, "leave_children": False, "output_bytes": 1 << 40,
     }  # fmt: skip
-    keeper.say(**{"do": "start", "job": job, "token": "t", "argv": ["/bin/sh", "-c", command]} | defaults | more)
+    keeper.send(**{"do": "start", "job": job, "token": "t", "argv": ["/bin/sh", "-c", command]} | defaults | more)
 
 
 def keep(keeper: Talk, slot: SlotReader, job: int, command: str, **more: Any) -> tuple[dict[str, Any], bytes]:
     """Run a command to its end; return its end and what it wrote, as far as that lies in the slot."""
     start(keeper, job, command, **more)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     return ended(slot, job)
 
 
@@ -112,7 +112,7 @@ def ended(slot: SlotReader, job: int) -> tuple[dict[str, Any], bytes]:
     return record.end, slot.data(record, 0, record.end["stdout"] + record.end["stderr"])
 
 
-SURROUNDINGS = (
+PROBE_ENVIRONMENT = (
     "grep -E '^Sig(Blk|Ign)' /proc/self/status;"
     "ls -l /proc/self/fd | tr -s ' ' | cut -d' ' -f1,9- | sed 's/[0-9]*\\]//';"
     "ps -o sid=,pgid=,pid= -p $$ | tr -s ' ' '\\n' | sort -u | wc -l;"
@@ -122,10 +122,10 @@ SURROUNDINGS = (
 
 def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple[Any, ...]:
     """What a command finds around it, as (exit code, sizes of both streams, lines) without what names the job."""
-    start(keeper, job, SURROUNDINGS, cwd="/usr", **more)
+    start(keeper, job, PROBE_ENVIRONMENT, cwd="/usr", **more)
     if more.get("stream"):
         give(keeper, end=True, job=job)
-    assert keeper.hear()["say"] == "ended"
+    assert keeper.receive()["say"] == "ended"
     end, data = ended(slot, job)
     lines = [line for line in data.splitlines() if b"SHELLRUNNER_JOB" not in line]
     plain = [re.sub(rb"(/proc/|/dev/pts/)[0-9]+", rb"\1N", line) for line in lines]
@@ -137,8 +137,8 @@ def give(
 ) -> tuple[int | None, str | None]:
     """Send input to a job; return `(offset, refused)` as the keeper says it."""
     text = b64encode(data).decode()
-    keeper.say(**{"do": "input", "job": job, "token": "t", "offset": offset, "data": text, "end": False} | more)
-    took = keeper.hear()
+    keeper.send(**{"do": "input", "job": job, "token": "t", "offset": offset, "data": text, "end": False} | more)
+    took = keeper.receive()
     assert (took["say"], took["job"], took["token"]) == ("took", job, "t"), took
     return took["offset"], took["refused"]
 

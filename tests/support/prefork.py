@@ -71,8 +71,8 @@ class ForkedProcess:
         """Return the exit code, or None while it runs."""
         if self.returncode is None:
             with contextlib.suppress(BlockingIOError):
-                told = self._report.recv(32, socket.MSG_DONTWAIT)
-                self.returncode = int(told)
+                status = self._report.recv(32, socket.MSG_DONTWAIT)
+                self.returncode = int(status)
                 self.close()
         return self.returncode
 

@@ -23,7 +23,7 @@ from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
 from shellrunner.supervisor import fork_server_connection
 from tests.support import measurement, prefork
-from tests.support.waiting import SOON, until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 if measurement.IS_MEASURED:
     fork_server_connection._PROGRAM = measurement.fork_server_program()
@@ -86,7 +86,7 @@ class Service:
         await self.process.wait()
         await self._reader
 
-    async def stop(self, seconds: float = SOON) -> int:
+    async def stop(self, seconds: float = WAIT_TIMEOUT) -> int:
         """End the server as systemd does: SIGTERM; return its exit status."""
         self.process.terminate()
         status = await asyncio.wait_for(self.process.wait(), seconds)
@@ -183,9 +183,9 @@ class Service:
             spec["command"] = command
         content = io.BytesIO(json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode())
         headers = {"Content-Type": "application/json"}
-        status, told, body = await self.ask("POST", "/api/jobs", data=content, headers=headers)
+        status, answered, body = await self.ask("POST", "/api/jobs", data=content, headers=headers)
         assert status == 202, body
-        assert told["Location"] == f"/api/statuses/{body['job_id']}"
+        assert answered["Location"] == f"/api/statuses/{body['job_id']}"
         return int(body["job_id"])
 
     async def status(self, job_id: int) -> Any:
@@ -198,7 +198,7 @@ class Service:
         """Wait until the job's command was started (its keeper says so)."""
         return await until(lambda: self.keeper_of(job_id), what=f"job {job_id} runs")
 
-    async def result(self, job_id: int, seconds: float = SOON) -> Any:
+    async def result(self, job_id: int, seconds: float = WAIT_TIMEOUT) -> Any:
         """Wait until the job is done; return its result."""
 
         async def redirected() -> bool:
@@ -210,7 +210,7 @@ class Service:
         assert status == 200, body
         return body
 
-    async def run(self, command: str | None = None, seconds: float = SOON, **spec: Any) -> Any:
+    async def run(self, command: str | None = None, seconds: float = WAIT_TIMEOUT, **spec: Any) -> Any:
         """Submit and wait for the result."""
         return await self.result(await self.submit(command, **spec), seconds)
 
@@ -243,7 +243,7 @@ class InProcess(Service):
         self.serving = asyncio.create_task(serve(settings))
         try:
             either: list[asyncio.Future[Any]] = [self.serving, listening]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=SOON)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_TIMEOUT)
             if not listening.done():
                 raise AssertionError(f"it ended instead: {self.serving.result()}")
             self.url = (await listening)[0]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.support.waiting import SOON
+from tests.support.waiting import WAIT_TIMEOUT
 
 SHOWN_URL: Final = "http://localhost:8000"
 
@@ -80,6 +80,6 @@ async def run_command(command: str, home: Path, url: str) -> str:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={"PATH": path, "HOME": str(home), "SHELLRUNNER_URL": url},  # no .curlrc and no proxy of ours
     )  # fmt: skip
-    printed, progress = await asyncio.wait_for(process.communicate(), SOON)
+    printed, progress = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT)
     assert process.returncode == 0, f"$ {command}\n{printed.decode()}\n{progress.decode()}"
     return printed.decode().replace("\r\n", "\n").strip()

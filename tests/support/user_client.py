@@ -36,5 +36,5 @@ async def send(uid: int, family: int, where: tuple[str, int] | str, sent: bytes,
         sys.executable, "-I", "-S", "-c", _PROGRAM, str(uid), str(family), host, str(port), leaves,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd="/",
     )  # fmt: skip
-    told, complaint = await process.communicate(sent)
-    return (told or complaint).decode("latin-1")
+    output, complaint = await process.communicate(sent)
+    return (output or complaint).decode("latin-1")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-SOON = 20.0  # seconds: long enough for a loaded machine, short enough for a hang to be seen
+WAIT_TIMEOUT = 20.0  # seconds: long enough for a loaded machine, short enough for a hang to be seen
 
 
 @overload
@@ -19,7 +19,7 @@ async def until(condition: Callable[[], Awaitable[T | None]], seconds: float = .
 async def until(condition: Callable[[], T | None], seconds: float = ..., what: str | None = ...) -> T: ...
 
 
-async def until(condition: Callable[[], Any], seconds: float = SOON, what: str | None = None) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = WAIT_TIMEOUT, what: str | None = None) -> Any:
     """Return the first true value of `condition()` (awaited if need be); fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -75,8 +75,8 @@ async def test_filters(site: Site, query: str, gone: set[int]) -> None:
     meant = {job["job_id"] for job in (await site.get(f"/api/jobs?{query}")).json["jobs"]}
     assert meant - {4} == gone
     expected = {"deleted": len(gone), "kept": len(meant & {4})}
-    told = (await site.ask("DELETE", f"/api/jobs?{query}")).json
-    assert {name: told[name] for name in expected} == expected
+    response = (await site.ask("DELETE", f"/api/jobs?{query}")).json
+    assert {name: response[name] for name in expected} == expected
     answer = await site.ask("DELETE", f"/api/jobs?{query}&confirm=true")
     assert (answer.status, answer.json) == (200, expected)
     assert set(await left(site)) == {1, 2, 3, 4} - gone
@@ -108,11 +108,11 @@ async def test_it_goes_on_when_the_client_goes(site: Site, caplog: pytest.LogCap
     await cancelled(site, 350)
     delete_jobs, begun = site.store.delete_jobs, asyncio.Event()
 
-    async def told(*args: object) -> object:
+    async def noticed(*args: object) -> object:
         begun.set()
         return await delete_jobs(*args)  # type: ignore[arg-type]
 
-    site.store.delete_jobs = told  # type: ignore[method-assign,assignment]
+    site.store.delete_jobs = noticed  # type: ignore[method-assign,assignment]
     _, writer = await asyncio.open_connection("127.0.0.1", site.port)
     with caplog.at_level(logging.INFO, "shellrunner.web"):
         writer.write(f"DELETE /api/jobs?confirm=true HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())

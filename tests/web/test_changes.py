@@ -212,15 +212,15 @@ async def test_each_once_as_it_is_now(site: Site) -> None:
     await site.store.request_cancel(third)
     await site.store.delete_job(first)
     async with asyncio.timeout(5), changes(site, Last_Event_ID=str(place)) as (_, events):
-        told = [await anext(events) for _ in range(3)]
+        received = [await anext(events) for _ in range(3)]
         last = await site.submit()
-        told.append(await anext(events))
-    assert [(event.name, event.data["status_id"]) for event in told[:3]] == [
+        received.append(await anext(events))
+    assert [(event.name, event.data["status_id"]) for event in received[:3]] == [
         ("status", second),
         ("status", third),
         ("deleted", first),
     ]
-    assert told[3].data["status_id"] == last
+    assert received[3].data["status_id"] == last
 
 
 async def test_nothing_new(site: Site) -> None:
@@ -302,9 +302,9 @@ async def test_bulk_delete(site: Site) -> None:
     async with asyncio.timeout(10), changes(site) as (_, events):
         answer = await site.ask("DELETE", "/api/jobs?confirm=true")
         assert answer.json == {"deleted": 300, "kept": 1}
-        told = [await anext(events) for _ in range(300)]
-        assert {event.name for event in told} == {"deleted"}
-        assert {event.data["status_id"] for event in told} == set(range(1, kept))
+        received = [await anext(events) for _ in range(300)]
+        assert {event.name for event in received} == {"deleted"}
+        assert {event.data["status_id"] for event in received} == set(range(1, kept))
 
 
 async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

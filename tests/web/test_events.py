@@ -288,17 +288,17 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
     """The stream of a silent job wakes up once per heartbeat, not in a busy loop."""
     site.app[STREAMS].heartbeat = 0.1
     job_id = await site.submit()
-    hear, heard = ResponseStream.wait_for, []
+    wait_for, wakeups = ResponseStream.wait_for, []
 
-    async def noted(outlet: ResponseStream, bell: Subscription) -> bool:
-        heard.append(asyncio.get_running_loop().time())
-        return await hear(outlet, bell)
+    async def noted(outlet: ResponseStream, subscription: Subscription) -> bool:
+        wakeups.append(asyncio.get_running_loop().time())
+        return await wait_for(outlet, subscription)
 
     monkeypatch.setattr(ResponseStream, "wait_for", noted)
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
     async with site.session.get(url):
-        await until(lambda: len(heard) > 4)
-    assert min(after - before for before, after in pairwise(heard)) > 0.09
+        await until(lambda: len(wakeups) > 4)
+    assert min(after - before for before, after in pairwise(wakeups)) > 0.09
     await until(lambda: not site.connections)
 
 
@@ -352,13 +352,13 @@ async def test_frames_are_small(site: Site) -> None:
     """Every frame is small, however much of the output is escaped."""
     written = b"a" * 100_000 + bytes(200_000) + b"\xff" * 100_000
     job_id = await site.done(written)
-    feed, cursor, told = site.app[JOB_FEEDS].get(job_id), StreamCursor(), []
+    feed, cursor, frames = site.app[JOB_FEEDS].get(job_id), StreamCursor(), []
     snapshot = await feed.snapshot()
     while frame := await feed.frame(cursor, snapshot):
-        told.append(frame)
+        frames.append(frame)
         cursor = frame.cursor
     assert cursor == StreamCursor(len(written))
-    assert max(len(frame.events) for frame in told) <= 2 * FRAME_SIZE
+    assert max(len(frame.events) for frame in frames) <= 2 * FRAME_SIZE
     assert text(await site.replay(job_id), "stdout") == written.decode("utf-8", "replace")
 
 

@@ -11,7 +11,7 @@ from shellrunner.config import QueueSettings
 from tests.support.service import Service
 from tests.support.site import Site, serving
 
-TWO = {"queues": {"default": QueueSettings(), "slow": QueueSettings(max_running=1, max_queued=2)}}
+TWO_QUEUES = {"queues": {"default": QueueSettings(), "slow": QueueSettings(max_running=1, max_queued=2)}}
 
 
 async def queue(site: Site | Service, name: str) -> dict[str, Any]:
@@ -24,7 +24,7 @@ async def queue(site: Site | Service, name: str) -> dict[str, Any]:
 
 async def test_list(tmp_path: Path) -> None:
     """All configured queues are listed with their limits, counts and the time of the oldest queued job."""
-    async with serving(tmp_path, **TWO) as site:
+    async with serving(tmp_path, **TWO_QUEUES) as site:
         empty = {"paused": False, "running": 0, "queued": 0, "waiting": 0, "oldest": None}
         answer = await site.get("/api/queues")
         assert answer.status == 200
@@ -49,7 +49,7 @@ async def test_list(tmp_path: Path) -> None:
 
 async def test_pause_and_resume(tmp_path: Path) -> None:
     """A paused queue starts nothing until it is resumed, while another one runs; both may be repeated."""
-    async with serving(tmp_path, **TWO) as site:
+    async with serving(tmp_path, **TWO_QUEUES) as site:
         for _ in range(2):
             answer = await site.ask("POST", "/api/queues/slow/pause")
             assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
@@ -67,7 +67,7 @@ async def test_pause_and_resume(tmp_path: Path) -> None:
 
 async def test_pause_all_then_resume_one(tmp_path: Path) -> None:
     """Pausing all queues responds like GET; a single one can be resumed, and then runs."""
-    async with serving(tmp_path, **TWO) as site:
+    async with serving(tmp_path, **TWO_QUEUES) as site:
         answer = await site.ask("POST", "/api/queues/pause")
         assert answer.status == 200
         assert answer.json == (await site.get("/api/queues")).json
@@ -128,7 +128,7 @@ async def test_no_such_queue_for_a_job(site: Site) -> None:
 
 async def test_full(tmp_path: Path) -> None:
     """A job beyond the limit of its queue, or of all queues, is 503 with Retry-After and not accepted."""
-    async with serving(tmp_path, supervisor={"max_queued": 3}, **TWO) as site:
+    async with serving(tmp_path, supervisor={"max_queued": 3}, **TWO_QUEUES) as site:
         for _ in range(2):
             await site.submit(queue="slow")
         refused = await site.ask("POST", "/api/jobs", json={"command": "true", "queue": "slow"})
@@ -186,7 +186,7 @@ async def test_paused_over_a_restart(service: Service) -> None:
 
 async def test_a_pause_is_for_what_comes_too(tmp_path: Path) -> None:
     """A job for a paused queue is accepted, and not started."""
-    async with serving(tmp_path, **TWO) as site:
+    async with serving(tmp_path, **TWO_QUEUES) as site:
         await site.ask("POST", "/api/queues/slow/pause")
         claiming = asyncio.ensure_future(site.simulated_runner().claim())
         held = await site.submit(queue="slow")

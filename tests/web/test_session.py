@@ -183,8 +183,8 @@ async def test_a_revoked_token_ends_its_streams_within_a_heartbeat(closed: Site,
         closed.session.get(url, headers=bearer("looker")) as others,
     ):
         assert (mine.status, others.status) == (200, 200)
-        door = closed.app[AUTHENTICATOR]
-        door.reload(without(closed, "ci"))
+        authenticator = closed.app[AUTHENTICATOR]
+        authenticator.reload(without(closed, "ci"))
         await until(lambda: closed.app[STREAMS].count().total() == 1)
         check_problem(await closed.get("/api/statuses", headers=headers), 401)
         assert await others.content.readany()

@@ -23,7 +23,7 @@ from shellrunner.web.http.streaming import STREAMS
 from tests.support.site import SimulatedRunner, Site, serving
 from tests.support.waiting import until
 
-QUICK = ConnectionLimits(head_timeout=0.2, send_timeout=0.4)
+SHORT_LIMITS = ConnectionLimits(head_timeout=0.2, send_timeout=0.4)
 HOST = b"Host: localhost:PORT\r\n"
 ASK = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -31,7 +31,7 @@ ASK = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with serving(tmp_path) as running:
-        running.app[CONNECTIONS].limits = QUICK
+        running.app[CONNECTIONS].limits = SHORT_LIMITS
         yield running
 
 
@@ -143,14 +143,14 @@ async def test_half_a_head_does_not_end_the_response_before_it(site: Site) -> No
 def count_checks(site: Site) -> Any:
     """Count how often the deadlines are checked from now on."""
     connections, seen = site.app[CONNECTIONS], 0
-    tell = connections._log_drops
+    log_drops = connections._log_drops
 
-    def told() -> None:
+    def counted() -> None:
         nonlocal seen
         seen += 1
-        tell()
+        log_drops()
 
-    connections._log_drops = told  # type: ignore[method-assign]
+    connections._log_drops = counted  # type: ignore[method-assign]
     return lambda: seen
 
 
@@ -286,8 +286,8 @@ async def test_one_connection_too_many_is_closed(tmp_path: Path, caplog: pytest.
                 assert (await site.get("/healthz")).status == 200
             await until(lambda: bool(site.app[CONNECTIONS].cut["slow-head"]) or not len(site.app[CONNECTIONS]))
             await until(lambda: bool(caplog.records))
-    (said,) = caplog.records
-    assert (said.getMessage(), said.one_too_many, said.max_connections) == ("connections dropped", 3, 3)  # type: ignore[attr-defined]
+    (record,) = caplog.records
+    assert (record.getMessage(), record.one_too_many, record.max_connections) == ("connections dropped", 3, 3)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -402,8 +402,8 @@ async def test_one_stream_too_many(tmp_path: Path) -> None:
 async def test_the_limit_is_per_identity(site: Site) -> None:
     """The streams of one identity do not count for another."""
     site.app[STREAMS].max_per_identity = 1
-    door, names = site.app[AUTHENTICATOR], iter(["token:a", "token:b", "token:b"])
-    door.authenticate_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[assignment,method-assign]
+    authenticator, names = site.app[AUTHENTICATOR], iter(["token:a", "token:b", "token:b"])
+    authenticator.authenticate_uid = lambda _: Identity(next(names), frozenset({"read"}))  # type: ignore[assignment,method-assign]
     url = f"http://127.0.0.1:{site.port}/api/statuses/events"
     async with site.session.get(url) as first, site.session.get(url) as second, site.session.get(url) as third:
         assert [first.status, second.status, third.status] == [200, 200, 429]
