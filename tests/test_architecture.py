@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = Path(shellrunner.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-# From the top down: a room may import from the floors below its own. The package itself holds only the version.
-FLOORS = (
+# From the top down: a package may import from the layers below its own. The root package holds only the version.
+LAYERS = (
     ("__main__",),
     ("cli",),
     ("service", "installation"),
@@ -29,11 +29,11 @@ FLOORS = (
     ("errors", "charsets", "process_hardening", "tasks", "clock"),
     ("__init__",),
 )
-FLOOR = {package: number for number, floor in enumerate(reversed(FLOORS)) for package in floor}
+LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for package in layer}
 
 # The same within packages, by dotted name: each part of a package (module or subpackage; `__init__` is the package's
-# own module) may import from the floors below its own. To add a package, add a row that names all of its parts.
-INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+# own module) may import from the layers below its own. To add a package, add a row that names all of its parts.
+INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "access": (
         ("authenticator",),
         ("session_registry", "throttle", "command_rules", "job_policy", "peer_credentials"),
@@ -159,7 +159,7 @@ INNER_FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 
-# Of the keeper, others may know only what it writes, what is said to it, which process it is, where its files are.
+# Of the keeper, other packages may import only its files' format, its protocol and the identity of its process.
 PUBLIC_KEEPER_MODULES = {
     "shellrunner.keeper",
     "shellrunner.keeper.slot",
@@ -170,8 +170,8 @@ PUBLIC_KEEPER_MODULES = {
 DATABASES = {"aiosqlite", "sqlite3"}
 NETWORK = {"aiohttp", "socket", "http"}
 PROCESSES = {"subprocess", "signal", "multiprocessing"}
-# Every room has its row, be it empty.
-MUST_NOT_KNOW: dict[str, set[str]] = {
+# What a package must not import: each package has a row, even if it is empty.
+FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "__init__": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
     "__main__": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
     "clock": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
@@ -200,24 +200,24 @@ MUST_NOT_KNOW: dict[str, set[str]] = {
 
 
 def module_name(path: Path) -> str:
-    """The dotted name by which the file is imported."""
+    """Return the dotted name by which the file is imported."""
     parts = path.relative_to(SOURCE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def package_of(module: str) -> str:
-    """The room in which a module of ours lies."""
+    """Return the package of src/shellrunner, or the module beside them, in which a module of ours lies."""
     return [*module.split("."), "__init__"][1]
 
 
 def part_of(package: str, module: str) -> str | None:
-    """The part of the package in which a module lies, `__init__` for the package itself; None if it lies outside."""
+    """Return the part of the package in which a module lies, `__init__` for the package itself; None if outside."""
     head, own = f"shellrunner.{package}".split("."), module.split(".")
     return [*own, "__init__"][len(head)] if own[: len(head)] == head else None
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that the file imports, wherever in it: at the top, in a function, for the type checker."""
+    """Yield every module that the file imports, anywhere in it: at the top, in a function, for the type checker."""
     package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -231,13 +231,13 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def is_module(name: str) -> bool:
-    """Whether this names a module of ours, and not something in one."""
-    place = SOURCE.parent.joinpath(*name.split("."))
-    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+    """Return whether this names a module of ours, and not something in one."""
+    path = SOURCE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def ours(path: Path) -> list[str]:
-    """The modules of ours that the file imports."""
+    """Return the modules of ours that the file imports."""
     return [name for name in imports(path) if name.split(".")[0] == "shellrunner"]
 
 
@@ -246,70 +246,70 @@ each_module = pytest.mark.parametrize("path", MODULES, ids=module_name)
 
 @each_module
 def test_imports_point_downwards(path: Any) -> None:
-    """No module imports from a floor above its room's, nor from another room on the same floor."""
+    """No module imports from a layer above its package's, nor from another package in the same layer."""
     package = package_of(module_name(path))
-    assert package in FLOOR, f"{package} has no place in FLOORS"
+    assert package in LAYER, f"{package} is missing in LAYERS"
     upwards = [
-        name for name in ours(path) if package_of(name) != package and FLOOR[package_of(name)] >= FLOOR[package]
+        name for name in ours(path) if package_of(name) != package and LAYER[package_of(name)] >= LAYER[package]
     ]
     assert upwards == []
 
 
 @pytest.mark.parametrize(
     ("package", "path"),
-    [(package, path) for package in INNER_FLOORS for path in MODULES if part_of(package, module_name(path))],
+    [(package, path) for package in INNER_LAYERS for path in MODULES if part_of(package, module_name(path))],
     ids=lambda value: value if isinstance(value, str) else module_name(value),
 )
 def test_imports_point_downwards_within_a_package(package: Any, path: Any) -> None:
-    """No part of a package imports from a floor of INNER_FLOORS above its own, nor from another part on the same."""
-    floor = {part: number for number, floor in enumerate(reversed(INNER_FLOORS[package])) for part in floor}
+    """No part of a package imports from a layer of INNER_LAYERS above its own, nor from another part in the same."""
+    layer = {part: number for number, layer in enumerate(reversed(INNER_LAYERS[package])) for part in layer}
     own = part_of(package, module_name(path))
-    assert own in floor, f"{own} has no place in INNER_FLOORS[{package!r}]"
+    assert own in layer, f"{own} is missing in INNER_LAYERS[{package!r}]"
     imported = {part for name in ours(path) if (part := part_of(package, name)) is not None}
-    assert [part for part in sorted(imported - {own}) if floor[part] >= floor[own]] == []
+    assert [part for part in sorted(imported - {own}) if layer[part] >= layer[own]] == []
 
 
-@pytest.mark.parametrize("package", INNER_FLOORS)
-def test_inner_floors_name_what_there_is(package: Any) -> None:
-    """Every part that INNER_FLOORS names is a module or subpackage of its package, and is named once."""
-    named = [part for floor in INNER_FLOORS[package] for part in floor]
+@pytest.mark.parametrize("package", INNER_LAYERS)
+def test_inner_layers_name_every_part_once(package: Any) -> None:
+    """Every part that INNER_LAYERS names is a module or subpackage of its package, and is named once."""
+    named = [part for layer in INNER_LAYERS[package] for part in layer]
     there = {part_of(package, module_name(path)) for path in MODULES} - {None}
     assert len(named) == len(set(named))
     assert set(named) == there
 
 
-def test_only_the_sqlite_store_knows_sqlite() -> None:
+def test_only_the_sqlite_store_imports_sqlite() -> None:
     """Units and queries take any database: no module outside `store.sqlite` imports SQLite."""
     there = [module_name(path) for path in MODULES if DATABASES & {name.split(".")[0] for name in imports(path)}]
     assert [name for name in there if not name.startswith("shellrunner.store.sqlite.")] == []
 
 
 @each_module
-def test_a_room_does_not_know_what_it_must_not(path: Any) -> None:
-    """What MUST_NOT_KNOW forbids a room to know is not imported there."""
+def test_a_package_imports_nothing_forbidden(path: Any) -> None:
+    """No package imports what its row of FORBIDDEN_IMPORTS has."""
     package = package_of(module_name(path))
     outside = {name.split(".")[0] for name in imports(path)}
-    assert outside & MUST_NOT_KNOW[package] == set()
+    assert outside & FORBIDDEN_IMPORTS[package] == set()
 
 
-def test_the_client_knows_nothing_of_the_server() -> None:
-    """Of the rest of the program it imports the errors, and the types of the documents."""
+def test_the_client_imports_nothing_of_the_server() -> None:
+    """Of the other packages the client imports only the errors, and the types of the documents."""
     packages = {
         package_of(name) for path in MODULES if package_of(module_name(path)) == "client" for name in ours(path)
     }
     assert packages == {"client", "errors", "wire"}
 
 
-def test_every_room_has_a_row_of_what_it_must_not_know() -> None:
-    """MUST_NOT_KNOW has a row for each room, and none for a room that there is not."""
-    assert set(MUST_NOT_KNOW) == {package_of(module_name(path)) for path in MODULES}
+def test_every_package_has_a_row_of_forbidden_imports() -> None:
+    """FORBIDDEN_IMPORTS has a row for each package, and no row for a package that does not exist."""
+    assert set(FORBIDDEN_IMPORTS) == {package_of(module_name(path)) for path in MODULES}
 
 
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if package_of(module_name(path)) == "keeper"], ids=module_name
 )
 def test_a_keeper_is_standard_library_only(path: Any) -> None:
-    """A keeper imports nothing but that and itself, and never asyncio."""
+    """A keeper imports nothing but the standard library and itself, and never asyncio."""
     own = {"keeper", "shellrunner"}  # it is run by file, and then is called `keeper`
     allowed = (sys.stdlib_module_names - {"asyncio", "http", "sqlite3"}) | own
     assert {name.split(".")[0] for name in imports(path)} <= allowed
@@ -319,13 +319,13 @@ def test_a_keeper_is_standard_library_only(path: Any) -> None:
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if package_of(module_name(path)) != "keeper"], ids=module_name
 )
-def test_only_the_keepers_face_is_known_outside(path: Any) -> None:
-    """What a keeper does inside is nobody else's."""
+def test_only_public_modules_of_the_keeper_are_imported_elsewhere(path: Any) -> None:
+    """Other packages import only PUBLIC_KEEPER_MODULES of the keeper."""
     assert {name for name in ours(path) if package_of(name) == "keeper"} <= PUBLIC_KEEPER_MODULES
 
 
 @each_module
-def test_what_aiohttp_does_not_document_is_used_in_one_module(path: Any) -> None:
+def test_undocumented_parts_of_aiohttp_are_used_in_one_module(path: Any) -> None:
     """Only aiohttp_internals uses aiohttp's private attributes and undocumented modules, which may change."""
     if module_name(path) == "shellrunner.web.http.aiohttp_internals":
         return
@@ -361,7 +361,7 @@ def test_a_folder_shows_about_a_dozen_entries() -> None:
 
 
 @each_module
-def test_a_module_says_what_it_is_for_and_is_not_too_long(path: Any) -> None:
+def test_a_module_has_a_docstring_and_is_not_too_long(path: Any) -> None:
     """Each has a docstring, and at most 400 lines of code: those that are neither blank, comment nor docstring."""
     text = path.read_text()
     tree = ast.parse(text)
@@ -369,8 +369,8 @@ def test_a_module_says_what_it_is_for_and_is_not_too_long(path: Any) -> None:
     assert lines_of_code(text, tree) <= 400
 
 
-def test_no_room_is_named_for_its_kind() -> None:
-    """A name says what a module tames."""
+def test_no_module_is_named_for_its_kind() -> None:
+    """A name says what a module does, not of which kind it is."""
     names = {part for path in MODULES for part in module_name(path).split(".")}
     assert names & {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base"} == set()
 
@@ -391,4 +391,4 @@ def test_the_test_of_imports_would_notice() -> None:
     assert part_of("web", "shellrunner.web") == "__init__"
     assert part_of("web", "shellrunner.wire.parse") is None
     assert "shellrunner.web.http.problems" in ours(SOURCE / "web" / "security" / "middleware.py")
-    assert FLOOR["cli"] > FLOOR["service"] > FLOOR["web"] > FLOOR["store"] > FLOOR["keeper"] > FLOOR["model"]
+    assert LAYER["cli"] > LAYER["service"] > LAYER["web"] > LAYER["store"] > LAYER["keeper"] > LAYER["model"]

@@ -56,7 +56,7 @@ def raw(events: Any, name: Any) -> Any:
     return b"".join(b64decode(event.data["base64"]) for event in events if event.name == name)
 
 
-async def test_one_stream_tells_all_attempts_and_done_only_after_the_last(site: Site) -> None:
+async def test_one_stream_has_all_attempts_and_done_only_after_the_last(site: Site) -> None:
     """A follower has every status, the output of all attempts under ids that go on, and `done` once, at the end."""
     job_id, runner = await submit(site), site.simulated_runner()
     async with asyncio.timeout(10), site.events(job_id) as (_, events):

@@ -123,5 +123,5 @@ os.write(9, ' '.join(links).encode())
         pass_fds=[writing], check=True, timeout=30,
     )  # fmt: skip
     os.close(writing)
-    with os.fdopen(reading) as said:
-        assert said.read() == "/dev/null /dev/null /dev/null"
+    with os.fdopen(reading) as output:
+        assert output.read() == "/dev/null /dev/null /dev/null"

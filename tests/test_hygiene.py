@@ -79,7 +79,7 @@ async def test_a_job_cannot_look_into_the_service(service: Service) -> None:
 
 @as_others
 async def test_a_new_fork_server_cannot_be_looked_into_either(service: Service) -> None:
-    """Whoever takes the place of a killed one hides as well."""
+    """The successor of a killed one is protected as well."""
     keeper = await service.running(await service.submit("exec sleep 60"))
     first = parent(keeper.pid)
     os.kill(first, signal.SIGKILL)
@@ -229,8 +229,8 @@ def test_what_is_somebody_elses_is_refused(tmp_path: Path, name: str) -> None:
         prepare(tmp_path / "state")
 
 
-def test_the_words_reach_whoever_starts_it(tmp_path: Path) -> None:
-    """`shellrunner serve` fails with them, and leaves everything as it is."""
+def test_the_message_reaches_the_user_who_starts_it(tmp_path: Path) -> None:
+    """`shellrunner serve` fails with it, and leaves everything as it is."""
     (tmp_path / "state").mkdir(0o700)
     (tmp_path / "state" / "history.db").symlink_to(tmp_path / "target")
     command = [sys.executable, "-m", "shellrunner", "serve", "--port", "0", "--state-dir", tmp_path / "state"]
@@ -243,7 +243,7 @@ def test_the_words_reach_whoever_starts_it(tmp_path: Path) -> None:
 # As another user ----------------------------------------------------------------------------------------------------
 
 
-# What only another user can see, and what touches most of the service: trees, restarts, strays, limits.
+# What only another user can see, and what uses most of the service: trees, restarts, orphans, limits.
 SLICE = (
     "tests/test_hygiene.py::test_a_job_cannot_look_into_the_service",
     "tests/test_hygiene.py::test_a_new_fork_server_cannot_be_looked_into_either",

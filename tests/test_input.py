@@ -90,7 +90,7 @@ def test_input_for_another_job_is_gone(keeping: tuple[Talk, SlotReader]) -> None
     assert keeper.receive()["say"] == "ended"
 
 
-async def test_a_slow_reader_fills_the_room_and_makes_it_again(
+async def test_a_slow_reader_fills_the_buffer_and_frees_it_again(
     keeping: tuple[Talk, SlotReader], tmp_path: Path
 ) -> None:
     """What the command does not read waits up to a bound; beyond it nothing is taken, until it has read."""
@@ -137,8 +137,8 @@ async def test_the_servers_death_does_not_end_the_input(
 
 
 async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping: tuple[Talk, SlotReader]) -> None:
-    """A stopped server leaves answers unread until the socket is full: the timeout comes in time all the same,
-    and whoever reads at last has every answer."""
+    """A stopped server leaves answers unread until the socket is full: the timeout still comes in time,
+    and a later reader gets every answer."""
     keeper, slot = keeping
     start(keeper, 1, "exec sleep 600", stream=True, timeout=1)
     keeper.connection.settimeout(0.2)
@@ -381,7 +381,7 @@ async def test_bad_input_is_refused_and_takes_nothing(service: Service) -> None:
 
 
 async def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever announces more than comes gets 408, and nothing of it was taken."""
+    """A body shorter than announced is 408, and nothing of it was taken."""
     monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIMEOUT", 0.05)
     async with InProcess(tmp_path / "state") as service:
         job = await listener(service, "cat")

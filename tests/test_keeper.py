@@ -56,7 +56,7 @@ def test_a_keeper_handles_what_was_sent_before_its_server_died(fork_server: Fork
     """A start that was sent is carried out although the connection ended right behind it; then it exits."""
     keeper = fork_server.keeper()
     os.kill(keeper.hello["identity"]["pid"], signal.SIGSTOP)
-    start(keeper, 1, f"echo told > {tmp_path}/told; exit 4")
+    start(keeper, 1, f"echo marked > {tmp_path}/mark; exit 4")
     keeper.connection.close()
     slot = fork_server.slot()
     assert not slot.keeper_is_gone()
@@ -64,7 +64,7 @@ def test_a_keeper_handles_what_was_sent_before_its_server_died(fork_server: Fork
     assert fork_server.receive()["status"] == 0
     assert slot.keeper_is_gone()
     assert record_of(slot, 1).end["exit_code"] == 4
-    assert (tmp_path / "told").read_text() == "told\n"
+    assert (tmp_path / "mark").read_text() == "marked\n"
     slot.close()
 
 

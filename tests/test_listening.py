@@ -236,8 +236,8 @@ async def test_a_wrong_listen_is_refused_as_what_it_is(make: Any, arguments: lis
 
 # Sockets that systemd passes
 
-# As systemd does: the descriptors are 3, 4, …, the variables name this very process. What the first argument has
-# is said instead; there `PID` stands for its pid.
+# As systemd does: the descriptors are 3, 4, …, and the variables name this very process. The first argument has the
+# variables; in it `PID` stands for the pid.
 ACTIVATE = """
 import os, sys
 environment, count, *words = sys.argv[1:]

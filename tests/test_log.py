@@ -83,7 +83,7 @@ def test_a_faulty_call_is_logged_and_does_no_harm() -> None:
     assert second["event"] == "on"
 
 
-def test_the_level_is_ours_alone_and_others_never_tell_their_secrets() -> None:
+def test_the_level_is_for_our_packages_and_others_never_log_their_secrets() -> None:
     """At debug, our packages log; aiosqlite, which would log each statement's values, does not below warning."""
     code = """
 logger.debug('ours')

@@ -171,7 +171,7 @@ async def until_older(service: Service) -> None:
 
 
 async def test_a_wait_begins_when_the_job_could_start(tmp_path: Path) -> None:
-    """What it waited for by its own wish (`start_at`, `after`, a retry's delay) is not counted."""
+    """Time that the job itself asked for (`start_at`, `after`, a retry's delay) is not counted."""
     async with InProcess(tmp_path) as service:
         later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
         first = await service.submit("sleep 1")

@@ -57,7 +57,7 @@ def test_there_is_one_of_each() -> None:
 
 
 async def test_a_history_of_the_first_schema_is_all_there(state: Path) -> None:
-    """Every job, end, byte and wish of it is read as it was, nothing is given an old number, and lists find it."""
+    """Every job, end, byte and cancel request is read as it was, no old number is given again, and lists find it."""
     async with opened(state) as store:
         jobs = {job.id: job for job in await everything(store)}
         assert sorted(jobs) == [1, 2, 3, 4, 6, 7]
@@ -111,7 +111,7 @@ async def test_a_history_of_the_second_schema_is_all_there(second: Path) -> None
         assert [queue.name for queue in (await store.queues()).queues if queue.paused] == ["backups"]
 
 
-async def test_a_service_takes_up_the_second(second: Path) -> None:
+async def test_a_service_continues_the_second(second: Path) -> None:
     """Once its queue is resumed the queued job runs, and the one that waited for it is skipped, as it failed."""
     service = Service(second, STORE__RETENTION_DAYS=0)
     await service.start()
@@ -127,7 +127,7 @@ async def test_a_service_takes_up_the_second(second: Path) -> None:
 
 @pytest.fixture
 def third(tmp_path: Path) -> Path:
-    """The third's: six jobs done (one in two attempts, one with a callback that was tried in vain), two deleted, two
+    """The third's: six jobs done (one in two attempts, one with a callback whose try failed), two deleted, two
     running (one whose cancellation was requested), one in a paused queue, one that waits for it, one that waits for
     its second attempt, and a session."""
     return unpacked(3, tmp_path)

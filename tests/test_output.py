@@ -136,8 +136,8 @@ async def test_e1_two_hundred_random_disconnects(service: Service) -> None:
     assert result["stdout_bytes"] == len(parts["stdout"].encode())
 
 
-async def test_e3_the_end_is_said_and_then_204(service: Service) -> None:
-    """`done` is last, with the id `end`; who comes back with it is told to stop."""
+async def test_e3_the_end_is_sent_and_then_204(service: Service) -> None:
+    """`done` is last, with the id `end`; a client that comes back with it gets 204, and stops."""
     job = await service.submit("echo x")
     await service.result(job)
     last = (await _events(service, job))[-1]

@@ -43,7 +43,7 @@ LOCALES = [{"LANG": "C"}, {"LANG": "C.UTF-8", "TERM": "xterm"}, {"LC_ALL": "POSI
 
 
 def probe(real_exec: Any, **options: Any) -> Any:
-    """Have a process of each kind tell what it finds."""
+    """Have a process of each kind report what it finds."""
     program = [sys.executable, "-c", PROBE, "argument", "ключ"]
     done = prefork.run(program, real_exec=real_exec, check=True, **options)
     assert done.stderr == ""

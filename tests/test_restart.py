@@ -196,8 +196,8 @@ async def test_a_stopped_keeper_is_not_judged(service: Service, tmp_path: Path) 
     assert (await service.result(job))["exit_code"] == 3
 
 
-async def test_a_cancel_wished_before_a_restart_is_carried_out_after_it(service: Service) -> None:
-    """A cancel is a row: a server that died before the keeper heard of it leaves it to the next one."""
+async def test_a_cancel_requested_before_a_restart_is_carried_out_after_it(service: Service) -> None:
+    """A cancel is a row: a server that died before it reached the keeper leaves it to the next one."""
     job = await service.submit("sleep 600")
     keeper = await service.running(job)
     service.signal(keeper, signal.SIGSTOP)

@@ -37,8 +37,8 @@ class Notes:
         return sum(line.startswith(word) for line in self._received)
 
     async def wait_for(self, word: Any, times: int = 1) -> None:
-        """Wait until it was said so often."""
-        await until(lambda: self.count(word) >= times, what=f"systemd hears {word}")
+        """Wait until this notification was received so often."""
+        await until(lambda: self.count(word) >= times, what=f"systemd receives {word}")
 
     def close(self) -> None:
         """Listen no more."""
@@ -53,7 +53,7 @@ def notes(tmp_path: Path) -> Iterator[Any]:
     listening.close()
 
 
-async def test_systemd_hears_of_the_start_the_life_and_the_stop(tmp_path: Path, notes: Any) -> None:
+async def test_systemd_is_notified_of_start_life_and_stop(tmp_path: Path, notes: Any) -> None:
     """READY=1 when it listens, WATCHDOG=1 again and again after a write, STOPPING=1 at SIGTERM; no job can do it."""
     service = Service(tmp_path / "state")
     service.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}

@@ -64,7 +64,7 @@ CAT_JOB = {"command": "cat; id -un", "stdin": {"stream": True}}
 
 
 async def test_each_runs_as_its_own_user(shared: Ask) -> None:
-    """Who submitted a job and as whom it runs is told, and input reaches each one's own command."""
+    """A job shows its submitter and the user it runs as, and input reaches each one's own command."""
     for who, user, run_as in (("ci", b"nobody", "nobody"), ("ops", b"root", None)):
         status, _, job = await shared(who, "POST", "/api/jobs", json=CAT_JOB)
         assert (status, job["submitter"], job["run_as"]) == (202, f"token:{who}", run_as)

@@ -44,11 +44,11 @@ def test_the_command_has_a_terminal_of_its_own(keeping: tuple[Talk, SlotReader])
     """Descriptors 0 to 2 are one terminal of the size asked for, without echo, and it is the controlling one."""
     end, data = on_terminal(
         keeping,
-        "test -t 0 && test -t 1 && test -t 2 && stty size && echo said >/dev/tty && tty >&2;"
+        "test -t 0 && test -t 1 && test -t 2 && stty size && echo written >/dev/tty && tty >&2;"
         "stty -a | grep -ow -e '-echo'; ps -o sid=,pgid=,tpgid=,pid= -p $$ | xargs; ls /proc/self/fd | xargs",
     )
-    size, said, name, echo, ids, descriptors = data.decode().splitlines()
-    assert (size, said, echo) == ("31 97", "said", "-echo")
+    size, written, name, echo, ids, descriptors = data.decode().splitlines()
+    assert (size, written, echo) == ("31 97", "written", "-echo")
     assert name.startswith("/dev/pts/")
     assert len(set(ids.split())) == 1
     assert descriptors == "0 1 2 3"  # ls itself has the directory open as 3
@@ -181,7 +181,7 @@ async def test_left_children_are_drained_and_keep_their_terminal(
     start(keeper, 1, f"trap '' HUP; ({child}; echo $? >> {proof}) & echo $!", tty=SIZE, leave_children=True)
     message = keeper.receive()
     assert (message["say"], message["retiring"]) == ("ended", True)
-    # The child may tick before its number is told.
+    # The child may tick before its number is written.
     pid = next(int(word) for word in ended(keeping[1], 1)[1].split() if word.isdigit())
     keeper.connection.close()
     await asyncio.sleep(0)

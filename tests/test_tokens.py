@@ -269,7 +269,7 @@ async def test_too_many_wrong_tokens_must_wait_and_a_right_one_never_does(guarde
         assert 1 <= int(seconds) <= 6
 
 
-async def test_a_reload_lets_in_whom_the_files_name_now(guarded: Any) -> None:
+async def test_a_reload_admits_the_tokens_that_the_files_name_now(guarded: Any) -> None:
     """A token that was added is good, one that was removed is not, and the log names both, without a hash."""
     guarded.write(("ci",), ("old",))
     await guarded.start()

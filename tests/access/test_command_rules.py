@@ -161,7 +161,7 @@ def test_no_other_variable_is_the_variable(name: str) -> None:
     ],
 )  # fmt: skip
 def test_ways_around(rule: dict[str, Any], spec: dict[str, Any], pointer: str) -> None:
-    """Each way around a rule is rejected with a pointer to what is too much; what is none is allowed."""
+    """Each way around a rule is rejected with a pointer to what is too much; anything else is allowed."""
     assert rejected_at(identity_with(Rule.model_validate(rule, strict=False)), **spec) == pointer
 
 

@@ -1,4 +1,4 @@
-"""Which jobs the configuration allows, whoever submits them."""
+"""Which jobs the configuration allows to all submitters."""
 
 from typing import Any
 

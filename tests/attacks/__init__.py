@@ -1,1 +1,1 @@
-"""Attacks on the front door, each of which must change nothing."""
+"""Attacks by way of HTTP, each of which must change nothing."""

@@ -176,7 +176,7 @@ async def test_a_proxy_is_trusted_and_its_client_is_not(
     def lines() -> list[dict[str, Any]]:
         return [line for line in proxied.audit() if line.get("path") == path]
 
-    (line,) = await until(lines, 5, "the audit tells of it")
+    (line,) = await until(lines, 5, "the audit log has it")
     assert line["from"] == (source or outcome.source)
 
 

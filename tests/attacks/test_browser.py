@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif("CI" not in os.environ and not shutil.which("chromium"), reason="needs Debian's chromium"),
 ]
 
-ATTEMPTS = Path(__file__).with_name("tries.js").read_text()
+ATTEMPTS = Path(__file__).with_name("attempts.js").read_text()
 SECRET = "geheim-42"
 SHOWN_AS_TEXT = ("text/plain", "application/json", "application/problem+json")
 ACTIONS = {"pause": "/api/queues/pause", "remove": "/api/jobs?confirm=true", "cancel": "/api/jobs/1/cancel"}
@@ -96,7 +96,7 @@ async def elsewhere() -> AsyncIterator[Elsewhere]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def victim(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
     """A service with one job, whose output is a secret."""
-    async with running(tmp_path_factory.mktemp("prey")) as target:
+    async with running(tmp_path_factory.mktemp("victim")) as target:
         body = json.dumps({"command": f"printf {SECRET}"}).encode()
         await target.ask(request(body=body))
         await until(lambda: not_running(target))
@@ -200,7 +200,7 @@ async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path:
             assert await page.evaluate("document.contentType") in SHOWN_AS_TEXT
             assert await page.title() != "owned"
             assert "<title>owned" in await page.inner_text("body")
-        await page.goto(f"http://127.0.0.1:{elsewhere.port}/")  # would be told by a page that runs scripts
+        await page.goto(f"http://127.0.0.1:{elsewhere.port}/")  # a page that ran scripts would request it
         await page.evaluate(f"new Image().src = '{beacon}'")
         await until(lambda: "/owned" in elsewhere.requested)
     assert elsewhere.requested.count("/owned") == 1

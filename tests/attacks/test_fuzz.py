@@ -206,7 +206,7 @@ def bombardments(draw: st.DrawFn) -> list[bytes]:
     return [bytes(sent)]
 
 
-# What is right, said in another way than the service's
+# What is right, determined in another way than the service's
 
 
 HEAD = re.compile(rb"POST +(\S+) +(?:HTTP/1\.[01]|RTSP/1\.0)\r\n((?:[^\r\n]+\r\n)*)\r\n")
@@ -283,7 +283,7 @@ class Fuzzer:
             self.seen[reply.short] += 1
             accepted += reply.status == 202 and b'"command"' in reply.body
             if b"HEAD " in sent or reply.all("Content-Type") == ["text/event-stream"]:
-                break  # where the next answer begins cannot be told, or this one has no end
+                break  # where the next answer begins is unknown, or this one has no end
         return accepted
 
     async def send_all(self, salvo: list[list[bytes]]) -> None:

@@ -80,7 +80,7 @@ async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service: Se
     assert copy.read_bytes() == given
 
 
-async def test_a_server_that_stays_away_is_said_where_nothing_is_drawn(service: Service, typist: Typist) -> None:
+async def test_a_lost_server_is_reported_where_nothing_is_drawn(service: Service, typist: Typist) -> None:
     """Standard error has one line for the lost connection and one for the restored one; no output is lost."""
     go = typist.home / "go"
     async with typist.begin("run", f"echo begun; until [ -e {go} ]; do sleep 0.05; done; echo ended") as process:

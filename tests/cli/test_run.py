@@ -208,7 +208,7 @@ async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared: Servic
     assert (await typist.run("cancel", number)).code == 0
 
 
-async def test_a_full_disk_under_the_output_is_said(typist: Typist) -> None:
+async def test_a_full_disk_under_the_output_is_reported(typist: Typist) -> None:
     """The message says what failed and that the job continues, without a traceback."""
     with open("/dev/full", "wb") as full:
         done = await typist.run("run", "echo much", stdout=full)

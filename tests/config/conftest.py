@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on the settings of whoever runs it."""
+    """No test depends on the settings of the user who runs it."""
     others = {"STATE_DIRECTORY", "XDG_STATE_HOME", "CREDENTIALS_DIRECTORY"}
     for name in list(os.environ):
         if name.upper().startswith("SHELLRUNNER_") or name in others:

@@ -264,7 +264,7 @@ def test_a_mistake_in_a_default_is_refused_too(monkeypatch: pytest.MonkeyPatch) 
     assert refusal() == ["default: store.state_dir: must be an absolute path"]
 
 
-def test_all_mistakes_are_told_at_once_and_no_value(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_reported_at_once_and_no_value(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each wrong thing has its line, and none repeats what was given: it may be a secret."""
     monkeypatch.setenv("SHELLRUNNER_LOG__LEVEL", "hunter2")
     lines = refusal(file("[server]\nport = 'hunter2'\n[typo]\nx = 'hunter2'"), server={"host": "hunter2"})
@@ -288,7 +288,7 @@ def test_all_mistakes_are_told_at_once_and_no_value(file: Any, monkeypatch: pyte
     ],
 )
 def test_a_file_that_is_no_toml_is_refused_with_its_line(file: Any, text: bytes | str, problem: str) -> None:
-    """Whoever has to mend the file is told where."""
+    """The error names the place in the file that is wrong."""
     path = file(text)
     (found,) = refusal(path)
     assert found.startswith(f"{path}{problem}")
@@ -302,7 +302,7 @@ def test_a_file_that_is_no_toml_is_refused_with_its_line(file: Any, text: bytes 
         ("ENVIRONMENT", '{"A\\u0000": "x"}', "jobs.environment: must not contain NUL"),
     ],
 )
-def test_what_no_keeper_can_be_told_is_refused_at_the_start(
+def test_what_cannot_be_sent_to_a_keeper_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch, key: str, value: str, problem: str
 ) -> None:
     """Bytes that are not UTF-8 would end the service at the first job, and at each start after that."""

@@ -45,7 +45,7 @@ def test_without_tokens_it_listens_where_only_this_machine_can_get(file: Any, se
 
 @pytest.mark.parametrize("server", ["host = '::1'", "host = '127.9.9.9'", "listen = ['unix:/run/x', '[::1]:80']"])
 def test_loopback_and_unix_sockets_need_no_token(file: Any, server: str) -> None:
-    """Whoever gets there is known by the kernel."""
+    """The kernel knows the user of each client that can reach these."""
     assert load(file(f"[server]\n{server}\n")).auth.tokens == []
 
 
@@ -129,7 +129,7 @@ def test_a_mistake_in_a_token_is_refused_with_its_line(
     assert "srt_secret" not in found
 
 
-def test_what_a_token_lacks_is_told(file: Any) -> None:
+def test_what_a_token_lacks_is_reported(file: Any) -> None:
     """Name, hash and scopes have no default."""
     path = file("[[auth.tokens]]\n")
     assert refusal(path) == [
@@ -235,7 +235,7 @@ def test_a_tokens_file_is_no_pipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o620, 0o644, 0o666])
 @pytest.mark.parametrize("is_apart", [False, True], ids=["config.toml", "tokens_file"])
 def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file: Any, is_apart: bool, mode: int) -> None:
-    """Whoever could change it could run commands; its group may read it, nobody may change it."""
+    """Who could change it could run commands: its group may read it, only its owner may change it."""
     path = file(TOKEN, mode=mode)
     (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
     assert found == f"{path}: contains tokens, but other users can read or change it: chmod g-w,o= {path}"

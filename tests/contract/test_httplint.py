@@ -12,7 +12,7 @@ from httplint.note import levels  # noqa: E402
 IGNORED_NOTES = {
     # The specification has Location with 202: where the status of what was accepted is (RFC 7240 shows it so, too).
     "LOCATION_UNDEFINED",
-    # Said of every 400.
+    # A note on every 400.
     "STATUS_BAD_REQUEST",
     # RFC 9110, 12.5.3: a 415 for want of a coding says with it which ones are taken.
     "REQUEST_HDR_IN_RESPONSE",

@@ -98,9 +98,9 @@ class Reply:
         """Check that it has what every response has, and nothing that helps an attacker; return it."""
         for name, value in SECURITY_HEADERS.items():
             assert self.all(name) == [value], (name, self)
-        told = f"{self.headers} {self.body if self.status >= 400 else b''!r}".lower()
-        assert not [word for word in ("aiohttp", "python", "traceback", "llhttp") if word in told], self
-        assert guests or "access-control-" not in told, self
+        text = f"{self.headers} {self.body if self.status >= 400 else b''!r}".lower()
+        assert not [word for word in ("aiohttp", "python", "traceback", "llhttp") if word in text], self
+        assert guests or "access-control-" not in text, self
         assert len(self.all("Content-Type")) <= 1
         assert not (self.all("Transfer-Encoding") and self.all("Content-Length"))
         if self.status >= 400:
@@ -188,9 +188,9 @@ class Target:
                     replies.append(await read_reply(reader))
             finally:
                 writer.close()
-        told = [reply.check(guests=self.has_guests) for reply in replies if reply is not None]
-        is_probed = len(told) > 1 and told[-1].status == 200 and told[-1].body == b"ok\n"
-        return Outcome(told[:-1] if is_probed else told, f"{address}:{port}")
+        checked = [reply.check(guests=self.has_guests) for reply in replies if reply is not None]
+        is_probed = len(checked) > 1 and checked[-1].status == 200 and checked[-1].body == b"ok\n"
+        return Outcome(checked[:-1] if is_probed else checked, f"{address}:{port}")
 
     async def ask(self, sent: bytes) -> Reply:
         """Send these bytes, to which there is one response."""
@@ -287,4 +287,4 @@ async def check_held(target: Target, sent: bytes, answer: str) -> Outcome:
 
 async def check_audited(target: Target, outcome: Outcome) -> None:
     """Check that the audit log has it."""
-    await until(lambda: target.is_audited(outcome), 5, f"the audit tells of what {outcome.source} did")
+    await until(lambda: target.is_audited(outcome), 5, f"the audit log has what {outcome.source} did")

@@ -26,7 +26,7 @@ class Done(NamedTuple):
 
     @property
     def messages(self) -> str:
-        """What was said, whatever the job's number is, and without sizes."""
+        """What it wrote to stderr, with `N` for the job's number and `SIZE` for sizes."""
         numbers = re.sub(r"(job|-f|cancel) \d+", r"\1 N", self.err)
         return re.sub(r"[\d.]+ [KM]?i?B", "SIZE", numbers)
 
@@ -88,7 +88,7 @@ class Typist:
 
 
 class Screen:
-    """A terminal, as whoever sits before it has it."""
+    """A terminal, as its user sees it and types into it."""
 
     def __init__(self, master: int, slave: int, process: Process) -> None:
         self.shown, self._at_end = b"", False

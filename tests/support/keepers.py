@@ -1,4 +1,4 @@
-"""A real fork server and its keepers, spoken to as the server speaks to them."""
+"""A real fork server and its keepers, with the protocol that the server uses with them."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from tests.support import measurement
 
 
 class Talk:
-    """A connection on which messages are said and heard."""
+    """A connection on which messages of the keeper protocol are sent and received."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection

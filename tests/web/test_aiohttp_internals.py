@@ -121,7 +121,7 @@ def test_cache_version_is_what_the_status_line_claims() -> None:
     ],
 )
 def test_what_our_protocol_overrides_is_there(name: str, parameters: list[str]) -> None:
-    """A method that aiohttp renames would be overridden in vain: errors would be its own, and HTML."""
+    """A method that aiohttp renames would be overridden without effect: errors would be aiohttp's own, and HTML."""
     assert list(inspect.signature(getattr(RequestHandler, name)).parameters) == parameters
 
 

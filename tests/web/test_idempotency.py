@@ -44,7 +44,7 @@ async def test_other_keys_are_other_jobs(site: Site) -> None:
     assert len(await jobs(site)) == 4
 
 
-async def test_replay_tells_of_the_job_as_it_is_now(site: Site) -> None:
+async def test_replay_shows_the_job_as_it_is_now(site: Site) -> None:
     """A replay is 202 with the current state of the job; with `Prefer` it is 200 once the job is done."""
     first = await post(site, "k")
     runner = site.simulated_runner()

@@ -147,7 +147,7 @@ async def test_fields(five: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows == [{name: row[name] for name in names} for row in whole]
 
 
-async def test_truncated_is_told_without_reading(site: Site) -> None:
+async def test_truncated_is_known_without_reading(site: Site) -> None:
     """`truncated` is the same whether the output beside it is shown or not."""
     await site.done(b"x" * 5000)
     await site.done(b"x" * 4096, b"x" * 4096)

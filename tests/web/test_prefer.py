@@ -254,7 +254,7 @@ async def test_deleted_while_waited_for(site: Site, monkeypatch: pytest.MonkeyPa
     assert polled.result().status == 404
 
 
-async def test_result_deleted_before_it_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_result_deleted_before_it_is_sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose result is deleted as soon as it is done is 202 with the job."""
     wait_until_done = prefer.wait_until_done
 
@@ -323,6 +323,6 @@ async def test_waiting_looks_only_when_something_happened(site: Site, monkeypatc
         await runner.claim()
         await waited_for(site)
         await asyncio.sleep(0.5)  # a time in which nothing happens is what this is about
-        assert looked <= 3  # at first, for the claim, and for the first glance at the output
+        assert looked <= 3  # at first, for the claim, and for the first look at the output
         await runner.finish(End(Ending.EXITED, now_ms(), 3, started=now_ms(), duration=0.5))
     assert answer.result().json["exit_code"] == 3

@@ -36,7 +36,7 @@ async def test_callers_of_one_turn_share_a_read() -> None:
 
 
 async def test_a_caller_never_gets_a_read_that_began_before_its_call() -> None:
-    """Whoever asks while a read is under way gets the next one, and all who do share it."""
+    """A caller during a read gets the next one, which all such callers share."""
     read = Counter(takes=0.02)
     look = SharedLook(read, 0.001)
     first = asyncio.create_task(look.latest())

@@ -38,7 +38,7 @@ async def open_authenticator(auth: AuthSettings, store: SessionStore) -> "Authen
 
 
 class Authenticator:
-    """Decides who may connect, and as whom."""
+    """Decides which clients may connect, and with which identity."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class Authenticator:
     def reload(self, auth: AuthSettings) -> None:
         """Admit what `auth` configures from now on; end the sessions of all other tokens."""
         self._tokens = Tokens(auth.tokens)
-        # It stays true when the last token is removed. Whoever removes it wants to lock somebody out; behind a proxy
-        # of the same user, falling back to the peer's uid would admit everybody instead. A restart, which checks the
+        # It stays true when the last token is removed. Its removal is meant to lock somebody out; behind a proxy of
+        # the same user, falling back to the peer's uid would admit everybody instead. A restart, which checks the
         # addresses too, may fall back.
         self._needs_token = self._needs_token or bool(self._tokens)
         self._has_sessions = auth.session_cookie

@@ -48,7 +48,7 @@ class Client:
         """`url` is http://…, https://… or unix:/PATH.
 
         Raises:
-            ValueError: `url` is none of these.
+            ValueError: `url` is not one of these.
         """
         address = ServerAddress.parse(url)
         self._transport = Transport(address, token=token, retry_for=retry_for, on_retry=on_retry, tls=tls)

@@ -14,7 +14,7 @@ from shellrunner.errors import ShellrunnerError
 
 @contextlib.contextmanager
 def bound(path: str, mode: int) -> Iterator[socket.socket]:
-    """Bind a Unix socket at `path`; users to whom `mode` gives write permission may connect (unix(7)).
+    """Bind a Unix socket at `path`; users with write permission by `mode` may connect (unix(7)).
 
     Its file is removed at the end, unless it has been replaced.
 

@@ -1,0 +1,203 @@
+"""The language: words that stay out of the repository, and names that mean one thing."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "shellrunner"
+MODULES = sorted(SOURCE.rglob("*.py"))
+CODE = [path for folder in ("src", "tests", "tools", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+# Each is an archaism, a private metaphor or a personification for which plain English has a standard word. Matched in
+# lower case, `_` and `-` as blanks, so names of functions and files count as well.
+WORDS = {
+    "whoever": "the user who, the process that",
+    "whom": "a relative clause without it",
+    "what becomes of": "how it ends",
+    "anew": "again",
+    "tidings": "event, notification",
+    "aftermath": "consequences",
+    "strays?": "orphan",
+    "wish(es|ed)?": "request",
+    "told(?! apart)": "received, logged, reported",
+    r"(?<!cannot )(?<!can )(?<!could )(?<!not )tell(?! apart)": "report, log, return",
+    "tells": "reports, logs, shows",
+    "hears?": "receives",
+    "heard": "received",
+    "said": "reported, sent, written",
+    "bells?": "notification, subscription",
+    "so long": "while",
+    "in vain": "without success",
+    "lanes?": "queue",
+    "riddles?": "comment that explains",
+    r"rooms\b|\b(?:a|an|each|every|one|this|the|no|another|other) room(?! for\b)": "package",
+    "room (?:of|name)": "package",
+    "doors?": "authenticator, entry",
+    "doorsteps?": "pending connection",
+    "whereabouts": "server configuration",
+    "glances?": "fingerprint, read",
+    "minded": "has followers",
+    "tames?": "limits, wraps",
+    "(?:is|are|was|were) none (?:of (?:these|them|this)|is)\\b": "is not one of",
+    "takes? up": "starts, resumes, handles",
+    "gives? up on": "abandons, stops retrying",
+    "lest": "so that … not",
+    "whence": "from where",
+    "henceforth": "from now on",
+    "naught|nought": "nothing",
+}
+
+# Where one of these is right: the end of a path, the match, and the reason.
+EXCEPTIONS = {
+    ("src/shellrunner/store/sqlite/schema.py", "minded"): "the name of a column in earlier schemas",
+    ("LICENSE", "whom"): "the text of the licence is not ours",
+}
+
+TEXT = {
+    ".py",
+    ".js",
+    ".mjs",
+    ".css",
+    ".html",
+    ".svg",
+    ".md",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".service",
+    ".socket",
+}
+NOT_OURS = {"package-lock.json", "sse_vectors.json", "test_language.py"}
+
+VAGUE_CONSTANTS = {
+    "AGAIN", "AT_ONCE", "BREATH", "BY", "ELSE", "ELSEWHERE", "FAR", "FEW", "LINGER", "LONELY", "LONGEST", "MOST", "NAP",
+    "OFTEN", "PATIENCE", "PAUSE", "RARELY", "SELDOM", "SHORTEST", "SOON", "STEP", "WAYS",
+}  # fmt: skip
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """The path of each text file of the repository, and its text."""
+    folders = ("src", "tests", "tools", "benchmarks", "docs", ".ci", ".github")
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    for path in (*found, *sorted(ROOT.glob("*"))):
+        relative = path.relative_to(ROOT)
+        is_text = path.suffix in TEXT or path.parent.name in (".ci", "unit_files") or path.name == "LICENSE"
+        if (
+            path.is_file()
+            and is_text
+            and path.name not in NOT_OURS
+            and not {"vendor", "__pycache__"} & {*relative.parts}
+        ):
+            yield str(relative), path.read_text()
+
+
+def lower(text: str) -> str:
+    """The text as the patterns expect it."""
+    return re.sub(r"[_-]", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)).lower()
+
+
+def findings(path: str, text: str) -> Iterator[str]:
+    """Each forbidden word in the file and in its name, with what is better."""
+    for number, line in enumerate((path, *text.splitlines())):
+        for word, better in WORDS.items():
+            for match in re.finditer(rf"\b(?:{word})\b", lower(line)):
+                if (path, match[0]) not in EXCEPTIONS:
+                    yield f"{path}:{number or 1}: `{match[0]}`: {better}"
+
+
+def test_the_dialect_stays_out() -> None:
+    """No text, comment, name or file name has a word of WORDS, apart from EXCEPTIONS."""
+    assert [finding for path, text in texts() for finding in findings(path, text)] == []
+
+
+def test_exceptions_are_needed() -> None:
+    """Each exception names a file that still has the word."""
+    contents = dict(texts())
+    assert [key for key in EXCEPTIONS if key[1] not in lower(contents.get(key[0], ""))] == []
+    assert all(EXCEPTIONS.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "whoever asks",
+        "def told():",
+        "it was told_again",
+        "class DoorBell:",
+        "# each room",
+        "The log tells all",
+        "is none of them",
+    ],
+)
+def test_the_dialect_would_be_noticed(text: str) -> None:
+    """Words are found in prose, in snake case and in camel case."""
+    assert list(findings("x.py", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "they cannot be told apart",
+        "one cannot tell",
+        "to tell apart",
+        "as soon as there is room for it",
+        "else:",
+        "moved",
+    ],
+)
+def test_good_english_is_allowed(text: str) -> None:
+    """Idioms that a technical writer would use are not findings."""
+    assert list(findings("x.py", text)) == []
+
+
+def definitions(path: Path) -> Iterator[ast.AST]:
+    """Every node of the module."""
+    return iter(ast.walk(ast.parse(path.read_text())))
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    """A class name means one thing in the whole of src; only wire documents are named as the values they show."""
+    modules = defaultdict(list)
+    for path in MODULES:
+        for node in definitions(path):
+            if isinstance(node, ast.ClassDef) and path != SOURCE / "wire" / "documents.py":
+                modules[node.name].append(str(path.relative_to(SOURCE)))
+    assert {name: where for name, where in modules.items() if len(where) > 1} == {}
+
+
+def test_no_module_name_stands_in_two_packages() -> None:
+    """A module name means one thing; handlers and CLI verbs are named as what they handle."""
+    modules = defaultdict(list)
+    for path in MODULES:
+        is_named_by_subject = path.parent in (SOURCE / "web" / "handlers", SOURCE / "cli" / "commands")
+        if path.stem not in ("__init__", "__main__") and not is_named_by_subject:
+            modules[path.stem].append(str(path.relative_to(SOURCE)))
+    assert {name: where for name, where in modules.items() if len(where) > 1} == {}
+
+
+def test_no_function_is_called_of() -> None:
+    """A function says what it does with its argument."""
+    functions = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in CODE
+        for node in definitions(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.strip("_") == "of"
+    ]
+    assert functions == []
+
+
+def test_constants_say_what_they_limit() -> None:
+    """No constant is named for an amount or a feeling: limits are `max_…`, waits `…_timeout`, `…_delay`, `…_interval`."""
+    constants = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.id}"
+        for path in CODE
+        for node in definitions(path)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.strip("_") in VAGUE_CONSTANTS
+    ]
+    assert constants == []
