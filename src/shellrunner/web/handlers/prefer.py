@@ -44,7 +44,8 @@ def applied_header(seconds: int) -> dict[str, str]:
     """Return the header that confirms the preference.
 
     It is sent even if the job was not done in time: the preference is an upper bound for the response time (RFC 7240,
-    4.3), and that was met. Without it a client could not distinguish a wait that timed out from a server that does not wait.
+    4.3), and that was met. Without it a client could not distinguish a wait that timed out from a server that does
+    not wait.
     """
     return {"Preference-Applied": f"wait={seconds}"}
 
