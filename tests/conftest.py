@@ -19,7 +19,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture
 async def down(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    """A service on a state directory of its own, still to be started; whatever it kept is ended afterwards.
+    """Yield a service on a state directory of its own, still to be started; whatever it kept is ended afterwards.
 
     With the mark `real_exec` it is started as a program, not forked from one that was imported before.
     """
@@ -34,14 +34,14 @@ async def down(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 @pytest.fixture
 async def service(down: Service) -> Service:
-    """The same, running."""
+    """Yield the same, running."""
     await down.start()
     return down
 
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A directory that every user may enter; pytest's own are closed."""
+    """Yield a directory that every user may enter; pytest's own are closed."""
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o755)
         yield Path(path)
@@ -49,7 +49,7 @@ def open_path() -> Iterator[Path]:
 
 @pytest.fixture
 def fork_server(tmp_path: Path) -> Iterator[ForkServer]:
-    """A running fork server on a state directory of its own, which ends in order afterwards."""
+    """Yield a running fork server on a state directory of its own, which ends in order afterwards."""
     server = ForkServer(tmp_path / "state")
     yield server
     server.end()
@@ -57,6 +57,6 @@ def fork_server(tmp_path: Path) -> Iterator[ForkServer]:
 
 @pytest.fixture
 def keeping(fork_server: ForkServer) -> Iterator[tuple[Talk, SlotReader]]:
-    """A keeper and its slot."""
+    """Yield a keeper and its slot."""
     with kept(fork_server) as both:
         yield both

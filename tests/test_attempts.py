@@ -22,18 +22,18 @@ RUSSIAN = "попытка ".encode()
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """A running app over a real history."""
+    """Yield a running app over a real history."""
     async with serving(tmp_path) as running:
         yield running
 
 
 def failed(code: int = 1) -> Any:
-    """An end that is followed by another attempt."""
+    """Return an end that is followed by another attempt."""
     return End(Ending.EXITED, now_ms(), code, started=now_ms(), duration=0.25)
 
 
 async def submit(site: Site, **more: Any) -> Any:
-    """A job that is tried again."""
+    """Return a job that is tried again."""
     return await site.submit(retries={"max": 9}, **more)
 
 
@@ -47,12 +47,12 @@ async def attempt(runner: Any, *writes: Any, then: Any = None, code: int = 1) ->
 
 
 def text_of(events: Any, name: Any) -> Any:
-    """The text of one stream."""
+    """Return the text of one stream."""
     return "".join(event.data["text"] for event in events if event.name == name)
 
 
 def raw(events: Any, name: Any) -> Any:
-    """The bytes of one stream."""
+    """Return the bytes of one stream."""
     return b"".join(b64decode(event.data["base64"]) for event in events if event.name == name)
 
 
@@ -138,7 +138,7 @@ async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(
 
 
 async def _ids(site: Site, job_id: Any, size: Any) -> AsyncIterator[Any]:
-    """The ids of all output events that there are by now."""
+    """Yield the ids of all output events that there are by now."""
     if size == 0:
         return
     async with site.events(job_id) as (_, events):

@@ -41,7 +41,7 @@ class Receiver:
     """Who is called: keeps what came, and answers each with the next of `answers`, the last one for ever."""
 
     def __init__(self, *answers: Any, port: int = 0, tls: Any = None) -> None:
-        """An answer is a status, or a handler."""
+        """Answer with these in turn: each is a status, or a handler."""
         self.came: list[Any] = []
         self._answers = list(answers) or [200]
         self._server = web.Server(self._take)
@@ -111,7 +111,7 @@ async def calling(store: SqliteStore, *hosts: Any, schedule: Any = QUICK_RETRIES
 
 
 def asked(url: Any, **more: Any) -> Any:
-    """A job whose result is to be sent there."""
+    """Return a job whose result is to be sent there."""
     return JobSpec.model_validate({"command": "true", "notify": {"url": url}, **more})
 
 
@@ -467,13 +467,13 @@ async def test_many_results_are_all_delivered_once(tmp_path: Path) -> None:
 
 
 def allowed(*hosts: Any) -> dict[str, Any]:
-    """Settings as environment variables."""
+    """Return settings as environment variables."""
     return {"CALLBACKS__HOSTS": json.dumps(hosts), "CALLBACKS__SECRET": SECRET}
 
 
 @contextlib.asynccontextmanager
 async def serving(path: Any, *hosts: Any) -> AsyncIterator[Any]:
-    """A service that may call these hosts; a proxy in its environment is nothing to it."""
+    """Yield a service that may call these hosts; it must ignore a proxy in its environment."""
     service = Service(path, **allowed(*hosts))
     service.environment = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
     try:

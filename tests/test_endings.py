@@ -22,7 +22,7 @@ each_ending = pytest.mark.parametrize("ending", Ending)
 
 
 def script_table(script: str, name: str) -> dict[str, str]:
-    """The entries of an object literal in a script of the page."""
+    """Return the entries of an object literal in a script of the page."""
     found = re.search(rf"const {name} = \{{(.*?)\}};", script, re.DOTALL)
     assert found is not None, name
     return dict(re.findall(r'(\w+): "([^"]*)"', found[1]))

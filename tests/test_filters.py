@@ -21,7 +21,7 @@ each_filter = pytest.mark.parametrize("field", FILTERS)
 
 
 def parsed(info: FilterInfo) -> Any:
-    """The value of the filter's own example."""
+    """Return the value of the filter's own example."""
     examples = info.example if isinstance(info.example, list) else [info.example]
     texts = [str(example) for example in examples]
     return info.type.parse(texts if info.type.repeatable else [",".join(texts)])
@@ -45,7 +45,7 @@ def test_a_filter_becomes_a_condition(field: str) -> None:
 
 @pytest.fixture(scope="module")
 def described() -> dict[str, dict[str, dict[str, Any]]]:
-    """The query parameters of each list in the OpenAPI document, by name."""
+    """Return the query parameters of each list in the OpenAPI document, by name."""
     paths = openapi.build(ROUTES, Settings(), [])["paths"]
     return {path: {each["name"]: each for each in paths[path]["get"]["parameters"]} for path in LISTS}
 

@@ -16,14 +16,14 @@ from tests.support.service import Service
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    """A service that has not been started yet."""
+    """Yield a service that has not been started yet."""
     made = Service(tmp_path / "state")
     yield made
     await made.clear_away()
 
 
 def warnings(service: Service) -> list[Any]:
-    """The warnings in its log."""
+    """Return the warnings in its log."""
     return [entry["event"] for entry in service.log if entry["level"] == "warning"]
 
 
@@ -57,7 +57,7 @@ async def test_an_ordinary_start_warns_of_nothing_but_root(service: Service) -> 
 
 
 def token(name: Any, run_as: Any = None) -> dict[str, Any]:
-    """A token as config has it."""
+    """Return a token as config has it."""
     return {"name": name, "sha256": name[0].encode().hex() * 32, "scopes": ["run"], "run_as": run_as}
 
 

@@ -167,7 +167,7 @@ def test_a_removal_keeps_settings_unless_it_purges(shellrunner: Run, tmp_path: P
 
 @pytest.fixture
 def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This program as one that every user can execute, wherever the tests run."""
+    """Return this program as one that every user can execute, wherever the tests run."""
     monkeypatch.setattr(host, "require_permanent", lambda: None)
     monkeypatch.setattr(host, "require_executable_by", lambda name: None)
 

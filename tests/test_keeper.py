@@ -383,7 +383,7 @@ def test_the_files_of_all_attempts_are_found_and_removed(tmp_path: Path) -> None
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[tuple[Any, ...]]:
-    """A state directory with slot 1 in it: (path, descriptor, writer)."""
+    """Yield a state directory with slot 1 in it: (path, descriptor, writer)."""
     for name in ("slots", "runs"):
         (tmp_path / name).mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)

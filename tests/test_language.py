@@ -70,7 +70,7 @@ VAGUE_CONSTANTS = {
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """The path of each text file of the repository, and its text."""
+    """Yield the path of each text file of the repository, and its text."""
     folders = ("src", "tests", "tools", "benchmarks", "docs", ".ci", ".github")
     found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
     for path in (*found, *sorted(ROOT.glob("*"))):
@@ -86,7 +86,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def lower(text: str) -> str:
-    """The text as the patterns expect it."""
+    """Return the text as the patterns expect it."""
     return re.sub(r"[_-]", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)).lower()
 
 

@@ -33,7 +33,7 @@ SERVE = [sys.executable, "-m", "shellrunner", "serve"]
 
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[Any]:
-    """Makes services with given listen addresses; they are removed afterwards."""
+    """Yield a function that makes services with given listen addresses; they are removed afterwards."""
     made = []
 
     def make(name: str = "state", **settings: Any) -> Any:
@@ -56,7 +56,7 @@ async def refused(service: Service) -> tuple[Any, ...]:
 
 
 async def urls(service: Service) -> Any:
-    """The URLs that it logs."""
+    """Return the URLs that it logs."""
     return next(entry["urls"] for entry in service.log if entry["event"] == "listening")
 
 
@@ -75,13 +75,13 @@ async def health(url: Any, **options: Any) -> Any:
 
 
 async def healthy(_: Any) -> Any:
-    """An app that is well."""
+    """Return an app that is healthy."""
     return web.Response()
 
 
 @contextlib.asynccontextmanager
 async def served(**server: Any) -> AsyncIterator[tuple[Any, ...]]:
-    """A bare app; `server` is that table of the settings. Yields the certificate and the port."""
+    """Yield the certificate and port of a bare app; `server` is that table of the settings."""
     app = web.Application()
     app[CONNECTIONS] = Connections(ConnectionLimits())
     app.router.add_get("/healthz", healthy)
@@ -252,7 +252,7 @@ os.execv(command[0], command)
 
 
 def activation(command: Any, passed: Any, environment: Any = None) -> list[Any]:
-    """The words that start a command with these sockets."""
+    """Return the words that start a command with these sockets."""
     fds = [str(each.fileno()) for each in passed]
     environment = (
         environment or f"LISTEN_PID=PID LISTEN_FDS={len(fds)} LISTEN_FDNAMES={':'.join('front' for _ in fds)}"
@@ -280,7 +280,7 @@ print([name for name in os.environ if name.startswith("LISTEN_")])
 
 
 def taken(*passed: Any, environment: Any = None) -> Any:
-    """What a process takes of the sockets that it was started with, and which variables are left."""
+    """Return the sockets that a process takes of those that it was started with, and the variables that are left."""
     command = activation([sys.executable, "-c", TAKE], passed, environment)
     fds = [each.fileno() for each in passed]
     return subprocess.run(command, pass_fds=fds, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -288,7 +288,7 @@ def taken(*passed: Any, environment: Any = None) -> Any:
 
 @pytest.fixture
 def held() -> Iterator[Any]:
-    """A TCP socket that is listened on outside of the service."""
+    """Yield a TCP socket that is listened on outside of the service."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         yield listener
 
@@ -314,7 +314,7 @@ async def test_a_passed_socket_is_held_by_nobody_but_the_service(make: Any, held
 
 
 def open_files(pid: Any) -> Any:
-    """What the descriptors of a process lead to."""
+    """Return the targets of the descriptors of a process."""
     found = set()
     with contextlib.suppress(OSError):
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -438,7 +438,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture
 def alone() -> Any:
-    """The words that start a program in a network of its own."""
+    """Return the words that start a program in a network of its own."""
     words = ["unshare", "--net"]
     if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
         assert os.environ.get("CI") != "true", "no network of its own can be made"
@@ -492,7 +492,7 @@ async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Any:
-    """Makes certificates for localhost; returns their path and the key's."""
+    """Return a function that makes certificates for localhost, and returns their path and the key's."""
 
     def make(name: Any, algorithm: str = "ec") -> tuple[Any, ...]:
         chain, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
@@ -509,7 +509,7 @@ def certificates(tmp_path: Path) -> Any:
 
 
 def trusting(*chains: Any, version: Any = None) -> Any:
-    """A client that believes these certificates, and speaks only this version of TLS."""
+    """Return a client that believes these certificates, and speaks only this version of TLS."""
     context = ssl.create_default_context()
     for chain in chains:
         context.load_verify_locations(chain)
@@ -555,7 +555,7 @@ class Client:
         self._writer.transport.abort()
 
     def shown(self) -> Any:
-        """The common name of the certificate that the server shows."""
+        """Return the common name of the certificate that the server shows."""
         return self._writer.get_extra_info("peercert")["subject"][0][0][1]
 
     async def ask(self) -> Any:
@@ -570,7 +570,7 @@ class Client:
 
 
 async def shown(*client: Any) -> Any:
-    """The common name of the certificate that a new client is shown."""
+    """Return the common name of the certificate that a new client is shown."""
     async with Client(*client) as new:
         return new.shown()
 

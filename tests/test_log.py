@@ -25,7 +25,7 @@ logger = logging.getLogger("shellrunner.web")
 
 
 def run(code: Any, level: str = "info", **options: Any) -> Any:
-    """What a process that logs this way writes to standard error."""
+    """Return the standard error of a process that logs this way."""
     done = subprocess.run(
         [sys.executable, "-c", SETUP.format(level=level) + code],
         stderr=subprocess.PIPE, timeout=30, check=True, **options,
@@ -34,7 +34,7 @@ def run(code: Any, level: str = "info", **options: Any) -> Any:
 
 
 def events(code: Any, level: str = "info", **options: Any) -> list[Any]:
-    """The same, as JSON."""
+    """Return the same, as JSON."""
     return [json.loads(line) for line in run(code, level, **options).decode().splitlines()]
 
 
@@ -151,7 +151,7 @@ logger.info('again')
 
 @contextlib.contextmanager
 def almost_full_log() -> Iterator[tuple[Any, ...]]:
-    """A log through a pipe that takes one piece of a line, its audit sink, and a function that reads it."""
+    """Yield a log through a pipe that takes one piece of a line, its audit sink, and a function that reads it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):

@@ -52,11 +52,11 @@ class Scrape:
         }
 
     def __call__(self, name: Any, **labels: Any) -> Any:
-        """The value of this sample; `shellrunner_` is left out."""
+        """Return the value of this sample; `shellrunner_` is left out."""
         return self.samples[f"shellrunner_{name}", frozenset(labels.items())]
 
     def endings(self, queue: str = "default") -> dict[Any, Any]:
-        """What ended how in this queue, without what never happened."""
+        """Return the number of jobs of this queue by ending, without the endings that did not occur."""
         numbers = {ending: self("jobs_ended_total", queue=queue, ending=ending) for ending in Ending}
         return {ending: number for ending, number in numbers.items() if number}
 
@@ -339,7 +339,7 @@ async def test_scrapers_get_what_they_ask_for(measured: Any, accept: Any, kind: 
 
 @pytest.fixture
 async def measured(tmp_path: Path) -> AsyncIterator[Any]:
-    """A running service."""
+    """Yield a running service."""
     async with InProcess(tmp_path) as service:
         yield service
 

@@ -38,14 +38,16 @@ def unpacked(number: int, path: Path) -> Path:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """The directory that the first schema's program left: four jobs done, one deleted, one running, one queued."""
+    """Return a state directory of the first schema: four jobs done, one deleted, one running, one queued."""
     return unpacked(1, tmp_path)
 
 
 @pytest.fixture
 def second(tmp_path: Path) -> Path:
-    """The second's: four jobs done (one in two attempts), two deleted, one running, one in a paused queue, one that
-    waits for it."""
+    """Return one of the second schema.
+
+    Four jobs are done (one in two attempts), two deleted, one running, one in a paused queue, one waits for that.
+    """
     return unpacked(2, tmp_path)
 
 
@@ -127,9 +129,11 @@ async def test_a_service_continues_the_second(second: Path) -> None:
 
 @pytest.fixture
 def third(tmp_path: Path) -> Path:
-    """The third's: six jobs done (one in two attempts, one with a callback whose try failed), two deleted, two
-    running (one whose cancellation was requested), one in a paused queue, one that waits for it, one that waits for
-    its second attempt, and a session."""
+    """Return one of the third schema.
+
+    Six jobs are done (one in two attempts, one with a callback whose try failed), two deleted, two running (one whose
+    cancellation was requested), one in a paused queue; one waits for that, one for its second attempt; a session.
+    """
     return unpacked(3, tmp_path)
 
 

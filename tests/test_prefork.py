@@ -85,7 +85,7 @@ def test_a_forked_process_inherits_as_a_started_one_does(altered: Any) -> None:
 
 
 def surroundings(pid: Any, state_dir: Path) -> tuple[Any, ...]:
-    """What the kernel knows of a server: identity, signals, group, session, limits, directory, open files."""
+    """Return the kernel's view of a server: identity, signals, group, session, limits, directory, open files."""
     proc = Path(f"/proc/{pid}")
     names = ("Name", "Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "Cap", "NoNewPrivs", "Seccomp")
     status = [line for line in (proc / "status").read_text().splitlines() if line.startswith(names)]

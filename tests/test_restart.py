@@ -410,7 +410,7 @@ async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service: Servi
 
 
 def _keepers_by_number(service: Service) -> Any:
-    """The living keepers, by the numbers of their slots."""
+    """Return the living keepers, by the numbers of their slots."""
     keepers, found = service.keepers(), {}
     directory = os.open(service.state_dir / "slots", os.O_RDONLY)
     try:

@@ -270,7 +270,7 @@ def test_nothing_is_imported_after_the_change_of_user(audited: Any, argv: bytes,
 
 @pytest.fixture
 def audited() -> Iterator[Any]:
-    """What children of this process open or import while they are another user."""
+    """Yield a function that returns what children of this process open or import while they are another user."""
     reading, writing = os.pipe()
     parent, watched = os.getpid(), [True]
 
@@ -442,7 +442,7 @@ async def test_a_home_that_root_cannot_look_at_harms_nobody(
 
 @contextlib.contextmanager
 def mounted(place: Any) -> Iterator[str]:
-    """A directory that `UID` has mounted, so that root may not even look at it; nobody serves it any more."""
+    """Yield a directory that `UID` has mounted, so that root may not even look at it; nobody serves it any more."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         device = os.open("/dev/fuse", os.O_RDWR)

@@ -47,7 +47,7 @@ class Notes:
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Iterator[Any]:
-    """The notifications to systemd."""
+    """Yield the notifications to systemd."""
     listening = Notes(tmp_path / "notify")
     yield listening
     listening.close()

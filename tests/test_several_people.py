@@ -46,7 +46,7 @@ Ask = Callable[..., Awaitable[Any]]  # who, verb, path, options; returns what Se
 
 @pytest.fixture
 async def shared(down: Service, tmp_path: Path) -> Ask:
-    """A service for several people; `ask(who, …)` asks as one of them."""
+    """Return a service for several people; `ask(who, …)` asks as one of them."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
     config.write_text(CONFIG.format(**{name: sha256(text.encode()).hexdigest() for name, text in TOKENS.items()}))

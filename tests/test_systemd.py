@@ -13,7 +13,7 @@ from shellrunner.systemd.notify import Notifier
 
 @pytest.fixture(params=["path", "abstract"])
 def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, ...]]:
-    """A socket as systemd has it, and its address as NOTIFY_SOCKET gives it."""
+    """Yield a socket as systemd has it, and its address as NOTIFY_SOCKET gives it."""
     name = str(tmp_path / "notify")
     address = "@" + name if request.param == "abstract" else name
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:

@@ -195,11 +195,11 @@ class Guarded(Service):
         self.tokens.write_text("".join(self.secrets[name][1] for name, *_ in tokens))
 
     def shown(self, name: Any) -> dict[str, Any]:
-        """The header with which somebody shows a token."""
+        """Return the header with a token."""
         return {"Authorization": f"Bearer {self.secrets[name][0] if name in self.secrets else name}"}
 
     async def asked(self, name: Any, verb: str = "GET", path: str = "/api/jobs", **more: Any) -> Any:
-        """What somebody with this token gets: the status."""
+        """Return the status of the response to a client with this token."""
         status, _, _ = await self.ask(verb, path, headers=self.shown(name), **more)
         return status
 

@@ -31,7 +31,7 @@ def analyze() -> Any:
 
 
 def settings(text: Any) -> dict[Any, Any]:
-    """The lines that set something, and what they set."""
+    """Return the lines that set something, and what they set."""
     lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
     return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
 

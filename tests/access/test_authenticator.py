@@ -76,7 +76,7 @@ async def authenticator(store: SqliteStore, clock: Clock) -> Authenticator:
 
 
 async def opened_with(store: SqliteStore, clock: Clock, config: Any = None) -> Authenticator:
-    """An authenticator as the composition root opens it, but with the test's clock."""
+    """Return an authenticator as the composition root opens it, but with the test's clock."""
     kept = SessionRegistry(store, clock.millis)
     await kept.load()
     opened = Authenticator(config or auth(), kept, clock=clock)

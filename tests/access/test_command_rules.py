@@ -62,7 +62,7 @@ def identity_with(*rules: Rule, run_as: str | None = None, name: str = "ci") -> 
 
 
 def rejected_at(identity: Identity, **spec: Any) -> str:
-    """The pointer of the rejection; empty if the job is allowed."""
+    """Return the pointer of the rejection; empty if the job is allowed."""
     try:
         check_command(identity, JobSpec(**spec))
     except CommandNotAllowed as error:
@@ -72,7 +72,7 @@ def rejected_at(identity: Identity, **spec: Any) -> str:
 
 
 def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
-    """The same rules, implemented a second time, from the submitted JSON instead of the model."""
+    """Return the same rules, implemented a second time, from the submitted JSON instead of the model."""
     if "command" in spec:
         same = rule.command is not None and rule.command == spec["command"]
     elif rule.argv is not None:

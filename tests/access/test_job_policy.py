@@ -19,7 +19,7 @@ SETTINGS = Settings.model_validate(
 
 
 def errors_of(**keys: Any) -> list[dict[str, str]]:
-    """The errors with which a job of these keys is rejected; none if it is allowed."""
+    """Return the errors with which a job of these keys is rejected; none if it is allowed."""
     try:
         job_policy.check(JobSpec.model_validate({"command": "true", **keys}), SETTINGS)
     except InvalidJob as error:

@@ -71,7 +71,7 @@ class Client:
 
 @pytest.fixture
 def client() -> Iterator[Any]:
-    """Makes clients; they end with the test."""
+    """Yield a function that makes clients; they end with the test."""
     made = []
 
     def make(uid: Any) -> Any:
@@ -85,7 +85,7 @@ def client() -> Iterator[Any]:
 
 @pytest.fixture
 def listener(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A listening socket at the address in the parameter, else at 127.0.0.1."""
+    """Yield a listening socket at the address in the parameter, else at 127.0.0.1."""
     family, host = getattr(request, "param", (socket.AF_INET, "127.0.0.1"))
     with socket.socket(family) as made:
         if family == socket.AF_INET6:
@@ -97,7 +97,7 @@ def listener(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def accept(listener: Any) -> Any:
-    """The accepted socket."""
+    """Return the accepted socket."""
     return listener.accept()[0]
 
 
@@ -168,7 +168,7 @@ def test_a_client_that_has_gone_is_nobody_although_its_end_has_not_arrived(
 
 
 def state(connection: Any) -> Any:
-    """The state of a TCP socket; 1 is ESTABLISHED."""
+    """Return the state of a TCP socket; 1 is ESTABLISHED."""
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
@@ -224,7 +224,7 @@ def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_o
 
 
 def free_port() -> Any:
-    """A port that is free at the moment."""
+    """Return a port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
@@ -296,7 +296,7 @@ async def test_the_socket_of_a_transport_works() -> None:
 
 @pytest.fixture
 def connection(listener: Any) -> Iterator[Any]:
-    """A connection of this process to itself."""
+    """Yield a connection of this process to itself."""
     with socket.create_connection(listener.getsockname()), accept(listener) as accepted:
         assert peer_uid(accepted) == ME
         yield accepted

@@ -10,13 +10,13 @@ from tests.support.attack import Target, serving
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def alone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service without tokens."""
+    """Yield a service without tokens."""
     async with serving(tmp_path_factory.mktemp("alone")) as target:
         yield target
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service with tokens."""
+    """Yield a service with tokens."""
     async with serving(tmp_path_factory.mktemp("guarded"), tokens=True, AUTH__SESSION_COOKIE="true") as target:
         yield target

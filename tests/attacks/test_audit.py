@@ -34,7 +34,7 @@ NUMBERS = itertools.count(1)
 
 
 async def lines_of(target: Target, source: str, events: int) -> list[dict[str, Any]]:
-    """The audit events of requests from this address and of their responses, once there are so many."""
+    """Return the audit events of requests from this address and of their responses, once there are so many."""
 
     def lines() -> list[dict[str, Any]]:
         here = [line for line in target.audit() if line.get("from") == source]
@@ -143,7 +143,7 @@ async def test_headers_cannot_be_forged(guarded: Target) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def proxied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service that trusts 127.0.0.1 as a proxy."""
+    """Yield a service that trusts 127.0.0.1 as a proxy."""
     async with running(tmp_path_factory.mktemp("proxied"), tokens=True, SERVER__PROXIES='["127.0.0.1"]') as target:
         yield target
 
@@ -185,7 +185,7 @@ async def test_a_proxy_is_trusted_and_its_client_is_not(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def muted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service of its own, whose log will be blocked."""
+    """Yield a service of its own, whose log will be blocked."""
     async with serving(tmp_path_factory.mktemp("muted")) as target:
         yield target
 

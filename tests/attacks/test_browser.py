@@ -43,7 +43,7 @@ PATHS = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def chromium() -> AsyncIterator[Any]:
-    """The browser; every name that ends in `.test` is this machine, as after DNS rebinding.
+    """Yield the browser; every name that ends in `.test` is this machine, as after DNS rebinding.
 
     Without Chromium's own protection of local networks, which would leave nothing to be seen of ours.
     """
@@ -60,7 +60,7 @@ async def chromium() -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(chromium: Any) -> AsyncIterator[Any]:
-    """An empty page in a new browser context."""
+    """Yield an empty page in a new browser context."""
     context = await chromium.new_context()
     yield await context.new_page()
     await context.close()
@@ -95,7 +95,7 @@ async def elsewhere() -> AsyncIterator[Elsewhere]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def victim(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service with one job, whose output is a secret."""
+    """Yield a service with one job, whose output is a secret."""
     async with running(tmp_path_factory.mktemp("victim")) as target:
         body = json.dumps({"command": f"printf {SECRET}"}).encode()
         await target.ask(request(body=body))
@@ -110,7 +110,7 @@ async def not_running(target: Target) -> bool:
 
 
 async def tried(page: Any, target: str, harms: dict[str, str], patience: int = 5) -> dict[str, str | None]:
-    """What a page reads by all attempts, each of at most so many seconds."""
+    """Return the text that a page can read by each attempt; each takes at most so many seconds."""
     given = {"target": target, "paths": PATHS, "patience": patience * 1000, **harms}
     async with asyncio.timeout(WAIT_TIMEOUT):
         found: dict[str, str | None] = await page.evaluate(ATTEMPTS, given)

@@ -134,7 +134,7 @@ bodies = st.one_of(
 
 
 def valued(name: str) -> st.SearchStrategy[tuple[str, str]]:
-    """A header with any of its values."""
+    """Return a header with any of its values."""
     return st.tuples(st.just(name), st.sampled_from(HEADERS[name]))
 
 
@@ -169,7 +169,7 @@ ODDITIES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def one_request(draw: st.DrawFn) -> bytes:
-    """A request that would start a job, except for what is odd in it."""
+    """Return a request that would start a job, except for what is odd in it."""
     odd: dict[str, Any] = {
         name: draw(ODDITIES[name]) for name in draw(st.lists(st.sampled_from(list(ODDITIES)), max_size=3))
     }
@@ -192,7 +192,7 @@ def one_request(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def bombardments(draw: st.DrawFn) -> list[bytes]:
-    """Some requests on one connection, with some bytes changed, in some pieces."""
+    """Return some requests on one connection, with some bytes changed, in some pieces."""
     sent = bytearray(b"".join(draw(st.lists(one_request(), min_size=1, max_size=2))))
     for _ in range(max(0, draw(st.integers(-3, 3)))):
         at = draw(st.integers(0, len(sent)))

@@ -26,23 +26,23 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 def chunked(body: bytes = b"SIZE\r\nJOB\r\n0\r\n\r\n", length: str = CHUNKED, *headers: str, **more: str) -> bytes:
-    """The request with its body in chunks; `SIZE` becomes the size of `JOB`, in hexadecimal."""
+    """Return the request with its body in chunks; `SIZE` becomes the size of `JOB`, in hexadecimal."""
     filled = body.replace(b"SIZE", b"%x" % SIZE).replace(b"JOB", JOB)
     return request("POST", "/api/jobs", *headers, body=filled, length=length, **more)
 
 
 def hosted(value: str) -> bytes:
-    """The request with this Host."""
+    """Return the request with this Host."""
     return request(host=f"Host: {value}")
 
 
 def sized(value: str) -> bytes:
-    """The request with this Content-Length."""
+    """Return the request with this Content-Length."""
     return request(length=f"Content-Length: {value}")
 
 
 def ruled(version: str) -> bytes:
-    """The request in this version of the protocol."""
+    """Return the request in this version of the protocol."""
     return request(version=version)
 
 

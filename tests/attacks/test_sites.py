@@ -24,7 +24,7 @@ APP = "https://app.example"
 
 
 def submission(*headers: str) -> bytes:
-    """The request with these headers."""
+    """Return the request with these headers."""
     return request("POST", "/api/jobs", *headers)
 
 
@@ -122,14 +122,14 @@ async def test_a_forwarded_request_is_not_the_proxys(alone: Target, guarded: Tar
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def cors_enabled(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service whose configuration names another site's origin."""
+    """Yield a service whose configuration names another site's origin."""
     directory = tmp_path_factory.mktemp("cors_enabled")
     async with serving(directory, tokens=True, SERVER__CORS_ORIGINS=f'["{APP}"]') as target:
         yield target
 
 
 def preflight(*headers: str) -> bytes:
-    """A CORS preflight request."""
+    """Return a CORS preflight request."""
     return looking("/api/jobs", "Access-Control-Request-Method: POST", *headers, verb="OPTIONS")
 
 

@@ -37,7 +37,7 @@ BASIC = base64.b64encode(f"{FULL_TOKEN}:{FULL_TOKEN}".encode()).decode()
 
 
 def shown(*values: str) -> bytes:
-    """The request with these for its `Authorization`."""
+    """Return the request with these for its `Authorization`."""
     return request("POST", "/api/jobs", *(f"Authorization: {value}" for value in values))
 
 
@@ -137,7 +137,7 @@ async def test_a_flood_of_wrong_tokens(guarded: Target) -> None:
 
 
 def plain(path: str) -> str:
-    """A path of the route table without the patterns of its variables."""
+    """Return a path of the route table without the patterns of its variables."""
     return re.sub(r"\{(\w+):[^/]*\}(?=/|$)", r"{\1}", path)
 
 
@@ -153,7 +153,7 @@ async def test_every_route_has_an_access_level(tmp_path: Path) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def victims(guarded: Target) -> AsyncIterator[list[int]]:
-    """The ids of a running job with open standard input, and of one that is done."""
+    """Yield the ids of a running job with open standard input, and of one that is done."""
     body = json.dumps({"command": "cat", "stdin": {"stream": True}}).encode()
     running = json.loads((await guarded.ask(request("POST", "/api/jobs", *guarded.own, body=body))).body)["job_id"]
 
@@ -181,7 +181,7 @@ BODIES = {
 
 
 def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: Any) -> bytes:
-    """A request that would succeed with permission."""
+    """Return a request that would succeed with permission."""
     path = re.sub(r"\{(\w+)[^/]*", lambda part: {"id": str(job), "number": "1"}.get(part[1], "default"), row.path)
     if row.verb == "DELETE" and row.path == "/api/jobs":
         path += "?confirm=true"
@@ -224,14 +224,14 @@ async def test_with_the_scope(guarded: Target, row: Route) -> None:
 
 
 async def begun(target: Target, *headers: str) -> SimpleCookie:
-    """The cookie of a new session."""
+    """Return the cookie of a new session."""
     reply = await target.ask(looking("/api/session", bearer(EACH_SCOPE["read"]), *headers, verb="POST"))
     assert reply.short == "204"
     return SimpleCookie(reply.one("Set-Cookie"))
 
 
 def brought(cookie: SimpleCookie) -> str:
-    """The header with which a browser sends a cookie."""
+    """Return the header with which a browser sends a cookie."""
     (morsel,) = cookie.values()
     return f"Cookie: {morsel.key}={morsel.value}"
 

@@ -26,7 +26,7 @@ SUBMISSION = request("POST", "/api/jobs", "Connection: close")
 
 @pytest.fixture(scope="module")
 def open_place() -> Iterator[Path]:
-    """A directory that every user may enter, unlike those of pytest."""
+    """Yield a directory that every user may enter, unlike those of pytest."""
     made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
     made.chmod(0o755)
     yield made
@@ -35,7 +35,7 @@ def open_place() -> Iterator[Path]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def at_home(open_place: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    """A service without tokens that every user can reach over TCP and a Unix socket."""
+    """Yield a service without tokens that every user can reach over TCP and a Unix socket."""
     listen = f'["127.0.0.1:0", "[::1]:0", "unix:{open_place}/front"]'
     directory = tmp_path_factory.mktemp("at-home")
     async with serving(directory, SERVER__LISTEN=listen, SERVER__SOCKET_MODE="0666") as target:

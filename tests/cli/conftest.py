@@ -12,7 +12,7 @@ from tests.support.service import Service
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service that no test stops, with a queue that runs one job at a time."""
+    """Yield a service that no test stops, with a queue that runs one job at a time."""
     service = Service(tmp_path_factory.mktemp("shared") / "state", QUEUES='{"one": {"max_running": 1}}')
     await service.start(JOBS__OUTPUT_BYTES=20_000_000, JOBS__KILL_GRACE=0.2)
     try:
@@ -23,5 +23,5 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 @pytest.fixture
 def typist(shared: Service, tmp_path: Path) -> Typist:
-    """A user whose environment has the service's address."""
+    """Return a user whose environment has the service's address."""
     return Typist(tmp_path, SHELLRUNNER_URL=shared.url)

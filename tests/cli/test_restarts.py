@@ -40,7 +40,7 @@ def written() -> Any:
 
 @pytest.fixture
 def typist(service: Service, tmp_path: Path) -> Typist:
-    """A user of a service of this test's own, which restarts at the same address."""
+    """Return a user of a service of this test's own, which restarts at the same address."""
     service.program[-1] = service.url.rpartition(":")[2]
     return Typist(tmp_path, SHELLRUNNER_URL=service.url)
 

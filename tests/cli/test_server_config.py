@@ -15,7 +15,7 @@ from shellrunner.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An environment without settings, and an empty home directory."""
+    """Return an environment without settings, and an empty home directory."""
     for variable in ("SHELLRUNNER_URL", "SHELLRUNNER_TOKEN", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -11,6 +11,6 @@ from tests.support.tcp_proxy import TcpProxy
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def wire(shared: Service) -> AsyncIterator[TcpProxy]:  # noqa: F811
-    """A TCP proxy to the service."""
+    """Yield a TCP proxy to the service."""
     async with TcpProxy(shared.url) as between:
         yield between

@@ -15,7 +15,7 @@ VECTORS = json.loads((Path(__file__).parents[1] / "support" / "sse_vectors.json"
 
 
 def parse(chunks: Any) -> tuple[Any, ...]:
-    """The events of the chunks, and the last event id after them."""
+    """Return the events of the chunks, and the last event id after them."""
     parser = SseParser()
     events = [event._asdict() for chunk in chunks for event in parser.feed(chunk)]
     return events, parser.last_event_id

@@ -9,7 +9,7 @@ from shellrunner.errors import ConfigError
 
 
 def refusal(path: Any = None, **overrides: Any) -> Any:
-    """The lines with which a configuration is refused."""
+    """Return the lines with which a configuration is refused."""
     with pytest.raises(ConfigError) as refused:
         load(path, **overrides)
     return refused.value.detail.splitlines()

@@ -27,7 +27,7 @@ SECONDS = int(os.environ.get("CONTRACT_SECONDS", "120"))  # for as long it tries
 
 @pytest.fixture
 async def harmless(tmp_path: Path) -> AsyncIterator[Any]:
-    """A service that runs nothing but /bin/true."""
+    """Yield a service that runs nothing but /bin/true."""
     (tmp_path / "empty").mkdir()
     service = Service(tmp_path / "state")
     environment = f'{{"PATH": "{tmp_path / "empty"}"}}'

@@ -64,7 +64,7 @@ PROXIES: Final = {"nginx": nginx, "haproxy": haproxy}
 
 @pytest.fixture(params=PROXIES)
 async def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a proxy before a service that is configured as the guide says."""
+    """Yield the address of a proxy before a service that is configured as the guide says."""
     program: str = request.param
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")

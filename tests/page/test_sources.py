@@ -24,7 +24,7 @@ IMPORT = re.compile(r'^(?:import|export) [^;]*?from "([^"]+)";|\bimport\("([^"]+
 
 
 def read_modules() -> dict[Any, Any]:
-    """The page's own modules by their path."""
+    """Return the page's own modules by their path."""
     folders = {f"{folder}/" if folder else "": ROOT / folder for folder in LAYERS}
     return {
         prefix + each.name: each.read_text("utf-8")
@@ -38,7 +38,7 @@ MODULES = read_modules()
 
 
 def imports(name: Any) -> set[Any]:
-    """The paths of the modules that a module imports."""
+    """Return the paths of the modules that a module imports."""
     found = [static or dynamic for static, dynamic in IMPORT.findall(MODULES[name])]
     assert all(path.startswith(("./", "../")) for path in found), found
     return {posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) for path in found}

@@ -34,7 +34,7 @@ import(`data:text/javascript;base64,${{source}}`).then((module) => console.log(J
 
 
 async def parse_in_node(streams: Any) -> Any:
-    """The events of each stream, from the module as Node.js runs it."""
+    """Return the events of each stream, from the module as Node.js runs it."""
     source = base64.b64encode((files("shellrunner") / "page" / MODULE).read_bytes()).decode()
     pipe = asyncio.subprocess.PIPE
     node = await asyncio.create_subprocess_exec("node", "-e", NODE, stdin=pipe, stdout=pipe)
@@ -72,6 +72,6 @@ async def test_the_cuts_between_chunks_do_not_matter(service: Service, open_tab:
 
 
 def cut_anywhere(text: Any, dice: Any) -> list[Any]:
-    """The text in up to eight pieces, of which some may be empty."""
+    """Return the text in up to eight pieces, of which some may be empty."""
     cuts = sorted(dice.randrange(len(text) + 1) for _ in range(dice.randrange(8)))
     return [text[first:after] for first, after in itertools.pairwise([0, *cuts, len(text)])]

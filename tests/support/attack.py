@@ -38,7 +38,7 @@ def request(
     body: bytes = JOB,
     length: str | None = None,
 ) -> bytes:
-    """A request that starts a job, except for the given parts. `PORT` becomes the service's.
+    """Return a request that starts a job, except for the given parts. `PORT` becomes the service's.
 
     `host`, `kind` and `length` are whole headers (`length`: those that say how long the body is), None: not sent.
     """
@@ -49,17 +49,17 @@ def request(
 
 
 def looking(target: str = "/api/jobs", *headers: str, verb: str = "GET", **more: Any) -> bytes:
-    """A request without a body."""
+    """Return a request without a body."""
     return request(verb, target, *headers, **{"body": b"", **more})
 
 
 def bearer(token: str) -> str:
-    """The header with a token."""
+    """Return the header with a token."""
     return f"Authorization: Bearer {token}"
 
 
 def rows(table: Mapping[str, Mapping[str, bytes]]) -> list[Any]:
-    """A table of attacks as test parameters: the expected response, then by name what is sent."""
+    """Return a table of attacks as test parameters: the expected response, then by name what is sent."""
     return [
         pytest.param(sent, answer, id=name) for answer, attacks in table.items() for name, sent in attacks.items()
     ]
@@ -78,7 +78,7 @@ class Reply:
         return [value for given, value in self.headers if given.lower() == name.lower()]
 
     def one(self, name: str) -> str:
-        """The value of a header that occurs once."""
+        """Return the value of a header that occurs once."""
         (value,) = self.all(name)
         return value
 
@@ -124,7 +124,7 @@ class Outcome:
 
 
 async def read_reply(reader: asyncio.StreamReader, *, bodiless: bool = False) -> Reply | None:
-    """The next response of a connection, parsed by RFC 9112; None if the connection has ended."""
+    """Return the next response of a connection, parsed by RFC 9112; None if the connection has ended."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except ConnectionError:
@@ -169,7 +169,7 @@ class Target:
         self.has_guests = "SERVER__CORS_ORIGINS" in service.settings
 
     def filled(self, sent: bytes) -> bytes:
-        """The bytes that are sent for these."""
+        """Return the bytes that are sent for these."""
         return sent.replace(b"PORT", str(self.port).encode())
 
     async def send(self, sent: bytes, near: str = "127.0.0.1") -> Outcome:
@@ -207,7 +207,7 @@ class Target:
         return jobs, results, queues, self.canary.exists()
 
     def audit(self) -> list[dict[str, Any]]:
-        """The audit events so far."""
+        """Return the audit events so far."""
         return [line for line in self.service.log if line.get("logger") == "shellrunner.audit"]
 
     def is_audited(self, outcome: Outcome) -> bool:
@@ -245,14 +245,14 @@ class Target:
 
 @asynccontextmanager
 async def serving(directory: Path, *, tokens: bool = False, **settings: Any) -> AsyncIterator[Target]:
-    """A new service that was checked to start what it should."""
+    """Yield a new service that was checked to start what it should."""
     async with running(directory, tokens=tokens, **settings) as target:
         yield await target.arm()
 
 
 @asynccontextmanager
 async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> AsyncIterator[Target]:
-    """A new service."""
+    """Yield a new service."""
     settings |= {"JOBS__CWD": directory}
     if tokens:
         settings["AUTH__TOKENS"] = json.dumps(
@@ -272,7 +272,7 @@ async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> 
 
 
 def hashed(token: str) -> str:
-    """What the configuration contains of a token."""
+    """Return the hash by which the configuration knows a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -43,7 +43,7 @@ class Typist:
     async def begin(
         self, *arguments: object, stdin: Any = asyncio.subprocess.DEVNULL, **more: Any
     ) -> AsyncIterator[prefork.PipedProcess]:
-        """A call that is under way; it is ended, if it still runs at the end."""
+        """Yield a call that is under way; it is ended, if it still runs at the end."""
         process = await prefork.create_process(
             *prefork.SCRIPT, *map(str, arguments), stdin=stdin, env=self.environment,
             **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **more},
@@ -58,7 +58,7 @@ class Typist:
             piped._transport.close()
 
     async def run(self, *arguments: object, given: bytes | None = None, **more: Any) -> Done:
-        """A call to its end."""
+        """Call it, and wait for its end."""
         async with self.begin(*arguments, stdin=asyncio.subprocess.PIPE, **more) as process:
             return await finished(process, given)
 
@@ -66,7 +66,7 @@ class Typist:
     async def at_terminal(
         self, *arguments: object, columns: int = 80, rows: int = 24, pipe: str = ""
     ) -> AsyncIterator["Screen"]:
-        """A call in a terminal of its own; `pipe` is what a shell puts behind it: `| head -1`, `2>file`."""
+        """Yield a call in a terminal of its own; `pipe` is what a shell puts behind it: `| head -1`, `2>file`."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         program = [*prefork.SCRIPT, *map(str, arguments)]

@@ -31,7 +31,7 @@ def ended(code: int = 0, completed: int = 2_000, started: int = 1_000) -> End:
 
 
 async def listed(store: SqliteStore, limit: int = 1000, **filters: Any) -> list[Job]:
-    """The newest jobs, as far as one page goes."""
+    """Return the newest jobs, as far as one page goes."""
     return list((await store.page(Filters(**filters), (), limit=limit)).jobs)
 
 

@@ -107,7 +107,7 @@ def record_of(slot: SlotReader, job: int, token: str = "t") -> Any:
 
 
 def ended(slot: SlotReader, job: int) -> tuple[dict[str, Any], bytes]:
-    """What the slot says of the end of a job, and of its output."""
+    """Return the end of a job, and its output, as the slot has them."""
     record = record_of(slot, job)
     return record.end, slot.data(record, 0, record.end["stdout"] + record.end["stderr"])
 
@@ -121,7 +121,7 @@ PROBE_ENVIRONMENT = (
 
 
 def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple[Any, ...]:
-    """What a command finds around it, as (exit code, sizes of both streams, lines) without what names the job."""
+    """Return a command's surroundings as (exit code, sizes of both streams, lines) without what names the job."""
     start(keeper, job, PROBE_ENVIRONMENT, cwd="/usr", **more)
     if more.get("stream"):
         give(keeper, end=True, job=job)
@@ -145,7 +145,7 @@ def give(
 
 @contextlib.contextmanager
 def kept(server: ForkServer, number: int = 1) -> Iterator[tuple[Talk, SlotReader]]:
-    """A keeper and its slot."""
+    """Yield a keeper and its slot."""
     keeper, slot = server.keeper(number), server.slot(number)
     try:
         yield keeper, slot

@@ -13,13 +13,13 @@ def lives(pid: int) -> bool:
 
 
 def parent(pid: int) -> int:
-    """The pid of its parent."""
+    """Return the pid of its parent."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def marked(mark: str) -> list[int]:
-    """The living processes with `mark` (text) in their command line or environment."""
+    """Return the living processes with `mark` (text) in their command line or environment."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) != os.getpid() and lives(int(name)):

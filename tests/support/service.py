@@ -37,7 +37,7 @@ class Service:
     """One state directory, and the server that works on it at the moment."""
 
     def __init__(self, state_dir: Path, *, real_exec: bool = False, **settings: object) -> None:
-        """`settings` are environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2.
+        """Take `settings` as environment variables without their prefix: SUPERVISOR__MAX_RUNNING=2.
 
         With `real_exec` the server is a program that was started, else a fork of one that was imported before.
         """
@@ -121,7 +121,7 @@ class Service:
     # Keepers
 
     def keepers(self) -> list[ProcessIdentity]:
-        """The identities of the living keepers."""
+        """Return the identities of the living keepers."""
         found = []
         slots = self.state_dir / "slots"
         for path in slots.glob("**/*.slot") if slots.exists() else ():
@@ -139,7 +139,7 @@ class Service:
         return found
 
     def keeper_of(self, job_id: int) -> ProcessIdentity | None:
-        """The identity of the keeper whose slot speaks of this job without an end, or None."""
+        """Return the identity of the keeper whose slot has this job without an end, or None."""
         directory = os.open(self.state_dir / "slots", os.O_RDONLY)
         try:
             for name in os.listdir(directory):
@@ -189,7 +189,7 @@ class Service:
         return int(body["job_id"])
 
     async def status(self, job_id: int) -> Any:
-        """The status resource, done or not."""
+        """Return the status resource, done or not."""
         status, _, body = await self.get(f"/api/statuses/{job_id}")
         assert status in (200, 303), body
         return body

@@ -123,7 +123,7 @@ class Site:
         return job_id
 
     async def raw(self, request: bytes | str, *, until: bytes | None = None) -> bytes:
-        """What the server answers to these very bytes, to the end of the connection (or until something comes)."""
+        """Return the response to these very bytes, to the end of the connection (or until something comes)."""
         sent = request if isinstance(request, bytes) else request.replace("PORT", str(self.port)).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:

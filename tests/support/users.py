@@ -23,7 +23,7 @@ UNREACHABLE = 77  # the exit status of `as_user`
 
 
 def as_user(user: pwd.struct_passwd, scratch: Path, command: Sequence[object]) -> list[str]:
-    """The argv by which root runs `command` as a user who can reach Python and these tests, wherever they lie.
+    """Return the argv by which root runs `command` as a user who can reach Python and these tests, wherever they lie.
 
     What lies in a closed home is shown there in a mount namespace of the command's own, by way of `scratch`.
     """
@@ -40,7 +40,7 @@ def as_user(user: pwd.struct_passwd, scratch: Path, command: Sequence[object]) -
 
 
 def _closed(path: Path) -> Path | None:
-    """The outermost directory on the way to `path` that only some may enter."""
+    """Return the outermost directory on the way to `path` that only some may enter."""
     return next((part for part in [*reversed(path.parents), path] if not part.stat().st_mode & stat.S_IXOTH), None)
 
 

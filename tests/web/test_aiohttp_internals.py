@@ -36,7 +36,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def busy(site: Site) -> AsyncIterator[tuple[Any, Any]]:
-    """The protocol of a connection whose request is being answered, and the client's writer."""
+    """Yield the protocol of a connection whose request is being answered, and the client's writer."""
     job_id = await site.submit()
     _, writer = await asyncio.open_connection("127.0.0.1", site.port)
     path = b"/api/statuses/%d/events" % job_id

@@ -34,7 +34,7 @@ def check_security_headers(answer: Answer) -> None:
 
 
 def example(path: str) -> str:
-    """A path of a route, with an existing job or queue."""
+    """Return a path of a route, with an existing job or queue."""
     return re.sub(r"\{(\w+)(:[^/]*)?\}(?=/|$)", lambda found: "default" if found[1] == "name" else "1", path)
 
 

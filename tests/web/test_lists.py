@@ -34,7 +34,7 @@ async def shown(site: Site, query: str, of: str = "jobs", key: str = "job_id") -
 
 
 def ended(second: int, duration: float | None = 1.0, code: int | None = 0, ending: Ending = Ending.EXITED) -> End:
-    """An ending at a second of 2016-08-19T15:31."""
+    """Return an ending at a second of 2016-08-19T15:31."""
     completed = 1_471_620_660_000 + second * 1000
     detail = "nobody saw it" if ending is Ending.LOST else None
     return End(ending, completed, exit_code=code, started=completed - 500, duration=duration, detail=detail)

@@ -40,7 +40,7 @@ def cookie_of(answer: Answer) -> dict[str, str]:
 
 @pytest.fixture
 async def closed(tmp_path: Path) -> AsyncIterator[Site]:
-    """A site that requires a token and allows sessions."""
+    """Yield a site that requires a token and allows sessions."""
     async with serving(tmp_path, auth=AUTH) as running:
         yield running
 

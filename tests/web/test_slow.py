@@ -39,7 +39,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def connected(
     site: Site, address: Any = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection from which no more is read than the test reads."""
+    """Yield a connection from which no more is read than the test reads."""
     if isinstance(address, str):
         reader, writer = await asyncio.open_unix_connection(address, limit=1024)
     else:
@@ -55,7 +55,7 @@ def with_port(site: Site, data: bytes) -> bytes:
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    """What arrives until the server has closed the connection."""
+    """Return the bytes that arrive until the server has closed the connection."""
     got = b""
     async with asyncio.timeout(10):
         try:
