@@ -18,7 +18,7 @@ from shellrunner.web.route import Access
 from tests.support.site import Answer, Site, serving
 from tests.support.waiting import until
 
-from .test_guard import check_problem, example
+from .test_security import check_problem, example
 
 SECRETS = {"ci": ["read", "run", "admin"], "looker": ["read"], "runner": ["run"]}
 TOKENS = [
