@@ -1,6 +1,6 @@
-"""Settings of `[auth]`: tokens with their scopes, the user of their commands, and the commands they may run.
+"""Settings of `[auth]`: `Token` parses a table of `[[auth.tokens]]`, with its scopes, user and permitted commands.
 
-Validated by `config.load`. Must not know how a token is checked.
+Validated by `config.load`. Must not know how a token is checked (`access.tokens`), or created (`config.new_token`).
 """
 
 import os

@@ -15,7 +15,7 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.config import Token, load
 from shellrunner.config.auth import Scope
-from shellrunner.config.token_table import create_secret, format_time, token_table
+from shellrunner.config.new_token import create_secret, format_time, token_table
 from shellrunner.model import Name
 
 _PATH: Final = click.Path(path_type=Path)
