@@ -78,7 +78,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("stdio", "program"),
         ("pty",),
         ("recorder", "stdin_buffer", "process_tree", "message_socket", "child_signals"),
-        ("slot", "identity", "protocol", "poller"),
+        ("slot", "identity", "protocol", "poller", "reported_endings"),
         ("__init__",),
     ),
     "installation": (

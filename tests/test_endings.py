@@ -10,6 +10,7 @@ import shellrunner
 from shellrunner.cli import exit_codes
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.job_state import state_cell
+from shellrunner.keeper import reported_endings
 from shellrunner.model import End, Ending
 from shellrunner.model.endings import ENDINGS, Tone, WaitStatus, tone_of
 from shellrunner.model.spec import Retries
@@ -42,10 +43,19 @@ def test_the_page_has_the_labels_of_the_table(ending: Ending) -> None:
 
 
 def test_the_page_offers_every_ending_as_a_filter() -> None:
-    """The page's list can be filtered by each ending, in the table's order; exits are split by their code."""
+    """The page's filter follows its labels: every ending in the table's order, and exits split by their code."""
     (select,) = re.findall(r'<select id="ending".*?</select>', (PAGE / "index.html").read_text(), re.DOTALL)
-    offered = re.findall(r'<option value="(\w+)">', select)
-    assert offered == ["ok", "bad", *(ending for ending in Ending if ending is not Ending.EXITED)]
+    assert re.findall(r'<option value="(\w+)">', select) == ["ok", "bad"]
+    assert "Object.entries(ENDINGS).map(" in (PAGE / "list" / "filters.js").read_text()
+    labels = script_table((PAGE / "core" / "labels.js").read_text(), "ENDINGS")
+    assert list(labels) == [ending for ending in Ending if ending is not Ending.EXITED]
+
+
+def test_a_keeper_reports_endings_of_the_table() -> None:
+    """Each ending that a keeper may record is in the table, and only a reserved one is produced by nothing."""
+    reported = {value for name, value in vars(reported_endings).items() if name.isupper()}
+    judged = {Ending.SKIPPED, Ending.LOST}
+    assert reported | judged == {ending for ending in Ending if ENDINGS[ending].reserved is None}
 
 
 def test_the_page_has_the_tones_of_the_table() -> None:

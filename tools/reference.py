@@ -455,7 +455,8 @@ def states() -> str:
         State.DONE: "it ended; its status leads to its result",
     }
     endings = (
-        (f"`{ending}`", f"the job {info.sentence}".format(exit_code="`exit_code`", signal="`signal`"),
+        (f"`{ending}`", f"the job {info.sentence}".format(exit_code="`exit_code`", signal="`signal`")
+         + (f" (reserved, not produced yet: {info.reserved})" if info.reserved else ""),
          "yes" if info.retryable else "no", "" if info.exit_code is None else str(info.exit_code))
         for ending, info in ENDINGS.items()
     )  # fmt: skip

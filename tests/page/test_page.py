@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shellrunner.model import Ending
 from tests.support.service import Service, at_fixed_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -66,6 +67,8 @@ async def test_search_filters_and_sort_order_are_in_the_address(service: Service
     await tab.wait_for_list(medium, fast, slow)
     await tab.page.select_option("#sort", "-duration")
     await tab.wait_for_list(slow, medium, fast)
+    offered = await tab.page.evaluate("[...document.querySelectorAll('#ending option')].map((each) => each.value)")
+    assert offered == ["", "ok", "bad", *(ending for ending in Ending if ending is not Ending.EXITED)]
     await tab.page.select_option("#ending", "ok")
     await tab.wait_for_list(slow, medium)
     assert await tab.address_parameters() == {"q=СОРТИР", "sort=-duration", "ending=ok"}

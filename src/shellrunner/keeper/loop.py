@@ -30,7 +30,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from . import command, process_tree
+from . import command, process_tree, reported_endings
 from .child_signals import ChildSignals
 from .message_socket import MessageSocket
 from .poller import Poller
@@ -136,7 +136,7 @@ class Keeper:
             case "start" if running is None and not self._retiring:
                 self._start(message)
             case "cancel" if running and running.matches(message):
-                running.terminate("cancelled")
+                running.terminate(reported_endings.CANCELLED)
             case "signal" if running and running.matches(message):
                 running.send_signal(message["signum"])
             case "input":
@@ -159,8 +159,8 @@ class Keeper:
         try:
             started = command.start(message, self._state)
         except command.CannotStart as error:
-            end = {"ending": "failed_to_start", "detail": str(error), "wall": time.time_ns() // 1_000_000}
-            self._slot.end({**recorder.progress(), **end})
+            end = {"ending": reported_endings.FAILED_TO_START, "detail": str(error)}
+            self._slot.end({**recorder.progress(), **end, "wall": time.time_ns() // 1_000_000})
             self._send(say="ended", job=job, token=token, retiring=False)
             return
         self._running = running = RunningCommand(message, started, recorder)

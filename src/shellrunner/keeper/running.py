@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from . import process_tree
+from . import process_tree, reported_endings
 from .command import Command, decode_status
 from .protocol import Message
 from .pty import Pty
@@ -62,7 +62,7 @@ class RunningCommand:
         if self.ended_at is None:
             self.recorder.store(stream, data)
             if self.recorder.over_limit and not self.cause:
-                self.terminate("output_limit")
+                self.terminate(reported_endings.OUTPUT_LIMIT)
 
     def drain_pipes(self) -> None:
         """Store what is in the pipes now and no more: a child may go on writing for ever."""
@@ -86,7 +86,11 @@ class RunningCommand:
                 os.killpg(self.command.pid, signum)
 
     def terminate(self, cause: str) -> None:
-        """Send TERM to the tree, KILL after the grace; does nothing if that has begun or the command has ended."""
+        """End the command: TERM and CONT go to its process group now, KILL to the whole tree after the grace.
+
+        A process of the tree that has left the group (setsid(2)) gets KILL only. Does nothing if this has begun
+        already, or if the command has ended.
+        """
         if self.cause or self._has_ended():
             return
         self.cause = cause
@@ -119,7 +123,7 @@ class RunningCommand:
         """Terminate the command at its timeout; kill its tree after the grace, again and again."""
         if self.cause is None:
             self._deadline = None
-            self.terminate("timed_out")
+            self.terminate(reported_endings.TIMED_OUT)
             return
         self.poll_again(now)
         with suppress(OSError):
@@ -147,11 +151,12 @@ class RunningCommand:
     def end_record(self, status: int, usage: resource.struct_rusage, detail: str | None) -> dict[str, Any]:
         """Return the slot's record of the end: what the kernel reported, and why it was terminated if it was."""
         reported = decode_status(status)
-        natural = "signalled" if reported["exit_code"] is None else "exited"
+        natural = reported_endings.SIGNALLED if reported["exit_code"] is None else reported_endings.EXITED
+        over_limit = self.recorder.over_limit
         peak = usage.ru_maxrss if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
         return {
             **reported,
-            "ending": self.cause or ("output_limit" if self.recorder.over_limit else natural),
+            "ending": self.cause or (reported_endings.OUTPUT_LIMIT if over_limit else natural),
             "detail": detail,
             "wall": self._ended_wall,
             "started": self.command.wall,

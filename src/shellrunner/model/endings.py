@@ -1,8 +1,12 @@
 """Endings: why a job is done, and what each ending means to everybody who reports one.
 
 The one table from which the CLI's words, colours and exit codes, the API's schema, the reference and the tests of
-the page follow: a new ending is added here and to the page's `core/labels.js`. Standard library only, so that the CLI
-can import it without pydantic.
+the page follow: a new ending is added here, to the page's `core/labels.js` (which its filter follows), and to the
+part that produces it. Standard library only, so that the CLI can import it without pydantic.
+
+Endings are produced by the keeper that witnessed them (`keeper.reported_endings`: all but `skipped` and `lost`), by
+`supervisor.verdict` (`lost`, `failed_to_start`), and by the store for jobs of which nothing was started:
+`store.units.lifecycle` (`cancelled`), `dependents` and `admission` (`skipped`), `claiming` (`failed_to_start`).
 """
 
 from collections.abc import Mapping
@@ -20,7 +24,7 @@ class Ending(StrEnum):
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
     OUTPUT_LIMIT = "output_limit"
-    OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_MEMORY = "out_of_memory"  # reserved: nothing produces it yet, as that needs control groups
     FAILED_TO_START = "failed_to_start"
     SKIPPED = "skipped"
     LOST = "lost"
@@ -50,7 +54,8 @@ class EndingInfo:
 
     `label`: in tables and badges. `sentence`: continues "job 5 …", and may use {exit_code} and {signal}. `tone`: an
     exit with 0 is a success all the same. `exit_code`: of `shellrunner run` and `wait`; None: the command's own, or
-    128 and the signal's number, as shells have it. `retryable`: whether `retries.on` may name it.
+    128 and the signal's number, as shells have it. `retryable`: whether `retries.on` may name it. `reserved`: why it
+    is not produced yet, although it is part of the API.
     """
 
     label: str
@@ -60,6 +65,7 @@ class EndingInfo:
     wait_status: WaitStatus
     needs_detail: bool = False
     retryable: bool = True
+    reserved: str | None = None
 
 
 OTHER_EXIT_CODE: Final = 123  # xargs(1) has it for "some command failed"; free in env(1), timeout(1) and shells
@@ -86,7 +92,8 @@ ENDINGS: Final[Mapping[str, EndingInfo]] = MappingProxyType(
             WaitStatus.EITHER,
         ),
         Ending.OUT_OF_MEMORY: EndingInfo(
-            "out of memory", "ran out of memory and was terminated", Tone.FAILURE, OTHER_EXIT_CODE, WaitStatus.EITHER
+            "out of memory", "ran out of memory and was terminated", Tone.FAILURE, OTHER_EXIT_CODE, WaitStatus.EITHER,
+            reserved="needs control groups",
         ),
         Ending.FAILED_TO_START: EndingInfo(
             "failed to start", "failed to start", Tone.FAILURE, NOT_STARTED_EXIT_CODE, WaitStatus.NEITHER,

@@ -19,6 +19,7 @@ Link = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
 StateName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*State]})]
 _ENDINGS = "; ".join(
     f"`{ending}`: {info.sentence}".format(exit_code="`exit_code`", signal="`signal`")
+    + (" (reserved, not produced yet)" if info.reserved else "")
     for ending, info in ENDINGS.items()
 )
 EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending], "description": _ENDINGS})]

@@ -2,12 +2,13 @@
    page's elements. */
 
 const STATES = { waiting: "Waiting", queued: "Queued", running: "Running", done: "Done" };
-const ENDINGS = {
+/** In the order in which the list's filter offers them; a command's own exit is shown by its code instead. */
+export const ENDINGS = {
   signalled: "Signalled",
   timed_out: "Timed out",
   cancelled: "Cancelled",
   output_limit: "Output limit",
-  out_of_memory: "Out of memory",
+  out_of_memory: "Out of memory", // reserved: no server produces it yet
   failed_to_start: "Failed to start",
   skipped: "Skipped",
   lost: "Lost",

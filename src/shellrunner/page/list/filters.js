@@ -3,6 +3,7 @@
 import { navigate, param, params } from "../core/address.js";
 import { serverTime } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
+import { ENDINGS } from "../core/labels.js";
 import { $, createElement } from "../ui/dom.js";
 import { selectQueue } from "./queues.js";
 
@@ -66,8 +67,10 @@ function showSortOrder(header) {
   header.querySelector("i").textContent = { ascending: "↑", descending: "↓", none: "" }[order];
 }
 
-/** Update the address whenever a control changes. */
+/** Offer every ending, and update the address whenever a control changes. To be called before `showFilters`. */
 export function wireFilters() {
+  const options = Object.entries(ENDINGS).map(([value, label]) => createElement("option", { value }, label));
+  $("ending").append(...options);
   let timer = null;
   $("search").addEventListener("input", () => {
     clearTimeout(timer);
