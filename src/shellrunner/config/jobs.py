@@ -1,6 +1,8 @@
 """Settings of `[jobs]`: defaults and limits of a job. Some defaults follow from the user that its command runs as.
 
 Used by the supervisor. Must not know how a command is started.
+Continue in `supervisor.start_message`, which completes a job with these settings; in `keeper.command` and
+`keeper.running`, which apply them; and in `access.job_policy`, for those that are maxima of what a job may request.
 """
 
 import os

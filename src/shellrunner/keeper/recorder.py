@@ -3,6 +3,9 @@
 Owned by the running command, one per job. Fills the slot first, then `runs/<job>.out` and `.idx`; must not know
 processes. What is stored is always a prefix of what was written: from the first byte that does not fit (limit or
 disk) on, nothing more is stored, and everything is counted as dropped.
+
+The first of five stages between a command's write and a follower's read, each of which delays or merges output:
+output of one stream within 5 ms shares an index entry here; next, `store.notifications`.
 """
 
 import os

@@ -2,6 +2,8 @@
 
 Owned by the store, in this process only. A notification carries no data, so a spurious, doubled or merged one does no
 harm. Must not know what the subscribers do.
+The second stage of output (the first: `keeper.recorder`): a new byte is noticed by polling; next, the feeds' shared
+read (`web.feeds`).
 """
 
 import asyncio
@@ -81,7 +83,9 @@ class Notifications:
         self._notify(Topic.ALL_JOBS)
         if transition.after is State.DONE and transition.has_followers:
             self._notify(Topic.CALLBACKS)
-        elif transition.after is State.RUNNING and transition.before is State.RUNNING:
+        elif (
+            transition.after is State.RUNNING and transition.before is State.RUNNING
+        ):  # only a cancel request is this
             self._notify(Topic.CANCEL_REQUESTS)
 
     def _notify(self, topic: Hashable) -> None:

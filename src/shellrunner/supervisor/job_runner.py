@@ -21,7 +21,7 @@ from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.message_protocol import KeeperGone
 from shellrunner.supervisor.orphans import kill_orphans
 from shellrunner.supervisor.running_job import RunningJob
-from shellrunner.supervisor.start_message import build_start_message
+from shellrunner.supervisor.start_message import build_start_message, effective_timeout
 from shellrunner.supervisor.users import NoSuchUser, UserAccounts
 from shellrunner.supervisor.verdict import NeverStarted, Verdict, failed_to_start, is_lost, judge, witnessed_end
 
@@ -127,7 +127,8 @@ class JobRunner:
             return JobOutcome(False, verdict)
 
     def _watch_timeout(self, job: RunningJob) -> None:
-        timeout = job.claim.spec.timeout or self._jobs.timeout
+        """Watch over the timeout, which the keeper itself enforces (it is in the start message)."""
+        timeout = effective_timeout(job.claim.spec, self._jobs)
         if timeout is not None:
             self._watch(job, timeout)
 

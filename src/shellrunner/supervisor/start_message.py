@@ -5,11 +5,16 @@ Pure; used by the job runner. Must not know keepers as processes, or the store.
 
 from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
-from shellrunner.model import Claim, Limits, Streamed
+from shellrunner.model import Claim, JobSpec, Limits, Streamed
 from shellrunner.supervisor.users import UserAccount
 
 _TERM = "xterm-256color"
 _LIMIT_NAMES = ("memory_bytes", "cpu_seconds", "processes", "open_files")
+
+
+def effective_timeout(spec: JobSpec, jobs: JobDefaults) -> float | None:
+    """Return the seconds after which the keeper ends the command; None: no limit."""
+    return spec.timeout or jobs.timeout
 
 
 def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -> Message:
@@ -36,7 +41,7 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -
         "stdin": spec.stdin if isinstance(spec.stdin, str) else None,
         "stream": isinstance(spec.stdin, Streamed),
         "tty": spec.tty and [spec.tty.rows, spec.tty.columns],
-        "timeout": spec.timeout or jobs.timeout,
+        "timeout": effective_timeout(spec, jobs),
         "grace": jobs.kill_grace,
         "merge_stderr": spec.merge_stderr,
         "leave_children": jobs.leave_children if leave is None else leave,

@@ -2,6 +2,8 @@
 
 Pure functions; the format is the HTML standard's, section 9.2 "Server-sent events". Must not know sockets, or where
 the output is stored.
+The fourth stage of output (the third: the shared read in `web.feeds`): `coalesce` joins pieces into events; next,
+`web.feeds.job_feed`.
 """
 
 import re
@@ -162,7 +164,7 @@ class Chunk(NamedTuple):
 
 
 def coalesce(pieces: Iterable[Piece]) -> Iterator[Chunk]:
-    """Join consecutive pieces of one stream that arrived within 50 ms."""
+    """Join consecutive pieces of one stream that arrived within `MAX_EVENT_SPAN`."""
     for stream, same in groupby(pieces, key=lambda piece: piece.stream):
         yield from _coalesce(stream, list(same))
 

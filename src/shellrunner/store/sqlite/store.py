@@ -74,6 +74,7 @@ class SqliteStore:
         return self._parts.history_id
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
+        # What the batch does with it, and how it may be claimed in the same commit: the diagram in `claims`.
         new = NewJob.accept(spec, now_ms(), by)
         job: Job = await self._engine.writes.submit(AddJob(new, key, self._parts.claims.job_added))
         return job

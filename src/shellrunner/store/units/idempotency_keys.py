@@ -1,6 +1,6 @@
 """Idempotency-Keys: which job each stands for, written in the commit that accepts the job.
 
-Units for the writer. Must not know HTTP.
+Units for the writer, called by `sqlite.add_job`. Must not know HTTP.
 """
 
 from typing import Final

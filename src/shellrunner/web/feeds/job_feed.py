@@ -2,6 +2,8 @@
 
 A follower is nothing but a cursor: followers with the same cursor get the same bytes. `JobFeeds` belongs to the app;
 a feed lives as long as its job has followers. Must not know sockets.
+The last of five stages of output (the fourth: `wire.sse`; the first: `keeper.recorder`): events of up to `FRAME_SIZE`
+bytes of output are one frame, which `web.http.streaming` writes at the pace of each client.
 """
 
 from functools import partial

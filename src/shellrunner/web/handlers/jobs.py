@@ -64,6 +64,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     request may be repeated while the job is being cancelled.
     """
     request.app[STREAMS].raise_if_closing()
+    # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
     job = await request.app[STORE].request_cancel(job_id(request))
     return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(job.id)})
 
