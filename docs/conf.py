@@ -26,4 +26,5 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_use_opensearch = ""
+html_show_search_summary = False  # the search would fetch every page that it found, which the served policy forbids
 highlight_language = "text"

@@ -148,7 +148,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("responses",),
         ("streaming",),
         ("server_protocol", "bodies"),
-        ("problems", "connections", "parameters", "accept", "aiohttp_internals"),
+        ("problems", "connections", "parameters", "accept", "aiohttp_internals", "static_files"),
         ("__init__",),
     ),
     "web.security": (

@@ -201,7 +201,8 @@ async def _queues(ask: Any) -> None:
 async def _service(ask: Any) -> None:
     for verb in ("POST", "DELETE"):
         assert (await ask(verb, "/api/session")).status == 204
-    for target in ("/healthz", "/readyz", "/metrics"):
+    targets = ("/healthz", "/readyz", "/metrics", "/llms.txt", "/llms-full.txt", "/docs", "/docs/search.html?q=a")
+    for target in targets:
         await ask("GET", target)
         await ask("HEAD", target)
 

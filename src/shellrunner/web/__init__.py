@@ -18,6 +18,7 @@ from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers import (
     control,
+    documentation,
     health,
     job_events,
     jobs,
@@ -55,6 +56,7 @@ _SERVER_OPTIONS = {
     "lingering_time": 2.0,
     "auto_decompress": False,
 }
+_DOCS = " ".join(f"200:{content_type.partition(';')[0]}" for content_type in documentation.TYPES.values())
 _RAW = "200 206 304 no-result-yet result-gone"
 
 
@@ -109,6 +111,13 @@ ROUTES = (
     Route("GET", "/", page.show, Access.HOST_CHECKED, HTML, answers="200 304"),
     Route("GET", "/assets/{version}/{file:.+}", page.asset, Access.HOST_CHECKED, EMPTY, headers="Accept-Encoding",
           answers="200:text/css 200:text/javascript 200:image/svg+xml not-found"),
+    Route("GET", "/llms.txt", documentation.summary, Access.HOST_CHECKED, EMPTY, headers="Accept-Encoding",
+          answers="200:text/plain 304 not-found"),
+    Route("GET", "/llms-full.txt", documentation.full_text, Access.HOST_CHECKED, EMPTY, headers="Accept-Encoding",
+          answers="200:text/plain 304 not-found"),
+    Route("GET", "/docs", documentation.redirect, Access.HOST_CHECKED, EMPTY, answers="308:text/plain"),
+    Route("GET", "/docs/{page:.*}", documentation.show, Access.HOST_CHECKED, EMPTY, "q area check_keywords v",
+          headers="Accept-Encoding", answers=f"{_DOCS} 304 not-found"),
     Route("GET", "/healthz", health.health, Access.PUBLIC, EMPTY, answers="200:text/plain"),
     Route("GET", "/readyz", health.readiness, Access.PUBLIC, EMPTY, answers="200:text/plain not-ready"),
     Route("GET", "/metrics", health.metrics, Access.READ, EMPTY,

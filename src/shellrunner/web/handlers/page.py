@@ -5,19 +5,18 @@ not know what the page does.
 """
 
 import asyncio
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from shellrunner.web.http import responses
+from shellrunner.web.http import responses, static_files
 from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.http.static_files import StaticFile
 
 INDEX: Final = "index.html"
 TYPES: Final = {
@@ -39,21 +38,12 @@ _IMMUTABLE: Final = {"Cache-Control": "max-age=31536000, immutable", "Vary": "Ac
 
 
 @dataclass(frozen=True, slots=True)
-class Asset:
-    """A file that the page loads, also compressed."""
-
-    content_type: str
-    content: bytes
-    compressed: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class PageAssets:
     """The page and its assets by path; `version` is a hash of all assets."""
 
     index: bytes
     version: str
-    assets: dict[str, Asset]
+    assets: dict[str, StaticFile]
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -72,7 +62,7 @@ async def asset(request: web.Request) -> web.StreamResponse:
     if found is None or request.match_info["version"] != page.version:
         raise HttpProblem("not-found", f"there is nothing at {request.path}")
     headers = {"Content-Type": found.content_type, **_IMMUTABLE}
-    if _accepts_gzip(request):
+    if static_files.accepts_gzip(request):
         return web.Response(body=found.compressed, headers={**headers, "Content-Encoding": "gzip"})
     return web.Response(body=found.content, headers=headers)
 
@@ -84,14 +74,13 @@ def read() -> PageAssets:
     Raises:
         HttpProblem: the package was not built, so its page is missing.
     """
-    content = dict(_walk(files("shellrunner") / "page"))
+    content = static_files.read_folder(files("shellrunner") / "page", {**TYPES, "html": _HTML["Content-Type"]})
     if not content.keys() >= REQUIRED:
         raise HttpProblem("not-found", "this installation has no page: install shellrunner with pip, which builds it")
     index = content.pop(INDEX)
     version = _version(content)
     assets = {
-        name: Asset(TYPES[name.rpartition(".")[2]], data, gzip.compress(data, mtime=0))
-        for name, data in content.items()
+        name: static_files.compress(static_files.content_type(name, TYPES), data) for name, data in content.items()
     }
     return PageAssets(index.replace(b"/assets/-/", f"/assets/{version}/".encode()), version, assets)
 
@@ -101,19 +90,3 @@ def _version(content: Mapping[str, bytes]) -> str:
     for name, data in sorted(content.items()):
         state.update(f"{name} {len(data)} ".encode() + data)
     return state.hexdigest()
-
-
-def _walk(folder: Traversable, path: str = "") -> list[tuple[str, bytes]]:
-    if not folder.is_dir():
-        return []
-    found = []
-    for each in folder.iterdir():
-        if each.is_dir():
-            found += _walk(each, f"{path}{each.name}/")
-        elif path + each.name == INDEX or each.name.rpartition(".")[2] in TYPES:
-            found.append((path + each.name, each.read_bytes()))
-    return found
-
-
-def _accepts_gzip(request: web.Request) -> bool:
-    return "gzip" in (coding.strip().lower() for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").split(","))

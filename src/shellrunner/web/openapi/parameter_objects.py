@@ -49,6 +49,11 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
         None,
     ),
     "file": ({"type": "string", "pattern": "^[a-z0-9./-]+$", "maxLength": 64}, "The path of the file.", "main.js"),
+    "page": (
+        {"type": "string", "pattern": "^[A-Za-z0-9_./-]*$", "maxLength": 128},
+        "The path of the page, or of a file that it loads; a folder has the page `index.html`.",
+        "index.html",
+    ),
 }
 
 _REPEATABLE: Final = {info.parameter for info in FILTERS.values() if info.type.repeatable}
@@ -92,6 +97,10 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         "How many bytes of input were sent before; if the service has received another number, it rejects these.",
         0,
     ),
+    "/docs/{page} q": (_TEXT, "What the page `search.html` searches for; the service ignores it.", None),
+    "area": (_TEXT, "Sent by the form of the search; the service ignores it.", None),
+    "check_keywords": (_TEXT, "Sent by the form of the search; the service ignores it.", None),
+    "v": (_TEXT, "The version of a file that a page loads; the service ignores it.", None),
     "/api/statuses/events last_event_id": (
         _TEXT,
         "Where to resume, for a first connection; the header `Last-Event-ID` takes precedence.",

@@ -38,7 +38,7 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Content-Disposition": (_STRING, "The file name, with `download`."),
     "Content-Location": (_LINK, "The resource that the body represents."),
     "Content-Range": (_STRING, "Which bytes of the whole these are."),
-    "Content-Security-Policy": (_STRING, "Prevents browsers from acting on what a command wrote."),
+    "Content-Security-Policy": (_STRING, "Limits what browsers load and run with this document."),
     "ETag": (_ETAG, "The version of the document."),
     "Link": (_STRING, 'The next page, if there is one: `<…>; rel="next"`.'),
     "Location": (_LINK, "The resource to request next."),
@@ -181,7 +181,7 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
     statuses = {each.status for each in declared_answers(route)}
     if 304 in statuses and status in (200, 206, 304):
         yield "ETag", "Prefer" not in route.headers
-    if status in (202, 303):
+    if status in (202, 303, 308):
         yield "Location", True
     if status == 200 and 303 in statuses:
         yield "Retry-After", False
@@ -191,12 +191,13 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
     if "Prefer" in route.headers:
         yield "Preference-Applied", status == 200 and 202 in statuses
         yield "Vary", False
-    if len({each.content for each in declared_answers(route) if each.status == status}) > 1:
-        yield "Vary", True
+    yield from _negotiation_headers(route, status)
     if status == 200 and "cursor" in route.parameters.split():
         yield "Link", False
     if content == SSE:
         yield "X-Accel-Buffering", True
+    if content == HTML != route.content_type:
+        yield "Content-Security-Policy", False
     if route.content_type == HTML or (route.content_type == TEXT and "{id" in route.path):
         yield "Content-Security-Policy", True
     if 206 in statuses:
@@ -204,7 +205,15 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
         yield "Content-Disposition", False
     if status == 206:
         yield "Content-Range", True
-    if "Accept-Encoding" in route.headers:
+
+
+def _negotiation_headers(route: Route, status: int) -> Iterator[tuple[str, bool]]:
+    """Yield the headers of a response that depends on what the client accepts."""
+    is_encoded = "Accept-Encoding" in route.headers
+    contents = {each.content for each in declared_answers(route) if each.status == status}
+    if len(contents) > 1 or (is_encoded and status in (200, 304)):
+        yield "Vary", True
+    if is_encoded and status == 200:
         yield "Content-Encoding", False
 
 

@@ -3,6 +3,7 @@
 Installed by `make_app`; also turns every error into a problem response. Must not know any resource.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -26,6 +27,8 @@ from shellrunner.web.security.origin import OriginPolicy
 _VERSIONS: Final = (HttpVersion11, HttpVersion10)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_HEADER_BYTES: Final = 1 << 15  # of all headers of a request together
+# Pages that another site may link to: they are the same for everybody. Their files it may not load.
+_LINKABLE: Final = re.compile(r"/(llms(-full)?\.txt|docs(/|/.*(/|\.html))?)?")
 REPEATABLE_PARAMETERS: Final = frozenset(info.parameter for info in FILTERS.values() if info.type.repeatable)
 
 
@@ -89,7 +92,7 @@ class _RequestCheck:
             if preflight := self._origins.preflight_response(request, _allowed_methods(request)):
                 return preflight
             await self._authenticate()
-        elif access is Access.HOST_CHECKED and request.path != "/":
+        elif access is Access.HOST_CHECKED and not _LINKABLE.fullmatch(request.path):
             self._origins.check_origin(request)
         if request.rel_url.raw_query_string and access is not Access.PUBLIC:
             _check_query(request, self._policy)
