@@ -28,7 +28,7 @@ from shellrunner.keeper.slot import (
 from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.store.output import spill
 from shellrunner.store.output.spill import Spill
-from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_token
+from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_claim_token
 from tests.support.keepers import ForkServer, Talk, keep, record_of, start
 from tests.support.processes import lives
 from tests.support.users import sees_keepers
@@ -414,10 +414,11 @@ END = {
 
 
 def test_silence_of_a_sound_slot_means_never_started_in_this_boot_only(state: tuple[Any, ...]) -> None:
-    """No record: back to the queue in the same boot, `lost` after another."""
+    """No record: back to the queue in the same boot, `lost` after another, with no time of a start."""
     _, directory, _ = state
-    assert judge(directory, _claim(new_token()), "gone") == NeverStarted()
-    assert ended_by(directory, _claim(OTHER_BOOT), "gone").end.ending is Ending.LOST
+    assert judge(directory, _claim(new_claim_token()), "gone") == NeverStarted()
+    lost = ended_by(directory, _claim(OTHER_BOOT), "gone").end
+    assert (lost.ending, lost.started) == (Ending.LOST, None)
 
 
 @pytest.mark.parametrize("length", [0, 100, 5000, 90_000, 170_000])
@@ -426,19 +427,19 @@ def test_silence_of_a_damaged_slot_means_lost(state: tuple[Any, ...], length: in
     path, directory, writer = state
     writer.begin({"job": 7, "token": "other", "wall": 0})
     os.truncate(path / "slots" / "1.slot", length)
-    verdict = ended_by(directory, _claim(new_token()), "gone")
+    verdict = ended_by(directory, _claim(new_claim_token()), "gone")
     assert isinstance(verdict, Ended)
     assert verdict.end.ending is Ending.LOST
 
 
-@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
+@pytest.mark.parametrize("token", [new_claim_token(), OTHER_BOOT], ids=["this boot", "another boot"])
 def test_a_start_without_an_end_is_lost_with_its_output(state: tuple[Any, ...], token: Any) -> None:
     """Started, keeper gone, no end: `lost`, and its output is preserved."""
     _, directory, writer = state
     writer.begin({"job": 1, "token": token, "wall": 5})
     Recorder(writer, directory, 1, token, 1 << 30).store(0, b"seen")
     verdict = ended_by(directory, _claim(token), "gone")
-    assert verdict.end.ending is Ending.LOST
+    assert (verdict.end.ending, verdict.end.started) == (Ending.LOST, 5)
     assert (verdict.volume.stdout_bytes, verdict.head.data) == (4, b"seen")
 
 
@@ -450,7 +451,7 @@ def _end(writer: Any, directory: Any, token: Any, data: bytes = b"out") -> None:
     writer.end(recorder.progress() | END)
 
 
-@pytest.mark.parametrize("token", [new_token(), OTHER_BOOT], ids=["this boot", "another boot"])
+@pytest.mark.parametrize("token", [new_claim_token(), OTHER_BOOT], ids=["this boot", "another boot"])
 def test_a_whole_end_is_the_truth_in_any_boot(state: tuple[Any, ...], token: Any) -> None:
     """An end record whose sums agree is recorded as it is."""
     _, directory, writer = state

@@ -20,7 +20,7 @@ import pytest
 
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import PAGE_SIZE, SlotReader, slot_name
-from shellrunner.supervisor.verdict import new_token
+from shellrunner.supervisor.verdict import new_claim_token
 from tests.support.processes import lives, marked, parent
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -391,7 +391,7 @@ async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service: Servi
     await service.run("true")
     await service.ask("POST", "/api/queues/pause")
     keepers = _keepers_by_number(service)
-    claims = [(number, new_token(), await service.submit("exit 4")) for number in keepers for _ in range(2)]
+    claims = [(number, new_claim_token(), await service.submit("exit 4")) for number in keepers for _ in range(2)]
     for keeper in keepers.values():
         service.signal(keeper, signal.SIGSTOP)
     await service.kill()

@@ -80,7 +80,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a job ended. Its parts must fit its ending (see `endings`); what was not witnessed is None."""
+    """How a job ended. Its parts must fit its ending (see `endings`); what was not witnessed is None.
+
+    `started` is when the keeper started the command, not when the job was claimed, which is a moment earlier.
+    """
 
     ending: Ending
     completed: Millis
@@ -121,9 +124,10 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Claimed for one keeper under one token; `cancelling` once its cancellation was requested.
+    """Claimed for one keeper under one claim token; `cancelling` once its cancellation was requested.
 
-    When the command started is known only at its end: the keeper reports it.
+    When the command started is known only at its end: the keeper reports it. Until then, the API shows `claimed` as
+    the status's `started`.
     """
 
     claimed: Millis
@@ -193,7 +197,8 @@ _STATES = {Waiting: State.WAITING, Queued: State.QUEUED, Running: State.RUNNING,
 class Claim:
     """The right to start one job once: granted to one keeper, and committed before the keeper learns of it.
 
-    `spec` has the job's secrets. `ready` is since when the job could have started: when it was accepted, or when
+    `token` is the claim token (no access token): what a keeper recorded under another one is of another claim. `spec`
+    has the job's secrets. `ready` is since when the job could have started: when it was accepted, or when
     what it waited for was over.
     """
 

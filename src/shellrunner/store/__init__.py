@@ -8,12 +8,12 @@ SQL.
 Rules:
 
 - Durability: what a method returned survives a power failure at any later moment.
-- Claims: a job is claimed at most once per token, the highest priority first, then the oldest. `claim` waits until
-  there is a job for it, and is served at the end of the next write batch, so that accepting a job and claiming it are
-  one commit. If the caller of `claim` is cancelled after the commit, the job stays running in the history; the next
-  reconciliation judges it like any claim of which nothing was started.
-- Tokens: every write about a running job carries its token. A write with another token changes nothing and returns
-  false.
+- Claims: a job is claimed at most once per claim token, the highest priority first, then the oldest. `claim` waits
+  until there is a job for it, and is served at the end of the next write batch, so that accepting a job and claiming
+  it are one commit. If the caller of `claim` is cancelled after the commit, the job stays running in the history; the
+  next reconciliation judges it like any claim of which nothing was started.
+- Claim tokens: every write about a running job carries its claim's token. A write with another token changes nothing
+  and returns false.
 - Cancellation is stored: cancelling a waiting or queued job ends it at once; at a running job it is a request, which
   the owner of the job acts on.
 - Notifications carry no data. They mean "read again"; they may be spurious, and one may stand for many changes.
@@ -185,12 +185,12 @@ class Work(Protocol):
         """The random id of this history (32 hex digits), which every slot carries."""
 
     async def claim(self, keeper: int, token: str) -> Claim:
-        """Wait for a queued job and claim it for this keeper."""
+        """Wait for a queued job and claim it for this keeper; `token` is a new claim token."""
 
     async def finish(
         self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
     ) -> bool:
-        """Record how the attempt ended; return false if the job is not running under this token.
+        """Record how the attempt ended; return false if the job is not running under this claim token.
 
         With `next_attempt_at`, another attempt follows at that time, unless a cancellation was requested.
         """

@@ -19,7 +19,7 @@ from shellrunner.supervisor.keeper_connection import KeeperConnection
 from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.message_protocol import KeeperGone
 from shellrunner.supervisor.running_job import RunningJob
-from shellrunner.supervisor.verdict import Verdict, new_token
+from shellrunner.supervisor.verdict import Verdict, new_claim_token
 
 log = logging.getLogger("shellrunner.supervisor")
 
@@ -128,7 +128,7 @@ class Supervisor:
         await self._keepers.release(connection, usable=usable)
 
     async def _claim(self, connection: KeeperConnection) -> RunningJob:
-        claim = await self._store.claim(connection.number, new_token())
+        claim = await self._store.claim(connection.number, new_claim_token())
         job = self._running_jobs[claim.job_id] = RunningJob(claim)
         return job
 

@@ -58,8 +58,11 @@ def failed_to_start(detail: str) -> Ended:
     return Ended(End(Ending.FAILED_TO_START, now_ms(), detail=detail), Volume(), Head())
 
 
-def new_token() -> str:
-    """Return a token for one claim. It begins with the boot id: a claim of another boot is judged differently."""
+def new_claim_token() -> str:
+    """Return a new claim token, for one claim.
+
+    It begins with the boot id: a claim of another boot is judged differently.
+    """
     return f"{boot_id()[:8]}-{os.urandom(8).hex()}"
 
 
@@ -110,7 +113,7 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
         finally:
             os.close(slots)
     except FileNotFoundError:
-        return _lost(claim, f"{evidence}; its slot {claim.keeper} is missing")
+        return _lost(f"{evidence}; its slot {claim.keeper} is missing")
     try:
         return _judge(state, slot, claim, evidence, same_boot)
     finally:
@@ -122,23 +125,24 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
     if record is None:
         if same_boot and slot.is_sound():
             return NeverStarted()
-        return _lost(claim, f"{evidence}; its slot {claim.keeper} has no record of it")
+        return _lost(f"{evidence}; its slot {claim.keeper} has no record of it")
     if record.end is None:
-        started = format_rfc3339(record.start["wall"])
-        lost = _lost(claim, f"{evidence}; it was started at {started}, its end was not seen")
+        at = format_rfc3339(record.start["wall"])
+        lost = _lost(f"{evidence}; it was started at {at}, its end was not seen", record)
         return Ended(lost.end, *_intact_output(state, slot, record, record.progress))
     try:
         ended = witnessed_end(slot, record)
     except ValueError as error:
-        return _lost(claim, f"{evidence}; {error}")
+        return _lost(f"{evidence}; {error}", record)
     if (ended.volume, ended.head) == _intact_output(state, slot, record, record.end):
         return ended
-    return _lost(claim, f"{evidence}; its end was recorded, but its output is incomplete")
+    return _lost(f"{evidence}; its end was recorded, but its output is incomplete", record)
 
 
-def _lost(claim: Claim, detail: str) -> Ended:
-    now = now_ms()
-    end = End(Ending.LOST, completed=now, detail=detail, started=claim.claimed)
+def _lost(detail: str, record: Record | None = None) -> Ended:
+    """Return the end of a lost job; when it was started is known if the slot has a record of it."""
+    started = record.start.get("wall") if record else None
+    end = End(Ending.LOST, completed=now_ms(), detail=detail, started=started)
     return Ended(end, Volume(), Head())
 
 

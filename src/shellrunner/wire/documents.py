@@ -122,6 +122,8 @@ class Status(TypedDict):
     attempt: Small
     created: Instant
     started: Instant | None
+    """While the job runs, when it was claimed for a keeper. Once it is done, when its command was started: a moment
+    later; null if nothing was started, or if that is not known."""
     completed: Instant | None
     ending: EndingName | None
     exit_code: ExitCode
@@ -148,6 +150,7 @@ class Result(TypedDict):
     command: str
     created: Instant
     started: Instant | None
+    """When the command was started; null if nothing was started, or if that is not known."""
     completed: Instant
     duration: Seconds | None
     """Seconds of the monotonic clock."""

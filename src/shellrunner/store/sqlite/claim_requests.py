@@ -14,7 +14,7 @@ from shellrunner.store.sqlite.queue_counts import QueueCounts
 
 @dataclass(eq=False, slots=True)
 class ClaimRequest:
-    """A keeper that waits for a job, which it would claim under this token."""
+    """A keeper that waits for a job, which it would claim under this claim token."""
 
     keeper: int
     token: str
@@ -42,7 +42,7 @@ class ClaimRequests:
         self._requests.pop(request, None)
 
     def waiting(self) -> list[ClaimRequest]:
-        """Return the requests whose callers still wait, the first first."""
+        """Return the requests whose callers still wait, the oldest first."""
         return [request for request in self._requests if not request.future.done()]
 
     def wake_if_startable(self) -> None:

@@ -26,7 +26,7 @@ CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = ?, token = ?, cla
 
 
 class Offer(Protocol):
-    """A keeper that can run one job, under this token."""
+    """A keeper that can run one job, under this claim token."""
 
     @property
     def keeper(self) -> int:
@@ -34,7 +34,7 @@ class Offer(Protocol):
 
     @property
     def token(self) -> str:
-        """The token that the claim is to have."""
+        """The claim token."""
 
 
 class ClaimResult(NamedTuple):

@@ -38,7 +38,7 @@ class LockedJob(NamedTuple):
         return None if self.stdout_bytes is None else self.stdout_bytes + (self.stderr_bytes or 0)
 
     def is_held_by(self, token: str) -> bool:
-        """Return whether the job is running under this token."""
+        """Return whether the job is running under this claim token."""
         return self.state is State.RUNNING and self.token == token
 
 
