@@ -150,7 +150,7 @@ async def _ids(site: Site, job_id: Any, size: Any) -> AsyncIterator[Any]:
 
 
 async def test_a_restart_between_attempts_changes_nothing(tmp_path: Path) -> None:
-    """Who was cut while the job waited goes on in the next process with the next attempt's first byte."""
+    """A reader that was cut while the job waited resumes in the next process at the next attempt's first byte."""
     async with serving(tmp_path) as site:
         job_id = await submit(site)
         await attempt(site.simulated_runner(), (b"one", b"err"), then=now_ms() + 500)

@@ -38,7 +38,7 @@ NO_RETRIES = RetrySchedule(timeout=5.0, retry_for=-1.0)  # no second try
 
 
 class Receiver:
-    """Who is called: keeps what came, and answers each with the next of `answers`, the last one for ever."""
+    """A receiver of callbacks: records each request and answers it with the next of `answers`, then the last."""
 
     def __init__(self, *answers: Any, port: int = 0, tls: Any = None) -> None:
         """Answer with these in turn: each is a status, or a handler."""
@@ -57,16 +57,16 @@ class Receiver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Be gone."""
+        """Stop listening."""
         await self._runner.cleanup()
 
     @property
     def host(self) -> str:
-        """As config names it."""
+        """Return the host, as the configuration names it."""
         return f"127.0.0.1:{self.port}"
 
     def url(self, path: str = "/") -> str:
-        """Where it is called."""
+        """Return the URL of its callbacks."""
         return f"http://{self.host}{path}"
 
     async def _take(self, request: Any) -> Any:
@@ -76,10 +76,10 @@ class Receiver:
 
 
 class Call:
-    """One request, as it came."""
+    """One received request."""
 
     def __init__(self, request: Any, content: Any) -> None:
-        """Keep what is looked at."""
+        """Keep the parts that tests compare."""
         self.headers, self.path, self.verb, self.content = request.headers, request.path_qs, request.method, content
 
     @property
@@ -99,7 +99,7 @@ class Call:
 
 @contextlib.asynccontextmanager
 async def calling(store: SqliteStore, *hosts: Any, schedule: Any = QUICK_RETRIES) -> AsyncIterator[None]:
-    """Send what is due to these hosts."""
+    """Run the sender of due callbacks for these hosts."""
     callbacks = CallbackSettings(hosts=list(hosts), secret=SECRET)
     task = asyncio.create_task(CallbackSender(store, callbacks, schedule).run())
     try:
@@ -116,7 +116,7 @@ def asked(url: Any, **more: Any) -> Any:
 
 
 async def done(store: SqliteStore, url: Any, end: Any = None, **more: Any) -> Any:
-    """Have such a job end; its id."""
+    """End such a job, and return its id."""
     await store.add(asked(url, **more))
     claim = await store.claim(1, "t")
     assert await store.finish(claim.job_id, "t", end or ended(), *NOTHING)
@@ -179,8 +179,8 @@ async def test_a_result_is_sent_signed_as_lists_show_it(tmp_path: Path) -> None:
         assert call.content == json_codec.dumps(listed)
 
 
-async def test_what_was_not_taken_is_sent_again(tmp_path: Path) -> None:
-    """After 500, a redirect and 404 the fourth try is taken: one id, one body, each signed, and the error is gone."""
+async def test_a_failed_try_is_repeated(tmp_path: Path) -> None:
+    """After 500, a redirect and 404 the fourth try succeeds: one id, one body, each signed, the error removed."""
     async with opened(tmp_path) as store, Receiver(500, _elsewhere, 404, 204) as receiver:
         host = f"localhost:{receiver.port}"  # a name, since cookies of an address are kept by nobody
         async with calling(store, host):
@@ -227,14 +227,14 @@ def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day() -> None:
 
 
 async def test_the_day_begins_when_the_end_is_recorded(tmp_path: Path) -> None:
-    """A job that ended long before the history knew, since the service was down, is tried as long as any other."""
+    """A job whose end was recorded late, since the service was down, is retried as long as any other."""
     async with opened(tmp_path) as store, Receiver(500, 500, 200) as receiver, calling(store, receiver.host):
         job = await done(store, receiver.url(), End(Ending.EXITED, completed=1_000, exit_code=0))
         assert await settled(store, job) == Callback(Delivery.DELIVERED, 3)
 
 
 async def test_a_slow_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
-    """While many results are due at a host that hangs, another has its own at once; those that hang time out."""
+    """While many results are due at a host that hangs, another host gets its own at once; the others time out."""
     hangs = asyncio.Event()
 
     async def hang(request: Any) -> None:
@@ -254,8 +254,8 @@ async def test_a_slow_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
         hangs.set()
 
 
-async def test_one_try_at_a_time(tmp_path: Path) -> None:
-    """However often it is looked, a job whose try is under way is not tried beside it."""
+async def test_a_job_has_one_try_at_a_time(tmp_path: Path) -> None:
+    """A job whose try is under way is not tried a second time at once."""
     at_once, most = 0, 0
 
     async def count(request: Any) -> Any:
@@ -329,8 +329,8 @@ async def test_a_name_that_nobody_has_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
-    """A receiver that proves its name by itself alone gets nothing."""
+async def test_a_self_signed_certificate_is_refused(tmp_path: Path) -> None:
+    """A receiver with a self-signed certificate gets nothing."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
@@ -346,7 +346,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) 
 
 
 async def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:
-    """The status is all that counts: of a body without end next to nothing is taken, and the connection is closed."""
+    """Only the status counts: little is read of an endless body, and the connection is closed."""
     sent = asyncio.get_running_loop().create_future()
 
     async def endless(request: Any) -> Any:
@@ -375,7 +375,7 @@ END_CASES = {
 
 @pytest.mark.parametrize("ending", END_CASES)
 async def test_every_end_is_called_back(tmp_path: Path, ending: Any) -> None:
-    """Whatever a job's ending was, its callback has it."""
+    """For each ending, the callback has it."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         end = END_CASES[ending]
         await settled(store, await done(store, receiver.url(), end))
@@ -408,7 +408,7 @@ async def test_only_the_last_attempt_is_called_back(tmp_path: Path) -> None:
         assert (call.result["exit_code"], call.result["attempt"]) == (0, 2)
 
 
-async def test_jobs_without_callback_are_nobodys_business(tmp_path: Path) -> None:
+async def test_jobs_without_a_callback_are_not_reported(tmp_path: Path) -> None:
     """A job without `notify` is reported to no URL, and shows no callback."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
         await store.add(SPEC)
@@ -419,8 +419,8 @@ async def test_jobs_without_callback_are_nobodys_business(tmp_path: Path) -> Non
         assert len(receiver.came) == 1
 
 
-async def test_a_host_that_config_names_no_more_is_not_called(tmp_path: Path) -> None:
-    """After a restart with other hosts, what was due fails at once, saying so, and nothing is sent."""
+async def test_a_host_that_is_no_longer_allowed_is_not_called(tmp_path: Path) -> None:
+    """After a restart with other hosts, due callbacks fail at once with that reason, and nothing is sent."""
     async with opened(tmp_path) as store, Receiver(500) as receiver:
         async with calling(store, receiver.host):
             job = await done(store, receiver.url())
@@ -435,7 +435,7 @@ async def test_a_host_that_config_names_no_more_is_not_called(tmp_path: Path) ->
 
 
 async def test_what_was_deleted_is_not_sent(tmp_path: Path) -> None:
-    """A deleted job's callback vanishes; that of a deleted result fails, saying so."""
+    """A deleted job's callback is deleted; that of a deleted result fails with that reason."""
     async with opened(tmp_path) as store, Receiver(500) as receiver:
         async with calling(store, receiver.host, schedule=RetrySchedule(first_delay=60.0)):
             gone, forgotten = [await done(store, receiver.url()) for _ in range(2)]
@@ -541,7 +541,7 @@ async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_
 
 
 async def test_a_host_that_is_not_allowed_is_refused(service: Service) -> None:
-    """Without config, no job may ask for a callback: 422 that names the setting."""
+    """Without the setting, a job with a callback is 422, which names the setting."""
     spec = {"command": "true", "notify": {"url": "http://127.0.0.1/"}}
     status, _, problem = await service.ask("POST", "/api/jobs", json=spec)
     assert status == 422
@@ -553,8 +553,8 @@ async def test_a_host_that_is_not_allowed_is_refused(service: Service) -> None:
     "host",
     ["ho\u212a.example", "hok\u3002example", "hok.example\u200b", "hok.example\t", "hok.example\\", "u@hok.example"],
 )
-def test_a_host_is_what_it_looks_like(host: str) -> None:
-    """No other letters stand for those of a host, so that config's names are compared as they are."""
+def test_host_names_are_ascii(host: str) -> None:
+    """A host with letters of other scripts is refused, so that names are compared as configured."""
     with pytest.raises(ValidationError, match="must be an http or https URL"):
         JobSpec.model_validate({"command": "true", "notify": {"url": f"http://{host}/"}})
 
@@ -571,7 +571,7 @@ def test_a_host_is_what_it_looks_like(host: str) -> None:
     ],
 )
 def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks: dict[str, Any], words: str) -> None:
-    """Hosts need a secret, a secret its form, and a host is no URL; the secret is never repeated."""
+    """Hosts need a secret, a secret needs its form, a host is not a URL; no error repeats the secret."""
     with pytest.raises(ConfigError) as refused:
         load(None, callbacks=callbacks)
     assert words in refused.value.detail

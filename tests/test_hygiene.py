@@ -1,4 +1,4 @@
-"""What of the service a job can see: nothing of its secrets, its memory, its descriptors or its files."""
+"""Isolation: a job can see none of the service's secrets, memory, descriptors or files."""
 
 import os
 import signal
@@ -174,7 +174,7 @@ HISTORY = ["history.db", "history.db-journal", "history.db-wal", "history.db-shm
 
 @pytest.mark.parametrize("name", [*HISTORY, "lock", "keepers.log", "ballast"])
 def test_a_link_is_not_followed(tmp_path: Path, name: Any) -> None:
-    """Where a file of ours should be, a link is refused in words, and what it leads to is not touched."""
+    """A link in the place of a file of ours is refused with a message, and its target is not changed."""
     target = tmp_path / "target"
     target.write_bytes(b"precious")
     target.chmod(0o644)
@@ -190,7 +190,7 @@ def test_a_link_is_not_followed(tmp_path: Path, name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["slots", "runs"])
 def test_a_directory_behind_a_link_is_refused(tmp_path: Path, name: str) -> None:
-    """Keepers would write elsewhere."""
+    """A state directory with a link below it is refused: keepers would write elsewhere."""
     (tmp_path / "state").mkdir(0o700)
     (tmp_path / "elsewhere").mkdir(0o755)
     (tmp_path / "state" / name).symlink_to(tmp_path / "elsewhere")
@@ -199,7 +199,7 @@ def test_a_directory_behind_a_link_is_refused(tmp_path: Path, name: str) -> None
 
 
 def test_the_directory_itself_may_be_behind_a_link(tmp_path: Path) -> None:
-    """systemd makes one for a dynamic user; what counts is whose it is."""
+    """A link to the state directory, as systemd makes for a dynamic user, is accepted if the owner is right."""
     (tmp_path / "private").mkdir()
     (tmp_path / "state").symlink_to(tmp_path / "private")
     prepare(tmp_path / "state")
@@ -207,8 +207,8 @@ def test_the_directory_itself_may_be_behind_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_refused(tmp_path: Path, make: Any) -> None:
-    """A pipe in the place of the history neither hangs the service nor is taken for one."""
+def test_a_pipe_as_history_is_refused(tmp_path: Path, make: Any) -> None:
+    """A pipe in the place of the history is refused, and does not block the service."""
     (tmp_path / "state").mkdir(0o700)
     make(tmp_path / "state" / "history.db")
     with pytest.raises(StoreUnavailable, match=r"history\.db is not a regular file"):
@@ -217,7 +217,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, make: Any) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ["", "slots", "history.db", "history.db-journal"])
-def test_what_is_somebody_elses_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
     """Its owner could read and change it whatever its mode: the error names the owner and says what to do."""
     prepare(tmp_path / "state")
     for file in HISTORY[:2]:
@@ -257,7 +257,7 @@ SLICE = (
 @as_root
 @pytest.mark.timeout(180)
 def test_all_of_this_holds_for_another_user(open_path: Path) -> None:
-    """The service does its work as a user without rights, and hides from jobs of its own user."""
+    """The service works as an unprivileged user, and is isolated from jobs of its own user."""
     home = open_path / "home"
     home.mkdir()
     os.chown(home, ORDINARY.pw_uid, ORDINARY.pw_gid)

@@ -104,8 +104,8 @@ async def test_a_slow_reader_fills_the_buffer_and_frees_it_again(
     assert ended(slot, 1)[1].decode().split() == [hashlib.md5(LARGE_INPUT * 2).hexdigest(), "-"]
 
 
-def test_what_a_command_does_not_want_is_nobodys_error(keeping: tuple[Talk, SlotReader]) -> None:
-    """A command that has closed its input lives on; what is sent to it counts as taken, and goes nowhere."""
+def test_input_after_the_command_closed_it_is_discarded(keeping: tuple[Talk, SlotReader]) -> None:
+    """A command that has closed its input runs on; what is sent to it counts as taken, and is discarded."""
     keeper, slot = keeping
     start(keeper, 1, "exec <&-; trap 'exit 4' USR1; while :; do sleep 0.02; done", stream=True)
     for _ in range(5):
@@ -123,7 +123,7 @@ def test_what_a_command_does_not_want_is_nobodys_error(keeping: tuple[Talk, Slot
 async def test_the_servers_death_does_not_end_the_input(
     fork_server: ForkServer, keeping: tuple[Talk, SlotReader]
 ) -> None:
-    """The pipe stays open without a server, and the next one goes on where the last one was."""
+    """The pipe stays open without a server, and the next server continues at the same offset."""
     keeper, slot = keeping
     start(keeper, 1, "cat; exit 5", stream=True)
     assert give(keeper, b"before ") == (7, None)
@@ -159,7 +159,7 @@ async def test_s5_a_server_that_reads_no_answers_stops_nothing(keeping: tuple[Ta
 async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
     fork_server: ForkServer, keeping: tuple[Talk, SlotReader]
 ) -> None:
-    """Input that a keeper does not read is not queued without bound: a cancelled request withdraws its input."""
+    """Input for a stopped keeper waits in its request, without a queue: a cancelled request withdraws it."""
     keeper, _ = keeping
     start(keeper, 1, "exec cat > /dev/null", stream=True, timeout=20)
     slots = os.open(fork_server.state / "slots", os.O_RDONLY)
@@ -250,7 +250,7 @@ def test_a_reader_gets_what_was_taken_whatever_the_order(steps: Any) -> None:
 
 
 def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping: tuple[Talk, SlotReader]) -> None:
-    """The command and its children get it; a signal for another job or token goes nowhere."""
+    """The command and its children get the signal; one for another job or token is ignored."""
     keeper, slot = keeping
     trap = "trap 'echo got; exit 3' HUP; echo up; while :; do sleep 0.01; done"
     start(keeper, 1, f"trap 'wait; exit 4' HUP; sh -c \"{trap}\" 2>&- & wait", stream=True)
@@ -330,7 +330,7 @@ async def test_input_over_http(service: Service) -> None:
 
 
 async def test_input_goes_on_over_kill_9_and_restart(service: Service) -> None:
-    """A server that is killed takes nothing with it; after the restart the same offsets count, nothing is lost."""
+    """Killing the server loses no input; after the restart the same offsets are valid."""
     job = await listener(service, "md5sum")
     half = len(LARGE_INPUT) // 2
     assert (await send(service, job, LARGE_INPUT[:half], "?offset=0"))[0] == 204
@@ -344,7 +344,7 @@ async def test_input_goes_on_over_kill_9_and_restart(service: Service) -> None:
 
 
 async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service: Service, tmp_path: Path) -> None:
-    """Over HTTP too: full is a 503 to try again after, and what was taken arrives once."""
+    """A full input is 503 with Retry-After, and what was taken arrives once."""
     job = await listener(service, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum")
     assert (await send(service, job, LARGE_INPUT))[0] == 204
     status, headers, body = await service.ask(
@@ -371,7 +371,7 @@ BAD_INPUT = [
 
 
 async def test_bad_input_is_refused_and_takes_nothing(service: Service) -> None:
-    """What cannot be read is a problem that names it; the job's input stands where it stood."""
+    """Invalid input is a problem that names the fault, and the offset stays the same."""
     job = await listener(service, "cat")
     for query, data, status, kind in BAD_INPUT:
         got, body = await send(service, job, data, query)
@@ -394,8 +394,8 @@ async def test_a_body_that_does_not_arrive_is_refused(tmp_path: Path, monkeypatc
         assert (await send(service, job, b"", "?offset=0&end=true"))[0] == 204
 
 
-async def test_a_packed_body_is_refused(service: Service) -> None:
-    """Content-Encoding would come to the command as it is, packed: it is 415."""
+async def test_a_compressed_body_is_refused(service: Service) -> None:
+    """A body with Content-Encoding is 415: the command would get the compressed bytes."""
     job = await listener(service, "cat")
     path, headers = f"/api/jobs/{job}/stdin", {"Content-Encoding": "gzip"}
     status, _, body = await service.ask("POST", path, data=b"x", headers=headers)
@@ -403,7 +403,7 @@ async def test_a_packed_body_is_refused(service: Service) -> None:
 
 
 async def test_a_job_without_streamed_input_refuses_it(service: Service) -> None:
-    """Unknown, queued, done and not made for input: 404, 409, 409, 409, each with its reason."""
+    """Unknown, queued, done, and submitted without a stream: 404, 409, 409, 409, each with its reason."""
     await service.stop()
     await service.start(SUPERVISOR__MAX_RUNNING=1)
     running = await service.submit("sleep 600")
@@ -422,7 +422,7 @@ async def test_a_job_without_streamed_input_refuses_it(service: Service) -> None
 
 
 async def test_a_signal_over_http(service: Service) -> None:
-    """202 with the status and the way to it; the trap has run."""
+    """A signal is 202 with the status and its path, and the command's trap runs."""
     job = await service.submit("trap 'echo caught; exit 9' HUP; echo up; while :; do sleep 0.01; done")
     await until(lambda: has_written(service, job))
     status, headers, body = await service.ask("POST", f"/api/jobs/{job}/signal", json={"signal": "SIGHUP"})
@@ -462,7 +462,7 @@ async def test_stop_and_continue(service: Service) -> None:
 
 
 async def test_real_time_signals_have_names(service: Service) -> None:
-    """SIGRTMIN+n is a name, on the way in as on the way out."""
+    """SIGRTMIN+n is accepted as a name, and reported as one."""
     job = await service.submit("sleep 600")
     await service.running(job)
     assert (await hit(service, job, "SIGRTMIN+3"))[0] == 202
@@ -482,7 +482,7 @@ BAD_SIGNALS = [
 
 
 async def test_a_bad_signal_is_422_with_its_place(service: Service) -> None:
-    """Names are the kernel's, and nothing else is known: 422 with a pointer, and nothing was sent."""
+    """Any name but the kernel's is 422 with a pointer, and no signal is sent."""
     job = await service.submit("sleep 600")
     await service.running(job)
     for body, pointer in BAD_SIGNALS:
@@ -493,7 +493,7 @@ async def test_a_bad_signal_is_422_with_its_place(service: Service) -> None:
 
 
 async def test_a_signal_is_json(service: Service) -> None:
-    """Another type is 415, no JSON is 400."""
+    """Another media type is 415, malformed JSON is 400."""
     job = await service.submit("sleep 600")
     path = f"/api/jobs/{job}/signal"
     assert (await service.ask("POST", path, data=b'{"signal": "SIGHUP"}'))[0] == 415
@@ -502,7 +502,7 @@ async def test_a_signal_is_json(service: Service) -> None:
 
 
 async def test_p7_p8_a_thousand_signals_race_with_ends(service: Service) -> None:
-    """Signals that come just when the command ends hit it or nobody: the service lives, an outsider too."""
+    """Signals sent just as the command ends reach it or no process: the service and an outsider live."""
     outsider = await asyncio.create_subprocess_exec("sleep", "600")
     keepers = set()
 
@@ -528,7 +528,7 @@ async def test_p7_p8_a_thousand_signals_race_with_ends(service: Service) -> None
 
 
 async def test_input_to_a_job_whose_keeper_dies_is_refused(service: Service) -> None:
-    """A keeper that is killed while input waits for its answer: 409, not a hang; the job is lost."""
+    """Input whose keeper is killed before it answers is 409 and does not hang; the job is lost."""
     job = await service.submit("cat", stdin={"stream": True})
     keeper = await service.running(job)
     service.signal(keeper, signal.SIGSTOP)

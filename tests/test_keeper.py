@@ -1,4 +1,4 @@
-"""Keepers and the fork server by themselves, spoken to as the server speaks to them; slots, output, trees."""
+"""Keepers and the fork server without a server, through their protocol; slots, output, process trees."""
 
 import os
 import resource

@@ -62,7 +62,7 @@ async def test_p3_ending_a_job_leaves_no_children(service: Service, how: str) ->
 
 
 async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service: Service) -> None:
-    """Whatever session or parent a child fled to, it is gone when the job is; an outsider is not touched."""
+    """A child in any session, under any parent, is gone when the job is done; an outsider is not touched."""
     mark = f"8{os.getpid()}.1"
     outsider = await asyncio.create_subprocess_exec("sleep", mark, start_new_session=True)
     try:
@@ -96,7 +96,7 @@ async def test_p5_a_forking_tree_does_not_outrun_the_killer(service: Service) ->
 
 
 async def test_p6_what_ignores_term_is_killed_after_the_grace(service: Service) -> None:
-    """A command deaf to SIGTERM gets its grace, then SIGKILL, and the job is over."""
+    """A command that ignores SIGTERM gets its grace, then SIGKILL, and the job is done."""
     await service.stop()
     await service.start(JOBS__KILL_GRACE=0.4)
     result = await service.run("trap '' TERM; echo deaf; while :; do sleep 0.05; done", timeout=0.2)
@@ -122,7 +122,7 @@ async def _written(service: Service, job: Any) -> Any:
 
 
 async def test_p7_a_thousand_immediate_cancels(service: Service) -> None:
-    """A cancel in the first moment hits the job and nothing else: all are over, the service lives."""
+    """A cancel in the first moment ends the job and nothing else: all jobs are done, the service lives."""
     pid = service.process.pid
 
     async def one(number: Any) -> Any:
@@ -186,7 +186,7 @@ async def test_p10_death_by_signal_is_no_exit_code(service: Service, name: str) 
 
 
 async def test_p10_137_is_only_the_commands_own_exit_code(service: Service) -> None:
-    """An exit with 137 is an exit with 137."""
+    """A command that exits with 137 is `exited` with that code, not ended by SIGKILL."""
     result = await service.run("exit 137")
     assert (result["ending"], result["exit_code"], result["signal"]) == ("exited", 137, None)
 
@@ -315,7 +315,7 @@ async def test_a_stopped_command_is_ended_by_a_cancel(service: Service) -> None:
 
 
 async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A keeper that does nothing past deadline, grace and the time on top is killed with its tree: `lost`."""
+    """A keeper that does nothing after timeout, grace and a margin is killed with its tree: the job is `lost`."""
     monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)
     mark = f"9{os.getpid()}.1"
     async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.1}) as service:
@@ -331,7 +331,7 @@ async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path: Path, monkeyp
 async def test_a_cancel_just_as_the_command_ends_spares_the_keepers_next_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No keeper is taken for stuck because its last job was to be cancelled just as it ended."""
+    """A cancel just as the command ends does not get its keeper killed as stuck during the next job."""
     monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)
     async with InProcess(tmp_path / "state", jobs={"kill_grace": 0.0}) as service:
 

@@ -1,4 +1,4 @@
-"""Resource limits: what the command sees of them, what they do, and that its surroundings are as without them."""
+"""Resource limits: what the command sees of them, what they do, and that nothing else changes with them."""
 
 import os
 import resource
@@ -39,7 +39,7 @@ def test_the_command_sees_its_limit(
 
 
 def test_all_limits_at_once(keeping: tuple[Talk, SlotReader]) -> None:
-    """They do not get into each other's way."""
+    """All limits can be set together, and each holds."""
     limits = {"memory_bytes": 512 * MIB, "cpu_seconds": 9, "processes": 4000, "open_files": 20}
     end, data = keep(*keeping, 1, "", argv=["bash", "-c", "ulimit -v -t -u -n"], limits=limits)
     assert [int(line.split()[-1]) for line in data.splitlines()] == [524_288, 9, 4000, 20]
@@ -47,7 +47,7 @@ def test_all_limits_at_once(keeping: tuple[Talk, SlotReader]) -> None:
 
 
 def test_a_memory_hog_fails(keeping: tuple[Talk, SlotReader]) -> None:
-    """What wants more than its address space gets none; that is its own failure, and no signal is made up."""
+    """An allocation beyond the address space fails; the ending is the command's own, not an invented signal."""
     hog = "x = bytearray(400 << 20)"
     argv = ["/usr/bin/env", "python3", "-c", hog]
     end, data = keep(*keeping, 1, "", argv=argv, limits={"memory_bytes": 300 * MIB})
@@ -76,7 +76,7 @@ def test_open_files_are_bounded(keeping: tuple[Talk, SlotReader]) -> None:
 
 
 def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server: ForkServer) -> None:
-    """More than the keeper may have cannot be asked for: the lower one holds."""
+    """A limit above the keeper's own is lowered to that."""
     keeper, slot = fork_server.keeper(), fork_server.slot()
     pid = keeper.hello["identity"]["pid"]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (90, 100))
@@ -86,7 +86,7 @@ def test_a_limit_of_the_service_itself_is_not_exceeded(fork_server: ForkServer) 
 
 
 def test_what_is_null_is_no_limit() -> None:
-    """Nulls and absences ask for nothing."""
+    """A limit that is null or absent is not set."""
     assert (
         requested_limits(None)
         == requested_limits({})
@@ -152,7 +152,7 @@ def test_a_limit_under_which_nothing_can_run_is_reported(keeping: tuple[Talk, Sl
 
 
 def test_a_cancel_reaches_a_limited_command(keeping: tuple[Talk, SlotReader]) -> None:
-    """Its group is its own from the first moment: ending it ends nothing else."""
+    """A limited command has a process group of its own from the start: ending it ends nothing else."""
     keeper, slot = keeping
     for job in range(1, 21):
         start(keeper, job, "exec sleep 600", limits=HIGH_LIMIT)
@@ -187,7 +187,7 @@ def test_no_descriptor_or_zombie_stays_in_a_keeper(keeping: tuple[Talk, SlotRead
 # Through the service ------------------------------------------------------------------------------------------------
 
 
-async def test_a_jobs_limits_go_before_configs(tmp_path: Path) -> None:
+async def test_a_jobs_limits_override_the_configured_ones(tmp_path: Path) -> None:
     """Configured limits apply to a job without its own; it may ask for less, and is rejected if it asks for more."""
     async with InProcess(tmp_path / "state", jobs={"open_files": 100, "memory_bytes": 512 * MIB}) as service:
         result = await service.run("ulimit -n; ulimit -v")
@@ -201,6 +201,6 @@ async def test_a_jobs_limits_go_before_configs(tmp_path: Path) -> None:
 
 
 async def test_without_limits_there_are_none(service: Service) -> None:
-    """As shipped a command has what the service was started with."""
+    """By default a command has the limits that the service was started with."""
     result = await service.run("ulimit -v; ulimit -t")
     assert result["stdout"].split() == ["unlimited", "unlimited"]

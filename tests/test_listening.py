@@ -48,7 +48,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Any]:
 
 
 async def refused(service: Service) -> tuple[Any, ...]:
-    """Start it; return its exit status and its words, since it must not listen."""
+    """Start it, which must fail; return its exit status and its message."""
     with pytest.raises(AssertionError, match="it did not start"):
         await service.start()
     await service._reader
@@ -92,7 +92,7 @@ async def served(**server: Any) -> AsyncIterator[tuple[Any, ...]]:
 
 
 async def words_of(listen: Any) -> Any:
-    """Why it cannot listen there."""
+    """Return the reason why it cannot listen there."""
     with pytest.raises(ShellrunnerError) as refusal:
         async with served(listen=[listen]):
             pass
@@ -103,7 +103,7 @@ async def words_of(listen: Any) -> Any:
 
 
 async def test_a_job_goes_in_and_comes_out_by_a_unix_socket(make: Any, tmp_path: Path) -> None:
-    """Submitted and fetched by a client that knows nothing but the path, which as shipped is for this user only."""
+    """A job is submitted and fetched through a Unix socket, which by default is for its user only."""
     service = await make(SERVER__LISTEN=f"unix:{tmp_path}/front").start()
     assert await urls(service) == [f"unix:{tmp_path}/front"]
     assert stat.S_IMODE(os.lstat(tmp_path / "front").st_mode) == 0o600
@@ -118,7 +118,7 @@ async def test_a_job_goes_in_and_comes_out_by_a_unix_socket(make: Any, tmp_path:
 def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, umask: int
 ) -> None:
-    """Whatever the umask: just bound it has no more than the mode, then the mode."""
+    """With any umask a socket file has at most its mode when it is bound, and then exactly its mode."""
     before = []
 
     def chmod(path: Any, wanted: Any) -> None:
@@ -159,8 +159,8 @@ async def test_a_socket_file_on_which_somebody_listens_is_left_to_them(tmp_path:
     assert os.path.lexists(tmp_path / "front")
 
 
-async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path: Path) -> None:
-    """Something else is there: it is left as it is; or its directory is missing."""
+async def test_a_path_that_cannot_be_listened_on_is_refused_with_a_message(tmp_path: Path) -> None:
+    """Another file at the path, which is left unchanged, or a missing directory is refused with a message."""
     (tmp_path / "front").write_text("mine")
     words = f"cannot listen on {tmp_path}/front: the file there is not a socket"
     assert await words_of(f"unix:{tmp_path}/front") == words
@@ -170,7 +170,7 @@ async def test_a_path_that_cannot_be_listened_on_is_refused_in_words(tmp_path: P
 
 
 def test_a_socket_file_that_is_somebody_elses_by_now_is_not_removed(tmp_path: Path) -> None:
-    """What was put in its place while it was served stays."""
+    """A file that replaced the socket while it was served is not removed."""
     path = str(tmp_path / "front")
     with unix_socket.bound(path, 0o600):
         os.rename(path, f"{path}.old")
@@ -191,7 +191,7 @@ async def test_every_address_is_served(make: Any, tmp_path: Path) -> None:
     assert [await health(url) for url in reached] == [200] * 4
 
 
-async def test_one_address_that_is_taken_is_the_end_and_nothing_is_left(make: Any, tmp_path: Path) -> None:
+async def test_one_address_that_is_taken_ends_the_start_and_leaves_nothing(make: Any, tmp_path: Path) -> None:
     """Exit code 1, and the error names the address; the socket file of the other is gone."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -224,8 +224,8 @@ async def test_the_command_lines_addresses_override_all_others(make: Any, tmp_pa
         (["--listen", "127.0.0.1:1", "--port", "2"], "Error: --listen cannot be combined with --host or --port"),
     ],
 )
-async def test_a_wrong_listen_is_refused_as_what_it_is(make: Any, arguments: list[str], words: str) -> None:
-    """Exit code 2, and the words name the option."""
+async def test_an_invalid_listen_is_refused(make: Any, arguments: list[str], words: str) -> None:
+    """The exit code is 2, and the message names the option."""
     service = make()
     service.program = [*SERVE, *arguments]
     status, message = await refused(service)
@@ -324,7 +324,7 @@ def open_files(pid: Any) -> Any:
 
 
 async def test_a_port_that_is_held_outside_stays_open_over_restarts(make: Any, held: Any) -> None:
-    """Who connects after the service was stopped, or killed, waits, and is answered by the next one."""
+    """A client that connects while the service is stopped or killed waits, and is answered by the next one."""
     service = activated(make(), held)
     await service.start()
     for end in (service.stop, service.kill):
@@ -341,7 +341,7 @@ def waiting_clients(listener: Any) -> Any:
 
 
 async def test_a_passed_unix_socket_keeps_its_file(make: Any, tmp_path: Path) -> None:
-    """It is served, and its file is systemd's to remove."""
+    """A passed Unix socket is served, and its file is left to systemd."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "front"))
         listener.listen()
@@ -353,7 +353,7 @@ async def test_a_passed_unix_socket_keeps_its_file(make: Any, tmp_path: Path) ->
 
 
 def test_what_is_passed_is_taken_and_not_inherited_further(held: Any) -> None:
-    """All of it, in order; nothing is left in the environment."""
+    """All passed sockets are taken in order, and no variable is left in the environment."""
     port = held.getsockname()[1]
     assert taken(held, held) == [str([(3, port, False), (4, port, False)]), "[]"]
 
@@ -368,7 +368,7 @@ def test_what_was_passed_to_another_process_is_not_taken(held: Any, environment:
 
 @pytest.mark.parametrize("kind", ["datagram", "unlistened", "connected", "packets", "file", "nothing"])
 def test_what_no_connection_can_be_accepted_on_is_refused(tmp_path: Path, kind: str) -> None:
-    """The words name the descriptor and what the socket unit needs."""
+    """The message names the descriptor and what the socket unit needs."""
     with contextlib.ExitStack() as stack:
         passed: Any
         match kind:
@@ -473,7 +473,7 @@ async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any,
 
 
 async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates: Any) -> None:
-    """Listening beyond loopback without TLS is warned of, with the URLs; with TLS, or on loopback, it is not."""
+    """Listening beyond loopback without TLS logs a warning with the URLs; with TLS, or on loopback, none."""
     tokens = json.dumps([{"name": "ci", "sha256": "0" * 64, "scopes": ["run"]}])
     service = make(SERVER__LISTEN='["0.0.0.0:0", "127.0.0.1:0"]', AUTH__TOKENS=tokens)
     service.program = [*alone, *SERVE]
@@ -519,7 +519,7 @@ def trusting(*chains: Any, version: Any = None) -> Any:
 
 
 async def test_over_tls_it_speaks_1_3_and_nothing_older(make: Any, tmp_path: Path, certificates: Any) -> None:
-    """A client of TLS 1.3 is served; one of 1.2 and one without TLS are not; a Unix socket needs none."""
+    """A client with TLS 1.3 is served, one with 1.2 or without TLS is not; a Unix socket has no TLS."""
     chain, key = certificates("server")
     service = make(
         SERVER__TLS_CERT=chain,
@@ -551,7 +551,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Be gone."""
+        """Disconnect."""
         self._writer.transport.abort()
 
     def shown(self) -> Any:
@@ -639,7 +639,7 @@ BROKEN_FILES = [
 async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(
     certificates: Any, spoil: Any, words: Any
 ) -> None:
-    """At a reload: the words name the file, and new clients are served as before. At the start: refused."""
+    """At a reload the log names the file, and the old certificate stays; at the start it is refused."""
     chain, key = certificates("good")
     context = trusting(chain)
     async with served(tls_cert=str(chain), tls_key=str(key)) as (certificate, port):
@@ -656,7 +656,7 @@ async def test_a_certificate_that_is_no_good_is_refused_and_the_old_one_stays(
 async def test_a_key_that_does_not_belong_to_the_certificate_is_refused_at_the_start(
     make: Any, certificates: Any
 ) -> None:
-    """Exit code 2, in words, and nothing was begun."""
+    """The exit code is 2 with a message, and nothing is created."""
     chain, key = certificates("one")[0], certificates("other")[1]
     service = make(SERVER__TLS_CERT=chain, SERVER__TLS_KEY=key)
     status, words = await refused(service)

@@ -1,4 +1,4 @@
-"""The log: one line of JSON for each event, and never a burden to the service."""
+"""The log: one line of JSON for each event, which never blocks or fails the service."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def test_text_is_utf8_under_lang_c() -> None:
 
 
 def test_what_is_no_text_and_no_json_does_not_break_the_line() -> None:
-    """Half a surrogate pair, bytes and other objects are written in a form that can be read back."""
+    """A lone surrogate, bytes and other objects are written in a form that can be read back."""
     found = events(
         "logger.info('x', extra={'path': '\\udcff', 'raw': b'\\xff', 'set': {1}, 'flag': True, 'f': 0.5})"
     )[0]
@@ -180,7 +180,7 @@ def test_a_line_of_the_audit_is_whole_behind_half_a_line() -> None:
 
 
 def test_half_a_line_of_the_log_spoils_none_of_the_audit() -> None:
-    """Both know of it if the other one was cut off."""
+    """After a cut line of either, the next line of the other begins on a line of its own."""
     with almost_full_log() as (lines, audit, read):
         lines.handle(logging.makeLogRecord({"name": "x", "msg": "x" * 6000}))
         assert read()

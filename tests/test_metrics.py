@@ -95,7 +95,7 @@ async def test_the_reference_has_every_metric(tmp_path: Path) -> None:
 
 
 async def test_all_is_there_from_the_first_scrape(tmp_path: Path) -> None:
-    """Before any job: help for each metric, and 0 for each ending, stream and outcome in each of config's queues."""
+    """Before any job: help for each metric, and 0 for each ending, stream and outcome of each configured queue."""
     async with InProcess(tmp_path, queues={"slow": {"max_running": 2}}) as service:
         first = await scrape(service)
         assert all(family.documentation and family.samples for family in first.families)
@@ -140,8 +140,8 @@ async def test_ends_are_counted_by_ending(tmp_path: Path) -> None:
         assert now("job_run_seconds_count", queue="default") >= 5  # attempts, not jobs
 
 
-async def test_a_job_is_where_it_stands(tmp_path: Path) -> None:
-    """Running, queued and waiting jobs are counted by state and queue, the oldest has an age, keepers are busy."""
+async def test_jobs_are_counted_by_state_and_queue(tmp_path: Path) -> None:
+    """Running, queued and waiting jobs are counted by state and queue, with the oldest's age and busy keepers."""
     async with InProcess(tmp_path, supervisor={"max_running": 1}) as service:
         running = await service.submit(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done")
         await service.running(running)
@@ -187,7 +187,7 @@ async def test_a_wait_begins_when_the_job_could_start(tmp_path: Path) -> None:
 
 
 async def test_a_wait_lasts_over_a_restart_and_a_queue_out_of_config(tmp_path: Path) -> None:
-    """A job counts from when it was accepted, by another server; its queue is named though config no longer does."""
+    """A wait counts from the acceptance by an earlier server, in a queue that is no longer configured too."""
     async with InProcess(tmp_path, queues={"old": {}}) as service:
         await service.ask("POST", "/api/queues/pause")
         await wait_for_sample(service, "queue_paused", 1, queue="old")
@@ -263,7 +263,7 @@ async def test_followers_are_counted_while_they_follow(tmp_path: Path, path: str
 
 
 async def test_connections_and_problems_are_counted(tmp_path: Path) -> None:
-    """A connection counts while it is open, and an answer that is a problem under its code, also before the gate."""
+    """A connection counts while it is open, and a problem counts under its code, on any path."""
     async with InProcess(tmp_path) as service:
         port = int(service.url.rpartition(":")[2])
         now = await scrape(service)
@@ -344,8 +344,8 @@ async def measured(tmp_path: Path) -> AsyncIterator[Any]:
         yield service
 
 
-async def test_metrics_pass_the_same_gate(measured: Any) -> None:
-    """A type that there is not is 406, another Host 421, another site 403, another verb 405, a parameter 400."""
+async def test_metrics_are_checked_like_other_routes(measured: Any) -> None:
+    """Another media type is 406, another Host 421, another site 403, another verb 405, a parameter 400."""
     for status, verb, path, headers in (
         (406, "GET", "/metrics", {"Accept": "application/json"}),
         (421, "GET", "/metrics", {"Host": "example.com"}),
@@ -359,7 +359,7 @@ async def test_metrics_pass_the_same_gate(measured: Any) -> None:
 
 
 async def test_no_text_of_a_job_is_in_a_metric(measured: Any) -> None:
-    """Whatever is in command, labels, name of a queue or output of a job: no line and no sample comes of it."""
+    """No text in a command, label, queue name or output of a job adds a line or a sample."""
     evil = '"} 1\nevil_total 1\n# TYPE evil counter\n\\'
     before = await scrape(measured)
     await measured.run(f"echo '{evil}'; exit 1", labels={"evil": evil}, env={"evil": evil})

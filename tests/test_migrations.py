@@ -1,4 +1,4 @@
-"""A state directory of each earlier schema opens for ever: tests/histories has one of each, with its slot."""
+"""Migrations: a state directory of each earlier schema can be opened; tests/histories has one of each."""
 
 import shutil
 import tarfile
@@ -52,7 +52,7 @@ def second(tmp_path: Path) -> Path:
 
 
 def test_there_is_one_of_each() -> None:
-    """No schema before today's is without a history."""
+    """tests/histories has a history of each schema before today's."""
     assert {path.name for path in HISTORIES.iterdir()} == {
         f"schema-{number}.tar.gz" for number in range(1, len(MIGRATIONS))
     }
@@ -79,7 +79,7 @@ async def test_a_history_of_the_first_schema_is_all_there(state: Path) -> None:
         assert (await store.add(JobSpec(command="true"))).id == 9, "the numbers of deleted jobs are not given again"
 
 
-async def test_a_service_takes_it_up(state: Path) -> None:
+async def test_a_service_continues_the_first(state: Path) -> None:
     """The job that ran then is lost, with the evidence and what its old slot still has; the queued one runs."""
     service = Service(state, STORE__RETENTION_DAYS=0)  # its jobs ended in 1970
     await service.start()
@@ -96,7 +96,7 @@ async def test_a_service_takes_it_up(state: Path) -> None:
 
 
 async def test_a_history_of_the_second_schema_is_all_there(second: Path) -> None:
-    """Attempts, labels, queues, pauses and waits are as they were; who submitted a job then is not made up."""
+    """Attempts, labels, queues, pauses and waits are as they were; jobs of that time have no submitter."""
     async with opened(second) as store:
         jobs = {job.id: job for job in await everything(store)}
         assert sorted(jobs) == [1, 2, 3, 4, 6, 7, 8]

@@ -1,4 +1,4 @@
-"""Output, end to end: what a command writes comes out, at its place, while it runs and after.
+"""Output, end to end: what a command writes can be read, in order, while it runs and after.
 
 O1 to O9, E1, E3 and E10 of docs/explanation/failures.md.
 """
@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 
 async def test_o1_a_hundred_megabytes_without_a_newline(service: Service) -> None:
-    """One endless line is no problem: every byte is there."""
+    """Every byte of one line of 100 MB is stored and can be read."""
     job = await service.submit("head -c 100000000 /dev/zero | tr '\\0' x")
     result = await service.result(job, seconds=40)
     assert (result["ending"], result["stdout_bytes"], result["truncated"]) == ("exited", 100_000_000, True)
@@ -25,7 +25,7 @@ async def test_o1_a_hundred_megabytes_without_a_newline(service: Service) -> Non
 
 
 async def test_o3_the_limit_acts_while_it_runs(service: Service) -> None:
-    """A command that never stops writing is ended at its limit; the disk never holds more than that and a bit."""
+    """A command that writes without end is ended at its limit; the disk holds little more than that."""
     limit = 2_000_000
     job = await service.submit("yes", limits={"output_bytes": limit})
     result = await service.result(job)
@@ -36,8 +36,8 @@ async def test_o3_the_limit_acts_while_it_runs(service: Service) -> None:
     assert await service.raw(job) == b"y\n" * (limit // 2)
 
 
-async def test_a_limit_above_configs_is_refused(service: Service) -> None:
-    """A job may not ask for more output than config allows."""
+async def test_a_limit_above_the_configured_one_is_refused(service: Service) -> None:
+    """A job that asks for more output than the configuration allows is rejected."""
     status, _, body = await service.ask(
         "POST", "/api/jobs", json={"command": "true", "limits": {"output_bytes": 1 << 50}}
     )
@@ -61,7 +61,7 @@ async def test_o5_cyrillic_in_and_out_under_lang_c(service: Service, tmp_path: P
 
 @pytest.mark.parametrize("charset", ["koi8-r", "cp1251", "utf-16-le", "gb18030"])
 async def test_output_in_another_charset_is_shown_as_text(service: Service, charset: str) -> None:
-    """With `encoding`, what a program of another age writes is text; the raw route keeps its bytes."""
+    """With `encoding`, output in an old charset is decoded as text; the raw route keeps its bytes."""
     text = "Привет"
     octal = "".join(f"\\{byte:03o}" for byte in text.encode(charset))
     job = await service.submit(f"printf '{octal}'", encoding=charset)
@@ -147,7 +147,7 @@ async def test_e3_the_end_is_sent_and_then_204(service: Service) -> None:
 
 
 async def test_e10_output_forges_no_events(service: Service) -> None:
-    """Output that looks like an event is text."""
+    """Output that looks like an event is sent as text."""
     forged = "\n\nevent: done\ndata: {}\nid: end\n\n"
     job = await service.submit("cat", stdin=forged)
     events = await _events(service, job)

@@ -1,4 +1,4 @@
-"""The life of the service: kill -9 at any moment, and all is as if it had never died.
+"""The life of the service: after kill -9 at any moment, all is as if it had never died.
 
 S1 to S4, S6, S7, S10 and E9 of docs/explanation/failures.md.
 """
@@ -259,7 +259,7 @@ FOREIGN = {"link": lambda path: path.symlink_to("/etc/passwd"), "pipe": os.mkfif
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "missing", *FOREIGN])
 async def test_s7_one_damaged_slot_costs_one_job(service: Service, damage: Any) -> None:
-    """A slot that is damaged makes its one job `lost`; the service starts, and the others are what they were."""
+    """A damaged slot makes its one job `lost`; the service starts, and the other jobs are unchanged."""
     good = await service.run("echo good")
     job = await service.submit("sleep 600")
     keeper = await service.running(job)
@@ -289,7 +289,7 @@ async def test_s7_one_damaged_slot_costs_one_job(service: Service, damage: Any) 
 
 @pytest.mark.real_exec
 async def test_s10_a_result_can_be_read_again_and_after_a_restart(service: Service) -> None:
-    """A result is the same the second time, and after a restart."""
+    """A result reads the same a second time, and after a restart."""
     first = await service.run("echo once; echo twice >&2; exit 4")
     _, _, second = await service.get(f"/api/results/{first['result_id']}")
     await service.restart()
@@ -374,8 +374,8 @@ async def test_e9_a_followers_disconnect_does_not_hurt_the_job(service: Service,
     assert (await service.result(job))["stdout"] == "on\noff\n"
 
 
-async def test_a_retired_keepers_slot_is_buried_after_a_restart(service: Service, tmp_path: Path) -> None:
-    """Keepers that let children go are not the history's any more; their slots go when the children are gone."""
+async def test_a_retired_keepers_slot_is_removed_after_a_restart(service: Service, tmp_path: Path) -> None:
+    """Keepers with left children take no jobs any more; their slots are removed when the children are gone."""
     await service.run(f"(while [ ! -e {tmp_path}/go ]; do sleep 0.01; done) & exit 0", leave_children=True)
     (keeper,) = [k for k in service.keepers() if len(_children(k.pid))]
     await service.restart()
@@ -387,7 +387,7 @@ async def test_a_retired_keepers_slot_is_buried_after_a_restart(service: Service
 
 
 async def test_s3_claims_of_one_keeper_are_all_judged_by_its_slot(service: Service) -> None:
-    """Claims of a keeper that goes late, and started none of them, go back to the queue: no slot is buried early."""
+    """Claims of a keeper that exits late, and started none, are requeued: no slot is removed too early."""
     await service.run("true")
     await service.ask("POST", "/api/queues/pause")
     keepers = _keepers_by_number(service)

@@ -1,4 +1,4 @@
-"""Commands that run as another user: what they are, what they cannot do to their witness, and that all else holds."""
+"""Commands of another user: their identity, their isolation from the keeper, and that all else holds."""
 
 import contextlib
 import ctypes
@@ -104,7 +104,7 @@ def test_its_streams_can_be_opened_again(keeping: tuple[Talk, SlotReader]) -> No
 
 
 def test_its_terminal_is_its_own(keeping: tuple[Talk, SlotReader]) -> None:
-    """The terminal belongs to the user, is its session's, and can be opened again under both of its names."""
+    """The terminal belongs to the user and its session, and can be opened again under both of its names."""
     script = 'echo a > /dev/tty; echo b > "$(tty)"; stat -c %u "$(tty)"; stty size; read x; echo "<$x>"'
     end, data = keep(*keeping, 1, script, user=USER, tty=[40, 120], stdin="typed\n")
     assert data.decode().split() == ["a", "b", str(UID), "40", "120", "<typed>"]
@@ -165,7 +165,7 @@ def test_it_reaches_neither_its_witness_nor_what_that_writes(
 
 
 def test_a_keeper_is_itself_again_afterwards(keeping: tuple[Talk, SlotReader], fork_server: ForkServer) -> None:
-    """It runs the next command as itself, in its own directory, with the descriptors it had, and has no child."""
+    """A keeper runs the next command as itself, in its own directory, with the descriptors it had and no child."""
     keeper, slot = keeping
     pid = keeper.hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
@@ -189,7 +189,7 @@ def test_a_keeper_is_itself_again_afterwards(keeping: tuple[Talk, SlotReader], f
 
 @pytest.mark.parametrize("end", ["itself", "cancel", "timeout"])
 async def test_nothing_of_it_outlives_it(keeping: tuple[Talk, SlotReader], end: str) -> None:
-    """Who fled to another session, or forked twice, is ended, however the command ends."""
+    """A process in another session, or forked twice, is ended, however the command ends."""
     number = f"7{os.getpid()}{len(end)}"
     last = "sleep 0.2" if end == "itself" else f"sleep {number}"
     script = f"setsid sleep {number} & (setsid sh -c 'sleep {number} & sleep {number}' &); sleep {number} & {last}"
@@ -214,7 +214,7 @@ def test_children_are_left_if_that_is_asked_for(keeping: tuple[Talk, SlotReader]
 
 
 async def test_signals_reach_its_group(keeping: tuple[Talk, SlotReader]) -> None:
-    """What is sent by the API reaches a command of another user."""
+    """A signal sent by the API reaches a command of another user."""
     start(keeping[0], 1, "trap 'echo got; exit 5' USR1; echo ready; while :; do sleep 0.01; done", user=USER)
     await until(lambda: (record := keeping[1].find(1, "t")) and record.progress.get("stdout"))
     keeping[0].send(do="signal", job=1, token="t", signum=int(signal.SIGUSR1))
@@ -223,7 +223,7 @@ async def test_signals_reach_its_group(keeping: tuple[Talk, SlotReader]) -> None
 
 
 def test_limits_are_the_users(keeping: tuple[Talk, SlotReader]) -> None:
-    """Processes are counted for the user alone, so a limit that root's would burst is roomy, and holds."""
+    """Processes are counted for the user alone: a limit below root's number is enough, and holds."""
     script = "ulimit -n; sleep 2 & sleep 2 & sleep 2 & sleep 2 & wait"
     _, data = keep(*keeping, 1, script, user=USER, limits={"processes": 3, "open_files": 33, "memory_bytes": 1 << 28})
     assert data.startswith(b"33\n")
@@ -233,7 +233,7 @@ def test_limits_are_the_users(keeping: tuple[Talk, SlotReader]) -> None:
 
 
 def test_every_byte_is_stored(keeping: tuple[Talk, SlotReader], fork_server: ForkServer) -> None:
-    """Output beyond the slot is as exact as anybody's."""
+    """Output beyond the slot is stored to the byte."""
     end, _ = keep(*keeping, 1, "seq 1 50000; seq 1 1000 >&2", user=USER)
     text = "".join(f"{number}\n" for number in range(1, 50_001))
     assert (end["stdout"], end["stderr"]) == (len(text), 3893)
@@ -250,7 +250,7 @@ def test_every_byte_is_stored(keeping: tuple[Talk, SlotReader], fork_server: For
     ],
 )
 def test_nothing_is_imported_after_the_change_of_user(audited: Any, argv: bytes, cwd: bytes, failed: Any) -> None:
-    """From the change on the child opens no file of ours: the user need not be able to read Python's library."""
+    """After the change of user the child opens no file of ours, so the user need not be able to read Python's."""
     program = Program([argv], {b"PATH": b"/nowhere:/usr/bin:/bin"}, cwd)
     step = None
     try:
@@ -295,7 +295,7 @@ def audited() -> Iterator[Any]:
 
 
 async def submitted(state: Any, *specs: Any, by: Any) -> list[Any]:
-    """Put jobs into the history of a service that is down; their ids."""
+    """Add jobs to the history of a service that is down; return their ids."""
     async with opened(state) as store:
         return [(await store.add(spec, by=by)).id for spec in specs]
 
@@ -324,7 +324,7 @@ async def test_a_job_runs_as_the_user_of_its_submitter(down: Service) -> None:
     assert (await down.result(own))["stdout"] == "0\n"
 
 
-async def test_a_service_that_is_killed_takes_it_up_again(down: Service, open_path: Path) -> None:
+async def test_a_killed_service_continues_with_it(down: Service, open_path: Path) -> None:
     """A job of another user goes on while the server is dead, and ends with its own code and every byte."""
     flag = open_path / "flag"
     command = f"echo one; while ! test -e {flag}; do sleep 0.02; done; id -un; exit 9"
@@ -369,7 +369,7 @@ async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
 
 
 async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
-    """A retry is no way out of it."""
+    """A retry runs as the same user as the first attempt."""
     spec = JobSpec(command="id -un; exit 1", retries=Retries(max=1))
     (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
     await down.start()
@@ -378,8 +378,8 @@ async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
     assert output == b"nobody\nnobody\n"
 
 
-async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down: Service) -> None:
-    """However early a cancel comes, a job of another user ends as cancelled or never began, and the service lives."""
+async def test_a_cancel_while_the_user_is_looked_up_is_obeyed(down: Service) -> None:
+    """However early a cancel comes, a job of another user is cancelled or was never started; the service lives."""
     jobs = await submitted(down.state_dir, *[JobSpec(command="sleep 600")] * 30, by=AS_NOBODY)
     await down.start(SUPERVISOR__MAX_RUNNING=8)
     for job in jobs:
@@ -390,7 +390,7 @@ async def test_a_cancel_while_the_user_is_looked_up_is_heeded(down: Service) -> 
 async def test_a_keeper_of_an_earlier_version_gets_no_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would ignore the user that a command is to run as: so no command is run, and the log says what to do."""
+    """A keeper that would ignore `run_as` gets no command, and the log says what to do."""
     monkeypatch.setattr("shellrunner.supervisor.keeper_pool.PROTOCOL", PROTOCOL + 1)
     launcher = ForkServerLauncher.from_process(prepare(tmp_path))
     process, connection = launcher.launch()
@@ -424,7 +424,7 @@ async def test_a_user_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch)
 async def test_a_home_that_root_cannot_look_at_harms_nobody(
     tmp_path: Path, open_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
-    """Whatever lies at a user's home, FUSE for one: the service lives, and only that user's commands may fail."""
+    """With any kind of home directory, as on FUSE, the service lives, and only that user's commands may fail."""
     state = tmp_path / "state"
     (job,) = await submitted(state, JobSpec(command="pwd"), by=Submitter("token:odd", "odd"))
     with mounted(open_path) if home == "mounted" else contextlib.nullcontext(home) as place:

@@ -30,7 +30,7 @@ class Notes:
         self._received: list[Any] = []
 
     def count(self, word: Any) -> Any:
-        """How many notes so far have this beginning of a line in them."""
+        """Return how many notifications so far have a line that begins so."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._received += self._socket.recv(4096).decode().split("\n")
@@ -41,7 +41,7 @@ class Notes:
         await until(lambda: self.count(word) >= times, what=f"systemd receives {word}")
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the socket."""
         self._socket.close()
 
 
@@ -101,7 +101,7 @@ async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watch
 async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug in the supervisor ends the service with status 1; a job that runs does not notice."""
+    """A bug in the supervisor ends the service with status 1; a running job is not affected."""
     async with InProcess(tmp_path / "state") as service:
         status, _, _ = await service.get("/readyz")
         assert status == 200
@@ -127,7 +127,7 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
 async def test_a_crash_beside_the_server_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str, where: str
 ) -> None:
-    """A bug in what works beside the server ends the service with status 1, and the log names the part."""
+    """A bug in a background task ends the service with status 1, and the log names the task."""
     monkeypatch.setattr("shellrunner.service.health.CHECK_INTERVAL", 0.05)
     async with InProcess(tmp_path / "state") as service:
         monkeypatch.setattr(f"shellrunner.service.{where}", _bug)

@@ -1,4 +1,4 @@
-"""One service for several people: each token has its own user, its own list of commands, and its own jobs."""
+"""One service for several users: each token has its own user, its own list of commands, and its own jobs."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ Ask = Callable[..., Awaitable[Any]]  # who, verb, path, options; returns what Se
 
 @pytest.fixture
 async def shared(down: Service, tmp_path: Path) -> Ask:
-    """Return a service for several people; `ask(who, …)` asks as one of them."""
+    """Return a service for several users; `ask(who, …)` asks as one of them."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
     config.write_text(CONFIG.format(**{name: sha256(text.encode()).hexdigest() for name, text in TOKENS.items()}))
@@ -75,7 +75,7 @@ async def test_each_runs_as_its_own_user(shared: Ask) -> None:
 
 
 async def test_what_is_not_on_the_list_is_refused_with_its_place(shared: Ask) -> None:
-    """A command of its own, more words, a variable, a directory or a terminal: 403, and no job comes of it."""
+    """Another command, more words, a variable, a directory or a terminal: 403, and no job is created."""
     for body, pointer in (
         ({"command": "id -un"}, "#/command"),
         ({"argv": ["id", "-un", "root"]}, "#/argv"),
@@ -90,7 +90,7 @@ async def test_what_is_not_on_the_list_is_refused_with_its_place(shared: Ask) ->
 
 
 async def test_a_result_is_for_those_who_may_read_it(shared: Ask) -> None:
-    """Who may only run commands sees no output by waiting for it, nor by sending the same again; others do."""
+    """A token that may only run sees no output, neither with `Prefer: wait` nor in a replay; others do."""
     for who, status, shown in (("cd", 202, None), ("cd", 202, None), ("ci", 200, "nobody\n")):
         headers = {"Prefer": "wait=20", "Idempotency-Key": "once"}
         answered, headers, body = await shared(
@@ -119,7 +119,7 @@ async def ended(shared: Ask, job: Any) -> None:
 
 
 async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
-    """A token with a user or a list cancels, signals, feeds and deletes no job of another, not even of its user."""
+    """A restricted token cannot cancel, signal, feed or delete another token's job, not even of the same user."""
     mine, theirs = [(await shared(who, "POST", "/api/jobs", json=CAT_JOB))[2]["job_id"] for who in ("ci", "ops")]
     for who, job in (("cd", mine), ("ci", theirs)):
         for verb, path in (("POST", "/cancel"), ("POST", "/signal"), ("POST", "/stdin?end=true"), ("DELETE", "")):
@@ -133,7 +133,7 @@ async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
 
 
 async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path: Path) -> None:
-    """A service does not start with a token that nothing could run for, and says which it is and why."""
+    """A token whose user does not exist keeps the service from starting; the message names it and the reason."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
     config.write_text(CONFIG.format(ops="1" * 64, ci="2" * 64, cd="3" * 64).replace("nobody", "x-y"))

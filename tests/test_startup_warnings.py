@@ -1,4 +1,4 @@
-"""What is dangerous about how the service was started stands in its log, and it starts all the same."""
+"""Warnings about a dangerous start: the service logs them, and starts."""
 
 import os
 import resource
@@ -38,7 +38,7 @@ def warnings(service: Service) -> list[Any]:
 async def test_a_less_safe_python_is_warned_of(
     service: Service, options: list[Any] | list[str], environment: dict[str, Any], words: str
 ) -> None:
-    """Without aiohttp's parser in C, or without assertions, it warns of just that before it listens, and serves."""
+    """Without aiohttp's parser in C, or without assertions, it logs just that warning first, and serves."""
     service.program = [sys.executable, *options, *service.program[1:]]
     service.environment = environment
     await service.start()
@@ -51,7 +51,7 @@ async def test_a_less_safe_python_is_warned_of(
 
 
 async def test_an_ordinary_start_warns_of_nothing_but_root(service: Service) -> None:
-    """With all that there should be, there is no warning; as root without tokens, there is the one."""
+    """A start with everything in place logs no warning; as root without tokens, one."""
     await service.start()
     assert [event.split(":")[0] for event in warnings(service)] == ["commands run as root"] * (os.geteuid() == 0)
 
@@ -72,7 +72,7 @@ def token(name: Any, run_as: Any = None) -> dict[str, Any]:
     ],
 )
 def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, found: list[Any] | list[str]) -> None:
-    """Root is warned of unless every token has its commands run as somebody else; the tokens without are named."""
+    """A start as root logs a warning unless every token has `run_as`; it names the tokens without."""
     auth = AuthSettings(tokens=tokens)
     texts = list(root_warnings(auth, uid))
     assert len(texts) == len(found)
@@ -80,7 +80,7 @@ def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, found: list
 
 
 def test_too_few_descriptors_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More connections than files may be open is warned of, with both numbers; no limit at all is not."""
+    """More connections than open files logs a warning with both numbers; without a limit there is none."""
     settings = Settings.model_validate({"server": {"max_connections": 5000}, "supervisor": {"max_running": 10}})
     for most, found in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))

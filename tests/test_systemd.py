@@ -38,7 +38,7 @@ def test_notes_arrive_as_sd_notify_has_them(systemd: tuple[Any, ...]) -> None:
 
 
 def test_what_systemd_left_is_taken_out_of_the_environment() -> None:
-    """Nothing started later finds the socket or the watchdog."""
+    """Processes started later inherit neither the socket's nor the watchdog's variables."""
     environment = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "LANG": "C"}
     Notifier.from_environment(environment).close()
     assert environment == {"LANG": "C"}
@@ -55,10 +55,10 @@ def test_what_systemd_left_is_taken_out_of_the_environment() -> None:
         ({}, None),
     ],
 )
-def test_the_watchdog_is_fed_twice_in_its_time_if_it_is_ours(
+def test_the_watchdog_interval_is_half_of_its_timeout(
     environment: dict[str, Any], interval: float | int | None
 ) -> None:
-    """The interval is half of WATCHDOG_USEC, and none if that was meant for another process."""
+    """The interval is half of WATCHDOG_USEC, or None if that is for another process."""
     notifier = Notifier.from_environment(environment)
     assert notifier.watchdog_interval == interval
     notifier.close()
@@ -66,7 +66,7 @@ def test_the_watchdog_is_fed_twice_in_its_time_if_it_is_ours(
 
 @pytest.mark.parametrize("address", [None, "", "/nowhere/at/all", "vsock:2:1", "/" + "x" * 200])
 def test_without_a_systemd_that_listens_nothing_happens(address: str | None) -> None:
-    """Neither no socket nor a useless address hurts the service."""
+    """Without a socket, or with an unusable address, notifications are dropped without an error."""
     notifier = Notifier(address)
     notifier.ready("on")  # no error is raised
     notifier.watchdog()

@@ -1,4 +1,4 @@
-"""Commands on a pseudo-terminal: what they see of it, what is typed, how input ends, that no byte is lost."""
+"""Commands on a pseudo-terminal: what they see of it, how input is typed and ends, that no byte is lost."""
 
 import asyncio
 import hashlib
@@ -79,7 +79,7 @@ def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping: tup
 
 
 def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping: tuple[Talk, SlotReader]) -> None:
-    """What a child writes to the terminal after the command's end does not put that off."""
+    """A child that writes to the terminal after the command's end does not delay the end."""
     end, data = on_terminal(keeping, "trap '' HUP; yes & sleep 0.2; echo end; exit 3")
     assert end["exit_code"] == 3
     assert b"end\r\n" in data or end["stdout"] > len(data)
@@ -116,14 +116,14 @@ def test_a_program_that_edits_lines_itself_gets_the_key_for_the_end(keeping: tup
 
 @pytest.mark.parametrize("text", ["one\ntwo\n", "one\nrest", "x" * 4000, "строка\n" * 30_000, "\n", ""])
 def test_text_is_typed_and_then_its_end(keeping: tuple[Talk, SlotReader], text: str) -> None:
-    """What was given arrives line by line, also the last one without a newline, and then every read finds the end."""
+    """The text arrives line by line, the last one without a newline too; then every read finds the end."""
     end, data = on_terminal(keeping, "wc -c; cat", stdin=text)
     assert end["ending"] == "exited"
     assert data.split() == [str(len(text.encode())).encode()]
 
 
 async def test_streamed_input_is_typed_as_it_comes(keeping: tuple[Talk, SlotReader]) -> None:
-    """A prompt is answered when it is there; the end is an end for every later read."""
+    """A prompt can be answered once it is shown; after the end every later read finds the end."""
     keeper, _ = keeping
     start(keeper, 1, "printf 'name? '; read name; echo hi $name; cat; cat; echo over", tty=SIZE, stream=True)
     await output(keeping, ends_with=b"name? ")
@@ -135,7 +135,7 @@ async def test_streamed_input_is_typed_as_it_comes(keeping: tuple[Talk, SlotRead
 
 
 def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error() -> None:
-    """What root's commands can do with vhangup(2) at any moment must not end their keeper."""
+    """vhangup(2), which commands of root can call at any moment, does not end their keeper."""
 
     class HungUp(Pty):
         def _is_unread(self) -> bool:
@@ -151,7 +151,7 @@ def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error() -> None:
 
 
 async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping: tuple[Talk, SlotReader]) -> None:
-    """A million bytes of lines wait for a slow reader and arrive as they were, without the keeper going astray."""
+    """A million bytes of lines wait for a slow reader and arrive unchanged, and the keeper stays responsive."""
     keeper, _ = keeping
     lines = b"".join(b"line %06d\n" % number for number in range(87_000))
     start(keeper, 1, "stty -onlcr; sleep 0.3; md5sum; wc -c", tty=SIZE, stream=True, timeout=20)
@@ -174,7 +174,7 @@ async def test_ctrl_c_ends_the_foreground(keeping: tuple[Talk, SlotReader]) -> N
 async def test_left_children_are_drained_and_keep_their_terminal(
     keeping: tuple[Talk, SlotReader], tmp_path: Path
 ) -> None:
-    """With leave_children, one that ignores the hangup a terminal gives lives on, and its writes go nowhere, well."""
+    """With leave_children, a child that ignores SIGHUP lives on, and its writes succeed and are discarded."""
     keeper, _ = keeping
     go, proof = tmp_path / "go", tmp_path / "proof"
     child = f"while [ ! -e {go} ]; do echo tick || exit 1; sleep 0.01; done; tty > {proof}; yes | head -n 9999"
@@ -223,7 +223,7 @@ async def test_colours_and_progress_bars_arrive_as_they_are(service: Service) ->
 
 
 async def test_the_size_is_the_one_asked_for(service: Service) -> None:
-    """Rows and columns are the job's."""
+    """The terminal has the rows and columns of the job."""
     result = await service.run("stty size", tty={"rows": 50, "columns": 132})
     assert result["stdout"] == "50 132\r\n"
 

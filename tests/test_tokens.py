@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parent.parent / "config.toml"
 
 
 class Completed(NamedTuple):
-    """What a command line came to."""
+    """The exit code and output of a command line."""
 
     status: int
     stdout: str
@@ -59,7 +59,7 @@ def created(*arguments: Any) -> tuple[Any, ...]:
 
 
 def test_a_token_is_alone_on_standard_output_and_its_lines_on_standard_error() -> None:
-    """Nothing else is on the one, nothing of the token is on the other, and no two are the same."""
+    """Standard output has only the token, standard error has nothing of it, and no two tokens are the same."""
     one, other = created("ci"), created("ci")
     for secret, lines in (one, other):
         assert re.fullmatch(r"srt_[A-Za-z0-9_-]{43}", secret)
@@ -95,7 +95,7 @@ def test_what_is_asked_for_is_in_the_lines() -> None:
     ("given", "span"), [("90d", timedelta(days=90)), ("12h", timedelta(hours=12)), ("1d12h", timedelta(days=1.5))]
 )
 def test_a_span_counts_from_now(given: str, span: Any) -> None:
-    """Days or hours."""
+    """--expires takes days or hours from now."""
     before = datetime.now(UTC)
     (found,) = tomllib.loads(created("ci", "--expires", given)[1])["auth"]["tokens"]
     assert timedelta(0) <= found["expires"] - span - before.replace(microsecond=0) < timedelta(seconds=20)
@@ -110,7 +110,7 @@ def test_a_span_counts_from_now(given: str, span: Any) -> None:
     ],
 )
 def test_a_moment_without_an_offset_is_in_utc(given: str, moment: Any) -> None:
-    """A date alone is its midnight."""
+    """--expires takes a time in UTC, and a date as its midnight."""
     (found,) = tomllib.loads(created("ci", "--expires", given)[1])["auth"]["tokens"]
     assert found["expires"] == moment
 
@@ -133,8 +133,8 @@ def test_a_moment_without_an_offset_is_in_utc(given: str, moment: Any) -> None:
         ([], "Missing argument 'NAME'"),
     ],
 )
-def test_what_no_configuration_would_take_is_not_made(arguments: list[Any] | list[str], words: str) -> None:
-    """Exit code 2, words, and no token."""
+def test_a_token_that_would_be_invalid_is_not_created(arguments: list[Any] | list[str], words: str) -> None:
+    """An invalid option exits with code 2 and a message, and creates no token."""
     done = token("create", *arguments)
     assert (done.status, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.replace("│", "").split())
@@ -153,7 +153,7 @@ def test_the_lines_can_be_appended_as_they_are(tmp_path: Path) -> None:
 
 
 def test_the_list_has_every_token_and_no_hash(tmp_path: Path) -> None:
-    """Names, scopes, expiry, user and whether the commands are limited; those that are over are marked."""
+    """Names, scopes, expiry, user and whether the commands are limited; expired ones are marked."""
     secret, lines = created("ci", "--expires", "2127-01-01")
     path = tmp_path / "config.toml"
     path.write_text(lines + lines.replace("ci", "old").replace("2127-01-01", "2020-01-01")
@@ -226,7 +226,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Any]:
 
 
 async def test_a_token_does_what_its_scopes_say(guarded: Any) -> None:
-    """Each scope by itself is good for its own routes; without a token, or with a wrong one, nothing is."""
+    """Each scope alone gives access to its own routes; without a valid token no route is accessible."""
     scopes = ("read", "run", "admin")
     guarded.write(*[(scope, "--scope", scope) for scope in scopes], ("gone", "--expires", "2127-01-01"))
     guarded.tokens.write_text(guarded.tokens.read_text().replace("2127-01-01", "2020-01-01"))
@@ -270,7 +270,7 @@ async def test_too_many_wrong_tokens_must_wait_and_a_right_one_never_does(guarde
 
 
 async def test_a_reload_admits_the_tokens_that_the_files_name_now(guarded: Any) -> None:
-    """A token that was added is good, one that was removed is not, and the log names both, without a hash."""
+    """An added token is valid, a removed one is not, and the log names both, without a hash."""
     guarded.write(("ci",), ("old",))
     await guarded.start()
     assert [await guarded.asked(name) for name in ("ci", "old")] == [200, 200]
@@ -309,7 +309,7 @@ async def test_a_reload_of_an_invalid_file_changes_nothing_and_logs_why(guarded:
 
 @pytest.mark.parametrize("number", ["1" * 5000, "[" * 5000], ids=["a number without end", "lists in lists"])
 async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded: Any, number: str) -> None:
-    """What the reader of TOML itself fails over is refused like any other mistake."""
+    """A file on which the TOML parser itself fails is refused like any other mistake."""
     guarded.write(("ci",))
     await guarded.start()
     guarded.write(("ci",), config=f"session_cookie = {number}")
@@ -319,7 +319,7 @@ async def test_a_reload_of_what_cannot_be_read_does_not_end_the_service(guarded:
 
 
 async def test_a_configuration_that_came_by_a_pipe_is_not_reloaded(guarded: Any) -> None:
-    """By then it is empty: it would take away every token, and with them the need for one."""
+    """A pipe is not read again: it is empty by then, which would remove every token and the need for one."""
     guarded.write(("ci",))
     reading, writing = os.pipe()
     os.write(writing, guarded.config.read_bytes())
@@ -386,7 +386,7 @@ async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded: A
 
 
 async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded: Any) -> None:
-    """The cookie is good after a restart; with its token revoked it is not, also when that comes back."""
+    """The cookie is valid after a restart, and invalid once its token was revoked, even if that returns."""
     guarded.write(("ci",), ("other",))
     await guarded.start()
     status, headers, _ = await guarded.ask("POST", "/api/session", headers=guarded.shown("ci"))
@@ -431,7 +431,7 @@ async def test_a_token_is_nowhere_but_with_its_owner(guarded: Any) -> None:
 
 @as_root
 async def test_with_tokens_the_uid_lets_in_on_the_unix_socket_only(guarded: Any, tmp_path: Path) -> None:
-    """The service's own user needs none there, and another user's process does."""
+    """On the Unix socket the service's own user needs no token, and other users do."""
     path = tmp_path / "socket"
     guarded.write(("ci",))
     guarded.program = [*PROGRAM, "serve", "--listen", f"unix:{path}", "--config", str(guarded.config)]

@@ -88,7 +88,7 @@ def test_each_restriction_has_a_comment(hardening: Literal["sudo", "strict"]) ->
 
 @pytest.mark.parametrize("hardening", ["sudo", "strict"])
 def test_the_units_keep_commands_alive_and_their_files(hardening: Literal["sudo", "strict"]) -> None:
-    """What running commands rely on is set, and what would take files or memory away from them is not."""
+    """The units set what running commands need, and nothing that would take files or memory from them."""
     given = settings(service_unit(serve_command(["/bin/sr"], Path("/etc/shellrunner/config.toml")), ME, hardening))
     assert given.items() >= {
         "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml",
@@ -101,7 +101,7 @@ def test_the_units_keep_commands_alive_and_their_files(hardening: Literal["sudo"
 
 
 def test_sudo_works_in_the_variant_for_it() -> None:
-    """It has none of what sets "no new privileges", by itself or (systemd.exec(5)) because it needs that."""
+    """The variant for sudo has no setting that implies "no new privileges" (systemd.exec(5))."""
     given = settings(service_unit(["/bin/sr"], ME, "sudo")).keys()
     assert given - {"Environment"} <= {
         "Description", "After", "StartLimitIntervalSec", "Type", "NotifyAccess", "ExecStart", "ExecReload", "User",

@@ -138,7 +138,7 @@ async def test_headers_cannot_be_forged(guarded: Target) -> None:
         assert not [name for name, value in reply.headers if "script" in value.lower() and "%3c" not in value.lower()]
 
 
-# What proxies say
+# Behind proxies
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -30,7 +30,7 @@ CONCURRENCY = 8
 UNBOUNDED = re.compile(rb"/events|confirm=true")  # a stream has no end, and to delete thousands takes its time
 RUN_TOKEN = EACH_SCOPE["read run"]
 
-# What there is to say, rightly and wrongly
+# The grammar: valid and invalid parts
 
 TARGETS = sorted(
     {re.sub(r"\{(\w+)[^/]*", lambda part: "default" if part[1] == "name" else "1", row.path) for row in ROUTES}

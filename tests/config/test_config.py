@@ -32,7 +32,7 @@ KEYS = [
 
 
 def test_the_shipped_file_says_what_is_the_default_anyway() -> None:
-    """config.toml changes nothing."""
+    """Settings loaded from the shipped config.toml equal the defaults."""
     assert load(SHIPPED).model_dump() == load().model_dump()
 
 
@@ -47,12 +47,12 @@ def test_every_setting_is_in_the_shipped_file(key: Any) -> None:
 
 @pytest.mark.parametrize("name", QueueSettings.model_fields)
 def test_every_setting_of_a_queue_is_in_the_shipped_file(name: Any) -> None:
-    """The queue that is always there has each setting, as shipped."""
+    """The default queue has each setting in config.toml, with its default."""
     assert tomllib.loads(SHIPPED.read_text())["queues"]["default"][name] == 0
 
 
 def test_a_queue_more_leaves_the_default_one(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queues of the file and of the environment stand beside `default`, which nobody need name."""
+    """Queues of the file and of the environment are added to `default`, which need not be named."""
     monkeypatch.setenv("SHELLRUNNER_QUEUES__SLOW", '{"max_running": 1}')
     queues = load(file("[queues.backups]\nmax_running = 2\nmax_queued = 0\n")).queues
     assert queues == {
@@ -90,8 +90,8 @@ def test_the_command_line_goes_before_the_environment_before_the_file(
     assert (settings.supervisor.max_running, settings.supervisor.on_stop) == (2, "drain")
 
 
-def test_settings_that_came_from_nowhere_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of places follows the cores that may be used, the directory and variables follow the user."""
+def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`max_running` follows the usable cores; the directory and variables follow the user."""
     user = pwd.getpwuid(os.geteuid())
     monkeypatch.delenv("HOME", raising=False)
     settings = load()
@@ -116,7 +116,7 @@ def test_the_state_directory_is_systemds_else_xdgs(monkeypatch: pytest.MonkeyPat
 
 
 def test_variables_are_merged_over_those_shipped(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable from the file and one from the environment stand beside the shipped ones."""
+    """A variable from the file and one from the environment are added to the shipped ones."""
     monkeypatch.setenv("SHELLRUNNER_JOBS__ENVIRONMENT", '{"LANG": "uk_UA.UTF-8", "Ключ": "значение"}')
     jobs = load(file("[jobs.environment]\nLANG = 'C'\nEDITOR = 'ed'\n")).jobs
     environment, _ = jobs.process_defaults(pwd.getpwuid(os.geteuid()))
@@ -125,8 +125,8 @@ def test_variables_are_merged_over_those_shipped(file: Any, monkeypatch: pytest.
     assert "PATH" in environment
 
 
-def test_another_users_surroundings_are_that_users() -> None:
-    """HOME, names, shell and directory are of the user that a command runs as, unless config gives them for all."""
+def test_a_command_of_another_user_gets_its_environment() -> None:
+    """HOME, names, shell and directory are those of the command's user, unless the configuration sets them."""
     somebody = pwd.struct_passwd(("somebody", "x", 7, 7, "", "/usr", "/bin/bash"))
     environment, cwd = load(jobs={"environment": {"LOGNAME": "all"}}).jobs.process_defaults(somebody)
     assert (environment["HOME"], environment["USER"], environment["SHELL"], cwd) == (
@@ -167,7 +167,7 @@ def _as_variable(value: Any) -> Any:
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key != "jobs.environment"])
 def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SHELLRUNNER_SECTION__KEY sets what the file would."""
+    """SHELLRUNNER_SECTION__KEY sets the same as the key in the file."""
     section, name = key.split(".")
     private = file("")
     private.chmod(0o600)
@@ -221,7 +221,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
 def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(
     file: Any, text: str, line: int, key: str, reason: str
 ) -> None:
-    """What is wrong is one line that says where and why."""
+    """Each error is one line with the place and the reason."""
     path = file(text)
     (found,) = refusal(path)
     assert found.startswith(f"{path}, line {line}: {key}: ")
@@ -245,27 +245,27 @@ def test_a_mistake_in_the_file_is_refused_with_file_line_key_and_reason(
 def test_a_mistake_in_the_environment_is_refused_with_the_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
 ) -> None:
-    """A misspelt or impossible variable is never passed over."""
+    """A misspelt or invalid variable is never ignored."""
     monkeypatch.setenv(variable, value)
     (found,) = refusal()
     assert found.startswith(f"environment variable {variable}: {reason}")
 
 
 def test_what_only_looks_like_a_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of jobs and of the client refuse nothing."""
+    """Variables of jobs and of the client are ignored."""
     for name in ("JOB", "JOB_ID", "URL", "TOKEN"):
         monkeypatch.setenv(f"SHELLRUNNER_{name}", "x")
     assert load().model_dump()
 
 
 def test_a_mistake_in_a_default_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A $STATE_DIRECTORY that is relative is not used."""
+    """A relative $STATE_DIRECTORY is refused."""
     monkeypatch.setenv("STATE_DIRECTORY", "relative")
     assert refusal() == ["default: store.state_dir: must be an absolute path"]
 
 
 def test_all_mistakes_are_reported_at_once_and_no_value(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wrong thing has its line, and none repeats what was given: it may be a secret."""
+    """Each error has its line, and none repeats the value: it may be a secret."""
     monkeypatch.setenv("SHELLRUNNER_LOG__LEVEL", "hunter2")
     lines = refusal(file("[server]\nport = 'hunter2'\n[typo]\nx = 'hunter2'"), server={"host": "hunter2"})
     assert len(lines) == 4
@@ -311,7 +311,7 @@ def test_what_cannot_be_sent_to_a_keeper_is_refused_at_the_start(
 
 
 def test_a_directory_with_nul_in_its_name_is_refused(file: Any) -> None:
-    """The kernel would take another directory, or a keeper fail over it; the same goes for files."""
+    """The kernel would open another directory, or a keeper would fail; the same holds for files."""
     path = file('[jobs]\ncwd = "/tmp/\\u0000"\n[auth]\ntokens_file = "/tmp/\\u0000"')
     assert refusal(path) == [
         f"{path}, line 4: auth.tokens_file: must not contain NUL",
@@ -320,7 +320,7 @@ def test_a_directory_with_nul_in_its_name_is_refused(file: Any) -> None:
 
 
 def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home with other bytes in its name needs jobs.environment and jobs.cwd."""
+    """A home directory that is not UTF-8 is refused unless jobs.environment and jobs.cwd replace it."""
     entry = list(pwd.getpwuid(os.geteuid()))
     entry[5] = "/home/\udcff"
     monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(entry))
@@ -329,14 +329,14 @@ def test_a_users_entry_that_is_not_utf_8_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A file that was named is never taken for an empty one."""
+    """A named file that cannot be read is an error, and is not treated as empty."""
     path = tmp_path / "missing.toml"
     assert refusal(path) == [f"{path}: cannot be read: No such file or directory"]
     assert refusal(tmp_path) == [f"{tmp_path}: cannot be read: Is a directory"]
 
 
 def test_a_file_that_can_be_read_only_once_is_read() -> None:
-    """What a shell writes for <(…) is a configuration like any other."""
+    """A pipe, as of a shell's <(…), is read as a configuration."""
     reading, writing = os.pipe()
     os.write(writing, b"[server]\nport = 4711\n")
     os.close(writing)
@@ -356,7 +356,7 @@ FRAGMENTS = st.sampled_from(
 def test_the_line_is_where_the_key_stands_whatever_is_around_it(
     tmp_path_factory: pytest.TempPathFactory, before: Any, after: Any
 ) -> None:
-    """Comments, tables and values of many lines do not mislead."""
+    """Comments, tables and values of many lines do not shift the reported line."""
     above = "\n".join(["[other]", *before])
     below = "\n".join(["[another]", *after])
     path = tmp_path_factory.mktemp("config") / "c.toml"

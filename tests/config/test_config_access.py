@@ -35,7 +35,7 @@ OTHER = TOKEN.replace("'ci'", "'other'").replace(HASH, "0" * 64)
     ],
 )
 def test_without_tokens_it_listens_where_only_this_machine_can_get(file: Any, server: str, key: str) -> None:
-    """Any other address is refused, and the words say what to do; with a token it is not."""
+    """Any other address is refused with a message that says what to do; with a token it is accepted."""
     path = file(f"[server]\n{server}\n")
     (found,) = refusal(path)
     assert found.startswith(f"{path}, line 2: server.{key}: must be localhost, a loopback address or a Unix socket, ")
@@ -120,7 +120,7 @@ def test_a_mistake_about_where_it_listens_is_refused(file: Any, server: str, key
 def test_a_mistake_in_a_token_is_refused_with_its_line(
     file: Any, is_apart: bool, wrong: str, key: str, reason: str
 ) -> None:
-    """What is wrong is one line of words with the place, and without the value: that may be the token itself."""
+    """The error is one line with the place and without the value, which may be the token itself."""
     right = [line for line in TOKEN.splitlines()[1:] if line.split()[0] != wrong.split(maxsplit=1)[0]]
     path = file("\n".join([OTHER, "[[auth.tokens]]", wrong, *right]))
     (found,) = refusal(auth={"tokens_file": str(path)}) if is_apart else refusal(path)
@@ -137,8 +137,8 @@ def test_what_a_token_lacks_is_reported(file: Any) -> None:
     ]
 
 
-def test_a_token_may_be_over_already(file: Any) -> None:
-    """A time that has passed is no mistake, but the token is over from that moment on; offsets are kept."""
+def test_a_token_may_have_expired(file: Any) -> None:
+    """A time that has passed is valid, but the token has expired from then on; offsets are kept."""
     (token,) = load(file(f"{TOKEN}expires = 2020-01-01T01:00:00+01:00\n")).auth.tokens
     assert token.expires == datetime(2020, 1, 1, tzinfo=UTC)
     assert token.is_expired(datetime(2020, 1, 1, tzinfo=UTC))
@@ -146,7 +146,7 @@ def test_a_token_may_be_over_already(file: Any) -> None:
 
 
 def test_a_hash_is_the_same_in_capital_letters(file: Any) -> None:
-    """Two tokens that differ in them only are one."""
+    """Two hashes that differ only in capital letters are the same token."""
     (token,) = load(file(TOKEN.replace(HASH, HASH.upper()))).auth.tokens
     assert token.sha256 == HASH
     path = file(TOKEN + TOKEN.replace(HASH, HASH.upper()).replace("'ci'", "'other'"))
@@ -154,20 +154,20 @@ def test_a_hash_is_the_same_in_capital_letters(file: Any) -> None:
 
 
 def test_tokens_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As JSON, in which times are strings."""
+    """Tokens in the environment are JSON, in which times are strings."""
     token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "expires": "2027-01-01T00:00:00Z"}
     monkeypatch.setenv("SHELLRUNNER_AUTH__TOKENS", json.dumps([token]))
     assert load().auth.tokens[0].expires == datetime(2027, 1, 1, tzinfo=UTC)
 
 
-def test_a_name_is_one_tokens(file: Any) -> None:
-    """Two tokens of one name could not be told apart in the log."""
+def test_token_names_are_unique(file: Any) -> None:
+    """Two tokens with one name are refused: they could not be told apart in the log."""
     path = file(TOKEN + OTHER.replace("'other'", "'ci'"))
     assert refusal(path) == [f"{path}, line 1: auth.tokens: two tokens have the name 'ci'"]
 
 
 def test_an_odd_auth_is_refused(file: Any) -> None:
-    """What is no table has no tokens in it."""
+    """An `auth` that is not a table is refused."""
     path = file("auth = 1\n")
     assert refusal(path) == [f"{path}, line 1: auth: must be a table"]
 
@@ -176,7 +176,7 @@ def test_an_odd_auth_is_refused(file: Any) -> None:
 
 
 def test_the_tokens_file_adds_to_those_of_the_config(file: Any) -> None:
-    """Tokens of both files are good."""
+    """Tokens of both files are valid."""
     more = file(OTHER, "tokens.toml")
     path = file(f"[auth]\nsession_cookie = true\ntokens_file = '{more}'\n{TOKEN}")
     auth = load(path).auth
@@ -185,7 +185,7 @@ def test_the_tokens_file_adds_to_those_of_the_config(file: Any) -> None:
 
 
 def test_systemds_credential_is_the_tokens_file(file: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As shipped it is $CREDENTIALS_DIRECTORY/tokens, where there is one; the setting goes before it."""
+    """The default is $CREDENTIALS_DIRECTORY/tokens if it exists; the setting overrides it."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert load().auth.tokens_file is None
     file(TOKEN, "tokens", 0o440)
@@ -199,14 +199,14 @@ def test_systemds_credential_is_the_tokens_file(file: Any, monkeypatch: pytest.M
 @pytest.mark.parametrize(("second", "words"), [(TOKEN, "two tokens have the name 'ci'"),
     (OTHER.replace("0" * 64, HASH), "'ci' and 'other' have the same hash")])  # fmt: skip
 def test_a_token_is_in_one_file_only(file: Any, second: Any, words: str) -> None:
-    """Of two that are alike in both files, nobody could say which one counts."""
+    """A token that is in both files is refused: which of the two would apply is ambiguous."""
     more = file(f"\n{second}", "tokens.toml")
     path = file(f"[auth]\ntokens_file = '{more}'\n{TOKEN}")
     assert refusal(path) == [f"{more}, line 2: auth.tokens: {words}"]
 
 
 def test_the_tokens_file_has_nothing_else(file: Any) -> None:
-    """A setting that would be passed over there is refused."""
+    """Any other setting in the tokens file is refused, since it would be ignored."""
     more = file(f"[auth]\nsession_cookie = true\n{TOKEN}[server]\nport = 1\n", "tokens.toml")
     assert refusal(auth={"tokens_file": str(more)}) == [
         f"{more}, line 2: auth.session_cookie: unknown key",
@@ -215,7 +215,7 @@ def test_the_tokens_file_has_nothing_else(file: Any) -> None:
 
 
 def test_a_tokens_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """And nothing else is complained of because of it."""
+    """A missing tokens file is the only error that is reported."""
     path = tmp_path / "tokens"
     open_to_all = {"host": "0.0.0.0"}
     assert refusal(auth={"tokens_file": str(path)}, server=open_to_all) == [
@@ -223,8 +223,8 @@ def test_a_tokens_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_a_tokens_file_is_no_pipe(tmp_path: Path) -> None:
-    """At the next reload it would be empty, or be waited for until nothing is ever reloaded again."""
+def test_a_pipe_as_tokens_file_is_refused(tmp_path: Path) -> None:
+    """A pipe would be empty at the next reload, or block it for ever."""
     path = tmp_path / "tokens"
     os.mkfifo(path, 0o600)
     assert refusal(auth={"tokens_file": str(path)}) == [
@@ -244,13 +244,13 @@ def test_a_file_with_tokens_that_others_can_read_or_change_is_refused(file: Any,
 
 
 def test_a_file_without_tokens_may_be_read_by_all(file: Any) -> None:
-    """config.toml is not secret by itself."""
+    """config.toml without tokens may be readable by all users."""
     assert load(file("[auth]\nsession_cookie = true\n", mode=0o644)).auth.session_cookie
 
 
 @as_root
 def test_a_file_with_tokens_of_another_user_is_refused(file: Any) -> None:
-    """That user could add a token to it; root, who can do that anyway, is nobody else."""
+    """The owner could add a token, so the file must belong to the service's user or to root."""
     path = file(TOKEN)
     os.chown(path, NOBODY.pw_uid, -1)
     assert refusal(path) == [f"{path}: contains tokens, but belongs to another user (uid {NOBODY.pw_uid})"]
@@ -258,7 +258,7 @@ def test_a_file_with_tokens_of_another_user_is_refused(file: Any) -> None:
 
 @as_root
 def test_run_as_needs_root(file: Any, tmp_path: Path) -> None:
-    """A service of an ordinary user can run commands as nobody else; as itself it can."""
+    """A service that does not run as root can run commands as its own user only."""
     code = (
         "import os, sys; from shellrunner.config import load; from shellrunner.errors import ConfigError\n"
         f"os.setuid({NOBODY.pw_uid})\n"
@@ -276,7 +276,7 @@ def test_run_as_needs_root(file: Any, tmp_path: Path) -> None:
 
 
 def test_a_service_that_runs_may_not_lose_what_its_address_needs(file: Any) -> None:
-    """Another `auth` is taken only if what is listened on may go on with it."""
+    """A new `auth` is applied only if the addresses that are listened on are allowed with it."""
     running = load(file(f"[server]\nhost = '0.0.0.0'\n{TOKEN}"))
     assert with_auth(running, load(file(OTHER)).auth).auth.tokens[0].name == "other"
     with pytest.raises(ConfigError, match=r"^server\.host: must be localhost"):

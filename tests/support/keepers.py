@@ -135,7 +135,7 @@ def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple
 def give(
     keeper: Talk, data: bytes = b"", offset: int | None = None, job: int = 1, **more: Any
 ) -> tuple[int | None, str | None]:
-    """Send input to a job; return `(offset, refused)` as the keeper says it."""
+    """Send input to a job; return `(offset, refused)` of the keeper's answer."""
     text = b64encode(data).decode()
     keeper.send(**{"do": "input", "job": job, "token": "t", "offset": offset, "data": text, "end": False} | more)
     took = keeper.receive()

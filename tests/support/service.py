@@ -81,7 +81,7 @@ class Service:
                 self.url = entry["urls"][0]
 
     async def kill(self) -> None:
-        """End the server as nobody should: kill -9."""
+        """End the server abruptly: kill -9."""
         self.process.kill()
         await self.process.wait()
         await self._reader
@@ -99,7 +99,7 @@ class Service:
         await self.start()
 
     async def clear_away(self) -> None:
-        """End the server and every keeper that is left, by what their slots say of them."""
+        """End the server and every keeper that is left, as their slots name them."""
         await self.session.close()
         if hasattr(self, "process") and self.process.returncode is None:
             if measurement.IS_MEASURED:  # what is killed saves nothing
@@ -225,7 +225,7 @@ class InProcess(Service):
     """The same service in the test's own process and loop, so that a test can reach in."""
 
     def __init__(self, state_dir: Path, **sections: Any) -> None:
-        """`sections` are settings: jobs={"kill_grace": 0.1}."""
+        """Take `sections` as settings: jobs={"kill_grace": 0.1}."""
         super().__init__(state_dir)
         self._sections = sections
         self.serving: asyncio.Task[int]

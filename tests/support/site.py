@@ -150,7 +150,7 @@ class Site:
 
 @asynccontextmanager
 async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
-    """`sections` are settings: supervisor={"max_queued": 2}."""
+    """Take `sections` as settings: supervisor={"max_queued": 2}."""
     settings = Settings.model_validate({"jobs": {"output_bytes": 1 << 30}, **sections})
     for directory in ("slots", "runs"):
         (state_dir / directory).mkdir(exist_ok=True)
@@ -189,7 +189,7 @@ class Ledger:
 
 
 async def unmeasured(figures: HttpFigures, *, openmetrics: bool) -> bytes:
-    """Without the whole service there is nothing to measure: tests/test_metrics.py has it."""
+    """Have no metrics, which need the whole service: tests/test_metrics.py has them."""
     return b"# EOF\n" if openmetrics else b""
 
 

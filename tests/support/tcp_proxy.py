@@ -30,7 +30,7 @@ class TcpProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Break everything."""
+        """Break all connections, and stop listening."""
         self._server.close()
         self.cut()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 NOBODY = pwd.getpwnam("nobody")
-# The kernel says `nobody` of every user that it cannot name, so a service of `nobody` serves nobody.
+# The kernel reports `nobody` for every user that it cannot name, so a service of `nobody` serves nobody.
 ORDINARY = pwd.getpwnam("daemon")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else can become another user")
 sees_keepers = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: keepers hide their descriptors from others")
