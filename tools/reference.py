@@ -410,7 +410,7 @@ class _Figures:
         return QueueOverview(False, [QueueState("default", None, False, 0, 0, 0, None)])
 
 
-class _WebFigures:
+class _HttpCounts:
     connections = 0
     followers: Mapping[str, int] = {"events": 0}
     cut: Mapping[str, int] = {"slow-head": 0}
@@ -422,7 +422,7 @@ def metrics() -> str:
     disable_created_samples()
     with TemporaryDirectory() as state:
         inputs = MetricInputs(_Figures(), _Figures(), Path(state), 8)
-        text = asyncio.run(Metrics(["default"]).render(inputs, _WebFigures(), openmetrics=False)).decode()
+        text = asyncio.run(Metrics(["default"]).render(inputs, _HttpCounts(), openmetrics=False)).decode()
     rows = []
     for family in text_string_to_metric_families(text):
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})

@@ -25,7 +25,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from shellrunner import __version__
 from shellrunner.clock import now_ms
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
-from shellrunner.store import Figures, QueueOverview, QueueState
+from shellrunner.store import HistoryFigures, QueueOverview, QueueState
 
 __all__ = ["MetricInputs", "Metrics", "disable_created_samples"]
 
@@ -40,7 +40,7 @@ _BUCKETS: Final = (
 
 
 class KeeperCounts(Protocol):
-    """What the supervisor counts."""
+    """What the supervisor counts; implemented by `supervisor.Supervisor`."""
 
     @property
     def running_count(self) -> int:
@@ -51,8 +51,8 @@ class KeeperCounts(Protocol):
         """Keepers that wait for a job."""
 
 
-class WebFigures(Protocol):
-    """What the web side counts."""
+class HttpCounts(Protocol):
+    """What the web side counts; implemented by `web.app_keys.HttpFigures`."""
 
     @property
     def followers(self) -> Mapping[str, int]:
@@ -75,7 +75,7 @@ class WebFigures(Protocol):
 class MetricInputs:
     """The inputs of the figures that are read at each scrape; `max_running` is the setting."""
 
-    store: Figures
+    store: HistoryFigures
     supervisor: KeeperCounts
     state_dir: Path
     max_running: int
@@ -126,7 +126,7 @@ class Metrics:
         _add(self._stored, volume.stdout_bytes, volume.stderr_bytes)
         _add(self._dropped, volume.stdout_dropped, volume.stderr_dropped)
 
-    async def render(self, inputs: MetricInputs, web: WebFigures, *, openmetrics: bool) -> bytes:
+    async def render(self, inputs: MetricInputs, web: HttpCounts, *, openmetrics: bool) -> bytes:
         """Return all metrics as of now, as OpenMetrics 1.0.0 or in Prometheus' text format 0.0.4.
 
         Raises:
@@ -168,7 +168,7 @@ def _service_metrics(inputs: MetricInputs, queues: QueueOverview) -> Iterator[Me
     )
 
 
-def _web_metrics(web: WebFigures) -> Iterator[Metric]:
+def _web_metrics(web: HttpCounts) -> Iterator[Metric]:
     yield _gauge("shellrunner_connections", "Open connections.", {(): web.connections})
     yield _by(_counter, "shellrunner_connections_cut_total", "Connections closed by the server.", web.cut, "reason")
     yield _by(_counter, "shellrunner_problems_total", "Responses that were problems.", web.problems, "problem")
@@ -186,7 +186,7 @@ def _jobs(inputs: MetricInputs, queues: Iterable[QueueState]) -> Metric:
     return _gauge("shellrunner_jobs", "Jobs in the history.", {(state,): n for state, n in numbers.items()}, "state")
 
 
-def _ends(store: Figures, queues: Iterable[QueueState]) -> Metric:
+def _ends(store: HistoryFigures, queues: Iterable[QueueState]) -> Metric:
     names = {queue.name for queue in queues} | {name for name, _ in store.endings}
     ends: dict[Labels, float] = {
         (name, ending): store.endings[name, ending] for name in sorted(names) for ending in Ending

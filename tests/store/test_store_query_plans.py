@@ -47,7 +47,7 @@ STATEMENTS = {
     "lock": locks.LOCK,
     "the oldest": trimming.OLDEST,
     "ahead of the clock": trimming.IN_FUTURE,
-    "followers": dependents.FOLLOWERS,
+    "followers": dependents.DEPENDENTS,
     "due": admission.QUEUE_DUE,
     "next due": admission.NEXT,
     "due callbacks": due_callbacks.DUE,

@@ -2,8 +2,8 @@
 
 This is the contract that every back end keeps (`sqlite` is the first). Each consumer sees the protocol that it needs:
 `web` reads and changes the `History`, the supervisor claims and finishes `Work`, `callbacks` sends results
-(`Callbacks`), `access` keeps `Sessions`, and `metrics` reads `Figures`. The contract must not know any of them, nor
-SQL.
+(`Callbacks`), `access` keeps `Sessions`, and `metrics` reads `HistoryFigures`. The contract must not know
+any of them, nor SQL.
 
 Rules:
 
@@ -51,10 +51,10 @@ __all__ = [
     "DeleteCount",
     "DueCallback",
     "Extent",
-    "Figures",
     "Filters",
     "Head",
     "History",
+    "HistoryFigures",
     "HistorySize",
     "IdempotencyKey",
     "Output",
@@ -250,7 +250,7 @@ class Sessions(Protocol):
         """Begin some sessions and end others, which are named by their digests, in one commit."""
 
 
-class Figures(Protocol):
+class HistoryFigures(Protocol):
     """Counts for metrics. Counters start at 0 when the history is opened."""
 
     async def queues(self) -> QueueOverview:
@@ -273,7 +273,7 @@ class Figures(Protocol):
         """How many transactions were committed."""
 
 
-class Store(History, Work, Callbacks, Sessions, Figures, Protocol):
+class Store(History, Work, Callbacks, Sessions, HistoryFigures, Protocol):
     """Everything a back end offers, for the composition root."""
 
     async def check(self) -> None:

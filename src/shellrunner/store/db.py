@@ -2,6 +2,16 @@
 
 Implemented by a connection of each back end; a `sqlite3.Connection` is one as it is. Must not know transactions,
 which belong to the part that runs the units.
+
+`units`, `query`, `rows` and `columns` are written against `Db`, and most of their SQL is standard. What is SQLite's
+own in it, and has to be replaced for another back end:
+
+- `INDEXED BY`, which pins the index of a statement, in `rows`, `query.index_scans`, and the units `admission`,
+  `claiming`, `trimming`, `due_callbacks` and `idempotency_keys`: to be left out;
+- `json_each(?)`, a list as one parameter, in `rows`, `query.walk` and `units.due_callbacks`: an array elsewhere; and
+  `CROSS JOIN ... ON`, which fixes the order of a join, in `query.walk`;
+- full-text search: all of `query.search` (FTS5's table `search`, its commands, `total_changes()`);
+- the `?` of parameters, and the schema itself, which is in `sqlite.schema`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

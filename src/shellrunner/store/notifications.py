@@ -81,7 +81,7 @@ class Notifications:
         """
         self._notify(transition.job_id)
         self._notify(Topic.ALL_JOBS)
-        if transition.after is State.DONE and transition.has_followers:
+        if transition.after is State.DONE and transition.has_dependents:
             self._notify(Topic.CALLBACKS)
         elif (
             transition.after is State.RUNNING and transition.before is State.RUNNING

@@ -18,7 +18,7 @@ class Transition(NamedTuple):
     done).
 
     size: bytes of stored output, if the job is done or was; None if its result had been deleted before.
-    has_followers: another job or a callback depends on the job's end.
+    has_dependents: another job or the job's callback waits for its end.
     due: when it may start, if it waits only for that time.
     ending: how it ended, if it is done now.
     owner: who has claimed it, if it is running now.
@@ -29,7 +29,7 @@ class Transition(NamedTuple):
     before: State | None
     after: State | None
     size: int | None = 0
-    has_followers: bool = False
+    has_dependents: bool = False
     due: Millis | None = None
     attempts: int = 1
     ending: Ending | None = None

@@ -33,7 +33,9 @@ _MERGE_THRESHOLD: Final = 5_000  # entries of deleted jobs, plus a quarter of al
 _MERGE_PAGES: Final = 16  # pages of the index that are merged in one step
 
 _NEXT: Final = "SELECT id, command FROM jobs WHERE id > ? ORDER BY id LIMIT ?"
-_SEARCHED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
+# Keys of `meta`, by their historical names: `searched` is the newest indexed job, `forgotten` counts the indexed jobs
+# that were removed since the last merge.
+_INDEXED_UP_TO: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
 _REMOVED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'forgotten'"
 _COUNT_REMOVED: Final = """INSERT INTO meta VALUES ('forgotten', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"""
@@ -64,13 +66,13 @@ def plan(db: Db, needle: str) -> ScanPlan | None:
     counts = sorted((_count(db, gram), gram) for gram in _sample_grams(needle))
     rare = [gram for count, gram in counts if count < _RARE_LIMIT][:3] or [counts[0][1]]
     match = " AND ".join(_quoted(gram) for gram in rare)
-    not_indexed = IndexScan("jobs", "TRUE", (), above=_searched(db))
+    not_indexed = IndexScan("jobs", "TRUE", (), above=_indexed_up_to(db))
     return IndexScan("search", "search MATCH ?", (match,), id="rowid"), not_indexed
 
 
 def remove_job(db: Db, job_id: int, command: str) -> None:
     """Remove a job from the index, if it is there; `command` as its row has it."""
-    if job_id <= _searched(db):
+    if job_id <= _indexed_up_to(db):
         db.execute("INSERT INTO search (search, rowid, command) VALUES ('delete', ?, ?)", (job_id, fold(command)))
         db.execute(_COUNT_REMOVED)
 
@@ -78,7 +80,7 @@ def remove_job(db: Db, job_id: int, command: str) -> None:
 def add_next_jobs(db: Db) -> bool:
     """Add the next few jobs to the index (a unit); return False if there were none."""
     added, characters = [], 0
-    for job_id, command in db.execute(_NEXT, (_searched(db), _BATCH_SIZE)):
+    for job_id, command in db.execute(_NEXT, (_indexed_up_to(db), _BATCH_SIZE)):
         added.append((job_id, fold(command)))
         characters += len(command)
         if characters > _BATCH_CHARACTERS:
@@ -157,9 +159,9 @@ def _quoted(gram: str) -> str:
     return '"' + gram.replace('"', '""') + '"'
 
 
-def _searched(db: Db) -> int:
-    (searched,) = db.execute(_SEARCHED).fetchone()
-    return int(searched)
+def _indexed_up_to(db: Db) -> int:
+    (job_id,) = db.execute(_INDEXED_UP_TO).fetchone()
+    return int(job_id)
 
 
 def _total_changes(db: Db) -> int:

@@ -161,9 +161,9 @@ CREATE TABLE sessions (digest BLOB PRIMARY KEY, token TEXT NOT NULL, expires INT
 """
 
 # `claimed` is when a running job was claimed. Before, `started` was that until the job was done, and the start from
-# then on. `has_followers` (before: `minded`): a job or a callback depends on the job's end.
+# then on. `has_dependents` (before: `minded`): another job or the job's callback waits for its end.
 _VERSION_4 = """
-ALTER TABLE jobs RENAME COLUMN minded TO has_followers;
+ALTER TABLE jobs RENAME COLUMN minded TO has_dependents;
 ALTER TABLE jobs ADD COLUMN claimed INTEGER;
 UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
 """

@@ -21,9 +21,9 @@ from shellrunner.store.units.locks import LockedJob, find_locked
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _ADD: Final = f"INSERT INTO jobs ({columns(NewJobRow)}) VALUES ({placeholders(NewJobRow)}) RETURNING id"
-_WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_followers = ?
+_WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_dependents = ?
     WHERE id = ? AND state = 'queued'"""
-_FOLLOW: Final = "UPDATE jobs SET has_followers = 1 WHERE id = ?"
+_MARK_DEPENDENTS: Final = "UPDATE jobs SET has_dependents = 1 WHERE id = ?"
 QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND id IN (
     SELECT id FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ? ORDER BY due LIMIT ?
     ) RETURNING id, queue"""
@@ -114,7 +114,7 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
         db.executemany("INSERT INTO labels (key, value, job) VALUES (?, ?, ?)", labels)
     if spec.notify:
         due_callbacks.add(db, job_id, spec.notify.host)
-        db.execute(_FOLLOW, (job_id,))
+        db.execute(_MARK_DEPENDENTS, (job_id,))
     state = State.QUEUED if owner is None else State.RUNNING
     transitions = [Transition(job_id, spec.queue, None, state, owner=owner)]
     if not new.is_startable:
@@ -153,7 +153,7 @@ def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisi
     if not unfinished and due is None:
         return [Transition(job_id, queue, None, State.QUEUED)]
     db.executemany("INSERT INTO dependencies (after, job) VALUES (?, ?)", [(after, job_id) for after in unfinished])
-    db.executemany(_FOLLOW, [(after,) for after in unfinished])
+    db.executemany(_MARK_DEPENDENTS, [(after,) for after in unfinished])
     check_changed(db.execute(_WAIT, (due, len(unfinished), new.spec.notify is not None, job_id)))
     return [Transition(job_id, queue, None, State.WAITING, due=None if unfinished else due)]
 

@@ -1,6 +1,6 @@
 """Consequences of an ending: dependent jobs are queued or skipped, a callback becomes due.
 
-Units for the writer, parts of the commit that records the ending. Only jobs with followers come here; all others end
+Units for the writer, parts of the commit that records the ending. Only jobs with dependents come here; all others end
 at no further cost. Must not know files, notifications or connections.
 """
 
@@ -25,7 +25,7 @@ EARLIER_STORED: Final = "SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FR
 # A job that was skipped or cancelled meanwhile has left its rows in `dependencies`: if a thousand jobs waited for a
 # hundred each, their rows would be deleted one by one, all in the commit of the first failure. They are deleted with
 # the ends of those hundred. A subquery, not a join, so that it is always `dependencies` that is read first.
-FOLLOWERS: Final = """SELECT job FROM dependencies
+DEPENDENTS: Final = """SELECT job FROM dependencies
     WHERE after = ? AND (SELECT state FROM jobs WHERE id = dependencies.job) = 'waiting'"""
 _COUNT_DOWN: Final = """UPDATE jobs SET awaits = awaits - 1 WHERE id = ? AND state = 'waiting'
     RETURNING awaits, due, queue"""
@@ -35,7 +35,7 @@ _QUEUE: Final = "UPDATE jobs SET state = 'queued', due = ? WHERE id = ? AND stat
 def end_unstarted(db: Db, job_id: int, end: End) -> Transitions:
     """End a job of which nothing was started (in this attempt), with all consequences."""
     ended = _end(db, job_id, end)
-    return [ended, *apply_end(db, job_id, end)] if ended.has_followers else [ended]
+    return [ended, *apply_end(db, job_id, end)] if ended.has_dependents else [ended]
 
 
 def apply_end(db: Db, job_id: int, end: End) -> Transitions:
@@ -46,15 +46,15 @@ def apply_end(db: Db, job_id: int, end: End) -> Transitions:
         first, its_end = ended.popleft()
         due_callbacks.job_ended(db, first)
         succeeded = its_end.ending is Ending.EXITED and its_end.exit_code == 0
-        followers = [follower for (follower,) in db.execute(FOLLOWERS, (first,)).fetchall()]
+        waiting = [dependent for (dependent,) in db.execute(DEPENDENTS, (first,)).fetchall()]
         db.execute("DELETE FROM dependencies WHERE after = ?", (first,))
-        for follower in followers:
+        for dependent in waiting:
             if succeeded:
-                transitions += _count_down(db, follower, its_end.completed)
+                transitions += _count_down(db, dependent, its_end.completed)
             else:
                 skipped = skipped_end(first, its_end.ending, its_end.exit_code, its_end.completed)
-                transitions.append(_end(db, follower, skipped))
-                ended.append((follower, skipped))
+                transitions.append(_end(db, dependent, skipped))
+                ended.append((dependent, skipped))
     return transitions
 
 
@@ -94,7 +94,7 @@ def _end(db: Db, job_id: int, end: End) -> Transition:
         job.state,
         State.DONE,
         size=earlier_stored(db, job_id) if job.attempt > 1 else 0,
-        has_followers=bool(job.has_followers),
+        has_dependents=bool(job.has_dependents),
         attempts=job.attempt,
         ending=end.ending,
     )

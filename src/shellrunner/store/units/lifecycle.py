@@ -22,7 +22,7 @@ from shellrunner.store.units.locks import find_locked, locked
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _HELD: Final = "WHERE id = ? AND state = 'running' AND token = ?"
-END: Final = f"{SET_DONE} AND state = 'running' AND token = ? RETURNING queue, has_followers, attempt"
+END: Final = f"{SET_DONE} AND state = 'running' AND token = ? RETURNING queue, has_dependents, attempt"
 _REQUEUE: Final = f"UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, claimed = NULL {_HELD}"
 _NEXT_ATTEMPT: Final = f"""UPDATE jobs SET state = ?, due = ?, attempt = attempt + 1, keeper = NULL, token = NULL,
     claimed = NULL {_HELD}"""
@@ -53,14 +53,14 @@ def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Hea
     found = db.execute(END, (*EndRow.from_end(end, volume), job_id, token)).fetchall()
     if not found:
         return []
-    queue, has_followers, attempt = found[0]
+    queue, has_dependents, attempt = found[0]
     if head.data or head.index:
         db.execute("INSERT INTO outputs (job, entries, data) VALUES (?, ?, ?)", (job_id, head.index, head.data))
     size = volume.stored + (earlier_stored(db, job_id) if attempt > 1 else 0)
     ended = Transition(
-        job_id, queue, State.RUNNING, State.DONE, size, bool(has_followers), attempts=attempt, ending=end.ending
+        job_id, queue, State.RUNNING, State.DONE, size, bool(has_dependents), attempts=attempt, ending=end.ending
     )
-    return [ended, *dependents.apply_end(db, job_id, end)] if has_followers else [ended]
+    return [ended, *dependents.apply_end(db, job_id, end)] if has_dependents else [ended]
 
 
 def requeue(db: Db, job_id: int, token: str, now: Millis) -> Transitions:

@@ -23,7 +23,7 @@ class LockedJob(NamedTuple):
     attempt: int
     token: str | None
     cancelling: int
-    has_followers: int
+    has_dependents: int
     due: Millis | None
     ending: str | None
     exit_code: int | None
