@@ -21,7 +21,9 @@ myst_enable_extensions = ["deflist"]
 myst_links_external_new_tab = False
 
 html_theme = "furo"
+html_favicon = "../src/shellrunner/page/icons/idle.svg"
 html_title = f"shellrunner {release}"
+html_use_index = False
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False

@@ -49,6 +49,7 @@ def test_a_wheel_without_licence_or_sbom_would_be_noticed() -> None:
     """Each of the files that a wheel must have is missed if it is not there."""
     names = [
         "shellrunner/page/vendor/xterm.mjs", "shellrunner/py.typed",
+        "shellrunner/documentation/llms.txt", "shellrunner/documentation/html/index.html",
         "shellrunner-1.dist-info/licenses/LICENSE", "shellrunner-1.dist-info/sboms/shellrunner.cdx.json",
         "shellrunner-1.data/data/share/man/man1/shellrunner.1",
     ]  # fmt: skip

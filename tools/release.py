@@ -4,8 +4,8 @@
 python tools/release.py prepare 0.2.0    set the version, date the changelog, commit and tag
 python tools/release.py build [DIR]      build HEAD into DIR (default: dist), twice, and compare
 
-`build` needs hatchling (the dependency group `release`) and the page's files, which any installation from this
-directory fetches once. The time in the archives is SOURCE_DATE_EPOCH, by default the time of the commit.
+`build` needs hatchling and Sphinx (the dependency group `release`) and the page's files, which any installation from
+this directory fetches once. The time in the archives is SOURCE_DATE_EPOCH, by default the time of the commit.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ _VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:(?:a|b|rc)[0-9]+)?")
 _UNRELEASED: Final = "## [Unreleased]\n"
 _WHEEL_HAS: Final = (
     r"shellrunner/page/vendor/xterm\.mjs",
+    r"shellrunner/documentation/llms\.txt",
+    r"shellrunner/documentation/html/index\.html",
     r"shellrunner/py\.typed",
     r"shellrunner-[^/]+\.dist-info/licenses/LICENSE",
     r"shellrunner-[^/]+\.dist-info/sboms/shellrunner\.cdx\.json",
@@ -133,7 +135,8 @@ def _build_once(work: Path) -> Path:
     """Build the sdist from a clean copy of HEAD, and the wheel from the sdist; return their directory."""
     source, dist = work / "source", work / "dist"
     _copy_source(source)
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": _source_date(), "PIP_NO_INDEX": "1"}
+    date = {"SOURCE_DATE_EPOCH": _source_date()}
+    environment = {**os.environ, **date, "PIP_NO_INDEX": "1", "SHELLRUNNER_BUILD_DOCS": "1"}
     _hatchling(source, dist, "sdist", environment)
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
