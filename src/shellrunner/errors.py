@@ -167,7 +167,7 @@ class InputClosed(ShellrunnerError):
 
 
 class WrongOffset(ShellrunnerError):
-    """The request has not the offset of the next byte, which `offset` names; nothing of it was written."""
+    """The request's offset is not that of the next byte, which `offset` names; nothing of it was written."""
 
     code = "wrong-offset"
 

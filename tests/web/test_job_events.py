@@ -14,7 +14,7 @@ from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
 from shellrunner.store import Output, Subscription
 from shellrunner.web.feeds.job_feed import FRAME_SIZE, JOB_FEEDS
-from shellrunner.web.feeds.shared_look import INTERVAL
+from shellrunner.web.feeds.shared_read import INTERVAL
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire.sse import StreamCursor

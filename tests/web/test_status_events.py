@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from shellrunner.model import JobSpec
-from shellrunner.web.feeds.shared_look import INTERVAL
+from shellrunner.web.feeds.shared_read import INTERVAL
 from shellrunner.web.feeds.status_feed import STATUS_FEED
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS
@@ -269,13 +269,13 @@ async def test_too_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(5), changes(site, Last_Event_ID=zero) as (_, events):
         reset = await anext(events)
         assert (reset.name, reset.id) == ("reset", f"{site.store.changes.epoch}-6")
-        held, latest = asyncio.Event(), site.app[STATUS_FEED].look.latest
+        held, latest = asyncio.Event(), site.app[STATUS_FEED].shared_read.latest
 
-        async def look_later() -> int:
+        async def read_later() -> int:
             await held.wait()
             return await latest()
 
-        monkeypatch.setattr(site.app[STATUS_FEED].look, "latest", look_later)
+        monkeypatch.setattr(site.app[STATUS_FEED].shared_read, "latest", read_later)
         for _ in range(6):
             await site.store.add(JobSpec(command="true"))
         held.set()
@@ -346,7 +346,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 async def test_slow_reader(site: Site) -> None:
     """E7: a follower that reads nothing costs little memory, delays no other follower, and is disconnected."""
     site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=1.0)
-    site.app[STATUS_FEED].look.interval = 0.001
+    site.app[STATUS_FEED].shared_read.interval = 0.001
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
     await reader.readline()

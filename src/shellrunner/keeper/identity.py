@@ -1,7 +1,7 @@
 """The identity of a process: boot id, pid namespace, pid and start time together are never reused.
 
-Part of the keeper's face. A pid alone is reused, so the pidfd is opened first and the start time checked after: a
-signal through the pidfd reaches that process or none. Must not know jobs.
+Part of the keeper's public interface (`slot`, `protocol`, `identity`). A pid alone is reused, so the pidfd is opened
+first and the start time checked after: a signal through the pidfd reaches that process or none. Must not know jobs.
 """
 
 import functools

@@ -23,7 +23,7 @@ from .pty import Pty
 from .recorder import Recorder
 
 CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
-_POLL_INTERVAL = 0.05  # seconds between looks where nothing can be waited on
+_POLL_INTERVAL = 0.05  # seconds between checks where nothing can be waited on
 
 
 class RunningCommand:
@@ -44,7 +44,7 @@ class RunningCommand:
         self._ended_wall = 0
         timeout = message["timeout"]
         self._stdin = command.stdin
-        # The timeout, the kill after the grace, or the next look at a tree that is ending.
+        # The timeout, the kill after the grace, or the next check of a tree that is ending.
         self._deadline: float | None = None if timeout is None else command.clock + timeout
         self._kill_at = 0.0
 

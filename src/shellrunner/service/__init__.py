@@ -93,8 +93,8 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
                 async with background_task("stop timeout", extend_stop_timeout(notifier)):
                     await finish_jobs(supervisor, settings.supervisor.on_stop, stop, *tasks)
             left = supervisor.running_count
-        words = {"jobs": left, "slots": str(state_dir / "slots")}
-        log.info("stopped; running jobs continue under their keepers" if left else "stopped", extra=words)
+        fields = {"jobs": left, "slots": str(state_dir / "slots")}
+        log.info("stopped; running jobs continue under their keepers" if left else "stopped", extra=fields)
         return 0 if all(task.cancelled() for task in tasks) else 1
 
 

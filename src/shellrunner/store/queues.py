@@ -1,4 +1,4 @@
-"""Queues as plain values: their limits as configured, and how they stand.
+"""Queues as plain values: their configured limits, and their current state.
 
 Part of the store's contract, kept by every back end. Must not know how jobs are counted or stored.
 """

@@ -38,15 +38,15 @@ class EndRecorder:
                 known = await self._write(claim, verdict)
                 break
             except StoreUnavailable as error:
-                words = {"job": claim.job_id, "reason": error.detail}
-                log.error("could not record an end; retrying", extra=words)  # noqa: TRY400  the reason says it all
+                fields = {"job": claim.job_id, "reason": error.detail}
+                log.error("could not record an end; retrying", extra=fields)  # noqa: TRY400  the reason says it all
                 await asyncio.sleep(_RETRY_DELAY)
         if not known:
             log.error("claim is not in the history", extra={"job": claim.job_id, "token": claim.token})
         elif isinstance(verdict, Ended):
             end = verdict.end
-            words = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
-            log.info("job ended", extra={"job": claim.job_id, **words, "duration": end.duration})
+            fields = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
+            log.info("job ended", extra={"job": claim.job_id, **fields, "duration": end.duration})
             self._observe(claim, end, verdict.volume)
 
     async def _write(self, claim: Claim, verdict: Verdict) -> bool:

@@ -93,8 +93,8 @@ class Supervisor:
         try:
             connection = await self._keepers.spawn()
         except (KeeperGone, OSError) as error:
-            words = {"reason": repr(error)}
-            log.error("could not start a keeper; retrying", extra=words)  # noqa: TRY400  the reason says it all
+            fields = {"reason": repr(error)}
+            log.error("could not start a keeper; retrying", extra=fields)  # noqa: TRY400  the reason says it all
             await asyncio.sleep(_RETRY_DELAY)
             return
         self._workers += 1

@@ -1,6 +1,6 @@
 """The web application: `make_app`, and the route table, which is the API on one screen.
 
-Reads and writes the history through `Store`, and reaches running commands through `JobControls`. Must not know how
+Reads and writes the history through `History`, and reaches running commands through `JobControls`. Must not know how
 jobs are run, or who runs them.
 """
 

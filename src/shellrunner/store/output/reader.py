@@ -7,7 +7,7 @@ another host's chunks can be a second one). Must not know the state directory, n
                             Recorded    ended: bytes are in the row, then in spill files
                             None        not started: no bytes
 
-An attempt may end between the look at its row and the look into its slot, and the slot then belongs to another job.
+An attempt may end after its row and before its slot is read, and the slot then belongs to another job.
 So a slot is checked after it was read; if it was reused, the attempt has ended and its row has the same bytes.
 """
 
@@ -93,7 +93,7 @@ class OutputReader:
     async def find(self, job_id: int, owner: SlotOwner | None, attempt: int | None = None) -> Output:
         """Return the output as it is now, of all attempts (None) or of one.
 
-        `owner`: the keeper that is known to run the job, if any; it saves the look at the row.
+        `owner`: the keeper that is known to run the job, if any; it saves reading the row.
 
         Raises:
             NoSuchJob, NoSuchAttempt, ResultGone: see `location.locate`.

@@ -34,7 +34,7 @@ NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'wait
 class NewJob:
     """A job that is to be accepted: `spec` as it was sent, `redacted` as it is shown, `secrets` what was removed.
 
-    `redacted_json` and `secrets` are as the row has them: made before the transaction, which is the shorter for it.
+    `redacted_json` and `secrets` are as the row has them; making them before the transaction keeps that short.
     `is_startable`: it does not wait for anything but its turn.
     """
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from shellrunner.model import Done, Job, Stream
 from shellrunner.store import History, Output
 from shellrunner.web.feeds.frame_cache import FrameCache
-from shellrunner.web.feeds.shared_look import INTERVAL, SharedLook
+from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
 from shellrunner.wire import serialize, sse
 from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer
 
@@ -49,7 +49,7 @@ class JobFeed:
     def __init__(self, store: History, job_id: int, *, base64: bool, interval: float) -> None:
         self._base64 = base64
         # Not a method of this object: the cycle of references would keep it after its last follower left.
-        self._look = SharedLook(partial(_read, store, job_id), interval)
+        self._shared_read = SharedRead(partial(_read, store, job_id), interval)
         self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
 
     async def snapshot(self) -> Snapshot:
@@ -59,7 +59,7 @@ class JobFeed:
             NoSuchJob: it was deleted.
             ResultGone: its result was deleted.
         """
-        return await self._look.latest()
+        return await self._shared_read.latest()
 
     async def frame(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
         """Return the frame after the cursor, or None if there is no more output (yet).

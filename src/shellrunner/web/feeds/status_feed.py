@@ -12,7 +12,7 @@ from aiohttp import web
 from shellrunner.model import Job
 from shellrunner.store import History
 from shellrunner.web.feeds.frame_cache import FrameCache
-from shellrunner.web.feeds.shared_look import INTERVAL, SharedLook
+from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
 from shellrunner.wire import serialize, sse
 
 _MAX_JOBS: Final = 256  # in one frame
@@ -31,7 +31,7 @@ class StatusFeed:
     """What changed, for followers that differ only in how far they are."""
 
     def __init__(self, store: History) -> None:
-        self.look = SharedLook(self._read, INTERVAL)
+        self.shared_read = SharedRead(self._read, INTERVAL)
         self._store = store
         self._frames: FrameCache[tuple[int, int], StatusFrame] = FrameCache()
 
@@ -53,7 +53,7 @@ class StatusFeed:
 
     async def latest(self) -> int:
         """Return the number of the last change as of this call or later."""
-        return await self.look.latest()
+        return await self.shared_read.latest()
 
     async def frame(self, after: int, head: int) -> StatusFrame | None:
         """Return the first changes after `after`, or None if the store no longer remembers them.

@@ -1,1 +1,1 @@
-"""What follows from commits, and what the history does unasked: counts, retention, due jobs."""
+"""Consequences of commits (counts, notifications), and maintenance: retention, due jobs."""

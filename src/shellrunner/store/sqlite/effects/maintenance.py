@@ -1,4 +1,4 @@
-"""What the history does unasked: remove what retention does not keep, and queue jobs that are due.
+"""Maintenance of the history: remove what retention does not keep, and queue jobs that are due.
 
 Owned by the store, called by its tasks. Must not know when it is time.
 """

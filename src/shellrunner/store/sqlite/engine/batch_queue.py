@@ -1,4 +1,4 @@
-"""The queue in front of one connection: whatever arrives while it works becomes the next batch, in one hop.
+"""The queue in front of one connection: what arrives while it works becomes the next batch, one call to its thread.
 
 Owned by the engine. Knows batches, and which outcome belongs to which caller; must not know jobs.
 """

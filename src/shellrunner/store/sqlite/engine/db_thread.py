@@ -1,4 +1,4 @@
-"""One SQLite connection on the thread that aiosqlite keeps for it, and the one hop there.
+"""One SQLite connection on the thread that aiosqlite keeps for it, and the one way to call it.
 
 Owned by a batch queue. Knows how a connection must be set up; must not know tables, jobs or batches.
 """
@@ -53,8 +53,8 @@ class DbThread:
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run the function on the connection's thread; if the awaiter is cancelled, it runs all the same.
 
-        aiosqlite offers this for single statements only, and one hop per statement costs more than the
-        statement. Its `_execute` is used here and nowhere else; tests/store/test_store_connection.py guards it.
+        aiosqlite offers this for single statements only, and one call to the thread per statement costs more
+        than the statement. Its `_execute` is used only here; tests/store/test_store_connection.py guards it.
         """
         result: T = await self._connection._execute(function, self._db)  # type: ignore[no-untyped-call] # noqa: SLF001
         return result

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from shellrunner.web.feeds.shared_look import SharedLook
+from shellrunner.web.feeds.shared_read import SharedRead
 
 
 class Counter:
@@ -30,29 +30,29 @@ async def elapsed(wait: Callable[[], Awaitable[object]]) -> float:
 async def test_callers_of_one_turn_share_a_read() -> None:
     """Two hundred callers that one notification woke get the result of one read."""
     read = Counter()
-    look = SharedLook(read, 0.05)
-    assert set(await asyncio.gather(*(look.latest() for _ in range(200)))) == {1}
+    shared = SharedRead(read, 0.05)
+    assert set(await asyncio.gather(*(shared.latest() for _ in range(200)))) == {1}
     assert read.reads == 1
 
 
 async def test_a_caller_never_gets_a_read_that_began_before_its_call() -> None:
     """A caller during a read gets the next one, which all such callers share."""
     read = Counter(takes=0.02)
-    look = SharedLook(read, 0.001)
-    first = asyncio.create_task(look.latest())
+    shared = SharedRead(read, 0.001)
+    first = asyncio.create_task(shared.latest())
     while not read.reads:
         await asyncio.sleep(0)
-    assert await asyncio.gather(*(look.latest() for _ in range(10))) == [2] * 10
+    assert await asyncio.gather(*(shared.latest() for _ in range(10))) == [2] * 10
     assert await first == 1
 
 
 async def test_after_a_pause_nobody_waits() -> None:
     """The first calls after a pause are served at once: a quiet job's first byte is not held back."""
-    look = SharedLook(Counter(), 5.0)
+    shared = SharedRead(Counter(), 5.0)
 
     async def three() -> None:
         for _ in range(3):
-            await look.latest()
+            await shared.latest()
 
     assert await elapsed(three) < 0.5
 
@@ -60,21 +60,21 @@ async def test_after_a_pause_nobody_waits() -> None:
 async def test_a_steady_flow_is_limited() -> None:
     """However often it is called, there is one read per interval, but for the few that follow a pause."""
     read = Counter()
-    look = SharedLook(read, 0.02)
+    shared = SharedRead(read, 0.02)
     clock = asyncio.get_running_loop().time
     begun = clock()
     while clock() < begun + 0.4:
-        await look.latest()
+        await shared.latest()
     assert read.reads <= (clock() - begun) / 0.02 + 3
 
 
 async def test_a_call_waits_less_than_an_interval() -> None:
     """A caller in a steady flow waits for the rest of the interval, not for an interval of its own."""
-    look = SharedLook(Counter(), 0.2)
+    shared = SharedRead(Counter(), 0.2)
     for _ in range(4):
-        await look.latest()
+        await shared.latest()
     await asyncio.sleep(0.15)
-    assert await elapsed(look.latest) < 0.15
+    assert await elapsed(shared.latest) < 0.15
 
 
 async def test_a_cancelled_caller_leaves_the_others_a_read() -> None:
@@ -89,9 +89,9 @@ async def test_a_cancelled_caller_leaves_the_others_a_read() -> None:
             await asyncio.Event().wait()
         return "state"
 
-    look = SharedLook(read, 0.01)
+    shared = SharedRead(read, 0.01)
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        first, second = tasks.create_task(look.latest()), tasks.create_task(look.latest())
+        first, second = tasks.create_task(shared.latest()), tasks.create_task(shared.latest())
         await began.wait()
         first.cancel()
     assert second.result() == "state"

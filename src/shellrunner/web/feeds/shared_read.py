@@ -14,7 +14,7 @@ INTERVAL: Final = 0.05  # seconds between two reads, on average: changes are coa
 _BURST: Final = 3  # reads that may follow each other at once after a pause: queued, running, done
 
 
-class SharedLook(Generic[T]):
+class SharedRead(Generic[T]):
     """Reads the latest state for any number of callers, at most once per interval in the long run.
 
     The rate is limited as by a token bucket (the generic cell rate algorithm): after a pause a caller is served at
