@@ -250,7 +250,7 @@ SLICE = (
     "tests/test_life.py::test_p4_setsid_double_fork_and_nohup_do_not_escape",
     "tests/test_restart.py::test_s2_running_jobs_go_on_through_a_restart",
     "tests/test_restart.py::test_keeper_and_fork_server_killed_leave_no_command",
-    "tests/test_limits.py::test_a_jobs_limits_go_before_configs",
+    "tests/test_limits.py::test_a_jobs_limits_override_the_configured_ones",
 )
 
 

@@ -263,7 +263,7 @@ async def test_followers_are_counted_while_they_follow(tmp_path: Path, path: str
 
 
 async def test_connections_and_problems_are_counted(tmp_path: Path) -> None:
-    """A connection counts while it is open, and a problem counts under its code, on any path."""
+    """A connection counts while it is open, and a problem counts under its code, invalid HTTP too."""
     async with InProcess(tmp_path) as service:
         port = int(service.url.rpartition(":")[2])
         now = await scrape(service)
