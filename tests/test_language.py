@@ -25,7 +25,7 @@ WORDS = {
     "strays?": "orphan",
     "wish(es|ed)?": "request",
     "told(?! apart)": "received, logged, reported",
-    r"(?<!cannot )(?<!can )(?<!could )(?<!not )tell(?! apart)": "report, log, return",
+    r"(?<!cannot )(?<!can )(?<!could )tell(?! apart)": "report, log, return",
     "tells": "reports, logs, shows",
     "hears?": "receives",
     "heard": "received",
@@ -44,24 +44,25 @@ WORDS = {
     "minded": "has followers",
     "tames?": "limits, wraps",
     "(?:is|are|was|were) none (?:of (?:these|them|this)|is)\\b": "is not one of",
-    "takes? up": "starts, resumes, handles",
-    "gives? up on": "abandons, stops retrying",
+    "takes? (?:(?:it|them) )?up(?! to)": "starts, resumes, handles",
+    "gives? (?:(?:it|them) )?up on": "abandons, stops retrying",
     "lest": "so that … not",
     "whence": "from where",
     "henceforth": "from now on",
     "naught|nought": "nothing",
 }
 
-# Where one of these is right: the end of a path, the match, and the reason.
+# Where one of these is right: the path, the match, and the reason.
 EXCEPTIONS = {
     ("src/shellrunner/store/sqlite/schema.py", "minded"): "the name of a column in earlier schemas",
     ("LICENSE", "whom"): "the text of the licence is not ours",
 }
 
-TEXT = {
+TEXT_SUFFIXES = {
     ".py", ".js", ".mjs", ".css", ".html", ".svg", ".md", ".toml", ".yaml", ".yml", ".json", ".service", ".socket",
 }  # fmt: skip
-NOT_OURS = {"package-lock.json", "sse_vectors.json", "test_language.py"}
+# Generated, test data, and the list itself.
+NOT_CHECKED = {"package-lock.json", "sse_vectors.json", "test_language.py"}
 
 VAGUE_CONSTANTS = {
     "AGAIN", "BREATH", "BY", "ELSE", "ELSEWHERE", "FAR", "FEW", "LINGER", "LONELY", "LONGEST", "MOST", "NAP",
@@ -75,13 +76,9 @@ def texts() -> Iterator[tuple[str, str]]:
     found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
     for path in (*found, *sorted(ROOT.glob("*"))):
         relative = path.relative_to(ROOT)
-        is_text = path.suffix in TEXT or path.parent.name in (".ci", "unit_files") or path.name == "LICENSE"
-        if (
-            path.is_file()
-            and is_text
-            and path.name not in NOT_OURS
-            and not {"vendor", "__pycache__"} & {*relative.parts}
-        ):
+        is_text = path.suffix in TEXT_SUFFIXES or path.parent.name in (".ci", "unit_files") or path.name == "LICENSE"
+        is_generated = not {"vendor", "__pycache__", "_build"}.isdisjoint(relative.parts)
+        if path.is_file() and is_text and not is_generated and path.name not in NOT_CHECKED:
             yield str(relative), path.read_text()
 
 
@@ -91,7 +88,7 @@ def lower(text: str) -> str:
 
 
 def findings(path: str, text: str) -> Iterator[str]:
-    """Each forbidden word in the file and in its name, with what is better."""
+    """Yield each forbidden word in the file and in its path, with what to write instead."""
     for number, line in enumerate((path, *text.splitlines())):
         for word, better in WORDS.items():
             for match in re.finditer(rf"\b(?:{word})\b", lower(line)):
@@ -99,7 +96,7 @@ def findings(path: str, text: str) -> Iterator[str]:
                     yield f"{path}:{number or 1}: `{match[0]}`: {better}"
 
 
-def test_the_dialect_stays_out() -> None:
+def test_no_text_has_a_forbidden_word() -> None:
     """No text, comment, name or file name has a word of WORDS, apart from EXCEPTIONS."""
     assert [finding for path, text in texts() for finding in findings(path, text)] == []
 
@@ -123,8 +120,8 @@ def test_exceptions_are_needed() -> None:
         "is none of them",
     ],
 )
-def test_the_dialect_would_be_noticed(text: str) -> None:
-    """Words are found in prose, in snake case and in camel case."""
+def test_a_forbidden_word_would_be_noticed(text: str) -> None:
+    """Forbidden words are found in prose, in snake case and in camel case."""
     assert list(findings("x.py", text))
 
 
@@ -144,23 +141,23 @@ def test_good_english_is_allowed(text: str) -> None:
     assert list(findings("x.py", text)) == []
 
 
-def definitions(path: Path) -> Iterator[ast.AST]:
-    """Every node of the module."""
+def nodes(path: Path) -> Iterator[ast.AST]:
+    """Yield every node of the module."""
     return iter(ast.walk(ast.parse(path.read_text())))
 
 
 def test_no_class_name_is_defined_twice() -> None:
-    """A class name means one thing in the whole of src; only wire documents are named as the values they show."""
+    """No two classes in src have one name, apart from wire documents, which are named as the values they show."""
     modules = defaultdict(list)
     for path in MODULES:
-        for node in definitions(path):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef) and path != SOURCE / "wire" / "documents.py":
                 modules[node.name].append(str(path.relative_to(SOURCE)))
     assert {name: where for name, where in modules.items() if len(where) > 1} == {}
 
 
 def test_no_module_name_stands_in_two_packages() -> None:
-    """A module name means one thing; handlers and CLI verbs are named as what they handle."""
+    """No two modules in src have one name, apart from handlers and CLI verbs, which are named as their subject."""
     modules = defaultdict(list)
     for path in MODULES:
         is_named_by_subject = path.parent in (SOURCE / "web" / "handlers", SOURCE / "cli" / "commands")
@@ -170,11 +167,11 @@ def test_no_module_name_stands_in_two_packages() -> None:
 
 
 def test_no_function_is_called_of() -> None:
-    """A function says what it does with its argument."""
+    """No function in src, tests, tools or benchmarks is called `of`: its name says what it does."""
     functions = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in CODE
-        for node in definitions(path)
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.strip("_") == "of"
     ]
     assert functions == []
@@ -185,7 +182,7 @@ def test_constants_say_what_they_limit() -> None:
     constants = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {node.id}"
         for path in CODE
-        for node in definitions(path)
+        for node in nodes(path)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.strip("_") in VAGUE_CONSTANTS
     ]
     assert constants == []
