@@ -23,7 +23,7 @@ WORDS = {
     "tidings": "event, notification",
     "aftermath": "consequences",
     "strays?": "orphan",
-    "wish(es|ed)?": "request",
+    "wish(?:es|ed)?": "request",
     "told(?! apart)": "received, logged, reported",
     r"(?<!cannot )(?<!can )(?<!could )tell(?! apart)": "report, log, return",
     "tells": "reports, logs, shows",
@@ -51,6 +51,8 @@ WORDS = {
     "henceforth": "from now on",
     "naught|nought": "nothing",
 }
+
+ANY_WORD = re.compile(r"\b(?:" + "|".join(f"({word})" for word in WORDS) + r")\b")
 
 # Where one of these is right: the path, the match, and the reason.
 EXCEPTIONS = {
@@ -89,11 +91,11 @@ def lower(text: str) -> str:
 
 def findings(path: str, text: str) -> Iterator[str]:
     """Yield each forbidden word in the file and in its path, with what to write instead."""
-    for number, line in enumerate((path, *text.splitlines())):
-        for word, better in WORDS.items():
-            for match in re.finditer(rf"\b(?:{word})\b", lower(line)):
-                if (path, match[0]) not in EXCEPTIONS:
-                    yield f"{path}:{number or 1}: `{match[0]}`: {better}"
+    content = lower(f"{path}\n{text}")
+    for match in ANY_WORD.finditer(content):
+        if (path, match[0]) not in EXCEPTIONS:
+            line = max(1, content.count("\n", 0, match.start()))
+            yield f"{path}:{line}: `{match[0]}`: {[*WORDS.values()][(match.lastindex or 1) - 1]}"
 
 
 def test_no_text_has_a_forbidden_word() -> None:
@@ -141,16 +143,11 @@ def test_good_english_is_allowed(text: str) -> None:
     assert list(findings("x.py", text)) == []
 
 
-def nodes(path: Path) -> Iterator[ast.AST]:
-    """Yield every node of the module."""
-    return iter(ast.walk(ast.parse(path.read_text())))
-
-
 def test_no_class_name_is_defined_twice() -> None:
     """No two classes in src have one name, apart from wire documents, which are named as the values they show."""
     modules = defaultdict(list)
     for path in MODULES:
-        for node in nodes(path):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and path != SOURCE / "wire" / "documents.py":
                 modules[node.name].append(str(path.relative_to(SOURCE)))
     assert {name: where for name, where in modules.items() if len(where) > 1} == {}
@@ -166,23 +163,34 @@ def test_no_module_name_stands_in_two_packages() -> None:
     assert {name: where for name, where in modules.items() if len(where) > 1} == {}
 
 
+def places(pattern: str) -> list[str]:
+    """Return the place of each match of the pattern in our Python files."""
+    return [
+        f"{path.relative_to(ROOT)}: {match[0].strip()}"
+        for path in CODE
+        for match in re.finditer(pattern, path.read_text(), re.MULTILINE)
+    ]
+
+
 def test_no_function_is_called_of() -> None:
     """No function in src, tests, tools or benchmarks is called `of`: its name says what it does."""
-    functions = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in CODE
-        for node in nodes(path)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.strip("_") == "of"
-    ]
-    assert functions == []
+    assert places(r"^\s*(?:async )?def _*of_*\(") == []
 
 
 def test_constants_say_what_they_limit() -> None:
     """No constant is named for an amount or a feeling: limits are `max_…`, waits `…_timeout` or `…_delay`."""
-    constants = [
-        f"{path.relative_to(ROOT)}:{node.lineno}: {node.id}"
-        for path in CODE
-        for node in nodes(path)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.strip("_") in VAGUE_CONSTANTS
-    ]
-    assert constants == []
+    assert places(rf"^\s*(?:\w+, )*_*(?:{'|'.join(VAGUE_CONSTANTS)})(?:, \w+)*(?:: [^=\n]+)? = ") == []
+
+
+def test_vague_names_would_be_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A function `of` and vague constants are found, annotated and in tuples too."""
+    probe = tmp_path / "probe.py"
+    probe.write_text(
+        "class A:\n    async def of(self):\n        pass\n\n\n_AGAIN: Final = 1\nX, FAR = 1, 2\nMOST = 3\n"
+    )
+    monkeypatch.setattr("tests.test_language.CODE", [probe])
+    monkeypatch.setattr("tests.test_language.ROOT", tmp_path)
+    for test in (test_no_function_is_called_of, test_constants_say_what_they_limit):
+        with pytest.raises(AssertionError):
+            test()
+    assert len(places(r"^\s*(?:\w+, )*_*(?:AGAIN|FAR|MOST)(?:: [^=\n]+)? = ")) == 3
