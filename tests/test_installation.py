@@ -225,8 +225,16 @@ def test_an_unreachable_program_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(ShellrunnerError, match=r"cannot execute .*because of the mode of .*/opt/shellrunner"):
         host.require_executable_by("a-new-user")
+
+
+def test_an_environment_in_a_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One below a directory that is tagged as a cache, as uvx makes it, is refused; uv tags environments as well."""
+    environment = tmp_path / "tools" / "shellrunner"
+    environment.mkdir(parents=True)
+    (environment / "CACHEDIR.TAG").touch()
+    monkeypatch.setattr(sys, "prefix", str(environment))
     host.require_permanent()
-    (hidden / "CACHEDIR.TAG").touch()
+    (tmp_path / "CACHEDIR.TAG").touch()
     with pytest.raises(ShellrunnerError, match="is in a cache"):
         host.require_permanent()
 

@@ -54,9 +54,13 @@ def require_permanent() -> None:
     Raises:
         ShellrunnerError: this is an environment in a cache, as uvx and `pipx run` make them.
     """
-    python = Path(sys.executable)
-    if ".cache" in python.parts or any((each / "CACHEDIR.TAG").exists() for each in python.parents):
-        raise ShellrunnerError(f"{python} is in a cache, which may be emptied at any time: {_ADVICE}")
+    environment = Path(sys.prefix)
+    # An environment made by uv has the tag too: only a directory above it is a cache (bford.info/cachedir).
+    if ".cache" in environment.parts or any((each / "CACHEDIR.TAG").exists() for each in environment.parents):
+        raise ShellrunnerError(
+            f"{environment} is in a cache, which may be emptied at any time: install shellrunner first, with "
+            "`uv tool install`, `pipx install`, or pip in a virtual environment"
+        )
 
 
 def require_executable_by(name: str) -> None:
