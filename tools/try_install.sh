@@ -1,46 +1,13 @@
 #!/usr/bin/env bash
 # Try `shellrunner install` in a booted Debian: as root, with a user's token, again, and removed.
 #
-# Needs root, systemd-nspawn and debootstrap, and on this machine Debian's mirror (MIRROR) and PyPI. It is not part of the tests, since
-# it takes minutes. Everything is below a temporary directory (WORK), which is removed at the end; ROOT names an
-# existing root file system to copy instead of making one. Usage: tools/try_install.sh [WHEEL]
+# Usage: tools/try_install.sh [WHEEL]        needs root, systemd-nspawn and debootstrap, Debian's mirror (MIRROR) and
+# PyPI. It is not part of the tests, since it takes minutes. ROOT and WORK: see tools/booted_debian.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/booted_debian.sh
 
-SUITE=${SUITE:-bookworm}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
-PACKAGES=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,ca-certificates
-machine=shellrunner-try-$$
-work=$(mktemp -d "${WORK:-/var/tmp}/shellrunner-try.XXXXXX")
-root=$work/root
-nspawn_pid=
-
-cleanup() {
-    if [ -n "$nspawn_pid" ]; then
-        kill -TERM "$nspawn_pid" 2>/dev/null || true # systemd-nspawn shuts the machine down
-        wait "$nspawn_pid" || true
-    fi
-    rm -rf "$work"
-}
-trap cleanup EXIT
-
-step() {
-    printf '\n== %s\n' "$*"
-}
-
-[ "$(id -u)" = 0 ] || { echo "must be run as root" >&2; exit 1; }
-for tool in systemd-nspawn nsenter; do
-    command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 77; }
-done
-
-step "a root file system of Debian $SUITE"
-if [ -n "${ROOT:-}" ]; then
-    cp -a "$ROOT" "$root"
-else
-    debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" "$MIRROR" >"$work/debootstrap.log" 2>&1 ||
-        { tail "$work/debootstrap.log" >&2; exit 1; }
-fi
-
+make_root
 step "the wheel"
 wheel=${1:-}
 if [ -z "$wheel" ]; then
@@ -51,48 +18,10 @@ mkdir -p "$root/srv"
 # Downloaded here, so that the root needs neither this machine's network nor its certificates.
 python=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 python3 -m pip download -q --only-binary :all: --python-version "$python" --dest "$root/srv" "$wheel"
-
-# Before it boots.
-in_root() {
-    systemd-nspawn --quiet --register=no --keep-unit --pipe --private-network -D "$root" "$@" </dev/null >"$work/in_root.log" 2>&1 ||
-        { cat "$work/in_root.log" >&2; return 1; }
-}
-
-step "pip install"
-in_root /bin/sh -ec 'python3 -m venv /opt/shellrunner && /opt/shellrunner/bin/pip install -q --no-index --find-links /srv shellrunner && useradd -m alice'
-
-step "boot, without a network"
-systemd-nspawn --quiet --register=no --keep-unit --private-network -M "$machine" -D "$root" --boot \
-    >"$work/boot.log" 2>&1 </dev/null &
-nspawn_pid=$!
-
-# Run a command in the booted machine.
-inside() {
-    local leader
-    leader=$(pgrep -P "$nspawn_pid" | head -1)
-    nsenter --target "$leader" --all env -i --chdir=/ HOME=/root \
-        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
-}
-alice() {
-    inside runuser -u alice -- env HOME=/home/alice "$@"
-}
-for _ in $(seq 100); do
-    inside systemctl is-system-running --wait 2>/dev/null | grep -q 'running\|degraded' && break
-    sleep 0.3
-done
-
-fail() {
-    echo "FAILED: $*" >&2
-    inside journalctl --no-pager -n 40 >&2 || true
-    exit 1
-}
-expect() { # expect TEXT COMMAND...: the output contains TEXT
-    local wanted=$1 output
-    shift
-    output=$("$@" 2>&1) || true
-    printf '%s\n' "$output"
-    case $output in *"$wanted"*) ;; *) fail "expected '$wanted' from: $*" ;; esac
-}
+in_root /bin/sh -ec 'python3 -m venv /opt/shellrunner
+    /opt/shellrunner/bin/pip install -q --no-index --find-links /srv shellrunner
+    useradd -m alice'
+boot
 
 step "a dry run"
 expect "run systemctl enable --now" inside /opt/shellrunner/bin/shellrunner install --dry-run

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from shellrunner.config import ServerSettings
 from shellrunner.errors import ConfigError
 
-_HEADER: Final = """\
-# The settings of shellrunner, written by `shellrunner install`. All that are not set here have their defaults.
-# The addresses are those of shellrunner.socket too: after a change, run `shellrunner install` again.
-"""
+_HEADER: Final = "# The settings of shellrunner. All that are not set here have their defaults."
+_INSTALLED: Final = (
+    "# The addresses are those of shellrunner.socket too: after a change, run `shellrunner install` again."
+)
+_PACKAGED: Final = "# The addresses are those of shellrunner.socket too: to change them, also systemctl edit --full shellrunner.socket"
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ class ConfigFile:
     is_new: bool
 
 
-def default_text(listen: Sequence[str], socket_mode: str | None, tokens_file: Path | None) -> str:
+def default_text(
+    listen: Sequence[str], socket_mode: str | None, tokens_file: Path | None, *, is_packaged: bool
+) -> str:
     """Return the text of a new configuration file."""
-    lines = [_HEADER.rstrip("\n"), "", "[server]", f"listen = {json.dumps([*listen])}"]
+    lines = [_HEADER, _PACKAGED if is_packaged else _INSTALLED, "", "[server]", f"listen = {json.dumps([*listen])}"]
     if socket_mode:
         lines += ["# Every user may connect, but needs a token.", f'socket_mode = "{socket_mode}"']
     if tokens_file:

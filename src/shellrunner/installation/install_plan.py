@@ -20,6 +20,7 @@ from shellrunner.systemd import unit_files
 from shellrunner.systemd.unit_files import Hardening
 
 TOKEN_NAME: Final = "admin"  # noqa: S105  the name, not the secret
+_PACKAGED_UNITS: Final = Path("/usr/lib/systemd/system")
 _SCOPES: Final = ("read", "run", "admin")
 _LISTEN: Final = ("127.0.0.1:8000", "unix:/run/shellrunner.sock")
 # Every user may connect to the Unix socket, as on loopback, and needs a token there too.
@@ -44,6 +45,11 @@ def plan_system(options: InstallOptions) -> Plan:
         ShellrunnerError: it cannot be installed with these options.
     """
     where = options.where
+    if (_PACKAGED_UNITS / SERVICE).exists():
+        raise ShellrunnerError(
+            f"shellrunner is installed by a package, whose units are in {_PACKAGED_UNITS}; to create a token: "
+            f"shellrunner token create NAME 2>> {where.tokens} && systemctl reload shellrunner"
+        )
     host.require_permanent()
     host.require_executable_by(options.user_name)
     account = host.find_account(options.user_name)
@@ -123,7 +129,7 @@ def _config(
 ) -> ConfigFile:
     where = options.where
     addresses = options.listen or listen
-    text = config_file.default_text(addresses, mode, tokens_file)
+    text = config_file.default_text(addresses, mode, tokens_file, is_packaged=where.is_staged)
     return config_file.read_or_create(where.at(where.config), text, options.listen)
 
 
