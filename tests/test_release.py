@@ -12,6 +12,7 @@ import pytest
 from tools import man_page, release
 
 from shellrunner.cli import VERBS
+from shellrunner.config import Settings
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -82,3 +83,30 @@ def test_the_metadata_names_the_licence_and_types() -> None:
     assert (ROOT / "src/shellrunner/py.typed").is_file()
     assert project["authors"]
     assert project["keywords"]
+
+
+def copied() -> list[str]:
+    """What the Containerfile copies from the source directory."""
+    lines = re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", (ROOT / "Containerfile").read_text())
+    return [source for line in lines for source in line.split()]
+
+
+def test_the_container_copies_what_exists_and_what_the_build_needs() -> None:
+    """Every COPY source exists and is not ignored; all files that the wheel's build reads are among them."""
+    assert [source for source in copied() if not (ROOT / source).exists()] == []
+    kept = re.findall(r"(?m)^!(.*)$", (ROOT / ".containerignore").read_text())
+    assert sorted(kept) == sorted(copied())
+    assert {"hatch_build.py", "package.json", "package-lock.json", "README.md", "LICENSE", "man", "src"} < set(
+        copied()
+    )
+
+
+def test_the_container_does_not_run_as_root_or_through_a_shell() -> None:
+    """Its last USER is not root, entry point and command are in the exec form, and its settings exist."""
+    text = (ROOT / "Containerfile").read_text()
+    assert re.findall(r"(?m)^USER (\S+)$", text)[-1] == "shellrunner"
+    for instruction in ("ENTRYPOINT", "CMD"):
+        (value,) = re.findall(rf"(?m)^{instruction} (.*)$", text)
+        assert isinstance(json.loads(value), list)
+    for section, key in re.findall(r"SHELLRUNNER_([A-Z]+)__([A-Z_]+)=", text):
+        assert key.lower() in Settings.model_fields[section.lower()].annotation.model_fields  # type: ignore[union-attr]

@@ -19,7 +19,9 @@ _HEADER: Final = "# The settings of shellrunner. All that are not set here have 
 _INSTALLED: Final = (
     "# The addresses are those of shellrunner.socket too: after a change, run `shellrunner install` again."
 )
-_PACKAGED: Final = "# The addresses are those of shellrunner.socket too: to change them, also systemctl edit --full shellrunner.socket"
+_PACKAGED: Final = (
+    "# The addresses are those of shellrunner.socket too: change that with systemctl edit --full shellrunner.socket"
+)
 
 
 @dataclass(frozen=True)
