@@ -86,7 +86,7 @@ def test_the_metadata_names_the_licence_and_types() -> None:
 
 
 def copied() -> list[str]:
-    """What the Containerfile copies from the source directory."""
+    """Return what the Containerfile copies from the source directory."""
     lines = re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", (ROOT / "Containerfile").read_text())
     return [source for line in lines for source in line.split()]
 
