@@ -51,12 +51,13 @@ class PackageBuildHook(BuildHookInterface[Any]):
             sbom.write_text(_sbom(self.metadata.version, core.dependencies, root / "package-lock.json"))
             build_data["sbom_files"].append(str(sbom))
         _make_documentation(root, work / "documentation", with_html=self._wants_html())
-        self._add(work / "documentation", DOCUMENTATION_DIRECTORY, build_data)
+        self._add(work / "documentation", DOCUMENTATION_DIRECTORY, version, build_data)
         if _is_filled(root):
+            build_data["artifacts"].append(VENDOR_DIRECTORY)
             return
         _install(root, work)
         _copy_assets(work / "node_modules", work / "vendor")
-        if self._add(work / "vendor", VENDOR_DIRECTORY, build_data):
+        if self._add(work / "vendor", VENDOR_DIRECTORY, version, build_data):
             (root / STAMP).write_text(_lock_hash(root))  # last, so that an interrupted build is repeated
         elif version == "editable":
             raise SystemExit(f"cannot make an editable install: {root} is not writable; install without -e")
@@ -68,15 +69,20 @@ class PackageBuildHook(BuildHookInterface[Any]):
         if self._work:
             self._work.cleanup()
 
-    def _add(self, made: Path, directory: str, build_data: dict[str, Any]) -> bool:
-        """Replace the directory of the source tree; add it to the wheel and return False if that is read-only."""
+    def _add(self, made: Path, directory: str, version: str, build_data: dict[str, Any]) -> bool:
+        """Replace the directory of the source tree; add it to the archive only and return False if that is read-only.
+
+        Only here is it declared as an artifact, because a file that is there already must not be added twice.
+        """
         target = Path(self.root, directory)
         if os.access(target.parent, os.W_OK):
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(made, target)
+            build_data["artifacts"].append(directory)
             return True
-        in_archive = directory if self.target_name == "sdist" else directory.removeprefix("src/")
-        build_data["force_include"][str(made)] = in_archive
+        if version != "editable":  # which imports from the source tree only
+            in_archive = directory if self.target_name == "sdist" else directory.removeprefix("src/")
+            build_data["force_include"][str(made)] = in_archive
         return False
 
     def _wants_html(self) -> bool:

@@ -50,7 +50,7 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
     "file": ({"type": "string", "pattern": "^[a-z0-9./-]+$", "maxLength": 64}, "The path of the file.", "main.js"),
     "page": (
-        {"type": "string", "pattern": "^[A-Za-z0-9_./-]*$", "maxLength": 128},
+        {"type": "string", "pattern": "^([a-z0-9_-]+[./])*[a-z0-9_-]*$", "maxLength": 128},
         "The path of the page, or of a file that it loads; a folder has the page `index.html`.",
         "index.html",
     ),
