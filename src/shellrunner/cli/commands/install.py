@@ -11,7 +11,7 @@ from shellrunner.installation import plan
 from shellrunner.installation.install_plan import InstallOptions, plan_staged, plan_system, plan_user
 from shellrunner.installation.layout import USER_NAME, system_layout, user_layout
 from shellrunner.installation.plan import Plan
-from shellrunner.systemd.unit_files import Hardening
+from shellrunner.systemd.unit_files import HARDENINGS, Hardening
 
 _PATH: Final = click.Path(path_type=Path)
 _ROOT: Final = Path("/")
@@ -29,7 +29,7 @@ _ROOT: Final = Path("/")
 )
 @click.option(
     "--hardening",
-    type=click.Choice(["sudo", "strict"]),
+    type=click.Choice(HARDENINGS),
     default="sudo",
     show_default=True,
     help="Restrictions on commands, as for `shellrunner unit`.",

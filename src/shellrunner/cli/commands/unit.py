@@ -18,7 +18,7 @@ _PATH: Final = click.Path(path_type=Path)
 @click.option("--user", "name", default=getpass.getuser, show_default="you", help="User that commands run as.")
 @click.option(
     "--hardening",
-    type=click.Choice(["sudo", "strict"]),
+    type=click.Choice(unit_files.HARDENINGS),
     default="sudo",
     show_default=True,
     help="Restrictions on commands: sudo allows sudo to work, strict denies all that ordinary commands do without.",

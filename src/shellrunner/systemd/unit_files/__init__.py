@@ -2,18 +2,23 @@
 
 Used by the command line and the installation. Must not know jobs, HTTP, SQL, or the notifications of a running
 service.
+
+The templates are `shellrunner.service` and `shellrunner.socket`. Two fragments fill the service's: one of the account
+(`account-system` for the host's systemd, `account-user` for a user's own) and, for the host's, one of the hardening
+(`hardening-strict`, `hardening-sudo`).
 """
 
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from shellrunner.config import Address
 from shellrunner.errors import ConfigError
 
-Hardening = Literal["strict", "sudo"]
+Hardening = Literal["sudo", "strict"]
+HARDENINGS: Final[tuple[Hardening, ...]] = get_args(Hardening)
 
 # What root needs to run commands as other users, and to kill them: capabilities(7).
 _RUN_AS_CAPABILITIES: Final = (
@@ -46,9 +51,9 @@ def service_unit(
     """
     capabilities = _RUN_AS_CAPABILITIES if account.user == "root" else ""
     hardening_lines = _fill(
-        hardening, capabilities=capabilities, capabilities_comment=_CAPABILITY_COMMENTS[capabilities]
+        f"hardening-{hardening}", capabilities=capabilities, capabilities_comment=_CAPABILITY_COMMENTS[capabilities]
     )
-    account_lines = _fill("system", user=_literal(account.user), group=_literal(account.group))
+    account_lines = _fill("account-system", user=_literal(account.user), group=_literal(account.group))
     sockets = _SOCKETS if has_socket_unit else ""
     return _service(
         command, account_lines, hardening=f"{hardening_lines}\n", sockets=sockets, target="multi-user.target"
@@ -57,7 +62,7 @@ def service_unit(
 
 def user_service_unit(command: Sequence[str]) -> str:
     """Return the service unit for a user's own systemd instance, beside its socket unit; `command` as above."""
-    return _service(command, _fill("user"), hardening="", sockets=_SOCKETS, target="default.target")
+    return _service(command, _fill("account-user"), hardening="", sockets=_SOCKETS, target="default.target")
 
 
 def _service(command: Sequence[str], account: str, **values: str) -> str:
