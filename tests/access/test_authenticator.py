@@ -90,7 +90,7 @@ async def opened_with(store: SqliteStore, clock: Clock, config: Any = None) -> A
 async def test_a_token_authenticates(authenticator: Authenticator) -> None:
     """A token authenticates under its name, with exactly its scopes and its settings."""
     identity = authenticator.authenticate_token(SECRET, "192.0.2.1")
-    assert (identity.name, identity.scopes, identity.is_session) == ("token:ci", frozenset({"read", "run"}), False)
+    assert (identity.name, identity.scopes, identity.session) == ("token:ci", frozenset({"read", "run"}), None)
     assert identity.token == token()
     assert authenticator.needs_token
 
@@ -243,7 +243,7 @@ async def test_a_session_may_read_only(authenticator: Authenticator) -> None:
         assert len(cookie) >= 43
         watcher = await authenticator.authenticate_session(cookie)
         assert watcher is not None
-        assert (watcher.name, watcher.scopes, watcher.is_session) == ("token:ci", frozenset({"read"}), True)
+        assert (watcher.name, watcher.scopes, watcher.session is not None) == ("token:ci", frozenset({"read"}), True)
         assert authenticator.is_still_valid(watcher)
         with pytest.raises(TokenNeeded):
             authenticator.authenticate_token(cookie, "x")

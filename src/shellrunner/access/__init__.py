@@ -27,11 +27,6 @@ class Identity:
     session: bytes | None = None
 
     @property
-    def is_session(self) -> bool:
-        """Whether it was authenticated by a session cookie."""
-        return self.session is not None
-
-    @property
     def run_as(self) -> str | None:
         """The system user of its commands; None: the service's own."""
         return None if self.token is None else self.token.run_as
