@@ -107,7 +107,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "store.sqlite": (
         ("composition",),
         ("store",),
-        ("claims", "effects", "recovery"),
+        ("claims", "effects", "opening"),
         ("add_job",),
         ("claim_requests",),
         ("queue_counts", "schema"),

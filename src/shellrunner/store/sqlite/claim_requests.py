@@ -1,6 +1,6 @@
-"""The line of keepers that wait for a job.
+"""The line of keepers that wait for a job: who is next, and when a batch is worth running for them.
 
-Owned by `claims`, on the event loop's thread. Must not know jobs or transactions.
+Owned by `claims` (which serves the line), on the event loop's thread. Must not know jobs or transactions.
 """
 
 import asyncio

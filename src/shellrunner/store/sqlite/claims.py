@@ -1,7 +1,7 @@
 """Claims: keepers wait in line, and are served at the end of each write batch, in its commit.
 
-Owned by the store. Knows who waits and which queues may start a job; `units.claiming` chooses the jobs. Must not know
-keepers as processes.
+Owned by the store. Decides which claim requests a batch serves, and delivers the claims; `claim_requests` is the line
+of those that wait, `units.claiming` the SQL that chooses the jobs. Must not know keepers as processes.
 
 Accepting a job and claiming it are one commit, and so are finishing one job and claiming the next:
 

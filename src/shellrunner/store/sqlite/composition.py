@@ -26,8 +26,8 @@ from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.db_thread import DbThread, connect, open_reading
 from shellrunner.store.sqlite.engine.disk_reserve import Ballast
 from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.opening import HistoryOpener
 from shellrunner.store.sqlite.queue_counts import QueueCounts
-from shellrunner.store.sqlite.recovery import Recovery
 from shellrunner.store.sqlite.store import Parts, SqliteStore
 from shellrunner.tasks import background
 
@@ -43,19 +43,19 @@ async def open_store(
     Raises:
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
-    recovery = Recovery(str(state_dir))
+    opener = HistoryOpener(str(state_dir))
     async with (
-        connect(recovery.open) as writing,
-        connect(partial(open_reading, recovery.path)) as reading_one,
-        connect(partial(open_reading, recovery.path)) as reading_two,
-        _running(recovery, writing, (reading_one, reading_two), str(state_dir), (retention, queues)) as store,
+        connect(opener.open) as writing,
+        connect(partial(open_reading, opener.path)) as reading_one,
+        connect(partial(open_reading, opener.path)) as reading_two,
+        _running(opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues)) as store,
     ):
         yield store
 
 
 @asynccontextmanager
 async def _running(
-    recovery: Recovery,
+    opener: HistoryOpener,
     writing: DbThread,
     reading: Sequence[DbThread],
     state_dir: str,
@@ -67,9 +67,9 @@ async def _running(
     engine = Engine(writing, reading, ballast)
     storage = LocalStorage(state_dir)
     outputs = OutputReader(storage, engine.read)
-    counts = QueueCounts(queue_limits, recovery.undone, recovery.paused)
+    counts = QueueCounts(queue_limits, opener.undone, opener.paused)
     requests = ClaimRequests(counts, engine.writes.wake)
-    owners = recovery.owners
+    owners = opener.owners
 
     def fingerprint(job_id: int) -> bytes | None:
         owner = owners.get(job_id)
@@ -81,14 +81,14 @@ async def _running(
         changes=InMemoryChangeLog(),
         notifications=Notifications(fingerprint),
         requests=requests,
-        trimmer=RetentionTrimmer(retention, recovery.size),
+        trimmer=RetentionTrimmer(retention, opener.size),
         spill=SpillRemover(state_dir),
         due_timer=DueTimer(),
         indexer=Indexer(engine.write),
     )
     claims = Claims(requests, counts, effects, engine.writes)
     maintenance = Maintenance(engine, effects, effects.trimmer, ballast)
-    store = SqliteStore(Parts(recovery.history_id, engine, effects, requests, claims, outputs))
+    store = SqliteStore(Parts(opener.history_id, engine, effects, requests, claims, outputs))
 
     async with background() as tasks:
         removing = tasks.start("store-spill-remover", effects.spill.run())

@@ -1,6 +1,6 @@
 """The tables, and the migrations from older versions: one per released version, forwards only.
 
-Used by `recovery`. A migration that was released is never changed; the next one is appended. STRICT tables need
+Used by `opening`. A migration that was released is never changed; the next one is appended. STRICT tables need
 SQLite 3.37; nothing in the store needs a newer one.
 """
 

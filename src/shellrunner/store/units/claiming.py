@@ -1,6 +1,7 @@
 """Choosing jobs for claims: the job that each offer gets, written in the same commit.
 
-Units for the writer. Must not know who makes the offers, or how many jobs a queue may run.
+Units for the writer: the SQL of claims. `sqlite.claims` makes the offers, from the requests of `claim_requests`. Must
+not know who waits, or how many jobs a queue may run.
 """
 
 from collections.abc import Mapping, Sequence

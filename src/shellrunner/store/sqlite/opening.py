@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _HAS_OUTPUT: Final = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
 
 
-class Recovery:
+class HistoryOpener:
     """What is known of a history once `open` was called.
 
     size: of the done jobs. owners: who has claimed each running job. undone: how many jobs are not done, by queue and
