@@ -146,8 +146,8 @@ class Indexer:
 def _sample_grams(needle: str) -> set[str]:
     """Return trigrams from all over the needle: counting every one would take long for a long needle."""
     last = len(needle) - _GRAM_LENGTH
-    places = {last * number // (_MAX_GRAMS - 1) for number in range(_MAX_GRAMS)}
-    return {needle[place : place + _GRAM_LENGTH] for place in places}
+    starts = {last * number // (_MAX_GRAMS - 1) for number in range(_MAX_GRAMS)}
+    return {needle[start : start + _GRAM_LENGTH] for start in starts}
 
 
 def _count(db: Db, gram: str) -> int:

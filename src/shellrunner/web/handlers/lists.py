@@ -77,11 +77,11 @@ class PageRequest:
         """Respond with the page; `row` returns the document of a job, or None if it was deleted meanwhile."""
         page = await request.app[STORE].page(self.filters, self.sort, limit=self.limit, after=self.after)
         rows: list[Row] = []
-        next_position, room = page.next, MAX_PAGE_SIZE
+        next_position, bytes_left = page.next, MAX_PAGE_SIZE
         for number, job in enumerate(page.jobs):
             document = self._select_fields(await row(job))
-            room -= len(json_codec.dumps(document))
-            if room < 0 and rows:
+            bytes_left -= len(json_codec.dumps(document))
+            if bytes_left < 0 and rows:
                 next_position = position_after(page.jobs[number - 1], self.sort)
                 break
             if document is not None:
