@@ -9,10 +9,10 @@ from shellrunner.access import Identity
 from shellrunner.config import Rule
 from shellrunner.errors import CommandNotAllowed, NotYours
 from shellrunner.model import Job, JobSpec
+from shellrunner.model.names import PROCESS_LIMITS
 from shellrunner.wire.json_codec import json_pointer
 
 _MAX_SHOWN = 100  # characters of a name
-_COMMAND_LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files")  # those that a command can run into
 
 
 def check_command(identity: Identity, spec: JobSpec) -> None:
@@ -94,6 +94,6 @@ def _options(spec: JobSpec) -> Iterator[tuple[str, str]]:
         yield "tty", "#/tty"
     if spec.leave_children is not None:
         yield "leave_children", "#/leave_children"
-    for name in _COMMAND_LIMITS:
+    for name in PROCESS_LIMITS:
         if getattr(spec.limits, name) is not None:
             yield "limits", f"#/limits/{name}"

@@ -19,6 +19,8 @@ MAX_ARGUMENTS: Final = 16_384
 MAX_VARIABLES: Final = 4_096
 MAX_DEPENDENCIES: Final = 100  # jobs that one job may wait for
 MAX_PRIORITY: Final = 1000  # and, below zero, the lowest
+# Members of a job's `limits` that the kernel enforces (setrlimit(2)); the keeper enforces `output_bytes` itself.
+PROCESS_LIMITS: Final = ("memory_bytes", "cpu_seconds", "processes", "open_files")
 RESERVED_VARIABLES: Final = ("SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID")  # set by the service for each job
 
 _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)

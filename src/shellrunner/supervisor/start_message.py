@@ -6,10 +6,10 @@ Pure; used by the job runner. Must not know keepers as processes, or the store.
 from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
 from shellrunner.model import Claim, JobSpec, Limits, Streamed
+from shellrunner.model.names import PROCESS_LIMITS
 from shellrunner.supervisor.users import UserAccount
 
 _TERM = "xterm-256color"
-_LIMIT_NAMES = ("memory_bytes", "cpu_seconds", "processes", "open_files")
 
 
 def effective_timeout(spec: JobSpec, jobs: JobDefaults) -> float | None:
@@ -52,5 +52,5 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -
 
 
 def _limits(requested: Limits, jobs: JobDefaults) -> dict[str, int | None] | None:
-    limits = {name: getattr(requested, name) or getattr(jobs, name) for name in _LIMIT_NAMES}
+    limits = {name: getattr(requested, name) or getattr(jobs, name) for name in PROCESS_LIMITS}
     return limits if any(limits.values()) else None
