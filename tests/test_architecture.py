@@ -37,7 +37,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "access": (
         ("authenticator",),
         ("session_registry", "throttle", "command_rules", "job_policy", "peer_credentials"),
-        ("tokens",),
+        ("token_lookup",),
         ("__init__",),
     ),
     "cli": (

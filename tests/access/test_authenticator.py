@@ -17,7 +17,7 @@ from shellrunner.access import ALL_SCOPES, session_registry
 from shellrunner.access.authenticator import Authenticator, open_authenticator
 from shellrunner.access.session_registry import SESSION_LIFETIME, SessionRegistry
 from shellrunner.access.throttle import BURST
-from shellrunner.access.tokens import Tokens
+from shellrunner.access.token_lookup import Tokens
 from shellrunner.config import AuthSettings, Token
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
 from shellrunner.store import Retention
@@ -142,7 +142,7 @@ async def test_every_hash_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     real = hashlib.sha256
     tokens = Tokens([token(f"secret{number}", f"t{number}") for number in range(10)])
     monkeypatch.setattr(
-        "shellrunner.access.tokens.hmac.compare_digest",
+        "shellrunner.access.token_lookup.hmac.compare_digest",
         compare,
     )
     for presented in ("secret0", "secret9", "wrong"):

@@ -12,7 +12,7 @@ from typing import Final
 from shellrunner.access import Identity, service_user
 from shellrunner.access.session_registry import SessionRegistry, SessionStore
 from shellrunner.access.throttle import Throttle
-from shellrunner.access.tokens import Tokens
+from shellrunner.access.token_lookup import Tokens
 from shellrunner.config import AuthSettings
 from shellrunner.errors import NotThisUser, SessionsOff, TokenNeeded, TooManyWrongTokens
 

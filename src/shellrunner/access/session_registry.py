@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
-from shellrunner.access.tokens import secret_digest
+from shellrunner.access.token_lookup import secret_digest
 from shellrunner.clock import Millis, now_ms
 from shellrunner.model import Session
 

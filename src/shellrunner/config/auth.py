@@ -1,6 +1,7 @@
 """Settings of `[auth]`: `Token` parses a table of `[[auth.tokens]]`, with its scopes, user and permitted commands.
 
-Validated by `config.load`. Must not know how a token is checked (`access.tokens`), or created (`config.new_token`).
+Validated by `config.load`. Must not know how a token is checked (`access.authenticator`), or created
+(`config.new_token`).
 """
 
 import os

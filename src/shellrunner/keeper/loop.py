@@ -216,7 +216,8 @@ class Keeper:
 
     def _settle(self, running: RunningCommand) -> None:
         """Finish the command if its status can be had and its grace is over; else this is called again soon."""
-        # A tree that is being terminated may use its grace although the command itself is gone.
+        # The command's process group may use its grace although the command itself is gone; processes outside the
+        # group are killed at once.
         if running.cause and running.has_grace_left() and process_tree.group_lives(running.command.pid):
             return
         if running.can_be_reaped():

@@ -126,8 +126,8 @@ class Queued:
 class Running:
     """Claimed for one keeper under one claim token; `cancelling` once its cancellation was requested.
 
-    When the command started is known only at its end: the keeper reports it. Until then, the API shows `claimed` as
-    the status's `started`.
+    When the command started is recorded only at its end: the keeper reports it. Until then, the API shows `claimed`
+    as the status's `started`.
     """
 
     claimed: Millis

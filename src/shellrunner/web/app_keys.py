@@ -17,7 +17,10 @@ from shellrunner.store import History
 
 @dataclass(frozen=True, slots=True)
 class HttpFigures:
-    """Figures of the web side: followers by kind, open connections, dropped ones by reason, problems by code."""
+    """Figures of the web side: followers by kind, open connections, cut ones by reason, problems by code.
+
+    Filled by `handlers.health` at each scrape; `security.middleware` sees every rejected request.
+    """
 
     followers: Mapping[str, int]
     connections: int

@@ -1,7 +1,7 @@
 /* The table of jobs: one row per job, updated and moved rather than created again, so that focus and selection stay.
    It must not know about the network.
-   A new column: a cell here, its header in index.html, its width in styles/list.css, its field in job-list.js, and in
-   filters.js if one can sort by it. */
+   A new column: a cell here, its header in index.html, its width in styles/list.css, its field in job-list.js, in the
+   fingerprint below if its value can change, and in filters.js if one can sort by it. */
 
 import { hashWith, linkTo } from "../core/address.js";
 import { escapeControls } from "../core/escape.js";

@@ -1,7 +1,7 @@
 """Text search in commands: folding, the trigram index, and the task that keeps the index up to date.
 
-For `q` only; the other filters are in `model.filters`. Owned by the store, which runs `Indexer`. The index finds
-candidates: too many perhaps, but never too few, so that `listing` compares the text itself.
+For `q` only; the SQL of the other filters is in `index_scans`. Owned by the store, which runs `Indexer`. The index
+finds candidates: too many perhaps, but never too few, so that `listing` compares the text itself.
 
     needle   "srv/data"  → trigrams  srv rv/ v/d /da dat ata   the rarest of them are looked up:
     search   ata → 3 8 9 …    rv/ → 3 9 …                       jobs in all of them are candidates: 3, 9
