@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 
 SUITE=${SUITE:-bookworm}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
+MIRROR=${MIRROR:-} # empty: debootstrap chooses one
 PACKAGES=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,ca-certificates
 machine=shellrunner-try-$$
 work=$(mktemp -d "${WORK:-/var/tmp}/shellrunner-try.XXXXXX")
@@ -32,7 +32,7 @@ make_root() {
     if [ -n "${ROOT:-}" ]; then
         cp -a "$ROOT" "$root"
     else
-        debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" "$MIRROR" >"$work/debootstrap.log" 2>&1 ||
+        debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" ${MIRROR:+"$MIRROR"} >"$work/debootstrap.log" 2>&1 ||
             { tail "$work/debootstrap.log" >&2; exit 1; }
     fi
 }
