@@ -212,7 +212,7 @@ class TokenNeeded(ShellrunnerError):
 
 
 class TooManyWrongTokens(ShellrunnerError):
-    """Too many wrong tokens came from this address lately, and this one is wrong too."""
+    """Too many wrong tokens came from this address recently, and this one is wrong too."""
 
     code = "too-many-wrong-tokens"
 

@@ -97,7 +97,7 @@ class JobDefaults(Section):
     )
     kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
     leave_children: bool = Field(
-        False, description="whether processes that a command leaves behind go on instead of being ended"
+        False, description="whether processes that a command leaves behind continue instead of being ended"
     )
     memory_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(
         None, ge=0, le=2**62, description="address space of each process, in bytes (RLIMIT_AS); 0: no limit"
