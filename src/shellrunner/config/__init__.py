@@ -81,7 +81,8 @@ class SupervisorSettings(Section):
         10_000, ge=0, description="maximum number of unstarted jobs in all queues; 0: no limit"
     )
     on_stop: Literal["keep", "drain", "cancel"] = Field(
-        "keep", description="running commands at a stop: continue and are adopted at the next start, are waited for, are cancelled"
+        "keep",
+        description="running commands at a stop: continue and are adopted later, are waited for, are cancelled",
     )
 
 
