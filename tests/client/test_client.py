@@ -250,6 +250,7 @@ async def test_what_can_be_asked_for_is_what_the_server_takes() -> None:
     assert {"command", "argv", *JobOptions.__annotations__} == set(JobSpec.model_fields)
 
 
+@pytest.mark.real_exec  # coverage brings modules of its own
 @pytest.mark.parametrize(
     ("module", "packages"),
     [("client", {"client", "errors"}), ("cli.commands.run", {"cli", "client", "clock", "errors", "model"})],

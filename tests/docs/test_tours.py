@@ -1,6 +1,7 @@
 """The documentation is true: every command that it shows is run, and prints what is shown."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ import pytest
 from shellrunner.config import load
 from tests.support import tour
 from tests.support.service import Service
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TOURS = [page for page in PAGES if next(tour.steps(page.read_text()), None)]
+
+
+async def has_idle_keeper(service: Service) -> bool:
+    """Return whether a job would start at once, as it does for a reader who types."""
+    _, _, text = await service.get("/metrics")
+    return re.search(rb'^shellrunner_keepers\{state="idle"\} [1-9]', text, re.MULTILINE) is not None
 
 
 def name(page: Path) -> str:
@@ -28,6 +36,7 @@ async def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
     service = Service(tmp_path / "state", **dict[str, Any](tour.settings(text)))
     await service.start()
+    await until(lambda: has_idle_keeper(service), what="a keeper waits for the first job")
     try:
         for command, shown in tour.steps(text):
             printed = await tour.run_command(command, tmp_path, service.url)
