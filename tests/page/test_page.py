@@ -9,6 +9,7 @@ import pytest
 
 from shellrunner.model import Ending
 from tests.support.service import Service, at_fixed_port
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -64,6 +65,11 @@ async def test_search_filters_and_sort_order_are_in_the_address(service: Service
         await service.run(command)
     tab = await open_tab(service)
     await tab.page.fill("#search", "СОРТИР")
+
+    async def is_searched() -> bool:
+        return "q=СОРТИР" in await tab.address_parameters()
+
+    await until(is_searched, what="the search is in the address")  # once the typist pauses
     await tab.wait_for_list(medium, fast, slow)
     await tab.page.select_option("#sort", "-duration")
     await tab.wait_for_list(slow, medium, fast)
