@@ -12,6 +12,12 @@ from tests.support.keepers import ForkServer, Talk, kept
 from tests.support.service import Service
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of `tests/faults`."""
+    parser.addoption("--faults", choices=("short", "whole"), default="short", help="how many faults are tried")
+    parser.addoption("--fault-seed", type=int, help="the seed that a failed test printed")
+
+
 def pytest_sessionfinish() -> None:
     """Save what was measured of the program in this process."""
     measurement.save()
