@@ -26,7 +26,7 @@ LAYERS = (
     ("store", "access"),
     ("keeper", "config", "wire"),
     ("model",),
-    ("errors", "charsets", "process_hardening", "tasks", "clock"),
+    ("errors", "charsets", "process_hardening", "startup_signals", "tasks", "clock"),
     ("__init__",),
 )
 LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for package in layer}
@@ -177,6 +177,7 @@ FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "clock": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
     "tasks": NETWORK | DATABASES | PROCESSES | {"click", "pydantic"},
     "process_hardening": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
+    "startup_signals": NETWORK | DATABASES | {"subprocess", "multiprocessing", "asyncio", "click", "pydantic"},
     "keeper": DATABASES | {"aiohttp", "http", "asyncio", "subprocess", "multiprocessing", "click", "pydantic"},
     "client": DATABASES | PROCESSES | {"click", "http"},
     "errors": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "http"},

@@ -1,5 +1,18 @@
-"""`python -m shellrunner` is the command line."""
+"""`shellrunner` and `python -m shellrunner`: the command line, loaded once the signals of a server are handled."""
 
-from shellrunner.cli import main
+import sys
 
-main()
+from shellrunner import startup_signals
+
+
+def main() -> None:
+    """Run the command line."""
+    if sys.argv[1:2] == ["serve"]:
+        startup_signals.handle()
+    from shellrunner import cli  # noqa: PLC0415  takes 25 ms
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

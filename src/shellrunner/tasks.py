@@ -61,14 +61,22 @@ async def background() -> AsyncIterator[TaskGroup]:
 async def background_task(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Run one task behind the block; yield it, so that the block can notice a crash (the only way it gets done).
 
-    A crash does not cancel the block. When the block is left, the crash is logged as critical.
+    A crash does not cancel the block. When the block is left, the crash is logged as critical, also one while it was
+    being cancelled.
     """
     task = asyncio.create_task(work, name=name)
     try:
         yield task
     finally:
-        crashed = task.done()
+        ended_early = task.done()
         task.cancel()
         await asyncio.wait([task])
-        if crashed and (bug := task.exception()):
+        if not task.cancelled() and (bug := task.exception()):
             log.critical("the %s crashed", name, exc_info=bug)
+        elif ended_early:
+            log.critical("the %s ended although nobody stopped it", name)
+
+
+def has_failed(task: asyncio.Task[None]) -> bool:
+    """Return whether a task that is done raised an exception."""
+    return not task.cancelled() and task.exception() is not None

@@ -9,7 +9,8 @@ import contextlib
 import gc
 import logging
 import resource
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from shellrunner.service import startup_warnings
 from shellrunner.service.health import Health
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.reload import Reloader
-from shellrunner.service.shutdown import extend_stop_timeout, finish_jobs, first_of, handled_signals
+from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
 from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
@@ -31,7 +32,7 @@ from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier
-from shellrunner.tasks import background_task
+from shellrunner.tasks import background_task, has_failed
 from shellrunner.web import make_app
 
 log = logging.getLogger("shellrunner.service")
@@ -49,6 +50,25 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int
 async def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
     """Run the service, from the first lock to the last log line; return the exit status."""
     passed, certificate = take_passed_sockets(settings), Certificate.from_settings(settings.server)
+    reloader = Reloader(settings, reread or (lambda: settings), partial(check_passed_sockets, passed))
+    # Before anything is created: a stop request leaves nothing behind.
+    with handled_signals(reloader.request) as stop:
+        try:
+            return await _serve(settings, stop, reloader, passed, certificate)
+        except asyncio.CancelledError:
+            if not stop.take_interruption():
+                raise
+    log.info("stopped before the start was complete")
+    return 0
+
+
+async def _serve(
+    settings: Settings,
+    stop: StopRequest,
+    reloader: Reloader,
+    passed: Sequence[socket.socket],
+    certificate: Certificate | None,
+) -> int:
     state_dir = prepare(settings.store.state_dir)
     launcher = ForkServerLauncher.from_process(state_dir)
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
@@ -56,13 +76,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
     raise_open_files_limit()
     disable_created_samples()
     metrics = Metrics(settings.queues)
-    reloader = Reloader(settings, reread or (lambda: settings), partial(check_passed_sockets, passed))
-    with (
-        contextlib.closing(Notifier.from_environment()) as notifier,
-        private_files(),
-        locked(state_dir),
-        handled_signals(reloader.request) as stop,
-    ):
+    with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
         async with (
             open_store(state_dir, retention(settings), queue_limits(settings)) as store,
             supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
@@ -87,15 +101,17 @@ async def serve(settings: Settings, reread: Callable[[], Settings] | None = None
                 listening(app, settings, passed, certificate) as urls,
             ):
                 announce_start(settings, urls, state_dir, notifier)
+                stop.start_complete()
                 tasks = (supervising, sending, checking, reloading)
                 await first_of(stop.wait(), *tasks)
                 notifier.stopping()
                 async with background_task("stop timeout", extend_stop_timeout(notifier)):
                     await finish_jobs(supervisor, settings.supervisor.on_stop, stop, *tasks)
+                ended_early = any(task.done() for task in tasks)
             left = supervisor.running_count
         fields = {"jobs": left, "slots": str(state_dir / "slots")}
         log.info("stopped; running jobs continue under their keepers" if left else "stopped", extra=fields)
-        return 0 if all(task.cancelled() for task in tasks) else 1
+        return 1 if ended_early or any(map(has_failed, tasks)) else 0
 
 
 def announce_start(settings: Settings, urls: list[str], state_dir: Path, notifier: Notifier) -> None:

@@ -7,9 +7,12 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
 from typing import Final
 
+from shellrunner.startup_signals import STOP_SIGNALS, take_reload_request
 from shellrunner.supervisor import Supervisor
 from shellrunner.systemd.notify import Notifier
 
@@ -20,28 +23,73 @@ _EXTEND_INTERVAL: Final = 5.0  # seconds between two requests for more time
 
 @contextlib.contextmanager
 def handled_signals(reload: Callable[[], None]) -> Iterator["StopRequest"]:
-    """Turn SIGTERM and SIGINT into stop requests, and SIGHUP into a call of `reload`."""
+    """Turn SIGTERM and SIGINT into stop requests of the current task, and SIGHUP into a call of `reload`.
+
+    Afterwards the previous handlers are in force. With `loop.add_signal_handler` it would be the default action for a
+    moment, or until the process has exited, and a second SIGTERM would kill it.
+    """
     loop, stop = asyncio.get_running_loop(), StopRequest()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.request)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    try:
-        yield stop
-    finally:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(signum)
+    reactions = {**dict.fromkeys(STOP_SIGNALS, stop.request), signal.SIGHUP: reload}
+    receiving, waking = socket.socketpair()
+
+    def dispatch() -> None:
+        with contextlib.suppress(BlockingIOError):
+            for signum in receiving.recv(4096):
+                if signum in reactions:
+                    reactions[signal.Signals(signum)]()
+
+    with receiving, waking:
+        receiving.setblocking(False)
+        waking.setblocking(False)
+        # The descriptor before the handlers: a signal in between is handled twice, not lost.
+        earlier_fd = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+        earlier = {signum: signal.signal(signum, _handled_by_loop) for signum in reactions}
+        loop.add_reader(receiving, dispatch)
+        if take_reload_request():
+            reload()
+        try:
+            yield stop
+        finally:
+            for signum, handler in earlier.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
+            signal.set_wakeup_fd(earlier_fd)
+            loop.remove_reader(receiving)
+
+
+def _handled_by_loop(_signum: int, _frame: FrameType | None) -> None:
+    """Do nothing: the number was written to the wakeup descriptor (`signal.set_wakeup_fd`)."""
 
 
 class StopRequest:
-    """Whether a stop was requested, once (stop as configured) or twice (do not wait for jobs)."""
+    """Whether a stop was requested, once (stop as configured) or twice (do not wait for jobs).
+
+    Made by the task that starts the service: the first request cancels it, unless its start is complete.
+    """
 
     def __init__(self) -> None:
         """Start without a request."""
         self._requested, self._repeated = asyncio.Event(), asyncio.Event()
+        self._starting = asyncio.current_task()
 
     def request(self) -> None:
         """Request a stop; a second call repeats the request."""
-        (self._repeated if self._requested.is_set() else self._requested).set()
+        if self._requested.is_set():
+            self._repeated.set()
+            return
+        self._requested.set()
+        if self._starting:
+            self._starting.cancel()
+
+    def start_complete(self) -> None:
+        """Do not cancel the task any more: it waits for requests."""
+        self._starting = None
+
+    def take_interruption(self) -> bool:
+        """Return whether a request has cancelled the start, and if so revoke the cancellation."""
+        if not (self._starting and self._requested.is_set()):
+            return False
+        self._starting.uncancel()
+        return True
 
     async def wait(self) -> None:
         """Wait for the first request."""

@@ -90,7 +90,8 @@ class ForkServerConnection(MessageProtocol):
         self._died[number] = asyncio.get_running_loop().create_future()
         self.send({"do": "fork", "keeper": number, "header": header})
         try:
-            answer = await asyncio.wait_for(forked, _FORK_TIMEOUT)
+            async with asyncio.timeout(_FORK_TIMEOUT):
+                answer = await forked
         except TimeoutError:
             raise OSError(f"the fork server (pid {self.process.pid}) does not answer") from None
         finally:
@@ -108,7 +109,8 @@ class ForkServerConnection(MessageProtocol):
         if future is None:
             return None
         try:
-            return await asyncio.wait_for(asyncio.shield(future), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(future)
         except (TimeoutError, KeeperGone):
             return None
         finally:

@@ -114,7 +114,8 @@ async def _redraw(query: JobQuery, console: Console, client: Client, changed: as
 
 async def _has_changed(changed: asyncio.Event) -> bool:
     with suppress(TimeoutError):
-        return await asyncio.wait_for(changed.wait(), _REFRESH_INTERVAL)
+        async with asyncio.timeout(_REFRESH_INTERVAL):
+            return await changed.wait()
     return False
 
 

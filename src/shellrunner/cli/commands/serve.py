@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from shellrunner import log
+from shellrunner import log, startup_signals
 from shellrunner.cli import exit_codes
 from shellrunner.config import Settings, check_rereadable, load
 from shellrunner.errors import ShellrunnerError
@@ -50,6 +50,8 @@ def serve(
         # The outermost frame: an unexpected error is logged on one line, and systemd restarts the service.
         logging.getLogger("shellrunner.cli").critical("the service failed", exc_info=True)
         sys.exit(exit_codes.FAILED)
+    finally:
+        startup_signals.ignore()
 
 
 def _reload(config: Path | None, load_settings: Callable[[], Settings]) -> Settings:

@@ -45,7 +45,7 @@ async def open_store(
     """
     opener = HistoryOpener(str(state_dir))
     async with (
-        connect(opener.open) as writing,
+        connect(opener.open, opener.interrupt) as writing,
         connect(partial(open_reading, opener.path)) as reading_one,
         connect(partial(open_reading, opener.path)) as reading_two,
         _running(opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues)) as store,

@@ -22,6 +22,7 @@ from shellrunner.store.units import queue_pauses, trimming
 
 _log = logging.getLogger(__name__)
 
+_PROGRESS_INTERVAL: Final = 10_000  # instructions of SQLite's virtual machine, under a millisecond
 _HAS_OUTPUT: Final = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
 
 
@@ -40,6 +41,11 @@ class HistoryOpener:
         self.undone: list[tuple[str, State, int]] = []
         self.paused: frozenset[str] = frozenset()
         self._state_dir = state_dir
+        self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        """Have `open`, on another thread, fail soon; what is done by then is as good as after a crash."""
+        self._is_interrupted = True
 
     def open(self) -> sqlite3.Connection:
         """Open the writing connection to a history of the current schema; remove files that belong to no job.
@@ -51,8 +57,11 @@ class HistoryOpener:
             self._create_missing()
             db = open_writing(self.path, schema.examine)
             try:
+                # A migration of a large history takes minutes; systemd would kill a server that goes on with it.
+                db.set_progress_handler(lambda: self._is_interrupted, _PROGRESS_INTERVAL)
                 self._load(db)
                 self._remove_orphans(db)
+                db.set_progress_handler(None, 0)
             except BaseException:
                 db.close()
                 raise
@@ -88,6 +97,8 @@ class HistoryOpener:
     def _remove_orphans(self, db: sqlite3.Connection) -> None:
         """Remove spill files of jobs that were deleted, or whose result was, when a crash came between."""
         for job_id, attempts in spill.find_all(self._state_dir).items():
+            if self._is_interrupted:
+                raise StoreUnavailable("the opening was interrupted")
             if db.execute(_HAS_OUTPUT, (job_id,)).fetchone() is None:
                 spill.remove(self._state_dir, job_id, attempts)
 

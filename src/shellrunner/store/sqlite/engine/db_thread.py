@@ -3,6 +3,7 @@
 Owned by a batch queue. Knows how a connection must be set up; must not know tables, jobs or batches.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -61,8 +62,13 @@ class DbThread:
 
 
 @asynccontextmanager
-async def connect(open_db: Callable[[], sqlite3.Connection]) -> AsyncIterator[DbThread]:
-    """Call `open_db` on a thread of its own, and close what it opened there at the end."""
+async def connect(
+    open_db: Callable[[], sqlite3.Connection], interrupt: Callable[[], None] = lambda: None
+) -> AsyncIterator[DbThread]:
+    """Call `open_db` on a thread of its own, and close what it opened there at the end.
+
+    If this is cancelled meanwhile, `interrupt` is called, and `open_db` is to return or to raise soon.
+    """
     opened: list[sqlite3.Connection] = []
     failed: list[Exception] = []
 
@@ -75,7 +81,17 @@ async def connect(open_db: Callable[[], sqlite3.Connection]) -> AsyncIterator[Db
             opened.append(sqlite3.connect(":memory:"))
         return opened[0]
 
-    async with aiosqlite.Connection(connector, iter_chunk_size=64) as connection:
+    opening = asyncio.ensure_future(aiosqlite.Connection(connector, iter_chunk_size=64).__aenter__())
+    try:
+        connection = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        interrupt()
+        # The thread must not outlive the loop, nor the history's lock.
+        await (await opening).close()
+        raise
+    try:
         if failed:
             raise failed[0]
         yield DbThread(connection, opened[0])
+    finally:
+        await connection.close()

@@ -1,0 +1,42 @@
+"""Stops at random moments of the start, several servers at a time; see also `tests/test_stop_moments.py`."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stop_moments import StartingServer, handles_sigterm, loads_modules
+
+# From the first moment at which a signal can be handled at all; before it, Python itself is starting.
+MOMENTS: Sequence[Callable[[StartingServer], Any]] = (
+    lambda server: handles_sigterm(server.pid),
+    lambda server: loads_modules(server.pid),
+    lambda server: server.has("keepers.log"),
+    lambda server: server.has("history.db"),
+    lambda server: server.has("slots/*.sock"),
+)
+SIGNALS = ([signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM] * 2, [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+
+
+@pytest.mark.timeout(600)
+async def test_a_stop_at_any_moment_of_the_start_is_a_success(tmp_path: Path, seed: int, whole: bool) -> None:
+    """Exit status 0, no error in the log, no process and no socket left; four at a time, programs and not forks."""
+    chooser = random.Random(seed)
+    starts = [
+        (moment, signals, chooser.random() * 0.05)
+        for _ in range(8 if whole else 1)
+        for moment in MOMENTS
+        for signals in (SIGNALS if whole else [chooser.choice(SIGNALS)])
+    ]
+
+    async def work(number: int) -> None:
+        while starts:
+            server = await StartingServer.start(tmp_path / f"{number}-{len(starts)}", real_exec=True)
+            await server.stop_when(*starts.pop())
+            await server.nothing_is_left()
+
+    await asyncio.gather(*map(work, range(4 if whole else 2)))
