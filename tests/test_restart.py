@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from shellrunner.keeper.identity import ProcessIdentity
-from shellrunner.keeper.slot import PAGE_SIZE, SlotReader, slot_name
+from shellrunner.keeper.slot import PAGE_SIZE, SLOT_SIZE, SlotReader, slot_name
 from shellrunner.supervisor.verdict import new_claim_token
 from tests.support.processes import lives, marked, parent
 from tests.support.service import Service
@@ -309,6 +309,17 @@ async def test_slots_of_another_history_are_set_aside(service: Service) -> None:
     await until(lambda: any(line["event"] == "slot quarantined" for line in service.log))
     assert list((service.state_dir / "slots" / "aside").iterdir())
     assert (await service.run("echo new"))["job_id"] == 1
+
+
+async def test_a_slot_whose_keeper_was_killed_at_its_start_is_removed(service: Service) -> None:
+    """A slot in which nothing was written yet, of whatever size, is no evidence of anything."""
+    await service.kill()
+    slots = service.state_dir / "slots"
+    for number, size in ((8001, 0), (8002, SLOT_SIZE)):
+        (slots / slot_name(number)).write_bytes(bytes(size))
+    await service.start()
+    await until(lambda: not list(slots.glob("800*")))
+    assert not (slots / "aside").exists()
 
 
 async def test_a_second_server_on_the_same_state_is_refused(service: Service) -> None:

@@ -236,6 +236,11 @@ class SlotReader:
         page = os.pread(self.fd, PAGE_SIZE, 0)
         return _unpack_block(page, 0, PAGE_SIZE) if len(page) == PAGE_SIZE else None
 
+    def is_blank(self) -> bool:
+        """Return whether nothing was ever written into it: its keeper ended before it wrote the header."""
+        pages = [os.pread(self.fd, PAGE_SIZE, 0), *map(self._page, range(RECORD_COUNT))]
+        return not any(map(any, pages))
+
     def is_sound(self) -> bool:
         """Return whether it is complete and readable, so that a missing record proves that a job was not started."""
         if os.fstat(self.fd).st_size != SLOT_SIZE or self.header() is None:

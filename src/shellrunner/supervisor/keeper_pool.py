@@ -74,7 +74,7 @@ class KeeperPool:
             elif number not in in_use:
                 if not self.is_gone(number):
                     alive.append(number)
-                elif header:
+                elif header or self._is_blank(number):
                     self.remove_slot(number)
                 else:
                     self.quarantine(number, "it is damaged")
@@ -185,6 +185,17 @@ class KeeperPool:
             return None
         try:
             return slot.header()
+        finally:
+            slot.close()
+
+    def _is_blank(self, number: int) -> bool:
+        """Return whether the slot's keeper was ended before it could be given a job."""
+        try:
+            slot = SlotReader(self.slots, slot_name(number))
+        except FileNotFoundError:
+            return False
+        try:
+            return slot.is_blank()
         finally:
             slot.close()
 
