@@ -57,6 +57,13 @@ class Service:
     async def start(self, **settings: object) -> Self:
         """Start the server and wait until it listens."""
         self.settings |= settings
+        await self.launch()
+        await until(lambda: self.url or self.process.returncode is not None, what="it listens")
+        assert self.url, f"it did not start: {self.log[-5:]}"
+        return self
+
+    async def launch(self) -> None:
+        """Start the server, and wait for nothing."""
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
         environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
         process = await prefork.create_process(
@@ -66,9 +73,6 @@ class Service:
         self.url = ""
         self.process = cast("prefork.PipedProcess", process)
         self._reader = asyncio.create_task(self._read_log(self.process.stderr))
-        await until(lambda: self.url or self.process.returncode is not None, what="it listens")
-        assert self.url, f"it did not start: {self.log[-5:]}"
-        return self
 
     async def _read_log(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():

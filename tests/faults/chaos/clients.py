@@ -1,0 +1,310 @@
+"""The clients of a round of chaos: they submit, retry, follow, cancel, delete, and note the answers."""
+
+import asyncio
+import base64
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import aiohttp
+
+from tests.faults.chaos.jobs import Plan
+from tests.support import sse
+
+PERSISTENCE: Final = 45.0  # seconds for which a client repeats a request
+# The refusals with 503 that the API documents.
+_REFUSALS: Final = {
+    f"/problems/{name}"
+    for name in ("queue-full", "input-full", "keeper-silent", "store-unavailable", "shutting-down", "not-ready")
+}
+_Response = tuple[int, Any, dict[str, str]]
+
+
+class Unreachable(Exception):
+    """No answer came: the connection was refused, broken, or silent for too long."""
+
+
+class Rejected(Exception):
+    """The request was refused with a documented 503."""
+
+
+class Api:
+    """Requests to the service; an answer that the API does not document is a violation."""
+
+    def __init__(self, url: str) -> None:
+        """Send requests to the service at `url`, which may come and go."""
+        self._url = url
+        self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=8, connect=3))
+        self.violations: list[str] = []
+        self.answers: Counter[str] = Counter()
+
+    def url(self, path: str) -> str:
+        """Return the URL of a path."""
+        return self._url + path
+
+    async def request(self, method: str, path: str, **options: Any) -> _Response:
+        """Send a request once.
+
+        Raises:
+            Unreachable, Rejected.
+        """
+        try:
+            async with self.session.request(method, self.url(path), allow_redirects=False, **options) as response:
+                body = await response.read()
+                content: Any = await response.json() if body and "json" in response.content_type else body
+                status, headers = response.status, dict(response.headers)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.answers["unreachable"] += 1
+            raise Unreachable(repr(error)) from error
+        self.answers[f"{method} {status}"] += 1
+        if status == 503 and content.get("type") in _REFUSALS:
+            raise Rejected(content["type"])
+        if status >= 500:
+            self.violations.append(f"{method} {path} was answered with {status}: {content}")
+        return status, content, headers
+
+    async def persist(self, method: str, path: str, **options: Any) -> _Response:
+        """Send a request until it is answered."""
+        for _ in retrying():
+            try:
+                return await self.request(method, path, **options)
+            except (Unreachable, Rejected):
+                await asyncio.sleep(0.05)
+        raise AssertionError(f"{method} {path} was not answered within {PERSISTENCE:g} s")
+
+
+def retrying() -> Any:
+    """Yield until a request has been repeated for too long."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PERSISTENCE
+    return itertools.takewhile(lambda _: loop.time() < deadline, itertools.count())
+
+
+@dataclass
+class Submitted:
+    """A job that was accepted, and what its client did and saw."""
+
+    plan: Plan
+    job_id: int
+    after: list[int]
+    not_before: int | None = None  # milliseconds of the wall clock
+    cancelled: bool = False  # a cancel may have been accepted
+    deleted: bool = False  # a deletion was confirmed
+    given: int | None = None  # bytes of input that were taken; None: not known
+    events: dict[str, bytes] | None = None  # by stream, of a follower that saw `done`
+    done_event: dict[str, Any] | None = None
+    pieces: list[bytes] = field(default_factory=list)  # of followers that were cut
+    followed: bytes | None = None  # of a follower that saw the end
+
+
+class Clients:
+    """Clients that work at once, each on one job after the other."""
+
+    def __init__(self, api: Api, plan: Callable[[int], Plan], is_left: Callable[[int], list[int]], seed: int) -> None:
+        """Take plans by number; `is_left(job_id)` looks for processes of a job."""
+        self.api, self._plan, self._is_left = api, plan, is_left
+        self._chance = random.Random(f"{seed} clients")
+        self._numbers = itertools.count()
+        self._stopping = asyncio.Event()
+        self.submitted: list[Submitted] = []
+        self.counts: Counter[str] = Counter()
+
+    async def run(self, clients: int, seconds: float) -> None:
+        """Let so many clients work for a time, and wait until each has finished its last job."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(clients):
+                tasks.create_task(self._work())
+            tasks.create_task(self._administrate())
+            await asyncio.sleep(seconds)
+            self._stopping.set()
+
+    async def _work(self) -> None:
+        while not self._stopping.is_set():
+            plan = self._plan(next(self._numbers))
+            job = await self._submit(plan)
+            async with asyncio.TaskGroup() as tasks:
+                if plan.follow == "events":
+                    tasks.create_task(self._follow_events(job))
+                elif plan.follow == "raw":
+                    tasks.create_task(self._follow_raw(job))
+                if plan.sent:
+                    tasks.create_task(self._give_input(job))
+                if plan.cancel_after is not None:
+                    tasks.create_task(self._cancel(job, plan.cancel_after))
+                if plan.delete:
+                    tasks.create_task(self._delete(job))
+                elif not plan.may_vanish and plan.follow is None:
+                    tasks.create_task(self._see_end(job))
+
+    # Submissions -----------------------------------------------------------------------------------------------
+
+    async def _submit(self, plan: Plan) -> Submitted:
+        spec, after, not_before = dict(plan.spec), list[int](), None
+        if plan.needs:
+            earlier = [job.job_id for job in self.submitted[-40:] if not job.plan.may_vanish]
+            after = sorted(self._chance.sample(earlier, min(len(earlier), plan.needs)))
+            spec["after"] = after
+        if plan.start_in is not None:
+            start = datetime.now(UTC) + timedelta(seconds=plan.start_in)
+            spec["start_at"] = start.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            not_before = int(start.timestamp() * 1000)
+        headers = {"Idempotency-Key": plan.nonce} | ({"Prefer": "wait=2"} if plan.wait else {})
+        posts = [self.api.persist("POST", "/api/jobs", json=spec, headers=headers) for _ in range(1 + plan.repeat)]
+        ids = {_id(status, content) for status, content, _ in await asyncio.gather(*posts)}
+        if len(ids) != 1:
+            self.api.violations.append(f"one idempotency key made the jobs {ids}")
+        job = Submitted(plan, ids.pop(), after, not_before)
+        self.submitted.append(job)
+        self.counts[plan.kind] += 1
+        self.counts["repeated"] += plan.repeat
+        return job
+
+    # What a client does with its job -----------------------------------------------------------------------------
+
+    async def _cancel(self, job: Submitted, after: float) -> None:
+        await asyncio.sleep(after)
+        job.cancelled = True
+        status, _, _ = await self.api.persist("POST", f"/api/jobs/{job.job_id}/cancel")
+        self._expect(status, {202, 409} | ({404} if job.plan.may_vanish else set()), job, "cancel")
+        self.counts["cancelled"] += status == 202
+
+    async def _delete(self, job: Submitted) -> None:
+        await self._done(job)
+        status, _, _ = await self.api.persist("DELETE", f"/api/jobs/{job.job_id}")
+        self._expect(status, {204, 404}, job, "delete")  # 404: an answer was lost, and this repeats the request
+        job.deleted = True
+        self.counts["deleted"] += 1
+
+    async def _see_end(self, job: Submitted) -> None:
+        """Wait until the job is done; then nothing of it runs any more."""
+        status = await self._done(job)
+        if status["ending"] and not job.plan.spec.get("leave_children"):
+            left = await asyncio.to_thread(self._is_left, job.job_id)
+            if left:
+                self.api.violations.append(f"job {job.job_id} ({job.plan.kind}) is {status}, but {left} run")
+            self.counts["seen to be gone"] += 1
+
+    async def _done(self, job: Submitted) -> Any:
+        headers = {"Prefer": "wait=1"}
+        for _ in retrying():
+            status, content, _ = await self.api.persist("GET", f"/api/statuses/{job.job_id}", headers=headers)
+            if status in (303, 404, 410):
+                return content
+        raise AssertionError(f"job {job.job_id} ({job.plan.kind}) is not done: {content}")
+
+    async def _give_input(self, job: Submitted) -> None:
+        data, path, offset = job.plan.sent, f"/api/jobs/{job.job_id}/stdin", 0
+        while True:
+            chunk = data[offset : offset + self._chance.randrange(1, 60_000)]
+            end = "&end=true" if offset + len(chunk) == len(data) else ""
+            status, content, _ = await self.api.persist("POST", f"{path}?offset={offset}{end}", data=chunk)
+            match status, content["type"] if content else "":
+                case 204, _:
+                    offset += len(chunk)
+                    if end:
+                        job.given = offset
+                        return
+                case 409, "/problems/wrong-offset":
+                    offset = content["offset"]
+                case 409, "/problems/not-running":
+                    _, state, _ = await self.api.persist("GET", f"/api/statuses/{job.job_id}")
+                    if state.get("done", True):
+                        return
+                    await asyncio.sleep(0.02)
+                case _:  # it is closed, by a request whose answer was lost, or gone
+                    self._expect(status, {404, 409}, job, "stdin")
+                    return
+
+    def _expect(self, status: int, expected: set[int], job: Submitted, what: str) -> None:
+        if status not in expected:
+            self.api.violations.append(f"{what} of job {job.job_id} was answered with {status}")
+
+    # Followers ---------------------------------------------------------------------------------------------------
+
+    async def _follow_events(self, job: Submitted) -> None:
+        """Follow the job's events; the client is cut at random moments, and resumes by the id of the last event."""
+        position: dict[str, str] = {}
+        got = {"stdout": b"", "stderr": b""}
+        path = self.api.url(f"/api/statuses/{job.job_id}/events?encoding=base64")
+        for _ in retrying():
+            try:
+                async with (
+                    asyncio.timeout(self._chance.choice((0.05, 0.3, 1, 5))),
+                    self.api.session.get(path, headers=position) as response,
+                ):
+                    if response.status != 200:
+                        await self._see_refusal(response, job)
+                        continue
+                    async for event in sse.parse(response.content):
+                        if event.id is not None:
+                            position = {"Last-Event-ID": event.id}
+                        if event.name in got:
+                            got[event.name] += base64.b64decode(event.data["base64"])
+                        elif event.name == "done":
+                            job.events, job.done_event = got, event.data
+                            self.counts["followed by events"] += 1
+                            return
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                await self._see_cut(error)
+        self.api.violations.append(f"a follower of job {job.job_id} did not see its end")
+
+    async def _follow_raw(self, job: Submitted) -> None:
+        """Follow the job's plain output, from its start after each cut."""
+        path = self.api.url(f"/api/statuses/{job.job_id}/output?follow=true")
+        for _ in retrying():
+            piece = b""
+            try:
+                async with asyncio.timeout(self._chance.choice((0.1, 1, 5))), self.api.session.get(path) as response:
+                    if response.status != 200:
+                        await self._see_refusal(response, job)
+                        continue
+                    async for data in response.content.iter_any():
+                        piece += data
+                    job.followed = piece
+                    self.counts["followed as plain output"] += 1
+                    return
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                job.pieces.append(piece)
+                await self._see_cut(error)
+        self.api.violations.append(f"a follower of the output of job {job.job_id} did not see its end")
+
+    async def _see_cut(self, error: Exception) -> None:
+        refused = isinstance(error, aiohttp.ClientConnectorError)
+        self.counts["refused" if refused else "cut"] += 1
+        await asyncio.sleep(0.05 if refused else 0)
+
+    async def _see_refusal(self, response: aiohttp.ClientResponse, job: Submitted) -> None:
+        if response.status != 503:
+            text = await response.text()
+            self.api.violations.append(f"a follower of job {job.job_id} got {response.status}: {text}")
+        await asyncio.sleep(0.05)
+
+    # Queues and bulk deletion ------------------------------------------------------------------------------------
+
+    async def _administrate(self) -> None:
+        """Pause and resume queues, and delete groups of jobs, until the clients end."""
+        while not self._stopping.is_set():
+            await asyncio.sleep(self._chance.uniform(0.2, 0.8))
+            queue = self._chance.choice(("default", "single"))
+            await self.api.persist("POST", f"/api/queues/{queue}/pause")
+            await asyncio.sleep(self._chance.uniform(0, 0.3))
+            await self.api.persist("POST", f"/api/queues/{queue}/resume")
+            await self.delete_group(str(self._chance.randrange(4)))
+            self.counts["paused"] += 1
+
+    async def delete_group(self, group: str) -> None:
+        """Delete what is done of a group."""
+        status, content, _ = await self.api.persist("DELETE", f"/api/jobs?label=group:{group}&confirm=true")
+        if status != 200:
+            self.api.violations.append(f"the deletion of group {group} was answered with {status}: {content}")
+        else:
+            self.counts["deleted in bulk"] += content["deleted"]
+
+
+def _id(status: int, content: Any) -> int:
+    assert status in (200, 202), content
+    return int(content["result_id" if status == 200 else "job_id"])

@@ -1,0 +1,201 @@
+"""What is done to the processes of a service: kills, stops and restarts, in an order that the seed decides."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.support.service import Service
+
+PAUSE: Final = (0.02, 0.35)  # seconds between two faults
+
+# How often each fault is chosen. Where keepers are spared, commands are not killed either, and nothing may be lost.
+_SPARING: Final = {
+    "kill server": 4, "restart server": 2, "kill starting server": 1, "stop server": 2, "kill fork server": 2,
+    "stop fork server": 2, "stop keeper": 4, "stop command": 4, "kill server and fork server": 2,
+}  # fmt: skip
+_ALL: Final = _SPARING | {"kill keeper": 6, "kill command": 6, "kill keeper and server": 2, "kill everything": 1}
+
+
+class Processes:
+    """The processes of a service, as /proc shows them."""
+
+    def __init__(self, state_dir: Path, run: str) -> None:
+        """Look for those that work on this directory, and for commands of this run."""
+        self._state_dir, self._mark = os.fsencode(state_dir), f"CHAOS={run}-".encode()
+
+    def fork_servers(self) -> list[int]:
+        """Return the pids of fork servers: they lead their session, and no process of their kind is their parent."""
+        helpers = self._helpers()
+        return [pid for pid in helpers if _session(pid) == pid and parent(pid) not in helpers]
+
+    def keepers(self) -> list[int]:
+        """Return the pids of keepers: in the session of a fork server, which is their parent while it lives.
+
+        A keeper's child that has not become its command yet looks like it, but has a keeper as parent.
+        """
+        helpers = self._helpers()
+        parents = {pid: parent(pid) for pid in helpers if _session(pid) != pid}
+        return [pid for pid, above in parents.items() if above not in helpers or _session(pid) == above]
+
+    def commands(self) -> dict[int, tuple[str, str]]:
+        """Return the pids of the processes of jobs, with the nonce and the claim token that they carry."""
+        found = {}
+        for pid in _pids():
+            values = read_proc(pid, "environ").split(b"\0")
+            nonce = next((value[6:].decode() for value in values if value.startswith(self._mark)), None)
+            if nonce is not None:
+                token = next((value[16:].decode() for value in values if value.startswith(b"SHELLRUNNER_JOB=")), "-")
+                found[pid] = nonce, token
+        return found
+
+    def _helpers(self) -> set[int]:
+        words = {pid: read_proc(pid, "cmdline").split(b"\0") for pid in _pids()}
+        return {pid for pid, each in words.items() if b"-I" in each and each[-2:-1] == [self._state_dir]}
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def read_proc(pid: int, name: str) -> bytes:
+    """Return the content of a file of /proc/PID; empty if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+class Injection:
+    """Does one thing after the other to the processes of a service, and lets it work again in between."""
+
+    def __init__(self, service: Service, processes: Processes, ledger: Path, seed: int, *, sparing: bool) -> None:
+        """Take faults from the seed; `sparing` keepers and commands of kills."""
+        self._service, self._processes, self._ledger = service, processes, ledger
+        self._chance = random.Random(f"{seed} faults {sparing}")
+        self._faults = _SPARING if sparing else _ALL
+        self.counts: Counter[str] = Counter()
+        self._stopped: set[asyncio.Task[None]] = set()
+
+    async def run(self, seconds: float) -> None:
+        """Inject faults for a time; then nothing is stopped any more, and the server runs."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        faults = self._schedule()
+        while asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(self._chance.uniform(*PAUSE))
+            fault = next(faults)
+            happened = await self._inject(fault, self._chance.random(), self._chance.random())
+            self.counts[fault] += happened
+            self.counts["faults"] += happened
+            self.counts["server ended"] += "server" in fault.replace("fork server", "") and not fault.startswith(
+                "stop"
+            )
+        await asyncio.gather(*self._stopped)
+
+    def _schedule(self) -> Iterator[str]:
+        """Yield faults without end: each once, then by their weights."""
+        yield from self._chance.sample(list(self._faults), len(self._faults))
+        while True:
+            yield from self._chance.choices(list(self._faults), list(self._faults.values()))
+
+    async def _inject(self, fault: str, which: float, how_long: float) -> bool:
+        verb, _, objects = fault.partition(" ")
+        if verb == "stop":
+            return self._stop(self._choose(objects, which), how_long)
+        if fault == "restart server":
+            status = await self._service.stop()
+            assert status == 0, f"the server ended with {status} after SIGTERM: {self._service.log[-5:]}"
+            await self._service.start()
+            return True
+        if fault == "kill starting server":
+            await self._service.kill()
+            starting = asyncio.create_task(self._service.launch())
+            await asyncio.sleep(how_long * 0.2)
+            await starting
+            await self._service.kill()
+            await self._service.start()
+            return True
+        return await self._kill(objects, which)
+
+    async def _kill(self, objects: str, which: float) -> bool:
+        names = (
+            ["fork server", "keepers", "commands", "server"] if objects == "everything" else objects.split(" and ")
+        )
+        hit = False
+        for name in names:
+            for pid in self._choose(name, which) if name != "server" else ():
+                self._announce(pid)
+                hit |= _send(pid, signal.SIGKILL)
+        if "server" in names:
+            await self._service.restart()
+            hit = True
+        return hit
+
+    def _choose(self, name: str, which: float) -> list[int]:
+        match name:
+            case "server":
+                return [self._service.process.pid]
+            case "fork server":
+                return self._processes.fork_servers()
+            case "keepers":
+                return self._processes.keepers()
+            case "commands":
+                return list(self._processes.commands())
+            case "keeper":
+                found = self._processes.keepers()
+                busy = [pid for pid in found if any(parent(each) == pid for each in self._processes.commands())]
+                found = busy or found
+            case _:
+                found = list(self._processes.commands())
+        return [found[int(which * len(found))]] if found else []
+
+    def _announce(self, pid: int) -> None:
+        """Write into the ledger that this process of a job, if it is one, is about to be killed."""
+        nonce, token = self._processes.commands().get(pid, (None, None))
+        if nonce is not None:
+            with self._ledger.open("a") as file:
+                file.write(f"K {nonce} {token} {pid}\n")
+
+    def _stop(self, pids: list[int], how_long: float) -> bool:
+        stopped = [pid for pid in pids if _send(pid, signal.SIGSTOP)]
+        if stopped:
+            task = asyncio.create_task(self._continue(stopped, how_long))
+            self._stopped.add(task)
+            task.add_done_callback(self._stopped.discard)
+        return bool(stopped)
+
+    async def _continue(self, pids: list[int], how_long: float) -> None:
+        await asyncio.sleep(how_long)
+        for pid in pids:
+            _send(pid, signal.SIGCONT)
+
+
+def parent(pid: int) -> int | None:
+    """Return the pid of the process's parent."""
+    fields = read_proc(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else None
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the process's children, also those that have ended and were not waited for."""
+    return [int(child) for child in read_proc(pid, f"task/{pid}/children").split()]
+
+
+def _send(pid: int, number: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+        return True
+    return False

@@ -1,0 +1,154 @@
+"""The whole promise under chaos: whatever is killed or stopped, the history has what the commands witnessed."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.chaos.checks import Checker
+from tests.faults.chaos.clients import Api, Clients
+from tests.faults.chaos.injection import Injection, Processes
+from tests.faults.chaos.jobs import GRACE, KINDS, plan_job
+from tests.faults.chaos.ledger import Ledger
+from tests.support.service import Service, at_fixed_port
+from tests.support.waiting import until
+
+SETTINGS = {
+    "JOBS__KILL_GRACE": GRACE,
+    "SUPERVISOR__MAX_RUNNING": 6,
+    "QUEUES": json.dumps({"single": {"max_running": 1}}),
+}
+
+
+class Round:
+    """One service, clients and faults for a time, and the checks afterwards."""
+
+    def __init__(self, path: Path, seed: int, *, sparing: bool) -> None:
+        """Work in `path`; `sparing`: keepers and commands are not killed, so nothing may be lost."""
+        self.path, self.seed, self.sparing = path, seed, sparing
+        self.run_id = f"{os.getpid()}-{time.monotonic_ns()}"
+        self.ledger = path / "ledger"
+        self.state = path / "state"
+        self.processes = Processes(self.state, self.run_id)
+        self.counts: Counter[str] = Counter()
+
+    async def run(self, seconds: float) -> None:
+        """Run the round.
+
+        Raises:
+            AssertionError: something did not hold.
+        """
+        self.ledger.touch()
+        async with at_fixed_port(self.state, **SETTINGS) as service:
+            api = Api(service.url)
+            clients = Clients(api, lambda number: plan_job(self.seed, self.run_id, number, str(self.ledger)),
+                              self._processes_of, self.seed)  # fmt: skip
+            injection = Injection(service, self.processes, self.ledger, self.seed, sparing=self.sparing)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(clients.run(10, seconds))
+                    tasks.create_task(injection.run(seconds))
+                await self._settle(api, clients)
+                checker = Checker(api, clients.submitted, Ledger(self.ledger), may_lose=not self.sparing)
+                await checker.check()
+                violations = [*api.violations, *checker.violations, *await self._leaks(service, clients)]
+            finally:
+                await api.session.close()
+                self._end_commands()
+            self.counts = clients.counts + injection.counts + checker.endings + api.answers
+            self.counts["jobs"] = len(clients.submitted)
+            print(f"sparing={self.sparing}: {dict(sorted(self.counts.items()))}")
+            assert not violations, "\n".join([f"{len(violations)} violations", *violations[:20]])
+
+    async def _settle(self, api: Api, clients: Clients) -> None:
+        """Wait until every job is done and every group deleted."""
+        for name in ("default", "single"):
+            await api.persist("POST", f"/api/queues/{name}/resume")
+        rest: list[object] = []
+
+        async def is_done() -> bool:
+            rest[:] = (await api.persist("GET", "/api/statuses?state=waiting,queued,running"))[1]["statuses"]
+            return not rest
+
+        try:
+            await until(is_done, 40)
+        except AssertionError:
+            raise AssertionError(f"not done: {rest}") from None
+        for group in range(4):
+            await clients.delete_group(str(group))
+
+    def _processes_of(self, job_id: int) -> list[int]:
+        mark = f"{job_id}:"
+        return [pid for pid, (_, token) in self.processes.commands().items() if token.startswith(mark)]
+
+    async def _leaks(self, service: Service, clients: Clients) -> list[str]:
+        """Return what is left once nothing runs: processes, slots, sockets, files of output, errors in logs."""
+        await until(lambda: not self.processes.commands(), what="no command is left")
+        kept = {str(job.job_id) for job in clients.submitted if not job.deleted and not job.plan.group}
+        files = [name for name in os.listdir(self.state / "runs") if name.split(".")[0] not in kept]
+        found = [f"files of deleted jobs: {files}"] if files else []
+        await service.restart()
+        try:
+            await until(self._slots_match)
+        except AssertionError:
+            found.append(f"{len(self.processes.keepers())} keepers, but {sorted(os.listdir(self.state / 'slots'))}")
+        found += [f"in the log: {entry}" for entry in service.log if "exception" in entry or "line" in entry]
+        text = (self.state / "keepers.log").read_text()
+        if text:
+            found.append(f"keepers.log: {text[-3000:]}")
+        await service.stop()
+        await until(lambda: not (self.processes.keepers() or self.processes.fork_servers()), what="no keeper is left")
+        return found
+
+    def _slots_match(self) -> bool:
+        """Return whether every slot and every socket is that of a keeper."""
+        names = os.listdir(self.state / "slots")
+        return len(names) == 2 * len(self.processes.keepers())
+
+    def _end_commands(self) -> None:
+        for pid in self.processes.commands():
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
+    """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false."""
+    seconds = 30 if whole else 4
+    for sparing in (False, True):
+        path = tmp_path / f"sparing-{sparing}"
+        path.mkdir()
+        chaos = Round(path, seed, sparing=sparing)
+        await chaos.run(seconds)
+        _check_enough(chaos.counts, seconds)
+
+
+def _check_enough(counts: Counter[str], seconds: float) -> None:
+    """Check that the round was no empty one."""
+    assert counts["jobs"] >= 5 * seconds, counts
+    assert counts["exited"] >= 2 * seconds, counts
+    assert counts["cut"] >= seconds, counts
+    assert counts["faults"] >= 2 * seconds, counts
+    assert counts["server ended"] >= seconds / 2, counts
+    if seconds >= 30:
+        for kind in KINDS:
+            assert counts[kind] > 0, kind
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+async def test_chaos_for_long(tmp_path: Path, seed: int) -> None:
+    """Round after round of a minute each, every one with another seed, for 20 minutes."""
+    deadline = time.monotonic() + 20 * 60
+    number = 0
+    while time.monotonic() < deadline:
+        path = tmp_path / str(number)
+        path.mkdir()
+        print(f"round {number}")
+        await Round(path, seed + number, sparing=bool(number % 2)).run(60)
+        shutil.rmtree(path)
+        number += 1
