@@ -19,6 +19,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("backup",),
     ("service", "installation"),
     ("systemd", "log"),
     ("web", "supervisor", "callbacks", "client", "metrics"),
@@ -38,6 +39,12 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("authenticator",),
         ("session_registry", "throttle", "command_rules", "job_policy", "peer_credentials"),
         ("token_lookup",),
+        ("__init__",),
+    ),
+    "backup": (
+        ("creation", "restoration"),
+        ("manifest",),
+        ("private_files",),
         ("__init__",),
     ),
     "cli": (
@@ -107,7 +114,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "store.sqlite": (
         ("composition",),
         ("store",),
-        ("claims", "effects", "opening"),
+        ("claims", "effects", "opening", "snapshot"),
         ("add_job",),
         ("claim_requests",),
         ("queue_counts", "schema"),
@@ -196,6 +203,7 @@ FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "systemd": {"aiohttp", "http", "asyncio"} | DATABASES | PROCESSES,
     "service": DATABASES | {"click"},
     "installation": NETWORK | DATABASES | {"asyncio", "click"},
+    "backup": NETWORK | DATABASES | PROCESSES | {"asyncio", "click"},
     "cli": NETWORK | DATABASES,
 }
 

@@ -30,6 +30,8 @@ VERBS: Final = (
     "prune",
     "queues",
     "serve",
+    "backup",
+    "restore",
     "token",
     "install",
     "uninstall",

@@ -21,6 +21,7 @@ _DIRECTORIES: Final = ("slots", "runs")
 # SQLite gives its journal files the mode of the database, but opens an existing file, wherever a link leads.
 _HISTORY: Final = ("history.db", "history.db-journal", "history.db-wal", "history.db-shm")
 _FILES: Final = (*_HISTORY, "ballast", "keepers.log", "lock")
+RESTORING: Final = "restore.partial"  # a directory that is there while `shellrunner restore` replaces files
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -82,11 +83,12 @@ def private_files() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(state_dir: Path) -> Iterator[None]:
+def locked(state_dir: Path, *, restores: bool = False) -> Iterator[None]:
     """Hold the state directory's lock.
 
     Raises:
         StateLocked: another server holds it.
+        StoreUnavailable: its files are of two histories, because a restore was interrupted; unless it `restores`.
     """
     fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -97,6 +99,11 @@ def locked(state_dir: Path) -> Iterator[None]:
             raise StateLocked(f"another server (pid {holder}) uses the state directory {state_dir}") from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        if not restores and (state_dir / RESTORING).exists():
+            raise StoreUnavailable(
+                f"{state_dir / RESTORING} shows that a restore was interrupted: "
+                "repeat it with shellrunner restore --set-aside"
+            )
         yield
     finally:
         os.close(fd)

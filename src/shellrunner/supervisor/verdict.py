@@ -13,9 +13,9 @@ not know asyncio, SQL or sockets.
 import os
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from shellrunner.clock import format_rfc3339, now_ms
+from shellrunner.clock import Millis, format_rfc3339, now_ms
 from shellrunner.keeper.identity import boot_id
 from shellrunner.keeper.slot import (
     DATA_CAPACITY,
@@ -116,6 +116,41 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
         return _lost(f"{evidence}; its slot {claim.keeper} is missing")
     try:
         return _judge(state, slot, claim, evidence, same_boot)
+    finally:
+        slot.close()
+
+
+class OutputSoFar(NamedTuple):
+    """What a command had written at some moment, with the number of its index entries, and when it was started."""
+
+    volume: Volume
+    head: Head
+    entries: int
+    started: Millis | None
+
+
+def output_so_far(state: int, keeper: int, job_id: int, token: str) -> OutputSoFar:
+    """Return what the command of a claim has written, as of some moment during this call.
+
+    Nothing if the keeper's slot has no record of the claim any more, or its output is not intact. The spill files
+    are longer than counted here if the command has gone on.
+    """
+    nothing = OutputSoFar(Volume(), Head(), 0, None)
+    try:
+        slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
+        try:
+            slot = SlotReader(slots, slot_name(keeper))
+        finally:
+            os.close(slots)
+    except OSError:
+        return nothing
+    try:
+        record = slot.find(job_id, token)
+        if record is None:
+            return nothing
+        volume, head = _intact_output(state, slot, record, record.progress)
+        found = OutputSoFar(volume, head, record.progress.get("entries", 0), record.start.get("wall"))
+        return found if slot.still_holds(record) else nothing
     finally:
         slot.close()
 

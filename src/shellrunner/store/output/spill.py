@@ -89,12 +89,18 @@ def remove(state_dir: str, job_id: int, attempts: int = 1) -> None:
                 os.unlink(f"{state_dir}/{path}")
 
 
+def attempt_of(path: str) -> tuple[int, int] | None:
+    """Return the job and the attempt to which a file in `runs/` belongs; None if it is no spill file."""
+    match = _NAME.fullmatch(path.removeprefix("runs/"))
+    return (int(match["job"]), int(match["attempt"] or 1)) if match else None
+
+
 def find_all(state_dir: str) -> dict[int, int]:
     """Return the ids of the jobs that have spill files, each with the number of its last attempt that has."""
     found: dict[int, int] = {}
     with os.scandir(f"{state_dir}/runs") as listing:
         for entry in listing:
-            if match := _NAME.fullmatch(entry.name):
-                job_id, attempt = int(match["job"]), int(match["attempt"] or 1)
+            if belongs := attempt_of(entry.name):
+                job_id, attempt = belongs
                 found[job_id] = max(attempt, found.get(job_id, 1))
     return found
