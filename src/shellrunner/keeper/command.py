@@ -2,12 +2,13 @@
 
 Used by the keeper's loop. Knows posix_spawn and wait statuses; must not know slots or process trees.
 posix_spawn (vfork inside) costs a fraction of a fork, and the child never runs our code. It cannot set a working
-directory, so the keeper enters it and comes back. Limits and other users need a fork (`fork_exec`).
+directory, so the keeper enters it and leaves it. Limits and other users need a fork (`fork_exec`).
 """
 
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .fork_exec import TargetUser, requested_limits, spawn
@@ -32,15 +33,15 @@ class Command(NamedTuple):
     """
 
     pid: int
-    pidfd: int
+    pidfd: int  # -1 if there is none: then its end is looked for from time to time
     pipes: list[int]
     stdin: StdinBuffer | None
     wall: int  # milliseconds since the epoch
     clock: float  # time.monotonic()
 
 
-def start(message: dict[str, Any], return_to: int) -> Command:
-    """Start the command of a `start` message; `return_to` is the descriptor of the keeper's own directory.
+def start(message: dict[str, Any]) -> Command:
+    """Start the command of a `start` message.
 
     Raises:
         CannotStart: no such directory or program, no permission, too large, no processes left, …
@@ -52,16 +53,23 @@ def start(message: dict[str, Any], return_to: int) -> Command:
         raise CannotStart(f"cannot open {kind} for it: {error.strerror}") from None
     try:
         wall, clock = time.time_ns() // 1_000_000, time.monotonic()
-        pid = _spawn(message, return_to, stdio.actions)
+        pid = _spawn(message, stdio.actions)
     except CannotStart:
         stdio.close_all()
         raise
-    # It runs. If anything below fails, the keeper must not report otherwise: it dies, and the job is `lost`.
+    # It runs: nothing below may fail.
     stdio.close_child_ends()
-    return Command(pid, os.pidfd_open(pid), stdio.pipes, stdio.stdin, wall, clock)
+    return Command(pid, _open_pidfd(pid), stdio.pipes, stdio.stdin, wall, clock)
 
 
-def _spawn(message: dict[str, Any], return_to: int, actions: list[Action]) -> int:
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # no descriptors or memory left, or a system call filter
+        return -1
+
+
+def _spawn(message: dict[str, Any], actions: list[Action]) -> int:
     program, user = Program.from_message(message), TargetUser.from_message(message)
     limits = requested_limits(message.get("limits"))
     try:
@@ -80,7 +88,9 @@ def _spawn(message: dict[str, Any], return_to: int, actions: list[Action]) -> in
                 setsigdef=_DEFAULT_SIGNALS,
             )
         finally:
-            os.fchdir(return_to)
+            # Not the state directory, which may be closed to us by now. A failure here must not deny the start.
+            with suppress(OSError):
+                os.chdir("/")
     except StepFailed as failed:
         raise CannotStart(_describe(message, failed.step, os.strerror(failed.errno))) from None
     except OSError as error:

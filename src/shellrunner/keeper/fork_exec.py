@@ -11,12 +11,14 @@ import resource
 import signal
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 from .program import Program, StartStep, StepFailed
 from .stdio import Action
 
 _FAILURE = struct.Struct("ii")  # a step and its errno
+_MAX_TRIES = 10  # of a read or write between us and the child: silence means that it runs
 _CPU_GRACE = 5  # seconds of CPU time between SIGXCPU and SIGKILL (setrlimit(2))
 # Memory is last: once it is set, the child can hardly allocate anything.
 _RESOURCES = {
@@ -103,20 +105,34 @@ def spawn(
 
     reading, writing = os.pipe()  # a successful exec closes it; otherwise the child writes why it failed
     try:
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _exec_or_report(writing, run)
-        finally:
-            os.close(writing)
-        failure = os.read(reading, _FAILURE.size)
-    finally:
-        os.close(reading)
+        pid = os.fork()
+        if pid == 0:
+            _exec_or_report(writing, run)
+    except OSError:
+        _close(writing, reading)
+        raise
+    _close(writing)
+    failure = _read_failure(reading)
+    _close(reading)
     if failure:
-        os.waitpid(pid, 0)
+        with suppress(OSError):  # else it is reaped like any orphan
+            os.waitpid(pid, 0)
         step, number = _FAILURE.unpack(failure)
         raise StepFailed(StartStep(step), number)
     return pid
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        with suppress(OSError):  # it is free all the same (close(2))
+            os.close(descriptor)
+
+
+def _read_failure(reading: int) -> bytes:
+    for _ in range(_MAX_TRIES):
+        with suppress(OSError):
+            return os.read(reading, _FAILURE.size)
+    return b""  # for all that is known, it runs
 
 
 def _exec_or_report(report: int, run: Callable[[], NoReturn]) -> NoReturn:
@@ -131,9 +147,16 @@ def _exec_or_report(report: int, run: Callable[[], NoReturn]) -> NoReturn:
         pass
     finally:
         try:
-            os.write(report, _FAILURE.pack(*failure))
+            _report(report, _FAILURE.pack(*failure))
         finally:
             os._exit(127)
+
+
+def _report(report: int, failure: bytes) -> None:
+    for _ in range(_MAX_TRIES):
+        with suppress(OSError):
+            os.write(report, failure)
+            return
 
 
 def _prepare_child(actions: Sequence[Action], default_signals: Sequence[int]) -> None:

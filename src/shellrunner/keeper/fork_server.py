@@ -18,11 +18,13 @@ from . import process_tree
 from .identity import ProcessIdentity
 from .loop import Keeper
 from .message_socket import MessageSocket
+from .process_tree.let_go import LOOK_INTERVAL, LetGoTrees
 from .protocol import Message
 from .slot import SlotWriter, slot_name, socket_name
 
 _SWEEP_TIMEOUT = 2.0  # seconds for a killed keeper's descendants to end before its death is reported
-_RETRY_DELAY = 0.5  # seconds between later attempts to sweep
+_RETRY_DELAY = 0.5  # seconds between later attempts to sweep, and between looks where there is no pidfd
+_PAUSE = 0.05  # seconds after a call has failed that must not fail
 
 
 class ForkServer:
@@ -34,7 +36,8 @@ class ForkServer:
         self._state = state
         self._slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
         self._keepers: dict[int, int] = {}  # pid → number
-        self._pidfds: dict[int, int] = {}  # pid → pidfd, readable once the keeper has ended
+        self._pidfds: dict[int, int] = {}  # pid → pidfd, readable once the keeper has ended; not every keeper has one
+        self._let_go = LetGoTrees()
         self._unswept = False  # a killed keeper's descendants have survived every attempt so far
 
     def run(self) -> None:
@@ -43,24 +46,39 @@ class ForkServer:
         It waits for keepers only: a killed one's descendants are looked for when it has ended. That needs no signal
         handler, which every keeper would inherit.
         """
-        while self._server or self._keepers:
-            poll = select.poll()
-            for descriptor in self._pidfds.values():
-                poll.register(descriptor, select.POLLIN)
-            if self._server:
-                poll.register(self._server, self._server.events)
-            ready = {descriptor for descriptor, _ in poll.poll(_RETRY_DELAY * 1000 if self._unswept else None)}
-            if self._unswept or not ready.isdisjoint(self._pidfds.values()):
+        while self._server or self._keepers or self._let_go.is_needed:
+            ready = self._wait()
+            self._let_go.receive(self._keepers)
+            self._let_go.drain(ready)
+            blind = self._unswept or len(self._pidfds) < len(self._keepers)
+            if blind or not ready.isdisjoint(self._pidfds.values()) or self._let_go.is_look_due():
                 self._reap()
             if self._server and self._server.fileno() in ready:
                 self._receive(self._server)
+
+    def _wait(self) -> set[int]:
+        """Return the descriptors that are ready, or all of them if that cannot be known."""
+        poll = select.poll()
+        watched = {self._let_go.receiving.fileno(), *self._let_go.drained, *self._pidfds.values()}
+        for descriptor in watched:
+            poll.register(descriptor, select.POLLIN)
+        if self._server:
+            watched.add(self._server.fileno())
+            poll.register(self._server, self._server.events)
+        blind = self._unswept or len(self._pidfds) < len(self._keepers)
+        seconds = _RETRY_DELAY if blind else LOOK_INTERVAL if self._let_go.is_needed else None
+        try:
+            return {descriptor for descriptor, _ in poll.poll(seconds and seconds * 1000)}
+        except OSError:  # ENOMEM, for example
+            time.sleep(_PAUSE)
+            return watched
 
     def _receive(self, server: MessageSocket) -> None:
         server.flush()
         try:
             for message in server.receive() or ():
                 self._handle_fork(message["keeper"], message["header"])
-        except EOFError:
+        except (EOFError, ValueError):  # ValueError: this is not our protocol
             server.close()
             self._server = None
 
@@ -76,14 +94,18 @@ class ForkServer:
         ) as error:  # no space, descriptors or processes left: one keeper less, the others are not affected
             self._send({"say": "failed", "keeper": number, "reason": error.strerror})
             return
-        self._keepers[pid], self._pidfds[pid] = number, os.pidfd_open(pid)
+        self._keepers[pid] = number
+        with suppress(OSError):  # without it, its end is looked for from time to time
+            self._pidfds[pid] = os.pidfd_open(pid)
         self._send({"say": "forked", "keeper": number, "pid": pid})
 
     def _fork_keeper(self, number: int, header: dict[str, Any]) -> int:
         # Slot and socket exist before the keeper does, so that the server can connect as soon as it reads "forked".
         slot = SlotWriter(self._slots, slot_name(number))
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener: socket.socket | None = None
         try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.setblocking(False)
             os.fchmod(listener.fileno(), 0o600)  # the mode of the socket's file, less the umask
             # Through the descriptor, since a socket's own path is limited to 107 bytes (unix(7)).
             listener.bind(f"/proc/self/fd/{self._slots}/{socket_name(number)}")
@@ -91,7 +113,7 @@ class ForkServer:
             pid = os.fork()
         except OSError:
             for name in (slot_name(number), socket_name(number)):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     os.unlink(name, dir_fd=self._slots)
             raise
         else:
@@ -99,21 +121,27 @@ class ForkServer:
                 self._become_keeper(number, header, slot, listener)
             return pid
         finally:
-            os.close(slot.fd)  # the lock stays with the keeper's copy: flock(2) belongs to the open file description
-            listener.close()
+            with suppress(OSError):
+                # The lock stays with the keeper's copy: flock(2) belongs to the open file description.
+                os.close(slot.fd)
+            with suppress(OSError):
+                if listener:
+                    listener.close()
 
     def _become_keeper(self, number: int, header: dict[str, Any], slot: SlotWriter, listener: socket.socket) -> None:
         status = 1
         try:
             for pidfd in self._pidfds.values():
-                os.close(pidfd)
+                with suppress(OSError):
+                    os.close(pidfd)
             if self._server:
                 self._server.close()
+            self._let_go.close()
             process_tree.become_subreaper()
             identity = ProcessIdentity.from_pid(os.getpid()).to_dict()
             slot.write_header({**header, "keeper": number, "identity": identity})
             hello = {"program": header["program"], "keeper": number, "identity": identity}
-            Keeper(self._state, slot, listener, hello).run()
+            Keeper(self._state, slot, listener, hello, self._let_go.sending).run()
             status = 0
         except BaseException:  # noqa: BLE001  whatever happened, the child must not return into its parent's stack
             traceback.print_exc()
@@ -126,31 +154,54 @@ class ForkServer:
         died, orphans = self._collect()
         if self._unswept or orphans or any(status for _, _, status in died):
             # A keeper exits with 0 only after ECHILD: it left no child. Any other end may have left a tree.
-            deadline = time.monotonic() + _SWEEP_TIMEOUT
-            while (left := process_tree.descendants(os.getpid(), self._keepers)) and time.monotonic() < deadline:
-                process_tree.kill(spared=self._keepers)
-                time.sleep(0.002)  # they end meanwhile
-                more_died, more_orphans = self._collect()
-                died += more_died
-                orphans += more_orphans
-            self._unswept = bool(left)
+            try:
+                self._unswept = not self._sweep(died, orphans)
+            except OSError:  # no descriptors left, for example
+                self._unswept = True
         for number, pid, status in died:
             evidence = {"orphans": orphans, "swept": not self._unswept}
             self._send({"say": "died", "keeper": number, "pid": pid, "status": status, **evidence})
+
+    def _sweep(self, died: list[tuple[int, int, int]], orphans: list[tuple[int, int]]) -> bool:
+        """Kill what dead keepers left, adding to what was reaped; return whether all of it is gone."""
+        deadline = time.monotonic() + _SWEEP_TIMEOUT
+        spared = self._keepers.keys() | self._let_go.spared()
+        while left := process_tree.descendants(os.getpid(), spared):
+            if time.monotonic() > deadline:
+                break
+            process_tree.kill(spared)
+            time.sleep(0.002)  # they end meanwhile
+            more_died, more_orphans = self._collect()
+            died += more_died
+            orphans += more_orphans
+            spared = self._keepers.keys() | self._let_go.spared()
+        return not left
 
     def _collect(self) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
         """Reap the ended children; return keepers (number, pid, wait status) and orphans (pid, wait status)."""
         died: list[tuple[int, int, int]] = []
         orphans: list[tuple[int, int]] = []
-        with suppress(ChildProcessError):
+        try:
             while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = reaped
                 if pid in self._keepers:
-                    os.close(self._pidfds.pop(pid))
+                    self._keeper_ended(pid, status)
                     died.append((self._keepers.pop(pid), pid, status))
                 else:
                     orphans.append((pid, status))
+        except ChildProcessError:
+            pass
+        except OSError:
+            time.sleep(_PAUSE)  # its pidfd stays ready: it is tried again
         return died, orphans
+
+    def _keeper_ended(self, pid: int, status: int) -> None:
+        self._let_go.receive(self._keepers)  # it may have handed over just before
+        self._let_go.keeper_ended(pid, status)
+        pidfd = self._pidfds.pop(pid, None)
+        if pidfd is not None:
+            with suppress(OSError):
+                os.close(pidfd)
 
 
 def serve(connection: int, state_dir: str) -> None:
@@ -159,7 +210,7 @@ def serve(connection: int, state_dir: str) -> None:
         signal.signal(ignored, signal.SIG_IGN)  # a keeper must see its command through, also when the host shuts down
     process_tree.become_subreaper()
     state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fchdir(state)
+    os.chdir("/")  # everything is opened by descriptor; the state directory may be closed to us later
     server = socket.socket(fileno=connection)
     os.set_inheritable(connection, False)
     gc.collect()

@@ -43,15 +43,27 @@ from .stdin_buffer import StdinBuffer
 _REAP_TIMEOUT = 1.0  # seconds that children left behind have to be gone
 _REAP_AFTER = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
 _CONNECT_TIMEOUT = 5.0  # seconds that a new keeper waits for the server that had it forked
+_ACCEPT_RETRY_DELAY = 0.2  # seconds
 _GONE = {"offset": None, "refused": "gone"}
 
 
 class Keeper:
     """The poll loop, and what it holds: a connection, and perhaps a command."""
 
-    def __init__(self, state: int, slot: SlotWriter, listener: socket.socket, hello: dict[str, Any]) -> None:
-        """Serve connections to `listener`; `state` is the state directory's descriptor, `hello` introduces us."""
+    def __init__(
+        self, state: int, slot: SlotWriter, listener: socket.socket, hello: dict[str, Any], let_go: socket.socket
+    ) -> None:
+        """Serve connections to `listener`, a nonblocking socket.
+
+        Args:
+            state: the state directory's descriptor.
+            slot: where what happens to commands is recorded.
+            listener: where servers connect.
+            hello: introduces this keeper to them.
+            let_go: the channel on which children that may stay are handed over to the fork server.
+        """
         self._state, self._slot, self._listener, self._hello = state, slot, listener, hello
+        self._let_go = let_go
         self._poller = Poller()
         self._server: MessageSocket | None = None
         self._running: RunningCommand | None = None
@@ -93,7 +105,13 @@ class Keeper:
     # The server ------------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptors left, for example: the server stays in the queue
+            self._poller.pause(self._listener.fileno(), _ACCEPT_RETRY_DELAY)
+            return
         if self._server:
             self._receive()  # what an earlier server sent before this one connected
         if self._server:
@@ -157,14 +175,17 @@ class Keeper:
         self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000, **later})
         recorder = Recorder(self._slot, self._state, job, token, message["output_bytes"], attempt=attempt)
         try:
-            started = command.start(message, self._state)
+            started = command.start(message)
         except command.CannotStart as error:
             end = {"ending": reported_endings.FAILED_TO_START, "detail": str(error)}
             self._slot.end({**recorder.progress(), **end, "wall": time.time_ns() // 1_000_000})
             self._send(say="ended", job=job, token=token, retiring=False)
             return
         self._running = running = RunningCommand(message, started, recorder)
-        self._poller.watch(started.pidfd, lambda: self._handle_exit(running))
+        if started.pidfd >= 0:
+            self._poller.watch(started.pidfd, lambda: self._handle_exit(running))
+        else:
+            self._poller.watch_clock("exit", lambda: self._handle_exit(running))
         for stream, pipe in enumerate(started.pipes):
             self._poller.watch(pipe, lambda stream=stream, pipe=pipe: self._read_output(stream, pipe))  # type: ignore[misc]
         running.open_pipes = set(started.pipes)
@@ -207,7 +228,11 @@ class Keeper:
     # The end ---------------------------------------------------------------------------------------------------
 
     def _handle_exit(self, running: RunningCommand) -> None:
-        self._poller.unwatch(running.command.pidfd)
+        if not running.can_be_reaped() and (running.command.pidfd < 0 or self._poller.is_guessing):
+            return
+        if running.command.pidfd >= 0:
+            self._poller.unwatch(running.command.pidfd)
+        self._poller.unwatch_clock("exit")
         if running.command.stdin:
             self._close_stdin(running.command.stdin)
         running.drain_pipes()
@@ -231,7 +256,9 @@ class Keeper:
             with suppress(OSError):
                 os.killpg(running.command.pid, signal.SIGKILL)
         _, status, usage = os.wait4(running.command.pid, 0)
-        os.close(running.command.pidfd)
+        if running.command.pidfd >= 0:
+            with suppress(OSError):
+                os.close(running.command.pidfd)
         survivors: list[str] = []
         if not process_tree.reap():
             self._retiring = running.leaves_children or self._retiring

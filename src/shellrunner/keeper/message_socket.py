@@ -8,6 +8,7 @@ messages mean.
 import select
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 from .protocol import Message, Unpacker, pack
 
@@ -20,6 +21,7 @@ class MessageSocket:
         self._socket = connection
         self._unpacker = Unpacker()
         self._unsent = bytearray()
+        self._broken = False  # a send failed: nothing more is sent, and what was received is the last
 
     def fileno(self) -> int:
         """Return the descriptor, for poll(2)."""
@@ -32,8 +34,9 @@ class MessageSocket:
 
     def send(self, message: Message) -> None:
         """Send a message, now or when the socket accepts it."""
-        self._unsent += pack(message)
-        self.flush()
+        if not self._broken:
+            self._unsent += pack(message)
+            self.flush()
 
     def flush(self) -> None:
         """Send as much as the socket accepts."""
@@ -42,10 +45,21 @@ class MessageSocket:
                 sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            except OSError:  # the server is gone: the next one reads the slot
-                self._unsent.clear()
+            except OSError:
+                self._break()
                 return
             del self._unsent[:sent]
+
+    def _break(self) -> None:
+        """End the connection, so that the server looks into the slot for what could not be sent.
+
+        Mostly it is the server that is gone. What it has sent can still be received: shutdown(2) leaves what a stream
+        socket holds already (unix(7)).
+        """
+        self._broken = True
+        self._unsent.clear()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def receive(self) -> Iterator[Message] | None:
         """Return the messages that have arrived, perhaps none; None if there is nothing to receive now.
@@ -57,7 +71,9 @@ class MessageSocket:
         try:
             data = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return None
+            if not self._broken:
+                return None
+            data = b""
         except OSError:
             data = b""
         if not data:
@@ -66,4 +82,5 @@ class MessageSocket:
 
     def close(self) -> None:
         """Close the socket; what is unsent is discarded."""
-        self._socket.close()
+        with suppress(OSError):
+            self._socket.close()

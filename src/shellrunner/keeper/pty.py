@@ -5,6 +5,7 @@ a newline becomes `\\r\\n`, Ctrl-C a signal, a line has at most 4,095 bytes. Onl
 watches what is typed.
 """
 
+import errno
 import os
 import select
 import termios
@@ -26,6 +27,8 @@ class Pty(StdinBuffer):
     The command's end stays open here while the command runs: one that closes it everywhere may open /dev/tty again.
     """
 
+    _GONE = (errno.EPIPE, errno.EIO)  # EIO: it was hung up (vhangup(2))
+
     def __init__(self, size: Sequence[int], initial: bytes, *, is_open: bool) -> None:
         """Open a terminal of `size` (rows, columns) into which `initial` is typed.
 
@@ -44,7 +47,8 @@ class Pty(StdinBuffer):
             self.path = os.ttyname(self._slave)
         except (OSError, termios.error) as error:
             self.close()
-            os.close(self.master)
+            with suppress(OSError):
+                os.close(self.master)
             raise OSError(error.args[0], error.args[1]) from None
         self._poll_interval = _MIN_POLL_INTERVAL
         self._key_typed = False
@@ -68,6 +72,9 @@ class Pty(StdinBuffer):
         nothing is left to read, as long as the command runs. A terminal in raw mode does not read lines and has no
         end; it gets the key once, which programs with a line editor take for the end.
         """
+        if self._pending:
+            super().poll()
+            return
         self.due = time.monotonic() + self._poll_interval
         self._poll_interval = min(self._poll_interval * _BACKOFF, _MAX_POLL_INTERVAL)
         if self._is_unread():
@@ -105,9 +112,13 @@ class Pty(StdinBuffer):
         self.due = None
         slave, self._slave = self._slave, -1
         if slave >= 0:
-            os.close(slave)
+            with suppress(OSError):
+                os.close(slave)
 
     def _is_unread(self) -> bool:
         poll = select.poll()
         poll.register(self._slave, select.POLLIN)
-        return bool(poll.poll(0))
+        try:
+            return bool(poll.poll(0))
+        except OSError:  # ENOMEM, for example: the next look will show
+            return True

@@ -11,6 +11,7 @@ output of one stream within 5 ms shares an index entry here; next, `store.notifi
 import os
 import time
 import zlib
+from contextlib import suppress
 from typing import Any
 
 from .slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, SlotWriter, data_path, index_path
@@ -41,7 +42,9 @@ class Recorder:
         self.stored[stream] += stored
         self.dropped[stream] += len(data) - stored
         self._full = self._full or stored < len(data)
-        self._slot.progress(self.progress())
+        # If it cannot be written, readers see less than there is; the next one, or the end, counts all of it.
+        with suppress(OSError):
+            self._slot.progress(self.progress())
 
     def progress(self) -> dict[str, Any]:
         """Return the counts, as the slot's `progress` and `end` have them."""
@@ -65,14 +68,17 @@ class Recorder:
                 os.fsync(file)
         if self._data_file >= 0 or self._index_file >= 0:
             runs = os.open("runs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._state)
-            os.fsync(runs)
-            os.close(runs)
+            try:
+                os.fsync(runs)
+            finally:
+                os.close(runs)
 
     def close(self) -> None:
         """Close the files."""
         for file in (self._data_file, self._index_file):
             if file >= 0:
-                os.close(file)
+                with suppress(OSError):  # the descriptor is free all the same (close(2)); `sync` is what reports
+                    os.close(file)
         self._data_file = self._index_file = -1
 
     def _write(self, stream: int, data: bytes) -> int:
@@ -91,8 +97,8 @@ class Recorder:
 
     def _write_entry(self, entry: IndexEntry) -> None:
         if self._entries < INDEX_CAPACITY:
-            self._index_crc = zlib.crc32(entry.pack(), self._index_crc)
             self._slot.write_entry(self._entries, entry)
+            self._index_crc = zlib.crc32(entry.pack(), self._index_crc)
         else:
             if self._index_file < 0:
                 self._index_file = os.open(index_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)

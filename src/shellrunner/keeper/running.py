@@ -146,7 +146,8 @@ class RunningCommand:
 
         The tracer may be its own child, and never take it (ptrace(2)).
         """
-        return os.waitid(os.P_PIDFD, self.command.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        # By its pid, which nobody else has until this keeper has reaped it.
+        return os.waitid(os.P_PID, self.command.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def end_record(self, status: int, usage: resource.struct_rusage, detail: str | None) -> dict[str, Any]:
         """Return the slot's record of the end: what the kernel reported, and why it was terminated if it was."""

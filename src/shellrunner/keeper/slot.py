@@ -32,6 +32,7 @@ import os
 import stat
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 VERSION = 1
@@ -154,45 +155,73 @@ class SlotWriter:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(self.fd, 0, SLOT_SIZE)
         except OSError:
-            os.close(self.fd)
-            os.unlink(name, dir_fd=directory)
+            with suppress(OSError):
+                os.close(self.fd)
+            with suppress(OSError):
+                os.unlink(name, dir_fd=directory)
             raise
         self._turn = RECORD_COUNT - 1
         self._at = 0
+        self._unwritten_ends: dict[int, bytes] = {}  # by offset: blocks that the disk did not take
 
     def write_header(self, header: dict[str, Any]) -> None:
         """Write the header."""
-        os.pwrite(self.fd, _pack_block({"version": VERSION, **header}, PAGE_SIZE), 0)
+        self._write(_pack_block({"version": VERSION, **header}, PAGE_SIZE), 0)
 
     def begin(self, start: dict[str, Any]) -> None:
         """Switch to the other record, and write there that `start["job"]` is about to be started."""
-        self._turn = (self._turn + 1) % RECORD_COUNT
-        self._at = PAGE_SIZE + self._turn * RECORD_SIZE
+        turn = (self._turn + 1) % RECORD_COUNT
+        at = PAGE_SIZE + turn * RECORD_SIZE
         page = _pack_block(start, _BLOCK_SIZE[_START]).ljust(_PROGRESS, b"\0")
         # One write replaces the start and clears the progress and end of the record's earlier job.
-        os.pwrite(self.fd, page + bytes(_END + _BLOCK.size - _PROGRESS), self._at)
+        self._write(page + bytes(_END + _BLOCK.size - _PROGRESS), at)
+        self._turn, self._at = turn, at
+        self._unwritten_ends.pop(at + _END, None)  # the history has that end by now
 
     def progress(self, content: dict[str, Any]) -> None:
         """Write how much is stored."""
-        os.pwrite(self.fd, _pack_block(content, _BLOCK_SIZE[_PROGRESS]), self._at + _PROGRESS)
+        self._write(_pack_block(content, _BLOCK_SIZE[_PROGRESS]), self._at + _PROGRESS)
 
-    def end(self, content: dict[str, Any]) -> None:
-        """Write how the job ended; `detail`, the only free text, is shortened to fit."""
+    def end(self, content: dict[str, Any]) -> bool:
+        """Write how the job ended; `detail`, the only free text, is shortened to fit.
+
+        Returns:
+            False if it could not be written: then it is kept for `write_ends`.
+        """
         while True:
             try:
                 block = _pack_block(content, _BLOCK_SIZE[_END])
                 break
             except ValueError:
                 content = {**content, "detail": content["detail"][: len(content["detail"]) // 2]}
-        os.pwrite(self.fd, block, self._at + _END)
+        self._unwritten_ends[self._at + _END] = block
+        return self.write_ends()
+
+    def write_ends(self) -> bool:
+        """Write the ends that could not be written before; return whether all are written now."""
+        try:
+            for at, block in list(self._unwritten_ends.items()):
+                self._write(block, at)
+                del self._unwritten_ends[at]
+        except OSError:  # EROFS, EIO; ENOSPC where files are written copy-on-write, although it is preallocated
+            return False
+        return True
 
     def write_entry(self, number: int, entry: IndexEntry) -> None:
         """Write the index entry with this number, below `INDEX_CAPACITY`."""
-        os.pwrite(self.fd, entry.pack(), self._at + _INDEX + number * ENTRY_SIZE)
+        self._write(entry.pack(), self._at + _INDEX + number * ENTRY_SIZE)
 
     def write_data(self, position: int, data: bytes | memoryview) -> None:
         """Write output at its position; `position + len(data)` is at most `DATA_CAPACITY`."""
-        os.pwrite(self.fd, data, self._at + _DATA + position)
+        self._write(data, self._at + _DATA + position)
+
+    def _write(self, data: bytes | memoryview, at: int) -> None:
+        written = os.pwrite(self.fd, data, at)
+        while written < len(data):  # pwrite(2) may write a part, and then say why with the next call
+            more = os.pwrite(self.fd, data[written:], at + written)
+            if more == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written += more
 
 
 class SlotReader:

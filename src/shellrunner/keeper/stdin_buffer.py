@@ -3,15 +3,20 @@
 Owned by the running command; outlives the server. Must not know messages, or who sends.
 """
 
+import errno
 import os
+import time
+from contextlib import suppress
 
 CAPACITY = 1 << 20  # bytes held for a command that has not read them yet
 _CHUNK_SIZE = 65_536  # bytes written at once: what a pipe holds
+_RETRY_DELAY = 0.05  # seconds after a write that failed although somebody may read
 
 
 class StdinBuffer:
     """The write end of a command's input. `offset` is the number of bytes accepted so far."""
 
+    _GONE: tuple[int, ...] = (errno.EPIPE,)  # errors of write(2) that say that the command reads no more
     due: float | None = None  # when `poll` has something to do (time.monotonic())
 
     def __init__(self, sink: int, initial: bytes = b"", *, is_open: bool) -> None:
@@ -36,7 +41,7 @@ class StdinBuffer:
     @property
     def has_pending(self) -> bool:
         """Whether there is something to write once the command has read more."""
-        return bool(self._pending)
+        return bool(self._pending) and self.due is None
 
     def write(self) -> None:
         """Write as much as fits; after the last of it, signal the end of the input."""
@@ -47,9 +52,12 @@ class StdinBuffer:
                 written = os.write(self.sink, self._pending[:_CHUNK_SIZE])
             except BlockingIOError:
                 return
-            except OSError:  # EPIPE: the command reads no more, which is not an error
-                self._pending.clear()
-                self.close()
+            except OSError as error:
+                if error.errno in self._GONE:
+                    self._pending.clear()
+                    self.close()
+                else:  # ENOMEM, for example: what was accepted is still to be written
+                    self.due = time.monotonic() + _RETRY_DELAY
                 return
             del self._pending[:written]
         if not self.is_open:
@@ -60,10 +68,15 @@ class StdinBuffer:
         self.close()
 
     def poll(self) -> None:
-        """Do what is `due`; a pipe needs nothing."""
+        """Do what is `due`: write again what could not be written, from time to time."""
+        self.due = None
+        self.write()
+        if self._pending:
+            self.due = time.monotonic() + _RETRY_DELAY
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
         sink, self.sink = self.sink, -1
         if sink >= 0:
-            os.close(sink)
+            with suppress(OSError):
+                os.close(sink)

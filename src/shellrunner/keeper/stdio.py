@@ -41,18 +41,15 @@ class Stdio:
 
     def close_child_ends(self) -> None:
         """Close the descriptors that only the command needs, once it is started."""
-        for descriptor in self._child_ends:
-            os.close(descriptor)
-        self._child_ends = []
+        ends, self._child_ends = self._child_ends, []
+        _close(ends)
 
     def close_all(self) -> None:
         """Close everything: the command could not be started."""
         self.close_child_ends()
         if self.stdin:
             self.stdin.close()
-        for descriptor in self.pipes:
-            with suppress(OSError):
-                os.close(descriptor)
+        _close(self.pipes)
 
     def _chown(self, uid: int) -> None:
         # Opening /dev/stderr and the like opens the file behind the descriptor again, which only its owner may do.
@@ -97,7 +94,17 @@ class Stdio:
 def _memory_file(text: bytes) -> int:
     # It reads like a file: no process has to write it while the command runs, and a command may leave it unread.
     file = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    while text:
-        text = text[os.write(file, text) :]
-    os.lseek(file, 0, os.SEEK_SET)
+    try:
+        while text:
+            text = text[os.write(file, text) :]
+        os.lseek(file, 0, os.SEEK_SET)
+    except OSError:
+        _close([file])
+        raise
     return file
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        with suppress(OSError):  # it is free all the same (close(2))
+            os.close(descriptor)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from .identity import read_proc_file, stat_fields
+from ..identity import read_proc_file, stat_fields
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_ROUNDS = 64
