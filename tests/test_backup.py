@@ -114,16 +114,19 @@ async def test_c2_jobs_that_ran_at_the_backup_are_lost_and_do_not_run_again(serv
     small = await service.submit(f"echo $SHELLRUNNER_JOB_ID >> {ledger}; echo so far; {wait}; echo rest")
     large = await service.submit(f"echo $SHELLRUNNER_JOB_ID >> {ledger}; {LARGE}; {wait}; {LARGE}")
     with_retry = await service.submit(f"echo $SHELLRUNNER_JOB_ID >> {ledger}; {wait}", retries={"max": 2, "delay": 0})
+    endless = await service.submit("while :; do head -c 20000 /dev/zero; done")
     await until(lambda: ledger.exists() and len(ledger.read_text().split()) == 3)
 
     async def has_written() -> bool:
         sizes = [len((await service.get(f"/api/statuses/{job}/output"))[2]) for job in (small, large)]
-        return sizes == [7, 165_536]
+        stored = [path.stat().st_size for path in service.state_dir.glob(f"runs/{endless}[-.]*")]
+        return sizes == [7, 165_536] and bool(stored)
 
     await until(has_written)
     manifest = await backed_up(service)
-    assert manifest.lost == 3
+    assert manifest.lost == 4
     gate.touch()
+    await service.ask("POST", f"/api/jobs/{endless}/cancel", json={})
     for job in (small, large, with_retry):
         assert (await service.result(job))["ending"] == "exited"
     await service.stop()
@@ -136,6 +139,11 @@ async def test_c2_jobs_that_ran_at_the_backup_are_lost_and_do_not_run_again(serv
         assert (result["ending"], result["stdout_bytes"]) == ("lost", size)
         assert "it was running when the backup was made" in result["detail"]
         assert result["started"] is not None
+    stored = (await service.result(endless))["stdout_bytes"]
+    assert await service.raw(endless) == bytes(stored)
+    assert [each.size for path, each in manifest.files.items() if path.startswith(f"runs/{endless}")] == [
+        stored - 65_536
+    ]
     assert await service.raw(large) == b"a" * 150_000
     assert await service.raw(large, "stderr") == b"b" * 15_536
     assert sorted(ledger.read_text().split()) == sorted(map(str, (small, large, with_retry)))
@@ -190,6 +198,7 @@ async def test_c3_ids_are_above_everything_that_was_seen(service: Service) -> No
     last = [await service.submit("true") for _ in range(5)][-1]
     await service.result(last)
     await service.stop()
+    shutil.rmtree(service.state_dir / "slots")
     await restored(service, set_aside=True)
     await restored(service, set_aside=True)
     (service.state_dir / "history.db").unlink()  # and the newest history does not speak of them
@@ -313,6 +322,7 @@ async def check_backup(backup: Path, state: Path, before: Ledger, after: Ledger)
     await asyncio.to_thread(restore, backup, state)
     async with opened(state) as store:
         jobs = {job.id: job for job in await everything(store)}
+        assert {int(path.stem.split("-")[0]) for path in (backup / "runs").iterdir()} <= jobs.keys()
         assert before.accepted - after.deleting <= jobs.keys(), "a job is missing"
         for number, job in jobs.items():
             ending = job.phase.end.ending if hasattr(job.phase, "end") else None
@@ -335,12 +345,14 @@ async def test_what_is_deleted_while_files_are_copied_is_deleted_in_the_backup(
 ) -> None:
     """Jobs that end after the first pass, and are deleted before the second, do not lack output: they are deleted."""
     loop = asyncio.get_running_loop()
-    kept = await service.submit(LARGE)
+    kept, early = await service.submit(LARGE), await service.submit(LARGE)
     await service.result(kept)
+    await service.result(early)
     gone: list[int] = []
 
     async def race(*, delete: bool) -> None:
         if not delete:
+            await service.ask("DELETE", f"/api/jobs/{early}")
             gone.extend([await service.submit(LARGE), await service.submit(LARGE)])
             for job in gone:
                 await service.result(job)
@@ -362,6 +374,7 @@ async def test_what_is_deleted_while_files_are_copied_is_deleted_in_the_backup(
     monkeypatch.setattr(LiveHistory, "copy_to", copy_to)
     manifest = await backed_up(service)
     assert manifest.incomplete == {}
+    assert len(manifest.files) == 2, "the history, and the output of one job"
     await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "other")
     async with opened(tmp_path / "other") as store:
         assert {job.id for job in await everything(store)} == {kept, gone[1]}
