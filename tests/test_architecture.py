@@ -98,7 +98,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "service": (
         ("__init__",),
         ("listening", "reload"),
-        ("tls", "unix_socket", "shutdown", "startup_warnings", "health", "state_dir"),
+        ("tls", "unix_socket", "shutdown", "startup_warnings", "descriptors", "health", "state_dir"),
     ),
     "store": (
         ("sqlite",),

@@ -1,7 +1,6 @@
 """Warnings about a dangerous start: the service logs them, and starts."""
 
 import os
-import resource
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shellrunner.config import AuthSettings, Settings
-from shellrunner.service.startup_warnings import open_files_warnings, root_warnings
+from shellrunner.config import AuthSettings
+from shellrunner.service.startup_warnings import root_warnings
 from tests.support.service import Service
 
 
@@ -77,13 +76,3 @@ def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, found: list
     texts = list(root_warnings(auth, uid))
     assert len(texts) == len(found)
     assert all(words.startswith(start) for words, start in zip(texts, found, strict=True))
-
-
-def test_too_few_descriptors_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More connections than open files logs a warning with both numbers; without a limit there is none."""
-    settings = Settings.model_validate({"server": {"max_connections": 5000}, "supervisor": {"max_running": 10}})
-    for most, found in ((1024, True), (5140, False), (5139, True), (resource.RLIM_INFINITY, False)):
-        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
-        texts = list(open_files_warnings(settings))
-        assert bool(texts) == found
-        assert all(f"open files is {most}," in words and "5140" in words for words in texts)

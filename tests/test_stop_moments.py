@@ -15,7 +15,7 @@ from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection
 from shellrunner.tasks import background_task, has_failed
 from tests.support.stop_moments import StartingServer, handles_sigterm
-from tests.support.waiting import WAIT_TIMEOUT
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
@@ -68,7 +68,7 @@ async def test_a_long_opening_of_a_history_is_interrupted(tmp_path: Path, monkey
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
-    assert [thread.name for thread in threading.enumerate() if "_connection_worker" in thread.name] == []
+    await until(lambda: not [thread for thread in threading.enumerate() if "_connection_worker" in thread.name])
 
 
 async def test_a_fork_that_is_cancelled_as_it_is_answered_is_cancelled() -> None:

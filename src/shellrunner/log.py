@@ -2,13 +2,17 @@
 
 Configured by the command line; every other module uses `logging.getLogger("shellrunner.<package>")` and
 `log.info("job accepted", extra={"job": 12})`. Must not know what the events mean.
+
+A line that something outside can repeat at any rate names itself: `extra={"repeats": "not ready", …}`. At most one a
+minute is written, and then how many were not. The same applies to all lines of libraries.
 """
 
 import contextlib
 import logging
 import os
 import select
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from json import JSONEncoder
 from json.encoder import encode_basestring as _text
@@ -29,7 +33,11 @@ _NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMap
 
 # A record's common attributes come first in its dict; those after them are the event's own (`extra=`).
 _COMMON: Final = len(logging.makeLogRecord({}).__dict__)
-_FORMATTED: Final = ("message", "asctime")  # attributes that other handlers' formatters add to a record
+_REMOVED: Final = ("message", "asctime", "repeats")  # of other handlers' formatters, and for `_Repeats` only
+
+_REPEAT_INTERVAL: Final = 60.0  # seconds between two lines that repeat each other
+_MAX_REPEATED: Final = 1000  # different ones that are remembered
+_OWN_LOGGERS: Final = "shellrunner"
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
@@ -72,6 +80,7 @@ class JsonLinesHandler(logging.Handler):
         self._journal = _is_journal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
+        self._repeats = _Repeats()
         self._dropped = 0
         self._is_cut = False  # whether the last line was written in part
 
@@ -85,11 +94,22 @@ class JsonLinesHandler(logging.Handler):
             self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, or count it as dropped."""
+        """Write the record, or count it as dropped or as repeated."""
+        ended = "".join(
+            self._line(
+                logging.WARNING, "repeated log lines suppressed", __name__, {"repeated": event, "lines": count}
+            )
+            for event, count in self._repeats.take_ended()
+        )
+        if (key := _repetition_key(record)) and self._repeats.is_repeated(key):
+            if ended:
+                self._write(ended.encode())
+            return
         try:
             line = self._line(record.levelno, record.getMessage(), record.name, _details(record))
         except Exception as error:  # noqa: BLE001  a faulty log call must not fail the operation that it logs
             line = self._line(logging.ERROR, "faulty log line", record.name, {"error": repr(error)})
+        line = ended + line
         if self._dropped:
             line = self._line(logging.WARNING, "log lines dropped", __name__, {"lines": self._dropped}) + line
         if self._write(line.encode(errors="backslashreplace")):
@@ -118,6 +138,41 @@ class JsonLinesHandler(logging.Handler):
         return at == len(line)
 
 
+class _Repeats:
+    """The lines that were written less than a minute ago, and how often each has been suppressed since."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._suppressed: dict[str, int] = {}
+        self._until: dict[str, float] = {}  # in the order in which they were written
+
+    def is_repeated(self, key: str) -> bool:
+        """Return whether such a line was written less than a minute ago; count it as suppressed or as written."""
+        if key in self._until:
+            self._suppressed[key] = self._suppressed.get(key, 0) + 1
+            return True
+        if len(self._until) < _MAX_REPEATED:
+            self._until[key] = self._clock() + _REPEAT_INTERVAL
+        return False
+
+    def take_ended(self) -> Iterator[tuple[str, int]]:
+        """Yield those whose minute is over and that were suppressed, with the number of lines; forget them."""
+        now = self._clock()
+        while self._until and next(iter(self._until.values())) <= now:
+            key = next(iter(self._until))
+            del self._until[key]
+            if count := self._suppressed.pop(key, 0):
+                yield key, count
+
+
+def _repetition_key(record: logging.LogRecord) -> str | None:
+    """Return what identifies a line that may be repeated; None if each is to be written."""
+    if record.name.partition(".")[0] == _OWN_LOGGERS:
+        return record.__dict__.get("repeats")
+    kind = type(record.exc_info[1]).__name__ if record.exc_info and record.exc_info[1] else ""
+    return " ".join(filter(None, (record.name, str(record.msg).partition("\n")[0], kind)))
+
+
 class LogAuditSink:
     """Writes audit events; reports whether each was written, so that the caller can reject the request if not."""
 
@@ -135,7 +190,7 @@ _exceptions = logging.Formatter()
 
 def _details(record: logging.LogRecord) -> dict[str, Any]:
     details = dict(islice(record.__dict__.items(), _COMMON, None))
-    for name in _FORMATTED:
+    for name in _REMOVED:
         details.pop(name, None)
     if record.exc_info and record.exc_info[1]:
         details["exception"] = _exceptions.formatException(record.exc_info)

@@ -65,7 +65,7 @@ class StartingServer:
         lines = text.decode().splitlines()
         assert status == 0, f"it exited with {status}: {lines}"
         log = [json.loads(line) for line in lines]
-        assert [entry for entry in log if entry["level"] in ("error", "critical")] == []
+        assert [entry for entry in log if entry["level"] in ("error", "critical", "fatal")] == []
         return log
 
     async def nothing_is_left(self) -> None:

@@ -1,4 +1,4 @@
-"""The fork server's program, run by file as `python -I -S __main__.py CONNECTION STATE_DIR`.
+"""The fork server's program, run by file as `python -I -S __main__.py CONNECTION STATE_DIR [OPEN_FILES]`.
 
 Isolated from the environment and without site-packages, so that only the standard library is loaded into keepers.
 Loads its own package by path, and at once everything it will ever need: nothing is imported after an upgrade has
@@ -19,4 +19,4 @@ from keeper.fork_server import serve  # type: ignore[import-not-found]  # noqa: 
 
 if __name__ == "__main__":
     sys.path.pop()
-    serve(int(sys.argv[1]), sys.argv[2])
+    serve(int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -6,6 +6,7 @@ that is not a keeper was left behind by a killed one. Must not know jobs.
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -30,8 +31,9 @@ _PAUSE = 0.05  # seconds after a call has failed that must not fail
 class ForkServer:
     """Serves one connection, the server's, and reaps."""
 
-    def __init__(self, server: socket.socket, state: int) -> None:
-        """Fork keepers for slots in the state directory (a descriptor)."""
+    def __init__(self, server: socket.socket, state: int, open_files: int | None = None) -> None:
+        """Fork keepers for slots in the state directory (a descriptor); `open_files` is their soft limit."""
+        self._open_files = open_files
         self._server: MessageSocket | None = MessageSocket(server)
         self._state = state
         self._slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
@@ -138,6 +140,9 @@ class ForkServer:
                 self._server.close()
             self._let_go.close()
             process_tree.become_subreaper()
+            if self._open_files is not None:
+                _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files, hard))
             identity = ProcessIdentity.from_pid(os.getpid()).to_dict()
             slot.write_header({**header, "keeper": number, "identity": identity})
             hello = {"program": header["program"], "keeper": number, "identity": identity}
@@ -204,8 +209,14 @@ class ForkServer:
                 os.close(pidfd)
 
 
-def serve(connection: int, state_dir: str) -> None:
-    """Run the fork server; `connection` is the descriptor of the socket to the server."""
+def serve(connection: int, state_dir: str, open_files: int | None = None) -> None:
+    """Run the fork server; `connection` is the descriptor of the socket to the server.
+
+    `open_files` is the soft limit of open files for keepers and commands (default: as it is). The fork server itself
+    needs one for each keeper.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)  # a keeper must see its command through, also when the host shuts down
     process_tree.become_subreaper()
@@ -215,4 +226,4 @@ def serve(connection: int, state_dir: str) -> None:
     os.set_inheritable(connection, False)
     gc.collect()
     gc.freeze()  # keeps memory pages shared with the keepers: the collector does not write to them
-    ForkServer(server, state).run()
+    ForkServer(server, state, open_files).run()

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
 from shellrunner.log import audit_sink
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
-from shellrunner.service import startup_warnings
+from shellrunner.service import descriptors, startup_warnings
 from shellrunner.service.health import Health
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.reload import Reloader
@@ -73,7 +72,8 @@ async def _serve(
     launcher = ForkServerLauncher.from_process(state_dir)
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
     fork_server = launcher.launch()
-    raise_open_files_limit()
+    descriptors.raise_limit()
+    settings = descriptors.within_limit(settings)
     disable_created_samples()
     metrics = Metrics(settings.queues)
     with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
@@ -120,15 +120,6 @@ def announce_start(settings: Settings, urls: list[str], state_dir: Path, notifie
     log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
     freeze_garbage_collector()
     notifier.ready(f"listening on {urls[0]}")
-
-
-def raise_open_files_limit() -> None:
-    """Raise the soft limit of open files to the hard one: each stream needs one, each keeper two.
-
-    Commands keep the limit that the service was started with.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def freeze_garbage_collector() -> None:

@@ -39,7 +39,7 @@ class Health:
             await self._store.check()
         except StoreUnavailable as error:
             if self._failure is None:
-                log.error("the history cannot be written", extra={"reason": error.detail})  # noqa: TRY400
+                log.error("the history cannot be written", extra={"reason": error.detail, "repeats": "history"})  # noqa: TRY400
             self._failure = error.detail
         else:
             self._failure, self._last_success = None, time.monotonic()

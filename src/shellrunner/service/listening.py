@@ -103,11 +103,13 @@ class _Listeners:
         await self._listen({} if listener.family == socket.AF_UNIX else self._tls_options, sock=listener)
 
     async def _listen(self, tls: dict[str, Any], **where: Any) -> None:
-        # Not through aiohttp's sites: they have no timeout for the handshake.
+        # Not through aiohttp's sites: they have no timeout for the handshake. With a backlog of more, asyncio (before
+        # Python 3.13) logs that many lines and makes that many timers each time that no descriptor is left.
         create = asyncio.get_running_loop().create_server
-        server: asyncio.Server = await create(self._factory, backlog=_BACKLOG, **tls, **where)
+        server: asyncio.Server = await create(self._factory, backlog=1, **tls, **where)
         self._stack.callback(server.close)
         for listener in server.sockets:
+            _set_backlog(listener.fileno())
             self.urls.append(_url(listener, "https" if tls else "http"))
             if not tls and not _is_private(listener):
                 self._unencrypted.append(self.urls[-1])
@@ -120,6 +122,12 @@ class _Listeners:
                 "set server.tls_cert and server.tls_key",
                 extra={"urls": self._unencrypted},
             )
+
+
+def _set_backlog(fd: int) -> None:
+    """Have the kernel queue more connections than are accepted at once: listen(2) may be called again."""
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        listener.listen(_BACKLOG)
 
 
 def _is_private(listener: Any) -> bool:

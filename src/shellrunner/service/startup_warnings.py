@@ -1,11 +1,10 @@
-"""Warn in the log about a start that is dangerous but allowed: a slow parser, root, too few descriptors.
+"""Warn in the log about a start that is dangerous but allowed: a slow parser, root.
 
 Owned by the composition root. Must not know the running parts.
 """
 
 import logging
 import os
-import resource
 from collections.abc import Iterator
 
 from aiohttp import http_parser
@@ -17,7 +16,7 @@ log = logging.getLogger("shellrunner.service")
 
 def emit(settings: Settings) -> None:
     """Log each warning."""
-    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid()), *open_files_warnings(settings)):
+    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid())):
         log.warning(text)
 
 
@@ -40,14 +39,3 @@ def root_warnings(auth: AuthSettings, uid: int) -> Iterator[str]:
         yield "commands run as root: run the service as another user, or create tokens with run_as"
     elif free := [token.name for token in auth.tokens if token.run_as is None]:
         yield f"commands of these tokens run as root: {', '.join(free)}; set run_as for each of them"
-
-
-def open_files_warnings(settings: Settings) -> Iterator[str]:
-    """Yield a warning if the permitted connections leave too few descriptors for running commands."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.server.max_connections + 4 * settings.supervisor.max_running + 100
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        yield (
-            f"the limit of open files is {hard}, but server.max_connections and supervisor.max_running may need "
-            f"{needed}: raise the limit (LimitNOFILE= in a unit), or lower these settings"
-        )

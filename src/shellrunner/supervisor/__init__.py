@@ -5,6 +5,6 @@ Used by the composition root; `Controls` sends signals and input to running jobs
 
 from shellrunner.supervisor.controls import Controls
 from shellrunner.supervisor.keeper_pool import KeeperPool
-from shellrunner.supervisor.supervisor import Supervisor
+from shellrunner.supervisor.supervisor import IDLE_KEEPERS, Supervisor
 
-__all__ = ["Controls", "KeeperPool", "Supervisor"]
+__all__ = ["IDLE_KEEPERS", "Controls", "KeeperPool", "Supervisor"]

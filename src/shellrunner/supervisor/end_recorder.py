@@ -38,7 +38,7 @@ class EndRecorder:
                 known = await self._write(claim, verdict)
                 break
             except StoreUnavailable as error:
-                fields = {"job": claim.job_id, "reason": error.detail}
+                fields = {"job": claim.job_id, "reason": error.detail, "repeats": "could not record an end"}
                 log.error("could not record an end; retrying", extra=fields)  # noqa: TRY400  the reason says it all
                 await asyncio.sleep(_RETRY_DELAY)
         if not known:

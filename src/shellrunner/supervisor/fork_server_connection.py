@@ -9,7 +9,6 @@ import resource
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -25,20 +24,20 @@ _INHERITED = ("LD_LIBRARY_PATH",)  # the interpreter itself may need it; command
 class ForkServerLauncher(NamedTuple):
     """Launches fork servers for one state directory.
 
-    Their commands get the umask (umask(2)) and the soft and hard limit of open files (RLIMIT_NOFILE, getrlimit(2))
-    with which the service was started; the server changes its own.
+    Their commands get the umask (umask(2)) and the soft limit of open files (RLIMIT_NOFILE, getrlimit(2)) with which
+    the service was started; the server changes its own.
     """
 
     state_dir: Path
     umask: int
-    open_files: tuple[int, int]
+    open_files: int
 
     @classmethod
     def from_process(cls, state_dir: Path) -> Self:
         """Take umask and limit from this process, which has not changed them yet."""
         umask = os.umask(0o077)  # it cannot be read without setting another
         os.umask(umask)
-        return cls(state_dir, umask, resource.getrlimit(resource.RLIMIT_NOFILE))
+        return cls(state_dir, umask, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     def launch(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Exec a fork server; return its process and the socket to it. `slots` and `runs` have to be there already.
@@ -50,7 +49,15 @@ class ForkServerLauncher(NamedTuple):
         log = os.open(self.state_dir / "keepers.log", flags, 0o600)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _PROGRAM, str(theirs.fileno()), str(self.state_dir)],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    _PROGRAM,
+                    str(theirs.fileno()),
+                    str(self.state_dir),
+                    str(self.open_files),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -62,8 +69,6 @@ class ForkServerLauncher(NamedTuple):
         finally:
             os.close(log)
             theirs.close()
-        with suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, self.open_files)
         ours.setblocking(False)
         return process, ours
 

@@ -118,7 +118,7 @@ class JobRunner:
                 verdict = judge(self._keepers.state, claim, evidence)
                 killed = await asyncio.to_thread(kill_orphans, claim.job_id, claim.token) if is_lost(verdict) else []
             except OSError as error:  # no descriptors left, for example: no reason to judge without looking
-                fields = {"job": claim.job_id, "reason": repr(error)}
+                fields = {"job": claim.job_id, "reason": repr(error), "repeats": "could not judge a job"}
                 log.error("could not judge a job; retrying", extra=fields)  # noqa: TRY400  the reason says it all
                 await asyncio.sleep(_RETRY_DELAY)
                 continue

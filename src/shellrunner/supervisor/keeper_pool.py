@@ -10,7 +10,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from shellrunner.keeper.identity import ProcessIdentity
+from shellrunner.keeper.identity import ProcessIdentity, boot_id
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
@@ -36,6 +36,7 @@ class KeeperPool:
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._launcher, self._header, self._fork_server = launcher, header, fork_server
+        boot_id()  # read once, now: without a descriptor a claim would fail for it
         self.state = os.open(launcher.state_dir, flags)
         self.slots = os.open(launcher.state_dir / "slots", flags)
         self._last_number = max(self.numbers(), default=0)
@@ -142,7 +143,8 @@ class KeeperPool:
     async def _relaunch_fork_server(self) -> None:
         async with self._relaunching:
             if self._fork_server.closed.done():
-                log.warning("fork server is gone; starting another", extra={"pid": self._fork_server.process.pid})
+                fields = {"pid": self._fork_server.process.pid, "repeats": "fork server is gone"}
+                log.warning("fork server is gone; starting another", extra=fields)
                 self._fork_server = await attach(*self._launcher.launch())
 
     async def wait_died(self, number: int) -> str:

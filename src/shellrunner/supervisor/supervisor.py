@@ -23,7 +23,7 @@ from shellrunner.supervisor.verdict import Verdict, new_claim_token
 
 log = logging.getLogger("shellrunner.supervisor")
 
-_IDLE_KEEPERS = 8  # that wait for a claim: as many jobs can start with one commit, and an end idles none
+IDLE_KEEPERS = 8  # that wait for a claim: as many jobs can start with one commit, and an end idles none
 _RETRY_DELAY = 1.0  # seconds
 
 
@@ -84,7 +84,7 @@ class Supervisor:
         """Keep a few idle keepers ahead of the running jobs."""
         while not self._draining:
             self._changed.clear()
-            if len(self._idle) < _IDLE_KEEPERS and self._workers < self._max_running + _IDLE_KEEPERS:
+            if len(self._idle) < IDLE_KEEPERS and self._workers < self._max_running + IDLE_KEEPERS:
                 await self._add_worker(tasks)
             else:
                 await self._changed.wait()
@@ -93,7 +93,7 @@ class Supervisor:
         try:
             connection = await self._keepers.spawn()
         except (KeeperGone, OSError) as error:
-            fields = {"reason": repr(error)}
+            fields = {"reason": repr(error), "repeats": "could not start a keeper"}
             log.error("could not start a keeper; retrying", extra=fields)  # noqa: TRY400  the reason says it all
             await asyncio.sleep(_RETRY_DELAY)
             return

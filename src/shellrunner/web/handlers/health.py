@@ -57,7 +57,7 @@ async def readiness(request: web.Request) -> web.Response:
     reasons = ["shutting down"] if request.app[STREAMS].closing else request.app[NOT_READY_REASONS]()
     if not reasons:
         return web.Response(body=b"ready\n", headers=_PROBE_HEADERS)
-    log.warning("not ready: %s", "; ".join(reasons))
+    log.warning("not ready: %s", "; ".join(reasons), extra={"repeats": "not ready"})
     return problems.problem("not-ready", "jobs are not accepted or run at the moment; the service's log says why")
 
 

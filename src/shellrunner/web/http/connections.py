@@ -19,6 +19,8 @@ from aiohttp import web
 
 log = logging.getLogger("shellrunner.web")
 
+_MAX_EXTRA: Final = 8  # connections over the limit that wait to be closed
+_LOG_INTERVAL: Final = 60.0  # seconds between two lines
 REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading")
 
 
@@ -101,6 +103,7 @@ class Connections:
         self.problems: Counter[str] = Counter(dict.fromkeys(problems, 0))
         self.cut: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._logged: Counter[str] = Counter()
+        self._next_log_at = 0.0
         self._open: set[ClientConnection] = set()
         self._pending: WeakKeyDictionary[asyncio.Protocol, float] = WeakKeyDictionary()  # accepted when
         self._is_checking = False
@@ -118,14 +121,19 @@ class Connections:
             ConnectionRefusedError: too many are pending; asyncio then closes the socket.
         """
         now = asyncio.get_running_loop().time()
-        if len(self._pending) >= self.limits.max_connections:
+        if self._is_full():
             # Before Python 3.11.8 asyncio drops them only when garbage is collected.
             for each in [each for each, since in self._pending.items() if now - since >= self.limits.head_timeout]:
                 del self._pending[each]
-        if len(self._pending) >= self.limits.max_connections:
+        if self._is_full():
             self.cut["one-too-many"] += 1
             raise ConnectionRefusedError("too many connections")
         self._pending[pending] = now
+
+    def _is_full(self) -> bool:
+        # A few more are let in, because only an open connection can be closed in order (`open`).
+        total = len(self._pending) + len(self._open)
+        return len(self._pending) >= self.limits.max_connections or total >= self.limits.max_connections + _MAX_EXTRA
 
     def open(self, pending: asyncio.Protocol, transport: asyncio.Transport) -> ClientConnection | None:
         """Open a pending connection; return None if it exceeds the limit and was dropped."""
@@ -161,13 +169,14 @@ class Connections:
 
     def _log_drops(self) -> None:
         # One line for all of them: a client that opens thousands must not fill the log as well.
-        if fresh := self.cut - self._logged:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_log_at and (fresh := self.cut - self._logged):
             counts: dict[str, Any] = {reason.replace("-", "_"): number for reason, number in fresh.items()}
             # Browsers open connections that they may never use; reaching the limit is the operator's concern.
             level = logging.WARNING if "one-too-many" in fresh else logging.DEBUG
             limit = {"open": len(self._open), "max_connections": self.limits.max_connections}
             log.log(level, "connections dropped", extra={**counts, **limit})
-            self._logged = self.cut.copy()
+            self._logged, self._next_log_at = self.cut.copy(), now + _LOG_INTERVAL
 
 
 CONNECTIONS: Final = web.AppKey("connections", Connections)

@@ -117,7 +117,7 @@ def from_error(error: ShellrunnerError) -> web.Response:
     if code == "internal":
         return internal_error(error)
     if code in _LOGGED:
-        log.error("%s: %s", code, error.detail)
+        log.error("%s: %s", code, error.detail, extra={"repeats": code})
     return problem(code, error.detail, _headers_of(error), **error.members)
 
 
