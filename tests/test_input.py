@@ -177,7 +177,7 @@ async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
     os.kill(keeper_pid, signal.SIGCONT)
     taken = await link.send_input(1, "t", None, b"", end=True)
     assert (taken["refused"], taken["offset"] <= 1_000_000) == (None, True)
-    assert await link.wait_ended() is False
+    assert not (await link.wait_ended(1, "t"))["retiring"]
     link.close()
 
 

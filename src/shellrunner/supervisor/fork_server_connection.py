@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -87,7 +88,7 @@ class ForkServerConnection(MessageProtocol):
 
         Raises:
             KeeperGone: the fork server is gone.
-            OSError: it could not fork one, or did not answer in time.
+            OSError: it could not fork one, or did not answer in time; then see `wait_late`.
         """
         if self.closed.done():
             raise KeeperGone(number)
@@ -96,13 +97,20 @@ class ForkServerConnection(MessageProtocol):
         self.send({"do": "fork", "keeper": number, "header": header})
         try:
             async with asyncio.timeout(_FORK_TIMEOUT):
-                answer = await forked
+                answer = await asyncio.shield(forked)
         except TimeoutError:
             raise OSError(f"the fork server (pid {self.process.pid}) does not answer") from None
-        finally:
-            self._forked.pop(number, None)
+        self._forked.pop(number, None)
         if answer["say"] == "failed":
             raise OSError(answer["reason"])
+
+    async def wait_late(self, number: int) -> None:
+        """Wait until a keeper whose fork was not seen through will not be forked any more, or has been."""
+        forked = self._forked.get(number)
+        if forked:
+            with suppress(KeeperGone):
+                await asyncio.shield(forked)
+            self._forked.pop(number, None)
 
     async def wait_died(self, number: int, seconds: float) -> Message | None:
         """Wait up to so many seconds for the report of a keeper's death (`died`).

@@ -7,6 +7,8 @@ the store, HTTP or SQL.
     resume ─────> keeper found? ──┴─> "ended" received ──> the end in its slot
     (restart)        no │               │ connection lost
                         v               v
+                        │         find the keeper again
+                        v               │ it is gone
                      lock free, swept: judge ──> the end in its slot, lost, or never started
 """
 
@@ -15,6 +17,7 @@ import logging
 from typing import NamedTuple
 
 from shellrunner.config import JobDefaults
+from shellrunner.keeper.protocol import Message
 from shellrunner.model import Claim
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 from shellrunner.supervisor.keeper_pool import KeeperPool
@@ -23,12 +26,20 @@ from shellrunner.supervisor.orphans import kill_orphans
 from shellrunner.supervisor.running_job import RunningJob
 from shellrunner.supervisor.start_message import build_start_message, effective_timeout
 from shellrunner.supervisor.users import NoSuchUser, UserAccounts
-from shellrunner.supervisor.verdict import NeverStarted, Verdict, failed_to_start, is_lost, judge, witnessed_end
+from shellrunner.supervisor.verdict import (
+    NeverStarted,
+    Verdict,
+    failed_to_start,
+    is_lost,
+    judge,
+    reported_end,
+    witnessed_end,
+)
 
 log = logging.getLogger("shellrunner.supervisor")
 
 _STUCK_TIMEOUT = 30.0  # seconds past deadline and grace after which a keeper counts as stuck
-_RETRY_DELAY = 1.0  # seconds
+_MIN_RETRY_DELAY, _RETRY_DELAY = 0.02, 1.0  # seconds
 
 
 class JobOutcome(NamedTuple):
@@ -60,34 +71,47 @@ class JobRunner:
         self._watch_timeout(job)
         try:
             return await self._wait_end(connection, job)
+        except KeeperGone:
+            return await self._find_end(job)
         finally:
             job.finish()
 
     async def resume(self, job: RunningJob) -> JobOutcome:
         """Find the keeper to which an earlier server gave the job, and wait for the job's end."""
-        claim = job.claim
-        job.connection = connection = await self._keepers.find(claim.keeper)
+        self._watch_timeout(job)
         try:
-            if connection is None:
-                return await self._judge(claim)
-            if job.cancel_requested:
-                self.cancel(job)
-            else:
-                self._watch_timeout(job)
-            try:
-                hello = await connection.hello
-            except KeeperGone:
-                return await self._judge(claim)
-            if (hello["job"], hello["token"]) == (claim.job_id, claim.token):
-                return await self._wait_end(connection, job)
-            # It has no job, or another one: this one's end is in its slot, or is judged once the keeper is gone.
-            record = connection.slot.find(claim.job_id, claim.token)
-            if record and record.end:
-                return JobOutcome(False, witnessed_end(connection.slot, record))
-            connection.close()
-            return await self._judge(claim)
+            return await self._find_end(job)
         finally:
             job.finish()
+
+    async def _find_end(self, job: RunningJob) -> JobOutcome:
+        """Find the keeper of a job whose connection was lost, as often as it is lost; judge the job if it is gone."""
+        pause = _MIN_RETRY_DELAY
+        while True:
+            if job.connection:
+                self._keepers.disconnect(job.connection)
+            job.connection = connection = await self._keepers.find(job.claim.keeper)
+            if connection is None:
+                return await self._judge(job.claim)
+            try:
+                return await self._ask_again(connection, job)
+            except KeeperGone:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RETRY_DELAY)
+
+    async def _ask_again(self, connection: KeeperConnection, job: RunningJob) -> JobOutcome:
+        claim = job.claim
+        if job.cancel_requested:
+            job.cancel_sent = False
+            self.cancel(job)
+        hello = await connection.hello
+        if (hello["job"], hello["token"]) == (claim.job_id, claim.token):
+            return await self._wait_end(connection, job)
+        # It has no job, or another one: this one's end is in its slot, or is judged once the keeper is gone.
+        record = connection.slot.find(claim.job_id, claim.token)
+        ended = witnessed_end(connection.slot, record) if record and record.end else None
+        connection.close()
+        return JobOutcome(False, ended) if ended else await self._judge(claim)
 
     def cancel(self, job: RunningJob) -> None:
         """Have the keeper end the command, once; a job that is not started yet will not be."""
@@ -97,18 +121,45 @@ class JobRunner:
             job.connection.send({"do": "cancel", "job": job.claim.job_id, "token": job.claim.token})
             self._watch(job, 0.0)
 
+    def has_missed_end(self, job: RunningJob) -> bool:
+        """Return whether the job's slot has its end, which the keeper has not reported, or not yet."""
+        connection = job.connection
+        if connection is None or connection.closed.done() or job.is_over:
+            return False
+        try:
+            record = connection.slot.find(job.claim.job_id, job.claim.token)
+        except OSError:
+            return False
+        return record is not None and record.end is not None
+
+    def end_recorded(self, job: RunningJob) -> None:
+        """Send the keeper word that the history has the end which the slot lacks, so that it need not keep it."""
+        if job.end_is_unwritten and job.connection:
+            job.connection.send({"do": "recorded", "job": job.claim.job_id, "token": job.claim.token})
+
     async def _wait_end(self, connection: KeeperConnection, job: RunningJob) -> JobOutcome:
         claim = job.claim
         try:
-            retiring = await connection.wait_ended()
-            record = connection.slot.find(claim.job_id, claim.token)
-            return JobOutcome(not retiring, witnessed_end(connection.slot, record))
+            message = await connection.wait_ended(claim.job_id, claim.token)
+            if message["say"] == "refused":
+                log.error("a keeper refused a job; it is queued again", extra={"job": claim.job_id})
+                connection.close()
+                return JobOutcome(False, NeverStarted())
+            return JobOutcome(not message["retiring"], self._read_end(connection, job, message))
         except KeeperGone:
-            pass
+            raise
         except Exception:  # the border of one job: whatever is wrong with it, the others go on
             log.exception("could not follow a job to its end", extra={"job": claim.job_id})
             connection.close()
         return await self._judge(claim)
+
+    def _read_end(self, connection: KeeperConnection, job: RunningJob, message: Message) -> Verdict:
+        claim = job.claim
+        if end := message.get("end"):
+            log.warning("a keeper could not write an end into its slot", extra={"job": claim.job_id})
+            job.end_is_unwritten = True
+            return reported_end(connection.slot, claim, end)
+        return witnessed_end(connection.slot, connection.slot.find(claim.job_id, claim.token))
 
     async def _judge(self, claim: Claim) -> JobOutcome:
         """Wait until the job's keeper is gone, then judge the job by what the keeper left."""

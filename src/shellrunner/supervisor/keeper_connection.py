@@ -21,19 +21,25 @@ class KeeperConnection(MessageProtocol):
         super().__init__()
         self.number, self.slot = number, slot
         self.hello: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._ended: asyncio.Future[bool] | None = None
-        self._early_end: bool | None = None  # an end that was reported before anybody waited for it
+        self._ended: asyncio.Future[Message] | None = None
+        self._early_end: Message | None = None  # an end that was reported before anybody waited for it
         self._inputs: deque[asyncio.Future[Message]] = deque()  # sent and not answered; answered in order
         self._input_lock = asyncio.Lock()
         self._writable = asyncio.Event()
         self._writable.set()
 
-    async def wait_ended(self) -> bool:
-        """Wait until the keeper reports the end of its command; return whether it takes no further one.
+    async def wait_ended(self, job: int, token: str) -> Message:
+        """Wait until the keeper reports the end of this command (`ended`), or that it does not start it (`refused`).
 
         Raises:
             KeeperGone: its connection ended first.
         """
+        while True:
+            message = await self._next_end()
+            if (message["job"], message["token"]) == (job, token):
+                return message
+
+    async def _next_end(self) -> Message:
         if self._early_end is not None:
             early, self._early_end = self._early_end, None
             return early
@@ -82,9 +88,9 @@ class KeeperConnection(MessageProtocol):
             if not answer.done():
                 answer.set_result(message)
         elif self._ended and not self._ended.done():
-            self._ended.set_result(message["retiring"])
+            self._ended.set_result(message)
         else:
-            self._early_end = message["retiring"]
+            self._early_end = message
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

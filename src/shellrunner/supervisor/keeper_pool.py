@@ -20,6 +20,8 @@ log = logging.getLogger("shellrunner.supervisor")
 
 _DIED_TIMEOUT = 3.0  # seconds for the fork server to report how a keeper died; it sweeps for two
 _POLL_INTERVAL = 0.01  # seconds between looks at a lock: flock(2) cannot be awaited
+_HELLO_TIMEOUT = 10.0  # seconds for a new keeper to introduce itself
+_MAX_REMOVAL_INTERVAL = 300.0  # seconds between attempts to remove a slot; each failure is logged
 _MAX_POLL_INTERVAL = 2.0  # seconds to which that grows while the lock stays held
 _QUARANTINE = "aside"  # a directory in `slots`
 
@@ -42,6 +44,7 @@ class KeeperPool:
         self._last_number = max(self.numbers(), default=0)
         self._relaunching = asyncio.Lock()
         self._connections: set[KeeperConnection] = set()
+        self._abandoned: asyncio.Queue[tuple[ForkServerConnection, int]] = asyncio.Queue()
 
     def close(self) -> None:
         """Close every connection: idle keepers exit, the others see their commands through.
@@ -96,23 +99,42 @@ class KeeperPool:
         connection: KeeperConnection | None = None
         try:
             await self._fork_server.fork(number, self._header)
-            connection = await self._connect(number)
-            _check_protocol((await connection.hello)["protocol"])
+            async with asyncio.timeout(_HELLO_TIMEOUT):
+                connection = await self._connect(number)
+                _check_protocol((await connection.hello)["protocol"])
         except BaseException:
             self._fork_server.forget(number)
             if connection:
-                self._connections.discard(connection)
-                connection.close()
+                self.disconnect(connection)
+            self._abandoned.put_nowait((self._fork_server, number))
             raise
         return connection
 
+    async def remove_abandoned(self) -> None:
+        """Remove the slots of keepers that were not connected to: nobody connects to them any more, so they exit."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                abandoned = await self._abandoned.get()
+                tasks.create_task(self._remove_abandoned(*abandoned), name=f"abandoned keeper {abandoned[1]}")
+
+    async def _remove_abandoned(self, fork_server: ForkServerConnection, number: int) -> None:
+        await fork_server.wait_late(number)  # a fork server that was stopped forks when it goes on
+        await self.remove_slot_when_gone(number)
+
     async def find(self, number: int) -> KeeperConnection | None:
         """Connect to a keeper that an earlier server spawned; None once it is certain that it is gone."""
+        pause = _POLL_INTERVAL
         while not self.is_gone(number):
             with suppress(OSError):
                 return await self._connect(number)
-            await asyncio.sleep(_POLL_INTERVAL)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _MAX_POLL_INTERVAL)
         return None
+
+    def disconnect(self, connection: KeeperConnection) -> None:
+        """Close a connection: the keeper exits if it is idle; a busy one can be found again."""
+        self._connections.discard(connection)
+        connection.close()
 
     async def _connect(self, number: int) -> KeeperConnection:
         connection = await connect(self.slots, number)
@@ -124,15 +146,17 @@ class KeeperPool:
         if usable:
             connection.close_writing()
         await connection.closed
-        self._connections.discard(connection)
-        connection.close()
+        self.disconnect(connection)
         self._fork_server.forget(connection.number)
         await self.remove_slot_when_gone(connection.number)
 
     async def remove_slot_when_gone(self, number: int) -> None:
         """Wait until a keeper whose ends are all recorded is gone, then remove its slot."""
         await self._wait_gone(number)
-        self.remove_slot(number)
+        pause = _POLL_INTERVAL
+        while not self.remove_slot(number):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _MAX_REMOVAL_INTERVAL)
 
     async def _wait_gone(self, number: int) -> None:
         pause = _POLL_INTERVAL
@@ -215,11 +239,20 @@ class KeeperPool:
             finally:
                 os.close(pidfd)
 
-    def remove_slot(self, number: int) -> None:
-        """Remove the slot of a keeper that is gone, once every end in it is recorded."""
-        for name in (slot_name(number), socket_name(number)):
-            with suppress(FileNotFoundError, IsADirectoryError):  # the next start quarantines such a directory
-                os.unlink(name, dir_fd=self.slots)
+    def remove_slot(self, number: int) -> bool:
+        """Remove the slot of a keeper that is gone, once every end in it is recorded.
+
+        Returns:
+            False if it is still there, on a file system that is read-only by now, for example.
+        """
+        try:
+            for name in (socket_name(number), slot_name(number)):
+                with suppress(FileNotFoundError, IsADirectoryError):  # the next start quarantines such a directory
+                    os.unlink(name, dir_fd=self.slots)
+        except OSError as error:
+            log.warning("could not remove a slot", extra={"keeper": number, "reason": error.strerror})
+            return False
+        return True
 
     def quarantine(self, number: int, reason: str) -> None:
         """Move a slot that must not be judged into a directory of its own, and log it."""

@@ -18,6 +18,8 @@ class RunningJob:
         self.cancel_requested = claim.cancelling
         self.cancel_sent = False  # the keeper was sent the cancel, or has nothing left to cancel
         self.connection: KeeperConnection | None = None  # set once `start` was sent, or the keeper was found again
+        self.is_over = False  # its end, or that it was never started, is known
+        self.end_is_unwritten = False  # into its slot: its keeper keeps it until it is recorded
         self._watchdog: asyncio.TimerHandle | None = None
 
     def set_watchdog(self, seconds: float, on_timeout: "Callable[[RunningJob], None]") -> None:
@@ -28,6 +30,6 @@ class RunningJob:
 
     def finish(self) -> None:
         """Note that its keeper is done with it: the watchdog of a late cancel would kill the keeper's next job."""
-        self.cancel_sent = True
+        self.is_over = self.cancel_sent = True
         if self._watchdog:
             self._watchdog.cancel()

@@ -25,6 +25,7 @@ log = logging.getLogger("shellrunner.supervisor")
 
 IDLE_KEEPERS = 8  # that wait for a claim: as many jobs can start with one commit, and an end idles none
 _RETRY_DELAY = 1.0  # seconds
+_LOOK_INTERVAL = 15.0  # seconds between looks at the slots of running jobs
 
 
 class Supervisor:
@@ -63,6 +64,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             await self._adopt_running(tasks)
             tasks.create_task(self._watch_cancel_requests(), name="cancel requests")
+            tasks.create_task(self._keepers.remove_abandoned(), name="abandoned keepers")
+            tasks.create_task(self._watch_missed_ends(), name="missed ends")
             tasks.create_task(self._fill_pool(tasks), name="keeper pool")
 
     async def drain(self, *, cancel: bool) -> None:
@@ -117,6 +120,7 @@ class Supervisor:
                 if recording:
                     await recording
                 usable, verdict = await self._runner.run(connection, job)
+                connection = job.connection or connection  # it may have been found again meanwhile
                 self._limit.release()
                 recording = tasks.create_task(self._record(job, verdict), name=f"record {job.claim.job_id}")
         finally:
@@ -134,6 +138,7 @@ class Supervisor:
 
     async def _record(self, job: RunningJob, verdict: Verdict) -> None:
         await self._ends.record(job.claim, verdict)
+        self._runner.end_recorded(job)
         if self._running_jobs.get(job.claim.job_id) is job:  # else its next attempt has begun
             del self._running_jobs[job.claim.job_id]
         self._changed.set()
@@ -151,6 +156,20 @@ class Supervisor:
                     await subscription.wait()
                 except StoreUnavailable:
                     await asyncio.sleep(_RETRY_DELAY)
+
+    # Missed ends -----------------------------------------------------------------------------------------------
+
+    async def _watch_missed_ends(self) -> None:
+        """Look from time to time whether a slot has an end that was not received, and ask its keeper again."""
+        suspected: set[RunningJob] = set()
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL)
+            ended = {job for job in self._running_jobs.values() if self._runner.has_missed_end(job)}
+            for job in ended & suspected:  # seen twice, so the message is not merely on its way
+                log.warning("the end of a job was not received", extra={"job": job.claim.job_id})
+                if job.connection:
+                    job.connection.close()
+            suspected = ended
 
     # After a restart -------------------------------------------------------------------------------------------
 
@@ -178,4 +197,4 @@ class Supervisor:
         elif job.connection:
             await self._keepers.release(job.connection, usable=usable)
         elif self._keepers.is_gone(number):
-            self._keepers.remove_slot(number)
+            await self._keepers.remove_slot_when_gone(number)

@@ -92,6 +92,24 @@ def witnessed_end(slot: SlotReader, record: Record | None) -> Ended:
     return Ended(known, volume, _head(slot, record, volume, end["entries"]))
 
 
+def reported_end(slot: SlotReader, claim: Claim, end: dict[str, Any]) -> Ended:
+    """Return an end that the keeper could not write into its slot, and sent instead.
+
+    Output that is not intact there counts as dropped.
+
+    Raises:
+        ValueError: it is not as this program writes it.
+    """
+    record = slot.find(claim.job_id, claim.token)
+    record = record or Record(0, claim.job_id, claim.token, start={}, progress={}, end=None)
+    ended = witnessed_end(slot, record._replace(end=end))
+    if (end["data_crc"], end["index_crc"]) == (zlib.crc32(ended.head.data), zlib.crc32(ended.head.index)):
+        return ended
+    out, err = ended.volume.stdout_bytes, ended.volume.stderr_bytes
+    lost = Volume(0, 0, ended.volume.stdout_dropped + out, ended.volume.stderr_dropped + err)
+    return Ended(ended.end, lost, Head())
+
+
 def judge(state: int, claim: Claim, evidence: str) -> Verdict:
     """Judge a claim whose keeper is gone (the module has the table).
 
