@@ -98,7 +98,16 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "service": (
         ("__init__",),
         ("listening", "reload"),
-        ("tls", "unix_socket", "shutdown", "startup_warnings", "descriptors", "health", "state_dir"),
+        (
+            "tls",
+            "unix_socket",
+            "shutdown",
+            "startup_warnings",
+            "descriptors",
+            "health",
+            "state_dir",
+            "worker_threads",
+        ),
     ),
     "store": (
         ("sqlite",),

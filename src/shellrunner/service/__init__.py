@@ -26,6 +26,7 @@ from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
+from shellrunner.service.worker_threads import start_worker_threads
 from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
@@ -74,6 +75,7 @@ async def _serve(
     fork_server = launcher.launch()
     descriptors.raise_limit()
     settings = descriptors.within_limit(settings)
+    start_worker_threads()
     disable_created_samples()
     metrics = Metrics(settings.queues)
     with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
