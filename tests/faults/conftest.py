@@ -31,3 +31,18 @@ def need() -> Callable[[bool, str], None]:
             (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
     return check
+
+
+@pytest.fixture
+def only_whole(whole: bool) -> None:
+    """Skip the test unless everything is tried."""
+    if not whole:
+        pytest.skip("only with --faults whole")
+
+
+@pytest.fixture
+def root(whole: bool, need: Callable[[bool, str], None]) -> None:
+    """Skip the test unless root runs it: nobody else can mount, or become another user."""
+    if os.geteuid() != 0 and not whole:
+        pytest.skip("needs root")
+    need(os.geteuid() == 0, "needs root")

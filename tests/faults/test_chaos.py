@@ -102,7 +102,9 @@ class Round:
         text = (self.state / "keepers.log").read_text()
         if text:
             found.append(f"keepers.log: {text[-3000:]}")
-        await service.stop()
+        status = await service.stop()
+        if status != 0:
+            found.append(f"the server ended with {status}")
         await until(lambda: not (self.processes.keepers() or self.processes.fork_servers()), what="no keeper is left")
         return found
 
