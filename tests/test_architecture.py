@@ -88,7 +88,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("slot", "identity", "protocol", "poller", "reported_endings"),
         ("__init__",),
     ),
-    "keeper.process_tree": (("let_go",), ("__init__",)),
+    "keeper.process_tree": (("leftovers", "termination", "let_go"), ("__init__",)),
     "installation": (
         ("install_plan", "removal_plan"),
         ("host", "config_file", "plan"),

@@ -8,40 +8,44 @@ Everything that a server may have missed is in the slot; the messages only say "
       listener ──> connection ──> messages: start, cancel, signal, input
                                      │ start
                                      v
-     pipes ──> output ──> slot    RunningCommand <── deadlines: timeout, kill after the grace
-     SIGCHLD (after 1 s) ──> reap orphans   │ pidfd: the command has ended
-                                            v
-                       drain the pipes, close stdin, settle: status available, grace over?
-                                            v
-                       kill and reap the tree, write the end into the slot, send "ended"
-                                            │
-                next message <── idle ──────┴── children left behind: retire, exit after the last of them
+     pipes ──> output ──> slot    RunningCommand: runs <── deadlines: timeout, KILL after the grace
+                                     │ pidfd: the command has ended; close stdin, reap: status, usage
+                                     v
+                                  settles: output is stored until nothing is left of it, or it was quiet for 0.25 s,
+                                     │     at most 1 s
+                                     v
+                                  terminates what is left: TERM and CONT, a grace, KILL; output is still stored
+                                     │ SIGCHLD: the last child has ended, and the pipes are at their end
+                                     v
+                                  over: write the end into the slot, send "ended"
+                                     │
+         next message <── idle ──────┴── children left behind on request: retire, exit after the last of them
 
-An idle keeper exits when its connection ends, a busy one after its command.
+Most commands leave nothing: their pipes are at their end with them, and they are over at once. A cancel, the timeout
+or the output limit terminate the whole tree in the same way, while the command runs; it does not settle then. An idle
+keeper exits when its connection ends, a busy one after its command.
 """
 
 import math
 import os
-import resource
 import select
-import signal
 import socket
 import time
 from contextlib import suppress
 from typing import Any
 
-from . import command, process_tree, reported_endings
+from . import command, reported_endings
 from .child_signals import ChildSignals
 from .message_socket import MessageSocket
 from .poller import Poller
 from .protocol import PROTOCOL, Message
 from .recorder import Recorder
-from .running import CHUNK_SIZE, RunningCommand
+from .running import RunningCommand
 from .slot import SlotWriter
 from .stdin_buffer import StdinBuffer
 
-_REAP_TIMEOUT = 1.0  # seconds that children left behind have to be gone
 _REAP_AFTER = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
+_CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
 _CONNECT_TIMEOUT = 5.0  # seconds that a new keeper waits for the server that had it forked
 _ACCEPT_RETRY_DELAY = 0.2  # seconds
 _GONE = {"offset": None, "refused": "gone"}
@@ -68,6 +72,7 @@ class Keeper:
         self._server: MessageSocket | None = None
         self._running: RunningCommand | None = None
         self._child_signals: ChildSignals | None = None
+        self._reap_at = math.inf  # when to reap children of a command that runs for long
         self._retiring = False  # takes no further command, and exits once its last child has
         self._finished = False
         self._poller.watch(listener.fileno(), self._accept)
@@ -77,30 +82,34 @@ class Keeper:
         connect_deadline = time.monotonic() + _CONNECT_TIMEOUT
         while not self._finished:
             self._poller.run_once(self._next_deadline(connect_deadline))
-            running = self._running
-            if running:
-                self._handle_deadlines(running)
-            elif not (self._server or self._retiring) and time.monotonic() > connect_deadline:
+            if self._running:
+                self._advance(self._running)
+            elif self._retiring:
+                self._advance_retirement()
+            elif not self._server and time.monotonic() > connect_deadline:
                 self._finished = True
 
     def _next_deadline(self, connect_deadline: float) -> float | None:
-        running = self._running
-        if running is None:
-            return None if self._server or self._retiring else connect_deadline
-        deadline = running.next_deadline()
-        return deadline if self._child_signals else min(deadline or math.inf, running.command.clock + _REAP_AFTER)
+        if self._running:
+            deadline = self._running.next_deadline()
+        else:
+            deadline = math.inf if self._server or self._retiring else connect_deadline
+        if not self._child_signals:
+            deadline = min(deadline, self._reap_at)
+        return None if deadline == math.inf else deadline
 
-    def _handle_deadlines(self, running: RunningCommand) -> None:
+    def _advance(self, running: RunningCommand) -> None:
+        """Do what is due; finish the command if it is over."""
         now = time.monotonic()
-        running.handle_stdin_deadline(now)
-        if running.is_due(now):
-            if running.ended_at is None:
-                running.handle_deadline(now)
-            else:
-                running.poll_again(now)
-                self._settle(running)
-        if self._running and not self._child_signals and now > running.command.clock + _REAP_AFTER:
-            self._watch_children()
+        if not running.is_over(now):
+            running.handle_deadlines(now)
+            if running.needs_child_signals:
+                self._reap_at = min(self._reap_at, now)
+            if now >= self._reap_at and not self._child_signals:
+                self._watch_children()
+                running.reap()
+        if running.is_over(now):
+            self._finish(running)
 
     # The server ------------------------------------------------------------------------------------------------
 
@@ -156,7 +165,7 @@ class Keeper:
             case "cancel" if running and running.matches(message):
                 running.terminate(reported_endings.CANCELLED)
             case "signal" if running and running.matches(message):
-                running.send_signal(message["signum"])
+                running.send_signal(message["signum"], to_tree=message.get("to") == "tree")
             case "input":
                 self._accept_input(message)
 
@@ -181,7 +190,9 @@ class Keeper:
             self._slot.end({**recorder.progress(), **end, "wall": time.time_ns() // 1_000_000})
             self._send(say="ended", job=job, token=token, retiring=False)
             return
+        recorder.publish_pid(started.pid)
         self._running = running = RunningCommand(message, started, recorder)
+        self._reap_at = started.clock + _REAP_AFTER
         if started.pidfd >= 0:
             self._poller.watch(started.pidfd, lambda: self._handle_exit(running))
         else:
@@ -209,10 +220,12 @@ class Keeper:
 
     def _read_output(self, stream: int, pipe: int) -> None:
         try:
-            data = os.read(pipe, CHUNK_SIZE)
+            data = os.read(pipe, _CHUNK_SIZE)
         except BlockingIOError:
             return
-        except OSError:  # EIO: no process has the terminal open any more
+        except OSError:
+            # EIO: no process has the terminal open any more, and what was on its way through the kernel has arrived
+            # (`n_tty_read` flushes it first, since Linux 4.7).
             data = b""
         if not data:
             self._close_pipe(pipe)
@@ -228,64 +241,39 @@ class Keeper:
     # The end ---------------------------------------------------------------------------------------------------
 
     def _handle_exit(self, running: RunningCommand) -> None:
-        if not running.can_be_reaped() and (running.command.pidfd < 0 or self._poller.is_guessing):
+        """Note the command's own end; what its pipes hold is read in this round too, as they are ready with it."""
+        if (running.command.pidfd < 0 or self._poller.is_guessing) and not running.has_ended():
             return
         if running.command.pidfd >= 0:
             self._poller.unwatch(running.command.pidfd)
         self._poller.unwatch_clock("exit")
+        running.note_exit()
+        running.reap()
+        running.recorder.withdraw_pid(now=not running.tree_is_gone)
         if running.command.stdin:
             self._close_stdin(running.command.stdin)
-        running.drain_pipes()
-        running.note_exit()
-        self._settle(running)
-
-    def _settle(self, running: RunningCommand) -> None:
-        """Finish the command if its status can be had and its grace is over; else this is called again soon."""
-        # The command's process group may use its grace although the command itself is gone; processes outside the
-        # group are killed at once.
-        if running.cause and running.has_grace_left() and process_tree.group_lives(running.command.pid):
-            return
-        if running.can_be_reaped():
-            self._finish(running)
-        elif not running.leaves_children:
-            process_tree.kill()
 
     def _finish(self, running: RunningCommand) -> None:
-        if not running.leaves_children:
-            # The command is not reaped yet, so this group is still its own, and every process forked in it is hit.
-            with suppress(OSError):
-                os.killpg(running.command.pid, signal.SIGKILL)
-        _, status, usage = os.wait4(running.command.pid, 0)
         if running.command.pidfd >= 0:
             with suppress(OSError):
                 os.close(running.command.pidfd)
-        survivors: list[str] = []
-        if not process_tree.reap():
-            self._retiring = running.leaves_children or self._retiring
-            survivors = [] if running.leaves_children else process_tree.sweep(_REAP_TIMEOUT)
-            self._retiring = self._retiring or bool(survivors)
-        self._record_end(running, status, usage, survivors)
-
-    def _record_end(
-        self, running: RunningCommand, status: int, usage: resource.struct_rusage, survivors: list[str]
-    ) -> None:
-        remarks = [f"still running after {_REAP_TIMEOUT:g} s: {', '.join(survivors)}"] if survivors else []
+        remarks = running.survivors()
         try:
             running.recorder.sync()
         except OSError as error:  # what was witnessed is recorded all the same
             remarks.append(f"its output may not survive a power failure: {error.strerror}")
         running.recorder.close()
-        self._slot.end(
-            {**running.recorder.progress(), **running.end_record(status, usage, "; ".join(remarks) or None)}
-        )
+        detail = "; ".join(remarks) or None
+        self._slot.end({**running.recorder.progress(), **running.end_record(), "detail": detail})
         self._running = None
-        if self._retiring:
-            self._retire()
-        else:
+        self._reap_at = math.inf
+        if running.tree_is_gone:
             self._ignore_children()
-            for pipe in running.open_pipes:
+            for pipe in list(running.open_pipes):
                 self._close_pipe(pipe)
             self._finished = self._server is None
+        else:
+            self._retire()
         self._send(say="ended", job=running.job, token=running.token, retiring=self._retiring)
 
     # Children --------------------------------------------------------------------------------------------------
@@ -295,17 +283,24 @@ class Keeper:
 
         The keeper must not exit before them: they would become the fork server's, which kills what has no keeper.
         """
-        self._watch_children()
-        self._finished = process_tree.reap()  # the last one may have exited before SIGCHLD was handled
+        self._retiring = True
+        self._reap_at = time.monotonic()
+
+    def _advance_retirement(self) -> None:
+        if time.monotonic() >= self._reap_at and not self._child_signals:
+            self._watch_children()
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            self._finished = True
 
     def _watch_children(self) -> None:
-        """Wake up when a child ends, to reap the orphans of a command that runs for long.
+        """Wake up when a child ends, to reap it: one that was left behind, or an orphan while the command runs.
 
-        A short one is not worth it: its own end would wake the keeper twice.
+        A short command without children is not worth it: its own end would wake the keeper twice.
         """
-        if self._child_signals is None:
-            self._child_signals = ChildSignals(self._poller, self._handle_child)
-            self._reap_orphans()
+        self._child_signals = ChildSignals(self._poller, self._handle_child)
 
     def _ignore_children(self) -> None:
         if self._child_signals:
@@ -314,14 +309,4 @@ class Keeper:
 
     def _handle_child(self) -> None:
         if self._running:
-            self._reap_orphans()
-        else:
-            self._finished = self._finished or process_tree.reap()
-
-    def _reap_orphans(self) -> None:
-        """Reap the children that have ended, but not the command itself, whose status is still needed."""
-        with suppress(ChildProcessError):
-            while self._running and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
-                if ended.si_pid == self._running.command.pid:
-                    return
-                os.waitpid(ended.si_pid, 0)
+            self._running.reap()

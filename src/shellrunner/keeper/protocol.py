@@ -8,7 +8,8 @@ keeper sends in its `hello`; a server must understand every version that was eve
                            "attempt", "stream", "tty", "limits",                              (since protocol 2)
                            "user"}                                                            (since protocol 3)
                           {"do": "cancel", "job", "token"}
-                          {"do": "signal", "job", "token", "signum"}                          (since protocol 2)
+                          {"do": "signal", "job", "token", "signum",                          (since protocol 2)
+                           "to"}                                                              (since protocol 4)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
                           (end of the connection)   an idle keeper exits
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
@@ -22,7 +23,8 @@ keeper sends in its `hello`; a server must understand every version that was eve
 `limits` is null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null
 (the keeper's own) or {"uid", "gid", "groups"}. Defaults: 1, false, null.
 
-`signal` is sent to the command's process group if the command has not ended, and is not answered.
+`signal` is sent if the command has not ended, and is not answered: to the command's process group, or if `to` is
+"tree" to every process group that a descendant of the command is in.
 
 `input` is answered by `took`, in order. `data` is base64. It is accepted as a whole or not at all: if `offset` is
 null or the number of bytes accepted so far, and the buffer has space. In `took`, `offset` is the number of bytes
@@ -35,8 +37,9 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-PROTOCOL = 3
+PROTOCOL = 4
 CONTROLS_SINCE = 2  # the first protocol version with signals and input
+TREE_SIGNALS_SINCE = 4  # the first one with signals to the whole tree
 MAX_FRAME = 1 << 26  # bytes; a `start` with its stdin, argv and env is far smaller
 
 _LENGTH = struct.Struct(">I")

@@ -10,15 +10,13 @@ import os
 import select
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from .stdin_buffer import StdinBuffer
 
 _LOCAL, _CHARACTERS = 3, 6  # c_lflag and c_cc in the list that tcgetattr returns
 _MIN_POLL_INTERVAL, _MAX_POLL_INTERVAL, _BACKOFF = 0.001, 1.0, 1.25  # seconds, seconds, factor
-_MAX_BUFFERED = 65_536  # bytes; more than the kernel holds between the two ends (n_tty and pty: 4 and 8 KiB)
-_CHUNK_SIZE = 65_536
 
 
 class Pty(StdinBuffer):
@@ -90,21 +88,6 @@ class Pty(StdinBuffer):
                 os.write(self.sink, key)
                 self._poll_interval = _MIN_POLL_INTERVAL
         self._key_typed = not reads_lines
-
-    def read_rest(self) -> Iterator[bytes]:
-        """Yield the unread output of a command that has ended; bounded, as its children may go on writing for ever.
-
-        A read reports EAGAIN or EIO only after what was on its way through the kernel has arrived (`n_tty_read`
-        flushes it first, since Linux 4.7), so there is nothing to wait for.
-        """
-        left = _MAX_BUFFERED
-        while left > 0:
-            try:
-                data = os.read(self.master, min(left, _CHUNK_SIZE))
-            except OSError:
-                return
-            left -= len(data)
-            yield data
 
     def close(self) -> None:
         """Type no more, and leave the terminal to the command and its children; `master` can still be read."""

@@ -33,6 +33,7 @@ class Recorder:
         self._full = False
         self.over_limit = False  # bytes were dropped for the limit, not for the disk
         self._data_crc = self._index_crc = 0
+        self._pid: int | None = None
         self.stored = [0, 0]
         self.dropped = [0, 0]
 
@@ -42,13 +43,29 @@ class Recorder:
         self.stored[stream] += stored
         self.dropped[stream] += len(data) - stored
         self._full = self._full or stored < len(data)
+        self._write_progress(self.progress())
+
+    def publish_pid(self, pid: int) -> None:
+        """Show the command's pid to readers of the slot, before anything is stored."""
+        self._pid = pid
+        self._write_progress({"pid": pid})
+
+    def withdraw_pid(self, *, now: bool) -> None:
+        """Show it no more, at once or from the next write on: the command has ended."""
+        self._pid = None
+        if now:
+            self._write_progress(self.progress())
+
+    def _write_progress(self, progress: dict[str, Any]) -> None:
         # If it cannot be written, readers see less than there is; the next one, or the end, counts all of it.
         with suppress(OSError):
-            self._slot.progress(self.progress())
+            self._slot.progress(progress)
 
     def progress(self) -> dict[str, Any]:
         """Return the counts, as the slot's `progress` and `end` have them."""
+        pid = {} if self._pid is None else {"pid": self._pid}
         return {
+            **pid,
             "job": self._job,
             "token": self._token,
             "stdout": self.stored[0],

@@ -1,36 +1,43 @@
 """A running command: its deadlines, why it is being terminated if it is, and the record of its end.
 
 Owned by the keeper's loop, one per job. Must not know the connection to the server, or the slot.
+
+    runs ──────────> settles ────────────> terminates ──> over
+     │   its own       children or pipes    what it left     nothing of it is left
+     │   end           are left: waits      behind
+     │                 until it is quiet
+     └──────────────────────────────────> terminates ──> over
+         cancel, timeout, output limit      all of it
 """
 
 import base64
-import fcntl
 import math
 import os
 import resource
 import signal
-import struct
-import termios
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from . import process_tree, reported_endings
 from .command import Command, decode_status
+from .process_tree.leftovers import Leftovers
+from .process_tree.termination import KILL_TIMEOUT, Termination, living_tree
 from .protocol import Message
-from .pty import Pty
 from .recorder import Recorder
 
-CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
-_POLL_INTERVAL = 0.05  # seconds between checks where nothing can be waited on
+_QUIET_TIME = 0.25  # seconds without output after which what a command left behind has nothing more to write
+_MAX_SETTLING_TIME = 1.0  # seconds for which its output is stored at most before it is terminated
+_MAX_LEFTOVERS_GRACE = 1.0  # seconds between TERM and KILL for what a command left behind
+_POLL_INTERVAL = 0.25  # seconds between checks where nothing can be waited on
 
 
 class RunningCommand:
-    """A command from its start until its end is recorded.
+    """A command from its start until nothing of it is left, and its end is recorded.
 
     `cause` is why its tree is being terminated (an ending), `ended_at` when the command itself had ended
-    (time.monotonic()), `open_pipes` the descriptors at which its output is still read.
+    (time.monotonic()), `open_pipes` the descriptors at which output is still read, `tree_is_gone` whether the command
+    and every descendant was reaped.
     """
 
     def __init__(self, message: Message, command: Command, recorder: Recorder) -> None:
@@ -41,35 +48,39 @@ class RunningCommand:
         self.open_pipes: set[int] = set()
         self.cause: str | None = None
         self.ended_at: float | None = None
+        self.tree_is_gone = False
+        self._exit: tuple[int, resource.struct_rusage] | None = None  # wait status and usage, once it is reaped
         self._ended_wall = 0
-        timeout = message["timeout"]
         self._stdin = command.stdin
-        # The timeout, the kill after the grace, or the next check of a tree that is ending.
-        self._deadline: float | None = None if timeout is None else command.clock + timeout
-        self._kill_at = 0.0
+        timeout = message["timeout"]
+        self._timeout_at = math.inf if timeout is None else command.clock + timeout
+        self._settled_at = math.inf  # when what is left may be terminated, or let go; moves with each output …
+        self._settle_by = math.inf  # … up to here
+        self._hurried = False  # it is cancelled although it has ended: do not settle
+        self._termination: Termination | None = None
+        self._leftovers = Leftovers()
 
     @property
     def leaves_children(self) -> bool:
         """Whether its children may outlive it."""
         return bool(self.message["leave_children"]) and not self.cause
 
+    @property
+    def needs_child_signals(self) -> bool:
+        """Whether its end depends on that of its children."""
+        return self.ended_at is not None or self._termination is not None
+
     def matches(self, message: Message) -> bool:
         """Return whether the message is about this job and this claim."""
         return (self.job, self.token) == (message["job"], message["token"])
 
     def store_output(self, stream: int, data: bytes) -> None:
-        """Store output, unless it came after the command's own end."""
-        if self.ended_at is None:
-            self.recorder.store(stream, data)
-            if self.recorder.over_limit and not self.cause:
-                self.terminate(reported_endings.OUTPUT_LIMIT)
-
-    def drain_pipes(self) -> None:
-        """Store what is in the pipes now and no more: a child may go on writing for ever."""
-        for stream, pipe in enumerate(self.command.pipes):
-            if pipe in self.open_pipes:
-                for data in self._stdin.read_rest() if isinstance(self._stdin, Pty) else _read_rest(pipe):
-                    self.store_output(stream, data)
+        """Store output, also that of children after the command's own end."""
+        self.recorder.store(stream, data)
+        if self.ended_at is not None:
+            self._extend_settling(time.monotonic())
+        if self.recorder.over_limit:
+            self.terminate(reported_endings.OUTPUT_LIMIT)
 
     def accept_input(self, message: Message) -> dict[str, Any]:
         """Accept or refuse the data of an `input` message; return the members of `took` that say which."""
@@ -79,78 +90,129 @@ class RunningCommand:
         refused = self._stdin.accept(message["offset"], data, end=message["end"])
         return {"offset": self._stdin.offset, "refused": refused}
 
-    def send_signal(self, signum: int) -> None:
-        """Send a signal to the command's group, unless the command has ended."""
-        if not self._has_ended():
-            with suppress(OSError):  # another user's process (setuid), or not a signal of this kernel
-                os.killpg(self.command.pid, signum)
+    def send_signal(self, signum: int, *, to_tree: bool) -> None:
+        """Send a signal to the command's group, or to every group of its tree, unless the command has ended."""
+        if not self.has_ended():
+            if to_tree:
+                process_tree.signal_groups(living_tree(), signum)
+            else:
+                self._signal_own_group(signum)
 
     def terminate(self, cause: str) -> None:
-        """End the command: TERM and CONT go to its process group now, KILL to the whole tree after the grace.
+        """End the command and all of its tree, which has a grace (see `termination`).
 
-        A process of the tree that has left the group (setsid(2)) gets KILL only. Does nothing if this has begun
-        already, or if the command has ended.
+        If the command has ended by itself, its ending stays; what it left behind is terminated at once. Does nothing
+        if a termination has begun.
         """
-        if self.cause or self._has_ended():
+        if self._termination:
+            return
+        if self.has_ended():
+            self._hurried = True
+            self._settled_at = -math.inf
             return
         self.cause = cause
-        self._kill_at = self._deadline = time.monotonic() + self.message["grace"]
-        with suppress(OSError):
-            os.killpg(self.command.pid, signal.SIGTERM)
-            os.killpg(self.command.pid, signal.SIGCONT)  # a stopped process does not handle TERM
+        tree = living_tree()
+        self._termination = Termination(tree, self.message["grace"])
+        if not tree:  # it could not be looked at
+            self._signal_own_group(signal.SIGTERM)
+            self._signal_own_group(signal.SIGCONT)
 
-    def has_grace_left(self) -> bool:
-        """Return whether the tree still has time to end by itself."""
-        return time.monotonic() < self._kill_at
+    def _signal_own_group(self, signum: int) -> None:
+        # Not reaped yet, so the group is the command's own.
+        with suppress(OSError):  # another user's process (setuid), or not a signal of this kernel
+            os.killpg(self.command.pid, signum)
 
     # Deadlines -------------------------------------------------------------------------------------------------
 
-    def next_deadline(self) -> float | None:
-        """Return when the next deadline is due, if there is one."""
-        stdin_due = self._stdin and self._stdin.due
-        return min(self._deadline or math.inf, stdin_due) if stdin_due else self._deadline
+    def next_deadline(self) -> float:
+        """Return when `handle_deadlines` is to be called next, whatever happens before."""
+        stdin_due = (self._stdin and self._stdin.due) or math.inf
+        if self.tree_is_gone:
+            return self._settled_at
+        if self._termination:
+            return min(self._termination.deadline, stdin_due)
+        if self.ended_at is None:
+            return min(self._timeout_at, stdin_due)
+        if self.is_settled(time.monotonic()):  # it is traced: its tracer has the status first
+            return time.monotonic() + _POLL_INTERVAL
+        return self._settled_at
 
-    def is_due(self, now: float) -> bool:
-        """Return whether a deadline of the command or its tree has passed."""
-        return self._deadline is not None and now >= self._deadline
-
-    def handle_stdin_deadline(self, now: float) -> None:
-        """Poll the terminal, if that is due."""
+    def handle_deadlines(self, now: float) -> None:
+        """Poll the terminal; terminate the command at its timeout, and what it left behind once that has settled."""
         if self._stdin and self._stdin.due and now >= self._stdin.due:
             self._stdin.poll()
-
-    def handle_deadline(self, now: float) -> None:
-        """Terminate the command at its timeout; kill its tree after the grace, again and again."""
-        if self.cause is None:
-            self._deadline = None
-            self.terminate(reported_endings.TIMED_OUT)
+        if self.tree_is_gone:
             return
-        self.poll_again(now)
-        with suppress(OSError):
-            os.killpg(self.command.pid, signal.SIGKILL)
-        process_tree.kill()
+        if self._termination:
+            self._termination.step(now)
+        elif self.ended_at is None:
+            if now >= self._timeout_at:
+                self._timeout_at = math.inf  # it may have ended, with its exit still to be handled
+                self.terminate(reported_endings.TIMED_OUT)
+        elif self.is_settled(now) and not self.leaves_children:
+            self._terminate_leftovers()
 
-    def poll_again(self, now: float) -> None:
-        """Set the next deadline to a moment from now: there is nothing to wait on."""
-        self._deadline = now + _POLL_INTERVAL
+    def _terminate_leftovers(self) -> None:
+        tree = living_tree()
+        self._leftovers = Leftovers(tree)
+        self._termination = Termination(tree, min(self.message["grace"], _MAX_LEFTOVERS_GRACE))
 
     # The end ---------------------------------------------------------------------------------------------------
 
     def note_exit(self) -> None:
-        """Note that the command has ended now; its tree is to be looked at at once."""
-        self.ended_at = self._deadline = time.monotonic()
+        """Note that the command itself has ended now."""
+        self.ended_at = time.monotonic()
         self._ended_wall = time.time_ns() // 1_000_000
+        self._settle(self.ended_at)
 
-    def can_be_reaped(self) -> bool:
-        """Return whether its status can be had without waiting; the tracer of a traced command has it first.
+    def _settle(self, now: float) -> None:
+        """Wait for output that is still to come, from now on."""
+        self._settle_by = now + _MAX_SETTLING_TIME
+        self._extend_settling(now)
 
-        The tracer may be its own child, and never take it (ptrace(2)).
-        """
-        # By its pid, which nobody else has until this keeper has reaped it.
-        return os.waitid(os.P_PID, self.command.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    def _extend_settling(self, now: float) -> None:
+        if not self._hurried:
+            self._settled_at = min(now + _QUIET_TIME, self._settle_by)
 
-    def end_record(self, status: int, usage: resource.struct_rusage, detail: str | None) -> dict[str, Any]:
-        """Return the slot's record of the end: what the kernel reported, and why it was terminated if it was."""
+    def is_settled(self, now: float) -> bool:
+        """Return whether what it left behind writes nothing, or too long."""
+        return now >= self._settled_at or (self.leaves_children and not self.open_pipes)
+
+    def reap(self) -> None:
+        """Reap every child that has ended, the command too; see whether there is none left (ECHILD)."""
+        try:
+            while (reaped := os.wait4(-1, os.WNOHANG))[0]:
+                pid, status, usage = reaped
+                if pid == self.command.pid:
+                    self._exit = status, usage
+        except ChildProcessError:
+            self.tree_is_gone = True
+            self._settle(time.monotonic())  # what the last one wrote is still in the pipes
+
+    def is_over(self, now: float) -> bool:
+        """Return whether its status is known, and nothing of it is left to wait for."""
+        if self.ended_at is None or self._exit is None:
+            return False
+        if self.tree_is_gone:
+            # A pipe may be held by a process that is no descendant: a descriptor can be passed to it (unix(7)).
+            return not self.open_pipes or now >= self._settled_at
+        if self._termination:
+            return self._termination.has_failed(now)
+        return self.leaves_children and self.is_settled(now)
+
+    def survivors(self) -> list[str]:
+        """Return a remark on what could not be killed, if anything; the leftovers are only what is gone."""
+        if self.tree_is_gone or self.leaves_children:
+            return []
+        tree = living_tree()
+        self._leftovers.exclude(tree)
+        names = ", ".join(Leftovers(tree).names()) or "a child that could not be found"
+        return [f"still running after {KILL_TIMEOUT:g} s: {names}"]
+
+    def end_record(self) -> dict[str, Any]:
+        """Return the slot's record of the end: what the kernel reported, why it was terminated, what it left."""
+        assert self._exit is not None  # noqa: S101  `is_over`
+        status, usage = self._exit
         reported = decode_status(status)
         natural = reported_endings.SIGNALLED if reported["exit_code"] is None else reported_endings.EXITED
         over_limit = self.recorder.over_limit
@@ -158,7 +220,6 @@ class RunningCommand:
         return {
             **reported,
             "ending": self.cause or (reported_endings.OUTPUT_LIMIT if over_limit else natural),
-            "detail": detail,
             "wall": self._ended_wall,
             "started": self.command.wall,
             "duration": round((self.ended_at or 0.0) - self.command.clock, 6),
@@ -166,18 +227,12 @@ class RunningCommand:
             "cpu_system": round(usage.ru_stime, 6),
             # Until exec, the child is a copy of the keeper, so a peak below our own is the keeper's.
             "max_rss_bytes": peak and peak * 1024,
+            **self._leftovers.members(),
         }
 
-    def _has_ended(self) -> bool:
-        return self.ended_at is not None or self.can_be_reaped()
-
-
-def _read_rest(pipe: int) -> Iterator[bytes]:
-    (unread,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
-    while unread > 0:
-        try:
-            data = os.read(pipe, min(unread, CHUNK_SIZE))
-        except BlockingIOError:
-            return  # the command's child reads its own output
-        unread -= len(data)
-        yield data
+    def has_ended(self) -> bool:
+        """Return whether the command itself has ended, as far as the kernel says; its tracer may know it first."""
+        if self.ended_at is not None or self._exit is not None:
+            return True
+        # By its pid, which nobody else has until this keeper has reaped it.
+        return os.waitid(os.P_PID, self.command.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -50,6 +50,7 @@ _INDEX, _DATA = PAGE_SIZE, PAGE_SIZE + INDEX_CAPACITY * ENTRY_SIZE
 _BLOCK = struct.Struct("<II")
 _ENTRY = struct.Struct("<QQQQ")
 _STDERR_BIT = 1 << 63
+_MIN_COMMAND = 40  # characters to which the command line of a leftover may be shortened
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -139,6 +140,24 @@ def _unpack_block(page: bytes, at: int, size: int) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def _shorten(end: dict[str, Any]) -> dict[str, Any]:
+    """Return an end with less text: shorter command lines of leftovers, then fewer, and at last less of `detail`."""
+    leftovers = end.get("leftovers")
+    if not leftovers:
+        return {**end, "detail": end["detail"][: len(end["detail"]) // 2]}
+    longest = max(len(process["command"]) for process in leftovers)
+    if longest <= _MIN_COMMAND:
+        return {**end, "leftovers": leftovers[:-1]}
+    size = max(longest // 2, _MIN_COMMAND)
+    shorter = [{**process, "command": shorten(process["command"], size)} for process in leftovers]
+    return {**end, "leftovers": shorter}
+
+
+def shorten(text: str, size: int) -> str:
+    """Return the text, or its beginning and an ellipsis: at most so many characters."""
+    return text if len(text) <= size else f"{text[: size - 1]}…"
+
+
 class SlotWriter:
     """A slot for its keeper: locked for the keeper's life, written in place, never synced."""
 
@@ -183,7 +202,7 @@ class SlotWriter:
         self._write(_pack_block(content, _BLOCK_SIZE[_PROGRESS]), self._at + _PROGRESS)
 
     def end(self, content: dict[str, Any]) -> bool:
-        """Write how the job ended; `detail`, the only free text, is shortened to fit.
+        """Write how the job ended; its free text is shortened to fit.
 
         Returns:
             False if it could not be written: then it is kept for `write_ends`.
@@ -193,7 +212,7 @@ class SlotWriter:
                 block = _pack_block(content, _BLOCK_SIZE[_END])
                 break
             except ValueError:
-                content = {**content, "detail": content["detail"][: len(content["detail"]) // 2]}
+                content = _shorten(content)
         self._unwritten_ends[self._at + _END] = block
         return self.write_ends()
 

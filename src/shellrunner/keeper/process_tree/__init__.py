@@ -1,4 +1,4 @@
-"""Kill a whole process tree: every descendant of a subreaper, in whatever session or group it is.
+"""Signal or kill a whole process tree: every descendant of a subreaper, in whatever session or group it is.
 
 Used by the keeper for its command, and by the fork server for what a killed keeper left behind. A subreaper
 (prctl(2), PR_SET_CHILD_SUBREAPER) becomes the parent of every orphan below it, so its descendants are exactly what
@@ -8,15 +8,17 @@ the command started. Must not know jobs, slots or messages.
 import ctypes
 import os
 import signal
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from ..identity import read_proc_file, stat_fields
+from ..slot import shorten
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PIDFD_SIGNAL_PROCESS_GROUP = 4  # pidfd_send_signal(2), since Linux 6.9; before that EINVAL
 _MAX_ROUNDS = 64
+_MAX_COMMAND = 200  # characters of a command line in a description
 # Looked up once, before any fork: ctypes makes a class for it, which would be private memory of every keeper.
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -62,9 +64,42 @@ def descendants(root: int, spared: Collection[int] = ()) -> list[Process]:
     return found
 
 
-def group_lives(group: int) -> bool:
-    """Return whether a process of this group has not ended."""
-    return any(process.group == group and not process.zombie for process in processes())
+def living(root: int) -> list[Process]:
+    """Return the descendants of `root` that have not ended, parents first."""
+    return [process for process in descendants(root) if not process.zombie]
+
+
+def signal_groups(tree: Iterable[Process], signum: int) -> None:
+    """Send a signal once to every process group that a process of the tree is in.
+
+    To the group, not to each process: kill(2) reaches all members at once, so that none which is just being forked
+    is left out. A group's members are descendants too, since its session was made by one.
+    """
+    groups: dict[int, list[Process]] = {}
+    for process in tree:
+        groups.setdefault(process.group, []).append(process)
+    for group, members in groups.items():
+        # 0: the group's number is of another pid namespace; to kill(2) it would mean our own group.
+        if group in (0, os.getpgrp()):
+            for process in members:
+                _signal(process, signum)
+        else:
+            _signal_group(group, members, signum)
+
+
+def _signal_group(group: int, members: list[Process], signum: int) -> None:
+    """Signal the group if one of these processes still is in it: else its number may be a stranger's by now."""
+    leader = next((process for process in members if process.pid == group), None)
+    if leader and _signal(leader, signum, _PIDFD_SIGNAL_PROCESS_GROUP):
+        return
+    # Without a leader, or before Linux 6.9. Numbers are given out in turn, so one that was just in use is not reused
+    # between the check and the signal.
+    for process in members:
+        with suppress(OSError):
+            fields = stat_fields(process.pid)
+            if (int(fields[19]), int(fields[2])) == (process.start, group):
+                os.killpg(group, signum)
+                return
 
 
 def kill(spared: Collection[int] = ()) -> None:
@@ -87,47 +122,30 @@ def kill(spared: Collection[int] = ()) -> None:
         _signal(process, signal.SIGKILL)
 
 
-def _signal(process: Process, signum: signal.Signals) -> None:
+def _signal(process: Process, signum: int, flags: int = 0) -> bool:
+    """Signal exactly this process, or a group that `flags` means; return whether the kernel has done so."""
     # The pidfd first, the start time after: the signal reaches the process that was found, or none.
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
-        return
+        return False
     try:
-        if int(stat_fields(process.pid)[19]) == process.start:
-            signal.pidfd_send_signal(pidfd, signum)
-    except (ProcessLookupError, PermissionError):
-        pass  # it has ended, or is another user's (setuid) and will be reported as a survivor
+        if int(stat_fields(process.pid)[19]) != process.start:
+            return False
+        signal.pidfd_send_signal(pidfd, signum, None, flags)
+    except OSError:  # it has ended, or is another user's (setuid), or the kernel does not know the flags
+        return False
     finally:
         os.close(pidfd)
+    return True
 
 
-def sweep(seconds: float) -> list[str]:
-    """Kill and reap every descendant of this process; return descriptions of those left after `seconds`."""
-    deadline = time.monotonic() + seconds
-    pause = 0.0005
-    while not reap():
-        kill()
-        if time.monotonic() > deadline:
-            survivors = [_describe(process.pid) for process in descendants(os.getpid()) if not process.zombie]
-            return survivors or ["a child that could not be found"]
-        time.sleep(pause)  # they end meanwhile; no wait covers all of them
-        pause = min(pause * 2, 0.02)
-    return []
+def describe(pid: int) -> str:
+    """Return a process's command line in one line, without control characters; `[name]` if it has none.
 
-
-def reap() -> bool:
-    """Reap every child that has ended; return whether there is no child left (ECHILD)."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return True
-    return False
-
-
-def _describe(pid: int) -> str:
-    try:
-        return f"{read_proc_file(f'/proc/{pid}/comm').decode(errors='replace').strip()} (pid {pid})"
-    except OSError:
-        return f"pid {pid}"
+    Raises:
+        OSError: it is gone, or may not be looked at.
+    """
+    words = read_proc_file(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    line = " ".join(words.split()) or f"[{read_proc_file(f'/proc/{pid}/comm').decode(errors='replace').strip()}]"
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in shorten(line, _MAX_COMMAND))
