@@ -11,7 +11,7 @@ Everything that a server may have missed is in the slot; the messages only say "
      pipes ──> output ──> slot    RunningCommand: runs <── deadlines: timeout, KILL after the grace
                                      │ pidfd: the command has ended; close stdin, reap: status, usage
                                      v
-                                  settles: output is stored until nothing is left of it, or it was quiet for 0.25 s,
+                                  settles: output is stored until nothing is left of it, or it was idle for 0.25 s,
                                      │     at most 1 s
                                      v
                                   terminates what is left: TERM and CONT, a grace, KILL; output is still stored

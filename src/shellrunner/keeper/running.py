@@ -56,6 +56,7 @@ class RunningCommand:
         self._timeout_at = math.inf if timeout is None else command.clock + timeout
         self._settled_at = math.inf  # when what is left may be terminated, or let go; moves with each output …
         self._settle_by = math.inf  # … up to here
+        self._may_let_go = False  # its children, which may outlive it
         self._hurried = False  # it is cancelled although it has ended: do not settle
         self._termination: Termination | None = None
         self._leftovers = Leftovers()
@@ -133,7 +134,7 @@ class RunningCommand:
             return min(self._termination.deadline, stdin_due)
         if self.ended_at is None:
             return min(self._timeout_at, stdin_due)
-        if self.is_settled(time.monotonic()):  # it is traced: its tracer has the status first
+        if self._may_let_go:  # but it is traced: its tracer has the status first
             return time.monotonic() + _POLL_INTERVAL
         return self._settled_at
 
@@ -149,13 +150,19 @@ class RunningCommand:
             if now >= self._timeout_at:
                 self._timeout_at = math.inf  # it may have ended, with its exit still to be handled
                 self.terminate(reported_endings.TIMED_OUT)
-        elif self.is_settled(now) and not self.leaves_children:
-            self._terminate_leftovers()
+        elif now >= self._settled_at:
+            self._handle_quiet(now)
 
-    def _terminate_leftovers(self) -> None:
+    def _handle_quiet(self, now: float) -> None:
+        """Let go or terminate what is left, unless it is busy: on a loaded machine it may not have got to writing."""
         tree = living_tree()
-        self._leftovers = Leftovers(tree)
-        self._termination = Termination(tree, min(self.message["grace"], _MAX_LEFTOVERS_GRACE))
+        if now < self._settle_by and not self._hurried and any(process.is_busy for process in tree):
+            self._extend_settling(now)
+        elif self.leaves_children:
+            self._may_let_go = True
+        else:
+            self._leftovers = Leftovers(tree)
+            self._termination = Termination(tree, min(self.message["grace"], _MAX_LEFTOVERS_GRACE))
 
     # The end ---------------------------------------------------------------------------------------------------
 
@@ -173,10 +180,6 @@ class RunningCommand:
     def _extend_settling(self, now: float) -> None:
         if not self._hurried:
             self._settled_at = min(now + _QUIET_TIME, self._settle_by)
-
-    def is_settled(self, now: float) -> bool:
-        """Return whether what it left behind writes nothing, or too long."""
-        return now >= self._settled_at or (self.leaves_children and not self.open_pipes)
 
     def reap(self) -> None:
         """Reap every child that has ended, the command too; see whether there is none left (ECHILD)."""
@@ -198,7 +201,7 @@ class RunningCommand:
             return not self.open_pipes or now >= self._settled_at
         if self._termination:
             return self._termination.has_failed(now)
-        return self.leaves_children and self.is_settled(now)
+        return self._may_let_go or (self.leaves_children and not self.open_pipes)
 
     def survivors(self) -> list[str]:
         """Return a remark on what could not be killed, if anything; the leftovers are only what is gone."""

@@ -24,13 +24,23 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 class Process(NamedTuple):
-    """A process in /proc. `start` distinguishes it from a later process with the same pid."""
+    """A process in /proc. `start` distinguishes it from a later process with the same pid; `state` is ps(1)'s."""
 
     pid: int
     parent: int
     group: int
     start: int
-    zombie: bool
+    state: bytes
+
+    @property
+    def zombie(self) -> bool:
+        """Whether it has ended, and is not reaped."""
+        return self.state in (b"Z", b"X")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it runs, waits for a processor or for a disk."""
+        return self.state in (b"R", b"D")
 
 
 def become_subreaper() -> None:
@@ -49,8 +59,7 @@ def processes() -> Iterator[Process]:
         if name.isdecimal():
             with suppress(ProcessLookupError):
                 fields = stat_fields(int(name))
-                zombie = fields[0] in (b"Z", b"X")
-                yield Process(int(name), int(fields[1]), int(fields[2]), int(fields[19]), zombie)
+                yield Process(int(name), int(fields[1]), int(fields[2]), int(fields[19]), fields[0])
 
 
 def descendants(root: int, spared: Collection[int] = ()) -> list[Process]:
