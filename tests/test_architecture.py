@@ -53,7 +53,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("job_options",),
         ("api_calls", "output_writer", "stdin_source", "job_ids", "job_query"),
         ("server_config", "exit_codes", "ui"),
-        ("fd_io",),
+        ("fd_io", "boundary"),
     ),
     "cli.ui": (
         ("job_table",),

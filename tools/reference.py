@@ -385,11 +385,11 @@ def _exit_codes() -> str:
             by_code.setdefault(info.exit_code, []).append(f"`{ending}`")
     rows += [(str(code), f"`run` and `wait`: {', '.join(which)}") for code, which in sorted(by_code.items())]
     rows += [
-        (str(exit_codes.SERVICE_ERROR), "`run` and `wait`: the service could not be reached, or refused the request"),
+        (str(exit_codes.SERVICE_ERROR), "`run`, `submit` and `wait`: any failure but the job's"),
         (str(exit_codes.INTERRUPTED), "interrupted (Ctrl-C)"),
-        (str(exit_codes.OUTPUT_CLOSED), "the reader of the output is gone"),
+        (str(exit_codes.OUTPUT_CLOSED), "the reader of the output is gone, or its terminal"),
         ("0", "every other verb: done"),
-        (str(exit_codes.FAILED), "every other verb: failed"),
+        (str(exit_codes.FAILED), "every other verb: failed, or its output could not be written"),
         (str(exit_codes.USAGE_ERROR), "invalid arguments or configuration"),
     ]
     return table(("Code", "Meaning"), rows)

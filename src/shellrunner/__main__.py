@@ -9,9 +9,12 @@ def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["serve"]:
         startup_signals.handle()
-    from shellrunner import cli  # noqa: PLC0415  takes 25 ms
+    try:
+        from shellrunner import cli  # noqa: PLC0415  takes 25 ms
 
-    cli.main()
+        cli.main()
+    except KeyboardInterrupt:  # while it was being imported
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -142,4 +142,4 @@ async def finished(process: Process, given: bytes | None = None) -> Done:
     """Wait for its end, giving it this to read."""
     out, err = await asyncio.wait_for(process.communicate(given), WAIT_TIMEOUT)
     assert process.returncode is not None
-    return Done(process.returncode, out, err.decode())
+    return Done(process.returncode, out, (err or b"").decode())

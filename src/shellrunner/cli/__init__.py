@@ -8,12 +8,12 @@ Exit codes: 0 success, 1 failure, 2 wrong arguments or configuration; `run` and 
 import os
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from shellrunner import __version__, process_hardening
-from shellrunner.errors import ConfigError, ShellrunnerError
+from shellrunner.cli import boundary
 
 COMPLETION_VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # set by a shell that asks for completions
 
@@ -38,19 +38,24 @@ VERBS: Final = (
     "unit",
     "completion",
 )
+_JOB_VERBS: Final = ("run", "submit", "wait")  # their other exit codes are those of jobs
+_JOB_ERROR_CODE: Final = 125
 
 
 def main() -> None:
     """Run the command line. Errors that a user can correct are messages; a traceback is always a bug."""
     process_hardening.deny_inspection()  # first: the process may hold a token or a secret, whatever the verb
-    _open_standard_descriptors()
-    try:
-        cli(prog_name="shellrunner", complete_var=COMPLETION_VARIABLE)
-    except ShellrunnerError as error:
-        from shellrunner.cli import exit_codes  # noqa: PLC0415  --version and --help need nothing of the model
+    boundary.open_standard_streams()
+    is_of_job = sys.argv[1:2] and sys.argv[1] in _JOB_VERBS
+    boundary.end(boundary.exit_code_of(_run, _JOB_ERROR_CODE if is_of_job else None))
 
-        click.echo(error.detail, err=True)
-        sys.exit(exit_codes.USAGE_ERROR if isinstance(error, ConfigError) else exit_codes.FAILED)
+
+def _run() -> Any:
+    if COMPLETION_VARIABLE in os.environ:
+        return cli(prog_name="shellrunner", complete_var=COMPLETION_VARIABLE)
+    # Not by `cli.main`, which exits with 1 where the reader of the output is gone.
+    with cli.make_context("shellrunner", sys.argv[1:]) as context:
+        return cli.invoke(context)
 
 
 class _VerbGroup(click.Group):
@@ -70,12 +75,3 @@ class _VerbGroup(click.Group):
 @click.version_option(__version__, prog_name="shellrunner", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run shell commands for other programs: submit over HTTP, follow live, fetch the result."""
-
-
-def _open_standard_descriptors() -> None:
-    # If one of them is closed, the next file to be opened gets its number: log lines would go into the history.
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # open(2): the lowest number that is free

@@ -117,6 +117,13 @@ def job_options(verb: F) -> F:
     return verb
 
 
+def _absolute(cwd: str) -> str:
+    try:
+        return os.path.abspath(cwd)
+    except FileNotFoundError:
+        raise click.UsageError(f"--cwd {cwd}: the current directory does not exist any more") from None
+
+
 def submission(
     *, command: Sequence[str], cwd: str | None, env: Pairs, timeout: float | None, queue: str | None, label: Pairs,
     name: str | None, stdin: StdinSource,
@@ -124,7 +131,7 @@ def submission(
     """Return the arguments of `Client.submit`: one word is a command line for the shell, several are an argv."""
     labels = dict(label) | ({"name": name} if name is not None else {})
     options: JobOptions = {
-        "cwd": None if cwd is None else os.path.abspath(cwd), "stdin": stdin.request_value, "timeout": timeout
+        "cwd": None if cwd is None else _absolute(cwd), "stdin": stdin.request_value, "timeout": timeout
     }  # fmt: skip
     if env:
         options["env"] = dict(env)
