@@ -100,6 +100,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("listening", "reload"),
         (
             "tls",
+            "tls_protocol",
             "unix_socket",
             "shutdown",
             "startup_warnings",

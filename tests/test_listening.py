@@ -671,7 +671,7 @@ async def test_a_client_that_never_begins_tls_is_cut_and_others_are_served_meanw
     certificates: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is disconnected once the time for a handshake is over."""
-    monkeypatch.setattr(sys.modules[listening.__module__], "_TLS_TIMEOUT", 0.3)
+    monkeypatch.setattr("shellrunner.service.tls_protocol.TLS_TIMEOUT", 0.3)
     chain, key = certificates("server")
     async with (
         served(tls_cert=str(chain), tls_key=str(key)) as (_, port),

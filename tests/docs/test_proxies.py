@@ -55,7 +55,7 @@ def haproxy(directory: Path, port: int, upstream: str) -> list[str]:
     """Write the guide's configuration, without TLS and with these ports; return the command."""
     text = re.sub(r"bind :443 ssl crt \S+", f"bind 127.0.0.1:{port}", section("HAProxy"))
     text = text.replace("127.0.0.1:8000", upstream.removeprefix("http://"))
-    defaults = "defaults\n    timeout connect 5s\n    timeout client 75s\n    timeout server 75s\n"
+    defaults = "defaults\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
     (directory / "haproxy.cfg").write_text(defaults + text)
     return ["haproxy", "-db", "-f", str(directory / "haproxy.cfg")]
 

@@ -91,6 +91,14 @@ async def test_waiter_shows_whether_a_connection_is_idle(site: Site) -> None:
     writer.close()
 
 
+async def test_messages_show_whether_more_is_to_be_answered(site: Site) -> None:
+    """Without `_messages` a half-closed client would get the first of its answers only."""
+    async with busy(site) as (protocol, writer):
+        assert not protocol.has_queued
+        writer.write((GET % b"/healthz").replace(b"PORT", b"%d" % site.port))
+        await until(lambda: protocol.has_queued)
+
+
 async def test_make_server_loop_and_kwargs_put_our_protocol_in_place(site: Site) -> None:
     """Without `_make_server`, `_loop` and `_kwargs` aiohttp's own protocol would serve, without deadlines."""
     server: Any = site.runner.server
@@ -116,6 +124,7 @@ def test_cache_version_is_what_the_status_line_claims() -> None:
         ("log_exception", ["self", "args", "kw"]),
         ("finish_response", ["self", "request", "resp", "start_time"]),
         ("data_received", ["self", "data"]),
+        ("eof_received", ["self"]),
         ("resume_writing", ["self"]),
         ("connection_lost", ["self", "exc"]),
     ],

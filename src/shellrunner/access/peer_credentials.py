@@ -1,12 +1,13 @@
-"""The uid of the process at the other end of a connection, as the kernel reports it: unix(7) and sock_diag(7).
+"""The process at the other end of a connection, as the kernel reports it: its uid, and whether there still is one.
 
-Used by the security middleware, on its one thread. Must not know what the uid allows: what is not certain is None.
+See unix(7) and sock_diag(7). Used by the security middleware and the connections, on their one thread. Must not know
+what the uid allows: what is not certain is None.
 """
 
 import atexit
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +15,15 @@ from typing import Any, Final
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
-_ESTABLISHED: Final = 1
+_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2 = 1, 4, 5
+_RECEIVING: Final = frozenset({_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2})  # it may have shut down its sending side
 _NO_COOKIE: Final = b"\xff" * 8
 _NLMSG: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sI8s")  # inet_diag_req_v2
 _ROW: Final = struct.Struct("=xB62xII")  # inet_diag_msg: only the state, the uid and the inode
 _MAX_REPLY: Final = 4096  # bytes; a reply has about 130
+
+_End = tuple[bytes, bytes]  # an address and a port, as the kernel stores them
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _LOOPBACK6: Final = bytes(15) + b"\x01"
@@ -39,6 +43,18 @@ def peer_uid(connection: socket.socket) -> int | None:
     return None if uid in _UNKNOWN_UIDS else uid
 
 
+def peer_has_left(connection: socket.socket) -> bool | None:
+    """Return whether no process can receive what we send; None if that cannot be known: not TCP over loopback.
+
+    A client that has closed its socket and one that has only shut down its sending side send the same.
+    """
+    try:
+        ends = _loopback_ends(connection)
+        return None if ends is None else _sock_diag.owner(*ends, _RECEIVING) is None
+    except OSError:
+        return None
+
+
 def _unix_peer_uid(connection: socket.socket) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     uid: int = struct.unpack("=iII", credentials)[1]
@@ -46,15 +62,21 @@ def _unix_peer_uid(connection: socket.socket) -> int:
 
 
 def _tcp_peer_uid(connection: socket.socket) -> int | None:
-    ours = _endpoint(connection.family, connection.getsockname())
-    theirs = _endpoint(connection.family, connection.getpeername())
-    if not (_is_loopback(ours[0]) and _is_loopback(theirs[0])):
+    ends = _loopback_ends(connection)
+    if ends is None:
         return None
-    uid = _sock_diag.owner(theirs, ours)
+    uid = _sock_diag.owner(*ends, {_ESTABLISHED})
     # Checked last: while it is still established, no other process can have taken the client's port before the
     # lookup.
     is_established = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
     return uid if is_established else None
+
+
+def _loopback_ends(connection: socket.socket) -> tuple[_End, _End] | None:
+    """Return the client's and our end of a connection over loopback, else None."""
+    ours = _endpoint(connection.family, connection.getsockname())
+    theirs = _endpoint(connection.family, connection.getpeername())
+    return (theirs, ours) if _is_loopback(ours[0]) and _is_loopback(theirs[0]) else None
 
 
 _LOOKUPS: Final[dict[int, Callable[[socket.socket], int | None]]] = {
@@ -64,8 +86,8 @@ _LOOKUPS: Final[dict[int, Callable[[socket.socket], int | None]]] = {
 }
 
 
-def _endpoint(family: int, name: Any) -> tuple[bytes, bytes]:
-    """Return an address and a port as the kernel stores them, with IPv4-mapped IPv6 addresses as IPv4."""
+def _endpoint(family: int, name: Any) -> _End:
+    """Return the end with this name, with IPv4-mapped IPv6 addresses as IPv4."""
     return socket.inet_pton(family, name[0]).removeprefix(_MAPPED), name[1].to_bytes(2, "big")
 
 
@@ -80,8 +102,8 @@ class _SockDiag:
         self._socket: socket.socket | None = None
         self._sequence = 0
 
-    def owner(self, near: tuple[bytes, bytes], far: tuple[bytes, bytes]) -> int | None:
-        """Return the uid that owns the TCP socket at the address `near` that is connected to `far`, or None.
+    def owner(self, near: _End, far: _End, states: Container[int]) -> int | None:
+        """Return the uid that owns the TCP socket at `near` that is connected to `far` in such a state, or None.
 
         Raises:
             OSError: the kernel does not reply.
@@ -99,7 +121,7 @@ class _SockDiag:
         state, uid, inode = _ROW.unpack_from(row)
         # If there is no such connection, the kernel returns the listener on the port, or the remains of a connection.
         # A socket without an inode belongs to no process yet, or no longer, and its uid is 0.
-        return int(uid) if state == _ESTABLISHED and inode else None
+        return int(uid) if state in states and inode else None
 
     def close(self) -> None:
         """Close the socket; the next lookup opens a new one."""

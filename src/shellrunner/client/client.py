@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shellrunner.wire import documents
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-_MAX_WAIT: Final = 60  # seconds that the server lets a request wait at most (Prefer: wait=N)
+_MAX_WAIT: Final = 55  # seconds that the server lets a request wait at most (Prefer: wait=N)
 _MIN_POLL_INTERVAL: Final = 1.0
 _BULK_DELETE_TIMEOUT: Final = 3600.0  # it may delete a million jobs before it responds
 _JSON_HEADERS: Final = {"Content-Type": "application/json"}

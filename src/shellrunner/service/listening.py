@@ -16,6 +16,7 @@ from aiohttp import web
 from shellrunner.config import Address, AuthSettings, Settings
 from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.service.tls import Certificate
+from shellrunner.service.tls_protocol import over_tls
 from shellrunner.service.unix_socket import bound
 from shellrunner.systemd.sockets import passed_sockets
 from shellrunner.web import Runner
@@ -23,7 +24,6 @@ from shellrunner.web import Runner
 log = logging.getLogger("shellrunner.service")
 
 _SHUTDOWN_TIMEOUT: Final = 0.5  # seconds for open requests when the service stops; aiohttp waits twice
-_TLS_TIMEOUT: Final = 10.0  # seconds that a client has for the TLS handshake, and for the shutdown
 _BACKLOG: Final = 1024
 
 
@@ -84,11 +84,7 @@ class _Listeners:
 
     def __init__(self, factory: Any, stack: contextlib.AsyncExitStack, certificate: Certificate | None) -> None:
         self.urls: list[str] = []
-        self._factory, self._stack = factory, stack
-        self._tls_options: dict[str, Any] = {}
-        if certificate:
-            timeouts = {"ssl_handshake_timeout": _TLS_TIMEOUT, "ssl_shutdown_timeout": _TLS_TIMEOUT}
-            self._tls_options = {"ssl": certificate.context, **timeouts}
+        self._factory, self._stack, self._certificate = factory, stack, certificate
         self._unencrypted: list[str] = []
 
     async def add_address(self, address: Address, mode: int) -> None:
@@ -96,22 +92,23 @@ class _Listeners:
         if address.path:
             await self.add_socket(self._stack.enter_context(bound(address.path, mode)))
         else:
-            await self._listen(self._tls_options, host=address.host, port=address.port)
+            await self._listen(self._certificate, host=address.host, port=address.port)
 
     async def add_socket(self, listener: socket.socket) -> None:
         """Listen on a bound socket."""
-        await self._listen({} if listener.family == socket.AF_UNIX else self._tls_options, sock=listener)
+        await self._listen(None if listener.family == socket.AF_UNIX else self._certificate, sock=listener)
 
-    async def _listen(self, tls: dict[str, Any], **where: Any) -> None:
+    async def _listen(self, certificate: Certificate | None, **where: Any) -> None:
         # Not through aiohttp's sites: they have no timeout for the handshake. With a backlog of more, asyncio (before
         # Python 3.13) logs that many lines and makes that many timers each time that no descriptor is left.
+        factory = over_tls(self._factory, certificate.context) if certificate else self._factory
         create = asyncio.get_running_loop().create_server
-        server: asyncio.Server = await create(self._factory, backlog=1, **tls, **where)
+        server: asyncio.Server = await create(factory, backlog=1, **where)
         self._stack.callback(server.close)
         for listener in server.sockets:
             _set_backlog(listener.fileno())
-            self.urls.append(_url(listener, "https" if tls else "http"))
-            if not tls and not _is_private(listener):
+            self.urls.append(_url(listener, "https" if certificate else "http"))
+            if not certificate and not _is_private(listener):
                 self._unencrypted.append(self.urls[-1])
 
     def warn_unencrypted(self) -> None:

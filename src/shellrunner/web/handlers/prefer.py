@@ -14,9 +14,9 @@ from aiohttp import web
 from shellrunner.model import Job
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.http.server_protocol import on_disconnect
-from shellrunner.web.http.streaming import STREAMS, expire
+from shellrunner.web.http.streaming import STREAMS, expire, shorten
 
-MAX_WAIT: Final = 60  # seconds
+MAX_WAIT: Final = 55  # seconds: proxies give up after 60 (nginx's proxy_read_timeout, for example)
 
 # A preference ends at a comma, but not at one inside quotes.
 _PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\Z))++', re.DOTALL)
@@ -53,14 +53,16 @@ def applied_header(seconds: int) -> dict[str, str]:
 async def wait_until_done(request: web.Request, job: Job, seconds: int) -> Job:
     """Return the job once it is done, or as it is when the time is over or the service shuts down.
 
+    A client that may have gone, because it closed its sending side, waits for two heartbeats at most.
+
     Raises:
         NoSuchJob: it was deleted meanwhile.
         ConnectionError: the client disconnected.
     """
-    store = request.app[STORE]
+    store, streams = request.app[STORE], request.app[STREAMS]
     with store.watch(job.id) as subscription, contextlib.suppress(TimeoutError):
-        async with request.app[STREAMS].timeout(seconds) as wait:
-            with on_disconnect(request, partial(expire, wait)):
+        async with streams.timeout(seconds) as wait:
+            with on_disconnect(request, partial(expire, wait), partial(shorten, wait, 2 * streams.heartbeat)):
                 while not (job := await store.job(job.id)).done:
                     await subscription.wait()
     return job

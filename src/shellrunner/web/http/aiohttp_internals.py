@@ -51,6 +51,11 @@ class WatchedProtocol(RequestHandler):
         return self._messages[-1][1]
 
     @property
+    def has_queued(self) -> bool:
+        """Whether requests wait for the one before them to be answered."""
+        return bool(self._messages)
+
+    @property
     def is_idle(self) -> bool:
         """Whether no request is being answered or waits to be."""
         return self._waiter is not None and not self._waiter.done()

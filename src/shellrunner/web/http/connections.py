@@ -7,6 +7,8 @@ import asyncio
 import fcntl
 import logging
 import math
+import select
+import socket
 import struct
 import termios
 from collections import Counter
@@ -16,6 +18,8 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
+
+from shellrunner.access.peer_credentials import peer_has_left
 
 log = logging.getLogger("shellrunner.web")
 
@@ -42,7 +46,17 @@ class ConnectionLimits:
 class ClientConnection:
     """The deadlines of one connection."""
 
-    __slots__ = ("_clock", "_head_bytes", "_head_since", "_taken_at", "_unsent", "is_idle", "transport")
+    __slots__ = (
+        "_clock",
+        "_doubtful_since",
+        "_head_bytes",
+        "_head_since",
+        "_taken_at",
+        "_unsent",
+        "is_half_closed",
+        "is_idle",
+        "transport",
+    )
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
         """Expect a head from now on, so that a connection that never sends anything is too slow too."""
@@ -53,6 +67,37 @@ class ClientConnection:
         self._head_bytes = 0
         self._taken_at = clock()
         self._unsent: float = 0
+        self.is_half_closed = False  # the client has shut down its sending side
+        self._doubtful_since: float | None = None
+
+    @property
+    def doubtful_since(self) -> float | None:
+        """Since when the client may be gone: over a network one that closed everything looks like one that reads.
+
+        That is so until something is sent to it, which it then resets. Over loopback and Unix sockets the kernel
+        knows.
+        """
+        return self._doubtful_since
+
+    def half_close(self) -> bool:
+        """Note that the client has shut down its sending side; return false if it has gone, as far as is known."""
+        self.is_half_closed = True
+        connection = self.transport.get_extra_info("socket")
+        if connection.family != socket.AF_UNIX and peer_has_left(connection) is None:
+            self._doubtful_since = self._clock()
+        return not self.has_gone()
+
+    def has_gone(self) -> bool:
+        """Return whether the client receives nothing any more, as far as that is known here.
+
+        After a half-close asyncio no longer watches the socket for reading, so nothing else notices.
+        """
+        connection = self.transport.get_extra_info("socket")
+        if (fd := connection.fileno()) < 0:
+            return True
+        poller = select.poll()
+        poller.register(fd, 0)  # for what is always reported: POLLHUP and POLLERR (poll(2))
+        return bool(poller.poll(0)) or (connection.family != socket.AF_UNIX and peer_has_left(connection) is True)
 
     def head_received(self, size: int) -> int:
         """Count `size` bytes of an unfinished head; return how many there are by now."""
@@ -158,8 +203,20 @@ class Connections:
         self.cut[reason] += 1
         connection.transport.abort()
 
+    def end_half_closed(self, connection: ClientConnection) -> bool:
+        """End a half-closed connection whose client has gone, or has all its answers; return whether it was."""
+        if connection.has_gone():
+            connection.transport.abort()
+        elif connection.is_idle():
+            connection.transport.close()
+        else:
+            return False
+        return True
+
     def _check(self) -> None:
         for connection in tuple(self._open):
+            if connection.is_half_closed and self.end_half_closed(connection):
+                continue
             if (reason := connection.drop_reason(self.limits)) is not None:
                 self.drop(connection, reason)
         self._log_drops()

@@ -1,5 +1,8 @@
 """The protocol of a connection: deadlines for slow clients, and our own problems for what never reaches a handler.
 
+A client may close its sending side behind its requests, as `nc -N` does: what it sent whole is answered, then the
+connection is closed. Over a network a client that has gone looks the same until something is sent to it, so a handler
+that waits is notified (`on_disconnect`), and must not wait for long.
 `Runner` stands in for `web.AppRunner`. Must not know any resource.
 """
 
@@ -28,6 +31,7 @@ from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, Conn
 log = logging.getLogger("shellrunner.web")
 
 MAX_PIPELINED: Final = 8  # requests of one connection that are read ahead while one is answered
+_RECHECK_DELAY: Final = 0.1  # seconds
 
 # The part of a parser's error that comes before what the client sent, which may be a token or part of a body.
 _UNQUOTED = re.compile(r"[^:'\"]*")
@@ -36,11 +40,12 @@ _UNQUOTED = re.compile(r"[^:'\"]*")
 class _ClientProtocol(WatchedProtocol):
     """The protocol of one client: aiohttp's, with deadlines (`connections`) and our own problems."""
 
-    __slots__ = ("_body", "_connection", "_connections", "on_disconnect")
+    __slots__ = ("_body", "_connection", "_connections", "on_disconnect", "on_doubt")
 
     def __init__(self, connection: ClientConnection, server: "_Server", **options: Any) -> None:
         super().__init__(server, **options)
         self.on_disconnect: Callable[[], None] | None = None
+        self.on_doubt: Callable[[], None] | None = None
         self._connections = server.open_connections
         self._connection = connection
         self._body: StreamReader = EMPTY_PAYLOAD  # of the request that is being read
@@ -51,6 +56,32 @@ class _ClientProtocol(WatchedProtocol):
         self._connections.close(self._connection)
         if self.on_disconnect is not None:
             self.on_disconnect()
+
+    @property
+    def doubtful_since(self) -> float | None:
+        """See `ClientConnection`."""
+        return self._connection.doubtful_since
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's returns nothing, and so closes at once
+        """Keep the connection for what is still to be answered; called again if reading was paused meanwhile."""
+        if self._connection.is_half_closed:
+            return True
+        if self.is_idle or not self._connection.half_close():
+            return False
+        # A client that is closing its socket sends its end a moment before its end of the connection has no owner.
+        asyncio.get_running_loop().call_later(_RECHECK_DELAY, self._recheck)
+        self._fail_unfinished_body()
+        if self.on_doubt is not None and self.doubtful_since is not None:
+            self.on_doubt()
+        return True
+
+    def _recheck(self) -> None:
+        if self.connected:
+            self._connections.end_half_closed(self._connection)
+
+    def _fail_unfinished_body(self) -> None:
+        if not self._body.is_eof():
+            self._body.set_exception(web.RequestPayloadError("the client closed its side before the end of the body"))
 
     def data_received(self, data: bytes) -> None:
         before, in_body = self.request_count, not self._body.is_eof()
@@ -91,7 +122,17 @@ class _ClientProtocol(WatchedProtocol):
             resp = _final(problems.from_http_exception(resp, request.method, request.path))
         if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1
-        return await super().finish_response(request, resp, start_time)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._connection.is_half_closed:
+            self._close_unless_queued()
+        return finished
+
+    def _close_unless_queued(self) -> None:
+        if self.has_queued:
+            self._body = self.last_body  # aiohttp parses what followed a declined upgrade only after its response
+            self._fail_unfinished_body()
+        else:
+            self.close()
 
 
 class _PendingConnection(asyncio.Protocol):
@@ -147,8 +188,10 @@ def _check_expect(callback: RequestCallback) -> RequestCallback:
 
 
 @contextmanager
-def on_disconnect(request: web.Request, callback: Callable[[], None]) -> Iterator[None]:
-    """Call `callback` if the client disconnects while the block runs.
+def on_disconnect(
+    request: web.Request, callback: Callable[[], None], on_doubt: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Call `callback` if the client disconnects while the block runs, and `on_doubt` once it may have gone.
 
     Raises:
         ConnectionError: it has disconnected already.
@@ -157,12 +200,20 @@ def on_disconnect(request: web.Request, callback: Callable[[], None]) -> Iterato
         raise ConnectionResetError("the client has disconnected")
     protocol = request.protocol
     if isinstance(protocol, _ClientProtocol):
-        protocol.on_disconnect = callback
+        protocol.on_disconnect, protocol.on_doubt = callback, on_doubt
+    if on_doubt is not None and doubtful_since(request) is not None:
+        on_doubt()
     try:
         yield
     finally:
         if isinstance(protocol, _ClientProtocol):
-            protocol.on_disconnect = None
+            protocol.on_disconnect = protocol.on_doubt = None
+
+
+def doubtful_since(request: web.Request) -> float | None:
+    """Return since when, by the loop's clock, the client may have gone (see `ClientConnection`), or None."""
+    protocol = request.protocol
+    return protocol.doubtful_since if isinstance(protocol, _ClientProtocol) else None
 
 
 def _from_parser_error(error: BaseException | None) -> web.Response:

@@ -17,7 +17,7 @@ from shellrunner.errors import TooManyStreams
 from shellrunner.store import Subscription
 from shellrunner.web.app_keys import AUTHENTICATOR, identity_of
 from shellrunner.web.http.problems import HttpProblem
-from shellrunner.web.http.server_protocol import on_disconnect
+from shellrunner.web.http.server_protocol import doubtful_since, on_disconnect
 
 HEARTBEAT_INTERVAL: Final = 15.0  # seconds between two writes, and between two checks of the client's identity
 WRITE_BUFFER_LIMIT: Final = 1 << 15  # bytes that may wait in this process for one client
@@ -48,8 +48,18 @@ class Streams:
             TooManyStreams: its client follows as many as it may already.
         """
         if stream.follows and self._followed_by(stream.reader) >= self.max_per_identity:
-            raise TooManyStreams(self.max_per_identity)
+            self._evict_doubtful(stream.reader)
         self._open.add(stream)
+
+    def _evict_doubtful(self, reader: str) -> None:
+        """Make room by the stream whose client may have gone for the longest time, as when a page is reloaded."""
+        own = [each for each in self._open if each.reader == reader]
+        doubtful = {each: since for each in own if (since := each.doubtful_since) is not None}
+        if not doubtful:
+            raise TooManyStreams(self.max_per_identity)
+        oldest = min(doubtful, key=lambda each: doubtful[each])
+        oldest.abort()
+        self._open.discard(oldest)
 
     def discard(self, stream: "ResponseStream") -> None:
         """Unregister a stream that was written to its end."""
@@ -88,8 +98,14 @@ class Streams:
 
 def expire(timeout: asyncio.Timeout) -> None:
     """Let a timeout expire now."""
-    if not timeout.expired():  # an expired one cannot be rescheduled
-        timeout.reschedule(0)
+    shorten(timeout, 0)
+
+
+def shorten(timeout: asyncio.Timeout, seconds: float) -> None:
+    """Let a timeout expire after so many seconds from now, unless it does so earlier."""
+    end = asyncio.get_running_loop().time() + seconds
+    if not timeout.expired() and ((when := timeout.when()) is None or end < when):  # an expired one cannot be changed
+        timeout.reschedule(end)
 
 
 STREAMS: Final = web.AppKey("streams", Streams)
@@ -113,7 +129,7 @@ class ResponseStream:
         self._identity = identity_of(request)
         self._streams = request.app[STREAMS]
         self._clock = asyncio.get_running_loop().time
-        self._sent_at = self._checked_at = self._clock()
+        self._sent_at = self._heartbeat_at = self._checked_at = self._clock()
         self._streams.add(self)
 
     @property
@@ -137,6 +153,16 @@ class ResponseStream:
         """Whether the service is shutting down."""
         return self._streams.closing
 
+    @property
+    def doubtful_since(self) -> float | None:
+        """Since when the client may have gone, if the stream is one that has no end of its own."""
+        return doubtful_since(self._request) if self.follows and self.is_connected else None
+
+    def abort(self) -> None:
+        """Cut the connection; the handler notices at its next write or wait."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
     async def send(self, data: bytes) -> None:
         """Write, and wait until the client has taken nearly all of it.
 
@@ -148,7 +174,7 @@ class ResponseStream:
         for at in range(0, len(data), CHUNK_SIZE):
             self._check_identity()
             await self._unless_closing(partial(self._write, view[at : at + CHUNK_SIZE]))
-        self._sent_at = self._clock()
+        self._sent_at = self._heartbeat_at = self._clock()
 
     async def finish(self) -> web.StreamResponse:
         """Write the end of the response, and return it."""
@@ -160,18 +186,19 @@ class ResponseStream:
         """Wait for a notification; return False if a heartbeat is due first, or the service is shutting down.
 
         Raises:
-            ConnectionError: the client has disconnected or lost its permission.
+            ConnectionError: the client has disconnected, seems to have, or lost its permission.
         """
-        remaining = max(0.0, self._streams.heartbeat - (self._clock() - self._sent_at))
+        remaining = max(0.0, self._streams.heartbeat - (self._clock() - self._heartbeat_at))
         try:
             async with self._streams.timeout(remaining) as timeout:
-                with on_disconnect(self._request, partial(expire, timeout)):
+                with on_disconnect(self._request, partial(expire, timeout), self._probe(timeout)):
                     await subscription.wait()
         except TimeoutError:
             self._check_connected()
             self._check_identity()
             # Even if the caller sends no heartbeat: otherwise the next one would be due at once.
-            self._sent_at = self._clock()
+            self._heartbeat_at = self._clock()
+            self._check_silence()
             return False
         return not self._streams.closing
 
@@ -187,6 +214,18 @@ class ResponseStream:
         except TimeoutError:
             self._abort("the service is shutting down, and the client does not read")
 
+    def _probe(self, timeout: asyncio.Timeout) -> Callable[[], None] | None:
+        """Return what makes a heartbeat due as soon as the client may have gone: one that has gone resets it."""
+        is_probed = (since := self.doubtful_since) is not None and self._heartbeat_at >= since
+        return None if is_probed else partial(expire, timeout)
+
+    def _check_silence(self) -> None:
+        """End a stream that sends no heartbeats to a client that may have gone: nothing would show that it has."""
+        since = self.doubtful_since
+        # Seen at the second heartbeat that was due, each of which may be a moment early by the clock.
+        if since is not None and self._clock() - max(since, self._sent_at) > 1.5 * self._streams.heartbeat:
+            self._abort("the client closed its sending side, and may have gone")
+
     def _check_connected(self) -> None:
         if not self.is_connected:
             raise ConnectionResetError("the client has disconnected")
@@ -201,8 +240,7 @@ class ResponseStream:
         self._checked_at = now
 
     def _abort(self, reason: str) -> NoReturn:
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        self.abort()
         raise ConnectionAbortedError(reason)
 
 

@@ -122,7 +122,7 @@ for _resource in (lists.JOBS, lists.STATUSES, lists.RESULTS):
     )
 
 HEADERS: Final[dict[str, tuple[Schema, str, Any]]] = {
-    "Prefer": (_TEXT, "`wait=N`: respond once the job is done, or after N seconds, at most 60 (RFC 7240).", "wait=5"),
+    "Prefer": (_TEXT, "`wait=N`: respond once the job is done, or after N seconds, at most 55 (RFC 7240).", "wait=5"),
     "Idempotency-Key": (
         {"type": "string", "pattern": r'^("([!#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254})$', "maxLength": 512},
         "Requests with the same key and an equal body create one job. A key is remembered for 24 hours.",
