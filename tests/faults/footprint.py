@@ -18,6 +18,7 @@ def measure(server: int, processes: Processes, state_dir: Path) -> Footprint:
     """Return the figures of the server, its fork servers, its keepers (the largest of each) and its directory."""
     found: Footprint = {}
     pids = {"server": [server], "fork server": processes.fork_servers(), "keeper": processes.keepers()}
+    assert all(pids.values()), pids
     for name, group in pids.items():
         for kind, figure in _FIGURES.items():
             found[f"{kind} of {name}"] = max((figure(pid) for pid in group), default=0)

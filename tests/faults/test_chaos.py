@@ -16,6 +16,7 @@ from tests.faults.chaos.clients import Api, Clients
 from tests.faults.chaos.injection import Injection, Processes
 from tests.faults.chaos.jobs import GRACE, KINDS, plan_job
 from tests.faults.chaos.ledger import Ledger
+from tests.faults.filesystems import Need, mounted
 from tests.support.service import Service, at_fixed_port
 from tests.support.waiting import until
 
@@ -29,12 +30,15 @@ SETTINGS = {
 class Round:
     """One service, clients and faults for a time, and the checks afterwards."""
 
-    def __init__(self, path: Path, seed: int, *, sparing: bool) -> None:
-        """Work in `path`; `sparing`: keepers and commands are not killed, so nothing may be lost."""
-        self.path, self.seed, self.sparing = path, seed, sparing
+    def __init__(self, path: Path, seed: int, *, sparing: bool, disk: Path | None = None) -> None:
+        """Work in `path`; `sparing`: keepers and commands are not killed, so nothing may be lost.
+
+        With `disk`, a small file system, the service's directory is there, and is filled again and again.
+        """
+        self.path, self.seed, self.sparing, self.disk = path, seed, sparing, disk
         self.run_id = f"{os.getpid()}-{time.monotonic_ns()}"
         self.ledger = path / "ledger"
-        self.state = path / "state"
+        self.state = (disk or path) / "state"
         self.processes = Processes(self.state, self.run_id)
         self.counts: Counter[str] = Counter()
 
@@ -49,7 +53,9 @@ class Round:
             api = Api(service.url)
             clients = Clients(api, lambda number: plan_job(self.seed, self.run_id, number, str(self.ledger)),
                               self._processes_of, self.seed)  # fmt: skip
-            injection = Injection(service, self.processes, self.ledger, self.seed, sparing=self.sparing)
+            injection = Injection(
+                service, self.processes, self.ledger, self.seed, sparing=self.sparing, disk=self.disk
+            )
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(clients.run(10, seconds))
@@ -129,6 +135,16 @@ async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
         _check_enough(chaos.counts, seconds)
 
 
+@pytest.mark.usefixtures("root", "only_whole")
+async def test_chaos_on_a_disk_that_is_full_at_times(tmp_path: Path, seed: int, need: Need) -> None:
+    """The same, while there is no space again and again: what is missing is counted."""
+    with mounted("tmpfs", tmp_path, need) as disk:
+        chaos = Round(tmp_path, seed, sparing=False, disk=disk)
+        await chaos.run(20)
+        _check_enough(chaos.counts, 10)
+        assert chaos.counts["fill disk"] > 0
+
+
 def _check_enough(counts: Counter[str], seconds: float) -> None:
     """Check that the round was no empty one."""
     assert counts["jobs"] >= 5 * seconds, counts
@@ -136,6 +152,7 @@ def _check_enough(counts: Counter[str], seconds: float) -> None:
     assert counts["cut"] >= seconds, counts
     assert counts["faults"] >= 2 * seconds, counts
     assert counts["server ended"] >= seconds / 2, counts
+    assert counts["keeper or fork server hit"] >= seconds / 4, counts
     if seconds >= 30:
         for kind in KINDS:
             assert counts[kind] > 0, kind

@@ -6,20 +6,26 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from tests.faults.filesystems import filled
 from tests.support.service import Service
 
 PAUSE: Final = (0.02, 0.35)  # seconds between two faults
 
 # How often each fault is chosen. Where keepers are spared, commands are not killed either, and nothing may be lost.
 _SPARING: Final = {
-    "kill server": 4, "restart server": 2, "kill starting server": 1, "stop server": 2, "kill fork server": 2,
-    "stop fork server": 2, "stop keeper": 4, "stop command": 4, "kill server and fork server": 2,
+    "kill server": 4, "restart server": 2, "kill starting server": 1, "kill stopping server": 1, "stop server": 2,
+    "reload server": 1, "start second server": 1, "kill fork server": 2, "stop fork server": 2,
+    "kill server and fork server": 2, "stop keeper": 4, "stop command": 4,
 }  # fmt: skip
 _ALL: Final = _SPARING | {"kill keeper": 6, "kill command": 6, "kill keeper and server": 2, "kill everything": 1}
+_ENDING_THE_SERVER: Final = {
+    "kill server", "restart server", "kill starting server", "kill stopping server", "kill server and fork server",
+    "kill keeper and server", "kill everything",
+}  # fmt: skip
 
 
 class Processes:
@@ -56,7 +62,7 @@ class Processes:
 
     def _helpers(self) -> set[int]:
         words = {pid: read_proc(pid, "cmdline").split(b"\0") for pid in _pids()}
-        return {pid for pid, each in words.items() if b"-I" in each and each[-2:-1] == [self._state_dir]}
+        return {pid for pid, each in words.items() if b"-I" in each and self._state_dir in each}
 
 
 def _pids() -> list[int]:
@@ -82,13 +88,23 @@ def _session(pid: int) -> int | None:
 class Injection:
     """Does one thing after the other to the processes of a service, and lets it work again in between."""
 
-    def __init__(self, service: Service, processes: Processes, ledger: Path, seed: int, *, sparing: bool) -> None:
-        """Take faults from the seed; `sparing` keepers and commands of kills."""
-        self._service, self._processes, self._ledger = service, processes, ledger
+    def __init__(
+        self, service: Service, processes: Processes, ledger: Path, seed: int, *, sparing: bool, disk: Path | None
+    ) -> None:
+        """Take faults from the seed, `sparing` keepers and commands of kills; `disk` is filled as well."""
+        self._service, self._processes, self._ledger, self._disk = service, processes, ledger, disk
         self._chance = random.Random(f"{seed} faults {sparing}")
-        self._faults = _SPARING if sparing else _ALL
+        self._faults = (_SPARING if sparing else _ALL) | ({"fill disk": 3} if disk else {})
+        self._special: dict[str, Callable[[float], Awaitable[None]]] = {
+            "restart server": self._restart,
+            "kill starting server": self._kill_starting,
+            "kill stopping server": self._kill_stopping,
+            "reload server": self._reload,
+            "start second server": self._start_second,
+            "fill disk": self._fill,
+        }
         self.counts: Counter[str] = Counter()
-        self._stopped: set[asyncio.Task[None]] = set()
+        self._lasting: set[asyncio.Task[None]] = set()  # faults that end by themselves
 
     async def run(self, seconds: float) -> None:
         """Inject faults for a time; then nothing is stopped any more, and the server runs."""
@@ -100,10 +116,9 @@ class Injection:
             happened = await self._inject(fault, self._chance.random(), self._chance.random())
             self.counts[fault] += happened
             self.counts["faults"] += happened
-            self.counts["server ended"] += "server" in fault.replace("fork server", "") and not fault.startswith(
-                "stop"
-            )
-        await asyncio.gather(*self._stopped)
+            self.counts["server ended"] += fault in _ENDING_THE_SERVER
+            self.counts["keeper or fork server hit"] += happened and ("keeper" in fault or "fork server" in fault)
+        await asyncio.gather(*self._lasting)
 
     def _schedule(self) -> Iterator[str]:
         """Yield faults without end: each once, then by their weights."""
@@ -112,28 +127,58 @@ class Injection:
             yield from self._chance.choices(list(self._faults), list(self._faults.values()))
 
     async def _inject(self, fault: str, which: float, how_long: float) -> bool:
+        if fault in self._special:
+            await self._special[fault](how_long)
+            return True
         verb, _, objects = fault.partition(" ")
         if verb == "stop":
             return self._stop(self._choose(objects, which), how_long)
-        if fault == "restart server":
-            status = await self._service.stop()
-            assert status == 0, f"the server ended with {status} after SIGTERM: {self._service.log[-5:]}"
-            await self._service.start()
-            return True
-        if fault == "kill starting server":
-            await self._service.kill()
-            starting = asyncio.create_task(self._service.launch())
-            await asyncio.sleep(how_long * 0.2)
-            await starting
-            await self._service.kill()
-            await self._service.start()
-            return True
         return await self._kill(objects, which)
 
+    async def _restart(self, _: float) -> None:
+        status = await self._service.stop()
+        assert status == 0, f"the server ended with {status} after SIGTERM: {self._service.log[-5:]}"
+        await self._service.start()
+
+    async def _kill_starting(self, how_long: float) -> None:
+        await self._service.kill()
+        await self._service.launch()
+        await asyncio.sleep(how_long * 0.2)
+        await self._service.restart()
+
+    async def _kill_stopping(self, how_long: float) -> None:
+        self._service.process.terminate()
+        await asyncio.sleep(how_long * 0.05)
+        await self._service.restart()
+
+    async def _reload(self, _: float) -> None:
+        self._service.process.send_signal(signal.SIGHUP)
+
+    async def _start_second(self, _: float) -> None:
+        """Start another server on the same directory: it fails, and harms nothing."""
+        second = Service(self._service.state_dir)
+        await second.session.close()
+        await second.launch()
+        assert await second.process.wait() == 1, second.log
+
+    async def _fill(self, how_long: float) -> None:
+        assert self._disk is not None
+        filling = filled(self._disk)
+        filling.__enter__()
+        self._last(self._end(filling, how_long))
+
+    async def _end(self, filling: contextlib.AbstractContextManager[None], how_long: float) -> None:
+        await asyncio.sleep(how_long)
+        filling.__exit__(None, None, None)
+
+    def _last(self, fault: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(fault)
+        self._lasting.add(task)
+        task.add_done_callback(self._lasting.discard)
+
     async def _kill(self, objects: str, which: float) -> bool:
-        names = (
-            ["fork server", "keepers", "commands", "server"] if objects == "everything" else objects.split(" and ")
-        )
+        everything = ["fork server", "keepers", "commands", "server"]
+        names = everything if objects == "everything" else objects.split(" and ")
         hit = False
         for name in names:
             for pid in self._choose(name, which) if name != "server" else ():
@@ -172,9 +217,7 @@ class Injection:
     def _stop(self, pids: list[int], how_long: float) -> bool:
         stopped = [pid for pid in pids if _send(pid, signal.SIGSTOP)]
         if stopped:
-            task = asyncio.create_task(self._continue(stopped, how_long))
-            self._stopped.add(task)
-            task.add_done_callback(self._stopped.discard)
+            self._last(self._continue(stopped, how_long))
         return bool(stopped)
 
     async def _continue(self, pids: list[int], how_long: float) -> None:
