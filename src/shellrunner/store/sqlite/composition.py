@@ -21,6 +21,7 @@ from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
+from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.db_thread import DbThread, connect, open_reading
@@ -36,14 +37,16 @@ _UNLIMITED = QueueLimits()
 
 @asynccontextmanager
 async def open_store(
-    state_dir: Path, retention: Retention, queues: QueueLimits = _UNLIMITED
+    state_dir: Path, retention: Retention, queues: QueueLimits = _UNLIMITED, *, new_history: bool = False
 ) -> AsyncIterator[SqliteStore]:
     """Open the history in this directory, or create one; at the end, write everything submitted, and close it.
+
+    With `new_history`, what another history has left in the directory is set aside, instead of refused.
 
     Raises:
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
-    opener = HistoryOpener(str(state_dir))
+    opener = HistoryOpener(str(state_dir), new_history=new_history)
     async with (
         connect(opener.open, opener.interrupt) as writing,
         connect(partial(open_reading, opener.path)) as reading_one,
@@ -67,7 +70,7 @@ async def _running(
     engine = Engine(writing, reading, ballast)
     storage = LocalStorage(state_dir)
     outputs = OutputReader(storage, engine.read)
-    counts = QueueCounts(queue_limits, opener.undone, opener.paused)
+    counts = QueueCounts(queue_limits, opener.undone, opener.pauses)
     requests = ClaimRequests(counts, engine.writes.wake)
     owners = opener.owners
 
@@ -87,8 +90,9 @@ async def _running(
         indexer=Indexer(engine.write),
     )
     claims = Claims(requests, counts, effects, engine.writes)
-    maintenance = Maintenance(engine, effects, effects.trimmer, ballast)
-    store = SqliteStore(Parts(opener.history_id, engine, effects, requests, claims, outputs))
+    maintenance = Maintenance(engine, effects, effects.trimmer, ballast, counts)
+    generation = GenerationCounter(opener.identity, engine, opener.high_water)
+    store = SqliteStore(Parts(generation, engine, effects, requests, claims, outputs, opener.high_water))
 
     async with background() as tasks:
         removing = tasks.start("store-spill-remover", effects.spill.run())
@@ -98,10 +102,12 @@ async def _running(
                 tasks.start("store-retention", effects.trimmer.run(maintenance.remove_oldest))
                 tasks.start("store-due-timer", effects.due_timer.run(maintenance.queue_due))
                 tasks.start("store-search-indexer", effects.indexer.run())
+                tasks.start("store-generation", generation.run(lambda: effects.changes.head))
                 try:
                     yield store
                 finally:
                     requests.close()
+                    await generation.try_advance(last=True)
         finally:
             effects.spill.close()
             await asyncio.wait([removing])
