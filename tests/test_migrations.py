@@ -169,32 +169,3 @@ async def test_a_job_that_was_claimed_under_the_third_schema_can_end(third: Path
         assert phase.end.started == 2_500
         assert await store.requeue(11, "t11")
         assert (await store.job(11)).phase == Done(End(Ending.CANCELLED, ANY), Volume())
-
-
-@pytest.fixture
-def fourth(tmp_path: Path) -> Path:
-    """Return one of the fourth schema: that of the third, and a done job with a spill file, and one that runs."""
-    return unpacked(4, tmp_path)
-
-
-async def test_a_history_of_the_fourth_schema_is_all_there(fourth: Path) -> None:
-    """A spill file without a token is read and removed with its job, and nothing is held."""
-    async with opened(fourth) as store:
-        assert store.held is None
-        output = await store.output(13)
-        assert [extent.data[-9:] for extent in await output.read(65_536, 100)] == [b"the rest\n"]
-        assert [claim.job_id for claim in await store.running()] == [6, 11, 14]
-        await store.delete_job(13)
-        assert (await store.add(JobSpec(command="true"))).id == 15
-    assert not list((fourth / "runs").iterdir())
-
-
-async def test_a_service_continues_the_fourth(fourth: Path) -> None:
-    """Slots without generation and home are no reason to hold it: the job that ran is lost with its output."""
-    service = Service(fourth, STORE__RETENTION_DAYS=0)
-    await service.start()
-    try:
-        assert (await service.result(14))["stdout"] == "quarter"
-        assert (await service.get("/api/queues"))[2]["paused"] is False
-    finally:
-        await service.clear_away()

@@ -199,6 +199,24 @@ class StoreUnavailable(ShellrunnerError):
     code = "store-unavailable"
 
 
+class NoSpace(StoreUnavailable):
+    """The disk is full, or nearly; nothing was started or changed. Deleting, cancelling and reading go on."""
+
+    code = "no-space"
+
+    def __init__(self) -> None:
+        super().__init__("the disk is full, or nearly: nothing was started or changed; free space, or delete jobs")
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The history failed while it was written: whether the request took effect is not known.
+
+    A submission that is repeated with the same Idempotency-Key finds the job, if it was accepted.
+    """
+
+    code = "outcome-unknown"
+
+
 class TokenNeeded(ShellrunnerError):
     """The request needs a token, and has none, or one that is wrong or has expired."""
 

@@ -8,9 +8,11 @@ minute is written, and then how many were not. The same applies to all lines of 
 """
 
 import contextlib
+import errno
 import logging
 import os
 import select
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -83,6 +85,7 @@ class JsonLinesHandler(logging.Handler):
         self._repeats = _Repeats()
         self._dropped = 0
         self._is_cut = False  # whether the last line was written in part
+        self._has_failed = False  # whether the last line could not be written
 
     def write(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> bool:
         """Write a line; return whether it was written as a whole."""
@@ -135,7 +138,24 @@ class JsonLinesHandler(logging.Handler):
                 at += os.write(self.fd, line[at : at + select.PIPE_BUF])
         if at:
             self._is_cut = at < len(line)
+        self._has_failed = at < len(line)
         return at == len(line)
+
+    def failure(self) -> str | None:
+        """Return why a line could not be written now; None if it could, as far as that shows without writing one."""
+        if self._has_failed:  # the only way to know better
+            log = logging.getLogger(__name__)
+            self.handle(log.makeRecord(log.name, logging.WARNING, "", 0, "the log could not be written", (), None))
+            return "the last line could not be written" if self._has_failed else None
+        try:
+            if any(events & ~select.POLLOUT for _, events in self._poll.poll(0)) or not self._poll.poll(0):
+                return "its reader has stopped, or is gone"
+            os.write(self.fd, b"")  # /dev/full refuses even that
+            if stat.S_ISREG(os.fstat(self.fd).st_mode) and os.fstatvfs(self.fd).f_bavail == 0:
+                return os.strerror(errno.ENOSPC)
+        except OSError as error:
+            return error.strerror
+        return None
 
 
 class _Repeats:
@@ -183,6 +203,10 @@ class LogAuditSink:
     def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
         """Write an audit event; return whether it was written as a whole."""
         return self._handler.write(logging.INFO, event, _AUDIT, details)
+
+    def failure(self) -> str | None:
+        """Return why an event could not be written now; None if it could."""
+        return self._handler.failure()
 
 
 _exceptions = logging.Formatter()

@@ -209,7 +209,7 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
             store_all(recorder, written)
             recorder.close()
             output = await finished(store, keeper, claim.job_id, "t")
-        (path,) = (tmp_path / "runs").glob(f"*.{kind}")
+        path = tmp_path / "runs" / f"{claim.job_id}.{kind}"
         whole = path.read_bytes()
         path.unlink()
         if damage == "a directory":

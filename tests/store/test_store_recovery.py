@@ -13,9 +13,7 @@ import pytest
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
-from shellrunner.store import Retention
 from shellrunner.store.sqlite import schema
-from shellrunner.store.sqlite.composition import open_store
 from tests.support.histories import SPEC, done, everything, opened, running
 
 
@@ -126,7 +124,7 @@ async def test_files_without_a_result_are_removed_when_the_history_is_opened(tmp
         held = await running(store, "running")
         await store.delete_job(deleted.id)
         await store.delete_result(emptied.id)
-    for job in (kept.id, deleted.id, emptied.id, held.job_id):
+    for job in (kept.id, deleted.id, emptied.id, held.job_id, 999):
         (tmp_path / data_path(job)).write_bytes(b"x")
         (tmp_path / index_path(job)).write_bytes(b"x")
     (tmp_path / "runs" / "notes").touch()
@@ -137,26 +135,19 @@ async def test_files_without_a_result_are_removed_when_the_history_is_opened(tmp
 
 @pytest.mark.sqlite
 async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
-    """A new history beside files of another one is refused; if it is wanted, it neither uses nor destroys them."""
+    """A new history beside the files of another one neither uses nor destroys them."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "31.out").write_bytes(b"old")
-    with pytest.raises(StoreUnavailable, match="--new-history"):
-        async with opened(tmp_path):
-            pass
-    assert not (tmp_path / "history.db").exists()
-    async with open_store(tmp_path, Retention(), new_history=True) as store:
-        assert (await store.add(SPEC)).id == 32
+    (tmp_path / "runs" / "1.out").write_bytes(b"old")
+    async with opened(tmp_path) as store:
+        await store.add(SPEC)
         assert not list((tmp_path / "runs").iterdir())
-        assert store.held is None
-    (aside,) = tmp_path.glob("runs.*/31.out")
+    (aside,) = tmp_path.glob("runs.*/1.out")
     assert aside.read_bytes() == b"old"
 
 
 WRITING = """
 import asyncio, sys
 from pathlib import Path
-from shellrunner.store import Retention
-from shellrunner.store.sqlite.composition import open_store
 from tests.support.histories import NOTHING, SPEC, ended, opened
 
 async def main():

@@ -22,7 +22,7 @@ from shellrunner.store import Retention, Store
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
-from shellrunner.web.app_keys import HttpFigures
+from shellrunner.web.app_keys import HttpFigures, NotReady
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.sse import Event, parse
 
@@ -84,7 +84,7 @@ class Site:
     store: Store
     state_dir: Path
     session: aiohttp.ClientSession
-    reasons: list[str]
+    reasons: list[NotReady]
     ledger: "Ledger"
     runners: list[SimulatedRunner] = field(default_factory=list)
 
@@ -154,12 +154,16 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
     settings = Settings.model_validate({"jobs": {"output_bytes": 1 << 30}, **sections})
     for directory in ("slots", "runs"):
         (state_dir / directory).mkdir(exist_ok=True)
-    reasons: list[str] = []
+    reasons: list[NotReady] = []
+
+    async def not_ready_reasons() -> list[NotReady]:
+        return reasons
+
     limits = Retention(None, None, None), queue_limits(settings)
     async with open_store(state_dir, *limits) as store, client() as session:
         ledger = Ledger()
         app = make_app(
-            store, settings, not_ready_reasons=lambda: reasons, controls=Controls(store, lambda _: None),
+            store, settings, not_ready_reasons=not_ready_reasons, controls=Controls(store, lambda _: None),
             render_metrics=unmeasured, audit_sink=ledger,
             authenticator=await open_authenticator(settings.auth, store),
         )  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 
 from shellrunner.errors import ShellrunnerError
 from shellrunner.web import ROUTES
+from shellrunner.web.app_keys import NotReady
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.problems import STATUSES
 from tests.support.site import Answer, Site
@@ -170,13 +171,14 @@ async def test_letters_of_other_scripts_in_a_target(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_probes(site: Site, path: str) -> None:
-    """The probes answer under any Host and to any site; /readyz is 503, without the reason, while there is one."""
+    """The probes answer under any Host and to any site; /readyz is 503 while there is a reason, and says which."""
     headers = {"Host": "evil.example", "Sec-Fetch-Site": "cross-site"}
     assert (await site.get(f"{path}?cache=no", headers=headers)).status == 200
-    site.reasons.append("the supervisor has crashed")
+    site.reasons.append(NotReady("crashed", "the supervisor has crashed"))
     answer = await site.get(path)
     assert answer.status == (503 if path == "/readyz" else 200)
     assert b"supervisor" not in answer.body
+    assert path == "/healthz" or answer.json["reasons"] == ["crashed"]
 
 
 @pytest.mark.parametrize("path", [*(path for path in paths() if path.startswith("/api")), "/api/none"])

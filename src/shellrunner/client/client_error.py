@@ -37,7 +37,8 @@ class ClientError(ShellrunnerError):
         """Whether the same request may succeed later without any intervention."""
         if self.kind == FOREIGN:
             return self.status in _GATEWAY_ERRORS
-        return self.kind in {UNREACHABLE, INTERRUPTED, "shutting-down"}
+        # Whether a submission took effect, its Idempotency-Key finds out; everything else may be repeated.
+        return self.kind in {UNREACHABLE, INTERRUPTED, "shutting-down", "outcome-unknown"}
 
 
 def error_from_response(status: int, reason: str, document: object, address: str) -> ClientError:

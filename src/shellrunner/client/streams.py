@@ -24,7 +24,7 @@ from shellrunner.client.transport import Transport
 T = TypeVar("T")
 
 # These refuse one request, but do not end the stream: the job goes on meanwhile.
-_TRANSIENT_KINDS: Final = frozenset({"store-unavailable", "not-ready"})
+_TRANSIENT_KINDS: Final = frozenset({"store-unavailable", "no-space", "not-ready"})
 
 
 async def follow(transport: Transport, job_id: int, after: str) -> AsyncGenerator[Event, None]:

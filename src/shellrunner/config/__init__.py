@@ -114,6 +114,11 @@ class StoreSettings(Section):
     retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(
         10 * GIB, ge=0, description="maximum bytes of output of done jobs; 0: no limit"
     )
+    min_free_bytes: int = Field(
+        1 << 20,
+        ge=0,
+        description="jobs are refused while fewer bytes of the disk are free, beside 4 MiB that are always reserved",
+    )
 
 
 class CallbackSettings(Section):

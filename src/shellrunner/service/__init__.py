@@ -20,7 +20,7 @@ from shellrunner.config import Settings
 from shellrunner.log import audit_sink
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import descriptors, startup_warnings
-from shellrunner.service.health import Health
+from shellrunner.service.health import Health, Readiness
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
@@ -38,27 +38,23 @@ from shellrunner.web import make_app
 log = logging.getLogger("shellrunner.service")
 
 
-def run(settings: Settings, reread: Callable[[], Settings] | None = None, *, new_history: bool = False) -> int:
+def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status. On SIGHUP, `reread` reads the settings again.
-
-    With `new_history`, what another history has left in the state directory is set aside, instead of refused.
 
     Raises:
         ShellrunnerError: the service could not start; the text says why.
     """
-    return asyncio.run(serve(settings, reread, new_history=new_history))
+    return asyncio.run(serve(settings, reread))
 
 
-async def serve(
-    settings: Settings, reread: Callable[[], Settings] | None = None, *, new_history: bool = False
-) -> int:
+async def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
     """Run the service, from the first lock to the last log line; return the exit status."""
     passed, certificate = take_passed_sockets(settings), Certificate.from_settings(settings.server)
     reloader = Reloader(settings, reread or (lambda: settings), partial(check_passed_sockets, passed))
     # Before anything is created: a stop request leaves nothing behind.
     with handled_signals(reloader.request) as stop:
         try:
-            return await _serve(settings, stop, reloader, passed, certificate, new_history=new_history)
+            return await _serve(settings, stop, reloader, passed, certificate)
         except asyncio.CancelledError:
             if not stop.take_interruption():
                 raise
@@ -72,8 +68,6 @@ async def _serve(
     reloader: Reloader,
     passed: Sequence[socket.socket],
     certificate: Certificate | None,
-    *,
-    new_history: bool,
 ) -> int:
     state_dir = prepare(settings.store.state_dir)
     launcher = ForkServerLauncher.from_process(state_dir)
@@ -86,22 +80,26 @@ async def _serve(
     metrics = Metrics(settings.queues)
     with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
         async with (
-            open_store(state_dir, retention(settings), queue_limits(settings), new_history=new_history) as store,
+            open_store(
+                state_dir, retention(settings), queue_limits(settings), settings.store.min_free_bytes
+            ) as store,
             supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
             background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
         ):
             health = Health(store, notifier)
+            audit = audit_sink()
+            readiness = Readiness(store, health, audit, supervisor, supervising)
             authenticator = await open_authenticator(settings.auth, store)
             app = make_app(
                 store,
                 settings,
-                not_ready_reasons=lambda: health.failures() + _if_crashed(supervising),
+                not_ready_reasons=readiness.reasons,
                 controls=Controls(store, supervisor.running_job),
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
                 authenticator=authenticator,
-                audit_sink=audit_sink(),
+                audit_sink=audit,
             )
             async with (
                 background_task("reloader", reloader.run(authenticator, certificate)) as reloading,
@@ -158,19 +156,8 @@ async def supervised(
     metrics: Metrics,
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
-    identity = store.identity
-    header = {
-        "history": identity.history_id,
-        "generation": identity.generation,
-        "home": identity.home,
-        "program": __version__,
-    }
-    keepers = KeeperPool(launcher, header, fork_server)
+    keepers = KeeperPool(launcher, {"history": store.history_id, "program": __version__}, fork_server)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
         async with background_task("supervisor", supervisor.run()) as task:
             yield supervisor, task
-
-
-def _if_crashed(supervising: asyncio.Task[None]) -> list[str]:
-    return ["the supervisor has crashed"] if supervising.done() else []

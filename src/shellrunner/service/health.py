@@ -1,4 +1,4 @@
-"""The health check: write to the history periodically, and feed systemd's watchdog only if that succeeds.
+"""Health: write to the history periodically, feed systemd's watchdog, and find out whether a job would be accepted.
 
 Owned by the composition root. Must not know HTTP or SQL.
 """
@@ -6,15 +6,21 @@ Owned by the composition root. Must not know HTTP or SQL.
 import asyncio
 import logging
 import time
-from typing import Final
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Protocol
 
-from shellrunner.errors import StoreUnavailable
+from shellrunner.errors import NoSpace, StoreUnavailable
 from shellrunner.store import Store
 from shellrunner.systemd.notify import Notifier
+from shellrunner.web.app_keys import NotReady
 
 log = logging.getLogger("shellrunner.service")
 
 CHECK_INTERVAL: Final = 5.0  # seconds, unless systemd's watchdog wants it more often
+_MAX_AGE: Final = 1.0  # seconds for which a check counts when somebody asks
+_TIMEOUT: Final = 1.0  # seconds to wait for a check that was asked for, and for room in the log
+_RETRY_DELAY: Final = 0.05
 
 
 class Health:
@@ -24,14 +30,19 @@ class Health:
         """Check as often as systemd's watchdog wants, at least every few seconds."""
         self._store, self._notifier = store, notifier
         self._interval = min(CHECK_INTERVAL, notifier.watchdog_interval or CHECK_INTERVAL)
-        self._last_success = time.monotonic()
-        self._failure: str | None = None
+        self._last_success = self._last_check = time.monotonic()
+        self._failure: StoreUnavailable | None = None
+        self._wanted, self._checked = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
-        """Check until cancelled."""
+        """Check until cancelled: periodically, and when `refresh` asks for it."""
         while True:
+            self._wanted.clear()
             await self.check()
-            await asyncio.sleep(self._interval)
+            self._checked.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._wanted.wait()
 
     async def check(self) -> None:
         """Write to the history; if that succeeds, notify systemd's watchdog."""
@@ -40,14 +51,84 @@ class Health:
         except StoreUnavailable as error:
             if self._failure is None:
                 log.error("the history cannot be written", extra={"reason": error.detail, "repeats": "history"})  # noqa: TRY400
-            self._failure = error.detail
+            self._failure = error
         else:
-            self._failure, self._last_success = None, time.monotonic()
+            if self._failure is not None:
+                log.info("the history can be written again")
+            self._failure = None
+        self._last_check = time.monotonic()
+        # On a full disk too: a restart frees no space, and keeps users from deleting jobs.
+        if self._failure is None or isinstance(self._failure, NoSpace):
+            self._last_success = self._last_check
             self._notifier.watchdog()
 
-    def failures(self) -> list[str]:
+    async def refresh(self) -> None:
+        """Check now, unless that succeeded a moment ago."""
+        if self._failure or time.monotonic() - self._last_check > _MAX_AGE:
+            self._checked.clear()
+            self._wanted.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TIMEOUT):
+                    await self._checked.wait()
+
+    def failures(self) -> list[NotReady]:
         """Return why the history cannot be used; empty if it can."""
         if self._failure:
-            return [self._failure]
+            return [NotReady(self._failure.code, self._failure.detail)]
         silent = time.monotonic() - self._last_success
-        return [f"the history has not responded for {silent:.0f} s"] if silent > 3 * self._interval else []
+        if silent > 3 * self._interval:
+            return [NotReady(StoreUnavailable.code, f"the history has not responded for {silent:.0f} s")]
+        return []
+
+
+class AuditProbe(Protocol):
+    """An audit sink that knows whether it can be written."""
+
+    def failure(self) -> str | None:
+        """Return why an event could not be written now; None if it could."""
+
+
+class KeeperSource(Protocol):
+    """Starts the keepers."""
+
+    @property
+    def spawn_failure(self) -> str | None:
+        """Why the last keeper could not be started; None if it was."""
+
+
+class Readiness:
+    """Whether a submission would be accepted now, and its job run."""
+
+    def __init__(
+        self,
+        store: Store,
+        health: Health,
+        audit: AuditProbe,
+        keepers: KeeperSource,
+        supervising: asyncio.Task[None],
+    ) -> None:
+        """Ask each part on which a submission depends; `supervising` is done only if the supervisor crashed."""
+        self._store, self._health, self._audit, self._keepers = store, health, audit, keepers
+        self._supervising = supervising
+
+    async def reasons(self) -> Sequence[NotReady]:
+        """Return why jobs are not accepted or not run at the moment; empty if they are."""
+        await self._health.refresh()
+        found = {reason.kind: reason for reason in self._health.failures()}
+        for refusal in self._store.refusals():
+            found.setdefault(refusal.code, NotReady(refusal.code, refusal.detail))
+        if failure := await self._audit_failure():
+            found["audit-unavailable"] = NotReady("audit-unavailable", f"the audit log cannot be written: {failure}")
+        if failure := self._keepers.spawn_failure:
+            found["no-keeper"] = NotReady("no-keeper", f"no keeper can be started: {failure}")
+        if self._supervising.done():
+            found["crashed"] = NotReady("crashed", "the supervisor has crashed")
+        return list(found.values())
+
+    async def _audit_failure(self) -> str | None:
+        """Return why the audit log cannot be written, not even in a second: its reader may be slow."""
+        for _ in range(round(_TIMEOUT / _RETRY_DELAY)):
+            if self._audit.failure() is None:
+                return None
+            await asyncio.sleep(_RETRY_DELAY)
+        return self._audit.failure()

@@ -11,19 +11,7 @@ from shellrunner.clock import Millis
 
 ALL_QUEUES: Final = "*"  # stands among the paused queues if the whole service is paused; no queue can have this name
 
-
-class Hold(NamedTuple):
-    """Why and since when nothing is started, sent or removed: the history was copied or restored from a backup."""
-
-    reason: str
-    since: Millis
-
-
-class Pauses(NamedTuple):
-    """The paused queues (`ALL_QUEUES` for the whole service), and why the history is held, if it is."""
-
-    queues: frozenset[str] = frozenset()
-    held: Hold | None = None
+DEFAULT_QUEUE: Final = "default"  # of a job that names none
 
 
 class QueueLimit(NamedTuple):
@@ -38,7 +26,7 @@ class QueueLimits:
     """The limits of the configured queues; `max_queued` is for the jobs that wait in all of them together."""
 
     max_queued: int | None = None
-    queues: Mapping[str, QueueLimit] = field(default_factory=lambda: {"default": QueueLimit()})
+    queues: Mapping[str, QueueLimit] = field(default_factory=lambda: {DEFAULT_QUEUE: QueueLimit()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +47,7 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class QueueOverview:
-    """All queues, by name. `paused` if the whole service is, including queues that do not exist yet.
-
-    `held`: why, if the history was copied or restored, until an admin resumes.
-    """
+    """All queues, by name. `paused` if the whole service is, including queues that do not exist yet."""
 
     paused: bool
     queues: Sequence[QueueState]
-    held: Hold | None = None

@@ -44,6 +44,7 @@ class Supervisor:
         self._idle: set[asyncio.Task[None]] = set()  # workers that wait for a claim
         self._changed = asyncio.Event()
         self._draining = False
+        self._spawn_failure: str | None = None
 
     @property
     def running_count(self) -> int:
@@ -54,6 +55,11 @@ class Supervisor:
     def idle_count(self) -> int:
         """Number of keepers that wait for a job."""
         return len(self._idle)
+
+    @property
+    def spawn_failure(self) -> str | None:
+        """Why the last keeper could not be started, while none is left for the next job."""
+        return None if self._idle else self._spawn_failure
 
     def running_job(self, job_id: int) -> RunningJob | None:
         """Return the job if it runs or is about to."""
@@ -90,6 +96,7 @@ class Supervisor:
             if len(self._idle) < IDLE_KEEPERS and self._workers < self._max_running + IDLE_KEEPERS:
                 await self._add_worker(tasks)
             else:
+                self._spawn_failure = None  # no further keeper is needed
                 await self._changed.wait()
 
     async def _add_worker(self, tasks: asyncio.TaskGroup) -> None:
@@ -98,8 +105,10 @@ class Supervisor:
         except (KeeperGone, OSError) as error:
             fields = {"reason": repr(error), "repeats": "could not start a keeper"}
             log.error("could not start a keeper; retrying", extra=fields)  # noqa: TRY400  the reason says it all
+            self._spawn_failure = fields["reason"]
             await asyncio.sleep(_RETRY_DELAY)
             return
+        self._spawn_failure = None
         self._workers += 1
         worker = tasks.create_task(self._worker(connection, tasks), name=f"keeper {connection.number}")
         self._idle.add(worker)
@@ -176,8 +185,7 @@ class Supervisor:
     async def _adopt_running(self, tasks: asyncio.TaskGroup) -> None:
         """Adopt every job that the history calls running, whether its keeper is still there or not."""
         claims = await self._store.running()
-        in_use = {claim.keeper for claim in claims}
-        for number in self._keepers.reclaim_slots(in_use, held=bool(self._store.held)):
+        for number in self._keepers.reclaim_slots({claim.keeper for claim in claims}):
             tasks.create_task(self._keepers.remove_slot_when_gone(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:

@@ -4,7 +4,7 @@ Reads and writes the history through `History`, and reaches running commands thr
 jobs are run, or who runs them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -13,7 +13,15 @@ from shellrunner.config import Settings
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import History
 from shellrunner.web import openapi
-from shellrunner.web.app_keys import AUTHENTICATOR, NOT_READY_REASONS, RENDER_METRICS, SETTINGS, STORE, RenderMetrics
+from shellrunner.web.app_keys import (
+    AUTHENTICATOR,
+    NOT_READY_REASONS,
+    RENDER_METRICS,
+    SETTINGS,
+    STORE,
+    NotReady,
+    RenderMetrics,
+)
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers import (
@@ -67,7 +75,7 @@ ROUTES = (
     Route("GET", "/api/openapi.json", openapi.show, Access.AUTHENTICATED, JSON, answers="200 304"),
     Route("GET", "/api/jobs", jobs.index, Access.READ, JSON, LISTS, "200:Jobs 304"),
     Route("POST", "/api/jobs", jobs.submit, Access.RUN, JSON, body=JobSpec, headers="Idempotency-Key Prefer",
-          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full command-not-allowed"),
+          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full no-space command-not-allowed"),
     Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN, JSON, f"{FILTER_PARAMETERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),
@@ -130,7 +138,7 @@ def make_app(
     store: History,
     settings: Settings,
     *,
-    not_ready_reasons: Callable[[], Sequence[str]],
+    not_ready_reasons: Callable[[], Awaitable[Sequence[NotReady]]],
     controls: JobControls,
     render_metrics: RenderMetrics,
     authenticator: Authenticator,

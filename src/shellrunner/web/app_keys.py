@@ -5,7 +5,7 @@ The app's are set by `make_app`, the identity by the security middleware; handle
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -39,9 +39,16 @@ class RenderMetrics(Protocol):
         """
 
 
+class NotReady(NamedTuple):
+    """Why jobs are not accepted, or not run: a kind that anybody may know, and a detail for the log."""
+
+    kind: str
+    detail: str
+
+
 STORE: Final = web.AppKey("store", History)
 SETTINGS: Final = web.AppKey("settings", Settings)
-NOT_READY_REASONS: Final[web.AppKey[Callable[[], Sequence[str]]]] = web.AppKey("not_ready_reasons")
+NOT_READY_REASONS: Final[web.AppKey[Callable[[], Awaitable[Sequence[NotReady]]]]] = web.AppKey("not_ready_reasons")
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 RENDER_METRICS: Final[web.AppKey[RenderMetrics]] = web.AppKey("render_metrics")
 

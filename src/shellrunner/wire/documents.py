@@ -247,6 +247,8 @@ class Problem(TypedDict):
     """How many other selected jobs are not done and would be kept."""
     id: NotRequired[str]
     """The id under which the service's log has the details."""
+    reasons: NotRequired[Annotated[list[str], Field(max_length=10)]]
+    """Kinds of reasons why the service is not ready: `store-unavailable`, `no-space`, `queue-full`, ..."""
 
 
 @closed

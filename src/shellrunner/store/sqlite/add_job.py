@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from shellrunner.model import Claim, Job
 from shellrunner.store.db import Db
-from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
@@ -60,22 +59,15 @@ class AddJob(WorkItem):
     transitions: what was done to jobs; empty if its key is known already.
     """
 
-    __slots__ = ("_high_water", "_key", "new", "request", "reservations", "transitions")
+    __slots__ = ("_key", "new", "request", "reservations", "transitions")
 
-    def __init__(
-        self,
-        new: NewJob,
-        key: IdempotencyKey | None,
-        high_water: HighWaterFile,
-        on_commit: Callable[["AddJob"], None],
-    ) -> None:
-        super().__init__(self._add, lambda _: on_commit(self))
+    def __init__(self, new: NewJob, key: IdempotencyKey | None, on_commit: Callable[["AddJob"], None]) -> None:
+        super().__init__(self._add, lambda _: on_commit(self), needs_room=True)
         self.new = new
         self.request: ClaimRequest | None = None
         self.reservations: Reservations | None = None
         self.transitions: Transitions = []
         self._key = key
-        self._high_water = high_water
 
     @property
     def is_startable(self) -> bool:
@@ -90,10 +82,8 @@ class AddJob(WorkItem):
                 return known
         if self.reservations is not None:
             self.reservations.check(self)
-        self._high_water.reserve_id()
         owner = SlotOwner(self.request.keeper, self.request.token) if self.request is not None else None
         job, self.transitions = admission.add(db, self.new, owner)
-        self._high_water.id_given(job.id)
         if self._key is not None:
             idempotency_keys.add(db, self._key, job.id, self.new.created)
         if self.reservations is not None and not job.done:

@@ -34,7 +34,7 @@ from functools import partial
 from typing import Final
 
 from shellrunner.clock import now_ms
-from shellrunner.errors import StoreUnavailable
+from shellrunner.errors import QueueFull, StoreUnavailable
 from shellrunner.model import Claim
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.add_job import AddJob, Reservations
@@ -79,6 +79,13 @@ class Claims:
                     add.reservations = reservations
         return None if in_order or not requests or not capacity else self._choosing(requests, capacity)
 
+    def refusal(self, queue: str) -> QueueFull | None:
+        """Return why a job that may start at once would not be accepted into the queue now; or None."""
+        starts = bool(self._requests.waiting()) and not self._counts.has_startable()
+        if starts and self._counts.capacity().get(queue, 0) > 0:
+            return None
+        return self._counts.refusal(queue, reserved=0, reserved_in_queue=0)
+
     def _choosing(self, requests: list[ClaimRequest], capacity: dict[str, int]) -> WorkItem:
         item = WorkItem(lambda db: claiming.choose(db, requests, capacity, now_ms()), partial(self._chosen, requests))
         item.future.add_done_callback(self._retry_if_failed)
@@ -109,7 +116,7 @@ class Claims:
             return lifecycle.requeue(db, claim.job_id, claim.token, now_ms())
 
         with suppress(StoreUnavailable):
-            item = WorkItem(requeue_unit, self._listener.committed, may_queue=True)
+            item = WorkItem(requeue_unit, self._listener.committed, frees_space=True, may_queue=True)
             self._writes.submit(item).add_done_callback(asyncio.Future.exception)
 
     def _retry_if_failed(self, future: asyncio.Future[ClaimResult]) -> None:

@@ -21,11 +21,11 @@ from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
-from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
+from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.engine.db_thread import DbThread, connect, open_reading
-from shellrunner.store.sqlite.engine.disk_reserve import Ballast
+from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.opening import HistoryOpener
 from shellrunner.store.sqlite.queue_counts import QueueCounts
@@ -37,21 +37,21 @@ _UNLIMITED = QueueLimits()
 
 @asynccontextmanager
 async def open_store(
-    state_dir: Path, retention: Retention, queues: QueueLimits = _UNLIMITED, *, new_history: bool = False
+    state_dir: Path, retention: Retention, queues: QueueLimits = _UNLIMITED, min_free: int = 0
 ) -> AsyncIterator[SqliteStore]:
     """Open the history in this directory, or create one; at the end, write everything submitted, and close it.
 
-    With `new_history`, what another history has left in the directory is set aside, instead of refused.
+    No job is accepted while fewer than `min_free` bytes are free on the disk.
 
     Raises:
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
-    opener = HistoryOpener(str(state_dir), new_history=new_history)
+    opener = HistoryOpener(str(state_dir))
     async with (
         connect(opener.open, opener.interrupt) as writing,
         connect(partial(open_reading, opener.path)) as reading_one,
         connect(partial(open_reading, opener.path)) as reading_two,
-        _running(opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues)) as store,
+        _running(opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues, min_free)) as store,
     ):
         yield store
 
@@ -62,15 +62,15 @@ async def _running(
     writing: DbThread,
     reading: Sequence[DbThread],
     state_dir: str,
-    limits: tuple[Retention, QueueLimits],
+    limits: tuple[Retention, QueueLimits, int],
 ) -> AsyncIterator[SqliteStore]:
     """Compose the store and run its tasks; at the end, finish what was submitted."""
-    retention, queue_limits = limits
-    ballast = Ballast(f"{state_dir}/ballast")
-    engine = Engine(writing, reading, ballast)
+    retention, queue_limits, min_free = limits
+    writer = BatchWriter(DiskReserve(f"{state_dir}/ballast", min_free), opener.files)
+    engine = Engine(writing, reading, writer)
     storage = LocalStorage(state_dir)
     outputs = OutputReader(storage, engine.read)
-    counts = QueueCounts(queue_limits, opener.undone, opener.pauses)
+    counts = QueueCounts(queue_limits, opener.undone, opener.paused)
     requests = ClaimRequests(counts, engine.writes.wake)
     owners = opener.owners
 
@@ -90,9 +90,8 @@ async def _running(
         indexer=Indexer(engine.write),
     )
     claims = Claims(requests, counts, effects, engine.writes)
-    maintenance = Maintenance(engine, effects, effects.trimmer, ballast, counts)
-    generation = GenerationCounter(opener.identity, engine, opener.high_water)
-    store = SqliteStore(Parts(generation, engine, effects, requests, claims, outputs, opener.high_water))
+    maintenance = Maintenance(engine, effects, effects.trimmer)
+    store = SqliteStore(Parts(opener.history_id, engine, effects, requests, claims, outputs))
 
     async with background() as tasks:
         removing = tasks.start("store-spill-remover", effects.spill.run())
@@ -102,12 +101,10 @@ async def _running(
                 tasks.start("store-retention", effects.trimmer.run(maintenance.remove_oldest))
                 tasks.start("store-due-timer", effects.due_timer.run(maintenance.queue_due))
                 tasks.start("store-search-indexer", effects.indexer.run())
-                tasks.start("store-generation", generation.run(lambda: effects.changes.head))
                 try:
                     yield store
                 finally:
                     requests.close()
-                    await generation.try_advance(last=True)
         finally:
             effects.spill.close()
             await asyncio.wait([removing])

@@ -168,15 +168,7 @@ ALTER TABLE jobs ADD COLUMN claimed INTEGER;
 UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
 """
 
-# `generation` grows with each start, and from time to time while the service runs: whatever speaks of a larger one
-# is newer than this history. `home` is where it was opened last (`store.home`). `held` is why nothing is started
-# until an admin resumes; empty if it is not held. The token of an ended attempt is kept if it may be in file names.
-_VERSION_5 = """
-INSERT OR IGNORE INTO meta VALUES ('generation', '0'), ('home', ''), ('held', '');
-ALTER TABLE attempts ADD COLUMN token TEXT;
-"""
-
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 
 def examine(db: sqlite3.Connection) -> int:

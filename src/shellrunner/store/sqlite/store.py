@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shellrunner.clock import Millis, now_ms
-from shellrunner.errors import NoSuchQueue, StoreUnavailable
+from shellrunner.errors import NoSuchQueue, ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, State, Submitter, Volume
 from shellrunner.store import (
     ChangeLog,
@@ -20,9 +20,7 @@ from shellrunner.store import (
     DueCallback,
     Filters,
     Head,
-    HistoryIdentity,
     HistorySize,
-    Hold,
     IdempotencyKey,
     Output,
     Page,
@@ -34,16 +32,14 @@ from shellrunner.store import (
     rows,
 )
 from shellrunner.store.db import Db
-from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.notifications import Topic
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.query import listing
-from shellrunner.store.queues import ALL_QUEUES
+from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
 from shellrunner.store.sqlite.add_job import AddJob
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
-from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.transition import Transitions
@@ -55,13 +51,12 @@ from shellrunner.store.units.admission import NewJob
 class Parts:
     """What a store is made of."""
 
-    generation: GenerationCounter
+    history_id: str
     engine: Engine
     effects: CommitEffects
     requests: ClaimRequests
     claims: Claims
     outputs: OutputReader
-    high_water: HighWaterFile
 
 
 class SqliteStore:
@@ -76,24 +71,12 @@ class SqliteStore:
 
     @property
     def history_id(self) -> str:
-        return self.identity.history_id
-
-    @property
-    def identity(self) -> HistoryIdentity:
-        return self._parts.generation.identity
-
-    @property
-    def held(self) -> Hold | None:
-        return self._effects.counts.pauses.held
-
-    async def advance_generation(self) -> None:
-        await self._parts.generation.advance()
+        return self._parts.history_id
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
         # What the batch does with it, and how it may be claimed in the same commit: the diagram in `claims`.
         new = NewJob.accept(spec, now_ms(), by)
-        item = AddJob(new, key, self._parts.high_water, self._parts.claims.job_added)
-        job: Job = await self._engine.writes.submit(item)
+        job: Job = await self._engine.writes.submit(AddJob(new, key, self._parts.claims.job_added))
         return job
 
     async def job(self, job_id: int) -> Job:
@@ -176,7 +159,7 @@ class SqliteStore:
         names = list(counts)
         oldest = await self._engine.read(lambda db: rows.oldest_queued(db, names))
         states = [self._queue_state(name, moment) for name, moment in zip(names, oldest, strict=True)]
-        return QueueOverview(ALL_QUEUES in counts.pauses.queues, states, counts.pauses.held)
+        return QueueOverview(ALL_QUEUES in counts.paused, states)
 
     def _queue_state(self, name: str, oldest: Millis | None) -> QueueState:
         counts = self._effects.counts
@@ -229,7 +212,10 @@ class SqliteStore:
 
     async def requeue(self, job_id: int, token: str) -> bool:
         item = WorkItem(
-            lambda db: lifecycle.requeue(db, job_id, token, now_ms()), self._effects.committed, may_queue=True
+            lambda db: lifecycle.requeue(db, job_id, token, now_ms()),
+            self._effects.committed,
+            frees_space=True,
+            may_queue=True,
         )
         return bool(await self._engine.writes.submit(item))
 
@@ -245,12 +231,10 @@ class SqliteStore:
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     async def due_callbacks(self, limit: int, skip_hosts: Collection[str] = ()) -> Sequence[DueCallback]:
-        if self.held:
-            return []
         return await self._engine.read(lambda db: due_callbacks.due(db, now_ms(), limit, skip_hosts))
 
     async def next_callback_at(self) -> Millis | None:
-        return None if self.held else await self._engine.read(due_callbacks.next_due)
+        return await self._engine.read(due_callbacks.next_due)
 
     async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
         await self._engine.write(
@@ -269,7 +253,7 @@ class SqliteStore:
         return await self._engine.read(lambda db: sessions.find(db, digest))
 
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        await self._engine.write(lambda db: sessions.change(db, begun, ended))
+        await self._engine.write(lambda db: sessions.change(db, begun, ended), frees_space=not begun)
 
     # Figures --------------------------------------------------------------------------------------------------------
 
@@ -288,6 +272,10 @@ class SqliteStore:
     @property
     def commits(self) -> int:
         return self._engine.commits
+
+    def refusals(self) -> Sequence[ShellrunnerError]:
+        found: list[ShellrunnerError | None] = [self._engine.refusal(), self._parts.claims.refusal(DEFAULT_QUEUE)]
+        return [error for error in found if error is not None]
 
     async def check(self) -> None:
         mark = secrets.token_hex(8)

@@ -4,11 +4,12 @@ Handlers of /api, /healthz, /readyz and /metrics. The probes are served under an
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, STORE, HttpFigures
+from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, HttpFigures, NotReady
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.connections import CONNECTIONS
@@ -19,7 +20,6 @@ from shellrunner.wire import documents
 log = logging.getLogger("shellrunner.web")
 
 _PROBE_HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
-_HELD: Final = b"ready, but all jobs are held until an admin resumes them: the history was copied or restored\n"
 _TEXT: Final = "text/plain"
 _OPENMETRICS: Final = "application/openmetrics-text"
 _CONTENT_TYPES: Final = {
@@ -54,14 +54,18 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def readiness(request: web.Request) -> web.Response:
-    """GET /readyz: report whether jobs are accepted and run."""
-    reasons = ["shutting down"] if request.app[STREAMS].closing else request.app[NOT_READY_REASONS]()
+    """GET /readyz: report whether a job would be accepted now, and run."""
+    if request.app[STREAMS].closing:
+        reasons: Sequence[NotReady] = [NotReady("shutting-down", "shutting down")]
+    else:
+        reasons = await request.app[NOT_READY_REASONS]()
     if not reasons:
-        # Submissions are accepted, and wait: that is for an admin to see, and no reason to send clients elsewhere.
-        held = request.app[STORE].held
-        return web.Response(body=_HELD if held else b"ready\n", headers=_PROBE_HEADERS)
-    log.warning("not ready: %s", "; ".join(reasons), extra={"repeats": "not ready"})
-    return problems.problem("not-ready", "jobs are not accepted or run at the moment; the service's log says why")
+        return web.Response(body=b"ready\n", headers=_PROBE_HEADERS)
+    kinds = [reason.kind for reason in reasons]
+    details = "; ".join(reason.detail for reason in reasons)
+    log.warning("not ready: %s", details, extra={"repeats": f"not ready: {', '.join(kinds)}"})
+    detail = f"jobs are not accepted or run at the moment ({', '.join(kinds)}); the service's log says more"
+    return problems.problem("not-ready", detail, reasons=kinds)
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -69,12 +69,14 @@ STATUSES: Final = {
     "keeper-silent": 503,
     "audit-unavailable": 503,
     "store-unavailable": 503,
+    "outcome-unknown": 503,
     "shutting-down": 503,
     "not-ready": 503,
+    "no-space": 507,
 }
 
 # Faults of the service that do not pass by themselves, and so are logged as errors.
-_LOGGED: Final = frozenset({"store-unavailable", "keeper-silent"})
+_LOGGED: Final = frozenset({"store-unavailable", "outcome-unknown", "no-space", "keeper-silent"})
 # The codes of what aiohttp raises by itself, by status.
 _AIOHTTP_CODES: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 417: "expectation-failed"}
 PROBLEM_CODE: Final = web.ResponseKey("problem", str)  # the code of a problem response, for the metrics
@@ -166,7 +168,7 @@ def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **
         **members,
     }
     about = {"Content-Type": "application/problem+json; charset=utf-8", "Cache-Control": "no-store"}
-    retry = _RETRY_SOON if status == 503 else {}
+    retry = _RETRY_SOON if status in (503, 507) else {}
     response = web.Response(
         status=status, body=json_codec.dumps(document), headers={**about, **retry, **(headers or {})}
     )

@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 # Problems of every route, and those of a route that is served under any Host and takes no query.
 ANY: Final = (
     *("bad-request", "bad-parameter", "cross-site", "expectation-failed", "wrong-host", "headers-too-large"),
-    *("internal", "store-unavailable", "shutting-down"),
+    *("internal", "store-unavailable", "outcome-unknown", "no-space", "shutting-down"),
 )
 PROBE: Final = ("bad-request", "expectation-failed", "headers-too-large", "internal")
 _PROBLEM: Final = "application/problem+json"

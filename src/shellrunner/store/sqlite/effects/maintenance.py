@@ -10,9 +10,7 @@ from shellrunner.clock import Millis, now_ms
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
-from shellrunner.store.sqlite.engine.disk_reserve import Ballast
 from shellrunner.store.sqlite.engine.engine import Engine
-from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import admission, idempotency_keys
 
@@ -26,19 +24,11 @@ class Maintenance:
     engine: Engine
     listener: CommitListener
     trimmer: RetentionTrimmer
-    ballast: Ballast
-    counts: QueueCounts
 
     async def remove_oldest(self, max_jobs: int) -> int:
-        """Remove at most so many of the oldest jobs that exceed the limits; return how many.
-
-        Nothing is removed from a history that is held: its ages and sizes are those of another time.
-        """
-        if self.counts.pauses.held:
-            return 0
+        """Remove at most so many of the oldest jobs that exceed the limits; return how many."""
 
         def remove(db: Db) -> Transitions:
-            self.ballast.restore()
             idempotency_keys.delete_expired(db, now_ms())
             return self.trimmer.trim(db, max_jobs)
 

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from shellrunner.errors import StoreUnavailable
+from shellrunner.errors import NoSpace, StoreUnavailable
 from shellrunner.store.db import UnitOfWork
 from shellrunner.store.sqlite.engine.db_thread import DbThread
 
@@ -18,10 +18,11 @@ T = TypeVar("T")
 class WorkItem:
     """A unit of work and its caller. If the caller is cancelled, the unit runs all the same, and so does `on_commit`.
 
-    frees_space: whether it frees space on a full disk. may_queue: whether it may put a job into a queue.
+    frees_space: whether it frees space on a full disk, or records an end. needs_room: whether it must not be run on a
+    disk that is nearly full. may_queue: whether it may put a job into a queue.
     """
 
-    __slots__ = ("error", "frees_space", "future", "may_queue", "on_commit", "unit", "value")
+    __slots__ = ("error", "frees_space", "future", "may_queue", "needs_room", "on_commit", "unit", "value")
 
     def __init__(
         self,
@@ -29,11 +30,13 @@ class WorkItem:
         on_commit: Callable[[Any], None] | None = None,
         *,
         frees_space: bool = False,
+        needs_room: bool = False,
         may_queue: bool = False,
     ) -> None:
         self.unit = unit
         self.on_commit = on_commit
         self.frees_space = frees_space
+        self.needs_room = needs_room
         self.may_queue = may_queue
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.value: Any = None
@@ -148,4 +151,6 @@ def translate_error(error: Exception, action: str) -> Exception:
     """Return the error as callers may see it: SQLite's own never leave the store."""
     if not isinstance(error, sqlite3.Error):
         return error
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        return NoSpace()
     return StoreUnavailable(f"the history cannot be {action}: {error}")

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import aiosqlite
 
+from shellrunner.store.sqlite.engine.history_files import WAL_SIZE_LIMIT
+
 T = TypeVar("T")
 
 _BOTH = "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;"
@@ -18,7 +20,7 @@ _BOTH = "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;"
 # `secure_delete=FAST` overwrites deleted secrets wherever that costs no further page.
 _WRITING = (
     f"{_BOTH} PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=1000;"
-    "PRAGMA journal_size_limit=16777216; PRAGMA secure_delete=FAST;"
+    f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT}; PRAGMA secure_delete=FAST;"
 )
 _READING = f"{_BOTH} PRAGMA wal_autocheckpoint=0; PRAGMA query_only=ON;"
 

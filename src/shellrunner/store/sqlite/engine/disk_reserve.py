@@ -1,45 +1,88 @@
 """Disk space reserved for a full disk: even DELETE needs some, and so does recording the end of a running job.
 
-Owned by the writer, used on its thread only. Knows one file.
+Owned by the writer, used on its thread only. Knows one file, and how much space is free beside it.
 """
 
+import errno
 import os
+import time
 from typing import Final
 
-_SIZE: Final = 4 * 1024 * 1024
+SIZE: Final = 4 * 1024 * 1024
+_SLICE: Final = 512 * 1024  # given up at once: another program may take what is free, but not what is still reserved
+_MARGIN: Final = 512 * 1024  # that must be free beside it, so that reserving it again does not fill the disk
+_MAX_AGE: Final = 0.25  # seconds for which the free space is believed
 
 
-class Ballast:
-    """A file whose only purpose is to be truncated when the disk is full."""
+class DiskReserve:
+    """The ballast, a file whose only purpose is to be truncated when the disk is full; and the free space beside it.
 
-    def __init__(self, path: str) -> None:
+    is_whole: whether all of the space is reserved. From the first slice that is given up until it is reserved again,
+    only units that free space, or record an end, may write.
+    """
+
+    def __init__(self, path: str, min_free: int = 0) -> None:
+        """Reserve the space if the disk has it. No job is accepted while fewer than `min_free` bytes are free."""
+        self.is_whole = False
         self._path = path
-        self._allocated = False
-        self.restore()
+        self._min_free = min_free
+        self._is_low = False
+        self._checked = 0.0
+        try:
+            self._reserved = os.stat(path).st_size
+        except OSError:
+            self._reserved = 0
+        self._allocate()
 
-    def restore(self) -> None:
-        """Allocate the space again, if the disk has it."""
-        if self._allocated:
-            return
+    def is_low(self) -> bool:
+        """Return whether fewer bytes are free than a new job requires."""
+        if self._min_free and time.monotonic() - self._checked > _MAX_AGE:
+            self._is_low = self._free() < self._min_free
+            self._checked = time.monotonic()
+        return self._is_low
+
+    def is_disk_full(self) -> bool:
+        """Return whether the disk has hardly any space."""
+        return self._free() < _MARGIN
+
+    def restore(self) -> bool:
+        """Reserve all of the space again if the disk has it; return whether it is reserved."""
+        if not self.is_whole and self._free() >= SIZE - self._reserved + _MARGIN:
+            self._allocate()
+        return self.is_whole
+
+    def release(self) -> bool:
+        """Free a slice of the space; return false if none is left."""
+        if not self._reserved:
+            return False
+        self.is_whole = False
+        self._reserved = max(self._reserved - _SLICE, 0)
+        try:
+            os.truncate(self._path, self._reserved)
+        except OSError:
+            self._reserved = 0
+            return False
+        return True
+
+    def _allocate(self) -> None:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError:
-            return
+            return  # nor can the history be written
         try:
-            os.posix_fallocate(fd, 0, _SIZE)
-            self._allocated = True
-        except OSError:
-            os.ftruncate(fd, 0)
+            os.posix_fallocate(fd, 0, SIZE)
+            self._reserved = SIZE
+            self.is_whole = True
+        except OSError as error:
+            os.ftruncate(fd, self._reserved)
+            # On a file system that cannot reserve space, the service works without.
+            self.is_whole = error.errno not in (errno.ENOSPC, errno.EDQUOT)
         finally:
             os.close(fd)
 
-    def release(self) -> bool:
-        """Free the space; return false if that was done before."""
-        if not self._allocated:
-            return False
-        self._allocated = False
+    def _free(self) -> int:
         try:
-            os.truncate(self._path, 0)
+            disk = os.statvfs(os.path.dirname(self._path))
         except OSError:
-            return False
-        return True
+            return 1 << 62  # the next write fails by itself, with the true reason
+        return disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import UnitOfWork
 from shellrunner.store.sqlite.engine.batch_queue import BatchPlanner, BatchQueue, BatchReader, WorkItem
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.engine.db_thread import DbThread
-from shellrunner.store.sqlite.engine.disk_reserve import Ballast
 from shellrunner.tasks import TaskGroup
 
 T = TypeVar("T")
@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Engine:
     """Runs units of work on the connections."""
 
-    def __init__(self, writing: DbThread, reading: Sequence[DbThread], ballast: Ballast) -> None:
-        self._writer = BatchWriter(ballast)
+    def __init__(self, writing: DbThread, reading: Sequence[DbThread], writer: BatchWriter) -> None:
+        self._writer = writer
         self.writes = BatchQueue(writing, self._writer)
         self.reads = [BatchQueue(connection, BatchReader()) for connection in reading]
 
@@ -30,6 +30,10 @@ class Engine:
     def commits(self) -> int:
         """How many transactions were committed."""
         return self._writer.commits
+
+    def refusal(self) -> StoreUnavailable | None:
+        """Return the error with which a new job would be refused now, as far as that is known."""
+        return self._writer.refusal()
 
     async def read(self, unit: UnitOfWork[T]) -> T:
         """Run the unit on the reading connection that has the least to do."""

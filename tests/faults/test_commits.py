@@ -1,0 +1,115 @@
+"""C8: a sync that fails during COMMIT, and a kill right after the answer: what was answered is true."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.failing_syncs import FailingSyncs
+from tests.support.service import Service
+from tests.support.waiting import until
+
+Need = Callable[[bool, str], None]
+
+
+@pytest.fixture
+def syncs(tmp_path: Path, need: Need) -> FailingSyncs:
+    need(shutil.which("gcc") is not None, "a library that lets fsync(2) fail needs gcc")
+    return FailingSyncs(tmp_path).build()
+
+
+@pytest.fixture
+async def failing(down: Service, syncs: FailingSyncs) -> Service:
+    """Return a running service whose syncs can be made to fail."""
+    syncs.preload(down)
+    return await down.start(SUPERVISOR__MAX_RUNNING=2)
+
+
+async def killed_after(
+    service: Service, syncs: FailingSyncs, number: int, verb: str, path: str, **options: Any
+) -> Any:
+    """Let syncs fail during this request, then kill the server; return the answer. It is started again without."""
+    while True:  # the health check may take the failures instead
+        syncs.arm(number)
+        answer = await service.ask(verb, path, **options)
+        if answer[0] == 503:
+            break
+        assert not syncs.left
+    await service.kill()
+    del service.environment["LD_PRELOAD"]
+    await service.start()
+    return answer[2]
+
+
+async def test_c8_a_submission_whose_commit_failed_is_not_there_after_a_kill(
+    failing: Service, syncs: FailingSyncs, tmp_path: Path
+) -> None:
+    """C8: EIO when the log is synced: 503 says that nothing was done, and after kill -9 no job is there or runs."""
+    proof = tmp_path / "ran"
+    before = await failing.submit("true")
+    await failing.result(before)
+    problem = await killed_after(failing, syncs, 1, "POST", "/api/jobs", json={"command": f"touch {proof}"})
+    assert problem["type"] == "/problems/store-unavailable"
+    _, _, body = await failing.get("/api/jobs")
+    assert before in [job["job_id"] for job in body["jobs"]]
+    assert [job["command"] for job in body["jobs"] if "touch" in job["command"]] == []
+    await failing.run("true")
+    assert not proof.exists()
+
+
+async def test_c8_where_nothing_can_be_undone_the_answer_is_that_it_is_not_known(
+    failing: Service, syncs: FailingSyncs, tmp_path: Path
+) -> None:
+    """C8: if the undoing fails too, the answer says that it is not known, and a retry with the key makes one job."""
+    headers = {"Idempotency-Key": '"once"'}
+    request = {"json": {"command": f"echo x >> {tmp_path}/ran"}, "headers": headers}
+    problem = await killed_after(failing, syncs, 1000, "POST", "/api/jobs", **request)
+    assert problem["type"] == "/problems/outcome-unknown"
+    status, _, job = await failing.ask("POST", "/api/jobs", **request)
+    assert status == 202
+    await failing.result(job["job_id"])
+    assert (tmp_path / "ran").read_text() == "x\n"
+    _, _, body = await failing.get("/api/jobs")
+    assert [each["job_id"] for each in body["jobs"] if "echo x" in each["command"]] == [job["job_id"]]
+
+
+ROUTES = {
+    "cancel": ("POST", "/api/jobs/{queued}/cancel"),
+    "delete": ("DELETE", "/api/jobs/{done}"),
+    "delete the result": ("DELETE", "/api/results/{done}"),
+    "delete by filter": ("DELETE", "/api/jobs?confirm=true&state=done"),
+    "pause": ("POST", "/api/queues/pause"),
+}
+
+
+@pytest.mark.parametrize("name", ROUTES)
+async def test_c8_every_other_change_is_undone_too(failing: Service, syncs: FailingSyncs, name: str) -> None:
+    """C8: after a 503 and a kill, the job is neither cancelled nor deleted, no queue is paused."""
+    done = await failing.submit("echo here")
+    await failing.result(done)
+    queued = await failing.submit("true", start_at="2999-01-01T00:00:00Z")
+    verb, path = ROUTES[name]
+    problem = await killed_after(failing, syncs, 1, verb, path.format(queued=queued, done=done))
+    assert problem["type"] == "/problems/store-unavailable"
+    assert (await failing.status(queued))["state"] == "waiting"
+    assert (await failing.result(done))["stdout"] == "here\n"
+    _, _, queues = await failing.get("/api/queues")
+    assert not queues["paused"]
+
+
+async def test_c8_an_end_whose_commit_failed_is_recorded_later(
+    failing: Service, syncs: FailingSyncs, tmp_path: Path
+) -> None:
+    """C8: syncs fail while jobs end: the ends are tried again, and recorded as they were, also over a kill."""
+    jobs = [await failing.submit(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit {code}") for code in (3, 4)]
+    for job in jobs:
+        await failing.running(job)
+    syncs.arm(1000)
+    (tmp_path / "go").touch()
+    await until(lambda: any(line["event"] == "could not record an end; retrying" for line in failing.log))
+    syncs.arm(0)
+    assert [(await failing.result(job))["exit_code"] for job in jobs] == [3, 4]
+    await failing.restart()
+    assert [(await failing.result(job))["exit_code"] for job in jobs] == [3, 4]
