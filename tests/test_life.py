@@ -235,7 +235,7 @@ async def test_the_detail_says_why_a_command_did_not_start(service: Service, tmp
     for spec, words in (
         ({"argv": ["no-such-program"]}, "not found"),
         ({"argv": [str(tmp_path / "nothing")]}, "No such file"),
-        ({"argv": [str(plain)]}, "Permission denied"),
+        ({"argv": [str(plain)]}, "not executable"),
         ({"command": "true", "cwd": "/no/such"}, "/no/such"),
     ):
         result = await service.run(**spec)

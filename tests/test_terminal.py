@@ -243,3 +243,35 @@ async def test_a_terminal_goes_on_through_a_restart(service: Service) -> None:
     assert (await service.ask("POST", f"/api/jobs/{job}/stdin?offset=4&end=true", data=b"two\n"))[0] == 204
     result = await service.result(job)
     assert (result["stdout"], result["exit_code"]) == ("got one\r\ngot two\r\n", 7)
+
+
+PAGERS = "PAGER GIT_PAGER GH_PAGER AWS_PAGER MANPAGER SYSTEMD_PAGER"
+SHOW_PAGERS = f"for name in {PAGERS}; do eval echo \\${{$name-unset}}; done | xargs"
+
+
+async def test_t4_no_pager_waits_for_a_key_that_nobody_can_press(service: Service, tmp_path: Path) -> None:
+    """PAGER and its kin are cat: `git log` ends, although the repository's configuration has a pager that waits."""
+    assert (await service.run(SHOW_PAGERS, tty=True))["stdout"].split() == ["cat"] * 6
+    assert (await service.run(SHOW_PAGERS, tty=True, stdin="text"))["stdout"].split() == ["cat"] * 6
+    waiting = tmp_path / "pager"
+    waiting.write_text("#!/bin/sh\nread key </dev/tty\n")
+    waiting.chmod(0o755)
+    commands = f"""
+        git init -q {tmp_path}/repository && cd {tmp_path}/repository && git config core.pager {waiting}
+        git -c user.name=a -c user.email=a@b commit -q --allow-empty -m subject
+        git log
+    """
+    result = await service.run(commands, tty=True, timeout=20, env={"HOME": str(tmp_path)})
+    assert (result["ending"], result["exit_code"]) == ("exited", 0)
+    assert "subject" in result["stdout"]
+
+
+async def test_t4_a_job_with_input_or_a_pager_of_its_own_keeps_it(service: Service) -> None:
+    """With an input stream or a PAGER in `env`, none is set; one variable of `env` replaces only itself."""
+    job = await service.submit(SHOW_PAGERS, tty=True, stdin={"stream": True})
+    assert (await service.result(job))["stdout"].split() == ["unset"] * 6
+    own = await service.run(SHOW_PAGERS, tty=True, env={"PAGER": "less"})
+    assert own["stdout"].split() == ["less", *["unset"] * 5]
+    mixed = await service.run(SHOW_PAGERS, tty=True, env={"GIT_PAGER": "delta"})
+    assert mixed["stdout"].split() == ["cat", "delta", *["cat"] * 4]
+    assert (await service.run(SHOW_PAGERS))["stdout"].split() == ["unset"] * 6

@@ -214,3 +214,9 @@ async def test_a_full_disk_under_the_output_is_reported(typist: Typist) -> None:
         done = await typist.run("run", "echo much", stdout=full)
     assert done.code == 125
     assert done.messages == f"cannot write to standard output: No space left on device; {CONTINUES}"
+
+
+async def test_a_file_for_standard_input_keeps_its_byte_order_mark(typist: Typist, tmp_path: Path) -> None:
+    """A byte order mark in the file of `--stdin` is input like the rest."""
+    (tmp_path / "input").write_bytes(b"\xef\xbb\xbfx")
+    assert (await typist.run("run", "--stdin", tmp_path / "input", "od -An -tx1")).out == b" ef bb bf 78\n"

@@ -158,7 +158,7 @@ async def test_invalid_job(site: Site, job: object, pointers: list[str]) -> None
         b'{"command": "\\ud800"}',
         b'{"command": "a\xff"}',
         b'{"command": "a\xed\xa0\x80"}',
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
         b"[" * 500_000,
         b'{"a":' * 100_000,
         b'{"command": "a", "priority": ' + b"9" * 5000 + b"}",

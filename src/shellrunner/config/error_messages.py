@@ -3,6 +3,7 @@
 Used by `config.load`. Must not know what the settings mean.
 """
 
+import codecs
 import difflib
 import os
 import re
@@ -23,6 +24,8 @@ DELIMITER: Final = "__"
 _Key = tuple[int | str, ...]
 _Fields = Mapping[str, FieldInfo]
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 class ConfigSources(NamedTuple):
     """The values of each source, highest precedence first: command line, environment, file."""
@@ -34,13 +37,16 @@ class ConfigSources(NamedTuple):
 
 
 def read(path: Path) -> str:
-    """Return the file's text.
+    """Return the file's text, without the byte order mark that some editors put first.
 
     Raises:
         ConfigError: it cannot be read, or is not TOML.
     """
     try:
-        text = path.read_bytes().decode()
+        content = path.read_bytes()
+        if content.startswith(_UTF16):
+            raise ConfigError(f"{path}: is UTF-16: save it as UTF-8")
+        text = content.decode("utf-8-sig")
         tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

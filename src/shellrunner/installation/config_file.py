@@ -54,7 +54,7 @@ def read_or_create(path: Path, default: str, listen: Sequence[str]) -> ConfigFil
         ConfigError: it is invalid, or has other addresses than those requested.
     """
     try:
-        text, is_new = path.read_text("utf-8"), False
+        text, is_new = path.read_text("utf-8-sig"), False
     except FileNotFoundError:
         text, is_new = default, True
     except (OSError, UnicodeDecodeError) as error:

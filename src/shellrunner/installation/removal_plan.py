@@ -97,7 +97,7 @@ def _purge(where: Layout) -> Iterator[Step]:
 def _is_client_of(where: Layout) -> bool:
     """Return whether the client configuration is for this service, and not for another one."""
     try:
-        client = tomllib.loads(where.at(where.client).read_text())
+        client = tomllib.loads(where.at(where.client).read_text("utf-8-sig"))
         if where.is_user:
             return client == {"url": f"unix:{layout.runtime_socket()}"}
         digest = hashlib.sha256(str(client.get("token", "")).encode()).hexdigest()

@@ -3,6 +3,9 @@
 Pure; used by the job runner. Must not know keepers as processes, or the store.
 """
 
+from collections.abc import Sequence
+from typing import Final
+
 from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
 from shellrunner.model import Claim, JobSpec, Limits, Streamed
@@ -10,6 +13,9 @@ from shellrunner.model.names import PROCESS_LIMITS
 from shellrunner.supervisor.users import UserAccount
 
 _TERM = "xterm-256color"
+# A pager waits for keys that nobody can type. Most programs use PAGER; the others can be configured to prefer another
+# one, which their own variable overrides.
+_NO_PAGER: Final = dict.fromkeys(("PAGER", "GIT_PAGER", "GH_PAGER", "AWS_PAGER", "MANPAGER", "SYSTEMD_PAGER"), "cat")
 
 
 def effective_timeout(spec: JobSpec, jobs: JobDefaults) -> float | None:
@@ -21,17 +27,15 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -
     """Return the `start` message (see `keeper.protocol`). Nothing of the service's own environment is in it."""
     spec = claim.spec
     leave = spec.leave_children
-    # Without TERM, programs assume a terminal that can do nothing.
-    term = {"TERM": _TERM} if spec.tty else {}
     return {
         "do": "start",
         "job": claim.job_id,
         "token": claim.token,
         "attempt": claim.attempt,
-        "argv": spec.argv if spec.argv is not None else [*jobs.shell, spec.command],
+        "argv": _argv(spec, jobs),
         "cwd": spec.cwd or account.cwd,
         "env": {
-            **term,
+            **_terminal_environment(spec, account),
             **account.environment,
             "PYTHONUNBUFFERED": "1",
             "SHELLRUNNER_JOB_ID": str(claim.job_id),
@@ -49,6 +53,21 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -
         "limits": _limits(spec.limits, jobs),
         "user": account.user,
     }
+
+
+def _terminal_environment(spec: JobSpec, account: UserAccount) -> dict[str, str]:
+    if not spec.tty:
+        return {}
+    # Without TERM, programs assume a terminal that can do nothing.
+    chooses_pager = isinstance(spec.stdin, Streamed) or "PAGER" in spec.env or "PAGER" in account.environment
+    return {"TERM": _TERM, **({} if chooses_pager else _NO_PAGER)}
+
+
+def _argv(spec: JobSpec, jobs: JobDefaults) -> Sequence[str]:
+    if spec.argv is not None:
+        return spec.argv
+    # A command that was read from a file may begin with a byte order mark, which no shell skips.
+    return [*jobs.shell, (spec.command or "").removeprefix("\ufeff")]
 
 
 def _limits(requested: Limits, jobs: JobDefaults) -> dict[str, int | None] | None:

@@ -3,6 +3,7 @@
 Pure functions over bytes. Must not know what the documents mean.
 """
 
+import codecs
 import json
 from typing import Any, NoReturn
 
@@ -28,12 +29,14 @@ def dumps(document: Any) -> bytes:
 def loads(body: bytes) -> Any:
     """Parse a body as RFC 8259 defines JSON, without the extensions of Python's parser.
 
+    A byte order mark before it is ignored, as section 8.1 allows.
+
     Raises:
         MalformedJson: wrong syntax or encoding, nested too deeply, a duplicate key, NaN or infinity, a lone
             surrogate, a number with too many digits.
     """
     try:
-        document = _decoder.decode(body.decode())
+        document = _decoder.decode(body.removeprefix(codecs.BOM_UTF8).decode())
         if b"\\u" in body:  # only an escape can bring a lone surrogate into UTF-8
             _encode(document).encode()
     except UnicodeDecodeError as error:
