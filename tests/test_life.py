@@ -45,6 +45,22 @@ async def test_p2_a_left_daemon_lives_on_and_may_write(service: Service, tmp_pat
     assert await until(lambda: proof.exists() and proof.read_text() == "0\n")
 
 
+async def test_t2_a_result_names_what_was_ended_with_it(service: Service, tmp_path: Path) -> None:
+    """What a command leaves behind gets TERM, may save its work, and is named in the result, attempt by attempt."""
+    saves = f"trap 'echo saved > {tmp_path}/saved; exit' TERM; while :; do sleep 0.02; done"
+    job = await service.submit(
+        'sh -c "$SAVES" & sleep 0.1; exit 3', env={"SAVES": saves}, retries={"max": 1, "delay": 0}
+    )
+    result = await service.result(job)
+    assert (tmp_path / "saved").read_text() == "saved\n"
+    for number in (1, 2):
+        _, _, attempt = await service.get(f"/api/results/{job}/attempts/{number}")
+        assert (attempt["ending"], attempt["exit_code"], attempt["detail"]) == ("exited", 3, None)
+        assert any(left["command"].startswith("sh -c trap") for left in attempt["leftovers"])
+        assert attempt["duration"] < 1
+    assert result["leftovers_count"] == len(result["leftovers"])
+
+
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 async def test_p3_ending_a_job_leaves_no_children(service: Service, how: str) -> None:
     """Cancel and timeout end the whole tree, not only the shell."""

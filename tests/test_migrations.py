@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -14,6 +15,8 @@ from shellrunner.model import (
     End,
     Ending,
     JobSpec,
+    Leftover,
+    Leftovers,
     Queued,
     Running,
     State,
@@ -169,3 +172,44 @@ async def test_a_job_that_was_claimed_under_the_third_schema_can_end(third: Path
         assert phase.end.started == 2_500
         assert await store.requeue(11, "t11")
         assert (await store.job(11)).phase == Done(End(Ending.CANCELLED, ANY), Volume())
+
+
+@pytest.fixture
+def fourth(tmp_path: Path) -> Path:
+    """Return one of the fourth schema.
+
+    Four jobs are done (one in two attempts, one whose result was deleted), one deleted, two running (one whose
+    cancellation was requested), one in a paused queue; one waits for that, one for its time.
+    """
+    return unpacked(4, tmp_path)
+
+
+async def test_a_history_of_the_fourth_schema_is_all_there(fourth: Path) -> None:
+    """Every end is as it was, with nothing known of what its command left behind; new ends have that."""
+    async with opened(fourth) as store:
+        jobs = {job.id: job for job in await everything(store)}
+        assert sorted(jobs) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+        end = End(Ending.EXITED, 2000, exit_code=3, started=1000, duration=1.0, usage=Usage(0.1, 0.2, 4096))
+        assert jobs[1].phase == Done(end, Volume(21, 4))
+        first = await store.attempt(2, 1)
+        assert (first.end.exit_code, first.end.leftovers) == (1, None)
+        assert [claim.token for claim in await store.cancelling()] == ["t7"]
+        leftovers = Leftovers((Leftover(5, "sleep 60 'ждать'"),), 7)
+        assert await store.finish(6, "t6", replace(ended(), leftovers=leftovers), *NOTHING)
+        assert (await store.attempt(6, 1)).end.leftovers == leftovers
+        assert (await store.add(JobSpec(command="true"))).id == 11
+
+
+async def test_a_service_continues_the_fourth(fourth: Path) -> None:
+    """What ran then is lost, with what its slot still has; what waited runs."""
+    service = Service(fourth, STORE__RETENTION_DAYS=0)
+    await service.start()
+    try:
+        assert (await service.result(6))["stdout"] == "half"
+        assert {(await service.result(number))["ending"] for number in (6, 7)} == {"lost"}
+        assert (await service.result(2))["stdout"] == "second\n"
+        await service.ask("POST", "/api/queues/backups/resume")
+        assert (await service.result(8))["stdout"] == "queued\n"
+        assert (await service.result(9))["exit_code"] == 127
+    finally:
+        await service.clear_away()

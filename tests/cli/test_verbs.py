@@ -194,6 +194,23 @@ async def test_show_prints_everything_about_a_job(shared: Service, typist: Typis
     )  # fmt: skip
 
 
+async def test_t2_what_was_left_behind_is_reported(shared: Service, typist: Typist) -> None:
+    """`run`, `wait` and `show` name the processes that a command left behind; nothing of it is in the exit code."""
+    done = await typist.run("run", "sleep 61 & sleep 62 & exit 4")
+    assert (done.code, done.out) == (4, b"")
+    names = {"sleep 61 (pid N)", "sleep 62 (pid N)"}
+    begin, _, listed = re.sub(r"pid \d+", "pid N", done.messages).strip().partition("ended: ")
+    assert (begin, set(listed.split(", "))) == ("job N: 2 processes that it left behind were ", names)
+    (number,) = await ended(shared, "sleep 63 & echo x")
+    waited = await typist.run("wait", number)
+    assert (waited.code, re.sub(r"pid \d+", "pid N", waited.messages)) == (
+        0, "job N: 1 process that it left behind was ended: sleep 63 (pid N)\n",
+    )  # fmt: skip
+    shown = re.sub(r"pid \d+", "pid N", (await typist.run("show", number)).out.decode())
+    assert re.search(r"^leftovers +1 process that it left behind was ended: sleep 63 \(pid N\)$", shown, re.MULTILINE)
+    assert (await typist.run("wait", "-q", number)).err == ""
+
+
 async def test_what_fails_for_one_job_costs_no_other(shared: Service, typist: Typist) -> None:
     """`cancel`, `rm` and `show` report an error of one job, continue with the next, and exit with 1."""
     runs, (done,) = await shared.submit("sleep 60"), await ended(shared, "true")

@@ -361,6 +361,14 @@ async def test_a_waiting_job_is_shown_as_not_started(service: Service, open_tab:
     await tab.wait_for("#output-empty", "The job has not started yet")
 
 
+async def test_t2_what_was_left_behind_is_named(service: Service, open_tab: Any) -> None:
+    """The details of a job name the processes that its command left behind."""
+    job = await service.submit("sleep 67 & exit 0")
+    left = (await service.result(job))["leftovers"]
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_for("#job-details dd", f"1 process, ended with it: sleep 67 (pid {left[0]['pid']})")
+
+
 async def test_output_can_be_downloaded(service: Service, open_tab: Any) -> None:
     """The download contains exactly the bytes of the selected stream."""
     job = await service.submit("printf 'all of it\\n'; echo other >&2")

@@ -3,14 +3,14 @@
 import pytest
 
 from shellrunner.clock import now_ms
-from shellrunner.model import End, Ending, Usage
+from shellrunner.model import End, Ending, Leftover, Leftovers, Usage
 from tests.support.site import Site
 
 ALL = bytes(range(256))
 KEYS = {
     *("result_id", "job_id", "command", "created", "started", "completed", "duration", "exit_code", "signal"),
     *("ending", "detail", "stdout", "stderr", "stdout_bytes", "stderr_bytes", "stdout_dropped", "stderr_dropped"),
-    *("truncated", "attempt", "attempts", "usage"),
+    *("truncated", "attempt", "attempts", "usage", "leftovers", "leftovers_count"),
 }
 
 
@@ -30,6 +30,23 @@ async def test_result_keys(site: Site) -> None:
     }
     assert expected.items() <= result.items()
     assert result["usage"] == {"cpu_user": 0.1, "cpu_system": 0.2, "max_rss_bytes": 1 << 20}
+
+
+async def test_leftovers_are_named_in_results_and_counted_in_statuses(site: Site) -> None:
+    """What a command left behind is in its result, and counted in its status; null if there was nothing."""
+    leftovers = Leftovers((Leftover(7, "sleep 60"), Leftover(8, "tail -f журнал")), 30)
+    job_id = await site.done(end=End(Ending.EXITED, now_ms(), 0, leftovers=leftovers))
+    result = (await site.get(f"/api/results/{job_id}")).json
+    assert result["leftovers"] == [{"pid": 7, "command": "sleep 60"}, {"pid": 8, "command": "tail -f журнал"}]
+    assert (result["leftovers_count"], result["detail"]) == (30, None)
+    listed = (await site.get("/api/results?fields=leftovers")).json["results"]
+    assert listed == [{"leftovers": result["leftovers"]}]
+    assert (await site.get(f"/api/statuses/{job_id}")).json["leftovers_count"] == 30
+    assert b'"leftovers_count":30' in (await site.get(f"/api/statuses/{job_id}/events")).body
+    other = (await site.get(f"/api/results/{await site.done()}")).json
+    assert (other["leftovers"], other["leftovers_count"]) == (None, None)
+    assert (await site.ask("DELETE", f"/api/results/{job_id}")).status == 204
+    assert (await site.get(f"/api/statuses/{job_id}")).json["leftovers_count"] is None
 
 
 async def test_no_result_yet(site: Site) -> None:

@@ -95,9 +95,9 @@ class JobDefaults(Section):
     timeout: Annotated[float | None, ZERO_IS_NONE] = Field(
         None, ge=0, le=MAX_TIMEOUT, description="seconds until a command is ended; 0: no limit"
     )
-    kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between TERM and KILL")
+    kill_grace: float = Field(5.0, ge=0, le=3600, description="seconds between SIGTERM and SIGKILL to the whole tree")
     leave_children: bool = Field(
-        False, description="whether processes that a command leaves behind continue instead of being ended"
+        False, description="whether processes that a command leaves behind continue, instead of being ended and named"
     )
     memory_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(
         None, ge=0, le=2**62, description="address space of each process, in bytes (RLIMIT_AS); 0: no limit"

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import process_tree, reported_endings
 from .command import Command, decode_status
-from .process_tree.leftovers import Leftovers
+from .process_tree.leftovers import FoundLeftovers
 from .process_tree.termination import KILL_TIMEOUT, Termination, living_tree
 from .protocol import Message
 from .recorder import Recorder
@@ -59,7 +59,7 @@ class RunningCommand:
         self._may_let_go = False  # its children, which may outlive it
         self._hurried = False  # it is cancelled although it has ended: do not settle
         self._termination: Termination | None = None
-        self._leftovers = Leftovers()
+        self._leftovers = FoundLeftovers()
 
     @property
     def leaves_children(self) -> bool:
@@ -161,7 +161,7 @@ class RunningCommand:
         elif self.leaves_children:
             self._may_let_go = True
         else:
-            self._leftovers = Leftovers(tree)
+            self._leftovers = FoundLeftovers(tree)
             self._termination = Termination(tree, min(self.message["grace"], _MAX_LEFTOVERS_GRACE))
 
     # The end ---------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class RunningCommand:
             return []
         tree = living_tree()
         self._leftovers.exclude(tree)
-        names = ", ".join(Leftovers(tree).names()) or "a child that could not be found"
+        names = ", ".join(FoundLeftovers(tree).names()) or "a child that could not be found"
         return [f"still running after {KILL_TIMEOUT:g} s: {names}"]
 
     def end_record(self) -> dict[str, Any]:

@@ -79,6 +79,22 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process that a command left behind; `command` is the beginning of its command line."""
+
+    pid: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Processes that a command left behind and that were ended with it: the first ones, and how many there were."""
+
+    processes: tuple[Leftover, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """How a job ended. Its parts must fit its ending (see `endings`); what was not witnessed is None.
 
@@ -93,6 +109,7 @@ class End:
     started: Millis | None = None
     duration: float | None = None
     usage: Usage | None = None
+    leftovers: Leftovers | None = None
 
     def __post_init__(self) -> None:
         """Refuse a combination that cannot be true.

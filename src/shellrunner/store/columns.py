@@ -4,11 +4,12 @@ INSERT, SELECT, UPDATE and the mapping to the model follow from the fields of th
 here, and a migration in the back end's schema. Must not know connections.
 """
 
+import json
 from typing import Any, Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Done, End, Ending, Usage, Volume
+from shellrunner.model import Done, End, Ending, Leftover, Leftovers, Usage, Volume
 
 
 class NewJobRow(NamedTuple):
@@ -45,6 +46,8 @@ class EndRow(NamedTuple):
     stderr_bytes: int | None
     stdout_dropped: int | None
     stderr_dropped: int | None
+    leftovers: str | None
+    leftovers_count: int | None
 
     @classmethod
     def from_end(cls, end: End, volume: Volume) -> Self:
@@ -66,6 +69,8 @@ class EndRow(NamedTuple):
             stderr_bytes=volume.stderr_bytes,
             stdout_dropped=volume.stdout_dropped,
             stderr_dropped=volume.stderr_dropped,
+            leftovers=_dump(end.leftovers) if end.leftovers else None,
+            leftovers_count=end.leftovers.count if end.leftovers else None,
         )
 
     def to_done(self) -> Done:
@@ -78,13 +83,26 @@ class EndRow(NamedTuple):
         if self.cpu_user is not None and self.cpu_system is not None:
             usage = Usage(self.cpu_user, self.cpu_system, self.max_rss_bytes)
         try:
-            ending = Ending(self.ending)
             end = End(
-                ending, self.completed, self.exit_code, self.signal, self.detail, self.started, self.duration, usage
+                ending=Ending(self.ending),
+                completed=self.completed,
+                exit_code=self.exit_code,
+                signal=self.signal,
+                detail=self.detail,
+                started=self.started,
+                duration=self.duration,
+                usage=usage,
+                leftovers=self._leftovers(),
             )
-        except ValueError as contradiction:  # not written by this program
+        except (ValueError, KeyError, TypeError) as contradiction:  # not written by this program
             raise StoreUnavailable(f"an end in the history is contradictory: {contradiction}") from None
         return Done(end, self._volume())
+
+    def _leftovers(self) -> Leftovers | None:
+        if self.leftovers is None:
+            return None
+        processes = tuple(Leftover(process["pid"], process["command"]) for process in json.loads(self.leftovers))
+        return Leftovers(processes, self.leftovers_count or len(processes))
 
     def _volume(self) -> Volume | None:
         if self.stdout_bytes is None:
@@ -93,6 +111,11 @@ class EndRow(NamedTuple):
 
 
 _UNKNOWN: Final = (None, None, None)
+
+
+def _dump(leftovers: Leftovers) -> str:
+    processes = [{"pid": process.pid, "command": process.command} for process in leftovers.processes]
+    return json.dumps(processes, ensure_ascii=False, separators=(",", ":"))
 
 
 class JobRow(NamedTuple):

@@ -27,7 +27,7 @@ from shellrunner.keeper.slot import (
     index_path,
     slot_name,
 )
-from shellrunner.model import Claim, End, Ending, Usage, Volume
+from shellrunner.model import Claim, End, Ending, Leftover, Leftovers, Usage, Volume
 from shellrunner.store import Head
 
 
@@ -86,6 +86,7 @@ def witnessed_end(slot: SlotReader, record: Record | None) -> Ended:
             started=end.get("started"),
             duration=end.get("duration"),
             usage=usage,
+            leftovers=_leftovers(end),
         )
     except KeyError as error:
         raise ValueError(f"the end in the slot lacks {error}") from None
@@ -108,6 +109,13 @@ def reported_end(slot: SlotReader, claim: Claim, end: dict[str, Any]) -> Ended:
     out, err = ended.volume.stdout_bytes, ended.volume.stderr_bytes
     lost = Volume(0, 0, ended.volume.stdout_dropped + out, ended.volume.stderr_dropped + err)
     return Ended(ended.end, lost, Head())
+
+
+def _leftovers(end: dict[str, Any]) -> Leftovers | None:
+    if not end.get("leftovers_count"):
+        return None
+    processes = (Leftover(process["pid"], process["command"]) for process in end["leftovers"])
+    return Leftovers(tuple(processes), end["leftovers_count"])
 
 
 def judge(state: int, claim: Claim, evidence: str) -> Verdict:

@@ -130,6 +130,8 @@ class Status(TypedDict):
     signal: Signal
     result: Link | None
     """Null until the job is done, and if its result was deleted."""
+    leftovers_count: Count | None
+    """How many processes the command left behind, which were ended; the result names them. Null if none were."""
 
 
 @closed
@@ -139,6 +141,15 @@ class Usage(TypedDict):
     cpu_user: Seconds
     cpu_system: Seconds
     max_rss_bytes: Count | None
+
+
+@closed
+class Leftover(TypedDict):
+    """A process that the command left behind."""
+
+    pid: Annotated[int, Field(ge=1)]
+    command: str
+    """Its command line, shortened if it is long; control characters are replaced."""
 
 
 @closed
@@ -177,6 +188,12 @@ class Result(TypedDict):
     attempts: Annotated[list[Link], Field(max_length=1001)]
     """Every attempt that has ended, each as a result of its own."""
     usage: Usage | None
+    leftovers: Annotated[list[Leftover], Field(max_length=20)] | None
+    """Processes that were still there when the command itself had ended and its output had settled, and that were
+    then ended: SIGTERM, up to a second, SIGKILL. At most 20 are named; null if there were none. What a cancel, the
+    timeout or the output limit ends together with the command is not listed."""
+    leftovers_count: Count | None
+    """How many there were; null if there were none."""
 
 
 @closed

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shellrunner.clock import Millis, format_rfc3339
-from shellrunner.model import Callback, Done, End, Job, Limits, Retries, Running, Streamed, Usage, Volume
+from shellrunner.model import Callback, Done, End, Job, Leftovers, Limits, Retries, Running, Streamed, Usage, Volume
 from shellrunner.wire import documents, stream_events
 from shellrunner.wire.text import Excerpt
 
@@ -87,6 +87,7 @@ def status(job: Job) -> documents.Status:
         "exit_code": end.exit_code if end else None,
         "signal": end.signal if end else None,
         "result": result_link(job),
+        "leftovers_count": _leftovers_count(end) if end else None,
     }
 
 
@@ -114,6 +115,8 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "attempt": attempt,
         "attempts": [attempt_path(job.id, number) for number in range(1, job.attempt + job.done)],
         "usage": _usage(end.usage) if end.usage else None,
+        "leftovers": _leftovers(end.leftovers) if end.leftovers else None,
+        "leftovers_count": _leftovers_count(end),
     }
 
 
@@ -149,6 +152,14 @@ def _callback(callback: Callback) -> documents.Callback:
 
 def _usage(usage: Usage) -> documents.Usage:
     return {"cpu_user": usage.cpu_user, "cpu_system": usage.cpu_system, "max_rss_bytes": usage.max_rss_bytes}
+
+
+def _leftovers_count(end: End) -> int | None:
+    return end.leftovers.count if end.leftovers else None
+
+
+def _leftovers(leftovers: Leftovers) -> list[documents.Leftover]:
+    return [{"pid": process.pid, "command": process.command} for process in leftovers.processes]
 
 
 def _instant(moment: Millis | None) -> str | None:

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -20,6 +20,9 @@ from shellrunner.cli.ui.console import Console, OutputClosed
 from shellrunner.cli.ui.prompt import InterruptHandler
 from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
+
+if TYPE_CHECKING:
+    from shellrunner.wire.documents import Result
 
 _QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
 _DELETED: Final = (404, 410)
@@ -71,6 +74,7 @@ class _ForegroundJob:
     def __init__(self, client: Client, console: Console, job_id: int, *, shows_output: bool) -> None:
         self._client, self._console, self._job_id = client, console, job_id
         self._writer = OutputWriter(console) if shows_output else None
+        self._has_leftovers = False
         self._terminal_lock = asyncio.Lock()  # held while a question is on the terminal
 
     async def run(self, source: StdinSource) -> int:
@@ -110,6 +114,8 @@ class _ForegroundJob:
             case OutputReceived() if self._writer:
                 self._console.progress.set_activity("")
                 await self._writer.write(event)
+            case StatusChanged(status) if status["done"]:
+                self._has_leftovers = bool(status.get("leftovers_count"))  # an older server does not know it
             case StatusChanged(status) if status["cancelling"]:
                 self._set_activity("is being cancelled")
             case StatusChanged(status):
@@ -122,14 +128,17 @@ class _ForegroundJob:
         self._console.progress.set_activity("")
         if self._writer:
             self._writer.report_dropped()
+        result = await self._result() if end["ending"] != "exited" or self._has_leftovers else None
         if end["ending"] != "exited":
-            message = formatting.describe_ending(self._job_id, end, await self._detail())
+            message = formatting.describe_ending(self._job_id, end, result and result["detail"])
             self._console.report(message, required=code in _AMBIGUOUS_CODES)
+        if result and (leftovers := formatting.describe_leftovers(result)):
+            self._console.report(f"job {self._job_id}: {leftovers}")
         return code
 
-    async def _detail(self) -> str | None:
+    async def _result(self) -> "Result | None":
         try:
-            return (await self._client.result(self._job_id))["detail"]
+            return await self._client.result(self._job_id)
         except ClientError:  # the result was deleted at once
             return None
 

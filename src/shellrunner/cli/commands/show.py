@@ -102,6 +102,8 @@ def _result_fields(result: "Result") -> Iterator[Field]:
         max_rss = usage["max_rss_bytes"]
         memory = f", {formatting.format_size(max_rss)} of memory" if max_rss else ""
         yield "usage", Cell(f"{usage['cpu_user'] + usage['cpu_system']:.2f} s of CPU{memory}")
+    if leftovers := formatting.describe_leftovers(result):
+        yield "leftovers", Cell(leftovers)
     if result["attempt"] > 1:
         yield "attempts", Cell(str(result["attempt"]))
     for stream in ("stdout", "stderr"):

@@ -43,13 +43,14 @@ async def _wait(jobs: Sequence[int], console: Console, client: Client, *, as_jso
 
 async def _wait_for_job(console: Console, client: Client, job_id: int, *, as_json: bool) -> int:
     console.progress.set_activity(f"waiting for job {job_id}")
-    status, detail = await client.wait(job_id), None
+    status, result = await client.wait(job_id), None
     console.progress.set_activity("")
-    if status["result"] and (as_json or status["ending"] != "exited"):
+    if status["result"] and (as_json or status["ending"] != "exited" or status.get("leftovers_count")):
         result = await client.result(job_id)
-        detail = result["detail"]
         if as_json:
             await console.print_line(json.dumps(result, ensure_ascii=False))
     if status["ending"] != "exited":
-        console.report(formatting.describe_ending(job_id, status, detail))
+        console.report(formatting.describe_ending(job_id, status, result and result["detail"]))
+    if result and (leftovers := formatting.describe_leftovers(result)):
+        console.report(f"job {job_id}: {leftovers}")
     return exit_codes.exit_code_of_job(status)

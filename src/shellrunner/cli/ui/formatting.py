@@ -18,6 +18,8 @@ _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re
 # C0, DEL and C1, controls of the writing direction, the line ends of Unicode, and lone surrogates: the text of a
 # command must not control a terminal.
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MAX_NAMED: Final = 5  # processes
+_MAX_COMMAND: Final = 60  # characters of their command lines
 _SHORT_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -79,6 +81,21 @@ def format_size(count: int) -> str:
 def escape_controls(text: str) -> str:
     """Return the text on one line, with every character that could control a terminal escaped."""
     return _CONTROLS.sub(lambda match: _SHORT_ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
+
+
+def describe_leftovers(result: Mapping[str, Any]) -> str | None:
+    """Return the processes that a command left behind, in words, or None if there were none."""
+    count, processes = result.get("leftovers_count"), result.get("leftovers")  # neither is known to an older server
+    if not count or processes is None:
+        return None
+    names = [f"{_shorten(escape_controls(one['command']))} (pid {one['pid']})" for one in processes[:_MAX_NAMED]]
+    others = f" and {count - len(names)} more" if count > len(names) else ""
+    noun, verb = ("process", "was") if count == 1 else ("processes", "were")
+    return f"{count} {noun} that it left behind {verb} ended: {', '.join(names)}{others}"
+
+
+def _shorten(command: str) -> str:
+    return command if len(command) <= _MAX_COMMAND else f"{command[: _MAX_COMMAND - 1]}…"
 
 
 def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:

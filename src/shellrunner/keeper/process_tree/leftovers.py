@@ -11,7 +11,7 @@ from . import Process, describe
 _MAX_NAMED = 20
 
 
-class Leftovers:
+class FoundLeftovers:
     """Processes by what they were when they were found; the first ones with their command lines."""
 
     def __init__(self, tree: Iterable[Process] = ()) -> None:

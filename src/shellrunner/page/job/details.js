@@ -18,6 +18,7 @@ export function createDetails(job, status, result) {
     ["CPU", usage && `${formatDuration(usage.cpu_user)} user, ${formatDuration(usage.cpu_system)} system`],
     ["Memory", usage?.max_rss_bytes && `${formatSize(usage.max_rss_bytes)} peak`],
     ["Output", result && outputSizes(result)],
+    ["Left behind", result?.leftovers_count && leftovers(result)],
     ["Queue", job.queue],
     ["Directory", job.cwd],
     ["Timeout", job.timeout && formatDuration(job.timeout)],
@@ -45,6 +46,12 @@ function runningTime(status, result) {
 function waitingTime(job, { started }) {
   const seconds = started ? (Date.parse(started) - Date.parse(job.created)) / 1000 : 0;
   return seconds > 1 && formatDuration(seconds);
+}
+
+function leftovers({ leftovers_count: count, leftovers: processes }) {
+  const names = processes.map(({ pid, command }) => `${command} (pid ${pid})`);
+  if (count > names.length) names.push(`${count - names.length} more`);
+  return `${count} ${count === 1 ? "process" : "processes"}, ended with it: ${names.join(", ")}`;
 }
 
 function outputSizes({ stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped }) {

@@ -168,7 +168,15 @@ ALTER TABLE jobs ADD COLUMN claimed INTEGER;
 UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# `leftovers`: what a command left behind and was ended with it, as JSON: [{pid, command}, …]; null if nothing was.
+_VERSION_5 = """
+ALTER TABLE jobs ADD COLUMN leftovers TEXT;
+ALTER TABLE jobs ADD COLUMN leftovers_count INTEGER;
+ALTER TABLE attempts ADD COLUMN leftovers TEXT;
+ALTER TABLE attempts ADD COLUMN leftovers_count INTEGER;
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 
 
 def examine(db: sqlite3.Connection) -> int:

@@ -31,7 +31,8 @@ _ADD_ATTEMPT: Final = f"""INSERT INTO attempts (job, number, entries, data, {col
 _CANCEL: Final = "UPDATE jobs SET cancelling = 1 WHERE id = ? AND state = 'running'"
 _DELETE: Final = "DELETE FROM jobs WHERE id = ? AND state = 'done'"
 _DELETE_RESULT: Final = """UPDATE jobs SET stdout_bytes = NULL, stderr_bytes = NULL, stdout_dropped = NULL,
-    stderr_dropped = NULL, cpu_user = NULL, cpu_system = NULL, max_rss_bytes = NULL WHERE id = ? AND state = 'done'"""
+    stderr_dropped = NULL, cpu_user = NULL, cpu_system = NULL, max_rss_bytes = NULL, leftovers = NULL,
+    leftovers_count = NULL WHERE id = ? AND state = 'done'"""
 
 
 def finish(
