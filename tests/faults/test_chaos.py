@@ -1,10 +1,12 @@
 """The whole promise under chaos: whatever is killed or stopped, the history has what the commands witnessed."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
@@ -62,7 +64,7 @@ class Round:
                     tasks.create_task(injection.run(seconds))
                 await self._settle(api, clients)
                 checker = Checker(api, clients.submitted, Ledger(self.ledger), may_lose=not self.sparing)
-                await checker.check()
+                await checker.check(clients.statuses)
                 violations = [*api.violations, *checker.violations, *await self._leaks(service, clients)]
             finally:
                 await api.session.close()
@@ -88,6 +90,7 @@ class Round:
             raise AssertionError(f"not done: {rest}") from None
         for group in range(4):
             await clients.delete_group(str(group))
+        await clients.see_all_done()
 
     def _processes_of(self, job_id: int) -> list[int]:
         mark = f"{job_id}:"
@@ -111,6 +114,8 @@ class Round:
         status = await service.stop()
         if status != 0:
             found.append(f"the server ended with {status}")
+        with contextlib.closing(sqlite3.connect(self.state / "history.db")) as history:
+            found += [row[0] for row in history.execute("PRAGMA integrity_check") if row != ("ok",)]
         await until(lambda: not (self.processes.keepers() or self.processes.fork_servers()), what="no keeper is left")
         return found
 

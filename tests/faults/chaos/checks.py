@@ -51,8 +51,8 @@ class Checker:
         self._final: dict[int, str] = {}
         self._codes: dict[int, int | None] = {}
 
-    async def check(self) -> None:
-        """Check every job, and that there is no other."""
+    async def check(self, statuses: dict[int, dict[str, Any]]) -> None:
+        """Check every job, that there is no other, and `statuses`, what the stream of all statuses had them to be."""
         await self._check_list()
         limit = asyncio.Semaphore(8)
 
@@ -64,6 +64,15 @@ class Checker:
         for job in self._jobs:
             self._check_order(job)
         self._check_single_queue()
+        self._check_statuses(statuses)
+
+    def _check_statuses(self, statuses: dict[int, dict[str, Any]]) -> None:
+        """Check that a client that follows the statuses of all jobs knows every ending."""
+        endings = {job_id: status["ending"] for job_id, status in statuses.items()}
+        for job in self._jobs:
+            final = self._final.get(job.job_id)
+            if final and endings.get(job.job_id) != final:
+                self._fail(job, f"it is {final}, but the stream of all statuses had {statuses.get(job.job_id)} last")
 
     def _fail(self, job: Submitted, problem: str) -> None:
         lines = [f"{each.letter} {each.token} {each.value}" for each in self._ledger.of_job(job.plan.nonce, "SEXKDA")]
@@ -113,6 +122,9 @@ class Checker:
         self._check_starts(job, attempts, {entry.token for entry in starts})
         self._check_attempts(job, attempts)
         await self._check_followers(job, attempts)
+        for seen in job.seen:  # what was reported once is never taken back
+            if any(seen[key] != attempts[-1].result[key] for key in ("ending", "exit_code", "signal", "attempt")):
+                self._fail(job, f"it was reported as {seen}, and is {attempts[-1].result}")
 
     async def _attempts(self, job: Submitted) -> list[Attempt]:
         status, last, _ = await self._api.request("GET", f"/api/results/{job.job_id}")

@@ -94,6 +94,7 @@ class Submitted:
     not_before: int | None = None  # milliseconds of the wall clock
     cancelled: bool = False  # a cancel may have been accepted
     deleted: bool = False  # a deletion was confirmed
+    seen: list[dict[str, Any]] = field(default_factory=list)  # endings that were reported before the end of the round
     given: int | None = None  # bytes of input that were taken; None: not known
     events: dict[str, bytes] | None = None  # by stream, of a follower that saw `done`
     done_event: dict[str, Any] | None = None
@@ -111,6 +112,8 @@ class Clients:
         self._numbers = itertools.count()
         self._stopping = asyncio.Event()
         self.submitted: list[Submitted] = []
+        self._position: dict[str, str] = {}  # of the last event of all statuses
+        self.statuses: dict[int, dict[str, Any]] = {}  # as the stream of all statuses had them last
         self.counts: Counter[str] = Counter()
 
     async def run(self, clients: int, seconds: float) -> None:
@@ -119,6 +122,7 @@ class Clients:
             for _ in range(clients):
                 tasks.create_task(self._work())
             tasks.create_task(self._administrate())
+            tasks.create_task(self._watch_statuses())
             await asyncio.sleep(seconds)
             self._stopping.set()
 
@@ -154,10 +158,12 @@ class Clients:
             not_before = int(start.timestamp() * 1000)
         headers = {"Idempotency-Key": plan.nonce} | ({"Prefer": "wait=2"} if plan.wait else {})
         posts = [self.api.persist("POST", "/api/jobs", json=spec, headers=headers) for _ in range(1 + plan.repeat)]
-        ids = {_id(status, content) for status, content, _ in await asyncio.gather(*posts)}
+        answers = await asyncio.gather(*posts)
+        ids = {_id(status, content) for status, content, _ in answers}
         if len(ids) != 1:
             self.api.violations.append(f"one idempotency key made the jobs {ids}")
         job = Submitted(plan, ids.pop(), after, not_before)
+        job.seen += [content for status, content, _ in answers if status == 200]
         self.submitted.append(job)
         self.counts[plan.kind] += 1
         self.counts["repeated"] += plan.repeat
@@ -182,7 +188,8 @@ class Clients:
     async def _see_end(self, job: Submitted) -> None:
         """Wait until the job is done; then nothing of it runs any more."""
         status = await self._done(job)
-        if status["ending"] and not job.plan.spec.get("leave_children"):
+        job.seen.append(status)
+        if not job.plan.spec.get("leave_children"):
             left = await asyncio.to_thread(self._is_left, job.job_id)
             if left:
                 self.api.violations.append(f"job {job.job_id} ({job.plan.kind}) is {status}, but {left} run")
@@ -271,6 +278,46 @@ class Clients:
                 job.pieces.append(piece)
                 await self._see_cut(error)
         self.api.violations.append(f"a follower of the output of job {job.job_id} did not see its end")
+
+    async def _watch_statuses(self) -> None:
+        """Follow the statuses of all jobs, with random cuts, until the clients end."""
+        while not self._stopping.is_set():
+            await self._follow_statuses(self._chance.uniform(0.2, 2))
+
+    async def see_all_done(self) -> None:
+        """Follow the statuses until each was seen to be done, or the stream has had the time to send it."""
+        for _ in range(5):
+            await self._follow_statuses(1.0)
+            if all(status["done"] for status in self.statuses.values()):
+                return
+
+    async def _follow_statuses(self, seconds: float) -> None:
+        """Follow for a time, from the last event on; without one, or after `reset`, the list has what was missed."""
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self.api.session.get(self.api.url("/api/statuses/events"), headers=self._position) as response,
+            ):
+                if not self._position:
+                    await self._read_statuses()
+                async for event in sse.parse(response.content):
+                    if event.name == "status":
+                        self.statuses[event.data["status_id"]] = event.data
+                    elif event.name == "deleted":
+                        self.statuses.pop(event.data["status_id"], None)
+                    elif event.name == "reset":
+                        self.counts["resets"] += 1
+                        await self._read_statuses()
+                    self._position = {"Last-Event-ID": event.id} if event.id is not None else self._position
+        except (aiohttp.ClientError, OSError, TimeoutError, Unreachable, Rejected) as error:
+            await self._see_cut(error)
+
+    async def _read_statuses(self) -> None:
+        path: str | None = "/api/statuses?limit=1000"
+        while path:
+            _, page, _ = await self.api.request("GET", path)
+            self.statuses |= {status["status_id"]: status for status in page["statuses"]}
+            path = page["next"]
 
     async def _see_cut(self, error: Exception) -> None:
         refused = isinstance(error, aiohttp.ClientConnectorError)
