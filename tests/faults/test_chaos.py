@@ -58,10 +58,18 @@ class Round:
             injection = Injection(
                 service, self.processes, self.ledger, self.seed, sparing=self.sparing, disk=self.disk
             )
+            start = time.monotonic()
+
+            def goes_on() -> bool:
+                """Return whether the time is not over, or so little was done that the round would show nothing."""
+                self.counts = clients.counts + injection.counts
+                past = time.monotonic() - start
+                return past < seconds or (past < 4 * seconds and _missing(self.counts, seconds) != [])
+
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(clients.run(10, seconds))
-                    tasks.create_task(injection.run(seconds))
+                    tasks.create_task(clients.run(10, goes_on))
+                    tasks.create_task(injection.run(goes_on))
                 await self._settle(api, clients)
                 checker = Checker(api, clients.submitted, Ledger(self.ledger), may_lose=not self.sparing)
                 await checker.check(clients.statuses)
@@ -70,9 +78,9 @@ class Round:
                 await api.session.close()
                 self._end_commands()
             self.counts = clients.counts + injection.counts + checker.endings + api.answers
-            self.counts["jobs"] = len(clients.submitted)
             print(f"sparing={self.sparing}: {dict(sorted(self.counts.items()))}")
             assert not violations, "\n".join([f"{len(violations)} violations", *violations[:20]])
+            assert _missing(self.counts, seconds) == [], self.counts
 
     async def _settle(self, api: Api, clients: Clients) -> None:
         """Wait until every job is done and every group deleted."""
@@ -129,15 +137,14 @@ class Round:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.timeout(120)
 async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
     """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false."""
     seconds = 30 if whole else 4
     for sparing in (False, True):
         path = tmp_path / f"sparing-{sparing}"
         path.mkdir()
-        chaos = Round(path, seed, sparing=sparing)
-        await chaos.run(seconds)
-        _check_enough(chaos.counts, seconds)
+        await Round(path, seed, sparing=sparing).run(seconds)
 
 
 @pytest.mark.usefixtures("root", "only_whole")
@@ -146,21 +153,17 @@ async def test_chaos_on_a_disk_that_is_full_at_times(tmp_path: Path, seed: int, 
     with mounted("tmpfs", tmp_path, need) as disk:
         chaos = Round(tmp_path, seed, sparing=False, disk=disk)
         await chaos.run(20)
-        _check_enough(chaos.counts, 10)
         assert chaos.counts["fill disk"] > 0
 
 
-def _check_enough(counts: Counter[str], seconds: float) -> None:
-    """Check that the round was no empty one."""
-    assert counts["jobs"] >= 5 * seconds, counts
-    assert counts["exited"] >= 2 * seconds, counts
-    assert counts["cut"] >= seconds, counts
-    assert counts["faults"] >= 2 * seconds, counts
-    assert counts["server ended"] >= seconds / 2, counts
-    assert counts["keeper or fork server hit"] >= seconds / 4, counts
-    if seconds >= 30:
-        for kind in KINDS:
-            assert counts[kind] > 0, kind
+# For each second of a round, so that it is no empty one.
+_ENOUGH = {"jobs": 5, "cut": 1, "faults": 2, "server ended": 0.5, "keeper or fork server hit": 0.5}
+
+
+def _missing(counts: Counter[str], seconds: float) -> list[str]:
+    """Return of what too little was done."""
+    missing = [name for name, rate in _ENOUGH.items() if counts[name] < rate * seconds]
+    return missing + [kind for kind in KINDS if seconds >= 30 and not counts[kind]]
 
 
 @pytest.mark.soak

@@ -116,14 +116,15 @@ class Clients:
         self.statuses: dict[int, dict[str, Any]] = {}  # as the stream of all statuses had them last
         self.counts: Counter[str] = Counter()
 
-    async def run(self, clients: int, seconds: float) -> None:
-        """Let so many clients work for a time, and wait until each has finished its last job."""
+    async def run(self, clients: int, goes_on: Callable[[], bool]) -> None:
+        """Let so many clients work while the round goes on, and wait until each has finished its last job."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(clients):
                 tasks.create_task(self._work())
             tasks.create_task(self._administrate())
             tasks.create_task(self._watch_statuses())
-            await asyncio.sleep(seconds)
+            while goes_on():
+                await asyncio.sleep(0.05)
             self._stopping.set()
 
     async def _work(self) -> None:
@@ -166,6 +167,7 @@ class Clients:
         job.seen += [content for status, content, _ in answers if status == 200]
         self.submitted.append(job)
         self.counts[plan.kind] += 1
+        self.counts["jobs"] += 1
         self.counts["repeated"] += plan.repeat
         return job
 

@@ -106,11 +106,10 @@ class Injection:
         self.counts: Counter[str] = Counter()
         self._lasting: set[asyncio.Task[None]] = set()  # faults that end by themselves
 
-    async def run(self, seconds: float) -> None:
-        """Inject faults for a time; then nothing is stopped any more, and the server runs."""
-        deadline = asyncio.get_running_loop().time() + seconds
+    async def run(self, goes_on: Callable[[], bool]) -> None:
+        """Inject faults while the round goes on; then nothing is stopped any more, and the server runs."""
         faults = self._schedule()
-        while asyncio.get_running_loop().time() < deadline:
+        while goes_on():
             await asyncio.sleep(self._chance.uniform(*PAUSE))
             fault = next(faults)
             happened = await self._inject(fault, self._chance.random(), self._chance.random())
