@@ -118,6 +118,7 @@ class Checker:
             self.endings[attempt.ending] += 1
             self._check_ending(job, attempt)
             self._check_output(job, attempt)
+            self._check_leftovers(job, attempt)
         self._final[job.job_id], self._codes[job.job_id] = attempts[-1].ending, attempts[-1].result["exit_code"]
         self._check_starts(job, attempts, {entry.token for entry in starts})
         self._check_attempts(job, attempts)
@@ -204,16 +205,23 @@ class Checker:
                 self._fail(job, f"its {stream} is not what it wrote: {_difference(text, stored)}")
             elif exited and plan.sent and stream == "o" and job.given is None:
                 pass  # the input was cut: how much of it was taken is not known
-            elif (
-                exited and len(stored) + dropped[stream] != len(text) and plan.kind != "substitution"
-            ):  # T1, which is not mended yet
+            elif exited and len(stored) + dropped[stream] != len(text):
                 self._fail(job, f"its {stream} ends after {len(stored)} of {len(text)} bytes")
-            elif (
-                attempt.ending not in ("lost", "output_limit") and not dropped[stream] and plan.kind != "substitution"
-            ):
+            elif attempt.ending not in ("lost", "output_limit") and not dropped[stream]:
                 self._check_checkpoints(job, stream, token, stored)
         if plan.kind == "flood" and len(attempt.stdout) > 5_000:
             self._fail(job, f"it has {len(attempt.stdout)} bytes of output")
+
+    def _check_leftovers(self, job: Submitted, attempt: Attempt) -> None:
+        """Check that the result names what the command left behind, and nothing where it left nothing."""
+        if "leftovers" not in attempt.result:  # not yet
+            return
+        names = [each["command"] for each in attempt.result["leftovers"] or ()]
+        if attempt.ending == "exited" and not self._ledger.of_job(job.plan.nonce, "K"):
+            if job.plan.kind == "tree" and not any("sleep" in name for name in names):
+                self._fail(job, f"it left processes behind, but names {names}")
+            if job.plan.kind in ("empty", "plain", "slow", "large", "alone", "daemon") and names:
+                self._fail(job, f"it left nothing behind, but names {names}")
 
     def _check_checkpoints(self, job: Submitted, stream: str, token: str, stored: bytes) -> None:
         """Check that what a command had written when it reported so is stored, however it ended."""
