@@ -149,7 +149,9 @@ class ForkServer:
             Keeper(self._state, slot, listener, hello, self._let_go.sending).run()
             status = 0
         except BaseException:  # noqa: BLE001  whatever happened, the child must not return into its parent's stack
-            traceback.print_exc()
+            # What is left of a command becomes the fork server's, which kills it, or spares it if it was handed over.
+            with suppress(OSError):
+                traceback.print_exc()
         finally:
             with suppress(OSError):
                 os.unlink(socket_name(number), dir_fd=self._slots)

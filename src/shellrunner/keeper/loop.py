@@ -24,20 +24,29 @@ Everything that a server may have missed is in the slot; the messages only say "
 Most commands leave nothing: their pipes are at their end with them, and they are over at once. A cancel, the timeout
 or the output limit terminate the whole tree in the same way, while the command runs; it does not settle then. An idle
 keeper exits when its connection ends, a busy one after its command.
+
+No failing call may end a keeper that has a command. Where there is no descriptor to wait on, it looks from time to
+time; an end that the disk does not take is sent in the message and kept until it is written or recorded; a connection
+on which nothing can be sent is closed, so that the server looks into the slot. Even a bug, an exception that is not
+handled where it occurs, does not end the keeper while the command runs, but only after it has failed to finish.
 """
 
+import errno
 import math
 import os
 import select
 import socket
 import time
+import traceback
 from contextlib import suppress
 from typing import Any
 
-from . import command, reported_endings
+from . import command, process_tree, reported_endings
 from .child_signals import ChildSignals
 from .message_socket import MessageSocket
 from .poller import Poller
+from .process_tree import let_go
+from .process_tree.termination import end_tree
 from .protocol import PROTOCOL, Message
 from .recorder import Recorder
 from .running import RunningCommand
@@ -48,6 +57,11 @@ _REAP_AFTER = 1.0  # seconds after which a command may have left orphans worth r
 _CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
 _CONNECT_TIMEOUT = 5.0  # seconds that a new keeper waits for the server that had it forked
 _ACCEPT_RETRY_DELAY = 0.2  # seconds
+_READ_RETRY_DELAY = 0.05  # seconds
+_WRITE_RETRY_DELAY = 1.0  # seconds between attempts to write an end that the disk did not take
+_KILL_INTERVAL = 0.5  # seconds between attempts to kill what has survived its command
+_MAX_BUGS = 20  # exceptions after which a keeper exits whose command has ended
+_BUG_PAUSE = 0.05  # seconds
 _GONE = {"offset": None, "refused": "gone"}
 
 
@@ -55,7 +69,7 @@ class Keeper:
     """The poll loop, and what it holds: a connection, and perhaps a command."""
 
     def __init__(
-        self, state: int, slot: SlotWriter, listener: socket.socket, hello: dict[str, Any], let_go: socket.socket
+        self, state: int, slot: SlotWriter, listener: socket.socket, hello: dict[str, Any], channel: socket.socket
     ) -> None:
         """Serve connections to `listener`, a nonblocking socket.
 
@@ -64,39 +78,80 @@ class Keeper:
             slot: where what happens to commands is recorded.
             listener: where servers connect.
             hello: introduces this keeper to them.
-            let_go: the channel on which children that may stay are handed over to the fork server.
+            channel: where children that may stay are handed over to the fork server.
         """
         self._state, self._slot, self._listener, self._hello = state, slot, listener, hello
-        self._let_go = let_go
+        self._channel = channel
         self._poller = Poller()
         self._server: MessageSocket | None = None
         self._running: RunningCommand | None = None
         self._child_signals: ChildSignals | None = None
         self._reap_at = math.inf  # when to reap children of a command that runs for long
         self._retiring = False  # takes no further command, and exits once its last child has
-        self._finished = False
+        self._has_children = False  # while it retires
+        self._kill_at = math.inf  # when to kill what has survived its command, again
+        self._unwritten: Message | None = None  # an end that is not in the slot, and not known to be recorded
+        self._write_at = math.inf  # when to try again to write it
+        self._connect_deadline = time.monotonic() + _CONNECT_TIMEOUT
+        self._bugs = 0
         self._poller.watch(listener.fileno(), self._accept)
 
     def run(self) -> None:
         """Loop until there is neither a server to work for nor a command to keep."""
-        connect_deadline = time.monotonic() + _CONNECT_TIMEOUT
-        while not self._finished:
-            self._poller.run_once(self._next_deadline(connect_deadline))
-            if self._running:
-                self._advance(self._running)
-            elif self._retiring:
-                self._advance_retirement()
-            elif not self._server and time.monotonic() > connect_deadline:
-                self._finished = True
+        while not self._is_done():
+            try:
+                self._run_once()
+            except Exception:  # noqa: BLE001  a bug, which must not end the command too
+                self._handle_bug()
 
-    def _next_deadline(self, connect_deadline: float) -> float | None:
+    def _run_once(self) -> None:
+        self._poller.run_once(self._next_deadline())
+        if self._running:
+            self._advance(self._running)
+        elif self._retiring:
+            self._advance_retirement()
+        if self._unwritten and time.monotonic() >= self._write_at:
+            self._write_at = time.monotonic() + _WRITE_RETRY_DELAY
+            if self._slot.write_ends():
+                self._unwritten = None
+
+    def _is_done(self) -> bool:
+        if self._running or self._unwritten:
+            return False
+        if self._retiring:
+            return not self._has_children
+        return self._server is None and time.monotonic() > self._connect_deadline
+
+    def _next_deadline(self) -> float | None:
         if self._running:
             deadline = self._running.next_deadline()
+        elif self._retiring:
+            deadline = self._kill_at
         else:
-            deadline = math.inf if self._server or self._retiring else connect_deadline
+            deadline = math.inf if self._server else self._connect_deadline
         if not self._child_signals:
             deadline = min(deadline, self._reap_at)
+        if self._unwritten:
+            deadline = min(deadline, self._write_at)
         return None if deadline == math.inf else deadline
+
+    def _handle_bug(self) -> None:
+        """Log the exception, and go on where the command still runs; it may have left something undone.
+
+        Raises:
+            Exception: the same one, if there is no command, or it has ended and cannot be finished: then the server
+                judges by the slot, and what is left of the tree is killed.
+        """
+        self._bugs += 1
+        if self._bugs <= _MAX_BUGS:
+            traceback.print_exc()
+        running = self._running
+        if running is None or (self._bugs > _MAX_BUGS and running.has_ended()):
+            if self._kill_at < math.inf or not self._retiring:
+                end_tree()
+            raise  # noqa: PLE0704  the one that is being handled by `run`
+        self._poller.watch_clock("exit", lambda: self._check_exit(running))
+        time.sleep(_BUG_PAUSE)
 
     def _advance(self, running: RunningCommand) -> None:
         """Do what is due; finish the command if it is over."""
@@ -125,11 +180,16 @@ class Keeper:
             self._receive()  # what an earlier server sent before this one connected
         if self._server:
             self._disconnect()
+        self._connect_deadline = 0.0
         self._server = MessageSocket(connection)
         self._poller.watch(connection.fileno(), self._handle_server)
-        running = self._running
+        running, unwritten = self._running, self._unwritten
         job, token = (running.job, running.token) if running else (None, None)
+        if unwritten and not running:
+            job, token = unwritten["job"], unwritten["token"]
         self._send(say="hello", protocol=PROTOCOL, **self._hello, job=job, token=token)
+        if unwritten:
+            self._send(**unwritten)
 
     def _handle_server(self) -> None:
         if self._server:
@@ -142,9 +202,8 @@ class Keeper:
             while self._server and (messages := self._server.receive()) is not None:
                 for message in messages:
                     self._handle_message(message)
-        except EOFError:
+        except (EOFError, ValueError):  # ValueError: this is not our protocol
             self._disconnect()
-            self._finished = self._finished or (self._running is None and not self._retiring)
 
     def _disconnect(self) -> None:
         if self._server:
@@ -160,14 +219,20 @@ class Keeper:
     def _handle_message(self, message: Message) -> None:
         running = self._running
         match message["do"]:
-            case "start" if running is None and not self._retiring:
-                self._start(message)
+            case "start":
+                self._handle_start(message)
             case "cancel" if running and running.matches(message):
                 running.terminate(reported_endings.CANCELLED)
             case "signal" if running and running.matches(message):
                 running.send_signal(message["signum"], to_tree=message.get("to") == "tree")
             case "input":
                 self._accept_input(message)
+            case "recorded" if self._unwritten and self._is_about(self._unwritten, message):
+                self._unwritten = None
+
+    @staticmethod
+    def _is_about(one: Message, other: Message) -> bool:
+        return (one["job"], one["token"]) == (other["job"], other["token"])
 
     def _accept_input(self, message: Message) -> None:
         running = self._running if self._running and self._running.matches(message) else None
@@ -178,17 +243,28 @@ class Keeper:
 
     # The command -----------------------------------------------------------------------------------------------
 
+    def _handle_start(self, message: Message) -> None:
+        """Start the command, unless there is one: what is not started must be reported, or it would be waited for."""
+        if self._running is None and not self._retiring:
+            self._start(message)
+        elif not (self._running and self._running.matches(message)):
+            self._send(say="refused", job=message["job"], token=message["token"])
+
     def _start(self, message: Message) -> None:
         job, token, attempt = message["job"], message["token"], message.get("attempt", 1)
         later = {} if attempt == 1 else {"attempt": attempt}
-        self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000, **later})
         recorder = Recorder(self._slot, self._state, job, token, message["output_bytes"], attempt=attempt)
+        try:
+            self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000, **later})
+        except OSError as error:
+            end = _failed_to_start(recorder, f"its start could not be recorded: {error.strerror}")
+            self._send(say="ended", job=job, token=token, retiring=False, end=end)
+            return
+        self._unwritten = None  # a server starts a command only once the end before it is recorded
         try:
             started = command.start(message)
         except command.CannotStart as error:
-            end = {"ending": reported_endings.FAILED_TO_START, "detail": str(error)}
-            self._slot.end({**recorder.progress(), **end, "wall": time.time_ns() // 1_000_000})
-            self._send(say="ended", job=job, token=token, retiring=False)
+            self._report_end(job, token, _failed_to_start(recorder, str(error)))
             return
         recorder.publish_pid(started.pid)
         self._running = running = RunningCommand(message, started, recorder)
@@ -196,7 +272,7 @@ class Keeper:
         if started.pidfd >= 0:
             self._poller.watch(started.pidfd, lambda: self._handle_exit(running))
         else:
-            self._poller.watch_clock("exit", lambda: self._handle_exit(running))
+            self._poller.watch_clock("exit", lambda: self._check_exit(running))
         for stream, pipe in enumerate(started.pipes):
             self._poller.watch(pipe, lambda stream=stream, pipe=pipe: self._read_output(stream, pipe))  # type: ignore[misc]
         running.open_pipes = set(started.pipes)
@@ -223,8 +299,11 @@ class Keeper:
             data = os.read(pipe, _CHUNK_SIZE)
         except BlockingIOError:
             return
-        except OSError:
-            # EIO: no process has the terminal open any more, and what was on its way through the kernel has arrived
+        except OSError as error:
+            if error.errno != errno.EIO or not os.isatty(pipe):
+                self._poller.pause(pipe, _READ_RETRY_DELAY)
+                return
+            # No process has the terminal open any more, and what was on its way through the kernel has arrived
             # (`n_tty_read` flushes it first, since Linux 4.7).
             data = b""
         if not data:
@@ -234,7 +313,8 @@ class Keeper:
 
     def _close_pipe(self, pipe: int) -> None:
         self._poller.unwatch(pipe)
-        os.close(pipe)
+        with suppress(OSError):
+            os.close(pipe)
         if self._running:
             self._running.open_pipes.discard(pipe)
 
@@ -242,9 +322,9 @@ class Keeper:
 
     def _handle_exit(self, running: RunningCommand) -> None:
         """Note the command's own end; what its pipes hold is read in this round too, as they are ready with it."""
-        if (running.command.pidfd < 0 or self._poller.is_guessing) and not running.has_ended():
+        if self._poller.is_guessing and not running.has_ended():
             return
-        if running.command.pidfd >= 0:
+        if running.command.pidfd in self._poller:
             self._poller.unwatch(running.command.pidfd)
         self._poller.unwatch_clock("exit")
         running.note_exit()
@@ -252,6 +332,10 @@ class Keeper:
         running.recorder.withdraw_pid(now=not running.tree_is_gone)
         if running.command.stdin:
             self._close_stdin(running.command.stdin)
+
+    def _check_exit(self, running: RunningCommand) -> None:
+        if running.ended_at is None and running.has_ended():
+            self._handle_exit(running)
 
     def _finish(self, running: RunningCommand) -> None:
         if running.command.pidfd >= 0:
@@ -264,36 +348,55 @@ class Keeper:
             remarks.append(f"its output may not survive a power failure: {error.strerror}")
         running.recorder.close()
         detail = "; ".join(remarks) or None
-        self._slot.end({**running.recorder.progress(), **running.end_record(), "detail": detail})
+        end = {**running.recorder.progress(), **running.end_record(), "detail": detail}
         self._running = None
         self._reap_at = math.inf
         if running.tree_is_gone:
             self._ignore_children()
             for pipe in list(running.open_pipes):
                 self._close_pipe(pipe)
-            self._finished = self._server is None
         else:
-            self._retire()
-        self._send(say="ended", job=running.job, token=running.token, retiring=self._retiring)
+            self._retire(running)
+        self._report_end(running.job, running.token, end)
+
+    def _report_end(self, job: int, token: str, end: dict[str, Any]) -> None:
+        """Write the end into the slot, and send that it is there; or the end itself, if it could not be written."""
+        message = {"say": "ended", "job": job, "token": token, "retiring": self._retiring}
+        if not self._slot.end(end):
+            self._unwritten = message = {**message, "end": end}
+            self._write_at = time.monotonic() + _WRITE_RETRY_DELAY
+        self._send(**message)
 
     # Children --------------------------------------------------------------------------------------------------
 
-    def _retire(self) -> None:
+    def _retire(self, running: RunningCommand) -> None:
         """Stay until every child is gone; read and discard what they write, so that they do not die of SIGPIPE.
 
-        The keeper must not exit before them: they would become the fork server's, which kills what has no keeper.
+        The keeper must not exit before them: they would become the fork server's, which kills what has no keeper,
+        unless it was handed over. What could not be killed is no longer waited for, but is killed as soon as it can.
         """
-        self._retiring = True
+        self._retiring = self._has_children = True
         self._reap_at = time.monotonic()
+        if running.leaves_children:
+            let_go.hand_over(self._channel, sorted(running.open_pipes))
+        else:
+            self._kill_at = time.monotonic() + _KILL_INTERVAL
 
     def _advance_retirement(self) -> None:
         if time.monotonic() >= self._reap_at and not self._child_signals:
             self._watch_children()
+        if time.monotonic() >= self._kill_at:
+            self._kill_at = time.monotonic() + _KILL_INTERVAL
+            with suppress(OSError):
+                process_tree.kill()
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            self._finished = True
+            self._has_children = False
+        except OSError:
+            time.sleep(_BUG_PAUSE)
+            self._poller.watch_clock("retirement", lambda: None)  # it is tried again
 
     def _watch_children(self) -> None:
         """Wake up when a child ends, to reap it: one that was left behind, or an orphan while the command runs.
@@ -310,3 +413,8 @@ class Keeper:
     def _handle_child(self) -> None:
         if self._running:
             self._running.reap()
+
+
+def _failed_to_start(recorder: Recorder, detail: str) -> dict[str, Any]:
+    wall = time.time_ns() // 1_000_000
+    return {**recorder.progress(), "ending": reported_endings.FAILED_TO_START, "detail": detail, "wall": wall}

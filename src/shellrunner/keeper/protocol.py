@@ -11,9 +11,12 @@ keeper sends in its `hello`; a server must understand every version that was eve
                           {"do": "signal", "job", "token", "signum",                          (since protocol 2)
                            "to"}                                                              (since protocol 4)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
+                          {"do": "recorded", "job", "token"}                                  (since protocol 4)
                           (end of the connection)   an idle keeper exits
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
+                          {"say": "ended", "job", "token", "retiring", "end"}                 (since protocol 4)
+                          {"say": "refused", "job", "token"}                                  (since protocol 4)
                           {"say": "took", "job", "token", "offset", "refused"}                (since protocol 2)
     server → fork server  {"do": "fork", "keeper", "header": {"history", "program"}}
     fork server → server  {"say": "forked", "keeper", "pid"}   or   {"say": "failed", "keeper", "reason"}
@@ -25,6 +28,11 @@ keeper sends in its `hello`; a server must understand every version that was eve
 
 `signal` is sent if the command has not ended, and is not answered: to the command's process group, or if `to` is
 "tree" to every process group that a descendant of the command is in.
+
+`ended` has the `end` itself, as a slot has it, if it could not be written there. The keeper keeps it, tries again,
+and sends it after every `hello`, until it is written or the server says that it is `recorded` in the history.
+
+`refused`: the command was not started, as the keeper has another one or takes no more.
 
 `input` is answered by `took`, in order. `data` is base64. It is accepted as a whole or not at all: if `offset` is
 null or the number of bytes accepted so far, and the buffer has space. In `took`, `offset` is the number of bytes

@@ -30,6 +30,7 @@ _QUIET_TIME = 0.25  # seconds without output after which what a command left beh
 _MAX_SETTLING_TIME = 1.0  # seconds for which its output is stored at most before it is terminated
 _MAX_LEFTOVERS_GRACE = 1.0  # seconds between TERM and KILL for what a command left behind
 _POLL_INTERVAL = 0.25  # seconds between checks where nothing can be waited on
+_RETRY_DELAY = 0.05  # seconds after a call that failed
 
 
 class RunningCommand:
@@ -50,6 +51,7 @@ class RunningCommand:
         self.ended_at: float | None = None
         self.tree_is_gone = False
         self._exit: tuple[int, resource.struct_rusage] | None = None  # wait status and usage, once it is reaped
+        self._reap_again_at = math.inf  # after an attempt that failed
         self._ended_wall = 0
         self._stdin = command.stdin
         timeout = message["timeout"]
@@ -127,6 +129,9 @@ class RunningCommand:
 
     def next_deadline(self) -> float:
         """Return when `handle_deadlines` is to be called next, whatever happens before."""
+        return min(self._next_deadline(), self._reap_again_at)
+
+    def _next_deadline(self) -> float:
         stdin_due = (self._stdin and self._stdin.due) or math.inf
         if self.tree_is_gone:
             return self._settled_at
@@ -142,10 +147,15 @@ class RunningCommand:
         """Poll the terminal; terminate the command at its timeout, and what it left behind once that has settled."""
         if self._stdin and self._stdin.due and now >= self._stdin.due:
             self._stdin.poll()
+        if now >= self._reap_again_at:
+            self._reap_again_at = math.inf
+            self.reap()
         if self.tree_is_gone:
             return
         if self._termination:
             self._termination.step(now)
+            if self._termination.is_blind and self._exit is None:
+                self._signal_own_group(signal.SIGKILL)
         elif self.ended_at is None:
             if now >= self._timeout_at:
                 self._timeout_at = math.inf  # it may have ended, with its exit still to be handled
@@ -191,6 +201,8 @@ class RunningCommand:
         except ChildProcessError:
             self.tree_is_gone = True
             self._settle(time.monotonic())  # what the last one wrote is still in the pipes
+        except OSError:
+            self._reap_again_at = time.monotonic() + _RETRY_DELAY
 
     def is_over(self, now: float) -> bool:
         """Return whether its status is known, and nothing of it is left to wait for."""
@@ -238,4 +250,6 @@ class RunningCommand:
         if self.ended_at is not None or self._exit is not None:
             return True
         # By its pid, which nobody else has until this keeper has reaped it.
-        return os.waitid(os.P_PID, self.command.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        with suppress(OSError):
+            return os.waitid(os.P_PID, self.command.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return False

@@ -145,7 +145,8 @@ def _signal(process: Process, signum: int, flags: int = 0) -> bool:
     except OSError:  # it has ended, or is another user's (setuid), or the kernel does not know the flags
         return False
     finally:
-        os.close(pidfd)
+        with suppress(OSError):
+            os.close(pidfd)
     return True
 
 

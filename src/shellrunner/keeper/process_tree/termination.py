@@ -30,6 +30,7 @@ class Termination:
         now = time.monotonic()
         self._kill_at = now + grace
         self._kill_interval = _MIN_KILL_INTERVAL
+        self.is_blind = False  # it is time to kill the tree, which could not be looked for
         self._known = {(process.pid, process.start) for process in tree}
         self._groups = {process.group for process in tree}
         self.deadline = now + grace / 2
@@ -45,8 +46,11 @@ class Termination:
         else:
             self.deadline = now + self._kill_interval
             self._kill_interval = min(self._kill_interval * 2, _MAX_KILL_INTERVAL)
-            with suppress(OSError):  # no descriptors left to look with: again at the next deadline
+            try:
                 kill()
+                self.is_blind = False
+            except OSError:  # no descriptors left to look with: again at the next deadline
+                self.is_blind = True
 
     def has_failed(self, now: float) -> bool:
         """Return whether the tree should have been gone long ago."""
@@ -56,6 +60,21 @@ class Termination:
         tree = living_tree()
         known = self._groups | {p.group for p in tree if (p.pid, p.start) in self._known}
         return [process for process in tree if process.group not in known]
+
+
+def end_tree() -> None:
+    """Kill every descendant of this process and reap its children, for up to `KILL_TIMEOUT`."""
+    deadline = time.monotonic() + KILL_TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            kill()
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        except OSError:
+            pass
+        time.sleep(_MIN_KILL_INTERVAL / 10)
 
 
 def living_tree() -> list[Process]:
