@@ -104,6 +104,7 @@ class Injection:
             "fill disk": self._fill,
         }
         self.counts: Counter[str] = Counter()
+        self._filling = asyncio.Lock()
         self._lasting: set[asyncio.Task[None]] = set()  # faults that end by themselves
 
     async def run(self, goes_on: Callable[[], bool]) -> None:
@@ -162,13 +163,12 @@ class Injection:
 
     async def _fill(self, how_long: float) -> None:
         assert self._disk is not None
-        filling = filled(self._disk)
-        filling.__enter__()
-        self._last(self._end(filling, how_long))
+        self._last(self._fill_for(self._disk, how_long))
 
-    async def _end(self, filling: contextlib.AbstractContextManager[None], how_long: float) -> None:
-        await asyncio.sleep(how_long)
-        filling.__exit__(None, None, None)
+    async def _fill_for(self, disk: Path, how_long: float) -> None:
+        async with self._filling:
+            with filled(disk):
+                await asyncio.sleep(how_long)
 
     def _last(self, fault: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(fault)

@@ -141,7 +141,8 @@ def _terminal(plan: Plan, chance: random.Random) -> None:
 
 def _retried(plan: Plan, chance: random.Random) -> None:
     plan.failures, plan.lines["o"] = chance.randrange(4), 10
-    plan.spec["retries"] = {"max": 2, "delay": round(chance.uniform(0, 0.3), 2)}
+    on = ["exited", *chance.choice(([], ["signalled"], ["signalled", "lost"]))]
+    plan.spec["retries"] = {"max": 2, "delay": round(chance.uniform(0, 0.3), 2), "on": on}
     count = 'grep -c "^S $CHAOS " "$LEDGER"'
     plan.shell(f'n=$({count}); out 1 10; if [ "$n" -le {plan.failures} ]; then finish 9; fi; finish 0')
 
