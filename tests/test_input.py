@@ -271,22 +271,26 @@ def test_a_signal_reaches_the_group_and_only_the_job_that_is_meant(keeping: tupl
 
 
 class Old:
-    """A claim under a keeper that speaks protocol 1, as the supervisor has it."""
+    """A claim under a keeper that speaks an earlier protocol, as the supervisor has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int) -> None:
         self.connection = self
         self.hello: asyncio.Future[Any] = asyncio.Future()
         self.closed: asyncio.Future[Any] = asyncio.Future()
-        self.hello.set_result({"protocol": 1})
+        self.hello.set_result({"protocol": protocol})
 
 
 @pytest.mark.parametrize(
-    "ask",
-    [lambda controls: controls.send_signal(5, 1), lambda controls: controls.send_input(5, None, b"x", end=False)],
+    ("protocol", "ask"),
+    [
+        (1, lambda controls: controls.send_signal(5, 1)),
+        (1, lambda controls: controls.send_input(5, None, b"x", end=False)),
+        (3, lambda controls: controls.send_signal(5, 1, to_tree=True)),
+    ],
 )
-async def test_a_keeper_of_protocol_1_is_not_asked(ask: Any) -> None:
-    """A keeper of an older version is understood; signals and input for its job are refused with the reason."""
-    old = Old()
+async def test_a_keeper_of_an_earlier_protocol_is_not_asked(protocol: int, ask: Any) -> None:
+    """A keeper of an older version is understood; what it does not support is refused with the reason."""
+    old = Old(protocol)
     with pytest.raises(NotRunning, match="older version") as refused:
         await ask(Controls(cast("Any", None), cast("Any", lambda _: old)))
     assert (refused.value.code, refused.value.members) == ("not-running", {})
@@ -459,6 +463,69 @@ async def test_stop_and_continue(service: Service) -> None:
     assert (await hit(service, job, "SIGKILL"))[0] == 202
     result = await service.result(job)
     assert (result["ending"], result["signal"]) == ("signalled", "SIGKILL")
+
+
+async def test_a_signal_to_the_tree_over_http(service: Service) -> None:
+    """`"to": "tree"` reaches a process that made a session of its own; `group`, the default, does not."""
+    loop = "trap 'echo $SAY' HUP; echo up; while :; do sleep 0.02; done"
+    both = 'SAY=in sh -c "$LOOP" & SAY=out setsid sh -c "$LOOP" & trap : HUP; while :; do wait; done'
+    job = await service.submit(both, env={"LOOP": loop})
+    path, expected = f"/api/jobs/{job}/signal", ["up", "up"]
+
+    async def is_written() -> bool:
+        _, _, output = await service.get(f"/api/statuses/{job}/output?stream=stdout")
+        return sorted(output.decode().split()) == sorted(expected)
+
+    await until(is_written)
+    orders: list[tuple[dict[str, str], list[str]]] = [
+        ({}, ["in"]), ({"to": "group"}, ["in"]), ({"to": "tree"}, ["in", "out"]),
+    ]  # fmt: skip
+    for more, answers in orders:
+        status, _, body = await service.ask("POST", path, json={"signal": "SIGHUP", **more})
+        assert (status, body["state"]) == (202, "running")
+        expected += answers
+        await until(is_written)
+    for bad in ("everybody", 1):
+        status, _, body = await service.ask("POST", path, json={"signal": "SIGHUP", "to": bad})
+        assert (status, [error["pointer"] for error in body["errors"]]) == (422, ["#/to"])
+    await service.ask("POST", f"/api/jobs/{job}/cancel")
+    assert (await service.result(job))["ending"] == "cancelled"
+
+
+async def test_a_status_has_the_pid_while_the_command_runs(service: Service) -> None:
+    """Alone and in the list: the pid of the command, also after a restart; null when it has ended."""
+    job = await service.submit("echo $$; exec sleep 600")
+    pid = int(await until(lambda: has_written(service, job)))
+    assert (await service.status(job))["pid"] == pid
+    _, _, page = await service.get("/api/statuses?fields=pid")
+    assert page["statuses"] == [{"pid": pid}]
+    await service.restart()
+
+    async def found() -> Any:
+        status = await service.status(job)
+        assert status["state"] == "running"
+        return status["pid"]
+
+    assert await until(found) == pid
+    _, _, cancelled = await service.ask("POST", f"/api/jobs/{job}/cancel")
+    assert cancelled["pid"] in (pid, None)  # it may have ended by then
+    await service.result(job)
+    assert (await service.status(job))["pid"] is None
+
+
+async def test_a_command_that_has_ended_has_no_pid(service: Service) -> None:
+    """While what a command left behind is ended, the job runs without a pid: the number may be another's by then."""
+    job = await service.submit("trap '' TERM; sleep 600 & echo $$")
+    pid = int(await until(lambda: has_written(service, job)))
+
+    async def without_pid() -> bool:
+        status = await service.status(job)
+        assert status["state"] == "running"
+        return status["pid"] is None
+
+    await until(without_pid)
+    assert not lives(pid)
+    assert (await service.result(job))["leftovers_count"] == 1
 
 
 async def test_real_time_signals_have_names(service: Service) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import random
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -209,6 +211,36 @@ async def test_t2_what_was_left_behind_is_reported(shared: Service, typist: Typi
     shown = re.sub(r"pid \d+", "pid N", (await typist.run("show", number)).out.decode())
     assert re.search(r"^leftovers +1 process that it left behind was ended: sleep 63 \(pid N\)$", shown, re.MULTILINE)
     assert (await typist.run("wait", "-q", number)).err == ""
+
+
+@pytest.mark.parametrize("name", ["USR1", "sigusr1", "10"])
+async def test_signal_reaches_the_group_or_the_tree(shared: Service, typist: Typist, name: str) -> None:
+    """`signal` sends to the command's group, with --tree to all groups of the job; what cannot be sent is 1."""
+    loop = "trap 'echo $SAY' USR1; echo up; while :; do sleep 0.02; done"
+    both = 'SAY=in sh -c "$LOOP" & SAY=out setsid sh -c "$LOOP" & trap : USR1; while :; do wait; done'
+    number = await shared.submit(both, env={"LOOP": loop})
+
+    async def words() -> list[str]:
+        _, _, output = await shared.get(f"/api/statuses/{number}/output?stream=stdout")
+        return sorted(output.decode().split())
+
+    written = ["up", "up"]
+    for option, expected in (((), ["in"]), (("--tree",), ["in", "out"])):
+        await until(partial(_are, words, written), what=f"the output is {written}")
+        done = await typist.run("signal", *option, name, number)
+        assert (done.code, done.messages) == (0, "job N was sent SIGUSR1\n")
+        written = sorted([*written, *expected])
+        await until(partial(_are, words, written), what=f"the output is {written}")
+    pid = (await shared.status(number))["pid"]
+    assert re.search(rf"^pid +{pid}$", (await typist.run("show", number)).out.decode(), re.MULTILINE)
+    await cancelled(shared, number)
+    assert (await typist.run("signal", "TERM", number)).messages == "job N is not running\n"
+    assert (await typist.run("signal", "NONE", number)).code == 1
+    assert (await typist.run("signal", "999", number)).code == 2
+
+
+async def _are(words: Callable[[], Awaitable[list[str]]], expected: list[str]) -> bool:
+    return await words() == expected
 
 
 async def test_what_fails_for_one_job_costs_no_other(shared: Service, typist: Typist) -> None:

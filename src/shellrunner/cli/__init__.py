@@ -26,6 +26,7 @@ VERBS: Final = (
     "ps",
     "show",
     "cancel",
+    "signal",
     "rm",
     "prune",
     "queues",

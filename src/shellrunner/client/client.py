@@ -114,9 +114,12 @@ class Client:
         status: documents.Status = await self._transport.request("POST", f"/api/jobs/{job_id}/cancel")
         return status
 
-    async def signal(self, job_id: int, name: str) -> "documents.Status":
-        """Send a signal (`SIGHUP`) to the command's process group; the request is never retried."""
-        body = json.dumps({"signal": name}).encode()
+    async def signal(self, job_id: int, name: str, *, to: str = "group") -> "documents.Status":
+        """Send a signal (`SIGHUP`) to the command's process group, or to every group of the job (`to="tree"`).
+
+        The request is never retried.
+        """
+        body = json.dumps({"signal": name, "to": to} if to != "group" else {"signal": name}).encode()
         status: documents.Status = await self._transport.request(
             "POST", f"/api/jobs/{job_id}/signal", body=body, headers=_JSON_HEADERS, idempotent=False
         )

@@ -99,6 +99,10 @@ class SignalRequest(_Request):
     """A signal for a running command, by name; which names exist depends on the kernel."""
 
     signal: Annotated[str, json_schema(maxLength=32)] = Field(description="SIGHUP, SIGRTMIN+3, … (signal(7))")
+    to: Annotated[
+        Literal["group", "tree"],
+        describe("the command's own process group, or every process group among its descendants, its own included"),
+    ] = "group"
 
 
 class Retries(_Request):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning, ShellrunnerError, WrongOffset
-from shellrunner.keeper.protocol import CONTROLS_SINCE
+from shellrunner.keeper.protocol import CONTROLS_SINCE, TREE_SIGNALS_SINCE
 from shellrunner.model import Running
 from shellrunner.store import Work
 from shellrunner.supervisor.keeper_connection import KeeperConnection
@@ -45,16 +45,31 @@ class Controls:
         """Ask `store` whether a job runs, and `find` for its keeper."""
         self._store, self._find = store, find
 
-    async def send_signal(self, job_id: int, signum: int) -> None:
-        """Send a signal to the command's process group; does nothing if the command has just ended.
+    def pid(self, job_id: int, /) -> int | None:
+        """Return the pid of the job's command while it runs, as its keeper has written it into its slot."""
+        job = self._find(job_id)
+        if job is None or job.connection is None:
+            return None
+        try:
+            record = job.connection.slot.find(job_id, job.claim.token)
+        except OSError:
+            return None
+        return record.progress.get("pid") if record and record.end is None else None
+
+    async def send_signal(self, job_id: int, signum: int, *, to_tree: bool = False) -> None:
+        """Send a signal to the command's process group, or to every process group among its descendants.
+
+        Does nothing if the command has just ended.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
             NotRunning: it waits, is queued or done, or its keeper's version does not support this.
             KeeperSilent: its keeper does not answer.
         """
-        job, connection = await _in_time(job_id, self._find_keeper(job_id))
-        connection.send({"do": "signal", "job": job_id, "token": job.claim.token, "signum": signum})
+        since = TREE_SIGNALS_SINCE if to_tree else CONTROLS_SINCE
+        job, connection = await _in_time(job_id, self._find_keeper(job_id, since))
+        to = {"to": "tree"} if to_tree else {}
+        connection.send({"do": "signal", "job": job_id, "token": job.claim.token, "signum": signum, **to})
 
     async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         """Append all of `data` to the command's input, and end the input if `end`; return once its keeper has both.
@@ -83,27 +98,30 @@ class Controls:
             case "gone":
                 raise NotRunning(job_id)
 
-    async def _find_keeper(self, job_id: int) -> tuple[RunningJob, KeeperConnection]:
-        """Find the job's keeper, or wait for it: the job may just have been claimed, or be adopted just now."""
+    async def _find_keeper(self, job_id: int, since: int = CONTROLS_SINCE) -> tuple[RunningJob, KeeperConnection]:
+        """Find the job's keeper, or wait for it: the job may just have been claimed, or be adopted just now.
+
+        It must speak a protocol of version `since` or later.
+        """
         while True:
             job = self._find(job_id)
             if job and job.connection:
-                await _check_version(job_id, job.connection)
+                await _check_version(job_id, job.connection, since)
                 return job, job.connection
             if not isinstance((await self._store.job(job_id)).phase, Running):
                 raise NotRunning(job_id)
             await asyncio.sleep(_POLL_INTERVAL)
 
 
-async def _check_version(job_id: int, connection: KeeperConnection) -> None:
+async def _check_version(job_id: int, connection: KeeperConnection, since: int) -> None:
     try:
         hello = await connection.hello
     except KeeperGone:
         raise NotRunning(job_id) from None
     if connection.closed.done():
         raise NotRunning(job_id)
-    if hello["protocol"] < CONTROLS_SINCE:
-        raise _KeeperTooOld(job_id)
+    if hello["protocol"] < since:
+        raise _KeeperTooOld(job_id, since)
 
 
 async def _in_time(job_id: int, work: Coroutine[Any, Any, T]) -> T:
@@ -115,6 +133,7 @@ async def _in_time(job_id: int, work: Coroutine[Any, Any, T]) -> T:
 
 
 class _KeeperTooOld(NotRunning):
-    def __init__(self, job_id: int) -> None:
-        words = f"job {job_id} runs under a keeper of an older version, which supports neither signals nor input"
+    def __init__(self, job_id: int, since: int) -> None:
+        missing = "neither signals nor input" if since == CONTROLS_SINCE else "no signals to the whole tree"
+        words = f"job {job_id} runs under a keeper of an older version, which supports {missing}"
         ShellrunnerError.__init__(self, words)

@@ -15,6 +15,7 @@ from shellrunner.store import History
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import (
     AUTHENTICATOR,
+    FIND_PID,
     NOT_READY_REASONS,
     RENDER_METRICS,
     SETTINGS,
@@ -156,11 +157,11 @@ def make_app(
     security_middleware = middleware.security_middleware(policies, origins, Audit(audit_sink))
     app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_SERVER_OPTIONS)
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
-    app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
+    app[RENDER_METRICS], app[AUTHENTICATOR], app[FIND_PID] = render_metrics, authenticator, controls.pid
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[CONNECTIONS] = Connections(ConnectionLimits(max_connections=settings.server.max_connections), STATUSES)
     app[STREAMS] = Streams(settings.server.max_streams)
-    app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store), StatusFeed(store)
+    app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, controls.pid), StatusFeed(store, controls.pid)
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
     app.add_routes([_route_def(row) for row in ROUTES])

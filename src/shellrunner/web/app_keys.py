@@ -46,9 +46,17 @@ class NotReady(NamedTuple):
     detail: str
 
 
+class FindPid(Protocol):
+    """Finds the pid of a running command."""
+
+    def __call__(self, job_id: int, /) -> int | None:
+        """Return the pid of the job's command while it runs, else None."""
+
+
 STORE: Final = web.AppKey("store", History)
 SETTINGS: Final = web.AppKey("settings", Settings)
 NOT_READY_REASONS: Final[web.AppKey[Callable[[], Awaitable[Sequence[NotReady]]]]] = web.AppKey("not_ready_reasons")
+FIND_PID: Final[web.AppKey[FindPid]] = web.AppKey("find_pid")
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 RENDER_METRICS: Final[web.AppKey[RenderMetrics]] = web.AppKey("render_metrics")
 

@@ -124,6 +124,8 @@ class Status(TypedDict):
     started: Instant | None
     """While the job runs, when it was claimed for a keeper. Once it is done, when its command was started: a moment
     later; null if nothing was started, or if that is not known."""
+    pid: Annotated[int, Field(ge=1)] | None
+    """The pid of the command while it runs; null from its own end on. It does not make an event of its own."""
     completed: Instant | None
     ending: EndingName | None
     exit_code: ExitCode

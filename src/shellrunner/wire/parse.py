@@ -6,7 +6,7 @@ Pure functions. Must not know HTTP, or what the configuration allows.
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -59,7 +59,14 @@ def job_spec(content: bytes) -> JobSpec:
         raise InvalidJob(_errors(error)) from None
 
 
-def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
+class SignalOrder(NamedTuple):
+    """A signal that is to be sent to the command's process group, or to every group of its tree."""
+
+    number: int
+    to_tree: bool
+
+
+def signal_order(content: bytes, signals: Mapping[str, int]) -> SignalOrder:
     """Parse the body of a request to send a signal; `signals` are the known ones by name.
 
     Raises:
@@ -68,12 +75,12 @@ def signal_number(content: bytes, signals: Mapping[str, int]) -> int:
     """
     document = json_codec.loads(content)
     try:
-        name = SignalRequest.model_validate(document).signal
+        request = SignalRequest.model_validate(document)
     except ValidationError as error:
         raise InvalidSignal(_errors(error)) from None
-    if name not in signals:
+    if request.signal not in signals:
         raise InvalidSignal([{"pointer": "#/signal", "detail": f"must be one of {', '.join(signals)}"}])
-    return signals[name]
+    return SignalOrder(signals[request.signal], request.to == "tree")
 
 
 def digest(content: bytes) -> bytes:

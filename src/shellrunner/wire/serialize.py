@@ -68,8 +68,8 @@ def job(job: Job) -> documents.Job:
     }
 
 
-def status(job: Job) -> documents.Status:
-    """Return how far the job is; what is not known (yet) is null."""
+def status(job: Job, pid: int | None = None) -> documents.Status:
+    """Return how far the job is; what is not known (yet) is null. `pid` is the command's while it runs."""
     phase = job.phase
     end = phase.end if isinstance(phase, Done) else None
     started = phase.claimed if isinstance(phase, Running) else end.started if end else None
@@ -82,6 +82,7 @@ def status(job: Job) -> documents.Status:
         "attempt": job.attempt,
         "created": format_rfc3339(job.created),
         "started": _instant(started),
+        "pid": pid if isinstance(phase, Running) else None,
         "completed": format_rfc3339(end.completed) if end else None,
         "ending": end.ending.value if end else None,
         "exit_code": end.exit_code if end else None,

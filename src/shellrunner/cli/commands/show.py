@@ -75,6 +75,8 @@ def _fields(job: "Job", status: "Status", result: "Result | None") -> Iterator[F
     yield "state", state_cell(status)
     if result and result["detail"]:
         yield "detail", Cell(result["detail"])
+    if pid := status.get("pid"):
+        yield "pid", Cell(str(pid))
     yield from (("label", Cell(f"{key}={value}")) for key, value in job["labels"].items())
     for name in ("created", "started", "completed"):
         if time := status[name]:

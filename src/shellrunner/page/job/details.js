@@ -13,6 +13,7 @@ export function createDetails(job, status, result) {
     ["Waited", waitingTime(job, status)],
     ["Ended", status.completed && createAge(status.completed)],
     ["Time", runningTime(status, result)],
+    ["Process", status.pid && `pid ${status.pid}`],
     ["Exit code", status.exit_code === null ? null : String(status.exit_code)],
     ["Signal", status.signal],
     ["CPU", usage && `${formatDuration(usage.cpu_user)} user, ${formatDuration(usage.cpu_system)} system`],

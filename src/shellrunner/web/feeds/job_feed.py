@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shellrunner.model import Done, Job, Stream
 from shellrunner.store import History, Output
+from shellrunner.web.app_keys import FindPid
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
 from shellrunner.wire import serialize, sse
@@ -24,11 +25,15 @@ MAX_EVENTS_SIZE: Final = 2 * FRAME_SIZE  # bytes of events; above it a frame is 
 
 
 class Snapshot(NamedTuple):
-    """A job, its output so far, and the event of its status."""
+    """A job, its output so far, and its status.
+
+    `status` is without the command's pid, which may change without a change of state; `status_event` has it.
+    """
 
     job: Job
     output: Output
-    status: bytes
+    status: serialize.Document
+    status_event: bytes
 
     @property
     def end(self) -> int:
@@ -46,10 +51,10 @@ class OutputFrame(NamedTuple):
 class JobFeed:
     """One job in one encoding."""
 
-    def __init__(self, store: History, job_id: int, *, base64: bool, interval: float) -> None:
+    def __init__(self, store: History, find_pid: FindPid, job_id: int, *, base64: bool, interval: float) -> None:
         self._base64 = base64
         # Not a method of this object: the cycle of references would keep it after its last follower left.
-        self._shared_read = SharedRead(partial(_read, store, job_id), interval)
+        self._shared_read = SharedRead(partial(_read, store, find_pid, job_id), interval)
         self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
 
     async def snapshot(self) -> Snapshot:
@@ -109,17 +114,17 @@ class JobFeed:
 class JobFeeds:
     """The feeds that have followers."""
 
-    def __init__(self, store: History, interval: float = INTERVAL) -> None:
+    def __init__(self, store: History, find_pid: FindPid, interval: float = INTERVAL) -> None:
         """`interval` is the shortest time between two reads of a job, on average."""
         self.interval = interval
-        self._store = store
+        self._store, self._find_pid = store, find_pid
         self._feeds: WeakValueDictionary[tuple[int, bool], JobFeed] = WeakValueDictionary()
 
     def get(self, job_id: int, *, base64: bool = False) -> JobFeed:
         """Return the one feed of this job in this encoding."""
         feed = self._feeds.get((job_id, base64))
         if feed is None:
-            feed = JobFeed(self._store, job_id, base64=base64, interval=self.interval)
+            feed = JobFeed(self._store, self._find_pid, job_id, base64=base64, interval=self.interval)
             self._feeds[job_id, base64] = feed
         return feed
 
@@ -127,11 +132,12 @@ class JobFeeds:
 JOB_FEEDS: Final = web.AppKey("job_feeds", JobFeeds)
 
 
-async def _read(store: History, job_id: int) -> Snapshot:
+async def _read(store: History, find_pid: FindPid, job_id: int) -> Snapshot:
     # The job before its output: if it is done, the output that is read next is complete.
     job = await store.job(job_id)
     output = await store.output(job_id)
-    return Snapshot(job, output, sse.event("status", serialize.status(job)))
+    event = sse.event("status", serialize.status(job, find_pid(job_id)))
+    return Snapshot(job, output, serialize.status(job), event)
 
 
 async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes:

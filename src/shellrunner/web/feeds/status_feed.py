@@ -11,6 +11,7 @@ from aiohttp import web
 
 from shellrunner.model import Job
 from shellrunner.store import History
+from shellrunner.web.app_keys import FindPid
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
 from shellrunner.wire import serialize, sse
@@ -30,9 +31,9 @@ class StatusFrame(NamedTuple):
 class StatusFeed:
     """What changed, for followers that differ only in how far they are."""
 
-    def __init__(self, store: History) -> None:
+    def __init__(self, store: History, find_pid: FindPid) -> None:
         self.shared_read = SharedRead(self._read, INTERVAL)
-        self._store = store
+        self._store, self._find_pid = store, find_pid
         self._frames: FrameCache[tuple[int, int], StatusFrame] = FrameCache()
 
     @property
@@ -79,7 +80,7 @@ class StatusFeed:
     def _event(self, change: int, job_id: int, job: Job | None) -> bytes:
         if job is None:
             return sse.event("deleted", {"status_id": job_id}, event_id=self.event_id(change))
-        return sse.event("status", serialize.status(job), event_id=self.event_id(change))
+        return sse.event("status", serialize.status(job, self._find_pid(job_id)), event_id=self.event_id(change))
 
 
 STATUS_FEED: Final = web.AppKey("status_feed", StatusFeed)

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from shellrunner.web.app_keys import STORE, identity_of, job_id
+from shellrunner.web.app_keys import FIND_PID, STORE, identity_of, job_id
 from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.parameters import flag, integer
 from shellrunner.web.http.streaming import STREAMS
@@ -25,12 +25,15 @@ class JobControls(Protocol):
     def signals(self) -> Mapping[str, int]:
         """The signals that the kernel has, by name."""
 
-    async def send_signal(self, job_id: int, signum: int) -> None:
-        """Send a signal to the command's process group.
+    async def send_signal(self, job_id: int, signum: int, *, to_tree: bool) -> None:
+        """Send a signal to the command's process group, or to every group of its tree.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
         """
+
+    def pid(self, job_id: int, /) -> int | None:
+        """Return the pid of the job's command while it runs."""
 
     async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         """Write all of `data` to the command's input, which must be at `offset` if that is given; `end` closes it.
@@ -45,13 +48,18 @@ CONTROLS: Final[web.AppKey[JobControls]] = web.AppKey("controls")
 
 
 async def signal(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs/{id}/signal: send a signal to the process group of the command."""
+    """POST /api/jobs/{id}/signal: send a signal to the command.
+
+    It is sent to the command's own process group or, with `"to": "tree"`, once to every process group among its
+    descendants. A command that has just ended gets none.
+    """
     app, number = request.app, job_id(request)
     app[STREAMS].raise_if_closing()
     content = await bodies.read_json(request)
-    await app[CONTROLS].send_signal(number, parse.signal_number(content, app[CONTROLS].signals))
-    job = await app[STORE].job(number)
-    return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(number)})
+    order = parse.signal_order(content, app[CONTROLS].signals)
+    await app[CONTROLS].send_signal(number, order.number, to_tree=order.to_tree)
+    status = serialize.status(await app[STORE].job(number), app[FIND_PID](number))
+    return await responses.no_store(request, 202, status, {"Location": serialize.status_path(number)})
 
 
 async def stdin(request: web.Request) -> web.Response:

@@ -72,13 +72,13 @@ class _JobFollower:
         self._stream = stream
         self._feed = feed
         self._cursor = cursor
-        self._status = b""
+        self._status: serialize.Document = {}
         self._dropped = {"stdout": 0, "stderr": 0}
 
     async def run(self, subscription: Subscription, snapshot: Snapshot) -> None:
         """Send everything there is, then wait for more, until the job is done or the service shuts down."""
         self._status = snapshot.status
-        await self._stream.send(RETRY + snapshot.status)
+        await self._stream.send(RETRY + snapshot.status_event)
         while True:
             await self._send_news(snapshot)
             if isinstance(snapshot.job.phase, Done):
@@ -99,7 +99,7 @@ class _JobFollower:
             self._cursor = frame.cursor
         if snapshot.status != self._status:
             self._status = snapshot.status
-            await self._stream.send(snapshot.status)
+            await self._stream.send(snapshot.status_event)
         volume = snapshot.output.volume
         for stream, dropped in (("stdout", volume.stdout_dropped), ("stderr", volume.stderr_dropped)):
             if dropped > self._dropped[stream]:

@@ -11,7 +11,7 @@ from shellrunner import results
 from shellrunner.access import command_rules, job_policy
 from shellrunner.errors import NoSuchJob, ResultGone
 from shellrunner.model import Job, Submitter
-from shellrunner.web.app_keys import SETTINGS, STORE, identity_of, job_id
+from shellrunner.web.app_keys import FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
 from shellrunner.web.http.problems import HttpProblem
@@ -66,7 +66,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
     # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
     job = await request.app[STORE].request_cancel(job_id(request))
-    return await responses.no_store(request, 202, serialize.status(job), {"Location": serialize.status_path(job.id)})
+    status = serialize.status(job, request.app[FIND_PID](job.id))
+    return await responses.no_store(request, 202, status, {"Location": serialize.status_path(job.id)})
 
 
 async def remove(request: web.Request) -> web.Response:

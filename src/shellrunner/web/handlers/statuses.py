@@ -3,10 +3,12 @@
 Handlers of GET /api/statuses and /api/statuses/{id}; `job_events`, `status_events` and `output` have the live ones.
 """
 
+from functools import partial
+
 from aiohttp import web
 
 from shellrunner.model import Job
-from shellrunner.web.app_keys import STORE, job_id
+from shellrunner.web.app_keys import FIND_PID, STORE, FindPid, job_id
 from shellrunner.web.handlers import lists, prefer
 from shellrunner.web.http import responses
 from shellrunner.wire import serialize
@@ -25,15 +27,15 @@ async def show(request: web.Request) -> web.StreamResponse:
     link = serialize.result_link(job)
     if link is not None:
         return responses.see_other(link, serialize.status(job), headers)
-    return await responses.ok(
-        request, serialize.status(job), headers if job.done else {**headers, "Retry-After": "1"}
-    )
+    status = serialize.status(job, request.app[FIND_PID](job.id))
+    return await responses.ok(request, status, headers if job.done else {**headers, "Retry-After": "1"})
 
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses: list statuses, the newest first unless sorted otherwise."""
-    return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, _row)
+    row = partial(_row, request.app[FIND_PID])
+    return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, row)
 
 
-async def _row(job: Job) -> serialize.Document:
-    return serialize.status(job)
+async def _row(find_pid: FindPid, job: Job) -> serialize.Document:
+    return serialize.status(job, find_pid(job.id))
