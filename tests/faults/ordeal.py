@@ -42,14 +42,21 @@ class Ordeal:
         self.refused: list[tuple[int, str]] = []
         self.answers: list[tuple[str, int]] = []
 
-    async def run(self, cause: Cause, *, hold: float = 0) -> None:
-        """Let it happen, end it (after `hold` seconds at least), and check that all is true and works again."""
+    async def run(self, cause: Cause, *, hold: float = 0, restarts: bool = False) -> None:
+        """Let it happen, end it (after `hold` seconds at least), and check that all is true and works again.
+
+        With `restarts` the server is stopped, killed and started while it lasts.
+        """
         service = self._service
         assert (await service.run("exit 3"))["exit_code"] == 3
         await self._start_jobs()
-        pid = service.process.pid
         with cause():
             await self._use()
+            if restarts:
+                assert await service.stop() == 0
+                await service.start()
+                await service.restart()
+            pid = service.process.pid
             await self._go_on()
             await asyncio.sleep(hold)
         await until(self._works, RECOVERY_TIMEOUT, what="jobs are accepted and run again")

@@ -134,7 +134,8 @@ class Round:
 
     def _end_commands(self) -> None:
         for pid in self.processes.commands():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(120)

@@ -5,8 +5,10 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -58,11 +60,19 @@ async def test_s8_a_full_disk(kind: str, tmp_path: Path, need: Need, whole: bool
 
 
 @pytest.mark.usefixtures("root")
+async def test_s8_stops_and_starts_on_a_full_disk(tmp_path: Path, need: Need) -> None:
+    """A server that is stopped, killed and started while there is no space."""
+    with mounted("tmpfs", tmp_path, need) as directory:
+        async with serving(directory / "state") as service:
+            await Ordeal(service, tmp_path).run(partial(filled, directory), restarts=True)
+
+
+@pytest.mark.usefixtures("root")
 async def test_s8_no_inodes(tmp_path: Path, need: Need) -> None:
     """Space, but no inode for further files."""
     with mounted("tmpfs", tmp_path, need, ",nr_inodes=100") as directory:
         async with serving(directory / "state") as service:
-            await Ordeal(service, tmp_path).run(partial(without_inodes, directory))
+            await Ordeal(service, tmp_path).run(partial(without_inodes, directory), restarts=True)
 
 
 @pytest.mark.usefixtures("root", "only_whole")
@@ -173,7 +183,11 @@ async def test_no_more_processes(open_path: Path, need: Need) -> None:
             try:
                 yield
             finally:
-                os.killpg(process.pid, 9)
+                with contextlib.suppress(ProcessLookupError):
+                    while True:  # until the last one was waited for
+                        os.killpg(process.pid, signal.SIGKILL)
+                        process.poll()
+                        time.sleep(0.01)
 
     *shell, script = as_user(ORDINARY, open_path / "shown", ["prlimit", "--nproc=100"])
     prefix = [*shell, f'{script} "$@"', "sh"]
@@ -183,6 +197,13 @@ async def test_no_more_processes(open_path: Path, need: Need) -> None:
             await service.session.close()
             service.session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"})
             await Ordeal(service, home).run(hogged, hold=2)
+            with hogged():
+                assert await service.stop() == 0
+                await service.launch()
+                assert await service.process.wait() == 1
+                assert service.log[-1]["level"] == "fatal"
+            await service.start()
+            assert (await service.run("exit 9"))["exit_code"] == 9
     except AssertionError as error:
         need(f"'status': {UNREACHABLE}" not in str(error), "other users cannot reach this Python")
         raise

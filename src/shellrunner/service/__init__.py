@@ -44,7 +44,14 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int
     Raises:
         ShellrunnerError: the service could not start; the text says why.
     """
-    return asyncio.run(serve(settings, reread))
+    runner = asyncio.Runner()
+    try:
+        return runner.run(serve(settings, reread))
+    finally:
+        # It starts a thread to wait for the worker threads, for which there may be no process left. They end all the
+        # same, with this process.
+        with contextlib.suppress(RuntimeError):
+            runner.close()
 
 
 async def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
