@@ -119,7 +119,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("notifications", "change_log"),
         ("transition", "values"),
         ("output",),
-        ("columns", "pagination", "queues", "retention"),
+        ("columns", "pagination", "queues", "retention", "seen_time"),
         ("db",),
     ),
     "store.sqlite": (
@@ -144,7 +144,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("admission", "bulk_delete", "claiming"),
         ("lifecycle",),
         ("dependents",),
-        ("due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),
+        ("clock_marks", "due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),
         ("__init__",),
     ),
     "supervisor": (

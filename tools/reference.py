@@ -404,6 +404,8 @@ class _Figures:
     size = HistorySize(0, 0)
     endings: ClassVar[Counter[tuple[str, Ending]]] = Counter()
     callback_tries: ClassVar[Counter[Any]] = Counter()
+    removals: ClassVar[Counter[str]] = Counter()
+    unconfirmed_time = 0.0
     commits = running_count = idle_count = connections = 0
 
     async def queues(self) -> QueueOverview:

@@ -6,8 +6,12 @@ Used by every package but the keeper, which stays within its own. Must not know 
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
+
+# The only readings of these clocks; tests replace them in a server of their own.
+_wall_ns = time.time_ns
+_boot_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 
 Millis = int  # milliseconds since 1970-01-01T00:00:00Z
 
@@ -17,7 +21,12 @@ _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d
 
 def now_ms() -> Millis:
     """Return the current time."""
-    return time.time_ns() // 1_000_000
+    return _wall_ns() // 1_000_000
+
+
+def boot_ms() -> Millis:
+    """Return the milliseconds since the host was booted, also while it was suspended. Nobody can set this clock."""
+    return _boot_ns() // 1_000_000
 
 
 def format_rfc3339(moment: Millis) -> str:

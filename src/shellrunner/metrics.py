@@ -215,6 +215,10 @@ def _queue_metrics(queues: QueueOverview) -> Iterator[Metric]:
 def _history_metrics(inputs: MetricInputs) -> Iterator[Metric]:
     state_dir, store = inputs.state_dir, inputs.store
     yield _counter("shellrunner_history_commits_total", "Transactions committed to the history.", {(): store.commits})
+    removals: dict[Labels, float] = {(reason,): store.removals[reason] for reason in ("age", "number", "bytes")}
+    yield _counter("shellrunner_history_removed_total", "Jobs that retention removed.", removals, "reason")
+    text = "Seconds by which the wall clock is ahead of the time that was seen to pass, until it is believed."
+    yield _gauge("shellrunner_clock_unconfirmed_seconds", text, {(): store.unconfirmed_time})
     tries: dict[Labels, float] = {(outcome,): store.callback_tries[outcome] for outcome in Delivery}
     yield _counter("shellrunner_callback_tries_total", "Attempts to deliver a callback.", tries, "outcome")
     database = sum(_size(state_dir / name) for name in ("history.db", "history.db-wal"))

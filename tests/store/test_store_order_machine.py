@@ -165,7 +165,7 @@ class OrderMachine(RuleBasedStateMachine):
         job, token = self.claims.pop(place % len(self.claims))
         known = self.known.get(job)
         end = End(Ending.EXITED, time.time_ns() // 1_000_000, exit_code=code)
-        due = next_attempt_at(known.spec, known.attempt, end) if known else None
+        due = next_attempt_at(known.spec, known.attempt, end, end.completed) if known else None
         took = self.run(self.store.finish(job, token, end, Volume(), Head(), next_attempt_at=due))
         assert took == (known is not None and known.token == token)
         if known is None or not took:

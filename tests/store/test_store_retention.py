@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shellrunner.clock import now_ms
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head, HistorySize, Retention
@@ -101,7 +102,8 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
             await done(store, f"t{number}", completed=0)
         await store.delete_job(3)
         await store.delete_result(4)
-        assert await store._engine.read(lambda db: store._effects.trimmer.trim(db, 100)) == []
+        trimmed = await store._engine.read(lambda db: store._effects.trimmer.trim(db, 100, now_ms()))
+        assert trimmed.transitions == []
         assert store.size.jobs == 19
 
 

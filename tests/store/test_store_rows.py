@@ -125,13 +125,13 @@ def test_a_dependent_that_was_cancelled_is_not_counted_down(db: Interfering) -> 
 def test_a_key_is_replaced_only_when_it_has_expired(db: Interfering) -> None:
     """A key that another writer added meanwhile is not overwritten; one that has expired is."""
     key = IdempotencyKey("who", "k", b"one")
-    idempotency_keys.add(db, key, 1, 1_000)
+    idempotency_keys.add(db, key, 1, 1_000, 1_000)
     with pytest.raises(RowChangedError):
-        idempotency_keys.add(db, IdempotencyKey("who", "k", b"two"), 2, 2_000)
+        idempotency_keys.add(db, IdempotencyKey("who", "k", b"two"), 2, 2_000, 2_000)
     with pytest.raises(JobGone):
         idempotency_keys.find(db, key, 2_000)
     later = 1_000 + idempotency_keys.LIFETIME
     assert idempotency_keys.find(db, key, later) is None
-    idempotency_keys.add(db, IdempotencyKey("who", "k", b"two"), 2, later)
+    idempotency_keys.add(db, IdempotencyKey("who", "k", b"two"), 2, later, later)
     with pytest.raises(KeyReused):
         idempotency_keys.find(db, key, later + 1)

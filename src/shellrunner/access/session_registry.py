@@ -13,6 +13,7 @@ from shellrunner.clock import Millis, now_ms
 from shellrunner.model import Session
 
 SESSION_LIFETIME: Final = 12 * 3600  # seconds
+_CLOCK_SKEW: Final = 60_000  # milliseconds by which the clock may be corrected
 MAX_SESSIONS_PER_TOKEN: Final = 100  # with one more, the oldest ends
 
 
@@ -74,7 +75,10 @@ class SessionRegistry:
     def is_active(self, digest: bytes) -> bool:
         """Return whether there is a session with this digest that has not expired."""
         session = self._open.get(digest)
-        return session is not None and session.expires > self._clock()
+        if session is None:
+            return False
+        # More than the lifetime is left if the clock was set back: then it is not known how old the session is.
+        return 0 < session.expires - self._clock() <= SESSION_LIFETIME * 1000 + _CLOCK_SKEW
 
     async def create(self, token: str) -> str:
         """Create a session for the token with this hash; return the value of its cookie.

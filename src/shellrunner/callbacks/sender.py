@@ -7,7 +7,6 @@ not know SQL, or how a request is sent.
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -44,11 +43,14 @@ class RetrySchedule:
     max_delay: float = 3600.0
     retry_for: float = 86_400.0
 
-    def retry_at(self, due: DueCallback, now: Millis) -> Millis | None:
-        """Return when to try again after a try that failed at `now`; None if it was the last."""
-        delay = min(self.first_delay * 2.0 ** min(due.tries, 64), self.max_delay)
-        moment = now + round(delay * 1000)
-        return moment if moment <= due.since + self.retry_for * 1000 else None
+    def retry_at(self, due: DueCallback, now: Millis, seen_now: Millis | None = None) -> Millis | None:
+        """Return when to try again after a try that failed at `now`; None if it was the last.
+
+        `seen_now`, if it is not the same: the time by which it is decided whether to give up.
+        """
+        delay = round(min(self.first_delay * 2.0 ** min(due.tries, 64), self.max_delay) * 1000)
+        age = (now if seen_now is None else seen_now) - due.since
+        return now + delay if age + delay <= self.retry_for * 1000 else None
 
 
 class CallbackSender:
@@ -134,14 +136,17 @@ class CallbackSender:
         except ResultGone:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:
-            return unavailable.detail, self._schedule.retry_at(due, now_ms())
+            return unavailable.detail, self._retry_at(due)
         error = await self._post(client, due.job, json_codec.dumps(document))
-        return error, self._schedule.retry_at(due, now_ms())
+        return error, self._retry_at(due)
+
+    def _retry_at(self, due: DueCallback) -> Millis | None:
+        return self._schedule.retry_at(due, now_ms(), self._store.seen_now())
 
     async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:
         # Job ids start at 1 in each history, so the message id contains the history's.
         message_id = f"{self._store.history_id}-{job.id}"
-        headers = webhook_headers.webhook_headers(message_id, int(time.time()), content, self._callbacks.secret)
+        headers = webhook_headers.webhook_headers(message_id, now_ms() // 1000, content, self._callbacks.secret)
         return await delivery.deliver(client, _url(job), _host(job), content, headers)
 
     async def _record(self, due: DueCallback, error: str | None, retry_at: Millis | None) -> None:

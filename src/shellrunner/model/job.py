@@ -230,9 +230,12 @@ class Claim:
     run_as: str | None = None
 
 
-def next_attempt_at(spec: "JobSpec", attempt: int, end: End) -> Millis | None:
-    """Return when the attempt after this one (counted from 1) is due; None if this one was the last."""
+def next_attempt_at(spec: "JobSpec", attempt: int, end: End, now: Millis) -> Millis | None:
+    """Return when the attempt after this one (counted from 1) is due; None if this one was the last.
+
+    Never later than its delay from `now`: the clock may have been set back since the end.
+    """
     retries = spec.retries
     if retries is None or attempt > retries.max or end.ending.value not in retries.on or end.exit_code == 0:
         return None
-    return end.completed + round(retries.delay * 1000)
+    return min(end.completed, now) + round(retries.delay * 1000)

@@ -29,6 +29,8 @@ Rules:
 - Failure: when the history cannot be written (`StoreUnavailable`), nothing of the call has happened, nor will it be
   found after a crash. Where that is not certain, the error says so (`OutcomeUnknown`).
 - Files: nothing is committed to a history that is no longer at its path.
+- Ages are measured in time that was seen to pass (`seen_time`): a clock that is set deletes nothing. Delays (of a
+  retry, of a callback) are kept when the clock is set; `start_at` is a time of the wall clock.
 - A full disk (`NoSpace`): only what frees space or records an end is written, until enough is free.
 """
 
@@ -237,6 +239,9 @@ class Callbacks(Results, Protocol):
     async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
         """Record a try: delivered if `error` is None, else due again at `retry_at`, else failed for good."""
 
+    def seen_now(self) -> Millis:
+        """Return the time with which ages are measured: it does not follow a clock that was set forward."""
+
     def watch_callbacks(self) -> AbstractContextManager[Subscription]:
         """Subscribe to results that become due because a job ended."""
 
@@ -271,6 +276,14 @@ class HistoryFigures(Protocol):
     @property
     def callback_tries(self) -> Counter[Delivery]:
         """How many times a result was sent, by the outcome."""
+
+    @property
+    def removals(self) -> Counter[str]:
+        """How many jobs retention removed, by reason: `age`, `number` or `bytes`."""
+
+    @property
+    def unconfirmed_time(self) -> float:
+        """By how many seconds the wall clock is ahead of the time that was seen to pass; negative: behind."""
 
     @property
     def commits(self) -> int:

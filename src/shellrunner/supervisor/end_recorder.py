@@ -7,6 +7,7 @@ import asyncio
 import logging
 from typing import Protocol
 
+from shellrunner.clock import now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Volume, next_attempt_at
 from shellrunner.store import Work
@@ -52,6 +53,6 @@ class EndRecorder:
     async def _write(self, claim: Claim, verdict: Verdict) -> bool:
         if isinstance(verdict, Ended):
             end, volume, head = verdict.end, verdict.volume, verdict.head
-            due = next_attempt_at(claim.spec, claim.attempt, end)
+            due = next_attempt_at(claim.spec, claim.attempt, end, now_ms())
             return await self._store.finish(claim.job_id, claim.token, end, volume, head, next_attempt_at=due)
         return await self._store.requeue(claim.job_id, claim.token)

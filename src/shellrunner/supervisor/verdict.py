@@ -79,7 +79,7 @@ def witnessed_end(slot: SlotReader, record: Record | None) -> Ended:
         usage = Usage(end["cpu_user"], end["cpu_system"], end["max_rss_bytes"]) if "cpu_user" in end else None
         known = End(
             ending=Ending(end["ending"]),
-            completed=end["wall"],
+            completed=_completed(end),
             exit_code=end.get("exit_code"),
             signal=end.get("signal"),
             detail=end.get("detail"),
@@ -116,6 +116,14 @@ def _leftovers(end: dict[str, Any]) -> Leftovers | None:
         return None
     processes = (Leftover(process["pid"], process["command"]) for process in end["leftovers"])
     return Leftovers(tuple(processes), end["leftovers_count"])
+
+
+def _completed(end: dict[str, Any]) -> Millis:
+    """Return when it ended: not before it was started, if the clock was set back meanwhile."""
+    wall, started = end["wall"], end.get("started")
+    if started is None or wall >= started:
+        return int(wall)
+    return int(started + round((end.get("duration") or 0.0) * 1000))
 
 
 def judge(state: int, claim: Claim, evidence: str) -> Verdict:
@@ -203,7 +211,7 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
 def _lost(detail: str, record: Record | None = None) -> Ended:
     """Return the end of a lost job; when it was started is known if the slot has a record of it."""
     started = record.start.get("wall") if record else None
-    end = End(Ending.LOST, completed=now_ms(), detail=detail, started=started)
+    end = End(Ending.LOST, completed=max(now_ms(), started or 0), detail=detail, started=started)
     return Ended(end, Volume(), Head())
 
 

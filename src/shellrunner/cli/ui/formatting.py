@@ -39,7 +39,7 @@ def format_duration(seconds: float, *, whole: bool = False) -> str:
 
 def format_age(time: str) -> str:
     """Format how long ago an RFC 3339 time was, with one unit: 12 s ago, 3 d ago."""
-    seconds = seconds_between(time)
+    seconds = max(seconds_between(time), 0.0)
     unit, size = next(((unit, size) for unit, size in _DURATION_UNITS if seconds >= size), ("s", 1))
     return f"{int(seconds) // size} {unit} ago"
 

@@ -6,6 +6,7 @@ Owned by `claims`, which may pair it with a claim request. Must not know connect
 from collections import Counter
 from collections.abc import Callable
 
+from shellrunner.clock import Millis
 from shellrunner.model import Claim, Job
 from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
@@ -59,15 +60,22 @@ class AddJob(WorkItem):
     transitions: what was done to jobs; empty if its key is known already.
     """
 
-    __slots__ = ("_key", "new", "request", "reservations", "transitions")
+    __slots__ = ("_key", "_seen_now", "new", "request", "reservations", "transitions")
 
-    def __init__(self, new: NewJob, key: IdempotencyKey | None, on_commit: Callable[["AddJob"], None]) -> None:
+    def __init__(
+        self,
+        new: NewJob,
+        key: IdempotencyKey | None,
+        on_commit: Callable[["AddJob"], None],
+        seen_now: Callable[[], Millis],
+    ) -> None:
         super().__init__(self._add, lambda _: on_commit(self), needs_room=True)
         self.new = new
         self.request: ClaimRequest | None = None
         self.reservations: Reservations | None = None
         self.transitions: Transitions = []
         self._key = key
+        self._seen_now = seen_now
 
     @property
     def is_startable(self) -> bool:
@@ -77,7 +85,7 @@ class AddJob(WorkItem):
     def _add(self, db: Db) -> Job:
         self.transitions = []
         if self._key is not None:
-            known = idempotency_keys.find(db, self._key, self.new.created)
+            known = idempotency_keys.find(db, self._key, self._seen_now())
             if known is not None:
                 return known
         if self.reservations is not None:
@@ -85,7 +93,7 @@ class AddJob(WorkItem):
         owner = SlotOwner(self.request.keeper, self.request.token) if self.request is not None else None
         job, self.transitions = admission.add(db, self.new, owner)
         if self._key is not None:
-            idempotency_keys.add(db, self._key, job.id, self.new.created)
+            idempotency_keys.add(db, self._key, job.id, self.new.created, self._seen_now())
         if self.reservations is not None and not job.done:
             self.reservations.reserve(self)
         return job

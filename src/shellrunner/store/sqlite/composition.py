@@ -19,6 +19,7 @@ from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
@@ -89,9 +90,10 @@ async def _running(
         due_timer=DueTimer(),
         indexer=Indexer(engine.write),
     )
+    clock = ClockWatch(opener.seen_time)
     claims = Claims(requests, counts, effects, engine.writes)
-    maintenance = Maintenance(engine, effects, effects.trimmer)
-    store = SqliteStore(Parts(opener.history_id, engine, effects, requests, claims, outputs))
+    maintenance = Maintenance(engine, effects, effects.trimmer, clock)
+    store = SqliteStore(Parts(opener.history_id, engine, effects, requests, claims, outputs, clock))
 
     async with background() as tasks:
         removing = tasks.start("store-spill-remover", effects.spill.run())

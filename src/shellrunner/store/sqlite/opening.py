@@ -10,16 +10,19 @@ import time
 from contextlib import suppress
 from typing import Final
 
+from shellrunner.clock import boot_ms, now_ms
 from shellrunner.errors import StoreUnavailable
+from shellrunner.keeper.identity import boot_id
 from shellrunner.model import State
 from shellrunner.store import HistorySize, rows
 from shellrunner.store.columns import ClaimRow
 from shellrunner.store.output import spill
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import schema
 from shellrunner.store.sqlite.engine.db_thread import open_writing
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
-from shellrunner.store.units import queue_pauses, trimming
+from shellrunner.store.units import clock_marks, queue_pauses, trimming
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class HistoryOpener:
     """What is known of a history once `open` was called.
 
     size: of the done jobs. owners: who has claimed each running job. undone: how many jobs are not done, by queue and
-    state. paused: the queues that are. files: those that are open.
+    state. paused: the queues that are. files: those that are open. seen_time: since the last opening.
     """
 
     def __init__(self, state_dir: str) -> None:
@@ -42,6 +45,7 @@ class HistoryOpener:
         self.undone: list[tuple[str, State, int]] = []
         self.paused: frozenset[str] = frozenset()
         self.files: HistoryFiles
+        self.seen_time: SeenTime
         self._state_dir = state_dir
         self._is_interrupted = False
 
@@ -94,6 +98,7 @@ class HistoryOpener:
         self.size = trimming.measure(db)
         self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
         self.paused = queue_pauses.read(db)
+        self.seen_time = SeenTime(clock_marks.read(db), clock_marks.newest(db), boot_id(), now_ms(), boot_ms())
         for row in map(ClaimRow._make, db.execute(rows.RUNNING)):
             self.owners[row.id] = SlotOwner(row.keeper, row.token, row.attempt)
 

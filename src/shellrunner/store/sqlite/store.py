@@ -39,6 +39,7 @@ from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
 from shellrunner.store.sqlite.add_job import AddJob
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
@@ -57,6 +58,7 @@ class Parts:
     requests: ClaimRequests
     claims: Claims
     outputs: OutputReader
+    clock: ClockWatch
 
 
 class SqliteStore:
@@ -76,7 +78,9 @@ class SqliteStore:
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
         # What the batch does with it, and how it may be claimed in the same commit: the diagram in `claims`.
         new = NewJob.accept(spec, now_ms(), by)
-        job: Job = await self._engine.writes.submit(AddJob(new, key, self._parts.claims.job_added))
+        job: Job = await self._engine.writes.submit(
+            AddJob(new, key, self._parts.claims.job_added, self._parts.clock.now)
+        )
         return job
 
     async def job(self, job_id: int) -> Job:
@@ -241,6 +245,9 @@ class SqliteStore:
             lambda db: due_callbacks.record_try(db, job_id, error, retry_at), self._effects.callback_try_committed
         )
 
+    def seen_now(self) -> Millis:
+        return self._parts.clock.now()
+
     def watch_callbacks(self) -> AbstractContextManager[Subscription]:
         return self._effects.notifications.subscribe(Topic.CALLBACKS)
 
@@ -270,6 +277,14 @@ class SqliteStore:
         return self._effects.callback_tries
 
     @property
+    def removals(self) -> Counter[str]:
+        return self._effects.trimmer.removals
+
+    @property
+    def unconfirmed_time(self) -> float:
+        return self._parts.clock.unconfirmed / 1000
+
+    @property
     def commits(self) -> int:
         return self._engine.commits
 
@@ -278,6 +293,18 @@ class SqliteStore:
         return [error for error in found if error is not None]
 
     async def check(self) -> None:
-        mark = secrets.token_hex(8)
-        if await self._engine.write(lambda db: lifecycle.write_mark(db, mark)) != mark:
+        mark, clock = secrets.token_hex(8), self._parts.clock
+
+        def write(db: Db) -> tuple[str, Millis]:
+            shift = clock.settle(db)
+            clock.write_mark(db)
+            return lifecycle.write_mark(db, mark), shift
+
+        def written(outcome: tuple[str, Millis]) -> None:
+            clock.settled(outcome[1])
+            if outcome[1]:
+                self._effects.due_timer.check()
+
+        read_back, _ = await self._engine.write(write, written)
+        if read_back != mark:
             raise StoreUnavailable("the history does not keep what is written to it")

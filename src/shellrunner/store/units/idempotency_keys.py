@@ -40,9 +40,9 @@ def find(db: Db, key: IdempotencyKey, now: Millis) -> Job | None:
         raise JobGone(job_id) from None
 
 
-def add(db: Db, key: IdempotencyKey, job_id: int, now: Millis) -> None:
+def add(db: Db, key: IdempotencyKey, job_id: int, created: Millis, now: Millis) -> None:
     """Let the key stand for the job. Only an expired key is replaced; `find` has found no other."""
-    row = (key.identity, key.key, key.digest, job_id, now)
+    row = (key.identity, key.key, key.digest, job_id, created)
     check_changed(db.execute(_ADD, (*row, now - LIFETIME)))
 
 

@@ -4,7 +4,6 @@ Owned by the store, which runs it as a task. Must not know what is done when the
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -31,6 +30,10 @@ class DueTimer:
             self._next = due
             self._changed.set()
 
+    def check(self) -> None:
+        """Look for due jobs now: the clock was set."""
+        self.set(0)
+
     async def run(self, queue_due: QueueDue) -> None:
         """Call `queue_due` whenever a job is due. It queues those jobs, and returns when the next will be due."""
         while True:
@@ -50,7 +53,7 @@ class DueTimer:
             self.set(due)
 
     async def _sleep(self) -> None:
-        pause = _MAX_SLEEP if self._next is None else self._next / 1000 - time.time()
+        pause = _MAX_SLEEP if self._next is None else (self._next - now_ms()) / 1000
         with suppress(TimeoutError):
             async with asyncio.timeout(min(max(pause, 0.0), _MAX_SLEEP)):
                 await self._changed.wait()

@@ -8,7 +8,8 @@ from typing import Final
 
 from shellrunner.clock import Millis, now_ms
 from shellrunner.store.db import Db
-from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
+from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
+from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer, Trimmed
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.transition import CommitListener, Transitions
@@ -24,23 +25,37 @@ class Maintenance:
     engine: Engine
     listener: CommitListener
     trimmer: RetentionTrimmer
+    clock: ClockWatch
 
     async def remove_oldest(self, max_jobs: int) -> int:
         """Remove at most so many of the oldest jobs that exceed the limits; return how many."""
 
-        def remove(db: Db) -> Transitions:
-            idempotency_keys.delete_expired(db, now_ms())
-            return self.trimmer.trim(db, max_jobs)
+        def remove(db: Db) -> tuple[Trimmed, Millis]:
+            shift = self.clock.settle(db)
+            idempotency_keys.delete_expired(db, self.clock.now())
+            return self.trimmer.trim(db, max_jobs, self.clock.now()), shift
 
-        removed = await self.engine.write(remove, self.listener.committed, frees_space=True)
-        return len(removed)
+        def removed(outcome: tuple[Trimmed, Millis]) -> None:
+            trimmed, shift = outcome
+            self.clock.settled(shift)
+            self.listener.committed(trimmed.transitions)
+            self.trimmer.trimmed(trimmed)
+
+        trimmed, _ = await self.engine.write(remove, removed, frees_space=True)
+        return len(trimmed.transitions)
 
     async def queue_due(self) -> Millis | None:
         """Queue jobs that are due; return when the next will be due."""
 
-        def queue(db: Db) -> tuple[Transitions, Millis | None]:
-            return admission.queue_due(db, now_ms(), _MAX_DUE), admission.next_due(db)
+        def queue(db: Db) -> tuple[Transitions, Millis | None, Millis]:
+            shift = self.clock.settle(db)  # first: a clock that was set forward makes no retry due
+            return admission.queue_due(db, now_ms(), _MAX_DUE), admission.next_due(db), shift
 
-        item = WorkItem(queue, lambda outcome: self.listener.committed(outcome[0]), may_queue=True)
-        _, next_due = await self.engine.writes.submit(item)
+        def queued(outcome: tuple[Transitions, Millis | None, Millis]) -> None:
+            transitions, _, shift = outcome
+            self.clock.settled(shift)
+            self.listener.committed(transitions)
+
+        item = WorkItem(queue, queued, may_queue=True)
+        _, next_due, _ = await self.engine.writes.submit(item)
         return None if next_due is None else int(next_due)

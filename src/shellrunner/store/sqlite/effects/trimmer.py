@@ -5,12 +5,13 @@ know files, and never removes a job that is not done.
 """
 
 import asyncio
-import time
+import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
-from shellrunner.clock import now_ms
+from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.retention import HistorySize, Retention
@@ -18,24 +19,40 @@ from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle, trimming
 
 _BATCH_SIZE: Final = 100  # jobs that are removed in one commit
+_LOG_INTERVAL: Final = 60.0  # seconds between two lines about jobs that were too many
 _POLL_INTERVAL: Final = 30.0  # seconds, for jobs that have become too old
+
+_log = logging.getLogger(__name__)
 
 RemoveOldest = Callable[[int], Awaitable[int]]
 
 
+class Trimmed(NamedTuple):
+    """What was removed, and for which limit: `age`, `number` or `bytes`."""
+
+    transitions: Transitions
+    reasons: Counter[str]
+
+
 class RetentionTrimmer:
-    """Keeps a history within its limits. `size` is kept up to date by `added` and `removed`."""
+    """Keeps a history within its limits. `size` is kept up to date by `added` and `removed`.
+
+    removals: how many jobs were removed since the history was opened, by reason.
+    """
 
     def __init__(self, limits: Retention, size: HistorySize) -> None:
         self.size = size
+        self.removals: Counter[str] = Counter()
         self._limits = limits
         self._wake = asyncio.Event()
+        self._unlogged: Counter[str] = Counter()
+        self._log_at = 0.0  # loop.time() from which on removals for number and bytes are logged
 
     def added(self, size: int) -> None:
         """Count a job that is done, with so many bytes of output."""
         self.size.jobs += 1
         self.size.bytes += size
-        if self._exceeds(self.size.jobs, self.size.bytes):
+        if self._exceeded(self.size.jobs, self.size.bytes):
             self._wake.set()
 
     def removed(self, jobs: int, size: int) -> None:
@@ -43,18 +60,38 @@ class RetentionTrimmer:
         self.size.jobs -= jobs
         self.size.bytes -= size
 
-    def trim(self, db: Db, max_jobs: int) -> Transitions:
-        """Delete the oldest jobs as far as they exceed the limits, at most `max_jobs` (a unit for the writer)."""
+    def trim(self, db: Db, max_jobs: int, now: Millis) -> Trimmed:
+        """Delete the oldest jobs as far as they exceed the limits, at most `max_jobs` (a unit for the writer).
+
+        `now`: the time with which ages are measured.
+        """
         jobs, size = self.size.jobs, self.size.bytes
-        oldest_kept = self._oldest_kept()
-        transitions: Transitions = []
+        oldest_kept = self._oldest_kept(now)
+        trimmed = Trimmed([], Counter())
         for job_id, completed in trimming.oldest(db, max_jobs, oldest_kept, now_ms()):
-            if completed >= oldest_kept and not self._exceeds(jobs, size):
+            reason = "age" if completed < oldest_kept else self._exceeded(jobs, size)
+            if reason is None:
                 break
             deleted = lifecycle.delete_job(db, job_id)
-            transitions.append(deleted)
+            trimmed.transitions.append(deleted)
+            trimmed.reasons[reason] += 1
             jobs, size = jobs - 1, size - (deleted.size or 0)
-        return transitions
+        return trimmed
+
+    def trimmed(self, trimmed: Trimmed) -> None:
+        """Count and log what was removed: by age at once, else once a minute, as each end may remove a job."""
+        self.removals += trimmed.reasons
+        self._unlogged += trimmed.reasons
+        now = asyncio.get_running_loop().time()
+        if self._unlogged["age"] or (self._unlogged and now >= self._log_at):
+            self.log_removals()
+            self._log_at = now + _LOG_INTERVAL
+
+    def log_removals(self) -> None:
+        """Log what was removed since the last time."""
+        if self._unlogged:
+            _log.info("retention removed jobs", extra={"jobs": self._unlogged.total(), **self._unlogged})
+            self._unlogged.clear()
 
     async def run(self, remove_oldest: RemoveOldest) -> None:
         """Call `remove_oldest`, which removes at most so many jobs and returns how many, whenever it is necessary."""
@@ -64,14 +101,18 @@ class RetentionTrimmer:
             with suppress(StoreUnavailable):
                 while await remove_oldest(_BATCH_SIZE) == _BATCH_SIZE:
                     pass
+            if asyncio.get_running_loop().time() >= self._log_at:
+                self.log_removals()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_INTERVAL):
                     await self._wake.wait()
 
-    def _oldest_kept(self) -> float:
+    def _oldest_kept(self, now: Millis) -> float:
         days = self._limits.days
-        return 0 if days is None else (time.time() - days * 86_400) * 1000
+        return 0 if days is None else now - days * 86_400_000
 
-    def _exceeds(self, jobs: int, size: int) -> bool:
-        limits = self._limits
-        return (limits.jobs is not None and jobs > limits.jobs) or (limits.bytes is not None and size > limits.bytes)
+    def _exceeded(self, jobs: int, size: int) -> str | None:
+        """Return which limit is exceeded by so many jobs with so many bytes."""
+        if self._limits.jobs is not None and jobs > self._limits.jobs:
+            return "number"
+        return "bytes" if self._limits.bytes is not None and size > self._limits.bytes else None
