@@ -153,7 +153,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("job_runner", "controls", "end_recorder"),
         ("keeper_pool", "running_job", "start_message"),
         ("fork_server_connection", "keeper_connection", "users"),
-        ("message_protocol", "verdict", "orphans", "concurrency"),
+        ("message_protocol", "verdict", "orphans", "concurrency", "oom_kills"),
     ),
     "web": (
         ("__init__",),

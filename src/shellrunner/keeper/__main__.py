@@ -9,8 +9,18 @@ import ctypes
 import os
 import sys
 
-# First of all, since exec reset what the server had set: a command of our own user must not have access to our memory
-# and descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
+# The out-of-memory killer is to take a command before the server (OOMScoreAdjust= in its unit): what is forked from
+# here has the usual score. Before the next call, after which the file is root's.
+try:
+    _score = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    if int(os.read(_score, 16)) < 0:
+        os.write(_score, b"0")
+    os.close(_score)
+except (OSError, ValueError):  # no /proc, or not allowed to
+    pass
+
+# Before anything else, since exec reset what the server had set: a command of our own user must not have access to our
+# memory and descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

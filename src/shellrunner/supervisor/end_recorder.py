@@ -5,12 +5,15 @@ Owned by the supervisor. Must not know keepers: until an end is recorded, its sl
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Protocol
 
 from shellrunner.clock import now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Volume, next_attempt_at
+from shellrunner.model.endings import Ending
 from shellrunner.store import Work
+from shellrunner.supervisor.oom_kills import OomKills
 from shellrunner.supervisor.verdict import Ended, Verdict
 
 log = logging.getLogger("shellrunner.supervisor")
@@ -28,12 +31,14 @@ class EndObserver(Protocol):
 class EndRecorder:
     """Writes verdicts into the store, and logs them."""
 
-    def __init__(self, store: Work, observe: EndObserver) -> None:
+    def __init__(self, store: Work, observe: EndObserver, oom_kills: OomKills) -> None:
         """Write into `store`, then call `observe`."""
-        self._store, self._observe = store, observe
+        self._store, self._observe, self._oom_kills = store, observe, oom_kills
 
     async def record(self, claim: Claim, verdict: Verdict) -> None:
         """Record the verdict, however long it takes."""
+        if isinstance(verdict, Ended):
+            verdict = replace(verdict, end=self._explain_kill(verdict.end))
         while True:
             try:
                 known = await self._write(claim, verdict)
@@ -49,6 +54,17 @@ class EndRecorder:
             fields = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
             log.info("job ended", extra={"job": claim.job_id, **fields, "duration": end.duration})
             self._observe(claim, end, verdict.volume)
+
+    def _explain_kill(self, end: End) -> End:
+        """Add to an end by SIGKILL, which nobody here has sent, that the kernel was short of memory meanwhile."""
+        if end.ending is not Ending.SIGNALLED or end.signal != "SIGKILL" or end.started is None:
+            return end
+        count = self._oom_kills.count_since(end.started)
+        if not count:
+            return end
+        processes = "one process" if count == 1 else f"{count} processes"
+        found = f"the kernel's out-of-memory killer ended {processes} of the service's control group meanwhile"
+        return replace(end, detail="; ".join(filter(None, (end.detail, found))))
 
     async def _write(self, claim: Claim, verdict: Verdict) -> bool:
         if isinstance(verdict, Ended):

@@ -18,6 +18,7 @@ from shellrunner.supervisor.job_runner import JobRunner
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.message_protocol import KeeperGone
+from shellrunner.supervisor.oom_kills import OomKills, own_memory_events
 from shellrunner.supervisor.running_job import RunningJob
 from shellrunner.supervisor.verdict import Verdict, new_claim_token
 
@@ -37,7 +38,8 @@ class Supervisor:
         """Run the store's jobs under these keepers, at most `max_running` at once; `jobs` has the defaults."""
         self._store, self._keepers, self._max_running = store, keepers, max_running
         self._runner = JobRunner(keepers, jobs)
-        self._ends = EndRecorder(store, observe)
+        self._oom_kills = OomKills(own_memory_events())
+        self._ends = EndRecorder(store, observe, self._oom_kills)
         self._limit = ConcurrencyLimit(max_running)
         self._running_jobs: dict[int, RunningJob] = {}
         self._workers = 0
@@ -72,6 +74,7 @@ class Supervisor:
             tasks.create_task(self._watch_cancel_requests(), name="cancel requests")
             tasks.create_task(self._keepers.remove_abandoned(), name="abandoned keepers")
             tasks.create_task(self._watch_missed_ends(), name="missed ends")
+            tasks.create_task(self._oom_kills.watch(), name="out-of-memory kills")
             tasks.create_task(self._fill_pool(tasks), name="keeper pool")
 
     async def drain(self, *, cancel: bool) -> None:

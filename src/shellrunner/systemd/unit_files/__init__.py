@@ -34,6 +34,9 @@ _SOCKETS: Final = (
     "# The socket unit is started first, and the service listens on its sockets.\nSockets=shellrunner.socket\n"
 )
 
+# Not in a user's own systemd instance, which may not lower the score.
+_OOM_SCORE: Final = "# It kills commands, whose score is 0, before the server.\nOOMScoreAdjust=-500\n"
+
 
 class ServiceAccount(NamedTuple):
     """The user and group of a unit."""
@@ -56,13 +59,18 @@ def service_unit(
     account_lines = _fill("account-system", user=_literal(account.user), group=_literal(account.group))
     sockets = _SOCKETS if has_socket_unit else ""
     return _service(
-        command, account_lines, hardening=f"{hardening_lines}\n", sockets=sockets, target="multi-user.target"
+        command,
+        account_lines,
+        hardening=f"{hardening_lines}\n",
+        sockets=sockets,
+        oom=_OOM_SCORE,
+        target="multi-user.target",
     )
 
 
 def user_service_unit(command: Sequence[str]) -> str:
     """Return the service unit for a user's own systemd instance, beside its socket unit; `command` as above."""
-    return _service(command, _fill("account-user"), hardening="", sockets=_SOCKETS, target="default.target")
+    return _service(command, _fill("account-user"), hardening="", sockets=_SOCKETS, oom="", target="default.target")
 
 
 def _service(command: Sequence[str], account: str, **values: str) -> str:
