@@ -442,3 +442,23 @@ def _is_longer(found: Any, count: int) -> bool:
 def _children(pid: Any) -> list[Any]:
     pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     return [each for each in pids if lives(each) and parent(each) == pid]
+
+
+async def test_a_kill_of_every_process_of_the_unit_loses_what_ran_and_keeps_what_waited(
+    service: Service, tmp_path: Path
+) -> None:
+    """`systemctl kill -s KILL`: running jobs are `lost`, queued ones run once, and nothing is left."""
+    service.settings["SUPERVISOR__MAX_RUNNING"] = 2
+    await service.restart()
+    pids = tmp_path / "pids"
+    running = [await service.submit(f"echo $$ >>{pids}; sleep 300 & wait") for _ in range(2)]
+    await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    queued = await service.submit(f"echo ran >>{tmp_path}/ran")
+    unit = {service.process.pid, *marked(str(service.state_dir))} | {int(pid) for pid in pids.read_text().split()}
+    for pid in unit:
+        os.kill(pid, signal.SIGKILL)
+    await service.process.wait()
+    await service.start()
+    assert [(await service.result(job))["ending"] for job in running] == ["lost", "lost"]
+    assert (await service.result(queued))["exit_code"] == 0
+    assert (tmp_path / "ran").read_text() == "ran\n"

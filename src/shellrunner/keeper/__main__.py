@@ -19,8 +19,8 @@ try:
 except (OSError, ValueError):  # no /proc, or not allowed to
     pass
 
-# Before anything else, since exec reset what the server had set: a command of our own user must not have access to our
-# memory and descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
+# Before anything else, since exec reset what the server had set: a command of our own user must not have access to
+# our memory and descriptors (PR_SET_DUMPABLE in prctl(2); proc(5), ptrace(2)). Keepers inherit it, commands do not.
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
