@@ -169,3 +169,15 @@ def test_a_service_with_a_socket_unit_never_binds_the_addresses_itself() -> None
     """With a socket unit the service has Sockets=, which starts that unit first; without one it has not."""
     assert settings(service_unit(["/bin/sr"], ME, "sudo", has_socket_unit=True))["Sockets"] == "shellrunner.socket"
     assert "Sockets" not in settings(service_unit(["/bin/sr"], ME, "sudo"))
+
+
+def test_a_unit_says_where_it_belongs() -> None:
+    """The comments of a user's own units name that user's directory and `systemctl --user`."""
+    command, addresses = ["/bin/sr", "serve"], [Address("127.0.0.1", 8000)]
+    own = user_service_unit(command) + unit_files.socket_unit(addresses, "0600", None)
+    assert "/etc/systemd/system" not in own
+    assert own.count("# systemctl --user daemon-reload") == 2
+    assert own.count("~/.config/systemd/user/shellrunner.") == 2
+    hosts = service_unit(command, ME, "sudo") + unit_files.socket_unit(addresses, "0600", ME)
+    assert hosts.count("/etc/systemd/system/shellrunner.") == 2
+    assert "--user daemon-reload" not in hosts

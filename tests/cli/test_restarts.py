@@ -106,6 +106,19 @@ async def test_wait_outlives_a_restart(service: Service, typist: Typist) -> None
         assert (await finished(process)).code == 9
 
 
+async def test_wait_and_logs_may_begin_while_the_server_restarts(service: Service, typist: Typist) -> None:
+    """A verb that only waits begins before the server is there, and ends with the job's code and output."""
+    number = (await typist.run("submit", "echo hi; exit 9")).out.decode().strip()
+    assert (await typist.run("wait", number)).code == 9
+    await service.kill()
+    async with typist.begin("wait", number) as waiting, typist.begin("logs", "-f", number) as following:
+        await asyncio.sleep(0.5)  # both have tried
+        assert (waiting.returncode, following.returncode) == (None, None)
+        await service.start()
+        assert (await finished(waiting)).code == 9
+        assert (await finished(following)).out == b"hi\n"
+
+
 async def test_a_submission_whose_answer_is_lost_is_one_job(service: Service, typist: Typist) -> None:
     """A server killed after it received the request sends no response; the retry returns the same job."""
     os.kill(service.process.pid, 19)

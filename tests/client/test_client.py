@@ -1,5 +1,6 @@
 """The client covers every route and every error, as documented."""
 
+import asyncio
 import inspect
 import re
 import subprocess
@@ -26,7 +27,7 @@ from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES
 from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -187,6 +188,27 @@ async def test_a_server_that_never_was_there_is_not_waited_for() -> None:
         with pytest.raises(ClientError, match=r"^cannot reach http://127\.0\.0\.1:1: Connection refused$") as caught:
             await client.queues()
     assert (caught.value.kind, caught.value.is_transient) == ("unreachable", True)
+
+
+async def test_a_server_that_was_not_there_yet_is_waited_for_if_that_is_asked_for(tmp_path: Path) -> None:
+    """With `retry_first_for` a server may start within that time; the error comes after it."""
+    url = f"unix:{tmp_path}/socket"
+    async with Client(url, retry_first_for=0.2) as client:
+        with pytest.raises(ClientError, match=r"No such file or directory"):
+            await client.queues()
+    async with Client(url, retry_for=0.0, retry_first_for=WAIT_TIMEOUT) as client:
+        asking = asyncio.create_task(client.queues())
+        await asyncio.sleep(0.1)
+        assert not asking.done()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n")
+            writer.write(b'{"queues":[]}')
+            writer.close()
+
+        async with await asyncio.start_unix_server(answer, f"{tmp_path}/socket"):
+            await asking
 
 
 async def test_a_token_comes_with_every_request_and_with_no_other_server(wire: TcpProxy) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.protocol import Unpacker, pack
 from shellrunner.keeper.slot import SlotReader, slot_name
 from tests.support import measurement
@@ -58,7 +60,21 @@ class ForkServer(Talk):
         """Close every connection, and see that it exits."""
         for talk in (*self.keepers, self):
             talk.connection.close()
-        assert self.process.wait(20) == 0
+        try:
+            assert self.process.wait(20) == 0
+        except subprocess.TimeoutExpired:  # a test has failed, and left a command running
+            self._kill_keepers()
+            self.process.wait(20)
+            raise
+
+    def _kill_keepers(self) -> None:
+        """Kill those that are left; the fork server ends their commands, and then itself."""
+        for path in (self.state / "slots").glob("*.slot"):
+            header = self.slot(int(path.stem)).header()
+            pidfd = ProcessIdentity.from_dict(header["identity"]).open_pidfd() if header else None
+            if pidfd is not None:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
 
     def keeper(self, number: int = 1) -> Talk:
         """Have a keeper made, and connect to it."""

@@ -20,6 +20,7 @@ T = TypeVar("T")
 ClientAction = Callable[[Client], Coroutine[Any, Any, int]]  # returns the exit code
 
 RETRY_FOR: Final = 10.0  # seconds for which an unreachable server is waited for
+RETRY_FIRST_FOR: Final = 10.0  # the same for a server that restarts just when a verb begins that only waits
 RETRY_FOR_LONG: Final = 300.0  # the same where the user waits for a job: a restart must not end that
 _ERRORS_OF_ONE_JOB: Final = (404, 409, 410)  # the job does not exist, or its state does not allow the request
 
@@ -36,14 +37,16 @@ def run_with_client(
     console: Console,
     *,
     retry_for: float = RETRY_FOR,
+    retry_first_for: float = 0.0,
     error_code: int | None = None,
 ) -> NoReturn:
     """Run `action` with a client, report its errors, and exit.
 
-    `error_code` is the exit code for every error; by default 1, or 2 for a wrong configuration.
+    `retry_for` and `retry_first_for` are those of the client. `error_code` is the exit code for every error; by
+    default 1, or 2 for a wrong configuration.
     """
     try:
-        code = asyncio.run(_run(server_config.find(server), action, console, retry_for))
+        code = asyncio.run(_run(server_config.find(server), action, console, (retry_for, retry_first_for)))
     except OutputClosed:
         discard_stdout()
         code = exit_codes.OUTPUT_CLOSED
@@ -91,19 +94,20 @@ async def run_with_background(main: Coroutine[Any, Any, T], *background: Corouti
         raise errors.exceptions[0] from None
 
 
-async def _run(config: ServerConfig, action: ClientAction, console: Console, retry_for: float) -> int:
+async def _run(config: ServerConfig, action: ClientAction, console: Console, retries: tuple[float, float]) -> int:
     progress = console.progress
     try:
-        async with _open_client(config, retry_for, progress.on_retry) as client:
+        async with _open_client(config, retries, progress.on_retry) as client:
             return await run_with_background(action(client), progress.run())
     except ClientError as error:
         error.detail = _explain(error, config)
         raise
 
 
-def _open_client(config: ServerConfig, retry_for: float, on_retry: RetryListener) -> Client:
+def _open_client(config: ServerConfig, retries: tuple[float, float], on_retry: RetryListener) -> Client:
     try:
-        return Client(config.url, token=config.token, retry_for=retry_for, on_retry=on_retry)
+        later, first = retries
+        return Client(config.url, token=config.token, retry_for=later, retry_first_for=first, on_retry=on_retry)
     except ValueError as error:
         raise ConfigError(f"{config.url_source}: {error}") from None
 

@@ -16,7 +16,7 @@ from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Event
 from shellrunner.client.request_types import Filter, JobOptions, Stream
-from shellrunner.client.transport import READ_TIMEOUT, RetryListener, Transport
+from shellrunner.client.transport import READ_TIMEOUT, RetryListener, RetryTimes, Transport
 
 if TYPE_CHECKING:
     from shellrunner.wire import documents
@@ -32,8 +32,8 @@ class Client:
     """A connection to one server. The methods raise `ClientError` and no other error of their own.
 
     When a connection breaks, idempotent requests are retried until the server has been unreachable for `retry_for`
-    seconds; if it was never reachable, the error is raised at once. `on_retry` is called with the error before each
-    retry, and with None once the server has responded again.
+    seconds. One that was never reachable is waited for `retry_first_for` seconds. `on_retry` is called with the error
+    before each retry, and with None once the server has responded again.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Client:
         *,
         token: str | None = None,
         retry_for: float = 60.0,
+        retry_first_for: float = 0.0,
         on_retry: RetryListener | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -51,7 +52,8 @@ class Client:
             ValueError: `url` is not one of these.
         """
         address = ServerAddress.parse(url)
-        self._transport = Transport(address, token=token, retry_for=retry_for, on_retry=on_retry, tls=tls)
+        retries = RetryTimes(retry_for, retry_first_for)
+        self._transport = Transport(address, token=token, retries=retries, on_retry=on_retry, tls=tls)
 
     async def __aenter__(self) -> Self:
         """Open the client; connections are made on demand."""

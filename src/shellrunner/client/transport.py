@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import aiohttp
 
@@ -36,6 +36,13 @@ class RetryListener(Protocol):
         """Handle the error that is about to be retried, or None: the server has responded."""
 
 
+class RetryTimes(NamedTuple):
+    """For how many seconds errors are retried: `first` while the server was never reachable, `later` after that."""
+
+    later: float
+    first: float
+
+
 class Transport:
     """A pool of connections to one server; it is also the `RetryPolicy` of the requests made through it."""
 
@@ -44,11 +51,11 @@ class Transport:
         address: ServerAddress,
         *,
         token: str | None,
-        retry_for: float,
+        retries: RetryTimes,
         on_retry: RetryListener | None,
         tls: ssl.SSLContext | None,
     ) -> None:
-        self.address, self.retry_for = address, retry_for
+        self.address, self._retries = address, retries
         self._token, self._on_retry, self._tls = token, on_retry, tls
         self._has_connected = self._is_retrying = False
         self._session: aiohttp.ClientSession
@@ -144,6 +151,11 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
             raise self._translate_error(error) from error
 
+    @property
+    def retry_for(self) -> float:
+        """Seconds from the first error of a series until the last error is raised."""
+        return self._retries.later if self._has_connected else max(self._retries.first, 0.0)
+
     def report_retry(self, error: ClientError) -> None:
         """Notify the listener that a request is about to be retried."""
         self._is_retrying = True
@@ -151,8 +163,9 @@ class Transport:
             self._on_retry(error)
 
     def is_retryable(self, error: ClientError) -> bool:
-        """Return whether another attempt may succeed; a server that was never reachable is not waited for."""
-        return error.is_transient and (error.kind != UNREACHABLE or self._has_connected)
+        """Return whether another attempt may succeed; a server that was never reachable may not be waited for."""
+        is_waited_for = self._has_connected or self._retries.first > 0
+        return error.is_transient and (error.kind != UNREACHABLE or is_waited_for)
 
     def _connector(self) -> aiohttp.BaseConnector:
         if self.address.socket:

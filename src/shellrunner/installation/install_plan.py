@@ -4,6 +4,7 @@ Used by the command line. Must not know how a step is applied.
 """
 
 import os
+import pwd
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,8 +234,16 @@ def _restart_notes(systemctl: host.Systemctl, units: list[WriteFile], options: I
         yield f"the units were changed; to apply them: {commands}"
 
 
+def _user_name() -> str:
+    """Return the name of the user, whatever USER says: cron and `su` leave it unset, or another one's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # no entry in the user database
+        return str(os.getuid())
+
+
 def _linger_notes() -> Iterator[str]:
-    name = os.environ.get("USER") or str(os.getuid())
+    name = _user_name()
     if not Path("/var/lib/systemd/linger", name).exists():
         yield (
             "when your last session ends, systemd ends the service and its commands; to keep them: "

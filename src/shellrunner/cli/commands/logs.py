@@ -43,7 +43,8 @@ def logs(
         return 0
 
     retry_for = api_calls.RETRY_FOR_LONG if follow else api_calls.RETRY_FOR
-    api_calls.run_with_client(server, show, console, retry_for=retry_for)
+    retry_first_for = api_calls.RETRY_FIRST_FOR if follow else 0.0
+    api_calls.run_with_client(server, show, console, retry_for=retry_for, retry_first_for=retry_first_for)
 
 
 class _LogReader:

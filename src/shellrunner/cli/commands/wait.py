@@ -31,7 +31,12 @@ def wait(jobs: tuple[int, ...], quiet: bool, as_json: bool, server: str | None) 
     console = Console(quiet=quiet)
     action = partial(_wait, jobs, console, as_json=as_json)
     api_calls.run_with_client(
-        server, action, console, retry_for=api_calls.RETRY_FOR_LONG, error_code=exit_codes.SERVICE_ERROR
+        server,
+        action,
+        console,
+        retry_for=api_calls.RETRY_FOR_LONG,
+        retry_first_for=api_calls.RETRY_FIRST_FOR,
+        error_code=exit_codes.SERVICE_ERROR,
     )
 
 

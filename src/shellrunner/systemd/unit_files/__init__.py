@@ -37,6 +37,10 @@ _SOCKETS: Final = (
 # Not in a user's own systemd instance, which may not lower the score.
 _OOM_SCORE: Final = "# It kills commands, whose score is 0, before the server.\nOOMScoreAdjust=-500\n"
 
+# Where a unit is installed, and by which command it is controlled.
+_SYSTEM_PLACE: Final = {"directory": "/etc/systemd/system", "systemctl": "systemctl"}
+_USER_PLACE: Final = {"directory": "~/.config/systemd/user", "systemctl": "systemctl --user"}
+
 
 class ServiceAccount(NamedTuple):
     """The user and group of a unit."""
@@ -65,12 +69,15 @@ def service_unit(
         sockets=sockets,
         oom=_OOM_SCORE,
         target="multi-user.target",
+        **_SYSTEM_PLACE,
     )
 
 
 def user_service_unit(command: Sequence[str]) -> str:
     """Return the service unit for a user's own systemd instance, beside its socket unit; `command` as above."""
-    return _service(command, _fill("account-user"), hardening="", sockets=_SOCKETS, oom="", target="default.target")
+    return _service(
+        command, _fill("account-user"), hardening="", sockets=_SOCKETS, oom="", target="default.target", **_USER_PLACE
+    )
 
 
 def _service(command: Sequence[str], account: str, **values: str) -> str:
@@ -93,7 +100,7 @@ def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount
         lines += ["# Who may connect to a Unix socket.", f"SocketMode={mode}"]
         if account:
             lines += [f"SocketUser={_literal(account.user)}", f"SocketGroup={_literal(account.group)}"]
-    return _fill("shellrunner.socket", listen="\n".join(lines))
+    return _fill("shellrunner.socket", listen="\n".join(lines), **(_SYSTEM_PLACE if account else _USER_PLACE))
 
 
 def serve_command(executable: Sequence[str], config: Path | None) -> list[str]:
