@@ -341,11 +341,13 @@ async def test_a_killed_service_continues_with_it(down: Service, open_path: Path
 
 async def test_what_a_killed_keeper_left_of_another_user_is_ended(down: Service) -> None:
     """With keeper, fork server and server dead, the next server finds the user's processes by their mark."""
-    (job,) = await submitted(down.state_dir, JobSpec(command="setsid sleep 600 & sleep 600"), by=AS_NOBODY)
+    mark = f"MARK={down.state_dir}"  # other tests have jobs of the same number at the same time
+    spec = JobSpec(command="setsid sleep 600 & sleep 600 & wait", env={"MARK": str(down.state_dir)})
+    (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
     await down.start()
     keeper = await down.running(job)
-    await until(lambda: len(marked(f"SHELLRUNNER_JOB={job}:")) >= 2)
-    left = [pid for pid in marked(f"SHELLRUNNER_JOB={job}:") if os.stat(f"/proc/{pid}").st_uid == NOBODY.pw_uid]
+    await until(lambda: len(processes_of(NOBODY.pw_uid, mark)) == 3)
+    left = processes_of(NOBODY.pw_uid, mark)
     with open(f"/proc/{keeper.pid}/stat") as file:
         fork_server = int(file.read().rpartition(")")[2].split()[1])
     await down.kill()
@@ -353,8 +355,17 @@ async def test_what_a_killed_keeper_left_of_another_user_is_ended(down: Service)
     down.signal(keeper, signal.SIGKILL)
     await down.start()
     assert (await down.result(job))["ending"] == "lost"
-    assert left
-    assert not [pid for pid in left if lives(pid)]
+    await until(lambda: not [pid for pid in left if lives(pid)])
+
+
+def processes_of(uid: int, mark: str) -> list[int]:
+    """Return the user's processes with this mark in their environment."""
+    found = []
+    for pid in marked(mark):
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                found.append(pid)
+    return found
 
 
 async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
