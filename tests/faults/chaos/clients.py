@@ -16,11 +16,14 @@ from tests.faults.chaos.jobs import Plan
 from tests.support import sse
 
 PERSISTENCE: Final = 45.0  # seconds for which a client repeats a request
-# The refusals with 503 that the API documents.
+# The refusals with 503 and 507 that the API documents: nothing was done, or it is not known whether it was.
 _REFUSALS: Final = {
     f"/problems/{name}"
-    for name in ("queue-full", "input-full", "keeper-silent", "store-unavailable", "shutting-down", "not-ready")
-}
+    for name in (
+        "queue-full", "input-full", "keeper-silent", "store-unavailable", "shutting-down", "not-ready", "no-space",
+        "outcome-unknown",
+    )
+}  # fmt: skip
 _Response = tuple[int, Any, dict[str, str]]
 
 
@@ -61,7 +64,7 @@ class Api:
             self.answers["unreachable"] += 1
             raise Unreachable(repr(error)) from error
         self.answers[f"{method} {status}"] += 1
-        if status == 503 and content.get("type") in _REFUSALS:
+        if status in (503, 507) and content.get("type") in _REFUSALS:
             raise Rejected(content["type"])
         if status >= 500:
             self.violations.append(f"{method} {path} was answered with {status}: {content}")
@@ -246,7 +249,7 @@ class Clients:
                     self.api.session.get(path, headers=position) as response,
                 ):
                     if response.status != 200:
-                        await self._see_refusal(response, job)
+                        await self._see_refusal(response, f"job {job.job_id}")
                         continue
                     async for event in sse.parse(response.content):
                         if event.id is not None:
@@ -269,7 +272,7 @@ class Clients:
             try:
                 async with asyncio.timeout(self._chance.choice((0.1, 1, 5))), self.api.session.get(path) as response:
                     if response.status != 200:
-                        await self._see_refusal(response, job)
+                        await self._see_refusal(response, f"job {job.job_id}")
                         continue
                     async for data in response.content.iter_any():
                         piece += data
@@ -300,6 +303,9 @@ class Clients:
                 asyncio.timeout(seconds),
                 self.api.session.get(self.api.url("/api/statuses/events"), headers=self._position) as response,
             ):
+                if response.status != 200:
+                    await self._see_refusal(response, "all statuses")
+                    return
                 if not self._position:
                     await self._read_statuses()
                 async for event in sse.parse(response.content):
@@ -326,10 +332,9 @@ class Clients:
         self.counts["refused" if refused else "cut"] += 1
         await asyncio.sleep(0.05 if refused else 0)
 
-    async def _see_refusal(self, response: aiohttp.ClientResponse, job: Submitted) -> None:
+    async def _see_refusal(self, response: aiohttp.ClientResponse, what: str) -> None:
         if response.status != 503:
-            text = await response.text()
-            self.api.violations.append(f"a follower of job {job.job_id} got {response.status}: {text}")
+            self.api.violations.append(f"a follower of {what} got {response.status}: {await response.text()}")
         await asyncio.sleep(0.05)
 
     # Queues and bulk deletion ------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Injection:
         hit = False
         for name in names:
             for pid in self._choose(name, which) if name != "server" else ():
-                self._announce(pid)
+                self._announce("K", pid)
                 hit |= _send(pid, signal.SIGKILL)
         if "server" in names:
             await self._service.restart()
@@ -206,14 +206,16 @@ class Injection:
                 found = list(self._processes.commands())
         return [found[int(which * len(found))]] if found else []
 
-    def _announce(self, pid: int) -> None:
-        """Write into the ledger that this process of a job, if it is one, is about to be killed."""
+    def _announce(self, letter: str, pid: int) -> None:
+        """Write into the ledger that this process of a job, if it is one, is about to be killed or stopped."""
         nonce, token = self._processes.commands().get(pid, (None, None))
         if nonce is not None:
             with self._ledger.open("a") as file:
-                file.write(f"K {nonce} {token} {pid}\n")
+                file.write(f"{letter} {nonce} {token} {pid}\n")
 
     def _stop(self, pids: list[int], how_long: float) -> bool:
+        for pid in pids:
+            self._announce("Z", pid)
         stopped = [pid for pid in pids if _send(pid, signal.SIGSTOP)]
         if stopped:
             self._last(self._continue(stopped, how_long))

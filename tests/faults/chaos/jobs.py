@@ -6,6 +6,7 @@ ledger, with one write(2) for each line, so that the lines of all commands are i
     S  it started             C  it has written so many lines of one stream
     E  it is about to exit, with this code                  D  a daemon that it left behind is alive
     X  it is about to end itself by this signal             K  the test is about to kill a process of it
+                                                            Z  the test is about to stop a process of it
 
 Its output describes itself: a first line with its claim token, then numbered lines.
 """
