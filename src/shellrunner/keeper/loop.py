@@ -163,8 +163,9 @@ class Keeper:
             if now >= self._reap_at and not self._child_signals:
                 self._watch_children()
                 running.reap()
-        if running.is_over(now):
-            self._finish(running)
+            if not running.is_over(now):
+                return
+        self._finish(running)
 
     # The server ------------------------------------------------------------------------------------------------
 

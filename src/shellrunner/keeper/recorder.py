@@ -48,7 +48,8 @@ class Recorder:
     def publish_pid(self, pid: int) -> None:
         """Show the command's pid to readers of the slot, before anything is stored."""
         self._pid = pid
-        self._write_progress({"pid": pid})
+        with suppress(OSError):
+            self._slot.write_pid(pid)
 
     def withdraw_pid(self, *, now: bool) -> None:
         """Show it no more, at once or from the next write on: the command has ended."""

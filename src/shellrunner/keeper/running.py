@@ -61,7 +61,7 @@ class RunningCommand:
         self._may_let_go = False  # its children, which may outlive it
         self._hurried = False  # it is cancelled although it has ended: do not settle
         self._termination: Termination | None = None
-        self._leftovers = FoundLeftovers()
+        self._leftovers: FoundLeftovers | None = None
 
     @property
     def leaves_children(self) -> bool:
@@ -220,7 +220,8 @@ class RunningCommand:
         if self.tree_is_gone or self.leaves_children:
             return []
         tree = living_tree()
-        self._leftovers.exclude(tree)
+        if self._leftovers:
+            self._leftovers.exclude(tree)
         names = ", ".join(FoundLeftovers(tree).names()) or "a child that could not be found"
         return [f"still running after {KILL_TIMEOUT:g} s: {names}"]
 
@@ -242,7 +243,7 @@ class RunningCommand:
             "cpu_system": round(usage.ru_stime, 6),
             # Until exec, the child is a copy of the keeper, so a peak below our own is the keeper's.
             "max_rss_bytes": peak and peak * 1024,
-            **self._leftovers.members(),
+            **(self._leftovers.members() if self._leftovers else {}),
         }
 
     def has_ended(self) -> bool:

@@ -14,7 +14,7 @@ _MAX_NAMED = 20
 class FoundLeftovers:
     """Processes by what they were when they were found; the first ones with their command lines."""
 
-    def __init__(self, tree: Iterable[Process] = ()) -> None:
+    def __init__(self, tree: Iterable[Process]) -> None:
         """Look at the processes; one that has ended meanwhile is none."""
         self._commands: dict[Process, str | None] = {}
         for process in tree:
