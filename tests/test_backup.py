@@ -388,11 +388,12 @@ async def test_output_that_was_damaged_before_is_reported(service: Service, tmp_
     """A file that is shorter than its row promises does not prevent a backup, which says so."""
     job = await service.submit(LARGE)
     await service.result(job)
-    os.truncate(service.state_dir / f"runs/{job}.out", 5)
+    (spilled,) = (service.state_dir / "runs").glob(f"{job}.*.out")
+    os.truncate(spilled, 5)
     done = await typist.run("backup", "--state-dir", service.state_dir, tmp_path / "backup")
     assert done.code == 0
-    assert f"runs/{job}.out lacks 99995 bytes" in done.err
-    assert Manifest.read(tmp_path / "backup").incomplete == {f"runs/{job}.out": 99_995}
+    assert f"runs/{spilled.name} lacks 99995 bytes" in done.err
+    assert Manifest.read(tmp_path / "backup").incomplete == {f"runs/{spilled.name}": 99_995}
 
 
 # What is refused ---------------------------------------------------------------------------------------------------
@@ -464,7 +465,7 @@ async def test_restores_that_are_refused(service: Service, tmp_path: Path, typis
     def edited(path: Path) -> None:
         path.write_text(path.read_text().replace('"jobs": 1', '"jobs": 2'))
 
-    output = f"runs/{job}.out"
+    (output,) = (f"runs/{path.name}" for path in (tmp_path / "backup" / "runs").glob("*.out"))
     await damaged("manifest.json", lambda path: (path / "manifest.json").unlink())
     await damaged("manifest.json is damaged", lambda path: os.truncate(path / "manifest.json", 100))
     await damaged("manifest.json is damaged", lambda path: edited(path / "manifest.json"))
@@ -492,7 +493,8 @@ async def test_what_was_there_is_set_aside_and_kept(service: Service, tmp_path: 
     assert b"all queues are paused" in done.out
     (aside,) = service.state_dir.glob("set-aside-*")
     assert (aside / "history.db").read_bytes() == b"garbage"
-    assert (aside / f"runs/{job}.out").stat().st_size == 100_000
+    (spilled,) = (aside / "runs").glob(f"{job}.*.out")
+    assert spilled.stat().st_size == 100_000
     await service.start()
     assert await service.raw(job) == b"a" * 150_000
 

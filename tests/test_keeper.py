@@ -288,7 +288,7 @@ def test_stored_output_is_a_true_beginning_of_what_was_written(
     assert stored == min(len(whole), limit)
     data = reader.data(record, 0, min(stored, DATA_CAPACITY))
     if stored > DATA_CAPACITY:
-        data += (state / "runs" / "1.out").read_bytes()
+        data += (state / data_path(1, token="t")).read_bytes()
     assert data == whole[:stored]
     index = parse_index(reader.index(record, record.progress.get("entries", 0)))
     offsets = [0, 0]
@@ -340,7 +340,7 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path: Path) -> None:
     assert recorder.stored[0] == DATA_CAPACITY + 200_000
     assert recorder.stored[0] + recorder.dropped[0] == 500_000
     assert not recorder.over_limit
-    assert (tmp_path / "runs" / "1.out").stat().st_size == 200_000
+    assert (tmp_path / data_path(1, token="t")).stat().st_size == 200_000
     recorder.close()
     os.close(slot.fd)
     os.close(directory)
@@ -359,21 +359,36 @@ def test_each_attempt_has_its_own_files(
     assert record.attempt == attempt
     assert ("attempt" in record.start) == (attempt > 1)  # a slot of an earlier version never says it
     stem = "12" if attempt == 1 else f"12.{attempt}"
-    assert (fork_server.state / "runs" / f"{stem}.out").stat().st_size == 1000
-    assert data_path(12, attempt) == f"runs/{stem}.out"
-    with Spill(str(fork_server.state), 12, attempt) as spill:
+    assert (fork_server.state / "runs" / f"{stem}.t.out").stat().st_size == 1000
+    assert data_path(12, attempt, "t") == f"runs/{stem}.t.out"
+    assert data_path(12, attempt) == f"runs/{stem}.out", "the name that earlier versions gave"
+    with Spill(str(fork_server.state), 12, attempt, "t") as spill:
         assert len(spill.data(DATA_CAPACITY, 5000)) == 1000
 
 
 def test_the_files_of_all_attempts_are_found_and_removed(tmp_path: Path) -> None:
     """A job's attempts are removed with it, others' files and what nobody knows are not."""
     (tmp_path / "runs").mkdir()
-    names = ["7.out", "7.idx", "7.3.out", "70.out", "70.12.idx", "8.2.out", "x.out", "7.out.tmp", "07.out", "7.0.out"]
+    names = [
+        "7.out",
+        "7.idx",
+        "7.3.out",
+        "7.3.a-b.idx",
+        "70.out",
+        "70.12.idx",
+        "8.2.out",
+        "x.out",
+        "7.out.tmp",
+        "07.out",
+        "7.0.out",
+    ]
     for name in names:
         (tmp_path / "runs" / name).touch()
-    assert spill.find_all(str(tmp_path)) == {7: 3, 70: 12, 8: 2}
-    spill.remove(str(tmp_path), 7, 3)
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == set(names) - {"7.out", "7.idx", "7.3.out"}
+    found = {(file.job, file.attempt, file.token) for file in spill.find_all(str(tmp_path))}
+    assert found == {(7, 1, None), (7, 3, None), (7, 3, "a-b"), (70, 1, None), (70, 12, None), (8, 2, None)}
+    spill.remove(str(tmp_path), 7, (None, None, "a-b"))
+    left = set(names) - {"7.out", "7.idx", "7.3.out", "7.3.a-b.idx"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == left
     spill.remove(str(tmp_path), 70)
     assert (tmp_path / "runs" / "70.12.idx").exists()
 
@@ -463,13 +478,15 @@ def test_a_whole_end_is_the_truth_in_any_boot(state: tuple[Any, ...], token: Any
 def test_a_later_attempt_is_judged_by_its_own_files(state: tuple[Any, ...]) -> None:
     """An end whose output lies in another attempt's files only is `lost`; in its own, it is the truth."""
     path, directory, writer = state
-    for name, ending in (("1.2.out", Ending.EXITED), ("1.out", Ending.LOST)):
+    own, first = data_path(1, 2, OTHER_BOOT), data_path(1, 1, OTHER_BOOT)
+    for name, ending in ((own, Ending.EXITED), (first, Ending.LOST)):
+        (path / own).unlink(missing_ok=True)
         writer.begin({"job": 1, "token": OTHER_BOOT, "wall": 5, "attempt": 2})
         recorder = Recorder(writer, directory, 1, OTHER_BOOT, 1 << 30, attempt=2)
         recorder.store(0, b"x" * 100_000)
         recorder.close()
         writer.end(recorder.progress() | END)
-        os.rename(path / "runs" / "1.2.out", path / "runs" / name)
+        os.rename(path / own, path / name)
         assert ended_by(directory, _claim(OTHER_BOOT), "gone").end.ending is ending
 
 
@@ -480,7 +497,7 @@ def test_an_end_whose_parts_do_not_agree_is_lost(state: tuple[Any, ...], damage:
     _end(writer, directory, OTHER_BOOT, b"x" * (100_000 if damage == "file" else 10))
     slot = path / "slots" / "1.slot"
     if damage == "file":
-        os.truncate(path / "runs" / "1.out", 100)
+        os.truncate(path / data_path(1, token=OTHER_BOOT), 100)
     else:
         whole = bytearray(slot.read_bytes())
         at = whole.index(b"x" * 10) if damage == "data" else whole.index(b'"exit_code"')

@@ -211,5 +211,6 @@ async def test_a_service_continues_the_fourth(fourth: Path) -> None:
         await service.ask("POST", "/api/queues/backups/resume")
         assert (await service.result(8))["stdout"] == "queued\n"
         assert (await service.result(9))["exit_code"] == 127
+        assert (await service.get("/api/queues"))[2]["paused"] is False, "slots without home are no reason to hold it"
     finally:
         await service.clear_away()

@@ -297,20 +297,6 @@ async def test_s10_a_result_can_be_read_again_and_after_a_restart(service: Servi
     assert first == second == third
 
 
-async def test_slots_of_another_history_are_set_aside(service: Service) -> None:
-    """A history that was replaced does not touch the keepers of the old one: they are reported and left alone."""
-    job = await service.submit("sleep 600")
-    keeper = await service.running(job)
-    await service.kill()
-    for path in service.state_dir.glob("history.db*"):
-        path.unlink()
-    await service.start()
-    assert lives(keeper.pid)
-    await until(lambda: any(line["event"] == "slot quarantined" for line in service.log))
-    assert list((service.state_dir / "slots" / "aside").iterdir())
-    assert (await service.run("echo new"))["job_id"] == 1
-
-
 async def test_a_slot_whose_keeper_was_killed_at_its_start_is_removed(service: Service) -> None:
     """A slot in which nothing was written yet, of whatever size, is no evidence of anything."""
     await service.kill()

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import random
+import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,7 +210,7 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
             store_all(recorder, written)
             recorder.close()
             output = await finished(store, keeper, claim.job_id, "t")
-        path = tmp_path / "runs" / f"{claim.job_id}.{kind}"
+        (path,) = (tmp_path / "runs").glob(f"*.{kind}")
         whole = path.read_bytes()
         path.unlink()
         if damage == "a directory":
@@ -270,6 +271,28 @@ async def test_deleting_removes_the_files(tmp_path: Path) -> None:
         assert len(list((tmp_path / "runs").iterdir())) == 4
         await store.delete_job(1)
         await store.delete_result(2)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.sqlite
+async def test_files_of_earlier_versions_have_no_token(tmp_path: Path) -> None:
+    """A spill file that a keeper of an earlier version wrote is read, and removed with its job."""
+    async with opened(tmp_path) as store:
+        claim = await running(store)
+        with SimulatedKeeper(tmp_path) as keeper:
+            recorder = keeper.begin(claim.job_id, "t")
+            store_all(recorder, pieces(9, 2000, 100))
+            recorder.close()
+            await finished(store, keeper, claim.job_id, "t")
+        before = await all_of(await store.output(claim.job_id))
+        for path in (tmp_path / "runs").iterdir():
+            path.rename(path.with_name(f"{claim.job_id}{path.suffix}"))
+    with sqlite3.connect(tmp_path / "history.db") as db:
+        db.execute("UPDATE jobs SET token = NULL")
+    db.close()
+    async with opened(tmp_path) as store:
+        assert await all_of(await store.output(claim.job_id)) == before
+        await store.delete_job(claim.job_id)
     assert not list((tmp_path / "runs").iterdir())
 
 

@@ -1,6 +1,7 @@
 """Opening a history that is new, old, damaged, of a newer release, another program's, or was killed at any moment."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
+from shellrunner.store import Retention
 from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite.composition import open_store
 from tests.support.histories import SPEC, done, everything, opened, running
 
 
@@ -124,7 +127,7 @@ async def test_files_without_a_result_are_removed_when_the_history_is_opened(tmp
         held = await running(store, "running")
         await store.delete_job(deleted.id)
         await store.delete_result(emptied.id)
-    for job in (kept.id, deleted.id, emptied.id, held.job_id, 999):
+    for job in (kept.id, deleted.id, emptied.id, held.job_id):
         (tmp_path / data_path(job)).write_bytes(b"x")
         (tmp_path / index_path(job)).write_bytes(b"x")
     (tmp_path / "runs" / "notes").touch()
@@ -135,19 +138,52 @@ async def test_files_without_a_result_are_removed_when_the_history_is_opened(tmp
 
 @pytest.mark.sqlite
 async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
-    """A new history beside the files of another one neither uses nor destroys them."""
+    """A new history beside files of another one is refused; if it is wanted, it neither uses nor destroys them."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "1.out").write_bytes(b"old")
-    async with opened(tmp_path) as store:
-        await store.add(SPEC)
+    (tmp_path / "runs" / "31.out").write_bytes(b"old")
+    with pytest.raises(StoreUnavailable, match="--new-history"):
+        async with opened(tmp_path):
+            pass
+    assert not (tmp_path / "history.db").exists()
+    async with open_store(tmp_path, Retention(), new_history=True) as store:
+        assert (await store.add(SPEC)).id == 32
         assert not list((tmp_path / "runs").iterdir())
-    (aside,) = tmp_path.glob("runs.*/1.out")
+        assert store.held is None
+    (aside,) = tmp_path.glob("runs.*/31.out")
     assert aside.read_bytes() == b"old"
+
+
+@pytest.mark.sqlite
+async def test_c2_a_wal_is_not_applied_to_an_older_history(tmp_path: Path) -> None:
+    """C2: a history.db that is put back beside the WAL that a crash has left is held, whole, and as it was."""
+    state, backup = tmp_path / "state", tmp_path / "backup"
+    async with opened(state) as store:
+        older = await store.add(SPEC)
+        with sqlite3.connect(state / "history.db") as db:
+            db.execute("VACUUM INTO ?", (str(backup),))
+        db.close()
+        await store.advance_generation()
+        newer = await store.add(SPEC)
+        await store.check()
+        crashed = tmp_path / "crashed"
+        shutil.copytree(state, crashed)
+    assert (crashed / "history.db-wal").stat().st_size
+    shutil.copyfile(backup, crashed / "history.db")
+    async with opened(crashed) as store:
+        assert store.held is not None
+        assert [job.id for job in await everything(store)] == [older.id]
+        assert (await store.add(SPEC)).id > newer.id
+    assert list(crashed.glob("history.db-wal.*")), "it is kept"
+    with sqlite3.connect(crashed / "history.db") as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    db.close()
 
 
 WRITING = """
 import asyncio, sys
 from pathlib import Path
+from shellrunner.store import Retention
+from shellrunner.store.sqlite.composition import open_store
 from tests.support.histories import NOTHING, SPEC, ended, opened
 
 async def main():

@@ -142,9 +142,14 @@ class _Backup:
 
     def _copy_so_far(self, state: int, row: RunningJobRow) -> tuple[Volume, Head, Millis | None]:
         volume, head, entries, started = output_so_far(state, row.keeper, row.id, row.token)
+        # A keeper of an earlier version named its files without the token.
+        name = row.id, row.attempt, row.token
+        token = (
+            row.token if any((self._state_dir / path(*name)).exists() for path in (data_path, index_path)) else None
+        )
         wanted = {
-            data_path(row.id, row.attempt): volume.stored - DATA_CAPACITY,
-            index_path(row.id, row.attempt): (entries - INDEX_CAPACITY) * ENTRY_SIZE,
+            data_path(row.id, row.attempt, token): volume.stored - DATA_CAPACITY,
+            index_path(row.id, row.attempt, token): (entries - INDEX_CAPACITY) * ENTRY_SIZE,
         }
         for path, size in wanted.items():
             if size <= 0:
@@ -176,7 +181,12 @@ class _Backup:
 
     def _incomplete(self, copy: HistoryCopy) -> dict[str, int]:
         """Return the files that lack bytes which the history promises, as they do in the state directory."""
-        sizes = {data_path(each.job, each.attempt): each.size for each in copy.spilled() if each.size}
+        names = {spill.attempt_of(path): path for path in self._files if path.endswith(".out")}
+        sizes = {
+            names.get((each.job, each.attempt), data_path(each.job, each.attempt, each.token)): each.size
+            for each in copy.spilled()
+            if each.size
+        }
         missing = {path: size - self._files.get(path, FileSum(0, "")).size for path, size in sizes.items()}
         return {path: size for path, size in sorted(missing.items()) if size > 0}
 

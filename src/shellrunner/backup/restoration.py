@@ -22,6 +22,7 @@ from shellrunner.backup.private_files import readable_errors
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service.state_dir import RESTORING, locked
+from shellrunner.store import high_water
 from shellrunner.store.output import spill
 from shellrunner.store.sqlite.snapshot import open_copy, open_live
 
@@ -60,7 +61,7 @@ class _Restoring:
         self._notes: list[str] = []
 
     def run(self, *, set_aside: bool) -> Restoration:
-        earlier = min(self._earlier(), default=None)
+        earlier = next(self._earlier(), None)
         if earlier and not set_aside:
             raise ShellrunnerError(
                 f"{self._state_dir} already has a history ({earlier}): with --set-aside it is moved into a "
@@ -85,6 +86,7 @@ class _Restoring:
         runs = self._state_dir / RUNS
         if os.path.lexists(runs) and (runs.is_symlink() or not runs.is_dir() or any(runs.iterdir())):
             yield RUNS
+        yield from high_water.names(str(self._state_dir))
         yield from self._slots()
 
     def _slots(self) -> Iterator[str]:
@@ -115,7 +117,8 @@ class _Restoring:
         last_id = max(last_id, self._manifest.last_id)
         try:
             with open_copy(str(self._staging / HISTORY)) as copy:
-                copy.hold(last_id)
+                reason = f"the history was restored from a backup: it is as of {self._manifest.created}"
+                copy.hold(last_id, reason)
         except StoreUnavailable as error:
             raise ShellrunnerError(f"the backup was not restored: {error.detail}") from None
         self._take_ownership(self._staging)
@@ -128,6 +131,8 @@ class _Restoring:
         for root in (self._state_dir, *self._state_dir.glob(f"{_ASIDE}*")):
             if os.path.lexists(root / HISTORY):
                 yield self._last_id_of(root / HISTORY)
+            if mark := high_water.read(str(root)):
+                yield mark.ids
             for path in root.glob(f"{RUNS}*/*"):
                 if (attempt := spill.attempt_of(path.name)) is not None:
                     yield attempt[0]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .fork_exec import TargetUser, requested_limits, spawn
-from .program import Program, StartStep, StepFailed
+from .program import Program, StartStep, StepFailed, explain_refusal
 from .stdin_buffer import StdinBuffer
 from .stdio import Action, Stdio
 
@@ -92,12 +92,13 @@ def _spawn(message: dict[str, Any], actions: list[Action]) -> int:
             with suppress(OSError):
                 os.chdir("/")
     except StepFailed as failed:
-        raise CannotStart(_describe(message, failed.step, os.strerror(failed.errno))) from None
+        raise CannotStart(_describe(message, failed.step, failed.errno)) from None
     except OSError as error:
-        raise CannotStart(_describe(message, StartStep.EXECUTE, str(error.strerror))) from None
+        raise CannotStart(_describe(message, StartStep.EXECUTE, error.errno or 0)) from None
 
 
-def _describe(message: dict[str, Any], step: StartStep, reason: str) -> str:
+def _describe(message: dict[str, Any], step: StartStep, number: int) -> str:
+    reason = os.strerror(number)
     match step:
         case StartStep.SWITCH_USER:
             return f"cannot become the user with uid {message['user']['uid']}: {reason}"
@@ -105,6 +106,11 @@ def _describe(message: dict[str, Any], step: StartStep, reason: str) -> str:
             return f"cannot enter the directory {_shorten(message['cwd'])}: {reason}"
         case StartStep.FIND_PROGRAM:
             reason = "not found along PATH"
+        case StartStep.EXECUTE:
+            program = Program.from_message(message)
+            reason = explain_refusal(program, number, as_other_user=bool(message.get("user"))) or reason
+            with suppress(OSError):
+                os.chdir("/")
     return f"cannot start {_shorten(message['argv'][0])}: {reason}"
 
 

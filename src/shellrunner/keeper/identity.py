@@ -6,6 +6,7 @@ first and the start time checked after: a signal through the pidfd reaches that 
 
 import functools
 import os
+import select
 from typing import Any, NamedTuple
 
 
@@ -50,6 +51,18 @@ class ProcessIdentity(NamedTuple):
             pass
         os.close(pidfd)
         return None
+
+    def is_alive(self) -> bool:
+        """Return whether the process has not ended; a zombie has."""
+        pidfd = self.open_pidfd()
+        if pidfd is None:
+            return False
+        try:
+            ended = select.poll()
+            ended.register(pidfd, select.POLLIN)
+            return not ended.poll(0)
+        finally:
+            os.close(pidfd)
 
 
 def read_proc_file(path: str) -> bytes:

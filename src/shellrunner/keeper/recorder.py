@@ -1,7 +1,7 @@
 """Store one command's output as it arrives, up to its limit.
 
-Owned by the running command, one per job. Fills the slot first, then `runs/<job>.out` and `.idx`; must not know
-processes. What is stored is always a prefix of what was written: from the first byte that does not fit (limit or
+Owned by the running command, one per job. Fills the slot first, then `runs/<job>.<token>.out` and `.idx`; must not
+know processes. What is stored is always a prefix of what was written: from the first byte that does not fit (limit or
 disk) on, nothing more is stored, and everything is counted as dropped.
 
 The first of five stages between a command's write and a follower's read, each of which delays or merges output:
@@ -17,7 +17,8 @@ from typing import Any
 from .slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, SlotWriter, data_path, index_path
 
 _COALESCE_NS = 5_000_000  # output of the same stream within this time of an entry gets no entry of its own
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+# The name has the claim's token, so nobody else's file can be there: two commands never write one file.
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Recorder:
@@ -119,7 +120,8 @@ class Recorder:
             self._index_crc = zlib.crc32(entry.pack(), self._index_crc)
         else:
             if self._index_file < 0:
-                self._index_file = os.open(index_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)
+                path = index_path(self._job, self._attempt, self._token)
+                self._index_file = os.open(path, _NEW_FILE, 0o600, dir_fd=self._state)
             if os.pwrite(self._index_file, entry.pack(), (self._entries - INDEX_CAPACITY) * ENTRY_SIZE) < ENTRY_SIZE:
                 raise OSError("short write of an index entry")
         self._entries += 1
@@ -138,7 +140,8 @@ class Recorder:
         written = 0
         try:
             if self._data_file < 0:
-                self._data_file = os.open(data_path(self._job, self._attempt), _NEW_FILE, 0o600, dir_fd=self._state)
+                path = data_path(self._job, self._attempt, self._token)
+                self._data_file = os.open(path, _NEW_FILE, 0o600, dir_fd=self._state)
             while written < len(rest):
                 written += os.pwrite(self._data_file, rest[written:], at + written)
         except OSError:

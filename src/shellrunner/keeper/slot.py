@@ -8,8 +8,9 @@ bytes; must not know processes or jobs' meaning.
     …       record 1   the next job; the two are used in turn
 
 A record has three blocks in its first page (`start`, `progress`, `end`), then space for the first `INDEX_CAPACITY`
-index entries and `DATA_CAPACITY` bytes of output. The rest goes to `runs/<job>.idx` and `runs/<job>.out`, with the
-attempt in the name from the second on. A block is its length, CRC-32 and JSON, so a torn one is recognized.
+index entries and `DATA_CAPACITY` bytes of output. The rest goes to `runs/<job>.<token>.idx` and `.out`, with the
+attempt in the name from the second on (`<job>.<attempt>.<token>`). Up to protocol 3 the names had no token. A block
+is its length, CRC-32 and JSON, so a torn one is recognized.
 
 The life of a slot:
 
@@ -107,18 +108,22 @@ def socket_name(keeper: int) -> str:
     return f"{keeper}.sock"
 
 
-def data_path(job: int, attempt: int = 1) -> str:
-    """Return the path of an attempt's output beyond the slot, relative to the state directory."""
-    return f"runs/{_stem(job, attempt)}.out"
+def data_path(job: int, attempt: int = 1, token: str | None = None) -> str:
+    """Return the path of an attempt's output beyond the slot, relative to the state directory.
+
+    Without a token it is the name that earlier versions gave.
+    """
+    return f"runs/{_stem(job, attempt, token)}.out"
 
 
-def index_path(job: int, attempt: int = 1) -> str:
-    """Return the path of an attempt's index beyond the slot, relative to the state directory."""
-    return f"runs/{_stem(job, attempt)}.idx"
+def index_path(job: int, attempt: int = 1, token: str | None = None) -> str:
+    """Return the path of an attempt's index beyond the slot, relative to the state directory; see `data_path`."""
+    return f"runs/{_stem(job, attempt, token)}.idx"
 
 
-def _stem(job: int, attempt: int) -> str:
-    return f"{job}" if attempt == 1 else f"{job}.{attempt}"
+def _stem(job: int, attempt: int, token: str | None) -> str:
+    name = f"{job}" if attempt == 1 else f"{job}.{attempt}"
+    return name if token is None else f"{name}.{token}"
 
 
 def _pack_block(content: dict[str, Any], size: int) -> bytes:

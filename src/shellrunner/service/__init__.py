@@ -38,15 +38,17 @@ from shellrunner.web import make_app
 log = logging.getLogger("shellrunner.service")
 
 
-def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
+def run(settings: Settings, reread: Callable[[], Settings] | None = None, *, new_history: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status. On SIGHUP, `reread` reads the settings again.
+
+    With `new_history`, what another history has left in the state directory is set aside, instead of refused.
 
     Raises:
         ShellrunnerError: the service could not start; the text says why.
     """
     runner = asyncio.Runner()
     try:
-        return runner.run(serve(settings, reread))
+        return runner.run(serve(settings, reread, new_history=new_history))
     finally:
         # It starts a thread to wait for the worker threads, for which there may be no process left. They end all the
         # same, with this process.
@@ -54,14 +56,16 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int
             runner.close()
 
 
-async def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
+async def serve(
+    settings: Settings, reread: Callable[[], Settings] | None = None, *, new_history: bool = False
+) -> int:
     """Run the service, from the first lock to the last log line; return the exit status."""
     passed, certificate = take_passed_sockets(settings), Certificate.from_settings(settings.server)
     reloader = Reloader(settings, reread or (lambda: settings), partial(check_passed_sockets, passed))
     # Before anything is created: a stop request leaves nothing behind.
     with handled_signals(reloader.request) as stop:
         try:
-            return await _serve(settings, stop, reloader, passed, certificate)
+            return await _serve(settings, stop, reloader, passed, certificate, new_history=new_history)
         except asyncio.CancelledError:
             if not stop.take_interruption():
                 raise
@@ -75,6 +79,8 @@ async def _serve(
     reloader: Reloader,
     passed: Sequence[socket.socket],
     certificate: Certificate | None,
+    *,
+    new_history: bool,
 ) -> int:
     state_dir = prepare(settings.store.state_dir)
     launcher = ForkServerLauncher.from_process(state_dir)
@@ -88,7 +94,11 @@ async def _serve(
     with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
         async with (
             open_store(
-                state_dir, retention(settings), queue_limits(settings), settings.store.min_free_bytes
+                state_dir,
+                retention(settings),
+                queue_limits(settings),
+                settings.store.min_free_bytes,
+                new_history=new_history,
             ) as store,
             supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
             background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
@@ -163,7 +173,14 @@ async def supervised(
     metrics: Metrics,
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
-    keepers = KeeperPool(launcher, {"history": store.history_id, "program": __version__}, fork_server)
+    identity = store.identity
+    header = {
+        "history": identity.history_id,
+        "generation": identity.generation,
+        "home": identity.home,
+        "program": __version__,
+    }
+    keepers = KeeperPool(launcher, header, fork_server)
     supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
     with contextlib.closing(keepers):
         async with background_task("supervisor", supervisor.run()) as task:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from shellrunner.errors import StateLocked, StoreUnavailable
+from shellrunner.store import high_water
 
 log = logging.getLogger("shellrunner.service")
 
@@ -22,6 +23,7 @@ _DIRECTORIES: Final = ("slots", "runs")
 _HISTORY: Final = ("history.db", "history.db-journal", "history.db-wal", "history.db-shm")
 _FILES: Final = (*_HISTORY, "ballast", "keepers.log", "lock")
 RESTORING: Final = "restore.partial"  # a directory that is there while `shellrunner restore` replaces files
+_LOCK_SIZE: Final = 64  # bytes: the server's pid and the directory's inode number
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -38,7 +40,7 @@ def prepare(state_dir: Path) -> Path:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(state_dir / name, 0o700)
             _make_private(state_dir / name, os.O_DIRECTORY | os.O_NOFOLLOW)
-        for name in _FILES:
+        for name in (*_FILES, *high_water.names(str(state_dir))):
             with contextlib.suppress(FileNotFoundError):
                 _make_private(state_dir / name, os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -92,18 +94,41 @@ def locked(state_dir: Path, *, restores: bool = False) -> Iterator[None]:
     """
     fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        holder, *last = os.pread(fd, _LOCK_SIZE, 0).decode(errors="replace").split() or ["unknown"]
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             raise StateLocked(f"another server (pid {holder}) uses the state directory {state_dir}") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         if not restores and (state_dir / RESTORING).exists():
             raise StoreUnavailable(
                 f"{state_dir / RESTORING} shows that a restore was interrupted: "
                 "repeat it with shellrunner restore --set-aside"
             )
+        directory = str(os.stat(state_dir).st_ino)
+        if not restores:
+            _check_links(state_dir, is_own=last == [directory])
+        os.pwrite(fd, f"{os.getpid()} {directory}\n".encode().ljust(_LOCK_SIZE), 0)
         yield
     finally:
         os.close(fd)
+
+
+def _check_links(state_dir: Path, *, is_own: bool) -> None:
+    """Refuse a history that was hard-linked from another directory (`cp -al`): it is still that one's.
+
+    SQLite keeps a WAL for each name, and applies one to what was changed through the other
+    (sqlite.org/howtocorrupt.html, 2.5). The directory that used the history last (`is_own`) may go on.
+
+    Raises:
+        StoreUnavailable: `history.db` has a second name, and this may not be the first.
+    """
+    history = state_dir / "history.db"
+    try:
+        links = os.stat(history, follow_symlinks=False).st_nlink
+    except FileNotFoundError:
+        return
+    if links > 1 and not is_own:
+        words = "a hard link, so it is also the history of another directory: copy it (cp -a) instead of linking it"
+        raise StoreUnavailable(f"{history} is {words}")
+    if links > 1:
+        log.warning("the history has a second name; it must never be opened by that", extra={"path": str(history)})

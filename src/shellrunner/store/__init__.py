@@ -25,7 +25,10 @@ Rules:
   dependent jobs, a callback that is due).
 - Bounded lists: a list reads a bounded number of rows, however long the history is. If too few of the rows match, a
   page has fewer jobs than its limit (possibly no jobs at all) and still says where the next page begins.
-- Ids are never reused, not even after a job was deleted.
+- Ids are never reused, not even after a job was deleted, or the history restored from a backup or removed.
+- Identity: a history that was copied, or restored from a backup, is held from its opening on: what it calls running
+  is done (`lost`); no job is claimed, no callback is due and nothing is removed by retention until
+  `pause(None, paused=False)`.
 - Failure: when the history cannot be written (`StoreUnavailable`), nothing of the call has happened, nor will it be
   found after a crash. Where that is not certain, the error says so (`OutcomeUnknown`).
 - Files: nothing is committed to a history that is no longer at its path.
@@ -47,9 +50,9 @@ from shellrunner.store.change_log import ChangeLog
 from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import Extent, Head, Output
 from shellrunner.store.pagination import Page, Position, Sort
-from shellrunner.store.queues import QueueLimit, QueueLimits, QueueOverview, QueueState
+from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState
 from shellrunner.store.retention import HistorySize, Retention
-from shellrunner.store.values import DeleteCount, DueCallback, IdempotencyKey
+from shellrunner.store.values import DeleteCount, DueCallback, HistoryIdentity, IdempotencyKey
 
 __all__ = [
     "Callbacks",
@@ -61,10 +64,13 @@ __all__ = [
     "Head",
     "History",
     "HistoryFigures",
+    "HistoryIdentity",
     "HistorySize",
+    "Hold",
     "IdempotencyKey",
     "Output",
     "Page",
+    "Pauses",
     "Position",
     "QueueLimit",
     "QueueLimits",
@@ -107,6 +113,10 @@ class History(Results, Protocol):
     @property
     def history_id(self) -> str:
         """The random id of this history (32 hex digits)."""
+
+    @property
+    def held(self) -> Hold | None:
+        """Why nothing is started, sent or removed, if the history is held."""
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
         """Accept a job durably; or return the job that was accepted with this key before, as it is now.
@@ -187,8 +197,12 @@ class Work(Protocol):
     """Jobs as the supervisor sees them: claim, finish, requeue. May raise `StoreUnavailable`."""
 
     @property
-    def history_id(self) -> str:
-        """The random id of this history (32 hex digits), which every slot carries."""
+    def identity(self) -> HistoryIdentity:
+        """Which history this is, and its generation as of now."""
+
+    @property
+    def held(self) -> Hold | None:
+        """Why nothing is started, sent or removed, if the history is held."""
 
     async def claim(self, keeper: int, token: str) -> Claim:
         """Wait for a queued job and claim it for this keeper; `token` is a new claim token."""
@@ -292,6 +306,13 @@ class HistoryFigures(Protocol):
 
 class Store(History, Work, Callbacks, Sessions, HistoryFigures, Protocol):
     """Everything a back end offers, for the composition root."""
+
+    async def advance_generation(self) -> None:
+        """Raise the generation, so that what was copied before is recognized as older from now on.
+
+        Raises:
+            StoreUnavailable: it could not be written.
+        """
 
     def refusals(self) -> Sequence[ShellrunnerError]:
         """Return the errors with which a job would be refused now, as far as that is known; empty if it would not."""

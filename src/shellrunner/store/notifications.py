@@ -79,16 +79,17 @@ class Notifications:
         The one place where transitions become notifications. Here they are delivered at once; a back end that is
         shared by several hosts would send them with the commit.
         """
-        self._notify(transition.job_id)
-        self._notify(Topic.ALL_JOBS)
+        self.notify(transition.job_id)
+        self.notify(Topic.ALL_JOBS)
         if transition.after is State.DONE and transition.has_dependents:
-            self._notify(Topic.CALLBACKS)
+            self.notify(Topic.CALLBACKS)
         elif (
             transition.after is State.RUNNING and transition.before is State.RUNNING
         ):  # only a cancel request is this
-            self._notify(Topic.CANCEL_REQUESTS)
+            self.notify(Topic.CANCEL_REQUESTS)
 
-    def _notify(self, topic: Hashable) -> None:
+    def notify(self, topic: Hashable) -> None:
+        """Notify the subscribers of the topic."""
         for subscription in self._subscriptions.get(topic, ()):
             subscription.notify()
 
@@ -110,4 +111,4 @@ class Notifications:
         elif fingerprint != self._fingerprints.get(job_id):
             # Also at the first poll: output that came between the subscriber's read and this poll is in it.
             self._fingerprints[job_id] = fingerprint
-            self._notify(job_id)
+            self.notify(job_id)

@@ -14,6 +14,20 @@ ALL_QUEUES: Final = "*"  # stands among the paused queues if the whole service i
 DEFAULT_QUEUE: Final = "default"  # of a job that names none
 
 
+class Hold(NamedTuple):
+    """Why and since when nothing is started, sent or removed: the history was copied or restored from a backup."""
+
+    reason: str
+    since: Millis
+
+
+class Pauses(NamedTuple):
+    """The paused queues (`ALL_QUEUES` for the whole service), and why the history is held, if it is."""
+
+    queues: frozenset[str] = frozenset()
+    held: Hold | None = None
+
+
 class QueueLimit(NamedTuple):
     """How many jobs of one queue may run and how many may wait. None: no limit of its own."""
 
@@ -47,7 +61,11 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class QueueOverview:
-    """All queues, by name. `paused` if the whole service is, including queues that do not exist yet."""
+    """All queues, by name. `paused` if the whole service is, including queues that do not exist yet.
+
+    `held`: why, if the history was copied or restored, until an admin resumes.
+    """
 
     paused: bool
     queues: Sequence[QueueState]
+    held: Hold | None = None

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from shellrunner.clock import Millis
 from shellrunner.model import Delivery, Ending, State
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.queues import Pauses
 
 
 class Transition(NamedTuple):
@@ -21,6 +22,8 @@ class Transition(NamedTuple):
     has_dependents: another job or the job's callback waits for its end.
     due: when it may start, if it waits only for that time.
     ending: how it ended, if it is done now.
+    tokens: if its result was deleted, of each attempt the claim token, which is in the names of its files (None: it
+        has none, or of an earlier version).
     owner: who has claimed it, if it is running now.
     """
 
@@ -31,7 +34,7 @@ class Transition(NamedTuple):
     size: int | None = 0
     has_dependents: bool = False
     due: Millis | None = None
-    attempts: int = 1
+    tokens: tuple[str | None, ...] = (None,)
     ending: Ending | None = None
     owner: SlotOwner | None = None
 
@@ -49,7 +52,7 @@ class CommitListener(Protocol):
     def committed(self, transitions: Transitions) -> None:
         """Follow what a unit did to jobs."""
 
-    def pauses_committed(self, paused: frozenset[str]) -> None:
+    def pauses_committed(self, pauses: Pauses) -> None:
         """Use the new set of paused queues."""
 
     def callback_try_committed(self, outcome: Delivery | None) -> None:

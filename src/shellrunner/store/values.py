@@ -19,6 +19,17 @@ class IdempotencyKey:
     digest: bytes
 
 
+class HistoryIdentity(NamedTuple):
+    """Which history this is, and how far it has come: every slot carries it, and each command's mark has the home.
+
+    history_id: random, 32 hex digits. generation: grows with each start. home: the directory; empty if it is unknown.
+    """
+
+    history_id: str
+    generation: int
+    home: str = ""
+
+
 class DeleteCount(NamedTuple):
     """How many of the matching jobs were deleted, and how many were left because they are not done."""
 

@@ -32,6 +32,7 @@ from shellrunner.supervisor.verdict import (
     failed_to_start,
     is_lost,
     judge,
+    lost,
     reported_end,
     witnessed_end,
 )
@@ -65,7 +66,7 @@ class JobRunner:
             return JobOutcome(True, failed_to_start(str(error)))
         if job.cancel_requested:
             return JobOutcome(True, NeverStarted())  # the store records `cancelled`
-        connection.send(build_start_message(job.claim, self._jobs, account))
+        connection.send(build_start_message(job.claim, self._jobs, account, self._keepers.home))
         job.connection = connection
         log.debug("job started", extra={"job": job.claim.job_id, "keeper": connection.number})
         self._watch_timeout(job)
@@ -166,8 +167,8 @@ class JobRunner:
         while True:
             try:
                 evidence = await self._keepers.wait_died(claim.keeper)
-                verdict = judge(self._keepers.state, claim, evidence)
-                killed = await asyncio.to_thread(kill_orphans, claim.job_id, claim.token) if is_lost(verdict) else []
+                verdict, marks = await asyncio.to_thread(self._examine, claim, evidence)
+                killed = await asyncio.to_thread(kill_orphans, marks) if is_lost(verdict) and marks else []
             except OSError as error:  # no descriptors left, for example: no reason to judge without looking
                 fields = {"job": claim.job_id, "reason": repr(error), "repeats": "could not judge a job"}
                 log.error("could not judge a job; retrying", extra=fields)  # noqa: TRY400  the reason says it all
@@ -176,6 +177,15 @@ class JobRunner:
             if is_lost(verdict):
                 log.warning("job lost", extra={"job": claim.job_id, "evidence": evidence, "orphans": killed})
             return JobOutcome(False, verdict)
+
+    def _examine(self, claim: Claim, evidence: str) -> tuple[Verdict, list[str]]:
+        """Return the verdict, and the marks of processes to be killed if it is `lost`. Blocking."""
+        if reason := self._keepers.foreign_slot(claim.keeper):
+            # The slot says nothing about this claim, and the command may run under a keeper that is alive.
+            return lost(f"{evidence}; {reason}"), []
+        return judge(self._keepers.state, claim, evidence), self._keepers.marks(
+            claim.keeper, claim.job_id, claim.token
+        )
 
     def _watch_timeout(self, job: RunningJob) -> None:
         """Watch over the timeout, which the keeper itself enforces (it is in the start message)."""

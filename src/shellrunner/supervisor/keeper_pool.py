@@ -13,8 +13,10 @@ from typing import Any
 from shellrunner.keeper.identity import ProcessIdentity, boot_id
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
+from shellrunner.store.traces import is_copy
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.supervisor.keeper_connection import KeeperConnection, connect
+from shellrunner.supervisor.orphans import job_mark
 
 log = logging.getLogger("shellrunner.supervisor")
 
@@ -34,7 +36,7 @@ class KeeperPool:
     ) -> None:
         """Fork keepers through `fork_server`, and through those that `launcher` launches should it die.
 
-        `header` (history and program) goes into every new slot.
+        `header` (history, its generation and home, program) goes into every new slot.
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._launcher, self._header, self._fork_server = launcher, header, fork_server
@@ -45,6 +47,11 @@ class KeeperPool:
         self._relaunching = asyncio.Lock()
         self._connections: set[KeeperConnection] = set()
         self._abandoned: asyncio.Queue[tuple[ForkServerConnection, int]] = asyncio.Queue()
+
+    @property
+    def home(self) -> str:
+        """The state directory's home, which is in every command's mark; empty if it is unknown."""
+        return str(self._header.get("home", ""))
 
     def close(self) -> None:
         """Close every connection: idle keepers exit, the others see their commands through.
@@ -62,26 +69,32 @@ class KeeperPool:
         stems = (name.removesuffix(".slot") for name in os.listdir(self.slots) if name.endswith(".slot"))
         return sorted(int(stem) for stem in stems if stem.isdecimal() and slot_name(int(stem)) == f"{stem}.slot")
 
-    def reclaim_slots(self, in_use: set[int]) -> list[int]:
+    def reclaim_slots(self, in_use: set[int], *, held: bool = False) -> list[int]:
         """Remove the slots that the history does not need, and give no new keeper a number that it does.
 
-        Slots that are damaged or of another history are quarantined.
+        Slots that are damaged or of another history are quarantined; so are all if the history is `held`, because it
+        may not know of what is in them.
 
         Returns:
-            The numbers that are not in use but whose keepers still live: they have let children go.
+            The numbers that are not in use but whose keepers still live: they have let children go, or the history
+            does not know what they run.
         """
         alive = []
         for number in self.numbers():
             header = self.header(number)
-            if header and header["history"] != self._header["history"]:
+            other = header is not None and header["history"] != self._header["history"]
+            if number in in_use and not other:
+                continue
+            if not self.is_gone(number):
+                alive.append(number)
+            elif header is None and not self._is_blank(number):
+                self.quarantine(number, "it is damaged")
+            elif header is not None and other:
                 self.quarantine(number, f"it belongs to another history, {header['history']}")
-            elif number not in in_use:
-                if not self.is_gone(number):
-                    alive.append(number)
-                elif header or self._is_blank(number):
-                    self.remove_slot(number)
-                else:
-                    self.quarantine(number, "it is damaged")
+            elif held and header is not None:
+                self.quarantine(number, "the history may not know of what is in it")
+            else:
+                self.remove_slot(number)
         self._last_number = max(self._last_number, *in_use, 0)
         return alive
 
@@ -224,6 +237,36 @@ class KeeperPool:
             return slot.is_blank()
         finally:
             slot.close()
+
+    def foreign_slot(self, number: int) -> str | None:
+        """Return why the slot says nothing about this history's claims: it is a copy, or newer. Blocking.
+
+        Raises:
+            OSError: it could not be opened (no descriptors left).
+        """
+        try:
+            slot = SlotReader(self.slots, slot_name(number))
+        except FileNotFoundError:
+            return None
+        try:
+            header = slot.header() or {}
+            if header.get("home", self.home) != self.home:
+                return f"its slot {number} was copied from another directory"
+            if header.get("generation", 0) > self._header.get("generation", 0):
+                return f"its slot {number} is newer than the history"
+            return f"its slot {number} is a copy, and its keeper lives" if is_copy(slot, header) else None
+        finally:
+            slot.close()
+
+    def marks(self, number: int, job_id: int, token: str) -> list[str]:
+        """Return the marks of the processes of a job whose keeper is gone.
+
+        A command that an earlier version started has a mark without a home. It counts only if the keeper's slot is
+        here: a history without its slots may be a copy.
+        """
+        header = self.header(number)
+        homes = {self.home} if header is None or "home" in header else {self.home, ""}
+        return [job_mark(job_id, token, home) for home in homes]
 
     def kill(self, number: int) -> None:
         """Kill a stuck keeper; the fork server ends its command.

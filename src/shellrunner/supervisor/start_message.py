@@ -10,6 +10,7 @@ from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
 from shellrunner.model import Claim, JobSpec, Limits, Streamed
 from shellrunner.model.names import PROCESS_LIMITS
+from shellrunner.supervisor.orphans import job_mark
 from shellrunner.supervisor.users import UserAccount
 
 _TERM = "xterm-256color"
@@ -23,8 +24,11 @@ def effective_timeout(spec: JobSpec, jobs: JobDefaults) -> float | None:
     return spec.timeout or jobs.timeout
 
 
-def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -> Message:
-    """Return the `start` message (see `keeper.protocol`). Nothing of the service's own environment is in it."""
+def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount, home: str = "") -> Message:
+    """Return the `start` message (see `keeper.protocol`). Nothing of the service's own environment is in it.
+
+    `home` is the state directory's, for the command's mark.
+    """
     spec = claim.spec
     leave = spec.leave_children
     return {
@@ -39,7 +43,7 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount) -
             **account.environment,
             "PYTHONUNBUFFERED": "1",
             "SHELLRUNNER_JOB_ID": str(claim.job_id),
-            "SHELLRUNNER_JOB": f"{claim.job_id}:{claim.token}",
+            "SHELLRUNNER_JOB": job_mark(claim.job_id, claim.token, home),
             **spec.env,
         },
         "stdin": spec.stdin if isinstance(spec.stdin, str) else None,

@@ -188,7 +188,8 @@ class Supervisor:
     async def _adopt_running(self, tasks: asyncio.TaskGroup) -> None:
         """Adopt every job that the history calls running, whether its keeper is still there or not."""
         claims = await self._store.running()
-        for number in self._keepers.reclaim_slots({claim.keeper for claim in claims}):
+        in_use = {claim.keeper for claim in claims}
+        for number in self._keepers.reclaim_slots(in_use, held=bool(self._store.held)):
             tasks.create_task(self._keepers.remove_slot_when_gone(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:

@@ -8,10 +8,14 @@ not know asyncio, SQL or sockets.
     start record only                                         -> lost, with the output if intact
     no record, slot sound, claimed in this boot               -> never started: back to the queue
     no record otherwise (another boot, slot damaged or gone)  -> lost
+
+A slot that is a copy, or newer than the history, is not judged at all (`keeper_pool`): its claim is lost.
 """
 
 import os
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,7 +151,7 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
         finally:
             os.close(slots)
     except FileNotFoundError:
-        return _lost(f"{evidence}; its slot {claim.keeper} is missing")
+        return lost(f"{evidence}; its slot {claim.keeper} is missing")
     try:
         return _judge(state, slot, claim, evidence, same_boot)
     finally:
@@ -194,21 +198,21 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
     if record is None:
         if same_boot and slot.is_sound():
             return NeverStarted()
-        return _lost(f"{evidence}; its slot {claim.keeper} has no record of it")
+        return lost(f"{evidence}; its slot {claim.keeper} has no record of it")
     if record.end is None:
         at = format_rfc3339(record.start["wall"])
-        lost = _lost(f"{evidence}; it was started at {at}, its end was not seen", record)
-        return Ended(lost.end, *_intact_output(state, slot, record, record.progress))
+        unseen = lost(f"{evidence}; it was started at {at}, its end was not seen", record)
+        return Ended(unseen.end, *_intact_output(state, slot, record, record.progress))
     try:
         ended = witnessed_end(slot, record)
     except ValueError as error:
-        return _lost(f"{evidence}; {error}", record)
+        return lost(f"{evidence}; {error}", record)
     if (ended.volume, ended.head) == _intact_output(state, slot, record, record.end):
         return ended
-    return _lost(f"{evidence}; its end was recorded, but its output is incomplete", record)
+    return lost(f"{evidence}; its end was recorded, but its output is incomplete", record)
 
 
-def _lost(detail: str, record: Record | None = None) -> Ended:
+def lost(detail: str, record: Record | None = None) -> Ended:
     """Return the end of a lost job; when it was started is known if the slot has a record of it."""
     started = record.start.get("wall") if record else None
     end = End(Ending.LOST, completed=max(now_ms(), started or 0), detail=detail, started=started)
@@ -241,16 +245,17 @@ def _intact_output(state: int, slot: SlotReader, record: Record, counts: dict[st
     sums = (counts.get("data_crc", 0), counts.get("index_crc", 0))
     intact = (
         sums == (zlib.crc32(head.data), zlib.crc32(head.index))
-        and _has_size(state, data_path(record.job, record.attempt), volume.stored - DATA_CAPACITY)
-        and _has_size(state, index_path(record.job, record.attempt), (entries - INDEX_CAPACITY) * ENTRY_SIZE)
+        and _has_size(state, data_path, record, volume.stored - DATA_CAPACITY)
+        and _has_size(state, index_path, record, (entries - INDEX_CAPACITY) * ENTRY_SIZE)
     )
     return (volume, head) if intact else (Volume(), Head())
 
 
-def _has_size(state: int, path: str, size: int) -> bool:
+def _has_size(state: int, path: Callable[[int, int, str | None], str], record: Record, size: int) -> bool:
+    """Return whether the attempt's file has at least this size; a keeper of an earlier version used no token."""
     if size <= 0:
         return True
-    try:
-        return os.stat(path, dir_fd=state).st_size >= size
-    except OSError:
-        return False
+    for token in (record.token, None):
+        with suppress(OSError):
+            return os.stat(path(record.job, record.attempt, token), dir_fd=state).st_size >= size
+    return False

@@ -30,8 +30,19 @@ _PATH: Final = click.Path(path_type=Path)
     "--listen", multiple=True, metavar="ADDRESS", help="Instead of both: unix:/PATH or ADDRESS:PORT. Repeatable."
 )
 @click.option("--state-dir", type=_PATH, help="Directory of the history; overrides store.state_dir.")
+@click.option(
+    "--new-history",
+    is_flag=True,
+    help="If history.db is missing or another one, set aside what is left of the history that was there.",
+)
 def serve(
-    config: Path | None, host: str | None, port: int | None, listen: tuple[str, ...], state_dir: Path | None
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    listen: tuple[str, ...],
+    state_dir: Path | None,
+    *,
+    new_history: bool,
 ) -> None:
     """Run the service until SIGTERM or SIGINT."""
     state_dir = state_dir and state_dir.absolute()
@@ -43,7 +54,7 @@ def serve(
     if sys.stderr:
         faulthandler.enable()
     try:
-        sys.exit(run(settings, partial(_reload, config, load_settings)))
+        sys.exit(run(settings, partial(_reload, config, load_settings), new_history=new_history))
     except ShellrunnerError:
         raise
     except Exception:

@@ -67,7 +67,8 @@ class _RowSource:
     """An attempt that has ended: the head from its row, the rest from spill files."""
 
     def __init__(self, state_dir: str, job_id: int, attempt: int, recorded: Recorded) -> None:
-        self._state_dir, self._job_id, self._attempt, self._head = state_dir, job_id, attempt, recorded.head
+        self._head = recorded.head
+        self._files = (state_dir, job_id, attempt, recorded.token)
         self.volume = recorded.volume
         self._spilled = (
             len(recorded.head.index) >= INDEX_CAPACITY * ENTRY_SIZE or recorded.volume.stored > DATA_CAPACITY
@@ -78,7 +79,7 @@ class _RowSource:
 
     def _read(self, read: Read[T]) -> T:
         count = len(self._head.index) // ENTRY_SIZE
-        with Spill(self._state_dir, self._job_id, self._attempt) as spill:
+        with Spill(*self._files) as spill:
             if count == INDEX_CAPACITY:
                 count += spill.entries()
             return read(IndexedOutput(_RowHead(self._head), spill, count, self.volume))
@@ -107,7 +108,7 @@ class _SlotSource:
             return await _run(lambda: self._read(read), spilled=self._spilled)
         except _SlotReusedError:
             # The row has the same bytes; how many of them there were at the time of the snapshot, only we know.
-            recorded = Recorded(self.volume, (await self._find_recorded()).head)
+            recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)
             return await _RowSource(self._state_dir, self._record.job, self._owner.attempt, recorded).apply(read)
 
     def _read(self, read: Read[T]) -> T:
@@ -116,7 +117,7 @@ class _SlotSource:
         except OSError:
             raise _SlotReusedError from None
         try:
-            with Spill(self._state_dir, self._record.job, self._owner.attempt) as spill:
+            with Spill(self._state_dir, self._record.job, self._owner.attempt, self._owner.token) as spill:
                 result = read(IndexedOutput(_SlotHead(slot, self._record), spill, self._entries, self.volume))
             if not slot.still_holds(self._record):
                 raise _SlotReusedError

@@ -16,8 +16,8 @@ LOCATE = """SELECT state, attempt, keeper, token, stdout_bytes, stderr_bytes, st
     WHERE jobs.id = ?"""
 EARLIER_VOLUMES = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped FROM attempts
     WHERE job = ? AND number < ? ORDER BY number"""
-EARLIER_ATTEMPT = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, entries, data FROM attempts
-    WHERE job = ? AND number = ?"""
+EARLIER_ATTEMPT = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, token, entries, data
+    FROM attempts WHERE job = ? AND number = ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,14 @@ class SlotOwner:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The part of an ended attempt's output that is in its row; what exceeds `head` was spilled to files."""
+    """The part of an ended attempt's output that is in its row; what exceeds `head` was spilled to files.
+
+    `token` is in the names of the files; None for those of an earlier version.
+    """
 
     volume: Volume
     head: Head
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def locate(db: Db, job_id: int, attempt: int | None = None) -> OutputLocation:
         return OutputLocation(attempt, _earlier_attempt(db, job_id, attempt))
     place: SlotOwner | Recorded | None = None
     if state == State.DONE:
-        place = Recorded(Volume(*figures), Head(data or b"", index or b""))
+        place = Recorded(Volume(*figures), Head(data or b"", index or b""), token)
     elif state == State.RUNNING:
         place = SlotOwner(keeper, token, latest)
     if attempt is not None or latest == 1:
@@ -75,5 +79,5 @@ def locate(db: Db, job_id: int, attempt: int | None = None) -> OutputLocation:
 
 
 def _earlier_attempt(db: Db, job_id: int, attempt: int) -> Recorded:
-    *figures, index, data = db.execute(EARLIER_ATTEMPT, (job_id, attempt)).fetchone()
-    return Recorded(Volume(*figures), Head(data, index))
+    *figures, token, index, data = db.execute(EARLIER_ATTEMPT, (job_id, attempt)).fetchone()
+    return Recorded(Volume(*figures), Head(data, index), token)

@@ -8,20 +8,36 @@ import os
 import re
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, data_path, index_path
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_NAME = re.compile(r"(?P<job>[1-9][0-9]*)(?:\.(?P<attempt>[1-9][0-9]*))?\.(?:out|idx)")  # see `keeper.slot`
+# See `keeper.slot`; earlier versions put no token into the name. A token is never a number, as an attempt is.
+_NAME = re.compile(
+    r"(?P<job>[1-9][0-9]{0,17})(?:\.(?P<attempt>[1-9][0-9]{0,8}))?"
+    r"(?:\.(?=[0-9]*[A-Za-z-])(?P<token>[A-Za-z0-9-]+))?\.(?:out|idx)"
+)
+
+
+class SpillFile(NamedTuple):
+    """A file in `runs/`: the attempt that its name says it is of. `token` is None in those of earlier versions."""
+
+    name: str
+    job: int
+    attempt: int
+    token: str | None
 
 
 class Spill:
     """The spill files of one attempt, opened when they are needed. A missing file counts as an empty one."""
 
-    def __init__(self, state_dir: str, job_id: int, attempt: int = 1) -> None:
-        self._paths = (f"{state_dir}/{data_path(job_id, attempt)}", f"{state_dir}/{index_path(job_id, attempt)}")
+    def __init__(self, state_dir: str, job_id: int, attempt: int = 1, token: str | None = None) -> None:
+        tokens = (token,) if token is None else (token, None)  # a keeper of an earlier version may have written them
+        self._paths = [
+            [f"{state_dir}/{path(job_id, attempt, each)}" for each in tokens] for path in (data_path, index_path)
+        ]
         self._fds = [-1, -1]
 
     def __enter__(self) -> Self:
@@ -44,20 +60,29 @@ class Spill:
 
     def entries(self) -> int:
         """Return the number of whole index entries in the file."""
-        try:
-            return os.stat(self._paths[1], follow_symlinks=False).st_size // ENTRY_SIZE
-        except OSError:
-            return 0
+        for path in self._paths[1]:
+            with suppress(OSError):
+                return os.stat(path, follow_symlinks=False).st_size // ENTRY_SIZE
+        return 0
 
     def _read(self, which: int, size: int, at: int) -> bytes:
         try:
             if self._fds[which] < 0:
-                self._fds[which] = os.open(self._paths[which], _READ)
+                self._fds[which] = _open_first(self._paths[which])
             return os.pread(self._fds[which], size, at)
         except FileNotFoundError:
             return b""
         except OSError as error:
-            raise StoreUnavailable(f"{self._paths[which]} cannot be read: {error.strerror}") from error
+            raise StoreUnavailable(f"{self._paths[which][0]} cannot be read: {error.strerror}") from error
+
+
+def _open_first(paths: list[str]) -> int:
+    """Open the first of these files that there is."""
+    *others, last = paths
+    for path in others:
+        with suppress(FileNotFoundError):
+            return os.open(path, _READ)
+    return os.open(last, _READ)
 
 
 class SpillRemover:
@@ -65,11 +90,11 @@ class SpillRemover:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self._discarded: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+        self._discarded: asyncio.Queue[tuple[int, tuple[str | None, ...]] | None] = asyncio.Queue()
 
-    def discard(self, job_id: int, attempts: int = 1) -> None:
-        """Schedule the removal of a job's files. Call it only after the deletion was committed."""
-        self._discarded.put_nowait((job_id, attempts))
+    def discard(self, job_id: int, tokens: tuple[str | None, ...] = (None,)) -> None:
+        """Schedule the removal of a job's files; `tokens`: of each attempt. Call it after the deletion's commit."""
+        self._discarded.put_nowait((job_id, tokens))
 
     def close(self) -> None:
         """Let `run` return once everything discarded was removed."""
@@ -81,12 +106,13 @@ class SpillRemover:
             await asyncio.to_thread(remove, self._state_dir, *discarded)
 
 
-def remove(state_dir: str, job_id: int, attempts: int = 1) -> None:
-    """Remove the spill files of a job's attempts, as far as there are any."""
-    for attempt in range(1, attempts + 1):
-        for path in (data_path(job_id, attempt), index_path(job_id, attempt)):
-            with suppress(OSError):
-                os.unlink(f"{state_dir}/{path}")
+def remove(state_dir: str, job_id: int, tokens: tuple[str | None, ...] = (None,)) -> None:
+    """Remove the spill files of a job's attempts, whose claim tokens these are, as far as there are any."""
+    for attempt, token in enumerate(tokens, 1):
+        for each in {token, None}:
+            for path in (data_path(job_id, attempt, each), index_path(job_id, attempt, each)):
+                with suppress(OSError):
+                    os.unlink(f"{state_dir}/{path}")
 
 
 def attempt_of(path: str) -> tuple[int, int] | None:
@@ -95,12 +121,10 @@ def attempt_of(path: str) -> tuple[int, int] | None:
     return (int(match["job"]), int(match["attempt"] or 1)) if match else None
 
 
-def find_all(state_dir: str) -> dict[int, int]:
-    """Return the ids of the jobs that have spill files, each with the number of its last attempt that has."""
-    found: dict[int, int] = {}
+def find_all(state_dir: str) -> list[SpillFile]:
+    """Return every spill file."""
     with os.scandir(f"{state_dir}/runs") as listing:
-        for entry in listing:
-            if belongs := attempt_of(entry.name):
-                job_id, attempt = belongs
-                found[job_id] = max(attempt, found.get(job_id, 1))
-    return found
+        matches = [match for entry in listing if (match := _NAME.fullmatch(entry.name))]
+    return [
+        SpillFile(match.string, int(match["job"]), int(match["attempt"] or 1), match["token"]) for match in matches
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from shellrunner.clock import Millis
 from shellrunner.model import Claim, Job
 from shellrunner.store.db import Db
+from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
@@ -60,12 +61,13 @@ class AddJob(WorkItem):
     transitions: what was done to jobs; empty if its key is known already.
     """
 
-    __slots__ = ("_key", "_seen_now", "new", "request", "reservations", "transitions")
+    __slots__ = ("_high_water", "_key", "_seen_now", "new", "request", "reservations", "transitions")
 
     def __init__(
         self,
         new: NewJob,
         key: IdempotencyKey | None,
+        high_water: HighWaterFile,
         on_commit: Callable[["AddJob"], None],
         seen_now: Callable[[], Millis],
     ) -> None:
@@ -76,6 +78,7 @@ class AddJob(WorkItem):
         self.transitions: Transitions = []
         self._key = key
         self._seen_now = seen_now
+        self._high_water = high_water
 
     @property
     def is_startable(self) -> bool:
@@ -90,8 +93,10 @@ class AddJob(WorkItem):
                 return known
         if self.reservations is not None:
             self.reservations.check(self)
+        self._high_water.reserve_id()
         owner = SlotOwner(self.request.keeper, self.request.token) if self.request is not None else None
         job, self.transitions = admission.add(db, self.new, owner)
+        self._high_water.id_given(job.id)
         if self._key is not None:
             idempotency_keys.add(db, self._key, job.id, self.new.created, self._seen_now())
         if self.reservations is not None and not job.done:

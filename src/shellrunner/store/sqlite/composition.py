@@ -22,6 +22,7 @@ from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
+from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
@@ -38,16 +39,22 @@ _UNLIMITED = QueueLimits()
 
 @asynccontextmanager
 async def open_store(
-    state_dir: Path, retention: Retention, queues: QueueLimits = _UNLIMITED, min_free: int = 0
+    state_dir: Path,
+    retention: Retention,
+    queues: QueueLimits = _UNLIMITED,
+    min_free: int = 0,
+    *,
+    new_history: bool = False,
 ) -> AsyncIterator[SqliteStore]:
     """Open the history in this directory, or create one; at the end, write everything submitted, and close it.
 
-    No job is accepted while fewer than `min_free` bytes are free on the disk.
+    No job is accepted while fewer than `min_free` bytes are free on the disk. With `new_history`, what another
+    history has left in the directory is set aside, instead of refused.
 
     Raises:
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
-    opener = HistoryOpener(str(state_dir))
+    opener = HistoryOpener(str(state_dir), new_history=new_history)
     async with (
         connect(opener.open, opener.interrupt) as writing,
         connect(partial(open_reading, opener.path)) as reading_one,
@@ -71,7 +78,7 @@ async def _running(
     engine = Engine(writing, reading, writer)
     storage = LocalStorage(state_dir)
     outputs = OutputReader(storage, engine.read)
-    counts = QueueCounts(queue_limits, opener.undone, opener.paused)
+    counts = QueueCounts(queue_limits, opener.undone, opener.pauses)
     requests = ClaimRequests(counts, engine.writes.wake)
     owners = opener.owners
 
@@ -92,8 +99,9 @@ async def _running(
     )
     clock = ClockWatch(opener.seen_time)
     claims = Claims(requests, counts, effects, engine.writes)
-    maintenance = Maintenance(engine, effects, effects.trimmer, clock)
-    store = SqliteStore(Parts(opener.history_id, engine, effects, requests, claims, outputs, clock))
+    maintenance = Maintenance(engine, effects, effects.trimmer, clock, counts)
+    generation = GenerationCounter(opener.identity, engine, opener.high_water)
+    store = SqliteStore(Parts(generation, engine, effects, requests, claims, outputs, clock, opener.high_water))
 
     async with background() as tasks:
         removing = tasks.start("store-spill-remover", effects.spill.run())
@@ -103,10 +111,12 @@ async def _running(
                 tasks.start("store-retention", effects.trimmer.run(maintenance.remove_oldest))
                 tasks.start("store-due-timer", effects.due_timer.run(maintenance.queue_due))
                 tasks.start("store-search-indexer", effects.indexer.run())
+                tasks.start("store-generation", generation.run(lambda: effects.changes.head))
                 try:
                     yield store
                 finally:
                     requests.close()
+                    await generation.try_advance(last=True)
         finally:
             effects.spill.close()
             await asyncio.wait([removing])

@@ -1,4 +1,4 @@
-"""Opening a history: its directories, whether the file is one of ours, and what a crash left beside it.
+"""Opening a history: whether the file is one of ours, whether it is as it was left, what a crash left beside it.
 
 Runs on the thread of the writing connection, before anything else. Never overwrites what it does not understand.
 """
@@ -7,46 +7,59 @@ import logging
 import os
 import sqlite3
 import time
-from contextlib import suppress
 from typing import Final
 
 from shellrunner.clock import boot_ms, now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.identity import boot_id
 from shellrunner.model import State
-from shellrunner.store import HistorySize, rows
+from shellrunner.store import HistoryIdentity, HistorySize, Pauses, rows, traces
 from shellrunner.store.columns import ClaimRow
+from shellrunner.store.high_water import HighWater, HighWaterFile
+from shellrunner.store.high_water import remove as remove_high_water
+from shellrunner.store.home import Home, file_identity
 from shellrunner.store.output import spill
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.seen_time import SeenTime
-from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite import main_file, provenance, schema
 from shellrunner.store.sqlite.engine.db_thread import open_writing
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
+from shellrunner.store.traces import Traces
 from shellrunner.store.units import clock_marks, queue_pauses, trimming
 
 _log = logging.getLogger(__name__)
 
 _PROGRESS_INTERVAL: Final = 10_000  # instructions of SQLite's virtual machine, under a millisecond
-_HAS_OUTPUT: Final = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
+_HAS_OUTPUT: Final = """SELECT token FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"""
+_TOKENS: Final = "SELECT token FROM attempts WHERE job = ?"
+_NO_SPACE: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+class HistoryRefused(StoreUnavailable):
+    """The history is missing or another one, and what lies beside it speaks of a history that was here."""
 
 
 class HistoryOpener:
     """What is known of a history once `open` was called.
 
-    size: of the done jobs. owners: who has claimed each running job. undone: how many jobs are not done, by queue and
-    state. paused: the queues that are. files: those that are open. seen_time: since the last opening.
+    identity: of the history. size: of the done jobs. owners: who has claimed each running job. undone: how many jobs
+    are not done, by queue and state. pauses: the queues that are paused. high_water: how far the history has come.
+    files: those that are open. seen_time: since the last opening.
     """
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, *, new_history: bool = False) -> None:
+        """With `new_history`, traces of another history are set aside instead of refused."""
         self.path = f"{state_dir}/history.db"
-        self.history_id = ""
+        self.identity = HistoryIdentity("", 0)
         self.size = HistorySize(0, 0)
         self.owners: dict[int, SlotOwner] = {}
         self.undone: list[tuple[str, State, int]] = []
-        self.paused: frozenset[str] = frozenset()
+        self.pauses = Pauses()
+        self.high_water: HighWaterFile
         self.files: HistoryFiles
         self.seen_time: SeenTime
-        self._state_dir = state_dir
+        self._state_dir, self._new_history = state_dir, new_history
         self._is_interrupted = False
 
     def interrupt(self) -> None:
@@ -60,29 +73,81 @@ class HistoryOpener:
             StoreUnavailable: it cannot be opened; the message names the file and what to do.
         """
         try:
-            self._create_missing()
-            db = open_writing(self.path, schema.examine)
+            self._create_directories()
+            found = traces.read(self._state_dir)
+            replaced = self._examine_files(found)
+            self._create_file()
+            db = open_writing(self.path, lambda db: self._examine(db, found))
             try:
                 # A migration of a large history takes minutes; systemd would kill a server that goes on with it.
                 db.set_progress_handler(lambda: self._is_interrupted, _PROGRESS_INTERVAL)
-                self._load(db)
-                self._remove_orphans(db)
+                self._load(db, found, replaced=replaced)
                 db.set_progress_handler(None, 0)
                 self.files = HistoryFiles(self.path)
             except BaseException:
                 db.close()
                 raise
+        except HistoryRefused:
+            raise
         except (OSError, sqlite3.Error, StoreUnavailable) as error:
             raise StoreUnavailable(
-                f"{self.path} cannot be opened as a history: {error}. The file was not changed: "
-                "fix the cause, restore it from a backup, or move it away to start a new history"
+                f"{self.path} cannot be opened as a history: {error}. The file was not changed: fix the cause, "
+                "restore it from a backup, or move it away and use `shellrunner serve --new-history` to start a new "
+                "history"
             ) from error
         return db
 
-    def _create_missing(self) -> None:
+    # Before SQLite opens it ------------------------------------------------------------------------------------
+
+    def _create_directories(self) -> None:
         """Create what is missing, for this user alone."""
         for name in ("", "/slots", "/runs"):
             os.makedirs(self._state_dir + name, mode=0o700, exist_ok=True)
+
+    def _examine_files(self, found: Traces) -> bool:
+        """Refuse a history other than that of the traces; return whether `history.db` was replaced by another file.
+
+        Raises:
+            HistoryRefused: it is missing, or another one.
+        """
+        mark, main = found.mark, main_file.read(self.path)
+        if main_file.is_empty(self.path):
+            self._refuse_new(found)
+            if aside := main_file.set_wal_aside(self.path):
+                _log.warning("the WAL of another history was set aside", extra={"path": aside})
+            return False
+        if not (mark and mark.history and main):
+            return False
+        if main.history != mark.history and not self._new_history:
+            raise HistoryRefused(
+                f"{self.path} is the history {main.history}, but the files beside it are of the history "
+                f"{mark.history}: put the right history.db there, or use `shellrunner serve --new-history` to go on "
+                "with this one"
+            )
+        moved = bool(mark.home) and mark.home == file_identity(f"{self._state_dir}/lock")
+        other_file = moved and mark.database != file_identity(self.path)
+        if not (main.history != mark.history or main.generation < mark.checkpointed or other_file):
+            return False
+        if main_file.has_foreign_wal(self.path, main, mark):
+            aside = main_file.set_wal_aside(self.path)
+            _log.warning("a WAL that is not of this history.db was set aside", extra={"path": aside})
+        return True
+
+    def _refuse_new(self, found: Traces) -> None:
+        """Refuse a new history where another one has left something, unless that is wanted.
+
+        Raises:
+            HistoryRefused: `history.db` is missing.
+        """
+        if (found or not main_file.is_empty(f"{self.path}-wal")) and not self._new_history:
+            histories = ", ".join(found.histories) or "an unknown history"
+            raise HistoryRefused(
+                f"{self.path} is missing or empty, but {self._state_dir} has files of another history ({histories}): "
+                "restore history.db from a backup, or use `shellrunner serve --new-history` to set them aside and "
+                "start a new history"
+            )
+
+    def _create_file(self) -> None:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         directory = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -90,33 +155,108 @@ class HistoryOpener:
         finally:
             os.close(directory)
 
-    def _load(self, db: sqlite3.Connection) -> None:
+    def _examine(self, db: sqlite3.Connection, found: Traces) -> None:
         if schema.examine(db) == 0:
-            self._set_spill_files_aside()
+            self._refuse_new(found)
+
+    # Afterwards ------------------------------------------------------------------------------------------------
+
+    def _load(self, db: sqlite3.Connection, found: Traces, *, replaced: bool) -> None:
+        is_new = schema.examine(db) == 0
         schema.migrate(db)
-        self.history_id = schema.history_id(db)
+        history, home = schema.history_id(db), self._home()
+        if is_new:
+            self._set_files_aside(found.files)
+            provenance.raise_ids(db, found.max_id())
+            doubt = None
+        else:
+            doubt = provenance.examine(db, history, home, found, replaced=replaced)
+        self._settle(db, home, found, doubt)
+        self.identity = HistoryIdentity(
+            history, int(provenance.read_meta(db, "generation")), home.file if home else ""
+        )
+        self.pauses = queue_pauses.read(db)
+        self._begin_high_water(db, is_other=bool(found.mark and found.mark.history != history))
+        self._remove_orphans(db)
         self.size = trimming.measure(db)
         self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
-        self.paused = queue_pauses.read(db)
         self.seen_time = SeenTime(clock_marks.read(db), clock_marks.newest(db), boot_id(), now_ms(), boot_ms())
         for row in map(ClaimRow._make, db.execute(rows.RUNNING)):
             self.owners[row.id] = SlotOwner(row.keeper, row.token, row.attempt)
+        if self.pauses.held:
+            _log.warning(
+                "nothing is started until an admin resumes all queues: %s",
+                self.pauses.held.reason,
+                extra={"state_dir": self._state_dir, "generation": self.identity.generation},
+            )
+
+    def _home(self) -> Home | None:
+        try:
+            return Home.from_lock(f"{self._state_dir}/lock")
+        except FileNotFoundError:  # used without the service, which makes the lock file
+            return None
+
+    def _settle(
+        self, db: sqlite3.Connection, home: Home | None, found: Traces, doubt: provenance.Doubt | None
+    ) -> None:
+        try:
+            provenance.settle(db, home, found, doubt)
+        except sqlite3.Error as error:
+            if doubt or (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _NO_SPACE:
+                raise
+            # On a full disk the service must start, so that something can be deleted.
+            _log.warning("no new generation could be begun", extra={"reason": str(error)})
+
+    def _begin_high_water(self, db: sqlite3.Connection, *, is_other: bool) -> None:
+        generation = self.identity.generation
+        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        mark = HighWater(
+            self.identity.history_id,
+            generation,
+            checkpointed=0 if busy else generation,
+            ids=provenance.last_id(db),
+            home=self.identity.home,
+            database=file_identity(self.path),
+            wal=file_identity(f"{self.path}-wal"),
+        )
+        self.high_water = HighWaterFile(self._state_dir, mark)
+        try:
+            if is_other:
+                remove_high_water(self._state_dir)
+            self.high_water.begin()
+        except OSError as error:
+            _log.warning("the high-water mark could not be written", extra={"reason": error.strerror})
 
     def _remove_orphans(self, db: sqlite3.Connection) -> None:
-        """Remove spill files of jobs that were deleted, or whose result was, when a crash came between."""
-        for job_id, attempts in spill.find_all(self._state_dir).items():
+        """Remove spill files of jobs that were deleted, or whose result was, when a crash came between.
+
+        A history that is held may not know of jobs that ran since: their output is set aside.
+        """
+        orphans = [file for file in spill.find_all(self._state_dir) if not _is_known(db, file)]
+        if self.pauses.held:
+            self._set_files_aside(orphans)
+            return
+        for file in orphans:
             if self._is_interrupted:
                 raise StoreUnavailable("the opening was interrupted")
-            if db.execute(_HAS_OUTPUT, (job_id,)).fetchone() is None:
-                spill.remove(self._state_dir, job_id, attempts)
+            os.unlink(f"{self._state_dir}/runs/{file.name}")
+        if orphans:
+            jobs = sorted({file.job for file in orphans})
+            _log.info("removed output that belongs to no result", extra={"files": len(orphans), "jobs": jobs[:20]})
 
-    def _set_spill_files_aside(self) -> None:
-        """Move the spill files of another history away: they may be needed, and a new history uses the same ids."""
-        with suppress(OSError):
-            os.rmdir(f"{self._state_dir}/runs")
-            os.mkdir(f"{self._state_dir}/runs", 0o700)
+    def _set_files_aside(self, files: list[SpillFile]) -> None:
+        """Move spill files of another history, or of jobs that this one does not know, away: they may be needed."""
+        if not files:
             return
         aside = f"{self._state_dir}/runs.{time.time_ns()}"
-        os.rename(f"{self._state_dir}/runs", aside)
-        os.mkdir(f"{self._state_dir}/runs", 0o700)
-        _log.warning("output of another history was set aside in %s", aside)
+        os.mkdir(aside, 0o700)
+        for file in files:
+            os.rename(f"{self._state_dir}/runs/{file.name}", f"{aside}/{file.name}")
+        _log.warning("output of jobs that are not in this history was set aside in %s", aside)
+
+
+def _is_known(db: sqlite3.Connection, file: SpillFile) -> bool:
+    row = db.execute(_HAS_OUTPUT, (file.job,)).fetchone()
+    if row is None or file.token is None:
+        return row is not None
+    return file.token == row[0] or (file.token,) in db.execute(_TOKENS, (file.job,)).fetchall()

@@ -8,25 +8,26 @@ from typing import Final
 
 from shellrunner.errors import QueueFull
 from shellrunner.model import State
-from shellrunner.store.queues import ALL_QUEUES, QueueLimit, QueueLimits
+from shellrunner.store.queues import ALL_QUEUES, Pauses, QueueLimit, QueueLimits
 from shellrunner.store.transition import Transition
 
 _UNDONE: Final = (State.WAITING, State.QUEUED, State.RUNNING)
 _UNLIMITED: Final = 1 << 30  # capacity of a queue without a limit of its own
+_NONE_PAUSED: Final = Pauses()
 
 
 class QueueCounts:
-    """Every queue that config names or that has jobs which are not done; `paused` are those that start none."""
+    """Every queue that config names or that has jobs which are not done; `pauses` has those that start none."""
 
     def __init__(
-        self, limits: QueueLimits, undone: Iterable[tuple[str, State, int]] = (), paused: Iterable[str] = ()
+        self, limits: QueueLimits, undone: Iterable[tuple[str, State, int]] = (), pauses: Pauses = _NONE_PAUSED
     ) -> None:
         """`undone`: how many jobs are not done, by queue and state."""
         self._limits = limits
         self._counts: dict[str, dict[State, int]] = {name: dict.fromkeys(_UNDONE, 0) for name in limits.queues}
         for queue, state, number in undone:
             self._of_queue(queue)[state] += number
-        self.paused = frozenset(paused)
+        self.pauses = pauses
 
     def _of_queue(self, queue: str) -> dict[State, int]:
         counts = self._counts.get(queue)
@@ -52,7 +53,7 @@ class QueueCounts:
 
     def is_paused(self, queue: str) -> bool:
         """Return whether the queue starts no jobs, by its own pause or the whole service's."""
-        return queue in self.paused or ALL_QUEUES in self.paused
+        return queue in self.pauses.queues or ALL_QUEUES in self.pauses.queues
 
     def apply(self, transition: Transition) -> None:
         """Follow a job from one state to another."""
@@ -64,12 +65,12 @@ class QueueCounts:
 
     def capacity(self) -> dict[str, int]:
         """Return how many more jobs may run, for each queue that may start any now."""
-        if ALL_QUEUES in self.paused:
+        if ALL_QUEUES in self.pauses.queues:
             return {}
         return {
             name: capacity
             for name in self._counts
-            if name not in self.paused and (capacity := self._capacity(name)) > 0
+            if name not in self.pauses.queues and (capacity := self._capacity(name)) > 0
         }
 
     def _capacity(self, queue: str) -> int:
@@ -78,10 +79,10 @@ class QueueCounts:
 
     def has_startable(self) -> bool:
         """Return whether a job is queued that may start now."""
-        if ALL_QUEUES in self.paused:
+        if ALL_QUEUES in self.pauses.queues:
             return False
         return any(
-            counts[State.QUEUED] and name not in self.paused and self._capacity(name) > 0
+            counts[State.QUEUED] and name not in self.pauses.queues and self._capacity(name) > 0
             for name, counts in self._counts.items()
         )
 

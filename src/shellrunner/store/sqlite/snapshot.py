@@ -14,20 +14,20 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY
 from shellrunner.model import End, Volume
 from shellrunner.store.output import Head
-from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite import provenance, schema
 from shellrunner.store.units import lifecycle, queue_pauses
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _HAS_RESULT: Final = "SELECT 1 FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"
 _SPILLED: Final = f"""
-    SELECT id, attempt, stdout_bytes + stderr_bytes - {DATA_CAPACITY} FROM jobs
+    SELECT id, attempt, token, stdout_bytes + stderr_bytes - {DATA_CAPACITY} FROM jobs
         WHERE state = 'done' AND stdout_bytes + stderr_bytes > {DATA_CAPACITY}
-    UNION ALL SELECT job, number, stdout_bytes + stderr_bytes - {DATA_CAPACITY} FROM attempts
+    UNION ALL SELECT job, number, token, stdout_bytes + stderr_bytes - {DATA_CAPACITY} FROM attempts
         WHERE stdout_bytes + stderr_bytes > {DATA_CAPACITY}
-    UNION ALL SELECT job, attempt, 0 FROM outputs JOIN jobs ON jobs.id = outputs.job
+    UNION ALL SELECT job, attempt, token, 0 FROM outputs JOIN jobs ON jobs.id = outputs.job
         WHERE length(entries) >= {ENTRY_SIZE * INDEX_CAPACITY}
-    UNION ALL SELECT job, number, 0 FROM attempts WHERE length(entries) >= {ENTRY_SIZE * INDEX_CAPACITY}"""
+    UNION ALL SELECT job, number, token, 0 FROM attempts WHERE length(entries) >= {ENTRY_SIZE * INDEX_CAPACITY}"""
 
 
 class RunningJobRow(NamedTuple):
@@ -40,10 +40,11 @@ class RunningJobRow(NamedTuple):
 
 
 class SpilledOutput(NamedTuple):
-    """An ended attempt that may have spill files, and how many bytes its row promises there."""
+    """An ended attempt that may have spill files, the token in their names, how many bytes its row promises there."""
 
     job: int
     attempt: int
+    token: str | None
     size: int
 
 
@@ -125,12 +126,10 @@ class HistoryCopy:
         """Delete all sessions: one that has been ended since must not return."""
         self._db.execute("DELETE FROM sessions")
 
-    def hold(self, last_id: int) -> None:
-        """Pause all queues, and let ids continue above `last_id`."""
-        queue_pauses.change(self._db, (), None, paused=True)
-        self._db.execute("INSERT INTO sqlite_sequence (name, seq) SELECT 'jobs', 0 WHERE NOT EXISTS (SELECT 1 FROM "
-            "sqlite_sequence WHERE name = 'jobs')")  # fmt: skip
-        self._db.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'jobs'", (last_id,))
+    def hold(self, last_id: int, reason: str) -> None:
+        """Hold the history until an admin resumes, and let ids continue above `last_id`."""
+        queue_pauses.hold(self._db, reason, now_ms())
+        provenance.raise_ids(self._db, last_id)
 
     def facts(self) -> HistoryFacts:
         """Return what a manifest says about the history."""

@@ -20,7 +20,9 @@ from shellrunner.store import (
     DueCallback,
     Filters,
     Head,
+    HistoryIdentity,
     HistorySize,
+    Hold,
     IdempotencyKey,
     Output,
     Page,
@@ -32,6 +34,7 @@ from shellrunner.store import (
     rows,
 )
 from shellrunner.store.db import Db
+from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.notifications import Topic
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.query import listing
@@ -41,6 +44,7 @@ from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
+from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.transition import Transitions
@@ -52,13 +56,14 @@ from shellrunner.store.units.admission import NewJob
 class Parts:
     """What a store is made of."""
 
-    history_id: str
+    generation: GenerationCounter
     engine: Engine
     effects: CommitEffects
     requests: ClaimRequests
     claims: Claims
     outputs: OutputReader
     clock: ClockWatch
+    high_water: HighWaterFile
 
 
 class SqliteStore:
@@ -73,14 +78,24 @@ class SqliteStore:
 
     @property
     def history_id(self) -> str:
-        return self._parts.history_id
+        return self.identity.history_id
+
+    @property
+    def identity(self) -> HistoryIdentity:
+        return self._parts.generation.identity
+
+    @property
+    def held(self) -> Hold | None:
+        return self._effects.counts.pauses.held
+
+    async def advance_generation(self) -> None:
+        await self._parts.generation.advance()
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
         # What the batch does with it, and how it may be claimed in the same commit: the diagram in `claims`.
         new = NewJob.accept(spec, now_ms(), by)
-        job: Job = await self._engine.writes.submit(
-            AddJob(new, key, self._parts.claims.job_added, self._parts.clock.now)
-        )
+        item = AddJob(new, key, self._parts.high_water, self._parts.claims.job_added, self._parts.clock.now)
+        job: Job = await self._engine.writes.submit(item)
         return job
 
     async def job(self, job_id: int) -> Job:
@@ -163,7 +178,7 @@ class SqliteStore:
         names = list(counts)
         oldest = await self._engine.read(lambda db: rows.oldest_queued(db, names))
         states = [self._queue_state(name, moment) for name, moment in zip(names, oldest, strict=True)]
-        return QueueOverview(ALL_QUEUES in counts.paused, states)
+        return QueueOverview(ALL_QUEUES in counts.pauses.queues, states, counts.pauses.held)
 
     def _queue_state(self, name: str, oldest: Millis | None) -> QueueState:
         counts = self._effects.counts
@@ -235,10 +250,12 @@ class SqliteStore:
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     async def due_callbacks(self, limit: int, skip_hosts: Collection[str] = ()) -> Sequence[DueCallback]:
+        if self.held:
+            return []
         return await self._engine.read(lambda db: due_callbacks.due(db, now_ms(), limit, skip_hosts))
 
     async def next_callback_at(self) -> Millis | None:
-        return await self._engine.read(due_callbacks.next_due)
+        return None if self.held else await self._engine.read(due_callbacks.next_due)
 
     async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
         await self._engine.write(

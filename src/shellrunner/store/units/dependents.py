@@ -18,9 +18,9 @@ from shellrunner.store.units.locks import locked
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
-SET_DONE: Final = f"""UPDATE jobs SET state = 'done', keeper = NULL, token = NULL, claimed = NULL, cancelling = 0,
-    secrets = NULL, due = NULL, awaits = 0, {assignments(EndRow)} WHERE id = ?"""
-_END_UNSTARTED: Final = f"{SET_DONE} AND state = ?"
+SET_DONE: Final = f"""UPDATE jobs SET state = 'done', keeper = NULL, claimed = NULL, cancelling = 0,
+    secrets = NULL, due = NULL, awaits = 0, {assignments(EndRow)}"""
+_END_UNSTARTED: Final = f"{SET_DONE}, token = NULL WHERE id = ? AND state = ?"
 EARLIER_STORED: Final = "SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM attempts WHERE job = ?"
 # A job that was skipped or cancelled meanwhile has left its rows in `dependencies`: if a thousand jobs waited for a
 # hundred each, their rows would be deleted one by one, all in the commit of the first failure. They are deleted with
@@ -95,7 +95,6 @@ def _end(db: Db, job_id: int, end: End) -> Transition:
         State.DONE,
         size=earlier_stored(db, job_id) if job.attempt > 1 else 0,
         has_dependents=bool(job.has_dependents),
-        attempts=job.attempt,
         ending=end.ending,
     )
 

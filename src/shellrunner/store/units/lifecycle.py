@@ -8,6 +8,7 @@ from typing import Final
 
 from shellrunner.clock import Millis
 from shellrunner.errors import AlreadyDone, NoResultYet, NotDone, ResultGone
+from shellrunner.keeper.slot import ENTRY_SIZE, INDEX_CAPACITY
 from shellrunner.model import End, Ending, Job, State, Volume
 from shellrunner.store import rows
 from shellrunner.store.columns import EndRow, columns, placeholders
@@ -17,17 +18,21 @@ from shellrunner.store.query import search
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents
 from shellrunner.store.units.dependents import SET_DONE, earlier_stored
-from shellrunner.store.units.locks import find_locked, locked
+from shellrunner.store.units.locks import LockedJob, find_locked, locked
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _HELD: Final = "WHERE id = ? AND state = 'running' AND token = ?"
-END: Final = f"{SET_DONE} AND state = 'running' AND token = ? RETURNING queue, has_dependents, attempt"
+_ENDED: Final = f"{_HELD} RETURNING queue, has_dependents, attempt"
+END: Final = f"{SET_DONE}, token = NULL {_ENDED}"
+END_SPILLED: Final = f"{SET_DONE} {_ENDED}"  # the token is in the names of its files
 _REQUEUE: Final = f"UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, claimed = NULL {_HELD}"
 _NEXT_ATTEMPT: Final = f"""UPDATE jobs SET state = ?, due = ?, attempt = attempt + 1, keeper = NULL, token = NULL,
     claimed = NULL {_HELD}"""
-_ADD_ATTEMPT: Final = f"""INSERT INTO attempts (job, number, entries, data, {columns(EndRow)})
-    VALUES (?, ?, ?, ?, {placeholders(EndRow)})"""
+_ADD_ATTEMPT: Final = f"""INSERT INTO attempts (job, number, entries, data, token, {columns(EndRow)})
+    VALUES (?, ?, ?, ?, ?, {placeholders(EndRow)})"""
+_EARLIER_TOKENS: Final = "SELECT token FROM attempts WHERE job = ? ORDER BY number"
+_FULL_INDEX: Final = INDEX_CAPACITY * ENTRY_SIZE  # bytes of an index that fills its place in the slot
 _CANCEL: Final = "UPDATE jobs SET cancelling = 1 WHERE id = ? AND state = 'running'"
 _DELETE: Final = "DELETE FROM jobs WHERE id = ? AND state = 'done'"
 _DELETE_RESULT: Final = """UPDATE jobs SET stdout_bytes = NULL, stderr_bytes = NULL, stdout_dropped = NULL,
@@ -42,7 +47,9 @@ def finish(
     if next_attempt_at is not None:
         job = find_locked(db, job_id)
         if job is not None and job.is_held_by(token) and not job.cancelling:
-            db.execute(_ADD_ATTEMPT, (job_id, job.attempt, head.index, head.data, *EndRow.from_end(end, volume)))
+            kept = token if _has_files(end, volume, head) else None
+            attempt = (job_id, job.attempt, head.index, head.data, kept, *EndRow.from_end(end, volume))
+            db.execute(_ADD_ATTEMPT, attempt)
             is_due = next_attempt_at <= end.completed
             state, due = (State.QUEUED, None) if is_due else (State.WAITING, next_attempt_at)
             check_changed(db.execute(_NEXT_ATTEMPT, (state, due, job_id, token)))
@@ -51,17 +58,21 @@ def finish(
 
 
 def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head) -> Transitions:
-    found = db.execute(END, (*EndRow.from_end(end, volume), job_id, token)).fetchall()
+    statement = END_SPILLED if _has_files(end, volume, head) else END
+    found = db.execute(statement, (*EndRow.from_end(end, volume), job_id, token)).fetchall()
     if not found:
         return []
     queue, has_dependents, attempt = found[0]
     if head.data or head.index:
         db.execute("INSERT INTO outputs (job, entries, data) VALUES (?, ?, ?)", (job_id, head.index, head.data))
     size = volume.stored + (earlier_stored(db, job_id) if attempt > 1 else 0)
-    ended = Transition(
-        job_id, queue, State.RUNNING, State.DONE, size, bool(has_dependents), attempts=attempt, ending=end.ending
-    )
+    ended = Transition(job_id, queue, State.RUNNING, State.DONE, size, bool(has_dependents), ending=end.ending)
     return [ended, *dependents.apply_end(db, job_id, end)] if has_dependents else [ended]
+
+
+def _has_files(end: End, volume: Volume, head: Head) -> bool:
+    """Return whether the attempt may have spilled; a lost one may have stored more than is known."""
+    return end.ending is Ending.LOST or volume.stored > len(head.data) or len(head.index) >= _FULL_INDEX
 
 
 def requeue(db: Db, job_id: int, token: str, now: Millis) -> Transitions:
@@ -75,7 +86,7 @@ def requeue(db: Db, job_id: int, token: str, now: Millis) -> Transitions:
     if job.cancelling:
         return dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))
     check_changed(db.execute(_REQUEUE, (job_id, token)))
-    return [Transition(job_id, job.queue, State.RUNNING, State.QUEUED, attempts=job.attempt)]
+    return [Transition(job_id, job.queue, State.RUNNING, State.QUEUED)]
 
 
 def request_cancel(db: Db, job_id: int, now: Millis) -> tuple[Job, Transitions]:
@@ -106,7 +117,7 @@ def delete_job(db: Db, job_id: int) -> Transition:
     job = locked(db, job_id)
     if job.state is not State.DONE:
         raise NotDone(job_id)
-    size = job.stored
+    size, tokens = job.stored, _tokens(db, job_id, job)
     check_changed(db.execute(_DELETE, (job_id,)))
     db.execute("DELETE FROM outputs WHERE job = ?", (job_id,))
     if job.attempt > 1:
@@ -114,7 +125,7 @@ def delete_job(db: Db, job_id: int) -> Transition:
         db.execute("DELETE FROM attempts WHERE job = ?", (job_id,))
     dependents.delete_side_rows(db, job_id, job.spec)
     search.remove_job(db, job_id, job.command)
-    return Transition(job_id, job.queue, State.DONE, None, size, attempts=job.attempt)
+    return Transition(job_id, job.queue, State.DONE, None, size, tokens=tokens)
 
 
 def delete_result(db: Db, job_id: int) -> Transition:
@@ -129,12 +140,18 @@ def delete_result(db: Db, job_id: int) -> Transition:
     size = job.stored
     if size is None:
         raise ResultGone(job_id)
+    tokens = _tokens(db, job_id, job)
     check_changed(db.execute(_DELETE_RESULT, (job_id,)))
     db.execute("DELETE FROM outputs WHERE job = ?", (job_id,))
     if job.attempt > 1:
         size += earlier_stored(db, job_id)
         db.execute("DELETE FROM attempts WHERE job = ?", (job_id,))
-    return Transition(job_id, job.queue, State.DONE, State.DONE, size, attempts=job.attempt)
+    return Transition(job_id, job.queue, State.DONE, State.DONE, size, tokens=tokens)
+
+
+def _tokens(db: Db, job_id: int, job: LockedJob) -> tuple[str | None, ...]:
+    earlier = db.execute(_EARLIER_TOKENS, (job_id,)).fetchall() if job.attempt > 1 else ()
+    return (*(token for (token,) in earlier), job.token)
 
 
 def write_mark(db: Db, mark: str) -> str:

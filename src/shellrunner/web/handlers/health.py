@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, HttpFigures, NotReady
+from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, STORE, HttpFigures, NotReady
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.connections import CONNECTIONS
@@ -20,6 +20,7 @@ from shellrunner.wire import documents
 log = logging.getLogger("shellrunner.web")
 
 _PROBE_HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
+_HELD: Final = b"ready, but all jobs are held until an admin resumes them: the history was copied or restored\n"
 _TEXT: Final = "text/plain"
 _OPENMETRICS: Final = "application/openmetrics-text"
 _CONTENT_TYPES: Final = {
@@ -60,7 +61,9 @@ async def readiness(request: web.Request) -> web.Response:
     else:
         reasons = await request.app[NOT_READY_REASONS]()
     if not reasons:
-        return web.Response(body=b"ready\n", headers=_PROBE_HEADERS)
+        # Submissions are accepted, and wait: that is for an admin to see, and no reason to send clients elsewhere.
+        held = request.app[STORE].held
+        return web.Response(body=_HELD if held else b"ready\n", headers=_PROBE_HEADERS)
     kinds = [reason.kind for reason in reasons]
     details = "; ".join(reason.detail for reason in reasons)
     log.warning("not ready: %s", details, extra={"repeats": f"not ready: {', '.join(kinds)}"})

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from shellrunner.model import Delivery, Ending, State
 from shellrunner.store.change_log import InMemoryChangeLog
-from shellrunner.store.notifications import Notifications
+from shellrunner.store.notifications import Notifications, Topic
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
+from shellrunner.store.queues import Pauses
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
@@ -48,10 +49,14 @@ class CommitEffects:
         if may_start:
             self.requests.wake_if_startable()
 
-    def pauses_committed(self, paused: frozenset[str]) -> None:
-        """Use the new set of paused queues, and serve claims if one was resumed."""
-        self.counts.paused = paused
+    def pauses_committed(self, pauses: Pauses) -> None:
+        """Use the new pauses; serve claims if a queue was resumed, and callbacks if the history was released."""
+        released = self.counts.pauses.held and not pauses.held
+        self.counts.pauses = pauses
         self.requests.wake_if_startable()
+        if released:
+            self.notifications.notify(Topic.CALLBACKS)
+            self.trimmer.wake()
 
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""
@@ -85,4 +90,4 @@ class CommitEffects:
         """Follow a deleted job, or a deleted result of a job that stays."""
         self.trimmer.removed(jobs=1 if transition.after is None else 0, size=transition.size or 0)
         if transition.size is not None:  # also if it is 0: a lost job may have left more than is known
-            self.spill.discard(transition.job_id, transition.attempts)
+            self.spill.discard(transition.job_id, transition.tokens)

@@ -12,6 +12,7 @@ from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer, Trimmed
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import admission, idempotency_keys
 
@@ -26,9 +27,15 @@ class Maintenance:
     listener: CommitListener
     trimmer: RetentionTrimmer
     clock: ClockWatch
+    counts: QueueCounts
 
     async def remove_oldest(self, max_jobs: int) -> int:
-        """Remove at most so many of the oldest jobs that exceed the limits; return how many."""
+        """Remove at most so many of the oldest jobs that exceed the limits; return how many.
+
+        Nothing is removed from a history that is held: its ages and sizes are those of another time.
+        """
+        if self.counts.pauses.held:
+            return 0
 
         def remove(db: Db) -> tuple[Trimmed, Millis]:
             shift = self.clock.settle(db)

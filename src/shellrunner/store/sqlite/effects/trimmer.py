@@ -60,6 +60,10 @@ class RetentionTrimmer:
         self.size.jobs -= jobs
         self.size.bytes -= size
 
+    def wake(self) -> None:
+        """Look now whether anything is to be removed."""
+        self._wake.set()
+
     def trim(self, db: Db, max_jobs: int, now: Millis) -> Trimmed:
         """Delete the oldest jobs as far as they exceed the limits, at most `max_jobs` (a unit for the writer).
 

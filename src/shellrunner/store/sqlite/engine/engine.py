@@ -4,6 +4,7 @@ Built by `composition`. Runs units of work; must not know which units there are,
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -22,7 +23,7 @@ class Engine:
     """Runs units of work on the connections."""
 
     def __init__(self, writing: DbThread, reading: Sequence[DbThread], writer: BatchWriter) -> None:
-        self._writer = writer
+        self._writing, self._writer = writing, writer
         self.writes = BatchQueue(writing, self._writer)
         self.reads = [BatchQueue(connection, BatchReader()) for connection in reading]
 
@@ -46,6 +47,10 @@ class Engine:
         value: T = await self.writes.submit(WorkItem(unit, on_commit, frees_space=frees_space))
         return value
 
+    async def checkpoint(self) -> bool:
+        """Copy what is in the WAL into the database, as far as no reader needs it; return whether that was all."""
+        return await self._writing.run(_checkpoint)
+
     @asynccontextmanager
     async def running(self, tasks: TaskGroup, planner: BatchPlanner) -> AsyncIterator[None]:
         """Execute what is submitted; at the end, finish all of it, the writes first: they may need reads."""
@@ -59,3 +64,11 @@ class Engine:
             for queue in self.reads:
                 queue.close()
             await asyncio.wait(reading)
+
+
+def _checkpoint(db: sqlite3.Connection) -> bool:
+    try:
+        busy, pages, checkpointed = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.Error:  # the history cannot be written now: its writer reports that
+        return False
+    return not busy and pages == checkpointed
