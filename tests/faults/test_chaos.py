@@ -138,7 +138,7 @@ class Round:
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(450)
 async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
     """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false."""
     seconds = 30 if whole else 4
