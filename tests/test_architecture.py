@@ -109,6 +109,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "state_dir",
             "worker_threads",
         ),
+        ("pid_namespace",),
     ),
     "store": (
         ("sqlite",),

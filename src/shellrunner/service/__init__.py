@@ -19,7 +19,7 @@ from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
 from shellrunner.log import audit_sink
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
-from shellrunner.service import descriptors, startup_warnings
+from shellrunner.service import descriptors, pid_namespace, startup_warnings
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.reload import Reloader
@@ -91,6 +91,7 @@ async def _serve(
     start_worker_threads()
     disable_created_samples()
     metrics = Metrics(settings.queues)
+    on_stop = pid_namespace.stop_policy(settings.supervisor.on_stop)
     with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
         async with (
             open_store(
@@ -121,19 +122,21 @@ async def _serve(
             async with (
                 background_task("reloader", reloader.run(authenticator, certificate)) as reloading,
                 background_task("health check", health.run()) as checking,
+                background_task("reaper", pid_namespace.reap_orphans()) as reaping,
                 listening(app, settings, passed, certificate) as urls,
             ):
                 announce_start(settings, urls, state_dir, notifier)
                 stop.start_complete()
-                tasks = (supervising, sending, checking, reloading)
+                tasks = (supervising, sending, checking, reloading, reaping)
                 await first_of(stop.wait(), *tasks)
                 notifier.stopping()
                 async with background_task("stop timeout", extend_stop_timeout(notifier)):
-                    await finish_jobs(supervisor, settings.supervisor.on_stop, stop, *tasks)
+                    await finish_jobs(supervisor, on_stop, stop, *tasks)
                 ended_early = any(task.done() for task in tasks)
             left = supervisor.running_count
         fields = {"jobs": left, "slots": str(state_dir / "slots")}
-        log.info("stopped; running jobs continue under their keepers" if left else "stopped", extra=fields)
+        continuing = "stopped; running jobs continue under their keepers"
+        log.info(continuing if left and not pid_namespace.ends_with_service() else "stopped", extra=fields)
         return 1 if ended_early or any(map(has_failed, tasks)) else 0
 
 

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from aiohttp import http_parser
 
 from shellrunner.config import AuthSettings, Settings
+from shellrunner.service.pid_namespace import stop_policy
 
 log = logging.getLogger("shellrunner.service")
 
 
 def emit(settings: Settings) -> None:
     """Log each warning."""
-    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid())):
+    stop = namespace_warnings(settings.supervisor.on_stop)
+    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid()), *stop):
         log.warning(text)
 
 
@@ -29,6 +31,15 @@ def python_warnings() -> Iterator[str]:
         )
     if not __debug__:
         yield "python -O disables the assertions that catch a bug before it does harm: start without -O"
+
+
+def namespace_warnings(on_stop: str) -> Iterator[str]:
+    """Yield a warning if running commands are to continue after a stop, but cannot."""
+    if stop_policy(on_stop) != on_stop:
+        yield (
+            "every process of this PID namespace (container) ends with the service, so commands cannot continue "
+            'after a stop, which cancels them: supervisor.on_stop = "keep" acts as "cancel"; "drain" waits for them'
+        )
 
 
 def root_warnings(auth: AuthSettings, uid: int) -> Iterator[str]:
