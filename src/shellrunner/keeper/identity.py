@@ -7,6 +7,7 @@ first and the start time checked after: a signal through the pidfd reaches that 
 import functools
 import os
 import select
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 
@@ -75,7 +76,8 @@ def read_proc_file(path: str) -> bytes:
     try:
         return os.read(descriptor, 65_536)
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # it is free all the same (close(2))
+            os.close(descriptor)
 
 
 @functools.cache

@@ -142,8 +142,8 @@ class Recorder:
             if self._data_file < 0:
                 path = data_path(self._job, self._attempt, self._token)
                 self._data_file = os.open(path, _NEW_FILE, 0o600, dir_fd=self._state)
-            while written < len(rest):
-                written += os.pwrite(self._data_file, rest[written:], at + written)
+            while written < len(rest) and (more := os.pwrite(self._data_file, rest[written:], at + written)):
+                written += more
         except OSError:
             pass  # what was written before counts; the caller sees that it is incomplete
         return written

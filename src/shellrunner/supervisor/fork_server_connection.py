@@ -19,6 +19,7 @@ from shellrunner.supervisor.message_protocol import KeeperGone, MessageProtocol
 
 _PROGRAM = str(Path(shellrunner.keeper.__file__).with_name("__main__.py"))
 _FORK_TIMEOUT = 10.0  # seconds for the fork server to fork a keeper
+_REAP_INTERVAL = 1.0  # seconds between looks for the end of a fork server that is disconnected
 _INHERITED = ("LD_LIBRARY_PATH",)  # the interpreter itself may need it; commands never see it
 
 
@@ -149,7 +150,12 @@ class ForkServerConnection(MessageProtocol):
             if not future.done():
                 future.set_exception(KeeperGone("the fork server is gone"))
                 future.exception()  # marks it as retrieved: perhaps nobody waits for it
-        self.process.poll()
+        self._reap()
+
+    def _reap(self) -> None:
+        """Reap the process once it has ended: it outlives its connection until its last keeper is gone."""
+        if self.process.poll() is None:
+            asyncio.get_running_loop().call_later(_REAP_INTERVAL, self._reap)
 
 
 async def attach(process: subprocess.Popen[bytes], connection: socket.socket) -> ForkServerConnection:

@@ -136,18 +136,29 @@ def _signal(process: Process, signum: int, flags: int = 0) -> bool:
     # The pidfd first, the start time after: the signal reaches the process that was found, or none.
     try:
         pidfd = os.pidfd_open(process.pid)
-    except OSError:
-        return False
+    except OSError:  # it has ended, or there are no descriptors left
+        return flags == 0 and _signal_by_pid(process, signum)
     try:
         if int(stat_fields(process.pid)[19]) != process.start:
             return False
         signal.pidfd_send_signal(pidfd, signum, None, flags)
     except OSError:  # it has ended, or is another user's (setuid), or the kernel does not know the flags
-        return False
+        return flags == 0 and _signal_by_pid(process, signum)
     finally:
         with suppress(OSError):
             os.close(pidfd)
     return True
+
+
+def _signal_by_pid(process: Process, signum: int) -> bool:
+    # Where pidfds fail; numbers are given out in turn, as for `_signal_group`.
+    try:
+        if int(stat_fields(process.pid)[19]) == process.start:
+            os.kill(process.pid, signum)
+            return True
+    except OSError:
+        pass
+    return False
 
 
 def describe(pid: int) -> str:

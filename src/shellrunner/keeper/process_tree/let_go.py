@@ -21,6 +21,7 @@ _NUMBER_SIZE = 4
 _MAX_SESSIONS = 1_000
 _MAX_PIPES = 8
 _CHUNK_SIZE = 65_536
+_RETRY_DELAY = 0.05  # seconds after a failed read
 LOOK_INTERVAL = 1.0  # seconds between looks at what a dead keeper has let go
 
 
@@ -63,7 +64,7 @@ class LetGoTrees:
 
     def receive(self, keepers: Collection[int]) -> None:
         """Take what keepers hand over."""
-        with suppress(BlockingIOError):
+        try:
             while True:
                 size = _NUMBER_SIZE * (_MAX_SESSIONS + 1)
                 message, pipes, _, _ = socket.recv_fds(self.receiving, size, _MAX_PIPES)
@@ -72,6 +73,10 @@ class LetGoTrees:
                     self._pipes[keeper], self._sessions[keeper] = pipes, set(sessions)
                 else:
                     _close(pipes)
+        except BlockingIOError:
+            pass
+        except OSError:
+            time.sleep(_RETRY_DELAY)
 
     def keeper_ended(self, keeper: int, status: int) -> None:
         """Take over what this keeper has let go, unless all of that is gone: then it exits with 0."""
