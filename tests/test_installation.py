@@ -4,6 +4,7 @@ Here they run without systemd (`--no-start`) and without root; tools/try_install
 """
 
 import os
+import pwd
 import re
 import stat
 import subprocess
@@ -284,3 +285,14 @@ def test_an_existing_configuration_is_read_strictly(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=str(path)):
             config_file.read_or_create(path, "", ())
+
+
+def test_the_note_on_lingering_names_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without USER, as under cron, or with another user's, it is the name in the user database."""
+    for environment in ({}, {"USER": "somebody"}):
+        monkeypatch.delenv("USER", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        notes = [*install_plan._linger_notes()]
+        assert all(note.endswith(f" {install_plan._user_name()}") for note in notes)
+        assert install_plan._user_name() == pwd.getpwuid(os.getuid()).pw_name

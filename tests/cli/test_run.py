@@ -220,3 +220,17 @@ async def test_a_file_for_standard_input_keeps_its_byte_order_mark(typist: Typis
     """A byte order mark in the file of `--stdin` is input like the rest."""
     (tmp_path / "input").write_bytes(b"\xef\xbb\xbfx")
     assert (await typist.run("run", "--stdin", tmp_path / "input", "od -An -tx1")).out == b" ef bb bf 78\n"
+
+
+async def test_input_waits_for_a_job_that_is_queued(typist: Typist, tmp_path: Path) -> None:
+    """`run` sends it once the job runs, like the first one of a server."""
+    blocker = await typist.run("submit", "--queue", "one", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done")
+    assert blocker.code == 0
+    async with typist.begin("run", "--queue", "one", "--stdin", "-", "cat", stdin=asyncio.subprocess.PIPE) as process:
+        process.stdin.write(b"typed")
+        process.stdin.close()
+        await asyncio.sleep(0.3)  # it is refused meanwhile
+        assert process.returncode is None
+        (tmp_path / "go").touch()
+        out, err = await asyncio.wait_for(asyncio.gather(process.stdout.read(), process.stderr.read()), WAIT_TIMEOUT)
+        assert (await process.wait(), out, err) == (0, b"typed", b"")
