@@ -27,6 +27,7 @@ from shellrunner.backup.manifest import Manifest
 from shellrunner.backup.restoration import restore
 from shellrunner.clock import format_rfc3339, now_ms
 from shellrunner.errors import ShellrunnerError
+from shellrunner.store.output import spill
 from shellrunner.store.sqlite.snapshot import LiveHistory
 from tests.support.command_line import Done, Typist
 from tests.support.histories import everything, opened
@@ -322,7 +323,8 @@ async def check_backup(backup: Path, state: Path, before: Ledger, after: Ledger)
     await asyncio.to_thread(restore, backup, state)
     async with opened(state) as store:
         jobs = {job.id: job for job in await everything(store)}
-        assert {int(path.stem.split("-")[0]) for path in (backup / "runs").iterdir()} <= jobs.keys()
+        owners = [spill.attempt_of(path.name) for path in (backup / "runs").iterdir()]
+        assert {owner[0] for owner in owners if owner} <= jobs.keys()
         assert before.accepted - after.deleting <= jobs.keys(), "a job is missing"
         for number, job in jobs.items():
             ending = job.phase.end.ending if hasattr(job.phase, "end") else None

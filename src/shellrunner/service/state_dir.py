@@ -44,7 +44,8 @@ def prepare(state_dir: Path) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 _make_private(state_dir / name, os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise StoreUnavailable(f"cannot use the state directory {state_dir}: {error.strerror}") from None
+        what = error.filename or state_dir
+        raise StoreUnavailable(f"cannot use the state directory {state_dir}: {what}: {error.strerror}") from None
     return state_dir
 
 
@@ -86,17 +87,19 @@ def private_files() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(state_dir: Path, *, restores: bool = False) -> Iterator[None]:
-    """Hold the state directory's lock.
+    """Hold the state directory's lock: that of the file `lock`, and one on the directory, as the file may be removed.
 
     Raises:
         StateLocked: another server holds it.
         StoreUnavailable: its files are of two histories, because a restore was interrupted; unless it `restores`.
     """
     fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    directory_fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         holder, *last = os.pread(fd, _LOCK_SIZE, 0).decode(errors="replace").split() or ["unknown"]
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_directory(directory_fd)
         except BlockingIOError:
             raise StateLocked(f"another server (pid {holder}) uses the state directory {state_dir}") from None
         if not restores and (state_dir / RESTORING).exists():
@@ -110,7 +113,17 @@ def locked(state_dir: Path, *, restores: bool = False) -> Iterator[None]:
         os.pwrite(fd, f"{os.getpid()} {directory}\n".encode().ljust(_LOCK_SIZE), 0)
         yield
     finally:
+        os.close(directory_fd)
         os.close(fd)
+
+
+def _lock_directory(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # NFS has no such locks on directories
+        log.info("the state directory itself cannot be locked", extra={"reason": error.strerror})
 
 
 def _check_links(state_dir: Path, *, is_own: bool) -> None:

@@ -22,7 +22,7 @@ from shellrunner.model import Claim
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.message_protocol import KeeperGone
-from shellrunner.supervisor.orphans import kill_orphans
+from shellrunner.supervisor.orphans import are_kept, kill_orphans
 from shellrunner.supervisor.running_job import RunningJob
 from shellrunner.supervisor.start_message import build_start_message, effective_timeout
 from shellrunner.supervisor.users import NoSuchUser, UserAccounts
@@ -41,6 +41,7 @@ log = logging.getLogger("shellrunner.supervisor")
 
 _STUCK_TIMEOUT = 30.0  # seconds past deadline and grace after which a keeper counts as stuck
 _MIN_RETRY_DELAY, _RETRY_DELAY = 0.02, 1.0  # seconds
+_WITHOUT_SLOT = "the slot of a running command is gone; the job will be lost once its keeper has seen it through"
 
 
 class JobOutcome(NamedTuple):
@@ -93,7 +94,7 @@ class JobRunner:
                 self._keepers.disconnect(job.connection)
             job.connection = connection = await self._keepers.find(job.claim.keeper)
             if connection is None:
-                return await self._judge(job.claim)
+                return await self._judge(job)
             try:
                 return await self._ask_again(connection, job)
             except KeeperGone:
@@ -112,7 +113,7 @@ class JobRunner:
         record = connection.slot.find(claim.job_id, claim.token)
         ended = witnessed_end(connection.slot, record) if record and record.end else None
         connection.close()
-        return JobOutcome(False, ended) if ended else await self._judge(claim)
+        return JobOutcome(False, ended) if ended else await self._judge(job)
 
     def cancel(self, job: RunningJob) -> None:
         """Have the keeper end the command, once; a job that is not started yet will not be."""
@@ -152,7 +153,7 @@ class JobRunner:
         except Exception:  # the border of one job: whatever is wrong with it, the others go on
             log.exception("could not follow a job to its end", extra={"job": claim.job_id})
             connection.close()
-        return await self._judge(claim)
+        return await self._judge(job)
 
     def _read_end(self, connection: KeeperConnection, job: RunningJob, message: Message) -> Verdict:
         claim = job.claim
@@ -162,12 +163,19 @@ class JobRunner:
             return reported_end(connection.slot, claim, end)
         return witnessed_end(connection.slot, connection.slot.find(claim.job_id, claim.token))
 
-    async def _judge(self, claim: Claim) -> JobOutcome:
+    async def _judge(self, job: RunningJob) -> JobOutcome:
         """Wait until the job's keeper is gone, then judge the job by what the keeper left."""
+        claim, is_logged = job.claim, False
         while True:
             try:
                 evidence = await self._keepers.wait_died(claim.keeper)
                 verdict, marks = await asyncio.to_thread(self._examine, claim, evidence)
+                if is_lost(verdict) and await self._is_kept(job, marks):
+                    if not is_logged:
+                        log.warning(_WITHOUT_SLOT, extra={"job": claim.job_id, "keeper": claim.keeper})
+                        is_logged = True
+                    await asyncio.sleep(_RETRY_DELAY)
+                    continue
                 killed = await asyncio.to_thread(kill_orphans, marks) if is_lost(verdict) and marks else []
             except OSError as error:  # no descriptors left, for example: no reason to judge without looking
                 fields = {"job": claim.job_id, "reason": repr(error), "repeats": "could not judge a job"}
@@ -177,6 +185,12 @@ class JobRunner:
             if is_lost(verdict):
                 log.warning("job lost", extra={"job": claim.job_id, "evidence": evidence, "orphans": killed})
             return JobOutcome(False, verdict)
+
+    async def _is_kept(self, job: RunningJob, marks: list[str]) -> bool:
+        """Return whether the command runs under a keeper without its slot, and is not to be cancelled."""
+        if job.cancel_requested or not marks:
+            return False
+        return await asyncio.to_thread(are_kept, marks, str(self._keepers.state_dir))
 
     def _examine(self, claim: Claim, evidence: str) -> tuple[Verdict, list[str]]:
         """Return the verdict, and the marks of processes to be killed if it is `lost`. Blocking."""

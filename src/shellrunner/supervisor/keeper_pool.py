@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from shellrunner.keeper.identity import ProcessIdentity, boot_id
@@ -47,6 +48,11 @@ class KeeperPool:
         self._relaunching = asyncio.Lock()
         self._connections: set[KeeperConnection] = set()
         self._abandoned: asyncio.Queue[tuple[ForkServerConnection, int]] = asyncio.Queue()
+
+    @property
+    def state_dir(self) -> Path:
+        """The state directory."""
+        return self._launcher.state_dir
 
     @property
     def home(self) -> str:
