@@ -31,6 +31,7 @@ from shellrunner.store.output import spill
 from shellrunner.store.sqlite.snapshot import LiveHistory
 from tests.support.command_line import Done, Typist
 from tests.support.histories import everything, opened
+from tests.support.processes import lives
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.test_migrations import HISTORIES, unpacked
@@ -190,6 +191,33 @@ async def test_c2_jobs_that_waited_are_held_until_they_are_resumed(
     expected = [retried, *held[:3], held[5]]
     assert sorted(map(int, ledger.read_text().split())) == sorted(expected)
     assert (await other.status(held[3]))["state"] == "waiting"
+
+
+async def test_a_command_that_still_runs_goes_on_through_a_restore(service: Service, tmp_path: Path) -> None:
+    """A command under its keeper goes on when the server is stopped and a backup restored; it is not run again."""
+    ledger, gate = tmp_path / "ledger", tmp_path / "gate"
+    command = (
+        f"echo start >> {ledger}; {LARGE}; while [ ! -e {gate} ]; do sleep 0.01; done; {LARGE}; echo end >> {ledger}"
+    )
+    job = await service.submit(command)
+    await until(lambda: list(service.state_dir.glob(f"runs/{job}.*out")))
+    await backed_up(service)
+    keeper = await service.running(job)
+    await service.stop()
+    await restored(service, set_aside=True)
+    await service.start()
+    assert (await service.result(job))["ending"] == "lost"
+    stored = await service.raw(job)
+    await resume(service)
+    new = await service.submit(LARGE)
+    await service.result(new)
+    assert new > job
+    assert lives(keeper.pid)
+    gate.touch()
+    await until(lambda: ledger.read_text() == "start\nend\n")
+    await until(lambda: not lives(keeper.pid))
+    assert await service.raw(job) == stored
+    assert len(await service.raw(new)) == 150_000
 
 
 async def test_c3_ids_are_above_everything_that_was_seen(service: Service) -> None:
