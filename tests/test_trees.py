@@ -3,7 +3,11 @@
 Through a keeper's protocol; `tests/faults/test_trees.py` has more of the same.
 """
 
+import asyncio
+import contextlib
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -237,6 +241,56 @@ def test_t3_a_group_that_appears_later_gets_term_before_it_is_killed(keeping: Ke
     end, data = keep(*keeping, 1, again, env=env, timeout=0.2, grace=1)
     assert (end["ending"], end["signal"]) == ("timed_out", "SIGKILL")
     assert data == b"saved\nsaved\n"
+
+
+@pytest.mark.parametrize("is_leader", [True, False])
+async def test_p8_a_group_whose_number_is_a_strangers_by_now_gets_no_signal(is_leader: bool) -> None:
+    """A process that was found and is another one now, or has left its group, stands for no group any more."""
+    bystander = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    try:
+        (found,) = [process for process in process_tree.processes() if process.pid == bystander.pid]
+        assert found.group == found.pid
+        gone = found._replace(start=found.start - 1)
+        if not is_leader:
+            own = next(process for process in process_tree.processes() if process.pid == os.getpid())
+            gone = own._replace(group=found.group)
+        process_tree.signal_groups([gone], signal.SIGKILL)
+        assert lives(bystander.pid)
+        process_tree.signal_groups([found], signal.SIGKILL)
+        assert await bystander.wait() == -signal.SIGKILL
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            bystander.kill()
+
+
+@pytest.mark.parametrize("kernel", ["with groups by pidfd", "before Linux 6.9"])
+async def test_a_group_gets_one_signal_on_every_kernel(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """Where the kernel cannot signal a group through its leader's pidfd, the group is signalled by its number."""
+    if kernel == "before Linux 6.9":
+        monkeypatch.setattr(process_tree, "_PIDFD_SIGNAL_PROCESS_GROUP", 1 << 20)
+    script = "trap 'echo got' HUP; echo up; while :; do sleep 0.01; done"
+    child = await asyncio.create_subprocess_exec("sh", "-c", script, stdout=-1, start_new_session=True)
+    assert child.stdout
+    assert await child.stdout.readline() == b"up\n"
+    tree = [process for process in process_tree.processes() if process.group == child.pid]
+    process_tree.signal_groups(tree, signal.SIGHUP)
+    assert await child.stdout.readline() == b"got\n"
+    process_tree.signal_groups(tree, signal.SIGKILL)
+    assert await child.stdout.read() == b""
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_p7_the_own_group_is_never_signalled() -> None:
+    """Where a process has our group's number, or 0 for one of another namespace, only that process is signalled."""
+    child = await asyncio.create_subprocess_exec("sleep", "600")
+    (found,) = [process for process in process_tree.processes() if process.pid == child.pid]
+    assert found.group == os.getpgrp()
+    process_tree.signal_groups([found], signal.SIGTERM)
+    assert await child.wait() == -signal.SIGTERM
+    child = await asyncio.create_subprocess_exec("sleep", "600")
+    (found,) = [process for process in process_tree.processes() if process.pid == child.pid]
+    process_tree.signal_groups([found._replace(group=0)], signal.SIGTERM)
+    assert await child.wait() == -signal.SIGTERM
 
 
 # Signals to the tree ------------------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ from shellrunner.supervisor.verdict import (
 
 log = logging.getLogger("shellrunner.supervisor")
 
-_STUCK_TIMEOUT = 30.0  # seconds past deadline and grace after which a keeper counts as stuck
+# Seconds past deadline and grace after which a keeper counts as stuck. A command that has just ended by itself takes
+# up to three of them: its output settles, and what it left behind has a grace before it is killed.
+_STUCK_TIMEOUT = 30.0
 _MIN_RETRY_DELAY, _RETRY_DELAY = 0.02, 1.0  # seconds
 _WITHOUT_SLOT = "the slot of a running command is gone; the job will be lost once its keeper has seen it through"
 

@@ -60,8 +60,8 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def cancel(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs/{id}/cancel: cancel a job.
 
-    A waiting or queued job ends at once. A running command gets SIGTERM and, after a grace period, SIGKILL. The
-    request may be repeated while the job is being cancelled.
+    A waiting or queued job ends at once. A running command and everything that it started get SIGTERM and, after a
+    grace period, SIGKILL. The request may be repeated while the job is being cancelled.
     """
     request.app[STREAMS].raise_if_closing()
     # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
