@@ -4,12 +4,12 @@ Used by `web`, which serves results, and by `callbacks`, which sends them. Must 
 """
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final, NamedTuple
 
 from shellrunner.errors import NoResultYet, ResultGone
 from shellrunner.model import Done, End, Job, Stream, Volume
-from shellrunner.store import Output, Results
+from shellrunner.store import Results
+from shellrunner.store.output.present import PresentBytes, without
 from shellrunner.wire import documents, serialize, text
 from shellrunner.wire.text import Excerpt
 
@@ -54,15 +54,21 @@ async def ended_attempt(store: Results, job: Job, number: int) -> EndedAttempt:
     return EndedAttempt(job, number, done.end, done.volume)
 
 
-async def document(store: Results, attempt: EndedAttempt, max_bytes: int) -> documents.Result:
+async def document(
+    store: Results, attempt: EndedAttempt, max_bytes: int, *, thorough: bool = True
+) -> documents.Result:
     """Return the document of a result; streams of more than `max_bytes` bytes are cut around a marker.
+
+    What is missing in the files counts as dropped; not `thorough`, as in lists: as far as their sizes show it.
 
     Raises:
         NoSuchJob, ResultGone: deleted meanwhile.
     """
     output, charset = await store.output(attempt.job.id, attempt.number), attempt.job.spec.encoding
-    stdout, stderr = [await _excerpt(output, stream, attempt.volume, charset, max_bytes) for stream in Stream]
-    return serialize.result(*attempt, stdout=stdout, stderr=stderr)
+    gaps = await output.gaps(thorough=thorough)
+    stdout, stderr = [await _excerpt(PresentBytes(output, gaps, stream), charset, max_bytes) for stream in Stream]
+    present = attempt._replace(volume=without(attempt.volume, gaps))
+    return serialize.result(*present, stdout=stdout, stderr=stderr)
 
 
 async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, length: int) -> bytes:
@@ -75,11 +81,10 @@ async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, leng
     return b"".join(pieces)
 
 
-async def _excerpt(output: Output, stream: Stream, volume: Volume, charset: str, max_bytes: int) -> Excerpt:
-    stored, read = volume.stream_bytes(stream), partial(output.read_stream, stream)
-    if stored <= max_bytes:
-        return text.decode(await read_whole(read, 0, stored), charset)
+async def _excerpt(present: PresentBytes, charset: str, max_bytes: int) -> Excerpt:
+    if present.size <= max_bytes:
+        return text.decode(await read_whole(present.read, 0, present.size), charset)
     half = max_bytes // 2
-    head = await read_whole(read, 0, half)
-    tail = await read_whole(read, stored - half, half)
-    return text.excerpt(head, tail, size=stored, charset=charset)
+    head = await read_whole(present.read, 0, half)
+    tail = await read_whole(present.read, present.size - half, half)
+    return text.excerpt(head, tail, size=present.size, charset=charset)

@@ -4,8 +4,9 @@ import asyncio
 import operator
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -165,3 +166,46 @@ async def submitted_and_seen(shared: Service, seen: Any) -> Any:
     """Submit a job, and return whether any change was seen."""
     await shared.submit("true")
     return seen
+
+
+@pytest.mark.parametrize("stream", [None, "stdout", "stderr"])
+async def test_n2_followed_plain_output_goes_on_where_it_broke(
+    shared: Service, wire: TcpProxy, stream: Literal["stdout", "stderr"] | None
+) -> None:
+    """N2: plain output is followed over many cuts, each byte once, from the first or from a later one."""
+    number = await shared.submit(argv=["python3", "-c", WRITER])
+    dice = random.Random(9)
+    wire.budgets = [dice.randrange(200, 20_000) for _ in range(30)]
+    async with Client(wire.url) as client:
+        got = b"".join([chunk async for chunk in client.output(number, stream=stream, follow=True)])
+        assert wire.broken >= 10
+        assert got == b"".join([chunk async for chunk in client.output(number, stream=stream)])
+        if stream:
+            assert got == await shared.raw(number, stream)
+        for start in (0, len(got) // 2, len(got)):
+            rest = [chunk async for chunk in client.output(number, stream=stream, start=start, follow=True)]
+            assert b"".join(rest) == got[start:]
+        with pytest.raises(ValueError, match="tail cannot be combined"):
+            client.output(number, tail=1, follow=True)
+
+
+async def test_n2_a_regular_end_before_the_jobs_is_a_cut(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N2: where a proxy turns a cut into a regular end, the output goes on until the job is done."""
+    number = await shared.submit("echo one; sleep 0.5; echo two")
+    begun = 0
+
+    async with Client(shared.url) as client:
+        response = client._transport.response
+
+        @asynccontextmanager
+        async def ending(method: str, path: str, **options: Any) -> AsyncIterator[Any]:
+            nonlocal begun
+            begun += "follow=true" in path
+            if "follow=true" in path and begun < 3:
+                path = path.replace("&follow=true", "")  # what there is by now, and a regular end
+            async with response(method, path, **options) as answer:
+                yield answer
+
+        monkeypatch.setattr(client._transport, "response", ending)
+        got = b"".join([chunk async for chunk in client.output(number, follow=True)])
+    assert (got, begun) == (b"one\ntwo\n", 3)

@@ -60,13 +60,34 @@ def haproxy(directory: Path, port: int, upstream: str) -> list[str]:
     return ["haproxy", "-db", "-f", str(directory / "haproxy.cfg")]
 
 
-PROXIES: Final = {"nginx": nginx, "haproxy": haproxy}
+def bare_nginx(directory: Path, port: int, upstream: str) -> list[str]:
+    """Write a configuration that leaves everything at its default but the addresses; return the command."""
+    command = nginx(directory, port, upstream)
+    path = directory / "nginx.conf"
+    before, begin, _ = path.read_text().partition("server {")
+    path.write_text(f"{before}{begin} listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; }} }} }}")
+    return command
 
 
-@pytest.fixture(params=PROXIES)
+def bare_haproxy(directory: Path, port: int, upstream: str) -> list[str]:
+    """Write a configuration with nothing but the addresses and the usual minute; return the command."""
+    (directory / "haproxy.cfg").write_text(
+        "defaults\n    mode http\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
+        f"listen jobs\n    bind 127.0.0.1:{port}\n    server local {upstream.removeprefix('http://')}\n"
+    )
+    return ["haproxy", "-db", "-f", str(directory / "haproxy.cfg")]
+
+
+GUIDES: Final = {"nginx": nginx, "haproxy": haproxy}
+BARE: Final = {"bare-nginx": bare_nginx, "bare-haproxy": bare_haproxy}
+PROXIES: Final = {**GUIDES, **BARE}
+
+
+@pytest.fixture(params=GUIDES)
 async def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """Yield the address of a proxy before a service that is configured as the guide says."""
-    program: str = request.param
+    name: str = request.param
+    program = name.removeprefix("bare-")
     if shutil.which(program) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     (block,) = [block for block in tour.blocks(GUIDE) if block.mark == "config"]
@@ -77,7 +98,7 @@ async def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     service.program = [*service.program, "--config", str(config)]
     await service.start()
     port = free_port()
-    command = PROXIES[program](tmp_path, port, service.url)
+    command = PROXIES[name](tmp_path, port, service.url)
     with (tmp_path / "proxy.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -120,3 +141,45 @@ async def test_a_page_behind_a_proxy_may_ask(proxied: str) -> None:
         for origin, status in (("https://jobs.example.org", 200), ("https://example.com", 403)):
             async with session.get(f"{proxied}/api/jobs", headers={"Origin": origin}) as response:
                 assert response.status == status, await response.text()
+
+
+@pytest.mark.parametrize("proxied", BARE, indirect=True)
+async def test_n2_plain_output_passes_a_proxy_with_its_defaults(proxied: str) -> None:
+    """N2: each line that is followed comes before the next is written, although nothing is configured for it."""
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+        spec = {"command": "echo first; read line; echo second", "stdin": {"stream": True}}
+        async with session.post(f"{proxied}/api/jobs", json=spec) as response:
+            assert response.status == 202, await response.text()
+            job = (await response.json())["job_id"]
+        url = f"{proxied}/api/statuses/{job}/output?follow=true"
+        async with session.get(url) as stream:
+            assert await asyncio.wait_for(stream.content.readline(), 2) == b"first\n"
+        async with session.get(f"{url}&from=3") as stream:
+            assert await asyncio.wait_for(stream.content.readline(), 2) == b"st\n"
+            async with session.post(f"{proxied}/api/jobs/{job}/stdin?end=true", data=b"go\n") as response:
+                assert response.status == 204
+            assert await asyncio.wait_for(stream.content.readline(), 2) == b"second\n"
+        async with session.get(f"{proxied}/api/statuses/{job}/events") as stream:
+            assert b"event: done" in await asyncio.wait_for(stream.read(), 20)
+
+
+@pytest.mark.parametrize("proxied", BARE, indirect=True)
+async def test_n3_what_is_asked_for_is_less_than_a_proxy_waits(proxied: str) -> None:
+    """N3: the longest wait that is applied is shorter than a minute, which proxies wait by default."""
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+        spec = {"command": "sleep 0.2"}
+        async with session.post(f"{proxied}/api/jobs", json=spec, headers={"Prefer": "wait=60"}) as response:
+            assert (response.status, response.headers["Preference-Applied"]) == (200, "wait=55")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("proxied", BARE, indirect=True)
+async def test_n3_the_longest_wait_is_answered_through_a_proxy(proxied: str) -> None:
+    """N3: with all timeouts at their defaults, a job that takes longer is 202 and 200, not the proxy's 504."""
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+        spec = {"command": "sleep 90"}
+        async with session.post(f"{proxied}/api/jobs", json=spec, headers={"Prefer": "wait=60"}) as response:
+            assert response.status == 202
+        async with session.post(f"{proxied}/api/jobs/1/cancel") as response:
+            assert response.status in (200, 202)

@@ -20,7 +20,7 @@ class OutputWriter:
         """Write both streams, or `only` one; `timestamps` puts the time of each line before it."""
         self._console, self._only, self._timestamps = console, only, timestamps
         self._midline: set[str] = set()  # streams whose last line has no end yet
-        self._dropped: dict[str, int] = {}
+        self._dropped: dict[str, BytesDropped] = {}
 
     async def write(self, output: OutputReceived) -> None:
         """Write one event."""
@@ -29,15 +29,18 @@ class OutputWriter:
             await self._console.write(STREAM_FDS[output.stream], data)
 
     def record_dropped(self, dropped: BytesDropped) -> None:
-        """Remember the number of bytes that were not stored; it grows until the job ends."""
-        self._dropped[dropped.stream] = dropped.bytes
+        """Remember the number of bytes that were not stored or are missing; it grows until the job ends."""
+        self._dropped[dropped.stream] = dropped
 
-    def report_dropped(self) -> None:
-        """Report how many bytes are missing, if there are any."""
-        for stream, count in self._dropped.items():
-            if self._only in {None, stream}:
-                message = f"{formatting.format_size(count)} of {stream} could not be stored"
-                self._console.report(message, required=True)
+    def report_dropped(self) -> bool:
+        """Report how many bytes are not there, if there are any; return whether there are."""
+        mine = [each for each in self._dropped.values() if each.bytes and self._only in {None, each.stream}]
+        for stream, count, _, missing in mine:
+            for number, what in ((count - missing, "could not be stored"), (missing, "was stored, but is missing")):
+                if number:
+                    message = f"{formatting.format_size(number)} of {stream} {what}"
+                    self._console.report(message, required=True)
+        return bool(mine)
 
     def _with_timestamps(self, output: OutputReceived) -> bytes:
         lines = split_lines(output.data)

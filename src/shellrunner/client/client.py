@@ -196,19 +196,33 @@ class Client:
         """Yield every change of any job's status from now on, without end."""
         return streams.changes(self._transport, after)
 
-    async def output(
-        self, job_id: int, *, stream: Stream | None = None, tail: int | None = None
-    ) -> AsyncIterator[bytes]:
-        """Yield the output so far: both streams as they arrived, or one; all of it, or its last `tail` lines."""
-        query = _query_string({"stream": stream, "tail": tail})
-        async with self._transport.response("GET", f"/api/statuses/{job_id}/output{query}") as response:
-            async for chunk in response.content.iter_any():
-                yield chunk
+    def output(
+        self,
+        job_id: int,
+        *,
+        stream: Stream | None = None,
+        tail: int | None = None,
+        start: int = 0,
+        follow: bool = False,
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the output so far, or with `follow` until the job is done, exactly and each byte once.
+
+        It is both streams as they arrived, or one; all of it, or its last `tail` lines, or what comes after the first
+        `start` bytes of it. When a connection breaks it is resumed, unless `tail` is given.
+
+        Raises:
+            ValueError: `tail` is given together with `start` or `follow`.
+        """
+        if tail is not None and (start or follow):
+            raise ValueError("tail cannot be combined with start or follow")
+        if tail is not None:
+            return streams.read_tail(self._transport, job_id, {"stream": stream, "tail": tail})
+        read = streams.follow_output if follow else streams.read_output
+        return read(self._transport, job_id, {"stream": stream}, start)
 
     async def output_size(self, job_id: int, *, stream: Stream | None = None, tail: int | None = None) -> int:
         """Return how many bytes `output` would yield."""
-        query = _query_string({"stream": stream, "tail": tail})
-        return await self._transport.content_length(f"/api/statuses/{job_id}/output{query}")
+        return await self._transport.content_length(streams.output_path(job_id, {"stream": stream, "tail": tail}))
 
     # Results
 

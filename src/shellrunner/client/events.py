@@ -30,10 +30,15 @@ class StatusChanged(NamedTuple):
 
 
 class BytesDropped(NamedTuple):
-    """The total number of bytes of this stream that could not be stored so far."""
+    """The total number of bytes of this stream that could not be stored so far, or were and are now `missing`.
+
+    `id` is the position in the output after the last event that has one: where a stretch is missing, the end of it.
+    """
 
     stream: Literal["stdout", "stderr"]
     bytes: int
+    id: str = ""
+    missing: int = 0
 
 
 class JobEnded(NamedTuple):
@@ -69,7 +74,7 @@ def decode_job_event(event: ServerSentEvent) -> Event | None:
         case "status":
             return StatusChanged(data)
         case "dropped":
-            return BytesDropped(data["stream"], data["bytes"])
+            return BytesDropped(data["stream"], data["bytes"], event.id, data.get("missing", 0))
         case "done":
             return JobEnded(data)
     return None

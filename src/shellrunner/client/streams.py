@@ -3,8 +3,10 @@
 Generators over a `Transport`. Must not know who consumes them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Final, TypeVar
+from urllib.parse import urlencode
 
 from shellrunner.client.client_error import FOREIGN, INTERRUPTED, ClientError
 from shellrunner.client.events import (
@@ -22,9 +24,11 @@ from shellrunner.client.sse_parser import ServerSentEvent, SseParser
 from shellrunner.client.transport import Transport
 
 T = TypeVar("T")
+Query = Mapping[str, str | int | None]
 
 # These refuse one request, but do not end the stream: the job goes on meanwhile.
 _TRANSIENT_KINDS: Final = frozenset({"store-unavailable", "no-space", "not-ready"})
+_STABLE_TIME: Final = 10.0  # seconds after which a connection that breaks begins a new series of errors
 
 
 async def follow(transport: Transport, job_id: int, after: str) -> AsyncGenerator[Event, None]:
@@ -64,6 +68,62 @@ async def download(transport: Transport, path: str) -> AsyncIterator[bytes]:
             await retry.wait_or_raise(error)
 
 
+async def read_tail(transport: Transport, job_id: int, query: Query) -> AsyncGenerator[bytes, None]:
+    """Yield the last lines of a job's output; they are others a moment later, so this is not resumed."""
+    async with transport.response("GET", output_path(job_id, query)) as response:
+        async for chunk in response.content.iter_any():
+            yield chunk
+
+
+async def read_output(transport: Transport, job_id: int, query: Query, start: int) -> AsyncGenerator[bytes, None]:
+    """Yield the output of a job as it is now, from a byte on; a connection that breaks is resumed."""
+    retry = Retry(transport, _TRANSIENT_KINDS)
+    while True:
+        try:
+            async with transport.response("GET", output_path(job_id, {**query, "from": start})) as response:
+                async for chunk in response.content.iter_any():
+                    start += len(chunk)
+                    retry.reset()
+                    yield chunk
+                return
+        except ClientError as error:
+            await retry.wait_or_raise(error)
+
+
+async def follow_output(transport: Transport, job_id: int, query: Query, start: int) -> AsyncGenerator[bytes, None]:
+    """Yield the output of a job until it is done, as above.
+
+    Silence is no error: plain bytes have no heartbeats, so a connection that is silent for long is made again. A
+    proxy may turn a cut into a regular end: it is believed only if the job is done, and nothing more is there.
+    """
+    clock = asyncio.get_running_loop().time
+    retry = Retry(transport, _TRANSIENT_KINDS)
+    while True:
+        connected = clock()
+        try:
+            path = output_path(job_id, {**query, "from": start, "follow": "true"})
+            async with transport.response("GET", path) as response:
+                async for chunk in response.content.iter_any():
+                    start += len(chunk)
+                    retry.reset()
+                    yield chunk
+            done = (await transport.request("GET", f"/api/statuses/{job_id}"))["done"]
+            if done and not await transport.content_length(output_path(job_id, {**query, "from": start})):
+                return
+            error = ClientError(f"{transport.address} ended the output before the job", kind=INTERRUPTED)
+        except ClientError as caught:
+            error = caught
+        if clock() - connected > _STABLE_TIME:
+            retry.reset()
+        await retry.wait_or_raise(error)
+
+
+def output_path(job_id: int, query: Query) -> str:
+    """Return the path of a job's output as plain text."""
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    return f"/api/statuses/{job_id}/output{f'?{given}' if given else ''}"
+
+
 class _DuplicateFilter:
     """Recognizes events without a position, which the server repeats at the start of each connection."""
 
@@ -76,7 +136,7 @@ class _DuplicateFilter:
             case StatusChanged(status):
                 previous, self._status = self._status, status
                 return status != previous
-            case BytesDropped(stream, count):
+            case BytesDropped(stream=stream, bytes=count):
                 before, self._dropped[stream] = self._dropped[stream], max(count, self._dropped[stream])
                 return count > before
             case OutputReceived() | JobEnded():

@@ -2,7 +2,7 @@
 
 Owned by the running command, one per job. Fills the slot first, then `runs/<job>.<token>.out` and `.idx`; must not
 know processes. What is stored is always a prefix of what was written: from the first byte that does not fit (limit or
-disk) on, nothing more is stored, and everything is counted as dropped.
+disk) on, or once a file was cut or removed, nothing more is stored, and everything is counted as dropped.
 
 The first of five stages between a command's write and a follower's read, each of which delays or merges output:
 output of one stream within 5 ms shares an index entry here; next, `store.notifications`.
@@ -142,8 +142,16 @@ class Recorder:
             if self._data_file < 0:
                 path = data_path(self._job, self._attempt, self._token)
                 self._data_file = os.open(path, _NEW_FILE, 0o600, dir_fd=self._state)
+            elif not _is_intact(self._data_file, at):
+                return 0
             while written < len(rest) and (more := os.pwrite(self._data_file, rest[written:], at + written)):
                 written += more
         except OSError:
             pass  # what was written before counts; the caller sees that it is incomplete
         return written
+
+
+def _is_intact(file: int, size: int) -> bool:
+    """Return whether a file still has all that was written: behind a cut the kernel would fill up with zeros."""
+    found = os.fstat(file)
+    return found.st_size >= size and found.st_nlink > 0

@@ -73,6 +73,15 @@ class Volume:
         """The output's length: the position after its last byte."""
         return self.stdout_bytes + self.stderr_bytes
 
+    @property
+    def dropped(self) -> int:
+        """How many bytes were not stored, or are missing."""
+        return self.stdout_dropped + self.stderr_dropped
+
+    def dropped_bytes(self, stream: Stream) -> int:
+        """Return how many bytes of this stream were not stored, or are missing."""
+        return self.stdout_dropped if stream is Stream.STDOUT else self.stderr_dropped
+
     def stream_bytes(self, stream: Stream) -> int:
         """Return how many bytes of this stream are stored."""
         return self.stdout_bytes if stream is Stream.STDOUT else self.stderr_bytes

@@ -100,7 +100,7 @@ ROUTES = (
           answers="200:Status 303:Status 304"),
     Route("GET", f"/api/statuses/{ID}/events", job_events.follow, Access.WATCH, SSE, "last_event_id encoding",
           headers="Last-Event-ID", answers="200 204 result-gone too-many-streams"),
-    Route("GET", f"/api/statuses/{ID}/output", output.show, Access.WATCH, TEXT, "stream tail follow",
+    Route("GET", f"/api/statuses/{ID}/output", output.show, Access.WATCH, TEXT, "stream from tail follow",
           answers="200 result-gone too-many-streams"),
     Route("GET", "/api/results", results.index, Access.READ, JSON, LISTS, "200:Results 304"),
     Route("GET", f"/api/results/{ID}", results.show, Access.READ, JSON,

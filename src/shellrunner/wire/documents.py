@@ -181,11 +181,11 @@ class Result(TypedDict):
     stderr_bytes: Count
     """Bytes that are stored; `/api/results/{id}/stderr` has all of them."""
     stdout_dropped: Count
-    """Bytes that were not stored: beyond the limit, or the disk was full."""
+    """Bytes that were not stored (beyond the limit, or the disk was full), or were and are missing now."""
     stderr_dropped: Count
-    """Bytes that were not stored: beyond the limit, or the disk was full."""
+    """Bytes that were not stored (beyond the limit, or the disk was full), or were and are missing now."""
     truncated: bool
-    """Whether the text of a stream is shortened here."""
+    """Whether the text of a stream is shortened here, or bytes of it were dropped."""
     attempt: Small
     attempts: Annotated[list[Link], Field(max_length=1001)]
     """Every attempt that has ended, each as a result of its own."""

@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from shellrunner.clock import Millis, format_rfc3339
-from shellrunner.model import Callback, Done, End, Job, Leftovers, Limits, Retries, Running, Streamed, Usage, Volume
+from shellrunner.model import (
+    Callback,
+    Done,
+    End,
+    Job,
+    Leftovers,
+    Limits,
+    Retries,
+    Running,
+    Stream,
+    Streamed,
+    Usage,
+    Volume,
+)
 from shellrunner.wire import documents, stream_events
 from shellrunner.wire.text import Excerpt
 
@@ -112,13 +125,19 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "stderr_bytes": volume.stderr_bytes,
         "stdout_dropped": volume.stdout_dropped,
         "stderr_dropped": volume.stderr_dropped,
-        "truncated": stdout.truncated or stderr.truncated,
+        "truncated": stdout.truncated or stderr.truncated or volume.dropped > 0,
         "attempt": attempt,
         "attempts": [attempt_path(job.id, number) for number in range(1, job.attempt + job.done)],
         "usage": _usage(end.usage) if end.usage else None,
         "leftovers": _leftovers(end.leftovers) if end.leftovers else None,
         "leftovers_count": _leftovers_count(end),
     }
+
+
+def dropped_event(stream: Stream, dropped: int, missing: int) -> stream_events.DroppedEvent:
+    """Return the data of an event about bytes that are not there, of which some are missing."""
+    event: stream_events.DroppedEvent = {"stream": stream.value, "bytes": dropped}
+    return {**event, "missing": missing} if missing else event
 
 
 def done_event(job: Job, end: End) -> stream_events.DoneEvent:

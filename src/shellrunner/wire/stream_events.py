@@ -23,10 +23,12 @@ class OutputEvent(TypedDict):
 
 @closed
 class DroppedEvent(TypedDict):
-    """How many bytes of a stream were not stored so far."""
+    """How many bytes of a stream were not stored so far, or are missing; with an id where a stretch is missing."""
 
     stream: Literal["stdout", "stderr"]
     bytes: Count
+    missing: NotRequired[Count]
+    """How many of them were stored, but are missing now: a file was cut, lost or damaged."""
 
 
 @closed

@@ -9,11 +9,11 @@ from typing import Final, Literal, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls
+from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.job_ids import JOB_ID
 from shellrunner.cli.output_writer import STREAM_FDS, OutputWriter, split_lines
 from shellrunner.cli.ui.console import Console
-from shellrunner.client import BytesDropped, Client, JobEnded, OutputReceived
+from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
 
 _MAX_LINES: Final = 10**15
 Stream = Literal["stdout", "stderr"]
@@ -23,37 +23,68 @@ Stream = Literal["stdout", "stderr"]
 @click.argument("job", metavar="ID", type=JOB_ID)
 @click.option("-f", "--follow", is_flag=True, help="Continue until the job is done.")
 @click.option("-n", "--lines", type=click.IntRange(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
+@click.option("--from", "start", type=click.IntRange(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
 @click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
 @click.option("--stdout", "only", flag_value="stdout", help="Only the standard output of the job.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only the standard error of the job.")
 @api_calls.server_option
 def logs(
-    *, job: int, follow: bool, lines: int | None, timestamps: bool, only: Stream | None, server: str | None
+    *,
+    job: int,
+    follow: bool,
+    lines: int | None,
+    start: int | None,
+    timestamps: bool,
+    only: Stream | None,
+    server: str | None,
 ) -> NoReturn:
-    """Print the output of a job: its standard output to standard output, its standard error to standard error."""
+    """Print the output of a job: its standard output to standard output, its standard error to standard error.
+
+    With --from, bytes of both are counted as they arrived, or with --stdout or --stderr those of this one. The exit
+    code is 1 if output is missing: beyond its limit, on a full disk, or in a damaged file.
+    """
     console = Console()
+    if start is not None and (lines is not None or (timestamps and only)):
+        other = "--lines" if lines is not None else "--timestamps for one stream"
+        raise click.UsageError(f"--from cannot be combined with {other}")
 
     async def show(client: Client) -> int:
-        if only and not follow and not timestamps:
-            async for chunk in client.output(job, stream=only, tail=lines):
+        writer = OutputWriter(console, only=only, timestamps=timestamps)
+        if only and not timestamps and not (follow and start is None):
+            chunks = client.output(job, stream=only, tail=lines, start=start or 0, follow=follow)
+            async for chunk in chunks:
                 await console.write(STREAM_FDS[only], chunk)
+            await _record_missing(client, job, writer)
         else:
-            writer = OutputWriter(console, only=only, timestamps=timestamps)
-            await _LogReader(client, job, writer, only).show(lines, follow=follow)
-        return 0
+            await _LogReader(client, job, writer, only).show(lines, start or 0, follow=follow)
+        return exit_codes.FAILED if writer.report_dropped() else 0
 
     retry_for = api_calls.RETRY_FOR_LONG if follow else api_calls.RETRY_FOR
     retry_first_for = api_calls.RETRY_FIRST_FOR if follow else 0.0
     api_calls.run_with_client(server, show, console, retry_for=retry_for, retry_first_for=retry_first_for)
 
 
+async def _record_missing(client: Client, job: int, writer: OutputWriter) -> None:
+    """Record what is missing of the output of a job that is done: plain bytes do not show it."""
+    try:
+        result = await client.result(job)
+    except ClientError as error:
+        if error.status not in (404, 410):
+            raise
+        return
+    writer.record_dropped(BytesDropped("stdout", result["stdout_dropped"]))
+    writer.record_dropped(BytesDropped("stderr", result["stderr_dropped"]))
+
+
 class _LogReader:
     def __init__(self, client: Client, job_id: int, writer: OutputWriter, only: Stream | None) -> None:
         self._client, self._job_id, self._writer, self._only = client, job_id, writer, only
 
-    async def show(self, lines: int | None, *, follow: bool) -> None:
-        """Write the output up to now, or its last `lines`, and with `follow` the rest."""
-        start = 0 if lines is None else await self._start_of_tail(lines)
+    async def show(self, lines: int | None, start: int, *, follow: bool) -> None:
+        """Write the output up to now from `start` on, or its last `lines`, and with `follow` the rest."""
+        # Of a job that is done, everything is read, to the event that says how much is missing.
+        follow = follow or (await self._client.status(self._job_id))["done"]
+        start = start if lines is None else await self._start_of_tail(lines)
         current_end = await self._client.output_size(self._job_id)
         if start >= current_end and not follow:
             return
@@ -67,8 +98,6 @@ class _LogReader:
                             return
                     case BytesDropped():
                         self._writer.record_dropped(event)
-                    case JobEnded():
-                        self._writer.report_dropped()
 
     async def _start_of_tail(self, lines: int) -> int:
         """Return a position at or before the start of the last lines.

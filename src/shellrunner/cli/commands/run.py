@@ -40,7 +40,7 @@ def run(detach: bool, quiet: bool, as_json: bool, stdin: str | None, server: str
 
     One word is a command line for the shell, several are run as they are. Exit codes other than the command's: 128+N
     terminated by signal N, 126 not started, 125 service unreachable or request refused, 124 timeout, 123 any other
-    ending, 130 after Ctrl-C, which asks whether to cancel the job or leave it running.
+    ending or incomplete output, 130 after Ctrl-C, which asks whether to cancel the job or leave it running.
     """
     if detach:
         submit_detached(stdin, server, as_json=as_json, **options)
@@ -126,8 +126,8 @@ class _ForegroundJob:
     async def _end(self, event: JobEnded) -> int:
         end, code = event.end, exit_codes.exit_code_of_job(event.end)
         self._console.progress.set_activity("")
-        if self._writer:
-            self._writer.report_dropped()
+        if self._writer and self._writer.report_dropped() and code == 0:
+            code = exit_codes.OTHER_ENDING  # what was shown is not all of the output
         result = await self._result() if end["ending"] != "exited" or self._has_leftovers else None
         if end["ending"] != "exited":
             message = formatting.describe_ending(self._job_id, end, result and result["detail"])

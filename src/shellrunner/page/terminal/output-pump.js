@@ -121,9 +121,17 @@ export class OutputPump {
   #event(name, document, id) {
     if (name === "stdout" || name === "stderr") this.#receive(name, document, id);
     else if (name === "status") this.#listener.status(document);
-    else if (name === "dropped") this.dropped[document.stream] = document.bytes;
+    else if (name === "dropped") this.#drop(document, id);
     else if (name === "done") this.#done(document);
     this.#listener.changed();
+  }
+
+  #drop({ stream, bytes }, id) {
+    this.dropped[stream] = bytes;
+    const missing = parseInt(id, 10) - this.#offset; // the id moves on where a stretch is missing
+    if (!(missing > 0)) return;
+    this.#offset += missing;
+    this.#add({ notice: `⋯ ${formatSize(missing)} of output missing ⋯` });
   }
 
   #done(document) {

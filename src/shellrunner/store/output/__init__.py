@@ -34,18 +34,40 @@ class Head:
     index: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A part of an output that was recorded as stored, but is not there: its file was cut, lost or damaged.
+
+    `begin` and `end` are the volumes before and after it: positions of the whole output and of each stream.
+    """
+
+    begin: Volume
+    end: Volume
+
+    def stream_bytes(self, stream: Stream) -> int:
+        """Return how many bytes of this stream are missing."""
+        return self.end.stream_bytes(stream) - self.begin.stream_bytes(stream)
+
+
 class Output(Protocol):
     """A snapshot of what a job has written. Reading it never blocks the job.
 
-    Its volume does not grow: ask the store for a new snapshot. Bytes, once written, never change.
+    Its volume does not grow: ask the store for a new snapshot. Bytes, once written, never change. Those that are
+    missing are passed over when it is read.
     """
 
     @property
     def volume(self) -> Volume:
-        """Bytes stored and dropped at the time of the snapshot."""
+        """Bytes stored and dropped at the time of the snapshot, as recorded."""
+
+    async def gaps(self, *, thorough: bool = False) -> Sequence[Gap]:
+        """Check what is there, and return what is missing, in order.
+
+        As a rule the sizes of the files are checked and the end of the index; with `thorough` all of the index.
+        """
 
     async def read(self, position: int, limit: int) -> Sequence[Extent]:
-        """Read at most `limit` bytes in arrival order, starting at `position`; empty at the end.
+        """Read at most `limit` bytes in arrival order, from `position` or behind the gap there; empty at the end.
 
         Extents are cut at `position` and `limit` where necessary. Before the end, fewer bytes than `limit` may be
         returned, but at least one.

@@ -34,6 +34,9 @@ class HeadBytes(Protocol):
     def data(self, position: int, limit: int) -> bytes:
         """Return at most `limit` bytes from `position` on, as far as the head goes."""
 
+    def size(self) -> int:
+        """Return how many bytes of the output the head has, at most `DATA_CAPACITY`."""
+
 
 class TailBytes(Protocol):
     """The rest of an output, beyond what a slot holds."""
@@ -44,18 +47,25 @@ class TailBytes(Protocol):
     def data(self, position: int, limit: int) -> bytes:
         """Return at most `limit` bytes from `position` on."""
 
+    def extents(self) -> list[tuple[int, int]]:
+        """Return the parts of the output that are there, by the positions of their begin and end."""
+
 
 class IndexedOutput:
     """The bytes of one output, and the index that describes them."""
 
-    def __init__(self, head: HeadBytes, tail: TailBytes, count: int, volume: Volume) -> None:
-        """`count`: the number of index entries."""
-        self._head, self._tail, self.count, self.volume = head, tail, count, volume
+    def __init__(self, head: HeadBytes, tail: TailBytes, count: int, volume: Volume, first: int = 0) -> None:
+        """`count`: the number of index entries, of which those before `first` are not used."""
+        self._head, self._tail, self.first, self.count, self.volume = head, tail, first, count, volume
         self._index = head.index(min(count, INDEX_CAPACITY))
+
+    def part(self, first: int, count: int, end: Volume) -> "IndexedOutput":
+        """Return the part that these index entries describe, up to `end`."""
+        return IndexedOutput(self._head, self._tail, count, end, first)
 
     def entry(self, number: int) -> IndexEntry | None:
         """Return the index entry with this number; None if it is missing."""
-        found = self._entries(number, 1)
+        found = self.entries(number, 1)
         return found[0] if found else None
 
     def find(self, measure: Callable[[IndexEntry], int], value: int) -> int:
@@ -65,19 +75,19 @@ class IndexedOutput:
             entry = self.entry(number)
             return sys.maxsize if entry is None else measure(entry)
 
-        return bisect_right(range(self.count), value, key=measured) - 1
+        return self.first + bisect_right(range(self.first, self.count), value, key=measured) - 1
 
     def walk(self, number: int) -> Iterator[tuple[IndexEntry, int]]:
         """Yield extents from this entry on, each with the position of its end."""
-        batch = self._entries(number, _BATCH_SIZE) if number >= 0 else []
+        batch = self.entries(number, _BATCH_SIZE) if number >= 0 else []
         while batch:
             number += len(batch)
-            following = self._entries(number, _BATCH_SIZE)
+            following = self.entries(number, _BATCH_SIZE)
             for entry, after in zip(batch, [*batch[1:], *following[:1]], strict=False):
-                if not self._agree(entry, after):
+                if not self.agree(entry, after):
                     return
                 yield entry, min(after.position, self.volume.stored)
-            if not following and self._agrees_with_end(batch[-1]):
+            if not following and self.agrees_with_end(batch[-1]):
                 yield batch[-1], self.volume.stored
             batch = following
 
@@ -88,7 +98,13 @@ class IndexedOutput:
             return head + self._tail.data(position + len(head), limit - len(head))
         return head
 
-    def _entries(self, number: int, count: int) -> list[IndexEntry]:
+    def data_extents(self) -> list[tuple[int, int]]:
+        """Return the parts of the output whose bytes are there, by the positions of their begin and end."""
+        head = min(self._head.size(), self.volume.stored)
+        return [(0, head), *(self._tail.extents() if self.volume.stored > DATA_CAPACITY else ())]
+
+    def entries(self, number: int, count: int) -> list[IndexEntry]:
+        """Return up to `count` index entries, starting with this number."""
         count = min(count, self.count - number)
         if count <= 0:
             return []
@@ -96,18 +112,20 @@ class IndexedOutput:
             return parse_index(self._index[number * ENTRY_SIZE : (number + count) * ENTRY_SIZE])
         return parse_index(self._tail.index(number, count))
 
-    def _agree(self, entry: IndexEntry, after: IndexEntry) -> bool:
+    def agree(self, entry: IndexEntry, after: IndexEntry) -> bool:
+        """Return whether an entry is confirmed by the one after it."""
         if after.position >= self.volume.stored:
-            return self._agrees_with_end(entry)
-        offset = _stream_offset(entry, after.stream, after.position)
+            return self.agrees_with_end(entry)
+        offset = stream_offset(entry, after.stream, after.position)
         return after.position >= entry.position and after.offset == offset
 
-    def _agrees_with_end(self, entry: IndexEntry) -> bool:
+    def agrees_with_end(self, entry: IndexEntry) -> bool:
+        """Return whether an entry, as the last, is confirmed by the volume."""
         stored = self.volume.stored
-        return entry.position >= stored or _stream_offset(entry, 0, stored) == self.volume.stdout_bytes
+        return entry.position >= stored or stream_offset(entry, 0, stored) == self.volume.stdout_bytes
 
 
-def _stream_offset(entry: IndexEntry, stream: int, position: int) -> int:
+def stream_offset(entry: IndexEntry, stream: int, position: int) -> int:
     """Return how many bytes of `stream` precede `position`, which is inside the entry's extent or at its end."""
     if entry.stream == stream:
         return entry.offset + position - entry.position
@@ -141,7 +159,7 @@ def read_stream(output: IndexedOutput, stream: int, offset: int, limit: int) -> 
     until = offset + limit
     parts: list[bytes] = []
     passed = 0
-    for entry, end in output.walk(output.find(lambda entry: _stream_offset(entry, stream, entry.position), offset)):
+    for entry, end in output.walk(output.find(lambda entry: stream_offset(entry, stream, entry.position), offset)):
         passed += 1
         if offset >= until or entry.position >= output.volume.stored or (parts and passed > _MAX_EXTENTS):
             break
@@ -160,4 +178,4 @@ def read_stream(output: IndexedOutput, stream: int, offset: int, limit: int) -> 
 def offset_of(output: IndexedOutput, stream: int, position: int) -> int:
     """Return how many bytes of one stream precede `position`."""
     entry = output.entry(output.find(lambda entry: entry.position, position))
-    return 0 if entry is None else _stream_offset(entry, stream, position)
+    return 0 if entry is None else stream_offset(entry, stream, position)

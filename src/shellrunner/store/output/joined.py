@@ -10,8 +10,9 @@ from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
 
+from shellrunner.keeper.slot import DATA_CAPACITY
 from shellrunner.model import Stream, Volume
-from shellrunner.store.output import Extent, Output
+from shellrunner.store.output import Extent, Gap, Output
 
 
 class JoinedAttempts:
@@ -25,14 +26,41 @@ class JoinedAttempts:
         self._open_earlier = open_earlier
         self._latest = latest
         self._opened = (len(self._before), latest)
+        self._gaps: dict[bool, Sequence[Gap]] = {}  # by whether the search for them was thorough
+        self._damaged: dict[int, Output] = {}  # earlier attempts with gaps, which each knows
 
     @property
     def volume(self) -> Volume:
         return _sum(self._before[-1], self._latest.volume)
 
+    async def gaps(self, *, thorough: bool = False) -> Sequence[Gap]:
+        if not self._gaps.keys() & {True, thorough}:
+            self._gaps[thorough] = await self._find_gaps(thorough=thorough)
+        return self._gaps[True] if True in self._gaps else self._gaps[False]
+
+    async def _find_gaps(self, *, thorough: bool) -> Sequence[Gap]:
+        found: list[Gap] = []
+        for number, before in enumerate(self._before, start=1):
+            # Each needs its row to be read: as a rule only those that certainly have files.
+            if number == len(self._before) or thorough or self._stored(number) > DATA_CAPACITY:
+                gaps = await (await self._open(number)).gaps(thorough=thorough)
+                found += [Gap(_sum(before, gap.begin), _sum(before, gap.end)) for gap in gaps]
+                if gaps:
+                    self._damaged[number] = await self._open(number)
+        return found
+
+    def _stored(self, number: int) -> int:
+        return self._before[number].stored - self._before[number - 1].stored
+
     async def read(self, position: int, limit: int) -> Sequence[Extent]:
-        before, output = await self._attempt_at(position, attrgetter("stored"))
-        found = await output.read(position - before.stored, limit)
+        number = bisect_right(self._before, position, key=attrgetter("stored"))
+        while True:
+            before, output = self._before[number - 1], await self._open(number)
+            found = await output.read(max(0, position - before.stored), limit)
+            # Nothing more of this attempt is there: the gap reaches into the next one.
+            if found or number not in self._damaged or number == len(self._before):
+                break
+            number += 1
         return [
             replace(
                 extent,
@@ -44,21 +72,25 @@ class JoinedAttempts:
 
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         stored = _stored_of(stream)
-        before, output = await self._attempt_at(offset, stored)
-        return await output.read_stream(stream, offset - stored(before), limit)
+        number = bisect_right(self._before, offset, key=stored)
+        while True:
+            before, output = self._before[number - 1], await self._open(number)
+            found = await output.read_stream(stream, max(0, offset - stored(before)), limit)
+            if found or number not in self._damaged or number == len(self._before):
+                return found
+            number += 1
 
     async def offset_of(self, stream: Stream, position: int) -> int:
-        before, output = await self._attempt_at(position, attrgetter("stored"))
+        # The attempt that contains the position: the last of those that begin there.
+        number = bisect_right(self._before, position, key=attrgetter("stored"))
+        before, output = self._before[number - 1], await self._open(number)
         return _stored_of(stream)(before) + await output.offset_of(stream, position - before.stored)
-
-    async def _attempt_at(self, place: int, measure: Callable[[Volume], int]) -> tuple[Volume, Output]:
-        """Return the attempt that contains `place` (the last of those that begin there), and what precedes it."""
-        number = bisect_right(self._before, place, key=measure)
-        return self._before[number - 1], await self._open(number)
 
     async def _open(self, number: int) -> Output:
         if number == len(self._before):
             return self._latest
+        if number in self._damaged:
+            return self._damaged[number]
         opened, output = self._opened
         if opened != number:
             output = await self._open_earlier(number)

@@ -5,18 +5,22 @@ Owned by the store. The only module of `output` that knows the state directory. 
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, Record, SlotReader, slot_name
 from shellrunner.model import Volume
-from shellrunner.store.output import Head
+from shellrunner.store.output import Head, segments
 from shellrunner.store.output.index import IndexedOutput
 from shellrunner.store.output.location import Recorded, SlotOwner
+from shellrunner.store.output.segments import Segment
 from shellrunner.store.output.spill import Spill
 
 T = TypeVar("T")
+_MAX_SURVEYS: Final = 256
 Read = Callable[[IndexedOutput], T]
 
 
@@ -26,6 +30,7 @@ class LocalStorage:
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
         self._slots = os.open(f"{state_dir}/slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._surveys = _Surveys()
 
     def close(self) -> None:
         """Close the directory of slots."""
@@ -49,7 +54,7 @@ class LocalStorage:
 
     def open_recorded(self, job_id: int, attempt: int, recorded: Recorded) -> "_RowSource":
         """Open an attempt that has ended."""
-        return _RowSource(self._state_dir, job_id, attempt, recorded)
+        return _RowSource(self._state_dir, job_id, attempt, recorded, self._surveys)
 
     def fingerprint(self, owner: SlotOwner) -> bytes:
         """Return bytes that differ whenever the owner's output has grown."""
@@ -63,10 +68,30 @@ class LocalStorage:
             slot.close()
 
 
+class _Surveys:
+    """Thorough surveys of ended attempts, each valid for as long as its files are as they were."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[Hashable, tuple[Hashable, Sequence[Segment]]] = OrderedDict()
+
+    def get(self, key: Hashable, signature: Hashable, make: Callable[[], Sequence[Segment]]) -> Sequence[Segment]:
+        """Return the survey, made by `make` unless it is known. May be called from several threads."""
+        known = self._found.get(key)
+        if known is None or known[0] != signature:
+            known = signature, make()
+            self._found[key] = known
+            while len(self._found) > _MAX_SURVEYS:
+                self._found.popitem(last=False)
+        return known[1]
+
+
 class _RowSource:
     """An attempt that has ended: the head from its row, the rest from spill files."""
 
-    def __init__(self, state_dir: str, job_id: int, attempt: int, recorded: Recorded) -> None:
+    def __init__(
+        self, state_dir: str, job_id: int, attempt: int, recorded: Recorded, surveys: "_Surveys | None" = None
+    ) -> None:
+        self._surveys = surveys or _Surveys()
         self._head = recorded.head
         self._files = (state_dir, job_id, attempt, recorded.token)
         self.volume = recorded.volume
@@ -76,6 +101,17 @@ class _RowSource:
 
     async def apply(self, read: Read[T]) -> T:
         return await _run(lambda: self._read(read), spilled=self._spilled)
+
+    async def survey(self, *, thorough: bool) -> Sequence[Segment]:
+        # What is in the row has the database's own checks.
+        check = self._thorough_survey if thorough and self._spilled else partial(self._read, _quick_survey)
+        return await _run(check, spilled=self._spilled)
+
+    def _thorough_survey(self) -> Sequence[Segment]:
+        with Spill(*self._files) as spill:
+            signature = spill.signature(), self.volume
+        make = partial(self._read, partial(segments.survey, thorough=True))
+        return self._surveys.get(self._files, signature, make)
 
     def _read(self, read: Read[T]) -> T:
         count = len(self._head.index) // ENTRY_SIZE
@@ -111,6 +147,9 @@ class _SlotSource:
             recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)
             return await _RowSource(self._state_dir, self._record.job, self._owner.attempt, recorded).apply(read)
 
+    async def survey(self, *, thorough: bool) -> Sequence[Segment]:
+        return await self.apply(partial(segments.survey, thorough=thorough))
+
     def _read(self, read: Read[T]) -> T:
         try:
             slot = SlotReader(self._slots, slot_name(self._owner.keeper))
@@ -141,6 +180,9 @@ class _SlotHead:
     def data(self, position: int, limit: int) -> bytes:
         return self.slot.data(self.record, position, limit)
 
+    def size(self) -> int:
+        return DATA_CAPACITY
+
 
 @dataclass(frozen=True, slots=True)
 class _RowHead:
@@ -151,6 +193,13 @@ class _RowHead:
 
     def data(self, position: int, limit: int) -> bytes:
         return self.head.data[position : position + limit]
+
+    def size(self) -> int:
+        return min(DATA_CAPACITY, len(self.head.data))
+
+
+def _quick_survey(output: IndexedOutput) -> Sequence[Segment]:
+    return segments.survey(output, thorough=False)
 
 
 async def _run(read: Callable[[], T], *, spilled: bool) -> T:

@@ -17,10 +17,11 @@ from typing import Final, Protocol, TypeVar
 
 from shellrunner.model import Stream, Volume
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.output import Extent, Head, Output, index
+from shellrunner.store.output import Extent, Gap, Head, Output, index, segments
 from shellrunner.store.output.index import STREAMS, IndexedOutput
 from shellrunner.store.output.joined import JoinedAttempts
 from shellrunner.store.output.location import OutputLocation, Recorded, SlotOwner, locate
+from shellrunner.store.output.segments import Segment
 
 T = TypeVar("T")
 
@@ -42,6 +43,9 @@ class ByteSource(Protocol):
 
     async def apply(self, read: Callable[[IndexedOutput], T], /) -> T:
         """Run `read`, which must not block otherwise, over the bytes."""
+
+    async def survey(self, *, thorough: bool) -> Sequence[Segment]:
+        """Return the parts that are there; see `Output.gaps`."""
 
 
 class OutputStorage(Protocol):
@@ -67,20 +71,39 @@ class OutputSnapshot:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
+        self._gaps: list[Gap] = []
+        self._segments: Sequence[Segment] | None = None  # to be read instead of everything, if there are gaps
+        self._checked: set[bool] = set()
 
     @property
     def volume(self) -> Volume:
         return self._source.volume
 
+    async def gaps(self, *, thorough: bool = False) -> Sequence[Gap]:
+        if not {True, thorough} & self._checked:
+            found = await self._source.survey(thorough=thorough)
+            self._gaps = segments.gaps(found, self.volume)
+            self._segments = found if self._gaps else None
+            self._checked.add(thorough)
+        return self._gaps
+
     async def read(self, position: int, limit: int) -> Sequence[Extent]:
-        return await self._source.apply(partial(index.read, position=position, limit=limit))
+        known = self._segments
+        if known is not None:
+            return await self._source.apply(lambda output: segments.read(output, known, position, limit))
+        return await self._source.apply(lambda output: index.read(output, position, limit))
 
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
-        number = STREAMS.index(stream)
-        return await self._source.apply(partial(index.read_stream, stream=number, offset=offset, limit=limit))
+        number, known = STREAMS.index(stream), self._segments
+        if known is not None:
+            return await self._source.apply(lambda output: segments.read_stream(output, known, number, offset, limit))
+        return await self._source.apply(lambda output: index.read_stream(output, number, offset, limit))
 
     async def offset_of(self, stream: Stream, position: int) -> int:
-        return await self._source.apply(partial(index.offset_of, stream=STREAMS.index(stream), position=position))
+        number, known = STREAMS.index(stream), self._segments
+        if known is not None:
+            return await self._source.apply(lambda output: segments.offset_of(output, known, number, position))
+        return await self._source.apply(lambda output: index.offset_of(output, number, position))
 
 
 class OutputReader:

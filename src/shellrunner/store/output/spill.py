@@ -6,6 +6,7 @@ Owned by the store, which reads and removes them. Knows names, sizes and bytes; 
 import asyncio
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -13,6 +14,7 @@ from typing import NamedTuple, Self
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, data_path, index_path
 
+_BLOCK_SIZE = 1 << 16  # at least a file system's
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 # See `keeper.slot`; earlier versions put no token into the name. A token is never a number, as an attempt is.
 _NAME = re.compile(
@@ -58,6 +60,24 @@ class Spill:
         """Read index entries from `number` on, which is beyond what a slot holds."""
         return self._read(1, count * ENTRY_SIZE, (number - INDEX_CAPACITY) * ENTRY_SIZE)
 
+    def extents(self) -> list[tuple[int, int]]:
+        """Return the parts of the output that are there, by the positions of their begin and end.
+
+        If the file of a running command is cut, its output goes on behind that, and the kernel fills up with zeros:
+        as a hole, except in the blocks at its ends, so zeros beside a hole count as missing too.
+        """
+        try:
+            fd = self._open(0)
+            return [(DATA_CAPACITY + begin, DATA_CAPACITY + end) for begin, end in _written(fd, os.fstat(fd).st_size)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreUnavailable(f"{self._paths[0][0]} cannot be read: {error.strerror}") from error
+
+    def signature(self) -> tuple[tuple[int, ...], ...]:
+        """Return what changes whenever a file is written, cut or replaced."""
+        return tuple(_signature(path) for paths in self._paths for path in paths)
+
     def entries(self) -> int:
         """Return the number of whole index entries in the file."""
         for path in self._paths[1]:
@@ -67,13 +87,16 @@ class Spill:
 
     def _read(self, which: int, size: int, at: int) -> bytes:
         try:
-            if self._fds[which] < 0:
-                self._fds[which] = _open_first(self._paths[which])
-            return os.pread(self._fds[which], size, at)
+            return os.pread(self._open(which), size, at)
         except FileNotFoundError:
             return b""
         except OSError as error:
             raise StoreUnavailable(f"{self._paths[which][0]} cannot be read: {error.strerror}") from error
+
+    def _open(self, which: int) -> int:
+        if self._fds[which] < 0:
+            self._fds[which] = _open_first(self._paths[which])
+        return self._fds[which]
 
 
 def _open_first(paths: list[str]) -> int:
@@ -83,6 +106,34 @@ def _open_first(paths: list[str]) -> int:
         with suppress(FileNotFoundError):
             return os.open(path, _READ)
     return os.open(last, _READ)
+
+
+def _signature(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _written(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a file that were written: all but its holes, and the zeros beside them."""
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        end = min(size, os.lseek(fd, begin, os.SEEK_HOLE))
+        at = end
+        if begin > 0:
+            block = os.pread(fd, min(_BLOCK_SIZE, end - begin), begin)
+            begin += len(block) - len(block.lstrip(b"\0"))
+        if end < size:
+            first = max(begin, end - _BLOCK_SIZE)
+            end = first + len(os.pread(fd, end - first, first).rstrip(b"\0"))
+        if begin < end:
+            yield begin, end
 
 
 class SpillRemover:

@@ -12,8 +12,10 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from shellrunner.model import Done, Job, Stream
+from shellrunner.clock import now_ms
+from shellrunner.model import Done, Job, Stream, Volume
 from shellrunner.store import History, Output
+from shellrunner.store.output.present import without
 from shellrunner.web.app_keys import FindPid
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
@@ -42,10 +44,11 @@ class Snapshot(NamedTuple):
 
 
 class OutputFrame(NamedTuple):
-    """Events, and the cursor of a follower that received them."""
+    """Events, the cursor of a follower that received them, and how much it knows to be missing (None: no change)."""
 
     events: bytes
     cursor: StreamCursor
+    missing: Volume | None = None
 
 
 class JobFeed:
@@ -99,16 +102,36 @@ class JobFeed:
     async def _make_sized(self, cursor: StreamCursor, snapshot: Snapshot, size: int) -> OutputFrame | None:
         at = cursor.position
         if at < snapshot.end:
-            limit = min(snapshot.end, at - at % size + size) - at
+            gaps = await snapshot.output.gaps(thorough=snapshot.job.done)
+            end = min(
+                [snapshot.end, at - at % size + size, *(gap.begin.stored for gap in gaps if gap.begin.stored > at)]
+            )
+            in_gap = any(gap.begin.stored <= at < gap.end.stored for gap in gaps)
+            pieces = () if in_gap else await snapshot.output.read(at, end - at)
+            if not pieces or pieces[0].position > at:
+                return await self._make_gap(cursor, snapshot)
             framer = await self.framer(cursor, snapshot)
-            pieces = await snapshot.output.read(at, limit)
-            # Empty although there should be something: the store vouches only for the intact part of a damaged file.
-            return OutputFrame(framer.events(pieces), framer.cursor) if pieces else None
+            return OutputFrame(framer.events(pieces), framer.cursor)
         if isinstance(snapshot.job.phase, Done) and (cursor.stdout or cursor.stderr):
             framer = await self.framer(cursor, snapshot)
             events = framer.flush(snapshot.job.phase.end.completed)
             return OutputFrame(events, framer.cursor)
         return None
+
+    async def _make_gap(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
+        """Return the frame of a gap: what was held back before it, and how much is missing of each stream by now."""
+        gaps = await snapshot.output.gaps(thorough=True)
+        passed = [gap for gap in gaps if gap.begin.stored <= cursor.position]
+        if not passed or passed[-1].end.stored <= cursor.position:
+            return None  # it was written to a moment ago, or read by halves: the next snapshot shows it
+        framer = await self.framer(cursor, snapshot)
+        missing, after = without(Volume(), passed), StreamCursor(passed[-1].end.stored)
+        events = framer.flush(now_ms()) + b"".join(
+            sse.event("dropped", serialize.dropped_event(stream, count, count), event_id=str(after))
+            for stream in Stream
+            if passed[-1].stream_bytes(stream) and (count := missing.dropped_bytes(stream))
+        )
+        return OutputFrame(events, after, missing)
 
 
 class JobFeeds:

@@ -8,8 +8,9 @@ from typing import Final
 from aiohttp import web
 
 from shellrunner.errors import BadParameter, NoSuchJob, ResultGone
-from shellrunner.model import Done
+from shellrunner.model import Done, Stream
 from shellrunner.store import Subscription
+from shellrunner.store.output.present import without
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.http import parameters
@@ -73,7 +74,7 @@ class _JobFollower:
         self._feed = feed
         self._cursor = cursor
         self._status: serialize.Document = {}
-        self._dropped = {"stdout": 0, "stderr": 0}
+        self._dropped = dict.fromkeys(Stream, 0)
 
     async def run(self, subscription: Subscription, snapshot: Snapshot) -> None:
         """Send everything there is, then wait for more, until the job is done or the service shuts down."""
@@ -82,6 +83,9 @@ class _JobFollower:
         while True:
             await self._send_news(snapshot)
             if isinstance(snapshot.job.phase, Done):
+                if self._cursor.position < snapshot.end:
+                    # Never an end that looks like all of it: a client that reconnects is sent what is missing.
+                    raise ConnectionAbortedError("output has got lost since it was looked for")
                 done = serialize.done_event(snapshot.job, snapshot.job.phase.end)
                 return await self._stream.send(event("done", done, event_id=END))
             while not await self._stream.wait_for(subscription):
@@ -97,11 +101,15 @@ class _JobFollower:
         while frame := await self._feed.frame(self._cursor, snapshot):
             await self._stream.send(frame.events)
             self._cursor = frame.cursor
+            if frame.missing is not None:
+                self._dropped = {stream: frame.missing.dropped_bytes(stream) for stream in Stream}
         if snapshot.status != self._status:
             self._status = snapshot.status
             await self._stream.send(snapshot.status_event)
-        volume = snapshot.output.volume
-        for stream, dropped in (("stdout", volume.stdout_dropped), ("stderr", volume.stderr_dropped)):
+        recorded, gaps = snapshot.output.volume, await snapshot.output.gaps(thorough=snapshot.job.done)
+        for stream in Stream:
+            dropped = without(recorded, gaps).dropped_bytes(stream)
             if dropped > self._dropped[stream]:
                 self._dropped[stream] = dropped
-                await self._stream.send(event("dropped", {"stream": stream, "bytes": dropped}))
+                data = serialize.dropped_event(stream, dropped, dropped - recorded.dropped_bytes(stream))
+                await self._stream.send(event("dropped", data))

@@ -3,15 +3,15 @@
 Handler of /api/statuses/{id}/output. Must not know how output is stored.
 """
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from aiohttp import web
 
+from shellrunner.errors import BadParameter
 from shellrunner.model import Stream
 from shellrunner.results import read_whole
 from shellrunner.store import Output, Subscription
+from shellrunner.store.output.present import PresentBytes, measure
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.handlers.result_bytes import SANDBOX
@@ -20,84 +20,106 @@ from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label, line_ends
 
 READ_SIZE: Final = 1 << 16  # bytes read at once
+_HEADERS: Final = {
+    **SANDBOX,
+    "Cache-Control": "no-store",
+    "Accept-Ranges": "none",  # `from` is for that, since there may be more of it a moment later
+    "X-Accel-Buffering": "no",  # nginx would collect output until its buffer is full
+}
 
 
-@dataclass(frozen=True, slots=True)
-class OutputView:
-    """What is shown: both streams in arrival order, or one of them."""
+class _LostBytes(OSError):
+    """Bytes that were there when the files were looked at are missing at this position."""
 
-    stream: Stream | None
+    def __init__(self, position: int) -> None:
+        super().__init__(f"output is missing from position {position} on")
+        self.position = position
 
-    def end(self, output: Output) -> int:
-        """Return the position after the last byte."""
-        return output.volume.stored if self.stream is None else output.volume.stream_bytes(self.stream)
 
-    async def read(self, output: Output, at: int, limit: int) -> bytes:
-        """Read at most `limit` bytes from `at` on; empty only at the end."""
-        if self.stream is not None:
-            return await output.read_stream(self.stream, at, limit)
-        return b"".join(extent.data for extent in await output.read(at, limit))
+async def _present(output: Output, stream: Stream | None, *, thorough: bool) -> PresentBytes:
+    return PresentBytes(output, await output.gaps(thorough=thorough), stream)
 
-    async def tail(self, output: Output, lines: int, charset: str) -> int:
-        """Return where the last `lines` lines begin, as tail(1) counts: a newline at the very end begins no line."""
-        end = at = self.end(output)
-        if lines == 0:
-            return end
-        while at > 0:
-            first = max(0, at - 1 - (at - 1) % READ_SIZE)
-            data = await read_whole(partial(self.read, output), first, at - first)
-            for line_end in reversed(line_ends(data, first, charset)):
-                lines -= line_end < end
-                if lines == 0:
-                    return line_end
-            at = first
-        return 0
+
+async def _start_of_tail(present: PresentBytes, lines: int, charset: str) -> int:
+    """Return where the last `lines` lines begin, as tail(1) counts: a newline at the very end begins no line."""
+    end = at = present.size
+    if lines == 0:
+        return end
+    while at > 0:
+        first = max(0, at - 1 - (at - 1) % READ_SIZE)
+        data = await read_whole(present.read, first, at - first)
+        if len(data) < at - first:
+            raise _LostBytes(present.position_of(first + len(data)))
+        for line_end in reversed(line_ends(data, first, charset)):
+            lines -= line_end < end
+            if lines == 0:
+                return line_end
+        at = first
+    return 0
 
 
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/{id}/output: return the output so far as plain text, or follow it until the job is done.
 
-    Both streams in arrival order, or one of them. With `follow` the response ends when the job does.
+    Both streams in arrival order, or one of them. With `follow` the response ends when the job does. `from` counts
+    the bytes of this response, so that a client resumes at the number of those that it has; `Range` is ignored.
     """
     request.app[STREAMS].raise_if_closing()
-    stream = parameters.choice(request, "stream", tuple(Stream))
-    view = OutputView(None if stream is None else Stream(stream))
+    name = parameters.choice(request, "stream", tuple(Stream))
+    stream = None if name is None else Stream(name)
+    start = parameters.integer(request, "from", minimum=0, maximum=10**15)
     lines = parameters.integer(request, "tail", minimum=0, maximum=10**15)
+    if start is not None and lines is not None:
+        raise BadParameter("tail", "from and tail both say where to begin: give one of them")
     follow = parameters.flag(request, "follow")
     feed = request.app[JOB_FEEDS].get(job_id(request))
     with request.app[STORE].watch(job_id(request)) as subscription:
         snapshot = await feed.snapshot()
         charset = snapshot.job.spec.encoding
-        at = 0 if lines is None else await view.tail(snapshot.output, lines, charset)
-        headers = {"Content-Type": f"text/plain; charset={label(charset)}", "Cache-Control": "no-store", **SANDBOX}
+        # The end of a long output that is being written costs no more than that, unless something is missing there.
+        present = await _present(snapshot.output, stream, thorough=lines is None or snapshot.job.done)
+        at = start or 0
+        if lines is not None:
+            try:
+                at = await _start_of_tail(present, lines, charset)
+            except _LostBytes:
+                present = await _present(snapshot.output, stream, thorough=True)
+                at = await _start_of_tail(present, lines, charset)
+        if at > present.size:
+            raise BadParameter("from", f"from must be at most {present.size}, which is how many bytes there are")
+        headers = {**_HEADERS, "Content-Type": f"text/plain; charset={label(charset)}"}
         if not follow:
-            headers["Content-Length"] = str(view.end(snapshot.output) - at)
+            headers["Content-Length"] = str(present.size - at)
         response = await start_stream(request, headers, follows=follow)
         if request.method != "HEAD":
-            await _send(response, view, snapshot, at)
+            await _send(response, present, at)
             if follow:
-                await _follow(response, view, feed, subscription, snapshot)
+                await _follow(response, stream, feed, subscription, snapshot)
         return await response.finish()
 
 
-async def _send(response: ResponseStream, view: OutputView, snapshot: Snapshot, at: int) -> None:
-    end = view.end(snapshot.output)
-    while at < end:
-        data = await view.read(snapshot.output, at, min(READ_SIZE, end - at))
+async def _send(response: ResponseStream, present: PresentBytes, at: int) -> None:
+    while at < present.size:
+        data = await present.read(at, min(READ_SIZE, present.size - at))
         if not data:
-            raise OSError(f"the output ends at {at}, before its recorded size {end}")
+            raise _LostBytes(present.position_of(at))
         await response.send(data)
         at += len(data)
 
 
 async def _follow(
-    response: ResponseStream, view: OutputView, feed: JobFeed, subscription: Subscription, snapshot: Snapshot
+    response: ResponseStream, stream: Stream | None, feed: JobFeed, subscription: Subscription, snapshot: Snapshot
 ) -> None:
     while not snapshot.job.done:
-        sent = view.end(snapshot.output)
+        sent = measure(snapshot.output.volume, stream)
         while not await response.wait_for(subscription):
             if response.closing:
                 # A proper end would mean that the job has ended.
                 raise ConnectionAbortedError("the service is shutting down")
         snapshot = await feed.snapshot()
-        await _send(response, view, snapshot, sent)
+        present = await _present(snapshot.output, stream, thorough=snapshot.job.done)
+        try:
+            await _send(response, present, present.place_of(sent))
+        except _LostBytes as error:
+            present = await _present(snapshot.output, stream, thorough=True)
+            await _send(response, present, present.place_of(error.position))

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from aiohttp import hdrs, web
 
 from shellrunner.model import Stream
-from shellrunner.store import Output
+from shellrunner.store.output.present import PresentBytes
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers.results import requested_attempt
 from shellrunner.web.http import parameters, responses
@@ -46,12 +46,15 @@ async def stderr(request: web.Request) -> web.StreamResponse:
 async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
     store = request.app[STORE]
-    job, number, _, volume = await requested_attempt(request)
-    total = volume.stream_bytes(stream)
+    job, number, *_ = await requested_attempt(request)
     output = await store.output(job.id, number)
-    # The bytes of an ended attempt never change. The history's id is part of the tag because ids begin again at 1
-    # after the history was deleted.
-    tag = f'"{blake2b(f"{store.history_id}/{job.id}/{number}/{stream}".encode(), digest_size=12).hexdigest()}"'
+    gaps = await output.gaps(thorough=True)
+    present = PresentBytes(output, gaps, stream)
+    total = present.size
+    # The bytes of an ended attempt never change, unless some get lost. The history's id is part of the tag because
+    # ids begin again at 1 after the history was deleted.
+    version = f"{store.history_id}/{job.id}/{number}/{stream}{f'/{gaps}' if gaps else ''}"
+    tag = f'"{blake2b(version.encode(), digest_size=12).hexdigest()}"'
     common = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **SANDBOX}
     if responses.is_unchanged(request, tag):
         return web.Response(status=304, headers=common)
@@ -65,7 +68,7 @@ async def _show(request: web.Request, stream: Stream) -> web.StreamResponse:
         headers["Content-Disposition"] = f'attachment; filename="job-{job.id}-{stream}.txt"'
     response = await start_stream(request, headers, 206 if part else 200)
     if request.method != "HEAD":
-        await _send(response, output, stream, part or ByteRange(0, total))
+        await _send(response, present, part or ByteRange(0, total))
     return await response.finish()
 
 
@@ -76,12 +79,12 @@ def _length_headers(part: ByteRange | None, total: int) -> dict[str, str]:
     return {"Content-Length": str(length), "Content-Range": f"bytes {first}-{first + length - 1}/{total}"}
 
 
-async def _send(response: ResponseStream, output: Output, stream: Stream, part: ByteRange) -> None:
+async def _send(response: ResponseStream, present: PresentBytes, part: ByteRange) -> None:
     first, length = part
     while length > 0:
-        data = await output.read_stream(stream, first, min(length, READ_SIZE))
+        data = await present.read(first, min(length, READ_SIZE))
         if not data:
-            raise OSError(f"{stream} ends {length} bytes before its recorded size")
+            raise OSError(f"{length} bytes have got lost since the answer was begun")
         await response.send(data)
         first += len(data)
         length -= len(data)

@@ -59,13 +59,14 @@ async def _document(request: web.Request) -> documents.Result:
 
 async def _row(store: Results, job: Job) -> documents.Result | None:
     try:
-        return await results.document(store, results.last_attempt(job), results.MAX_LISTED_BYTES)
+        # As far as the sizes of files show it: a list must not read whole indexes.
+        return await results.document(store, results.last_attempt(job), results.MAX_LISTED_BYTES, thorough=False)
     except (NoSuchJob, ResultGone):
         return None  # deleted since the list was read
 
 
 async def _row_without_output(job: Job) -> documents.Result:
-    """Return a row whose texts are not shown, without reading the output."""
+    """Return a row whose texts are not shown, without reading the output: it says what was recorded."""
     attempt = results.last_attempt(job)
     stdout, stderr = [
         Excerpt("", attempt.volume.stream_bytes(stream) > results.MAX_LISTED_BYTES) for stream in Stream

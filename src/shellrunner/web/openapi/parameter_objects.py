@@ -74,6 +74,11 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
     "confirm": (_enum(["true"]), "Confirms the deletion; without it nothing is deleted.", "true"),
     "stream": (_enum(Stream), "Only this stream.", "stdout"),
+    "from": (
+        {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
+        "Begin after this many bytes of it, which were received before; at most its length so far. Not with `tail`.",
+        0,
+    ),
     "tail": (
         {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
         "Only the last lines, this many.",

@@ -1,0 +1,172 @@
+"""Check which parts of an output are there, and read these only: its files may have been cut, lost or damaged.
+
+Used by `reader` over an `IndexedOutput`. Must not know where bytes come from.
+
+    recorded   0 ────────────────────────────────────── volume.stored
+    index      ├ agree ─┤ ├ agree ──────────────────┤   chains of entries that confirm each other
+    files      ├───────────────────┤       ├────────┤   bytes that are there
+    segments   ├────────┤ ├────────┤       ├────────┤   what is delivered; between them are gaps
+
+An entry that is damaged costs its own extent and the one before it. As a rule only the sizes of the files and the
+last entry are compared with the volume: that costs a few system calls, and finds whatever was cut or lost.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from shellrunner.keeper.slot import IndexEntry
+from shellrunner.model import Stream, Volume
+from shellrunner.store.output import Extent, Gap, index
+from shellrunner.store.output.index import STREAMS, IndexedOutput, stream_offset
+
+_BATCH_SIZE: Final = 4096  # index entries read at once
+
+
+class Segment(NamedTuple):
+    """A part that is there, described by index entries from `first` on; the last is the one before `stop`."""
+
+    first: int
+    stop: int
+    begin: Volume
+    end: Volume
+
+
+def survey(output: IndexedOutput, *, thorough: bool) -> Sequence[Segment]:
+    """Return the parts of an output that are there."""
+    parts = output.data_extents()
+    if not thorough and _seems_whole(output, parts):
+        return [Segment(output.first, output.count, Volume(), output.volume)]
+    found = [piece for chain in _chains(output) for begin, end in parts if (piece := _cut(output, chain, begin, end))]
+    return _in_order(found, output.volume)
+
+
+def gaps(segments: Sequence[Segment], volume: Volume) -> list[Gap]:
+    """Return what is missing between the segments and at the end."""
+    ends = [Volume(), *(segment.end for segment in segments)]
+    begins = [*(segment.begin for segment in segments), volume]
+    return [Gap(end, begin) for end, begin in zip(ends, begins, strict=True) if end.stored < begin.stored]
+
+
+def read(output: IndexedOutput, segments: Sequence[Segment], position: int, limit: int) -> list[Extent]:
+    """Return at most `limit` bytes in arrival order, from `position` or behind the gap there."""
+    number = bisect_right(segments, position, key=lambda segment: segment.end.stored)
+    if number == len(segments):
+        return []
+    segment = segments[number]
+    begin = max(position, segment.begin.stored)
+    return index.read(_part(output, segment), begin, min(limit, segment.end.stored - begin))
+
+
+def read_stream(output: IndexedOutput, segments: Sequence[Segment], stream: int, offset: int, limit: int) -> bytes:
+    """Return at most `limit` bytes of one stream, from `offset` or behind the gap there."""
+    number = bisect_right(segments, offset, key=lambda segment: segment.end.stream_bytes(STREAMS[stream]))
+    if number == len(segments):
+        return b""
+    segment, name = segments[number], STREAMS[stream]
+    begin = max(offset, segment.begin.stream_bytes(name))
+    limit = min(limit, segment.end.stream_bytes(name) - begin)
+    return index.read_stream(_part(output, segment), stream, begin, limit)
+
+
+def offset_of(output: IndexedOutput, segments: Sequence[Segment], stream: int, position: int) -> int:
+    """Return how many bytes of one stream precede `position`; within a gap, how many precede the end of the gap."""
+    number = bisect_right(segments, position, key=lambda segment: segment.end.stored)
+    if number == len(segments):
+        last = segments[-1].end if segments and segments[-1].end.stored == position else output.volume
+        return last.stream_bytes(STREAMS[stream])
+    segment = segments[number]
+    if position <= segment.begin.stored:
+        return segment.begin.stream_bytes(STREAMS[stream])
+    return index.offset_of(_part(output, segment), stream, position)
+
+
+def _part(output: IndexedOutput, segment: Segment) -> IndexedOutput:
+    return output.part(segment.first, segment.stop, segment.end)
+
+
+def _seems_whole(output: IndexedOutput, parts: Sequence[tuple[int, int]]) -> bool:
+    reached = 0
+    for begin, end in parts:
+        if begin > reached:
+            return False
+        reached = max(reached, end)
+    if reached < output.volume.stored:
+        return False
+    last = output.entry(output.count - 1)
+    return output.volume.stored == 0 or (last is not None and output.agrees_with_end(last))
+
+
+class _Chain(NamedTuple):
+    """Entries that confirm each other, and how far they describe the output."""
+
+    first: int
+    stop: int
+    begin: Volume
+    end: Volume
+
+
+def _chains(output: IndexedOutput) -> Iterator[_Chain]:
+    """Yield the longest runs of entries of which each is confirmed by the next, or by the volume."""
+    first, head = 0, None  # of the run
+    previous: IndexEntry | None = None
+    number = output.first
+    while batch := output.entries(number, _BATCH_SIZE):
+        for entry in batch:
+            if head is None or previous is None:
+                first, head = number, entry
+            elif not output.agree(previous, entry):
+                yield _Chain(first, number, place(head, head.position), _end(output, previous))
+                first, head = number, entry
+            previous = entry
+            number += 1
+    if head is not None and previous is not None:
+        yield _Chain(first, number, place(head, head.position), _end(output, previous))
+
+
+def _end(output: IndexedOutput, last: IndexEntry) -> Volume:
+    """Return how far the last entry of a chain describes the output: to its end, if all the rest is of one stream."""
+    return output.volume if output.agrees_with_end(last) else place(last, last.position)
+
+
+def place(entry: IndexEntry, position: int) -> Volume:
+    """Return the volume before `position`, which is in the entry's extent."""
+    stdout = stream_offset(entry, 0, position)
+    return Volume(stdout, position - stdout)
+
+
+def _cut(output: IndexedOutput, chain: _Chain, begin: int, end: int) -> Segment | None:
+    """Return the part of a chain between two positions."""
+    begin = max(begin, chain.begin.stored)
+    end = min(end, chain.end.stored, output.volume.stored)
+    if begin >= end:
+        return None
+    part = output.part(chain.first, chain.stop, chain.end)
+    return Segment(chain.first, chain.stop, _place(part, chain, begin), _place(part, chain, end))
+
+
+def _place(part: IndexedOutput, chain: _Chain, position: int) -> Volume:
+    if position == chain.end.stored:
+        return Volume(chain.end.stdout_bytes, chain.end.stderr_bytes)
+    entry = part.entry(part.find(lambda entry: entry.position, position))
+    return chain.begin if entry is None else place(entry, position)
+
+
+def _in_order(found: Sequence[Segment], volume: Volume) -> list[Segment]:
+    """Return those of the segments that follow each other in both streams: garbage may confirm itself by chance."""
+    kept: list[Segment] = []
+    reached = Volume()
+    for segment in found:
+        if _rises(reached, segment.begin, segment.end, volume):
+            kept.append(segment)
+            reached = segment.end
+    return kept
+
+
+def _rises(*volumes: Volume) -> bool:
+    return all(
+        one.stream_bytes(stream) <= next_one.stream_bytes(stream)
+        for one, next_one in pairwise(volumes)
+        for stream in Stream
+    )

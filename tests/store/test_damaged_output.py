@@ -1,0 +1,173 @@
+"""Output whose files were cut, lost or damaged: what is read is true, at its true position; the rest is a gap."""
+
+import os
+import random
+from collections.abc import Callable
+from itertools import compress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shellrunner.keeper.recorder import Recorder
+from shellrunner.keeper.slot import ENTRY_SIZE, IndexEntry
+from shellrunner.model import Stream
+from shellrunner.store import Output
+from shellrunner.store.output.present import PresentBytes, measure, without
+from tests.support.histories import ended, opened, running
+from tests.support.simulated_keeper import SimulatedKeeper
+
+STREAMS = (Stream.STDOUT, Stream.STDERR)
+Damage = Callable[[Path], None]
+
+
+class Written:
+    """What a command wrote, no byte of which is zero, and who wrote each byte."""
+
+    def __init__(self, seed: int, size: tuple[int, int], share: float) -> None:
+        chance, (count, most) = random.Random(seed), size
+        self.pieces = [
+            (int(chance.random() < share), chance.randbytes(chance.randint(1, most)).replace(b"\0", b"\1"))
+            for _ in range(count)
+        ]
+        self.all = b"".join(data for _, data in self.pieces)
+        self.who = b"".join(bytes([stream]) * len(data) for stream, data in self.pieces)
+
+    def store(self, recorder: Recorder, first: int = 0, last: int | None = None) -> None:
+        """Let a keeper store some of it."""
+        for stream, data in self.pieces[first:last]:
+            recorder.store(stream, data)
+
+    async def check(self, output: Output, *, thorough: bool) -> int:
+        """Check that what is delivered is true and what is not is a gap; return how much is missing."""
+        gaps = await output.gaps(thorough=thorough)
+        stored = output.volume.stored  # a prefix: a keeper stores nothing behind a cut that it sees
+        assert stored + output.volume.dropped == len(self.all)
+        missing = bytearray(stored)
+        for gap in gaps:
+            assert gap.begin.stored < gap.end.stored
+            missing[gap.begin.stored : gap.end.stored] = b"\1" * (gap.end.stored - gap.begin.stored)
+            for number, stream in enumerate(STREAMS):
+                assert gap.begin.stream_bytes(stream) == self.who[: gap.begin.stored].count(number)
+                assert gap.end.stream_bytes(stream) == self.who[: gap.end.stored].count(number)
+        position, read = 0, bytearray(stored)
+        while extents := await output.read(position, 50_000):
+            for extent in extents:
+                position = extent.position + len(extent.data)
+                assert extent.data == self.all[extent.position : position]
+                assert set(self.who[extent.position : position]) == {STREAMS.index(extent.stream)}
+                assert extent.offset == self.who[: extent.position].count(STREAMS.index(extent.stream))
+                read[extent.position : position] = b"\1" * len(extent.data)
+        assert bytes(read) == bytes(missing).translate(b"\1\0" + bytes(254))
+        there, which = [bytes(compress(each, read)) for each in (self.all[:stored], self.who[:stored])]
+        volume = without(output.volume, gaps)
+        choices: dict[Stream | None, bytes] = {None: b"\1\1", Stream.STDOUT: b"\1\0", Stream.STDERR: b"\0\1"}
+        for view, mine in choices.items():
+            expected = bytes(compress(there, which.translate(mine + bytes(254))))
+            present = PresentBytes(output, gaps, view)
+            assert present.size == len(expected)
+            assert present.size == (measure(volume, view))
+            got = b""
+            while part := await present.read(len(got), 70_000):
+                got += part
+            assert got == expected
+            at = len(expected) // 3
+            assert expected[at:].startswith(await present.read(at, 100))
+        return stored - len(there)
+
+
+def removed(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def cut(at: int) -> Damage:
+    """Return what cuts a file at this share of its size, in thousandths."""
+
+    def damage(path: Path) -> None:
+        if path.exists():
+            os.truncate(path, path.stat().st_size * at // 1000)
+
+    return damage
+
+
+def garbage(at: int, seed: int) -> Damage:
+    """Return what overwrites some bytes of an index with others."""
+
+    def damage(path: Path) -> None:
+        if path.suffix == ".idx" and path.exists() and path.stat().st_size:
+            content = bytearray(path.read_bytes())
+            begin = len(content) * at // 1001
+            chance = random.Random(seed)
+            length = chance.choice([1, 8, ENTRY_SIZE, 500])
+            replacement = chance.choice([chance.randbytes(length), bytes(length), b"\xff" * length])
+            content[begin : begin + length] = replacement[: len(content) - begin]
+            path.write_bytes(content)
+
+    return damage
+
+
+def longer(count: int) -> Damage:
+    """Return what appends to an index: entries that say nothing true, and half of one."""
+
+    def damage(path: Path) -> None:
+        if path.suffix == ".idx" and path.exists():
+            with path.open("ab") as file:
+                file.write(IndexEntry(5, 1, 2, 0).pack() * count + b"half")
+
+    return damage
+
+
+DAMAGE = st.one_of(
+    st.just(removed),
+    st.builds(cut, st.integers(0, 1000)),
+    st.builds(garbage, st.integers(0, 1000), st.integers(0, 10**6)),
+    st.builds(longer, st.integers(0, 3)),
+)
+SIZES = [
+    (30, 9000),
+    (1500, 3),
+    (800, 400),
+]  # pieces, and how large: more data than a slot, more entries, more of both
+WRITTEN = st.builds(Written, st.integers(0, 10**6), st.sampled_from(SIZES), share=st.sampled_from([0.0, 0.5, 1.0]))
+
+
+async def check_damage(
+    state: Path, written: Written, damages: list[tuple[str, Damage]], when: int, *, ends: bool
+) -> None:
+    """Damage the files after `when` pieces, let the command go on, and check what is read then, and after its end."""
+    state.mkdir()
+    async with opened(state) as store:
+        claim = await running(store)
+        with SimulatedKeeper(state) as keeper:
+            recorder = keeper.begin(claim.job_id, claim.token)
+            written.store(recorder, 0, when)
+            for kind, damage in damages:
+                for path in (state / "runs").glob(f"*.{kind}"):
+                    damage(path)
+            written.store(recorder, when)
+            await written.check(await store.output(claim.job_id), thorough=True)
+            recorder.close()
+            if ends:
+                assert await store.finish(
+                    claim.job_id, claim.token, ended(), *keeper.record(claim.job_id, claim.token)
+                )
+        if ends:
+            output = await store.output(claim.job_id)
+            assert await written.check(output, thorough=True) == await written.check(
+                await store.output(claim.job_id), thorough=True
+            )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    written=WRITTEN,
+    damages=st.lists(st.tuples(st.sampled_from(["out", "idx"]), DAMAGE), max_size=3),
+    share=st.sampled_from([0.3, 0.9, 1.0]),
+)
+async def test_c6_what_is_delivered_is_true_and_what_is_missing_is_counted(
+    tmp_path_factory: pytest.TempPathFactory, written: Written, damages: list[tuple[str, Damage]], share: float
+) -> None:
+    """C6: with any damage, while the job runs and after it, the answers have true bytes and say where some miss."""
+    state = tmp_path_factory.mktemp("damage") / "state"
+    await check_damage(state, written, damages, int(len(written.pieces) * share), ends=True)
