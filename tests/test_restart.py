@@ -166,11 +166,15 @@ async def test_a_killed_fork_server_costs_nothing(service: Service, tmp_path: Pa
 
 @pytest.mark.parametrize("with_server", [False, True])
 async def test_keeper_and_fork_server_killed_leave_no_command(service: Service, with_server: bool) -> None:
-    """With keeper and fork server dead, the job's processes are found by its mark: `lost`, and no process is left."""
+    """With keeper and fork server dead, the job's processes are found by its mark: `lost`, and no process is left.
+
+    Those that removed the mark are found by their session, or as children of a marked one.
+    """
     mark = f"5{os.getpid()}.{2 + with_server}"
-    job = await service.submit(f"setsid sleep {mark} & sleep {mark}")
+    without_mark = f"env -i sleep {mark} & env -i setsid sleep {mark} & (env -i sleep {mark} &)"
+    job = await service.submit(f"{without_mark}; setsid sleep {mark} & sleep {mark}")
     keeper = await service.running(job)
-    await until(lambda: len(marked(f"sleep\0{mark}")) == 2)
+    await until(lambda: len(marked(f"sleep\0{mark}")) == 5)
     os.kill(parent(keeper.pid), signal.SIGKILL)
     if with_server:
         await service.kill()
