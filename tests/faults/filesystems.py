@@ -15,16 +15,17 @@ _MKFS: Final = {"ext4": ["mkfs.ext4", "-q", "-m", "0"], "btrfs": ["mkfs.btrfs", 
 
 
 @contextlib.contextmanager
-def mounted(kind: str, path: Path, need: Need, options: str = "") -> Iterator[Path]:
-    """Mount an empty file system in `path`, which needs root, and yield its directory."""
+def mounted(kind: str, path: Path, need: Need, options: str = "", size: int | None = None) -> Iterator[Path]:
+    """Mount an empty file system of `size` MiB in `path`, which needs root, and yield its directory."""
+    size = size or _SIZE[kind]
     target, image = path / kind, path / f"{kind}.img"
     target.mkdir()
     if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE[kind]}m{options}", "none", str(target)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m{options}", "none", str(target)]
     else:
         need(shutil.which(_MKFS[kind][0]) is not None, f"needs {_MKFS[kind][0]}")
         with image.open("wb") as file:
-            file.truncate(_SIZE[kind] << 20)
+            file.truncate(size << 20)
         subprocess.run([*_MKFS[kind], str(image)], check=True, stdout=subprocess.DEVNULL)
         command = ["mount", "-o", f"loop{options}", str(image), str(target)]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -151,7 +151,7 @@ async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
 @pytest.mark.usefixtures("root", "only_whole")
 async def test_chaos_on_a_disk_that_is_full_at_times(tmp_path: Path, seed: int, need: Need) -> None:
     """The same, while there is no space again and again: what is missing is counted."""
-    with mounted("tmpfs", tmp_path, need) as disk:
+    with mounted("tmpfs", tmp_path, need, size=256) as disk:
         chaos = Round(tmp_path, seed, sparing=False, disk=disk)
         await chaos.run(20)
         assert chaos.counts["fill disk"] > 0
