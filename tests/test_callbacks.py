@@ -226,6 +226,13 @@ def test_the_schedule_doubles_to_an_hour_and_ends_after_a_day() -> None:
     assert schedule.retry_at(DueCallback(job, 10_000, since), since) == since + 3_600_000
 
 
+def test_c5_a_clock_that_is_set_forward_gives_up_no_callback() -> None:
+    """C5: the day counts the time that was seen to pass: 60 days ahead there is another try, after the same delay."""
+    due, ahead = DueCallback(cast("Any", None), 3, 1_000), 60 * 86_400_000
+    assert RetrySchedule().retry_at(due, ahead) is None
+    assert RetrySchedule().retry_at(due, ahead, 61_000) == ahead + 40_000
+
+
 async def test_the_day_begins_when_the_end_is_recorded(tmp_path: Path) -> None:
     """A job whose end was recorded late, since the service was down, is retried as long as any other."""
     async with opened(tmp_path) as store, Receiver(500, 500, 200) as receiver, calling(store, receiver.host):

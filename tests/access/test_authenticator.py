@@ -289,6 +289,17 @@ async def test_a_session_expires_after_twelve_hours(
     assert SESSION_LIFETIME == 43_200
 
 
+async def test_a_session_is_not_prolonged_by_a_clock_that_is_set_back(
+    authenticator: Authenticator, clock: Clock
+) -> None:
+    """With six weeks more left than its lifetime a session is not valid; a correction by seconds does not matter."""
+    cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
+    clock.now -= timedelta(seconds=30)
+    assert await authenticator.authenticate_session(cookie) is not None
+    clock.now -= timedelta(days=42)
+    assert await authenticator.authenticate_session(cookie) is None
+
+
 async def test_the_number_of_sessions_per_token_is_limited(
     authenticator: Authenticator, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
