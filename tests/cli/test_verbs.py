@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -342,3 +343,34 @@ async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typi
         del typist.environment[variable]
     for shell in ("bash", "zsh", "fish"):
         assert b"_SHELLRUNNER_COMPLETE" in (await typist.run("completion", shell)).out
+
+
+async def test_logs_from_a_byte_on_resumes(shared: Service, typist: Typist) -> None:
+    """`logs --from` skips what one has, of both streams or of one, and goes on to the end with -f."""
+    (number,) = await ended(shared, "echo one; echo two; sleep 0.1; echo three >&2")
+    for options, out in (
+        (("--from", "5"), b"wo\n"),
+        (("--from", "5", "-f"), b"wo\n"),
+        (("--from", "8", "--stdout"), b""),
+        (("--from", "2", "--stdout", "-f"), b"e\ntwo\n"),
+    ):
+        done = await typist.run("logs", *options, number)
+        assert (done.code, done.out) == (0, out), options
+    assert (await typist.run("logs", "--from", "1", "--stderr", number)).err == "hree\n"
+    for wrong in (("--from", "1", "-n", "1"), ("--from", "1", "--stdout", "-t"), ("--from", "-1")):
+        assert (await typist.run("logs", *wrong, number)).code == 2
+    assert (await typist.run("logs", "--from", "99", "--stdout", number)).code == 1
+
+
+async def test_c6_logs_says_what_is_missing(shared: Service, typist: Typist) -> None:
+    """C6: `logs` of an output whose file was cut prints what is there, says what is not, and exits with 1."""
+    (number,) = await ended(shared, "seq 100000")
+    (path,) = (shared.state_dir / "runs").glob(f"{number}.*out")
+    os.truncate(path, 1000)
+    whole = b"".join(b"%d\n" % each for each in range(1, 100_001))
+    for options in ((), ("-f",), ("--stdout",), ("--stdout", "-f"), ("--stdout", "-f", "--from", "10")):
+        done = await typist.run("logs", *options, number)
+        there = whole[10 if "--from" in options else 0 : 65_536 + 1000]
+        assert (done.code, done.out) == (1, there), options
+        assert "of stdout" in done.err
+    assert (await typist.run("logs", "--stderr", number)).code == 0

@@ -323,7 +323,8 @@ async def test_heartbeat(site: Site) -> None:
 )
 async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
     """E7: a client that reads nothing costs little memory, is disconnected, and can resume."""
-    site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=0.3)
+    # Longer than it takes to make the largest of the answers, during which nothing is sent.
+    site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=2.0)
     job_id = await site.done(data, data)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -342,7 +343,7 @@ async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
                 most = max(most, connection.transport.get_write_buffer_size())
             return not site.connections
 
-        await until(cut, 10)
+        await until(cut, 20)
     assert 0 < most < 70_000
     rest = await site.replay(job_id, Last_Event_ID=str(2 * len(data) - 5))
     assert text(rest, "stderr") == data[-5:].decode()

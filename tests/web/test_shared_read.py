@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from shellrunner.web.feeds.shared_read import SharedRead
+from tests.support.waiting import until
 
 
 class Counter:
@@ -70,11 +71,11 @@ async def test_a_steady_flow_is_limited() -> None:
 
 async def test_a_call_waits_less_than_an_interval() -> None:
     """A caller in a steady flow waits for the rest of the interval, not for an interval of its own."""
-    shared = SharedRead(Counter(), 0.2)
-    for _ in range(4):
+    shared = SharedRead(Counter(), 0.5)
+    for _ in range(3):
         await shared.latest()
-    await asyncio.sleep(0.15)
-    assert await elapsed(shared.latest) < 0.15
+    await until(lambda: shared._earliest() - shared._now() < 0.1, what="most of the interval has passed")
+    assert await elapsed(shared.latest) < 0.4
 
 
 async def test_a_cancelled_caller_leaves_the_others_a_read() -> None:

@@ -340,7 +340,8 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     for mirror in (follower.result() for follower in followers):
         assert {status["state"] for status in mirror.states.values()} == {"done"}
         assert len(mirror.states) == 60
-    assert reads <= ticks + 5
+    # Slow followers are at several positions, each of which is a read; one for each follower would be 25 times that.
+    assert reads <= 4 * (ticks + 5)
 
 
 async def test_slow_reader(site: Site) -> None:
