@@ -100,6 +100,11 @@ def replaced_by_directory(path: Path) -> None:
     path.mkdir()
 
 
+def replaced_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def replaced_by_link(path: Path) -> None:
     moved = path.parent.parent / f"moved-{path.name}"
     shutil.move(path, moved)
@@ -212,6 +217,7 @@ CASES = (
     Case("SLOT", replaced_by_garbage),
     Case("SLOT", replaced_by_directory),
     Case("SLOT", replaced_by_link),
+    Case("SLOT", replaced_by_pipe),
     Case("SLOT", replaced_by_copy),
     Case("SLOT", unreadable),
     Case("SLOT", idle_copy, short=True),
@@ -227,6 +233,7 @@ CASES = (
     Case("OUTPUT", halved, short=True),
     Case("OUTPUT", replaced_by_directory),
     Case("OUTPUT", replaced_by_link),
+    Case("OUTPUT", replaced_by_pipe),
     Case("runs", removed_tree, short=True),
     Case("runs", moved_away),
     Case("runs", tree_replaced_by_file, "runs"),

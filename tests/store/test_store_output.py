@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import os
 import random
 import sqlite3
 import time
@@ -198,7 +199,7 @@ async def test_the_end_of_a_long_output_costs_what_its_beginning_costs(tmp_path:
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("kind", ["out", "idx"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "short", "torn", "garbage", "one entry", "a directory"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "torn", "garbage", "one entry", "directory", "pipe"])
 async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path, kind: str, damage: str) -> None:
     """S7: with any damage to the spill files, what is read is correct and in order, and the rest is left out."""
     written = [(number % 2, bytes([65 + number % 26]) * 100) for number in range(2000)]
@@ -213,8 +214,10 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
         (path,) = (tmp_path / "runs").glob(f"*.{kind}")
         whole = path.read_bytes()
         path.unlink()
-        if damage == "a directory":
+        if damage == "directory":
             path.mkdir()
+        elif damage == "pipe":
+            os.mkfifo(path)
         elif damage != "missing":
             at = ENTRY_SIZE * 100
             content = {
@@ -225,10 +228,6 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
                 "one entry": whole[:at] + IndexEntry(61_200, 1, 30_600, 0).pack() + whole[at + ENTRY_SIZE :],
             }
             path.write_bytes(content.get(damage, random.Random(0).randbytes(len(whole))))
-        if damage == "a directory":
-            with pytest.raises(Exception, match="cannot be read"):
-                await all_of(output)
-            return
         got = await all_of(output)
         read = b"".join(extent.data for extent in got)
         assert len(read) >= (INDEX_CAPACITY - 1) * 100

@@ -4,8 +4,10 @@ Owned by the store, which reads and removes them. Knows names, sizes and bytes; 
 """
 
 import asyncio
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -15,7 +17,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, data_path, index_path
 
 _BLOCK_SIZE = 1 << 16  # at least a file system's
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # See `keeper.slot`; earlier versions put no token into the name. A token is never a number, as an attempt is.
 _NAME = re.compile(
     r"(?P<job>[1-9][0-9]{0,17})(?:\.(?P<attempt>[1-9][0-9]{0,8}))?"
@@ -82,7 +84,8 @@ class Spill:
         """Return the number of whole index entries in the file."""
         for path in self._paths[1]:
             with suppress(OSError):
-                return os.stat(path, follow_symlinks=False).st_size // ENTRY_SIZE
+                status = os.stat(path, follow_symlinks=False)
+                return status.st_size // ENTRY_SIZE if stat.S_ISREG(status.st_mode) else 0
         return 0
 
     def _read(self, which: int, size: int, at: int) -> bytes:
@@ -104,8 +107,22 @@ def _open_first(paths: list[str]) -> int:
     *others, last = paths
     for path in others:
         with suppress(FileNotFoundError):
-            return os.open(path, _READ)
-    return os.open(last, _READ)
+            return _open_regular(path)
+    return _open_regular(last)
+
+
+def _open_regular(path: str) -> int:
+    """Open a regular file; anything else in its place is as if there were no file."""
+    try:
+        fd = os.open(path, _READ)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise FileNotFoundError(errno.ENOENT, "not a regular file", path) from None
+        raise
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
 
 
 def _signature(path: str) -> tuple[int, ...]:
