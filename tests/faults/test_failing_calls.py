@@ -27,6 +27,8 @@ from tests.faults.injector import CALLS, Plan
 from tests.support.processes import marked
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.timeout(400)  # with `--faults whole`, on a loaded machine
+
 PLAIN = Scenario("plain", "echo out; sleep 0.05; echo err >&2", output=b"out\n")
 QUICK = Scenario("quick", "echo out", output=b"out\n")
 SCENARIOS = [
