@@ -151,7 +151,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "supervisor": (
         ("__init__",),
         ("supervisor",),
-        ("job_runner", "controls", "end_recorder"),
+        ("job_runner", "controls", "end_recorder", "unknown_keepers"),
         ("keeper_pool", "running_job", "start_message"),
         ("fork_server_connection", "keeper_connection", "users"),
         ("message_protocol", "verdict", "orphans", "concurrency", "oom_kills"),

@@ -74,7 +74,10 @@ async def resume(service: Service) -> None:
 
 
 async def held(service: Service) -> Any:
-    return (await service.get("/api/queues"))[2]["paused"]
+    """Return why the history is held; None if it is not."""
+    queues = (await service.get("/api/queues"))[2]
+    assert queues["paused"] == (queues["held"] is not None)
+    return queues["held"] and queues["held"]["reason"]
 
 
 async def loaded(service: Service, ledger: Ledger) -> dict[str, int]:
@@ -280,6 +283,45 @@ async def test_c2_commands_that_run_go_on_after_a_restore_in_place(
     ledger.gate.touch()
     await until(lambda: not lives(keeper.pid))
     assert ledger.starts() == {"running": 1}
+
+
+async def test_c2_a_command_that_the_history_does_not_know_can_be_ended(
+    down: Service, ledger: Ledger, tmp_path: Path
+) -> None:
+    """C2: a command of a later job that runs on is logged, counted and listed, and an admin can end it."""
+    service = await down.start()
+    without_slots(service.state_dir, tmp_path / "backup")
+    jobs = [await service.submit(ledger.waiting(name)) for name in ("one", "two")]
+    keepers = [await service.running(job) for job in jobs]
+    await service.stop()
+    put_back(tmp_path / "backup" / "history.db", service.state_dir, rename=True)
+    await service.start()
+
+    async def unknown() -> Any:
+        return (await service.get("/api/keepers"))[2]["keepers"]
+
+    async def both() -> bool:
+        return len(await unknown()) == 2
+
+    await until(both)
+    assert {(row["pid"], row["job_id"]) for row in await unknown()} == {
+        (keeper.pid, job) for keeper, job in zip(keepers, jobs, strict=True)
+    }
+    assert sum("not in the history" in line["event"] for line in service.log) == 2
+    assert b"shellrunner_unknown_keepers 2.0" in (await service.get("/metrics"))[2]
+    (number,) = [row["keeper"] for row in await unknown() if row["job_id"] == jobs[0]]
+    assert (await service.ask("DELETE", f"/api/keepers/{number}"))[0] == 202
+    await until(lambda: not lives(keepers[0].pid))
+    assert (await service.ask("DELETE", "/api/keepers/999"))[0] == 404
+    assert lives(keepers[1].pid)
+    ledger.gate.touch()
+    await until(lambda: not lives(keepers[1].pid))
+
+    async def none() -> bool:
+        return not await unknown()
+
+    await until(none)
+    assert len(list((service.state_dir / "slots" / "aside").glob("*.slot"))) >= 2
 
 
 async def test_c2_a_whole_directory_put_back_in_place_is_held(down: Service, ledger: Ledger, tmp_path: Path) -> None:

@@ -406,7 +406,7 @@ class _Figures:
     callback_tries: ClassVar[Counter[Any]] = Counter()
     removals: ClassVar[Counter[str]] = Counter()
     unconfirmed_time = 0.0
-    commits = running_count = idle_count = connections = 0
+    commits = running_count = idle_count = unknown_count = connections = 0
 
     async def queues(self) -> QueueOverview:
         return QueueOverview(False, [QueueState("default", None, False, 0, 0, 0, None)])

@@ -128,6 +128,15 @@ class NoSuchQueue(ShellrunnerError):
         super().__init__(f"there is no queue {queue!r}: queues are defined in the configuration")
 
 
+class NoSuchKeeper(ShellrunnerError):
+    """No keeper with this number runs a command that the history does not know."""
+
+    code = "no-such-keeper"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"no keeper {number} runs a command that the history does not know")
+
+
 class KeyReused(ShellrunnerError):
     """This Idempotency-Key was used before, with a different body."""
 

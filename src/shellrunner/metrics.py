@@ -50,6 +50,10 @@ class KeeperCounts(Protocol):
     def idle_count(self) -> int:
         """Keepers that wait for a job."""
 
+    @property
+    def unknown_count(self) -> int:
+        """Keepers that run a command which the history does not know."""
+
 
 class HttpCounts(Protocol):
     """What the web side counts; implemented by `web.app_keys.HttpFigures`."""
@@ -166,6 +170,13 @@ def _service_metrics(inputs: MetricInputs, queues: QueueOverview) -> Iterator[Me
         {("busy",): inputs.supervisor.running_count, ("idle",): inputs.supervisor.idle_count},
         "state",
     )
+    yield _gauge(
+        "shellrunner_unknown_keepers",
+        "Keepers that run a command which the history does not know.",
+        {(): inputs.supervisor.unknown_count},
+    )
+    text = "Whether jobs are held because the history was copied or restored: 1 until an admin resumes."
+    yield _gauge("shellrunner_held", text, {(): int(queues.held is not None)})
 
 
 def _web_metrics(web: HttpCounts) -> Iterator[Metric]:

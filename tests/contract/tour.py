@@ -196,6 +196,8 @@ async def _queues(ask: Any) -> None:
         await ask("POST", f"{where}/pause")
         await ask("POST", f"{where}/resume")
     assert (await ask("POST", "/api/queues/nowhere/pause")).status == 404
+    await ask("GET", "/api/keepers")
+    assert (await ask("DELETE", "/api/keepers/999")).status == 404
 
 
 async def _service(ask: Any) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from aiohttp import web
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.clock import Millis, now_ms
 from shellrunner.config import Settings
+from shellrunner.errors import NoSuchKeeper
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
 from shellrunner.service import queue_limits
@@ -148,6 +149,16 @@ class Site:
             return [event async for event in events]
 
 
+class NoKeepers:
+    """No keeper is unknown."""
+
+    def list(self) -> Sequence[Any]:
+        return ()
+
+    def end(self, number: int) -> None:
+        raise NoSuchKeeper(number)
+
+
 @asynccontextmanager
 async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
     """Take `sections` as settings: supervisor={"max_queued": 2}."""
@@ -164,7 +175,7 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
         ledger = Ledger()
         app = make_app(
             store, settings, not_ready_reasons=not_ready_reasons, controls=Controls(store, lambda _: None),
-            render_metrics=unmeasured, audit_sink=ledger,
+            render_metrics=unmeasured, audit_sink=ledger, unknown_keepers=NoKeepers(),
             authenticator=await open_authenticator(settings.auth, store),
         )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)

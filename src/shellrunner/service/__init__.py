@@ -113,6 +113,7 @@ async def _serve(
                 settings,
                 not_ready_reasons=readiness.reasons,
                 controls=Controls(store, supervisor.running_job),
+                unknown_keepers=supervisor.unknown_keepers,
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),

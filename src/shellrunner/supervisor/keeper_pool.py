@@ -9,8 +9,9 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from shellrunner.clock import Millis
 from shellrunner.keeper.identity import ProcessIdentity, boot_id
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
@@ -27,6 +28,17 @@ _HELLO_TIMEOUT = 10.0  # seconds for a new keeper to introduce itself
 _MAX_REMOVAL_INTERVAL = 300.0  # seconds between attempts to remove a slot; each failure is logged
 _MAX_POLL_INTERVAL = 2.0  # seconds to which that grows while the lock stays held
 _QUARANTINE = "aside"  # a directory in `slots`
+
+
+class UnfinishedCommand(NamedTuple):
+    """A command whose end is not in its slot: its keeper's pid, whose it is, when it was started, its marks."""
+
+    pid: int
+    history: str
+    job: int
+    token: str
+    started: Millis
+    marks: list[str]
 
 
 class KeeperPool:
@@ -171,13 +183,14 @@ class KeeperPool:
 
     async def remove_slot_when_gone(self, number: int) -> None:
         """Wait until a keeper whose ends are all recorded is gone, then remove its slot."""
-        await self._wait_gone(number)
+        await self.wait_gone(number)
         pause = _POLL_INTERVAL
         while not self.remove_slot(number):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _MAX_REMOVAL_INTERVAL)
 
-    async def _wait_gone(self, number: int) -> None:
+    async def wait_gone(self, number: int) -> None:
+        """Wait until the keeper's lock is free."""
         pause = _POLL_INTERVAL
         while not self.is_gone(number):
             await asyncio.sleep(pause)
@@ -196,7 +209,7 @@ class KeeperPool:
         A keeper that was stopped, with messages of ours unread, could still act on them: only its free lock says that
         it is gone.
         """
-        await self._wait_gone(number)
+        await self.wait_gone(number)
         evidence = f"its keeper ({self._describe(number)}) was gone before it could record the end"
         report = await self._fork_server.wait_died(number, _DIED_TIMEOUT)
         if report is None:
@@ -273,6 +286,25 @@ class KeeperPool:
         header = self.header(number)
         homes = {self.home} if header is None or "home" in header else {self.home, ""}
         return [job_mark(job_id, token, home) for home in homes]
+
+    def unfinished(self, number: int) -> UnfinishedCommand | None:
+        """Return the command that the keeper runs, by its slot; None if it runs none, or the slot cannot be read."""
+        try:
+            slot = SlotReader(self.slots, slot_name(number))
+        except OSError:
+            return None
+        try:
+            header, records = slot.header(), slot.records()
+        finally:
+            slot.close()
+        running = max(
+            (each for each in records if each.end is None), key=lambda each: each.start["wall"], default=None
+        )
+        if header is None or running is None:
+            return None
+        mark = job_mark(running.job, running.token, str(header.get("home", "")))
+        pid, history = header["identity"]["pid"], str(header["history"])
+        return UnfinishedCommand(pid, history, running.job, running.token, running.start["wall"], [mark])
 
     def kill(self, number: int) -> None:
         """Kill a stuck keeper; the fork server ends its command.

@@ -20,6 +20,7 @@ from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.message_protocol import KeeperGone
 from shellrunner.supervisor.oom_kills import OomKills, own_memory_events
 from shellrunner.supervisor.running_job import RunningJob
+from shellrunner.supervisor.unknown_keepers import UnknownKeepers
 from shellrunner.supervisor.verdict import Verdict, new_claim_token
 
 log = logging.getLogger("shellrunner.supervisor")
@@ -40,6 +41,7 @@ class Supervisor:
         self._runner = JobRunner(keepers, jobs)
         self._oom_kills = OomKills(own_memory_events())
         self._ends = EndRecorder(store, observe, self._oom_kills)
+        self.unknown_keepers = UnknownKeepers(keepers)
         self._limit = ConcurrencyLimit(max_running)
         self._running_jobs: dict[int, RunningJob] = {}
         self._workers = 0
@@ -57,6 +59,11 @@ class Supervisor:
     def idle_count(self) -> int:
         """Number of keepers that wait for a job."""
         return len(self._idle)
+
+    @property
+    def unknown_count(self) -> int:
+        """Number of keepers that run a command which the history does not know."""
+        return len(self.unknown_keepers)
 
     @property
     def spawn_failure(self) -> str | None:
@@ -190,7 +197,7 @@ class Supervisor:
         claims = await self._store.running()
         in_use = {claim.keeper for claim in claims}
         for number in self._keepers.reclaim_slots(in_use, held=bool(self._store.held)):
-            tasks.create_task(self._keepers.remove_slot_when_gone(number), name=f"slot {number}")
+            tasks.create_task(self.unknown_keepers.watch(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:
             job = self._running_jobs[claim.job_id] = RunningJob(claim)

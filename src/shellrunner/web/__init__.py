@@ -31,6 +31,7 @@ from shellrunner.web.handlers import (
     health,
     job_events,
     jobs,
+    keepers,
     output,
     page,
     queues,
@@ -41,13 +42,14 @@ from shellrunner.web.handlers import (
     statuses,
 )
 from shellrunner.web.handlers.control import CONTROLS, JobControls
+from shellrunner.web.handlers.keepers import UNKNOWN_KEEPERS, UnknownKeeperControls
 from shellrunner.web.handlers.lists import FILTER_PARAMETERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.server_protocol import Runner
 from shellrunner.web.http.streaming import STREAMS, Streams
-from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, SSE, TEXT, Access, Route
+from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, SSE, TEXT, Access, Route
 from shellrunner.web.security import middleware
 from shellrunner.web.security.audit import Audit, AuditSink
 from shellrunner.web.security.middleware import RoutePolicy
@@ -93,6 +95,8 @@ ROUTES = (
     Route("POST", "/api/queues/resume", queues.resume_all, Access.ADMIN, JSON, answers="200:Queues"),
     Route("POST", "/api/queues/{name}/pause", queues.pause, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
     Route("POST", "/api/queues/{name}/resume", queues.resume, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
+    Route("GET", "/api/keepers", keepers.index, Access.ADMIN, JSON, answers="200:Keepers 304"),
+    Route("DELETE", f"/api/keepers/{KEEPER}", keepers.end, Access.ADMIN, JSON, answers="202:Keepers no-such-keeper"),
     Route("GET", "/api/statuses", statuses.index, Access.WATCH, JSON, LISTS, "200:Statuses 304"),
     Route("GET", "/api/statuses/events", status_events.follow, Access.WATCH, SSE, "last_event_id",
           headers="Last-Event-ID", answers="200 too-many-streams"),
@@ -141,6 +145,7 @@ def make_app(
     *,
     not_ready_reasons: Callable[[], Awaitable[Sequence[NotReady]]],
     controls: JobControls,
+    unknown_keepers: UnknownKeeperControls,
     render_metrics: RenderMetrics,
     authenticator: Authenticator,
     audit_sink: AuditSink,
@@ -157,6 +162,7 @@ def make_app(
     security_middleware = middleware.security_middleware(policies, origins, Audit(audit_sink))
     app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_SERVER_OPTIONS)
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
+    app[UNKNOWN_KEEPERS] = unknown_keepers
     app[RENDER_METRICS], app[AUTHENTICATOR], app[FIND_PID] = render_metrics, authenticator, controls.pid
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[CONNECTIONS] = Connections(ConnectionLimits(max_connections=settings.server.max_connections), STATUSES)

@@ -18,6 +18,7 @@ SSE: Final = "text/event-stream"
 EMPTY: Final = ""
 ID: Final = "{id:[1-9][0-9]{0,17}}"
 ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
+KEEPER: Final = "{keeper:[1-9][0-9]{0,17}}"
 
 
 class Access(StrEnum):

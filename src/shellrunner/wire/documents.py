@@ -215,12 +215,41 @@ class Queue(TypedDict):
 
 
 @closed
+class Held(TypedDict):
+    """Why the history is held: it was copied, or restored from a backup."""
+
+    reason: str
+    since: Instant
+
+
+@closed
 class Queues(TypedDict):
     """All queues."""
 
     paused: bool
     """Whether all queues are paused: no job is started."""
+    held: Held | None
+    """Why they are, if the history was copied or restored: resume them once it is certain that nothing runs twice."""
     queues: list[Queue]
+
+
+@closed
+class UnknownKeeper(TypedDict):
+    """A keeper that runs a command which the history does not know."""
+
+    keeper: Count
+    pid: Count
+    job_id: Count
+    """The job's id in the history that it belongs to, which may have been another one."""
+    history: str
+    started: Instant
+
+
+@closed
+class Keepers(TypedDict):
+    """Keepers that run commands which the history does not know: it was restored, or is a new one."""
+
+    keepers: list[UnknownKeeper]
 
 
 @closed
@@ -278,6 +307,7 @@ class Index(TypedDict):
     statuses: Link
     results: Link
     queues: Link
+    keepers: Link
     health: Link
     ready: Link
     metrics: Link

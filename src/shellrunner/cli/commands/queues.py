@@ -46,7 +46,9 @@ async def _run(action: str | None, name: str | None, console: Console, client: C
         await console.print_line(json.dumps(document, ensure_ascii=False))
         return 0
     await console.print_line(_table(document.get("queues", [document])))
-    if document["paused"] and "queues" in document:
+    if held := document.get("held"):
+        console.report(f"jobs are held: {held['reason']}: use `shellrunner queues resume --all` to release them")
+    elif document["paused"] and "queues" in document:
         console.report("all queues are paused: use `shellrunner queues resume --all` to resume them")
     return 0
 

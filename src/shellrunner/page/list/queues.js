@@ -8,7 +8,9 @@ let names = "";
 
 /** Fetch and show all queues. */
 export async function refreshQueues() {
-  const { paused, queues } = await get("/api/queues");
+  const { paused, held, queues } = await get("/api/queues");
+  $("held").hidden = !held;
+  $("held").textContent = held ? `Jobs are held: ${held.reason}. An administrator can release them with “shellrunner queues resume --all”.` : "";
   const shown = queues.filter((queue) => queue.running || queue.queued || queue.waiting || queue.paused || queue.queue === "default");
   replaceKeepingFocus($("queues"), ...shown.map((queue) => createElement("li", {}, createQueueLink(queue, paused))));
   updateNames(queues.map((queue) => queue.queue));

@@ -37,6 +37,7 @@ _LINKS: Final[documents.Index] = {
     "statuses": "/api/statuses",
     "results": "/api/results",
     "queues": "/api/queues",
+    "keepers": "/api/keepers",
     "health": "/healthz",
     "ready": "/readyz",
     "metrics": "/metrics",

@@ -52,7 +52,12 @@ async def _pause_all(request: web.Request, *, paused: bool) -> web.StreamRespons
 
 
 def _queues(overview: QueueOverview) -> documents.Queues:
-    return {"paused": overview.paused, "queues": [_queue(queue) for queue in overview.queues]}
+    held = overview.held
+    return {
+        "paused": overview.paused,
+        "held": {"reason": held.reason, "since": format_rfc3339(held.since)} if held else None,
+        "queues": [_queue(queue) for queue in overview.queues],
+    }
 
 
 def _queue(queue: QueueState) -> documents.Queue:

@@ -40,6 +40,7 @@ STATUSES: Final = {
     "no-such-job": 404,
     "no-such-attempt": 404,
     "no-such-queue": 404,
+    "no-such-keeper": 404,
     "no-result-yet": 404,
     "method-not-allowed": 405,
     "not-acceptable": 406,

@@ -37,6 +37,11 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
         "The id of the job, its status and its result.",
         45,
     ),
+    "keeper": (
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_JOB_ID},
+        "The number of the keeper.",
+        1,
+    ),
     "number": (
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_JOB_ID},
         "The number of the attempt, counted from 1.",
