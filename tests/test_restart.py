@@ -146,6 +146,48 @@ async def test_a_killed_keepers_job_is_lost_and_leaves_no_command(service: Servi
     assert (await service.run("echo next"))["stdout"] == "next\n"
 
 
+@pytest.mark.parametrize("killed", ["keeper", "keeper and fork server", "all"])
+async def test_s4_an_exit_that_was_seen_survives_its_keeper(service: Service, tmp_path: Path, killed: str) -> None:
+    """kill -9 of a keeper that waits for what the command left behind: the true code, and the rest is ended."""
+    leader, pid_file = tmp_path / "leader", tmp_path / "left"
+    left_behind = f"sh -c 'trap \"\" TERM; echo $$ > {pid_file}; while :; do sleep 0.05; done' &"
+    job = await service.submit(
+        f"{left_behind} echo seen; echo $$ > {leader}; while [ ! -e {tmp_path}/go ]; do :; done; exit 7"
+    )
+    keeper = await service.running(job)
+    await until(lambda: pid_file.exists() and pid_file.read_text() and leader.exists() and leader.read_text())
+    fork_server = parent(keeper.pid)
+    (tmp_path / "go").touch()
+    await until(lambda: exit_is_recorded(service, job))
+    if killed != "keeper":
+        os.kill(fork_server, signal.SIGKILL)
+    if killed == "all":
+        await service.kill()
+    service.signal(keeper, signal.SIGKILL)
+    if killed == "all":
+        await service.start()
+    result = await service.result(job)
+    assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 7, "seen\n")
+    assert str(keeper.pid) in result["detail"]
+    await until(lambda: not lives(int(pid_file.read_text())))
+
+
+def exit_is_recorded(service: Service, job: int) -> bool:
+    """Return whether a keeper has recorded the exit of the job's command, and not its end yet."""
+    directory = os.open(service.state_dir / "slots", os.O_RDONLY)
+    try:
+        for name in os.listdir(directory):
+            if name.endswith(".slot"):
+                slot = SlotReader(directory, name)
+                records = slot.records()
+                slot.close()
+                if any(record.job == job and record.exit for record in records):
+                    return True
+    finally:
+        os.close(directory)
+    return False
+
+
 @pytest.mark.real_exec
 async def test_a_killed_fork_server_costs_nothing(service: Service, tmp_path: Path) -> None:
     """kill -9 of the fork server: what runs goes on, new jobs run, another fork server is there."""

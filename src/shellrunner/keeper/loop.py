@@ -164,6 +164,9 @@ class Keeper:
                 self._watch_children()
                 running.reap()
             if not running.is_over(now):
+                if running.exit_is_known and not running.exit_is_recorded:
+                    running.exit_is_recorded = True
+                    self._slot.exit({**running.recorder.progress(), **running.end_record()})
                 return
         self._finish(running)
 

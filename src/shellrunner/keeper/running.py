@@ -38,7 +38,7 @@ class RunningCommand:
 
     `cause` is why its tree is being terminated (an ending), `ended_at` when the command itself had ended
     (time.monotonic()), `open_pipes` the descriptors at which output is still read, `tree_is_gone` whether the command
-    and every descendant was reaped.
+    and every descendant was reaped, `exit_is_recorded` whether the slot has its exit, which is not its end yet.
     """
 
     def __init__(self, message: Message, command: Command, recorder: Recorder) -> None:
@@ -50,6 +50,7 @@ class RunningCommand:
         self.cause: str | None = None
         self.ended_at: float | None = None
         self.tree_is_gone = False
+        self.exit_is_recorded = False
         self._exit: tuple[int, resource.struct_rusage] | None = None  # wait status and usage, once it is reaped
         self._reap_again_at = math.inf  # after an attempt that failed
         self._ended_wall = 0
@@ -67,6 +68,11 @@ class RunningCommand:
     def leaves_children(self) -> bool:
         """Whether its children may outlive it."""
         return bool(self.message["leave_children"]) and not self.cause
+
+    @property
+    def exit_is_known(self) -> bool:
+        """Whether the command itself has ended, and how is known."""
+        return self.ended_at is not None and self._exit is not None
 
     @property
     def needs_child_signals(self) -> bool:
@@ -206,7 +212,7 @@ class RunningCommand:
 
     def is_over(self, now: float) -> bool:
         """Return whether its status is known, and nothing of it is left to wait for."""
-        if self.ended_at is None or self._exit is None:
+        if not self.exit_is_known:
             return False
         if self.tree_is_gone:
             # A pipe may be held by a process that is no descendant: a descriptor can be passed to it (unix(7)).

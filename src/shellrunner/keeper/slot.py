@@ -17,6 +17,7 @@ The life of a slot:
     created, locked, header written                               by the fork server and its new keeper
     begin      start of the nth job into record n mod 2           before the command is spawned
     write_…    index entry, then data, then progress              for each piece of output
+    exit       ending, usage, counts so far                       only if what it left behind is waited for
     end        ending, usage, counts, CRCs of the stored part     after the tree is swept, before "ended" is sent
     begin      start of job n+1 into the other record             over job n-1, whose end the history has by then
     unlocked   by the kernel: the keeper is gone                  the slot may be judged, and is removed after that
@@ -51,6 +52,7 @@ _INDEX, _DATA = PAGE_SIZE, PAGE_SIZE + INDEX_CAPACITY * ENTRY_SIZE
 _BLOCK = struct.Struct("<II")
 _ENTRY = struct.Struct("<QQQQ")
 _STDERR_BIT = 1 << 63
+_EXIT_ONLY = "exit_only"  # a member of an end that is not final
 _MIN_COMMAND = 40  # characters to which the command line of a leftover may be shortened
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -83,7 +85,11 @@ def parse_index(index: bytes) -> list[IndexEntry]:
 
 
 class Record(NamedTuple):
-    """A slot's record of one job. `end` is None if it is missing or torn."""
+    """A slot's record of one job. `end` is None if it is missing or torn.
+
+    `exit` is set instead of it from the command's own exit on, for as long as something that it left behind is waited
+    for: an end without the final counts.
+    """
 
     number: int
     job: int
@@ -91,6 +97,7 @@ class Record(NamedTuple):
     start: dict[str, Any]
     progress: dict[str, Any]
     end: dict[str, Any] | None
+    exit: dict[str, Any] | None = None
 
     @property
     def attempt(self) -> int:
@@ -213,6 +220,11 @@ class SlotWriter:
     def write_pid(self, pid: int) -> None:
         """Write a progress that is the command's pid and nothing else; like `progress`, but for less."""
         self._write(_seal(b'{"pid":%d}' % pid), self._at + _PROGRESS)
+
+    def exit(self, content: dict[str, Any]) -> None:
+        """Write how the command itself ended, where the end will be; if that fails, only the end says it."""
+        with suppress(OSError, ValueError):
+            self._write(_pack_block({**content, _EXIT_ONLY: True}, _BLOCK_SIZE[_END]), self._at + _END)
 
     def end(self, content: dict[str, Any]) -> bool:
         """Write how the job ended; its free text is shortened to fit.
@@ -349,7 +361,9 @@ class SlotReader:
         if start is None:
             return None
         progress = _unpack_block(page, _PROGRESS, _BLOCK_SIZE[_PROGRESS]) or {}
-        return Record(number, start["job"], start["token"], start, progress, _end(page, start))
+        end = _end(page, start)
+        final, exit_only = (None, end) if end and end.get(_EXIT_ONLY) else (end, None)
+        return Record(number, start["job"], start["token"], start, progress, final, exit_only)
 
     def _page(self, number: int) -> bytes:
         for _ in range(100):  # a torn `progress` is being written, and whole a moment later

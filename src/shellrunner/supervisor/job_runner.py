@@ -33,6 +33,7 @@ from shellrunner.supervisor.verdict import (
     is_lost,
     judge,
     lost,
+    may_run_on,
     reported_end,
     witnessed_end,
 )
@@ -178,7 +179,7 @@ class JobRunner:
                         is_logged = True
                     await asyncio.sleep(_RETRY_DELAY)
                     continue
-                killed = await asyncio.to_thread(kill_orphans, marks) if is_lost(verdict) and marks else []
+                killed = await asyncio.to_thread(kill_orphans, marks) if may_run_on(verdict) and marks else []
             except OSError as error:  # no descriptors left, for example: no reason to judge without looking
                 fields = {"job": claim.job_id, "reason": repr(error), "repeats": "could not judge a job"}
                 log.error("could not judge a job; retrying", extra=fields)  # noqa: TRY400  the reason says it all

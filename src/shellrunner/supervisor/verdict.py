@@ -5,6 +5,7 @@ not know asyncio, SQL or sockets.
 
     whole end record, its output intact                       -> that end
     whole end record, output damaged                          -> lost
+    exit recorded, no end: it had left something behind       -> that exit, with the output if intact, else lost
     start record only                                         -> lost, with the output if intact
     no record, slot sound, claimed in this boot               -> never started: back to the queue
     no record otherwise (another boot, slot damaged or gone)  -> lost
@@ -16,7 +17,7 @@ import os
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from shellrunner.clock import Millis, format_rfc3339, now_ms
@@ -37,11 +38,15 @@ from shellrunner.store import Head
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The job ended, or is `lost`: what is to be recorded."""
+    """The job ended, or is `lost`: what is to be recorded.
+
+    `tree_was_swept` is false if its keeper did not see that nothing was left of it.
+    """
 
     end: End
     volume: Volume
     head: Head
+    tree_was_swept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,11 @@ Verdict = Ended | NeverStarted
 def is_lost(verdict: Verdict) -> bool:
     """Return whether nobody witnessed the end."""
     return isinstance(verdict, Ended) and verdict.end.ending is Ending.LOST
+
+
+def may_run_on(verdict: Verdict) -> bool:
+    """Return whether processes of the job may still run, since its keeper did not end all of them."""
+    return isinstance(verdict, Ended) and (is_lost(verdict) or not verdict.tree_was_swept)
 
 
 def failed_to_start(detail: str) -> Ended:
@@ -200,9 +210,7 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
             return NeverStarted()
         return lost(f"{evidence}; its slot {claim.keeper} has no record of it")
     if record.end is None:
-        at = format_rfc3339(record.start["wall"])
-        unseen = lost(f"{evidence}; it was started at {at}, its end was not seen", record)
-        return Ended(unseen.end, *_intact_output(state, slot, record, record.progress))
+        return _judge_without_end(state, slot, record, evidence)
     try:
         ended = witnessed_end(slot, record)
     except ValueError as error:
@@ -210,6 +218,23 @@ def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot:
     if (ended.volume, ended.head) == _intact_output(state, slot, record, record.end):
         return ended
     return lost(f"{evidence}; its end was recorded, but its output is incomplete", record)
+
+
+def _judge_without_end(state: int, slot: SlotReader, record: Record, evidence: str) -> Ended:
+    """Judge a command whose keeper was gone before its tree was; its own exit may have been seen."""
+    if record.exit is None:
+        at = format_rfc3339(record.start["wall"])
+        unseen = lost(f"{evidence}; it was started at {at}, its end was not seen", record)
+        return Ended(unseen.end, *_intact_output(state, slot, record, record.progress))
+    detail = f"{evidence}; the command itself had ended, and what it had left behind was waited for"
+    end = {**record.exit, **record.progress, "detail": detail}
+    try:
+        ended = witnessed_end(slot, record._replace(end=end))
+    except ValueError as error:
+        return lost(f"{evidence}; {error}", record)
+    if (ended.volume, ended.head) != _intact_output(state, slot, record, end):
+        return lost(f"{detail}, but its output is incomplete", record)
+    return replace(ended, tree_was_swept=False)
 
 
 def lost(detail: str, record: Record | None = None) -> Ended:
