@@ -251,14 +251,10 @@ class Checker:
                     self._fail(job, f"a follower got other {stream}: {_difference(text, job.events[stream])}")
             if any(job.done_event[key] != attempts[-1].result[key] for key in ("ending", "exit_code", "signal")):
                 self._fail(job, f"a follower saw the end {job.done_event}")
-        pieces = [*job.pieces, *([job.followed] if job.followed is not None else [])]
-        if pieces:
+        if job.plan.follow == "raw":
             _, output, _ = await self._api.request("GET", f"/api/statuses/{job.job_id}/output")
-            for piece in pieces:
-                if not output.startswith(piece):
-                    self._fail(job, f"a follower got other output: {_difference(output, piece)}")
-            if job.followed is not None and job.followed != output:
-                self._fail(job, f"a follower saw an end after {len(job.followed)} of {len(output)} bytes")
+            if job.followed != output or not job.saw_end:
+                self._fail(job, f"a follower got other output: {_difference(output, job.followed)}")
 
     def _check_order(self, job: Submitted) -> None:
         """Check that `after` and `start_at` were kept."""

@@ -101,8 +101,8 @@ class Submitted:
     given: int | None = None  # bytes of input that were taken; None: not known
     events: dict[str, bytes] | None = None  # by stream, of a follower that saw `done`
     done_event: dict[str, Any] | None = None
-    pieces: list[bytes] = field(default_factory=list)  # of followers that were cut
-    followed: bytes | None = None  # of a follower that saw the end
+    followed: bytes = b""  # as plain output
+    saw_end: bool = False  # of that
 
 
 class Clients:
@@ -265,22 +265,23 @@ class Clients:
         self.api.violations.append(f"a follower of job {job.job_id} did not see its end")
 
     async def _follow_raw(self, job: Submitted) -> None:
-        """Follow the job's plain output, from its start after each cut."""
-        path = self.api.url(f"/api/statuses/{job.job_id}/output?follow=true")
+        """Follow the job's plain output; after a cut it goes on with the next byte."""
+        path = self.api.url(f"/api/statuses/{job.job_id}/output?follow=true&from=")
         for _ in retrying():
-            piece = b""
             try:
-                async with asyncio.timeout(self._chance.choice((0.1, 1, 5))), self.api.session.get(path) as response:
+                async with (
+                    asyncio.timeout(self._chance.choice((0.1, 1, 5))),
+                    self.api.session.get(f"{path}{len(job.followed)}") as response,
+                ):
                     if response.status != 200:
                         await self._see_refusal(response, f"job {job.job_id}")
                         continue
                     async for data in response.content.iter_any():
-                        piece += data
-                    job.followed = piece
+                        job.followed += data
+                    job.saw_end = True
                     self.counts["followed as plain output"] += 1
                     return
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                job.pieces.append(piece)
                 await self._see_cut(error)
         self.api.violations.append(f"a follower of the output of job {job.job_id} did not see its end")
 
