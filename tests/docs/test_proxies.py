@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -161,6 +162,24 @@ async def test_n2_plain_output_passes_a_proxy_with_its_defaults(proxied: str) ->
             assert await asyncio.wait_for(stream.content.readline(), 2) == b"second\n"
         async with session.get(f"{proxied}/api/statuses/{job}/events") as stream:
             assert b"event: done" in await asyncio.wait_for(stream.read(), 20)
+
+
+@pytest.mark.parametrize("proxied", BARE, indirect=True)
+async def test_uploads_and_events_pass_a_proxy_with_its_defaults(proxied: str) -> None:
+    """The largest input passes whole, and each event comes before the next is caused; a larger input is 413."""
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+        spec = {"command": "echo first; wc -c", "stdin": {"stream": True}}
+        async with session.post(f"{proxied}/api/jobs", json=spec) as response:
+            job = (await response.json())["job_id"]
+        url = f"{proxied}/api/jobs/{job}/stdin"
+        async with session.get(f"{proxied}/api/statuses/{job}/events") as stream:
+            while b"first" not in await asyncio.wait_for(stream.content.readline(), 2):
+                pass
+            async with session.post(f"{url}?end=true", data=io.BytesIO(b"x" * 2**20)) as response:
+                assert response.status == 204, await response.text()
+            assert b"1048576" in await asyncio.wait_for(stream.read(), 20)
+        async with session.post(url, data=io.BytesIO(b"x" * (2**20 + 1))) as response:
+            assert response.status == 413
 
 
 @pytest.mark.parametrize("proxied", BARE, indirect=True)
