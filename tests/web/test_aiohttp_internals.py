@@ -50,6 +50,17 @@ async def busy(site: Site) -> AsyncIterator[tuple[Any, Any]]:
         writer.transport.abort()
 
 
+async def test_handler_waiter_that_was_cancelled_logs_nothing(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A shutdown may stop waiting for a handler just as that ends; setting the cancelled future would be logged."""
+    async with busy(site) as (protocol, writer):
+        protocol._handler_waiter = asyncio.get_running_loop().create_future()
+        protocol._handler_waiter.cancel()
+        writer.transport.abort()
+        await until(lambda: not site.connections)
+        await until(lambda: not protocol._request_in_progress)
+    assert "Unhandled exception" not in caplog.text
+
+
 async def test_max_msg_queue_size_bounds_what_is_read_ahead(site: Site) -> None:
     """Without `MAX_MSG_QUEUE_SIZE` a client could have 32 requests of 64 KiB read ahead; it is set by the runner."""
     assert web_protocol.MAX_MSG_QUEUE_SIZE == MAX_PIPELINED

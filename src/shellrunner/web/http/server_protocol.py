@@ -112,7 +112,8 @@ class _ClientProtocol(WatchedProtocol):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         # The rest of a body that cannot be read: the client has its response already, which did not need it.
-        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+        # Or aiohttp's own future, if its shutdown stopped waiting for a handler in the turn that ended it.
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError | asyncio.InvalidStateError):
             super().log_exception(*args, **kw)
 
     async def finish_response(
