@@ -30,6 +30,7 @@ async def test_list(tmp_path: Path) -> None:
         assert answer.status == 200
         assert answer.json == {
             "paused": False,
+            "held": None,
             "queues": [{"queue": "default", "limit": None, **empty}, {"queue": "slow", "limit": 1, **empty}],
         }
         first = await site.submit(queue="slow")
