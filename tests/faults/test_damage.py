@@ -127,7 +127,8 @@ def unreadable(path: Path) -> None:
 
 
 def removed_tree(path: Path) -> None:
-    shutil.rmtree(path)
+    while path.exists():  # files may still be created in it
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def moved_away(path: Path) -> None:
