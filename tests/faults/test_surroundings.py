@@ -68,6 +68,28 @@ async def test_s8_stops_and_starts_on_a_full_disk(tmp_path: Path, need: Need) ->
 
 
 @pytest.mark.usefixtures("root")
+async def test_s8_a_start_on_a_full_disk(tmp_path: Path, need: Need) -> None:
+    """The ballast is given up for the start; without it, the message names the cause, and nothing else to do."""
+    with mounted("tmpfs", tmp_path, need) as directory:
+        async with serving(directory / "state") as service:
+            done = await service.run("echo before; exit 2")
+            assert await service.stop() == 0
+            with filled(directory):
+                await service.start()
+                assert (await service.get(f"/api/results/{done['result_id']}"))[2] == done
+                await service.kill()
+            assert await service.start()
+            assert await service.stop() == 0
+            (directory / "state" / "ballast").write_bytes(b"")
+            with filled(directory):
+                await service.launch()
+                assert await service.process.wait() == 1
+                assert "and the disk is full: free space there" in str(service.log)
+            await service.start()
+            assert (await service.get(f"/api/results/{done['result_id']}"))[2] == done
+
+
+@pytest.mark.usefixtures("root")
 async def test_s8_no_inodes(tmp_path: Path, need: Need) -> None:
     """Space, but no inode for further files."""
     with mounted("tmpfs", tmp_path, need, ",nr_inodes=100") as directory:

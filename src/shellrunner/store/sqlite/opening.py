@@ -24,6 +24,7 @@ from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import main_file, provenance, schema
 from shellrunner.store.sqlite.engine.db_thread import open_writing
+from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
 from shellrunner.store.traces import Traces
 from shellrunner.store.units import clock_marks, queue_pauses, trimming
@@ -74,6 +75,7 @@ class HistoryOpener:
         """
         try:
             self._create_directories()
+            make_room(f"{self._state_dir}/ballast")
             found = traces.read(self._state_dir)
             replaced = self._examine_files(found)
             self._create_file()
@@ -90,6 +92,10 @@ class HistoryOpener:
         except HistoryRefused:
             raise
         except (OSError, sqlite3.Error, StoreUnavailable) as error:
+            if is_full(self._state_dir):  # whatever SQLite says: disk I/O error, unable to open, …
+                raise StoreUnavailable(
+                    f"{self.path} cannot be opened ({error}), and the disk is full: free space there, and start again"
+                ) from error
             raise StoreUnavailable(
                 f"{self.path} cannot be opened as a history: {error}. The file was not changed: fix the cause, "
                 "restore it from a backup, or move it away and use `shellrunner serve --new-history` to start a new "

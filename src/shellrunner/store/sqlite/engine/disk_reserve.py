@@ -6,6 +6,7 @@ Owned by the writer, used on its thread only. Knows one file, and how much space
 import errno
 import os
 import time
+from contextlib import suppress
 from typing import Final
 
 SIZE: Final = 4 * 1024 * 1024
@@ -86,3 +87,19 @@ class DiskReserve:
         except OSError:
             return 1 << 62  # the next write fails by itself, with the true reason
         return disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)
+
+
+def make_room(path: str) -> None:
+    """Give up a part of the ballast at `path` if a history beside it could not be opened for lack of space."""
+    if is_full(os.path.dirname(path)):
+        with suppress(OSError):
+            os.truncate(path, max(os.stat(path).st_size - 2 * _SLICE, 0))
+
+
+def is_full(directory: str) -> bool:
+    """Return whether less is free than opening a history takes."""
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _MARGIN
