@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tests.faults.filesystems import filled
 from tests.support.service import Service
+from tests.support.waiting import until
 
 PAUSE: Final = (0.02, 0.35)  # seconds between two faults
 
@@ -138,18 +139,32 @@ class Injection:
     async def _restart(self, _: float) -> None:
         status = await self._service.stop()
         assert status == 0, f"the server ended with {status} after SIGTERM: {self._service.log[-5:]}"
-        await self._service.start()
+        await self._start()
+
+    async def _start(self) -> None:
+        """Start the server; where the disk is full it may refuse, and is started again once there is space."""
+        service = self._service
+        await service.launch()
+        await until(lambda: service.url or service.process.returncode is not None, what="it listens")
+        if not service.url and self._disk:
+            async with self._filling:
+                await service.start()
+        assert service.url, f"it did not start: {service.log[-5:]}"
+
+    async def _kill_and_start(self) -> None:
+        await self._service.kill()
+        await self._start()
 
     async def _kill_starting(self, how_long: float) -> None:
         await self._service.kill()
         await self._service.launch()
         await asyncio.sleep(how_long * 0.2)
-        await self._service.restart()
+        await self._kill_and_start()
 
     async def _kill_stopping(self, how_long: float) -> None:
         self._service.process.terminate()
         await asyncio.sleep(how_long * 0.05)
-        await self._service.restart()
+        await self._kill_and_start()
 
     async def _reload(self, _: float) -> None:
         self._service.process.send_signal(signal.SIGHUP)
@@ -184,7 +199,7 @@ class Injection:
                 self._announce("K", pid)
                 hit |= _send(pid, signal.SIGKILL)
         if "server" in names:
-            await self._service.restart()
+            await self._kill_and_start()
             hit = True
         return hit
 
