@@ -27,6 +27,11 @@ class Attempt:
         return str(self.result["ending"])
 
     @property
+    def lost_its_keeper(self) -> bool:
+        """Whether its keeper was killed after the command's own end, which it had witnessed."""
+        return "its keeper" in (self.result["detail"] or "")
+
+    @property
     def own_stderr(self) -> bytes:
         """What the command wrote to stderr, without what shells report of children that were ended by a signal."""
         if self.ending not in _TERMINATED:
@@ -152,6 +157,8 @@ class Checker:
         allowed |= {"cancelled"} if job.cancelled else set()
         allowed |= {"signalled"} if killed else set()
         allowed |= {"skipped"} if job.after else set()
+        if attempt.lost_its_keeper and not self._may_lose:
+            self._fail(job, f"its keeper was not killed, but: {attempt.result}")
         if ending not in allowed:
             self._fail(job, f"it is {ending}, which nothing caused: {attempt.result}")
         elif ending == "lost":
@@ -201,7 +208,7 @@ class Checker:
             return  # a killed child of the command writes no more, which no ledger shows
         if plan.kind == "substitution" and self._ledger.of_job(plan.nonce, "Z"):
             return  # a stopped `cat` looks like one that has nothing to write
-        exited = attempt.ending == "exited"
+        exited = attempt.ending == "exited" and not attempt.lost_its_keeper
         dropped = {"o": result["stdout_dropped"], "e": result["stderr_dropped"]}
         for stream, stored in (("o", attempt.stdout), ("e", attempt.own_stderr)):
             text = plan.text(stream, token)
@@ -222,9 +229,13 @@ class Checker:
     def _check_leftovers(self, job: Submitted, attempt: Attempt) -> None:
         """Check that the result names what the command left behind, and nothing where it left nothing."""
         names = [each["command"] for each in attempt.result["leftovers"] or ()]
-        if attempt.ending == "exited" and not self._ledger.of_job(job.plan.nonce, "K"):
+        if (
+            attempt.ending == "exited"
+            and not attempt.lost_its_keeper
+            and not self._ledger.of_job(job.plan.nonce, "K")
+        ):
             if job.plan.kind == "tree" and not any("sleep" in name for name in names):
-                self._fail(job, f"it left processes behind, but names {names}")
+                self._fail(job, f"it left processes behind, but names {names}: {attempt.result}")
             if job.plan.kind in ("empty", "plain", "slow", "large", "alone", "daemon") and names:
                 self._fail(job, f"it left nothing behind, but names {names}")
 
