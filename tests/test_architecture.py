@@ -137,8 +137,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engine",),
         ("batch_writer",),
         ("batch_queue",),
-        ("db_thread", "disk_reserve"),
-        ("history_files",),
+        ("db_thread", "disk_reserve", "history_files"),
         ("__init__",),
     ),
     "store.units": (

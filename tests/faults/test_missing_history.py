@@ -132,6 +132,27 @@ async def test_c4_an_end_waits_for_the_history(service: Service, tmp_path: Path)
     assert (await service.result(job))["exit_code"] == 7
 
 
+_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE);"
+_SHRINK = f"CREATE TABLE big AS SELECT zeroblob(1000000); {_CHECKPOINT} DROP TABLE big; VACUUM; {_CHECKPOINT}"
+
+
+@pytest.mark.parametrize("statements", [_CHECKPOINT, _SHRINK], ids=["checkpoint", "vacuum"])
+async def test_c4_what_another_program_does_in_order_is_no_damage(service: Service, statements: str) -> None:
+    """C4: another program checkpoints or vacuums the open history: jobs are accepted, and are there after a kill."""
+    await service.run("true")
+    program = f"import sqlite3; sqlite3.connect('history.db', isolation_level=None).executescript({statements!r})"
+    before = (service.state_dir / "history.db-wal").stat().st_size
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=service.state_dir)
+    assert await other.wait() == 0
+    assert (service.state_dir / "history.db-wal").stat().st_size < before
+    job = await service.submit("echo on")
+    assert (await service.result(job))["stdout"] == "on\n"
+    await service.restart()
+    assert (await service.result(job))["stdout"] == "on\n"
+    _truncate_log(service.state_dir)
+    assert (await service.ask("POST", "/api/jobs", json={"command": "true"}))[0] == 503
+
+
 @asynccontextmanager
 async def unheard(tmp_path: Path, stderr: int) -> AsyncIterator[aiohttp.ClientSession]:
     """Run a server whose log goes to this descriptor; yield a client of it."""

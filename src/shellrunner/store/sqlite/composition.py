@@ -6,7 +6,7 @@ to its `run`, so that no part needs one that is built later.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -54,14 +54,16 @@ async def open_store(
     Raises:
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
-    opener = HistoryOpener(str(state_dir), new_history=new_history)
-    async with (
-        connect(opener.open, opener.interrupt) as writing,
-        connect(partial(open_reading, opener.path)) as reading_one,
-        connect(partial(open_reading, opener.path)) as reading_two,
-        _running(opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues, min_free)) as store,
-    ):
-        yield store
+    with closing(HistoryOpener(str(state_dir), new_history=new_history)) as opener:
+        async with (
+            connect(opener.open, opener.interrupt) as writing,
+            connect(partial(open_reading, opener.path)) as reading_one,
+            connect(partial(open_reading, opener.path)) as reading_two,
+            _running(
+                opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues, min_free)
+            ) as store,
+        ):
+            yield store
 
 
 @asynccontextmanager

@@ -61,11 +61,16 @@ class HistoryOpener:
         self.files: HistoryFiles
         self.seen_time: SeenTime
         self._state_dir, self._new_history = state_dir, new_history
-        self._is_interrupted = False
+        self._is_interrupted = self._is_open = False
 
     def interrupt(self) -> None:
         """Have `open`, on another thread, fail soon; what is done by then is as good as after a crash."""
         self._is_interrupted = True
+
+    def close(self) -> None:
+        """Close what is open beside the connections, after them."""
+        if self._is_open:
+            self.files.close()
 
     def open(self) -> sqlite3.Connection:
         """Open the writing connection to a history of the current schema; remove files that belong to no job.
@@ -86,6 +91,7 @@ class HistoryOpener:
                 self._load(db, found, replaced=replaced)
                 db.set_progress_handler(None, 0)
                 self.files = HistoryFiles(self.path)
+                self._is_open = True
             except BaseException:
                 db.close()
                 raise

@@ -11,16 +11,15 @@ from typing import TypeVar
 
 import aiosqlite
 
-from shellrunner.store.sqlite.engine.history_files import WAL_SIZE_LIMIT
-
 T = TypeVar("T")
 
+_WAL_SIZE_LIMIT = 16 * 1024 * 1024  # bytes that a long log keeps
 _BOTH = "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;"
 # SQLite before 3.51.3 can corrupt a WAL if two connections write or checkpoint, so only the writing one does either.
 # `secure_delete=FAST` overwrites deleted secrets wherever that costs no further page.
 _WRITING = (
     f"{_BOTH} PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=1000;"
-    f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT}; PRAGMA secure_delete=FAST;"
+    f"PRAGMA journal_size_limit={_WAL_SIZE_LIMIT}; PRAGMA secure_delete=FAST;"
 )
 _READING = f"{_BOTH} PRAGMA wal_autocheckpoint=0; PRAGMA query_only=ON;"
 
