@@ -37,8 +37,8 @@ def disarm(body: Any) -> None:
 
 
 def forget_what_was_invented(case: Any) -> None:
-    """Remove values that are valid only if the service returned them: cursors, event ids, versions, job ids."""
-    for name in ("cursor", "last_event_id"):
+    """Remove values that are valid only if the service gave them: cursors, positions, versions, job ids."""
+    for name in ("cursor", "last_event_id", "from"):
         (case.query or {}).pop(name, None)
     for name in ("Last-Event-ID", "If-Match"):
         (case.headers or {}).pop(name, None)

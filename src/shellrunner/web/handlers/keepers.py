@@ -64,7 +64,7 @@ async def end(request: web.Request) -> web.StreamResponse:
     """DELETE /api/keepers/{keeper}: have a keeper that the history does not know end its command."""
     request.app[STREAMS].raise_if_closing()
     request.app[UNKNOWN_KEEPERS].end(int(request.match_info["keeper"]))
-    return await responses.no_store(request, 202, _keepers(request), {})
+    return await responses.no_store(request, 202, _keepers(request), {"Location": "/api/keepers"})
 
 
 def _keepers(request: web.Request) -> documents.Keepers:

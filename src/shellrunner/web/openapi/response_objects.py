@@ -32,7 +32,7 @@ _ETAG: Final[Schema] = {"type": "string", "pattern": '^"[!#-~]+"$'}
 HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Accept-Encoding": (_STRING, "The content codings that a body may have."),
     "Accept-Post": (_STRING, "The media types that this route takes."),
-    "Accept-Ranges": ({"const": "bytes"}, "Ranges of bytes can be requested."),
+    "Accept-Ranges": ({"enum": ["bytes", "none"]}, "Whether ranges of bytes can be requested."),
     "Allow": (_STRING, "The methods that this path supports."),
     "Content-Encoding": ({"const": "gzip"}, "The content coding of the body."),
     "Content-Disposition": (_STRING, "The file name, with `download`."),
@@ -46,7 +46,7 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Retry-After": (_COUNT, "Seconds after which to try again."),
     "Vary": (_STRING, "The request headers on which the response depends."),
     "WWW-Authenticate": (_STRING, "How to authenticate (RFC 6750)."),
-    "X-Accel-Buffering": ({"const": "no"}, "Prevents proxies from buffering events."),
+    "X-Accel-Buffering": ({"const": "no"}, "Prevents proxies from buffering what is sent piece by piece."),
 }
 
 
@@ -137,6 +137,8 @@ def _implied_problems(route: Route) -> Iterator[str]:
         yield "not-acceptable"
     if "{id:" in route.path:
         yield from ("not-found", "no-such-job")
+    if "{keeper:" in route.path:
+        yield "not-found"
     if 304 in statuses:
         yield "precondition-failed"
     if 206 in statuses:
@@ -194,8 +196,10 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
     yield from _negotiation_headers(route, status)
     if status == 200 and "cursor" in route.parameters.split():
         yield "Link", False
-    if content == SSE:
+    if content == SSE or (content == TEXT and "follow" in route.parameters.split()):
         yield "X-Accel-Buffering", True
+    if content == TEXT and "follow" in route.parameters.split():
+        yield "Accept-Ranges", True
     if content == HTML != route.content_type:
         yield "Content-Security-Policy", False
     if route.content_type == HTML or (route.content_type == TEXT and "{id" in route.path):
