@@ -7,7 +7,7 @@ from itertools import compress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shellrunner.keeper.recorder import Recorder
@@ -165,6 +165,8 @@ async def check_damage(
     damages=st.lists(st.tuples(st.sampled_from(["out", "idx"]), DAMAGE), max_size=3),
     share=st.sampled_from([0.3, 0.9, 1.0]),
 )
+@example(written=Written(1, (1500, 3), 0.5), damages=[("idx", longer(1))], share=1.0)
+@example(written=Written(1, (800, 400), 0.5), damages=[("idx", longer(3))], share=1.0)
 async def test_c6_what_is_delivered_is_true_and_what_is_missing_is_counted(
     tmp_path_factory: pytest.TempPathFactory, written: Written, damages: list[tuple[str, Damage]], share: float
 ) -> None:

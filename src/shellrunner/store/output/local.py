@@ -22,6 +22,7 @@ from shellrunner.store.output.spill import Spill
 T = TypeVar("T")
 _MAX_SURVEYS: Final = 256
 Read = Callable[[IndexedOutput], T]
+Survey = Sequence[Segment] | None  # see `segments.survey`
 
 
 class LocalStorage:
@@ -72,9 +73,9 @@ class _Surveys:
     """Thorough surveys of ended attempts, each valid for as long as its files are as they were."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[Hashable, tuple[Hashable, Sequence[Segment]]] = OrderedDict()
+        self._found: OrderedDict[Hashable, tuple[Hashable, Survey]] = OrderedDict()
 
-    def get(self, key: Hashable, signature: Hashable, make: Callable[[], Sequence[Segment]]) -> Sequence[Segment]:
+    def get(self, key: Hashable, signature: Hashable, make: Callable[[], Survey]) -> Survey:
         """Return the survey, made by `make` unless it is known. May be called from several threads."""
         known = self._found.get(key)
         if known is None or known[0] != signature:
@@ -102,12 +103,12 @@ class _RowSource:
     async def apply(self, read: Read[T]) -> T:
         return await _run(lambda: self._read(read), spilled=self._spilled)
 
-    async def survey(self, *, thorough: bool) -> Sequence[Segment]:
+    async def survey(self, *, thorough: bool) -> Survey:
         # What is in the row has the database's own checks.
         check = self._thorough_survey if thorough and self._spilled else partial(self._read, _quick_survey)
         return await _run(check, spilled=self._spilled)
 
-    def _thorough_survey(self) -> Sequence[Segment]:
+    def _thorough_survey(self) -> Survey:
         with Spill(*self._files) as spill:
             signature = spill.signature(), self.volume
         make = partial(self._read, partial(segments.survey, thorough=True))
@@ -147,7 +148,7 @@ class _SlotSource:
             recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)
             return await _RowSource(self._state_dir, self._record.job, self._owner.attempt, recorded).apply(read)
 
-    async def survey(self, *, thorough: bool) -> Sequence[Segment]:
+    async def survey(self, *, thorough: bool) -> Survey:
         return await self.apply(partial(segments.survey, thorough=thorough))
 
     def _read(self, read: Read[T]) -> T:
@@ -198,7 +199,7 @@ class _RowHead:
         return min(DATA_CAPACITY, len(self.head.data))
 
 
-def _quick_survey(output: IndexedOutput) -> Sequence[Segment]:
+def _quick_survey(output: IndexedOutput) -> Survey:
     return segments.survey(output, thorough=False)
 
 

@@ -44,8 +44,8 @@ class ByteSource(Protocol):
     async def apply(self, read: Callable[[IndexedOutput], T], /) -> T:
         """Run `read`, which must not block otherwise, over the bytes."""
 
-    async def survey(self, *, thorough: bool) -> Sequence[Segment]:
-        """Return the parts that are there; see `Output.gaps`."""
+    async def survey(self, *, thorough: bool) -> Sequence[Segment] | None:
+        """Return the parts that are there; None: everything, just as the index says. See `Output.gaps`."""
 
 
 class OutputStorage(Protocol):
@@ -72,7 +72,7 @@ class OutputSnapshot:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._gaps: list[Gap] = []
-        self._segments: Sequence[Segment] | None = None  # to be read instead of everything, if there are gaps
+        self._segments: Sequence[Segment] | None = None  # to be read instead of everything
         self._checked: set[bool] = set()
 
     @property
@@ -83,7 +83,7 @@ class OutputSnapshot:
         if not {True, thorough} & self._checked:
             found = await self._source.survey(thorough=thorough)
             self._gaps = segments.gaps(found, self.volume)
-            self._segments = found if self._gaps else None
+            self._segments = found
             self._checked.add(thorough)
         return self._gaps
 

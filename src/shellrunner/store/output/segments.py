@@ -33,17 +33,24 @@ class Segment(NamedTuple):
     end: Volume
 
 
-def survey(output: IndexedOutput, *, thorough: bool) -> Sequence[Segment]:
-    """Return the parts of an output that are there."""
+def survey(output: IndexedOutput, *, thorough: bool) -> Sequence[Segment] | None:
+    """Return the parts of an output that are there; None if that is everything, just as its index says."""
     parts = output.data_extents()
     if not thorough and _seems_whole(output, parts):
-        return [Segment(output.first, output.count, Volume(), output.volume)]
-    found = [piece for chain in _chains(output) for begin, end in parts if (piece := _cut(output, chain, begin, end))]
-    return _in_order(found, output.volume)
+        return None
+    pieces = [
+        piece for chain in _chains(output) for begin, end in parts if (piece := _cut(output, chain, begin, end))
+    ]
+    found = _in_order(pieces, output.volume)
+    # Nothing may be missing although entries were added: these must not be read.
+    uses_all = all((piece.first, piece.stop) == (output.first, output.count) for piece in found)
+    return None if uses_all and not gaps(found, output.volume) else found
 
 
-def gaps(segments: Sequence[Segment], volume: Volume) -> list[Gap]:
+def gaps(segments: Sequence[Segment] | None, volume: Volume) -> list[Gap]:
     """Return what is missing between the segments and at the end."""
+    if segments is None:
+        return []
     ends = [Volume(), *(segment.end for segment in segments)]
     begins = [*(segment.begin for segment in segments), volume]
     return [Gap(end, begin) for end, begin in zip(ends, begins, strict=True) if end.stored < begin.stored]
