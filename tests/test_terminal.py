@@ -50,7 +50,9 @@ def test_the_command_has_a_terminal_of_its_own(keeping: tuple[Talk, SlotReader])
     size, written, name, echo, ids, descriptors = data.decode().splitlines()
     assert (size, written, echo) == ("31 97", "written", "-echo")
     assert name.startswith("/dev/pts/")
-    assert len(set(ids.split())) == 1
+    session, group, foreground, pid = map(int, ids.split())
+    assert group == foreground == pid
+    assert session == keeping[0].hello["identity"]["pid"], "else its own end would hang it up"
     assert descriptors == "0 1 2 3"  # ls itself has the directory open as 3
     assert (end["exit_code"], end["stderr"]) == (0, 0)
 

@@ -93,6 +93,15 @@ def test_t1_a_pipeline_on_a_terminal_is_whole(keeping: Keeping) -> None:
         assert (end["exit_code"], data) == (4, b"a\r\nb\r\n")
 
 
+def test_t1_a_substitution_on_a_terminal_is_whole(keeping: Keeping, tmp_path: Path) -> None:
+    """The command's end does not hang up the terminal on the filter that is still to write, in 20 runs of 20."""
+    log = tmp_path / "log"
+    for job in range(1, 21):
+        end, data = keep(*keeping, job, "", tty=[24, 80], **bash(f"exec > >(tee {log}) 2>&1; echo a; echo b; exit 4"))
+        assert (end["exit_code"], data, log.read_bytes()) == (4, b"a\r\nb\r\n", b"a\nb\n")
+        assert "leftovers" not in end
+
+
 def test_output_is_stored_until_it_is_quiet_and_no_longer(keeping: Keeping) -> None:
     """What writes at short intervals after the command's end is stored for a second, which is not in `duration`."""
     began = time.monotonic()
@@ -206,6 +215,17 @@ async def test_t3_term_and_grace_reach_what_a_wrapper_runs(keeping: Keeping, tmp
     assert saved.read_text().startswith("up\nsaved\n")
 
 
+async def test_t3_a_cancel_on_a_terminal_leaves_its_time_to_a_worker(keeping: Keeping, tmp_path: Path) -> None:
+    """The end of the command at TERM does not hang up the terminal on the worker that saves meanwhile."""
+    keeper, slot = keeping
+    start(keeper, 1, "sh $WORKER; true", tty=[24, 80], **worker(tmp_path))
+    saved = tmp_path / "saved"
+    await until(lambda: saved.exists() and saved.read_text() == "up\n")
+    keeper.send(do="cancel", job=1, token="t")
+    assert keeper.receive()["say"] == "ended"
+    assert (ended(slot, 1)[0]["ending"], saved.read_text()) == ("cancelled", "up\nsaved\n")
+
+
 @pytest.mark.parametrize("how", ["timeout", "output limit"])
 def test_t3_what_is_written_during_the_grace_is_stored(keeping: Keeping, how: str) -> None:
     """A worker in a group of its own writes its last words after the command above it is gone: they are stored."""
@@ -299,7 +319,7 @@ async def test_p7_the_own_group_is_never_signalled() -> None:
 async def test_a_signal_to_the_tree_reaches_every_group(keeping: Keeping, tmp_path: Path) -> None:
     """`to: tree` reaches what has left the command's group, `to: group` does not."""
     keeper, slot = keeping
-    loop = "trap 'echo $SAY >&2' HUP; echo up; while :; do sleep 0.02; done"
+    loop = "exec 3>&2 2>/dev/null; trap 'echo $SAY >&3' HUP; echo up; while :; do sleep 0.02; done"
     env = {"PATH": "/usr/bin:/bin", "LOOP": loop}
     both = 'SAY=in sh -c "$LOOP" & SAY=out setsid sh -c "$LOOP" & trap : HUP; while :; do wait; done'
     start(keeper, 1, both, env=env)

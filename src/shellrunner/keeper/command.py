@@ -2,7 +2,7 @@
 
 Used by the keeper's loop. Knows posix_spawn and wait statuses; must not know slots or process trees.
 posix_spawn (vfork inside) costs a fraction of a fork, and the child never runs our code. It cannot set a working
-directory, so the keeper enters it and leaves it. Limits and other users need a fork (`fork_exec`).
+directory, so the keeper enters it and leaves it. Limits, other users and terminals need a fork (`fork_exec`).
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from .fork_exec import TargetUser, requested_limits, spawn
 from .program import Program, StartStep, StepFailed, explain_refusal
 from .stdin_buffer import StdinBuffer
-from .stdio import Action, Stdio
+from .stdio import Stdio
 
 # Every signal gets its default action and none is blocked: the command must not ignore what the keeper ignores.
 _DEFAULT_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -53,7 +53,7 @@ def start(message: dict[str, Any]) -> Command:
         raise CannotStart(f"cannot open {kind} for it: {error.strerror}") from None
     try:
         wall, clock = time.time_ns() // 1_000_000, time.monotonic()
-        pid = _spawn(message, stdio.actions)
+        pid = _spawn(message, stdio)
     except CannotStart:
         stdio.close_all()
         raise
@@ -69,12 +69,19 @@ def _open_pidfd(pid: int) -> int:
         return -1
 
 
-def _spawn(message: dict[str, Any], actions: list[Action]) -> int:
+def _spawn(message: dict[str, Any], stdio: Stdio) -> int:
     program, user = Program.from_message(message), TargetUser.from_message(message)
     limits = requested_limits(message.get("limits"))
     try:
-        if limits or user:
-            return spawn(program, actions=actions, default_signals=_DEFAULT_SIGNALS, limits=limits, user=user)
+        if limits or user or stdio.is_terminal:
+            return spawn(
+                program,
+                actions=stdio.actions,
+                default_signals=_DEFAULT_SIGNALS,
+                limits=limits,
+                user=user,
+                on_terminal=stdio.is_terminal,
+            )
         program.enter()
         try:
             path = program.find()
@@ -82,7 +89,7 @@ def _spawn(message: dict[str, Any], actions: list[Action]) -> int:
                 path,
                 program.argv,
                 program.environment,
-                file_actions=actions,
+                file_actions=stdio.actions,
                 setsid=True,
                 setsigmask=(),
                 setsigdef=_DEFAULT_SIGNALS,

@@ -1,6 +1,6 @@
-"""Start a command by fork and exec, which can set limits and switch the user where posix_spawn cannot.
+"""Start a command by fork and exec, which can do what posix_spawn cannot: limits, users, a terminal's foreground.
 
-Used by `command` when either is requested; the child does by itself what posix_spawn does otherwise. The keeper keeps
+Used by `command` when one is requested; the child does by itself what posix_spawn does otherwise. The keeper keeps
 its own user, so a command of another one can neither kill nor inspect it. Must not know jobs.
 """
 
@@ -88,8 +88,11 @@ def spawn(
     default_signals: Sequence[int],
     limits: Sequence[ResourceLimit] = (),
     user: TargetUser | None = None,
+    on_terminal: bool = False,
 ) -> int:
     """Start the program in a session of its own, with no signal blocked and these signals reset; return its pid.
+
+    With `on_terminal` it is in this process's session, and its group is the foreground of the terminal at 0.
 
     Raises:
         StepFailed: it could not be started.
@@ -97,7 +100,7 @@ def spawn(
     """
 
     def run() -> NoReturn:
-        _prepare_child(actions, default_signals)
+        _prepare_child(actions, default_signals, on_terminal=on_terminal)
         if user:
             _switch_user(user)
         program.enter()
@@ -159,16 +162,22 @@ def _report(report: int, failure: bytes) -> None:
             return
 
 
-def _prepare_child(actions: Sequence[Action], default_signals: Sequence[int]) -> None:
-    os.setsid()
+def _prepare_child(actions: Sequence[Action], default_signals: Sequence[int], *, on_terminal: bool) -> None:
+    for _, *descriptors in actions:
+        os.dup2(*descriptors)
+    if on_terminal:
+        _enter_foreground()
+    else:
+        os.setsid()
     for signum in default_signals:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for kind, *arguments in actions:
-        if kind == os.POSIX_SPAWN_DUP2:
-            os.dup2(*arguments)
-        else:
-            _open_as(*arguments)
+
+
+def _enter_foreground() -> None:
+    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])  # else it would stop us: we are not in it yet
+    os.tcsetpgrp(0, os.getpgrp())
 
 
 def _switch_user(user: TargetUser) -> None:
@@ -212,12 +221,6 @@ def _execute(path: bytes, program: Program, limits: Sequence[ResourceLimit]) -> 
         resource.setrlimit(limit.resource, (limit.soft, limit.hard))
     _execve(path, argv, environment)
     raise StepFailed(StartStep.EXECUTE, ctypes.get_errno())
-
-
-def _open_as(descriptor: int, path: str, flags: int, mode: int) -> None:
-    opened = os.open(path, flags, mode)
-    os.dup2(opened, descriptor)  # never the same number: 0 to 2 are always open
-    os.close(opened)
 
 
 def _c_strings(strings: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:

@@ -6,6 +6,7 @@ watches what is typed.
 """
 
 import errno
+import fcntl
 import os
 import select
 import termios
@@ -23,6 +24,9 @@ class Pty(StdinBuffer):
     """Both ends of a pseudo-terminal (pty(7)); output is read from `master`.
 
     The command's end stays open here while the command runs: one that closes it everywhere may open /dev/tty again.
+
+    The terminal's session is the keeper's. A leader's end sends SIGHUP to the foreground (_exit(2)): if the command
+    led it, its end would kill the filters behind its output, and a cancel what is saving its work.
     """
 
     _GONE = (errno.EPIPE, errno.EIO)  # EIO: it was hung up (vhangup(2))
@@ -42,7 +46,6 @@ class Pty(StdinBuffer):
             attributes = termios.tcgetattr(self._slave)
             attributes[_LOCAL] &= ~termios.ECHO
             termios.tcsetattr(self._slave, termios.TCSANOW, attributes)
-            self.path = os.ttyname(self._slave)
         except (OSError, termios.error) as error:
             self.close()
             with suppress(OSError):
@@ -50,6 +53,21 @@ class Pty(StdinBuffer):
             raise OSError(error.args[0], error.args[1]) from None
         self._poll_interval = _MIN_POLL_INTERVAL
         self._key_typed = False
+
+    @property
+    def command_end(self) -> int:
+        """The descriptor of the command's end."""
+        return self._slave
+
+    def become_controlling(self) -> None:
+        """Make it this process's controlling terminal, until `master` and every copy of it are closed.
+
+        Raises:
+            OSError: this process has one already, or leads a group but no session.
+        """
+        if os.getsid(0) != os.getpid():
+            os.setsid()
+        fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
 
     def chown(self, uid: int) -> None:
         """Give the terminal to a user, as grantpt(3) does; its group stays.

@@ -10,7 +10,7 @@ from typing import Any
 from .pty import Pty
 from .stdin_buffer import StdinBuffer
 
-# A file action of posix_spawn(3), with its arguments: DUP2 from, to; OPEN descriptor, path, flags, mode.
+# A file action of posix_spawn(3), with its arguments: DUP2 from, to.
 Action = tuple[Any, ...]
 
 
@@ -39,6 +39,11 @@ class Stdio:
             self.close_all()
             raise
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it is a terminal, of which the command is to be the foreground."""
+        return isinstance(self.stdin, Pty)
+
     def close_child_ends(self) -> None:
         """Close the descriptors that only the command needs, once it is started."""
         ends, self._child_ends = self._child_ends, []
@@ -62,10 +67,8 @@ class Stdio:
         text = (message["stdin"] or "").encode()
         self.stdin = terminal = Pty(message["tty"], text, is_open=message.get("stream", False))
         self.pipes = [terminal.master]
-        # The first terminal that a session leader opens becomes the session's (tty_ioctl(4)), and posix_spawn has
-        # made the session by then, in glibc and in musl.
-        opened = (os.POSIX_SPAWN_OPEN, 0, terminal.path, os.O_RDWR, 0)
-        self.actions = [opened, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
+        terminal.become_controlling()
+        self.actions = [(os.POSIX_SPAWN_DUP2, terminal.command_end, descriptor) for descriptor in range(3)]
 
     def _open_output_pipes(self, message: dict[str, Any]) -> None:
         # Pipes, never files: a file opened again through /dev/stderr is written from offset 0, over its content.
