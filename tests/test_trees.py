@@ -152,6 +152,25 @@ def test_t2_a_stopped_child_gets_its_term(keeping: Keeping) -> None:
     assert (end["exit_code"], data) == (0, b"bye\n")
 
 
+def test_p4_a_process_whose_first_thread_has_ended_is_ended_too(keeping: Keeping) -> None:
+    """It looks like a zombie in /proc, but its other threads go on: it is named, and nothing of it is left."""
+    end, _ = keep(*keeping, 1, "", argv=["/usr/bin/env", "python3", "-c", WITHOUT_FIRST_THREAD])
+    assert (end["exit_code"], end["detail"], end["leftovers_count"]) == (3, None, 1)
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
+
+
+WITHOUT_FIRST_THREAD = """
+import ctypes, os, threading, time
+pid = os.fork()
+if pid == 0:
+    threading.Thread(target=time.sleep, args=(300,)).start()
+    ctypes.CDLL(None).pthread_exit(None)
+while b") Z " not in open(f"/proc/{pid}/stat", "rb").read():
+    time.sleep(0.01)
+os._exit(3)
+"""
+
+
 def test_t2_a_hundred_are_counted_and_twenty_named(keeping: Keeping) -> None:
     """However many there are and however long their command lines, the end fits into the slot; the count is true."""
     argv = ["/usr/bin/env", "python3", "-c", MANY, "\x1b[31mж😀\n" * 1000]

@@ -66,6 +66,14 @@ class ProcessIdentity(NamedTuple):
             os.close(pidfd)
 
 
+def is_zombie(state: bytes, threads: int) -> bool:
+    """Return whether a process with this state and number of threads in /proc has ended (proc_pid_stat(5)).
+
+    The state is that of its first thread, which may end before the others (pthread_exit(3)).
+    """
+    return state in (b"Z", b"X") and threads <= 1
+
+
 def read_proc_file(path: str) -> bytes:
     """Return the content of a small file in /proc; `open` would cost codecs and buffers, a megabyte per keeper.
 

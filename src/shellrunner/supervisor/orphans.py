@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from shellrunner.keeper.identity import start_time, stat_fields
+from shellrunner.keeper.identity import is_zombie, start_time, stat_fields
 
 
 def job_mark(job_id: int, token: str, home: str) -> str:
@@ -112,7 +112,7 @@ def _processes() -> Iterator[_Process]:
         if name.isdecimal():
             with suppress(ProcessLookupError):
                 state, parent, _, session, *rest = stat_fields(int(name))
-                if state not in (b"Z", b"X"):
+                if not is_zombie(state, int(rest[13])):
                     yield _Process(int(name), int(parent), int(session), int(rest[15]))
 
 

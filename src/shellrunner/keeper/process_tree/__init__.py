@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..identity import read_proc_file, stat_fields
+from ..identity import is_zombie, read_proc_file, stat_fields
 from ..slot import shorten
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -31,11 +31,12 @@ class Process(NamedTuple):
     group: int
     start: int
     state: bytes
+    threads: int
 
     @property
     def zombie(self) -> bool:
-        """Whether it has ended, and is not reaped."""
-        return self.state in (b"Z", b"X")
+        """Whether it has ended, all of its threads, and is not reaped."""
+        return is_zombie(self.state, self.threads)
 
     @property
     def is_busy(self) -> bool:
@@ -59,7 +60,8 @@ def processes() -> Iterator[Process]:
         if name.isdecimal():
             with suppress(ProcessLookupError):
                 fields = stat_fields(int(name))
-                yield Process(int(name), int(fields[1]), int(fields[2]), int(fields[19]), fields[0])
+                parent, group, threads, start = (int(fields[index]) for index in (1, 2, 17, 19))
+                yield Process(int(name), parent, group, start, fields[0], threads)
 
 
 def descendants(root: int, spared: Collection[int] = ()) -> list[Process]:
@@ -115,7 +117,8 @@ def kill(spared: Collection[int] = ()) -> None:
     """Stop, then kill, every descendant of this process.
 
     They are stopped first, and looked for again until no new one is found: a stopped process does not fork, so the
-    search ends, where killing one by one would lag behind a tree that keeps forking.
+    search ends, where killing one by one would lag behind a tree that keeps forking. First groups, all of whose
+    members stop at once; then each process, which may have left its group meanwhile.
     """
     me = os.getpid()
     stopped: dict[tuple[int, int], Process] = {}
@@ -124,6 +127,7 @@ def kill(spared: Collection[int] = ()) -> None:
         fresh = [p for p in found if not p.zombie and (p.pid, p.start) not in stopped]
         if not fresh:
             break
+        signal_groups(fresh, signal.SIGSTOP)
         for process in fresh:
             _signal(process, signal.SIGSTOP)
             stopped[process.pid, process.start] = process
