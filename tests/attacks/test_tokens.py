@@ -182,7 +182,11 @@ BODIES = {
 
 def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: Any) -> bytes:
     """Return a request that would succeed with permission."""
-    path = re.sub(r"\{(\w+)[^/]*", lambda part: {"id": str(job), "number": "1"}.get(part[1], "default"), row.path)
+    path = re.sub(
+        r"\{(\w+)[^/]*",
+        lambda part: {"id": str(job), "number": "1", "keeper": "999999"}.get(part[1], "default"),
+        row.path,
+    )
     if row.verb == "DELETE" and row.path == "/api/jobs":
         path += "?confirm=true"
     body = BODIES.get(path.rpartition("/")[2], JOB) if row.verb == "POST" else b""

@@ -146,6 +146,7 @@ async def test_a_job_that_somebody_deletes_ends_the_run(service: Service, typist
         for name in os.listdir(service.state_dir):
             if name.startswith("history.db"):
                 os.unlink(service.state_dir / name)
+        service.program.append("--new-history")
         await service.start()
         done = await finished(process)
     # Before it, perhaps, that the service could not be reached: it depends on how long a start takes.

@@ -121,6 +121,9 @@ async def hold(client: Any) -> None:
     assert (await client.resume("one"))["paused"] is False
     assert (await client.pause_all())["paused"] is True
     assert (await client.resume_all())["paused"] is False
+    assert await client.keepers() == {"keepers": []}
+    with pytest.raises(ClientError, match="999999"):
+        await client.end_keeper(999_999)
     assert {queue["queue"] for queue in (await client.queues())["queues"]} == {"default", "one"}
 
 

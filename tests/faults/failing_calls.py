@@ -51,12 +51,16 @@ runpy.run_path({program!r}, run_name="__main__")
 """
 
 
+_launched: list[subprocess.Popen[bytes]] = []  # fork servers that are reaped in the end
+
+
 @contextlib.contextmanager
 def failing_fork_servers(directory: Path) -> Iterator[None]:
     """Start fork servers with failing calls from now on; in the end all of them are reaped."""
     program = directory / "fork_server.py"
     program.write_text(_PROGRAM.format(injector=injector.__file__, program=measurement.fork_server_program()))
-    launched: list[subprocess.Popen[bytes]] = []
+    launched = _launched
+    launched.clear()
 
     def attach_and_note(process: subprocess.Popen[bytes], connection: socket.socket) -> Any:
         launched.append(process)
@@ -248,6 +252,7 @@ async def world(path: Path, max_running: int = _MAX_RUNNING, *, leave: bool = Fa
     settings = load_settings(max_running)
     launcher = ForkServerLauncher.from_process(prepare(path))
     fork_server = await attach(*launcher.launch())
+    _launched.append(fork_server.process)
     async with (
         open_store(path, Retention(days=None, jobs=None, bytes=None)) as store,
         supervised(store, launcher, fork_server, settings, Metrics({})) as (supervisor, task),

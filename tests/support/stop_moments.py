@@ -54,7 +54,9 @@ class StartingServer:
         """Send the signals `delay` seconds after the moment has come; return the log. Fail unless it exits with 0."""
         deadline = asyncio.get_running_loop().time() + WAIT_TIMEOUT
         while not moment(self):  # without a pause: a moment is short
-            assert asyncio.get_running_loop().time() < deadline, "the moment never came"
+            if asyncio.get_running_loop().time() > deadline:
+                self._process.kill()
+                raise AssertionError(f"the moment never came: {(await self._process.stderr.read()).decode()}")
         await asyncio.sleep(delay)
         for signum in signals:
             with contextlib.suppress(ProcessLookupError):  # the first signal has ended it

@@ -274,6 +274,18 @@ class Client:
         queues: documents.Queues = await self._transport.request("POST", "/api/queues/resume")
         return queues
 
+    # Keepers
+
+    async def keepers(self) -> "documents.Keepers":
+        """Return the keepers that run commands which the history does not know: it was restored, or is a new one."""
+        keepers: documents.Keepers = await self._transport.request("GET", "/api/keepers")
+        return keepers
+
+    async def end_keeper(self, keeper: int) -> "documents.Keepers":
+        """Have such a keeper end its command, which takes a moment."""
+        keepers: documents.Keepers = await self._transport.request("DELETE", f"/api/keepers/{keeper}")
+        return keepers
+
     async def _rows(self, kind: str, query: Mapping[str, Filter]) -> AsyncIterator[Any]:
         link: str | None = f"/api/{kind}{_query_string(query)}"
         while link:
