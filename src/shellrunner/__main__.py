@@ -1,20 +1,24 @@
-"""`shellrunner` and `python -m shellrunner`: the command line, loaded once the signals of a server are handled."""
+"""`shellrunner` and `python -m shellrunner`: the command line, loaded once the signals of a server are handled.
+
+Imports nothing by itself: each import takes time in which Ctrl-C would end in a traceback.
+"""
 
 import sys
-
-from shellrunner import startup_signals
 
 
 def main() -> None:
     """Run the command line."""
-    if sys.argv[1:2] == ["serve"]:
-        startup_signals.handle()
+    is_server = sys.argv[1:2] == ["serve"]
     try:
+        if is_server:
+            from shellrunner import startup_signals  # noqa: PLC0415  takes 5 ms
+
+            startup_signals.handle()
         from shellrunner import cli  # noqa: PLC0415  takes 25 ms
 
         cli.main()
-    except KeyboardInterrupt:  # while it was being imported
-        sys.exit(130)
+    except KeyboardInterrupt:  # while they were being imported
+        sys.exit(0 if is_server else 130)
 
 
 if __name__ == "__main__":

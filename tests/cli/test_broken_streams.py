@@ -1,8 +1,10 @@
 """Every verb with streams that are full, closed or missing, and in a directory that is gone: no traceback."""
 
+import ast
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +147,16 @@ async def test_an_interrupt_at_any_moment_is_quiet(typist: Typist, tmp_path: Pat
             done = await finished(process)
         assert "Traceback" not in done.err, done
         assert done.code in ((0,) if verb == "serve" else (0, 130)), (moment, done)
+
+
+async def test_nothing_is_imported_before_an_interrupt_is_handled() -> None:
+    """The program's first module brings no other, in whose import Ctrl-C would be a traceback."""
+    program = "import sys; before = {*sys.modules}; import shellrunner.__main__; print({*sys.modules} - before)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    loaded = (await process.stdout.read()).decode()
+    assert await process.wait() == 0
+    assert ast.literal_eval(loaded) == {"shellrunner", "shellrunner.__main__"}
 
 
 async def _runs_python(pid: int) -> None:
