@@ -97,13 +97,14 @@ class HistoryOpener:
                 raise
         except HistoryRefused:
             raise
-        except (OSError, sqlite3.Error, StoreUnavailable) as error:
+        except (OSError, sqlite3.Error, MemoryError, StoreUnavailable) as error:
+            reason = str(error) or "out of memory"
             if is_full(self._state_dir):  # whatever SQLite says: disk I/O error, unable to open, …
                 raise StoreUnavailable(
-                    f"{self.path} cannot be opened ({error}), and the disk is full: free space there, and start again"
+                    f"{self.path} cannot be opened ({reason}), and the disk is full: free space there, and start again"
                 ) from error
             raise StoreUnavailable(
-                f"{self.path} cannot be opened as a history: {error}. The file was not changed: fix the cause, "
+                f"{self.path} cannot be opened as a history: {reason}. The file was not changed: fix the cause, "
                 "restore it from a backup, or move it away and use `shellrunner serve --new-history` to start a new "
                 "history"
             ) from error

@@ -6,13 +6,16 @@ Owned by the engine. Knows batches, and which outcome belongs to which caller; m
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
 
-from shellrunner.errors import NoSpace, StoreUnavailable
+from shellrunner.errors import NoSpace, OutcomeUnknown, StoreUnavailable
 from shellrunner.store.db import UnitOfWork
 from shellrunner.store.sqlite.engine.db_thread import DbThread
 
 T = TypeVar("T")
+
+SQLITE_FAILURES: Final = (sqlite3.Error, MemoryError)  # the latter is SQLITE_NOMEM
 
 
 class WorkItem:
@@ -120,15 +123,33 @@ class BatchQueue:
             await self._wake.wait()
             self._wake.clear()
             batch, self._pending = self._pending, []
-            last = planner.plan(batch) if planner is not None else None
-            if last is not None:
-                batch.append(last)
-            if batch:
-                self._executing = len(batch)
-                await self._connection.run(lambda db, batch=batch: self._executor.execute(db, batch))  # type: ignore[misc]
-                self._executing = 0
-                for item in batch:
-                    item.settle()
+            try:
+                await self._run_batch(batch, planner)
+            except BaseException:
+                self._abandon(batch)
+                raise
+
+    async def _run_batch(self, batch: list[WorkItem], planner: BatchPlanner | None) -> None:
+        last = planner.plan(batch) if planner is not None else None
+        if last is not None:
+            batch.append(last)
+        if batch:
+            self._executing = len(batch)
+            await self._connection.run(lambda db: self._executor.execute(db, batch))
+            self._executing = 0
+            for item in batch:
+                item.settle()
+
+    def _abandon(self, batch: list[WorkItem]) -> None:
+        """Close after a crash, so that nobody waits for ever: the service ends, and may need the history for that."""
+        self._closed = True
+        for item in batch:
+            item.error = OutcomeUnknown("the history has crashed; whether the request took effect is not known")
+        for item in self._pending:
+            item.error = StoreUnavailable("the history has crashed")
+        for item in batch + self._pending:
+            item.settle()
+        self._pending.clear()
 
 
 class BatchReader:
@@ -136,6 +157,7 @@ class BatchReader:
 
     def execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
         """Run every unit; one that fails does not affect the others."""
+        roll_back(db)  # a transaction that could not be ended sees an earlier state
         for item in batch:
             try:
                 if not db.in_transaction:
@@ -143,14 +165,20 @@ class BatchReader:
                 item.value = item.unit(db)
             except Exception as error:  # noqa: BLE001  # each caller gets its own, the queue goes on
                 item.error = translate_error(error, "read")
+        roll_back(db)
+
+
+def roll_back(db: sqlite3.Connection) -> None:
+    """End the transaction if one is open; if that fails, the next batch tries again before it begins its own."""
+    with suppress(*SQLITE_FAILURES):
         if db.in_transaction:
             db.rollback()
 
 
 def translate_error(error: Exception, action: str) -> Exception:
     """Return the error as callers may see it: SQLite's own never leave the store."""
-    if not isinstance(error, sqlite3.Error):
+    if not isinstance(error, SQLITE_FAILURES):
         return error
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
         return NoSpace()
-    return StoreUnavailable(f"the history cannot be {action}: {error}")
+    return StoreUnavailable(f"the history cannot be {action}: {str(error) or 'out of memory'}")

@@ -7,11 +7,11 @@ import sqlite3
 from collections.abc import Sequence
 
 from shellrunner.errors import NoSpace, OutcomeUnknown, ShellrunnerError, StoreUnavailable
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem, translate_error
+from shellrunner.store.sqlite.engine.batch_queue import SQLITE_FAILURES, WorkItem, roll_back, translate_error
 from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
 
-Failure = sqlite3.Error | StoreUnavailable
+Failure = sqlite3.Error | MemoryError | StoreUnavailable
 
 _NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
@@ -19,7 +19,7 @@ _NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 class _CommitError(Exception):
     """COMMIT itself failed: the transaction may be in the log all the same."""
 
-    def __init__(self, error: sqlite3.Error) -> None:
+    def __init__(self, error: sqlite3.Error | MemoryError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -53,7 +53,7 @@ class BatchWriter:
     def _execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
         try:
             culprit = self._commit(db, batch)
-        except (sqlite3.Error, StoreUnavailable) as error:
+        except (*SQLITE_FAILURES, StoreUnavailable) as error:
             self._fail_all(db, batch, error)
         except _CommitError as failed:
             # With SQLITE_FULL the transaction could not be written as a whole, and a part of one is never replayed.
@@ -67,6 +67,7 @@ class BatchWriter:
 
     def _commit(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> Exception | None:
         """Commit the batch; or return what a unit raised, with everything rolled back."""
+        roll_back(db)  # one that could not be ended before
         try:
             db.execute("BEGIN IMMEDIATE")
             before = db.total_changes
@@ -80,13 +81,12 @@ class BatchWriter:
                 raise _missing(fault)
             try:
                 db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except SQLITE_FAILURES as error:
                 raise _CommitError(error) from None
             self.commits += db.total_changes != before
         finally:
             # Also after a failed COMMIT, which leaves the transaction open: the next batch must not find one.
-            if db.in_transaction:
-                db.rollback()
+            roll_back(db)
         return None
 
     def _run_unit(self, item: WorkItem, db: sqlite3.Connection) -> None:
@@ -103,13 +103,13 @@ class BatchWriter:
         if len(batch) > 1:
             for item in batch:
                 self.execute(db, [item])
-        elif isinstance(culprit, sqlite3.Error):
+        elif isinstance(culprit, SQLITE_FAILURES):
             self._fail_all(db, batch, culprit)
         else:
             batch[0].error = culprit
 
     def _fail_all(self, db: sqlite3.Connection, batch: Sequence[WorkItem], error: Failure) -> None:
-        if isinstance(error, sqlite3.Error) and (fault := self._files.fault()):
+        if isinstance(error, SQLITE_FAILURES) and (fault := self._files.fault()):
             error = _missing(fault)  # which explains what SQLite says
         self._failure = _translated(error)
         for item in batch:
@@ -146,11 +146,10 @@ def _undo_commit(db: sqlite3.Connection) -> bool:
         db.execute("BEGIN IMMEDIATE")
         db.execute(f"PRAGMA user_version={version:d}")
         db.execute("COMMIT")
-    except sqlite3.Error:
+    except SQLITE_FAILURES:
         return False
     finally:
-        if db.in_transaction:
-            db.rollback()
+        roll_back(db)
     return True
 
 
@@ -159,8 +158,9 @@ def _missing(fault: str) -> StoreUnavailable:
     return StoreUnavailable(f"the history cannot be written: {fault} while the service runs: {hint}")
 
 
-def _unknown(error: sqlite3.Error) -> OutcomeUnknown:
-    return OutcomeUnknown(f"the history could not be written: {error}; whether the request took effect is not known")
+def _unknown(error: sqlite3.Error | MemoryError) -> OutcomeUnknown:
+    reason = str(error) or "out of memory"
+    return OutcomeUnknown(f"the history could not be written: {reason}; whether the request took effect is not known")
 
 
 def _translated(error: Failure) -> StoreUnavailable:

@@ -11,7 +11,13 @@ from typing import TypeVar
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.sqlite.engine.batch_queue import BatchPlanner, BatchQueue, BatchReader, WorkItem
+from shellrunner.store.sqlite.engine.batch_queue import (
+    SQLITE_FAILURES,
+    BatchPlanner,
+    BatchQueue,
+    BatchReader,
+    WorkItem,
+)
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.engine.db_thread import DbThread
 from shellrunner.tasks import TaskGroup
@@ -69,6 +75,6 @@ class Engine:
 def _checkpoint(db: sqlite3.Connection) -> bool:
     try:
         busy, pages, checkpointed = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    except sqlite3.Error:  # the history cannot be written now: its writer reports that
+    except SQLITE_FAILURES:  # the history cannot be written now: its writer reports that
         return False
     return not busy and pages == checkpointed
