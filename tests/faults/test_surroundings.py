@@ -84,7 +84,7 @@ async def test_s8_a_start_on_a_full_disk(tmp_path: Path, need: Need) -> None:
             with filled(directory):
                 await service.launch()
                 assert await service.process.wait() == 1
-                assert "and the disk is full: free space there" in str(service.log)
+                assert "and the disk is full: free space" in str(service.log)
             await service.start()
             assert (await service.get(f"/api/results/{done['result_id']}"))[2] == done
 

@@ -71,16 +71,17 @@ def read(state_dir: str) -> Traces:
     return Traces(high_water.read(state_dir), _slots(f"{state_dir}/slots"), spill.find_all(state_dir))
 
 
-def is_copy(slot: SlotReader, header: dict[str, Any] | None) -> bool:
+def is_copy(slot: SlotReader, header: dict[str, Any] | None, deadline: float | None = None) -> bool:
     """Return whether this is a copy of a slot: a keeper holds the lock of its own slot for its whole life.
 
-    Waits for a moment for a keeper that is exiting: its lock is released first.
+    Waits until `deadline` (time.monotonic()), or for a moment, for a keeper that is exiting: its lock is released
+    first.
     """
     try:
         keeper = ProcessIdentity.from_dict(header["identity"]) if header else None
     except (KeyError, TypeError):
         return False
-    deadline = time.monotonic() + _EXIT_TIMEOUT
+    deadline = time.monotonic() + _EXIT_TIMEOUT if deadline is None else deadline
     while keeper is not None and keeper.is_alive() and slot.keeper_is_gone():
         if time.monotonic() > deadline:
             return True
@@ -95,13 +96,16 @@ def _slots(path: str) -> list[SlotTrace]:
         return []
     try:
         stems = [name.removesuffix(".slot") for name in os.listdir(directory) if name.endswith(".slot")]
-        found = [_slot(directory, int(stem)) for stem in stems if stem.isdecimal() and stem == str(int(stem))]
+        deadline = time.monotonic() + _EXIT_TIMEOUT  # for all of them together
+        found = [
+            _slot(directory, int(stem), deadline) for stem in stems if stem.isdecimal() and stem == str(int(stem))
+        ]
         return [slot for slot in found if slot is not None]
     finally:
         os.close(directory)
 
 
-def _slot(directory: int, number: int) -> SlotTrace | None:
+def _slot(directory: int, number: int, deadline: float) -> SlotTrace | None:
     """Return the slot; None if its header cannot be read, so that it says nothing of which history it is."""
     try:
         slot = SlotReader(directory, f"{number}.slot")
@@ -111,6 +115,6 @@ def _slot(directory: int, number: int) -> SlotTrace | None:
         header = slot.header()
         if header is None:
             return None
-        return SlotTrace(number, header, slot.records(), slot.keeper_is_gone(), is_copy(slot, header))
+        return SlotTrace(number, header, slot.records(), slot.keeper_is_gone(), is_copy(slot, header, deadline))
     finally:
         slot.close()

@@ -101,7 +101,7 @@ class HistoryOpener:
             reason = str(error) or "out of memory"
             if is_full(self._state_dir):  # whatever SQLite says: disk I/O error, unable to open, …
                 raise StoreUnavailable(
-                    f"{self.path} cannot be opened ({reason}), and the disk is full: free space there, and start again"
+                    f"{self.path} cannot be opened ({reason}), and the disk is full: free space, and start again"
                 ) from error
             raise StoreUnavailable(
                 f"{self.path} cannot be opened as a history: {reason}. The file was not changed: fix the cause, "
