@@ -262,7 +262,7 @@ class FailingStore:
         if plan.kill or (plan.is_crash and code in (97, 98)):
             return
         assert code == 1, f"{plan}: {code}"
-        reasons = [line for line in self.service.log if line.get("level") in ("error", "critical", None)]
+        reasons = [line for line in self.service.log if line.get("level") in ("error", "critical", "fatal", None)]
         assert reasons, f"{plan} {self.hits(name)[:3]}: it ended without a reason"
 
     async def _works(self) -> bool:

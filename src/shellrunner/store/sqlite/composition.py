@@ -7,7 +7,6 @@ to its `run`, so that no part needs one that is built later.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
-from functools import partial
 from pathlib import Path
 
 from shellrunner.store import QueueLimits, Retention
@@ -26,7 +25,7 @@ from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
-from shellrunner.store.sqlite.engine.db_thread import DbThread, connect, open_reading
+from shellrunner.store.sqlite.engine.db_thread import DbThread, connect
 from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.opening import HistoryOpener
@@ -57,8 +56,8 @@ async def open_store(
     with closing(HistoryOpener(str(state_dir), new_history=new_history)) as opener:
         async with (
             connect(opener.open, opener.interrupt) as writing,
-            connect(partial(open_reading, opener.path)) as reading_one,
-            connect(partial(open_reading, opener.path)) as reading_two,
+            connect(opener.open_reading) as reading_one,
+            connect(opener.open_reading) as reading_two,
             _running(
                 opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues, min_free)
             ) as store,

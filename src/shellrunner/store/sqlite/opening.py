@@ -23,7 +23,7 @@ from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import main_file, provenance, schema
-from shellrunner.store.sqlite.engine.db_thread import open_writing
+from shellrunner.store.sqlite.engine.db_thread import open_reading, open_writing
 from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
 from shellrunner.store.traces import Traces
@@ -109,6 +109,17 @@ class HistoryOpener:
                 "history"
             ) from error
         return db
+
+    def open_reading(self) -> sqlite3.Connection:
+        """Open a connection that cannot write; it must be closed before the writing one.
+
+        Raises:
+            StoreUnavailable: it cannot be opened.
+        """
+        try:
+            return open_reading(self.path)
+        except (sqlite3.Error, MemoryError) as error:
+            raise StoreUnavailable(f"{self.path} cannot be read: {str(error) or 'out of memory'}") from error
 
     # Before SQLite opens it ------------------------------------------------------------------------------------
 
