@@ -141,7 +141,7 @@ class Round:
 @pytest.mark.timeout(450)
 async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
     """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false."""
-    seconds = 30 if whole else 4
+    seconds = 30 if whole else 3
     for sparing in (False, True):
         path = tmp_path / f"sparing-{sparing}"
         path.mkdir()

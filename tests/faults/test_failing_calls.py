@@ -54,7 +54,7 @@ ERRORS = ("EIO", "ENOSPC", "EMFILE", "ENOMEM", "EROFS", "EACCES")
 _FIRSTS = (*range(1, 13), 16, 24, 40, 60)  # which call of a kind fails; there are many only where /proc is read
 # For ever: who cannot wait for a child, nor look for processes, nor read or write pipes, nor receive, cannot do it.
 _HOPELESS = [(0, call) for call in ("os.wait4", "os.open", "os.listdir", "os.read", "os.write", "socket.recv")]
-_SHORT = 4  # calls that a short round picks, where it does not try all
+_SHORT = 2  # calls that a short round picks, where it does not try all
 
 Faults = Iterable[tuple[int, str]]
 
