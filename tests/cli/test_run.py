@@ -12,7 +12,7 @@ import pytest
 from tests.support.command_line import Typist, finished
 from tests.support.prefork import pipe_transport
 from tests.support.service import Service
-from tests.support.waiting import WAIT_TIMEOUT
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -222,15 +222,21 @@ async def test_a_file_for_standard_input_keeps_its_byte_order_mark(typist: Typis
     assert (await typist.run("run", "--stdin", tmp_path / "input", "od -An -tx1")).out == b" ef bb bf 78\n"
 
 
-async def test_input_waits_for_a_job_that_is_queued(typist: Typist, tmp_path: Path) -> None:
+async def test_input_waits_for_a_job_that_is_queued(shared: Service, typist: Typist, tmp_path: Path) -> None:
     """`run` sends it once the job runs, like the first one of a server."""
     blocker = await typist.run("submit", "--queue", "one", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done")
     assert blocker.code == 0
+    before = refusals(shared)
     async with typist.begin("run", "--queue", "one", "--stdin", "-", "cat", stdin=asyncio.subprocess.PIPE) as process:
         process.stdin.write(b"typed")
         process.stdin.close()
-        await asyncio.sleep(0.3)  # it is refused meanwhile
+        await until(lambda: refusals(shared) > before, what="its input is refused")
         assert process.returncode is None
         (tmp_path / "go").touch()
         out, err = await asyncio.wait_for(asyncio.gather(process.stdout.read(), process.stderr.read()), WAIT_TIMEOUT)
         assert (await process.wait(), out, err) == (0, b"typed", b"")
+
+
+def refusals(service: Service) -> int:
+    """Return how many requests were refused with 409."""
+    return sum(entry.get("status") == 409 for entry in service.log)

@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,18 +219,30 @@ class KeeperPool:
         left = [f"pid {pid} {_describe_status(status)}" for pid, status in report["orphans"]]
         return f"{evidence}; the fork server ended what it left: {', '.join(left)}" if left else evidence
 
-    def is_gone(self, number: int) -> bool:
-        """Return whether the lock of this keeper's slot is free, or the slot missing; false if it cannot be read."""
+    @contextmanager
+    def _opened_slot(self, number: int) -> Iterator[SlotReader | None]:
+        """Open a slot for a moment; None if it is missing.
+
+        Raises:
+            OSError: it could not be opened (no descriptors left).
+        """
         try:
             slot = SlotReader(self.slots, slot_name(number))
         except FileNotFoundError:
-            return True
+            slot = None
+        if slot is None:
+            yield None
+        else:
+            with closing(slot):
+                yield slot
+
+    def is_gone(self, number: int) -> bool:
+        """Return whether the lock of this keeper's slot is free, or the slot missing; false if it cannot be read."""
+        try:
+            with self._opened_slot(number) as slot:
+                return slot is None or slot.keeper_is_gone()
         except OSError:  # no descriptors left, for example
             return False
-        try:
-            return slot.keeper_is_gone()
-        finally:
-            slot.close()
 
     def header(self, number: int) -> dict[str, Any] | None:
         """Return the slot's header; None if the slot is missing, or its header cannot be read.
@@ -237,25 +250,13 @@ class KeeperPool:
         Raises:
             OSError: it could not be opened (no descriptors left).
         """
-        try:
-            slot = SlotReader(self.slots, slot_name(number))
-        except FileNotFoundError:
-            return None
-        try:
-            return slot.header()
-        finally:
-            slot.close()
+        with self._opened_slot(number) as slot:
+            return slot.header() if slot else None
 
     def _is_blank(self, number: int) -> bool:
         """Return whether the slot's keeper was ended before it could be given a job."""
-        try:
-            slot = SlotReader(self.slots, slot_name(number))
-        except FileNotFoundError:
-            return False
-        try:
-            return slot.is_blank()
-        finally:
-            slot.close()
+        with self._opened_slot(number) as slot:
+            return slot is not None and slot.is_blank()
 
     def foreign_slot(self, number: int) -> str | None:
         """Return why the slot says nothing about this history's claims: it is a copy, or newer. Blocking.
@@ -263,19 +264,13 @@ class KeeperPool:
         Raises:
             OSError: it could not be opened (no descriptors left).
         """
-        try:
-            slot = SlotReader(self.slots, slot_name(number))
-        except FileNotFoundError:
-            return None
-        try:
-            header = slot.header() or {}
+        with self._opened_slot(number) as slot:
+            header = (slot and slot.header()) or {}
             if header.get("home", self.home) != self.home:
                 return f"its slot {number} was copied from another directory"
             if header.get("generation", 0) > self._header.get("generation", 0):
                 return f"its slot {number} is newer than the history"
-            return f"its slot {number} is a copy, and its keeper lives" if is_copy(slot, header) else None
-        finally:
-            slot.close()
+            return f"its slot {number} is a copy, and its keeper lives" if slot and is_copy(slot, header) else None
 
     def marks(self, number: int, job_id: int, token: str) -> list[str]:
         """Return the marks of the processes of a job whose keeper is gone.
@@ -290,13 +285,10 @@ class KeeperPool:
     def unfinished(self, number: int) -> UnfinishedCommand | None:
         """Return the command that the keeper runs, by its slot; None if it runs none, or the slot cannot be read."""
         try:
-            slot = SlotReader(self.slots, slot_name(number))
+            with self._opened_slot(number) as slot:
+                header, records = (slot.header(), slot.records()) if slot else (None, [])
         except OSError:
             return None
-        try:
-            header, records = slot.header(), slot.records()
-        finally:
-            slot.close()
         running = max(
             (each for each in records if each.end is None), key=lambda each: each.start["wall"], default=None
         )

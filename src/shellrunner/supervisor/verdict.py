@@ -16,7 +16,7 @@ A slot that is a copy, or newer than the history, is not judged at all (`keeper_
 import os
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -155,17 +155,19 @@ def judge(state: int, claim: Claim, evidence: str) -> Verdict:
     if not same_boot:
         evidence = "the host was restarted while it ran"
     try:
-        slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
-        try:
-            slot = SlotReader(slots, slot_name(claim.keeper))
-        finally:
-            os.close(slots)
+        slot = _open_slot(state, claim.keeper)
     except FileNotFoundError:
         return lost(f"{evidence}; its slot {claim.keeper} is missing")
-    try:
+    with closing(slot):
         return _judge(state, slot, claim, evidence, same_boot)
+
+
+def _open_slot(state: int, keeper: int) -> SlotReader:
+    slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
+    try:
+        return SlotReader(slots, slot_name(keeper))
     finally:
-        slot.close()
+        os.close(slots)
 
 
 class OutputSoFar(NamedTuple):
@@ -185,22 +187,16 @@ def output_so_far(state: int, keeper: int, job_id: int, token: str) -> OutputSoF
     """
     nothing = OutputSoFar(Volume(), Head(), 0, None)
     try:
-        slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=state)
-        try:
-            slot = SlotReader(slots, slot_name(keeper))
-        finally:
-            os.close(slots)
+        slot = _open_slot(state, keeper)
     except OSError:
         return nothing
-    try:
+    with closing(slot):
         record = slot.find(job_id, token)
         if record is None:
             return nothing
         volume, head = _intact_output(state, slot, record, record.progress)
         found = OutputSoFar(volume, head, record.progress.get("entries", 0), record.start.get("wall"))
         return found if slot.still_holds(record) else nothing
-    finally:
-        slot.close()
 
 
 def _judge(state: int, slot: SlotReader, claim: Claim, evidence: str, same_boot: bool) -> Verdict:
