@@ -75,6 +75,15 @@ async def test_c8_where_nothing_can_be_undone_the_answer_is_that_it_is_not_known
     assert [each["job_id"] for each in body["jobs"] if "echo x" in each["command"]] == [job["job_id"]]
 
 
+async def test_c7_syncs_that_fail_are_a_reason_not_to_be_ready(failing: Service, syncs: FailingSyncs) -> None:
+    """C7: /readyz says that the history is unavailable; only a single request can have an unknown outcome."""
+    syncs.arm(1_000)
+    status, _, _ = await failing.ask("POST", "/api/jobs", json={"command": "true"})
+    assert status == 503
+    status, _, body = await failing.get("/readyz")
+    assert (status, body["reasons"]) == (503, ["store-unavailable"])
+
+
 ROUTES = {
     "cancel": ("POST", "/api/jobs/{queued}/cancel"),
     "delete": ("DELETE", "/api/jobs/{done}"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from shellrunner.errors import NoSpace, StoreUnavailable
+from shellrunner.errors import NoSpace, OutcomeUnknown, ShellrunnerError, StoreUnavailable
 from shellrunner.store import Store
 from shellrunner.systemd.notify import Notifier
 from shellrunner.web.app_keys import NotReady
@@ -74,7 +74,7 @@ class Health:
     def failures(self) -> list[NotReady]:
         """Return why the history cannot be used; empty if it can."""
         if self._failure:
-            return [NotReady(self._failure.code, self._failure.detail)]
+            return [_not_ready(self._failure)]
         silent = time.monotonic() - self._last_success
         if silent > 3 * self._interval:
             return [NotReady(StoreUnavailable.code, f"the history has not responded for {silent:.0f} s")]
@@ -116,7 +116,8 @@ class Readiness:
         await self._health.refresh()
         found = {reason.kind: reason for reason in self._health.failures()}
         for refusal in self._store.refusals():
-            found.setdefault(refusal.code, NotReady(refusal.code, refusal.detail))
+            reason = _not_ready(refusal)
+            found.setdefault(reason.kind, reason)
         if failure := await self._audit_failure():
             found["audit-unavailable"] = NotReady("audit-unavailable", f"the audit log cannot be written: {failure}")
         if failure := self._keepers.spawn_failure:
@@ -132,3 +133,9 @@ class Readiness:
                 return None
             await asyncio.sleep(_RETRY_DELAY)
         return self._audit.failure()
+
+
+def _not_ready(refusal: ShellrunnerError) -> NotReady:
+    """Return an error of the store as a reason; only a single request can have an unknown outcome."""
+    kind = StoreUnavailable.code if isinstance(refusal, OutcomeUnknown) else refusal.code
+    return NotReady(kind, refusal.detail)
