@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import children
 from tests.support.service import Service
 from tests.support.waiting import until
 
@@ -29,13 +30,6 @@ async def contained(tmp_path: Path) -> AsyncIterator[Service]:
     service.program = [*UNSHARE, sys.executable, "-m", "shellrunner", "serve", "--port", "0"]
     yield service
     await service.clear_away()
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(word) for word in path.read_text().split()]
-    return found
 
 
 def process_one(service: Service) -> int:

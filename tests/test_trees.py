@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.slot import SlotReader
 from tests.support.keepers import Talk, ended, keep, record_of, start
-from tests.support.processes import lives
+from tests.support.processes import children, lives
 from tests.support.waiting import until
 
 Keeping = tuple[Talk, SlotReader]
@@ -68,6 +69,45 @@ def test_t1_a_process_substitution_loses_nothing(keeping: Keeping, tmp_path: Pat
         end, data = keep(*keeping, job, "", **bash(f"exec > >(tee {log}) 2>&1; echo a; echo b"))
         assert (end["ending"], end["exit_code"], data, log.read_bytes()) == ("exited", 0, b"a\nb\n", b"a\nb\n")
         assert "leftovers" not in end
+
+
+_LARGE_PIPE = (
+    "fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)"  # a process may have more in the pipe than one read returns
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "prepare", "size"),
+    [
+        ({"tty": [24, 80]}, "", 12_000),
+        ({}, "", 65_536),
+        ({}, _LARGE_PIPE, 600_000),
+        ({"leave_children": True}, _LARGE_PIPE, 600_000),
+    ],
+    ids=["terminal", "pipe", "large pipe", "children may stay"],
+)
+async def test_t1_a_cancel_after_the_end_loses_no_output(
+    keeping: Keeping, tmp_path: Path, more: dict[str, Any], prepare: str, size: int
+) -> None:
+    """A command that has ended when a cancel arrives keeps its ending, and everything that it wrote."""
+    keeper, slot = keeping
+    pid = keeper.hello["identity"]["pid"]
+    go = tmp_path / "go"
+    program = f"""import fcntl, os, time
+{prepare}
+while not os.path.exists({str(go)!r}): time.sleep(0.01)
+os.write(1, b"x" * {size})"""
+    start(keeper, 1, "", **{"argv": [sys.executable, "-c", program], "output_bytes": 1 << 30, **more})
+    await until(lambda: slot.find(1, "t"))
+    command = await until(lambda: children(pid))
+    os.kill(pid, signal.SIGSTOP)
+    go.touch()
+    await until(lambda: not lives(command[0]), what="the command has ended")
+    keeper.send(do="cancel", job=1, token="t")
+    os.kill(pid, signal.SIGCONT)
+    assert keeper.receive()["say"] == "ended"
+    end = record_of(slot, 1).end
+    assert (end["ending"], end["exit_code"], end["stdout"]) == ("exited", 0, size)
 
 
 def test_t1_stderr_of_a_substitution_is_whole(keeping: Keeping) -> None:

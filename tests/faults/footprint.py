@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.faults.chaos.injection import Processes, children, read_proc
+from tests.faults.chaos.injection import Processes, read_proc
+from tests.support.processes import children
 
 Footprint = dict[str, int]
 

@@ -1,6 +1,8 @@
 """Processes, as /proc shows them."""
 
+import contextlib
 import os
+from pathlib import Path
 
 
 def lives(pid: int) -> bool:
@@ -16,6 +18,15 @@ def parent(pid: int) -> int:
     """Return the pid of its parent."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[1])
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of its children, also those that have ended and were not waited for; none if it is gone."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_bytes().split())
+    return found
 
 
 def marked(mark: str) -> list[int]:

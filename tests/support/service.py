@@ -86,7 +86,8 @@ class Service:
 
     async def kill(self) -> None:
         """End the server abruptly: kill -9."""
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            self.process.kill()
         await self.process.wait()
         await self._reader
 

@@ -55,6 +55,7 @@ from .stdin_buffer import StdinBuffer
 
 _REAP_AFTER = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
 _CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
+_MAX_LAST_READS = 64  # of each pipe; a terminal holds 64 KiB, and a read returns at most 4,095 bytes of it
 _CONNECT_TIMEOUT = 5.0  # seconds that a new keeper waits for the server that had it forked
 _ACCEPT_RETRY_DELAY = 0.2  # seconds
 _READ_RETRY_DELAY = 0.05  # seconds
@@ -298,15 +299,16 @@ class Keeper:
         stdin.is_open = False
         stdin.close()
 
-    def _read_output(self, stream: int, pipe: int) -> None:
+    def _read_output(self, stream: int, pipe: int) -> bool:
+        """Store what one read returns; return whether there was something."""
         try:
             data = os.read(pipe, _CHUNK_SIZE)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             if error.errno != errno.EIO or not os.isatty(pipe):
                 self._poller.pause(pipe, _READ_RETRY_DELAY)
-                return
+                return False
             # No process has the terminal open any more, and what was on its way through the kernel has arrived
             # (`n_tty_read` flushes it first, since Linux 4.7).
             data = b""
@@ -314,6 +316,17 @@ class Keeper:
             self._close_pipe(pipe)
         elif self._running:
             self._running.store_output(stream, data)
+        return bool(data)
+
+    def _drain(self, running: RunningCommand) -> None:
+        """Store what the pipes still hold: a cancel does not wait for it, and this process may have been stopped.
+
+        Not without end: a process that is no descendant may go on writing.
+        """
+        for stream, pipe in enumerate(running.command.pipes):
+            for _ in range(_MAX_LAST_READS):
+                if pipe not in running.open_pipes or not self._read_output(stream, pipe):
+                    break
 
     def _close_pipe(self, pipe: int) -> None:
         self._poller.unwatch(pipe)
@@ -345,6 +358,7 @@ class Keeper:
         if running.command.pidfd >= 0:
             with suppress(OSError):
                 os.close(running.command.pidfd)
+        self._drain(running)
         remarks = running.survivors()
         try:
             running.recorder.sync()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 _MAX_TIMEOUT = 86_400.0  # seconds; poll(2) counts milliseconds in an int
 _POLL_INTERVAL = 0.05  # seconds between calls of a handler for which there is no descriptor
 
-Handler = Callable[[], None]
+Handler = Callable[[], object]
 
 
 class Poller:

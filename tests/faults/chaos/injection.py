@@ -37,18 +37,20 @@ class Processes:
         self._state_dir, self._mark = os.fsencode(state_dir), f"CHAOS={run}-".encode()
 
     def fork_servers(self) -> list[int]:
-        """Return the pids of fork servers: they lead their session, and no process of their kind is their parent."""
-        helpers = self._helpers()
-        return [pid for pid in helpers if _session(pid) == pid and parent(pid) not in helpers]
+        """Return the pids of fork servers: they lead their session, and hold no slot.
+
+        A keeper that has run a command on a terminal leads a session too, and has no fork server above it any more
+        when that was killed.
+        """
+        return [pid for pid in self._helpers() if _session(pid) == pid and not self._holds_slot(pid)]
 
     def keepers(self) -> list[int]:
-        """Return the pids of keepers: in the session of a fork server, which is their parent while it lives.
+        """Return the pids of keepers: they hold a slot.
 
-        A keeper's child that has not become its command yet looks like it, but has a keeper as parent.
+        A keeper's child that has not become its command yet holds it too, but has a keeper as parent.
         """
-        helpers = self._helpers()
-        parents = {pid: parent(pid) for pid in helpers if _session(pid) != pid}
-        return [pid for pid, above in parents.items() if above not in helpers or _session(pid) == above]
+        holders = {pid for pid in self._helpers() if self._holds_slot(pid)}
+        return [pid for pid in holders if parent(pid) not in holders]
 
     def commands(self) -> dict[int, tuple[str, str]]:
         """Return the pids of the processes of jobs, with the nonce and the claim token that they carry."""
@@ -60,6 +62,16 @@ class Processes:
                 token = next((value[16:].decode() for value in values if value.startswith(b"SHELLRUNNER_JOB=")), "-")
                 found[pid] = nonce, token
         return found
+
+    def _holds_slot(self, pid: int) -> bool:
+        slots = self._state_dir + b"/slots/"
+        directory = f"/proc/{pid}/fd"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    if os.readlink(os.fsencode(f"{directory}/{name}")).startswith(slots):
+                        return True
+        return False
 
     def _helpers(self) -> set[int]:
         words = {pid: read_proc(pid, "cmdline").split(b"\0") for pid in _pids()}
@@ -246,11 +258,6 @@ def parent(pid: int) -> int | None:
     """Return the pid of the process's parent."""
     fields = read_proc(pid, "stat").rpartition(b")")[2].split()
     return int(fields[1]) if fields else None
-
-
-def children(pid: int) -> list[int]:
-    """Return the pids of the process's children, also those that have ended and were not waited for."""
-    return [int(child) for child in read_proc(pid, f"task/{pid}/children").split()]
 
 
 def _send(pid: int, number: int) -> bool:
