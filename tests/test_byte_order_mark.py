@@ -10,9 +10,10 @@ from shellrunner.errors import ConfigError
 from shellrunner.installation import config_file
 from shellrunner.wire import json_codec
 from tests.support.service import Service
+from tests.support.tokens import hash_of
 
 MARK = b"\xef\xbb\xbf"
-TOKEN = b'[[auth.tokens]]\nname = "ci"\nsha256 = "' + b"ab" * 32 + b'"\nscopes = ["run"]\n'
+TOKEN = f'[[auth.tokens]]\nname = "ci"\nhash = "{hash_of("ci")}"\nscopes = ["run"]\n'.encode()
 
 
 def test_it_is_skipped_in_configuration_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from shellrunner.service.listening import listening
 from shellrunner.service.tls import Certificate
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.support.service import Service
+from tests.support.tokens import hash_of
 from tests.support.waiting import WAIT_TIMEOUT, until
 
 SERVE = [sys.executable, "-m", "shellrunner", "serve"]
@@ -460,7 +461,7 @@ async def test_a_passed_socket_that_others_can_reach_needs_tokens(make: Any, alo
 async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any, alone: Any, tmp_path: Path) -> None:
     """A reload that would leave it without any is refused, and the old ones stay."""
     config = tmp_path / "config.toml"
-    config.write_text(f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{'0' * 64}'\nscopes = ['read']\n")
+    config.write_text(f"[[auth.tokens]]\nname = 'ci'\nhash = '{hash_of('ci')}'\nscopes = ['read']\n")
     config.chmod(0o600)
     service = make()
     service.program = [*alone, sys.executable, "-c", ANYWHERE, *SERVE, "--config", str(config)]
@@ -474,7 +475,7 @@ async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any,
 
 async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates: Any) -> None:
     """Listening beyond loopback without TLS logs a warning with the URLs; with TLS, or on loopback, none."""
-    tokens = json.dumps([{"name": "ci", "sha256": "0" * 64, "scopes": ["run"]}])
+    tokens = json.dumps([{"name": "ci", "hash": hash_of("ci"), "scopes": ["run"]}])
     service = make(SERVER__LISTEN='["0.0.0.0:0", "127.0.0.1:0"]', AUTH__TOKENS=tokens)
     service.program = [*alone, *SERVE]
     await service.start()

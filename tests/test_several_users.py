@@ -3,28 +3,28 @@
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.service import Service
+from tests.support.tokens import hash_of, secret_of
 from tests.support.users import as_root
 from tests.support.waiting import until
 
 pytestmark = as_root
 
-TOKENS = {"ops": "sr_operators-own-token", "ci": "sr_token-of-the-pipeline", "cd": "sr_token-of-the-delivery"}
+TOKENS = {name: secret_of(name) for name in ("ops", "ci", "cd")}
 CONFIG = """
 [[auth.tokens]]
 name = "ops"
-sha256 = "{ops}"
+hash = "{ops}"
 scopes = ["read", "run", "admin"]
 
 [[auth.tokens]]
 name = "ci"
-sha256 = "{ci}"
+hash = "{ci}"
 scopes = ["read", "run"]
 run_as = "nobody"
 commands = [
@@ -35,7 +35,7 @@ commands = [
 
 [[auth.tokens]]
 name = "cd"
-sha256 = "{cd}"
+hash = "{cd}"
 scopes = ["run"]
 run_as = "nobody"
 """
@@ -49,7 +49,7 @@ async def shared(down: Service, tmp_path: Path) -> Ask:
     """Return a service for several users; `ask(who, …)` asks as one of them."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
-    config.write_text(CONFIG.format(**{name: sha256(text.encode()).hexdigest() for name, text in TOKENS.items()}))
+    config.write_text(CONFIG.format(**{name: hash_of(name) for name in TOKENS}))
     down.program += ["--config", str(config)]
     await down.start()
 
@@ -136,7 +136,7 @@ async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path: Path) 
     """A token whose user does not exist keeps the service from starting; the message names it and the reason."""
     config = tmp_path / "config.toml"
     config.touch(0o600)
-    config.write_text(CONFIG.format(ops="1" * 64, ci="2" * 64, cd="3" * 64).replace("nobody", "x-y"))
+    config.write_text(CONFIG.format(**{name: hash_of(name) for name in TOKENS}).replace("nobody", "x-y"))
     command = [sys.executable, "-m", "shellrunner", "serve", "--config", config, "--state-dir", tmp_path / "state"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2

@@ -11,6 +11,7 @@ import pytest
 from shellrunner.config import AuthSettings
 from shellrunner.service.startup_warnings import root_warnings
 from tests.support.service import Service
+from tests.support.tokens import hash_of
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def test_an_ordinary_start_warns_of_nothing_but_root(service: Service) -> 
 
 def token(name: Any, run_as: Any = None) -> dict[str, Any]:
     """Return a token as config has it."""
-    return {"name": name, "sha256": name[0].encode().hex() * 32, "scopes": ["run"], "run_as": run_as}
+    return {"name": name, "hash": hash_of(name), "scopes": ["run"], "run_as": run_as}
 
 
 @pytest.mark.parametrize(

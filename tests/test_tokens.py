@@ -1,7 +1,6 @@
 """Tokens from end to end: made on the command line, put into a file, shown over HTTP, revoked by SIGHUP."""
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -21,8 +20,10 @@ import pytest
 from shellrunner.access.throttle import BURST
 from shellrunner.cli import cli
 from shellrunner.config import load
+from shellrunner.config.token_hash import hash_secret
 from shellrunner.errors import ConfigError
 from tests.support.service import Service
+from tests.support.tokens import hash_of
 from tests.support.users import NOBODY, as_root
 from tests.support.waiting import until
 
@@ -69,7 +70,7 @@ def test_a_token_is_alone_on_standard_output_and_its_lines_on_standard_error() -
                 "tokens": [
                     {
                         "name": "ci",
-                        "sha256": hashlib.sha256(secret.encode()).hexdigest(),
+                        "hash": hash_secret(secret),
                         "scopes": ["read", "run"],
                     }
                 ]
@@ -86,7 +87,7 @@ def test_what_is_asked_for_is_in_the_lines() -> None:
                        "2127-01-01", "--run-as", "deploy")  # fmt: skip
     (found,) = tomllib.loads(lines)["auth"]["tokens"]
     assert found == {
-        "name": "a.b-c_1", "sha256": found["sha256"], "scopes": ["read", "admin"], "run_as": "deploy",
+        "name": "a.b-c_1", "hash": found["hash"], "scopes": ["read", "admin"], "run_as": "deploy",
         "expires": datetime(2127, 1, 1, tzinfo=UTC),
     }  # fmt: skip
 
@@ -157,8 +158,7 @@ def test_the_list_has_every_token_and_no_hash(tmp_path: Path) -> None:
     secret, lines = created("ci", "--expires", "2127-01-01")
     path = tmp_path / "config.toml"
     path.write_text(lines + lines.replace("ci", "old").replace("2127-01-01", "2020-01-01")
-                    .replace('sha256 = "', 'sha256 = "0')
-                    .replace("0" + hashlib.sha256(secret.encode()).hexdigest(), "0" * 64)
+                    .replace(hash_secret(secret), hash_of("old"))
                     + 'commands = [{ argv = ["uptime"] }]\n')  # fmt: skip
     path.chmod(0o600)
     heading, *rows = token("list", "--config", path).stdout.splitlines()

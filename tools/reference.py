@@ -28,6 +28,7 @@ from shellrunner import client
 from shellrunner.cli import VERBS, cli, exit_codes
 from shellrunner.client.client import Client
 from shellrunner.config import Rule, Settings, Token, load
+from shellrunner.config.token_hash import create_secret, hash_secret
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.model import State
 from shellrunner.model.endings import ENDINGS, Ending
@@ -110,7 +111,7 @@ python-client
 @cache
 def document() -> Schema:
     """Return the OpenAPI document of a service with tokens, sessions and callbacks, so that every route is whole."""
-    token = {"name": "ci", "sha256": "0" * 64, "scopes": ["read"]}
+    token = {"name": "ci", "hash": hash_secret(create_secret()), "scopes": ["read"]}
     secret = "whsec_" + "A" * 32
     configured = load(
         auth={"tokens": [token], "session_cookie": True}, callbacks={"hosts": ["ci.example.org"], "secret": secret}

@@ -19,19 +19,19 @@ from shellrunner.access.session_registry import SESSION_LIFETIME, SessionRegistr
 from shellrunner.access.throttle import BURST
 from shellrunner.access.token_lookup import Tokens
 from shellrunner.config import AuthSettings, Token
+from shellrunner.config.token_hash import PREFIX, hash_secret
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
 from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
+from tests.support.tokens import secret_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-SECRET = "srt_secret"
+SECRET, OTHER = secret_of("ci"), secret_of("other")
 
 
 def token(secret: Any = SECRET, name: str = "ci", **more: Any) -> Any:
-    return Token(
-        **{"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "scopes": ["read", "run"], **more}
-    )
+    return Token(**{"name": name, "hash": hash_secret(secret), "scopes": ["read", "run"], **more})
 
 
 def auth(*tokens: Any, session_cookie: bool = True) -> Any:
@@ -99,7 +99,7 @@ async def test_a_token_authenticates(authenticator: Authenticator) -> None:
     "presented",
     [
         "", " ", f" {SECRET}", f"{SECRET} ", SECRET.upper(), f"{SECRET}\0", "жетон", "\udcff",
-        hashlib.sha256(SECRET.encode()).hexdigest(), pytest.param("x" * 10_000_000, id="huge"),
+        hash_secret(SECRET), hash_secret(SECRET).removeprefix(PREFIX), pytest.param("x" * 10_000_000, id="huge"),
     ],
 )  # fmt: skip
 async def test_what_is_not_the_token_is_wrong(authenticator: Authenticator, presented: Any) -> None:
@@ -110,11 +110,11 @@ async def test_what_is_not_the_token_is_wrong(authenticator: Authenticator, pres
 
 
 @settings(deadline=None)
-@given(st.text(max_size=40))
+@given(st.text(max_size=60))
 def test_only_the_token_itself_is_found(presented: Any) -> None:
-    """No text but the token itself is found, even where hashes of impossible secrets are configured."""
-    odd = ["", "жетон", "x" * 2000]
-    tokens = Tokens([token(), *(token(secret, f"odd{number}") for number, secret in enumerate(odd))])
+    """No text but the token itself is found, even where hashes of what is no token are configured."""
+    odd = ["", "test", "жетон", "x" * 2000, "srt_short", SECRET + "x", f"{SECRET}\n", " " + SECRET]
+    tokens = Tokens([token(), *(token().model_copy(update={"hash": hash_secret(secret)}) for secret in odd)])
     found = tokens.find(SECRET)
     assert found is not None
     assert found.name == "token:ci"
@@ -124,9 +124,9 @@ def test_only_the_token_itself_is_found(presented: Any) -> None:
 
 async def test_each_of_many_tokens_is_itself(store: SqliteStore, clock: Clock) -> None:
     """The first of many tokens, the last and all between authenticate under their own names."""
-    many = [token(f"secret{number}", f"t{number}") for number in range(50)]
+    many = [token(secret_of(f"t{number}"), f"t{number}") for number in range(50)]
     authenticator = await opened_with(store, clock, auth(*many))
-    assert [authenticator.authenticate_token(f"secret{number}", "x").name for number in range(50)] == [
+    assert [authenticator.authenticate_token(secret_of(f"t{number}"), "x").name for number in range(50)] == [
         f"token:t{n}" for n in range(50)
     ]
 
@@ -139,16 +139,15 @@ async def test_every_hash_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         compared.append(digest)
         return bool(known == digest)
 
-    real = hashlib.sha256
-    tokens = Tokens([token(f"secret{number}", f"t{number}") for number in range(10)])
+    tokens = Tokens([token(secret_of(f"t{number}"), f"t{number}") for number in range(10)])
     monkeypatch.setattr(
         "shellrunner.access.token_lookup.hmac.compare_digest",
         compare,
     )
-    for presented in ("secret0", "secret9", "wrong"):
+    for presented in (secret_of("t0"), secret_of("t9"), secret_of("wrong")):
         compared.clear()
         tokens.find(presented)
-        assert compared == [real(presented.encode()).digest()] * 10
+        assert compared == [hash_secret(presented)] * 10
 
 
 async def test_a_token_is_invalid_when_it_expires(store: SqliteStore, clock: Clock) -> None:
@@ -183,11 +182,11 @@ async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(authenticato
 async def test_a_revoked_token_is_invalid_at_once(authenticator: Authenticator) -> None:
     """A revoked token is invalid at once, for open streams too; another token under its name is another."""
     identity = authenticator.authenticate_token(SECRET, "x")
-    authenticator.reload(auth(token("other")))
+    authenticator.reload(auth(token(OTHER)))
     assert not authenticator.is_still_valid(identity)
     with pytest.raises(TokenNeeded):
         authenticator.authenticate_token(SECRET, "x")
-    assert authenticator.authenticate_token("other", "x").name == "token:ci"
+    assert authenticator.authenticate_token(OTHER, "x").name == "token:ci"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +262,7 @@ async def test_the_cookie_is_stored_as_a_hash(
     cookie = await authenticator.create_session(authenticator.authenticate_token(SECRET, "x"))
     (session,) = await store.sessions()
     assert session.digest == hashlib.sha256(cookie.encode()).digest()
-    assert session.token == token().sha256
+    assert session.token == token().hash
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert session.digest in everything
     assert cookie.encode() not in everything
@@ -305,8 +304,8 @@ async def test_the_number_of_sessions_per_token_is_limited(
 ) -> None:
     """With one session more than a token may have, its oldest ends; those of other tokens do not."""
     monkeypatch.setattr(session_registry, "MAX_SESSIONS_PER_TOKEN", 5)
-    authenticator.reload(auth(token(), token("other", "other")))
-    others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
+    authenticator.reload(auth(token(), token(OTHER, "other")))
+    others = await authenticator.create_session(authenticator.authenticate_token(OTHER, "x"))
     cookies = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(8)]
     assert [await authenticator.authenticate_session(cookie) is not None for cookie in cookies] == [False] * 3 + [
         True
@@ -331,10 +330,10 @@ async def test_sessions_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
 
 async def test_ending_sessions_ends_all_of_the_token_for_good(store: SqliteStore, clock: Clock) -> None:
     """Ending a token's sessions ends none of another token, also in the next process."""
-    both = auth(token(), token("other", "other"))
+    both = auth(token(), token(OTHER, "other"))
     authenticator = await opened_with(store, clock, both)
     mine = [await authenticator.create_session(authenticator.authenticate_token(SECRET, "x")) for _ in range(2)]
-    others = await authenticator.create_session(authenticator.authenticate_token("other", "x"))
+    others = await authenticator.create_session(authenticator.authenticate_token(OTHER, "x"))
     watcher = await authenticator.authenticate_session(mine[0])
     assert watcher is not None
     await authenticator.end_sessions(authenticator.authenticate_token(SECRET, "x"))
@@ -347,7 +346,7 @@ async def test_ending_sessions_ends_all_of_the_token_for_good(store: SqliteStore
 @pytest.mark.parametrize(
     "changed",
     [
-        auth(token("other", "other")),
+        auth(token(OTHER, "other")),
         auth(session_cookie=False),
         AuthSettings(tokens=[], tokens_file=None, session_cookie=True),
     ],

@@ -13,8 +13,8 @@ from shellrunner.access.command_rules import check_command, check_ownership, che
 from shellrunner.config import Rule, Token
 from shellrunner.errors import CommandNotAllowed, NotYours
 from shellrunner.model import Job, JobSpec, Queued
+from tests.support.tokens import hash_of
 
-HASH = "0" * 64
 # Few words, alike, so that what is asked for is often nearly what is allowed.
 WORDS = ["ls", "ls ", "LS", "/bin/ls", "-l", "-l;id", "", "é", "e\u0301", "ls -l"]
 VARIABLES = ["LANG", "lang", "LD_PRELOAD", "PATH", "BASH_ENV", "A/B~C"]
@@ -57,7 +57,7 @@ asked = st.one_of(
 
 
 def identity_with(*rules: Rule, run_as: str | None = None, name: str = "ci") -> Identity:
-    token = Token(name=name, sha256=HASH, scopes=["run"], run_as=run_as, commands=list(rules) or None)
+    token = Token(name=name, hash=hash_of(name), scopes=["run"], run_as=run_as, commands=list(rules) or None)
     return Identity(f"token:{name}", frozenset({"run"}), token)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from shellrunner.config.token_hash import hash_secret
 from shellrunner.web import ROUTES, Route
 from shellrunner.web.route import Access
 from shellrunner.web.security.authentication import REQUIRED_SCOPES
@@ -24,7 +25,6 @@ from tests.support.attack import (
     bearer,
     check_audited,
     check_held,
-    hashed,
     looking,
     request,
     rows,
@@ -45,7 +45,7 @@ WRONG = {
     "401 token-needed": {
         "none": request(),
         "another": shown("Bearer wrong"),
-        "its hash": shown(f"Bearer {hashed(FULL_TOKEN)}"),
+        "its hash": shown(f"Bearer {hash_secret(FULL_TOKEN)}"),
         "a beginning of it": shown(f"Bearer {FULL_TOKEN[:-1]}"),
         "more than it": shown(f"Bearer {FULL_TOKEN}="),
         "in other letters": shown(f"Bearer {FULL_TOKEN.swapcase()}"),
@@ -259,7 +259,7 @@ async def test_session_fixation(guarded: Target) -> None:
     cookie = await begun(guarded, f"Cookie: {planted}")
     (morsel,) = cookie.values()
     assert morsel.key == f"shellrunner-{guarded.port}"
-    assert morsel.value not in ("planted-by-somebody-else", EACH_SCOPE["read"], hashed(EACH_SCOPE["read"]))
+    assert morsel.value not in ("planted-by-somebody-else", EACH_SCOPE["read"], hash_secret(EACH_SCOPE["read"]))
     assert morsel.value != next(iter((await begun(guarded)).values())).value
     await check_held(guarded, looking("/api/statuses", f"Cookie: {planted}"), "401 token-needed")
 

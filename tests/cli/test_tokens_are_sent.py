@@ -1,11 +1,11 @@
 """A service that requires tokens: messages without one, and the ways to supply one."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from tests.support.command_line import Typist
 from tests.support.service import Service
+from tests.support.tokens import hash_of, secret_of
 
 
 async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_path: Path) -> None:
@@ -28,12 +28,12 @@ async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_pa
         assert (done.code, done.err) == (
             1, f"{service.url} rejects the token from SHELLRUNNER_TOKEN: it is unknown or expired\n",
         )  # fmt: skip
-        typist.environment["SHELLRUNNER_TOKEN"] = "reader"
+        typist.environment["SHELLRUNNER_TOKEN"] = secret_of("reader")
         done = await typist.run("run", "true")
         assert (done.code, done.err) == (125, "this token lacks the scope 'run'\n")
         del typist.environment["SHELLRUNNER_URL"], typist.environment["SHELLRUNNER_TOKEN"]
         file.parent.mkdir(parents=True)
-        file.write_text(f'url = "{service.url}"\ntoken = "runner"\n')
+        file.write_text(f'url = "{service.url}"\ntoken = "{secret_of("runner")}"\n')
         file.chmod(0o600)
         assert (await typist.run("run", "echo in")).out == b"in\n"
     finally:
@@ -41,6 +41,5 @@ async def test_a_token_is_required_and_the_message_says_how_to_supply_one(tmp_pa
 
 
 def token(name: Any, scopes: Any) -> str:
-    """Return the configuration of a token that equals its name."""
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return f'[[auth.tokens]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = {scopes}\n'
+    """Return the configuration of a token."""
+    return f'[[auth.tokens]]\nname = "{name}"\nhash = "{hash_of(name)}"\nscopes = {scopes}\n'

@@ -1,6 +1,5 @@
 """The settings: what is shipped, what goes before what, and how a mistake is refused."""
 
-import hashlib
 import json
 import os
 import pwd
@@ -15,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.config import QueueSettings, Settings, load
+from shellrunner.config.token_hash import check_hash, is_secret
 from tests.config.refusals import refusal
+from tests.support.tokens import hash_of
 
-TOKEN = {"name": "ci", "sha256": hashlib.sha256(b"test").hexdigest(), "scopes": ["read"]}
+TOKEN = {"name": "ci", "hash": hash_of("ci"), "scopes": ["read"]}
 # What another setting is worth nothing without.
 REQUIRED = {
     "callbacks.hosts": ["callbacks.secret"], "server.cors_origins": ["auth.tokens"],
@@ -67,6 +68,9 @@ def test_what_is_commented_out_in_the_shipped_file_could_be_used(file: Any) -> N
     text = re.sub(r"^# (?=\w+ = )(?!shell = |tokens_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
     path = file(re.sub(r"^#   ", "", text, flags=re.MULTILINE).replace("alice", pwd.getpwuid(os.geteuid()).pw_name))
     path.chmod(0o600)
+    (found,) = refusal(path)  # but for a token that anybody could read there
+    assert "auth.tokens.0.hash: must be shellrunner1: and 64 hex digits: `shellrunner token create NAME`" in found
+    path.write_text(path.read_text().replace("shellrunner1:…", hash_of("ci")))
     settings = load(path)
     assert settings.supervisor.max_running == 8
     assert settings.store.state_dir == Path("/var/lib/shellrunner")
@@ -74,8 +78,25 @@ def test_what_is_commented_out_in_the_shipped_file_could_be_used(file: Any) -> N
     assert settings.server.tls_key == Path("/etc/shellrunner/key.pem")
     (token,) = settings.auth.tokens
     assert (token.name, token.scopes, token.expires) == ("ci", ["read", "run"], datetime(2027, 1, 1, tzinfo=UTC))
-    assert token.sha256 == hashlib.sha256(b"test").hexdigest()
+    assert token.hash == hash_of("ci")
     assert [rule.prefix for rule in token.commands or ()] == [None, ["git", "-C", "/srv/site", "pull"]]
+
+
+def test_no_sample_can_be_used() -> None:
+    """No text that is shipped has a hash, or a token, that the service would accept."""
+    root = SHIPPED.parent
+    texts = [root / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "config.toml")]
+    texts += [path for path in (*root.glob("docs/**/*"), *root.glob("man/*")) if path.suffix not in (".png", "")]
+    samples = 0
+    for path in texts:
+        text = path.read_text()
+        assert re.findall(r"\b[0-9a-fA-F]{64}\b", text) == [], path
+        assert [word for word in re.findall(r"[\w-]+", text) if is_secret(word)] == [], path
+        for sample in re.findall(r"""\bhash["']? *[=:] *["']([^"']*)["']""", text):
+            samples += 1
+            with pytest.raises(ValueError, match="shellrunner token create"):
+                check_hash(sample)
+    assert samples >= 3
 
 
 def test_the_command_line_goes_before_the_environment_before_the_file(

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from shellrunner.config import AuthSettings, load, with_auth
+from shellrunner.config.token_hash import PREFIX, hash_secret
 from shellrunner.errors import ConfigError
 from tests.config.refusals import refusal
+from tests.support.tokens import hash_of
 from tests.support.users import NOBODY, as_root
 
-HASH = hashlib.sha256(b"test").hexdigest()
-TOKEN = f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{HASH}'\nscopes = ['read']\n"
-OTHER = TOKEN.replace("'ci'", "'other'").replace(HASH, "0" * 64)
+HASH = hash_of("ci")
+DIGITS = HASH.removeprefix(PREFIX)
+TOKEN = f"[[auth.tokens]]\nname = 'ci'\nhash = '{HASH}'\nscopes = ['read']\n"
+OTHER = TOKEN.replace("'ci'", "'other'").replace(HASH, hash_of("other"))
 
 
 # Where it listens
@@ -82,10 +85,16 @@ def test_a_mistake_about_where_it_listens_is_refused(file: Any, server: str, key
 @pytest.mark.parametrize(
     ("wrong", "key", "reason"),
     [
-        (f"sha256 = '{HASH[:-1]}'", "sha256", "must be the SHA-256 hash of the token in 64 hex digits"),
-        (f'sha256 = "{HASH}\\n"', "sha256", "must be the SHA-256 hash of the token"),
-        ("sha256 = 'srt_secret'", "sha256", "must be the SHA-256 hash of the token"),
-        ("sha256 = 1", "sha256", "must be a string"),
+        (
+            f"hash = '{HASH[:-1]}'",
+            "hash",
+            "must be shellrunner1: and 64 hex digits: `shellrunner token create NAME` ",
+        ),
+        (f'hash = "{HASH}\\n"', "hash", "must be shellrunner1: and 64 hex digits"),
+        (f"hash = '{DIGITS}'", "hash", "must be shellrunner1: and 64 hex digits"),
+        (f"hash = 'shellrunner2:{DIGITS}'", "hash", "must be shellrunner1: and 64 hex digits"),
+        ("hash = 'srt_secret'", "hash", "must be shellrunner1: and 64 hex digits"),
+        ("hash = 1", "hash", "must be a string"),
         ("name = 'a b'", "name", "must be 1 to 63 letters"),
         ("name = ''", "name", "must be 1 to 63 letters"),
         ("scopes = []", "scopes", "must not be empty"),
@@ -132,9 +141,7 @@ def test_a_mistake_in_a_token_is_refused_with_its_line(
 def test_what_a_token_lacks_is_reported(file: Any) -> None:
     """Name, hash and scopes have no default."""
     path = file("[[auth.tokens]]\n")
-    assert refusal(path) == [
-        f"{path}, line 1: auth.tokens.0.{key}: is missing" for key in ("name", "sha256", "scopes")
-    ]
+    assert refusal(path) == [f"{path}, line 1: auth.tokens.0.{key}: is missing" for key in ("name", "hash", "scopes")]
 
 
 def test_a_token_may_have_expired(file: Any) -> None:
@@ -147,15 +154,45 @@ def test_a_token_may_have_expired(file: Any) -> None:
 
 def test_a_hash_is_the_same_in_capital_letters(file: Any) -> None:
     """Two hashes that differ only in capital letters are the same token."""
-    (token,) = load(file(TOKEN.replace(HASH, HASH.upper()))).auth.tokens
-    assert token.sha256 == HASH
-    path = file(TOKEN + TOKEN.replace(HASH, HASH.upper()).replace("'ci'", "'other'"))
+    (token,) = load(file(TOKEN.replace(DIGITS, DIGITS.upper()))).auth.tokens
+    assert token.hash == HASH
+    path = file(TOKEN + TOKEN.replace(DIGITS, DIGITS.upper()).replace("'ci'", "'other'"))
     assert refusal(path) == [f"{path}, line 1: auth.tokens: 'ci' and 'other' have the same hash"]
+
+
+def plain(text: str) -> str:
+    """Return the SHA-256 of a text, as every other program makes it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "placeholder",
+    [
+        *(PREFIX + digit * 64 for digit in "0af"), PREFIX + "ab" * 32, PREFIX + "0123456789abcdef" * 4,
+        *(hash_secret(sample) for sample in ("", "test", "secret", "changeme")),
+        *(PREFIX + plain(sample) for sample in ("", "test", "secret", "changeme")),
+    ],
+)  # fmt: skip
+def test_a_placeholder_is_refused(file: Any, placeholder: str) -> None:
+    """Digits that no hash has, and the hash of a sample, are refused with the command that makes a token."""
+    path = file(TOKEN.replace(HASH, placeholder))
+    (found,) = refusal(path)
+    assert found.startswith(f"{path}, line 3: auth.tokens.0.hash: is a placeholder, or the hash of a sample: ")
+    assert "`shellrunner token create NAME`" in found
+
+
+@pytest.mark.parametrize("more", ["", f"hash = '{HASH}'"], ids=["alone", "beside the hash"])
+def test_a_plain_sha256_is_refused(file: Any, more: str) -> None:
+    """A hash that any program makes is refused, whatever it is of, with the command that makes a token."""
+    path = file(f"[[auth.tokens]]\nname = 'ci'\nsha256 = '{plain('test')}'\n{more}\nscopes = ['read']\n")
+    (found,) = refusal(path)
+    assert found.startswith(f"{path}, line 1: auth.tokens.0: has a plain SHA-256")
+    assert "`shellrunner token create NAME`" in found
 
 
 def test_tokens_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens in the environment are JSON, in which times are strings."""
-    token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "expires": "2027-01-01T00:00:00Z"}
+    token = {"name": "ci", "hash": HASH, "scopes": ["run"], "expires": "2027-01-01T00:00:00Z"}
     monkeypatch.setenv("SHELLRUNNER_AUTH__TOKENS", json.dumps([token]))
     assert load().auth.tokens[0].expires == datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -197,7 +234,7 @@ def test_systemds_credential_is_the_tokens_file(file: Any, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("second", "words"), [(TOKEN, "two tokens have the name 'ci'"),
-    (OTHER.replace("0" * 64, HASH), "'ci' and 'other' have the same hash")])  # fmt: skip
+    (OTHER.replace(hash_of("other"), HASH), "'ci' and 'other' have the same hash")])  # fmt: skip
 def test_a_token_is_in_one_file_only(file: Any, second: Any, words: str) -> None:
     """A token that is in both files is refused: which of the two would apply is ambiguous."""
     more = file(f"\n{second}", "tokens.toml")
@@ -267,7 +304,7 @@ def test_run_as_needs_root(file: Any, tmp_path: Path) -> None:
     )
 
     def message(user: Any) -> Any:
-        token = {"name": "ci", "sha256": HASH, "scopes": ["run"], "run_as": user}
+        token = {"name": "ci", "hash": HASH, "scopes": ["run"], "run_as": user}
         done = subprocess.run([sys.executable, "-c", code, repr([token])], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import io
 import os
 import re
@@ -18,11 +17,12 @@ import pytest
 
 from tests.support import tour
 from tests.support.service import Service
+from tests.support.tokens import hash_of, secret_of
 from tests.support.waiting import until
 
 ROOT: Final = Path(__file__).parent.parent.parent
 GUIDE: Final = (ROOT / "docs/how-to/reverse-proxy.md").read_text()
-TOKEN: Final = "srt_test-of-the-guide"
+TOKEN: Final = secret_of("guide")
 HEADERS: Final = {"Authorization": f"Bearer {TOKEN}", "Host": "jobs.example.org"}
 
 
@@ -93,7 +93,7 @@ async def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     (block,) = [block for block in tour.blocks(GUIDE) if block.mark == "config"]
     config = tmp_path / "config.toml"
-    config.write_text(block.text.replace("0" * 64, hashlib.sha256(TOKEN.encode()).hexdigest()))
+    config.write_text(block.text.replace("shellrunner1:…", hash_of("guide")))
     config.chmod(0o600)
     service = Service(tmp_path / "state")
     service.program = [*service.program, "--config", str(config)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -21,12 +20,13 @@ import pytest
 from tests.faults.filesystems import Need, filled, frozen, mounted, without_inodes
 from tests.faults.ordeal import Ordeal
 from tests.support.service import Service
+from tests.support.tokens import hash_of, secret_of
 from tests.support.users import ORDINARY, UNREACHABLE, as_user
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 
-TOKEN: Final = "surroundings"
+TOKEN: Final = secret_of("surroundings")
 
 
 @contextlib.asynccontextmanager
@@ -214,7 +214,7 @@ async def test_no_more_processes(open_path: Path, need: Need) -> None:
 
     *shell, script = as_user(ORDINARY, open_path / "shown", ["prlimit", "--nproc=100"])
     prefix = [*shell, f'{script} "$@"', "sh"]
-    token = {"name": "t", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "scopes": ["read", "run", "admin"]}
+    token = {"name": "t", "hash": hash_of("surroundings"), "scopes": ["read", "run", "admin"]}
     try:
         async with serving(home / "state", *prefix, AUTH__TOKENS=json.dumps([token])) as service:
             await service.session.close()

@@ -1,6 +1,5 @@
 """Signing in to a service that requires a token."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,18 @@ import pytest
 
 from shellrunner.config import Settings
 from tests.support.service import at_fixed_port
+from tests.support.tokens import hash_of, secret_of
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif("auth" not in Settings.model_fields, reason="needs tokens"),
 ]
-TOKEN = "the-token-that-is-right"
+TOKEN = secret_of("right")
 
 
 async def test_a_token_is_requested_and_sent_with_streams(tmp_path: Path, open_tab: Any) -> None:
     """Each stream carries the token in a header, also after a restart; no URL and no storage ever has it."""
-    tokens = [{"name": "person", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "scopes": ["read", "run"]}]
+    tokens = [{"name": "person", "hash": hash_of("right"), "scopes": ["read", "run"]}]
     async with at_fixed_port(tmp_path / "state", AUTH__TOKENS=json.dumps(tokens)) as service:
         tab = await open_tab(service, errors=["ERR_|NetworkError"])
         await tab.wait_for("#sign-in")

@@ -1,10 +1,8 @@
 """Sends attacks as raw bytes, and checks what they caused."""
 
 import asyncio
-import hashlib
 import itertools
 import json
-import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from shellrunner.config.token_hash import create_secret, hash_secret
 from shellrunner.web.http.problems import SECURITY_HEADERS
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until
 
 JOB = b'{"command":"touch canary"}'
-EACH_SCOPE = {scopes: secrets.token_urlsafe() for scopes in ("read", "run", "admin", "read run", "read run admin")}
+EACH_SCOPE = {scopes: create_secret() for scopes in ("read", "run", "admin", "read run", "read run admin")}
 FULL_TOKEN = EACH_SCOPE["read run admin"]
 # Each a place of its own, for what is counted by places.
 CLIENT_ADDRESSES = (
@@ -257,7 +256,7 @@ async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> 
     if tokens:
         settings["AUTH__TOKENS"] = json.dumps(
             [
-                {"name": scopes.replace(" ", "-"), "sha256": hashed(token), "scopes": scopes.split()}
+                {"name": scopes.replace(" ", "-"), "hash": hash_secret(token), "scopes": scopes.split()}
                 for scopes, token in EACH_SCOPE.items()
             ]
         )
@@ -269,11 +268,6 @@ async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> 
         yield Target(service, directory / "canary", *([bearer(FULL_TOKEN)] if tokens else []))
     finally:
         await service.clear_away()
-
-
-def hashed(token: str) -> str:
-    """Return the hash by which the configuration knows a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 async def check_held(target: Target, sent: bytes, answer: str) -> Outcome:

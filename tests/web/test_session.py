@@ -1,7 +1,6 @@
 """POST and DELETE /api/session, and what the session cookie allows."""
 
 import asyncio
-import hashlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,20 +15,18 @@ from shellrunner.web.app_keys import AUTHENTICATOR, SETTINGS
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.route import Access
 from tests.support.site import Answer, Site, serving
+from tests.support.tokens import hash_of, secret_of
 from tests.support.waiting import until
 
 from .test_security import check_problem, example
 
 SECRETS = {"ci": ["read", "run", "admin"], "looker": ["read"], "runner": ["run"]}
-TOKENS = [
-    {"name": name, "sha256": hashlib.sha256(f"srt_{name}".encode()).hexdigest(), "scopes": scopes}
-    for name, scopes in SECRETS.items()
-]
+TOKENS = [{"name": name, "hash": hash_of(name), "scopes": scopes} for name, scopes in SECRETS.items()]
 AUTH = {"tokens": TOKENS, "session_cookie": True, "tokens_file": None}
 
 
 def bearer(name: str = "ci", **more: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer srt_{name}", **more}
+    return {"Authorization": f"Bearer {secret_of(name)}", **more}
 
 
 def cookie_of(answer: Answer) -> dict[str, str]:

@@ -63,7 +63,7 @@ class Authenticator:
         # addresses too, may fall back.
         self._needs_token = self._needs_token or bool(self._tokens)
         self._has_sessions = auth.session_cookie
-        self._sessions.end_all_except({token.sha256 for token in auth.tokens} if auth.session_cookie else ())
+        self._sessions.end_all_except({token.hash for token in auth.tokens} if auth.session_cookie else ())
 
     async def flush_sessions(self) -> None:
         """Write to the store which sessions were ended, so that they do not come back in another process.
@@ -121,7 +121,7 @@ class Authenticator:
         """Return whether an identity would be admitted again now, with no fewer scopes."""
         if identity.token is None:
             return True
-        current = self._unless_expired(self._tokens.find_by_hash(identity.token.sha256))
+        current = self._unless_expired(self._tokens.find_by_hash(identity.token.hash))
         if current is None or not identity.scopes <= current.scopes:
             return False
         return identity.session is None or self._sessions.is_active(identity.session)
@@ -135,7 +135,7 @@ class Authenticator:
         """
         if identity.token is None or not self._has_sessions:
             raise SessionsOff
-        return await self._sessions.create(identity.token.sha256)
+        return await self._sessions.create(identity.token.hash)
 
     async def end_sessions(self, identity: Identity) -> None:
         """End all sessions of the identity's token.
@@ -144,7 +144,7 @@ class Authenticator:
             StoreUnavailable: they are invalid, but would be valid again in the next process: try again.
         """
         if identity.token is not None:
-            await self._sessions.end_all(identity.token.sha256)
+            await self._sessions.end_all(identity.token.hash)
 
     def _unless_expired(self, identity: Identity | None) -> Identity | None:
         if identity is not None and identity.token is not None and identity.token.is_expired(self._clock()):

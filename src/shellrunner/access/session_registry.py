@@ -4,17 +4,18 @@ Owned by the authenticator. Sessions are held in memory; the store keeps them fo
 cookie's value, only the SHA-256 is kept. Must not know HTTP or SQL, or what a session allows.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
-from shellrunner.access.token_lookup import secret_digest
 from shellrunner.clock import Millis, now_ms
 from shellrunner.model import Session
 
 SESSION_LIFETIME: Final = 12 * 3600  # seconds
 _CLOCK_SKEW: Final = 60_000  # milliseconds by which the clock may be corrected
 MAX_SESSIONS_PER_TOKEN: Final = 100  # with one more, the oldest ends
+_MAX_LENGTH: Final = 1024  # characters of a cookie; ours have 43
 
 
 class SessionStore(Protocol):
@@ -54,7 +55,7 @@ class SessionRegistry:
         Raises:
             StoreUnavailable: it is not known here, and the store cannot be asked.
         """
-        digest = secret_digest(value)
+        digest = _digest(value)
         if digest is None:
             return None
         if digest not in self._open:
@@ -87,7 +88,7 @@ class SessionRegistry:
             StoreUnavailable: it cannot be stored, so it was not created.
         """
         now, value = self._clock(), secrets.token_urlsafe(32)
-        session = Session(secret_digest(value) or b"", token, now + SESSION_LIFETIME * 1000)
+        session = Session(_digest(value) or b"", token, now + SESSION_LIFETIME * 1000)
         self._end(each.digest for each in self._open.values() if each.expires <= now)
         self._end(self._digests(token)[: -(MAX_SESSIONS_PER_TOKEN - 1)])
         # Added here before it is stored: what ends all sessions of the token meanwhile ends this one too.
@@ -135,3 +136,10 @@ class SessionRegistry:
         ended = frozenset(self._ended)
         await self._store.change_sessions(begun, ended)
         self._ended -= ended
+
+
+def _digest(cookie: str) -> bytes | None:
+    """Return the SHA-256 of a cookie, or None if it cannot be one of ours: empty, too long, or not ASCII."""
+    if not cookie or len(cookie) > _MAX_LENGTH or not cookie.isascii():
+        return None
+    return hashlib.sha256(cookie.encode()).digest()

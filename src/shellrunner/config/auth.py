@@ -6,26 +6,18 @@ Validated by `config.load`. Must not know how a token is checked (`access.authen
 
 import os
 import pwd
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from shellrunner.config.token_hash import check_hash
 from shellrunner.config.types import AbsolutePath, Section
 from shellrunner.model import Argument, Name
 
 Scope = Literal["read", "run", "admin"]
 _CREDENTIAL: Final = "tokens"  # the file's name under $CREDENTIALS_DIRECTORY, as LoadCredential= sets it
-
-
-def _hash(text: str) -> str:
-    if re.fullmatch("[0-9a-fA-F]{64}", text) is None:
-        raise ValueError(
-            "must be the SHA-256 hash of the token in 64 hex digits, as `shellrunner token create` prints"
-        )
-    return text.lower()
 
 
 def _expiry(value: Any) -> Any:
@@ -72,7 +64,9 @@ class Token(Section):
     """A token, known by its hash: its name, scopes and restrictions."""
 
     name: Annotated[Name, Field(description="shown in the log and as the submitter of jobs")]
-    sha256: Annotated[str, AfterValidator(_hash)] = Field(repr=False, description="hash of the token, in hex")
+    hash: Annotated[str, AfterValidator(check_hash)] = Field(
+        repr=False, description="hash of the token, as `shellrunner token create` prints it"
+    )
     scopes: list[Scope] = Field(
         min_length=1, description="read: look and follow; run: submit, signal, cancel, delete; admin: pause queues"
     )
@@ -83,6 +77,16 @@ class Token(Section):
         None, min_length=1, description="the system user of its commands; the service must run as root"
     )
     commands: list[Rule] | None = Field(None, min_length=1, description="commands it may run; absent: any")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_plain_hash(cls, table: Any) -> Any:
+        if isinstance(table, dict) and "sha256" in table:
+            raise ValueError(
+                "has a plain SHA-256, which other programs make too: "
+                "`shellrunner token create NAME` makes a token, and prints its `hash`"
+            )
+        return table
 
     def is_expired(self, now: datetime) -> bool:
         """Return whether it has expired."""
@@ -116,10 +120,10 @@ def require_unique_tokens(tokens: list[Token]) -> list[Token]:
     for token in tokens:
         if token.name in names:
             raise ValueError(f"two tokens have the name {token.name!r}")
-        if token.sha256 in hashes:
-            raise ValueError(f"{hashes[token.sha256]!r} and {token.name!r} have the same hash")
+        if token.hash in hashes:
+            raise ValueError(f"{hashes[token.hash]!r} and {token.name!r} have the same hash")
         names.add(token.name)
-        hashes[token.sha256] = token.name
+        hashes[token.hash] = token.name
     return tokens
 
 

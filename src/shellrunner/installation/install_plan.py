@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shellrunner.config.new_token import create_secret, token_table
+from shellrunner.config.new_token import token_table
+from shellrunner.config.token_hash import create_secret
 from shellrunner.errors import ShellrunnerError
 from shellrunner.installation import config_file, host, layout
 from shellrunner.installation.config_file import ConfigFile

@@ -4,12 +4,12 @@ Used by the command line. With `purge` settings and history are removed too, onc
 know how a step is applied.
 """
 
-import hashlib
 import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shellrunner.config.token_hash import hash_secret
 from shellrunner.errors import ShellrunnerError
 from shellrunner.installation import host, layout
 from shellrunner.installation.layout import SERVICE, SOCKET, Layout
@@ -100,7 +100,6 @@ def _is_client_of(where: Layout) -> bool:
         client = tomllib.loads(where.at(where.client).read_text("utf-8-sig"))
         if where.is_user:
             return client == {"url": f"unix:{layout.runtime_socket()}"}
-        digest = hashlib.sha256(str(client.get("token", "")).encode()).hexdigest()
-        return digest in where.at(where.tokens).read_text()
+        return hash_secret(str(client.get("token", ""))) in where.at(where.tokens).read_text()
     except (OSError, ValueError):
         return False

@@ -11,7 +11,7 @@ from shellrunner.clock import Millis
 class Session(NamedTuple):
     """A session, identified by `digest`, the SHA-256 of the cookie's value; valid until `expires`.
 
-    `token` is the SHA-256 of the token that began it, in hex.
+    `token` is the hash of the token that began it.
     """
 
     digest: bytes

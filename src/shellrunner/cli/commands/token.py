@@ -15,7 +15,8 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.config import Token, load
 from shellrunner.config.auth import Scope
-from shellrunner.config.new_token import create_secret, format_time, token_table
+from shellrunner.config.new_token import format_time, token_table
+from shellrunner.config.token_hash import create_secret
 from shellrunner.model import Name
 
 _PATH: Final = click.Path(path_type=Path)
