@@ -167,7 +167,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("responses",),
         ("streaming",),
         ("server_protocol", "bodies"),
-        ("problems", "connections", "parameters", "accept", "aiohttp_internals", "static_files"),
+        ("problems", "connections", "parameters", "accept", "aiohttp_internals", "static_files", "request_line"),
         ("__init__",),
     ),
     "web.security": (

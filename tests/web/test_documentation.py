@@ -150,8 +150,8 @@ async def test_a_page_runs_its_own_scripts_only(site: Site, html: Path) -> None:
     ],
 )
 async def test_nothing_else_is_served(site: Site, html: Path, target: str) -> None:
-    """A path out of the folder, another spelling, a folder without an index or an unlisted type gives 404."""
-    assert b" 404 Not Found\r\n" in await raw(site, target)
+    """A path out of the folder, another spelling, a folder without an index or an unlisted type gives 404 or 400."""
+    assert (await raw(site, target)).startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 400 "))
 
 
 async def test_another_site_may_link_to_pages_but_not_load_their_files(site: Site, html: Path) -> None:

@@ -104,6 +104,11 @@ def wrong_host() -> HttpProblem:
     )
 
 
+def wrong_protocol() -> HttpProblem:
+    """Return the problem of a request line of another protocol, or of another version of HTTP."""
+    return HttpProblem("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
+
+
 def code_of(error: ShellrunnerError | web.HTTPException) -> str:
     """Return the problem code of an error."""
     if isinstance(error, web.HTTPException):

@@ -27,6 +27,7 @@ from shellrunner.web.http.aiohttp_internals import (
     WatchedProtocol,
 )
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, Connections
+from shellrunner.web.http.request_line import NO_REQUEST_LINE, RequestLines
 
 log = logging.getLogger("shellrunner.web")
 
@@ -40,7 +41,7 @@ _UNQUOTED = re.compile(r"[^:'\"]*")
 class _ClientProtocol(WatchedProtocol):
     """The protocol of one client: aiohttp's, with deadlines (`connections`) and our own problems."""
 
-    __slots__ = ("_body", "_connection", "_connections", "on_disconnect", "on_doubt")
+    __slots__ = ("_body", "_connection", "_connections", "_is_refused", "_lines", "on_disconnect", "on_doubt")
 
     def __init__(self, connection: ClientConnection, server: "_Server", **options: Any) -> None:
         super().__init__(server, **options)
@@ -49,6 +50,8 @@ class _ClientProtocol(WatchedProtocol):
         self._connections = server.open_connections
         self._connection = connection
         self._body: StreamReader = EMPTY_PAYLOAD  # of the request that is being read
+        self._lines = RequestLines()
+        self._is_refused = False  # since a line that is not a request line of HTTP, nothing is read
         connection.is_idle = lambda: self.is_idle
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -84,6 +87,16 @@ class _ClientProtocol(WatchedProtocol):
             self._body.set_exception(web.RequestPayloadError("the client closed its side before the end of the body"))
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        refused_at = self._lines.first_refused(data)
+        self._parse(data[:refused_at])
+        if refused_at is not None:
+            self._is_refused = True
+            log.debug("invalid HTTP request: its first line is not one of HTTP/1.0 or HTTP/1.1")
+            self._parse(NO_REQUEST_LINE)  # by itself, since an error hides the requests that are parsed with it
+
+    def _parse(self, data: bytes) -> None:
         before, in_body = self.request_count, not self._body.is_eof()
         super().data_received(data)
         if self.request_count > before:
@@ -107,8 +120,9 @@ class _ClientProtocol(WatchedProtocol):
     ) -> web.StreamResponse:
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone: not an error, and nobody to send it to
-        response = _from_parser_error(exc) if status < 500 else problems.internal_error(exc or RuntimeError(message))
-        return _final(response)
+        if status >= 500:
+            return _final(problems.internal_error(exc or RuntimeError(message)))
+        return _final(problems.from_error(problems.wrong_protocol()) if self._is_refused else _from_parser_error(exc))
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         # The rest of a body that cannot be read: the client has its response already, which did not need it.

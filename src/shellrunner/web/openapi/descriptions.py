@@ -30,7 +30,7 @@ TAGS: Final = {
 
 # Problems that HTTP itself has. The others are described by the docstrings of their errors.
 _HTTP_PROBLEMS: Final = {
-    "bad-request": "The request is not valid HTTP.",
+    "bad-request": "The request is not valid HTTP, or its path is not in its one spelling.",
     "unconfirmed": "Jobs would be deleted, but `confirm=true` is missing; `deleted` says how many.",
     "cross-site": "The request comes from a page of another site.",
     "not-found": "There is nothing at this path.",

@@ -19,6 +19,7 @@ from shellrunner.web.http import bodies, problems
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.aiohttp_internals import override_version
 from shellrunner.web.http.problems import SECURITY_HEADERS, HttpProblem
+from shellrunner.web.http.request_line import has_one_spelling
 from shellrunner.web.route import Access, Handler
 from shellrunner.web.security import authentication, ownership
 from shellrunner.web.security.audit import Audit
@@ -166,7 +167,7 @@ def _policy_without_route(request: web.Request) -> RoutePolicy:
 def _check_request_line(request: web.Request) -> None:
     if request.version not in _VERSIONS:
         override_version(request, HttpVersion11)  # the status line must not claim a version that we do not speak
-        raise HttpProblem("bad-request", "the protocol must be HTTP/1.0 or HTTP/1.1", {"Connection": "close"})
+        raise problems.wrong_protocol()
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
         raise HttpProblem(
             "headers-too-large", f"all headers together exceed {MAX_HEADER_BYTES} bytes", limit=MAX_HEADER_BYTES
@@ -174,6 +175,12 @@ def _check_request_line(request: web.Request) -> None:
     if request.raw_path[:1] != "/" or "#" in request.raw_path:
         raise HttpProblem(
             "bad-request", "the request target must be a path, optionally with a query", {"Connection": "close"}
+        )
+    if not has_one_spelling(request.raw_path.partition("?")[0]):
+        raise HttpProblem(
+            "bad-request",
+            "the path must be in its one spelling: no empty or dot segments, no parameters, and"
+            " percent-encoding (in upper case) only of what needs it",
         )
     if hdrs.TRANSFER_ENCODING in request.headers:
         _check_framing(request)
