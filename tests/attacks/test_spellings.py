@@ -1,6 +1,6 @@
 """Other spellings of a path, and other protocols: refused before anything is decided about the request.
 
-In the test's own process, with both of aiohttp's parsers: whoever has no compiler gets the one in Python.
+In the test's own process, with both of aiohttp's parsers: without its compiled modules it uses the one in Python.
 """
 
 import itertools
