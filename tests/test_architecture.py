@@ -27,7 +27,7 @@ LAYERS = (
     ("store", "access"),
     ("keeper", "config", "wire"),
     ("model",),
-    ("errors", "charsets", "process_hardening", "startup_signals", "tasks", "clock"),
+    ("errors", "charsets", "process_hardening", "startup_signals", "tasks", "clock", "peer_credentials"),
     ("__init__",),
 )
 LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for package in layer}
@@ -37,7 +37,7 @@ LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for pa
 INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "access": (
         ("authenticator",),
-        ("session_registry", "throttle", "command_rules", "job_policy", "peer_credentials"),
+        ("session_registry", "throttle", "command_rules", "job_policy"),
         ("token_lookup",),
         ("__init__",),
     ),
@@ -72,7 +72,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("client",),
         ("streams", "stdin"),
         ("transport", "events"),
-        ("retry", "sse_parser"),
+        ("retry", "sse_parser", "server_identity"),
         ("client_error", "address", "request_types"),
     ),
     "keeper": (
@@ -196,6 +196,7 @@ FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "clock": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
     "tasks": NETWORK | DATABASES | PROCESSES | {"click", "pydantic"},
     "process_hardening": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
+    "peer_credentials": DATABASES | PROCESSES | {"aiohttp", "http", "asyncio", "click", "pydantic"},
     "startup_signals": NETWORK | DATABASES | {"subprocess", "multiprocessing", "asyncio", "click", "pydantic"},
     "keeper": DATABASES | {"aiohttp", "http", "asyncio", "subprocess", "multiprocessing", "click", "pydantic"},
     "client": DATABASES | PROCESSES | {"click", "http"},
@@ -314,11 +315,11 @@ def test_a_package_imports_nothing_forbidden(path: Any) -> None:
 
 
 def test_the_client_imports_nothing_of_the_server() -> None:
-    """Of the other packages the client imports only the errors, and the types of the documents."""
+    """Of other packages the client imports only errors, the types of documents, and whose a connection's end is."""
     packages = {
         package_of(name) for path in MODULES if package_of(module_name(path)) == "client" for name in ours(path)
     }
-    assert packages == {"client", "errors", "wire"}
+    assert packages == {"client", "errors", "wire", "peer_credentials"}
 
 
 def test_every_package_has_a_row_of_forbidden_imports() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROW = re.compile(r"^\| ([PSOETCN][0-9]+) \|.*\| ([^|]*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([PSOETCNA][0-9]+) \|.*\| ([^|]*) \|$", re.MULTILINE)
 LIST = {
     number: re.findall(r"`(test_\w+)`", tests)
     for number, tests in ROW.findall((ROOT / "docs/explanation/failures.md").read_text())
@@ -30,14 +30,14 @@ TESTS = list(every_test())
 
 def numbers_in(name: str) -> set[str]:
     """Return the numbers of failures that the name of a test begins with: test_p7_p8_… is P7 and P8."""
-    found = re.match(r"test_((?:[psoetcn][0-9]+_)+)", name)
+    found = re.match(r"test_((?:[psoetcna][0-9]+_)+)", name)
     return set(found[1].upper().split("_")[:-1]) if found else set()
 
 
 def test_every_failure_that_a_test_cites_is_in_the_list() -> None:
     """P1 and its like in the name or docstring of a test, or in the source, are rows of the list.
 
-    T, C and N in the names only: C1 is also the name of a set of control characters.
+    T, C, N and A in the names only: C1 is also the name of a set of control characters.
     """
     cited = {number for name, text in TESTS for number in numbers_in(name) | set(re.findall(r"\b[PSOE]\d+\b", text))}
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))

@@ -22,11 +22,15 @@ _FILES: Final = (
     ("/etc/shellrunner/tokens.toml", "Names, scopes and hashes of tokens."),
     ("/var/lib/shellrunner", "History and output of jobs."),
     ("/run/shellrunner.sock", "Socket of the service."),
-    ("~/.config/shellrunner/client.toml", "Address of the service (url) and token of a user; mode 600."),
+    (
+        "~/.config/shellrunner/client.toml",
+        "Address, user and token of the service: url, server_user, token. Mode 600.",
+    ),
 )
 _VARIABLES: Final = (
     ("SHELLRUNNER_URL", "Address of the service: http://HOST:PORT, https://HOST or unix:/PATH."),
     ("SHELLRUNNER_TOKEN", "Token for the service."),
+    ("SHELLRUNNER_SERVER_USER", "User whose process may be the service, beside one's own and root's; *: anybody's."),
     ("NO_COLOR", "If set, output has no colours."),
     ("SHELLRUNNER_SECTION__KEY", "A setting of `shellrunner serve`, as in config.toml."),
 )

@@ -36,7 +36,7 @@ expect "shellrunner" inside shellrunner run -- id -un
 step "as an ordinary user: without a token, and with one"
 expect "token" alice shellrunner run -- id
 expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" shellrunner run -- id -un
-expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" SHELLRUNNER_URL=http://127.0.0.1:8000 shellrunner run -- id -un
+expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" SHELLRUNNER_URL=http://127.0.0.1:8000 SHELLRUNNER_SERVER_USER=shellrunner shellrunner run -- id -un
 step "another token, as its message advises"
 second=$(inside sh -c 'shellrunner token create ci 2>>/etc/shellrunner/tokens.toml')
 inside systemctl reload shellrunner || fail "reload"
@@ -56,7 +56,7 @@ printf '%s\n' "$note"
 commands=${note#*to apply them: }
 [ "$commands" != "$note" ] || fail "no note about the changed units"
 inside sh -ec "$commands" || fail "$commands"
-expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" shellrunner run --server http://127.0.0.1:8001 -- id -un
+expect "shellrunner" alice SHELLRUNNER_TOKEN="$token" SHELLRUNNER_SERVER_USER=shellrunner shellrunner run --server http://127.0.0.1:8001 -- id -un
 expect "nothing to do" inside shellrunner install
 step "the service starts with the first connection"
 inside systemctl stop shellrunner.service

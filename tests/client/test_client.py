@@ -287,6 +287,7 @@ async def test_importing_it_brings_none_of_the_server(module: str, packages: set
     loaded = set(done.stdout.split())
     assert not loaded & {"pydantic", "aiosqlite", "sqlite3", "rich", "wcwidth"}
     assert {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")} <= packages | {
-        "process_hardening"
+        "process_hardening",
+        "peer_credentials",
     }
     assert {"aiohttp", f"shellrunner.{module}"} <= loaded

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from shellrunner.cli import exit_codes, server_config
-from shellrunner.cli.server_config import TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
+from shellrunner.cli.server_config import SERVER_USER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
 from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout
 from shellrunner.client import Client, ClientError, RetryListener
 from shellrunner.errors import ConfigError, ShellrunnerError
@@ -105,25 +105,43 @@ async def _run(config: ServerConfig, action: ClientAction, console: Console, ret
 
 
 def _open_client(config: ServerConfig, retries: tuple[float, float], on_retry: RetryListener) -> Client:
+    later, first = retries
     try:
-        later, first = retries
-        return Client(config.url, token=config.token, retry_for=later, retry_first_for=first, on_retry=on_retry)
+        return Client(
+            config.url,
+            token=config.token,
+            retry_for=later,
+            retry_first_for=first,
+            on_retry=on_retry,
+            server_user=config.server_user,
+        )
     except ValueError as error:
         raise ConfigError(f"{config.url_source}: {error}") from None
 
 
 def _explain(error: ClientError, config: ServerConfig) -> str:
     """Return the error's message, with a hint where the configuration may be the cause."""
-    match error.kind:
+    if error.kind == "token-needed":
+        return _describe_token_needed(config)
+    hint = _hint(error.kind, config)
+    return f"{error.detail}{hint}"
+
+
+def _describe_token_needed(config: ServerConfig) -> str:
+    if config.token:
+        return f"{config.url} rejects the token from {config.token_source}: it is unknown or expired"
+    path = server_config.config_path()
+    return f'{config.url} requires a token: set {TOKEN_VARIABLE}, or add token = "…" to {path}'
+
+
+def _hint(kind: str, config: ServerConfig) -> str:
+    match kind:
         case "unreachable" if config.url_source:
-            return f"{error.detail}; check that the service runs there (address from {config.url_source})"
+            return f"; check that the service runs there (address from {config.url_source})"
         case "unreachable":
-            return f"{error.detail}; start it with `shellrunner serve`, or set --server or {URL_VARIABLE}"
-        case "token-needed" if config.token:
-            return f"{config.url} rejects the token from {config.token_source}: it is unknown or expired"
-        case "token-needed":
-            path = server_config.config_path()
-            return f'{config.url} requires a token: set {TOKEN_VARIABLE}, or add token = "…" to {path}'
+            return f"; start it with `shellrunner serve`, or set --server or {URL_VARIABLE}"
         case "untrusted":
-            return f"{error.detail}; set SSL_CERT_FILE to the certificate of the authority that signed it"
-    return error.detail
+            return "; set SSL_CERT_FILE to the certificate of the authority that signed it"
+        case "other-user":
+            return f" ({SERVER_USER_VARIABLE}, or server_user in {server_config.config_path()})"
+    return ""

@@ -1,4 +1,4 @@
-"""The address and token of the service, from the command line, the environment or the user's configuration file.
+"""The address, token and user of the service: from the command line, the environment or the user's own file.
 
 The default is the service's socket on this machine if it is accessible, else its default port. Must not know
 requests.
@@ -11,23 +11,29 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shellrunner.client import DEFAULT_URL
+from shellrunner.client import ANYBODY, DEFAULT_URL
 from shellrunner.errors import ConfigError
 
 URL_VARIABLE, TOKEN_VARIABLE = "SHELLRUNNER_URL", "SHELLRUNNER_TOKEN"
+SERVER_USER_VARIABLE: Final = "SHELLRUNNER_SERVER_USER"
 _SOCKET_NAME: Final = "shellrunner.sock"
-_KEYS: Final = ("url", "token")
+_KEYS: Final = ("url", "token", "server_user")
 _TOKEN: Final = re.compile("[!-~]+")
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class ServerConfig(NamedTuple):
-    """The URL of a server and optionally a token, each with the option, variable or file that set it."""
+    """The URL of a server and optionally a token, each with the option, variable or file that set it.
+
+    `server_user` may run a server on this machine, as the caller and root may.
+    """
 
     url: str
     url_source: str  # empty: the default
     token: str | None = None
     token_source: str = ""
+    server_user: str | None = None
 
 
 def find(server: str | None) -> ServerConfig:
@@ -42,12 +48,13 @@ def find(server: str | None) -> ServerConfig:
         ("--server", server), (URL_VARIABLE, os.environ.get(URL_VARIABLE)), (str(path), content.get("url")),
     )  # fmt: skip
     source, url = next(((source, url) for source, url in candidates if url), ("", _default_url()))
+    config = ServerConfig(url, source, server_user=_server_user(content, path))
     if token := os.environ.get(TOKEN_VARIABLE):
-        return ServerConfig(url, source, _checked_token(token, TOKEN_VARIABLE), TOKEN_VARIABLE)
+        return config._replace(token=_checked_token(token, TOKEN_VARIABLE), token_source=TOKEN_VARIABLE)
     is_for_file = url == content["url"] if "url" in content else not source
     if is_for_file and "token" in content:
-        return ServerConfig(url, source, _checked_token(content["token"], str(path)), str(path))
-    return ServerConfig(url, source)
+        return config._replace(token=_checked_token(content["token"], str(path)), token_source=str(path))
+    return config
 
 
 def config_path() -> Path:
@@ -72,6 +79,8 @@ def _read(path: Path) -> dict[str, str]:
     _check(path, content)
     if "token" in content and mode & _OTHERS:
         raise ConfigError(f"{path}: contains a token, and other users may read or change it: chmod 600 {path}")
+    if "server_user" in content and mode & _OTHERS_WRITE:
+        raise ConfigError(f"{path}: sets server_user, and other users may change it: chmod 600 {path}")
     return content
 
 
@@ -81,6 +90,19 @@ def _check(path: Path, content: dict[str, Any]) -> None:
             raise ConfigError(f"{path}: unknown key {key!r}: expected {' or '.join(_KEYS)}")
         if not isinstance(value, str):
             raise ConfigError(f"{path}: {key} must be a string")
+
+
+def _server_user(content: dict[str, str], path: Path) -> str | None:
+    candidates = ((SERVER_USER_VARIABLE, os.environ.get(SERVER_USER_VARIABLE)), (path, content.get("server_user")))
+    source, user = next(((source, user) for source, user in candidates if user), (path, None))
+    if user is None or user == ANYBODY or user.isdecimal():
+        return user
+    import pwd  # noqa: PLC0415  only for those who need it
+
+    try:
+        return pwd.getpwnam(user).pw_name
+    except KeyError:
+        raise ConfigError(f"{source}: server_user: no such user: {user!r}") from None
 
 
 def _checked_token(token: str, source: str) -> str:

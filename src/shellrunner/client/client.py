@@ -45,15 +45,21 @@ class Client:
         retry_first_for: float = 0.0,
         on_retry: RetryListener | None = None,
         tls: ssl.SSLContext | None = None,
+        server_user: str | int | None = None,
     ) -> None:
         """`url` is http://…, https://… or unix:/PATH.
 
+        Over http on this machine, and on a Unix socket, nothing is sent unless the process that listens belongs to
+        the caller's own user, to root, or to `server_user`: a name, a uid, or `*` for anybody.
+
         Raises:
-            ValueError: `url` is not one of these.
+            ValueError: `url` is not one of these, or there is no such user.
         """
         address = ServerAddress.parse(url)
         retries = RetryTimes(retry_for, retry_first_for)
-        self._transport = Transport(address, token=token, retries=retries, on_retry=on_retry, tls=tls)
+        self._transport = Transport(
+            address, token=token, retries=retries, on_retry=on_retry, tls=tls, server_user=server_user
+        )
 
     async def __aenter__(self) -> Self:
         """Open the client; connections are made on demand."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 UNREACHABLE: Final = "unreachable"  # no connection: nothing was sent
 INTERRUPTED: Final = "interrupted"  # the connection broke: whether the server received the request is unknown
 UNTRUSTED: Final = "untrusted"  # the server's TLS certificate could not be verified
+OTHER_USER: Final = "other-user"  # the process on this machine that would get the request is not a trusted user's
 FOREIGN: Final = "foreign"  # a response that is not shellrunner's: from a proxy or another program
 
 _PROBLEM_TYPE_PREFIX: Final = "/problems/"
@@ -24,8 +25,8 @@ class ClientError(ShellrunnerError):
     """A request was refused or got no response; `detail` is a message for users.
 
     `status` is the HTTP status of the response, 0 if there was none. `kind` is the last part of the problem's `type`
-    (`no-such-job`, `queue-full`, …), or `unreachable`, `interrupted`, `untrusted` or `foreign`. `problem` is the
-    problem document (RFC 9457), if there is one.
+    (`no-such-job`, `queue-full`, …), or `unreachable`, `interrupted`, `untrusted`, `other-user` or `foreign`.
+    `problem` is the problem document (RFC 9457), if there is one.
     """
 
     def __init__(self, detail: str, *, kind: str, status: int = 0, problem: "Problem | None" = None) -> None:

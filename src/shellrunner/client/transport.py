@@ -24,6 +24,7 @@ from shellrunner.client.client_error import (
     error_from_response,
 )
 from shellrunner.client.retry import Retry
+from shellrunner.client.server_identity import CheckingTcpConnector, CheckingUnixConnector, ServerIdentity
 
 READ_TIMEOUT: Final = 45.0  # seconds without a byte until a connection counts as broken; streams send one every 15 s
 _CONNECT_TIMEOUT: Final = 10.0
@@ -54,8 +55,15 @@ class Transport:
         retries: RetryTimes,
         on_retry: RetryListener | None,
         tls: ssl.SSLContext | None,
+        server_user: str | int | None,
     ) -> None:
+        """Make a pool for this address.
+
+        Raises:
+            ValueError: there is no user `server_user`.
+        """
         self.address, self._retries = address, retries
+        self._identity = ServerIdentity(str(address), server_user)
         self._token, self._on_retry, self._tls = token, on_retry, tls
         self._has_connected = self._is_retrying = False
         self._session: aiohttp.ClientSession
@@ -169,8 +177,17 @@ class Transport:
 
     def _connector(self) -> aiohttp.BaseConnector:
         if self.address.socket:
-            return aiohttp.UnixConnector(self.address.socket)
-        return aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
+            return CheckingUnixConnector(self._identity, path=self.address.socket)
+        if self._is_certified:
+            return aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
+        return CheckingTcpConnector(self._identity, ssl=True if self._tls is None else self._tls)
+
+    @property
+    def _is_certified(self) -> bool:
+        """Whether a certificate with the server's name proves who it is, whatever accepts the connection."""
+        tls = self._tls
+        is_verified = tls is None or (tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname)
+        return self.address.base.startswith("https:") and is_verified
 
     def _trace_config(self) -> aiohttp.TraceConfig:
         # aiohttp itself retries once on a connection that broke and reports only the second error, so the errors

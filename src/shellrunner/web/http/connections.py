@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from shellrunner.access.peer_credentials import peer_has_left
+from shellrunner.peer_credentials import peer_has_left
 
 log = logging.getLogger("shellrunner.web")
 

@@ -8,7 +8,8 @@ from typing import Final, NoReturn
 
 from aiohttp import hdrs, web
 
-from shellrunner.access import Identity, peer_credentials
+from shellrunner import peer_credentials
+from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY

@@ -1,6 +1,7 @@
 """The uid of the peer: real sockets, real other users, real races."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from shellrunner.access import peer_credentials
-from shellrunner.access.peer_credentials import peer_uid
+from shellrunner import peer_credentials
+from shellrunner.peer_credentials import NoOwner, SockDiag, peer_uid, server_uid
 from tests.support.waiting import WAIT_TIMEOUT
 
 ME = os.geteuid()
@@ -49,6 +50,10 @@ class Client:
         """Let it execute this; return once it is done."""
         self.begins(line)
         assert self._stdout.readline() == "\n", "the client failed"
+
+    def reads(self) -> str:
+        """Return the next line that it prints."""
+        return self._stdout.readline().strip()
 
     def begins(self, line: Any) -> None:
         """Let it execute this, without waiting."""
@@ -241,12 +246,7 @@ def test_the_overflow_uid_is_nobody(listener: Any, client: Any, way: Any) -> Non
 
 def test_a_peer_that_is_not_on_loopback_is_nobody(listener: Any, client: Any) -> None:
     """A peer on another address of this machine counts as a remote one."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the address it would be sent from
-        except OSError:
-            pytest.skip("this machine has no address but loopback")
-        outside = probe.getsockname()[0]
+    outside = outside_address()
     client(ME).connects(listener.getsockname(), source=(outside, 0))
     with accept(listener) as connection:
         assert connection.getpeername()[0] == outside
@@ -336,3 +336,91 @@ def test_lookups_leave_nothing_open(connection: Any) -> None:
     before = os.listdir("/proc/self/fd")
     assert {peer_uid(connection) for _ in range(1_000)} == {ME}
     assert os.listdir("/proc/self/fd") == before
+
+
+# Whose the server is, as its client asks ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernel() -> Iterator[SockDiag]:
+    """Yield a netlink socket of a client."""
+    with contextlib.closing(SockDiag()) as made:
+        yield made
+
+
+@pytest.mark.parametrize(("listener", "way"), TRANSPORTS[1:], indirect=["listener"])
+def test_a_server_owns_a_connection_once_it_has_accepted_it(listener: Any, way: Any, kernel: SockDiag) -> None:
+    """A connection has no owner while it waits, then the process that accepted it, and none once that closed it."""
+    family, host = way
+    with socket.socket(family) as ours:
+        ours.connect((host, listener.getsockname()[1]))
+        assert server_uid(ours, kernel) is NoOwner.WAITING
+        with accept(listener) as theirs:
+            assert server_uid(ours, kernel) == ME
+            theirs.shutdown(socket.SHUT_WR)
+            assert server_uid(ours, kernel) is NoOwner.CLOSED
+        assert server_uid(ours, kernel) is NoOwner.CLOSED
+    assert server_uid(ours, kernel) is NoOwner.CLOSED
+
+
+@as_root
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "another"])
+def test_a_server_has_the_uid_of_who_accepts(client: Any, kernel: SockDiag, host: str) -> None:
+    """It is the accepting process's own, also at another address of this machine."""
+    if host == "another":
+        host = outside_address()
+    family, other = socket.AF_INET6 if ":" in host else socket.AF_INET, client(OTHER_UID)
+    other.does(f"s = socket.socket({int(family)}); s.bind(({host!r}, 0)); s.listen()")
+    other.begins("print(s.getsockname()[1], flush=True); c = s.accept()[0]")
+    with socket.socket(family) as ours:
+        ours.connect((host, int(other.reads())))
+        other.reads()
+        assert server_uid(ours, kernel) == OTHER_UID
+        other.does("c.send(bytes(100)); c.close()")
+        assert server_uid(ours, kernel) is NoOwner.CLOSED, "a row without an owner has uid 0, or its last one"
+
+
+@as_root
+def test_a_server_that_closes_behind_unread_bytes_is_nobody(client: Any, kernel: SockDiag) -> None:
+    """While its end waits behind unread bytes, our side looks established, but the connection has no owner."""
+    other = client(OTHER_UID)
+    other.does("s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()")
+    other.begins("print(s.getsockname()[1], flush=True); c = s.accept()[0]; c.setblocking(False)")
+    with socket.create_connection(("127.0.0.1", int(other.reads()))) as ours:
+        other.reads()
+        other.does("_ = [c.send(bytes(1 << 20)) for _ in iter(lambda: select.select([], [c], [], 0.2)[1], [])]")
+        assert server_uid(ours, kernel) == OTHER_UID
+        other.does("c.close()")
+        assert state(ours) == 1
+        assert server_uid(ours, kernel) is NoOwner.CLOSED
+
+
+def test_a_server_that_the_kernel_does_not_know_is_nobody(listener: Any) -> None:
+    """Without a row, or with that of the listener only, or where netlink is forbidden, the owner is not known."""
+
+    class NoRow(SockDiag):
+        def row(self, near: Any, far: Any) -> Any:
+            return super().row((near[0], b"\0\1"), far)
+
+    class Listener(SockDiag):
+        def row(self, near: Any, far: Any) -> Any:
+            return super().row(near, (far[0], b"\0\1"))
+
+    class Forbidden(SockDiag):
+        def row(self, near: Any, far: Any) -> Any:
+            raise PermissionError
+
+    with socket.create_connection(listener.getsockname()) as ours, accept(listener):
+        for kind in (NoRow, Listener, Forbidden):
+            with contextlib.closing(kind()) as kernel:
+                assert server_uid(ours, kernel) is NoOwner.UNKNOWN
+
+
+def outside_address() -> str:
+    """Return an address of this machine that is not loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the address it would be sent from
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(probe.getsockname()[0])

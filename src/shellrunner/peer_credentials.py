@@ -1,21 +1,24 @@
 """The process at the other end of a connection, as the kernel reports it: its uid, and whether there still is one.
 
-See unix(7) and sock_diag(7). Used by the security middleware and the connections, on their one thread. Must not know
-what the uid allows: what is not certain is None.
+See unix(7) and sock_diag(7). The server asks about its clients, on its one thread; a client about its server. Must
+not know what the uid allows: what is not certain is None, or a reason.
 """
 
 import atexit
+import enum
+import functools
 import socket
 import struct
+import sys
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, linux/tcp.h; none of them is in the standard library.
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
-_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2 = 1, 4, 5
+_ESTABLISHED, _SYN_RECV, _FIN_WAIT1, _FIN_WAIT2, _LISTEN = 1, 3, 4, 5, 10
 _RECEIVING: Final = frozenset({_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2})  # it may have shut down its sending side
 _NO_COOKIE: Final = b"\xff" * 8
 _NLMSG: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -27,6 +30,7 @@ _End = tuple[bytes, bytes]  # an address and a port, as the kernel stores them
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _LOOPBACK6: Final = bytes(15) + b"\x01"
+_IS_LINUX: Final = sys.platform == "linux"
 
 
 def peer_uid(connection: socket.socket) -> int | None:
@@ -40,7 +44,7 @@ def peer_uid(connection: socket.socket) -> int | None:
         uid = None if lookup is None else lookup(connection)
     except OSError:  # it is closed, not connected, not TCP, or the kernel lacks sock_diag
         return None
-    return None if uid in _UNKNOWN_UIDS else uid
+    return None if uid is None or is_ambiguous(uid) else uid
 
 
 def peer_has_left(connection: socket.socket) -> bool | None:
@@ -53,6 +57,51 @@ def peer_has_left(connection: socket.socket) -> bool | None:
         return None if ends is None else _sock_diag.owner(*ends, _RECEIVING) is None
     except OSError:
         return None
+
+
+class NoOwner(enum.Enum):
+    """Why no process owns the other end of a connection that we made."""
+
+    WAITING = "no process has accepted it yet"
+    CLOSED = "it is closed"
+    UNKNOWN = "the kernel cannot say"
+    REMOTE = "it leads to another machine"
+
+
+def server_uid(connection: socket.socket, kernel: "SockDiag") -> int | NoOwner:
+    """Return the uid of the process that accepted a connection of ours, or why there is none.
+
+    For a Unix socket that is the process that listens, or the one that did so for it: root with systemd's socket
+    units. The uid may be ambiguous: see `is_ambiguous`.
+    """
+    try:
+        if connection.family == socket.AF_UNIX:
+            return _unix_peer_uid(connection) if _IS_LINUX else NoOwner.UNKNOWN
+        ours, theirs = _ends(connection)
+    except OSError:
+        return NoOwner.CLOSED
+    is_loopback = _is_loopback(theirs[0])
+    if not is_loopback and ours[0] != theirs[0]:  # the kernel chooses the same address for both ends within a machine
+        return NoOwner.REMOTE
+    owner = _accepting_uid(connection, theirs, ours, kernel) if _IS_LINUX else NoOwner.UNKNOWN
+    # From our other addresses a container's rules may lead elsewhere, as no user can do.
+    return NoOwner.REMOTE if owner is NoOwner.UNKNOWN and not is_loopback else owner
+
+
+def _accepting_uid(connection: socket.socket, theirs: "_End", ours: "_End", kernel: "SockDiag") -> int | NoOwner:
+    try:
+        row = kernel.row(theirs, ours)
+        # Checked last: while our end is established, its other end is the same as before the lookup.
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+            return NoOwner.CLOSED
+    except OSError:  # the kernel lacks sock_diag, or a sandbox forbids it
+        return NoOwner.UNKNOWN
+    if row is None or row.state == _LISTEN:  # another network namespace, or SYN cookies just before the last ACK
+        return NoOwner.UNKNOWN
+    if row.state not in {_ESTABLISHED, _SYN_RECV}:
+        return NoOwner.CLOSED
+    # In the queue of connections to accept, its uid is 0, or the listener's.
+    return row.uid if row.inode and row.state == _ESTABLISHED else NoOwner.WAITING
 
 
 def _unix_peer_uid(connection: socket.socket) -> int:
@@ -74,9 +123,14 @@ def _tcp_peer_uid(connection: socket.socket) -> int | None:
 
 def _loopback_ends(connection: socket.socket) -> tuple[_End, _End] | None:
     """Return the client's and our end of a connection over loopback, else None."""
-    ours = _endpoint(connection.family, connection.getsockname())
-    theirs = _endpoint(connection.family, connection.getpeername())
+    ours, theirs = _ends(connection)
     return (theirs, ours) if _is_loopback(ours[0]) and _is_loopback(theirs[0]) else None
+
+
+def _ends(connection: socket.socket) -> tuple[_End, _End]:
+    """Return our end and the other end of a connection over IP."""
+    family = connection.family
+    return _endpoint(family, connection.getsockname()), _endpoint(family, connection.getpeername())
 
 
 _LOOKUPS: Final[dict[int, Callable[[socket.socket], int | None]]] = {
@@ -95,7 +149,13 @@ def _is_loopback(address: bytes) -> bool:
     return address[0] == 127 if len(address) == 4 else address == _LOOPBACK6
 
 
-class _SockDiag:
+class _Row(NamedTuple):
+    state: int
+    uid: int
+    inode: int
+
+
+class SockDiag:
     """A netlink socket that stays open, because opening one costs more than a lookup."""
 
     def __init__(self) -> None:
@@ -108,20 +168,27 @@ class _SockDiag:
         Raises:
             OSError: the kernel does not reply.
         """
+        row = self.row(near, far)
+        # A socket without an inode belongs to no process yet, or no longer, and its uid is 0.
+        return row.uid if row is not None and row.state in states and row.inode else None
+
+    def row(self, near: _End, far: _End) -> _Row | None:
+        """Return the kernel's row of the TCP socket at `near` that is connected to `far`.
+
+        If there is no such connection, that of the listener on the port, or of the remains of a connection, or None.
+
+        Raises:
+            OSError: the kernel does not reply.
+        """
         family = socket.AF_INET if len(near[0]) == 4 else socket.AF_INET6
         pair = (near[1], far[1], near[0], far[0], 0, _NO_COOKIE)
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED, *pair)
         try:
-            row = self._query(request)
+            reply = self._query(request)
         except OSError:  # ENOBUFS: replies were lost; whatever it is, a new socket does not have the problem
             self.close()
-            row = self._query(request)
-        if row is None:
-            return None
-        state, uid, inode = _ROW.unpack_from(row)
-        # If there is no such connection, the kernel returns the listener on the port, or the remains of a connection.
-        # A socket without an inode belongs to no process yet, or no longer, and its uid is 0.
-        return int(uid) if state in states and inode else None
+            reply = self._query(request)
+        return None if reply is None else _Row(*_ROW.unpack_from(reply))
 
     def close(self) -> None:
         """Close the socket; the next lookup opens a new one."""
@@ -146,15 +213,18 @@ class _SockDiag:
                 return reply[_NLMSG.size :] if kind == _SOCK_DIAG_BY_FAMILY else None
 
 
-_sock_diag: Final = _SockDiag()
+_sock_diag: Final = SockDiag()
 
 
-def _overflow_uid() -> int:
-    """Return the uid that stands for those without one in our user namespace (proc(5))."""
+def is_ambiguous(uid: int) -> bool:
+    """Return whether a uid stands for everybody without one in our user namespace, or for none (proc(5))."""
+    return uid in _ambiguous_uids()
+
+
+@functools.cache
+def _ambiguous_uids() -> frozenset[int]:
     try:
-        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+        overflow_uid = int(Path("/proc/sys/kernel/overflowuid").read_text())
     except OSError:
-        return 65_534
-
-
-_UNKNOWN_UIDS: Final = frozenset({_overflow_uid(), (1 << 32) - 1})
+        overflow_uid = 65_534
+    return frozenset({overflow_uid, (1 << 32) - 1})
