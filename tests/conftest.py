@@ -4,12 +4,17 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from shellrunner.keeper.slot import SlotReader
 from tests.support import measurement
 from tests.support.keepers import ForkServer, Talk, kept
 from tests.support.service import Service
+
+# Its deadline for one example would measure whatever else the machine does.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+hypothesis.settings.load_profile("without deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,7 +21,7 @@ import pytest
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import PAGE_SIZE, SLOT_SIZE, SlotReader, slot_name
 from shellrunner.supervisor.verdict import new_claim_token
-from tests.support.processes import lives, marked, parent
+from tests.support.processes import children, lives, marked, parent
 from tests.support.service import Service
 from tests.support.waiting import until
 
@@ -471,9 +471,8 @@ def _is_longer(found: Any, count: int) -> bool:
     return len(found) >= count
 
 
-def _children(pid: Any) -> list[Any]:
-    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-    return [each for each in pids if lives(each) and parent(each) == pid]
+def _children(pid: int) -> list[int]:
+    return [each for each in children(pid) if lives(each)]
 
 
 async def test_a_kill_of_every_process_of_the_unit_loses_what_ran_and_keeps_what_waited(

@@ -79,7 +79,7 @@ _LARGE_PIPE = (
 @pytest.mark.parametrize(
     ("more", "prepare", "size"),
     [
-        ({"tty": [24, 80]}, "", 12_000),
+        ({"tty": [24, 80]}, "", 8_000),
         ({}, "", 65_536),
         ({}, _LARGE_PIPE, 600_000),
         ({"leave_children": True}, _LARGE_PIPE, 600_000),
@@ -92,17 +92,18 @@ async def test_t1_a_cancel_after_the_end_loses_no_output(
     """A command that has ended when a cancel arrives keeps its ending, and everything that it wrote."""
     keeper, slot = keeping
     pid = keeper.hello["identity"]["pid"]
-    go = tmp_path / "go"
+    go, runs = tmp_path / "go", tmp_path / "runs"
     program = f"""import fcntl, os, time
 {prepare}
+open({str(runs)!r}, "w").close()
 while not os.path.exists({str(go)!r}): time.sleep(0.01)
 os.write(1, b"x" * {size})"""
     start(keeper, 1, "", **{"argv": [sys.executable, "-c", program], "output_bytes": 1 << 30, **more})
-    await until(lambda: slot.find(1, "t"))
-    command = await until(lambda: children(pid))
+    await until(runs.exists)
+    (command,) = children(pid)
     os.kill(pid, signal.SIGSTOP)
     go.touch()
-    await until(lambda: not lives(command[0]), what="the command has ended")
+    await until(lambda: not lives(command), what="the command has ended")
     keeper.send(do="cancel", job=1, token="t")
     os.kill(pid, signal.SIGCONT)
     assert keeper.receive()["say"] == "ended"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from shellrunner.web import ROUTES
 from tests.support.attack import EACH_SCOPE, PROBE, Target, bearer, looking, read_reply, request, running
 
-SECONDS = float(os.environ.get("SHELLRUNNER_FUZZ", "8"))
+SECONDS = float(os.environ.get("SHELLRUNNER_FUZZ", "4"))
 IS_LONG = SECONDS > 60
 FIRST_TIMEOUT = 0.5  # seconds; what is not answered by then waits for more, perhaps
 LAST_TIMEOUT = (

@@ -140,9 +140,12 @@ class Round:
 
 @pytest.mark.timeout(450)
 async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
-    """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false."""
+    """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false.
+
+    The short selection is one of the two, by the seed.
+    """
     seconds = 30 if whole else 3
-    for sparing in (False, True):
+    for sparing in (False, True) if whole else (bool(seed % 2),):
         path = tmp_path / f"sparing-{sparing}"
         path.mkdir()
         await Round(path, seed, sparing=sparing).run(seconds)

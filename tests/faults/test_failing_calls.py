@@ -49,12 +49,12 @@ SCENARIOS = [
     ),
     Scenario("long", "(true &); sleep 1.1; (true &); echo out; sleep 0.2", output=b"out\n"),
 ]
-each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 ERRORS = ("EIO", "ENOSPC", "EMFILE", "ENOMEM", "EROFS", "EACCES")
 _FIRSTS = (*range(1, 13), 16, 24, 40, 60)  # which call of a kind fails; there are many only where /proc is read
 # For ever: who cannot wait for a child, nor look for processes, nor read or write pipes, nor receive, cannot do it.
 _HOPELESS = [(0, call) for call in ("os.wait4", "os.open", "os.listdir", "os.read", "os.write", "socket.recv")]
 _SHORT = 2  # calls that a short round picks, where it does not try all
+_SHORT_SCENARIOS = 3  # that it picks
 
 Faults = Iterable[tuple[int, str]]
 
@@ -70,6 +70,22 @@ async def faulty(tmp_path: Path) -> AsyncIterator[World]:
             ):  # more than there are idle keepers: one that is dead is noticed when it gets a job
                 await there.run(QUICK, None, f"last{number}")
             await there.check_nothing_is_left()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try each scenario by itself, or some of them, which the seed decides, in one test."""
+    if "scenarios" in metafunc.fixturenames:
+        names = [scenario.name for scenario in SCENARIOS]
+        whole = metafunc.config.getoption("--faults") == "whole"
+        metafunc.parametrize("scenarios", names if whole else ["some"], indirect=True)
+
+
+@pytest.fixture
+def scenarios(request: pytest.FixtureRequest, seed: int) -> list[Scenario]:
+    """Return the scenarios that one test tries."""
+    if request.param == "some":
+        return random.Random(seed).sample(SCENARIOS, _SHORT_SCENARIOS)
+    return [scenario for scenario in SCENARIOS if scenario.name == request.param]
 
 
 def _chosen(chance: random.Random, *, whole: bool) -> list[str]:
@@ -108,31 +124,35 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
     assert not failed, "\n".join(map(str, failed))
 
 
-@each_scenario
 async def test_c9_a_keeper_survives_a_failing_call(
-    faulty: World, scenario: Scenario, seed: int, *, whole: bool
+    faulty: World, scenarios: list[Scenario], seed: int, *, whole: bool
 ) -> None:
     """Whichever call fails once: a healthy command comes to its end, and its ending is true."""
     chance = random.Random(seed)
-    calls = _chosen(chance, whole=whole or scenario is PLAIN)
-    await _sweep(faulty, scenario, calls, lambda: [(1, fault) for fault in chance.sample(ERRORS, 2 if whole else 1)])
+    for scenario in scenarios:
+        calls = _chosen(chance, whole=whole or scenario is scenarios[0])
+        await _sweep(
+            faulty, scenario, calls, lambda: [(1, fault) for fault in chance.sample(ERRORS, 2 if whole else 1)]
+        )
 
 
-@each_scenario
 async def test_c9_a_keeper_survives_calls_that_go_on_failing(
-    faulty: World, scenario: Scenario, seed: int, *, whole: bool
+    faulty: World, scenarios: list[Scenario], seed: int, *, whole: bool
 ) -> None:
     """Whichever call fails for a while or for ever: the same holds."""
     chance = random.Random(seed)
-    calls = _chosen(chance, whole=whole)
-    await _sweep(faulty, scenario, calls, lambda: [(times, chance.choice(ERRORS)) for times in (3, 0)])
+    for scenario in scenarios:
+        calls = _chosen(chance, whole=whole)
+        await _sweep(faulty, scenario, calls, lambda: [(times, chance.choice(ERRORS)) for times in (3, 0)])
 
 
-@each_scenario
-async def test_c9_a_keeper_may_die_at_any_call(faulty: World, scenario: Scenario, seed: int, *, whole: bool) -> None:
+async def test_c9_a_keeper_may_die_at_any_call(
+    faulty: World, scenarios: list[Scenario], seed: int, *, whole: bool
+) -> None:
     """Whichever call it dies before or after: started at most once, true or `lost`, and nothing is left."""
-    calls = _chosen(random.Random(seed), whole=whole)
-    await _sweep(faulty, scenario, calls, lambda: [(1, fault) for fault in CRASHES])
+    for scenario in scenarios:
+        calls = _chosen(random.Random(seed), whole=whole)
+        await _sweep(faulty, scenario, calls, lambda: [(1, fault) for fault in CRASHES])
 
 
 async def test_c9_writes_may_be_short(faulty: World) -> None:

@@ -55,7 +55,7 @@ from .stdin_buffer import StdinBuffer
 
 _REAP_AFTER = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
 _CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
-_MAX_LAST_READS = 64  # of each pipe; a terminal holds 64 KiB, and a read returns at most 4,095 bytes of it
+_MAX_LAST_READS = 64  # of each pipe; a terminal holds some 20 KB, and a read returns at most 4,095 bytes of it
 _CONNECT_TIMEOUT = 5.0  # seconds that a new keeper waits for the server that had it forked
 _ACCEPT_RETRY_DELAY = 0.2  # seconds
 _READ_RETRY_DELAY = 0.05  # seconds
