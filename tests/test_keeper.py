@@ -29,7 +29,7 @@ from shellrunner.model import Claim, Ending, JobSpec
 from shellrunner.store.output import spill
 from shellrunner.store.output.spill import Spill
 from shellrunner.supervisor.verdict import Ended, NeverStarted, judge, new_claim_token
-from tests.support.keepers import ForkServer, Talk, keep, record_of, start
+from tests.support.keepers import ForkServer, Talk, ended, keep, record_of, start
 from tests.support.processes import lives
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
@@ -212,6 +212,21 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server: ForkServer) 
     assert keeper.receive()["job"] == 1
     start(keeper, 2, "exit 3")
     assert keeper.receive()["job"] == 2
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_a_command_that_is_only_killed_gets_no_term(keeping: tuple[Talk, SlotReader], at_start: bool) -> None:
+    """A cancel kills every group at once if the start or the cancel says so."""
+    keeper, slot = keeping
+    script = "trap 'echo trapped' TERM; timeout 60 sleep 60 & echo begun; timeout 60 sleep 60; echo next"
+    start(keeper, 1, script, grace=60, **({"kill_only": True} if at_start else {}))
+    pid = keeper.hello["identity"]["pid"]
+    await until(lambda: len(process_tree.living(pid)) == 5)  # the shell, and both of each step
+    keeper.send(do="cancel", job=1, token="t", **({} if at_start else {"kill_only": True}))
+    assert keeper.receive()["say"] == "ended"
+    end, data = ended(slot, 1)
+    assert (end["ending"], end["signal"], data) == ("cancelled", "SIGKILL", b"begun\n")
+    assert not process_tree.descendants(pid)
 
 
 def _age(pid: Any) -> Any:

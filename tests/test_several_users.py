@@ -119,14 +119,20 @@ async def ended(shared: Ask, job: Any) -> None:
 
 
 async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
-    """A restricted token cannot cancel, signal, feed or delete another token's job, not even of the same user."""
+    """A restricted token cannot cancel, signal, feed or delete another token's job, not even of the same user.
+
+    For one that may not read there is no such job.
+    """
     mine, theirs = [(await shared(who, "POST", "/api/jobs", json=CAT_JOB))[2]["job_id"] for who in ("ci", "ops")]
-    for who, job in (("cd", mine), ("ci", theirs)):
+    for who, job, code, problem in (
+        ("cd", mine, 404, "/problems/no-such-job"), ("ci", theirs, 403, "/problems/not-yours")
+    ):  # fmt: skip
         for verb, path in (("POST", "/cancel"), ("POST", "/signal"), ("POST", "/stdin?end=true"), ("DELETE", "")):
             target = f"/api/jobs/{job}{path}"
-            status, _, problem = await shared(who, verb, target, json={"signal": "SIGKILL"})
-            assert (status, problem["type"]) == (403, "/problems/not-yours"), (who, target)
-        assert (await shared(who, "DELETE", "/api/jobs?confirm=true"))[2]["type"] == "/problems/not-yours"
+            status, _, body = await shared(who, verb, target, json={"signal": "SIGKILL"})
+            assert (status, body["type"]) == (code, problem), (who, target)
+    for who, problem in (("cd", "insufficient-scope"), ("ci", "not-yours")):
+        assert (await shared(who, "DELETE", "/api/jobs?confirm=true"))[2]["type"] == f"/problems/{problem}"
     for job in (mine, theirs):
         assert (await shared("ops", "GET", f"/api/statuses/{job}"))[2]["cancelling"] is False
         assert (await shared("ops", "POST", f"/api/jobs/{job}/cancel"))[0] == 202, "who is not bound reaches all"

@@ -131,7 +131,7 @@ def routes() -> str:
             for method, about in methods.items():
                 if method != "parameters" and tag["name"] in about["tags"]:
                     access = scopes[method.upper(), path]
-                    scope = str(REQUIRED_SCOPES.get(access, ""))
+                    scope = "` and `".join(REQUIRED_SCOPES.get(access, ()))
                     parts.append(_route(f"{method.upper()} {path}", methods, about, scope, common))
     return "\n\n".join(parts)
 

@@ -260,8 +260,8 @@ class InsufficientScope(ShellrunnerError):
 
     code = "insufficient-scope"
 
-    def __init__(self, scope: str) -> None:
-        super().__init__(f"this token lacks the scope {scope!r}", scope=scope)
+    def __init__(self, scope: str, detail: str | None = None) -> None:
+        super().__init__(detail or f"this token lacks the scope {scope!r}", scope=scope)
         self.scope = scope
 
 

@@ -1,5 +1,6 @@
 """Command rules: what no rule names literally is rejected, with a pointer to it; and who may change which job."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shellrunner.access import ALL_SCOPES, Identity, service_user
-from shellrunner.access.command_rules import check_command, check_ownership, check_stdin
+from shellrunner.access.command_rules import (
+    check_command,
+    check_ownership,
+    check_signal,
+    check_stdin,
+    check_submission,
+)
 from shellrunner.config import Rule, Token
-from shellrunner.errors import CommandNotAllowed, NotYours
-from shellrunner.model import Job, JobSpec, Queued
+from shellrunner.config.auth import Scope
+from shellrunner.errors import CommandNotAllowed, InsufficientScope, NoSuchJob, NotYours
+from shellrunner.model import JobSpec
 from tests.support.tokens import hash_of
 
 # Few words, alike, so that what is asked for is often nearly what is allowed.
 WORDS = ["ls", "ls ", "LS", "/bin/ls", "-l", "-l;id", "", "é", "e\u0301", "ls -l"]
 VARIABLES = ["LANG", "lang", "LD_PRELOAD", "PATH", "BASH_ENV", "A/B~C"]
 PLACES = ["/srv", "/srv/", "/srv/.", "/srv/../etc", "//srv", "/"]
-OPTIONS = ["stdin", "tty", "limits", "leave_children"]
+OPTIONS = ["stdin", "tty", "limits", "leave_children", "signal"]
 HARMLESS = {
     "timeout": 5.0, "priority": 3, "queue": "q", "labels": {"a": "b"}, "merge_stderr": True, "encoding": "koi8-r",
     "after": [1], "start_at": "2026-11-24T15:31:42Z", "retries": {"max": 3}, "notify": {"url": "http://x/"},
@@ -38,7 +46,7 @@ beside = st.fixed_dictionaries(
     {
         "env": st.lists(st.sampled_from(VARIABLES), max_size=2),
         "cwd": st.lists(st.sampled_from(PLACES).map(Path), max_size=2),
-        "options": st.lists(st.sampled_from(OPTIONS), max_size=3),
+        "options": st.lists(st.sampled_from(OPTIONS), max_size=4),
     }
 )
 rules = st.builds(lambda one, other: Rule(**one, **other), named, beside)
@@ -56,9 +64,11 @@ asked = st.one_of(
 )
 
 
-def identity_with(*rules: Rule, run_as: str | None = None, name: str = "ci") -> Identity:
-    token = Token(name=name, hash=hash_of(name), scopes=["run"], run_as=run_as, commands=list(rules) or None)
-    return Identity(f"token:{name}", frozenset({"run"}), token)
+def identity_with(
+    *rules: Rule, run_as: str | None = None, name: str = "ci", scopes: Sequence[Scope] = ("read", "run")
+) -> Identity:
+    token = Token(name=name, hash=hash_of(name), scopes=[*scopes], run_as=run_as, commands=list(rules) or None)
+    return Identity(f"token:{name}", frozenset(scopes), token)
 
 
 def rejected_at(identity: Identity, **spec: Any) -> str:
@@ -82,6 +92,8 @@ def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
     needs: set[str] = {key for key in ("stdin", "tty", "leave_children") if key in spec}
     if set(spec.get("limits", {})) - {"output_bytes"}:
         needs.add("limits")
+    if {"tty", "stdin"} <= set(spec):
+        needs.add("signal")
     return (
         same
         and set(spec.get("env", {})) <= set(rule.env)
@@ -158,6 +170,9 @@ def test_no_other_variable_is_the_variable(name: str) -> None:
         ({"command": "ls"}, {"command": "ls", "limits": {"output_bytes": 1, "processes": 1}}, "#/limits/processes"),
         ({"command": "ls"}, {"command": "ls", "leave_children": False}, "#/leave_children"),
         ({"command": "ls"}, {"command": "ls", **HARMLESS}, ""),
+        ({"command": "ls", "options": ["stdin", "tty"]}, {"command": "ls", "stdin": "\3", "tty": True}, "#/tty"),
+        ({"command": "ls", "options": ["tty"]}, {"command": "ls", "tty": True}, ""),
+        ({"command": "ls", "options": ["stdin", "tty", "signal"]}, {"command": "ls", "stdin": "\3", "tty": True}, ""),
     ],
 )  # fmt: skip
 def test_ways_around(rule: dict[str, Any], spec: dict[str, Any], pointer: str) -> None:
@@ -203,47 +218,68 @@ def test_a_rule_without_a_command_or_with_two_is_invalid(rule: dict[str, Any]) -
 # Ownership of jobs --------------------------------------------------------------------------------------------
 
 
-def job(submitter: str | None, run_as: str | None = None, **spec: Any) -> Job:
-    return Job(5, JobSpec(**{"command": "ls", **spec}), 1, Queued(), submitter=submitter, run_as=run_as)
-
-
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(["ci", "cd"]),
     st.sampled_from([None, "nobody", "root"]),
+    st.booleans(),
     st.booleans(),
     st.sampled_from([None, "token:ci", "token:cd", "ci", "uid:0"]),
     st.sampled_from([None, "nobody", "root"]),
 )
-def test_a_restricted_identity_changes_only_its_own_jobs(
-    name: str, run_as: str | None, has_list: bool, submitter: str | None, ran_as: str | None
+def test_an_identity_changes_its_own_jobs_and_others_only_if_nothing_forbids_it(
+    run_as: str | None, has_list: bool, reads: bool, submitter: str | None, ran_as: str | None
 ) -> None:
-    """A token with run_as or commands may change what it submitted itself under the same user, and nothing else."""
-    identity = identity_with(*([Rule(command="ls")] if has_list else []), run_as=run_as, name=name)
-    try:
-        check_ownership(identity, job(submitter, ran_as))
-        touched = True
-    except NotYours:
-        touched = False
-    free = run_as is None and not has_list
-    assert touched == (free or (submitter == f"token:{name}" and ran_as == run_as))
+    """With run_as or commands a job of others is `NotYours`; without `read` it does not exist in any case."""
+    rules = [Rule(command="ls")] if has_list else []
+    identity = identity_with(*rules, run_as=run_as, scopes=("read", "run") if reads else ("run",))
+    refused: type[Exception] | None = None if reads else NoSuchJob
+    if reads and (run_as or has_list):
+        refused = NotYours
+    if refused is None or (submitter == "token:ci" and ran_as == run_as):
+        check_ownership(identity, 5, submitter, ran_as)
+    else:
+        with pytest.raises(refused) as error:
+            check_ownership(identity, 5, submitter, ran_as)
+        assert reads or str(error.value) == str(NoSuchJob(5))
 
 
 def test_an_unrestricted_identity_changes_every_job() -> None:
     """Other tokens and the service's own user may change every job, also those without a recorded submitter."""
     for identity in (identity_with(), service_user(0), Identity("token:x", ALL_SCOPES, identity_with().token)):
         for whose in (None, "token:other", "uid:7"):
-            check_ownership(identity, job(whose))  # no error is raised
-            check_stdin(identity, job(whose))
+            check_ownership(identity, 5, whose, None)  # no error is raised
+        check_stdin(identity, JobSpec(command="ls"))
+        check_signal(identity, JobSpec(command="ls"))
 
 
-def test_a_job_that_may_not_be_submitted_any_more_accepts_no_input() -> None:
-    """A shell that was started before the token was restricted accepts no input from it, but may be cancelled."""
-    identity = identity_with(Rule(command="cat", options=["stdin"]))
-    shell = job("token:ci", command="sh", stdin={"stream": True})
-    check_ownership(identity, shell)
+def test_a_command_that_may_not_be_run_any_more_accepts_no_input_and_no_signal() -> None:
+    """A shell that was started before the token was restricted accepts nothing from it, but may be cancelled."""
+    identity = identity_with(Rule(command="cat", options=["stdin", "signal"]))
+    shell = JobSpec.model_validate({"command": "sh", "stdin": {"stream": True}})
+    for check in (check_stdin, check_signal):
+        with pytest.raises(CommandNotAllowed):
+            check(identity, shell)
+        check(identity, JobSpec.model_validate({"command": "cat", "stdin": {"stream": True}, "env": {}}))
+
+
+def test_a_signal_needs_the_option_of_the_rule_that_allows_the_command() -> None:
+    """The option of one rule is not one of another, and the rejection points to the signal."""
+    identity = identity_with(Rule(command="ls"), Rule(command="sleep 9", options=["signal"]))
+    check_signal(identity, JobSpec(command="sleep 9"))
+    with pytest.raises(CommandNotAllowed) as refused:
+        check_signal(identity, JobSpec(command="ls"))
+    assert refused.value.members["errors"][0]["pointer"] == "#/signal"
+    assert refused.value.detail == "token:ci is not allowed to run this command with signal"
+
+
+def test_a_callback_needs_the_scope_read() -> None:
+    """Who may not read results may not have them sent, with a rule or without; the command is judged first."""
+    notified = JobSpec.model_validate({"command": "ls", "notify": {"url": "http://x/"}})
+    for rules in ([], [Rule(command="ls")]):
+        check_submission(identity_with(*rules), notified)
+        check_submission(identity_with(*rules, scopes=("run",)), JobSpec(command="ls"))
+        with pytest.raises(InsufficientScope) as refused:
+            check_submission(identity_with(*rules, scopes=("run",)), notified)
+        assert refused.value.scope == "read"
     with pytest.raises(CommandNotAllowed):
-        check_stdin(identity, shell)
-    with pytest.raises(NotYours):
-        check_stdin(identity, job("token:cd", command="cat", stdin={"stream": True}))
-    check_stdin(identity, job("token:ci", command="cat", stdin={"stream": True}, env={}))
+        check_submission(identity_with(Rule(command="id"), scopes=("run",)), notified)

@@ -9,6 +9,7 @@ from typing import Final
 
 from shellrunner.config import Token
 from shellrunner.config.auth import Scope
+from shellrunner.model import Submitter
 
 ALL_SCOPES: Final[frozenset[Scope]] = frozenset({"read", "run", "admin"})
 
@@ -35,6 +36,21 @@ class Identity:
     def is_restricted(self) -> bool:
         """Whether it may change only its own jobs, since others could be commands that it may not start itself."""
         return self.token is not None and (self.token.run_as is not None or self.token.commands is not None)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether it may read the jobs of others. If not, those do not exist for it, whatever it asks."""
+        return "read" in self.scopes
+
+    @property
+    def kill_only(self) -> bool:
+        """Whether what ends its commands is KILL, as it must not choose which step of one a signal ends."""
+        return self.token is not None and self.token.commands is not None
+
+    @property
+    def submitter(self) -> Submitter:
+        """The identity as the history knows it."""
+        return Submitter(self.name, self.run_as, sees_all=self.sees_all, kill_only=self.kill_only)
 
 
 def service_user(uid: int) -> Identity:

@@ -47,8 +47,9 @@ class Rule(Section):
     cwd: list[AbsolutePath] = Field(
         default_factory=list, description="working directories that a job may name; empty: only jobs.cwd"
     )
-    options: list[Literal["stdin", "tty", "limits", "leave_children"]] = Field(
-        default_factory=list, description="other keys that a job may use"
+    options: list[Literal["stdin", "tty", "limits", "leave_children", "signal"]] = Field(
+        default_factory=list,
+        description="other keys that a job may use; signal: signals may be sent to it, also by keys of a terminal",
     )
 
     @model_validator(mode="after")
@@ -68,7 +69,9 @@ class Token(Section):
         repr=False, description="hash of the token, as `shellrunner token create` prints it"
     )
     scopes: list[Scope] = Field(
-        min_length=1, description="read: look and follow; run: submit, signal, cancel, delete; admin: pause queues"
+        min_length=1,
+        description="read: look and follow; run: submit, and signal, cancel and delete: its own jobs, with read any; "
+        "admin: pause queues, see how full they are, end unknown keepers",
     )
     expires: Annotated[datetime | None, BeforeValidator(_expiry)] = Field(
         None, description="time from which it is rejected; absent: never"

@@ -227,7 +227,7 @@ class Keeper:
             case "start":
                 self._handle_start(message)
             case "cancel" if running and running.matches(message):
-                running.terminate(reported_endings.CANCELLED)
+                running.terminate(reported_endings.CANCELLED, kill_only=bool(message.get("kill_only")))
             case "signal" if running and running.matches(message):
                 running.send_signal(message["signum"], to_tree=message.get("to") == "tree")
             case "input":

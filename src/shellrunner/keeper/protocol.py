@@ -6,8 +6,10 @@ keeper sends in its `hello`; a server must understand every version that was eve
     server → keeper       {"do": "start", "job", "token", "argv", "cwd", "env", "stdin", "timeout", "grace",
                            "merge_stderr", "leave_children", "output_bytes",
                            "attempt", "stream", "tty", "limits",                              (since protocol 2)
-                           "user"}                                                            (since protocol 3)
-                          {"do": "cancel", "job", "token"}
+                           "user",                                                            (since protocol 3)
+                           "kill_only"}                                                       (since protocol 4)
+                          {"do": "cancel", "job", "token",
+                           "kill_only"}                                                       (since protocol 4)
                           {"do": "signal", "job", "token", "signum",                          (since protocol 2)
                            "to"}                                                              (since protocol 4)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
@@ -24,7 +26,10 @@ keeper sends in its `hello`; a server must understand every version that was eve
 
 `start`: `attempt` counts from 1; `stream` is true if input follows in messages; `tty` is null or [rows, columns];
 `limits` is null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null
-(the keeper's own) or {"uid", "gid", "groups"}. Defaults: 1, false, null.
+(the keeper's own) or {"uid", "gid", "groups"}; `kill_only`: the command is ended by KILL, without TERM and grace, for
+whatever cause. Defaults: 1, false, null.
+
+`cancel`: with `kill_only` the command is ended so even if its `start` did not say so.
 
 `signal` is sent if the command has not ended, and is not answered: to the command's process group, or if `to` is
 "tree" to every process group that a descendant of the command is in.

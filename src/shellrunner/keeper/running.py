@@ -55,6 +55,7 @@ class RunningCommand:
         self._reap_again_at = math.inf  # after an attempt that failed
         self._ended_wall = 0
         self._stdin = command.stdin
+        self._kill_only = bool(message.get("kill_only"))
         timeout = message["timeout"]
         self._timeout_at = math.inf if timeout is None else command.clock + timeout
         self._settled_at = math.inf  # when what is left may be terminated, or let go; moves with each output …
@@ -107,24 +108,35 @@ class RunningCommand:
             else:
                 self._signal_own_group(signum)
 
-    def terminate(self, cause: str) -> None:
-        """End the command and all of its tree, which has a grace (see `termination`).
+    def terminate(self, cause: str, *, kill_only: bool = False) -> None:
+        """End the command and all of its tree, which has a grace (see `termination`) unless it is only killed.
 
         If the command has ended by itself, its ending stays; what it left behind is terminated at once. Does nothing
         if a termination has begun.
         """
         if self._termination:
             return
+        self._kill_only |= kill_only
         if self.has_ended():
             self._hurried = True
             self._settled_at = -math.inf
             return
         self.cause = cause
         tree = living_tree()
+        if self._kill_only:
+            self._kill(tree)
+            return
         self._termination = Termination(tree, self.message["grace"])
         if not tree:  # it could not be looked at
             self._signal_own_group(signal.SIGTERM)
             self._signal_own_group(signal.SIGCONT)
+
+    def _kill(self, tree: list[process_tree.Process]) -> None:
+        """Kill the tree at once: until then, a shell whose current step has ended would go on with the next one."""
+        self._termination = Termination(tree, None)
+        self._termination.step(time.monotonic())
+        if self._termination.is_blind:
+            self._signal_own_group(signal.SIGKILL)
 
     def _signal_own_group(self, signum: int) -> None:
         # Not reaped yet, so the group is the command's own.
@@ -178,7 +190,8 @@ class RunningCommand:
             self._may_let_go = True
         else:
             self._leftovers = FoundLeftovers(tree)
-            self._termination = Termination(tree, min(self.message["grace"], _MAX_LEFTOVERS_GRACE))
+            grace = min(self.message["grace"], _MAX_LEFTOVERS_GRACE)
+            self._termination = Termination(tree, None if self._hurried and self._kill_only else grace)
 
     # The end ---------------------------------------------------------------------------------------------------
 

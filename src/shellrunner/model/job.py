@@ -18,10 +18,20 @@ if TYPE_CHECKING:  # it needs pydantic, see the package
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """The identity that submitted a job (`token:NAME`, `uid:1000`), and the user it runs as (None: the service's)."""
+    """The identity that submitted a job (`token:NAME`, `uid:1000`), and the user it runs as (None: the service's).
+
+    sees_all: it may read the jobs of others; for any other identity those do not exist.
+    kill_only: nothing that it asks for sends its commands a signal before they are killed (see `Claim`).
+    """
 
     name: str
     run_as: str | None = None
+    sees_all: bool = True
+    kill_only: bool = False
+
+    def owns(self, submitter: str | None, run_as: str | None) -> bool:
+        """Return whether a job of this submitter, with this user, is its own."""
+        return (submitter, run_as) == (self.name, self.run_as)
 
 
 class Stream(StrEnum):
@@ -225,7 +235,8 @@ class Claim:
 
     `token` is the claim token (no access token): what a keeper recorded under another one is of another claim. `spec`
     has the job's secrets. `ready` is since when the job could have started: when it was accepted, or when
-    what it waited for was over.
+    what it waited for was over. `kill_only`: its command is ended by KILL, without TERM and grace, whatever the
+    cause: a client that may run only some commands must not choose which of their steps a signal ends.
     """
 
     job_id: int
@@ -237,6 +248,7 @@ class Claim:
     attempt: int = 1
     ready: Millis | None = None
     run_as: str | None = None
+    kill_only: bool = False
 
 
 def next_attempt_at(spec: "JobSpec", attempt: int, end: End, now: Millis) -> Millis | None:

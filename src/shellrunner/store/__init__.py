@@ -123,13 +123,20 @@ class History(Results, Protocol):
 
         Raises:
             QueueFull: too many jobs wait already.
-            InvalidJob: `after` names a job that does not exist.
+            InvalidJob: `after` names a job that does not exist, or that `by` may not see.
             KeyReused: the key was used with another body.
             JobGone: the job of this key was deleted.
         """
 
     async def job(self, job_id: int) -> Job:
         """Return the job.
+
+        Raises:
+            NoSuchJob: never accepted, or deleted.
+        """
+
+    async def submitter(self, job_id: int) -> tuple[str | None, str | None]:
+        """Return which identity submitted the job (None: not recorded), and the user that it runs as.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
@@ -147,8 +154,10 @@ class History(Results, Protocol):
     async def delete_jobs(self, filters: Filters) -> DeleteCount:
         """Delete every matching job that was accepted before this call and is done, in small steps."""
 
-    async def request_cancel(self, job_id: int) -> Job:
+    async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
         """Request the end of the job; one that has not started is done (`cancelled`) at once. Idempotent.
+
+        With `kill_only` a running command is ended by KILL, without TERM and grace.
 
         Raises:
             NoSuchJob: never accepted, or deleted.

@@ -24,6 +24,7 @@ class NewJobRow(NamedTuple):
     secrets: str | None
     submitter: str | None
     run_as: str | None
+    kill_only: int
     keeper: int | None
     token: str | None
     claimed: Millis | None
@@ -146,6 +147,7 @@ class ClaimRow(NamedTuple):
     created: Millis
     due: Millis | None
     run_as: str | None
+    kill_only: int
     secrets: str | None
 
 

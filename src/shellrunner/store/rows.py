@@ -41,6 +41,8 @@ UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undon
     WHERE state != 'done' GROUP BY queue, state"""
 OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND queue = ?"
 
+_SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
+
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
 
 
@@ -55,6 +57,18 @@ def job(db: Db, job_id: int) -> Job:
     if row is None:
         raise NoSuchJob(job_id)
     return to_job(db, row)
+
+
+def submitter(db: Db, job_id: int) -> tuple[str | None, str | None]:
+    """Return which identity submitted the job, and its user.
+
+    Raises:
+        NoSuchJob: there is none.
+    """
+    row = db.execute(_SUBMITTER, (job_id,)).fetchone()
+    if row is None:
+        raise NoSuchJob(job_id)
+    return row[0], row[1]
 
 
 def readable_job(db: Db, job_id: int) -> Job:
@@ -132,7 +146,16 @@ def _readable_claim(row: ClaimRow) -> Claim:
 def _to_claim(row: ClaimRow, spec: JobSpec) -> Claim:
     ready = max(row.created, row.due or 0)
     return Claim(
-        row.id, row.token, row.keeper, spec, row.claimed, bool(row.cancelling), row.attempt, ready, row.run_as
+        job_id=row.id,
+        token=row.token,
+        keeper=row.keeper,
+        spec=spec,
+        claimed=row.claimed,
+        cancelling=bool(row.cancelling),
+        attempt=row.attempt,
+        ready=ready,
+        run_as=row.run_as,
+        kill_only=bool(row.kill_only),
     )
 
 

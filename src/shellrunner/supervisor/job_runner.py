@@ -123,7 +123,8 @@ class JobRunner:
         job.cancel_requested = True
         if job.connection and not job.cancel_sent:
             job.cancel_sent = True
-            job.connection.send({"do": "cancel", "job": job.claim.job_id, "token": job.claim.token})
+            message = {"do": "cancel", "job": job.claim.job_id, "token": job.claim.token}
+            job.connection.send({**message, "kill_only": True} if job.kill_only else message)
             self._watch(job, 0.0)
 
     def has_missed_end(self, job: RunningJob) -> bool:

@@ -16,6 +16,7 @@ class RunningJob:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.cancel_requested = claim.cancelling
+        self.kill_only = claim.kill_only  # the cancel sends no TERM
         self.cancel_sent = False  # the keeper was sent the cancel, or has nothing left to cancel
         self.connection: KeeperConnection | None = None  # set once `start` was sent, or the keeper was found again
         self.is_over = False  # its end, or that it was never started, is known

@@ -51,6 +51,7 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount, h
         "tty": spec.tty and [spec.tty.rows, spec.tty.columns],
         "timeout": effective_timeout(spec, jobs),
         "grace": jobs.kill_grace,
+        "kill_only": claim.kill_only,
         "merge_stderr": spec.merge_stderr,
         "leave_children": jobs.leave_children if leave is None else leave,
         "output_bytes": spec.limits.output_bytes or jobs.output_bytes,

@@ -171,6 +171,7 @@ class Supervisor:
                     for claim in await self._store.cancelling():
                         job = self._running_jobs.get(claim.job_id)
                         if job and job.claim.token == claim.token:
+                            job.kill_only = claim.kill_only  # who cancels it may have decided that
                             self._runner.cancel(job)
                     await subscription.wait()
                 except StoreUnavailable:

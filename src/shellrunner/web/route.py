@@ -29,7 +29,8 @@ class Access(StrEnum):
     AUTHENTICATED = "authenticated"  # with a valid token, or as the service's own user
     WATCH = "watch"  # with the scope `read`, or with a session cookie
     READ = "read"  # with the scope `read`
-    RUN = "run"  # with the scope `run`
+    RUN = "run"  # with the scope `run`; a job of others only with `read` too, as otherwise it does not exist
+    RUN_MANY = "run-many"  # with `run` and `read`, since the numbers reveal which jobs a filter selects
     ADMIN = "admin"  # with the scope `admin`
 
 

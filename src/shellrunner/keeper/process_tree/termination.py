@@ -8,6 +8,7 @@ not know why the tree is ended.
                 made to clean up (with timeout(1), for example) has had its time, and nothing is killed without a TERM
     grace       KILL, again and again
 
+Without a grace (None) there is no TERM: KILL at once.
 No group gets TERM twice, as a handler would run twice.
 """
 
@@ -25,16 +26,17 @@ _MIN_KILL_INTERVAL, _MAX_KILL_INTERVAL = 0.05, 0.25  # seconds
 class Termination:
     """The end of the tree of this process, the descendants of which are to be gone within a grace."""
 
-    def __init__(self, tree: list[Process], grace: float) -> None:
-        """Send TERM and CONT to the groups of `tree`, the processes that are there."""
+    def __init__(self, tree: list[Process], grace: float | None) -> None:
+        """Send TERM and CONT to the groups of `tree`, the processes that are there; None: kill them in `step`."""
         now = time.monotonic()
-        self._kill_at = now + grace
+        self._kill_at = now + (grace or 0)
         self._kill_interval = _MIN_KILL_INTERVAL
         self.is_blind = False  # it is time to kill the tree, which could not be looked for
         self._known = {(process.pid, process.start) for process in tree}
         self._groups = {process.group for process in tree}
-        self.deadline = now + grace / 2
-        _send_term(tree)
+        self.deadline = now + (grace or 0) / 2
+        if grace is not None:
+            _send_term(tree)
 
     def step(self, now: float) -> None:
         """Do what is due."""

@@ -107,5 +107,12 @@ class AddJob(WorkItem):
         """Return the claim that was committed with the job."""
         new = self.new
         return Claim(
-            self.value.id, request.token, request.keeper, new.spec, new.created, ready=new.created, run_as=new.run_as
+            self.value.id,
+            request.token,
+            request.keeper,
+            new.spec,
+            new.created,
+            ready=new.created,
+            run_as=new.run_as,
+            kill_only=new.kill_only,
         )

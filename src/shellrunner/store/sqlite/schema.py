@@ -171,6 +171,7 @@ UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
 # `generation` grows with each start, and from time to time while the service runs: whatever speaks of a larger one
 # is newer than this history. `home` is where it was opened last (`store.home`). `held` is why nothing is started
 # until an admin resumes; empty if it is not held. The token of an ended attempt is kept if it may be in file names.
+# `kill_only`: the command is ended by KILL, without TERM and grace.
 # `leftovers`: what a command left behind and was ended with it, as JSON: [{pid, command}, …]; null if nothing was.
 _VERSION_5 = """
 ALTER TABLE jobs ADD COLUMN leftovers TEXT;
@@ -179,6 +180,7 @@ ALTER TABLE attempts ADD COLUMN leftovers TEXT;
 ALTER TABLE attempts ADD COLUMN leftovers_count INTEGER;
 INSERT OR IGNORE INTO meta VALUES ('generation', '0'), ('home', ''), ('held', '');
 ALTER TABLE attempts ADD COLUMN token TEXT;
+ALTER TABLE jobs ADD COLUMN kill_only INTEGER NOT NULL DEFAULT 0;
 """
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)

@@ -101,6 +101,9 @@ class SqliteStore:
     async def job(self, job_id: int) -> Job:
         return await self._engine.read(lambda db: rows.job(db, job_id))
 
+    async def submitter(self, job_id: int) -> tuple[str | None, str | None]:
+        return await self._engine.read(lambda db: rows.submitter(db, job_id))
+
     async def jobs(self, job_ids: Iterable[int]) -> Sequence[Job]:
         wanted = list(job_ids)
         return await self._engine.read(lambda db: rows.jobs(db, wanted))
@@ -146,9 +149,9 @@ class SqliteStore:
     async def output(self, job_id: int, attempt: int | None = None) -> Output:
         return await self._parts.outputs.find(job_id, self._effects.owners.get(job_id), attempt)
 
-    async def request_cancel(self, job_id: int) -> Job:
+    async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
         job, _ = await self._engine.write(
-            lambda db: lifecycle.request_cancel(db, job_id, now_ms()),
+            lambda db: lifecycle.request_cancel(db, job_id, now_ms(), kill_only=kill_only),
             lambda outcome: self._effects.committed(outcome[1]),
             frees_space=True,
         )

@@ -23,6 +23,7 @@ from shellrunner.store.units.locks import LockedJob, find_locked
 _ADD: Final = f"INSERT INTO jobs ({columns(NewJobRow)}) VALUES ({placeholders(NewJobRow)}) RETURNING id"
 _WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_dependents = ?
     WHERE id = ? AND state = 'queued'"""
+_OWN: Final = "SELECT 1 FROM jobs WHERE id = ? AND submitter = ? AND run_as IS NOT DISTINCT FROM ?"
 _MARK_DEPENDENTS: Final = "UPDATE jobs SET has_dependents = 1 WHERE id = ?"
 QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND id IN (
     SELECT id FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ? ORDER BY due LIMIT ?
@@ -35,7 +36,7 @@ class NewJob:
     """A job that is to be accepted: `spec` as it was sent, `redacted` as it is shown, `secrets` what was removed.
 
     `redacted_json` and `secrets` are as the row has them; making them before the transaction keeps that short.
-    `is_startable`: it does not wait for anything but its turn.
+    `is_startable`: it does not wait for anything but its turn. `by` is None if the submitter is not known.
     """
 
     spec: JobSpec
@@ -44,8 +45,7 @@ class NewJob:
     secrets: str | None
     created: Millis
     is_startable: bool
-    submitter: str | None
-    run_as: str | None
+    by: Submitter | None
 
     @classmethod
     def accept(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> Self:
@@ -54,7 +54,6 @@ class NewJob:
         if spec.stdin is not None and not isinstance(spec.stdin, Streamed):
             secrets["stdin"] = spec.stdin
         redacted = spec.redacted() if secrets else spec
-        submitter, run_as = (by.name, by.run_as) if by else (None, None)
         return cls(
             spec=spec,
             redacted=redacted,
@@ -62,9 +61,23 @@ class NewJob:
             secrets=json.dumps(secrets, ensure_ascii=False) if secrets else None,
             created=now,
             is_startable=not (spec.after or spec.start_at),
-            submitter=submitter,
-            run_as=run_as,
+            by=by,
         )
+
+    @property
+    def submitter(self) -> str | None:
+        """The name of the identity that submitted it."""
+        return self.by.name if self.by else None
+
+    @property
+    def run_as(self) -> str | None:
+        """The system user of its command; None: the service's own."""
+        return self.by.run_as if self.by else None
+
+    @property
+    def kill_only(self) -> bool:
+        """Whether its command is ended by KILL, without TERM and grace."""
+        return self.by is not None and self.by.kill_only
 
     def row(self, owner: SlotOwner | None) -> NewJobRow:
         """Return the row: running if it is claimed in the same commit, else queued."""
@@ -78,6 +91,7 @@ class NewJob:
             secrets=self.secrets,
             submitter=self.submitter,
             run_as=self.run_as,
+            kill_only=int(self.kill_only),
             keeper=None if owner is None else owner.keeper,
             token=None if owner is None else owner.token,
             claimed=None if owner is None else self.created,
@@ -106,7 +120,7 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
         InvalidJob: `after` names a job that does not exist.
     """
     spec = new.spec
-    prerequisites = _prerequisites(db, spec.after) if spec.after else []
+    prerequisites = _prerequisites(db, spec.after, new.by) if spec.after else []
     # A plain tuple of plain values: sqlite3 binds anything else more slowly.
     ((job_id,),) = db.execute(_ADD, tuple(new.row(owner))).fetchall()
     if spec.labels:
@@ -125,9 +139,14 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
     return Job(job_id, new.redacted, new.created, phase, 1, None, new.submitter, new.run_as), transitions
 
 
-def _prerequisites(db: Db, after: tuple[int, ...]) -> list[_Prerequisite]:
-    """Return the jobs that `after` names, locked: none of them may end before the dependency is written."""
-    found = [(job_id, find_locked(db, job_id)) for job_id in dict.fromkeys(after)]
+def _prerequisites(db: Db, after: tuple[int, ...], by: Submitter | None) -> list[_Prerequisite]:
+    """Return the jobs that `after` names, locked: none of them may end before the dependency is written.
+
+    One that the submitter may not see is as unknown as one that does not exist.
+    """
+    found = [
+        (job_id, find_locked(db, job_id) if _is_visible(db, job_id, by) else None) for job_id in dict.fromkeys(after)
+    ]
     unknown = [job_id for job_id, job in found if job is None]
     if unknown:
         raise InvalidJob(
@@ -137,6 +156,10 @@ def _prerequisites(db: Db, after: tuple[int, ...]) -> list[_Prerequisite]:
             ]
         )
     return [_Prerequisite(job_id, job) for job_id, job in found if job is not None]
+
+
+def _is_visible(db: Db, job_id: int, by: Submitter | None) -> bool:
+    return by is None or by.sees_all or db.execute(_OWN, (job_id, by.name, by.run_as)).fetchone() is not None
 
 
 def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisite]) -> Transitions:

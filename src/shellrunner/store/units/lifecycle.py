@@ -34,6 +34,7 @@ _ADD_ATTEMPT: Final = f"""INSERT INTO attempts (job, number, entries, data, toke
 _EARLIER_TOKENS: Final = "SELECT token FROM attempts WHERE job = ? ORDER BY number"
 _FULL_INDEX: Final = INDEX_CAPACITY * ENTRY_SIZE  # bytes of an index that fills its place in the slot
 _CANCEL: Final = "UPDATE jobs SET cancelling = 1 WHERE id = ? AND state = 'running'"
+_CANCEL_BY_KILL: Final = "UPDATE jobs SET cancelling = 1, kill_only = 1 WHERE id = ? AND state = 'running'"
 _DELETE: Final = "DELETE FROM jobs WHERE id = ? AND state = 'done'"
 _DELETE_RESULT: Final = """UPDATE jobs SET stdout_bytes = NULL, stderr_bytes = NULL, stdout_dropped = NULL,
     stderr_dropped = NULL, cpu_user = NULL, cpu_system = NULL, max_rss_bytes = NULL, leftovers = NULL,
@@ -89,8 +90,10 @@ def requeue(db: Db, job_id: int, token: str, now: Millis) -> Transitions:
     return [Transition(job_id, job.queue, State.RUNNING, State.QUEUED)]
 
 
-def request_cancel(db: Db, job_id: int, now: Millis) -> tuple[Job, Transitions]:
+def request_cancel(db: Db, job_id: int, now: Millis, *, kill_only: bool) -> tuple[Job, Transitions]:
     """End a job that has not started, or mark a running one; return it as it is then.
+
+    `kill_only`: its command gets no TERM.
 
     Raises:
         NoSuchJob, AlreadyDone.
@@ -101,7 +104,7 @@ def request_cancel(db: Db, job_id: int, now: Millis) -> tuple[Job, Transitions]:
         raise AlreadyDone(job_id)
     rows.job(db, job_id)  # refuse a damaged row before the write
     if job.state is State.RUNNING:
-        check_changed(db.execute(_CANCEL, (job_id,)))
+        check_changed(db.execute(_CANCEL_BY_KILL if kill_only else _CANCEL, (job_id,)))
         transitions = [Transition(job_id, job.queue, State.RUNNING, State.RUNNING)]
     else:
         transitions = dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))

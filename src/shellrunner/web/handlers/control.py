@@ -57,6 +57,7 @@ async def signal(request: web.Request) -> web.StreamResponse:
     app[STREAMS].raise_if_closing()
     content = await bodies.read_json(request)
     order = parse.signal_order(content, app[CONTROLS].signals)
+    await ownership.check_signal(request, identity_of(request))
     await app[CONTROLS].send_signal(number, order.number, to_tree=order.to_tree)
     status = serialize.status(await app[STORE].job(number), app[FIND_PID](number))
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(number)})

@@ -10,7 +10,7 @@ from aiohttp import web
 from shellrunner import results
 from shellrunner.access import command_rules, job_policy
 from shellrunner.errors import NoSuchJob, ResultGone
-from shellrunner.model import Job, Submitter
+from shellrunner.model import Job
 from shellrunner.web.app_keys import FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
@@ -32,17 +32,15 @@ async def submit(request: web.Request) -> web.StreamResponse:
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     content = await bodies.read_json(request)
     spec = parse.job_spec(content)
-    job_policy.check(spec, app[SETTINGS])
     identity = identity_of(request)
-    command_rules.check_command(identity, spec)
-    submitter = Submitter(identity.name, identity.run_as)
-    job = await app[STORE].add(
-        spec, idempotency.bound_key(request, key, content) if key is not None else None, submitter
-    )
+    command_rules.check_submission(identity, spec)  # first: what is valid is not for everybody
+    job_policy.check(spec, app[SETTINGS])
+    bound_key = idempotency.bound_key(request, key, content) if key is not None else None
+    job = await app[STORE].add(spec, bound_key, identity.submitter)
     audit.add_details(request, job=job.id, command=job.spec.command_line)
     headers = {"Location": serialize.status_path(job.id)}
     # The result is only for identities that may read it; for others the preference is ignored, as RFC 7240 allows.
-    if seconds is not None and "read" in identity.scopes:
+    if seconds is not None and identity.sees_all:
         return await _respond_when_done(request, job, seconds, headers)
     return await responses.no_store(request, 202, serialize.job(job), headers)
 
@@ -61,11 +59,13 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs/{id}/cancel: cancel a job.
 
     A waiting or queued job ends at once. A running command and everything that it started get SIGTERM and, after a
-    grace period, SIGKILL. The request may be repeated while the job is being cancelled.
+    grace period, SIGKILL; where a token with `commands` submitted it, or cancels it, SIGKILL at once. The request may
+    be repeated while the job is being cancelled.
     """
     request.app[STREAMS].raise_if_closing()
     # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
-    job = await request.app[STORE].request_cancel(job_id(request))
+    kill_only = identity_of(request).kill_only
+    job = await request.app[STORE].request_cancel(job_id(request), kill_only=kill_only)
     status = serialize.status(job, request.app[FIND_PID](job.id))
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(job.id)})
 

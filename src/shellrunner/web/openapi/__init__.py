@@ -112,8 +112,7 @@ def _security(route: Route, settings: Settings) -> list[Schema]:
     """Return the alternatives, the bearer with the scope it needs (OpenAPI 3.1, "Security Requirement Object")."""
     if route.access in (Access.PUBLIC, Access.HOST_CHECKED):
         return []
-    scopes = [REQUIRED_SCOPES[route.access]] if route.access in REQUIRED_SCOPES else []
-    alternatives: list[Schema] = [{"bearer": scopes}]
+    alternatives: list[Schema] = [{"bearer": [*REQUIRED_SCOPES.get(route.access, ())]}]
     if route.access is Access.WATCH and settings.auth.session_cookie:
         alternatives.append({"session": []})
     # Without tokens the kernel identifies the client, and nothing in the request does.

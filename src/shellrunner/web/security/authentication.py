@@ -4,6 +4,7 @@ Used by the security middleware, once for each request. Must not know resources.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final, NoReturn
 
 from aiohttp import hdrs, web
@@ -11,6 +12,7 @@ from aiohttp import hdrs, web
 from shellrunner import peer_credentials
 from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
+from shellrunner.config.auth import Scope
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
 from shellrunner.web.route import Access
@@ -20,7 +22,13 @@ _NAME: Final = web.RequestKey("name", str)
 # RFC 6750, 2.1; the name of a scheme is case-insensitive (RFC 9110, 11.1).
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
-REQUIRED_SCOPES: Final = {Access.WATCH: "read", Access.READ: "read", Access.RUN: "run", Access.ADMIN: "admin"}
+REQUIRED_SCOPES: Final[Mapping[Access, tuple[Scope, ...]]] = {
+    Access.WATCH: ("read",),
+    Access.READ: ("read",),
+    Access.RUN: ("run",),
+    Access.RUN_MANY: ("run", "read"),
+    Access.ADMIN: ("admin",),
+}
 
 
 def name_of(request: web.Request) -> str | None:
@@ -78,9 +86,9 @@ def authorize(request: web.Request, identity: Identity, access: Access) -> None:
         InsufficientScope: it has not.
     """
     request[_NAME] = identity.name
-    required = REQUIRED_SCOPES.get(access)
-    if required is not None and required not in identity.scopes:
-        raise InsufficientScope(required)
+    for scope in REQUIRED_SCOPES.get(access, ()):
+        if scope not in identity.scopes:
+            raise InsufficientScope(scope)
     request[IDENTITY] = identity
 
 

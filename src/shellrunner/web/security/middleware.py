@@ -114,8 +114,8 @@ class _RequestCheck:
             await bodies.preload(request)
         identity = identity or authentication.authenticate_peer(request)
         authentication.authorize(request, identity, access)
-        if access is Access.RUN and identity.is_restricted:
-            await ownership.check_owner(request, identity)
+        if access in (Access.RUN, Access.RUN_MANY):
+            await ownership.check_owner(request, identity, access)
 
     def _reject(self, code: str, response: web.Response) -> web.Response:
         if not self._is_accepted:
