@@ -38,7 +38,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "access": (
         ("authenticator",),
         ("session_registry", "throttle", "command_rules", "job_policy"),
-        ("token_lookup",),
+        ("token_lookup", "networks", "request_rate"),
         ("__init__",),
     ),
     "backup": (
@@ -108,6 +108,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "health",
             "state_dir",
             "worker_threads",
+            "limits",
         ),
         ("pid_namespace",),
     ),
@@ -128,8 +129,9 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("store",),
         ("claims", "effects", "opening", "snapshot"),
         ("add_job", "provenance", "main_file"),
-        ("claim_requests",),
+        ("claim_requests", "queueing_item"),
         ("queue_counts", "schema"),
+        ("submitter_counts",),
         ("engine",),
         ("__init__",),
     ),

@@ -285,6 +285,23 @@ async def test_a_reload_admits_the_tokens_that_the_files_name_now(guarded: Any) 
     assert (await guarded.reload())["changed"] == []
 
 
+async def test_a_reload_applies_the_shares_of_tokens(guarded: Any) -> None:
+    """A new `max_queued`, rate or network holds from the reload on, and what waits already counts."""
+    guarded.write(("ci",))
+    await guarded.start()
+    later = {"json": {"command": "true", "start_at": "2100-01-01T00:00:00Z"}}
+    assert await guarded.asked("ci", "POST", "/api/jobs", **later) == 202
+    unlimited = guarded.tokens.read_text()
+    for shares, verb, status in (
+        ("max_queued = 1", "POST", 429),
+        ('networks = ["::/0"]', "GET", 403),
+        ("", "POST", 202),
+    ):
+        guarded.tokens.write_text(f"{unlimited}\n{shares}\n")
+        await guarded.reload()
+        assert await guarded.asked("ci", verb, "/api/jobs", **(later if verb == "POST" else {})) == status
+
+
 async def test_a_reload_of_an_invalid_file_changes_nothing_and_logs_why(guarded: Any) -> None:
     """The old configuration stays, the log has the place of the mistake, and the next valid one is applied."""
     guarded.write(("ci",))

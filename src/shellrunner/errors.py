@@ -119,6 +119,22 @@ class QueueFull(ShellrunnerError):
         super().__init__(f"{words} is full, with {limit} jobs queued: try again later", limit=limit)
 
 
+class TooManyQueuedJobs(ShellrunnerError):
+    """As many jobs of this token wait as its `max_queued` allows; nothing was accepted.
+
+    `share` names the setting of the token, `limit` is its value.
+    """
+
+    code = "too-many-queued-jobs"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} jobs of this token are queued or waiting, which is its maximum (max_queued): try again later",
+            share="max_queued",
+            limit=limit,
+        )
+
+
 class NoSuchQueue(ShellrunnerError):
     """No queue has this name."""
 
@@ -247,6 +263,37 @@ class TooManyWrongTokens(ShellrunnerError):
         """`retry_after` is the number of seconds after which another token is checked."""
         super().__init__(f"too many wrong tokens from this address: wait {retry_after} s, or use a valid token")
         self.retry_after = retry_after
+
+
+class TooManyRequests(ShellrunnerError):
+    """The token has sent more requests than its `requests_per_second` allows.
+
+    `share` names the setting of the token, `limit` is its value.
+    """
+
+    code = "too-many-requests"
+
+    def __init__(self, limit: float, retry_after: int) -> None:
+        """`retry_after` is the number of seconds after which another request is accepted."""
+        super().__init__(
+            f"this token may send {limit:g} requests per second (requests_per_second): wait {retry_after} s",
+            share="requests_per_second",
+            limit=limit,
+        )
+        self.retry_after = retry_after
+
+
+class NetworkNotAllowed(ShellrunnerError):
+    """The token is valid, but not for requests from this address, or the client's address is not known.
+
+    It is not known where a proxy forwarded the request that is not one of `server.proxies`.
+    """
+
+    code = "network-not-allowed"
+
+    def __init__(self, name: str, address: str | None) -> None:
+        where = "from a client whose address a proxy hides (server.proxies)" if address is None else f"from {address}"
+        super().__init__(f"{name} may not be used {where}: it is limited to some networks", share="networks")
 
 
 class NotThisUser(ShellrunnerError):

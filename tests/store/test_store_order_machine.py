@@ -1,11 +1,12 @@
-"""When jobs may start, against a model of a few lines: queues, pauses, `after`, `start_at`, retries, keys."""
+"""When jobs may start, against a model of a few lines: queues, submitters, pauses, `after`, `start_at`, retries."""
 
 import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shellrunner.errors import JobGone, KeyReused, QueueFull
-from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Volume, next_attempt_at
-from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits
+from shellrunner.errors import JobGone, KeyReused, QueueFull, TooManyQueuedJobs
+from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Submitter, Volume, next_attempt_at
+from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, SubmitterLimit
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import everything, opened
 
@@ -24,12 +25,19 @@ LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two"
 FAR_FUTURE = "2100-01-01T00:00:00.000Z"
 places = st.integers(0, 20)
 names = st.sampled_from(sorted(LIMITS.queues))
+SUBMITTERS = (None, Submitter("token:free"), Submitter("token:few"), Submitter("token:none"))
+SHARES: tuple[dict[str, SubmitterLimit], ...] = (
+    {},
+    {"token:few": SubmitterLimit(1, 2), "token:none": SubmitterLimit(max_queued=1)},
+    {"token:few": SubmitterLimit(2), "token:free": SubmitterLimit(1, 1)},
+)
 
 
 @dataclass
 class Known:
     spec: JobSpec
     state: State
+    submitter: str | None = None
     awaits: set[int] = field(default_factory=set)
     attempt: int = 1
     token: str | None = None
@@ -47,11 +55,12 @@ class OrderMachine(RuleBasedStateMachine):
         self.paused: set[str] = set()
         self.claims: list[tuple[int, str]] = []
         self.tokens = 0
+        self.shares: Mapping[str, SubmitterLimit] = SHARES[1]
         self.open()
 
     def open(self) -> None:
         self.stack = AsyncExitStack()
-        opening = opened(self.path, LIMITS)
+        opening = opened(self.path, replace(LIMITS, submitters=self.shares))
         self.store: SqliteStore = self.run(self.stack.enter_async_context(opening))
 
     def run(self, call: Any) -> Any:
@@ -65,6 +74,12 @@ class OrderMachine(RuleBasedStateMachine):
     def is_paused(self, queue: str) -> bool:
         return not self.paused.isdisjoint({queue, "*"})
 
+    def share(self, submitter: str | None) -> SubmitterLimit:
+        return self.shares.get(submitter or "", SubmitterLimit())
+
+    def count_own(self, submitter: str | None, *states: State) -> int:
+        return sum(known.state in states and known.submitter == submitter for known in self.known.values())
+
     def count(self, state: State, queue: str | None = None) -> int:
         return sum(known.state is state and queue in (None, known.spec.queue) for known in self.known.values())
 
@@ -73,7 +88,9 @@ class OrderMachine(RuleBasedStateMachine):
             queue = known.spec.queue
             limit = LIMITS.queues[queue].max_running
             has_free_slot = limit is None or self.count(State.RUNNING, queue) < limit
-            return known.state is State.QUEUED and has_free_slot and not self.is_paused(queue)
+            own = self.share(known.submitter).max_running
+            has_share = own is None or self.count_own(known.submitter, State.RUNNING) < own
+            return known.state is State.QUEUED and has_free_slot and has_share and not self.is_paused(queue)
 
         return [job for job, known in self.known.items() if may(known)]
 
@@ -105,18 +122,34 @@ class OrderMachine(RuleBasedStateMachine):
         retries=st.none() | st.builds(Retries, max=st.integers(1, 2), delay=st.sampled_from([0.0, 1e6])),
         key=st.none() | st.none() | st.sampled_from(["a", "b"]),
         body=st.sampled_from([b"x", b"x", b"y"]),
+        by=st.sampled_from(SUBMITTERS),
     )
     def add(
-        self, *, queue: str, priority: int, after: list[int], far: bool, retries: Any, key: str | None, body: bytes
+        self,
+        *,
+        queue: str,
+        priority: int,
+        after: list[int],
+        far: bool,
+        retries: Any,
+        key: str | None,
+        body: bytes,
+        by: Submitter | None,
     ) -> None:
         after = list(dict.fromkeys(sorted(self.known)[place % len(self.known)] for place in after if self.known))
         start_at = FAR_FUTURE if far else None
         spec = JobSpec(
             command="true", queue=queue, priority=priority, after=tuple(after), start_at=start_at, retries=retries
         )
-        call = self.store.add(spec, IdempotencyKey("", key, body) if key else None)
+        call = self.store.add(spec, IdempotencyKey("", key, body) if key else None, by)
         if key in self.keys:
             self.again(call, body, *self.keys[key])
+            return
+        submitter = by.name if by else None
+        own = self.share(submitter).max_queued
+        if own is not None and self.count_own(submitter, State.WAITING, State.QUEUED) >= own:
+            with pytest.raises(TooManyQueuedJobs):
+                self.run(call)
             return
         if self.is_full(queue):
             with pytest.raises(QueueFull):
@@ -126,7 +159,7 @@ class OrderMachine(RuleBasedStateMachine):
         if key:
             self.keys[key] = (body, job.id)
         awaits = {one for one in after if self.known[one].state is not State.DONE}
-        known = self.known[job.id] = Known(spec, State.WAITING if far or awaits else State.QUEUED, awaits)
+        known = self.known[job.id] = Known(spec, State.WAITING if far or awaits else State.QUEUED, submitter, awaits)
         if any(self.known[one].state is State.DONE and not self.known[one].fine for one in after):
             known.awaits = set()
             self.ended(job.id, Ending.SKIPPED, fine=False)
@@ -204,6 +237,11 @@ class OrderMachine(RuleBasedStateMachine):
             self.paused |= {queue}
         else:
             self.paused = (set(LIMITS.queues) if "*" in self.paused else self.paused) - {queue}
+
+    @rule(shares=st.sampled_from(SHARES))
+    def limit(self, shares: Mapping[str, SubmitterLimit]) -> None:
+        self.shares = shares
+        self.store.limit_submitters(shares)
 
     @rule()
     def reopen(self) -> None:

@@ -13,6 +13,7 @@ from shellrunner.store import Head, IdempotencyKey
 from shellrunner.store.columns import ClaimRow, EndRow, JobRow, NewJobRow
 from shellrunner.store.db import RowChangedError
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.queues import Capacity, Line
 from shellrunner.store.sqlite import schema
 from shellrunner.store.units import admission, claiming, dependents, idempotency_keys, lifecycle, locks
 from shellrunner.store.units.admission import NewJob
@@ -108,7 +109,7 @@ def test_a_claim_passes_over_a_job_that_another_writer_took(db: Interfering) -> 
         executemany = db.executemany
 
     offer = SlotOwner(1, "t")
-    result = claiming.choose(Racing(), [offer], {"default": 5}, 9)
+    result = claiming.choose(Racing(), [offer], Capacity({"default": 5}, {}), [Line("default", None)], 9)
     assert [claim.job_id for claim in result.claims] == [second]
 
 

@@ -18,7 +18,7 @@ from shellrunner.config import Settings
 from shellrunner.errors import NoSuchKeeper
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
-from shellrunner.service import queue_limits
+from shellrunner.service.limits import queue_limits
 from shellrunner.store import Retention, Store
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls
@@ -123,10 +123,23 @@ class Site:
         await runner.finish(end)
         return job_id
 
-    async def raw(self, request: bytes | str, *, until: bytes | None = None) -> bytes:
-        """Return the response to these very bytes, to the end of the connection (or until something comes)."""
+    async def raw(
+        self,
+        request: bytes | str,
+        *,
+        until: bytes | None = None,
+        local: tuple[str, int] | None = None,
+        path: str | None = None,
+    ) -> bytes:
+        """Return the response to these very bytes, to the end of the connection (or until something comes).
+
+        They are sent from the address `local`, or over the Unix socket at `path`.
+        """
         sent = request if isinstance(request, bytes) else request.replace("PORT", str(self.port)).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        if path is not None:
+            reader, writer = await asyncio.open_unix_connection(path)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=local)
         try:
             writer.write(sent)
             async with asyncio.timeout(10):

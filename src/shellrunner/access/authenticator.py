@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shellrunner.access import Identity, service_user
+from shellrunner.access.request_rate import RequestRates
 from shellrunner.access.session_registry import SessionRegistry, SessionStore
 from shellrunner.access.throttle import Throttle
 from shellrunner.access.token_lookup import Tokens
@@ -50,6 +51,7 @@ class Authenticator:
         """Admit what `auth` configures; `clock` decides about expiry."""
         self._sessions = sessions
         self._throttle = throttle or Throttle()
+        self._rates = RequestRates()
         self._clock = clock
         self._uid = os.geteuid()
         self._needs_token = False
@@ -58,6 +60,7 @@ class Authenticator:
     def reload(self, auth: AuthSettings) -> None:
         """Admit what `auth` configures from now on; end the sessions of all other tokens."""
         self._tokens = Tokens(auth.tokens)
+        self._rates.configure(auth.tokens)
         # It stays true when the last token is removed. Its removal is meant to lock somebody out; behind a proxy of
         # the same user, falling back to the peer's uid would admit everybody instead. A restart, which checks the
         # addresses too, may fall back.
@@ -104,6 +107,15 @@ class Authenticator:
             return None
         return Identity(identity.name, frozenset({"read"}), identity.token, session.digest)
 
+    def count_request(self, identity: Identity) -> None:
+        """Count a request of an identity against the rate of its token.
+
+        Raises:
+            TooManyRequests: it has sent too many.
+        """
+        if identity.token is not None and identity.token.requests_per_second is not None:
+            self._rates.take(identity.token)
+
     def authenticate_uid(self, uid: int | None) -> Identity:
         """Return the identity of a process of the service's own user; None: the kernel could not name the uid.
 
@@ -124,6 +136,8 @@ class Authenticator:
         current = self._unless_expired(self._tokens.find_by_hash(identity.token.hash))
         if current is None or not identity.scopes <= current.scopes:
             return False
+        if current.token is None or current.token.networks != identity.token.networks:
+            return False  # its next request shows whether it comes from one of the new networks
         return identity.session is None or self._sessions.is_active(identity.session)
 
     async def create_session(self, identity: Identity) -> str:

@@ -38,4 +38,4 @@ class Tokens:
 
 
 def _identity(token: Token) -> Identity:
-    return Identity(f"token:{token.name}", frozenset(token.scopes), token)
+    return Identity(token.identity, frozenset(token.scopes), token)

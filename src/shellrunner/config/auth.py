@@ -4,6 +4,7 @@ Validated by `config.load`. Must not know how a token is checked (`access.authen
 (`config.new_token`).
 """
 
+import math
 import os
 import pwd
 from datetime import datetime
@@ -13,10 +14,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shellrunner.config.token_hash import check_hash
-from shellrunner.config.types import AbsolutePath, Section
+from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, network
 from shellrunner.model import Argument, Name
 
 Scope = Literal["read", "run", "admin"]
+UNIX: Final = "unix"  # among the networks of a token: the Unix socket
 _CREDENTIAL: Final = "tokens"  # the file's name under $CREDENTIALS_DIRECTORY, as LoadCredential= sets it
 
 
@@ -29,6 +31,10 @@ def _expiry(value: Any) -> Any:
     if value is not None and (not isinstance(moment, datetime) or moment.utcoffset() is None):
         raise ValueError("must be a time with its offset from UTC, such as 2027-01-01T00:00:00Z")
     return moment
+
+
+def _source_network(text: str) -> str:
+    return text if text == UNIX else network(text)
 
 
 class Rule(Section):
@@ -80,6 +86,33 @@ class Token(Section):
         None, min_length=1, description="the system user of its commands; the service must run as root"
     )
     commands: list[Rule] | None = Field(None, min_length=1, description="commands it may run; absent: any")
+    max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, description="maximum number of its unstarted jobs, in all queues; 0: no limit of its own"
+    )
+    max_running: Annotated[int | None, ZERO_IS_NONE] = Field(
+        None, ge=0, description="maximum number of its running jobs, in all queues; 0: no limit of its own"
+    )
+    requests_per_second: Annotated[float | None, ZERO_IS_NONE] = Field(
+        None, ge=0, description="requests it may send per second, on average; 0: no limit"
+    )
+    requests_burst: int | None = Field(
+        None, ge=1, description="requests it may send at once; default: requests_per_second, rounded up"
+    )
+    networks: list[Annotated[str, AfterValidator(_source_network)]] | None = Field(
+        None,
+        min_length=1,
+        description='networks from which it may be used, and "unix" for the Unix socket; absent: any',
+    )
+
+    @property
+    def identity(self) -> str:
+        """The name of its identity, under which it submits jobs."""
+        return f"token:{self.name}"
+
+    @property
+    def burst(self) -> int:
+        """How many requests it may send at once."""
+        return self.requests_burst or math.ceil(self.requests_per_second or 1)
 
     @model_validator(mode="before")
     @classmethod

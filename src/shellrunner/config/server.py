@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from shellrunner.config.types import AbsolutePath, Section, authority
+from shellrunner.config.types import AbsolutePath, Section, authority, network
 
 _UNIX: Final = "unix:"
 _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/]+)):([0-9]{1,5})")
@@ -56,13 +56,6 @@ def _origin(text: str) -> str:
     return text.lower()
 
 
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError:
-        raise ValueError("must be an IP address or a network, such as 10.0.0.0/8") from None
-
-
 def _mode(text: str) -> str:
     if not re.fullmatch(r"0?[0-7]{3}", text):
         raise ValueError('must be three octal digits, such as "0660"')
@@ -94,7 +87,7 @@ class ServerSettings(Section):
     cors_origins: list[Annotated[str, AfterValidator(_origin)]] = Field(
         default_factory=list, description="origins of other sites whose pages may use the API with a token"
     )
-    proxies: list[Annotated[str, AfterValidator(_network)]] = Field(
+    proxies: list[Annotated[str, AfterValidator(network)]] = Field(
         default_factory=list, description="proxies whose X-Forwarded-For is trusted"
     )
     tls_cert: AbsolutePath | None = Field(None, description="PEM file with the whole certificate chain")

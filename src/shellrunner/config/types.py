@@ -1,5 +1,6 @@
 """Types and validators of settings, shared by the sections. Must not know which setting uses them."""
 
+import ipaddress
 import re
 from base64 import b64decode
 from pathlib import Path
@@ -37,6 +38,7 @@ def encodable(text: str) -> str:
 # TOML has no null. Zero is read as "no limit" because the other reading, "keep nothing", would delete the history.
 ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(absolute)]
+_MAPPED_BITS: Final = 96  # of the prefix ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
 EncodablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(encodable(str(path))))]
 
 
@@ -46,6 +48,18 @@ def authority(text: str) -> str:
     if match is None or int(match[1] or 0) > 65_535:
         raise ValueError("must be HOST or HOST:PORT, as in a URL")
     return text.lower()
+
+
+def network(text: str) -> str:
+    """Require an IP address or a network; return it in its canonical form, IPv4-mapped IPv6 as IPv4."""
+    try:
+        found = ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("must be an IP address or a network, such as 10.0.0.0/8") from None
+    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
+    if mapped is not None and found.prefixlen >= _MAPPED_BITS:
+        return f"{mapped}/{found.prefixlen - _MAPPED_BITS}"
+    return str(found)
 
 
 def webhook_secret(secret: str) -> str:

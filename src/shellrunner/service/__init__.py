@@ -21,13 +21,14 @@ from shellrunner.log import audit_sink
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import descriptors, pid_namespace, startup_warnings
 from shellrunner.service.health import Health, Readiness
+from shellrunner.service.limits import queue_limits
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.tls import Certificate
 from shellrunner.service.worker_threads import start_worker_threads
-from shellrunner.store import QueueLimit, QueueLimits, Retention, Work
+from shellrunner.store import Retention, Work
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
@@ -121,7 +122,7 @@ async def _serve(
                 audit_sink=audit,
             )
             async with (
-                background_task("reloader", reloader.run(authenticator, certificate)) as reloading,
+                background_task("reloader", reloader.run(authenticator, certificate, store)) as reloading,
                 background_task("health check", health.run()) as checking,
                 background_task("reaper", pid_namespace.reap_orphans()) as reaping,
                 listening(app, settings, passed, certificate) as urls,
@@ -160,12 +161,6 @@ def retention(settings: Settings) -> Retention:
     """Return how much of the history is kept."""
     store = settings.store
     return Retention(days=store.retention_days, jobs=store.retention_jobs, bytes=store.retention_bytes)
-
-
-def queue_limits(settings: Settings) -> QueueLimits:
-    """Return how many jobs of each queue may run at once, and how many may wait."""
-    queues = {name: QueueLimit(queue.max_running, queue.max_queued) for name, queue in settings.queues.items()}
-    return QueueLimits(settings.supervisor.max_queued, queues)
 
 
 @contextlib.asynccontextmanager

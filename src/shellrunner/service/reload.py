@@ -7,14 +7,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import AuthSettings, Settings, with_auth
 from shellrunner.errors import ConfigError, StoreUnavailable
+from shellrunner.service.limits import submitter_limits
 from shellrunner.service.tls import Certificate
+from shellrunner.store import SubmitterLimit
 
 log = logging.getLogger("shellrunner.service")
+
+
+class LimitedStore(Protocol):
+    """Applies the limits of submitters."""
+
+    def limit_submitters(self, limits: Mapping[str, SubmitterLimit]) -> None:
+        """Apply these limits from now on."""
 
 
 class Reloader:
@@ -34,7 +43,7 @@ class Reloader:
         """Request a reload, as SIGHUP does."""
         self._requested.set()
 
-    async def run(self, authenticator: Authenticator, certificate: Certificate | None) -> None:
+    async def run(self, authenticator: Authenticator, certificate: Certificate | None, store: LimitedStore) -> None:
         """Reload whenever requested, until cancelled."""
         _warn_expired(self._settings.auth)
         await _flush_sessions(authenticator)  # a token removed since the last start ends its sessions
@@ -42,12 +51,14 @@ class Reloader:
             await self._requested.wait()
             self._requested.clear()  # before the file is read: it may change, with another signal, during that
             try:
-                await self._reload(authenticator, certificate)
+                await self._reload(authenticator, certificate, store)
             except ConfigError as error:
                 reasons = error.detail.splitlines()
                 log.error("not reloaded; the previous configuration stays in force", extra={"reasons": reasons})  # noqa: TRY400
 
-    async def _reload(self, authenticator: Authenticator, certificate: Certificate | None) -> None:
+    async def _reload(
+        self, authenticator: Authenticator, certificate: Certificate | None, store: LimitedStore
+    ) -> None:
         read = await asyncio.to_thread(self._reread)
         before, now = self._settings, with_auth(self._settings, read.auth)
         if self._check:
@@ -55,6 +66,7 @@ class Reloader:
         if certificate:
             certificate.reload()
         authenticator.reload(read.auth)
+        store.limit_submitters(submitter_limits(read.auth))
         self._settings = now
         log.info("reloaded", extra={"changed": _differences(before, now), **_token_changes(before.auth, read.auth)})
         if pending := _differences(now, read):

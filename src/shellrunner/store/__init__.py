@@ -21,6 +21,8 @@ Rules:
   itself as soon as it may start, or ends as `skipped` as soon as it no longer can. Nobody has to ask for that.
 - Queues: a queue never has more running jobs than its limit, and a paused queue starts none. Both hold across
   restarts.
+- Submitters: one that has a limit never has more running jobs than that, in all queues together, and its other jobs
+  hold up nobody's. So too across restarts.
 - Atomicity: an Idempotency-Key and its job are one commit. So are an ending and its consequences (the next attempt,
   dependent jobs, a callback that is due).
 - Bounded lists: a list reads a bounded number of rows, however long the history is. If too few of the rows match, a
@@ -38,7 +40,7 @@ Rules:
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -50,7 +52,7 @@ from shellrunner.store.change_log import ChangeLog
 from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import Extent, Head, Output
 from shellrunner.store.pagination import Page, Position, Sort
-from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState
+from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState, SubmitterLimit
 from shellrunner.store.retention import HistorySize, Retention
 from shellrunner.store.values import DeleteCount, DueCallback, HistoryIdentity, IdempotencyKey
 
@@ -81,6 +83,7 @@ __all__ = [
     "Sessions",
     "Sort",
     "Store",
+    "SubmitterLimit",
     "Subscription",
     "Work",
 ]
@@ -122,7 +125,7 @@ class History(Results, Protocol):
         """Accept a job durably; or return the job that was accepted with this key before, as it is now.
 
         Raises:
-            QueueFull: too many jobs wait already.
+            QueueFull, TooManyQueuedJobs: too many jobs wait already, in all or of this submitter.
             InvalidJob: `after` names a job that does not exist, or that `by` may not see.
             KeyReused: the key was used with another body.
             JobGone: the job of this key was deleted.
@@ -322,6 +325,9 @@ class Store(History, Work, Callbacks, Sessions, HistoryFigures, Protocol):
         Raises:
             StoreUnavailable: it could not be written.
         """
+
+    def limit_submitters(self, limits: Mapping[str, SubmitterLimit]) -> None:
+        """Apply these limits from now on, in place of those given before; jobs that run or wait already stay."""
 
     def refusals(self) -> Sequence[ShellrunnerError]:
         """Return the errors with which a job would be refused now, as far as that is known; empty if it would not."""

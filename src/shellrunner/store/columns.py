@@ -138,6 +138,7 @@ class ClaimRow(NamedTuple):
 
     id: int
     queue: str
+    submitter: str | None
     token: str
     keeper: int
     spec: str

@@ -35,12 +35,56 @@ class QueueLimit(NamedTuple):
     max_queued: int | None = None
 
 
+class SubmitterLimit(NamedTuple):
+    """How many jobs of one submitter may run and how many may wait, in all queues together. None: no such limit."""
+
+    max_running: int | None = None
+    max_queued: int | None = None
+
+
+class Line(NamedTuple):
+    """The jobs of one submitter in one queue: among them only priority and age decide who is next."""
+
+    queue: str
+    submitter: str | None
+
+
+@dataclass(slots=True)
+class Capacity:
+    """How many more jobs may start, of each queue that may start any, and of each submitter that has a limit."""
+
+    queues: dict[str, int]
+    submitters: dict[str, int]
+
+    def __bool__(self) -> bool:
+        """Return whether any queue may start a job."""
+        return bool(self.queues)
+
+    def allows(self, line: Line) -> bool:
+        """Return whether a job of this line may start."""
+        return self.queues.get(line.queue, 0) > 0 and self.submitters.get(line.submitter or "", 1) > 0
+
+    def take(self, line: Line) -> None:
+        """Count a job of this line that starts."""
+        self.queues[line.queue] -= 1
+        if line.submitter in self.submitters:
+            self.submitters[line.submitter] -= 1
+
+    def copy(self) -> "Capacity":
+        """Return a copy that can be used up by itself."""
+        return Capacity(dict(self.queues), dict(self.submitters))
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """The limits of the configured queues; `max_queued` is for the jobs that wait in all of them together."""
+    """The limits of the configured queues; `max_queued` is for the jobs that wait in all of them together.
+
+    `submitters`: the limits of those that have any.
+    """
 
     max_queued: int | None = None
     queues: Mapping[str, QueueLimit] = field(default_factory=lambda: {DEFAULT_QUEUE: QueueLimit()})
+    submitters: Mapping[str, SubmitterLimit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

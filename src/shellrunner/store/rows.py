@@ -37,8 +37,8 @@ RUNNING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs INDEXED BY jobs_undone
     WHERE state = 'running' AND state != 'done' ORDER BY id"""
 CANCELLING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs INDEXED BY jobs_undone
     WHERE state = 'running' AND state != 'done' AND cancelling != 0 ORDER BY id"""
-UNDONE: Final = """SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_undone
-    WHERE state != 'done' GROUP BY queue, state"""
+UNDONE: Final = """SELECT queue, submitter, state, count(*) FROM jobs INDEXED BY jobs_undone
+    WHERE state != 'done' GROUP BY queue, submitter, state"""
 OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND queue = ?"
 
 _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"

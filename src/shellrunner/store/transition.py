@@ -20,6 +20,7 @@ class Transition(NamedTuple):
 
     size: bytes of stored output, if the job is done or was; None if its result had been deleted before.
     has_dependents: another job or the job's callback waits for its end.
+    submitter: who submitted it, if that is known.
     due: when it may start, if it waits only for that time.
     ending: how it ended, if it is done now.
     tokens: if its result was deleted, of each attempt the claim token, which is in the names of its files (None: it
@@ -29,6 +30,7 @@ class Transition(NamedTuple):
 
     job_id: int
     queue: str
+    submitter: str | None
     before: State | None
     after: State | None
     size: int | None = 0

@@ -78,7 +78,8 @@ ROUTES = (
     Route("GET", "/api/openapi.json", openapi.show, Access.AUTHENTICATED, JSON, answers="200 304"),
     Route("GET", "/api/jobs", jobs.index, Access.READ, JSON, LISTS, "200:Jobs 304"),
     Route("POST", "/api/jobs", jobs.submit, Access.RUN, JSON, body=JobSpec, headers="Idempotency-Key Prefer",
-          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full no-space command-not-allowed"),
+          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full too-many-queued-jobs no-space "
+          "command-not-allowed"),
     Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN_MANY, JSON, f"{FILTER_PARAMETERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),

@@ -3,7 +3,6 @@
 Owned by `claims`, which may pair it with a claim request. Must not know connections or transactions.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 from shellrunner.clock import Millis
@@ -13,7 +12,7 @@ from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
-from shellrunner.store.sqlite.queue_counts import QueueCounts
+from shellrunner.store.sqlite.queue_counts import QueueCounts, Reserved
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import admission, idempotency_keys
 from shellrunner.store.units.admission import NewJob
@@ -28,29 +27,26 @@ class Reservations:
 
     def __init__(self, counts: QueueCounts) -> None:
         self._counts = counts
-        self._by_queue: Counter[str] = Counter()
+        self._reserved = Reserved()
         self._items: set[AddJob] = set()
 
     def check(self, item: "AddJob") -> None:
         """Check that one more job may wait, before it is written.
 
         Raises:
-            QueueFull: it may not.
+            QueueFull, TooManyQueuedJobs: it may not.
         """
         if item in self._items:  # it is run again: what the batch had reserved was rolled back
             self._items.clear()
-            self._by_queue.clear()
-        queue = item.new.spec.queue
-        refusal = self._counts.refusal(
-            queue, reserved=self._by_queue.total(), reserved_in_queue=self._by_queue[queue]
-        )
+            self._reserved = Reserved()
+        refusal = self._counts.refusal(item.new.line, self._reserved)
         if refusal is not None:
             raise refusal
 
     def reserve(self, item: "AddJob") -> None:
         """Take a place for a job that was written."""
         self._items.add(item)
-        self._by_queue[item.new.spec.queue] += 1
+        self._reserved.add(item.new.line)
 
 
 class AddJob(WorkItem):

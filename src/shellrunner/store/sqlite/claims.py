@@ -34,13 +34,15 @@ from functools import partial
 from typing import Final
 
 from shellrunner.clock import now_ms
-from shellrunner.errors import QueueFull, StoreUnavailable
+from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
 from shellrunner.store.db import Db
+from shellrunner.store.queues import Capacity, Line
 from shellrunner.store.sqlite.add_job import AddJob, Reservations
 from shellrunner.store.sqlite.claim_requests import ClaimRequest, ClaimRequests
 from shellrunner.store.sqlite.engine.batch_queue import BatchQueue, WorkItem
-from shellrunner.store.sqlite.queue_counts import QueueCounts
+from shellrunner.store.sqlite.queue_counts import QueueCounts, Reserved
+from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import claiming, lifecycle
 from shellrunner.store.units.claiming import ClaimResult
@@ -66,8 +68,9 @@ class Claims:
         """
         adds = [item for item in batch if isinstance(item, AddJob)]
         requests = self._requests.waiting()
-        capacity = self._counts.capacity() if requests else {}
-        in_order = bool(capacity) and not self._counts.has_startable() and not any(item.may_queue for item in batch)
+        capacity = self._counts.capacity() if requests else Capacity({}, {})
+        queueing = [item for item in batch if isinstance(item, QueueingItem)]
+        in_order = bool(capacity) and not queueing and not self._counts.has_startable()
         if adds:
             if in_order:
                 requests = _pair(adds, requests, capacity)
@@ -77,17 +80,28 @@ class Claims:
                 reservations = Reservations(self._counts)
                 for add in unpaired:
                     add.reservations = reservations
-        return None if in_order or not requests or not capacity else self._choosing(requests, capacity)
+        if in_order or not requests or not capacity:
+            return None
+        lines = self._counts.lines().union(add.new.line for add in adds)
+        return self._choosing(requests, capacity, lines, queueing)
 
-    def refusal(self, queue: str) -> QueueFull | None:
+    def refusal(self, queue: str) -> ShellrunnerError | None:
         """Return why a job that may start at once would not be accepted into the queue now; or None."""
         starts = bool(self._requests.waiting()) and not self._counts.has_startable()
-        if starts and self._counts.capacity().get(queue, 0) > 0:
+        line = Line(queue, None)
+        if starts and self._counts.capacity().allows(line):
             return None
-        return self._counts.refusal(queue, reserved=0, reserved_in_queue=0)
+        return self._counts.refusal(line, Reserved())
 
-    def _choosing(self, requests: list[ClaimRequest], capacity: dict[str, int]) -> WorkItem:
-        item = WorkItem(lambda db: claiming.choose(db, requests, capacity, now_ms()), partial(self._chosen, requests))
+    def _choosing(
+        self, requests: list[ClaimRequest], capacity: Capacity, lines: set[Line], queueing: list[QueueingItem]
+    ) -> WorkItem:
+        def choose(db: Db) -> ClaimResult:
+            # By now the items before this one were run, so it is known where they have queued jobs.
+            all_lines = lines.union(*(item.queued_lines() for item in queueing))
+            return claiming.choose(db, requests, capacity, all_lines, now_ms())
+
+        item = WorkItem(choose, partial(self._chosen, requests))
         item.future.add_done_callback(self._retry_if_failed)
         return item
 
@@ -116,7 +130,7 @@ class Claims:
             return lifecycle.requeue(db, claim.job_id, claim.token, now_ms())
 
         with suppress(StoreUnavailable):
-            item = WorkItem(requeue_unit, self._listener.committed, frees_space=True, may_queue=True)
+            item = QueueingItem(requeue_unit, self._listener.committed, frees_space=True)
             self._writes.submit(item).add_done_callback(asyncio.Future.exception)
 
     def _retry_if_failed(self, future: asyncio.Future[ClaimResult]) -> None:
@@ -128,15 +142,14 @@ class Claims:
             raise error  # a bug: the loop reports it, and the requests wait on
 
 
-def _pair(adds: list[AddJob], requests: list[ClaimRequest], capacity: dict[str, int]) -> list[ClaimRequest]:
+def _pair(adds: list[AddJob], requests: list[ClaimRequest], capacity: Capacity) -> list[ClaimRequest]:
     """Give jobs that may start to requests, the highest priority first; return the requests that are left."""
     left = iter(requests)
     # A stable sort: within a priority, the first added is first.
     for add in sorted(adds, key=lambda add: -add.new.spec.priority):
-        queue = add.new.spec.queue
-        if add.is_startable and capacity.get(queue, 0) > 0:
+        if add.is_startable and capacity.allows(add.new.line):
             add.request = next(left, None)
             if add.request is None:
                 break
-            capacity[queue] -= 1
+            capacity.take(add.new.line)
     return list(left)

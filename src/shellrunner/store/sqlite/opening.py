@@ -21,6 +21,7 @@ from shellrunner.store.home import Home, file_identity
 from shellrunner.store.output import spill
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
+from shellrunner.store.queues import Line
 from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import main_file, provenance, schema
 from shellrunner.store.sqlite.engine.db_thread import open_reading, open_writing
@@ -55,7 +56,7 @@ class HistoryOpener:
         self.identity = HistoryIdentity("", 0)
         self.size = HistorySize(0, 0)
         self.owners: dict[int, SlotOwner] = {}
-        self.undone: list[tuple[str, State, int]] = []
+        self.undone: list[tuple[Line, State, int]] = []
         self.pauses = Pauses()
         self.high_water: HighWaterFile
         self.files: HistoryFiles
@@ -203,7 +204,10 @@ class HistoryOpener:
         self._begin_high_water(db, is_other=bool(found.mark and found.mark.history != history))
         self._remove_orphans(db)
         self.size = trimming.measure(db)
-        self.undone = [(queue, State(state), number) for queue, state, number in db.execute(rows.UNDONE)]
+        self.undone = [
+            (Line(queue, submitter), State(state), number)
+            for queue, submitter, state, number in db.execute(rows.UNDONE)
+        ]
         self.seen_time = SeenTime(clock_marks.read(db), clock_marks.newest(db), boot_id(), now_ms(), boot_ms())
         for row in map(ClaimRow._make, db.execute(rows.RUNNING)):
             self.owners[row.id] = SlotOwner(row.keeper, row.token, row.attempt)

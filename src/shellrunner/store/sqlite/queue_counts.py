@@ -1,14 +1,17 @@
-"""How many jobs of each queue are in which state, in memory: exact whenever no write batch is under way.
+"""How many jobs of each queue and submitter are in which state, in memory.
 
-Owned by the store, on the event loop's thread. Must not know claims or SQL.
+Exact whenever no write batch is under way. Owned by the store, on the event loop's thread. Must not know
+claims or SQL.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from shellrunner.errors import QueueFull
+from shellrunner.errors import QueueFull, TooManyQueuedJobs
 from shellrunner.model import State
-from shellrunner.store.queues import ALL_QUEUES, Pauses, QueueLimit, QueueLimits
+from shellrunner.store.queues import ALL_QUEUES, Capacity, Line, Pauses, QueueLimit, QueueLimits, SubmitterLimit
+from shellrunner.store.sqlite.submitter_counts import SubmitterCounts
 from shellrunner.store.transition import Transition
 
 _UNDONE: Final = (State.WAITING, State.QUEUED, State.RUNNING)
@@ -20,13 +23,15 @@ class QueueCounts:
     """Every queue that config names or that has jobs which are not done; `pauses` has those that start none."""
 
     def __init__(
-        self, limits: QueueLimits, undone: Iterable[tuple[str, State, int]] = (), pauses: Pauses = _NONE_PAUSED
+        self, limits: QueueLimits, undone: Iterable[tuple[Line, State, int]] = (), pauses: Pauses = _NONE_PAUSED
     ) -> None:
-        """`undone`: how many jobs are not done, by queue and state."""
+        """`undone`: how many jobs are not done, by queue, submitter and state."""
         self._limits = limits
         self._counts: dict[str, dict[State, int]] = {name: dict.fromkeys(_UNDONE, 0) for name in limits.queues}
-        for queue, state, number in undone:
-            self._of_queue(queue)[state] += number
+        self._submitters = SubmitterCounts(limits.submitters)
+        for line, state, number in undone:
+            self._of_queue(line.queue)[state] += number
+            self._submitters.change(line, state, number)
         self.pauses = pauses
 
     def _of_queue(self, queue: str) -> dict[State, int]:
@@ -57,21 +62,35 @@ class QueueCounts:
 
     def apply(self, transition: Transition) -> None:
         """Follow a job from one state to another."""
-        counts, before, after = self._of_queue(transition.queue), transition.before, transition.after
+        before, after = transition.before, transition.after
+        if before is after:
+            return
+        counts, line = self._of_queue(transition.queue), Line(transition.queue, transition.submitter)
         if before is not None and before is not State.DONE:
             counts[before] -= 1
+            self._submitters.change(line, before, -1)
         if after is not None and after is not State.DONE:
             counts[after] += 1
+            self._submitters.change(line, after, 1)
 
-    def capacity(self) -> dict[str, int]:
+    def limit_submitters(self, limits: Mapping[str, SubmitterLimit]) -> None:
+        """Apply these limits from now on; jobs that run or wait already stay."""
+        self._submitters.limits = limits
+
+    def lines(self) -> set[Line]:
+        """Return the lines in which jobs are queued."""
+        return set(self._submitters.lines())
+
+    def capacity(self) -> Capacity:
         """Return how many more jobs may run, for each queue that may start any now."""
         if ALL_QUEUES in self.pauses.queues:
-            return {}
-        return {
+            return Capacity({}, {})
+        queues = {
             name: capacity
             for name in self._counts
             if name not in self.pauses.queues and (capacity := self._capacity(name)) > 0
         }
+        return Capacity(queues, self._submitters.capacity())
 
     def _capacity(self, queue: str) -> int:
         limit = self.limit(queue)
@@ -82,8 +101,10 @@ class QueueCounts:
         if ALL_QUEUES in self.pauses.queues:
             return False
         return any(
-            counts[State.QUEUED] and name not in self.pauses.queues and self._capacity(name) > 0
-            for name, counts in self._counts.items()
+            line.queue not in self.pauses.queues
+            and self._capacity(line.queue) > 0
+            and self._submitters.may_start(line.submitter)
+            for line in self._submitters.lines()
         )
 
     def unstarted(self, queue: str | None = None) -> int:
@@ -91,11 +112,27 @@ class QueueCounts:
         counts = self._counts.values() if queue is None else [self._of_queue(queue)]
         return sum(count[State.QUEUED] + count[State.WAITING] for count in counts)
 
-    def refusal(self, queue: str, *, reserved: int, reserved_in_queue: int) -> QueueFull | None:
-        """Return why no further job may wait in the queue, beside those for which places are reserved; or None."""
-        total, own = self._limits.max_queued, self._limits.queues.get(queue, QueueLimit()).max_queued
-        if total is not None and self.unstarted() + reserved >= total:
+    def refusal(self, line: Line, reserved: "Reserved") -> QueueFull | TooManyQueuedJobs | None:
+        """Return why no further job may wait in the line, beside those for which places are reserved; or None."""
+        total, own = self._limits.max_queued, self._limits.queues.get(line.queue, QueueLimit()).max_queued
+        if refusal := self._submitters.refusal(line.submitter, reserved=reserved.by_submitter[line.submitter]):
+            return refusal
+        if total is not None and self.unstarted() + reserved.by_queue.total() >= total:
             return QueueFull("the service", total)
-        if own is not None and self.unstarted(queue) + reserved_in_queue >= own:
-            return QueueFull(f"queue {queue}", own)
+        if own is not None and self.unstarted(line.queue) + reserved.by_queue[line.queue] >= own:
+            return QueueFull(f"queue {line.queue}", own)
         return None
+
+
+class Reserved:
+    """How many places the jobs of a batch take, which the counts do not have before the commit."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.by_queue: Counter[str] = Counter()
+        self.by_submitter: Counter[str | None] = Counter()
+
+    def add(self, line: Line) -> None:
+        """Take a place in this line."""
+        self.by_queue[line.queue] += 1
+        self.by_submitter[line.submitter] += 1

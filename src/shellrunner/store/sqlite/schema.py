@@ -173,6 +173,7 @@ UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
 # until an admin resumes; empty if it is not held. The token of an ended attempt is kept if it may be in file names.
 # `kill_only`: the command is ended by KILL, without TERM and grace.
 # `leftovers`: what a command left behind and was ended with it, as JSON: [{pid, command}, …]; null if nothing was.
+# The queued jobs of each submitter are a line of their own, so that those who may start none hold up nobody.
 _VERSION_5 = """
 ALTER TABLE jobs ADD COLUMN leftovers TEXT;
 ALTER TABLE jobs ADD COLUMN leftovers_count INTEGER;
@@ -181,6 +182,8 @@ ALTER TABLE attempts ADD COLUMN leftovers_count INTEGER;
 INSERT OR IGNORE INTO meta VALUES ('generation', '0'), ('home', ''), ('held', '');
 ALTER TABLE attempts ADD COLUMN token TEXT;
 ALTER TABLE jobs ADD COLUMN kill_only INTEGER NOT NULL DEFAULT 0;
+DROP INDEX jobs_queued;
+CREATE INDEX jobs_queued ON jobs (queue, submitter, priority DESC, id) WHERE state = 'queued';
 """
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)

@@ -6,7 +6,7 @@ Built by `composition`, which hands in the parts. Must not know connections, bat
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from shellrunner.store import (
     QueueOverview,
     QueueState,
     Sort,
+    SubmitterLimit,
     Subscription,
     rows,
 )
@@ -45,8 +46,8 @@ from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, sessions
 from shellrunner.store.units.admission import NewJob
@@ -204,6 +205,10 @@ class SqliteStore:
         )
         return await self.queues()
 
+    def limit_submitters(self, limits: Mapping[str, SubmitterLimit]) -> None:
+        self._effects.counts.limit_submitters(limits)
+        self._parts.requests.wake_if_startable()
+
     # Work -----------------------------------------------------------------------------------------------------------
 
     async def claim(self, keeper: int, token: str) -> Claim:
@@ -233,11 +238,8 @@ class SqliteStore:
         return bool(transitions)
 
     async def requeue(self, job_id: int, token: str) -> bool:
-        item = WorkItem(
-            lambda db: lifecycle.requeue(db, job_id, token, now_ms()),
-            self._effects.committed,
-            frees_space=True,
-            may_queue=True,
+        item = QueueingItem(
+            lambda db: lifecycle.requeue(db, job_id, token, now_ms()), self._effects.committed, frees_space=True
         )
         return bool(await self._engine.writes.submit(item))
 

@@ -14,6 +14,7 @@ from shellrunner.store import rows
 from shellrunner.store.columns import NewJobRow, columns, placeholders
 from shellrunner.store.db import Db, check_changed
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.queues import Line
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents, due_callbacks
 from shellrunner.store.units.locks import LockedJob, find_locked
@@ -27,7 +28,7 @@ _OWN: Final = "SELECT 1 FROM jobs WHERE id = ? AND submitter = ? AND run_as IS N
 _MARK_DEPENDENTS: Final = "UPDATE jobs SET has_dependents = 1 WHERE id = ?"
 QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND id IN (
     SELECT id FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ? ORDER BY due LIMIT ?
-    ) RETURNING id, queue"""
+    ) RETURNING id, queue, submitter"""
 NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0"
 
 
@@ -78,6 +79,11 @@ class NewJob:
     def kill_only(self) -> bool:
         """Whether its command is ended by KILL, without TERM and grace."""
         return self.by is not None and self.by.kill_only
+
+    @property
+    def line(self) -> Line:
+        """The line that it waits in."""
+        return Line(self.spec.queue, self.submitter)
 
     def row(self, owner: SlotOwner | None) -> NewJobRow:
         """Return the row: running if it is claimed in the same commit, else queued."""
@@ -130,7 +136,7 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
         due_callbacks.add(db, job_id, spec.notify.host)
         db.execute(_MARK_DEPENDENTS, (job_id,))
     state = State.QUEUED if owner is None else State.RUNNING
-    transitions = [Transition(job_id, spec.queue, None, state, owner=owner)]
+    transitions = [Transition(job_id, spec.queue, new.submitter, None, state, owner=owner)]
     if not new.is_startable:
         transitions = _hold_back(db, job_id, new, prerequisites)
     if spec.notify or not new.is_startable:
@@ -164,7 +170,7 @@ def _is_visible(db: Db, job_id: int, by: Submitter | None) -> bool:
 
 def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisite]) -> Transitions:
     """Let a queued job wait if it has to, or skip it if it can never start."""
-    queue, now = new.spec.queue, new.created
+    queue, submitter, now = new.spec.queue, new.submitter, new.created
     for prerequisite in prerequisites:
         if prerequisite.failure is not None:
             end = dependents.skipped_end(prerequisite.job_id, *prerequisite.failure, now)
@@ -174,17 +180,18 @@ def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisi
     earliest = new.spec.earliest_start
     due = earliest if earliest is not None and earliest > now else None
     if not unfinished and due is None:
-        return [Transition(job_id, queue, None, State.QUEUED)]
+        return [Transition(job_id, queue, submitter, None, State.QUEUED)]
     db.executemany("INSERT INTO dependencies (after, job) VALUES (?, ?)", [(after, job_id) for after in unfinished])
     db.executemany(_MARK_DEPENDENTS, [(after,) for after in unfinished])
     check_changed(db.execute(_WAIT, (due, len(unfinished), new.spec.notify is not None, job_id)))
-    return [Transition(job_id, queue, None, State.WAITING, due=None if unfinished else due)]
+    earliest = None if unfinished else due
+    return [Transition(job_id, queue, submitter, None, State.WAITING, due=earliest)]
 
 
 def queue_due(db: Db, now: Millis, limit: int) -> Transitions:
     """Queue up to `limit` jobs that are due, the longest due first."""
     due = db.execute(QUEUE_DUE, (now, limit)).fetchall()
-    return [Transition(job_id, queue, State.WAITING, State.QUEUED) for job_id, queue in due]
+    return [Transition(job_id, queue, submitter, State.WAITING, State.QUEUED) for job_id, queue, submitter in due]
 
 
 def next_due(db: Db) -> Millis | None:

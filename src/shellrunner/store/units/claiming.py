@@ -1,10 +1,10 @@
 """Choosing jobs for claims: the job that each offer gets, written in the same commit.
 
 Units for the writer: the SQL of claims. `sqlite.claims` makes the offers, from the requests of `claim_requests`. Must
-not know who waits, or how many jobs a queue may run.
+not know who waits, or how many jobs a queue or a submitter may run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from shellrunner.clock import Millis
@@ -13,15 +13,17 @@ from shellrunner.model import Claim, End, Ending, State
 from shellrunner.store.columns import ClaimRow, columns
 from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.queues import Capacity, Line
 from shellrunner.store.rows import to_claim
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import dependents
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
-# The order of claims: the highest priority first, then the oldest.
-HEAD: Final = """SELECT priority, id FROM jobs INDEXED BY jobs_queued WHERE state = 'queued' AND queue = ?
-    ORDER BY priority DESC, id LIMIT 1"""
+# The order of claims: the highest priority first, then the oldest. Each line is asked for its first job, so that the
+# jobs of a submitter that may run no more are not read, however many they are.
+HEAD: Final = """SELECT priority, id FROM jobs INDEXED BY jobs_queued
+    WHERE state = 'queued' AND queue = ? AND submitter IS ? ORDER BY priority DESC, id LIMIT 1"""
 CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = ?, token = ?, claimed = ?
     WHERE id = ? AND state = 'queued' RETURNING {columns(ClaimRow)}"""
 
@@ -45,37 +47,65 @@ class ClaimResult(NamedTuple):
     transitions: Transitions
 
 
-def choose(db: Db, offers: Sequence[Offer], capacity: Mapping[str, int], now: Millis) -> ClaimResult:
-    """Claim a job for each offer, as long as there are any; `capacity`: how many may start, by queue."""
-    left = dict(capacity)
-    result = ClaimResult([], [])
+def choose(db: Db, offers: Sequence[Offer], capacity: Capacity, lines: Iterable[Line], now: Millis) -> ClaimResult:
+    """Claim a job for each offer, as long as there are any in these lines; `capacity`: how many may start."""
+    chooser = _Chooser(db, capacity.copy(), lines, now)
     for offer in offers:
-        claim = _claim_next(db, [queue for queue, number in left.items() if number > 0], offer, now, result)
+        claim = chooser.claim_next(offer)
         if claim is None:
             break
-        left[claim.spec.queue] -= 1
-        result.claims.append(claim)
-    return result
+        chooser.result.claims.append(claim)
+    return chooser.result
 
 
-def _claim_next(db: Db, queues: list[str], offer: Offer, now: Millis, result: ClaimResult) -> Claim | None:
-    """Claim the first job of these queues; None if they are empty."""
-    while (row := _take_head(db, queues, offer, now)) is not None:
-        owner = SlotOwner(offer.keeper, offer.token, row.attempt)
-        result.transitions.append(Transition(row.id, row.queue, State.QUEUED, State.RUNNING, owner=owner))
-        try:
-            return to_claim(row)
-        except StoreUnavailable as damage:
-            # One damaged row must not hold up the queue behind it.
-            end = End(Ending.FAILED_TO_START, now, detail=damage.detail)
-            result.transitions.extend(dependents.end_unstarted(db, row.id, end))
-    return None
+class _Head(NamedTuple):
+    """The first job of a line; heads compare as their jobs are claimed."""
+
+    negated_priority: int
+    job_id: int
 
 
-def _take_head(db: Db, queues: list[str], offer: Offer, now: Millis) -> ClaimRow | None:
-    while heads := [head for queue in queues if (head := db.execute(HEAD, (queue,)).fetchone()) is not None]:
-        _, first = min(heads, key=lambda head: (-head[0], head[1]))
-        rows = db.execute(CLAIM, (offer.keeper, offer.token, now, first)).fetchall()
-        if rows:  # else another writer has claimed it: look again
-            return ClaimRow._make(rows[0])
-    return None
+class _Chooser:
+    """The heads of the lines, each read again after it was taken."""
+
+    def __init__(self, db: Db, capacity: Capacity, lines: Iterable[Line], now: Millis) -> None:
+        self.result = ClaimResult([], [])
+        self._db, self._capacity, self._now = db, capacity, now
+        self._unread = {line for line in lines if capacity.allows(line)}
+        self._heads: dict[Line, _Head] = {}
+
+    def claim_next(self, offer: Offer) -> Claim | None:
+        """Claim the first job of all lines that may start one; None if there is none."""
+        while (row := self._take_head(offer)) is not None:
+            line, owner = Line(row.queue, row.submitter), SlotOwner(offer.keeper, offer.token, row.attempt)
+            self.result.transitions.append(Transition(row.id, *line, State.QUEUED, State.RUNNING, owner=owner))
+            try:
+                claim = to_claim(row)
+            except StoreUnavailable as damage:
+                # One damaged row must not hold up the queue behind it.
+                end = End(Ending.FAILED_TO_START, self._now, detail=damage.detail)
+                self.result.transitions.extend(dependents.end_unstarted(self._db, row.id, end))
+                continue
+            self._capacity.take(line)
+            return claim
+        return None
+
+    def _take_head(self, offer: Offer) -> ClaimRow | None:
+        while startable := self._startable():
+            head, line = min(startable, key=lambda each: each[0])
+            values = (offer.keeper, offer.token, self._now, head.job_id)
+            rows = self._db.execute(CLAIM, values).fetchall()
+            self._unread.add(line)
+            if rows:  # else another writer has claimed it: look again
+                return ClaimRow._make(rows[0])
+        return None
+
+    def _startable(self) -> list[tuple[_Head, Line]]:
+        for line in self._unread:
+            row = self._db.execute(HEAD, line).fetchone()
+            if row is None:
+                self._heads.pop(line, None)
+            else:
+                self._heads[line] = _Head(-row[0], row[1])
+        self._unread.clear()
+        return [(head, line) for line, head in self._heads.items() if self._capacity.allows(line)]

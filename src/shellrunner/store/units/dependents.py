@@ -28,7 +28,7 @@ EARLIER_STORED: Final = "SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FR
 DEPENDENTS: Final = """SELECT job FROM dependencies
     WHERE after = ? AND (SELECT state FROM jobs WHERE id = dependencies.job) = 'waiting'"""
 _COUNT_DOWN: Final = """UPDATE jobs SET awaits = awaits - 1 WHERE id = ? AND state = 'waiting'
-    RETURNING awaits, due, queue"""
+    RETURNING awaits, due, queue, submitter"""
 _QUEUE: Final = "UPDATE jobs SET state = 'queued', due = ? WHERE id = ? AND state = 'waiting'"
 
 
@@ -91,6 +91,7 @@ def _end(db: Db, job_id: int, end: End) -> Transition:
     return Transition(
         job_id,
         job.queue,
+        job.submitter,
         job.state,
         State.DONE,
         size=earlier_stored(db, job_id) if job.attempt > 1 else 0,
@@ -104,10 +105,10 @@ def _count_down(db: Db, job_id: int, now: Millis) -> Transitions:
     rows = db.execute(_COUNT_DOWN, (job_id,)).fetchall()
     if not rows:  # it was cancelled by another writer
         return []
-    awaits, due, queue = rows[0]
+    awaits, due, queue, submitter = rows[0]
     if awaits:
         return []
     if due is not None and due > now:
-        return [Transition(job_id, queue, State.WAITING, State.WAITING, due=due)]
+        return [Transition(job_id, queue, submitter, State.WAITING, State.WAITING, due=due)]
     check_changed(db.execute(_QUEUE, (now, job_id)))
-    return [Transition(job_id, queue, State.WAITING, State.QUEUED)]
+    return [Transition(job_id, queue, submitter, State.WAITING, State.QUEUED)]

@@ -23,7 +23,7 @@ from shellrunner.store.units.locks import LockedJob, find_locked, locked
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _HELD: Final = "WHERE id = ? AND state = 'running' AND token = ?"
-_ENDED: Final = f"{_HELD} RETURNING queue, has_dependents, attempt"
+_ENDED: Final = f"{_HELD} RETURNING queue, submitter, has_dependents, attempt"
 END: Final = f"{SET_DONE}, token = NULL {_ENDED}"
 END_SPILLED: Final = f"{SET_DONE} {_ENDED}"  # the token is in the names of its files
 _REQUEUE: Final = f"UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, claimed = NULL {_HELD}"
@@ -54,7 +54,7 @@ def finish(
             is_due = next_attempt_at <= end.completed
             state, due = (State.QUEUED, None) if is_due else (State.WAITING, next_attempt_at)
             check_changed(db.execute(_NEXT_ATTEMPT, (state, due, job_id, token)))
-            return [Transition(job_id, job.queue, State.RUNNING, state, due=due)]
+            return [Transition(job_id, job.queue, job.submitter, State.RUNNING, state, due=due)]
     return _end(db, job_id, token, end=end, volume=volume, head=head)
 
 
@@ -63,11 +63,13 @@ def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Hea
     found = db.execute(statement, (*EndRow.from_end(end, volume), job_id, token)).fetchall()
     if not found:
         return []
-    queue, has_dependents, attempt = found[0]
+    queue, submitter, has_dependents, attempt = found[0]
     if head.data or head.index:
         db.execute("INSERT INTO outputs (job, entries, data) VALUES (?, ?, ?)", (job_id, head.index, head.data))
     size = volume.stored + (earlier_stored(db, job_id) if attempt > 1 else 0)
-    ended = Transition(job_id, queue, State.RUNNING, State.DONE, size, bool(has_dependents), ending=end.ending)
+    ended = Transition(
+        job_id, queue, submitter, State.RUNNING, State.DONE, size, bool(has_dependents), ending=end.ending
+    )
     return [ended, *dependents.apply_end(db, job_id, end)] if has_dependents else [ended]
 
 
@@ -87,7 +89,7 @@ def requeue(db: Db, job_id: int, token: str, now: Millis) -> Transitions:
     if job.cancelling:
         return dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))
     check_changed(db.execute(_REQUEUE, (job_id, token)))
-    return [Transition(job_id, job.queue, State.RUNNING, State.QUEUED)]
+    return [Transition(job_id, job.queue, job.submitter, State.RUNNING, State.QUEUED)]
 
 
 def request_cancel(db: Db, job_id: int, now: Millis, *, kill_only: bool) -> tuple[Job, Transitions]:
@@ -105,7 +107,7 @@ def request_cancel(db: Db, job_id: int, now: Millis, *, kill_only: bool) -> tupl
     rows.job(db, job_id)  # refuse a damaged row before the write
     if job.state is State.RUNNING:
         check_changed(db.execute(_CANCEL_BY_KILL if kill_only else _CANCEL, (job_id,)))
-        transitions = [Transition(job_id, job.queue, State.RUNNING, State.RUNNING)]
+        transitions = [Transition(job_id, job.queue, job.submitter, State.RUNNING, State.RUNNING)]
     else:
         transitions = dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))
     return rows.job(db, job_id), transitions
@@ -128,7 +130,7 @@ def delete_job(db: Db, job_id: int) -> Transition:
         db.execute("DELETE FROM attempts WHERE job = ?", (job_id,))
     dependents.delete_side_rows(db, job_id, job.spec)
     search.remove_job(db, job_id, job.command)
-    return Transition(job_id, job.queue, State.DONE, None, size, tokens=tokens)
+    return Transition(job_id, job.queue, job.submitter, State.DONE, None, size, tokens=tokens)
 
 
 def delete_result(db: Db, job_id: int) -> Transition:
@@ -149,7 +151,7 @@ def delete_result(db: Db, job_id: int) -> Transition:
     if job.attempt > 1:
         size += earlier_stored(db, job_id)
         db.execute("DELETE FROM attempts WHERE job = ?", (job_id,))
-    return Transition(job_id, job.queue, State.DONE, State.DONE, size, tokens=tokens)
+    return Transition(job_id, job.queue, job.submitter, State.DONE, State.DONE, size, tokens=tokens)
 
 
 def _tokens(db: Db, job_id: int, job: LockedJob) -> tuple[str | None, ...]:

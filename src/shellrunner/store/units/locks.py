@@ -20,6 +20,7 @@ class LockedJob(NamedTuple):
 
     state: State
     queue: str
+    submitter: str | None
     attempt: int
     token: str | None
     cancelling: int

@@ -10,7 +10,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.errors import InsufficientScope, ShellrunnerError, TokenNeeded, TooManyWrongTokens
+from shellrunner.errors import (
+    InsufficientScope,
+    ShellrunnerError,
+    TokenNeeded,
+    TooManyQueuedJobs,
+    TooManyRequests,
+    TooManyWrongTokens,
+)
 from shellrunner.wire import json_codec
 
 log = logging.getLogger("shellrunner.web")
@@ -33,6 +40,7 @@ STATUSES: Final = {
     "cross-site": 403,
     "not-this-user": 403,
     "insufficient-scope": 403,
+    "network-not-allowed": 403,
     "command-not-allowed": 403,
     "not-yours": 403,
     "sessions-off": 403,
@@ -63,6 +71,8 @@ STATUSES: Final = {
     "key-reused": 422,
     "too-many-wrong-tokens": 429,
     "too-many-streams": 429,
+    "too-many-queued-jobs": 429,
+    "too-many-requests": 429,
     "headers-too-large": 431,
     "internal": 500,
     "queue-full": 503,
@@ -136,8 +146,10 @@ def _headers_of(error: ShellrunnerError) -> Mapping[str, str]:
             return {"WWW-Authenticate": _CHALLENGE + (', error="invalid_token"' if error.wrong else "")}
         case InsufficientScope():
             return {"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{error.scope}"'}
-        case TooManyWrongTokens():
+        case TooManyWrongTokens() | TooManyRequests():
             return {"Retry-After": str(error.retry_after)}
+        case TooManyQueuedJobs():
+            return _RETRY_SOON
     return {}
 
 

@@ -146,7 +146,13 @@ def _implied_problems(route: Route) -> Iterator[str]:
     if "cursor" in route.parameters.split():
         yield "bad-cursor"
     if route.access not in (Access.PUBLIC, Access.HOST_CHECKED):
-        yield from ("token-needed", "not-this-user", "too-many-wrong-tokens")
+        yield from (
+            "token-needed",
+            "not-this-user",
+            "too-many-wrong-tokens",
+            "too-many-requests",
+            "network-not-allowed",
+        )
         if route.access in REQUIRED_SCOPES:
             yield "insufficient-scope"
         if route.verb != "GET":
@@ -225,8 +231,8 @@ def _problem_headers(status: int, codes: list[str]) -> Iterator[tuple[str, bool]
     """Yield the headers of a response with one of these problems, and whether it always has them."""
     if status == 503:
         yield "Retry-After", True
-    if "too-many-wrong-tokens" in codes:
-        yield "Retry-After", len(codes) == 1
+    if "too-many-requests" in codes:
+        yield "Retry-After", "too-many-streams" not in codes
     if "token-needed" in codes or "insufficient-scope" in codes:
         yield "WWW-Authenticate", status == 401
     if "range-not-satisfiable" in codes:

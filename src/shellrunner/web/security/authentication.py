@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from shellrunner import peer_credentials
 from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
+from shellrunner.access.networks import check_network
 from shellrunner.config.auth import Scope
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
@@ -43,6 +44,7 @@ async def authenticate_credentials(request: web.Request, origins: OriginPolicy, 
 
     Raises:
         TokenNeeded, TooManyWrongTokens: the token is wrong, or missing where one is required.
+        NetworkNotAllowed, TooManyRequests: the token is valid, but not from here, or not as often.
         StoreUnavailable: the session is not known in this process, and the store cannot be asked.
     """
     authenticator = request.app[AUTHENTICATOR]
@@ -53,10 +55,20 @@ async def authenticate_credentials(request: web.Request, origins: OriginPolicy, 
         bearer = _BEARER.fullmatch(credentials[0]) if len(credentials) == 1 else None
         if bearer is None:
             _reject(wrong=len(credentials) > 1)
-        return authenticator.authenticate_token(bearer[1], _source(request, origins))
-    if access is Access.WATCH and (identity := await _authenticate_cookie(request, authenticator)):
-        return identity
+        identity = authenticator.authenticate_token(bearer[1], _source(request, origins))
+        return _within_shares(request, identity, origins)
+    if access is Access.WATCH and (session := await _authenticate_cookie(request, authenticator)):
+        return _within_shares(request, session, origins)
     return None if is_unix_socket(request) else _reject()
+
+
+def _within_shares(request: web.Request, identity: Identity, origins: OriginPolicy) -> Identity:
+    """Return the identity if its token may be used from where the client is, and has not sent too many requests."""
+    request[_NAME] = identity.name
+    if identity.token is not None and identity.token.networks is not None:
+        check_network(identity, origins.certain_address(request))
+    request.app[AUTHENTICATOR].count_request(identity)
+    return identity
 
 
 def authenticate_peer(request: web.Request) -> Identity:

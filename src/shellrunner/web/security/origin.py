@@ -104,20 +104,29 @@ class OriginPolicy:
 
     def client_address(self, request: web.Request) -> str:
         """Return the client's address: the peer's, or what a trusted proxy reports; `unix` for a Unix socket."""
+        return self._trace_client(request)[0]
+
+    def certain_address(self, request: web.Request) -> str | None:
+        """Return the client's address if it is certain, else None: only a proxy that is not trusted may know it."""
+        address, is_reported = self._trace_client(request)
+        return address if is_reported or not is_forwarded(request) else None
+
+    def _trace_client(self, request: web.Request) -> tuple[str, bool]:
+        """Return the client's address, and whether trusted proxies have reported all of the way to it."""
         peer = _peer(request)
         if peer is None:
-            return "unix"
-        address = _address(peer[0])
+            return "unix", False
+        address, is_reported = _address(peer[0]), False
         if not self._is_proxy(address):
-            return address
+            return address, False
         # Each proxy appends the address of its peer: what stands left of the first untrusted one is that one's claim.
         for client in reversed(", ".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
             reported = _address(client.strip())
-            address = reported or address
+            address, is_reported = reported or address, bool(reported)
             # What cannot be parsed (`unknown`, `unix:`) is untrusted too: then the proxy that reported it counts.
             if not reported or not self._is_proxy(reported):
                 break
-        return address
+        return address, is_reported
 
     def _is_proxy(self, address: str) -> bool:
         try:

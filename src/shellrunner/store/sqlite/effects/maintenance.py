@@ -10,9 +10,9 @@ from shellrunner.clock import Millis, now_ms
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer, Trimmed
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.queue_counts import QueueCounts
+from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import admission, idempotency_keys
 
@@ -63,6 +63,6 @@ class Maintenance:
             self.clock.settled(shift)
             self.listener.committed(transitions)
 
-        item = WorkItem(queue, queued, may_queue=True)
+        item = QueueingItem(queue, queued, lambda outcome: outcome[0])
         _, next_due, _ = await self.engine.writes.submit(item)
         return None if next_due is None else int(next_due)

@@ -22,10 +22,10 @@ class WorkItem:
     """A unit of work and its caller. If the caller is cancelled, the unit runs all the same, and so does `on_commit`.
 
     frees_space: whether it frees space on a full disk, or records an end. needs_room: whether it must not be run on a
-    disk that is nearly full. may_queue: whether it may put a job into a queue.
+    disk that is nearly full.
     """
 
-    __slots__ = ("error", "frees_space", "future", "may_queue", "needs_room", "on_commit", "unit", "value")
+    __slots__ = ("error", "frees_space", "future", "needs_room", "on_commit", "unit", "value")
 
     def __init__(
         self,
@@ -34,13 +34,11 @@ class WorkItem:
         *,
         frees_space: bool = False,
         needs_room: bool = False,
-        may_queue: bool = False,
     ) -> None:
         self.unit = unit
         self.on_commit = on_commit
         self.frees_space = frees_space
         self.needs_room = needs_room
-        self.may_queue = may_queue
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.value: Any = None
         self.error: Exception | None = None

@@ -1,0 +1,66 @@
+"""How many jobs of each submitter run and wait, and in which queues: in memory, like the counts of the queues.
+
+Owned by `queue_counts`, on the event loop's thread. Must not know claims or SQL.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeVar
+
+from shellrunner.errors import TooManyQueuedJobs
+from shellrunner.model import State
+from shellrunner.store.queues import Line, SubmitterLimit
+
+Key = TypeVar("Key")
+
+_UNLIMITED: Final = SubmitterLimit()
+
+
+class SubmitterCounts:
+    """The jobs of each submitter that are not done, and the limits of those that have any."""
+
+    def __init__(self, limits: Mapping[str, SubmitterLimit]) -> None:
+        """Start without jobs."""
+        self.limits = limits
+        self._running: Counter[str | None] = Counter()
+        self._unstarted: Counter[str | None] = Counter()
+        self._queued: Counter[Line] = Counter()
+
+    def change(self, line: Line, state: State, number: int) -> None:
+        """Count so many more jobs of this line in this state, which is not `done`."""
+        if state is State.RUNNING:
+            _add(self._running, line.submitter, number)
+            return
+        _add(self._unstarted, line.submitter, number)
+        if state is State.QUEUED:
+            _add(self._queued, line, number)
+
+    def lines(self) -> Iterator[Line]:
+        """Iterate over the lines in which jobs are queued."""
+        return iter(self._queued)
+
+    def capacity(self) -> dict[str, int]:
+        """Return how many more jobs may run, for each submitter that has a limit."""
+        return {
+            submitter: limit.max_running - self._running[submitter]
+            for submitter, limit in self.limits.items()
+            if limit.max_running is not None
+        }
+
+    def may_start(self, submitter: str | None) -> bool:
+        """Return whether one more job of this submitter may run."""
+        limit = self.limits.get(submitter or "", _UNLIMITED).max_running
+        return limit is None or self._running[submitter] < limit
+
+    def refusal(self, submitter: str | None, *, reserved: int) -> TooManyQueuedJobs | None:
+        """Return why no further job of this submitter may wait, beside so many that will; or None."""
+        limit = self.limits.get(submitter or "", _UNLIMITED).max_queued
+        if limit is not None and self._unstarted[submitter] + reserved >= limit:
+            return TooManyQueuedJobs(limit)
+        return None
+
+
+def _add(counter: Counter[Key], key: Key, number: int) -> None:
+    counter[key] += number
+    if not counter[key]:  # submitters come and go
+        del counter[key]
