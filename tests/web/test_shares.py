@@ -1,4 +1,4 @@
-"""The shares of tokens over HTTP: what a client is told that has used its own up, and that others are served."""
+"""The shares of tokens over HTTP: the problem for a client that has used its own up, and that others are served."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
