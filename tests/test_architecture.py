@@ -66,6 +66,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
         ("sender",),
         ("delivery", "webhook_headers"),
+        ("addresses",),
     ),
     "client": (
         ("__init__",),

@@ -98,10 +98,12 @@ class Call:
 
 
 @contextlib.asynccontextmanager
-async def calling(store: SqliteStore, *hosts: Any, schedule: Any = QUICK_RETRIES) -> AsyncIterator[None]:
+async def calling(
+    store: SqliteStore, *hosts: Any, schedule: Any = QUICK_RETRIES, networks: Any = (), resolver: Any = None
+) -> AsyncIterator[None]:
     """Run the sender of due callbacks for these hosts."""
-    callbacks = CallbackSettings(hosts=list(hosts), secret=SECRET)
-    task = asyncio.create_task(CallbackSender(store, callbacks, schedule).run())
+    callbacks = CallbackSettings(hosts=list(hosts), networks=list(networks), secret=SECRET)
+    task = asyncio.create_task(CallbackSender(store, callbacks, schedule, resolver).run())
     try:
         yield
     finally:

@@ -198,7 +198,8 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "server.tls_cert": "/c", "server.tls_key": "/k", "auth.tokens_file": str(private), "auth.tokens": [TOKEN],
         "auth.session_cookie": True, "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"],
         "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
-        "callbacks.hosts": ["example.org"], "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
+        "callbacks.hosts": ["example.org"], "callbacks.networks": ["10.0.0.0/8"],
+        "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
     }  # fmt: skip
     value = others.get(key, 77)
     for needed in REQUIRED.get(key, ()):
@@ -236,6 +237,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         ("[queues.a]\nrunning = 1", 2, "queues.a.running", "unknown key"),
         ("[queues]\n\n'a b' = {}", 3, "queues.a b", "must be 1 to 63 letters"),
         ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "requires callbacks.secret"),
+        ("[callbacks]\nnetworks = ['10.0.0.1/8']", 2, "callbacks.networks.0", "must be an IP address or a network"),
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )

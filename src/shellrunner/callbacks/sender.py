@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from shellrunner import results
 from shellrunner.callbacks import delivery, webhook_headers
+from shellrunner.callbacks.addresses import AddressPolicy
+from shellrunner.callbacks.delivery import DeliveryOptions
 from shellrunner.clock import Millis, now_ms
 from shellrunner.config import CallbackSettings
 from shellrunner.errors import NoSuchJob, ResultGone, StoreUnavailable
@@ -56,22 +59,30 @@ class RetrySchedule:
 class CallbackSender:
     """Runs until it is cancelled; a try in progress is then repeated after the next start."""
 
-    def __init__(self, store: Callbacks, callbacks: CallbackSettings, schedule: RetrySchedule | None = None) -> None:
-        """Send results to the hosts that the configuration names, and to no others."""
+    def __init__(
+        self,
+        store: Callbacks,
+        callbacks: CallbackSettings,
+        schedule: RetrySchedule | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        """Send results to the hosts that the configuration names, and to no others; None: the system's resolver."""
         self._store, self._callbacks, self._schedule = store, callbacks, schedule or RetrySchedule()
+        self._policy, self._resolver = AddressPolicy(callbacks.networks), resolver
         self._trying: dict[int, str] = {}  # job → host
         self._tried: set[int] = set()  # of these, whose try is over: they count until the due ones are read again
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Send what is due, and wait for more."""
+        options = DeliveryOptions(self._policy, self._resolver or aiohttp.DefaultResolver(), self._schedule.timeout)
         with self._store.watch_callbacks() as subscription:
-            async with delivery.session(self._schedule.timeout) as client, asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wake_on(subscription), name="callback notifications")
                 while True:
                     self._wake.clear()
                     try:
-                        await self._start_tries(client, tasks)
+                        await self._start_tries(options, tasks)
                         pause = await self._poll_interval()
                     except StoreUnavailable:
                         pause = _RETRY_DELAY  # logged by the health check; what is due stays due
@@ -82,7 +93,7 @@ class CallbackSender:
             await subscription.wait()
             self._wake.set()
 
-    async def _start_tries(self, client: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
+    async def _start_tries(self, options: DeliveryOptions, tasks: asyncio.TaskGroup) -> None:
         """Start the tries that are due, within the limits: in all, and for each host."""
         for job in self._tried:
             del self._trying[job]
@@ -100,7 +111,7 @@ class CallbackSender:
                 continue
             hosts[host] += 1
             self._trying[due.job.id] = host
-            tasks.create_task(self._try(client, due), name=f"callback {due.job.id}")
+            tasks.create_task(self._try(options, due), name=f"callback {due.job.id}")
 
     async def _poll_interval(self) -> float:
         """Return after how many seconds to look again without a notification."""
@@ -117,16 +128,16 @@ class CallbackSender:
         except TimeoutError:
             pass
 
-    async def _try(self, client: aiohttp.ClientSession, due: DueCallback) -> None:
+    async def _try(self, options: DeliveryOptions, due: DueCallback) -> None:
         try:
-            await self._record(due, *await self._send(client, due))
+            await self._record(due, *await self._send(options, due))
         except NoSuchJob:
             pass  # deleted, with its callback
         finally:
             self._tried.add(due.job.id)
             self._wake.set()
 
-    async def _send(self, client: aiohttp.ClientSession, due: DueCallback) -> tuple[str | None, Millis | None]:
+    async def _send(self, options: DeliveryOptions, due: DueCallback) -> tuple[str | None, Millis | None]:
         """Send the result; return why it was not delivered (None if it was), and when to try again (None: never)."""
         host = _host(due.job)
         if host not in self._callbacks.hosts:
@@ -137,17 +148,17 @@ class CallbackSender:
             return "the result was deleted before it was delivered", None
         except StoreUnavailable as unavailable:
             return unavailable.detail, self._retry_at(due)
-        error = await self._post(client, due.job, json_codec.dumps(document))
+        error = await self._post(options, due.job, json_codec.dumps(document))
         return error, self._retry_at(due)
 
     def _retry_at(self, due: DueCallback) -> Millis | None:
         return self._schedule.retry_at(due, now_ms(), self._store.seen_now())
 
-    async def _post(self, client: aiohttp.ClientSession, job: Job, content: bytes) -> str | None:
+    async def _post(self, options: DeliveryOptions, job: Job, content: bytes) -> str | None:
         # Job ids start at 1 in each history, so the message id contains the history's.
         message_id = f"{self._store.history_id}-{job.id}"
         headers = webhook_headers.webhook_headers(message_id, now_ms() // 1000, content, self._callbacks.secret)
-        return await delivery.deliver(client, _url(job), _host(job), content, headers)
+        return await delivery.deliver(options, _url(job), _host(job), content, headers)
 
     async def _record(self, due: DueCallback, error: str | None, retry_at: Millis | None) -> None:
         if error is not None and retry_at is None:

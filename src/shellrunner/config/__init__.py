@@ -27,7 +27,7 @@ from shellrunner.config.error_messages import DELIMITER, PREFIX
 from shellrunner.config.jobs import GIB, JobDefaults, service_user
 from shellrunner.config.secret_files import check_rereadable
 from shellrunner.config.server import Address, ServerSettings
-from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, authority, webhook_secret
+from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, callback_host, network, webhook_secret
 from shellrunner.errors import ConfigError
 from shellrunner.model import Name
 
@@ -127,8 +127,12 @@ class CallbackSettings(Section):
     secret: Annotated[str, AfterValidator(webhook_secret)] = Field(
         "", repr=False, description="secret that signs results: whsec_ and 24 to 64 random bytes in base64"
     )
-    hosts: list[Annotated[str, AfterValidator(authority)]] = Field(
+    hosts: list[Annotated[str, AfterValidator(callback_host)]] = Field(
         default_factory=list, description="hosts to which results may be sent, as in URLs; empty: no callbacks"
+    )
+    networks: list[Annotated[str, AfterValidator(network)]] = Field(
+        default_factory=list,
+        description="private and other special networks, or addresses, that names in `hosts` may resolve to",
     )
 
     @field_validator("hosts")

@@ -62,6 +62,23 @@ def network(text: str) -> str:
     return str(found)
 
 
+def callback_host(text: str) -> str:
+    """Require the authority of a URL, in which an address is written in its usual form.
+
+    The system's resolver takes 127.1, 0x7f000001 and 2130706433 for 127.0.0.1 as well.
+    """
+    host = authority(text)
+    name = host.partition(":")[0]
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:].partition("]")[0])
+        elif re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name.rstrip(".").rpartition(".")[2]):
+            ipaddress.IPv4Address(name)
+    except ValueError:
+        raise ValueError("must have a name, or an address in its usual form: 192.0.2.1, [2001:db8::1]") from None
+    return host
+
+
 def webhook_secret(secret: str) -> str:
     """Require a secret of Standard Webhooks 1.0: `whsec_` and 24 to 64 bytes in base64."""
     if not secret:
