@@ -100,6 +100,8 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
         ("listening", "reload"),
         (
+            "audit_file",
+            "audit_log",
             "tls",
             "tls_protocol",
             "unix_socket",
@@ -176,7 +178,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "web.security": (
         ("middleware",),
         ("authentication", "ownership", "audit"),
-        ("origin",),
+        ("origin", "audit_details", "refusal_limit"),
         ("__init__",),
     ),
 }

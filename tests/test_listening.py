@@ -520,7 +520,10 @@ def trusting(*chains: Any, version: Any = None) -> Any:
 
 
 async def test_over_tls_it_speaks_1_3_and_nothing_older(make: Any, tmp_path: Path, certificates: Any) -> None:
-    """A client with TLS 1.3 is served, one with 1.2 or without TLS is not; a Unix socket has no TLS."""
+    """A client with TLS 1.3 is served, one with 1.2 or without TLS is not; a Unix socket has no TLS.
+
+    A2: the audit log has a line for each failed handshake.
+    """
     chain, key = certificates("server")
     service = make(
         SERVER__TLS_CERT=chain,
@@ -537,6 +540,12 @@ async def test_over_tls_it_speaks_1_3_and_nothing_older(make: Any, tmp_path: Pat
     with pytest.raises(aiohttp.ClientError):
         await health(url.replace("https", "http"))
     assert await health(url, ssl=trusting(chain)) == 200
+    refused = [entry for entry in service.log if entry["event"] == "rejected"]
+    assert {(entry["why"], entry["detail"]) for entry in refused} == {
+        ("tls-handshake", "unsupported protocol"),
+        ("tls-handshake", "http request"),
+    }
+    assert all(entry["from"].startswith("127.0.0.1:") for entry in refused)
 
 
 class Client:

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,11 @@ def almost_full_log() -> Iterator[tuple[Any, ...]]:
     lines = log.JsonLinesHandler(writing)
     logging.getLogger().addHandler(lines)
     try:
-        yield lines, log.audit_sink(writing), lambda: os.read(reading, 1 << 20).lstrip(b" ")
+        yield (
+            lines,
+            partial(lines.write, logging.INFO, logger=log.AUDIT),
+            lambda: os.read(reading, 1 << 20).lstrip(b" "),
+        )
     finally:
         logging.getLogger().removeHandler(lines)
         os.close(reading)
@@ -172,9 +177,9 @@ def almost_full_log() -> Iterator[tuple[Any, ...]]:
 def test_a_line_of_the_audit_is_whole_behind_half_a_line() -> None:
     """A line that was written is one line, although only half of the one before it was."""
     with almost_full_log() as (_, audit, read):
-        assert not audit("request", {"path": "x" * 6000})
+        assert not audit("accepted", details={"path": "x" * 6000})
         assert not read().endswith(b"\n")
-        assert audit("request", {"path": "/api/jobs"})
+        assert audit("accepted", details={"path": "/api/jobs"})
         half, whole, end = read().split(b"\n")
         assert (half, json.loads(whole)["path"], end) == (b"", "/api/jobs", b"")
 
@@ -184,7 +189,7 @@ def test_half_a_line_of_the_log_spoils_none_of_the_audit() -> None:
     with almost_full_log() as (lines, audit, read):
         lines.handle(logging.makeLogRecord({"name": "x", "msg": "x" * 6000}))
         assert read()
-        assert audit("request", {"path": "/api/jobs"})
+        assert audit("accepted", details={"path": "/api/jobs"})
         end_of_half, whole = read().splitlines()
         assert (end_of_half, json.loads(whole)["path"]) == (b"", "/api/jobs")
 
@@ -196,8 +201,8 @@ import os, resource, signal
 from shellrunner import log
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
-ledger = log.audit_sink(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT))
-print(ledger("request", {{}}), ledger("request", {{}}))
+lines = log.handler(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT))
+print(*[lines.write(20, "accepted", log.AUDIT, {{}}) for _ in range(2)])
 """
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True)
     assert done.stdout == b"False False\n"

@@ -1,4 +1,4 @@
-"""Notifications to systemd."""
+"""Notifications to systemd, and the journal's rate limit."""
 
 import os
 import socket
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from shellrunner.service.startup_warnings import journal_warnings
+from shellrunner.systemd.journal import rate_limited_unit
 from shellrunner.systemd.notify import Notifier
 
 
@@ -71,3 +73,43 @@ def test_without_a_systemd_that_listens_nothing_happens(address: str | None) -> 
     notifier.ready("on")  # no error is raised
     notifier.watchdog()
     notifier.close()
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "interval", "unit"),
+    [
+        ("0::/system.slice/sr.service\n", None, "sr.service"),
+        ("0::/system.slice/sr.service\n", "1", None),
+        ("0::/system.slice/sr.service\n", "30000000", "sr.service"),
+        ("0::/system.slice/sr.service\n", "soon", "sr.service"),
+        ("0::/system.slice/sr.service/inner\n", "1", None),
+        ("0::/a.slice/a-b.slice/sr.service\n", "1", None),
+        ("9:name=systemd:/system.slice/sr.service\n8:pids:/\n0::/\n", "1", None),
+        ("0::/user.slice/user-7.slice/user@7.service/app.slice/sr.service\n", "1", "user@7.service"),
+        ("0::/\n", "1", "the unit"),
+        ("", "1", "the unit"),
+    ],
+)
+def test_the_journals_rate_limit_is_known(
+    cgroup: str, interval: str | None, unit: str | None, tmp_path: Path
+) -> None:
+    """A unit is limited unless systemd has set, for journald, an interval in which nobody writes enough lines."""
+    (tmp_path / "cgroup").write_text(cgroup)
+    if interval:
+        (tmp_path / "log-rate-limit-interval:sr.service").symlink_to(interval)
+    assert rate_limited_unit(tmp_path / "cgroup", tmp_path) == unit
+    assert rate_limited_unit(tmp_path / "missing", tmp_path) == "the unit"
+
+
+def test_a_journal_that_drops_lines_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where standard error goes to the journal and there is no audit file, a warning names unit and setting."""
+    status = os.fstat(2)
+    monkeypatch.setattr("shellrunner.service.startup_warnings.rate_limited_unit", lambda: "sr.service")
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    assert not list(journal_warnings(None))
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    (warning,) = journal_warnings(None)
+    assert "LogRateLimitIntervalSec=1us in sr.service" in warning
+    assert not list(journal_warnings(Path("/var/log/shellrunner/audit.log")))
+    monkeypatch.setattr("shellrunner.service.startup_warnings.rate_limited_unit", lambda: None)
+    assert not list(journal_warnings(None))

@@ -94,7 +94,7 @@ def test_the_units_keep_commands_alive_and_their_files(hardening: Literal["sudo"
         "ExecStart": "/bin/sr serve --config /etc/shellrunner/config.toml",
         "ExecReload": '/bin/sh -c "kill -HUP ${MAINPID}"',
         "Type": "notify", "NotifyAccess": "main", "KillMode": "process", "OOMPolicy": "continue",
-        "OOMScoreAdjust": "-500",
+        "OOMScoreAdjust": "-500", "LogRateLimitIntervalSec": "1us",
         "Restart": "always", "StateDirectory": "shellrunner", "User": "me", "Group": "us",
     }.items()  # fmt: skip
     assert not given.keys() & {"PrivateTmp", "RuntimeDirectory", "DynamicUser", "RemoveIPC", "PrivateUsers"}
@@ -107,7 +107,7 @@ def test_sudo_works_in_the_variant_for_it() -> None:
     assert given - {"Environment"} <= {
         "Description", "After", "StartLimitIntervalSec", "Type", "NotifyAccess", "ExecStart", "ExecReload", "User",
         "Group", "StateDirectory", "StateDirectoryMode", "KillMode", "OOMPolicy", "OOMScoreAdjust", "Restart",
-        "RestartSec",
+        "RestartSec", "LogRateLimitIntervalSec",
         "RestartPreventExitStatus", "WatchdogSec", "TimeoutStartSec", "TimeoutStopSec", "KeyringMode", "WantedBy",
     }  # fmt: skip
 

@@ -418,6 +418,7 @@ class _HttpCounts:
     followers: Mapping[str, int] = {"events": 0}
     cut: Mapping[str, int] = {"slow-head": 0}
     problems: Mapping[str, int] = {"internal": 0}
+    suppressed = 0
 
 
 def metrics() -> str:

@@ -29,8 +29,9 @@ _SYSLOG_PREFIXES: Final = (
     (logging.WARNING, "<4>"),
     (logging.INFO, "<6>"),
 )
-_AUDIT: Final = "shellrunner.audit"
+AUDIT: Final = "shellrunner.audit"  # the logger of the audit log's lines
 _DEBUG_PREFIX: Final = "<7>"
+STDERR: Final = 2
 _NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
 
 # A record's common attributes come first in its dict; those after them are the event's own (`extra=`).
@@ -44,7 +45,7 @@ _OWN_LOGGERS: Final = "shellrunner"
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
-def configure(level: str, fd: int = 2) -> None:
+def configure(level: str, fd: int = STDERR) -> None:
     """Send all logging to `fd`: our own from `level` up, that of libraries from warning up.
 
     Libraries never log more, because at debug aiosqlite logs the values in each statement, which may be secrets.
@@ -61,11 +62,22 @@ def configure(level: str, fd: int = 2) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def audit_sink(fd: int = 2) -> "LogAuditSink":
-    """Return a sink for audit events: they go to the same log at any level, and each write reports its success."""
-    # The log's own handler, if there is one: two handlers on one descriptor would interleave their lines.
+def handler(fd: int = STDERR) -> "JsonLinesHandler":
+    """Return the log's own handler for this descriptor, or a new one.
+
+    Two handlers on one descriptor would interleave their lines.
+    """
     handlers = (each for each in logging.getLogger().handlers if isinstance(each, JsonLinesHandler) and each.fd == fd)
-    return LogAuditSink(next(handlers, None) or JsonLinesHandler(fd))
+    return next(handlers, None) or JsonLinesHandler(fd)
+
+
+def format_line(level: int, event: str, logger: str, details: Mapping[str, Any]) -> str:
+    """Return an event as one line of JSON."""
+    # Built by hand: encoding the whole line at once costs more than everything else here.
+    rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
+    name = _NAMES.get(level) or logging.getLevelName(level).lower()
+    now = format_rfc3339(now_ms())
+    return f'{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n'
 
 
 class JsonLinesHandler(logging.Handler):
@@ -79,7 +91,7 @@ class JsonLinesHandler(logging.Handler):
         """Write to `fd`, which is not closed here."""
         super().__init__()
         self.fd = fd
-        self._journal = _is_journal(fd)
+        self._journal = is_journal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._repeats = _Repeats()
@@ -121,12 +133,7 @@ class JsonLinesHandler(logging.Handler):
             self._dropped += 1
 
     def _line(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> str:
-        # Built by hand: encoding the whole line at once costs more than everything else here.
-        rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
-        prefix = _prefix(level) if self._journal else ""
-        name = _NAMES.get(level) or logging.getLevelName(level).lower()
-        now = format_rfc3339(now_ms())
-        return f'{prefix}{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n'
+        return (_prefix(level) if self._journal else "") + format_line(level, event, logger, details)
 
     def _write(self, line: bytes) -> bool:
         # The previous line may be incomplete: this one would be appended to it, and neither would be readable.
@@ -193,22 +200,6 @@ def _repetition_key(record: logging.LogRecord) -> str | None:
     return " ".join(filter(None, (record.name, str(record.msg).partition("\n")[0], kind)))
 
 
-class LogAuditSink:
-    """Writes audit events; reports whether each was written, so that the caller can reject the request if not."""
-
-    def __init__(self, handler: JsonLinesHandler) -> None:
-        """Write through the log's handler."""
-        self._handler = handler
-
-    def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
-        """Write an audit event; return whether it was written as a whole."""
-        return self._handler.write(logging.INFO, event, _AUDIT, details)
-
-    def failure(self) -> str | None:
-        """Return why an event could not be written now; None if it could."""
-        return self._handler.failure()
-
-
 _exceptions = logging.Formatter()
 
 
@@ -231,7 +222,8 @@ def _prefix(level: int) -> str:
     return next((prefix for least, prefix in _SYSLOG_PREFIXES if level >= least), _DEBUG_PREFIX)
 
 
-def _is_journal(fd: int) -> bool:
+def is_journal(fd: int) -> bool:
+    """Return whether a descriptor is a stream to systemd's journal."""
     # systemd.exec(5), $JOURNAL_STREAM: device and inode match unless the descriptor was redirected since.
     try:
         status = os.fstat(fd)

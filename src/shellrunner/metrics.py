@@ -74,6 +74,10 @@ class HttpCounts(Protocol):
     def problems(self) -> Mapping[str, int]:
         """Problem responses, by the last part of their type."""
 
+    @property
+    def suppressed(self) -> int:
+        """Lines of the audit log for refused requests that were counted instead of written."""
+
 
 @dataclass(frozen=True, slots=True)
 class MetricInputs:
@@ -183,6 +187,8 @@ def _web_metrics(web: HttpCounts) -> Iterator[Metric]:
     yield _gauge("shellrunner_connections", "Open connections.", {(): web.connections})
     yield _by(_counter, "shellrunner_connections_cut_total", "Connections closed by the server.", web.cut, "reason")
     yield _by(_counter, "shellrunner_problems_total", "Responses that were problems.", web.problems, "problem")
+    text = "Lines of the audit log for refused requests that were counted instead of written."
+    yield _counter("shellrunner_audit_suppressed_total", text, {(): web.suppressed})
     text = "Open streams: one job's events, its plain output, or all statuses."
     yield _by(_gauge, "shellrunner_followers", text, web.followers, "kind")
 

@@ -24,6 +24,7 @@ _NO_COOKIE: Final = b"\xff" * 8
 _NLMSG: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sI8s")  # inet_diag_req_v2
 _ROW: Final = struct.Struct("=xB62xII")  # inet_diag_msg: only the state, the uid and the inode
+_UCRED: Final = struct.Struct("=iII")  # unix(7)
 _MAX_REPLY: Final = 4096  # bytes; a reply has about 130
 
 _End = tuple[bytes, bytes]  # an address and a port, as the kernel stores them
@@ -31,6 +32,14 @@ _End = tuple[bytes, bytes]  # an address and a port, as the kernel stores them
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 _LOOPBACK6: Final = bytes(15) + b"\x01"
 _IS_LINUX: Final = sys.platform == "linux"
+
+
+class UnixPeer(NamedTuple):
+    """The process at the other end of a Unix socket, when it was connected."""
+
+    pid: int
+    uid: int
+    gid: int
 
 
 def peer_uid(connection: socket.socket) -> int | None:
@@ -104,10 +113,17 @@ def _accepting_uid(connection: socket.socket, theirs: "_End", ours: "_End", kern
     return row.uid if row.inode and row.state == _ESTABLISHED else NoOwner.WAITING
 
 
+def unix_peer(connection: socket.socket) -> UnixPeer:
+    """Return the process that connected a Unix socket; its pid may be another's by now.
+
+    Raises:
+        OSError: it is closed.
+    """
+    return UnixPeer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+
 def _unix_peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    uid: int = struct.unpack("=iII", credentials)[1]
-    return uid
+    return unix_peer(connection).uid
 
 
 def _tcp_peer_uid(connection: socket.socket) -> int | None:

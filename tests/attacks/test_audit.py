@@ -6,7 +6,9 @@ import itertools
 import json
 import os
 import select
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -38,7 +40,7 @@ async def lines_of(target: Target, source: str, events: int) -> list[dict[str, A
 
     def lines() -> list[dict[str, Any]]:
         here = [line for line in target.audit() if line.get("from") == source]
-        numbers = {line["request"] for line in here if "request" in line}
+        numbers = {line["request"] for line in here if line["event"] == "accepted"}
         return here + [line for line in target.audit() if line["event"] == "response" and line["request"] in numbers]
 
     await until(lambda: len(lines()) == events, 5, f"{events} lines of {source}")
@@ -50,13 +52,9 @@ async def test_a_change_is_logged_in_two_events(guarded: Target) -> None:
     body = json.dumps({"command": "true", "env": {"A": SECRET}, "stdin": SECRET}).encode()
     outcome = await guarded.send(request("POST", "/api/jobs", bearer(EACH_SCOPE["run"]), body=body))
     asked, answered = await lines_of(guarded, outcome.source, 2)
-    assert (asked["event"], asked["who"], asked["verb"], asked["path"]) == (
-        "request",
-        "token:run",
-        "POST",
-        "/api/jobs",
-    )
-    assert (answered["status"], answered["command"]) == (202, "true")
+    what = [asked[name] for name in ("event", "who", "verb", "path", "command")]
+    assert what == ["accepted", "token:run", "POST", "/api/jobs", "true"]
+    assert (answered["event"], answered["status"]) == ("response", 202)
     assert answered["job"] == json.loads(outcome.only.body)["job_id"]
 
 
@@ -100,7 +98,7 @@ async def test_the_log_has_no_secrets(guarded: Target) -> None:
     assert [word for word in (SECRET, *EACH_SCOPE.values()) if word in log] == []
 
 
-FORGED = quote('\n{"event":"request","logger":"shellrunner.audit","who":"uid:0"}\n')
+FORGED = quote('\n{"event":"accepted","logger":"shellrunner.audit","who":"uid:0"}\n')
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ async def test_lines_cannot_be_forged(alone: Target, target: str) -> None:
     marked = await alone.send(request("POST", target, host="Host: evil.test"))
     await lines_of(alone, marked.source, 1)
     assert not [line for line in alone.service.log if line["event"] == "not JSON"]
-    assert not [line for line in alone.audit() if line["event"] == "request" and "request" not in line]
+    assert not [line for line in alone.audit() if line["event"] == "accepted" and "request" not in line]
 
 
 INJECTED = "x\r\nSet-Cookie: a=b\r\n\r\n<script>"
@@ -178,6 +176,77 @@ async def test_a_proxy_is_trusted_and_its_client_is_not(
 
     (line,) = await until(lines, 5, "the audit log has it")
     assert line["from"] == (source or outcome.source)
+
+
+# What never becomes a request
+
+REFUSED_HEADS = {
+    "method": (b"FOO / HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", "bad-request"),
+    "version": (b"GET / HTTP/9.9\r\nHost: localhost:PORT\r\n\r\n", "bad-request"),
+    "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), "bad-request"),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", "wrong-host"),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "wrong-host"),
+    "long header": (
+        b"GET / HTTP/1.1\r\nHost: localhost:PORT\r\nX: " + b"x" * 60_000 + b"\r\n\r\n",
+        "headers-too-large",
+    ),
+    "control": (b"GET /\x01 HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n", "bad-request"),
+    "both lengths": (
+        b"POST /api/jobs HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "bad-request",
+    ),
+    "expectation": (looking("/api", "Expect: " + SECRET), "expectation-failed"),
+    "protocol": (looking("/api", version="HTTP/2.7"), "bad-request"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_HEADS)
+async def test_a2_what_is_no_request_has_a_line(alone: Target, name: str) -> None:
+    """A2: what the parser or the protocol refuses is logged with the client's address and port, and nothing of it."""
+    sent, why = REFUSED_HEADS[name]
+    outcome = await alone.send(sent)
+    (line,) = await lines_of(alone, outcome.source, 1)
+    assert (line["event"], line["why"]) == ("rejected", why)
+    assert SECRET not in json.dumps(line)
+
+
+async def test_a2_a_head_without_an_end_has_a_line(alone: Target) -> None:
+    """A2: a head that grows beyond the limit ends its connection, with a line."""
+    _, writer = await asyncio.open_connection("127.0.0.1", alone.port)
+    address, port = writer.get_extra_info("sockname")
+    with contextlib.suppress(ConnectionError):
+        writer.write(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000)
+        await writer.drain()
+    (line,) = await lines_of(alone, f"{address}:{port}", 1)
+    writer.close()
+    assert line["why"] in ("large-head", "headers-too-large")
+
+
+async def test_a2_thousands_of_refused_requests_are_a_few_lines(tmp_path: Path) -> None:
+    """A2: as shipped, a flood of refused requests has few lines and a count; a change beside it has its line.
+
+    Written and counted lines are as many as were refused, of the middleware and of the parser together.
+    """
+    flood = looking("/api/jobs", host="Host: evil.test") * 100
+    garbage, rounds = b"FOO\r\n\r\n", 20
+    async with running(tmp_path, AUDIT__REFUSALS_PER_MINUTE=120) as target:
+        for _ in range(rounds):
+            for sent in (flood, garbage):
+                reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+                writer.write(target.filled(sent))
+                writer.write_eof()
+                await reader.read()
+                writer.close()
+        await target.start()
+        await target.service.stop()
+        lines = target.audit()
+    written = [line for line in lines if line["event"] == "rejected"]
+    counted = [line for line in lines if line["event"] == "lines suppressed"]
+    assert len(written) <= 30
+    assert len(counted) == 1
+    refused = Counter(line["why"] for line in written) + Counter(counted[0]["why"])
+    assert refused == {"wrong-host": 100 * rounds, "bad-request": rounds}
+    assert [line["command"] for line in lines if line["event"] == "accepted"] == ["touch canary"]
 
 
 # A log that takes nothing

@@ -198,6 +198,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "server.tls_cert": "/c", "server.tls_key": "/k", "auth.tokens_file": str(private), "auth.tokens": [TOKEN],
         "auth.session_cookie": True, "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"],
         "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
+        "audit.file": "/a", "audit.reads": True,
         "callbacks.hosts": ["example.org"], "callbacks.networks": ["10.0.0.0/8"],
         "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
     }  # fmt: skip

@@ -213,7 +213,7 @@ class Target:
         """Whether the audit log has the rejection and its reason, or the request and its status."""
         here = [line for line in self.audit() if line.get("from") == outcome.source]
         refused = {line["why"] for line in here if line["event"] == "rejected"}
-        asked = {line["request"] for line in here if line["event"] == "request"}
+        asked = {line["request"] for line in here if line["event"] == "accepted"}
         answered = {
             line["status"] for line in self.audit() if line["event"] == "response" and line["request"] in asked
         }
@@ -252,7 +252,7 @@ async def serving(directory: Path, *, tokens: bool = False, **settings: Any) -> 
 @asynccontextmanager
 async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> AsyncIterator[Target]:
     """Yield a new service."""
-    settings |= {"JOBS__CWD": directory}
+    settings = {"JOBS__CWD": directory, "AUDIT__REFUSALS_PER_MINUTE": 0, **settings}
     if tokens:
         settings["AUTH__TOKENS"] = json.dumps(
             [

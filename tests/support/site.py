@@ -86,7 +86,7 @@ class Site:
     state_dir: Path
     session: aiohttp.ClientSession
     reasons: list[NotReady]
-    ledger: "Ledger"
+    audit: "Ledger"
     runners: list[SimulatedRunner] = field(default_factory=list)
 
     @property
@@ -210,7 +210,10 @@ class Ledger:
         self.lines: list[tuple[str, dict[str, Any]]] = []
         self.full = False
 
-    def __call__(self, event: str, details: Mapping[str, Any]) -> bool:
+    async def write(self, event: str, details: Mapping[str, Any]) -> bool:
+        return self.post(event, details)
+
+    def post(self, event: str, details: Mapping[str, Any]) -> bool:
         if not self.full:
             self.lines.append((event, dict(details)))
         return not self.full

@@ -377,8 +377,9 @@ async def test_n1_who_may_have_gone_makes_way(site: Site, monkeypatch: pytest.Mo
 
 
 TLS_INTERNALS = [
-    "_app_protocol", "_app_reading_paused", "_app_state", "_app_transport", "_call_eof_received", "_do_read",
-    "_do_shutdown", "_on_shutdown_complete", "_outgoing", "_sslobj", "_start_shutdown", "_state", "_transport",
+    "_app_protocol", "_app_reading_paused", "_app_state", "_app_transport", "_call_eof_received",
+    "_check_handshake_timeout", "_do_read", "_do_shutdown", "_on_handshake_complete", "_on_shutdown_complete",
+    "_outgoing", "_sslobj", "_start_shutdown", "_state", "_transport",
 ]  # fmt: skip
 
 
@@ -390,5 +391,5 @@ async def test_asyncio_still_has_what_half_closed_tls_needs(certificate: Path) -
     assert base.__module__ == "asyncio.sslproto"
     assert [name for name in TLS_INTERNALS if not (hasattr(made, name) or hasattr(base, name))] == []
     overridden = [name for name in vars(type(made)) if callable(getattr(type(made), name)) and name != "__init__"]
-    assert [name for name in overridden if not hasattr(base, name)] == ["_handle_tcp_end"]
+    assert [name for name in overridden if not hasattr(base, name)] == ["_report", "_handle_tcp_end"]
     made._app_transport._closed = True  # it was never connected

@@ -87,7 +87,7 @@ async def test_a_token_that_asks_too_often_must_wait(shared: Site) -> None:
         assert (document["share"], document["limit"]) == ("requests_per_second", 0.01)
         assert 90 < int(answer.headers["Retry-After"]) <= 100
     assert (await shared.get("/api/statuses", headers=bearer("ci"))).status == 200
-    whose = {line["who"] for _, line in shared.ledger.lines if line.get("why") == "too-many-requests"}
+    whose = {line["who"] for _, line in shared.audit.lines if line.get("why") == "too-many-requests"}
     assert whose == {"token:slow"}
 
 

@@ -30,7 +30,7 @@ class Throttle:
 
         A failure beyond the limit does not count, so that `wait and retry` always succeeds in time.
         """
-        now, key = self._clock(), _bucket_key(source)
+        now, key = self._clock(), source_key(source)
         full_at = max(now, self._full_at.get(key, now)) + INTERVAL
         wait = full_at - now - BURST * INTERVAL
         if wait <= 0:
@@ -45,7 +45,7 @@ class Throttle:
         return len(self._full_at)
 
 
-def _bucket_key(source: str) -> str:
+def source_key(source: str) -> str:
     """Return what counts as one source: a client with one IPv6 address usually has all of its /64."""
     try:
         address = ipaddress.ip_address(source)

@@ -27,12 +27,21 @@ from shellrunner.config.error_messages import DELIMITER, PREFIX
 from shellrunner.config.jobs import GIB, JobDefaults, service_user
 from shellrunner.config.secret_files import check_rereadable
 from shellrunner.config.server import Address, ServerSettings
-from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, callback_host, network, webhook_secret
+from shellrunner.config.types import (
+    ZERO_IS_NONE,
+    AbsolutePath,
+    EncodablePath,
+    Section,
+    callback_host,
+    network,
+    webhook_secret,
+)
 from shellrunner.errors import ConfigError
 from shellrunner.model import Name
 
 __all__ = [
     "Address",
+    "AuditSettings",
     "AuthSettings",
     "CallbackSettings",
     "JobDefaults",
@@ -151,6 +160,24 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
 
+class AuditSettings(Section):
+    """The audit log: where it is written, and how much of it. None: no limit."""
+
+    file: EncodablePath | None = Field(
+        None, description="file for the audit log, synced before each change; absent: the log on standard error"
+    )
+    reads: bool = Field(False, description="whether reading is logged too, and refused while it cannot be")
+    command_characters: Annotated[int | None, ZERO_IS_NONE] = Field(
+        1000, ge=0, description="a longer command is cut to so many characters, of its head and its tail; 0: no limit"
+    )
+    refusals_per_minute: Annotated[int | None, ZERO_IS_NONE] = Field(
+        120,
+        ge=0,
+        description="maximum number of lines for refused requests, a quarter of it for each client; further ones are "
+        "counted; 0: no limit",
+    )
+
+
 class Settings(BaseSettings):
     """All settings, resolved: no default is computed anywhere else."""
 
@@ -175,6 +202,7 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=dict, validate_default=True)
     callbacks: CallbackSettings = Field(default_factory=dict, validate_default=True)
     log: LogSettings = Field(default_factory=dict, validate_default=True)
+    audit: AuditSettings = Field(default_factory=dict, validate_default=True)
 
     @classmethod
     def settings_customise_sources(

@@ -17,9 +17,11 @@ from shellrunner import __version__
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
-from shellrunner.log import audit_sink
+from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import descriptors, pid_namespace, startup_warnings
+from shellrunner.service.audit_file import AuditFile
+from shellrunner.service.audit_log import AuditLog
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.limits import queue_limits
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
@@ -104,9 +106,9 @@ async def _serve(
             ) as store,
             supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
             background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
+            audit_sink(settings.audit.file) as audit,
         ):
             health = Health(store, notifier)
-            audit = audit_sink()
             readiness = Readiness(store, health, audit, supervisor, supervising)
             authenticator = await open_authenticator(settings.auth, store)
             app = make_app(
@@ -122,7 +124,7 @@ async def _serve(
                 audit_sink=audit,
             )
             async with (
-                background_task("reloader", reloader.run(authenticator, certificate, store)) as reloading,
+                background_task("reloader", reloader.run(authenticator, certificate, store, audit)) as reloading,
                 background_task("health check", health.run()) as checking,
                 background_task("reaper", pid_namespace.reap_orphans()) as reaping,
                 listening(app, settings, passed, certificate) as urls,
@@ -155,6 +157,23 @@ def freeze_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 20)  # a job makes some hundred objects and no cycles
+
+
+@contextlib.asynccontextmanager
+async def audit_sink(path: Path | None) -> AsyncIterator[AuditFile | AuditLog]:
+    """Open the audit file; None: the audit log is among the other lines on standard error.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    if path is None:
+        yield AuditLog(handler())
+        return
+    file = AuditFile(path)
+    try:
+        yield file
+    finally:
+        await file.close()
 
 
 def retention(settings: Settings) -> Retention:

@@ -19,8 +19,7 @@ log = logging.getLogger("shellrunner.service")
 
 CHECK_INTERVAL: Final = 5.0  # seconds, unless systemd's watchdog wants it more often
 _MAX_AGE: Final = 1.0  # seconds for which a check counts when somebody asks
-_TIMEOUT: Final = 1.0  # seconds to wait for a check that was asked for, and for room in the log
-_RETRY_DELAY: Final = 0.05
+_TIMEOUT: Final = 1.0  # seconds to wait for a check that was asked for
 
 
 class Health:
@@ -82,10 +81,10 @@ class Health:
 
 
 class AuditProbe(Protocol):
-    """An audit sink that knows whether it can be written."""
+    """An audit sink that finds out whether it can be written."""
 
-    def failure(self) -> str | None:
-        """Return why an event could not be written now; None if it could."""
+    async def failure(self) -> str | None:
+        """Return why a line could not be written now; None if it could."""
 
 
 class KeeperSource(Protocol):
@@ -118,21 +117,13 @@ class Readiness:
         for refusal in self._store.refusals():
             reason = _not_ready(refusal)
             found.setdefault(reason.kind, reason)
-        if failure := await self._audit_failure():
+        if failure := await self._audit.failure():
             found["audit-unavailable"] = NotReady("audit-unavailable", f"the audit log cannot be written: {failure}")
         if failure := self._keepers.spawn_failure:
             found["no-keeper"] = NotReady("no-keeper", f"no keeper can be started: {failure}")
         if self._supervising.done():
             found["crashed"] = NotReady("crashed", "the supervisor has crashed")
         return list(found.values())
-
-    async def _audit_failure(self) -> str | None:
-        """Return why the audit log cannot be written, not even in a second: its reader may be slow."""
-        for _ in range(round(_TIMEOUT / _RETRY_DELAY)):
-            if self._audit.failure() is None:
-                return None
-            await asyncio.sleep(_RETRY_DELAY)
-        return self._audit.failure()
 
 
 def _not_ready(refusal: ShellrunnerError) -> NotReady:

@@ -20,6 +20,7 @@ from shellrunner.service.tls_protocol import over_tls
 from shellrunner.service.unix_socket import bound
 from shellrunner.systemd.sockets import passed_sockets
 from shellrunner.web import Runner
+from shellrunner.web.http.connections import CONNECTIONS, ReportRefusal
 
 log = logging.getLogger("shellrunner.service")
 
@@ -65,7 +66,7 @@ async def listening(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        listeners = _Listeners(runner.server, stack, certificate)
+        listeners = _Listeners(runner.server, stack, certificate, app[CONNECTIONS].report_refusal)
         for each in passed:
             await listeners.add_socket(each)
         for address in () if passed else settings.server.addresses:
@@ -82,9 +83,16 @@ async def listening(
 class _Listeners:
     """The open listeners; each is closed when the stack is left."""
 
-    def __init__(self, factory: Any, stack: contextlib.AsyncExitStack, certificate: Certificate | None) -> None:
+    def __init__(
+        self,
+        factory: Any,
+        stack: contextlib.AsyncExitStack,
+        certificate: Certificate | None,
+        report_refusal: ReportRefusal,
+    ) -> None:
         self.urls: list[str] = []
         self._factory, self._stack, self._certificate = factory, stack, certificate
+        self._report_refusal = report_refusal
         self._unencrypted: list[str] = []
 
     async def add_address(self, address: Address, mode: int) -> None:
@@ -101,7 +109,9 @@ class _Listeners:
     async def _listen(self, certificate: Certificate | None, **where: Any) -> None:
         # Not through aiohttp's sites: they have no timeout for the handshake. With a backlog of more, asyncio (before
         # Python 3.13) logs that many lines and makes that many timers each time that no descriptor is left.
-        factory = over_tls(self._factory, certificate.context) if certificate else self._factory
+        factory = self._factory
+        if certificate:
+            factory = over_tls(factory, certificate.context, self._report_refusal)
         create = asyncio.get_running_loop().create_server
         server: asyncio.Server = await create(factory, backlog=1, **where)
         self._stack.callback(server.close)

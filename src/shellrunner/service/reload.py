@@ -26,6 +26,13 @@ class LimitedStore(Protocol):
         """Apply these limits from now on."""
 
 
+class Reopenable(Protocol):
+    """A file that may have been rotated."""
+
+    async def reopen(self) -> None:
+        """Reopen it."""
+
+
 class Reloader:
     """Applies a changed configuration to the running service."""
 
@@ -43,13 +50,21 @@ class Reloader:
         """Request a reload, as SIGHUP does."""
         self._requested.set()
 
-    async def run(self, authenticator: Authenticator, certificate: Certificate | None, store: LimitedStore) -> None:
-        """Reload whenever requested, until cancelled."""
+    async def run(
+        self,
+        authenticator: Authenticator,
+        certificate: Certificate | None,
+        store: LimitedStore,
+        audit: Reopenable | None = None,
+    ) -> None:
+        """Reload whenever requested, until cancelled; reopen the audit file, even if nothing else is applied."""
         _warn_expired(self._settings.auth)
         await _flush_sessions(authenticator)  # a token removed since the last start ends its sessions
         while True:
             await self._requested.wait()
             self._requested.clear()  # before the file is read: it may change, with another signal, during that
+            if audit is not None:
+                await audit.reopen()
             try:
                 await self._reload(authenticator, certificate, store)
             except ConfigError as error:

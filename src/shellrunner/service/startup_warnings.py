@@ -1,4 +1,4 @@
-"""Warn in the log about a start that is dangerous but allowed: a slow parser, root.
+"""Warn in the log about a start that is dangerous but allowed: a slow parser, root, a journal that drops lines.
 
 Owned by the composition root. Must not know the running parts.
 """
@@ -6,11 +6,14 @@ Owned by the composition root. Must not know the running parts.
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from aiohttp import http_parser
 
 from shellrunner.config import AuthSettings, Settings
+from shellrunner.log import STDERR, is_journal
 from shellrunner.service.pid_namespace import stop_policy
+from shellrunner.systemd.journal import rate_limited_unit
 
 log = logging.getLogger("shellrunner.service")
 
@@ -18,7 +21,8 @@ log = logging.getLogger("shellrunner.service")
 def emit(settings: Settings) -> None:
     """Log each warning."""
     stop = namespace_warnings(settings.supervisor.on_stop)
-    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid()), *stop):
+    journal = journal_warnings(settings.audit.file)
+    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid()), *stop, *journal):
         log.warning(text)
 
 
@@ -39,6 +43,15 @@ def namespace_warnings(on_stop: str) -> Iterator[str]:
         yield (
             "every process of this PID namespace (container) ends with the service, so commands cannot continue "
             'after a stop, which cancels them: supervisor.on_stop = "keep" acts as "cancel"; "drain" waits for them'
+        )
+
+
+def journal_warnings(audit_file: Path | None) -> Iterator[str]:
+    """Yield a warning if the audit log goes to the journal, which may drop lines after it has taken them."""
+    if audit_file is None and is_journal(STDERR) and (unit := rate_limited_unit()):
+        yield (
+            f"journald drops lines of the audit log if there are many: set LogRateLimitIntervalSec=1us in {unit} "
+            "(0 would have no effect), or set audit.file"
         )
 
 

@@ -14,6 +14,8 @@ from asyncio.sslproto import AppProtocolState, SSLProtocol, SSLProtocolState
 from collections.abc import Callable
 from typing import Any, Final
 
+from shellrunner.web.http.connections import ReportRefusal
+
 TLS_TIMEOUT: Final = 10.0  # seconds that a client has for the handshake, and for the shutdown
 _UntypedSslProtocol: Any = SSLProtocol  # typeshed knows little of it
 
@@ -24,6 +26,7 @@ class TlsProtocol(_UntypedSslProtocol):  # type: ignore[misc]
     _app_state: Any
     _keeps_open = False  # the client's side has ended, and the protocol above has more to send
     _tcp_ended = False
+    report_refusal: ReportRefusal | None = None  # of handshakes that fail
 
     def eof_received(self) -> bool | None:
         """Handle the end of what the client sends over TCP, with or without a close_notify before it."""
@@ -34,6 +37,21 @@ class TlsProtocol(_UntypedSslProtocol):  # type: ignore[misc]
         if not self._app_reading_paused:  # else there may be more to read, and `_do_read` is called again
             self._handle_tcp_end()
         return True
+
+    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
+        # A client that has only closed the connection, such as a health check, was not refused.
+        if isinstance(handshake_exc, ssl.SSLError):
+            self._report((handshake_exc.reason or "").replace("_", " ").lower())
+        super()._on_handshake_complete(handshake_exc)
+
+    def _check_handshake_timeout(self) -> None:
+        if self._state is SSLProtocolState.DO_HANDSHAKE:
+            self._report(f"not complete after {TLS_TIMEOUT:g} s")
+        super()._check_handshake_timeout()
+
+    def _report(self, reason: str) -> None:
+        if self.report_refusal is not None:
+            self.report_refusal(self._transport, "tls-handshake", reason)
 
     def _do_read(self) -> None:
         super()._do_read()
@@ -67,14 +85,20 @@ class TlsProtocol(_UntypedSslProtocol):  # type: ignore[misc]
 
 
 def over_tls(
-    make_protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext
+    make_protocol: Callable[[], asyncio.Protocol],
+    context: ssl.SSLContext,
+    report_refusal: ReportRefusal | None = None,
 ) -> Callable[[], asyncio.BufferedProtocol]:
-    """Return a protocol factory for a listener without TLS of its own, which adds TLS to every connection."""
+    """Return a protocol factory for a listener without TLS of its own, which adds TLS to every connection.
 
+    Failed handshakes are reported to `report_refusal`.
+    """
     timeouts = {"ssl_handshake_timeout": TLS_TIMEOUT, "ssl_shutdown_timeout": TLS_TIMEOUT}
 
     def make() -> asyncio.BufferedProtocol:
         loop = asyncio.get_running_loop()
-        return TlsProtocol(loop, make_protocol(), context, waiter=None, server_side=True, **timeouts)
+        protocol = TlsProtocol(loop, make_protocol(), context, waiter=None, server_side=True, **timeouts)
+        protocol.report_refusal = report_refusal
+        return protocol
 
     return make

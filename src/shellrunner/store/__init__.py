@@ -40,7 +40,7 @@ Rules:
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -154,8 +154,13 @@ class History(Results, Protocol):
     async def preview_delete(self, filters: Filters) -> DeleteCount:
         """Return what `delete_jobs` would do now."""
 
-    async def delete_jobs(self, filters: Filters) -> DeleteCount:
-        """Delete every matching job that was accepted before this call and is done, in small steps."""
+    async def delete_jobs(
+        self, filters: Filters, on_deleted: Callable[[Sequence[int]], object] = tuple
+    ) -> DeleteCount:
+        """Delete every matching job that was accepted before this call and is done, in small steps.
+
+        After each step `on_deleted` is called with the ids of the jobs that it has deleted.
+        """
 
     async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
         """Request the end of the job; one that has not started is done (`cancelled`) at once. Idempotent.

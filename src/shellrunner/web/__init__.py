@@ -51,7 +51,7 @@ from shellrunner.web.http.server_protocol import Runner
 from shellrunner.web.http.streaming import STREAMS, Streams
 from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, SSE, TEXT, Access, Route
 from shellrunner.web.security import middleware
-from shellrunner.web.security.audit import Audit, AuditSink
+from shellrunner.web.security.audit import AUDIT, Audit, AuditSink
 from shellrunner.web.security.middleware import RoutePolicy
 from shellrunner.web.security.origin import OriginPolicy
 
@@ -160,17 +160,21 @@ def make_app(
         row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type) for row in ROUTES
     }
     origins = OriginPolicy(settings.server)
-    security_middleware = middleware.security_middleware(policies, origins, Audit(audit_sink))
+    audit = Audit(audit_sink, settings.audit)
+    security_middleware = middleware.security_middleware(policies, origins, audit)
     app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_SERVER_OPTIONS)
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
     app[UNKNOWN_KEEPERS] = unknown_keepers
     app[RENDER_METRICS], app[AUTHENTICATOR], app[FIND_PID] = render_metrics, authenticator, controls.pid
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
-    app[CONNECTIONS] = Connections(ConnectionLimits(max_connections=settings.server.max_connections), STATUSES)
+    app[AUDIT] = audit
+    limits = ConnectionLimits(max_connections=settings.server.max_connections)
+    app[CONNECTIONS] = Connections(limits, STATUSES, audit.log_refused_connection)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, controls.pid), StatusFeed(store, controls.pid)
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
+    app.on_cleanup.append(_close_audit)
     app.add_routes([_route_def(row) for row in ROUTES])
     return app
 
@@ -181,3 +185,7 @@ def _route_def(row: Route) -> web.RouteDef:
 
 async def _close_streams(app: web.Application) -> None:
     app[STREAMS].close()
+
+
+async def _close_audit(app: web.Application) -> None:
+    app[AUDIT].close()

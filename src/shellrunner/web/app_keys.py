@@ -17,7 +17,7 @@ from shellrunner.store import History
 
 @dataclass(frozen=True, slots=True)
 class HttpFigures:
-    """Figures of the web side: followers by kind, open connections, cut ones by reason, problems by code.
+    """Figures of the web side: followers by kind, connections, cut ones by reason, problems by code, audit lines.
 
     Filled by `handlers.health` at each scrape; `security.middleware` sees every rejected request.
     """
@@ -26,6 +26,7 @@ class HttpFigures:
     connections: int
     cut: Mapping[str, int]
     problems: Mapping[str, int]
+    suppressed: int
 
 
 class RenderMetrics(Protocol):

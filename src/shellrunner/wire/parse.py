@@ -62,6 +62,7 @@ def job_spec(content: bytes) -> JobSpec:
 class SignalOrder(NamedTuple):
     """A signal that is to be sent to the command's process group, or to every group of its tree."""
 
+    name: str
     number: int
     to_tree: bool
 
@@ -80,7 +81,7 @@ def signal_order(content: bytes, signals: Mapping[str, int]) -> SignalOrder:
         raise InvalidSignal(_errors(error)) from None
     if request.signal not in signals:
         raise InvalidSignal([{"pointer": "#/signal", "detail": f"must be one of {', '.join(signals)}"}])
-    return SignalOrder(signals[request.signal], request.to == "tree")
+    return SignalOrder(request.signal, signals[request.signal], to_tree=request.to == "tree")
 
 
 def digest(content: bytes) -> bytes:

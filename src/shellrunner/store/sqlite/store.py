@@ -118,14 +118,17 @@ class SqliteStore:
 
         return await self._for_each_page(filters, preview)
 
-    async def delete_jobs(self, filters: Filters) -> DeleteCount:
+    async def delete_jobs(
+        self, filters: Filters, on_deleted: Callable[[Sequence[int]], object] = tuple
+    ) -> DeleteCount:
         async def delete(job_ids: list[int]) -> DeleteCount:
-            count, _ = await self._engine.write(
+            deleted = await self._engine.write(
                 lambda db: bulk_delete.delete(db, job_ids),
-                lambda outcome: self._effects.committed(outcome[1]),
+                lambda outcome: self._effects.committed(outcome.transitions),
                 frees_space=True,
             )
-            return count
+            on_deleted(deleted.job_ids)
+            return DeleteCount(len(deleted.job_ids), deleted.not_done)
 
         return await self._for_each_page(filters, delete)
 

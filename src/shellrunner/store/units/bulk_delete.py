@@ -4,7 +4,7 @@ Units of the store. Jobs that are accepted while the pages are read do not match
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from shellrunner.model import State
 from shellrunner.model.filters import Filters
@@ -42,8 +42,16 @@ def preview(db: Db, job_ids: Sequence[int]) -> DeleteCount:
     return DeleteCount(done, len(jobs) - done)
 
 
-def delete(db: Db, job_ids: Sequence[int]) -> tuple[DeleteCount, Transitions]:
+class Deleted(NamedTuple):
+    """Which of some jobs were deleted, and how many were left because they are not done."""
+
+    job_ids: list[int]
+    not_done: int
+    transitions: Transitions
+
+
+def delete(db: Db, job_ids: Sequence[int]) -> Deleted:
     """Delete those of these jobs that are done."""
     jobs = [(job_id, job) for job_id in job_ids if (job := find_locked(db, job_id)) is not None]
-    transitions = [lifecycle.delete_job(db, job_id) for job_id, job in jobs if job.state is State.DONE]
-    return DeleteCount(len(transitions), len(jobs) - len(transitions)), transitions
+    done = [job_id for job_id, job in jobs if job.state is State.DONE]
+    return Deleted(done, len(jobs) - len(done), [lifecycle.delete_job(db, job_id) for job_id in done])

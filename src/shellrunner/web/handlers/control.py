@@ -12,7 +12,7 @@ from shellrunner.web.app_keys import FIND_PID, STORE, identity_of, job_id
 from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.parameters import flag, integer
 from shellrunner.web.http.streaming import STREAMS
-from shellrunner.web.security import ownership
+from shellrunner.web.security import audit, ownership
 from shellrunner.wire import parse, serialize
 
 _MAX_OFFSET: Final = 10**18 - 1  # bytes
@@ -58,6 +58,7 @@ async def signal(request: web.Request) -> web.StreamResponse:
     content = await bodies.read_json(request)
     order = parse.signal_order(content, app[CONTROLS].signals)
     await ownership.check_signal(request, identity_of(request))
+    await audit.accept(request, job=number, signal=order.name, to="tree" if order.to_tree else "group")
     await app[CONTROLS].send_signal(number, order.number, to_tree=order.to_tree)
     status = serialize.status(await app[STORE].job(number), app[FIND_PID](number))
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(number)})
@@ -72,5 +73,6 @@ async def stdin(request: web.Request) -> web.Response:
     offset, end = integer(request, "offset", minimum=0, maximum=_MAX_OFFSET), flag(request, "end")
     content = await bodies.read(request)
     await ownership.check_stdin(request, identity_of(request))
+    await audit.accept(request, job=job_id(request), stdin_bytes=len(content), offset=offset, end=end)
     await request.app[CONTROLS].send_input(job_id(request), offset, content, end=end)
     return web.Response(status=204)

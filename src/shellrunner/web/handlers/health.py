@@ -15,6 +15,7 @@ from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.connections import CONNECTIONS
 from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import STREAMS
+from shellrunner.web.security.audit import AUDIT
 from shellrunner.wire import documents
 
 log = logging.getLogger("shellrunner.web")
@@ -78,7 +79,8 @@ async def metrics(request: web.Request) -> web.Response:
     streams = request.app[STREAMS].count()
     followers = {kind: streams[path] for path, kind in _STREAM_KINDS.items()}
     connections = request.app[CONNECTIONS]
-    figures = HttpFigures(followers, len(connections), connections.cut, connections.problems)
+    suppressed = request.app[AUDIT].suppressed
+    figures = HttpFigures(followers, len(connections), connections.cut, connections.problems, suppressed)
     content = await request.app[RENDER_METRICS](figures, openmetrics=media_type == _OPENMETRICS)
     headers = {"Content-Type": _CONTENT_TYPES[media_type], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)

@@ -16,7 +16,7 @@ from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
 from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import STREAMS
-from shellrunner.web.security import audit
+from shellrunner.web.security import audit, audit_details
 from shellrunner.wire import documents, json_codec, parse, serialize
 
 log = logging.getLogger("shellrunner.web")
@@ -36,8 +36,9 @@ async def submit(request: web.Request) -> web.StreamResponse:
     command_rules.check_submission(identity, spec)  # first: what is valid is not for everybody
     job_policy.check(spec, app[SETTINGS])
     bound_key = idempotency.bound_key(request, key, content) if key is not None else None
+    await audit.accept_job(request, spec, identity.run_as)
     job = await app[STORE].add(spec, bound_key, identity.submitter)
-    audit.add_details(request, job=job.id, command=job.spec.command_line)
+    audit.add_details(request, job=job.id)
     headers = {"Location": serialize.status_path(job.id)}
     # The result is only for identities that may read it; for others the preference is ignored, as RFC 7240 allows.
     if seconds is not None and identity.sees_all:
@@ -63,8 +64,9 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     be repeated while the job is being cancelled.
     """
     request.app[STREAMS].raise_if_closing()
-    # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
     kill_only = identity_of(request).kill_only
+    await audit.accept(request, job=job_id(request), **({"signal": "SIGKILL"} if kill_only else {}))
+    # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
     job = await request.app[STORE].request_cancel(job_id(request), kill_only=kill_only)
     status = serialize.status(job, request.app[FIND_PID](job.id))
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(job.id)})
@@ -77,6 +79,7 @@ async def remove(request: web.Request) -> web.Response:
         responses.check_preconditions(
             request, responses.etag(json_codec.dumps(serialize.job(await store.job(number))))
         )
+    await audit.accept(request, job=number)
     await store.delete_job(number)
     return web.Response(status=204)
 
@@ -91,6 +94,7 @@ async def remove_many(request: web.Request) -> web.StreamResponse:
     responses.check_preconditions(request, "")  # a list has no version, so no condition can be met
     store, selected = request.app[STORE], lists.filters(request)
     if parameters.choice(request, "confirm", ("true", "false")) != "true":
+        audit.add_details(request, **audit_details.of_query(request.query))
         preview = await store.preview_delete(selected)
         kept = f"{preview.not_done} that are not done"
         raise HttpProblem(
@@ -100,7 +104,12 @@ async def remove_many(request: web.Request) -> web.StreamResponse:
             deleted=preview.deleted,
             kept=preview.not_done,
         )
-    deleted, not_done = await store.delete_jobs(selected)
+    await audit.accept(request, **audit_details.of_query(request.query))
+    job_ids: list[int] = []
+    try:
+        deleted, not_done = await store.delete_jobs(selected, job_ids.extend)
+    finally:
+        audit.add_details(request, deleted=len(job_ids), **audit_details.of_ids(job_ids))
     log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": not_done})
     removed: documents.Removed = {"deleted": deleted, "kept": not_done}
     return await responses.no_store(request, 200, removed, {})

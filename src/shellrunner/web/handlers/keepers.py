@@ -9,8 +9,10 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from shellrunner.clock import Millis, format_rfc3339
+from shellrunner.errors import NoSuchKeeper
 from shellrunner.web.http import responses
 from shellrunner.web.http.streaming import STREAMS
+from shellrunner.web.security import audit
 from shellrunner.wire import documents
 
 
@@ -63,7 +65,12 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def end(request: web.Request) -> web.StreamResponse:
     """DELETE /api/keepers/{keeper}: have a keeper that the history does not know end its command."""
     request.app[STREAMS].raise_if_closing()
-    request.app[UNKNOWN_KEEPERS].end(int(request.match_info["keeper"]))
+    number, controls = int(request.match_info["keeper"]), request.app[UNKNOWN_KEEPERS]
+    keeper = next((each for each in controls.list() if each.number == number), None)
+    if keeper is None:
+        raise NoSuchKeeper(number)
+    await audit.accept(request, keeper=number, pid=keeper.pid, job=keeper.job_id, history=keeper.history)
+    controls.end(number)
     return await responses.no_store(request, 202, _keepers(request), {"Location": "/api/keepers"})
 
 

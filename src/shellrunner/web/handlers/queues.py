@@ -10,6 +10,7 @@ from shellrunner.store import QueueOverview, QueueState
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.http import responses
 from shellrunner.web.http.streaming import STREAMS
+from shellrunner.web.security import audit
 from shellrunner.wire import documents
 
 
@@ -41,6 +42,7 @@ async def resume_all(request: web.Request) -> web.StreamResponse:
 async def _pause_one(request: web.Request, *, paused: bool) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
     name = request.match_info["name"]
+    await audit.accept(request, queue=name, paused=paused)
     overview = await request.app[STORE].pause(name, paused=paused)
     (queue,) = [queue for queue in overview.queues if queue.name == name]
     return await responses.no_store(request, 200, _queue(queue), {})
@@ -48,6 +50,7 @@ async def _pause_one(request: web.Request, *, paused: bool) -> web.StreamRespons
 
 async def _pause_all(request: web.Request, *, paused: bool) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
+    await audit.accept(request, queue=None, paused=paused)
     return await responses.no_store(request, 200, _queues(await request.app[STORE].pause(None, paused=paused)), {})
 
 

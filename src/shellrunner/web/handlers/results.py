@@ -15,6 +15,7 @@ from shellrunner.store import Results
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists
 from shellrunner.web.http import responses
+from shellrunner.web.security import audit
 from shellrunner.wire import documents, json_codec, serialize
 from shellrunner.wire.text import Excerpt
 
@@ -35,6 +36,7 @@ async def remove(request: web.Request) -> web.Response:
     """DELETE /api/results/{id}: delete the result of a job that is done; the job and its status stay."""
     if responses.has_preconditions(request):
         responses.check_preconditions(request, responses.etag(json_codec.dumps(await _document(request))))
+    await audit.accept(request, job=job_id(request))
     await request.app[STORE].delete_result(job_id(request))
     return web.Response(status=204)
 

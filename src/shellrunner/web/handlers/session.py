@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from shellrunner.access.session_registry import SESSION_LIFETIME
 from shellrunner.web.app_keys import AUTHENTICATOR, identity_of
 from shellrunner.web.http.streaming import STREAMS
+from shellrunner.web.security import audit
 from shellrunner.web.security.authentication import cookie_name
 
 _PATH: Final = "/api/statuses"
@@ -22,6 +23,7 @@ async def begin(request: web.Request) -> web.Response:
     Without a token, which a client of the service's own user does not need, no cookie is set.
     """
     request.app[STREAMS].raise_if_closing()
+    await audit.accept(request)
     response, identity = web.Response(status=204, headers=_NO_STORE), identity_of(request)
     if identity.token is not None:
         _set_cookie(request, response, await request.app[AUTHENTICATOR].create_session(identity), SESSION_LIFETIME)
@@ -31,6 +33,7 @@ async def begin(request: web.Request) -> web.Response:
 async def end(request: web.Request) -> web.Response:
     """DELETE /api/session: end all sessions of the token; without a token this does nothing."""
     request.app[STREAMS].raise_if_closing()
+    await audit.accept(request)
     response, identity = web.Response(status=204, headers=_NO_STORE), identity_of(request)
     if identity.token is not None:
         await request.app[AUTHENTICATOR].end_sessions(identity)

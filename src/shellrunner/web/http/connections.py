@@ -14,7 +14,7 @@ import termios
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
@@ -26,6 +26,19 @@ log = logging.getLogger("shellrunner.web")
 _MAX_EXTRA: Final = 8  # connections over the limit that wait to be closed
 _LOG_INTERVAL: Final = 60.0  # seconds between two lines
 REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading")
+# Those that refuse what the client asks for. Browsers open connections that they may never use, or stop reading.
+_REFUSALS: Final = frozenset({"one-too-many", "large-head"})
+
+
+class ReportRefusal(Protocol):
+    """Reports that a connection, or what came over it, was refused before there was a request."""
+
+    def __call__(self, transport: asyncio.BaseTransport | None, code: str, detail: str = "") -> None:
+        """Report it; neither `code` nor `detail` has anything that the client sent."""
+
+
+def _unreported(transport: asyncio.BaseTransport | None, code: str, detail: str = "") -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +155,11 @@ def _unsent_bytes(transport: asyncio.Transport) -> int:
 class Connections:
     """All connections of an app, over whatever listener they came."""
 
-    def __init__(self, limits: ConnectionLimits, problems: Iterable[str] = ()) -> None:
+    def __init__(
+        self, limits: ConnectionLimits, problems: Iterable[str] = (), report_refusal: ReportRefusal = _unreported
+    ) -> None:
         """Start without any. `problems` are the codes that the protocol counts in `Connections.problems`."""
-        self.limits = limits
+        self.limits, self.report_refusal = limits, report_refusal
         self.problems: Counter[str] = Counter(dict.fromkeys(problems, 0))
         self.cut: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._logged: Counter[str] = Counter()
@@ -201,6 +216,8 @@ class Connections:
     def drop(self, connection: ClientConnection, reason: str) -> None:
         """Abort a connection, even one that is closing already but whose last bytes the client does not take."""
         self.cut[reason] += 1
+        if reason in _REFUSALS:
+            self.report_refusal(connection.transport, reason)
         connection.transport.abort()
 
     def end_half_closed(self, connection: ClientConnection) -> bool:

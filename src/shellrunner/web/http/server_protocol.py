@@ -122,7 +122,10 @@ class _ClientProtocol(WatchedProtocol):
             raise exc  # the client has gone: not an error, and nobody to send it to
         if status >= 500:
             return _final(problems.internal_error(exc or RuntimeError(message)))
-        return _final(problems.from_error(problems.wrong_protocol()) if self._is_refused else _from_parser_error(exc))
+        response = problems.from_error(problems.wrong_protocol()) if self._is_refused else _from_parser_error(exc)
+        detail = "not a request line of HTTP" if self._is_refused else _unquoted(exc)
+        self._connections.report_refusal(self.transport, response[problems.PROBLEM_CODE], detail)
+        return _final(response)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         # The rest of a body that cannot be read: the client has its response already, which did not need it.
@@ -135,6 +138,7 @@ class _ClientProtocol(WatchedProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPException):  # raised before the middleware: an unknown `Expect`
             resp = _final(problems.from_http_exception(resp, request.method, request.path))
+            self._connections.report_refusal(self.transport, resp[problems.PROBLEM_CODE])
         if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1
         finished = await super().finish_response(request, resp, start_time)
@@ -239,13 +243,17 @@ def _from_parser_error(error: BaseException | None) -> web.Response:
         return problems.problem(
             "headers-too-large", "the request line or a header is too long, or there are too many headers"
         )
-    unquoted = _UNQUOTED.match(message)
-    log.debug("invalid HTTP request: %s", unquoted[0].strip() if unquoted else type(error).__name__)
+    log.debug("invalid HTTP request: %s", _unquoted(error))
     if message.startswith("Invalid char in url"):
         return problems.problem(
             "bad-request", "the request target contains a character that must be percent-encoded (RFC 3986)"
         )
     return problems.problem("bad-request", "the request is not valid HTTP (RFC 9112)")
+
+
+def _unquoted(error: BaseException | None) -> str:
+    unquoted = _UNQUOTED.match(_first_line(error))
+    return unquoted[0].strip() if unquoted and unquoted[0].strip() else type(error).__name__
 
 
 def _first_line(error: BaseException | None) -> str:

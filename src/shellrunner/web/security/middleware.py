@@ -3,6 +3,7 @@
 Installed by `make_app`; also turns every error into a problem response. Must not know any resource.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from shellrunner.web.http.aiohttp_internals import override_version
 from shellrunner.web.http.problems import SECURITY_HEADERS, HttpProblem
 from shellrunner.web.http.request_line import has_one_spelling
 from shellrunner.web.route import Access, Handler
+from shellrunner.web.security import audit as audit_log
 from shellrunner.web.security import authentication, ownership
 from shellrunner.web.security.audit import Audit
 from shellrunner.web.security.origin import OriginPolicy
@@ -52,7 +54,6 @@ class _RequestCheck:
 
     def __init__(self, request: web.Request, policy: RoutePolicy, origins: OriginPolicy, audit: Audit) -> None:
         self._request, self._policy, self._origins, self._audit = request, policy, origins, audit
-        self._number: int | None = None  # in the audit log
         self._is_accepted = False
 
     async def run(self, handler: Handler) -> web.StreamResponse:
@@ -60,7 +61,7 @@ class _RequestCheck:
         try:
             preflight = await self._check()
             self._is_accepted = True
-            return preflight or await handler(self._request)
+            return preflight or await self._handle(handler)
         except ShellrunnerError as error:
             return self._reject(problems.code_of(error), problems.from_error(error))
         except web.HTTPException as error:
@@ -69,18 +70,24 @@ class _RequestCheck:
         except web.RequestPayloadError:
             response = problems.problem("bad-request", "the body does not match its Transfer-Encoding or length")
             return self._reject("bad-request", response)
-        except ConnectionError:
-            raise  # the client has disconnected, so there is nobody to respond to
+        except (ConnectionError, asyncio.CancelledError):  # the client has disconnected: nobody to respond to
+            self._audit.log_result(self._request, None)
+            raise
         except Exception as error:  # noqa: BLE001  the border: a bug ends one request, not the service
             return self._unless_started(problems.internal_error(error))
+
+    async def _handle(self, handler: Handler) -> web.StreamResponse:
+        response = await handler(self._request)
+        if audit_log.is_missing(self._request):
+            raise RuntimeError(f"{handler} has changed something without an audit line")
+        return response
 
     def finish(self, response: web.StreamResponse) -> None:
         """Close the connection if it must not be reused, and log the response."""
         if hdrs.TRANSFER_ENCODING in self._request.headers:
             # aiohttp (3.14.5) takes the last trailer behind a chunked body for a header of the next request.
             response.force_close()
-        if self._number is not None:
-            self._audit.log_response(self._request, self._number, response)
+        self._audit.log_result(self._request, response)
 
     async def _check(self) -> web.Response | None:
         """Make all checks, in this order; return the response to a preflight request, and None for any other."""
@@ -98,10 +105,16 @@ class _RequestCheck:
         if request.rel_url.raw_query_string and access is not Access.PUBLIC:
             _check_query(request, self._policy)
         _check_accept(request, self._policy)
-        if access not in (Access.PUBLIC, Access.HOST_CHECKED) and request.method not in _SAFE_METHODS:
-            source = self._origins.client_endpoint(request)
-            self._number = await self._audit.log_request(request, identity_of(request), source)
+        if access not in (Access.PUBLIC, Access.HOST_CHECKED):
+            await self._begin_audit()
         return None
+
+    async def _begin_audit(self) -> None:
+        is_change = self._request.method not in _SAFE_METHODS
+        if is_change or self._audit.settings.reads:
+            self._audit.begin(self._request, identity_of(self._request), self._origins)
+        if not is_change and self._audit.settings.reads:
+            await self._audit.log_read(self._request)
 
     async def _authenticate(self) -> None:
         request, access = self._request, self._policy.access
@@ -118,9 +131,9 @@ class _RequestCheck:
             await ownership.check_owner(request, identity, access)
 
     def _reject(self, code: str, response: web.Response) -> web.Response:
-        if not self._is_accepted:
+        if not self._is_accepted or audit_log.is_missing(self._request):
             name = authentication.name_of(self._request)
-            self._audit.log_rejection(self._request, name, self._origins.client_endpoint(self._request), code)
+            self._audit.log_rejection(self._request, name, self._origins, code)
         return self._unless_started(response)
 
     def _unless_started(self, response: web.Response) -> web.Response:
