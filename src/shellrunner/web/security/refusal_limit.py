@@ -16,7 +16,7 @@ _SHARE: Final = 4  # a client may have one line of so many
 _MINUTE: Final = 60.0
 
 
-class _Bucket:
+class _LineBucket:
     """A token bucket that holds one minute's tokens."""
 
     __slots__ = ("_full_at", "_interval")
@@ -37,7 +37,7 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Source:
-    bucket: _Bucket
+    bucket: _LineBucket
     suppressed: Counter[str] = field(default_factory=Counter)  # by reason
 
 
@@ -47,7 +47,7 @@ class RefusalLimit:
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         """Allow so many lines a minute in all; None: any number. `clock` returns seconds."""
         self._per_minute, self._clock = per_minute, clock
-        self._all = _Bucket(per_minute or 1, clock())
+        self._all = _LineBucket(per_minute or 1, clock())
         self._sources: OrderedDict[str, _Source] = OrderedDict()  # the one that was refused last stands last
         self._others: Counter[str] = Counter()  # what sources were refused that are not remembered
         self.total = 0  # lines that were not written, since the start
@@ -90,7 +90,7 @@ class RefusalLimit:
             if len(self._sources) >= MAX_SOURCES:
                 self._forget_one()
             share = -(-(self._per_minute or 1) // _SHARE)
-            known = self._sources[name] = _Source(_Bucket(share, self._clock()))
+            known = self._sources[name] = _Source(_LineBucket(share, self._clock()))
         self._sources.move_to_end(name)
         return known
 
