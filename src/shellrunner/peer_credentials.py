@@ -68,6 +68,14 @@ def peer_has_left(connection: socket.socket) -> bool | None:
         return None
 
 
+def is_loopback(connection: socket.socket) -> bool:
+    """Return whether the other end of a connection over IP is within this machine, by its address."""
+    try:
+        return connection.family != socket.AF_UNIX and _is_loopback(_ends(connection)[1][0])
+    except OSError:
+        return False
+
+
 class NoOwner(enum.Enum):
     """Why no process owns the other end of a connection that we made."""
 

@@ -163,6 +163,29 @@ async def test_a5_root_and_the_named_user_are_the_server(open_place: Path, place
             assert squatter.came.count(TOKEN.encode()) == 1, (uid, user)
 
 
+async def test_a5_localhost_is_this_machine_whatever_resolves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A5: where a name server answers for localhost, nothing is sent to the address that it gives."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the address it would be sent from
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        outside = probe.getsockname()[0]
+    async with squatting(outside, uid=0) as squatter:
+        place = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (outside, squatter.port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
+        for name in ("localhost", "localhost.", "LOCALHOST", "jobs.localhost"):
+            async with client_of(f"http://{name}:{squatter.port}") as client:
+                with pytest.raises(ClientError, match="resolves to an address that is not loopback") as caught:
+                    await client.submit("true")
+                assert caught.value.kind == "other-user"
+        async with client_of(f"http://elsewhere.test:{squatter.port}") as client:
+            with pytest.raises(ClientError, match="answered 401"):
+                await client.submit("true")
+        await squatter.leave()
+        assert squatter.came.count(TOKEN.encode()) == 1
+
+
 async def test_a5_a_user_who_does_not_exist_cannot_be_named() -> None:
     """A5: a misspelled server_user is an error at once, not a user who is never met."""
     with pytest.raises(ValueError, match="no such user: 'no-such-user'"):

@@ -21,6 +21,12 @@ class ServerAddress(NamedTuple):
         """Return the address in the form that users write."""
         return f"unix:{self.socket}" if self.socket else self.base
 
+    @property
+    def is_localhost(self) -> bool:
+        """Whether it is a name that means this machine (RFC 6761)."""
+        name = (urlsplit(self.base).hostname or "").rstrip(".")
+        return self.socket is None and (name == "localhost" or name.endswith(".localhost"))
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse an address; the default scheme is http.

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import OTHER_USER, UNREACHABLE, ClientError
-from shellrunner.peer_credentials import NoOwner, SockDiag, is_ambiguous, server_uid
+from shellrunner.peer_credentials import NoOwner, SockDiag, is_ambiguous, is_loopback, server_uid
 
 ANYBODY: Final = "*"
 _INITIAL_DELAY, _MAX_DELAY = 0.0005, 0.05  # seconds between two lookups
@@ -25,13 +26,14 @@ _DEFAULT_TIMEOUT: Final = 45.0  # seconds
 class ServerIdentity:
     """The users whose processes may be the server: one's own, root, and `server_user` (a name, a uid, or `*`)."""
 
-    def __init__(self, address: str, server_user: str | int | None) -> None:
-        """`address` is shown in errors.
+    def __init__(self, address: ServerAddress, server_user: str | int | None) -> None:
+        """Check connections to this address.
 
         Raises:
             ValueError: there is no such user.
         """
         self._address, self._server_user = address, server_user
+        self._is_localhost = address.is_localhost
         self._is_anybody = server_user == ANYBODY
         self._uid = None if server_user is None or self._is_anybody else _uid_of(server_user)
 
@@ -41,9 +43,12 @@ class ServerIdentity:
         Waits up to `accept_timeout` seconds until it is accepted: during a restart a socket unit holds it for long.
 
         Raises:
-            ClientError: another user's process accepted it, or the kernel cannot say whose, or none did.
+            ClientError: another user's process accepted it, or the kernel cannot say whose, or none did; or it is
+                named localhost and is elsewhere (RFC 6761, 6.3: without a line in /etc/hosts a name server decides).
             ServerDisconnectedError: it was closed.
         """
+        if self._is_localhost and not is_loopback(connection):
+            raise ClientError(f"{self._address} resolves to an address that is not loopback", kind=OTHER_USER)
         if self._is_anybody:
             return
         match await _owner(connection, accept_timeout):

@@ -63,7 +63,7 @@ class Transport:
             ValueError: there is no user `server_user`.
         """
         self.address, self._retries = address, retries
-        self._identity = ServerIdentity(str(address), server_user)
+        self._identity = ServerIdentity(address, server_user)
         self._token, self._on_retry, self._tls = token, on_retry, tls
         self._has_connected = self._is_retrying = False
         self._session: aiohttp.ClientSession
