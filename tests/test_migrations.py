@@ -1,6 +1,9 @@
 """Migrations: a state directory of each earlier schema can be opened; tests/histories has one of each."""
 
+import errno
+import os
 import shutil
+import sqlite3
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from shellrunner.model import (
     Volume,
 )
 from shellrunner.model.filters import Filters
+from shellrunner.sealing.key_files import KeyFiles
 from shellrunner.store.pagination import Order, SortKey
 from shellrunner.store.sqlite.schema import MIGRATIONS
 from tests.support.histories import NOTHING, ended, everything, listed, opened
@@ -37,6 +41,11 @@ def unpacked(number: int, path: Path) -> Path:
     with tarfile.open(HISTORIES / f"schema-{number}.tar.gz") as archive:
         archive.extractall(path, filter="data")
     return path
+
+
+def holds(state: Path, word: str) -> bool:
+    """Return whether any file in the directory contains the word."""
+    return any(word.encode() in path.read_bytes() for path in state.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ async def test_a_history_of_the_first_schema_is_all_there(state: Path) -> None:
         assert jobs[4].phase == Done(End(Ending.EXITED, 5000, exit_code=0, started=4500, duration=0.1), None)
         assert isinstance(jobs[6].phase, Running)
         assert isinstance(jobs[7].phase, Queued)
-        assert [(claim.token, claim.spec.stdin) for claim in await store.running()] == [("t6", "секрет")]
+        assert [claim.token for claim in await store.running()] == ["t6"]
         page = await store.page(Filters(text="ПРИВЕТ"), (), limit=10)
         assert [job.id for job in page.jobs] == [1]
         assert (await store.add(JobSpec(command="true"))).id == 9, "the numbers of deleted jobs are not given again"
@@ -109,9 +118,7 @@ async def test_a_history_of_the_second_schema_is_all_there(second: Path) -> None
         assert [job.id for job in await listed(store, labels=(("team", "сеть"),))] == [1]
         assert (jobs[7].state, jobs[7].spec.queue, jobs[8].spec.after) == (State.QUEUED, "backups", (7,))
         assert jobs[8].state is State.WAITING
-        assert [(claim.token, claim.spec.stdin, claim.run_as) for claim in await store.running()] == [
-            ("t6", "секрет", None)
-        ]
+        assert [(claim.token, claim.run_as) for claim in await store.running()] == [("t6", None)]
         assert (await store.add(JobSpec(command="true"), by=Submitter("uid:7"))).id == 10
         assert [queue.name for queue in (await store.queues()).queues if queue.paused] == ["backups"]
 
@@ -128,6 +135,49 @@ async def test_a_service_continues_the_second(second: Path) -> None:
         assert (await service.result(8))["ending"] == "skipped"
     finally:
         await service.clear_away()
+
+
+@pytest.mark.parametrize("number", range(1, len(MIGRATIONS)))
+async def test_secrets_of_earlier_schemas_are_sealed(tmp_path: Path, number: int) -> None:
+    """What waited or ran keeps its values, of which nothing is in a file any more, in free pages neither."""
+    state = unpacked(number, tmp_path)
+    with sqlite3.connect(state / "history.db") as db:  # a secret of a job that ended, in pages that are free now
+        db.executescript("PRAGMA secure_delete=OFF; CREATE TABLE gone (a)")
+        db.executemany("INSERT INTO gone VALUES (?)", [("ended-секрет " * 1000,)] * 20)
+    db.execute("DROP TABLE gone")
+    db.close()
+    assert {word for word in ("секрет", "ended-секрет") if holds(state, word)} == {"секрет", "ended-секрет"}
+    async with opened(state) as store:
+        assert not holds(state, "секрет")
+        assert len([path for path in (state / "keys").iterdir() if len(path.name) == 32]) == 1
+        await store.pause(None, paused=True)
+        assert await store.requeue(6, "t6")
+    async with opened(state) as store:
+        await store.pause(None, paused=False)
+        claims = [await store.claim(1, "new") for _ in range(1)]
+        while claims[-1].job_id != 6:
+            claims.append(await store.claim(1, f"new-{len(claims)}"))
+        assert claims[-1].spec.stdin == "секрет"
+        assert not holds(state, "секрет")
+
+
+async def test_a_history_that_cannot_be_rebuilt_is_used_all_the_same(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without space for sealing, jobs keep their values, the log says so, and the next start seals them."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyFiles, "create", full)
+        async with opened(state) as store:
+            assert holds(state, "секрет")
+            assert "may still be readable" in caplog.text
+            assert await store.requeue(6, "t6")
+            assert (await store.claim(1, "new")).spec.stdin == "секрет"
+    async with opened(state):
+        assert not holds(state, "секрет")
 
 
 @pytest.fixture
@@ -153,7 +203,7 @@ async def test_a_history_of_the_third_schema_is_all_there(third: Path) -> None:
         assert [claim.job_id for claim in await store.running()] == [6, 11]
         assert [claim.token for claim in await store.cancelling()] == ["t11"]
         (claim, _) = await store.running()
-        assert (claim.spec.stdin, claim.claimed) == ("секрет", 1795857194313)
+        assert claim.claimed == 1795857194313
         assert jobs[6].phase == Running(1795857194313)
         assert jobs[9].callback == Callback(Delivery.PENDING, 1, "no answer")
         assert (jobs[10].state, jobs[10].attempt) == (State.WAITING, 2)

@@ -230,9 +230,9 @@ class HistoryMachine(RuleBasedStateMachine):
                 assert phase.cancelling == known.cancelling
             else:
                 assert phase == Done(known.end, known.volume)  # type: ignore[arg-type]
-        running = {job: known for job, known in self.known.items() if known.state is State.RUNNING}
+        running = sorted((job, known) for job, known in self.known.items() if known.state is State.RUNNING)
         assert [(c.job_id, c.token, c.keeper, c.spec, c.cancelling) for c in self.run(self.store.running())] == [
-            (job, known.token, known.keeper, known.spec, known.cancelling) for job, known in sorted(running.items())
+            (job, known.token, known.keeper, known.spec.redacted(), known.cancelling) for job, known in running
         ]
 
     def teardown(self) -> None:

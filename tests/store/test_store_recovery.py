@@ -42,7 +42,7 @@ async def test_everything_is_for_this_user_alone(tmp_path: Path) -> None:
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths}
     finally:
         os.umask(before)
-    assert {modes.pop(name) for name in ("state", "slots", "runs")} == {0o700}
+    assert {modes.pop(name) for name in ("state", "slots", "runs", "keys")} == {0o700}
     assert set(modes.values()) == {0o600}
     assert {"history.db", "history.db-wal", "ballast"} <= modes.keys()
 

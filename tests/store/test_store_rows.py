@@ -10,7 +10,7 @@ import pytest
 from shellrunner.errors import JobGone, KeyReused
 from shellrunner.model import End, Ending, JobSpec, State, Volume
 from shellrunner.store import Head, IdempotencyKey
-from shellrunner.store.columns import ClaimRow, EndRow, JobRow, NewJobRow
+from shellrunner.store.columns import ClaimRow, EndRow, JobRow, NewJobRow, SecretsRow
 from shellrunner.store.db import RowChangedError
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.queues import Capacity, Line
@@ -54,7 +54,7 @@ def test_every_field_of_a_row_is_a_column(db: Interfering) -> None:
     jobs = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}
     attempts = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
     described: set[str] = set()
-    for row in (NewJobRow, JobRow, EndRow, ClaimRow, LockedJob):
+    for row in (NewJobRow, JobRow, EndRow, ClaimRow, LockedJob, SecretsRow):
         assert set(row.__annotations__) <= jobs, row
         described |= set(row.__annotations__)
     assert jobs - described == {"awaits"}, "counted by its own statements"
@@ -109,7 +109,8 @@ def test_a_claim_passes_over_a_job_that_another_writer_took(db: Interfering) -> 
         executemany = db.executemany
 
     offer = SlotOwner(1, "t")
-    result = claiming.choose(Racing(), [offer], Capacity({"default": 5}, {}), [Line("default", None)], 9)
+    lines, capacity = [Line("default", None)], Capacity({"default": 5}, {})
+    result = claiming.choose(Racing(), [offer], capacity, lines, 9, unseal=lambda job_id, stored: {})
     assert [claim.job_id for claim in result.claims] == [second]
 
 

@@ -106,6 +106,7 @@ class _Backup:
                 self._end_running(copy, moment)
                 self._complete(live, copy)
                 copy.end_sessions()
+                copy.drop_plain_secrets()
                 incomplete, facts = self._incomplete(copy), copy.facts()
         self._files[HISTORY] = private_files.sum_of(history)
         return self._write_manifest(moment, facts, incomplete)

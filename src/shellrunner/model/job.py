@@ -234,9 +234,9 @@ class Claim:
     """The right to start one job once: granted to one keeper, and committed before the keeper learns of it.
 
     `token` is the claim token (no access token): what a keeper recorded under another one is of another claim. `spec`
-    has the job's secrets. `ready` is since when the job could have started: when it was accepted, or when
-    what it waited for was over. `kill_only`: its command is ended by KILL, without TERM and grace, whatever the
-    cause: a client that may run only some commands must not choose which of their steps a signal ends.
+    has the job's secrets if it was claimed just now. `ready` is since when the job could have started: when it was
+    accepted, or when what it waited for was over. `kill_only`: its command is ended by KILL, without TERM and grace,
+    whatever the cause: a client that may run only some commands must not choose which of their steps a signal ends.
     """
 
     job_id: int

@@ -167,11 +167,11 @@ class JobSpec(_Request):
     ] = None
     cwd: Annotated[WorkingDirectory | None, describe("working directory; if absent, the configuration's")] = None
     env: Annotated[_Variables, describe("added to the job's environment; values are never shown again")] = Field(
-        default_factory=dict
+        default_factory=dict, repr=False
     )
     stdin: Annotated[
         _Text | Streamed | None, describe("text for standard input, or that it is sent while the job runs")
-    ] = None
+    ] = Field(None, repr=False)
     timeout: float | None = Field(
         None, gt=0, le=MAX_TIMEOUT, description="seconds after its start at which the job is ended"
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from shellrunner.errors import StateLocked, StoreUnavailable
+from shellrunner.sealing import key_files
 from shellrunner.store import high_water
 
 log = logging.getLogger("shellrunner.service")
 
-_DIRECTORIES: Final = ("slots", "runs")
+_DIRECTORIES: Final = ("slots", "runs", key_files.DIRECTORY)
 # SQLite gives its journal files the mode of the database, but opens an existing file, wherever a link leads.
 _HISTORY: Final = ("history.db", "history.db-journal", "history.db-wal", "history.db-shm")
 _FILES: Final = (*_HISTORY, "ballast", "keepers.log", "lock")

@@ -33,6 +33,9 @@ Rules:
   `pause(None, paused=False)`.
 - Failure: when the history cannot be written (`StoreUnavailable`), nothing of the call has happened, nor will it be
   found after a crash. Where that is not certain, the error says so (`OutcomeUnknown`).
+- Secrets: values of the environment and standard input are written sealed only, with a key of the job's own, which is
+  synced before the job is accepted and destroyed once it has ended for good. A job whose key is missing or damaged
+  ends as `failed_to_start`; it never starts with other values. Only a claim has them; a backup has no keys.
 - Files: nothing is committed to a history that is no longer at its path.
 - Ages are measured in time that was seen to pass (`seen_time`): a clock that is set deletes nothing. Delays (of a
   retry, of a callback) are kept when the clock is set; `start_at` is a time of the wall clock.
@@ -239,7 +242,7 @@ class Work(Protocol):
         """
 
     async def running(self) -> Sequence[Claim]:
-        """Return the claims of all running jobs, the oldest job first."""
+        """Return the claims of all running jobs, without their secrets, the oldest job first."""
 
     async def cancelling(self) -> Sequence[Claim]:
         """Return the claims of the running jobs whose cancellation was requested, the oldest job first."""

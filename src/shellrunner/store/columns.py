@@ -21,7 +21,6 @@ class NewJobRow(NamedTuple):
     created: Millis
     command: str
     spec: str
-    secrets: str | None
     submitter: str | None
     run_as: str | None
     kill_only: int
@@ -134,7 +133,7 @@ class JobRow(NamedTuple):
 
 
 class ClaimRow(NamedTuple):
-    """The columns of `jobs` that make a claim, secrets included."""
+    """The columns of `jobs` that make a claim, without the job's secrets (`SecretsRow`)."""
 
     id: int
     queue: str
@@ -149,6 +148,11 @@ class ClaimRow(NamedTuple):
     due: Millis | None
     run_as: str | None
     kill_only: int
+
+
+class SecretsRow(NamedTuple):
+    """The column of `jobs` with what `sealing` has sealed; null if the job has no secrets, and once it has ended."""
+
     secrets: str | None
 
 

@@ -4,7 +4,7 @@ Used by units and queries. Must not write, and must not know files.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shellrunner.clock import Millis
@@ -112,7 +112,7 @@ def attempt(db: Db, job_id: int, number: int) -> Done:
 
 
 def running(db: Db) -> list[Claim]:
-    """Return the claims of all running jobs, the oldest job first."""
+    """Return the claims of all running jobs, the oldest job first; without secrets, which only a start needs."""
     return [_readable_claim(ClaimRow._make(row)) for row in db.execute(RUNNING)]
 
 
@@ -126,13 +126,13 @@ def oldest_queued(db: Db, queues: Sequence[str]) -> list[Millis | None]:
     return [db.execute(OLDEST, (queue,)).fetchone()[0] for queue in queues]
 
 
-def to_claim(row: ClaimRow) -> Claim:
-    """Return the claim that this row stands for, with the job's secrets.
+def to_claim(row: ClaimRow, secrets: Mapping[str, object] | None = None) -> Claim:
+    """Return the claim that this row stands for, with these secrets.
 
     Raises:
         StoreUnavailable: the row is damaged.
     """
-    return _to_claim(row, _spec(row.id, row.spec, row.secrets))
+    return _to_claim(row, _spec(row.id, row.spec, secrets))
 
 
 def _readable_claim(row: ClaimRow) -> Claim:
@@ -185,10 +185,10 @@ def _callback(db: Db, job_id: int) -> Callback | None:
     return Callback(Delivery(row[0]), row[1], row[2]) if row else None
 
 
-def _spec(job_id: int, text: str, secrets: str | None = None) -> JobSpec:
+def _spec(job_id: int, text: str, secrets: Mapping[str, object] | None = None) -> JobSpec:
     try:
         spec = JobSpec.model_validate_json(text)
-        return spec.model_copy(update=json.loads(secrets)) if secrets is not None else spec
+        return spec.model_copy(update=secrets) if secrets is not None else spec
     except ValueError:  # not JSON, or not a job
         raise StoreUnavailable(f"the row of job {job_id} in the history cannot be read") from None
 

@@ -26,6 +26,7 @@ class Transition(NamedTuple):
     tokens: if its result was deleted, of each attempt the claim token, which is in the names of its files (None: it
         has none, or of an earlier version).
     owner: who has claimed it, if it is running now.
+    key: with which its secrets are sealed, if it has any and was accepted now.
     """
 
     job_id: int
@@ -39,6 +40,7 @@ class Transition(NamedTuple):
     tokens: tuple[str | None, ...] = (None,)
     ending: Ending | None = None
     owner: SlotOwner | None = None
+    key: str | None = None
 
 
 Transitions = list[Transition]

@@ -6,6 +6,7 @@ Owned by `claims`, which may pair it with a claim request. Must not know connect
 from collections.abc import Callable
 
 from shellrunner.clock import Millis
+from shellrunner.errors import OutcomeUnknown
 from shellrunner.model import Claim, Job
 from shellrunner.store.db import Db
 from shellrunner.store.high_water import HighWaterFile
@@ -57,7 +58,7 @@ class AddJob(WorkItem):
     transitions: what was done to jobs; empty if its key is known already.
     """
 
-    __slots__ = ("_high_water", "_key", "_seen_now", "new", "request", "reservations", "transitions")
+    __slots__ = ("_discard_key", "_high_water", "_key", "_seen_now", "new", "request", "reservations", "transitions")
 
     def __init__(
         self,
@@ -66,14 +67,17 @@ class AddJob(WorkItem):
         high_water: HighWaterFile,
         on_commit: Callable[["AddJob"], None],
         seen_now: Callable[[], Millis],
+        *,
+        discard_key: Callable[[str], None],
     ) -> None:
+        """`discard_key` destroys the key of a job that was not added after all."""
         super().__init__(self._add, lambda _: on_commit(self), needs_room=True)
         self.new = new
         self.request: ClaimRequest | None = None
         self.reservations: Reservations | None = None
         self.transitions: Transitions = []
         self._key = key
-        self._seen_now = seen_now
+        self._seen_now, self._discard_key = seen_now, discard_key
         self._high_water = high_water
 
     @property
@@ -98,6 +102,13 @@ class AddJob(WorkItem):
         if self.reservations is not None and not job.done:
             self.reservations.reserve(self)
         return job
+
+    def settle(self) -> None:
+        """Apply the consequences and answer the caller; destroy the key of its secrets if no row needs it."""
+        super().settle()
+        is_needed = isinstance(self.error, OutcomeUnknown) or (self.error is None and self.transitions)
+        if self.new.key is not None and not is_needed:
+            self._discard_key(self.new.key.name)
 
     def claim(self, request: ClaimRequest) -> Claim:
         """Return the claim that was committed with the job."""

@@ -28,6 +28,7 @@ stay in line.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -45,7 +46,9 @@ from shellrunner.store.sqlite.queue_counts import QueueCounts, Reserved
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import claiming, lifecycle
-from shellrunner.store.units.claiming import ClaimResult
+from shellrunner.store.units.claiming import ClaimResult, Unsealer
+
+log = logging.getLogger("shellrunner.store")
 
 _RETRY_DELAY: Final = 0.5  # seconds, after a commit that failed
 
@@ -54,8 +57,15 @@ class Claims:
     """Serves the claim requests; the planner of the write batches."""
 
     def __init__(
-        self, requests: ClaimRequests, counts: QueueCounts, listener: CommitListener, writes: BatchQueue
+        self,
+        requests: ClaimRequests,
+        counts: QueueCounts,
+        listener: CommitListener,
+        writes: BatchQueue,
+        unseal: Unsealer,
     ) -> None:
+        """`unseal` reads the secrets of jobs that were queued."""
+        self._unseal = unseal
         self._requests = requests
         self._counts = counts
         self._listener = listener
@@ -99,7 +109,7 @@ class Claims:
         def choose(db: Db) -> ClaimResult:
             # By now the items before this one were run, so it is known where they have queued jobs.
             all_lines = lines.union(*(item.queued_lines() for item in queueing))
-            return claiming.choose(db, requests, capacity, all_lines, now_ms())
+            return claiming.choose(db, requests, capacity, all_lines, now_ms(), unseal=self._unseal)
 
         item = WorkItem(choose, partial(self._chosen, requests))
         item.future.add_done_callback(self._retry_if_failed)
@@ -138,7 +148,9 @@ class Claims:
         if error is None:
             return
         asyncio.get_running_loop().call_later(_RETRY_DELAY, self._writes.wake)
-        if not isinstance(error, StoreUnavailable):
+        if isinstance(error, OSError):
+            log.warning("the key of a job cannot be read now", extra={"reason": error.strerror, "repeats": "key"})
+        elif not isinstance(error, StoreUnavailable):
             raise error  # a bug: the loop reports it, and the requests wait on
 
 

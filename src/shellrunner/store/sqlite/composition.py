@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store import QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.notifications import Notifications
@@ -95,23 +96,41 @@ async def _running(
         requests=requests,
         trimmer=RetentionTrimmer(retention, opener.size),
         spill=SpillRemover(state_dir),
+        keys=JobKeys(opener.keys.files, opener.keys.in_use, opener.keys.unused),
         due_timer=DueTimer(),
         indexer=Indexer(engine.write),
     )
     clock = ClockWatch(opener.seen_time)
-    claims = Claims(requests, counts, effects, engine.writes)
+    claims = Claims(requests, counts, effects, engine.writes, effects.keys.unseal)
     maintenance = Maintenance(engine, effects, effects.trimmer, clock, counts)
     generation = GenerationCounter(opener.identity, engine, opener.high_water)
-    store = SqliteStore(Parts(generation, engine, effects, requests, claims, outputs, clock, opener.high_water))
+    store = SqliteStore(
+        Parts(
+            generation,
+            engine,
+            effects,
+            requests,
+            claims,
+            outputs,
+            clock,
+            opener.high_water,
+            effects.keys,
+            opener.keys.digests,
+        )
+    )
 
     async with background() as tasks:
-        removing = tasks.start("store-spill-remover", effects.spill.run())
+        removing = (
+            tasks.start("store-spill-remover", effects.spill.run()),
+            tasks.start("store-key-remover", effects.keys.run_removal()),
+        )
         try:
             async with engine.running(tasks, claims):
                 tasks.start("store-notifications", effects.notifications.run())
                 tasks.start("store-retention", effects.trimmer.run(maintenance.remove_oldest))
                 tasks.start("store-due-timer", effects.due_timer.run(maintenance.queue_due))
                 tasks.start("store-search-indexer", effects.indexer.run())
+                tasks.start("store-key-maker", effects.keys.run_creation())
                 tasks.start("store-generation", generation.run(lambda: effects.changes.head))
                 try:
                     yield store
@@ -120,5 +139,6 @@ async def _running(
                     await generation.try_advance(last=True)
         finally:
             effects.spill.close()
-            await asyncio.wait([removing])
+            effects.keys.close()
+            await asyncio.wait(removing)
             storage.close()

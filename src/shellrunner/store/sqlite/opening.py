@@ -13,6 +13,9 @@ from shellrunner.clock import boot_ms, now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.identity import boot_id
 from shellrunner.model import State
+from shellrunner.sealing import key_files
+from shellrunner.sealing.digest_key import DigestKey
+from shellrunner.sealing.key_files import KeyFiles
 from shellrunner.store import HistoryIdentity, HistorySize, Pauses, rows, traces
 from shellrunner.store.columns import ClaimRow
 from shellrunner.store.high_water import HighWater, HighWaterFile
@@ -23,10 +26,11 @@ from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.queues import Line
 from shellrunner.store.seen_time import SeenTime
-from shellrunner.store.sqlite import main_file, provenance, schema
+from shellrunner.store.sqlite import main_file, provenance, schema, secrets_upgrade
 from shellrunner.store.sqlite.engine.db_thread import open_reading, open_writing
 from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
+from shellrunner.store.sqlite.key_inventory import KeyInventory
 from shellrunner.store.traces import Traces
 from shellrunner.store.units import clock_marks, queue_pauses, trimming
 
@@ -47,7 +51,7 @@ class HistoryOpener:
 
     identity: of the history. size: of the done jobs. owners: who has claimed each running job. undone: how many jobs
     are not done, by queue and state. pauses: the queues that are paused. high_water: how far the history has come.
-    files: those that are open. seen_time: since the last opening.
+    files: those that are open. seen_time: since the last opening. keys: of the jobs that are not done.
     """
 
     def __init__(self, state_dir: str, *, new_history: bool = False) -> None:
@@ -61,6 +65,7 @@ class HistoryOpener:
         self.high_water: HighWaterFile
         self.files: HistoryFiles
         self.seen_time: SeenTime
+        self.keys = KeyInventory(KeyFiles(state_dir), DigestKey(state_dir))
         self._state_dir, self._new_history = state_dir, new_history
         self._is_interrupted = self._is_open = False
 
@@ -126,7 +131,7 @@ class HistoryOpener:
 
     def _create_directories(self) -> None:
         """Create what is missing, for this user alone."""
-        for name in ("", "/slots", "/runs"):
+        for name in ("", "/slots", "/runs", f"/{key_files.DIRECTORY}"):
             os.makedirs(self._state_dir + name, mode=0o700, exist_ok=True)
 
     def _examine_files(self, found: Traces) -> bool:
@@ -192,10 +197,13 @@ class HistoryOpener:
         history, home = schema.history_id(db), self._home()
         if is_new:
             self._set_files_aside(found.files)
+            self._set_keys_aside()
+            secrets_upgrade.mark_clean(db)
             provenance.raise_ids(db, found.max_id())
             doubt = None
         else:
             doubt = provenance.examine(db, history, home, found, replaced=replaced)
+            secrets_upgrade.upgrade(db, self.keys.files, self.keys.digests)
         self._settle(db, home, found, doubt)
         self.identity = HistoryIdentity(
             history, int(provenance.read_meta(db, "generation")), home.file if home else ""
@@ -203,6 +211,7 @@ class HistoryOpener:
         self.pauses = queue_pauses.read(db)
         self._begin_high_water(db, is_other=bool(found.mark and found.mark.history != history))
         self._remove_orphans(db)
+        self.keys.take(db, held=bool(self.pauses.held))
         self.size = trimming.measure(db)
         self.undone = [
             (Line(queue, submitter), State(state), number)
@@ -281,6 +290,13 @@ class HistoryOpener:
         for file in files:
             os.rename(f"{self._state_dir}/runs/{file.name}", f"{aside}/{file.name}")
         _log.warning("output of jobs that are not in this history was set aside in %s", aside)
+
+    def _set_keys_aside(self) -> None:
+        """Move the keys of another history away."""
+        suffix = str(time.time_ns())
+        if key_files.set_aside(self._state_dir, suffix):
+            aside = f"{self._state_dir}/{key_files.DIRECTORY}.{suffix}"
+            _log.warning("the keys of another history were set aside in %s", aside)
 
 
 def _is_known(db: sqlite3.Connection, file: SpillFile) -> bool:

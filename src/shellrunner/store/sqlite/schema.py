@@ -15,7 +15,8 @@ APPLICATION_ID: Final = 0x53687275  # "Shru" in the file's header (sqlite.org/fi
 # has its figures (`stdout_bytes` is not null); deleting the result sets them to null. Nearly all jobs are done, so
 # only those that are not are indexed by their state. Every statement and every index entry counts: an empty job costs
 # two statements, one row written twice.
-# `secrets` (values of the environment, standard input) are read by claims only, and deleted when the job ends.
+# `secrets` (values of the environment, standard input) are read by claims only, and deleted when the job ends. Since
+# schema 5 they are sealed (`sealing`); `secrets_upgrade` seals what is older.
 # No auto-vacuum: its pointer maps cost every insert, and a steady retention uses freed pages again.
 _VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;

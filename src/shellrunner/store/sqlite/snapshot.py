@@ -14,7 +14,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY
 from shellrunner.model import End, Volume
 from shellrunner.store.output import Head
-from shellrunner.store.sqlite import provenance, schema
+from shellrunner.store.sqlite import provenance, schema, secrets_upgrade
 from shellrunner.store.units import lifecycle, queue_pauses
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
@@ -121,6 +121,10 @@ class HistoryCopy:
     def delete(self, job_id: int, *, result_only: bool) -> None:
         """Delete a job that is done, or its result, as the server has done since the copy was made."""
         (lifecycle.delete_result if result_only else lifecycle.delete_job)(self._db, job_id)
+
+    def drop_plain_secrets(self) -> None:
+        """Remove secrets that an earlier version has not sealed: without them, those jobs fail to start."""
+        secrets_upgrade.drop_plain_text(self._db)
 
     def end_sessions(self) -> None:
         """Delete all sessions: one that has been ended since must not return."""

@@ -8,12 +8,14 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import NoSuchQueue, ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, State, Submitter, Volume
+from shellrunner.sealing.digest_key import DigestKey
+from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store import (
     ChangeLog,
     DeleteCount,
@@ -65,6 +67,8 @@ class Parts:
     outputs: OutputReader
     clock: ClockWatch
     high_water: HighWaterFile
+    keys: JobKeys
+    digests: DigestKey
 
 
 class SqliteStore:
@@ -94,8 +98,15 @@ class SqliteStore:
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
         # What the batch does with it, and how it may be claimed in the same commit: the diagram in `claims`.
+        parts = self._parts
+        if key is not None:
+            key = replace(key, digest=await parts.digests.apply(key.digest))
         new = NewJob.accept(spec, now_ms(), by)
-        item = AddJob(new, key, self._parts.high_water, self._parts.claims.job_added, self._parts.clock.now)
+        if new.secrets is not None:
+            new.key = await parts.keys.create()
+        item = AddJob(
+            new, key, parts.high_water, parts.claims.job_added, parts.clock.now, discard_key=parts.keys.discard
+        )
         job: Job = await self._engine.writes.submit(item)
         return job
 

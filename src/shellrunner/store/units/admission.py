@@ -4,12 +4,14 @@ Units for the writer. Must not know files, notifications or connections.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
 from shellrunner.errors import InvalidJob
 from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Streamed, Submitter
+from shellrunner.sealing import sealed_text
+from shellrunner.sealing.key_files import JobKey
 from shellrunner.store import rows
 from shellrunner.store.columns import NewJobRow, columns, placeholders
 from shellrunner.store.db import Db, check_changed
@@ -25,6 +27,7 @@ _ADD: Final = f"INSERT INTO jobs ({columns(NewJobRow)}) VALUES ({placeholders(Ne
 _WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_dependents = ?
     WHERE id = ? AND state = 'queued'"""
 _OWN: Final = "SELECT 1 FROM jobs WHERE id = ? AND submitter = ? AND run_as IS NOT DISTINCT FROM ?"
+_SEAL: Final = "UPDATE jobs SET secrets = ? WHERE id = ?"
 _MARK_DEPENDENTS: Final = "UPDATE jobs SET has_dependents = 1 WHERE id = ?"
 QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND id IN (
     SELECT id FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ? ORDER BY due LIMIT ?
@@ -36,17 +39,19 @@ NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'wait
 class NewJob:
     """A job that is to be accepted: `spec` as it was sent, `redacted` as it is shown, `secrets` what was removed.
 
-    `redacted_json` and `secrets` are as the row has them; making them before the transaction keeps that short.
+    `redacted_json` is as the row has it; making it before the transaction keeps that short. `secrets` are JSON, which
+    no row ever has: it is sealed with `key`, which must be there before the job is added.
     `is_startable`: it does not wait for anything but its turn. `by` is None if the submitter is not known.
     """
 
     spec: JobSpec
     redacted: JobSpec
     redacted_json: str
-    secrets: str | None
+    secrets: str | None = field(repr=False)
     created: Millis
     is_startable: bool
     by: Submitter | None
+    key: JobKey | None = None
 
     @classmethod
     def accept(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> Self:
@@ -94,7 +99,6 @@ class NewJob:
             created=self.created,
             command=self.spec.command_line,
             spec=self.redacted_json,
-            secrets=self.secrets,
             submitter=self.submitter,
             run_as=self.run_as,
             kill_only=int(self.kill_only),
@@ -129,6 +133,8 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
     prerequisites = _prerequisites(db, spec.after, new.by) if spec.after else []
     # A plain tuple of plain values: sqlite3 binds anything else more slowly.
     ((job_id,),) = db.execute(_ADD, tuple(new.row(owner))).fetchall()
+    if new.secrets is not None:
+        _seal(db, job_id, new)
     if spec.labels:
         labels = [(key, value, job_id) for key, value in spec.labels.items()]
         db.executemany("INSERT INTO labels (key, value, job) VALUES (?, ?, ?)", labels)
@@ -139,10 +145,19 @@ def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Trans
     transitions = [Transition(job_id, spec.queue, new.submitter, None, state, owner=owner)]
     if not new.is_startable:
         transitions = _hold_back(db, job_id, new, prerequisites)
+    if new.key is not None:
+        transitions[0] = transitions[0]._replace(key=new.key.name)
     if spec.notify or not new.is_startable:
         return rows.job(db, job_id), transitions
     phase = Queued() if owner is None else Running(new.created)
     return Job(job_id, new.redacted, new.created, phase, 1, None, new.submitter, new.run_as), transitions
+
+
+def _seal(db: Db, job_id: int, new: NewJob) -> None:
+    """Write the secrets; not with the row itself, as they are sealed for this id alone."""
+    assert new.secrets is not None  # noqa: S101  the caller has looked
+    assert new.key is not None  # noqa: S101  `SqliteStore.add` has made it
+    db.execute(_SEAL, (sealed_text.seal(new.secrets, new.key, job_id), job_id))
 
 
 def _prerequisites(db: Db, after: tuple[int, ...], by: Submitter | None) -> list[_Prerequisite]:

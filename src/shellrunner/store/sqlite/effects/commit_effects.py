@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from shellrunner.model import Delivery, Ending, State
+from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.notifications import Notifications, Topic
 from shellrunner.store.output.location import SlotOwner
@@ -35,6 +36,7 @@ class CommitEffects:
     requests: ClaimRequests
     trimmer: RetentionTrimmer
     spill: SpillRemover
+    keys: JobKeys
     due_timer: DueTimer
     indexer: Indexer
     endings: Counter[tuple[str, Ending]] = field(default_factory=Counter)
@@ -57,6 +59,7 @@ class CommitEffects:
         if released:
             self.notifications.notify(Topic.CALLBACKS)
             self.trimmer.wake()
+            self.keys.history_released()
 
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""
@@ -66,6 +69,8 @@ class CommitEffects:
     def _apply(self, transition: Transition) -> None:
         job_id, before, after = transition.job_id, transition.before, transition.after
         self.counts.apply(transition)
+        if transition.key is not None:
+            self.keys.committed(job_id, transition.key)
         if transition.owner is not None:
             self.owners[job_id] = transition.owner
         elif before is State.RUNNING and after is not State.RUNNING:
@@ -83,6 +88,7 @@ class CommitEffects:
 
     def _ended(self, transition: Transition) -> None:
         self.trimmer.added(transition.size or 0)
+        self.keys.job_ended(transition.job_id)
         if transition.ending is not None:
             self.endings[transition.queue, transition.ending] += 1
 
