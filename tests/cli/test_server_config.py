@@ -11,12 +11,13 @@ from shellrunner.cli import server_config
 from shellrunner.cli.server_config import ServerConfig, find
 from shellrunner.client import DEFAULT_URL
 from shellrunner.errors import ConfigError
+from tests.support.users import as_root
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Return an environment without settings, and an empty home directory."""
-    for variable in ("SHELLRUNNER_URL", "SHELLRUNNER_TOKEN", "XDG_RUNTIME_DIR"):
+    for variable in ("SHELLRUNNER_URL", "SHELLRUNNER_TOKEN", "SHELLRUNNER_SERVER_USER", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -93,6 +94,40 @@ def test_a_token_that_others_can_read_is_refused(write: Any, mode: int) -> None:
         find(None)
     write('url = "http://file"', mode)
     assert find(None).url == "http://file"
+
+
+def test_the_server_s_user_is_of_the_environment_or_else_of_the_file(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a name, a uid or `*`, for every server of this machine."""
+    assert find(None).server_user is None
+    write('server_user = "daemon"')
+    assert find("http://other").server_user == "daemon"
+    for user in ("0", "*", "nobody"):
+        monkeypatch.setenv("SHELLRUNNER_SERVER_USER", user)
+        assert find(None).server_user == user
+    monkeypatch.setenv("SHELLRUNNER_SERVER_USER", "no-such-user")
+    with pytest.raises(ConfigError, match="SHELLRUNNER_SERVER_USER: server_user: no such user"):
+        find(None)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_who_is_trusted_is_not_for_others_to_say(write: Any, mode: int) -> None:
+    """A file that others may change cannot name the server's user; one that they may read can."""
+    path = write('server_user = "daemon"', mode)
+    with pytest.raises(ConfigError, match=f"^{path}: sets server_user, and other users may change it"):
+        find(None)
+    write('server_user = "daemon"', 0o644)
+    assert find(None).server_user == "daemon"
+
+
+@as_root
+def test_a_file_of_another_user_cannot_name_the_server_s_user(write: Any) -> None:
+    """Root with the HOME of another user does not let that user choose who is trusted."""
+    path = write('server_user = "daemon"')
+    os.chown(path, 1, 1)
+    with pytest.raises(ConfigError, match=f"^{path}: sets server_user, and belongs to another user"):
+        find(None)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def config_path() -> Path:
 def _read(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             content = tomllib.loads(file.read().decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -77,10 +77,12 @@ def _read(path: Path) -> dict[str, str]:
     except ValueError as error:
         raise ConfigError(f"{path}: invalid TOML: {error}") from None
     _check(path, content)
-    if "token" in content and mode & _OTHERS:
+    if "token" in content and status.st_mode & _OTHERS:
         raise ConfigError(f"{path}: contains a token, and other users may read or change it: chmod 600 {path}")
-    if "server_user" in content and mode & _OTHERS_WRITE:
+    if "server_user" in content and status.st_mode & _OTHERS_WRITE:
         raise ConfigError(f"{path}: sets server_user, and other users may change it: chmod 600 {path}")
+    if "server_user" in content and status.st_uid not in {0, os.geteuid()}:  # as root with HOME of another user
+        raise ConfigError(f"{path}: sets server_user, and belongs to another user: chown it, or remove server_user")
     return content
 
 
