@@ -8,6 +8,7 @@ import re
 import select
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_what_is_no_text_and_no_json_does_not_break_the_line() -> None:
     )[0]
     assert (found["path"], found["raw"], found["set"]) == ("\udcff", "b'\\xff'", "{1}")
     assert (found["flag"], found["f"]) == (True, 0.5)
+
+
+def test_what_a_terminal_would_act_on_is_escaped() -> None:
+    """Control characters of C0 and C1, bidirectional, invisible and line-separating ones are escapes, as in JSON."""
+    kinds = {"Cc", "Cf", "Zl", "Zp"}
+    path = "".join(filter(lambda each: unicodedata.category(each) in kinds, map(chr, range(sys.maxunicode + 1))))
+    (line,) = run(f"logger.info('x', extra={{'path': {path!a}}})").decode().splitlines()
+    assert json.loads(line)["path"] == path
+    assert not kinds & {unicodedata.category(each) for each in line}
+    assert "їe\u0301" in run("logger.info('їe\u0301')").decode()
 
 
 def test_an_exception_is_a_field_on_the_same_line() -> None:
