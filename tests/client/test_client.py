@@ -133,10 +133,10 @@ async def hold(client: Any) -> None:
         (lambda client: client.job(10**17), 404, "no-such-job", f"there is no job {10**17}"),
         (lambda client: client.output_size(10**17), 404, "no-such-job", f"there is no job {10**17}"),
         (
-            lambda client: client.pause("a/b?c"),
+            lambda client: client.pause("a b?c"),
             404,
             "no-such-queue",
-            "there is no queue 'a/b?c': queues are defined in the configuration",
+            "there is no queue 'a b?c': queues are defined in the configuration",
         ),
         (
             lambda client: client.jobs_page(limit=0),
