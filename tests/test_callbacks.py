@@ -32,7 +32,8 @@ from tests.support.service import InProcess, Service
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.waiting import until
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
+SAMPLE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
+SECRET = f"whsec_{'c2VjcmV0' * 5}"
 QUICK_RETRIES = RetrySchedule(timeout=5.0, first_delay=0.01, max_delay=0.05)
 NO_RETRIES = RetrySchedule(timeout=5.0, retry_for=-1.0)  # no second try
 
@@ -148,7 +149,7 @@ async def tried(store: SqliteStore, job_id: Any, tries: Any) -> Any:
 def test_the_signature_is_that_of_the_standards_own_example() -> None:
     """The known secret, id, time and body have the known signature."""
     made = webhook_headers.webhook_headers(
-        "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', SECRET
+        "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', SAMPLE
     )
     assert made["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -574,6 +575,7 @@ def test_host_names_are_ascii(host: str) -> None:
         ({"hosts": ["example.org"]}, "callbacks.hosts: requires callbacks.secret"),
         ({"hosts": ["example.org"], "secret": "whsec_Z2VoZWlt"}, "24 to 64 random bytes"),
         ({"hosts": ["example.org"], "secret": SECRET.removeprefix("whsec_")}, "must be whsec_ followed by"),
+        ({"hosts": ["example.org"], "secret": SAMPLE}, "is the secret of a published example"),
         ({"hosts": ["http://example.org/"], "secret": SECRET}, "must be HOST or HOST:PORT"),
         ({"hosts": ["user@example.org"], "secret": SECRET}, "must be HOST or HOST:PORT"),
         ({"hosts": ["example.org:65536"], "secret": SECRET}, "must be HOST or HOST:PORT"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shellrunner.config import AuthSettings
-from shellrunner.service.startup_warnings import root_warnings
+from shellrunner.service.startup_warnings import root_warnings, shared_user_warnings
 from tests.support.service import Service
 from tests.support.tokens import hash_of
 
@@ -77,3 +77,19 @@ def test_commands_as_root_are_warned_of(tokens: list[Any], uid: int, found: list
     texts = list(root_warnings(auth, uid))
     assert len(texts) == len(found)
     assert all(words.startswith(start) for words, start in zip(texts, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "uid", "names"),
+    [
+        ([], 1000, ""),
+        ([token("a"), token("b")], 1000, ": a, b; "),
+        ([token("a") | {"scopes": ["read"]}, token("b")], 1000, ": b; "),
+        ([token("a") | {"scopes": ["read"]}], 1000, ""),
+        ([token("a"), token("b")], 0, ""),
+    ],
+)
+def test_commands_that_share_the_services_user_are_warned_of(tokens: list[Any], uid: int, names: str) -> None:
+    """Tokens whose commands can read the service's files are named; as root, another warning says more."""
+    texts = list(shared_user_warnings(AuthSettings(tokens=tokens), uid))
+    assert [names in text for text in texts] == ([True] if names else [])

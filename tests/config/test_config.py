@@ -18,6 +18,7 @@ from shellrunner.config.token_hash import check_hash, is_secret
 from tests.config.refusals import refusal
 from tests.support.tokens import hash_of
 
+WEBHOOK_SECRET = f"whsec_{'c2VjcmV0' * 4}"
 TOKEN = {"name": "ci", "hash": hash_of("ci"), "scopes": ["read"]}
 # What another setting is worth nothing without.
 REQUIRED = {
@@ -65,7 +66,7 @@ def test_a_queue_more_leaves_the_default_one(file: Any, monkeypatch: pytest.Monk
 
 def test_what_is_commented_out_in_the_shipped_file_could_be_used(file: Any) -> None:
     """Each commented setting of config.toml is one that is accepted as it stands."""
-    text = re.sub(r"^# (?=\w+ = )(?!shell = |tokens_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^# (?=\w+ = )(?!shell = |(tokens|secret)_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
     path = file(re.sub(r"^#   ", "", text, flags=re.MULTILINE).replace("alice", pwd.getpwuid(os.geteuid()).pw_name))
     path.chmod(0o600)
     (found,) = refusal(path)  # but for a token that anybody could read there
@@ -200,7 +201,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
         "audit.file": "/a", "audit.reads": True,
         "callbacks.hosts": ["example.org"], "callbacks.networks": ["10.0.0.0/8"],
-        "callbacks.secret": f"whsec_{'c2VjcmV0' * 4}",
+        "callbacks.secret": WEBHOOK_SECRET, "callbacks.secret_file": str(file(WEBHOOK_SECRET, "secret")),
     }  # fmt: skip
     value = others.get(key, 77)
     for needed in REQUIRED.get(key, ()):

@@ -30,6 +30,7 @@ from shellrunner.config.server import Address, ServerSettings
 from shellrunner.config.types import (
     ZERO_IS_NONE,
     AbsolutePath,
+    CredentialPath,
     EncodablePath,
     Section,
     callback_host,
@@ -136,6 +137,9 @@ class CallbackSettings(Section):
     secret: Annotated[str, AfterValidator(webhook_secret)] = Field(
         "", repr=False, description="secret that signs results: whsec_ and 24 to 64 random bytes in base64"
     )
+    secret_file: CredentialPath | None = Field(
+        None, description="file with that secret and nothing else, or the name of a credential"
+    )
     hosts: list[Annotated[str, AfterValidator(callback_host)]] = Field(
         default_factory=list, description="hosts to which results may be sent, as in URLs; empty: no callbacks"
     )
@@ -149,9 +153,16 @@ class CallbackSettings(Section):
     def _require_secret(cls, hosts: list[str], before: ValidationInfo) -> list[str]:
         # Reported for `hosts`, so that the error has their location. An invalid secret is absent from `before.data`
         # and has an error of its own.
-        if hosts and before.data.get("secret") == "":
-            raise ValueError("requires callbacks.secret, by which receivers verify the sender")
+        if hosts and before.data.get("secret") == "" and before.data.get("secret_file", "") is None:
+            raise ValueError("requires callbacks.secret or secret_file, by which receivers verify the sender")
         return hosts
+
+    @field_validator("secret_file")
+    @classmethod
+    def _refuse_both(cls, file: Path | None, before: ValidationInfo) -> Path | None:
+        if file is not None and before.data.get("secret"):
+            raise ValueError("must not be set together with callbacks.secret")
+        return file
 
 
 class LogSettings(Section):
@@ -251,15 +262,36 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     else:
         errors += secret_files.check_run_as(settings.auth.tokens, sources)
         try:
-            settings = settings.model_copy(update={"auth": secret_files.with_token_file(settings.auth)})
+            auth = secret_files.with_token_file(settings.auth)
+            callbacks = _with_secret_file(settings.callbacks)
+            settings = settings.model_copy(update={"auth": auth, "callbacks": callbacks})
             errors += [error_messages.format_error(key, sources, reason) for key, reason in _conflicts(settings)]
         except ConfigError as error:
             errors.append(error.detail)
-    if path and error_messages.has_key(FromFile.document, ("auth", "tokens")):
-        errors += secret_files.check_private(path)
+    if path and (secrets := [what for key, what in _SECRETS.items() if _is_set(FromFile.document, key)]):
+        errors += secret_files.check_private(path, " and ".join(secrets))
+    elif path:
+        errors += secret_files.check_writers(path)
     if errors:
         raise ConfigError("\n".join(errors))
     return settings
+
+
+def _is_set(document: dict[str, Any], key: tuple[str, str]) -> bool:
+    section, name = key
+    table = document.get(section)
+    return isinstance(table, dict) and bool(table.get(name))
+
+
+def _with_secret_file(callbacks: CallbackSettings) -> CallbackSettings:
+    """Return `callbacks` with the secret in `callbacks.secret_file`.
+
+    Raises:
+        ConfigError: the file is invalid, or others can read it.
+    """
+    if callbacks.secret_file is None:
+        return callbacks
+    return callbacks.model_copy(update={"secret": secret_files.read_webhook_secret(callbacks.secret_file)})
 
 
 def with_auth(settings: Settings, auth: AuthSettings) -> Settings:
@@ -283,6 +315,9 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
     if not tokens and server.cors_origins:
         yield ("server", "cors_origins"), "requires auth.tokens: pages of other sites must send a token"
 
+
+# What makes the file that has it private.
+_SECRETS = {("auth", "tokens"): "tokens", ("callbacks", "secret"): "the secret of callbacks"}
 
 _NOT_LOOPBACK = (
     "must be localhost, a loopback address or a Unix socket, because without tokens anybody who can connect may run "

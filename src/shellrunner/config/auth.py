@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shellrunner.config.token_hash import check_hash
-from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, Section, network
+from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, CredentialPath, Section, network
 from shellrunner.model import Argument, Name
 
 Scope = Literal["read", "run", "admin"]
@@ -169,7 +169,8 @@ class AuthSettings(Section):
     tokens: Annotated[list[Token], AfterValidator(require_unique_tokens)] = Field(
         default_factory=list, description="empty: only processes of the service's user may connect"
     )
-    tokens_file: AbsolutePath | None = Field(
-        default_factory=_default_tokens_file, description="file with further tokens and nothing else"
+    tokens_file: CredentialPath | None = Field(
+        default_factory=_default_tokens_file,
+        description="file with further tokens and nothing else, or the name of a credential",
     )
     session_cookie: bool = Field(False, description="whether POST /api/session sets a cookie for EventSource")

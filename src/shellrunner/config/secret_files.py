@@ -1,4 +1,4 @@
-"""Files with secrets: their permissions, the content of `auth.tokens_file`, and the users that tokens run as.
+"""Files with secrets: their permissions, the content of `auth.tokens_file` and `callbacks.secret_file`, `run_as`.
 
 Used by `config.load`. A tokens file has the lines that `shellrunner token create` prints, and nothing else.
 """
@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from shellrunner.config import error_messages
 from shellrunner.config.auth import AuthSettings, Token, require_unique_tokens
-from shellrunner.config.types import Section
+from shellrunner.config.types import Section, webhook_secret
 from shellrunner.errors import ConfigError
 
 # The group may read it: systemd grants access to credentials by an access control list, which shows up as the group's
@@ -58,6 +58,30 @@ def with_token_file(auth: AuthSettings) -> AuthSettings:
     return auth.model_copy(update={"tokens": tokens})
 
 
+def read_webhook_secret(path: Path) -> str:
+    """Return the secret that signs results, which is alone in a file.
+
+    Raises:
+        ConfigError: the file is invalid, or others can read it; the text does not repeat the secret.
+    """
+    check_rereadable(path)
+    errors = [*check_private(path, "the secret of callbacks")]
+    try:
+        # Editors add a byte order mark or the end of a line.
+        secret = path.read_text("utf-8-sig").strip()
+        if not webhook_secret(secret):
+            errors.append(f"{path}: is empty: expected the secret of callbacks")
+    except OSError as error:
+        errors = [f"{path}: cannot be read: {error.strerror}"]
+    except UnicodeDecodeError:
+        errors.append(f"{path}: not UTF-8")
+    except ValueError as error:
+        errors.append(f"{path}: {error}")
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return secret
+
+
 def check_rereadable(path: Path) -> None:
     """Reject a pipe as a file that is read again at SIGHUP.
 
@@ -83,6 +107,16 @@ def check_private(path: Path, what: str = "tokens") -> Iterator[str]:
         yield f"{path}: contains {what}, but other users can read or change it: chmod g-w,o= {path}"
     if status.st_uid not in {0, os.geteuid()}:
         yield f"{path}: contains {what}, but belongs to another user (uid {status.st_uid})"
+
+
+def check_writers(path: Path) -> Iterator[str]:
+    """Check that not everybody can change a file; yield an error if they can: they could name commands and users."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # reported when it is read
+        return
+    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+        yield f"{path}: every user can change it: chmod o-w {path}"
 
 
 def check_run_as(tokens: Iterable[Token], sources: error_messages.ConfigSources) -> Iterator[str]:

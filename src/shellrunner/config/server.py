@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from shellrunner.config.types import AbsolutePath, Section, authority, network
+from shellrunner.config.types import CredentialPath, Section, authority, network
 
 _UNIX: Final = "unix:"
 _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/]+)):([0-9]{1,5})")
@@ -90,8 +90,12 @@ class ServerSettings(Section):
     proxies: list[Annotated[str, AfterValidator(network)]] = Field(
         default_factory=list, description="proxies whose X-Forwarded-For is trusted"
     )
-    tls_cert: AbsolutePath | None = Field(None, description="PEM file with the whole certificate chain")
-    tls_key: AbsolutePath | None = Field(None, description="PEM file with the private key; with it, only TLS 1.3")
+    tls_cert: CredentialPath | None = Field(
+        None, description="PEM file with the whole certificate chain, or the name of a credential"
+    )
+    tls_key: CredentialPath | None = Field(
+        None, description="PEM file with the private key, or the name of a credential; with it, only TLS 1.3"
+    )
     max_connections: int = Field(1000, ge=1, description="maximum number of open connections")
     max_streams: int = Field(100, ge=1, description="maximum number of open streams of one token or user")
 

@@ -1,6 +1,8 @@
 """Types and validators of settings, shared by the sections. Must not know which setting uses them."""
 
+import hashlib
 import ipaddress
+import os
 import re
 from base64 import b64decode
 from pathlib import Path
@@ -24,6 +26,19 @@ def absolute(path: Path) -> Path:
     return path
 
 
+def credential(path: Path) -> Path:
+    """Require an absolute path, or the name of a credential of the unit (LoadCredential= in systemd.exec(5))."""
+    if path.is_absolute() or str(path) != path.name or str(path) in {"", ".", ".."}:
+        return absolute(path)
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not directory.startswith("/"):
+        raise ValueError(
+            f"must be an absolute path; as the name of a credential it needs LoadCredential={path}:PATH in the unit, "
+            "and $CREDENTIALS_DIRECTORY is not set"
+        )
+    return absolute(Path(directory, path))
+
+
 def encodable(text: str) -> str:
     """Require text that can be sent to a keeper as UTF-8 and passed to execve(2): no NUL, no lone surrogates."""
     if "\0" in text:
@@ -39,6 +54,7 @@ def encodable(text: str) -> str:
 ZERO_IS_NONE: Final = AfterValidator(lambda number: number or None)
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(absolute)]
 _MAPPED_BITS: Final = 96  # of the prefix ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
+CredentialPath = Annotated[Path, Field(strict=False), AfterValidator(credential)]
 EncodablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(encodable(str(path))))]
 
 
@@ -79,6 +95,15 @@ def callback_host(text: str) -> str:
     return host
 
 
+# SHA-256 of the keys in the examples of Standard Webhooks 1.0, one of which our guide had, too.
+_PUBLISHED_SECRETS: Final = frozenset(
+    {
+        "f74e1720b76148810ffaeb4dc46a600cfa2fc3720e96da67a85a3dcb3f14c7a3",
+        "640bcf020faf995ff89f2cda6aa82e743433a27ac4da83349643b355e59b1d49",
+    }
+)
+
+
 def webhook_secret(secret: str) -> str:
     """Require a secret of Standard Webhooks 1.0: `whsec_` and 24 to 64 bytes in base64."""
     if not secret:
@@ -89,4 +114,6 @@ def webhook_secret(secret: str) -> str:
         key = b""
     if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
         raise ValueError("must be whsec_ followed by 24 to 64 random bytes in base64")
+    if hashlib.sha256(key).hexdigest() in _PUBLISHED_SECRETS:
+        raise ValueError("is the secret of a published example: use 24 to 64 random bytes of your own")
     return secret

@@ -1,4 +1,4 @@
-"""Warn in the log about a start that is dangerous but allowed: a slow parser, root, a journal that drops lines.
+"""Warn in the log about a start that is dangerous but allowed: a slow parser, root, a shared user, journal gaps.
 
 Owned by the composition root. Must not know the running parts.
 """
@@ -22,7 +22,8 @@ def emit(settings: Settings) -> None:
     """Log each warning."""
     stop = namespace_warnings(settings.supervisor.on_stop)
     journal = journal_warnings(settings.audit.file)
-    for text in (*python_warnings(), *root_warnings(settings.auth, os.geteuid()), *stop, *journal):
+    users = (*root_warnings(settings.auth, os.geteuid()), *shared_user_warnings(settings.auth, os.geteuid()))
+    for text in (*python_warnings(), *users, *stop, *journal):
         log.warning(text)
 
 
@@ -63,3 +64,16 @@ def root_warnings(auth: AuthSettings, uid: int) -> Iterator[str]:
         yield "commands run as root: run the service as another user, or create tokens with run_as"
     elif free := [token.name for token in auth.tokens if token.run_as is None]:
         yield f"commands of these tokens run as root: {', '.join(free)}; set run_as for each of them"
+
+
+def shared_user_warnings(auth: AuthSettings, uid: int) -> Iterator[str]:
+    """Yield a warning if commands of tokens run as the service's own user, whose files they can then read."""
+    if uid == 0:  # `root_warnings` says more
+        return
+    # Another user is not possible: a service that is not root refuses such a `run_as` at the start.
+    if sharing := [token.name for token in auth.tokens if "run" in token.scopes]:
+        yield (
+            "commands of these tokens run as the service's own user, so they can read its files: the history, the "
+            f"secrets of jobs that are not done, settings and keys: {', '.join(sharing)}; to separate them, run the "
+            "service as root and set run_as for each token"
+        )

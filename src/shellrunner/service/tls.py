@@ -49,10 +49,12 @@ class Certificate:
     def _read(self) -> ssl.SSLContext:
         try:
             # Read here first, because ssl does not report which of the two it cannot read.
+            secret = {self._key}
             for path in (self._chain, self._key):
                 secret_files.check_rereadable(path)
-                path.read_bytes()
-            wrong = [*secret_files.check_private(self._key, "the private key")]
+                if b"PRIVATE KEY-----" in path.read_bytes():  # also where the chain's file has one
+                    secret.add(path)
+            wrong = [error for path in secret for error in secret_files.check_private(path, "the private key")]
             context = _context(self._chain, self._key)
         except ssl.SSLError as error:
             reason = (error.reason or "they cannot be read").replace("_", " ").lower()
