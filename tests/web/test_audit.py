@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import shlex
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shellrunner.log import AUDIT, format_line
 from shellrunner.model import JobSpec
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web import ROUTES
@@ -91,7 +93,7 @@ async def test_everything_that_is_asked_for_is_in_the_line(site: Site) -> None:
     assert accepted(site) == {
         "form": "argv", "command": command, "command_bytes": len(command.encode()),
         "command_sha256": hashlib.sha256(command.encode()).hexdigest(),
-        "cwd": "/tmp", "env": ["LD_PRELOAD", "B"], "stdin_bytes": 6, "tty": True, "labels": {"team": "red"},
+        "cwd": "/tmp", "env": ["LD_PRELOAD", "B"], "stdin_bytes": 6, "tty": True, "labels": ["team:red"],
         "priority": 5, "after": [first], "timeout": 9.0, "retries": 2, "leave_children": True,
         "start_at": "2100-01-01T00:00:00.000Z",
     }  # fmt: skip
@@ -123,6 +125,23 @@ def test_names_that_do_not_fit_are_counted_and_hashed() -> None:
     assert len(json.dumps(details)) < 20_000
     assert details["env_count"] == 4096
     assert details["env_sha256"] == hashlib.sha256("\0".join(sorted(names)).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("character", ["x", "\x1b", "\u202e", "\U000e0001", "\U0001f600"])
+def test_no_job_makes_a_line_that_journald_would_cut(character: str) -> None:
+    """Whatever everything in it consists of, a line of the audit log has less than 48 KiB, where journald cuts it."""
+    spec = JobSpec.model_validate(
+        {
+            "command": f"{character}y" * 20_000,
+            "cwd": "/" + character * 4_000,
+            "env": {f"{number}{character * 500}": "" for number in range(4_000)},
+            "labels": {f"{number:063}": character * 255 for number in range(32)},
+            "after": [10**18 - number for number in range(1, 101)],
+        }
+    )
+    details = {"who": "token:" + "x" * 63, "path": "/api/jobs", **audit_details.of_job(spec, "x" * 32, 1000)}
+    assert len(format_line(logging.INFO, "accepted", AUDIT, details).encode()) < 48 * 1024 - 1000
+    assert details["env_count"] == 4_000
 
 
 # Other changes

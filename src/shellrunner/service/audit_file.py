@@ -86,13 +86,16 @@ class AuditFile:
             self._close()
 
     async def _add(self, content: bytes, seconds: float) -> bool:
-        written = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Line(content, written))
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        line = _Line(content, written)
+        self._waiting.append(line)
         self._start_writing()
         try:
             async with asyncio.timeout(seconds):
-                return bool(await written)
+                return await written
         except TimeoutError:
+            with contextlib.suppress(ValueError):  # it is being written
+                self._waiting.remove(line)
             return False
 
     def _start_writing(self) -> None:

@@ -93,7 +93,8 @@ class _ClientProtocol(WatchedProtocol):
         self._parse(data[:refused_at])
         if refused_at is not None:
             self._is_refused = True
-            log.debug("invalid HTTP request: its first line is not one of HTTP/1.0 or HTTP/1.1")
+            text = "invalid HTTP request: its first line is not one of HTTP/1.0 or HTTP/1.1"
+            log.debug(text, extra={"repeats": "invalid HTTP request"})
             self._parse(NO_REQUEST_LINE)  # by itself, since an error hides the requests that are parsed with it
 
     def _parse(self, data: bytes) -> None:
@@ -243,7 +244,7 @@ def _from_parser_error(error: BaseException | None) -> web.Response:
         return problems.problem(
             "headers-too-large", "the request line or a header is too long, or there are too many headers"
         )
-    log.debug("invalid HTTP request: %s", _unquoted(error))
+    log.debug("invalid HTTP request: %s", _unquoted(error), extra={"repeats": "invalid HTTP request"})
     if message.startswith("Invalid char in url"):
         return problems.problem(
             "bad-request", "the request target contains a character that must be percent-encoded (RFC 3986)"

@@ -74,12 +74,12 @@ class Audit:
         await request[_ENTRY].accept("read", audit_details.of_query(request.query))
 
     def log_result(self, request: web.Request, response: web.Response | web.StreamResponse | None) -> None:
-        """Log the response to a request that was accepted; None: the client did not wait for it."""
+        """Log the response to a request that was accepted; None: there was nobody to send it to."""
         entry = request.get(_ENTRY)
         if entry is None or not entry.is_accepted:
             return
         status = None if response is None else response.status
-        why = "disconnected" if response is None else response.get(PROBLEM_CODE)
+        why = "unanswered" if response is None else response.get(PROBLEM_CODE)
         if entry.event == "read" and (status or 0) < 400:
             return
         result = {"request": entry.number, "status": status, **({"why": why} if why else {}), **entry.details}

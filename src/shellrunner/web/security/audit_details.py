@@ -4,6 +4,7 @@ Used by the handlers. Never values of environment variables, text for standard i
 the lines are written.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -13,7 +14,9 @@ from shellrunner.model import JobSpec, Streamed
 
 Details = dict[str, Any]
 
-_MAX_NAMES: Final = 16_000  # characters of all names of variables together; journald cuts lines of 48 KiB
+# Characters, escaped as JSON may, of all names of variables and of all labels: journald cuts lines at 48 KiB.
+_MAX_NAMES: Final = 10_000
+_MAX_LABELS: Final = 6_000
 _MAX_NAME: Final = 200  # characters of one name, or of a label's value
 _MAX_PATH: Final = 1000
 _MAX_RANGES: Final = 500  # of ids
@@ -33,14 +36,14 @@ def of_job(spec: JobSpec, run_as: str | None, command_characters: int | None) ->
 def _circumstances(spec: JobSpec, run_as: str | None) -> Iterable[tuple[str, Any]]:
     yield "run_as", run_as
     yield "cwd", spec.cwd and _cut(str(spec.cwd), _MAX_PATH)
-    yield from _names("env", list(spec.env)).items()
+    yield from _names("env", list(spec.env), _MAX_NAMES).items()
     yield "stdin", "stream" if isinstance(spec.stdin, Streamed) else None
     yield "stdin_bytes", len(spec.stdin.encode(errors="replace")) if isinstance(spec.stdin, str) else None
     yield "tty", spec.tty is not None
     yield "leave_children", spec.leave_children
     yield "notify", spec.notify and spec.notify.host
     yield "queue", spec.queue if spec.queue != "default" else None
-    yield "labels", {key: _cut(value, _MAX_NAME) for key, value in spec.labels.items()}
+    yield from _names("labels", [f"{key}:{value}" for key, value in spec.labels.items()], _MAX_LABELS).items()
     yield "priority", spec.priority
     yield "after", list(spec.after)
     yield "start_at", spec.start_at
@@ -86,14 +89,15 @@ def of_ids(job_ids: Iterable[int]) -> Details:
     return {"ids": ",".join(shown), **({"ids_omitted": omitted} if omitted else {})}
 
 
-def _names(key: str, names: Sequence[str]) -> Details:
+def _names(key: str, names: Sequence[str], limit: int) -> Details:
     """Return the names that fit; if not all do, also their number, and the SHA-256 of all (sorted, joined by NUL)."""
-    shown, size = [], 0
+    shown: list[str] = []
     for name in names:
-        size += min(len(name), _MAX_NAME)
-        if size > _MAX_NAMES:
+        cut = _cut(name, _MAX_NAME)
+        limit -= len(json.dumps(cut))
+        if limit < 0:
             break
-        shown.append(_cut(name, _MAX_NAME))
+        shown.append(cut)
     if shown == list(names):
         return {key: shown}
     every = "\0".join(sorted(names)).encode(errors="surrogatepass")
