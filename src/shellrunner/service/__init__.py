@@ -97,6 +97,7 @@ async def _serve(
     on_stop = pid_namespace.stop_policy(settings.supervisor.on_stop)
     with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
         async with (
+            audit_sink(settings.audit.file) as audit,
             open_store(
                 state_dir,
                 retention(settings),
@@ -106,7 +107,6 @@ async def _serve(
             ) as store,
             supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
             background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
-            audit_sink(settings.audit.file) as audit,
         ):
             health = Health(store, notifier)
             readiness = Readiness(store, health, audit, supervisor, supervising)
