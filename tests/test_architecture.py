@@ -174,7 +174,16 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("responses",),
         ("streaming",),
         ("server_protocol", "bodies"),
-        ("problems", "connections", "parameters", "accept", "aiohttp_internals", "static_files", "request_line"),
+        (
+            "problems",
+            "connections",
+            "revocation",
+            "parameters",
+            "accept",
+            "aiohttp_internals",
+            "static_files",
+            "request_line",
+        ),
         ("__init__",),
     ),
     "web.security": (

@@ -277,7 +277,7 @@ async def test_connections_and_problems_are_counted(tmp_path: Path) -> None:
         after = await scrape(service)
         for problem, number in (("bad-request", 1), ("no-such-job", 1), ("wrong-host", 0)):
             assert after("problems_total", problem=problem) == number
-        for reason in ("one-too-many", "slow-head", "large-head", "not-reading"):
+        for reason in ("one-too-many", "slow-head", "large-head", "not-reading", "revoked"):
             assert after("connections_cut_total", reason=reason) == 0
 
 

@@ -1,5 +1,6 @@
 """Tokens from end to end: made on the command line, put into a file, shown over HTTP, revoked by SIGHUP."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 
 from shellrunner.access.throttle import BURST
@@ -270,12 +272,21 @@ async def test_too_many_wrong_tokens_must_wait_and_a_right_one_never_does(guarde
 
 
 async def test_a_reload_admits_the_tokens_that_the_files_name_now(guarded: Any) -> None:
-    """An added token is valid, a removed one is not, and the log names both, without a hash."""
+    """An added token is valid, a removed one is not and its stream ends, and the log names both, without a hash."""
     guarded.write(("ci",), ("old",))
     await guarded.start()
     assert [await guarded.asked(name) for name in ("ci", "old")] == [200, 200]
+    streams = [
+        await guarded.session.get(f"{guarded.url}/api/statuses/events", headers=guarded.shown(name))
+        for name in ("ci", "old")
+    ]
     guarded.write(("ci",), ("new",))
     entry = await guarded.reload()
+    async with asyncio.timeout(1):
+        with pytest.raises(aiohttp.ClientError):
+            await streams[1].read()
+    assert not streams[0].content.at_eof()
+    streams[0].close()
     assert entry["changed"] == ["auth.tokens"]
     assert (entry["tokens_added"], entry["tokens_removed"], "tokens_changed" in entry) == (["new"], ["old"], False)
     assert [await guarded.asked(name) for name in ("ci", "old", "new")] == [200, 401, 200]

@@ -18,7 +18,7 @@ from shellrunner.access.authenticator import Authenticator, open_authenticator
 from shellrunner.access.session_registry import SESSION_LIFETIME, SessionRegistry
 from shellrunner.access.throttle import BURST
 from shellrunner.access.token_lookup import Tokens
-from shellrunner.config import AuthSettings, Token
+from shellrunner.config import AuthSettings, Rule, Token
 from shellrunner.config.token_hash import PREFIX, hash_secret
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
 from shellrunner.store import Retention
@@ -190,15 +190,49 @@ async def test_a_revoked_token_is_invalid_at_once(authenticator: Authenticator) 
 
 
 @pytest.mark.parametrize(
-    ("scopes", "goes_on"), [(["read", "run"], True), (["admin", "run", "read"], True), (["read"], False)]
-)
-async def test_a_stream_goes_on_while_its_token_has_as_many_scopes(
-    authenticator: Authenticator, scopes: list[str], goes_on: bool
+    ("changed", "goes_on"),
+    [
+        ({}, True), ({"scopes": ["admin", "run", "read"]}, True), ({"expires": NOON + timedelta(days=1)}, True),
+        ({"scopes": ["read"]}, False), ({"name": "renamed"}, False), ({"run_as": "root"}, False),
+        ({"commands": [Rule(command="ls")]}, False), ({"expires": NOON}, False),
+    ],
+)  # fmt: skip
+async def test_a_stream_goes_on_while_its_token_allows_as_much(
+    authenticator: Authenticator, changed: dict[str, Any], goes_on: bool
 ) -> None:
-    """A stream goes on if its token was renamed or got a scope, and ends if it lost one."""
+    """It goes on if its token got a scope or a later expiry, and ends if anything else of it changed."""
     identity = authenticator.authenticate_token(SECRET, "x")
-    authenticator.reload(auth(token(name="renamed", scopes=scopes)))
+    authenticator.reload(auth(token(**changed)))
     assert authenticator.is_still_valid(identity) == goes_on
+    authenticator.reload(auth())
+    assert authenticator.is_still_valid(identity)
+
+
+async def test_changes_are_reported(authenticator: Authenticator) -> None:
+    """A reload, the end of a session and one session too many each report that an identity may be invalid by now."""
+    reported: list[int] = []
+    authenticator.on_change = lambda: reported.append(1)
+    authenticator.reload(auth())
+    assert len(reported) == 1
+    identity = authenticator.authenticate_token(SECRET, "x")
+    await authenticator.create_session(identity)
+    assert len(reported) == 2
+    await authenticator.end_sessions(identity)
+    assert len(reported) == 3
+
+
+async def test_the_first_expiry_is_the_next(store: SqliteStore, clock: Clock) -> None:
+    """What is left is the shorter of the token's and the session's time; None where neither expires."""
+    authenticator = await opened_with(store, clock)
+    identity = authenticator.authenticate_token(SECRET, "x")
+    assert authenticator.seconds_left(identity) is None
+    watcher = await authenticator.authenticate_session(await authenticator.create_session(identity))
+    assert watcher is not None
+    assert authenticator.seconds_left(watcher) == SESSION_LIFETIME
+    authenticator.reload(auth(token(expires=NOON + timedelta(seconds=9))))
+    assert authenticator.seconds_left(authenticator.authenticate_token(SECRET, "x")) == 9
+    await authenticator.end_sessions(identity)
+    assert authenticator.seconds_left(watcher) == 0
 
 
 async def test_removing_the_last_token_admits_nobody(authenticator: Authenticator) -> None:
@@ -207,7 +241,7 @@ async def test_removing_the_last_token_admits_nobody(authenticator: Authenticato
     authenticator.reload(AuthSettings(tokens=[], tokens_file=None))
     assert authenticator.needs_token
     assert not authenticator.is_still_valid(identity)
-    assert authenticator.is_still_valid(authenticator.authenticate_uid(os.geteuid()))
+    assert authenticator.is_still_valid(authenticator.authenticate_uid(os.geteuid(), on_unix_socket=True))
     with pytest.raises(TokenNeeded):
         authenticator.authenticate_token(SECRET, "x")
 
@@ -216,10 +250,11 @@ async def test_removing_the_last_token_admits_nobody(authenticator: Authenticato
 
 
 async def test_the_services_own_user_may_do_everything(authenticator: Authenticator) -> None:
-    """The service's own user has all scopes, and is named by its uid."""
-    identity = authenticator.authenticate_uid(os.geteuid())
-    assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", ALL_SCOPES, None)
-    assert authenticator.is_still_valid(identity)
+    """The service's own user has all scopes, and is named by its uid; with tokens, on the Unix socket only."""
+    for on_unix_socket in (True, False):
+        identity = authenticator.authenticate_uid(os.geteuid(), on_unix_socket=on_unix_socket)
+        assert (identity.name, identity.scopes, identity.token) == (f"uid:{os.geteuid()}", ALL_SCOPES, None)
+        assert authenticator.is_still_valid(identity) == on_unix_socket
 
 
 @pytest.mark.parametrize("uid", [None, os.geteuid() + 1, 65_534, -1])

@@ -6,12 +6,10 @@ import subprocess
 from collections.abc import AsyncIterator
 from http.cookies import SimpleCookie
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shellrunner.web import ROUTES
-from shellrunner.web.app_keys import AUTHENTICATOR, SETTINGS
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.route import Access
 from tests.support.site import Answer, Site, serving
@@ -167,29 +165,6 @@ async def test_delete_ends_all_sessions_of_the_token(closed: Site) -> None:
             check_problem(await closed.get("/api/statuses", headers=cookie), 401)
         assert (await closed.get("/api/statuses", headers=other)).status == 200
         assert await others.content.readany()
-
-
-@pytest.mark.parametrize("shown", ["token", "cookie"])
-async def test_a_revoked_token_ends_its_streams_within_a_heartbeat(closed: Site, shown: str) -> None:
-    """Streams of a revoked token end, whether opened with the token or a cookie; those of another go on."""
-    closed.app[STREAMS].heartbeat = 0.1
-    headers = bearer() if shown == "token" else await begun(closed)
-    url = f"http://127.0.0.1:{closed.port}/api/statuses/events"
-    async with (
-        closed.session.get(url, headers=headers) as mine,
-        closed.session.get(url, headers=bearer("looker")) as others,
-    ):
-        assert (mine.status, others.status) == (200, 200)
-        authenticator = closed.app[AUTHENTICATOR]
-        authenticator.reload(without(closed, "ci"))
-        await until(lambda: closed.app[STREAMS].count().total() == 1)
-        check_problem(await closed.get("/api/statuses", headers=headers), 401)
-        assert await others.content.readany()
-
-
-def without(site: Site, name: str) -> Any:
-    auth = site.app[SETTINGS].auth
-    return auth.model_copy(update={"tokens": [token for token in auth.tokens if token.name != name]})
 
 
 async def test_a_token_that_may_not_read_begins_no_session(closed: Site) -> None:

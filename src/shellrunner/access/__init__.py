@@ -18,14 +18,16 @@ ALL_SCOPES: Final[frozenset[Scope]] = frozenset({"read", "run", "admin"})
 class Identity:
     """An authenticated client. `name` is `token:NAME` or `uid:1000`: for the log, the audit and Idempotency-Keys.
 
-    `token` is None for a process of the service's own user, which may do everything. `session` is the digest of the
-    session cookie, if that was used to authenticate: it allows watching only.
+    `token` is None for a process of the service's own user, which may do everything; `on_unix_socket` says whether it
+    is connected to one, where it needs no token even if there are some. `session` is the digest of the session
+    cookie, if that was used to authenticate: it allows watching only.
     """
 
     name: str
     scopes: frozenset[Scope]
     token: Token | None = None
     session: bytes | None = None
+    on_unix_socket: bool = False
 
     @property
     def run_as(self) -> str | None:
@@ -53,6 +55,6 @@ class Identity:
         return Submitter(self.name, self.run_as, sees_all=self.sees_all, kill_only=self.kill_only)
 
 
-def service_user(uid: int) -> Identity:
+def service_user(uid: int, *, on_unix_socket: bool = False) -> Identity:
     """Return the identity of a process of the service's own user."""
-    return Identity(f"uid:{uid}", ALL_SCOPES)
+    return Identity(f"uid:{uid}", ALL_SCOPES, on_unix_socket=on_unix_socket)

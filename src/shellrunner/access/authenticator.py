@@ -55,10 +55,11 @@ class Authenticator:
         self._clock = clock
         self._uid = os.geteuid()
         self._needs_token = False
+        self.on_change: Callable[[], None] = lambda: None  # called when an identity may have become invalid
         self.reload(auth)
 
     def reload(self, auth: AuthSettings) -> None:
-        """Admit what `auth` configures from now on; end the sessions of all other tokens."""
+        """Admit what `auth` configures from now on; end the sessions of all other tokens, and what is open."""
         self._tokens = Tokens(auth.tokens)
         self._rates.configure(auth.tokens)
         # It stays true when the last token is removed. Its removal is meant to lock somebody out; behind a proxy of
@@ -67,6 +68,7 @@ class Authenticator:
         self._needs_token = self._needs_token or bool(self._tokens)
         self._has_sessions = auth.session_cookie
         self._sessions.end_all_except({token.hash for token in auth.tokens} if auth.session_cookie else ())
+        self.on_change()
 
     async def flush_sessions(self) -> None:
         """Write to the store which sessions were ended, so that they do not come back in another process.
@@ -116,29 +118,35 @@ class Authenticator:
         if identity.token is not None and identity.token.requests_per_second is not None:
             self._rates.take(identity.token)
 
-    def authenticate_uid(self, uid: int | None) -> Identity:
+    def authenticate_uid(self, uid: int | None, *, on_unix_socket: bool = False) -> Identity:
         """Return the identity of a process of the service's own user; None: the kernel could not name the uid.
 
         Raises:
             NotThisUser: the process belongs to another user, or the owner is not known.
         """
         if uid == self._uid:
-            return service_user(uid)
+            return service_user(uid, on_unix_socket=on_unix_socket)
         owner = (
             "the owner of this connection could not be determined" if uid is None else f"this one has the uid {uid}"
         )
         raise NotThisUser(f"without a token only processes of the service's user may connect; {owner}. {_HELP}")
 
     def is_still_valid(self, identity: Identity) -> bool:
-        """Return whether an identity would be admitted again now, with no fewer scopes."""
+        """Return whether an identity would be admitted again now, with no fewer scopes and nothing else changed."""
         if identity.token is None:
-            return True
+            return identity.on_unix_socket or not self._needs_token
         current = self._unless_expired(self._tokens.find_by_hash(identity.token.hash))
-        if current is None or not identity.scopes <= current.scopes:
+        if current is None or not identity.scopes <= current.scopes or not _is_as_before(identity, current):
             return False
-        if current.token is None or current.token.networks != identity.token.networks:
-            return False  # its next request shows whether it comes from one of the new networks
         return identity.session is None or self._sessions.is_active(identity.session)
+
+    def seconds_left(self, identity: Identity) -> float | None:
+        """Return in how many seconds the identity's token or session expires, whichever is first; None: never."""
+        expires = identity.token.expires if identity.token else None
+        left = [] if expires is None else [(expires - self._clock()).total_seconds()]
+        if identity.session is not None:
+            left.append(self._sessions.seconds_left(identity.session))
+        return min(left, default=None)
 
     async def create_session(self, identity: Identity) -> str:
         """Create a session for the identity's token; return the value of its cookie.
@@ -149,7 +157,10 @@ class Authenticator:
         """
         if identity.token is None or not self._has_sessions:
             raise SessionsOff
-        return await self._sessions.create(identity.token.hash)
+        try:
+            return await self._sessions.create(identity.token.hash)
+        finally:
+            self.on_change()  # with one too many, the oldest has ended
 
     async def end_sessions(self, identity: Identity) -> None:
         """End all sessions of the identity's token.
@@ -158,9 +169,22 @@ class Authenticator:
             StoreUnavailable: they are invalid, but would be valid again in the next process: try again.
         """
         if identity.token is not None:
-            await self._sessions.end_all(identity.token.hash)
+            self._sessions.end_all(identity.token.hash)
+            self.on_change()
+            await self._sessions.flush()
 
     def _unless_expired(self, identity: Identity | None) -> Identity | None:
         if identity is not None and identity.token is not None and identity.token.is_expired(self._clock()):
             return None
         return identity
+
+
+def _is_as_before(identity: Identity, current: Identity) -> bool:
+    """Return whether a token has the settings with which it was accepted, except for its scopes and its expiry.
+
+    Another user, fewer commands or networks: which change allows less is not for this place to know, so any counts.
+    """
+    before, after = identity.token, current.token
+    if before is None or after is None or before == after:
+        return before == after
+    return before.model_copy(update={"scopes": after.scopes, "expires": after.expires}) == after

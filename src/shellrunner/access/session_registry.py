@@ -100,14 +100,14 @@ class SessionRegistry:
             raise
         return value
 
-    async def end_all(self, token: str) -> None:
-        """End all sessions of the token with this hash.
+    def seconds_left(self, digest: bytes) -> float:
+        """Return in how many seconds the session with this digest expires; 0 if there is none."""
+        session = self._open.get(digest)
+        return 0.0 if session is None else (session.expires - self._clock()) / 1000
 
-        Raises:
-            StoreUnavailable: they are invalid, but would be valid again in the next process: try again.
-        """
+    def end_all(self, token: str) -> None:
+        """End all sessions of the token with this hash, in memory; `flush` writes that to the store."""
         self._end(self._digests(token))
-        await self.flush()
 
     def end_all_except(self, tokens: Collection[str]) -> None:
         """End all expired sessions and those of all tokens but these, in memory; `flush` writes that to the store."""

@@ -47,6 +47,7 @@ from shellrunner.web.handlers.lists import FILTER_PARAMETERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
+from shellrunner.web.http.revocation import REVOCATIONS, Revocations
 from shellrunner.web.http.server_protocol import Runner
 from shellrunner.web.http.streaming import STREAMS, Streams
 from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, SSE, TEXT, Access, Route
@@ -170,6 +171,7 @@ def make_app(
     app[AUDIT] = audit
     limits = ConnectionLimits(max_connections=settings.server.max_connections)
     app[CONNECTIONS] = Connections(limits, STATUSES, audit.log_refused_connection)
+    app[REVOCATIONS] = Revocations(authenticator)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, controls.pid), StatusFeed(store, controls.pid)
     app.on_response_prepare.append(middleware.add_security_headers(origins))

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from shellrunner import results
 from shellrunner.access import command_rules, job_policy
-from shellrunner.errors import NoSuchJob, ResultGone
+from shellrunner.errors import NoSuchJob, ResultGone, TokenNeeded
 from shellrunner.model import Job
 from shellrunner.web.app_keys import FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
@@ -129,6 +129,6 @@ async def _respond_when_done(
             result = await results.document(request.app[STORE], results.last_attempt(job), results.MAX_BYTES)
             headers["Content-Location"] = serialize.result_path(job.id)
             return await responses.no_store(request, 200, result, headers)
-    except (NoSuchJob, ResultGone):
-        pass  # deleted as soon as it was done; 202 still says that it was accepted
+    except (NoSuchJob, ResultGone, TokenNeeded):
+        pass  # deleted as soon as it was done, or no longer the client's to see; 202 still says that it was accepted
     return await responses.no_store(request, 202, serialize.job(job), headers)

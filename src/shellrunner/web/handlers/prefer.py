@@ -13,7 +13,7 @@ from aiohttp import web
 
 from shellrunner.model import Job
 from shellrunner.web.app_keys import STORE
-from shellrunner.web.http.server_protocol import on_disconnect
+from shellrunner.web.http.server_protocol import connection_identity, on_disconnect
 from shellrunner.web.http.streaming import STREAMS, expire, shorten
 
 MAX_WAIT: Final = 55  # seconds: proxies give up after 60 (nginx's proxy_read_timeout, for example)
@@ -53,16 +53,21 @@ def applied_header(seconds: int) -> dict[str, str]:
 async def wait_until_done(request: web.Request, job: Job, seconds: int) -> Job:
     """Return the job once it is done, or as it is when the time is over or the service shuts down.
 
+    It is for a client that may read it, and ends at once if that is no longer so.
+
     A client that may have gone, because it closed its sending side, waits for two heartbeats at most.
 
     Raises:
         NoSuchJob: it was deleted meanwhile.
+        TokenNeeded: the client's token was revoked, or has expired, meanwhile.
         ConnectionError: the client disconnected.
     """
-    store, streams = request.app[STORE], request.app[STREAMS]
+    store, streams, owner = request.app[STORE], request.app[STREAMS], connection_identity(request)
     with store.watch(job.id) as subscription, contextlib.suppress(TimeoutError):
         async with streams.timeout(seconds) as wait:
-            with on_disconnect(request, partial(expire, wait), partial(shorten, wait, 2 * streams.heartbeat)):
+            end = partial(expire, wait)
+            with owner.ended_by(end), on_disconnect(request, end, partial(shorten, wait, 2 * streams.heartbeat)):
                 while not (job := await store.job(job.id)).done:
                     await subscription.wait()
+    owner.raise_if_revoked()
     return job

@@ -25,7 +25,7 @@ log = logging.getLogger("shellrunner.web")
 
 _MAX_EXTRA: Final = 8  # connections over the limit that wait to be closed
 _LOG_INTERVAL: Final = 60.0  # seconds between two lines
-REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading")
+REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading", "revoked")
 # Those that refuse what the client asks for. Browsers open connections that they may never use, or stop reading.
 _REFUSALS: Final = frozenset({"one-too-many", "large-head"})
 

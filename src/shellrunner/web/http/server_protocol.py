@@ -28,6 +28,7 @@ from shellrunner.web.http.aiohttp_internals import (
 )
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, Connections
 from shellrunner.web.http.request_line import NO_REQUEST_LINE, RequestLines
+from shellrunner.web.http.revocation import ConnectionIdentity
 
 log = logging.getLogger("shellrunner.web")
 
@@ -41,12 +42,22 @@ _UNQUOTED = re.compile(r"[^:'\"]*")
 class _ClientProtocol(WatchedProtocol):
     """The protocol of one client: aiohttp's, with deadlines (`connections`) and our own problems."""
 
-    __slots__ = ("_body", "_connection", "_connections", "_is_refused", "_lines", "on_disconnect", "on_doubt")
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_connections",
+        "_is_refused",
+        "_lines",
+        "on_disconnect",
+        "on_doubt",
+        "owner",
+    )
 
     def __init__(self, connection: ClientConnection, server: "_Server", **options: Any) -> None:
         super().__init__(server, **options)
         self.on_disconnect: Callable[[], None] | None = None
         self.on_doubt: Callable[[], None] | None = None
+        self.owner = ConnectionIdentity(self._end_revoked)
         self._connections = server.open_connections
         self._connection = connection
         self._body: StreamReader = EMPTY_PAYLOAD  # of the request that is being read
@@ -57,8 +68,14 @@ class _ClientProtocol(WatchedProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._connections.close(self._connection)
+        self.owner.release()
         if self.on_disconnect is not None:
             self.on_disconnect()
+
+    def _end_revoked(self) -> None:
+        self._connections.cut["revoked"] += 1
+        if self.is_idle:  # else `finish_response` does
+            self._connection.transport.close()
 
     @property
     def doubtful_since(self) -> float | None:
@@ -143,7 +160,9 @@ class _ClientProtocol(WatchedProtocol):
         if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1
         finished = await super().finish_response(request, resp, start_time)
-        if self._connection.is_half_closed:
+        if self.owner.is_revoked:
+            self.close()
+        elif self._connection.is_half_closed:
             self._close_unless_queued()
         return finished
 
@@ -228,6 +247,12 @@ def on_disconnect(
     finally:
         if isinstance(protocol, _ClientProtocol):
             protocol.on_disconnect = protocol.on_doubt = None
+
+
+def connection_identity(request: web.Request) -> ConnectionIdentity:
+    """Return what knows whose the request's connection is."""
+    protocol = request.protocol
+    return protocol.owner if isinstance(protocol, _ClientProtocol) else ConnectionIdentity(lambda: None)
 
 
 def doubtful_since(request: web.Request) -> float | None:

@@ -15,11 +15,11 @@ from aiohttp import web
 
 from shellrunner.errors import TooManyStreams
 from shellrunner.store import Subscription
-from shellrunner.web.app_keys import AUTHENTICATOR, identity_of
+from shellrunner.web.app_keys import identity_of
 from shellrunner.web.http.problems import HttpProblem
-from shellrunner.web.http.server_protocol import doubtful_since, on_disconnect
+from shellrunner.web.http.server_protocol import connection_identity, doubtful_since, on_disconnect
 
-HEARTBEAT_INTERVAL: Final = 15.0  # seconds between two writes, and between two checks of the client's identity
+HEARTBEAT_INTERVAL: Final = 15.0  # seconds between two writes
 WRITE_BUFFER_LIMIT: Final = 1 << 15  # bytes that may wait in this process for one client
 CHUNK_SIZE: Final = 1 << 15  # bytes that are written at once
 
@@ -126,11 +126,12 @@ class ResponseStream:
         self.follows = follows
         self._request = request
         self._response = response
-        self._identity = identity_of(request)
+        self._reader = identity_of(request).name
         self._streams = request.app[STREAMS]
         self._clock = asyncio.get_running_loop().time
-        self._sent_at = self._heartbeat_at = self._checked_at = self._clock()
+        self._sent_at = self._heartbeat_at = self._clock()
         self._streams.add(self)
+        connection_identity(request).on_revoked = self.abort  # a regular end would mean that it is complete
 
     @property
     def path(self) -> str:
@@ -141,7 +142,7 @@ class ResponseStream:
     @property
     def reader(self) -> str:
         """The name of its client's identity."""
-        return self._identity.name
+        return self._reader
 
     @property
     def is_connected(self) -> bool:
@@ -172,7 +173,6 @@ class ResponseStream:
         """
         view = memoryview(data)
         for at in range(0, len(data), CHUNK_SIZE):
-            self._check_identity()
             await self._unless_closing(partial(self._write, view[at : at + CHUNK_SIZE]))
         self._sent_at = self._heartbeat_at = self._clock()
 
@@ -180,6 +180,7 @@ class ResponseStream:
         """Write the end of the response, and return it."""
         await self._unless_closing(self._response.write_eof)
         self._streams.discard(self)
+        connection_identity(self._request).on_revoked = None
         return self._response
 
     async def wait_for(self, subscription: Subscription) -> bool:
@@ -195,7 +196,6 @@ class ResponseStream:
                     await subscription.wait()
         except TimeoutError:
             self._check_connected()
-            self._check_identity()
             # Even if the caller sends no heartbeat: otherwise the next one would be due at once.
             self._heartbeat_at = self._clock()
             self._check_silence()
@@ -230,15 +230,6 @@ class ResponseStream:
         if not self.is_connected:
             raise ConnectionResetError("the client has disconnected")
 
-    def _check_identity(self) -> None:
-        now = self._clock()
-        if now - self._checked_at < self._streams.heartbeat:
-            return
-        if not self._request.app[AUTHENTICATOR].is_still_valid(self._identity):
-            # Aborted, because a regular end would mean that the stream is complete.
-            self._abort("the client's token was revoked or has expired")
-        self._checked_at = now
-
     def _abort(self, reason: str) -> NoReturn:
         self.abort()
         raise ConnectionAbortedError(reason)
@@ -251,8 +242,11 @@ async def start_stream(
 
     Raises:
         TooManyStreams: the client follows as many as it may already.
+        TokenNeeded: its token was revoked, or has expired, since the request was accepted.
         ConnectionError: the client has disconnected.
     """
+    if request.method in ("GET", "HEAD"):  # what another request has done must be answered as it is
+        connection_identity(request).raise_if_revoked()
     response = web.StreamResponse(status=status, headers=headers)
     if request.transport is None:
         raise ConnectionResetError("the client has disconnected")

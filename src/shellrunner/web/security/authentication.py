@@ -16,6 +16,8 @@ from shellrunner.access.networks import check_network
 from shellrunner.config.auth import Scope
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
+from shellrunner.web.http.revocation import REVOCATIONS
+from shellrunner.web.http.server_protocol import connection_identity
 from shellrunner.web.route import Access
 from shellrunner.web.security.origin import OriginPolicy, is_forwarded, is_unix_socket, local_port
 
@@ -84,11 +86,19 @@ def authenticate_peer(request: web.Request) -> Identity:
     if uid is not None:
         request[_NAME] = f"uid:{uid}"
     try:
-        return authenticator.authenticate_uid(uid)
+        identity = authenticator.authenticate_uid(uid, on_unix_socket=is_unix_socket(request))
     except NotThisUser:
         if authenticator.needs_token:
             raise TokenNeeded from None
         raise
+    if not authenticator.is_still_valid(identity):
+        raise TokenNeeded  # the first token was added while the body arrived
+    return identity
+
+
+def bind_connection(request: web.Request, identity: Identity) -> None:
+    """Let the connection, and what is being answered on it, end as soon as this identity is revoked."""
+    connection_identity(request).bind(identity, request.app[REVOCATIONS])
 
 
 def authorize(request: web.Request, identity: Identity, access: Access) -> None:

@@ -21,6 +21,7 @@ from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.aiohttp_internals import override_version
 from shellrunner.web.http.problems import SECURITY_HEADERS, HttpProblem
 from shellrunner.web.http.request_line import has_one_spelling
+from shellrunner.web.http.server_protocol import connection_identity
 from shellrunner.web.route import Access, Handler
 from shellrunner.web.security import audit as audit_log
 from shellrunner.web.security import authentication, ownership
@@ -107,6 +108,7 @@ class _RequestCheck:
         _check_accept(request, self._policy)
         if access not in (Access.PUBLIC, Access.HOST_CHECKED):
             await self._begin_audit()
+            connection_identity(request).raise_if_revoked()  # the body, or the audit log, may have taken its time
         return None
 
     async def _begin_audit(self) -> None:
@@ -119,13 +121,17 @@ class _RequestCheck:
     async def _authenticate(self) -> None:
         request, access = self._request, self._policy.access
         identity = await authentication.authenticate_credentials(request, self._origins, access)
+        if identity is not None:
+            authentication.bind_connection(request, identity)
         if request.method not in _SAFE_METHODS and self._policy is not _NO_ROUTE:
             if identity is None and not request.content.is_eof():
                 # Before the body: one from an unknown client is not waited for, and takes no memory.
                 authentication.authenticate_peer(request)
             # The whole body is received before the kernel is asked again, so that the client is still there then.
             await bodies.preload(request)
-        identity = identity or authentication.authenticate_peer(request)
+        if identity is None:
+            identity = authentication.authenticate_peer(request)
+            authentication.bind_connection(request, identity)
         authentication.authorize(request, identity, access)
         if access in (Access.RUN, Access.RUN_MANY):
             await ownership.check_owner(request, identity, access)
