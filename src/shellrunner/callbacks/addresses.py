@@ -77,14 +77,14 @@ class AddressPolicy:
     def allows(self, host: str, address: IpAddress) -> bool:
         """Return whether `host`, which the configuration names (with a port or without), may have this address.
 
-        An address that is itself the host is named by that, and loopback by `localhost` (RFC 6761).
+        An address that is itself the host is named by that. `localhost` is loopback, and nothing else (RFC 6761).
         """
         name, address = _name_of(host), _effective(address)
         literal = _literal(name)
         if literal is not None:
             return literal == address
-        if address.is_loopback and (name == "localhost" or name.endswith(".localhost")):
-            return True
+        if name == "localhost" or name.endswith((".localhost", "localhost.")):
+            return address.is_loopback
         return self._is_named(address) or not is_special(address)
 
     def _is_named(self, address: IpAddress) -> bool:
