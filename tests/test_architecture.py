@@ -28,6 +28,7 @@ LAYERS = (
     ("keeper", "config", "wire", "sealing"),
     ("model",),
     ("errors", "charsets", "process_hardening", "startup_signals", "tasks", "clock", "peer_credentials"),
+    ("ascii_text",),
     ("__init__",),
 )
 LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for package in layer}
@@ -52,7 +53,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
         ("job_options",),
         ("api_calls", "output_writer", "stdin_source", "job_ids", "job_query"),
-        ("server_config", "exit_codes", "ui"),
+        ("number_types", "server_config", "exit_codes", "ui"),
         ("fd_io", "boundary"),
     ),
     "cli.ui": (
@@ -190,6 +191,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("middleware",),
         ("authentication", "ownership", "audit"),
         ("origin", "audit_details", "refusal_limit"),
+        ("proxy_marks",),
         ("__init__",),
     ),
 }
@@ -217,6 +219,7 @@ FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "keeper": DATABASES | {"aiohttp", "http", "asyncio", "subprocess", "multiprocessing", "click", "pydantic"},
     "client": DATABASES | PROCESSES | {"click", "http"},
     "errors": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "http"},
+    "ascii_text": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "charsets": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "model": NETWORK | DATABASES | PROCESSES | {"asyncio", "os", "json"},
     "config": NETWORK | DATABASES | PROCESSES | {"asyncio"},
@@ -336,7 +339,7 @@ def test_the_client_imports_nothing_of_the_server() -> None:
     packages = {
         package_of(name) for path in MODULES if package_of(module_name(path)) == "client" for name in ours(path)
     }
-    assert packages == {"client", "errors", "wire", "peer_credentials"}
+    assert packages == {"client", "errors", "wire", "peer_credentials", "ascii_text"}
 
 
 def test_every_package_has_a_row_of_forbidden_imports() -> None:

@@ -7,6 +7,8 @@ import codecs
 from encodings.aliases import aliases
 from typing import Final
 
+from shellrunner import ascii_text
+
 # Charsets whose decoder keeps no state but the bytes of an incomplete character, so that a stream can be resumed from
 # a position and at most eight bytes before it (each was tested with thousands of random cuts), and that have a name
 # registered with IANA, so that clients know them too.
@@ -23,7 +25,7 @@ CHARSETS: Final = frozenset(_CODECS.values())
 
 
 def _normalize(name: str) -> str:
-    return name.lower().replace("_", "-")
+    return ascii_text.lower(name).replace("_", "-")
 
 
 # All names that Python has for them. A client's text never reaches `codecs.lookup`, which caches every name for ever.

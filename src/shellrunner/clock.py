@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Final
 
+from shellrunner import ascii_text
+
 # The only readings of these clocks; tests replace them in a server of their own.
 _wall_ns = time.time_ns
 _boot_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
@@ -46,7 +48,7 @@ def parse_rfc3339(text: str) -> Millis:
     if not _RFC3339.fullmatch(text):
         raise ValueError(f"not an RFC 3339 time: {text!r}")
     try:
-        moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
+        moment = datetime.fromisoformat(ascii_text.upper(text)).astimezone(UTC)
     except OverflowError as error:
         raise ValueError(f"outside the years 1 to 9999: {text!r}") from error
     return -((_EPOCH - moment) // timedelta(milliseconds=1))

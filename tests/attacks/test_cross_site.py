@@ -103,15 +103,12 @@ async def test_a_token_does_not_help(guarded: Target) -> None:
     "header",
     [
         "X-Forwarded-For: 127.0.0.1",
-        "X-Forwarded-Host: localhost:PORT",
-        "X-Forwarded-Proto: http",
-        "X-Forwarded-Port: 8000",
-        "X-Forwarded-Server: localhost",
         "X-Forwarded-Anything:",
         "x-forwarded-for: ::1",
         "Forwarded: for=127.0.0.1;host=localhost",
         "X-Real-IP: 127.0.0.1",
         "Via: 1.1 localhost",
+        "CF-Connecting-IP: 127.0.0.1",
     ],
 )
 async def test_a_forwarded_request_is_not_the_proxys(alone: Target, guarded: Target, header: str) -> None:

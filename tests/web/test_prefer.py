@@ -326,3 +326,17 @@ async def test_waiting_looks_only_when_something_happened(site: Site, monkeypatc
         assert looked <= 3  # at first, for the claim, and for the first look at the output
         await runner.finish(End(Ending.EXITED, now_ms(), 3, started=now_ms(), duration=0.5))
     assert answer.result().json["exit_code"] == 3
+
+
+@pytest.mark.parametrize("line", ['"' + '\\"' * 1000 + "\\", '"' + '"\\' * 1000, 'wait="' + '\\"' * 1000, '"a' * 999])
+def test_a_quote_that_never_ends_is_one_preference(line: str) -> None:
+    """It is read once: if the search began again behind each quote, the time would be quadratic in the length."""
+    assert [len(found) for found in prefer._PREFERENCE.findall(line)] == [len(line)]
+    assert prefer.parse_wait([line]) is None
+
+
+def test_blanks_within_a_value_are_read_once() -> None:
+    """A preference is split at its first `=` and `;`, so that nothing tries the blanks behind them one by one."""
+    assert prefer._split("wait=a" + " " * 9 + "b;x=1") == ("wait", "a" + " " * 9 + "b")
+    assert prefer._split(" \t wait \t=\t 5 \t; wait=6") == ("wait", "5")
+    assert prefer._split("wait") == ("wait", "")

@@ -74,7 +74,7 @@ async def test_the_cookie_is_secure_where_the_browser_came_by_tls(tmp_path: Path
 
 
 async def test_the_cookie_is_secure_under_tls(closed: Site, tmp_path: Path) -> None:
-    """The cookie is Secure over TLS, whatever the Origin is."""
+    """Over TLS the cookie is Secure, and by its name taken from nobody without TLS, whatever the Origin is."""
     both = tmp_path / "both.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2"
     subprocess.run([*command.split(), "-keyout", both, "-out", both], check=True, capture_output=True)
@@ -87,7 +87,7 @@ async def test_the_cookie_is_secure_under_tls(closed: Site, tmp_path: Path) -> N
     url = f"https://127.0.0.1:{port}/api/session"
     async with closed.session.post(url, headers=bearer(), ssl=False) as answer:
         assert answer.status == 204
-        assert answer.headers["Set-Cookie"].startswith(f"shellrunner-{port}=")
+        assert answer.headers["Set-Cookie"].startswith(f"__Secure-shellrunner-{port}=")
         assert "; Secure" in answer.headers["Set-Cookie"]
     listener.close()
 
@@ -205,3 +205,45 @@ async def test_a_page_of_another_site_begins_no_session(closed: Site) -> None:
     """A foreign Origin is 403, even with a valid token."""
     headers = bearer(Origin="https://evil.example")
     check_problem(await closed.ask("POST", "/api/session", headers=headers), 403)
+
+
+async def test_cookies_of_the_same_name_do_not_lock_out(closed: Site) -> None:
+    """Another server of the host may set cookies of our name: those that are no session are ignored, in any order."""
+    own = (await begun(closed))["Cookie"]
+    name = own.partition("=")[0]
+    junk = [
+        f"{name}={value}" for value in ("", "x", "é", "x" * 43, f'"{"y" * 43}"', "=", *(f"z{n}" for n in range(20)))
+    ]
+    for cookies in (
+        [*junk, own],
+        [own, *junk],
+        [own, own],
+        [f"{name}-x=1", own, f"x{name}=1"],
+        [own.replace("=", " = ")],
+    ):
+        for headers in ({"Cookie": "; ".join(cookies)}, {"Cookie": ";".join(cookies)}):
+            assert (await closed.get("/api/statuses", headers=headers)).status == 200, cookies
+    assert (await closed.get("/api/statuses", headers={"Cookie": "; ".join(junk)})).status == 401
+
+
+async def test_cookies_of_two_tokens_let_in_neither(closed: Site) -> None:
+    """Where two sessions of different tokens come, it is not known which one the user began: nobody is let in."""
+    one, same, other = await begun(closed), await begun(closed), await begun(closed, "looker")
+    assert (await closed.get("/api/statuses", headers={"Cookie": f"{one['Cookie']}; {same['Cookie']}"})).status == 200
+    for first, second in ((one, other), (other, one)):
+        headers = {"Cookie": f"{first['Cookie']}; {second['Cookie']}"}
+        assert (await closed.get("/api/statuses", headers=headers)).status == 401
+
+
+async def test_a_cookie_of_a_server_without_tls_does_not_replace_a_secure_one(tmp_path: Path) -> None:
+    """Behind a proxy with TLS, cookies without the prefix are ignored once there is one with it."""
+    origin = "https://jobs.example.org"
+    async with serving(tmp_path, auth=AUTH, server={"origins": [origin]}) as site:
+        host = {"Host": "jobs.example.org"}
+        answer = await site.ask("POST", "/api/session", headers=bearer(**host, Origin=origin))
+        secure = cookie_of(answer)["Cookie"]
+        assert secure.startswith(f"__Secure-shellrunner-{site.port}=")
+        other = (await begun(site, "looker"))["Cookie"]
+        for cookie in (secure, f"{other}; {secure}", f"{secure}; {other}"):
+            assert (await site.get("/api/statuses", headers={**host, "Cookie": cookie})).status == 200
+            await site.ask("DELETE", "/api/session", headers=bearer("looker"))

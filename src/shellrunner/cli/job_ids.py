@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from shellrunner.cli import server_config
+from shellrunner.cli.number_types import WholeNumber
 from shellrunner.cli.ui import formatting
 from shellrunner.client import Client
 from shellrunner.errors import ShellrunnerError
@@ -19,7 +20,7 @@ _MAX_COMPLETIONS: Final = 50
 _COMPLETION_TIMEOUT: Final = 1.0  # seconds after which pressing Tab completes nothing
 
 
-class _JobIdType(click.IntRange):
+class _JobIdType(WholeNumber):
     name = "id"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shellrunner import ascii_text
 from shellrunner.client import ANYBODY, DEFAULT_URL
 from shellrunner.errors import ConfigError
 
@@ -97,7 +98,7 @@ def _check(path: Path, content: dict[str, Any]) -> None:
 def _server_user(content: dict[str, str], path: Path) -> str | None:
     candidates = ((SERVER_USER_VARIABLE, os.environ.get(SERVER_USER_VARIABLE)), (path, content.get("server_user")))
     source, user = next(((source, user) for source, user in candidates if user), (path, None))
-    if user is None or user == ANYBODY or user.isdecimal():
+    if user is None or user == ANYBODY or ascii_text.is_decimal(user):
         return user
     import pwd  # noqa: PLC0415  only for those who need it
 
@@ -108,7 +109,7 @@ def _server_user(content: dict[str, str], path: Path) -> str | None:
 
 
 def _checked_token(token: str, source: str) -> str:
-    token = token.strip()
+    token = token.strip(" \t\r\n")
     if not _TOKEN.fullmatch(token):
         raise ConfigError(f"{source}: the token contains characters other than printable ASCII")
     return token

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from shellrunner import ascii_text
 from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import OTHER_USER, UNREACHABLE, ClientError
 from shellrunner.peer_credentials import NoOwner, SockDiag, is_ambiguous, is_loopback, server_uid
@@ -135,7 +136,7 @@ async def _owner(connection: socket.socket, accept_timeout: float) -> int | NoOw
 
 
 def _uid_of(user: str | int) -> int:
-    if isinstance(user, int) or user.isdecimal():
+    if isinstance(user, int) or ascii_text.is_decimal(user):
         return int(user)
     import pwd  # noqa: PLC0415  only for those who need it
 

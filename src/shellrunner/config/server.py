@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from shellrunner import ascii_text
 from shellrunner.config.types import CredentialPath, Section, authority, network
 
 _UNIX: Final = "unix:"
@@ -49,11 +50,11 @@ def _listen_address(text: str) -> str:
 
 
 def _origin(text: str) -> str:
-    match = re.fullmatch(r"https?://(.+)", text.lower())
+    match = re.fullmatch(r"https?://(.+)", ascii_text.lower(text))
     if match is None:
         raise ValueError("must be an origin as browsers send it: https://NAME or https://NAME:PORT")
     authority(match[1])
-    return text.lower()
+    return ascii_text.lower(text)
 
 
 def _mode(text: str) -> str:

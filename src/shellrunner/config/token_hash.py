@@ -10,6 +10,8 @@ import re
 import secrets
 from typing import Final
 
+from shellrunner import ascii_text
+
 # The number is that of the scheme: what is hashed, and how. Another scheme would get another number.
 PREFIX: Final = "shellrunner1:"
 _DOMAIN: Final = "shellrunner-token-v1:"
@@ -46,7 +48,7 @@ def check_hash(text: str) -> str:
     Raises:
         ValueError: it has another form, is a placeholder, or is that of a sample.
     """
-    digits = text.removeprefix(PREFIX).lower()
+    digits = ascii_text.lower(text.removeprefix(PREFIX))
     if not text.startswith(PREFIX) or _DIGITS.fullmatch(digits) is None:
         raise ValueError(f"must be {PREFIX} and 64 hex digits: {_COMMAND}")
     is_repeated = digits[:32] == digits[32:]

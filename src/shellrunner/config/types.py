@@ -10,6 +10,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from shellrunner import ascii_text
+
 
 class Section(BaseModel):
     """A table of settings: frozen, and unknown keys are rejected."""
@@ -60,10 +62,10 @@ EncodablePath = Annotated[AbsolutePath, AfterValidator(lambda path: Path(encodab
 
 def authority(text: str) -> str:
     """Require the authority of a URL (RFC 3986, section 3.2): a host, optionally with a port."""
-    match = re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", text.lower())
+    match = re.fullmatch(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", ascii_text.lower(text))
     if match is None or int(match[1] or 0) > 65_535:
         raise ValueError("must be HOST or HOST:PORT, as in a URL")
-    return text.lower()
+    return ascii_text.lower(text)
 
 
 def network(text: str) -> str:

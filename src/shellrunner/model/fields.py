@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from shellrunner import charsets
+from shellrunner import ascii_text, charsets
 from shellrunner.clock import format_rfc3339, parse_rfc3339
 from shellrunner.model.endings import ENDINGS, Ending
 from shellrunner.model.names import (
@@ -100,4 +100,4 @@ def url_host(url: str) -> str:
     """Return the host of a valid `CallbackUrl` in lower case, with the port if one is given."""
     match = _URL.fullmatch(url)
     assert match is not None  # noqa: S101  it was validated
-    return match["host"].lower()
+    return ascii_text.lower(match["host"])

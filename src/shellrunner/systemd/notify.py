@@ -10,6 +10,8 @@ import socket
 from collections.abc import MutableMapping
 from typing import Self
 
+from shellrunner import ascii_text
+
 _SEND_TIMEOUT = 1.0  # seconds to wait for systemd to take a message; the event loop waits meanwhile
 
 
@@ -30,7 +32,7 @@ class Notifier:
         timeout = environ.pop("WATCHDOG_USEC", "")
         # sd_watchdog_enabled(3): the variables may have been inherited, and are then meant for another process.
         ours = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        interval = int(timeout) / 1_000_000 / 2 if ours and timeout.isdecimal() and int(timeout) else None
+        interval = int(timeout) / 1_000_000 / 2 if ours and ascii_text.is_decimal(timeout) and int(timeout) else None
         return cls(address, interval)
 
     def ready(self, status: str = "") -> None:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import MutableMapping
 from typing import Final
 
+from shellrunner import ascii_text
 from shellrunner.errors import ConfigError
 
 _FIRST_PASSED: Final = 3  # SD_LISTEN_FDS_START
@@ -27,7 +28,7 @@ def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socke
     }
     count = variables["LISTEN_FDS"]
     # The variables may have been inherited, and are then meant for another process.
-    ours = variables["LISTEN_PID"] == str(os.getpid()) and count.isdecimal()
+    ours = variables["LISTEN_PID"] == str(os.getpid()) and ascii_text.is_decimal(count)
     return [_listener(fd) for fd in range(_FIRST_PASSED, _FIRST_PASSED + int(count))] if ours else []
 
 

@@ -11,6 +11,7 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.job_ids import JOB_ID
+from shellrunner.cli.number_types import WholeNumber
 from shellrunner.cli.output_writer import STREAM_FDS, OutputWriter, split_lines
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
@@ -22,8 +23,8 @@ Stream = Literal["stdout", "stderr"]
 @click.command()
 @click.argument("job", metavar="ID", type=JOB_ID)
 @click.option("-f", "--follow", is_flag=True, help="Continue until the job is done.")
-@click.option("-n", "--lines", type=click.IntRange(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
-@click.option("--from", "start", type=click.IntRange(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
+@click.option("-n", "--lines", type=WholeNumber(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
+@click.option("--from", "start", type=WholeNumber(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
 @click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
 @click.option("--stdout", "only", flag_value="stdout", help="Only the standard output of the job.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only the standard error of the job.")

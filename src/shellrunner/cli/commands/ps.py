@@ -16,6 +16,7 @@ import click
 from shellrunner.cli import api_calls
 from shellrunner.cli.fd_io import STDOUT
 from shellrunner.cli.job_query import Filters, JobQuery, JobQueryResult, fetch, filter_option, filter_query
+from shellrunner.cli.number_types import WholeNumber
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_table import render_jobs
 from shellrunner.client import Client
@@ -34,7 +35,7 @@ _MIN_FETCH_INTERVAL: Final = 0.3
 @click.option(
     "-n",
     "--limit",
-    type=click.IntRange(0),
+    type=WholeNumber(0),
     default=_DEFAULT_LIMIT,
     show_default=True,
     help="Maximum number of jobs to list (0 = all).",

@@ -15,6 +15,7 @@ import click
 
 from shellrunner import log, startup_signals
 from shellrunner.cli import exit_codes
+from shellrunner.cli.number_types import WholeNumber
 from shellrunner.config import Settings, check_rereadable, load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.service import run
@@ -25,7 +26,7 @@ _PATH: Final = click.Path(path_type=Path)
 @click.command()
 @click.option("--config", type=_PATH, help="TOML file with the settings (default: none).")
 @click.option("--host", help="Address to listen on; overrides server.host.")
-@click.option("--port", type=int, help="Port to listen on, 0 for any free one; overrides server.port.")
+@click.option("--port", type=WholeNumber(), help="Port to listen on, 0 for any free one; overrides server.port.")
 @click.option(
     "--listen", multiple=True, metavar="ADDRESS", help="Instead of both: unix:/PATH or ADDRESS:PORT. Repeatable."
 )

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from shellrunner import ascii_text
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_ids import job_ids_argument
 from shellrunner.cli.ui.console import Console
@@ -15,12 +16,12 @@ from shellrunner.client import Client
 
 def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Return the name as the API has it: `HUP`, `sighup` and `1` are SIGHUP."""
-    if value.isdecimal():
+    if ascii_text.is_decimal(value):
         try:
             return Signals(int(value)).name
         except ValueError:
             raise click.BadParameter(f"there is no signal with the number {value}") from None
-    name = value.upper()
+    name = ascii_text.upper(value)
     return name if name.startswith("SIG") else f"SIG{name}"
 
 

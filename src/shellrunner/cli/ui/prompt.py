@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from shellrunner import ascii_text
 from shellrunner.cli.fd_io import wait_readable
 
 _MAX_LINE: Final = 4096  # bytes: the longest line of a terminal in canonical mode (termios(3))
@@ -26,7 +27,8 @@ async def ask(question: str) -> str | None:
             return None
         os.write(terminal, question.encode())
         await wait_readable(terminal)
-        return os.read(terminal, _MAX_LINE).decode(errors="replace").strip().lower()
+        answer = os.read(terminal, _MAX_LINE).decode(errors="replace")
+        return ascii_text.lower(answer.strip(" \t\r\n"))
     except OSError:  # the terminal was hung up
         return None
     finally:

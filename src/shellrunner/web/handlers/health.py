@@ -9,6 +9,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
 from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, STORE, HttpFigures, NotReady
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
@@ -95,7 +96,7 @@ def _negotiate(accept: str) -> str:
     Raises:
         HttpProblem: `Accept` excludes both.
     """
-    if _OPENMETRICS in accept.lower() and accepts(accept, _OPENMETRICS):
+    if _OPENMETRICS in ascii_text.lower(accept) and accepts(accept, _OPENMETRICS):
         return _OPENMETRICS
     if accepts(accept, _TEXT):
         return _TEXT

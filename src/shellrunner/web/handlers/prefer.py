@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from shellrunner import ascii_text
 from shellrunner.model import Job
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.http.server_protocol import connection_identity, on_disconnect
@@ -18,9 +19,9 @@ from shellrunner.web.http.streaming import STREAMS, expire, shorten
 
 MAX_WAIT: Final = 55  # seconds: proxies give up after 60 (nginx's proxy_read_timeout, for example)
 
-# A preference ends at a comma, but not at one inside quotes.
-_PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\Z))++', re.DOTALL)
-_WAIT = re.compile(r"[ \t]*wait[ \t]*(?:=[ \t]*(?P<value>[^;]*?)[ \t]*)?(?:;.*)?", re.IGNORECASE | re.DOTALL)
+# A preference ends at a comma, but not at one inside quotes. Every quote begins something that matches, finished or
+# not: else the search would begin again behind each, and take time quadratic in the length of the header.
+_PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++', re.DOTALL)
 _SECONDS = re.compile(r'([0-9]+)|"([0-9]+)"')
 
 
@@ -32,12 +33,18 @@ def requested_wait(request: web.Request) -> int | None:
 def parse_wait(lines: Iterable[str]) -> int | None:
     """Parse `wait` in the lines of the header: the first one counts (RFC 7240, 2), an invalid one is ignored."""
     preferences = (preference for line in lines for preference in _PREFERENCE.findall(line))
-    wait = next(filter(None, map(_WAIT.fullmatch, preferences)), None)
-    value = _SECONDS.fullmatch(wait["value"] or "") if wait else None
+    values = (value for name, value in map(_split, preferences) if name == "wait")
+    value = _SECONDS.fullmatch(next(values, ""))
     if value is None:
         return None
     digits = (value[1] or value[2]).lstrip("0")
     return min(int(digits[:3] or "0"), MAX_WAIT)
+
+
+def _split(preference: str) -> tuple[str, str]:
+    """Return the name of a preference, in lower case, and its value; its parameters are ignored."""
+    name, _, value = preference.partition(";")[0].partition("=")
+    return ascii_text.lower(ascii_text.strip_blanks(name)), ascii_text.strip_blanks(value)
 
 
 def applied_header(seconds: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
 from shellrunner.access.session_registry import SESSION_LIFETIME
 from shellrunner.web.app_keys import AUTHENTICATOR, identity_of
 from shellrunner.web.http.streaming import STREAMS
@@ -42,12 +43,13 @@ async def end(request: web.Request) -> web.Response:
 
 
 def _set_cookie(request: web.Request, response: web.Response, value: str, seconds: int) -> None:
+    is_secure = _is_secure(request)
     response.set_cookie(
-        cookie_name(request),
+        cookie_name(request, is_secure=is_secure),
         value,
         path=_PATH,
         max_age=seconds,
-        secure=_is_secure(request),
+        secure=is_secure,
         httponly=True,
         samesite="Strict",
     )
@@ -55,4 +57,4 @@ def _set_cookie(request: web.Request, response: web.Response, value: str, second
 
 def _is_secure(request: web.Request) -> bool:
     # Behind a proxy that terminates TLS the Origin says https; the security middleware has checked it.
-    return request.secure or request.headers.get(hdrs.ORIGIN, "").lower().startswith("https:")
+    return request.secure or ascii_text.lower(request.headers.get(hdrs.ORIGIN, "")).startswith("https:")

@@ -8,9 +8,11 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
 from shellrunner.web.http.problems import HttpProblem
 
 BODY_TIMEOUT: Final = 10.0  # seconds within which a body must arrive
+_MAX_TYPE: Final = 200  # characters of a Content-Type
 
 
 async def preload(request: web.Request) -> None:
@@ -48,20 +50,26 @@ async def read(request: web.Request) -> bytes:
 def _check_type(request: web.Request) -> None:
     # A form of another site can send text/plain without a preflight, but not application/json.
     given = request.headers.get(hdrs.CONTENT_TYPE)
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8":
+    # aiohttp's parser takes time quadratic in the length of the header, and recursion as deep as its parentheses.
+    is_short = given is not None and len(given) <= _MAX_TYPE
+    if not is_short or request.content_type != "application/json" or not _is_utf8(request.charset):
         raise HttpProblem(
             "unsupported-media-type",
-            f"Content-Type must be application/json in UTF-8, not {given!r}"
+            f"Content-Type must be application/json in UTF-8, not {given[:_MAX_TYPE]!r}"
             if given
             else "Content-Type is required: send application/json",
             {"Accept-Post": "application/json"},
         )
 
 
+def _is_utf8(charset: str | None) -> bool:
+    return charset is None or ascii_text.lower(charset) == "utf-8"
+
+
 def _check_coding(request: web.Request) -> None:
     # Checked before the body is read, since nothing here decompresses it; the connection ends, so it is not read.
     codings = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
-    if codings.strip().lower() not in {"", "identity"}:
+    if ascii_text.lower(ascii_text.strip_blanks(codings)) not in {"", "identity"}:
         raise HttpProblem(
             "unsupported-media-type",
             f"Content-Encoding must be identity, not {codings!r}: send the body uncompressed",

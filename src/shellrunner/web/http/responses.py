@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
 from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import start_stream
 from shellrunner.wire import json_codec
@@ -103,7 +104,7 @@ def has_preconditions(request: web.Request) -> bool:
 def _matches(tag: str, lines: Sequence[str], *, weak: bool) -> bool:
     # Not aiohttp's `request.if_match` and `if_none_match`: they read the first line of several only (RFC 9110, 5.3),
     # and nothing after an invalid tag. Commas within other tags do no harm: none of ours has one.
-    tags = [item.strip() for line in lines for item in line.split(",")]
+    tags = [ascii_text.strip_blanks(item) for line in lines for item in line.split(",")]
     return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
 from shellrunner.web.http import aiohttp_internals, problems
 from shellrunner.web.http.aiohttp_internals import (
     EMPTY_PAYLOAD,
@@ -219,7 +220,7 @@ class Runner(ProtocolRunner):
 def _check_expect(callback: RequestCallback) -> RequestCallback:
     async def checked(request: web.BaseRequest) -> web.StreamResponse:
         # aiohttp (3.14.5) rejects this too, but fails while it quotes what is not UTF-8.
-        if request.headers.get(hdrs.EXPECT, "").lower() not in {"", "100-continue"}:
+        if ascii_text.lower(request.headers.get(hdrs.EXPECT, "")) not in {"", "100-continue"}:
             raise web.HTTPExpectationFailed
         return await callback(request)
 
@@ -279,7 +280,7 @@ def _from_parser_error(error: BaseException | None) -> web.Response:
 
 def _unquoted(error: BaseException | None) -> str:
     unquoted = _UNQUOTED.match(_first_line(error))
-    return unquoted[0].strip() if unquoted and unquoted[0].strip() else type(error).__name__
+    return (ascii_text.strip_blanks(unquoted[0]) if unquoted else "") or type(error).__name__
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -10,6 +10,8 @@ from importlib.resources.abc import Traversable
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
+
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
@@ -37,7 +39,8 @@ def content_type(name: str, types: Mapping[str, str]) -> str:
 
 def accepts_gzip(request: web.Request) -> bool:
     """Return whether the client accepts a compressed body."""
-    return "gzip" in (coding.strip().lower() for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").split(","))
+    accepted = ascii_text.lower(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
+    return "gzip" in (ascii_text.strip_blanks(coding) for coding in accepted.split(","))
 
 
 def _walk(folder: Traversable, types: Mapping[str, str], path: str) -> Iterator[tuple[str, bytes]]:

@@ -4,12 +4,12 @@ Used by the security middleware, once for each request. Must not know resources.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from aiohttp import hdrs, web
 
-from shellrunner import peer_credentials
+from shellrunner import ascii_text, peer_credentials
 from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.access.networks import check_network
@@ -19,11 +19,13 @@ from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
 from shellrunner.web.http.revocation import REVOCATIONS
 from shellrunner.web.http.server_protocol import connection_identity
 from shellrunner.web.route import Access
-from shellrunner.web.security.origin import OriginPolicy, is_forwarded, is_unix_socket, local_port
+from shellrunner.web.security.origin import OriginPolicy, is_unix_socket, local_port
+from shellrunner.web.security.proxy_marks import has_mark
 
+_MAX_COOKIES: Final = 32  # of one name
 _NAME: Final = web.RequestKey("name", str)
 # RFC 6750, 2.1; the name of a scheme is case-insensitive (RFC 9110, 11.1).
-_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE | re.ASCII)
 
 REQUIRED_SCOPES: Final[Mapping[Access, tuple[Scope, ...]]] = {
     Access.WATCH: ("read",),
@@ -82,7 +84,7 @@ def authenticate_peer(request: web.Request) -> Identity:
     """
     authenticator = request.app[AUTHENTICATOR]
     # For a forwarded request, the process at the other end is the proxy, and says nothing about the client.
-    uid = None if is_forwarded(request) else _peer_uid(request)
+    uid = None if has_mark(request.headers) else _peer_uid(request)
     if uid is not None:
         request[_NAME] = f"uid:{uid}"
     try:
@@ -114,10 +116,15 @@ def authorize(request: web.Request, identity: Identity, access: Access) -> None:
     request[IDENTITY] = identity
 
 
-def cookie_name(request: web.Request) -> str:
-    """Return the name of the session cookie: browsers send a cookie to every port of its host, so it has the port."""
+def cookie_name(request: web.Request, *, is_secure: bool) -> str:
+    """Return the name of the session cookie.
+
+    Browsers send a cookie to every port of its host, and take it from every port, so its name has the port. A name
+    with the prefix is taken from servers with TLS only (RFC 6265bis, 4.1.3.1).
+    """
     port = local_port(request)
-    return "shellrunner" if port is None else f"shellrunner-{port}"
+    name = "shellrunner" if port is None else f"shellrunner-{port}"
+    return f"__Secure-{name}" if is_secure else name
 
 
 def _source(request: web.Request, origins: OriginPolicy) -> str:
@@ -126,8 +133,32 @@ def _source(request: web.Request, origins: OriginPolicy) -> str:
 
 
 async def _authenticate_cookie(request: web.Request, authenticator: Authenticator) -> Identity | None:
-    value = request.cookies.get(cookie_name(request)) if request.method in ("GET", "HEAD") else None
-    return await authenticator.authenticate_session(value) if value else None
+    """Return the identity of the session cookie.
+
+    Another server of this host, on whatever port, can set a cookie of the same name: then there are several, and the
+    ones that are no session are ignored. Of two sessions of different tokens none is: which one the user began is not
+    known.
+    """
+    values = _session_cookies(request) if request.method in ("GET", "HEAD") else ()
+    found = {}
+    for value in values:
+        if identity := await authenticator.authenticate_session(value):
+            found[identity.name] = identity
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _session_cookies(request: web.Request) -> Sequence[str]:
+    """Return the values of all session cookies in the request, each once; of too many, those that come first."""
+    cookies = [
+        (ascii_text.strip_blanks(name), ascii_text.strip_blanks(value).strip('"'))
+        for line in request.headers.getall(hdrs.COOKIE, ())
+        for name, _, value in (pair.partition("=") for pair in line.split(";"))
+    ]
+    for is_secure in (True,) if request.secure else (True, False):
+        own = cookie_name(request, is_secure=is_secure)
+        if values := [value for name, value in cookies if name == own and value]:
+            return tuple(dict.fromkeys(values))[:_MAX_COOKIES]
+    return ()
 
 
 def _peer_uid(request: web.Request) -> int | None:

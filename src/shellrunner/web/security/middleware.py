@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
+from shellrunner import ascii_text
 from shellrunner.errors import BadParameter, ShellrunnerError
 from shellrunner.model.filters import FILTERS
 from shellrunner.web.app_keys import identity_of
@@ -207,7 +208,7 @@ def _check_request_line(request: web.Request) -> None:
 
 def _check_framing(request: web.Request) -> None:
     # A proxy before us may see the end of any other body elsewhere, and with it another next request (RFC 9112, 6.1).
-    codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING)]
+    codings = [ascii_text.lower(coding) for coding in request.headers.getall(hdrs.TRANSFER_ENCODING)]
     if request.version != HttpVersion11 or codings != ["chunked"]:
         detail = "Transfer-Encoding must be chunked, and requires HTTP/1.1"
         raise HttpProblem("bad-request", detail, {"Connection": "close"})

@@ -11,13 +11,12 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
+from shellrunner import ascii_text
 from shellrunner.config import ServerSettings
 from shellrunner.web.http import problems
 from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.security.proxy_marks import has_mark
 
-# Headers that a proxy adds: then the process at the other end of the connection is not the client.
-FORWARDED: Final = ("Forwarded", "Via", "X-Real-IP")
-_FORWARDED_PREFIX: Final = "x-forwarded-"
 _FETCH_SITE: Final = "Sec-Fetch-Site"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # Headers that a page of another site may send and read, if server.cors_origins has its origin.
@@ -44,7 +43,8 @@ class OriginPolicy:
             HttpProblem: it names another, or there is none, or more than one.
         """
         hosts = request.headers.getall(hdrs.HOST, ())
-        if len(hosts) != 1 or hosts[0].lower() not in self._accepted_hosts(request.scheme, local_port(request)):
+        accepted = self._accepted_hosts(request.scheme, local_port(request))
+        if len(hosts) != 1 or ascii_text.lower(hosts[0]) not in accepted:
             raise problems.wrong_host()
 
     def check_origin(self, request: web.Request) -> None:
@@ -57,19 +57,19 @@ class OriginPolicy:
         if self.cors_origin(request) is not None:
             return
         if hdrs.ORIGIN in headers:
-            own = f"{request.scheme}://{headers[hdrs.HOST].lower()}"
+            own = f"{request.scheme}://{ascii_text.lower(headers[hdrs.HOST])}"
             for origin in headers.getall(hdrs.ORIGIN):
-                if origin.lower() != own and origin.lower() not in self._origins:
+                if ascii_text.lower(origin) not in {own, *self._origins}:
                     raise HttpProblem("cross-site", f"requests from the origin {origin!r} are not allowed")
         if _FETCH_SITE in headers:
-            sites = {site.strip().lower() for site in headers.getall(_FETCH_SITE)}
+            sites = {ascii_text.lower(ascii_text.strip_blanks(site)) for site in headers.getall(_FETCH_SITE)}
             if not sites <= {"same-origin", "none"}:
                 raise HttpProblem("cross-site", "requests from pages of other sites are not allowed (Sec-Fetch-Site)")
 
     def cors_origin(self, request: web.Request) -> str | None:
         """Return the request's origin, if it is one of server.cors_origins."""
         origins = request.headers.getall(hdrs.ORIGIN, ())
-        return origins[0] if len(origins) == 1 and origins[0].lower() in self._cors_origins else None
+        return origins[0] if len(origins) == 1 and ascii_text.lower(origins[0]) in self._cors_origins else None
 
     def preflight_response(self, request: web.Request, allowed: str) -> web.Response | None:
         """Return the response to a CORS preflight request, which has no token (Fetch, 4.8); None if it is not one."""
@@ -109,7 +109,7 @@ class OriginPolicy:
     def certain_address(self, request: web.Request) -> str | None:
         """Return the client's address if it is certain, else None: only a proxy that is not trusted may know it."""
         address, is_reported = self._trace_client(request)
-        return address if is_reported or not is_forwarded(request) else None
+        return address if is_reported or not has_mark(request.headers) else None
 
     def _trace_client(self, request: web.Request) -> tuple[str, bool]:
         """Return the client's address, and whether trusted proxies have reported all of the way to it."""
@@ -121,7 +121,7 @@ class OriginPolicy:
             return address, False
         # Each proxy appends the address of its peer: what stands left of the first untrusted one is that one's claim.
         for client in reversed(", ".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
-            reported = _address(client.strip())
+            reported = _address(ascii_text.strip_blanks(client))
             address, is_reported = reported or address, bool(reported)
             # What cannot be parsed (`unknown`, `unix:`) is untrusted too: then the proxy that reported it counts.
             if not reported or not self._is_proxy(reported):
@@ -145,14 +145,6 @@ class OriginPolicy:
                 if port is not None:
                     found.add(f"{name}:{port}")
         return frozenset(found)
-
-
-def is_forwarded(request: web.Request) -> bool:
-    """Return whether a header says that a proxy forwarded the request."""
-    headers = request.headers
-    return any(name in headers for name in FORWARDED) or any(
-        name.lower().startswith(_FORWARDED_PREFIX) for name in headers
-    )
 
 
 def is_unix_socket(request: web.Request) -> bool:
