@@ -93,7 +93,8 @@ def test_a6_what_the_configuration_names_is_allowed_and_nothing_beside_it() -> N
     assert all(allows(name, address) for name in ("localhost", "a.localhost:1") for address in ("127.0.0.1", "::1"))
     assert not any(allows(name, address) for name in ("localhost:9000", "localhost.") for address in PUBLIC)
     assert not allows("localhost:9000", "10.0.0.1", "10.0.0.0/8")
-    assert not allows("localhost.example.org", "127.0.0.1")
+    assert not any(allows(name, "127.0.0.1") for name in ("localhost.example.org", "notlocalhost"))
+    assert allows("notlocalhost.", "8.8.8.8")
 
 
 async def test_a6_a_name_that_leads_inside_is_not_called(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class AddressPolicy:
         literal = _literal(name)
         if literal is not None:
             return literal == address
-        if name == "localhost" or name.endswith((".localhost", "localhost.")):
+        if f".{name.rstrip('.')}".endswith(".localhost"):
             return address.is_loopback
         return self._is_named(address) or not is_special(address)
 
