@@ -229,6 +229,18 @@ async def test_a_command_that_is_only_killed_gets_no_term(keeping: tuple[Talk, S
     assert not process_tree.descendants(pid)
 
 
+async def test_a_kill_lets_nobody_take_a_further_step(keeping: tuple[Talk, SlotReader]) -> None:
+    """A shell that handles HUP gets none from the death of a parent, nor the time to go on after that of a child."""
+    keeper, slot = keeping
+    pid = keeper.hello["identity"]["pid"]
+    for job in range(1, 7):  # two of three were seen to take it when parents were killed first
+        start(keeper, job, "timeout 60 sh -c 'trap : HUP; sleep 60; echo next; sleep 60'; echo outer", kill_only=True)
+        await until(lambda: len(process_tree.living(pid)) == 4)
+        keeper.send(do="cancel", job=job, token="t")
+        assert keeper.receive()["say"] == "ended"
+        assert ended(slot, job)[1] == b""
+
+
 def _age(pid: Any) -> Any:
     with open("/proc/uptime") as file:
         up = float(file.read().split()[0])

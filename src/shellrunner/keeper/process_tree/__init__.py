@@ -119,6 +119,10 @@ def kill(spared: Collection[int] = ()) -> None:
     They are stopped first, and looked for again until no new one is found: a stopped process does not fork, so the
     search ends, where killing one by one would lag behind a tree that keeps forking. First groups, all of whose
     members stop at once; then each process, which may have left its group meanwhile.
+
+    Children are killed before their parents: when a parent ends, the kernel sends HUP and CONT to a stopped group
+    that is orphaned by that (setpgid(2)), and to the foreground of a terminal when its session's leader ends. A shell
+    there that handles HUP would go on with its next step until it is killed itself.
     """
     me = os.getpid()
     stopped: dict[tuple[int, int], Process] = {}
@@ -131,7 +135,7 @@ def kill(spared: Collection[int] = ()) -> None:
         for process in fresh:
             _signal(process, signal.SIGSTOP)
             stopped[process.pid, process.start] = process
-    for process in stopped.values():
+    for process in reversed(stopped.values()):
         _signal(process, signal.SIGKILL)
 
 
