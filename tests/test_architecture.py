@@ -185,6 +185,8 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "static_files",
             "request_line",
         ),
+        ("strangers",),
+        ("sources",),
         ("__init__",),
     ),
     "web.security": (

@@ -415,6 +415,7 @@ class _Figures:
 
 class _HttpCounts:
     connections = 0
+    unauthenticated = 0
     followers: Mapping[str, int] = {"events": 0}
     cut: Mapping[str, int] = {"slow-head": 0}
     problems: Mapping[str, int] = {"internal": 0}

@@ -67,6 +67,10 @@ class HttpCounts(Protocol):
         """Open connections."""
 
     @property
+    def unauthenticated(self) -> int:
+        """Those on which nobody was authenticated yet."""
+
+    @property
     def cut(self) -> Mapping[str, int]:
         """Connections closed by the server, by reason."""
 
@@ -185,6 +189,8 @@ def _service_metrics(inputs: MetricInputs, queues: QueueOverview) -> Iterator[Me
 
 def _web_metrics(web: HttpCounts) -> Iterator[Metric]:
     yield _gauge("shellrunner_connections", "Open connections.", {(): web.connections})
+    text = "Open connections on which nobody was authenticated yet."
+    yield _gauge("shellrunner_unauthenticated_connections", text, {(): web.unauthenticated})
     yield _by(_counter, "shellrunner_connections_cut_total", "Connections closed by the server.", web.cut, "reason")
     yield _by(_counter, "shellrunner_problems_total", "Responses that were problems.", web.problems, "problem")
     text = "Lines of the audit log for refused requests that were counted instead of written."

@@ -8,7 +8,8 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aiohttp import web
 
 from shellrunner.access import Identity
 from shellrunner.model import JobSpec
+from shellrunner.service.tls_protocol import over_tls
 from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, ConnectionLimits
 from shellrunner.web.http.revocation import REVOCATIONS
@@ -269,26 +271,44 @@ async def test_the_last_bytes_do_not_keep_a_connection_open(site: Site) -> None:
     assert drops(site) == {"not-reading": 1}
 
 
-async def test_one_connection_too_many_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The limit applies to all connections together; one over it is closed at once, and logged once."""
+async def test_where_all_connections_are_taken_what_waits_makes_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limit applies to all connections together; for a new one the one that waits longest is closed."""
     async with serving(tmp_path, server={"max_connections": 3}) as site:
-        assert site.app[CONNECTIONS].limits == ConnectionLimits(max_connections=3)
-        site.app[CONNECTIONS].limits = ConnectionLimits(max_connections=3, head_timeout=0.2)
+        limits = site.app[CONNECTIONS].limits
+        assert (limits.max_connections, limits.max_unauthenticated) == (3, 1)
+        site.app[CONNECTIONS].limits = replace(limits, head_timeout=0.2)
         path = str(tmp_path / "s")
         await web.UnixSite(site.runner, path).start()
         with caplog.at_level(logging.WARNING, "shellrunner.web"):
-            async with connected(site) as (_, first), connected(site, path), connected(site):
+            async with connected(site) as (first, _), connected(site, path) as (second, _), connected(site):
                 await until(lambda: len(site.app[CONNECTIONS]) == 3)
-                for address in (None, path, None):
-                    async with connected(site, address) as (reader, _):
-                        assert await ended(reader) == b""
-                first.close()
-                await until(lambda: len(site.app[CONNECTIONS]) == 2)
                 assert (await site.get("/healthz")).status == 200
-            await until(lambda: bool(site.app[CONNECTIONS].cut["slow-head"]) or not len(site.app[CONNECTIONS]))
+                assert await ended(first) == b""
+                async with connected(site, path):
+                    await until(lambda: len(site.app[CONNECTIONS]) == 3)
+                async with connected(site):
+                    assert await ended(second) == b""
+                    assert drops(site) == {"idle": 2}
             await until(lambda: bool(caplog.records))
     (record,) = caplog.records
-    assert (record.getMessage(), record.one_too_many, record.max_connections) == ("connections dropped", 3, 3)  # type: ignore[attr-defined]
+    assert (record.getMessage(), record.max_connections) == ("connections dropped", 3)  # type: ignore[attr-defined]
+
+
+async def test_where_all_connections_are_in_use_one_too_many_is_closed(tmp_path: Path) -> None:
+    """What is being answered, or is sending a request, does not make way: then a new connection is closed at once."""
+    async with serving(tmp_path, server={"max_connections": 3}) as site, AsyncExitStack() as stack:
+        job_id = await site.submit()
+        for _ in range(2):
+            await stack.enter_async_context(site.events(job_id))
+        _, sending = await stack.enter_async_context(connected(site))
+        sending.write(b"GET /heal")
+        await until(lambda: not any(each.is_waiting for each in site.app[CONNECTIONS]))
+        assert len(site.app[CONNECTIONS]) == 3
+        async with connected(site) as (reader, _):
+            assert await ended(reader) == b""
+        assert drops(site) == {"one-too-many": 1}
 
 
 @pytest.fixture(scope="session")
@@ -299,34 +319,33 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# What was accepted and refused before its handshake is closed by asyncio only by being dropped.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_handshakes_that_never_end_are_bounded(tmp_path: Path, certificate: Path) -> None:
-    """Pending TLS handshakes are limited as connections are, and make way for others after their time."""
-    limits = ConnectionLimits(max_connections=3, head_timeout=0.5)
+async def test_handshakes_that_never_end_make_way(tmp_path: Path, certificate: Path) -> None:
+    """Pending TLS handshakes are connections like others: they count, make way for new ones, and end in time."""
     async with serving(tmp_path) as site:
-        site.app[CONNECTIONS].limits = limits
+        connections, limits = site.app[CONNECTIONS], ConnectionLimits(max_connections=3, head_timeout=0.5)
+        connections.limits = limits
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-        loop, server = asyncio.get_running_loop(), site.runner.server
-        assert server is not None
-        listener = await loop.create_server(
-            server, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=limits.head_timeout
+        assert site.runner.server is not None
+        listener = await asyncio.get_running_loop().create_server(
+            over_tls(site.runner.server, context), "127.0.0.1", 0
         )
         address = listener.sockets[0].getsockname()
-        expected = site.app[CONNECTIONS]._pending
-        silent = [socket.create_connection(address) for _ in range(3)]
-        await until(lambda: len(expected) == 3)
-        reader, writer = await asyncio.open_connection(*address)
-        assert await ended(reader) == b""
-        writer.transport.abort()
-        assert drops(site) == {"one-too-many": 1}
-        await until(lambda: all(loop.time() - since > limits.head_timeout for since in expected.values()))
+        silent = [await asyncio.open_connection(*address) for _ in range(3)]
+        await until(lambda: len(connections) == 3)
         async with site.session.get(f"https://127.0.0.1:{address[1]}/healthz", ssl=False) as answer:
             assert answer.status == 200
-        for each in silent:
-            each.close()
+        assert await ended(silent[0][0]) == b""
+        assert drops(site) == {"idle": 1}
+        broken = await asyncio.open_connection(*address)
+        broken[1].write(b"GET / HTTP/1.1\r\n\r\n")  # no TLS
+        await ended(broken[0])
+        for reader, _ in silent[1:]:
+            assert await ended(reader) == b""
+        assert drops(site) == {"idle": 1, "slow-head": 2}
+        await until(lambda: not len(connections))
+        for _, writer in [*silent, broken]:
+            writer.transport.abort()
         listener.close()
 
 

@@ -98,6 +98,14 @@ class ServerSettings(Section):
         None, description="PEM file with the private key, or the name of a credential; with it, only TLS 1.3"
     )
     max_connections: int = Field(1000, ge=1, description="maximum number of open connections")
+    max_unauthenticated: int | None = Field(
+        None,
+        ge=1,
+        description="maximum number of those on which nobody was authenticated yet; default: a quarter",
+    )
+    max_unauthenticated_per_source: int = Field(
+        20, ge=1, description="maximum number of those of one address, IPv6 /64 or local user, but for proxies"
+    )
     max_streams: int = Field(100, ge=1, description="maximum number of open streams of one token or user")
 
     @field_validator("tls_key")
@@ -106,6 +114,11 @@ class ServerSettings(Section):
         if "tls_cert" in before.data and (key is None) != (before.data["tls_cert"] is None):
             raise ValueError("tls_cert and tls_key must be set together")
         return key
+
+    @property
+    def unauthenticated_share(self) -> int:
+        """How many connections there may be on which nobody was authenticated yet."""
+        return min(self.max_connections, self.max_unauthenticated or max(1, self.max_connections // 4))
 
     @property
     def addresses(self) -> list[Address]:

@@ -12,12 +12,23 @@ import contextlib
 import ssl
 from asyncio.sslproto import AppProtocolState, SSLProtocol, SSLProtocolState
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from shellrunner.web.http.connections import ReportRefusal
 
 TLS_TIMEOUT: Final = 10.0  # seconds that a client has for the handshake, and for the shutdown
 _UntypedSslProtocol: Any = SSLProtocol  # typeshed knows little of it
+
+
+@runtime_checkable
+class CountsHandshakes(Protocol):
+    """A protocol that counts connections whose handshake is not done; another takes its place afterwards."""
+
+    def tcp_connected(self, transport: asyncio.BaseTransport) -> None:
+        """Count a connection."""
+
+    def tcp_lost(self) -> None:
+        """Forget it: its handshake has failed."""
 
 
 class TlsProtocol(_UntypedSslProtocol):  # type: ignore[misc]
@@ -27,6 +38,18 @@ class TlsProtocol(_UntypedSslProtocol):  # type: ignore[misc]
     _keeps_open = False  # the client's side has ended, and the protocol above has more to send
     _tcp_ended = False
     report_refusal: ReportRefusal | None = None  # of handshakes that fail
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake, of which the protocol above is notified: it counts the connection."""
+        if isinstance(self._app_protocol, CountsHandshakes):
+            self._app_protocol.tcp_connected(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Handle the end of the TCP connection, perhaps before that of the handshake."""
+        if isinstance(self._app_protocol, CountsHandshakes):
+            self._app_protocol.tcp_lost()
+        super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:
         """Handle the end of what the client sends over TCP, with or without a close_notify before it."""

@@ -4,12 +4,13 @@ Reads and writes the history through `History`, and reaches running commands thr
 jobs are run, or who runs them.
 """
 
+import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
 from shellrunner.access.authenticator import Authenticator
-from shellrunner.config import Settings
+from shellrunner.config import ServerSettings, Settings
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.store import History
 from shellrunner.web import openapi
@@ -169,8 +170,7 @@ def make_app(
     app[RENDER_METRICS], app[AUTHENTICATOR], app[FIND_PID] = render_metrics, authenticator, controls.pid
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[AUDIT] = audit
-    limits = ConnectionLimits(max_connections=settings.server.max_connections)
-    app[CONNECTIONS] = Connections(limits, STATUSES, audit.log_refused_connection)
+    app[CONNECTIONS] = Connections(_connection_limits(settings.server), STATUSES, audit.log_refused_connection)
     app[REVOCATIONS] = Revocations(authenticator)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, controls.pid), StatusFeed(store, controls.pid)
@@ -179,6 +179,15 @@ def make_app(
     app.on_cleanup.append(_close_audit)
     app.add_routes([_route_def(row) for row in ROUTES])
     return app
+
+
+def _connection_limits(server: ServerSettings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=server.max_connections,
+        max_unauthenticated=server.unauthenticated_share,
+        max_unauthenticated_per_source=server.max_unauthenticated_per_source,
+        proxies=tuple(ipaddress.ip_network(proxy) for proxy in server.proxies),
+    )
 
 
 def _route_def(row: Route) -> web.RouteDef:

@@ -17,13 +17,15 @@ from shellrunner.store import History
 
 @dataclass(frozen=True, slots=True)
 class HttpFigures:
-    """Figures of the web side: followers by kind, connections, cut ones by reason, problems by code, audit lines.
+    """Figures of the web side: followers by kind, connections (unauthenticated: of strangers), cut ones by reason,
+    problems by code, audit lines.
 
     Filled by `handlers.health` at each scrape; `security.middleware` sees every rejected request.
     """
 
     followers: Mapping[str, int]
     connections: int
+    unauthenticated: int
     cut: Mapping[str, int]
     problems: Mapping[str, int]
     suppressed: int

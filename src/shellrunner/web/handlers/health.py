@@ -80,8 +80,14 @@ async def metrics(request: web.Request) -> web.Response:
     streams = request.app[STREAMS].count()
     followers = {kind: streams[path] for path, kind in _STREAM_KINDS.items()}
     connections = request.app[CONNECTIONS]
-    suppressed = request.app[AUDIT].suppressed
-    figures = HttpFigures(followers, len(connections), connections.cut, connections.problems, suppressed)
+    figures = HttpFigures(
+        followers,
+        len(connections),
+        connections.unauthenticated,
+        connections.cut,
+        connections.problems,
+        request.app[AUDIT].suppressed,
+    )
     content = await request.app[RENDER_METRICS](figures, openmetrics=media_type == _OPENMETRICS)
     headers = {"Content-Type": _CONTENT_TYPES[media_type], "Cache-Control": "no-store", "Vary": "Accept"}
     return web.Response(body=content, headers=headers)

@@ -1,5 +1,7 @@
-"""Open connections and their deadlines: slow clients are dropped, connections over the limit are not opened.
+"""Open connections and their deadlines: slow clients are dropped, and where there are too many, some make way.
 
+A new connection always gets the chance to authenticate itself, as long as any other only waits. Until then it is a
+stranger's: these have a share of all connections, a few for each source, and are not kept open for long.
 `Connections` belongs to the app and is called by the protocol of each connection. Must not know requests.
 """
 
@@ -7,25 +9,28 @@ import asyncio
 import fcntl
 import logging
 import math
+import os
 import select
 import socket
 import struct
 import termios
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from shellrunner.peer_credentials import peer_has_left
+from shellrunner.web.http.sources import Network, find_source, identify
+from shellrunner.web.http.strangers import Strangers
 
 log = logging.getLogger("shellrunner.web")
 
-_MAX_EXTRA: Final = 8  # connections over the limit that wait to be closed
 _LOG_INTERVAL: Final = 60.0  # seconds between two lines
-REASONS: Final = ("one-too-many", "slow-head", "large-head", "not-reading", "revoked")
+_MAX_SOURCES: Final = 3  # that a line names
+REASONS: Final = ("one-too-many", "unauthenticated", "idle", "slow-head", "large-head", "not-reading", "revoked")
+_OPERATORS_CONCERN: Final = frozenset({"one-too-many", "unauthenticated", "idle"})
 # Those that refuse what the client asks for. Browsers open connections that they may never use, or stop reading.
 _REFUSALS: Final = frozenset({"one-too-many", "large-head"})
 
@@ -46,14 +51,25 @@ class ConnectionLimits:
     """What a client may cost; times are in seconds."""
 
     max_connections: int = 1000
+    max_unauthenticated: int = 250  # connections of strangers
+    max_unauthenticated_per_source: int = 20
+    per_source_grace: float = 1.0  # a source may have more that are younger than this
+    proxies: Sequence[Network] = ()  # which have many clients: a share of one source is not for them
+    own_uid: int = field(default_factory=os.geteuid)  # whose processes are no strangers
+    stranger_idle_timeout: float = 5.0  # between the requests of a stranger; others have aiohttp's keep-alive
     head_timeout: float = 10.0  # from the start of a connection, or a request's first byte, to the end of its head
     max_head_bytes: int = 1 << 16  # of an unfinished head; a whole one is measured by the parser and the middleware
     send_timeout: float = 60.0  # within which a client must take some of the bytes that are waiting for it
 
     @property
+    def stranger_send_timeout(self) -> float:
+        """Like `send_timeout`, for a stranger: what it is sent is short."""
+        return min(self.head_timeout, self.send_timeout)
+
+    @property
     def check_interval(self) -> float:
         """The time between two checks, by which a client may be dropped too late."""
-        return min(self.head_timeout, self.send_timeout) / 4
+        return min(self.head_timeout, self.send_timeout, self.stranger_idle_timeout) / 4
 
 
 class ClientConnection:
@@ -61,27 +77,70 @@ class ClientConnection:
 
     __slots__ = (
         "_clock",
+        "_counted_since",
         "_doubtful_since",
         "_head_bytes",
         "_head_since",
+        "_idle_since",
+        "_own_uid",
         "_taken_at",
         "_unsent",
+        "identity",
         "is_half_closed",
         "is_idle",
+        "source",
         "transport",
     )
 
-    def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
+    def __init__(self, transport: asyncio.Transport, clock: Callable[[], float], limits: ConnectionLimits) -> None:
         """Expect a head from now on, so that a connection that never sends anything is too slow too."""
-        self.transport = transport
-        self.is_idle: Callable[[], bool] = lambda: False  # whether it waits for a request; set by the protocol
+        self.transport = transport  # during a TLS handshake that of TCP
+        self.is_idle: Callable[[], bool] = lambda: True  # whether it waits for a request; set by the protocol
+        self._own_uid = limits.own_uid
+        self.source = find_source(transport, limits.proxies, limits.own_uid)
+        self.identity = self.source.key if self.source.is_own else None  # who was authenticated on it last
         self._clock = clock
-        self._head_since: float | None = clock()
+        self._counted_since = self._idle_since = clock()
+        self._head_since: float | None = self._idle_since
         self._head_bytes = 0
         self._taken_at = clock()
         self._unsent: float = 0
         self.is_half_closed = False  # the client has shut down its sending side
         self._doubtful_since: float | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was accepted, or since a request on it was rejected."""
+        return self._clock() - self._counted_since
+
+    @property
+    def waits_since(self) -> float:
+        """Since when it waits for a request, if it does."""
+        return self._idle_since
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing is being done for it: no request is answered, and no other has begun to arrive."""
+        return self.is_idle() and not self._head_bytes
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether a request was answered, and no other has begun to arrive."""
+        return self._head_since is None
+
+    def identify(self) -> None:
+        """Ask the kernel whose it is; a process of the service's own user is no stranger."""
+        self.source = identify(self.source, self.transport, self._own_uid)
+        if self.source.is_own:
+            self.identity = self.source.key
+
+    def rejected(self) -> None:
+        """Note that nobody is known on it any more."""
+        self.identity, self._counted_since = None, self._clock()
+
+    def answered(self) -> None:
+        """Note that a request was answered."""
+        self._idle_since = self._clock()
 
     @property
     def doubtful_since(self) -> float | None:
@@ -133,7 +192,7 @@ class ClientConnection:
         if unsent == 0 or unsent < self._unsent:
             self._taken_at = now
         self._unsent = unsent
-        if now - self._taken_at >= limits.send_timeout:
+        if now - self._taken_at >= (limits.stranger_send_timeout if self.identity is None else limits.send_timeout):
             return "not-reading"
         # While a request is being answered, an unfinished head behind it costs no more than the connection does
         # anyway, and it may be unfinished only because we have stopped reading.
@@ -163,61 +222,91 @@ class Connections:
         self.problems: Counter[str] = Counter(dict.fromkeys(problems, 0))
         self.cut: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._logged: Counter[str] = Counter()
+        self._cut_sources: Counter[str] = Counter()
         self._next_log_at = 0.0
         self._open: set[ClientConnection] = set()
-        self._pending: WeakKeyDictionary[asyncio.Protocol, float] = WeakKeyDictionary()  # accepted when
+        self._strangers = Strangers()
         self._is_checking = False
 
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self._open)
 
-    def add_pending(self, pending: asyncio.Protocol) -> None:
-        """Count an accepted connection whose TLS handshake may still follow.
+    def __iter__(self) -> Iterator[ClientConnection]:
+        """Iterate over the open connections."""
+        return iter(self._open)
 
-        If the handshake never completes, asyncio drops `pending` without calling it, and the weak reference ends.
+    @property
+    def unauthenticated(self) -> int:
+        """How many of them are strangers'."""
+        return len(self._strangers)
 
-        Raises:
-            ConnectionRefusedError: too many are pending; asyncio then closes the socket.
+    def accept(self, transport: asyncio.Transport) -> ClientConnection | None:
+        """Open a connection that was accepted, before any TLS handshake; others may have to make way.
+
+        Return None if none could, so that this one was dropped.
         """
-        now = asyncio.get_running_loop().time()
-        if self._is_full():
-            # Before Python 3.11.8 asyncio drops them only when garbage is collected.
-            for each in [each for each, since in self._pending.items() if now - since >= self.limits.head_timeout]:
-                del self._pending[each]
-        if self._is_full():
-            self.cut["one-too-many"] += 1
-            raise ConnectionRefusedError("too many connections")
-        self._pending[pending] = now
-
-    def _is_full(self) -> bool:
-        # A few more are let in, because only an open connection can be closed in order (`open`).
-        total = len(self._pending) + len(self._open)
-        return len(self._pending) >= self.limits.max_connections or total >= self.limits.max_connections + _MAX_EXTRA
-
-    def open(self, pending: asyncio.Protocol, transport: asyncio.Transport) -> ClientConnection | None:
-        """Open a pending connection; return None if it exceeds the limit and was dropped."""
-        self._pending.pop(pending, None)
         loop = asyncio.get_running_loop()
-        connection = ClientConnection(transport, loop.time)
-        if len(self._open) >= self.limits.max_connections:
-            self.drop(connection, "one-too-many")
-            return None
+        connection = ClientConnection(transport, loop.time, self.limits)
         self._open.add(connection)
+        if connection.identity is None:
+            self._strangers.add(connection)
         if not self._is_checking:
             self._is_checking = True
             loop.call_later(self.limits.check_interval, self._check)
-        return connection
+        self._make_way(connection)
+        return connection if connection in self._open else None
 
     def close(self, connection: ClientConnection) -> None:
         """Forget a connection that has ended."""
         self._open.discard(connection)
+        self._strangers.remove(connection)
+
+    def authenticated(self, connection: ClientConnection, identity: str) -> None:
+        """Note who has sent the request that has arrived: from now on it is no stranger's connection."""
+        if connection.identity is None:
+            self._strangers.remove(connection)
+        connection.identity = identity
+
+    def rejected(self, connection: ClientConnection) -> None:
+        """Note that the sender of the request that has arrived could not be authenticated."""
+        if connection in self._open:
+            self._strangers.remove(connection)
+            connection.rejected()
+            self._strangers.add(connection)
+            self._make_way(connection)
+
+    def _make_way(self, newest: ClientConnection) -> None:
+        """Drop what exceeds the limits; not the newest, unless all others are busy."""
+        share, grace = self.limits.max_unauthenticated_per_source, self.limits.per_source_grace
+        for stranger in self._strangers.over_share(newest.source.key, share, grace):
+            self._drop_stranger(stranger)
+        self._drop_stranger(self._strangers.first_to_go(self.limits.max_unauthenticated))
+        if len(self._open) > self.limits.max_connections:
+            victim = self._strangers.first_to_go()
+            if victim is None or victim is newest:
+                victim = self._longest_waiting(newest)
+                self.drop(victim or newest, "idle" if victim else "one-too-many")
+            else:
+                self._drop_stranger(victim)
+
+    def _drop_stranger(self, stranger: Any) -> None:
+        if stranger is not None:
+            self._cut_sources[stranger.source.key] += 1
+            self.drop(stranger, "unauthenticated")
+
+    def _longest_waiting(self, newest: ClientConnection) -> ClientConnection | None:
+        """Return what waits for a request the longest, of the identity that has most of such connections."""
+        waiting = [each for each in self._open if each.identity and each is not newest and each.is_waiting]
+        numbers = Counter(each.identity for each in waiting)
+        return min(waiting, key=lambda each: (-numbers[each.identity], each.waits_since), default=None)
 
     def drop(self, connection: ClientConnection, reason: str) -> None:
         """Abort a connection, even one that is closing already but whose last bytes the client does not take."""
         self.cut[reason] += 1
         if reason in _REFUSALS:
             self.report_refusal(connection.transport, reason)
+        self.close(connection)
         connection.transport.abort()
 
     def end_half_closed(self, connection: ClientConnection) -> bool:
@@ -236,19 +325,41 @@ class Connections:
                 continue
             if (reason := connection.drop_reason(self.limits)) is not None:
                 self.drop(connection, reason)
+            elif connection.identity is None:
+                self._check_stranger(connection)
+        share, grace = self.limits.max_unauthenticated_per_source, self.limits.per_source_grace
+        for stranger in self._strangers.all_over_share(share, grace):
+            self._drop_stranger(stranger)
         self._log_drops()
         self._is_checking = bool(self._open)
         if self._is_checking:
             asyncio.get_running_loop().call_later(self.limits.check_interval, self._check)
+
+    def _check_stranger(self, connection: ClientConnection) -> None:
+        """Close a stranger's connection that waits for too long for another request, as a keep-alive ends."""
+        now, source = asyncio.get_running_loop().time(), connection.source
+        is_due = now - connection.waits_since >= self.limits.stranger_idle_timeout
+        if source.is_proxy or not (is_due and connection.is_waiting and connection.is_between_requests):
+            return
+        if source.is_provisional:
+            self._strangers.remove(connection)
+            connection.identify()
+            if connection.identity is not None:
+                return
+            self._strangers.add(connection)
+        connection.transport.close()
 
     def _log_drops(self) -> None:
         # One line for all of them: a client that opens thousands must not fill the log as well.
         now = asyncio.get_running_loop().time()
         if now >= self._next_log_at and (fresh := self.cut - self._logged):
             counts: dict[str, Any] = {reason.replace("-", "_"): number for reason, number in fresh.items()}
-            # Browsers open connections that they may never use; reaching the limit is the operator's concern.
-            level = logging.WARNING if "one-too-many" in fresh else logging.DEBUG
+            # Browsers open connections that they may never use; reaching a limit is the operator's concern.
+            level = logging.WARNING if _OPERATORS_CONCERN & fresh.keys() else logging.DEBUG
             limit = {"open": len(self._open), "max_connections": self.limits.max_connections}
+            if self._cut_sources:
+                counts["sources"] = dict(self._cut_sources.most_common(_MAX_SOURCES))
+                self._cut_sources.clear()
             log.log(level, "connections dropped", extra={**counts, **limit})
             self._logged, self._next_log_at = self.cut.copy(), now + _LOG_INTERVAL
 

@@ -83,6 +83,14 @@ class _ClientProtocol(WatchedProtocol):
         """See `ClientConnection`."""
         return self._connection.doubtful_since
 
+    def authenticated(self, identity: str) -> None:
+        """See `Connections`."""
+        self._connections.authenticated(self._connection, identity)
+
+    def rejected(self) -> None:
+        """See `Connections`."""
+        self._connections.rejected(self._connection)
+
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's returns nothing, and so closes at once
         """Keep the connection for what is still to be answered; called again if reading was paused meanwhile."""
         if self._connection.is_half_closed:
@@ -161,6 +169,7 @@ class _ClientProtocol(WatchedProtocol):
         if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1
         finished = await super().finish_response(request, resp, start_time)
+        self._connection.answered()
         if self.owner.is_revoked:
             self.close()
         elif self._connection.is_half_closed:
@@ -175,17 +184,31 @@ class _ClientProtocol(WatchedProtocol):
             self.close()
 
 
-class _PendingConnection(asyncio.Protocol):
+class _AcceptedConnection(asyncio.Protocol):
     """Stands in for the protocol until the TLS handshake is done.
 
-    If the handshake fails, asyncio calls nobody; it only drops this object.
+    If the handshake fails, asyncio calls nobody; `tls_protocol` calls `tcp_connected` and `tcp_lost`.
     """
 
-    def __init__(self, open_connection: Callable[[asyncio.Transport, asyncio.Protocol], None]) -> None:
-        self._open_connection = open_connection
+    def __init__(self, server: "_Server") -> None:
+        self._server, self._connections = server, server.open_connections
+        self._connection: ClientConnection | None = None
+
+    def tcp_connected(self, transport: asyncio.Transport) -> None:
+        """Count the connection before its handshake."""
+        self._connection = self._connections.accept(transport)
+
+    def tcp_lost(self) -> None:
+        """Forget the connection if its handshake did not succeed."""
+        if self._connection is not None:
+            self._connections.close(self._connection)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._open_connection(cast("asyncio.Transport", transport), self)
+        transport = cast("asyncio.Transport", transport)
+        connection = self._connection or self._connections.accept(transport)
+        if connection is not None:
+            connection.transport = transport
+            self._server.begin(connection)
 
 
 class _Server(ProtocolServer):
@@ -194,16 +217,13 @@ class _Server(ProtocolServer):
     open_connections: Connections
 
     def __call__(self) -> Any:  # not the RequestHandler yet
-        pending = _PendingConnection(self._open)
-        self.open_connections.add_pending(pending)
-        return pending
+        return _AcceptedConnection(self)
 
-    def _open(self, transport: asyncio.Transport, pending: asyncio.Protocol) -> None:
-        connection = self.open_connections.open(pending, transport)
-        if connection is not None:
-            protocol = self.make_protocol(partial(_ClientProtocol, connection))
-            transport.set_protocol(protocol)
-            protocol.connection_made(transport)
+    def begin(self, connection: ClientConnection) -> None:
+        """Have aiohttp serve the connection."""
+        protocol = self.make_protocol(partial(_ClientProtocol, connection))
+        connection.transport.set_protocol(protocol)
+        protocol.connection_made(connection.transport)
 
 
 class Runner(ProtocolRunner):
@@ -254,6 +274,16 @@ def connection_identity(request: web.Request) -> ConnectionIdentity:
     """Return what knows whose the request's connection is."""
     protocol = request.protocol
     return protocol.owner if isinstance(protocol, _ClientProtocol) else ConnectionIdentity(lambda: None)
+
+
+def note_identity(request: web.Request, identity: str | None) -> None:
+    """Note who has sent the request, for the limits of its connection; None: nobody who could be authenticated."""
+    protocol = request.protocol
+    if isinstance(protocol, _ClientProtocol):
+        if identity is None:
+            protocol.rejected()
+        else:
+            protocol.authenticated(identity)
 
 
 def doubtful_since(request: web.Request) -> float | None:

@@ -17,7 +17,7 @@ from shellrunner.config.auth import Scope
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
 from shellrunner.web.http.revocation import REVOCATIONS
-from shellrunner.web.http.server_protocol import connection_identity
+from shellrunner.web.http.server_protocol import connection_identity, note_identity
 from shellrunner.web.route import Access
 from shellrunner.web.security.origin import OriginPolicy, is_unix_socket, local_port
 from shellrunner.web.security.proxy_marks import has_mark
@@ -99,8 +99,9 @@ def authenticate_peer(request: web.Request) -> Identity:
 
 
 def bind_connection(request: web.Request, identity: Identity) -> None:
-    """Let the connection, and what is being answered on it, end as soon as this identity is revoked."""
+    """Note whose the connection is: it, and what is being answered on it, end as soon as this identity is revoked."""
     connection_identity(request).bind(identity, request.app[REVOCATIONS])
+    note_identity(request, identity.name)
 
 
 def authorize(request: web.Request, identity: Identity, access: Access) -> None:

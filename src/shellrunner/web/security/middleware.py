@@ -14,7 +14,15 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
 from shellrunner import ascii_text
-from shellrunner.errors import BadParameter, ShellrunnerError
+from shellrunner.access import Identity
+from shellrunner.errors import (
+    BadParameter,
+    NetworkNotAllowed,
+    NotThisUser,
+    ShellrunnerError,
+    TokenNeeded,
+    TooManyWrongTokens,
+)
 from shellrunner.model.filters import FILTERS
 from shellrunner.web.app_keys import identity_of
 from shellrunner.web.http import bodies, problems
@@ -22,7 +30,7 @@ from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.aiohttp_internals import override_version
 from shellrunner.web.http.problems import SECURITY_HEADERS, HttpProblem
 from shellrunner.web.http.request_line import has_one_spelling
-from shellrunner.web.http.server_protocol import connection_identity
+from shellrunner.web.http.server_protocol import connection_identity, note_identity
 from shellrunner.web.route import Access, Handler
 from shellrunner.web.security import audit as audit_log
 from shellrunner.web.security import authentication, ownership
@@ -121,21 +129,30 @@ class _RequestCheck:
 
     async def _authenticate(self) -> None:
         request, access = self._request, self._policy.access
-        identity = await authentication.authenticate_credentials(request, self._origins, access)
+        try:
+            identity = await self._identify()
+        except (TokenNeeded, TooManyWrongTokens, NotThisUser, NetworkNotAllowed):
+            note_identity(request, None)
+            raise
+        authentication.authorize(request, identity, access)
+        if access in (Access.RUN, Access.RUN_MANY):
+            await ownership.check_owner(request, identity, access)
+
+    async def _identify(self) -> Identity:
+        request = self._request
+        identity = await authentication.authenticate_credentials(request, self._origins, self._policy.access)
         if identity is not None:
             authentication.bind_connection(request, identity)
         if request.method not in _SAFE_METHODS and self._policy is not _NO_ROUTE:
             if identity is None and not request.content.is_eof():
                 # Before the body: one from an unknown client is not waited for, and takes no memory.
-                authentication.authenticate_peer(request)
+                authentication.bind_connection(request, authentication.authenticate_peer(request))
             # The whole body is received before the kernel is asked again, so that the client is still there then.
             await bodies.preload(request)
         if identity is None:
             identity = authentication.authenticate_peer(request)
             authentication.bind_connection(request, identity)
-        authentication.authorize(request, identity, access)
-        if access in (Access.RUN, Access.RUN_MANY):
-            await ownership.check_owner(request, identity, access)
+        return identity
 
     def _reject(self, code: str, response: web.Response) -> web.Response:
         if not self._is_accepted or audit_log.is_missing(self._request):
