@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
@@ -14,6 +14,8 @@ from aiohttp import web
 
 from shellrunner.config import AuthSettings
 from shellrunner.model import JobSpec
+from shellrunner.store import DeleteCount, Filters
+from shellrunner.store.units import bulk_delete
 from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS
 from shellrunner.web.http.revocation import REVOCATIONS
@@ -209,6 +211,28 @@ async def test_a_body_that_arrives_after_the_revocation_starts_nothing(tmp_path:
         assert reply.short == "401 token-needed"
         assert await made[0].ended() == b""
         assert len(await site.store.jobs(range(1, 9))) == 1
+
+
+async def test_a_long_deletion_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting many jobs ends with the batch during which the token was revoked, also if the client has gone."""
+    monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 1)
+    async with guarded(tmp_path) as site, lines(site, 1) as (line,):
+        jobs = [await site.store.add(JobSpec(command="true")) for _ in range(3)]
+        for job in jobs:
+            await site.store.request_cancel(job.id)
+        delete_jobs = site.store.delete_jobs
+
+        async def delete(filters: Filters, on_deleted: Callable[[Sequence[int]], object]) -> DeleteCount:
+            def revoke(deleted: Sequence[int]) -> object:
+                site.app[AUTHENTICATOR].reload(CHANGES["removed"])
+                return on_deleted(deleted)
+
+            return await delete_jobs(filters, revoke)
+
+        monkeypatch.setattr(site.store, "delete_jobs", delete)
+        sent = looking("/api/jobs?confirm=true", bearer(secret_of("ci")), verb="DELETE")
+        assert (await line.ask(sent)).short == "401 token-needed"
+        assert len(await site.store.jobs(range(1, 9))) == 2
 
 
 async def test_ended_sessions_end_their_streams(tmp_path: Path) -> None:

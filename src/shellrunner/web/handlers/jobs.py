@@ -4,6 +4,7 @@ Handlers of the routes under /api/jobs. Must not know how jobs are run.
 """
 
 import logging
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -11,7 +12,7 @@ from shellrunner import results
 from shellrunner.access import command_rules, job_policy
 from shellrunner.errors import NoSuchJob, ResultGone, TokenNeeded
 from shellrunner.model import Job
-from shellrunner.web.app_keys import FIND_PID, SETTINGS, STORE, identity_of, job_id
+from shellrunner.web.app_keys import AUTHENTICATOR, FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
 from shellrunner.web.http.problems import HttpProblem
@@ -87,8 +88,8 @@ async def remove(request: web.Request) -> web.Response:
 async def remove_many(request: web.Request) -> web.StreamResponse:
     """DELETE /api/jobs?…: delete all selected jobs that are done.
 
-    They are deleted in small batches, also after the client disconnected. If the service stops meanwhile, some are
-    deleted; repeat the request to delete the rest.
+    They are deleted in small batches, also after the client disconnected. If the service stops meanwhile, or the
+    token is revoked, some are deleted; repeat the request to delete the rest.
     """
     request.app[STREAMS].raise_if_closing()
     responses.check_preconditions(request, "")  # a list has no version, so no condition can be met
@@ -106,8 +107,14 @@ async def remove_many(request: web.Request) -> web.StreamResponse:
         )
     await audit.accept(request, **audit_details.of_query(request.query))
     job_ids: list[int] = []
+
+    def note_deleted(batch: Sequence[int]) -> None:
+        job_ids.extend(batch)
+        if not request.app[AUTHENTICATOR].is_still_valid(identity_of(request)):
+            raise TokenNeeded(wrong=True)
+
     try:
-        deleted, not_done = await store.delete_jobs(selected, job_ids.extend)
+        deleted, not_done = await store.delete_jobs(selected, note_deleted)
     finally:
         audit.add_details(request, deleted=len(job_ids), **audit_details.of_ids(job_ids))
     log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": not_done})
