@@ -27,6 +27,8 @@ from shellrunner.backup.manifest import Manifest
 from shellrunner.backup.restoration import restore
 from shellrunner.clock import format_rfc3339, now_ms
 from shellrunner.errors import ShellrunnerError
+from shellrunner.model import Done as DonePhase
+from shellrunner.model import Ending, JobSpec
 from shellrunner.store.output import spill
 from shellrunner.store.sqlite.snapshot import LiveHistory
 from tests.support.command_line import Done, Typist
@@ -269,6 +271,47 @@ async def test_it_is_private_and_has_no_secrets(service: Service, tmp_path: Path
     keys = {path.name for path in (service.state_dir / "keys").iterdir()}
     assert keys
     assert not keys & {path.name for path in backup.rglob("*")}
+
+
+async def test_a_restored_job_starts_only_with_its_key(tmp_path: Path) -> None:
+    """Elsewhere it fails to start once the queues are resumed, and says why; where its key still is, it starts."""
+    spec = JobSpec(command="cat", env={"A": "secret"}, stdin="secret")
+    async with opened(tmp_path / "state") as store:
+        job = await store.add(spec)
+    await asyncio.to_thread(back_up, tmp_path / "state", tmp_path / "backup")
+    for place, is_there in (("state", True), ("other", False)):
+        await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / place, set_aside=True)
+        async with opened(tmp_path / place) as store:
+            await store.pause(None, paused=False)
+            following = await store.add(JobSpec(command="true"))
+            claim = await store.claim(1, "t")
+            if is_there:
+                assert (claim.job_id, claim.spec) == (job.id, spec)
+                continue
+            phase: Any = (await store.job(job.id)).phase
+            assert (claim.job_id, phase.end.ending) == (following.id, Ending.FAILED_TO_START)
+            assert "backups contain no keys" in phase.end.detail
+
+
+async def test_a_backup_of_an_earlier_schema_has_no_plain_secrets(tmp_path: Path) -> None:
+    """What an earlier version stored as it was is left out, and so are its hashes of requests."""
+    state = unpacked(4, tmp_path / "state")
+    with sqlite3.connect(state / "history.db") as db:
+        db.execute("""UPDATE jobs SET secrets = '{"stdin": "plain-secret"}' WHERE state IN ('queued', 'waiting')""")
+        db.execute("INSERT INTO keys VALUES ('uid:1', 'k', ?, 1, 1)", (b"plain-digest",))
+    db.close()
+    await asyncio.to_thread(back_up, state, tmp_path / "backup")
+    content = b"".join(files(tmp_path / "backup").values())
+    assert [word for word in (b"plain-secret", b"plain-digest") if word in content] == []
+    await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "other")
+    async with opened(tmp_path / "other") as store:
+        await store.pause(None, paused=False)
+        await store.pause("backups", paused=False)
+        await store.add(JobSpec(command="true", priority=-9))
+        assert (await store.claim(1, "t")).spec.priority == -9
+        phase = (await store.job(8)).phase
+        assert isinstance(phase, DonePhase)
+        assert (phase.end.ending, "copied without" in str(phase.end.detail)) == (Ending.FAILED_TO_START, True)
 
 
 @pytest.mark.parametrize("path", sorted(HISTORIES.iterdir()), ids=lambda path: path.name)

@@ -622,6 +622,11 @@ def open_key(chain: Any, key: Any) -> None:
     key.chmod(0o644)
 
 
+def append_key(chain: Any, key: Any) -> None:
+    chain.write_bytes(chain.read_bytes() + key.read_bytes())
+    chain.chmod(0o644)
+
+
 def encrypt_key(chain: Any, key: Any) -> None:
     subprocess.run(
         ["openssl", "ec", "-in", key, "-out", f"{key}.aes", "-aes256", "-passout", "pass:x"],
@@ -638,6 +643,7 @@ BROKEN_FILES = [
     (lose_key, "{key}: cannot be read: No such file or directory"),
     (pipe_key, "{key}: must be a regular file: a pipe cannot be read again at SIGHUP"),
     (open_key, "{key}: contains the private key, but other users can read or change it: chmod g-w,o= {key}"),
+    (append_key, "{chain}: contains the private key, but other users can read or change it: chmod g-w,o= {chain}"),
     (
         encrypt_key,
         "server.tls_key is encrypted, and a service cannot ask for the password: store the key unencrypted",

@@ -333,6 +333,27 @@ async def test_a_held_history_destroys_no_key_until_it_is_released(tmp_path: Pat
         assert (await store.claim(1, "t")).spec == SECRET
 
 
+async def test_a_broken_installation_is_noticed_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a job has secrets and the cipher cannot be loaded, the history is not opened; without secrets it is."""
+
+    def broken() -> None:
+        raise ImportError("no cryptography")
+
+    async with opened(tmp_path) as store:
+        job = await store.add(SECRET)
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed_text, "load_cipher", broken)
+        with pytest.raises(StoreUnavailable, match="the package cryptography is unusable: no cryptography"):
+            async with opened(tmp_path):
+                pass
+        async with opened(tmp_path / "new") as store:
+            with pytest.raises(StoreUnavailable, match="no cryptography"):
+                await store.add(SECRET)
+            assert (await store.add(SPEC)).id == 1
+    async with opened(tmp_path) as store:
+        assert (await store.claim(1, "t")).job_id == job.id
+
+
 async def test_missing_keys_are_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The start names the jobs that will not start."""
     async with opened(tmp_path) as store:

@@ -49,11 +49,11 @@ class Certificate:
     def _read(self) -> ssl.SSLContext:
         try:
             # Read here first, because ssl does not report which of the two it cannot read.
-            secret = {self._key}
+            secret = {self._key: None}
             for path in (self._chain, self._key):
                 secret_files.check_rereadable(path)
                 if b"PRIVATE KEY-----" in path.read_bytes():  # also where the chain's file has one
-                    secret.add(path)
+                    secret[path] = None
             wrong = [error for path in secret for error in secret_files.check_private(path, "the private key")]
             context = _context(self._chain, self._key)
         except ssl.SSLError as error:

@@ -10,6 +10,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import Final
 
+from shellrunner.errors import StoreUnavailable
 from shellrunner.sealing import sealed_text
 from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.key_files import KeyFiles
@@ -30,11 +31,17 @@ class KeyInventory:
     unused: set[str] = field(default_factory=set)
 
     def take(self, db: sqlite3.Connection, *, held: bool) -> None:
-        """Compare keys and jobs; destroy the keys that no job needs, unless the history is held."""
+        """Compare keys and jobs; destroy the keys that no job needs, unless the history is held.
+
+        Raises:
+            StoreUnavailable: a job has secrets, and the cipher is not installed.
+        """
         for (job_id,) in db.execute(HAVE_SECRETS).fetchall():
             (stored,) = db.execute("SELECT secrets FROM jobs WHERE id = ?", (job_id,)).fetchone()
             if name := sealed_text.key_name(stored):
                 self.in_use[job_id] = name
+        if self.in_use:
+            _require_cipher()
         found = self.files.names()
         unused = found - set(self.in_use.values())
         if held:
@@ -47,3 +54,15 @@ class KeyInventory:
                 "the keys of these jobs are missing, so they will fail to start: submit them again",
                 extra={"jobs": missing[:_MAX_LOGGED], "number": len(missing)},
             )
+
+
+def _require_cipher() -> None:
+    """Load the cipher before anything runs: without it, no job behind one with secrets could be claimed either.
+
+    Raises:
+        StoreUnavailable: it cannot be loaded.
+    """
+    try:
+        sealed_text.load_cipher()
+    except ImportError as error:
+        raise StoreUnavailable(f"jobs have secrets, and the package cryptography is unusable: {error}") from error

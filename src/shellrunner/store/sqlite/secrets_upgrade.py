@@ -43,7 +43,7 @@ def upgrade(db: sqlite3.Connection, files: KeyFiles, digests: DigestKey) -> None
             _seal(db, files, digests)
         if found != "clean":
             _rebuild(db)
-    except (sqlite3.Error, OSError, StoreUnavailable) as error:
+    except (sqlite3.Error, OSError, ImportError, StoreUnavailable) as error:
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
             raise
         _log.warning(
