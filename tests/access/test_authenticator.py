@@ -113,7 +113,18 @@ async def test_what_is_not_the_token_is_wrong(authenticator: Authenticator, pres
 @given(st.text(max_size=60))
 def test_only_the_token_itself_is_found(presented: Any) -> None:
     """No text but the token itself is found, even where hashes of what is no token are configured."""
-    odd = ["", "test", "жетон", "x" * 2000, "srt_short", SECRET + "x", f"{SECRET}\n", " " + SECRET]
+    odd = [
+        "",
+        "test",
+        "жетон",
+        "x" * 2000,
+        "srt_short",
+        "srt_" + "a" * 43,
+        "srt_" + ("test" * 11)[:43],
+        SECRET + "x",
+        f"{SECRET}\n",
+        " " + SECRET,
+    ]
     tokens = Tokens([token(), *(token().model_copy(update={"hash": hash_secret(secret)}) for secret in odd)])
     found = tokens.find(SECRET)
     assert found is not None

@@ -17,6 +17,7 @@ PREFIX: Final = "shellrunner1:"
 _DOMAIN: Final = "shellrunner-token-v1:"
 _SECRET: Final = re.compile(r"srt_[A-Za-z0-9_-]{43}", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_MIN_DISTINCT_CHARACTERS: Final = 12  # of the 43; a token that was made has fewer with a probability below 1e-18
 _MIN_DISTINCT_DIGITS: Final = 9  # a hash of a token has fewer with a probability below 1e-14
 # What people write where a token belongs. None has the form of a token, so none would be valid anyway; its hash is
 # refused so that the mistake is reported at the start.
@@ -33,8 +34,8 @@ def create_secret() -> str:
 
 
 def is_secret(text: str) -> bool:
-    """Return whether a text has the form of a token: nothing that a person would make up has it."""
-    return _SECRET.fullmatch(text) is not None
+    """Return whether a text can be a token: nothing that a person would make up has its form and its variety."""
+    return _SECRET.fullmatch(text) is not None and len(set(text[4:])) >= _MIN_DISTINCT_CHARACTERS
 
 
 def hash_secret(secret: str) -> str:
