@@ -194,7 +194,7 @@ async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path:
             f"results/{job}/stdout",
             f"results/{job}",
             f"jobs/{job}",
-            f"x{written}",
+            f"x{written.replace('//', '/')}",  # an empty segment would be rejected without naming the path
         ):
             await page.goto(f"{own}/api/{path}")
             assert await page.evaluate("document.contentType") in SHOWN_AS_TEXT

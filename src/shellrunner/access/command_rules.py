@@ -96,6 +96,8 @@ def check_stdin(identity: Identity, spec: JobSpec) -> None:
 def check_signal(identity: Identity, spec: JobSpec) -> None:
     """Reject a signal for a command that the identity may not run, or to which it may not send any.
 
+    Stopping it, letting it go on and resizing its terminal are signals too.
+
     Raises:
         CommandNotAllowed.
     """
