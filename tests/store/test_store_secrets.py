@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from shellrunner.errors import InvalidJob, KeyReused, NoSpace, QueueFull, StoreUnavailable
-from shellrunner.model import Ending, Job, JobSpec, State
+from shellrunner.model import Claim, Ending, Job, JobSpec, State
 from shellrunner.model.filters import Filters
 from shellrunner.sealing import key_files, sealed_text
 from shellrunner.sealing.key_files import JobKey, KeyFiles, KeyUnusable
-from shellrunner.store import IdempotencyKey, QueueLimits
+from shellrunner.store import IdempotencyKey, QueueLimits, Retention
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
+from shellrunner.store.units.admission import NewJob
 from tests.support.histories import NOTHING, SPEC, ended, opened
 from tests.support.waiting import until
 
@@ -333,6 +336,21 @@ async def test_a_held_history_destroys_no_key_until_it_is_released(tmp_path: Pat
         assert (await store.claim(1, "t")).spec == SECRET
 
 
+async def test_a_new_history_sets_the_keys_of_another_aside(tmp_path: Path) -> None:
+    """They may be needed once the other one is found; nothing of it is used for the new one."""
+    async with opened(tmp_path) as store:
+        await store.add(SECRET, IdempotencyKey("who", "k", b"digest"))
+    (name,) = keys(tmp_path)
+    (tmp_path / "history.db").unlink()
+    async with open_store(tmp_path, Retention(), new_history=True) as store:
+        assert keys(tmp_path) == set()
+        await store.add(SECRET, IdempotencyKey("who", "k", b"digest"))
+    (aside,) = tmp_path.glob("keys.*")
+    assert {path.name for path in aside.iterdir()} == {name, "idempotency"}
+    assert (aside / "idempotency").read_bytes() != (tmp_path / "keys/idempotency").read_bytes()
+    assert aside.stat().st_mode & 0o777 == 0o700
+
+
 async def test_a_broken_installation_is_noticed_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a job has secrets and the cipher cannot be loaded, the history is not opened; without secrets it is."""
 
@@ -386,6 +404,17 @@ async def test_no_digest_of_a_request_can_be_computed_without_the_key(tmp_path: 
 
 
 # Sealing ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_text_of_an_object_has_a_secret() -> None:
+    """Neither the representation of a job, on its way through the service, nor the error of an invalid one."""
+    claim = Claim(1, "t", 1, SECRET, 0)
+    assert "канарейка" not in repr((SECRET, claim, NewJob.accept(SECRET, 0)))
+    with pytest.raises(ValidationError) as invalid:
+        JobSpec.model_validate(
+            {"command": "true", "env": {"A": "канарейка\0"}, "stdin": ["канарейка"], "timeout": -1}
+        )
+    assert "канарейка" not in str(invalid.value)
 
 
 def test_the_same_text_is_sealed_differently_each_time() -> None:

@@ -52,7 +52,10 @@ _MAX_UNKNOWN_KEYS: Final = 100  # reported ones
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Neither `repr` nor the text of an error, which a traceback may bring into the log, has a value that is a secret.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     @model_validator(mode="before")
     @classmethod
