@@ -81,7 +81,10 @@ def drops(site: Site) -> dict[str, int]:
 
 
 async def test_a_user_has_a_few_and_the_newest_stay(site: Site, tmp_path: Path) -> None:
-    """With one more than its share, a user's oldest connection is closed, over TCP and over a Unix socket."""
+    """With one more than its share, a user's oldest connection is closed, over TCP and over a Unix socket.
+
+    Each has a line in the audit log.
+    """
     path = str(tmp_path / "s")
     await web.UnixSite(site.runner, path).start()
     async with AsyncExitStack() as stack:
@@ -91,6 +94,11 @@ async def test_a_user_has_a_few_and_the_newest_stay(site: Site, tmp_path: Path) 
                 assert await each.is_closed()
             assert [await each.ask("/healthz") for each in clients[2:]] == [200] * 4
         assert site.app[CONNECTIONS].unauthenticated == 4  # the same user's
+    closed = [line for event, line in site.audit.lines if line["why"] == "unauthenticated"]
+    local = [line for line in closed if line["from"] == "unix"]
+    assert all((line["uid"], line["pid"]) == (os.geteuid(), os.getpid()) for line in local)
+    assert {line["from"].rpartition(":")[0] for line in closed if line not in local} == {"127.0.0.1"}
+    assert len(local) >= 2
 
 
 async def test_many_at_once_are_served_if_each_is_used(site: Site) -> None:

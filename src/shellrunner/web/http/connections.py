@@ -32,7 +32,7 @@ _MAX_SOURCES: Final = 3  # that a line names
 REASONS: Final = ("one-too-many", "unauthenticated", "idle", "slow-head", "large-head", "not-reading", "revoked")
 _OPERATORS_CONCERN: Final = frozenset({"one-too-many", "unauthenticated", "idle"})
 # Those that refuse what the client asks for. Browsers open connections that they may never use, or stop reading.
-_REFUSALS: Final = frozenset({"one-too-many", "large-head"})
+_REFUSALS: Final = frozenset({"one-too-many", "unauthenticated", "large-head"})
 
 
 class ReportRefusal(Protocol):
