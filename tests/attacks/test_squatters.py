@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from shellrunner.client import Client, ClientError
+from shellrunner.config import load
+from shellrunner.peer_credentials import SockDiag, server_uid
+from shellrunner.service.listening import listening
+from shellrunner.systemd import sockets
+from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.support.command_line import Typist, finished
 from tests.support.service import Service
 from tests.support.squatter import OTHER_UID, squatting
@@ -210,6 +216,22 @@ async def test_a5_who_accepts_counts_and_not_who_listens() -> None:
         async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             await refused(client.submit("true"))
         assert (await process.communicate())[0] == b"b''\n"
+
+
+async def test_a5_a_socket_units_unix_socket_stays_roots(open_place: Path) -> None:
+    """A5: a service of any user leaves a socket that systemd passed as it is, so that every client trusts it."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"{open_place}/unit")
+        Path(f"{open_place}/unit").chmod(0o666)
+        made.listen()
+        passed = sockets._listener(os.dup(made.fileno()))
+    app = web.Application()
+    app[CONNECTIONS] = Connections(ConnectionLimits())
+    with contextlib.closing(passed), being(OTHER_UID):
+        async with listening(app, load(), [passed], None):
+            with socket.socket(socket.AF_UNIX) as client, contextlib.closing(SockDiag()) as kernel:
+                client.connect(f"{open_place}/unit")
+                assert server_uid(client, kernel) == 0
 
 
 async def test_a5_nothing_is_sent_before_a_process_has_accepted() -> None:

@@ -59,7 +59,7 @@ def plan_system(options: InstallOptions) -> Plan:
     ours = Ownership("root", account.group)
     systemctl = host.Systemctl(is_user=False)
     command = unit_files.serve_command(host.executable(), where.config)
-    token = _first_token(where, config, ours)
+    token = _first_token(where, config, ours, account.user)
     units = _units(
         where,
         unit_files.service_unit(command, account, options.hardening, has_socket_unit=True),
@@ -144,7 +144,7 @@ class _FirstToken:
     secret: str | None = None
 
 
-def _first_token(where: Layout, config: ConfigFile, owner: Ownership) -> _FirstToken:
+def _first_token(where: Layout, config: ConfigFile, owner: Ownership, user: str) -> _FirstToken:
     if config.has_tokens:
         return _FirstToken()
     if config.tokens_file is None:
@@ -165,8 +165,11 @@ def _first_token(where: Layout, config: ConfigFile, owner: Ownership) -> _FirstT
         kept = f"{where.client} exists and was not changed: to use the service as root, put the token there"
         return _FirstToken((tokens,), (*notes, kept), secret)
     url = next((f"unix:{each.path}" for each in config.server.addresses if each.path), None)
-    line = f'url = "{url}"\n' if url else ""
-    client = WriteFile(where.client, f'{line}token = "{secret}"\n', 0o600, shown=f'{line}token = "(the new token)"\n')
+    # Over TCP the service's process accepts the connections, and not systemd.
+    lines = f'url = "{url}"\n' if url else f'server_user = "{user}"\n'
+    client = WriteFile(
+        where.client, f'{lines}token = "{secret}"\n', 0o600, shown=f'{lines}token = "(the new token)"\n'
+    )
     return _FirstToken((tokens, client), notes, secret)
 
 

@@ -116,7 +116,7 @@ class _Listeners:
         server: asyncio.Server = await create(factory, backlog=1, **where)
         self._stack.callback(server.close)
         for listener in server.sockets:
-            _set_backlog(listener.fileno())
+            _set_backlog(where.get("sock") or listener)
             self.urls.append(_url(listener, "https" if certificate else "http"))
             if not certificate and not _is_private(listener):
                 self._unencrypted.append(self.urls[-1])
@@ -131,10 +131,13 @@ class _Listeners:
             )
 
 
-def _set_backlog(fd: int) -> None:
+def _set_backlog(listener: Any) -> None:
     """Have the kernel queue more connections than are accepted at once: listen(2) may be called again."""
-    with socket.socket(fileno=os.dup(fd)) as listener:
+    if isinstance(listener, socket.socket):
         listener.listen(_BACKLOG)
+        return
+    with socket.socket(fileno=os.dup(listener.fileno())) as another:  # of asyncio's, which lacks the method
+        another.listen(_BACKLOG)
 
 
 def _is_private(listener: Any) -> bool:

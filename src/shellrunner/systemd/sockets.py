@@ -15,6 +15,17 @@ _FIRST_PASSED: Final = 3  # SD_LISTEN_FDS_START
 _FAMILIES: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
 
+class PassedUnixSocket(socket.socket):
+    """A Unix socket on which systemd listens, and goes on to be who does so.
+
+    Clients ask whose the service is, and the kernel names the process that called listen(2) last: root for a system's
+    socket unit. It is no other user's, whatever user the service has.
+    """
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """Do nothing: the backlog is the socket unit's."""
+
+
 def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
     """Return the passed sockets, and take systemd's variables out of the environment.
 
@@ -45,4 +56,4 @@ def _listener(fd: int) -> socket.socket:
             f"systemd passed descriptor {fd}, which cannot accept connections: the socket unit needs "
             "ListenStream= with an address or a path, and Accept=no"
         )
-    return passed
+    return PassedUnixSocket(fileno=passed.detach()) if passed.family == socket.AF_UNIX else passed
