@@ -119,6 +119,18 @@ class QueueFull(ShellrunnerError):
         super().__init__(f"{words} is full, with {limit} jobs queued: try again later", limit=limit)
 
 
+class TooManyConnections(ShellrunnerError):
+    """Few connections are left, and the token has more of them in use than any other client."""
+
+    code = "too-many-connections"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "few connections are left (server.max_connections), and this token has more in use than any other client:"
+            " try again later"
+        )
+
+
 class TooManyQueuedJobs(ShellrunnerError):
     """As many jobs of this token wait as its `max_queued` allows; nothing was accepted.
 

@@ -20,7 +20,10 @@ from tests.support.site import Site, serving
 from tests.support.tokens import hash_of, secret_of
 from tests.support.waiting import until
 
-AUTH = {"tokens": [{"name": "ci", "hash": hash_of("ci"), "scopes": ["read", "run"]}], "tokens_file": None}
+AUTH = {
+    "tokens": [{"name": name, "hash": hash_of(name), "scopes": ["read", "run"]} for name in ("ci", "other")],
+    "tokens_file": None,
+}
 # The test's own user is a stranger here, as another would be.
 LIMITS = ConnectionLimits(
     max_connections=40,
@@ -193,6 +196,32 @@ async def test_where_many_were_let_in_who_has_most_makes_way(site: Site) -> None
         assert await clients[1].is_closed()
         assert [await each.ask(headers=TOKEN) for each in (late, clients[0], *clients[2:])] == [200] * 4
     assert drops(site) == {"idle": 1}
+
+
+async def test_a_token_cannot_take_all_connections(site: Site) -> None:
+    """With as many in use as strangers leave, a token gets no more, and another does; what waits makes way."""
+    site.app[CONNECTIONS].limits = replace(LIMITS, max_connections=12, max_unauthenticated=4)
+    other = f"Authorization: Bearer {secret_of('other')}\r\n"
+    async with AsyncExitStack() as stack:
+        idle = await client(site, stack)
+        assert await idle.ask(headers=TOKEN) == 200
+        authorization = {"Authorization": f"Bearer {secret_of('ci')}"}
+        answer = await site.ask("POST", "/api/jobs", headers=authorization, json={"command": "true"})
+        path = f"/api/statuses/{answer.json['job_id']}"
+        wait = f"GET {path} HTTP/1.1\r\nHost: localhost:{site.port}\r\nPrefer: wait=50\r\n{TOKEN}\r\n"
+        for _ in range(8):
+            busy = await client(site, stack)
+            busy.writer.write(wait.encode())
+        assert await idle.is_closed()
+        await until(lambda: not site.app[CONNECTIONS].unauthenticated)
+        assert len(site.app[CONNECTIONS]) == 8
+        for _ in range(3):
+            refused = await client(site, stack)
+            assert await refused.ask(headers=TOKEN) == 429
+            assert await refused.is_closed()
+        assert [await (await client(site, stack)).ask(headers=other) for _ in range(3)] == [200] * 3
+    assert drops(site) == {"idle": 1}
+    assert site.app[CONNECTIONS].problems["too-many-connections"] == 3
 
 
 class Waiting:

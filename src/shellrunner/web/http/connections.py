@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
+from shellrunner.errors import TooManyConnections
 from shellrunner.peer_credentials import peer_has_left
 from shellrunner.web.http.sources import Network, find_source, identify
 from shellrunner.web.http.strangers import Strangers
@@ -263,10 +264,28 @@ class Connections:
         self._strangers.remove(connection)
 
     def authenticated(self, connection: ClientConnection, identity: str) -> None:
-        """Note who has sent the request that has arrived: from now on it is no stranger's connection."""
-        if connection.identity is None:
-            self._strangers.remove(connection)
+        """Note who has sent the request that has arrived: from now on it is no stranger's connection.
+
+        Raises:
+            TooManyConnections: only the strangers' share is left, and this token has most of all others, all in use.
+        """
+        if connection.identity == identity:
+            return
+        self._strangers.remove(connection)
         connection.identity = identity
+        left = self.limits.max_connections - len(self._open)
+        if left < self.limits.max_unauthenticated and self._has_most(identity):
+            if (waiting := self._longest_waiting(connection, identity)) is None:
+                raise TooManyConnections
+            self.drop(waiting, "idle")
+
+    def _has_most(self, identity: str) -> bool:
+        """Return whether a token has more than a few connections, and no other client has more."""
+        if not identity.startswith("token:"):
+            return False  # the service's own user
+        numbers = Counter(each.identity for each in self._open if each.identity is not None)
+        few = self.limits.max_unauthenticated_per_source
+        return numbers[identity] > few and numbers[identity] == max(numbers.values())
 
     def rejected(self, connection: ClientConnection) -> None:
         """Note that the sender of the request that has arrived could not be authenticated."""
@@ -295,9 +314,10 @@ class Connections:
             self._cut_sources[stranger.source.key] += 1
             self.drop(stranger, "unauthenticated")
 
-    def _longest_waiting(self, newest: ClientConnection) -> ClientConnection | None:
-        """Return what waits for a request the longest, of the identity that has most of such connections."""
-        waiting = [each for each in self._open if each.identity and each is not newest and each.is_waiting]
+    def _longest_waiting(self, newest: ClientConnection, identity: str | None = None) -> ClientConnection | None:
+        """Return what waits for a request the longest: of this identity, or of the one that has most of those."""
+        others = [each for each in self._open if each.identity is not None and each is not newest]
+        waiting = [each for each in others if identity in (None, each.identity) and each.is_waiting]
         numbers = Counter(each.identity for each in waiting)
         return min(waiting, key=lambda each: (-numbers[each.identity], each.waits_since), default=None)
 

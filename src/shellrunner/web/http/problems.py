@@ -14,6 +14,7 @@ from shellrunner.errors import (
     InsufficientScope,
     ShellrunnerError,
     TokenNeeded,
+    TooManyConnections,
     TooManyQueuedJobs,
     TooManyRequests,
     TooManyWrongTokens,
@@ -71,6 +72,7 @@ STATUSES: Final = {
     "key-reused": 422,
     "too-many-wrong-tokens": 429,
     "too-many-streams": 429,
+    "too-many-connections": 429,
     "too-many-queued-jobs": 429,
     "too-many-requests": 429,
     "headers-too-large": 431,
@@ -150,6 +152,8 @@ def _headers_of(error: ShellrunnerError) -> Mapping[str, str]:
             return {"Retry-After": str(error.retry_after)}
         case TooManyQueuedJobs():
             return _RETRY_SOON
+        case TooManyConnections():
+            return {**_RETRY_SOON, "Connection": "close"}
     return {}
 
 

@@ -151,6 +151,7 @@ def _implied_problems(route: Route) -> Iterator[str]:
             "not-this-user",
             "too-many-wrong-tokens",
             "too-many-requests",
+            "too-many-connections",
             "network-not-allowed",
         )
         if route.access in REQUIRED_SCOPES:
