@@ -28,7 +28,7 @@ LAYERS = (
     ("keeper", "config", "wire", "sealing"),
     ("model",),
     ("errors", "charsets", "process_hardening", "startup_signals", "tasks", "clock", "peer_credentials"),
-    ("ascii_text",),
+    ("ascii_text", "control_characters"),
     ("__init__",),
 )
 LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for package in layer}
@@ -60,7 +60,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("job_table",),
         ("job_state", "console"),
         ("table", "progress", "prompt"),
-        ("formatting", "ansi"),
+        ("formatting", "ansi", "terminal_filter"),
         ("__init__",),
     ),
     "callbacks": (
@@ -222,6 +222,7 @@ FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "client": DATABASES | PROCESSES | {"click", "http"},
     "errors": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "http"},
     "ascii_text": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
+    "control_characters": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "charsets": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "model": NETWORK | DATABASES | PROCESSES | {"asyncio", "os", "json"},
     "config": NETWORK | DATABASES | PROCESSES | {"asyncio"},

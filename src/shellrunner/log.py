@@ -9,10 +9,8 @@ minute is written, and then how many were not. The same applies to all lines of 
 
 import contextlib
 import errno
-import json
 import logging
 import os
-import re
 import select
 import stat
 import time
@@ -22,6 +20,7 @@ from json import JSONEncoder
 from json.encoder import encode_basestring as _text
 from typing import Any, Final
 
+from shellrunner import control_characters
 from shellrunner.clock import format_rfc3339, now_ms
 
 # sd-daemon(3): journald reads a level at the beginning of each line, and removes it.
@@ -44,12 +43,6 @@ _REPEAT_INTERVAL: Final = 60.0  # seconds between two lines that repeat each oth
 _MAX_REPEATED: Final = 1000  # different ones that are remembered
 _OWN_LOGGERS: Final = "shellrunner"
 
-# DEL and C1; format characters (Unicode's Cf): soft hyphen, zero width, bidirectional, tags; line separators.
-_INVISIBLE: Final = re.compile(
-    "[\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e007f]"
-)
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
@@ -86,7 +79,8 @@ def format_line(level: int, event: str, logger: str, details: Mapping[str, Any])
     rest = "".join(f",{_text(key)}:{_json(value)}" for key, value in details.items())
     name = _NAMES.get(level) or logging.getLevelName(level).lower()
     now = format_rfc3339(now_ms())
-    return _escape(f'{{"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}{rest}}}\n')
+    about = f'"time":"{now}","level":"{name}","event":{_text(event)},"logger":{_text(logger)}'
+    return control_characters.escape_json(f"{{{about}{rest}}}\n")  # the log may be read on a terminal
 
 
 class JsonLinesHandler(logging.Handler):
@@ -219,13 +213,6 @@ def _details(record: logging.LogRecord) -> dict[str, Any]:
     if record.exc_info and record.exc_info[1]:
         details["exception"] = _exceptions.formatException(record.exc_info)
     return details
-
-
-def _escape(line: str) -> str:
-    """Escape what JSON leaves as it is, but a terminal or an editor would act on (`\\u009b`) or not show."""
-    if line.isascii() and "\x7f" not in line:
-        return line
-    return _INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), line)
 
 
 def _json(value: Any) -> str:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shellrunner import control_characters
 from shellrunner.cli.ui import formatting
 
 
@@ -41,7 +42,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 @given(st.text(st.characters()))
 def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: Any) -> None:
     """No control character, direction override or lone surrogate is left, and letters are unchanged."""
-    shown = formatting.escape_controls(text)
+    shown = control_characters.escape(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
     assert shown.splitlines() in ([shown], [])
     if text.isprintable() and text.isalpha():

@@ -234,3 +234,35 @@ async def test_the_standard_descriptors_are_never_made_nonblocking(typist: Typis
         screen.types(b"line\r")
         assert await screen.code() == 0
         await screen.shows(b"[0, 0, 0]")
+
+
+async def test_logs_do_not_act_beyond_the_screen(shared: Service, typist: Typist) -> None:
+    """On a terminal titles, clipboard and questions are removed, colours stay; in a pipe and with --raw all does."""
+    acts = "\\033]52;c;AAAA\\007\\033]0;title\\007\\033[6n\\302\\2336n"
+    done = await typist.run("submit", "--", f"printf '\\033[31mred{acts}\\033[?25lend\\n'; printf 'e{acts}rr\\n' >&2")
+    number = done.out.decode().strip()
+    await typist.run("wait", "-q", number)
+    for options in ((), ("--stdout",), ("-t",), ("-n", "5"), ("-f",)):
+        async with typist.at_terminal("logs", *options, number) as screen:
+            assert await screen.code() == 0
+            assert b"\x1b[31mred\x1b[?25lend\r\n" in screen.shown
+            assert not re.search(rb"\x1b\]|\x1b\[6n|\x9b", screen.shown)
+            assert screen.shown.endswith(b"\x1b[0m\x1b[?25h")
+    async with typist.at_terminal("logs", "--raw", number) as screen:
+        assert await screen.code() == 0
+        assert screen.shown.count(b"\x1b]52;c;AAAA\x07") == 2
+    piped = await typist.run("logs", number)
+    assert piped.out.count(b"\x1b]52;c;AAAA\x07\x1b]0;title\x07\x1b[6n\xc2\x9b6n") == 1
+    assert "e\x1b]52;c;AAAA\x07" in piped.err
+
+
+async def test_json_on_a_terminal_shows_what_is_hidden(typist: Typist) -> None:
+    """`show --json` and `ps --json` have escapes on a terminal, and are exact in a pipe."""
+    command = "true # \u202e\u200b\u009b"
+    number = (await typist.run("submit", "--", command)).out.decode().strip()
+    await typist.run("wait", "-q", number)
+    for verb in (("show", "--json", number), ("ps", "-a", "--json")):
+        async with typist.at_terminal(*verb) as screen:
+            assert await screen.code() == 0
+            assert b"true # \\u202e\\u200b\\u009b" in screen.shown
+        assert command.encode() in (await typist.run(*verb)).out

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from shellrunner import control_characters
 from shellrunner.errors import ConfigError, ShellrunnerError
 
 _FAILED, _USAGE_ERROR, _INTERRUPTED, _OUTPUT_CLOSED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
@@ -33,8 +34,7 @@ def exit_code_of(call: Callable[[], Any], error_code: int | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except click.ClickException as error:
-        with contextlib.suppress(OSError):
-            error.show()
+        show(error)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  the outermost frame
         if isinstance(error, OSError) and error.filename is None and error.errno in _CLOSED_ERRORS:
@@ -71,7 +71,14 @@ def _describe(error: Exception) -> str:
 
 def _report(message: str) -> None:
     with contextlib.suppress(OSError):  # there is nowhere to report that
-        click.echo(message, err=True)
+        click.echo(control_characters.escape_lines(message), err=True)
+
+
+def show(error: click.ClickException) -> None:
+    """Write the message of a wrong call, which may quote its arguments, to standard error."""
+    text = io.StringIO()
+    error.show(text)
+    _report(text.getvalue().removesuffix("\n"))
 
 
 def end(code: int) -> None:

@@ -9,9 +9,9 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem
 
+from shellrunner import control_characters
 from shellrunner.cli import server_config
 from shellrunner.cli.number_types import WholeNumber
-from shellrunner.cli.ui import formatting
 from shellrunner.client import Client
 from shellrunner.errors import ShellrunnerError
 from shellrunner.model.names import MAX_JOB_ID
@@ -40,7 +40,7 @@ async def _latest_jobs(server: str | None, prefix: str) -> list[CompletionItem]:
     async with asyncio.timeout(_COMPLETION_TIMEOUT), Client(config.url, token=config.token, retry_for=0) as client:
         page = await client.jobs_page(limit=_MAX_COMPLETIONS, fields="job_id,command")
         return [
-            CompletionItem(str(job["job_id"]), help=formatting.escape_controls(job["command"]))
+            CompletionItem(str(job["job_id"]), help=control_characters.escape(job["command"]))
             for job in page["jobs"]
             if str(job["job_id"]).startswith(prefix)
         ]

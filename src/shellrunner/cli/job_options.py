@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from shellrunner.cli import exit_codes
+from shellrunner.cli import boundary, exit_codes
 from shellrunner.cli.api_calls import server_option
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
@@ -43,7 +43,7 @@ def _usage_error_code() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        error.show()
+        boundary.show(error)
         sys.exit(exit_codes.SERVICE_ERROR)
 
 

@@ -1,13 +1,17 @@
 """Writes the output of a job: its stdout to standard output, its stderr to standard error, unchanged.
 
-Optionally one stream only, or with timestamps. Must not know connections.
+Optionally one stream only, with timestamps, or with nothing that acts on a terminal beyond its screen. Must not know
+connections.
 """
 
+import os
 from typing import Final
 
+from shellrunner import ascii_text
 from shellrunner.cli.fd_io import STDERR, STDOUT
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.terminal_filter import TerminalFilter
 from shellrunner.client import BytesDropped, OutputReceived
 
 STREAM_FDS: Final = {"stdout": STDOUT, "stderr": STDERR}
@@ -16,9 +20,19 @@ STREAM_FDS: Final = {"stdout": STDOUT, "stderr": STDERR}
 class OutputWriter:
     """Writes output events in their order to a console."""
 
-    def __init__(self, console: Console, *, only: str | None = None, timestamps: bool = False) -> None:
-        """Write both streams, or `only` one; `timestamps` puts the time of each line before it."""
+    def __init__(
+        self, console: Console, *, only: str | None = None, timestamps: bool = False, is_filtered: bool = False
+    ) -> None:
+        """Write both streams, or `only` one; `timestamps` puts the time of each line before it.
+
+        `is_filtered` removes from what is written to a terminal what acts on it beyond its screen.
+        """
         self._console, self._only, self._timestamps = console, only, timestamps
+        self._filters = {
+            stream: TerminalFilter(is_utf8=_is_utf8())
+            for stream, fd in STREAM_FDS.items()
+            if is_filtered and os.isatty(fd)
+        }
         self._midline: set[str] = set()  # streams whose last line has no end yet
         self._dropped: dict[str, BytesDropped] = {}
 
@@ -26,7 +40,18 @@ class OutputWriter:
         """Write one event."""
         if self._only in {None, output.stream}:
             data = self._with_timestamps(output) if self._timestamps else output.data
-            await self._console.write(STREAM_FDS[output.stream], data)
+            await self.write_bytes(output.stream, data)
+
+    async def write_bytes(self, stream: str, data: bytes) -> None:
+        """Write bytes of one stream."""
+        output_filter = self._filters.get(stream)
+        await self._console.write(STREAM_FDS[stream], output_filter.feed(data) if output_filter else data)
+
+    async def restore_terminal(self) -> None:
+        """Undo what the output has left changed on a terminal: colours, a hidden cursor."""
+        for stream, output_filter in self._filters.items():
+            if restore := output_filter.end():
+                await self._console.write(STREAM_FDS[stream], restore)
 
     def record_dropped(self, dropped: BytesDropped) -> None:
         """Remember the number of bytes that were not stored or are missing; it grows until the job ends."""
@@ -48,6 +73,13 @@ class OutputWriter:
         continues = output.stream in self._midline
         (self._midline.discard if output.data.endswith(b"\n") else self._midline.add)(output.stream)
         return b"".join(line if continues and not index else prefix + line for index, line in enumerate(lines))
+
+
+def _is_utf8() -> bool:
+    """Return whether the terminal has UTF-8, as the environment says (locale(7)); by default it has."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    locale = next(filter(None, names), "")
+    return "." not in locale or "utf" in ascii_text.lower(locale)
 
 
 def split_lines(data: bytes) -> list[bytes]:

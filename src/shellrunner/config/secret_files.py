@@ -68,7 +68,7 @@ def read_webhook_secret(path: Path) -> str:
     errors = [*check_private(path, "the secret of callbacks")]
     try:
         # Editors add a byte order mark or the end of a line.
-        secret = path.read_text("utf-8-sig").strip()
+        secret = path.read_text("utf-8-sig").strip(" \t\r\n")
         if not webhook_secret(secret):
             errors.append(f"{path}: is empty: expected the secret of callbacks")
     except OSError as error:

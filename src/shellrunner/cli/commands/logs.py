@@ -12,7 +12,7 @@ import click
 from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.job_ids import JOB_ID
 from shellrunner.cli.number_types import WholeNumber
-from shellrunner.cli.output_writer import STREAM_FDS, OutputWriter, split_lines
+from shellrunner.cli.output_writer import OutputWriter, split_lines
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
 
@@ -26,6 +26,7 @@ Stream = Literal["stdout", "stderr"]
 @click.option("-n", "--lines", type=WholeNumber(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
 @click.option("--from", "start", type=WholeNumber(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
 @click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
+@click.option("--raw", is_flag=True, help="Write everything to a terminal, also what acts on it beyond its screen.")
 @click.option("--stdout", "only", flag_value="stdout", help="Only the standard output of the job.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only the standard error of the job.")
 @api_calls.server_option
@@ -36,6 +37,7 @@ def logs(
     lines: int | None,
     start: int | None,
     timestamps: bool,
+    raw: bool,
     only: Stream | None,
     server: str | None,
 ) -> NoReturn:
@@ -43,6 +45,9 @@ def logs(
 
     With --from, bytes of both are counted as they arrived, or with --stdout or --stderr those of this one. The exit
     code is 1 if output is missing: beyond its limit, on a full disk, or in a damaged file.
+
+    On a terminal, colours and moves of the cursor are kept, and what acts beyond the screen is removed: titles, the
+    clipboard, links, questions that the terminal would answer, and modes of keyboard and mouse.
     """
     console = Console()
     if start is not None and (lines is not None or (timestamps and only)):
@@ -50,11 +55,17 @@ def logs(
         raise click.UsageError(f"--from cannot be combined with {other}")
 
     async def show(client: Client) -> int:
-        writer = OutputWriter(console, only=only, timestamps=timestamps)
+        writer = OutputWriter(console, only=only, timestamps=timestamps, is_filtered=not raw)
+        try:
+            return await write_output(client, writer)
+        finally:
+            await writer.restore_terminal()
+
+    async def write_output(client: Client, writer: OutputWriter) -> int:
         if only and not timestamps and not (follow and start is None):
             chunks = client.output(job, stream=only, tail=lines, start=start or 0, follow=follow)
             async for chunk in chunks:
-                await console.write(STREAM_FDS[only], chunk)
+                await writer.write_bytes(only, chunk)
             await _record_missing(client, job, writer)
         else:
             await _LogReader(client, job, writer, only).show(lines, start or 0, follow=follow)

@@ -4,7 +4,6 @@ Must not know how connections are resumed.
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,7 +74,7 @@ async def _list(query: JobQuery, console: Console, client: Client, *, quiet: boo
             await console.print_line(str(row["job_id"]))
     elif as_json:
         for row in result.rows:
-            await console.print_line(json.dumps(row, ensure_ascii=False))
+            await console.print_json(row)
     else:
         await console.print_line(render_jobs(result.rows))
     if result.has_more:

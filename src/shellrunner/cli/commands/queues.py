@@ -1,6 +1,5 @@
 """`shellrunner queues`: list the queues with their numbers of jobs, and pause or resume them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -43,7 +42,7 @@ def queues(action: str | None, name: str | None, every: bool, as_json: bool, ser
 async def _run(action: str | None, name: str | None, console: Console, client: Client, *, as_json: bool) -> int:
     document = await _request(action, name, client)
     if as_json:
-        await console.print_line(json.dumps(document, ensure_ascii=False))
+        await console.print_json(document)
         return 0
     await console.print_line(_table(document.get("queues", [document])))
     if held := document.get("held"):

@@ -4,7 +4,6 @@ Must not know how connections are resumed.
 """
 
 import asyncio
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -60,7 +59,7 @@ async def _run(
     job = await client.submit(**submission)
     code = await _ForegroundJob(client, console, job["job_id"], shows_output=not as_json).run(source)
     if as_json and code != exit_codes.INTERRUPTED:
-        await console.print_line(json.dumps(await client.result(job["job_id"]), ensure_ascii=False))
+        await console.print_json(await client.result(job["job_id"]))
     return code
 
 

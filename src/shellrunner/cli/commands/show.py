@@ -1,12 +1,12 @@
 """`shellrunner show`: everything about a job, for people or as the API's documents."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from shellrunner import control_characters
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_ids import job_ids_argument
 from shellrunner.cli.ui import formatting
@@ -44,7 +44,7 @@ async def _show(jobs: Sequence[int], console: Console, client: Client, *, as_jso
         result = await _result(client, job_id) if status["done"] else None
         if as_json:
             documents = {"job": job, "status": status, "result": result}
-            await console.print_line(json.dumps(documents, ensure_ascii=False))
+            await console.print_json(documents)
         else:
             await console.print_line(_render(_fields(job, status, result)))
         return 0
@@ -64,7 +64,7 @@ async def _result(client: Client, job_id: int) -> "Result | None":
 def _render(fields: Iterator[Field]) -> str:
     styler = Styler()
     return "\n".join(
-        styler.apply(f"{name:<12}", "dim") + styler.apply(formatting.escape_controls(cell.text), cell.style)
+        styler.apply(f"{name:<12}", "dim") + styler.apply(control_characters.escape(cell.text), cell.style)
         for name, cell in fields
     )
 

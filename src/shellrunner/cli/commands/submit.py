@@ -4,7 +4,6 @@ Must not know how a job is followed.
 """
 
 import asyncio
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NoReturn
@@ -43,7 +42,7 @@ async def _submit(
     submission: Mapping[str, Any], source: StdinSource, console: Console, client: Client, *, as_json: bool
 ) -> int:
     job = await client.submit(**submission)
-    await console.print_line(json.dumps(job, ensure_ascii=False) if as_json else str(job["job_id"]))
+    await (console.print_json(job) if as_json else console.print_line(str(job["job_id"])))
     if source.is_streamed:
         console.progress.set_activity(f"sending input to job {job['job_id']}")
         await stdin_source.pipe_stdin(client, job["job_id"], source, asyncio.Lock())

@@ -3,7 +3,6 @@
 Must not know how connections are resumed.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
@@ -53,7 +52,7 @@ async def _wait_for_job(console: Console, client: Client, job_id: int, *, as_jso
     if status["result"] and (as_json or status["ending"] != "exited" or status.get("leftovers_count")):
         result = await client.result(job_id)
         if as_json:
-            await console.print_line(json.dumps(result, ensure_ascii=False))
+            await console.print_json(result)
     if status["ending"] != "exited":
         console.report(formatting.describe_ending(job_id, status, result and result["detail"]))
     if result and (leftovers := formatting.describe_leftovers(result)):

@@ -5,11 +5,13 @@ One `Console` per call. Escape sequences are written to terminals only. Must not
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
+from shellrunner import control_characters
 from shellrunner.cli.fd_io import STDERR, STDOUT, write_all
 from shellrunner.cli.ui.progress import Progress
 from shellrunner.errors import ShellrunnerError
@@ -64,6 +66,12 @@ class Console:
         if data:
             (self._unfinished.discard if data.endswith(b"\n") else self._unfinished.add)(fd)
 
+    async def print_json(self, document: Any) -> None:
+        """Write a document as one line of JSON; on a terminal with escapes for what would act on it or deceive."""
+        text = json.dumps(document, ensure_ascii=False)
+        shown = control_characters.escape_json(text) if os.isatty(STDOUT) else text
+        await self.write(STDOUT, f"{shown}\n".encode(errors="backslashreplace"))
+
     async def print_line(self, text: str) -> None:
         """Write a line to standard output, in UTF-8 whatever the locale."""
         await self.write(STDOUT, f"{text}\n".encode(errors="replace"))
@@ -74,11 +82,12 @@ class Console:
             return
         self.draw_status("")
         line_break = "\n" if self._is_midline() else ""
-        _write_stderr(f"{line_break}{message}\n")
+        _write_stderr(f"{line_break}{control_characters.escape_lines(message)}\n")
         self._unfinished.discard(STDERR)
 
     def draw_status(self, text: str) -> None:
         """Replace the status line, or erase it with an empty text; it is never drawn within a line of output."""
+        text = control_characters.escape(text)
         if not self._has_status_line or text == self._status:
             return
         if text and (self._is_prompting or self._is_midline()):

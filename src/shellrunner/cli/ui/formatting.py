@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from shellrunner import control_characters
 from shellrunner.clock import now_ms, parse_rfc3339
 from shellrunner.model.endings import ENDINGS
 
@@ -15,12 +16,8 @@ _DURATION_UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re.ASCII)
 
-# C0, DEL and C1, controls of the writing direction, the line ends of Unicode, and lone surrogates: the text of a
-# command must not control a terminal.
-_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_NAMED: Final = 5  # processes
 _MAX_COMMAND: Final = 60  # characters of their command lines
-_SHORT_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def format_duration(seconds: float, *, whole: bool = False) -> str:
@@ -78,17 +75,13 @@ def format_size(count: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def escape_controls(text: str) -> str:
-    """Return the text on one line, with every character that could control a terminal escaped."""
-    return _CONTROLS.sub(lambda match: _SHORT_ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
-
-
 def describe_leftovers(result: Mapping[str, Any]) -> str | None:
     """Return the processes that a command left behind, in words, or None if there were none."""
     count, processes = result.get("leftovers_count"), result.get("leftovers")  # neither is known to an older server
     if not count or processes is None:
         return None
-    names = [f"{_shorten(escape_controls(one['command']))} (pid {one['pid']})" for one in processes[:_MAX_NAMED]]
+    named = ((control_characters.escape(one["command"]), one["pid"]) for one in processes[:_MAX_NAMED])
+    names = [f"{_shorten(command)} (pid {pid})" for command, pid in named]
     others = f" and {count - len(names)} more" if count > len(names) else ""
     noun, verb = ("process", "was") if count == 1 else ("processes", "were")
     return f"{count} {noun} that it left behind {verb} ended: {', '.join(names)}{others}"
@@ -102,4 +95,4 @@ def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = No
     """Return a sentence about the end of a job; `end` has `ending`, `exit_code` and `signal`."""
     info = ENDINGS.get(end["ending"])  # None: an ending of a newer server
     ending = info.sentence.format(**end) if info else f"ended: {end['ending']}"
-    return f"job {job_id} {ending}" + (f": {escape_controls(detail)}" if detail else "")
+    return f"job {job_id} {ending}" + (f": {control_characters.escape(detail)}" if detail else "")

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from wcwidth import clip, ljust, rjust, width
 
+from shellrunner import control_characters
 from shellrunner.cli.ui.ansi import Styler
-from shellrunner.cli.ui.formatting import escape_controls
 
 _GAP: Final = "  "
 
@@ -39,7 +39,7 @@ def render_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> s
     """Return the table as lines of text; each line is cut at the width of the terminal."""
     styler, max_width = Styler(), terminal_width()
     table = [[Cell(column.heading, "bold") for column in columns]]
-    table += [[Cell(escape_controls(cell.text), cell.style) for cell in row] for row in rows]
+    table += [[Cell(control_characters.escape(cell.text), cell.style) for cell in row] for row in rows]
     widths = [max(width(row[index].text) for row in table) for index in range(len(columns))]
     lines = (_render_row(row, columns, widths, styler) for row in table)
     return "\n".join(line if max_width is None else _cut(line, max_width) for line in lines)

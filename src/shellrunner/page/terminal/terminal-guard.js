@@ -8,8 +8,8 @@ const MOUSE_MODES = new Set([9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 
 const REPEATED = ["L", "M", "S", "T", "I", "Z", "b"];
 const MAX_REPEAT = 500; // more than the terminal has rows
 // OSC 8 creates links to other sites. OSC 4 and 10 to 12 set colours that RIS does not reset, so that the next job's
-// output would have them too.
-const IGNORED_OSC = [4, 8, 10, 11, 12];
+// output would have them too. Titles (0 to 2) and the clipboard (52) are nobody's here, and must not become an addon's.
+const IGNORED_OSC = [0, 1, 2, 4, 8, 10, 11, 12, 52];
 
 /** Register handlers that ignore these sequences. A handler that returns true ends the processing of its sequence. */
 export function guardTerminal(parser) {
