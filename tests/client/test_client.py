@@ -289,5 +289,6 @@ async def test_importing_it_brings_none_of_the_server(module: str, packages: set
     assert {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")} <= packages | {
         "process_hardening",
         "peer_credentials",
+        "ascii_text",
     }
     assert {"aiohttp", f"shellrunner.{module}"} <= loaded
