@@ -43,6 +43,7 @@ OUR_OWN = {
     "config/error_messages.py": "names of variables, as pydantic compares them",
     "web/openapi/__init__.py": "the table of routes",
     "web/openapi/response_objects.py": "the table of routes",
+    "web/http/request_line.py": "bytes, of which only A to Z have another case",
     "web/security/audit_details.py": "how a run of blanks is shown",
 }
 KELVIN, LONG_S, FULL_WIDTH_1, ARABIC_1 = "\u212a", "\u017f", "\uff11", "\u0661"

@@ -20,8 +20,9 @@ _PATH: Final = re.compile(rf"/|(?:/(?!\.\.?(?:/|\Z))(?:{_CHARACTER}|{_ENCODED})+
 # Exactly one space on each side of the target. The parsers of aiohttp refuse other versions of HTTP, or leave them to
 # the security middleware; but the one in C takes RTSP/1.0 for HTTP/1.0.
 _REQUEST_LINE: Final = re.compile(rb"[^ \r\n]* [^ \r\n]* HTTP/[0-9]\.[0-9]\r?\n")
-_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
-_TRANSFER_ENCODING: Final = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
+_CONTENT_LENGTH: Final = b"\r\ncontent-length:"
+_LENGTH: Final = re.compile(rb"[ \t]*([0-9]{1,18})[ \t]*\r\n")
+_TRANSFER_ENCODING: Final = b"\r\ntransfer-encoding"
 _END_OF_HEAD: Final = b"\r\n\r\n"
 # What no parser takes for a part of a request line, nor for a line of its own.
 NO_REQUEST_LINE: Final = b"\0\r\n\r\n"
@@ -102,9 +103,11 @@ class RequestLines:
         return self._is_line_checked
 
     def _begin_body(self) -> None:
-        length = _CONTENT_LENGTH.search(self._head)
+        head = self._head.lower()  # of bytes: only A to Z
+        at = head.find(_CONTENT_LENGTH)
+        length = _LENGTH.match(head, at + len(_CONTENT_LENGTH)) if at >= 0 else None
         self._body = int(length[1]) if length else 0
-        if _TRANSFER_ENCODING.search(self._head):
+        if _TRANSFER_ENCODING in head:
             self._body = -1  # the connection ends after such a request
         self._head.clear()
         self._is_line_checked = False
