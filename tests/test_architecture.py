@@ -103,6 +103,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         (
             "audit_file",
             "audit_log",
+            "binding",
             "tls",
             "tls_protocol",
             "unix_socket",
@@ -193,7 +194,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("middleware",),
         ("authentication", "ownership", "audit"),
         ("origin", "audit_details", "refusal_limit"),
-        ("proxy_marks",),
+        ("proxy_marks", "loopback"),
         ("__init__",),
     ),
 }

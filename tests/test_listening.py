@@ -22,6 +22,7 @@ from aiohttp import web
 from shellrunner.config import load
 from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.service import unix_socket
+from shellrunner.service.binding import bound_listeners
 from shellrunner.service.listening import listening
 from shellrunner.service.tls import Certificate
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
@@ -88,8 +89,9 @@ async def served(**server: Any) -> AsyncIterator[tuple[Any, ...]]:
     app.router.add_get("/healthz", healthy)
     settings = load(None, server={"port": 0, **server})
     certificate = Certificate.from_settings(settings.server)
-    async with listening(app, settings, [], certificate) as (url,):
-        yield certificate, int(url.rpartition(":")[2])
+    with bound_listeners(settings.server.addresses) as listeners:
+        async with listening(app, listeners, 0o600, certificate) as (url, *_):
+            yield certificate, int(url.rpartition(":")[2])
 
 
 async def words_of(listen: Any) -> Any:
@@ -211,7 +213,9 @@ async def test_the_command_lines_addresses_override_all_others(make: Any, tmp_pa
     await service.stop()
     service.program, service.log = [*SERVE, "--port", "0"], []
     await service.start()
-    assert [url.rpartition(":")[0] for url in await urls(service)] == ["http://127.0.0.1"]
+    reached = await urls(service)
+    assert [url.rpartition(":")[0] for url in reached] == ["http://127.0.0.1", "http://[::1]"]
+    assert len({url.rpartition(":")[2] for url in reached}) == 1
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,12 @@ def test_the_socket_unit_listens_where_the_configuration_says() -> None:
     text = unit_files.socket_unit(
         [Address("localhost", 8000), Address("::1", 80), Address(path="/run/a%.sock")], "0660", ME
     )
-    assert re.findall(r"(?m)^ListenStream=(.*)$", text) == ["127.0.0.1:8000", "[::1]:80", "/run/a%%.sock"]
+    assert re.findall(r"(?m)^ListenStream=(.*)$", text) == [
+        "127.0.0.1:8000",
+        "[::1]:8000",
+        "[::1]:80",
+        "/run/a%%.sock",
+    ]
     given = settings(text)
     assert (given["SocketMode"], given["SocketUser"], given["SocketGroup"]) == ("0660", "me", "us")
     assert "SocketMode" not in settings(unit_files.socket_unit([Address("127.0.0.1", 8000)], "0600", ME))

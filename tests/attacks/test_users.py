@@ -36,7 +36,7 @@ def open_place() -> Iterator[Path]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def at_home(open_place: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
     """Yield a service without tokens that every user can reach over TCP and a Unix socket."""
-    listen = f'["127.0.0.1:0", "[::1]:0", "unix:{open_place}/front"]'
+    listen = f'["localhost:0", "unix:{open_place}/front"]'
     directory = tmp_path_factory.mktemp("at-home")
     async with serving(directory, SERVER__LISTEN=listen, SERVER__SOCKET_MODE="0666") as target:
         yield target
@@ -121,14 +121,14 @@ async def test_another_user_sends_and_disconnects(at_home: Target, family: int, 
 
 async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
     """By default another user cannot connect to the Unix socket."""
-    async with serving(tmp_path, SERVER__LISTEN=f'["127.0.0.1:0", "unix:{open_place}/own"]'):
+    async with serving(tmp_path, SERVER__LISTEN=f'["localhost:0", "unix:{open_place}/own"]'):
         assert "PermissionError" in await user_client.send(OTHER_UID, socket.AF_UNIX, f"{open_place}/own", SUBMISSION)
 
 
 async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) -> None:
     """With tokens the uid authenticates the service's own user on the Unix socket only; a token works for all."""
     front, host = f"{open_place}/tokens", b"localhost"
-    settings = {"SERVER__LISTEN": f'["127.0.0.1:0", "unix:{front}"]', "SERVER__SOCKET_MODE": "0666"}
+    settings = {"SERVER__LISTEN": f'["localhost:0", "unix:{front}"]', "SERVER__SOCKET_MODE": "0666"}
     async with serving(tmp_path, tokens=True, **settings) as target:
         by_file, by_port = SUBMISSION.replace(b"localhost:PORT", host), target.filled(SUBMISSION)
         tcp = ("127.0.0.1", target.port)

@@ -3,21 +3,23 @@
 import asyncio
 import json
 import secrets
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
 
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.clock import Millis, now_ms
-from shellrunner.config import Settings
+from shellrunner.config import Address, Settings
 from shellrunner.errors import NoSuchKeeper
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
+from shellrunner.service.binding import Listeners, bound_listeners
 from shellrunner.service.limits import queue_limits
 from shellrunner.store import Retention, Store
 from shellrunner.store.sqlite.composition import open_store
@@ -87,6 +89,7 @@ class Site:
     session: aiohttp.ClientSession
     reasons: list[NotReady]
     audit: "Ledger"
+    tls_socket: socket.socket  # bound, for a test that serves the same app by TLS
     runners: list[SimulatedRunner] = field(default_factory=list)
 
     @property
@@ -184,23 +187,33 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
         return reasons
 
     limits = Retention(None, None, None), queue_limits(settings)
-    async with open_store(state_dir, *limits) as store, client() as session:
+    async with open_store(state_dir, *limits) as store, client() as session, bound() as listeners:
         ledger = Ledger()
         app = make_app(
             store, settings, not_ready_reasons=not_ready_reasons, controls=Controls(store, lambda _: None),
             render_metrics=unmeasured, audit_sink=ledger, unknown_keepers=NoKeepers(),
-            authenticator=await open_authenticator(settings.auth, store),
+            authenticator=await open_authenticator(settings.auth, store), bound_addresses=listeners.bound_addresses,
         )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        running = Site(runner.addresses[0][1], app, runner, store, state_dir, session, reasons, ledger)
+        sockets = cast("Sequence[socket.socket]", listeners.endpoints)
+        tls = sockets[len(sockets) // 2]
+        for listener in sockets[: len(sockets) // 2]:
+            await web.SockSite(runner, listener).start()
+        running = Site(runner.addresses[0][1], app, runner, store, state_dir, session, reasons, ledger, tls)
         try:
             yield running
         finally:
             await runner.cleanup()
             for simulated in running.runners:
                 simulated.close()
+
+
+@asynccontextmanager
+async def bound() -> AsyncIterator[Listeners]:
+    """Yield both loopback addresses at two free ports."""
+    with bound_listeners([Address("localhost"), Address("localhost")]) as listeners:
+        yield listeners
 
 
 class Ledger:

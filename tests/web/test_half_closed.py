@@ -133,7 +133,7 @@ async def connect(site: Site, certificate: Path) -> AsyncIterator[Connect]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     server: Any = site.runner.server
-    listener = await asyncio.get_running_loop().create_server(over_tls(server, context), "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(over_tls(server, context), sock=site.tls_socket)
 
     @asynccontextmanager
     async def connected(way: str) -> AsyncIterator[Client]:

@@ -82,7 +82,7 @@ async def test_the_cookie_is_secure_under_tls(closed: Site, tmp_path: Path) -> N
     context.load_cert_chain(both)
     server = closed.runner.server
     assert server is not None
-    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=context)
+    listener = await asyncio.get_running_loop().create_server(server, sock=closed.tls_socket, ssl=context)
     port = listener.sockets[0].getsockname()[1]
     url = f"https://127.0.0.1:{port}/api/session"
     async with closed.session.post(url, headers=bearer(), ssl=False) as answer:

@@ -17,7 +17,10 @@ _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/]+)):([0-9]{1,5}
 
 
 class Address(NamedTuple):
-    """An address to listen on: a host and a port, or the absolute path of a Unix socket."""
+    """An address to listen on: a host and a port, or the absolute path of a Unix socket.
+
+    The host `localhost` is both 127.0.0.1 and ::1, at one port.
+    """
 
     host: str = ""
     port: int = 0
@@ -71,7 +74,9 @@ class ServerSettings(Section):
     """The HTTP server."""
 
     host: Annotated[str, AfterValidator(_bind_address)] = Field(
-        "127.0.0.1", description="address to listen on: localhost or an IP address; without tokens a loopback address"
+        "localhost",
+        description="address to listen on: localhost (or 127.0.0.1) for both 127.0.0.1 and ::1, or an IP address; "
+        "without tokens a loopback address",
     )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: a free port chosen by the kernel")
     listen: Annotated[list[Annotated[str, AfterValidator(_listen_address)]], BeforeValidator(_as_list)] = Field(
@@ -80,7 +85,8 @@ class ServerSettings(Section):
     socket_mode: Annotated[str, AfterValidator(_mode)] = Field("0600", description="permissions of Unix sockets")
     names: list[Annotated[str, AfterValidator(authority)]] = Field(
         ["localhost", "127.0.0.1", "[::1]"],
-        description="accepted hosts of the Host header",
+        description="accepted hosts of the Host header; one of this machine only if the server listens on every "
+        "loopback address that it means",
     )
     origins: list[Annotated[str, AfterValidator(_origin)]] = Field(
         default_factory=list, description="origins of this server as browsers see them behind a proxy"
@@ -123,7 +129,9 @@ class ServerSettings(Section):
     @property
     def addresses(self) -> list[Address]:
         """Return the addresses to listen on."""
-        return [_address(text) for text in self.listen] or [Address(self.host, self.port)]
+        # The usual address is reached as `localhost` too, so it is both; `listen` can name it alone.
+        host = "localhost" if self.host == "127.0.0.1" else self.host
+        return [_address(text) for text in self.listen] or [Address(host, self.port)]
 
 
 def _address(text: str) -> Address:

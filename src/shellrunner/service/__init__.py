@@ -19,7 +19,7 @@ from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
 from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
-from shellrunner.service import descriptors, pid_namespace, startup_warnings
+from shellrunner.service import binding, descriptors, pid_namespace, startup_warnings
 from shellrunner.service.audit_file import AuditFile
 from shellrunner.service.audit_log import AuditLog
 from shellrunner.service.health import Health, Readiness
@@ -37,6 +37,7 @@ from shellrunner.supervisor.fork_server_connection import ForkServerConnection, 
 from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task, has_failed
 from shellrunner.web import make_app
+from shellrunner.web.security.loopback import BoundAddresses
 
 log = logging.getLogger("shellrunner.service")
 
@@ -95,7 +96,12 @@ async def _serve(
     disable_created_samples()
     metrics = Metrics(settings.queues)
     on_stop = pid_namespace.stop_policy(settings.supervisor.on_stop)
-    with contextlib.closing(Notifier.from_environment()) as notifier, private_files(), locked(state_dir):
+    with (
+        contextlib.closing(Notifier.from_environment()) as notifier,
+        private_files(),
+        locked(state_dir),
+        binding.bound_listeners(settings.server.addresses, passed) as listeners,
+    ):
         async with (
             audit_sink(settings.audit.file) as audit,
             open_store(
@@ -122,14 +128,15 @@ async def _serve(
                 ),
                 authenticator=authenticator,
                 audit_sink=audit,
+                bound_addresses=listeners.bound_addresses,
             )
             async with (
                 background_task("reloader", reloader.run(authenticator, certificate, store, audit)) as reloading,
                 background_task("health check", health.run()) as checking,
                 background_task("reaper", pid_namespace.reap_orphans()) as reaping,
-                listening(app, settings, passed, certificate) as urls,
+                listening(app, listeners, int(settings.server.socket_mode, 8), certificate) as urls,
             ):
-                announce_start(settings, urls, state_dir, notifier)
+                announce_start(settings, listeners.bound_addresses, urls, state_dir, notifier)
                 stop.start_complete()
                 tasks = (supervising, sending, checking, reloading, reaping)
                 await first_of(stop.wait(), *tasks)
@@ -144,9 +151,11 @@ async def _serve(
         return 1 if ended_early or any(map(has_failed, tasks)) else 0
 
 
-def announce_start(settings: Settings, urls: list[str], state_dir: Path, notifier: Notifier) -> None:
+def announce_start(
+    settings: Settings, bound: BoundAddresses, urls: list[str], state_dir: Path, notifier: Notifier
+) -> None:
     """Log the startup warnings and that the service listens, and notify systemd."""
-    startup_warnings.emit(settings)
+    startup_warnings.emit(settings, bound)
     log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
     freeze_garbage_collector()
     notifier.ready(f"listening on {urls[0]}")

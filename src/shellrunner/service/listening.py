@@ -1,4 +1,4 @@
-"""Listen for requests, on the configured addresses or on sockets passed by systemd.
+"""Listen for requests on the bound addresses, or on sockets passed by systemd.
 
 Owned by the composition root. Must not know what is served on them.
 """
@@ -15,6 +15,7 @@ from aiohttp import web
 
 from shellrunner.config import Address, AuthSettings, Settings
 from shellrunner.errors import ConfigError, ShellrunnerError
+from shellrunner.service.binding import Listeners, cannot_listen
 from shellrunner.service.tls import Certificate
 from shellrunner.service.tls_protocol import over_tls
 from shellrunner.service.unix_socket import bound
@@ -55,9 +56,9 @@ def check_passed_sockets(passed: Sequence[socket.socket], auth: AuthSettings) ->
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: web.Application, settings: Settings, passed: Sequence[socket.socket], certificate: Certificate | None
+    app: web.Application, listeners: Listeners, socket_mode: int, certificate: Certificate | None
 ) -> AsyncIterator[list[str]]:
-    """Serve the app on the passed sockets, else on the configured addresses; yield its URLs.
+    """Serve the app; yield its URLs. Files of Unix sockets get the permissions `socket_mode`.
 
     Raises:
         ShellrunnerError: an address is in use, or may not be used.
@@ -66,22 +67,34 @@ async def listening(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        listeners = _Listeners(runner.server, stack, certificate, app[CONNECTIONS].report_refusal)
-        for each in passed:
-            await listeners.add_socket(each)
-        for address in () if passed else settings.server.addresses:
-            try:
-                await listeners.add_address(address, int(settings.server.socket_mode, 8))
-            except OSError as error:
-                where = address.path or f"{address.host} port {address.port}"
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                raise ShellrunnerError(f"cannot listen on {where}: {reason}") from None
-        listeners.warn_unencrypted()
-        yield listeners.urls
+        servers = _Servers(runner.server, stack, certificate, app[CONNECTIONS].report_refusal)
+        # All before the first accepts: nothing is served unless every address is ours.
+        sockets = [_listen(stack, each, socket_mode) for each in listeners.endpoints]
+        for each in sockets:
+            await servers.add(each)
+        servers.warn_unencrypted()
+        yield servers.urls
 
 
-class _Listeners:
-    """The open listeners; each is closed when the stack is left."""
+def _listen(stack: contextlib.AsyncExitStack, endpoint: socket.socket | Address, mode: int) -> socket.socket:
+    """Listen on a bound socket, or bind a Unix socket and listen on it."""
+    try:
+        listener = (
+            endpoint if isinstance(endpoint, socket.socket) else stack.enter_context(bound(endpoint.path, mode))
+        )
+        # Another process may have bound the same address before, without listening: the first that listens has it.
+        listener.listen(1)
+    except OSError as error:
+        if isinstance(endpoint, socket.socket):
+            host, port, *_ = endpoint.getsockname()
+            raise cannot_listen(host, port, error) from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ShellrunnerError(f"cannot listen on {endpoint.path}: {reason}") from None
+    return listener
+
+
+class _Servers:
+    """The servers, one for each socket; each is closed when the stack is left."""
 
     def __init__(
         self,
@@ -95,31 +108,20 @@ class _Listeners:
         self._report_refusal = report_refusal
         self._unencrypted: list[str] = []
 
-    async def add_address(self, address: Address, mode: int) -> None:
-        """Listen on an address; `mode` is for the file of a Unix socket."""
-        if address.path:
-            await self.add_socket(self._stack.enter_context(bound(address.path, mode)))
-        else:
-            await self._listen(self._certificate, host=address.host, port=address.port)
-
-    async def add_socket(self, listener: socket.socket) -> None:
-        """Listen on a bound socket."""
-        await self._listen(None if listener.family == socket.AF_UNIX else self._certificate, sock=listener)
-
-    async def _listen(self, certificate: Certificate | None, **where: Any) -> None:
+    async def add(self, listener: socket.socket) -> None:
+        """Accept connections of a listening socket."""
+        certificate = None if listener.family == socket.AF_UNIX else self._certificate
         # Not through aiohttp's sites: they have no timeout for the handshake. With a backlog of more, asyncio (before
         # Python 3.13) logs that many lines and makes that many timers each time that no descriptor is left.
         factory = self._factory
         if certificate:
             factory = over_tls(factory, certificate.context, self._report_refusal)
-        create = asyncio.get_running_loop().create_server
-        server: asyncio.Server = await create(factory, backlog=1, **where)
+        server = await asyncio.get_running_loop().create_server(factory, sock=listener, backlog=1)
         self._stack.callback(server.close)
-        for listener in server.sockets:
-            _set_backlog(where.get("sock") or listener)
-            self.urls.append(_url(listener, "https" if certificate else "http"))
-            if not certificate and not _is_private(listener):
-                self._unencrypted.append(self.urls[-1])
+        _set_backlog(listener)
+        self.urls.append(_url(listener, "https" if certificate else "http"))
+        if not certificate and not _is_private(listener):
+            self._unencrypted.append(self.urls[-1])
 
     def warn_unencrypted(self) -> None:
         """Log a warning if tokens can be intercepted."""

@@ -1,5 +1,7 @@
 """Warn in the log about a start that is dangerous but allowed: a slow parser, root, a shared user, journal gaps.
 
+Also about names that have no effect.
+
 Owned by the composition root. Must not know the running parts.
 """
 
@@ -10,20 +12,22 @@ from pathlib import Path
 
 from aiohttp import http_parser
 
-from shellrunner.config import AuthSettings, Settings
+from shellrunner.config import AuthSettings, ServerSettings, Settings
 from shellrunner.log import STDERR, is_journal
 from shellrunner.service.pid_namespace import stop_policy
 from shellrunner.systemd.journal import rate_limited_unit
+from shellrunner.web.security.loopback import BoundAddresses
 
 log = logging.getLogger("shellrunner.service")
 
 
-def emit(settings: Settings) -> None:
+def emit(settings: Settings, bound: BoundAddresses) -> None:
     """Log each warning."""
     stop = namespace_warnings(settings.supervisor.on_stop)
     journal = journal_warnings(settings.audit.file)
     users = (*root_warnings(settings.auth, os.geteuid()), *shared_user_warnings(settings.auth, os.geteuid()))
-    for text in (*python_warnings(), *users, *stop, *journal):
+    names = name_warnings(settings.server, bound)
+    for text in (*python_warnings(), *users, *stop, *journal, *names):
         log.warning(text)
 
 
@@ -76,4 +80,19 @@ def shared_user_warnings(auth: AuthSettings, uid: int) -> Iterator[str]:
             "commands of these tokens run as the service's own user, so they can read its files: the history, the "
             f"secrets of jobs that are not done, settings and keys: {', '.join(sharing)}; to separate them, run the "
             "service as root and set run_as for each token"
+        )
+
+
+def name_warnings(server: ServerSettings, bound: BoundAddresses) -> Iterator[str]:
+    """Yield a warning if names that the configuration has are not accepted."""
+    refused = [name for name in server.names if not bound.accept(name)] if "names" in server.model_fields_set else []
+    if refused:
+        yield (
+            f"not accepted in Host: {', '.join(refused)}; a name of server.names counts only if the server listens "
+            "on every loopback address that it means, at one port"
+        )
+    if refused := [origin for origin in server.origins if not bound.accept_origin(origin)]:
+        yield (
+            f"not accepted as origins: {', '.join(refused)}; the server listens at this port, but not on every "
+            "loopback address that the name means"
         )

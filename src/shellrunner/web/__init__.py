@@ -54,6 +54,7 @@ from shellrunner.web.http.streaming import STREAMS, Streams
 from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, SSE, TEXT, Access, Route
 from shellrunner.web.security import middleware
 from shellrunner.web.security.audit import AUDIT, Audit, AuditSink
+from shellrunner.web.security.loopback import BoundAddresses
 from shellrunner.web.security.middleware import RoutePolicy
 from shellrunner.web.security.origin import OriginPolicy
 
@@ -152,16 +153,18 @@ def make_app(
     render_metrics: RenderMetrics,
     authenticator: Authenticator,
     audit_sink: AuditSink,
+    bound_addresses: BoundAddresses,
 ) -> web.Application:
     """Build the application.
 
     `not_ready_reasons` returns why jobs are not accepted or run at the moment (empty: they are), `render_metrics`
-    renders the metrics of the whole service, and `audit_sink` writes the events of the audit log.
+    renders the metrics of the whole service, and `audit_sink` writes the events of the audit log. The app will be
+    served on the `bound_addresses`.
     """
     policies = {
         row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type) for row in ROUTES
     }
-    origins = OriginPolicy(settings.server)
+    origins = OriginPolicy(settings.server, bound_addresses)
     audit = Audit(audit_sink, settings.audit)
     security_middleware = middleware.security_middleware(policies, origins, audit)
     app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_SERVER_OPTIONS)

@@ -95,7 +95,7 @@ def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount
     Raises:
         ConfigError: the port of one of them is 0.
     """
-    lines = [f"ListenStream={_literal(_listen_stream(address))}" for address in addresses]
+    lines = [f"ListenStream={_literal(stream)}" for address in addresses for stream in _listen_streams(address)]
     if any(address.path for address in addresses):
         lines += ["# Who may connect to a Unix socket.", f"SocketMode={mode}"]
         if account:
@@ -108,13 +108,14 @@ def serve_command(executable: Sequence[str], config: Path | None) -> list[str]:
     return [*executable, "serve", *(["--config", str(config.absolute())] if config else [])]
 
 
-def _listen_stream(address: Address) -> str:
+def _listen_streams(address: Address) -> list[str]:
     if address.path:
-        return address.path
+        return [address.path]
     if not address.port:
         raise ConfigError("a socket unit needs a fixed port: server.port is 0")
-    host = "127.0.0.1" if address.host == "localhost" else address.host  # systemd.socket(5) takes no host names
-    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    # systemd.socket(5) takes no host names.
+    hosts = ("127.0.0.1", "::1") if address.host == "localhost" else (address.host,)
+    return [f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}" for host in hosts]
 
 
 def _fill(file: str, **values: str) -> str:

@@ -111,7 +111,8 @@ def wrong_host() -> HttpProblem:
     # A page of another site can make its own name resolve to 127.0.0.1, but cannot put our name into Host.
     return HttpProblem(
         "wrong-host",
-        "Host must be one of server.names (by default localhost, 127.0.0.1, [::1]) with the port of the listener;"
+        "Host must be one of server.names (by default localhost, 127.0.0.1, [::1]) with the port of the listener, and"
+        " the service must listen on every loopback address that the name means (localhost: 127.0.0.1 and ::1);"
         " for requests through a proxy, name its origin in server.origins",
     )
 

@@ -15,10 +15,10 @@ from shellrunner import ascii_text
 from shellrunner.config import ServerSettings
 from shellrunner.web.http import problems
 from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.security.loopback import DEFAULT_PORTS, BoundAddresses, split_port
 from shellrunner.web.security.proxy_marks import has_mark
 
 _FETCH_SITE: Final = "Sec-Fetch-Site"
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # Headers that a page of another site may send and read, if server.cors_origins has its origin.
 _CORS_REQUEST_HEADERS: Final = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Prefer, Range"
@@ -29,9 +29,10 @@ _CORS_RESPONSE_HEADERS: Final = "Content-Location, ETag, Link, Location, Prefere
 class OriginPolicy:
     """The names of this server, and the origins whose pages may send requests to it."""
 
-    def __init__(self, server: ServerSettings) -> None:
-        self._names = tuple(server.names)
-        self._origins = frozenset(server.origins)
+    def __init__(self, server: ServerSettings, bound_addresses: BoundAddresses) -> None:
+        self._names = tuple(map(split_port, server.names))
+        self._bound = bound_addresses
+        self._origins = frozenset(filter(bound_addresses.accept_origin, server.origins))
         self._cors_origins = frozenset(server.cors_origins)
         self._proxies = tuple(ipaddress.ip_network(proxy) for proxy in server.proxies)
         self._accepted_hosts = lru_cache(64)(self._find_accepted_hosts)
@@ -136,14 +137,14 @@ class OriginPolicy:
 
     def _find_accepted_hosts(self, scheme: str, port: int | None) -> frozenset[str]:
         found = {origin.partition("://")[2] for origin in self._origins}
-        for name in self._names:
-            if _has_port(name):
-                found.add(name)
-            else:
-                if port is None or port == _DEFAULT_PORTS[scheme]:
-                    found.add(name)
-                if port is not None:
-                    found.add(f"{name}:{port}")
+        for name, own_port in self._names:
+            if own_port is not None:
+                if self._bound.cover(name, own_port):
+                    found.add(f"{name}:{own_port}")
+            elif port is None:
+                found.add(name)  # whose server it is, the path of the Unix socket says
+            elif self._bound.cover(name, port):
+                found |= {f"{name}:{port}", *([name] if port == DEFAULT_PORTS[scheme] else [])}
         return frozenset(found)
 
 
@@ -169,10 +170,6 @@ def _peer(request: web.Request) -> tuple[str, int] | None:
     """Return the peer's address and port; None for a Unix socket."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     return (peer[0], peer[1]) if isinstance(peer, tuple) else None
-
-
-def _has_port(name: str) -> bool:
-    return ":" in name.rpartition("]")[2]
 
 
 @lru_cache(256)
