@@ -50,7 +50,7 @@ sleep 1
 inside systemctl restart shellrunner
 expect "done" inside shellrunner logs -f "$job"
 step "the addresses change"
-inside sed -i 's/127.0.0.1:8000/127.0.0.1:8001/' /etc/shellrunner/config.toml
+inside sed -i 's/localhost:8000/localhost:8001/' /etc/shellrunner/config.toml
 note=$(inside shellrunner install 2>&1) || fail "install with another address"
 printf '%s\n' "$note"
 commands=${note#*to apply them: }

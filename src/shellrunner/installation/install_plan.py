@@ -24,7 +24,7 @@ from shellrunner.systemd.unit_files import Hardening
 TOKEN_NAME: Final = "admin"  # noqa: S105  the name, not the secret
 _PACKAGED_UNITS: Final = Path("/usr/lib/systemd/system")
 _SCOPES: Final = ("read", "run", "admin")
-_LISTEN: Final = ("127.0.0.1:8000", "unix:/run/shellrunner.sock")
+_LISTEN: Final = ("localhost:8000", "unix:/run/shellrunner.sock")
 # Every user may connect to the Unix socket, as on loopback, and needs a token there too.
 _SOCKET_MODE: Final = "0666"
 

@@ -25,7 +25,7 @@ _ROOT: Final = Path("/")
     "--listen",
     multiple=True,
     metavar="ADDRESS",
-    help="unix:/PATH or ADDRESS:PORT. Repeatable (default: 127.0.0.1:8000 and unix:/run/shellrunner.sock).",
+    help="unix:/PATH or ADDRESS:PORT. Repeatable (default: localhost:8000 and unix:/run/shellrunner.sock).",
 )
 @click.option(
     "--hardening",
