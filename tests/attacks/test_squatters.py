@@ -17,8 +17,8 @@ import pytest
 from aiohttp import web
 
 from shellrunner.client import Client, ClientError
-from shellrunner.config import load
 from shellrunner.peer_credentials import SockDiag, server_uid
+from shellrunner.service.binding import Listeners
 from shellrunner.service.listening import listening
 from shellrunner.systemd import sockets
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
@@ -228,7 +228,7 @@ async def test_a5_a_socket_units_unix_socket_stays_roots(open_place: Path) -> No
     app = web.Application()
     app[CONNECTIONS] = Connections(ConnectionLimits())
     with contextlib.closing(passed), being(OTHER_UID):
-        async with listening(app, load(), [passed], None):
+        async with listening(app, Listeners([passed]), 0o600, None):
             with socket.socket(socket.AF_UNIX) as client, contextlib.closing(SockDiag()) as kernel:
                 client.connect(f"{open_place}/unit")
                 assert server_uid(client, kernel) == 0
