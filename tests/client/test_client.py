@@ -290,5 +290,6 @@ async def test_importing_it_brings_none_of_the_server(module: str, packages: set
         "process_hardening",
         "peer_credentials",
         "ascii_text",
+        "control_characters",
     }
     assert {"aiohttp", f"shellrunner.{module}"} <= loaded
