@@ -83,6 +83,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("loop",),
         ("running",),
         ("command",),
+        ("sandbox",),
         ("fork_exec",),
         ("stdio", "program"),
         ("pty",),

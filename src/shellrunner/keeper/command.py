@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .fork_exec import TargetUser, requested_limits, spawn
 from .program import Program, StartStep, StepFailed, explain_refusal
+from .sandbox import CannotConfine, Sandbox, spawn_confined
 from .stdin_buffer import StdinBuffer
 from .stdio import Stdio
 
@@ -29,7 +30,8 @@ class Command(NamedTuple):
     """A command that was started.
 
     `pipes` are the reading ends of its output, by stream (0 stdout, 1 stderr). `stdin` is set if its input is written
-    while it runs; with a terminal it is a `Pty`, whose master is the only reading end.
+    while it runs; with a terminal it is a `Pty`, whose master is the only reading end. `sandbox` is set if the
+    command is confined.
     """
 
     pid: int
@@ -38,6 +40,7 @@ class Command(NamedTuple):
     stdin: StdinBuffer | None
     wall: int  # milliseconds since the epoch
     clock: float  # time.monotonic()
+    sandbox: Sandbox | None
 
 
 def start(message: dict[str, Any]) -> Command:
@@ -53,13 +56,13 @@ def start(message: dict[str, Any]) -> Command:
         raise CannotStart(f"cannot open {kind} for it: {error.strerror}") from None
     try:
         wall, clock = time.time_ns() // 1_000_000, time.monotonic()
-        pid = _spawn(message, stdio)
+        pid, sandbox = _spawn_confined(message, stdio) if message.get("sandbox") else (_spawn(message, stdio), None)
     except CannotStart:
         stdio.close_all()
         raise
     # It runs: nothing below may fail.
     stdio.close_child_ends()
-    return Command(pid, _open_pidfd(pid), stdio.pipes, stdio.stdin, wall, clock)
+    return Command(pid, _open_pidfd(pid), stdio.pipes, stdio.stdin, wall, clock, sandbox)
 
 
 def _open_pidfd(pid: int) -> int:
@@ -102,6 +105,26 @@ def _spawn(message: dict[str, Any], stdio: Stdio) -> int:
         raise CannotStart(_describe(message, failed.step, failed.errno)) from None
     except OSError as error:
         raise CannotStart(_describe(message, StartStep.EXECUTE, error.errno or 0)) from None
+
+
+def _spawn_confined(message: dict[str, Any], stdio: Stdio) -> tuple[int, Sandbox]:
+    sandbox = message["sandbox"]
+    try:
+        return spawn_confined(
+            Program.from_message(message),
+            stdio,
+            sandbox,
+            default_signals=_DEFAULT_SIGNALS,
+            limits=requested_limits(message.get("limits")),
+            user=TargetUser.from_message(message),
+        )
+    except CannotConfine as error:
+        raise CannotStart(f"cannot start it under the profile {sandbox['profile']}: {error}") from None
+    except StepFailed as failed:
+        raise CannotStart(_describe(message, failed.step, failed.errno)) from None
+    except OSError as error:
+        reason = error.strerror
+        raise CannotStart(f"cannot start it under the profile {sandbox['profile']}: {reason}") from None
 
 
 def _describe(message: dict[str, Any], step: StartStep, number: int) -> str:

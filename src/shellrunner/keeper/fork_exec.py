@@ -89,10 +89,12 @@ def spawn(
     limits: Sequence[ResourceLimit] = (),
     user: TargetUser | None = None,
     on_terminal: bool = False,
+    has_own_keyring: bool = False,
 ) -> int:
     """Start the program in a session of its own, with no signal blocked and these signals reset; return its pid.
 
     With `on_terminal` it is in this process's session, and its group is the foreground of the terminal at 0.
+    `has_own_keyring`: it does not share the session keyring, as it never does with another user.
 
     Raises:
         StepFailed: it could not be started.
@@ -101,6 +103,9 @@ def spawn(
 
     def run() -> NoReturn:
         _prepare_child(actions, default_signals, on_terminal=on_terminal)
+        if user or has_own_keyring:
+            # Nothing may be imported from here on: the command's user may not be able to read our files.
+            _leave_keyring()
         if user:
             _switch_user(user)
         program.enter()
@@ -181,8 +186,6 @@ def _enter_foreground() -> None:
 
 
 def _switch_user(user: TargetUser) -> None:
-    # Nothing may be imported from here on: the command's user may not be able to read our files.
-    _leave_keyring()
     try:
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)

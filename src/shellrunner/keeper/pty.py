@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import termios
 import time
 from collections.abc import Sequence
@@ -68,6 +69,19 @@ class Pty(StdinBuffer):
         if os.getsid(0) != os.getpid():
             os.setsid()
         fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
+
+    def enter_foreground(self, pid: int) -> None:
+        """Put a child of this process into a group of its own, and that into the foreground.
+
+        Raises:
+            OSError: it has ended.
+        """
+        os.setpgid(pid, pid)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])  # else it would stop this process
+        try:
+            os.tcsetpgrp(self._slave, pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
 
     def chown(self, uid: int) -> None:
         """Give the terminal to a user, as grantpt(3) does; its group stays.

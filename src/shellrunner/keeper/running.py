@@ -22,15 +22,17 @@ from typing import Any
 from . import process_tree, reported_endings
 from .command import Command, decode_status
 from .process_tree.leftovers import FoundLeftovers
-from .process_tree.termination import KILL_TIMEOUT, Termination, living_tree
+from .process_tree.termination import KILL_TIMEOUT, Helpers, Termination, living_tree
 from .protocol import Message
 from .recorder import Recorder
+from .sandbox import Sandbox
 
 _QUIET_TIME = 0.25  # seconds without output after which what a command left behind has nothing more to write
 _MAX_SETTLING_TIME = 1.0  # seconds for which its output is stored at most before it is terminated
 _MAX_LEFTOVERS_GRACE = 1.0  # seconds between TERM and KILL for what a command left behind
 _POLL_INTERVAL = 0.25  # seconds between checks where nothing can be waited on
 _RETRY_DELAY = 0.05  # seconds after a call that failed
+_LOOK_INTERVAL = 0.1  # seconds between looks at what is left in a sandbox
 
 
 class RunningCommand:
@@ -64,6 +66,8 @@ class RunningCommand:
         self._hurried = False  # it is cancelled although it has ended: do not settle
         self._termination: Termination | None = None
         self._leftovers: FoundLeftovers | None = None
+        self._sandbox = command.sandbox
+        self._look_at = math.inf  # when to look again whether its sandbox is empty
 
     @property
     def leaves_children(self) -> bool:
@@ -104,7 +108,7 @@ class RunningCommand:
         """Send a signal to the command's group, or to every group of its tree, unless the command has ended."""
         if not self.has_ended():
             if to_tree:
-                process_tree.signal_groups(living_tree(), signum)
+                process_tree.signal_groups(self._living_tree(), signum)
             else:
                 self._signal_own_group(signum)
 
@@ -122,18 +126,18 @@ class RunningCommand:
             self._settled_at = -math.inf
             return
         self.cause = cause
-        tree = living_tree()
+        tree = self._living_tree()
         if self._kill_only:
             self._kill(tree)
             return
-        self._termination = Termination(tree, self.message["grace"])
+        self._termination = Termination(tree, self.message["grace"], self._helpers)
         if not tree:  # it could not be looked at
             self._signal_own_group(signal.SIGTERM)
             self._signal_own_group(signal.SIGCONT)
 
     def _kill(self, tree: list[process_tree.Process]) -> None:
         """Kill the tree at once: until then, a shell whose current step has ended would go on with the next one."""
-        self._termination = Termination(tree, None)
+        self._termination = Termination(tree, None, self._helpers)
         self._termination.step(time.monotonic())
         if self._termination.is_blind:
             self._signal_own_group(signal.SIGKILL)
@@ -147,7 +151,7 @@ class RunningCommand:
 
     def next_deadline(self) -> float:
         """Return when `handle_deadlines` is to be called next, whatever happens before."""
-        return min(self._next_deadline(), self._reap_again_at)
+        return min(self._next_deadline(), self._reap_again_at, self._look_at)
 
     def _next_deadline(self) -> float:
         stdin_due = (self._stdin and self._stdin.due) or math.inf
@@ -165,8 +169,8 @@ class RunningCommand:
         """Poll the terminal; terminate the command at its timeout, and what it left behind once that has settled."""
         if self._stdin and self._stdin.due and now >= self._stdin.due:
             self._stdin.poll()
-        if now >= self._reap_again_at:
-            self._reap_again_at = math.inf
+        if now >= min(self._reap_again_at, self._look_at):
+            self._reap_again_at = self._look_at = math.inf
             self.reap()
         if self.tree_is_gone:
             return
@@ -183,15 +187,15 @@ class RunningCommand:
 
     def _handle_quiet(self, now: float) -> None:
         """Let go or terminate what is left, unless it is busy: on a loaded machine it may not have got to writing."""
-        tree = living_tree()
+        tree = self._living_tree()
         if now < self._settle_by and not self._hurried and any(process.is_busy for process in tree):
             self._extend_settling(now)
         elif self.leaves_children:
             self._may_let_go = True
         else:
             self._leftovers = FoundLeftovers(tree)
-            grace = min(self.message["grace"], _MAX_LEFTOVERS_GRACE)
-            self._termination = Termination(tree, None if self._hurried and self._kill_only else grace)
+            grace = None if self._hurried and self._kill_only else min(self.message["grace"], _MAX_LEFTOVERS_GRACE)
+            self._termination = Termination(tree, grace, self._helpers)
 
     # The end ---------------------------------------------------------------------------------------------------
 
@@ -217,11 +221,23 @@ class RunningCommand:
                 pid, status, usage = reaped
                 if pid == self.command.pid:
                     self._exit = status, usage
+            if self._sandbox and self._exit:
+                self._end_sandbox(self._sandbox)
         except ChildProcessError:
             self.tree_is_gone = True
+            self._look_at = math.inf
             self._settle(time.monotonic())  # what the last one wrote is still in the pipes
+            if self._sandbox:
+                self._sandbox.end()
         except OSError:
             self._reap_again_at = time.monotonic() + _RETRY_DELAY
+
+    def _end_sandbox(self, sandbox: Sandbox) -> None:
+        """End the sandbox if it is empty; else look again later: orphans in it are no children of this process."""
+        if self._living_tree():
+            self._look_at = time.monotonic() + _LOOK_INTERVAL
+        else:
+            sandbox.end()
 
     def is_over(self, now: float) -> bool:
         """Return whether its status is known, and nothing of it is left to wait for."""
@@ -234,11 +250,18 @@ class RunningCommand:
             return self._termination.has_failed(now)
         return self._may_let_go or (self.leaves_children and not self.open_pipes)
 
+    @property
+    def _helpers(self) -> Helpers:
+        return self._sandbox.helpers if self._sandbox else frozenset()
+
+    def _living_tree(self) -> list[process_tree.Process]:
+        return living_tree(self._helpers)
+
     def survivors(self) -> list[str]:
         """Return a remark on what could not be killed, if anything; the leftovers are only what is gone."""
         if self.tree_is_gone or self.leaves_children:
             return []
-        tree = living_tree()
+        tree = self._living_tree()
         if self._leftovers:
             self._leftovers.exclude(tree)
         names = ", ".join(FoundLeftovers(tree).names()) or "a child that could not be found"

@@ -44,6 +44,15 @@ class Stdio:
         """Whether it is a terminal, of which the command is to be the foreground."""
         return isinstance(self.stdin, Pty)
 
+    def enter_foreground(self, pid: int) -> None:
+        """Make a child, which has executed no program yet, the leader of the terminal's foreground group.
+
+        Raises:
+            OSError: it has ended.
+        """
+        if isinstance(self.stdin, Pty):
+            self.stdin.enter_foreground(pid)
+
     def close_child_ends(self) -> None:
         """Close the descriptors that only the command needs, once it is started."""
         ends, self._child_ends = self._child_ends, []

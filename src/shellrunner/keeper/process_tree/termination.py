@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from . import Process, kill, living, signal_groups
 
+Helpers = frozenset[tuple[int, int]]  # processes that are no part of the command: pids and start times
 KILL_TIMEOUT = 1.0  # seconds that the tree has to be gone once it is killed
 _MIN_KILL_INTERVAL, _MAX_KILL_INTERVAL = 0.05, 0.25  # seconds
 
@@ -26,8 +27,12 @@ _MIN_KILL_INTERVAL, _MAX_KILL_INTERVAL = 0.05, 0.25  # seconds
 class Termination:
     """The end of the tree of this process, the descendants of which are to be gone within a grace."""
 
-    def __init__(self, tree: list[Process], grace: float | None) -> None:
-        """Send TERM and CONT to the groups of `tree`, the processes that are there; None: kill them in `step`."""
+    def __init__(self, tree: list[Process], grace: float | None, helpers: Helpers = frozenset()) -> None:
+        """Send TERM and CONT to the groups of `tree`, the processes that are there; None: kill them in `step`.
+
+        Of the other descendants, `helpers` get only KILL.
+        """
+        self._helpers = helpers
         now = time.monotonic()
         self._kill_at = now + (grace or 0)
         self._kill_interval = _MIN_KILL_INTERVAL
@@ -59,7 +64,7 @@ class Termination:
         return now >= self._kill_at + KILL_TIMEOUT
 
     def _newcomers(self) -> list[Process]:
-        tree = living_tree()
+        tree = living_tree(self._helpers)
         known = self._groups | {p.group for p in tree if (p.pid, p.start) in self._known}
         return [process for process in tree if process.group not in known]
 
@@ -79,10 +84,10 @@ def end_tree() -> None:
         time.sleep(_MIN_KILL_INTERVAL / 10)
 
 
-def living_tree() -> list[Process]:
-    """Return this process's descendants that have not ended; none if they cannot be looked for."""
+def living_tree(helpers: Helpers = frozenset()) -> list[Process]:
+    """Return this process's descendants that have not ended, but for `helpers`; none if they cannot be looked for."""
     with suppress(OSError):
-        return living(os.getpid())
+        return [process for process in living(os.getpid()) if (process.pid, process.start) not in helpers]
     return []
 
 
