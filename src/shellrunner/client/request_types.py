@@ -19,6 +19,7 @@ class JobOptions(TypedDict, total=False):
     timeout: float | None
     priority: int
     queue: str
+    profile: str | None
     labels: Mapping[str, str]
     merge_stderr: bool
     leave_children: bool | None

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from shellrunner.config import error_messages, secret_files
 from shellrunner.config.auth import AuthSettings, Rule, Token
 from shellrunner.config.error_messages import DELIMITER, PREFIX
+from shellrunner.config.profiles import Profile
 from shellrunner.config.jobs import GIB, JobDefaults, service_user
 from shellrunner.config.secret_files import check_rereadable
 from shellrunner.config.server import Address, ServerSettings
@@ -46,6 +47,7 @@ __all__ = [
     "AuthSettings",
     "CallbackSettings",
     "JobDefaults",
+    "Profile",
     "QueueSettings",
     "Rule",
     "ServerSettings",
@@ -105,6 +107,7 @@ class QueueSettings(Section):
     max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(
         None, ge=0, description="maximum number of its unstarted jobs; 0: no limit of its own"
     )
+    profile: Name | None = Field(None, description="the profile of its jobs")
 
 
 class StoreSettings(Section):
@@ -209,6 +212,7 @@ class Settings(BaseSettings):
     queues: Annotated[dict[Name, QueueSettings], AfterValidator(_queues)] = Field(
         default_factory=dict, validate_default=True
     )
+    profiles: dict[Name, Profile] = Field(default_factory=dict)
     jobs: JobDefaults = Field(default_factory=dict, validate_default=True)
     store: StoreSettings = Field(default_factory=dict, validate_default=True)
     callbacks: CallbackSettings = Field(default_factory=dict, validate_default=True)
@@ -314,11 +318,29 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
         yield ("server", key), _NOT_LOOPBACK
     if not tokens and server.cors_origins:
         yield ("server", "cors_origins"), "requires auth.tokens: pages of other sites must send a token"
+    yield from _profile_conflicts(settings)
+
+
+def _profile_conflicts(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
+    known = settings.profiles
+    for token in settings.auth.tokens:
+        if token.profile is not None and token.profile not in known:
+            yield ("auth", "tokens"), f"the profile of {token.name!r} does not exist: {token.profile!r}"
+    for name, queue in settings.queues.items():
+        if queue.profile is not None and queue.profile not in known:
+            yield ("queues", name), f"its profile does not exist: {queue.profile!r}"
+    for name, profile in known.items():
+        if profile.network and not settings.auth.tokens:
+            yield ("profiles", name), _NETWORK_WITHOUT_TOKENS
 
 
 # What makes the file that has it private.
 _SECRETS = {("auth", "tokens"): "tokens", ("callbacks", "secret"): "the secret of callbacks"}
 
+_NETWORK_WITHOUT_TOKENS = (
+    "network = true requires auth.tokens: without them any process of the service's user may run commands over "
+    "loopback, and without a profile"
+)
 _NOT_LOOPBACK = (
     "must be localhost, a loopback address or a Unix socket, because without tokens anybody who can connect may run "
     "commands. To listen on other addresses, create a token: shellrunner token create NAME"

@@ -53,7 +53,7 @@ class Rule(Section):
     cwd: list[AbsolutePath] = Field(
         default_factory=list, description="working directories that a job may name; empty: only jobs.cwd"
     )
-    options: list[Literal["stdin", "tty", "limits", "leave_children", "signal"]] = Field(
+    options: list[Literal["stdin", "tty", "limits", "leave_children", "signal", "profile"]] = Field(
         default_factory=list,
         description="other keys that a job may use; signal: signals may be sent to it, also by keys of a terminal",
     )
@@ -85,6 +85,7 @@ class Token(Section):
     run_as: str | None = Field(
         None, min_length=1, description="the system user of its commands; the service must run as root"
     )
+    profile: Name | None = Field(None, description="the profile of its jobs; absent: what a job or its queue names")
     commands: list[Rule] | None = Field(None, min_length=1, description="commands it may run; absent: any")
     max_queued: Annotated[int | None, ZERO_IS_NONE] = Field(
         None, ge=0, description="maximum number of its unstarted jobs, in all queues; 0: no limit of its own"

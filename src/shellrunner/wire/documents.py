@@ -97,6 +97,8 @@ class Job(TypedDict):
     timeout: Seconds | None
     priority: Annotated[int, Field(ge=-names.MAX_PRIORITY, le=names.MAX_PRIORITY)]
     queue: str
+    profile: str | None
+    """The profile that confines the command: its own, or that of its queue or token."""
     labels: dict[str, str]
     merge_stderr: bool
     leave_children: bool | None

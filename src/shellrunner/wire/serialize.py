@@ -68,6 +68,7 @@ def job(job: Job) -> documents.Job:
         "timeout": spec.timeout,
         "priority": spec.priority,
         "queue": spec.queue,
+        "profile": spec.profile,
         "labels": spec.labels,
         "merge_stderr": spec.merge_stderr,
         "leave_children": spec.leave_children,

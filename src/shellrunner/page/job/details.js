@@ -21,6 +21,7 @@ export function createDetails(job, status, result) {
     ["Output", result && outputSizes(result)],
     ["Left behind", result?.leftovers_count && leftovers(result)],
     ["Queue", job.queue],
+    ["Profile", job.profile],
     ["Directory", job.cwd],
     ["Timeout", job.timeout && formatDuration(job.timeout)],
     ["Priority", job.priority && String(job.priority)],
