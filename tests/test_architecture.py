@@ -115,6 +115,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "state_dir",
             "worker_threads",
             "limits",
+            "profiles",
         ),
         ("pid_namespace",),
     ),
@@ -161,8 +162,8 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
         ("supervisor",),
         ("job_runner", "controls", "end_recorder", "unknown_keepers"),
-        ("keeper_pool", "running_job", "start_message"),
-        ("fork_server_connection", "keeper_connection", "users"),
+        ("keeper_pool", "running_job", "start_message", "confinement"),
+        ("seccomp", "fork_server_connection", "keeper_connection", "users"),
         ("message_protocol", "verdict", "orphans", "concurrency", "oom_kills"),
     ),
     "web": (

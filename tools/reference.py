@@ -268,7 +268,7 @@ def settings() -> str:
     ]
     for section, field in Settings.model_fields.items():
         model = next(kind for kind in _models(field.annotation))
-        heading = "queues.NAME" if section == "queues" else section
+        heading = f"{section}.NAME" if section in {"queues", "profiles"} else section
         parts += [f"## [{heading}]", inspect.getdoc(model) or "", _fields(heading, model)]
     for heading, model in (("[auth.tokens]", Token), ("auth.tokens.commands", Rule)):
         parts += [f"## [{heading}]", inspect.getdoc(model) or "", _fields(heading.strip("[]"), model)]

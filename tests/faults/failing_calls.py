@@ -28,6 +28,7 @@ from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.supervisor import Controls, Supervisor, fork_server_connection, keeper_pool
+from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from tests.faults import injector
 from tests.faults.injector import Plan
@@ -255,7 +256,10 @@ async def world(path: Path, max_running: int = _MAX_RUNNING, *, leave: bool = Fa
     _launched.append(fork_server.process)
     async with (
         open_store(path, Retention(days=None, jobs=None, bytes=None)) as store,
-        supervised(store, launcher, fork_server, settings, Metrics({})) as (supervisor, task),
+        supervised(store, launcher, fork_server, settings, confinement=Confinement({}), metrics=Metrics({})) as (
+            supervisor,
+            task,
+        ),
     ):
         try:
             yield World(path, store, supervisor)

@@ -35,9 +35,15 @@ class Identity:
         return None if self.token is None else self.token.run_as
 
     @property
+    def profile(self) -> str | None:
+        """The profile of its jobs; None: that of a job itself or of its queue."""
+        return None if self.token is None else self.token.profile
+
+    @property
     def is_restricted(self) -> bool:
         """Whether it may change only its own jobs, since others could be commands that it may not start itself."""
-        return self.token is not None and (self.token.run_as is not None or self.token.commands is not None)
+        token = self.token
+        return token is not None and (token.run_as, token.commands, token.profile) != (None, None, None)
 
     @property
     def sees_all(self) -> bool:

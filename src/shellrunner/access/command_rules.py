@@ -61,6 +61,8 @@ def _check(identity: Identity, spec: JobSpec, *more: tuple[str, str]) -> None:
     if not matching:
         pointer = "#/argv" if spec.command is None else "#/command"
         raise CommandNotAllowed(f"{identity.name} is not allowed to run this command", pointer)
+    if spec.profile not in (None, identity.profile):
+        more = (*more, ("profile", "#/profile"))  # under it, steps of a script may fail, and the next ones run
     violations = [next(_violations(rule, spec, more), None) for rule in matching]
     if None not in violations:
         what, pointer = violations[0] or ("", "")
@@ -90,6 +92,7 @@ def check_stdin(identity: Identity, spec: JobSpec) -> None:
     Raises:
         CommandNotAllowed.
     """
+    _check_profile(identity, spec)
     _check(identity, spec)
 
 
@@ -101,7 +104,15 @@ def check_signal(identity: Identity, spec: JobSpec) -> None:
     Raises:
         CommandNotAllowed.
     """
+    _check_profile(identity, spec)
     _check(identity, spec, _SIGNAL)
+
+
+def _check_profile(identity: Identity, spec: JobSpec) -> None:
+    """Require that a job of a confined identity is confined too: it may have been submitted before that."""
+    if identity.profile not in (None, spec.profile):
+        words = f"{identity.name} may control only jobs with the profile {identity.profile}"
+        raise CommandNotAllowed(words, "#/profile")
 
 
 def _matches(rule: Rule, spec: JobSpec) -> bool:

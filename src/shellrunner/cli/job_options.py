@@ -102,6 +102,7 @@ _OPTIONS: Final = (
         "--timeout", metavar="TIME", callback=_parse_duration, help="Terminate it after 90, 1.5s, 5m, 1h30m."
     ),
     click.option("--queue", metavar="NAME", callback=_check_utf8, help="Queue of the job."),
+    click.option("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command."),
     click.option(
         "--label", metavar="KEY=VALUE", multiple=True, callback=_parse_pairs, help="Label to search by. Repeatable."
     ),
@@ -125,7 +126,8 @@ def _absolute(cwd: str) -> str:
 
 
 def submission(
-    *, command: Sequence[str], cwd: str | None, env: Pairs, timeout: float | None, queue: str | None, label: Pairs,
+    *, command: Sequence[str], cwd: str | None, env: Pairs, timeout: float | None, queue: str | None,
+    profile: str | None, label: Pairs,
     name: str | None, stdin: StdinSource,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the arguments of `Client.submit`: one word is a command line for the shell, several are an argv."""
@@ -137,6 +139,8 @@ def submission(
         options["env"] = dict(env)
     if queue is not None:
         options["queue"] = queue
+    if profile is not None:
+        options["profile"] = profile
     if labels:
         options["labels"] = labels
     return {"command": command[0], **options} if len(command) == 1 else {"argv": list(command), **options}

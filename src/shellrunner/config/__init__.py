@@ -24,8 +24,8 @@ from pydantic_settings import (
 from shellrunner.config import error_messages, secret_files
 from shellrunner.config.auth import AuthSettings, Rule, Token
 from shellrunner.config.error_messages import DELIMITER, PREFIX
-from shellrunner.config.profiles import Profile
 from shellrunner.config.jobs import GIB, JobDefaults, service_user
+from shellrunner.config.profiles import Profile
 from shellrunner.config.secret_files import check_rereadable
 from shellrunner.config.server import Address, ServerSettings
 from shellrunner.config.types import (
@@ -205,6 +205,7 @@ class Settings(BaseSettings):
     )
 
     document: ClassVar[dict[str, Any]] = {}  # the parsed file
+    file: ClassVar[Path | None] = None
 
     server: ServerSettings = Field(default_factory=dict, validate_default=True)
     auth: AuthSettings = Field(default_factory=dict, validate_default=True)
@@ -256,6 +257,7 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
 
     class FromFile(Settings):
         document = tomllib.loads(text)
+        file = path
 
     sources = error_messages.ConfigSources(overrides, _Environment(Settings)(), path, text)
     errors = list(error_messages.find_unknown_variables(Settings))

@@ -27,9 +27,9 @@ keeper sends in its `hello`; a server must understand every version that was eve
 `start`: `attempt` counts from 1; `stream` is true if input follows in messages; `tty` is null or [rows, columns];
 `limits` is null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null
 (the keeper's own) or {"uid", "gid", "groups"}; `kill_only`: the command is ended by KILL, without TERM and grace, for
-whatever cause; `sandbox` is null or the profile's name, the path of bubblewrap, its arguments for the profile, and its
-seccomp program in base64, which may be empty: {"profile", "bwrap", "arguments", "system_calls"}. Defaults: 1, false,
-null.
+whatever cause; `sandbox` is null or the profile's name, the path of bubblewrap, its arguments for the profile, and
+its seccomp program in base64, which may be empty: {"profile", "bwrap", "arguments", "system_calls"}. Defaults: 1,
+false, null.
 
 `cancel`: with `kill_only` the command is ended so even if its `start` did not say so.
 

@@ -25,6 +25,7 @@ from shellrunner.service.audit_log import AuditLog
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.limits import queue_limits
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
+from shellrunner.service.profiles import open_confinement
 from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
@@ -33,6 +34,7 @@ from shellrunner.service.worker_threads import start_worker_threads
 from shellrunner.store import Retention, Work
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
+from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task, has_failed
@@ -95,6 +97,7 @@ async def _serve(
     start_worker_threads()
     disable_created_samples()
     metrics = Metrics(settings.queues)
+    confinement = await open_confinement(settings, state_dir, passed)
     on_stop = pid_namespace.stop_policy(settings.supervisor.on_stop)
     with (
         contextlib.closing(Notifier.from_environment()) as notifier,
@@ -111,7 +114,12 @@ async def _serve(
                 settings.store.min_free_bytes,
                 new_history=new_history,
             ) as store,
-            supervised(store, launcher, await attach(*fork_server), settings, metrics) as (supervisor, supervising),
+            supervised(
+                store, launcher, await attach(*fork_server), settings, confinement=confinement, metrics=metrics
+            ) as (
+                supervisor,
+                supervising,
+            ),
             background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
         ):
             health = Health(store, notifier)
@@ -197,6 +205,8 @@ async def supervised(
     launcher: ForkServerLauncher,
     fork_server: ForkServerConnection,
     settings: Settings,
+    *,
+    confinement: Confinement,
     metrics: Metrics,
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
     """Run the supervisor; also yield its task, which is done only if it crashed."""
@@ -208,7 +218,10 @@ async def supervised(
         "program": __version__,
     }
     keepers = KeeperPool(launcher, header, fork_server)
-    supervisor = Supervisor(store, keepers, settings.jobs, settings.supervisor.max_running, metrics.observe)
+    max_running = settings.supervisor.max_running
+    supervisor = Supervisor(
+        store, keepers, settings.jobs, confinement, max_running=max_running, observe=metrics.observe
+    )
     with contextlib.closing(keepers):
         async with background_task("supervisor", supervisor.run()) as task:
             yield supervisor, task

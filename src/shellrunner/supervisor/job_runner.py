@@ -19,6 +19,7 @@ from typing import NamedTuple
 from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
 from shellrunner.model import Claim
+from shellrunner.supervisor.confinement import Confinement, UnknownProfile
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 from shellrunner.supervisor.keeper_pool import KeeperPool
 from shellrunner.supervisor.message_protocol import KeeperGone
@@ -57,20 +58,22 @@ class JobOutcome(NamedTuple):
 class JobRunner:
     """Runs jobs under the keepers of a pool."""
 
-    def __init__(self, keepers: KeeperPool, jobs: JobDefaults) -> None:
-        """Take from `jobs` what a job's own specification leaves open."""
-        self._keepers, self._jobs = keepers, jobs
+    def __init__(self, keepers: KeeperPool, jobs: JobDefaults, confinement: Confinement) -> None:
+        """Take from `jobs` what a job's own specification leaves open, and its profile from `confinement`."""
+        self._keepers, self._jobs, self._confinement = keepers, jobs, confinement
         self._accounts = UserAccounts(jobs)
 
     async def run(self, connection: KeeperConnection, job: RunningJob) -> JobOutcome:
         """Start the job under this keeper, and wait for its end."""
         try:
             account = await self._accounts.look_up(job.claim.run_as)
-        except NoSuchUser as error:
+            profile = job.claim.spec.profile
+            sandbox = self._confinement.sandbox(profile, account) if profile else None
+        except (NoSuchUser, UnknownProfile) as error:
             return JobOutcome(True, failed_to_start(str(error)))
         if job.cancel_requested:
             return JobOutcome(True, NeverStarted())  # the store records `cancelled`
-        connection.send(build_start_message(job.claim, self._jobs, account, self._keepers.home))
+        connection.send(build_start_message(job.claim, self._jobs, account, self._keepers.home, sandbox))
         job.connection = connection
         log.debug("job started", extra={"job": job.claim.job_id, "keeper": connection.number})
         self._watch_timeout(job)

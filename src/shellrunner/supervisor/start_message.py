@@ -3,8 +3,8 @@
 Pure; used by the job runner. Must not know keepers as processes, or the store.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from shellrunner.config import JobDefaults
 from shellrunner.keeper.protocol import Message
@@ -24,10 +24,12 @@ def effective_timeout(spec: JobSpec, jobs: JobDefaults) -> float | None:
     return spec.timeout or jobs.timeout
 
 
-def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount, home: str = "") -> Message:
+def build_start_message(
+    claim: Claim, jobs: JobDefaults, account: UserAccount, home: str = "", sandbox: Mapping[str, Any] | None = None
+) -> Message:
     """Return the `start` message (see `keeper.protocol`). Nothing of the service's own environment is in it.
 
-    `home` is the state directory's, for the command's mark.
+    `home` is the state directory's, for the command's mark; `sandbox` is its profile's.
     """
     spec = claim.spec
     leave = spec.leave_children
@@ -53,10 +55,11 @@ def build_start_message(claim: Claim, jobs: JobDefaults, account: UserAccount, h
         "grace": jobs.kill_grace,
         "kill_only": claim.kill_only,
         "merge_stderr": spec.merge_stderr,
-        "leave_children": jobs.leave_children if leave is None else leave,
+        "leave_children": False if sandbox else jobs.leave_children if leave is None else leave,
         "output_bytes": spec.limits.output_bytes or jobs.output_bytes,
         "limits": _limits(spec.limits, jobs),
         "user": account.user,
+        **({"sandbox": sandbox} if sandbox else {}),
     }
 
 

@@ -13,6 +13,7 @@ from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.store import Work
 from shellrunner.supervisor.concurrency import ConcurrencyLimit
+from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.end_recorder import EndObserver, EndRecorder
 from shellrunner.supervisor.job_runner import JobRunner
 from shellrunner.supervisor.keeper_connection import KeeperConnection
@@ -34,11 +35,18 @@ class Supervisor:
     """Runs until it is cancelled; the commands that run then go on under their keepers."""
 
     def __init__(
-        self, store: Work, keepers: KeeperPool, jobs: JobDefaults, max_running: int, observe: EndObserver
+        self,
+        store: Work,
+        keepers: KeeperPool,
+        jobs: JobDefaults,
+        confinement: Confinement,
+        *,
+        max_running: int,
+        observe: EndObserver,
     ) -> None:
         """Run the store's jobs under these keepers, at most `max_running` at once; `jobs` has the defaults."""
         self._store, self._keepers, self._max_running = store, keepers, max_running
-        self._runner = JobRunner(keepers, jobs)
+        self._runner = JobRunner(keepers, jobs, confinement)
         self._oom_kills = OomKills(own_memory_events())
         self._ends = EndRecorder(store, observe, self._oom_kills)
         self.unknown_keepers = UnknownKeepers(keepers)

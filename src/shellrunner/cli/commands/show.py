@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shellrunner.wire.documents import Job, Result, Status
 
 _OPTIONS: Final = (  # keys of a job that are shown unless they have their default value
-    "queue", "priority", "cwd", "timeout", "merge_stderr", "leave_children", "encoding", "limits", "after",
+    "queue", "profile", "priority", "cwd", "timeout", "merge_stderr", "leave_children", "encoding", "limits", "after",
     "start_at", "retries", "notify", "tty", "stdin", "submitter", "run_as",
 )  # fmt: skip
 _DEFAULTS: Final[Mapping[str, Any]] = {"queue": "default", "priority": 0, "encoding": "utf-8"}

@@ -36,6 +36,8 @@ async def submit(request: web.Request) -> web.StreamResponse:
     identity = identity_of(request)
     command_rules.check_submission(identity, spec)  # first: what is valid is not for everybody
     job_policy.check(spec, app[SETTINGS])
+    spec = job_policy.confine(identity, spec, app[SETTINGS])
+    command_rules.check_command(identity, spec)  # again, with its queue's profile
     bound_key = idempotency.bound_key(request, key, content) if key is not None else None
     await audit.accept_job(request, spec, identity.run_as)
     job = await app[STORE].add(spec, bound_key, identity.submitter)

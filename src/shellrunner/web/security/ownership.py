@@ -25,7 +25,7 @@ async def check_owner(request: web.Request, identity: Identity, access: Access) 
         number = job_id(request)
         command_rules.check_ownership(identity, number, *await request.app[STORE].submitter(number))
     elif access is Access.RUN_MANY:
-        raise NotYours("a token with run_as or commands may change only one job at a time")
+        raise NotYours("a token with run_as, commands or a profile may change only one job at a time")
 
 
 async def check_stdin(request: web.Request, identity: Identity) -> None:

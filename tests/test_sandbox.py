@@ -1,0 +1,118 @@
+"""A confined command: its status is the kernel's own, and it is started, signalled and ended as any other."""
+
+import base64
+import os
+import shutil
+import signal
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from shellrunner.keeper import process_tree
+from shellrunner.keeper.slot import SlotReader
+from shellrunner.supervisor.seccomp import CannotFilter, compile_filter
+from tests.support.keepers import Talk, keep, record_of, start
+from tests.support.processes import marked
+from tests.support.waiting import until
+
+BWRAP: Final = shutil.which("bwrap") or ""
+ARGUMENTS: Final = [
+    *("--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
+    *("--unshare-net", "--unshare-ipc", "--tmpfs", "/tmp"),
+]
+SANDBOX: Final[dict[str, Any]] = {"profile": "p", "bwrap": BWRAP, "arguments": ARGUMENTS, "system_calls": ""}
+
+pytestmark = pytest.mark.skipif(not BWRAP and "CI" not in os.environ, reason="needs bubblewrap")
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "expected"),
+    [
+        ("exit 7", {}, ("exited", 7, None)),
+        ("exit 139", {}, ("exited", 139, None)),
+        ("kill -SEGV $$", {}, ("signalled", None, "SIGSEGV")),
+        ("sleep 60", {"timeout": 0.2}, ("timed_out", None, "SIGTERM")),
+        ("trap 'exit 5' TERM; sleep 60 & wait", {"timeout": 0.2}, ("timed_out", 5, None)),
+        ("trap '' TERM; while :; do sleep 60; done", {"timeout": 0.2, "grace": 0.2}, ("timed_out", None, "SIGKILL")),
+        ("tty && stty size && test $(ps -o tpgid= -p $$) = $$", {"tty": [24, 80]}, ("exited", 0, None)),
+        ("test $(ulimit -n) = 99", {"limits": {"open_files": 99}}, ("exited", 0, None)),
+    ],
+)
+def test_a_confined_command_ends_as_the_kernel_says(
+    keeping: tuple[Talk, SlotReader], script: str, more: dict[str, Any], expected: tuple[str, int | None, str | None]
+) -> None:
+    """Exit codes above 128 and signals are told apart, and no process of the sandbox is left."""
+    end, _ = keep(*keeping, 1, script, sandbox=SANDBOX, **more)
+    assert (end["ending"], end["exit_code"], end["signal"]) == expected
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
+
+
+@pytest.mark.parametrize(
+    ("more", "detail"),
+    [
+        ({"argv": ["nope"]}, "execvp nope: No such file or directory"),
+        ({"cwd": "/nope"}, "Can't chdir to /nope: No such file or directory"),
+        ({"sandbox": {**SANDBOX, "bwrap": "/nope"}}, "cannot start /nope: No such file or directory"),
+        ({"sandbox": {**SANDBOX, "arguments": ["--ro-bind", "/nope", "/"]}}, "Can't find source path /nope"),
+        ({"sandbox": {**SANDBOX, "arguments": ["--nope"]}}, "Unknown option --nope"),
+    ],
+)
+def test_a_command_that_cannot_be_confined_is_not_started(
+    keeping: tuple[Talk, SlotReader], more: dict[str, Any], detail: str
+) -> None:
+    """The detail has bubblewrap's reason; nothing has run, and nothing is left."""
+    end, data = keep(*keeping, 1, "echo ran", **({"sandbox": SANDBOX} | more))
+    assert (end["ending"], data) == ("failed_to_start", b"")
+    assert end["detail"].startswith(f"cannot start it under the profile p: {detail}")
+    assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])
+
+
+def test_what_it_leaves_behind_is_named_and_ended(keeping: tuple[Talk, SlotReader]) -> None:
+    """Only the command's own processes are leftovers; what ends by itself meanwhile is waited for and is none."""
+    end, _ = keep(*keeping, 1, "(sleep 61 &); exit 4", sandbox=SANDBOX)
+    assert (end["exit_code"], [each["command"] for each in end["leftovers"]]) == (4, ["sleep 61"])
+    end, data = keep(*keeping, 2, "(sleep 0.1; echo late) & exit 3", sandbox=SANDBOX)
+    assert (end["exit_code"], data, end.get("leftovers")) == (3, b"late\n", None)
+
+
+def _has_written(slot: SlotReader, job: int) -> bool:
+    record = slot.find(job, "t")
+    return record is not None and bool(record.progress.get("stdout"))
+
+
+async def test_signals_reach_the_command_and_spare_its_sandbox(keeping: tuple[Talk, SlotReader]) -> None:
+    """A signal to the group or the tree is the command's alone; the mark of a job is seen from outside."""
+    keeper, slot = keeping
+    script = "trap 'echo usr; exit 6' USR1; echo ready; while :; do sleep 0.05; done"
+    for job, to in enumerate(("group", "tree"), 1):
+        start(keeper, job, script, sandbox=SANDBOX, env={"PATH": "/usr/bin:/bin", "SHELLRUNNER_JOB": f"{job}:mark"})
+        await until(partial(_has_written, slot, job), what="it is ready")
+        assert marked(f"SHELLRUNNER_JOB={job}:mark")
+        keeper.send(do="signal", job=job, token="t", signum=int(signal.SIGUSR1), to=to)
+        assert keeper.receive()["say"] == "ended"
+        assert record_of(slot, job).end["exit_code"] == 6
+
+
+def test_its_environment_does_not_reach_bubblewrap(keeping: tuple[Talk, SlotReader]) -> None:
+    """LD_PRELOAD applies to the command only, and no value is in a command line."""
+    env = {"PATH": "/usr/bin:/bin", "LD_PRELOAD": "/nope/planted.so", "SECRET": "s3cr3t"}
+    end, data = keep(*keeping, 1, 'echo "$SECRET"; cat /proc/*/cmdline | tr "\\0" " "', sandbox=SANDBOX, env=env)
+    assert end["exit_code"] == 0
+    assert data.count(b"s3cr3t") == 1
+    # The loaders of the shell, cat and tr complain; those of both bubblewraps and of init would, too.
+    assert data.count(b"planted.so") == 3
+
+
+def test_system_calls_are_filtered_for_every_convention(keeping: tuple[Talk, SlotReader]) -> None:
+    """A denied call fails with EPERM; by another convention of the processor it ends the process."""
+    program = base64.b64encode(compile_filter(["mkdir", "mkdirat"], deny=True)).decode()
+    sandbox = {**SANDBOX, "system_calls": program}
+    end, data = keep(*keeping, 1, "mkdir /tmp/x", sandbox=sandbox)
+    assert (end["exit_code"], b"Operation not permitted" in data) == (1, True)
+    if os.uname().machine == "x86_64":
+        x32 = "import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 83, b'/tmp/x', 0o700)"
+        end, _ = keep(*keeping, 2, "", argv=["/usr/bin/env", "python3", "-c", x32], sandbox=sandbox)
+        assert end["signal"] == "SIGSYS"
+    with pytest.raises(CannotFilter, match="'nope' is not a system call"):
+        compile_filter(["nope"], deny=True)
