@@ -26,12 +26,12 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     work = place / "work"
     (work / "inner/secret").mkdir(parents=True)
     (work / "inner/secret/key").write_text("the key")
-    (place / "door").mkdir()
+    (place / "entry").mkdir()
     (place / "outside").write_text("as it was")
     profiles = {"untrusted": {"writable_paths": [str(work)], "hidden_paths": [str(work / "inner/secret"), "/root"]}}
     service = Service(
         place / "state",
-        SERVER__LISTEN=json.dumps(["127.0.0.1:0", "[::1]:0", f"unix:{place}/door/socket"]),
+        SERVER__LISTEN=json.dumps(["127.0.0.1:0", "[::1]:0", f"unix:{place}/entry/socket"]),
         PROFILES=json.dumps(profiles),
         QUEUES=json.dumps({"confined": {"profile": "untrusted"}, "free": {}}),
     )
@@ -90,7 +90,7 @@ port, place = int(sys.argv[1]), os.environ["PLACE"]
 body = b'{"command": "true"}'
 head = b"POST /api/jobs HTTP/1.1\r\nHost: localhost:%d\r\n"
 head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-for family, where in ((2, ("127.0.0.1", port)), (1, place + "/door/socket"), (1, "\0" + sys.argv[2])):
+for family, where in ((2, ("127.0.0.1", port)), (1, place + "/entry/socket"), (1, "\0" + sys.argv[2])):
     try:
         with socket.socket(family) as connection:
             connection.settimeout(10)

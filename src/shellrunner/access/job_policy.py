@@ -28,7 +28,7 @@ def check(spec: JobSpec, settings: Settings) -> None:
 def confine(identity: Identity, spec: JobSpec, settings: Settings) -> JobSpec:
     """Return the job with the profile that its token or queue imposes, else with its own.
 
-    There is one profile at most, because two cannot be compared: whoever names one must name the same. The job keeps
+    There is one profile at most, because two cannot be compared: all that name one must name the same. The job keeps
     it, whatever the configuration says later.
 
     Raises:

@@ -42,10 +42,10 @@ from contextlib import suppress
 from typing import Any
 
 from . import command, process_tree, reported_endings
-from .child_signals import ChildSignals
 from .message_socket import MessageSocket
 from .poller import Poller
 from .process_tree import let_go
+from .process_tree.child_signals import ChildSignals
 from .process_tree.termination import end_tree
 from .protocol import PROTOCOL, Message
 from .recorder import Recorder

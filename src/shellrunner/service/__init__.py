@@ -25,7 +25,7 @@ from shellrunner.service.audit_log import AuditLog
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.limits import queue_limits
 from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
-from shellrunner.service.profiles import open_confinement
+from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files

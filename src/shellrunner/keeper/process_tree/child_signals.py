@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from .poller import Poller
+from ..poller import Poller
 
 _NAME = "children"
 _RETRY_DELAY = 0.05  # seconds after a failed read
