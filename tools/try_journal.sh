@@ -3,7 +3,7 @@
 # requests, nor the count of 90,000 refused ones; with journald's own limit it does, and the start logs a warning.
 #
 # Usage: tools/try_journal.sh [WHEEL]        needs root, systemd-nspawn and debootstrap, Debian's mirror (MIRROR) and
-# PyPI. tests/faults/test_journal.py runs it with `--faults whole`. ROOT and WORK: see tools/booted_debian.sh.
+# PyPI. tests/faults/test_journal.py runs it with `-m soak`. ROOT and WORK: see tools/booted_debian.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/booted_debian.sh

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "try_journal.sh"
-pytestmark = pytest.mark.usefixtures("only_whole", "root")
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("root")]  # it installs a Debian, for many minutes
 
 
 @pytest.mark.timeout(1800)
