@@ -242,9 +242,11 @@ async def test_a2_thousands_of_refused_requests_are_a_few_lines(tmp_path: Path) 
         lines = target.audit()
     written = [line for line in lines if line["event"] == "rejected"]
     counted = [line for line in lines if line["event"] == "lines suppressed"]
-    assert len(written) <= 30
-    assert len(counted) == 1
-    refused = Counter(line["why"] for line in written) + Counter(counted[0]["why"])
+    assert len(written) <= 200  # of 2,020: 30 at once, and one more for each 2 s that the test takes
+    assert 1 <= len(counted) <= 20
+    refused = Counter(line["why"] for line in written)
+    for line in counted:
+        refused += Counter(line["why"])
     assert refused == {"wrong-host": 100 * rounds, "bad-request": rounds}
     assert [line["command"] for line in lines if line["event"] == "accepted"] == ["touch canary"]
 
