@@ -14,6 +14,7 @@ from shellrunner.keeper.slot import SlotReader
 from shellrunner.supervisor.seccomp import CannotFilter, compile_filter
 from tests.support.keepers import Talk, keep, record_of, start
 from tests.support.processes import marked
+from tests.support.users import as_root
 from tests.support.waiting import until
 
 BWRAP: Final = shutil.which("bwrap") or ""
@@ -116,3 +117,27 @@ def test_system_calls_are_filtered_for_every_convention(keeping: tuple[Talk, Slo
         assert end["signal"] == "SIGSYS"
     with pytest.raises(CannotFilter, match="'nope' is not a system call"):
         compile_filter(["nope"], deny=True)
+
+
+@as_root
+def test_it_runs_as_another_user_and_opens_its_streams_again(keeping: tuple[Talk, SlotReader]) -> None:
+    """The user is switched to before bubblewrap is started; streams and limits are as without a profile."""
+    user = {"uid": 61_234, "gid": 61_235, "groups": [61_235]}
+    script = "id -u; id -G; cat; echo oops > /dev/stderr; test $(ulimit -n) = 50"
+    end, data = keep(*keeping, 1, script, sandbox=SANDBOX, user=user, stdin="typed\n", limits={"open_files": 50})
+    assert (end.get("exit_code", end["detail"]), data.decode().split(), end["stderr"]) == (
+        0,
+        ["61234", "61235", "typed", "oops"],
+        5,
+    )
+
+
+def test_keys_typed_into_its_own_terminal_reach_nobody_else(keeping: tuple[Talk, SlotReader]) -> None:
+    """TIOCSTI is refused, or fills the input of its own terminal, which no other process reads."""
+    script = (
+        "import fcntl, termios\nfor key in b'id\\n': fcntl.ioctl(0, termios.TIOCSTI, bytes([key]))\nprint(input())"
+    )
+    end, data = keep(*keeping, 1, "", argv=["/usr/bin/python3", "-c", script], sandbox=SANDBOX, tty=[24, 80])
+    assert end["ending"] == "exited"
+    assert data.split()[-1] == b"id" if end["exit_code"] == 0 else b"Error" in data
+    assert keep(*keeping, 2, "cat", sandbox=SANDBOX)[1] == b""

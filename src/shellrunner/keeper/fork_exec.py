@@ -107,7 +107,7 @@ def spawn(
             # Nothing may be imported from here on: the command's user may not be able to read our files.
             _leave_keyring()
         if user:
-            _switch_user(user)
+            switch_user(user)
         program.enter()
         _execute(program.find(), program, limits)
 
@@ -185,7 +185,12 @@ def _enter_foreground() -> None:
     os.tcsetpgrp(0, os.getpgrp())
 
 
-def _switch_user(user: TargetUser) -> None:
+def switch_user(user: TargetUser) -> None:
+    """Become the user, for good.
+
+    Raises:
+        StepFailed: that is not possible, or not for good.
+    """
     try:
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)

@@ -12,6 +12,7 @@ status is the kernel's, not one that a wrapper reports, for which exit 139 and d
 With init every process of the pid namespace ends. It ends if this keeper does, which alone writes to its input.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from .fork_exec import ResourceLimit, TargetUser, spawn
+from .fork_exec import ResourceLimit, TargetUser, spawn, switch_user
 from .identity import start_time, stat_fields
 from .program import Program, StartStep, StepFailed
 from .stdio import Action, Stdio
@@ -190,8 +191,10 @@ class _Bubblewrap:
             raise CannotConfine(_reason(stdio))
         if stdio.is_terminal:
             stdio.enter_foreground(pid)
-        for limit in limits:
-            resource.prlimit(pid, limit.resource, (limit.soft, limit.hard))
+        if limits and self._user is None:
+            _limit(pid, limits)
+        elif limits and self._user:
+            _limit_as(self._user, pid, limits)
 
     def _wait_executed(self, pid: int, stdio: Stdio) -> None:
         """Wait until the process has executed the command.
@@ -283,6 +286,33 @@ class _Bubblewrap:
         while not line.endswith(b"\n") and (more := self._receive(source)):
             line += more
         return line
+
+
+def _limit(pid: int, limits: Sequence[ResourceLimit]) -> None:
+    for limit in limits:
+        resource.prlimit(pid, limit.resource, (limit.soft, limit.hard))
+
+
+def _limit_as(user: TargetUser, pid: int, limits: Sequence[ResourceLimit]) -> None:
+    """Limit a process of this user as that user: as another one, prlimit(2) needs CAP_SYS_RESOURCE.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    child = os.fork()
+    if child == 0:
+        number = errno.EPERM
+        try:
+            switch_user(user)
+            _limit(pid, limits)
+            number = 0
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os._exit(number)
+    _, status = os.waitpid(child, 0)
+    if number := os.waitstatus_to_exitcode(status):
+        raise OSError(number, f"its limits cannot be set: {os.strerror(number)}")
 
 
 def _child_pid(line: bytes) -> int:

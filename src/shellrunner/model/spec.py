@@ -41,6 +41,7 @@ from shellrunner.model.names import (
     MAX_DEPENDENCIES,
     MAX_LABEL_LENGTH,
     MAX_LABELS,
+    MAX_NAME_LENGTH,
     MAX_PRIORITY,
     MAX_VARIABLES,
     RESERVED_VARIABLES,
@@ -182,7 +183,10 @@ class JobSpec(_Request):
         0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="the largest starts first, then the oldest"
     )
     queue: Annotated[Name, describe("a queue of the configuration")] = "default"
-    profile: Annotated[Name | None, describe("a profile of the configuration, which confines the command")] = None
+    profile: Annotated[
+        Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] | None,
+        describe("a profile of the configuration, which confines the command"),
+    ] = None
     labels: Annotated[_Labels, describe("keys and values to filter by")] = Field(default_factory=dict)
     merge_stderr: Annotated[bool, describe("write stderr to stdout")] = False
     leave_children: Annotated[
