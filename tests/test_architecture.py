@@ -196,7 +196,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("middleware",),
         ("authentication", "ownership", "audit"),
         ("origin", "audit_details", "refusal_limit"),
-        ("proxy_marks", "loopback"),
+        ("proxy_marks", "loopback", "worker_removal"),
         ("__init__",),
     ),
 }

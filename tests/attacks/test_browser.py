@@ -13,6 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.support.attack import Target, request, running, serving
+from tests.support.service import at_port
 from tests.support.waiting import WAIT_TIMEOUT, until
 
 try:
@@ -204,3 +205,64 @@ async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path:
         await page.evaluate(f"new Image().src = '{beacon}'")
         await until(lambda: "/owned" in elsewhere.requested)
     assert elsewhere.requested.count("/owned") == 1
+
+
+# A service worker that answers every page with its own, and one that lets everything pass through it.
+EVIL_WORKER = """
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener("fetch", (event) => {
+    if (event.request.mode === "navigate" && REPLACES) {
+        event.respondWith(new Response("<title>evil</title>", { headers: { "Content-Type": "text/html" } }));
+    }
+});
+"""
+
+
+@pytest.mark.parametrize("replaces", ["true", "false"])
+async def test_a1_a_service_worker_that_was_left_behind_is_removed(
+    chromium: Any, tmp_path: Path, replaces: str
+) -> None:
+    """What another program registered at this address while the service was down does not outlive the next visit."""
+
+    async def answer(asked: web.BaseRequest) -> web.Response:
+        if asked.path == "/a/b.js":
+            return web.Response(
+                text=EVIL_WORKER.replace("REPLACES", replaces),
+                content_type="text/javascript",
+                headers={"Service-Worker-Allowed": "/"},
+            )
+        return web.Response(text="<!doctype html><title>squatter</title>", content_type="text/html")
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    context = await chromium.new_context()
+    try:
+        page = await context.new_page()
+        await page.goto(f"http://localhost:{port}/")
+        await page.evaluate("navigator.serviceWorker.register('/a/b.js', { scope: '/' })")
+        await page.wait_for_function("() => navigator.serviceWorker.controller !== null")
+        await runner.cleanup()
+        async with at_port(tmp_path / "state", port) as service:
+            sent: list[str] = []
+            page.on("request", lambda each: sent.append(each.url) if "/api/" in each.url else None)
+            await page.goto(f"http://localhost:{port}/")
+            if replaces == "false":
+                assert "service worker" in await page.inner_text("[role=alert]")
+                assert sent == []
+                await page.wait_for_function(
+                    "() => navigator.serviceWorker.getRegistrations().then((all) => !all.length)"
+                )
+                await page.goto("about:blank")
+                await page.goto(f"http://localhost:{port}/")
+            else:
+                assert await page.title() == "evil"
+            await page.wait_for_selector('#connection[data-state="live"]', timeout=WAIT_TIMEOUT * 1000)
+            assert await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+            assert await page.evaluate("navigator.serviceWorker.controller") is None
+            assert service.url
+    finally:
+        await context.close()
+        await runner.cleanup()

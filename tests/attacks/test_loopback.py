@@ -19,7 +19,7 @@ from shellrunner.service import binding
 from shellrunner.service.binding import Listeners, bound_listeners
 from shellrunner.web.security import loopback
 from shellrunner.web.security.loopback import BoundAddresses, loopback_addresses
-from tests.support.attack import looking, request, running
+from tests.support.attack import Target, looking, request, running
 from tests.support.listening_user import other_user_listening
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT
@@ -261,3 +261,18 @@ async def test_a1_a_name_that_is_not_wholly_bound_is_not_accepted(tmp_path: Path
         assert reply.short == "403 cross-site"
         lines = [line for line in target.service.log if "localhost" in str(line)]
         assert [line["event"].partition(":")[0] for line in lines] == ["not accepted in Host"]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a1_the_script_of_a_service_worker_is_one_that_removes_it(alone: Target) -> None:
+    """Under every name and path, only a request for such a script is answered with its removal."""
+    for host in ("localhost:PORT", "evil.test"):
+        for path in ("/", "/sw.js", "/api/jobs", "/a/b/c"):
+            reply = await alone.ask(looking(path, "Service-Worker: script", host=f"Host: {host}"))
+            assert (reply.status, reply.one("Service-Worker-Allowed")) == (200, "/")
+            assert b"registration.unregister()" in reply.body
+    assert (await alone.ask(looking("/sw.js", "Service-Worker: other"))).status == 404
+    assert (await alone.ask(request("POST", "/api/none", "Service-Worker: script"))).status == 404
+    page = await alone.ask(looking("/"))
+    assert "worker-src 'none'" in page.one("Content-Security-Policy")
+    assert page.all("Strict-Transport-Security") == []

@@ -3,6 +3,7 @@
 import { hashWith, navigate, onNavigate, param } from "./core/address.js";
 import { Unreachable, forgetToken, isTransient, onTokenRequired } from "./core/api.js";
 import { EventStream } from "./core/event-stream.js";
+import { isIntercepted, onIntercepted, removeForeignWorkers } from "./core/foreign-worker.js";
 import { formatCount } from "./core/format.js";
 import { oncePerFrame, throttle } from "./core/scheduling.js";
 import { onHidden } from "./core/visibility.js";
@@ -169,6 +170,18 @@ function wireKeys() {
   $("help-open").addEventListener("click", showHelp);
 }
 
+/** Stop for good: another program would receive all requests. */
+function refuse() {
+  forgetToken();
+  stream.close();
+  const text = document.createElement("p");
+  text.className = "banner";
+  text.setAttribute("role", "alert");
+  text.textContent = "Another program has left a service worker at this address, which could read what is sent and change "
+    + "what is shown. It has been removed: close all tabs of this address, then open it again. Enter no token before.";
+  document.body.replaceChildren(text);
+}
+
 function retryNow() {
   stream.retryNow();
   view.output.retryNow();
@@ -196,10 +209,14 @@ $("retry").addEventListener("click", () => {
   stream.open(stream.lastId); // it may have failed for good, and then has no retry scheduled
   view.output.retryNow();
 });
+onIntercepted(refuse);
 onNavigate(showAddress);
 addEventListener("online", retryNow);
 setInterval(() => document.hidden || updateQueues(), QUEUES_POLL_INTERVAL);
 document.addEventListener("visibilitychange", () => document.hidden || retryNow());
 onHidden({ suspend: () => stream.close(), resume: () => stream.open(stream.lastId, { silent: true }) });
-showAddress();
-stream.open();
+if (isIntercepted()) refuse();
+if (await removeForeignWorkers()) {
+  showAddress();
+  stream.open();
+}

@@ -1,6 +1,8 @@
 /* HTTP client of the API: JSON requests and responses, the bearer token, and errors that explain what went wrong.
    The token is held in this module's memory only and sent in a header only. It must not know about the page's elements. */
 
+import { isIntercepted } from "./foreign-worker.js";
+
 let token = null;
 let promptForToken = null;
 let pendingToken = null;
@@ -50,6 +52,7 @@ export async function requestToken() {
 
 /** Send a request with the token, if there is one, and return the response whatever its status. Throws Unreachable. */
 export async function send(path, { headers = {}, ...options } = {}) {
+  if (isIntercepted()) throw new Unreachable();
   const allHeaders = token === null ? headers : { ...headers, Authorization: `Bearer ${token}` };
   let response;
   try {

@@ -2,6 +2,7 @@
    that died silently. It uses EventSource, or fetch when a token has to be sent. It must not know about jobs. */
 
 import { hasToken, isTransient, requestToken, requiresToken, send } from "./api.js";
+import { isIntercepted } from "./foreign-worker.js";
 import { SseParser } from "./sse.js";
 
 const EVENTS = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
@@ -59,6 +60,7 @@ export class EventStream {
 
   #connect() {
     this.#retryTimer = null;
+    if (isIntercepted()) return;
     const connect = hasToken() ? connectWithFetch : connectWithEventSource;
     // A connection that was replaced may still call back.
     const connection = connect(this.#path, this.#lastId, {

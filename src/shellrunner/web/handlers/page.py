@@ -30,7 +30,8 @@ REQUIRED: Final = frozenset({INDEX, "main.js", "vendor/xterm.mjs"})
 # Only the page's own modules run, and no text becomes elements: output of a command can never act in the page.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "form-action 'none'; worker-src 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _COMMON: Final = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
 _HTML: Final = {"Content-Type": "text/html; charset=utf-8", **_COMMON}

@@ -68,11 +68,17 @@ def split_port(name: str) -> tuple[str, int | None]:
     return (host, int(port)) if ":" in name.rpartition("]")[2] else (name, None)
 
 
+def is_localhost(host: str) -> bool:
+    """Return whether a host is `localhost` or a name below it."""
+    name = host.lower().removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost")
+
+
 def loopback_addresses(host: str) -> frozenset[IpAddress]:
     """Return the loopback addresses that a host, as in a URL without its port, may mean; empty for any other host."""
-    name = host.lower().removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):
+    if is_localhost(host):
         return _LOCALHOST
+    name = host.lower().removesuffix(".")
     address = _literal(name)
     found: list[IpAddress] = _from_hosts_file(name) if address is None else [address]
     return frozenset(_loopback_only(found))

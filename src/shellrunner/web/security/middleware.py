@@ -33,8 +33,9 @@ from shellrunner.web.http.request_line import has_one_spelling
 from shellrunner.web.http.server_protocol import connection_identity, note_identity
 from shellrunner.web.route import Access, Handler
 from shellrunner.web.security import audit as audit_log
-from shellrunner.web.security import authentication, ownership
+from shellrunner.web.security import authentication, ownership, worker_removal
 from shellrunner.web.security.audit import Audit
+from shellrunner.web.security.loopback import is_localhost
 from shellrunner.web.security.origin import OriginPolicy
 
 _VERSIONS: Final = (HttpVersion11, HttpVersion10)
@@ -103,6 +104,8 @@ class _RequestCheck:
         """Make all checks, in this order; return the response to a preflight request, and None for any other."""
         request, access = self._request, self._policy.access
         _check_request_line(request)
+        if removal := worker_removal.response_to(request):
+            return removal
         if access is not Access.PUBLIC:
             self._origins.check_host(request)
         if access not in (Access.PUBLIC, Access.HOST_CHECKED):
@@ -176,6 +179,9 @@ def add_security_headers(
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(SECURITY_HEADERS)
+        # It holds for every port of a host, so not for localhost, where other programs listen; never for an address.
+        if request.secure and not is_localhost(request.host.rpartition(":")[0] or request.host):
+            response.headers["Strict-Transport-Security"] = "max-age=31536000"
         response.headers.extend(origins.cors_headers(request))  # in addition to a `Vary` of the response's own
 
     return add
