@@ -18,6 +18,8 @@ COMMON_HEADERS = {
     "content-length",
     "content-type",
     "cross-origin-resource-policy",
+    "cross-origin-opener-policy",
+    "permissions-policy",
     "date",
     "referrer-policy",
     "server",

@@ -216,7 +216,8 @@ setInterval(() => document.hidden || updateQueues(), QUEUES_POLL_INTERVAL);
 document.addEventListener("visibilitychange", () => document.hidden || retryNow());
 onHidden({ suspend: () => stream.close(), resume: () => stream.open(stream.lastId, { silent: true }) });
 if (isIntercepted()) refuse();
-if (await removeForeignWorkers()) {
+else {
   showAddress();
   stream.open();
 }
+removeForeignWorkers(); // also those that do not control this page yet

@@ -6,12 +6,11 @@ const container = navigator.serviceWorker; // absent where the origin is not tru
 /** Whether requests of this page pass through a service worker. */
 export const isIntercepted = () => Boolean(container?.controller);
 
-/** Unregister every service worker of this origin and delete what they cached. Resolves to whether the page is free. */
+/** Unregister every service worker of this origin, and delete what they cached. */
 export async function removeForeignWorkers() {
   const registrations = (await container?.getRegistrations()) ?? [];
   await Promise.all(registrations.map((each) => each.unregister()));
   if (registrations.length) await Promise.all((await caches.keys()).map((name) => caches.delete(name)));
-  return !isIntercepted();
 }
 
 /** Call `listener` if a service worker takes over the page while it is open. */

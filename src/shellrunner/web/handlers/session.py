@@ -35,8 +35,7 @@ async def end(request: web.Request) -> web.Response:
     """DELETE /api/session: end all sessions of the token; without a token this does nothing."""
     request.app[STREAMS].raise_if_closing()
     await audit.accept(request)
-    headers = {**_NO_STORE, "Clear-Site-Data": '"storage"'}  # also service workers that others left behind
-    response, identity = web.Response(status=204, headers=headers), identity_of(request)
+    response, identity = web.Response(status=204, headers=_NO_STORE), identity_of(request)
     if identity.token is not None:
         await request.app[AUTHENTICATOR].end_sessions(identity)
         _set_cookie(request, response, "", 0)

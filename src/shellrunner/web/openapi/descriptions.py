@@ -17,7 +17,8 @@ INTRODUCTION: Final = (
     "`Allow`, any other method with 405 (`/problems/method-not-allowed`); these are not listed for each path. JSON "
     "is UTF-8, times are RFC 3339 in UTC, durations are seconds. Unknown parameters and keys are rejected. Every "
     "response has `X-Content-Type-Options: nosniff`, `Referrer-Policy: no-referrer` and "
-    "`Cross-Origin-Resource-Policy: same-origin`. Every error is a problem document (RFC 9457)."
+    "`Cross-Origin-Resource-Policy: same-origin`, also `Cross-Origin-Opener-Policy: same-origin` and a "
+    "`Permissions-Policy`. Every error is a problem document (RFC 9457)."
 )
 
 TAGS: Final = {
