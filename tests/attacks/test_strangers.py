@@ -47,7 +47,7 @@ def open_place() -> Iterator[Path]:
 async def besieged(open_place: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
     """Yield a service with tokens and few connections, which every user can reach over TCP and a Unix socket."""
     settings = {
-        "SERVER__LISTEN": f'["127.0.0.1:0", "unix:{open_place}/front"]',
+        "SERVER__LISTEN": f'["localhost:0", "unix:{open_place}/front"]',
         "SERVER__SOCKET_MODE": "0666",
         "SERVER__MAX_CONNECTIONS": 40,
     }

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
+from shellrunner import ascii_text
+
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -70,7 +72,7 @@ def split_port(name: str) -> tuple[str, int | None]:
 
 def is_localhost(host: str) -> bool:
     """Return whether a host is `localhost` or a name below it."""
-    name = host.lower().removesuffix(".")
+    name = ascii_text.lower(host).removesuffix(".")
     return name == "localhost" or name.endswith(".localhost")
 
 
@@ -78,7 +80,7 @@ def loopback_addresses(host: str) -> frozenset[IpAddress]:
     """Return the loopback addresses that a host, as in a URL without its port, may mean; empty for any other host."""
     if is_localhost(host):
         return _LOCALHOST
-    name = host.lower().removesuffix(".")
+    name = ascii_text.lower(host).removesuffix(".")
     address = _literal(name)
     found: list[IpAddress] = _from_hosts_file(name) if address is None else [address]
     return frozenset(_loopback_only(found))
@@ -117,7 +119,7 @@ def _from_hosts_file(name: str) -> list[IpAddress]:
     except OSError:
         return []
     rows = (line.partition("#")[0].split() for line in lines)
-    found = (_literal(row[0].partition("%")[0]) for row in rows if name in map(str.lower, row[1:]))
+    found = (_literal(row[0].partition("%")[0]) for row in rows if name in map(ascii_text.lower, row[1:]))
     return [address for address in found if address is not None]
 
 
