@@ -8,6 +8,7 @@ import pytest
 
 from shellrunner.errors import QueueFull, TooManyQueuedJobs
 from shellrunner.model import Claim, JobSpec, Queued, Running, Submitter, Waiting
+from shellrunner.model.spec import Retries
 from shellrunner.store import QueueLimit, QueueLimits, SubmitterLimit
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, ended, opened
@@ -112,6 +113,23 @@ async def test_what_starts_at_once_takes_no_place(tmp_path: Path) -> None:
         await store.check()
         assert isinstance((await store.add(SPEC, by=CI)).phase, Running)
         await tasks[0]
+
+
+@pytest.mark.parametrize("limits", [TWO_WAIT, QueueLimits(2)], ids=["its share", "the queue of all"])
+async def test_what_will_wait_between_its_attempts_takes_a_place(tmp_path: Path, limits: QueueLimits) -> None:
+    """A job with retries needs a place although it starts at once: else jobs that fail would fill the queue."""
+    retried = JobSpec(command="false", retries=Retries(max=1, delay=60.0))
+    async with opened(tmp_path, limits) as store:
+        tasks = claiming(store, 3)
+        await store.check()
+        for number, task in enumerate(tasks[:2], start=1):
+            await store.add(retried, by=CI)
+            assert (await task).job_id == number
+            await store.finish(number, f"t{number}", ended(1), *NOTHING, next_attempt_at=4_000_000_000_000)
+        with pytest.raises((TooManyQueuedJobs, QueueFull)):
+            await store.add(retried, by=CI)
+        assert isinstance((await store.add(SPEC, by=CI)).phase, Running)
+        await tasks[2]
 
 
 async def test_the_limits_of_all_hold_beside_a_share(tmp_path: Path) -> None:

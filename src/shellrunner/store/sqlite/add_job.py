@@ -82,8 +82,11 @@ class AddJob(WorkItem):
 
     @property
     def is_startable(self) -> bool:
-        """Whether it is certain that a new job is added, and that it may start at once."""
-        return self._key is None and self.new.is_startable
+        """Whether it is certain that a new job is added, and that it may start at once, without a place to wait.
+
+        One with retries needs a place: between its attempts it waits, and nothing can be refused then.
+        """
+        return self._key is None and self.new.is_startable and self.new.spec.retries is None
 
     def _add(self, db: Db) -> Job:
         self.transitions = []
