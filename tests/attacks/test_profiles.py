@@ -152,6 +152,27 @@ async def test_other_processes_are_out_of_reach(service: Service) -> None:
     assert status[0] == 200
 
 
+KERNEL_SETTINGS = r"""
+import os
+for top, folders, files in os.walk("/proc"):
+    folders[:] = [each for each in folders if not each.isdecimal() and each not in ("self", "thread-self")]
+    for name in (os.path.join(top, each) for each in files):
+        try:
+            os.close(os.open(name, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            continue
+        print(name)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's uid can do more")
+async def test_no_setting_of_the_kernel_can_be_written(service: Service) -> None:
+    """Not even by root without capabilities: kernel.core_pattern names a program that the kernel runs outside."""
+    result, output = await run(service, "", command=None, argv=["/usr/bin/python3", "-c", KERNEL_SETTINGS])
+    assert result["exit_code"] == 0, output
+    assert output == ""
+
+
 @pytest.mark.parametrize("tty", [None, {"rows": 24, "columns": 80}])
 async def test_no_privilege_is_gained(service: Service, tty: Any) -> None:
     """A setuid program gives none; there is no session bus and no cron to hand work to; a terminal takes no input."""

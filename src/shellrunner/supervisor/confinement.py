@@ -150,7 +150,13 @@ def bubblewrap_arguments(profile: Profile, account: UserAccount, own_paths: Coll
     for path, kind in rules:
         if kind == "hidden" and os.path.isdir(path):
             arguments += ["--remount-ro", path]
-    return arguments
+    # Settings of the kernel are root's by its uid alone, without a capability, and bubblewrap leaves /proc/sys
+    # writable for it: by kernel.core_pattern the kernel would run a program outside, as root.
+    return [*arguments, "--remount-ro", "/proc"] if _is_root(account) else arguments
+
+
+def _is_root(account: UserAccount) -> bool:
+    return (os.geteuid() if account.user is None else account.user["uid"]) == 0
 
 
 def _rules(profile: Profile, own_paths: Collection[str]) -> list[_Rule]:
