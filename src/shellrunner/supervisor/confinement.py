@@ -134,6 +134,10 @@ def bubblewrap_arguments(profile: Profile, account: UserAccount, own_paths: Coll
     arguments = ["--cap-drop", "ALL", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     arguments += [] if profile.network else ["--unshare-net"]
     arguments += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    if _is_root(account):
+        # Settings of the kernel are root's by its uid alone, without a capability, and bubblewrap leaves /proc/sys
+        # writable for it: by kernel.core_pattern the kernel would run a program outside, as root.
+        arguments += ["--remount-ro", "/proc"]
     for path, kind in rules:
         match kind:
             case "hidden" if not os.path.isdir(path):
@@ -150,9 +154,7 @@ def bubblewrap_arguments(profile: Profile, account: UserAccount, own_paths: Coll
     for path, kind in rules:
         if kind == "hidden" and os.path.isdir(path):
             arguments += ["--remount-ro", path]
-    # Settings of the kernel are root's by its uid alone, without a capability, and bubblewrap leaves /proc/sys
-    # writable for it: by kernel.core_pattern the kernel would run a program outside, as root.
-    return [*arguments, "--remount-ro", "/proc"] if _is_root(account) else arguments
+    return arguments
 
 
 def _is_root(account: UserAccount) -> bool:
