@@ -19,6 +19,18 @@ pytestmark = [
 ]
 
 
+USUAL_CALLS = [
+    "access", "arch_prctl", "brk", "chdir", "chmod", "clone", "clone3", "close", "creat", "dup", "dup2", "dup3",
+    "epoll_create1", "execve", "exit", "exit_group", "faccessat", "faccessat2", "fchmod", "fchmodat", "fchmodat2",
+    "fcntl", "fstat", "fstatfs", "ftruncate", "futex", "getcwd", "getdents64", "getegid", "geteuid", "getgid",
+    "getpid", "getppid", "getrandom", "gettid", "getuid", "ioctl", "linkat", "lseek", "lstat", "madvise", "mknod",
+    "mknodat", "mmap", "mprotect", "mremap", "munmap", "newfstatat", "open", "openat", "openat2", "pipe2", "poll",
+    "pread64", "prctl", "prlimit64", "read", "readlink", "readlinkat", "rseq", "rt_sigaction", "rt_sigprocmask",
+    "rt_sigreturn", "sched_getaffinity", "set_robust_list", "set_tid_address", "setsockopt", "sigaltstack",
+    "socket", "stat", "statx", "sysinfo", "umask", "uname", "unlink", "wait4", "write",
+]  # fmt: skip
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """Yield a service with a profile, a queue that imposes it, and a place that it may write to."""
@@ -28,12 +40,13 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     (work / "inner/secret/key").write_text("the key")
     (place / "entry").mkdir()
     (place / "outside").write_text("as it was")
-    profiles = {"untrusted": {"writable_paths": [str(work)], "hidden_paths": [str(work / "inner/secret"), "/root"]}}
+    untrusted = {"writable_paths": [str(work)], "hidden_paths": [str(work / "inner/secret"), "/root"]}
+    profiles = {"untrusted": untrusted, "named": {**untrusted, "system_calls": USUAL_CALLS}}
     service = Service(
         place / "state",
         SERVER__LISTEN=json.dumps(["127.0.0.1:0", "[::1]:0", f"unix:{place}/entry/socket"]),
         PROFILES=json.dumps(profiles),
-        QUEUES=json.dumps({"confined": {"profile": "untrusted"}, "free": {}}),
+        QUEUES=json.dumps({"confined": {"profile": "untrusted"}, "named": {"profile": "named"}, "free": {}}),
     )
     service.program = [*service.program[:-2]]  # without --port, which would override where it listens
     try:
@@ -169,6 +182,48 @@ for top, folders, files in os.walk("/proc"):
 async def test_no_setting_of_the_kernel_can_be_written(service: Service) -> None:
     """Not even by root without capabilities: kernel.core_pattern names a program that the kernel runs outside."""
     result, output = await run(service, "", command=None, argv=["/usr/bin/python3", "-c", KERNEL_SETTINGS])
+    assert result["exit_code"] == 0, output
+    assert output == ""
+
+
+LEND = r"""
+import ctypes, os, socket
+libc, work = ctypes.CDLL(None, use_errno=True), os.environ["PLACE"] + "/work"
+for mode in (0o4755, 0o2755, 0o6755):
+    made = f"{work}/{mode:o}"
+    os.close(os.open(made, os.O_CREAT | os.O_RDWR, 0o755))
+    opened, name = os.open(made, os.O_RDWR), made.encode()
+    folder = os.open(work, os.O_RDONLY)
+    high = ctypes.c_ulong(1 << 32 | mode)  # the kernel reads the lower half only
+    for call in (
+        (90, name, mode), (90, name, high), (91, opened, mode), (268, -100, name, mode), (452, -100, name, mode, 0),
+        (85, name + b"a", mode), (2, name + b"b", os.O_CREAT | os.O_RDWR, mode),
+        (133, name + b"c", mode | 0o100000, 0), (259, -100, name + b"f", mode | 0o100000, 0),
+        (257, folder, b"d", os.O_CREAT | os.O_RDWR, mode), (257, folder, b".", os.O_TMPFILE | os.O_RDWR, mode),
+        (437, folder, b"e", (ctypes.c_ulonglong * 3)(os.O_CREAT | os.O_RDWR, mode, 0), 24),
+    ):
+        if libc.syscall(*call) >= 0:
+            print("lent", call)
+for each in os.scandir(work):
+    if each.is_file() and each.stat().st_mode & 0o6000:
+        print("setuid", each.name)
+os.close(os.open(f"{work}/plain", os.O_CREAT | os.O_RDWR, 0o640))
+os.chmod(f"{work}/plain", 0o1777)
+for family in (*range(3, 10), 15, *range(17, 64), 40 | 1 << 32):
+    number = libc.syscall(41, ctypes.c_ulong(family), 1, 0)
+    if number >= 0 or ctypes.get_errno() != 1:
+        print("socket", family, number, ctypes.get_errno())
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+    socket.socket(family).close()
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has the numbers of x86-64")
+@pytest.mark.parametrize("queue", ["confined", "named"])
+async def test_its_user_is_lent_to_nobody(service: Service, queue: str) -> None:
+    """No setuid file, by which another user would have the same power outside; no socket to another machine."""
+    argv = ["/usr/bin/python3", "-c", LEND]
+    result, output = await run(service, "", command=None, argv=argv, queue=queue)
     assert result["exit_code"] == 0, output
     assert output == ""
 

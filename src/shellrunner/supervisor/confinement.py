@@ -66,7 +66,9 @@ class Confinement:
             self._filters[name] = ""
             if profile.filters_system_calls:
                 try:
-                    program = seccomp.compile_filter(profile.named_system_calls, deny=profile.denies_system_calls)
+                    program = seccomp.compile_filter(
+                        profile.named_system_calls, deny=profile.denies_system_calls, network=profile.network
+                    )
                     self._filters[name] = base64.b64encode(program).decode()
                 except seccomp.CannotFilter as error:
                     yield f"profiles.{name}.system_calls: {error}"
