@@ -110,11 +110,13 @@ python-client
 
 @cache
 def document() -> Schema:
-    """Return the OpenAPI document of a service with tokens, sessions and callbacks, so that every route is whole."""
+    """Return the OpenAPI document of a service with all that may be configured, so that every route is whole."""
     token = {"name": "ci", "hash": hash_secret(create_secret()), "scopes": ["read"]}
     secret = "whsec_" + "A" * 32
     configured = load(
-        auth={"tokens": [token], "session_cookie": True}, callbacks={"hosts": ["ci.example.org"], "secret": secret}
+        auth={"tokens": [token], "session_cookie": True},
+        callbacks={"hosts": ["ci.example.org"], "secret": secret},
+        profiles={"untrusted": {}},
     )
     return openapi.build(ROUTES, configured, [each.name for each in signal.Signals])
 

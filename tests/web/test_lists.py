@@ -213,6 +213,7 @@ async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
             "queue=a/b",
             f"queue={'q' * 64}",
             "label=env",
+            "&".join(["label=env:x"] * 33),
             "label=:x",
             "label=a%20b:c",
             f"label=a:{'x' * 256}",
@@ -222,7 +223,14 @@ async def test_pages_end_early(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
         *("completed_before=2016-08-19T15:31:02+00:00", "created_after=1471620660", "created_before="),
         *("min_duration=-1", "max_duration=x", "min_duration=inf", "max_duration=1e999", "min_duration=nan"),
         *("sort=", "sort=--created", "sort=created,-created", "sort=stdout", "sort=created,", "sort=Created"),
-        *("fields=", "fields=job_id,x", "fields=job_id,,command", "colour=red", "q=a&q=b"),
+        *(
+            "fields=",
+            "fields=job_id,x",
+            "fields=" + ",".join(["job_id"] * 1001),
+            "fields=job_id,,command",
+            "colour=red",
+            "q=a&q=b",
+        ),
         *("cursor=x", "cursor=", "cursor=%FF", "cursor=%D0%B9", f"cursor={'x' * 4000}"),
     ],
 )

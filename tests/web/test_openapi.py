@@ -220,15 +220,18 @@ async def test_it_is_served_with_a_version(site: Site) -> None:
 
 
 async def test_config_is_in_it() -> None:
-    """The document allows the configured queues, limits and callback hosts."""
+    """The document allows the configured queues, profiles, limits and callback hosts."""
     secret = "whsec_" + "A" * 32
     settings = load(
         None,
         queues={"slow": {}},
+        profiles={"untrusted": {}},
         jobs={"memory_bytes": 1 << 20},
         callbacks={"hosts": ["example.org"], "secret": secret},
     )
     shapes = openapi.build(ROUTES, settings, SIGNALS)["components"]["schemas"]
     assert shapes["JobSpec"]["properties"]["queue"]["anyOf"][0]["enum"] == ["default", "slow"]
+    assert shapes["JobSpec"]["properties"]["profile"]["anyOf"][0]["enum"] == ["untrusted"]
+    assert DOCUMENT["components"]["schemas"]["JobSpec"]["properties"]["profile"]["type"] == "null"
     assert shapes["JobSpec.Limits"]["properties"]["memory_bytes"]["anyOf"][0]["maximum"] == 1 << 20
     assert "url" in shapes["JobSpec.Notify"]["properties"]

@@ -112,6 +112,8 @@ def _parse_seconds(text: str) -> float:
 
 
 def _parse_labels(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    if len(texts) > MAX_LABELS:
+        raise ValueError(f"may be given at most {MAX_LABELS} times, since no job has more labels")
     found: set[tuple[str, str]] = set()
     for text in texts:
         key, colon, value = text.partition(":")
@@ -119,8 +121,6 @@ def _parse_labels(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
             rule = f"where the key matches {NAME_PATTERN} and the value has at most {MAX_LABEL_LENGTH} characters"
             raise ValueError(f"must be key:value, {rule}")
         found.add((key, value))
-    if len(found) > MAX_LABELS:
-        raise ValueError(f"may be given at most {MAX_LABELS} times, since no job has more labels")
     return tuple(sorted(found))
 
 

@@ -21,6 +21,7 @@ from shellrunner.web.http import parameters, responses
 from shellrunner.wire import documents, json_codec
 
 FILTER_PARAMETERS: Final = " ".join(info.parameter for info in FILTERS.values())
+MAX_FIELDS: Final = 1000  # in one request
 PARAMETERS: Final = f"{FILTER_PARAMETERS} sort fields limit cursor"
 MAX_PAGE_SIZE: Final = 1 << 22  # bytes after which a page ends early; its first row may be larger
 
@@ -121,7 +122,10 @@ def _fields(request: web.Request, resource: ListResource) -> frozenset[str]:
     text = request.query.get("fields")
     if text is None:
         return resource.fields
-    wanted = frozenset(text.split(","))
+    names = text.split(",")
+    if len(names) > MAX_FIELDS:
+        raise BadParameter("fields", f"fields must have at most {MAX_FIELDS} names")
+    wanted = frozenset(names)
     for name in sorted(wanted - resource.fields):
         fields = ", ".join(sorted(resource.fields))
         raise BadParameter("fields", f"{resource.name} have no field {name!r}: expected some of {fields}")

@@ -126,7 +126,7 @@ for _resource in (lists.JOBS, lists.STATUSES, lists.RESULTS):
         ["-created"],
     )
     QUERY[f"/api/{_resource.name} fields"] = (
-        _array(_enum(sorted(_resource.fields)), 1000),
+        _array(_enum(sorted(_resource.fields)), lists.MAX_FIELDS),
         "The only keys that each row has.",
         ["job_id"],
     )

@@ -101,6 +101,10 @@ def _restrict_job(found: dict[str, Schema], settings: Settings) -> None:
     properties = job["properties"]
     job["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
     properties["queue"]["anyOf"][0] = {"type": "string", "enum": list(settings.queues)}
+    if settings.profiles:
+        properties["profile"]["anyOf"][0] = {"type": "string", "enum": list(settings.profiles)}
+    else:
+        properties["profile"] = {"type": "null", "description": "Not available: the configuration has no profiles."}
     properties["tty"]["anyOf"].insert(0, {"type": "boolean"})
     for name in Limits.model_fields:
         maximum = getattr(settings.jobs, name)
