@@ -224,6 +224,21 @@ async def test_a_token_cannot_take_all_connections(site: Site) -> None:
     assert site.app[CONNECTIONS].problems["too-many-connections"] == 3
 
 
+async def test_a_refused_body_that_never_arrives_holds_no_connection(site: Site) -> None:
+    """A token that gets no more connections cannot keep those of its refused requests in use by slow bodies."""
+    site.app[CONNECTIONS].limits = replace(LIMITS, max_connections=12, max_unauthenticated=4)
+    other = f"Authorization: Bearer {secret_of('other')}\r\n"
+    slow = f"POST /api/jobs HTTP/1.1\r\nHost: localhost:{site.port}\r\n{TOKEN}Content-Length: 1000\r\n\r\n{{"
+    async with AsyncExitStack() as stack:
+        for _ in range(16):
+            (await client(site, stack)).writer.write(slow.encode())
+        await until(lambda: site.app[CONNECTIONS].problems["too-many-connections"] >= 4)
+        begun = asyncio.get_running_loop().time()
+        assert [await (await client(site, stack)).ask(headers=other) for _ in range(4)] == [200] * 4
+        assert asyncio.get_running_loop().time() - begun < 1  # not once the bodies were waited for
+    assert set(drops(site)) == {"idle"}
+
+
 class Waiting:
     """A stranger of which only the source and the age matter."""
 

@@ -83,6 +83,7 @@ class ClientConnection:
         "_head_bytes",
         "_head_since",
         "_idle_since",
+        "_is_answered",
         "_own_uid",
         "_taken_at",
         "_unsent",
@@ -104,6 +105,7 @@ class ClientConnection:
         self._counted_since = self._idle_since = clock()
         self._head_since: float | None = self._idle_since
         self._head_bytes = 0
+        self._is_answered = False
         self._taken_at = clock()
         self._unsent: float = 0
         self.is_half_closed = False  # the client has shut down its sending side
@@ -121,8 +123,11 @@ class ClientConnection:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether nothing is being done for it: no request is answered, and no other has begun to arrive."""
-        return self.is_idle() and not self._head_bytes
+        """Whether nothing is being done for it: no request is answered, and no other has begun to arrive.
+
+        One whose request was answered before its body has arrived is not idle, but only waits for the rest of that.
+        """
+        return (self.is_idle() or self._is_answered) and not self._head_bytes
 
     @property
     def is_between_requests(self) -> bool:
@@ -139,9 +144,9 @@ class ClientConnection:
         """Note that nobody is known on it any more."""
         self.identity, self._counted_since = None, self._clock()
 
-    def answered(self) -> None:
-        """Note that a request was answered."""
-        self._idle_since = self._clock()
+    def answered(self, *, is_last: bool) -> None:
+        """Note that a request was answered, the last one of those that have arrived or not."""
+        self._idle_since, self._is_answered = self._clock(), is_last
 
     @property
     def doubtful_since(self) -> float | None:
@@ -181,7 +186,7 @@ class ClientConnection:
 
     def head_completed(self) -> None:
         """Note that a whole head has arrived."""
-        self._head_since, self._head_bytes = None, 0
+        self._head_since, self._head_bytes, self._is_answered = None, 0, False
 
     def bytes_taken(self) -> None:
         """Note that the client took something, although more may be waiting by now than at the last check."""

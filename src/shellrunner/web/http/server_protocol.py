@@ -169,7 +169,7 @@ class _ClientProtocol(WatchedProtocol):
         if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1
         finished = await super().finish_response(request, resp, start_time)
-        self._connection.answered()
+        self._connection.answered(is_last=not self.has_queued)
         if self.owner.is_revoked:
             self.close()
         elif self._connection.is_half_closed:
