@@ -219,20 +219,21 @@ self.addEventListener("fetch", (event) => {
 """
 
 
-@pytest.mark.parametrize("replaces", ["true", "false"])
+@pytest.mark.parametrize("replaces", ["true", "false", "cached"])
 async def test_a1_a_service_worker_that_was_left_behind_is_removed(
     chromium: Any, tmp_path: Path, replaces: str
 ) -> None:
-    """What another program registered at this address while the service was down does not outlive the next visit."""
+    """What another program registered at this address while the service was down does not outlive the next visit, nor do its cached pages."""
 
     async def answer(asked: web.BaseRequest) -> web.Response:
         if asked.path == "/a/b.js":
             return web.Response(
-                text=EVIL_WORKER.replace("REPLACES", replaces),
+                text=EVIL_WORKER.replace("REPLACES", str(replaces == "true").lower()),
                 content_type="text/javascript",
                 headers={"Service-Worker-Allowed": "/"},
             )
-        return web.Response(text="<!doctype html><title>squatter</title>", content_type="text/html")
+        stored = {"Cache-Control": "max-age=86400"} if replaces == "cached" else {}
+        return web.Response(text="<!doctype html><title>squatter</title>", content_type="text/html", headers=stored)
 
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
@@ -241,13 +242,15 @@ async def test_a1_a_service_worker_that_was_left_behind_is_removed(
     context = await chromium.new_context()
     try:
         page = await context.new_page()
-        await page.goto(f"http://localhost:{port}/")
+        for path in ("/docs/", "/"):
+            await page.goto(f"http://localhost:{port}{path}")
         await page.evaluate("navigator.serviceWorker.register('/a/b.js', { scope: '/' })")
         await page.wait_for_function("() => navigator.serviceWorker.controller !== null")
         await runner.cleanup()
         async with at_port(tmp_path / "state", port) as service:
             sent: list[str] = []
             page.on("request", lambda each: sent.append(each.url) if "/api/" in each.url else None)
+            await page.goto("about:blank")  # to load the same address again would be to reload it
             await page.goto(f"http://localhost:{port}/")
             if replaces == "false":
                 assert "service worker" in await page.inner_text("[role=alert]")
@@ -258,10 +261,12 @@ async def test_a1_a_service_worker_that_was_left_behind_is_removed(
                 await page.goto("about:blank")
                 await page.goto(f"http://localhost:{port}/")
             else:
-                assert await page.title() == "evil"
+                assert await page.title() == {"true": "evil", "cached": "squatter"}[replaces]
             await page.wait_for_selector('#connection[data-state="live"]', timeout=WAIT_TIMEOUT * 1000)
             assert await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
             assert await page.evaluate("navigator.serviceWorker.controller") is None
+            await page.goto(f"http://localhost:{port}/docs/")
+            assert await page.title() != "squatter"
             assert service.url
     finally:
         await context.close()

@@ -270,6 +270,7 @@ async def test_a1_the_script_of_a_service_worker_is_one_that_removes_it(alone: T
         for path in ("/", "/sw.js", "/api/jobs", "/a/b/c"):
             reply = await alone.ask(looking(path, "Service-Worker: script", host=f"Host: {host}"))
             assert (reply.status, reply.one("Service-Worker-Allowed")) == (200, "/")
+            assert reply.one("Clear-Site-Data") == '"cache"'
             assert b"registration.unregister()" in reply.body
     assert (await alone.ask(looking("/sw.js", "Service-Worker: other"))).status == 404
     assert (await alone.ask(request("POST", "/api/none", "Service-Worker: script"))).status == 404

@@ -160,6 +160,7 @@ async def test_delete_ends_all_sessions_of_the_token(closed: Site) -> None:
             answer = await closed.ask("DELETE", "/api/session", headers=bearer())
             assert (answer.status, answer.body) == (204, b"")
             assert "Max-Age=0" in answer.headers["Set-Cookie"]
+            assert answer.headers["Clear-Site-Data"] == '"cache", "storage"'
         await until(lambda: closed.app[STREAMS].count().total() == 1)
         for cookie in cookies:
             check_problem(await closed.get("/api/statuses", headers=cookie), 401)
@@ -187,6 +188,7 @@ async def test_without_tokens_both_do_nothing(site: Site) -> None:
         answer = await site.ask(verb, "/api/session")
         assert (answer.status, answer.body) == (204, b"")
         assert "Set-Cookie" not in answer.headers
+        assert ("Clear-Site-Data" in answer.headers) is (verb == "DELETE")
     assert await site.store.sessions() == []
 
 

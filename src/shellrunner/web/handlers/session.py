@@ -16,6 +16,9 @@ from shellrunner.web.security.authentication import cookie_name
 
 _PATH: Final = "/api/statuses"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+# What a browser has stored of this origin (W3C Clear Site Data). Not "cookies": they are those of the host, whose other
+# ports belong to other programs.
+_CLEAR: Final = {"Clear-Site-Data": '"cache", "storage"'}
 
 
 async def begin(request: web.Request) -> web.Response:
@@ -32,10 +35,13 @@ async def begin(request: web.Request) -> web.Response:
 
 
 async def end(request: web.Request) -> web.Response:
-    """DELETE /api/session: end all sessions of the token; without a token this does nothing."""
+    """DELETE /api/session: end all sessions of the token, and clear what the browser has stored of this origin.
+
+    Without a token there is no session to end.
+    """
     request.app[STREAMS].raise_if_closing()
     await audit.accept(request)
-    response, identity = web.Response(status=204, headers=_NO_STORE), identity_of(request)
+    response, identity = web.Response(status=204, headers=_NO_STORE | _CLEAR), identity_of(request)
     if identity.token is not None:
         await request.app[AUTHENTICATOR].end_sessions(identity)
         _set_cookie(request, response, "", 0)

@@ -34,6 +34,7 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
     "Accept-Post": (_STRING, "The media types that this route takes."),
     "Accept-Ranges": ({"enum": ["bytes", "none"]}, "Whether ranges of bytes can be requested."),
     "Allow": (_STRING, "The methods that this path supports."),
+    "Clear-Site-Data": (_STRING, "What the browser is to delete of this origin."),
     "Content-Encoding": ({"const": "gzip"}, "The content coding of the body."),
     "Content-Disposition": (_STRING, "The file name, with `download`."),
     "Content-Location": (_LINK, "The resource that the body represents."),
@@ -201,6 +202,8 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
         yield "Preference-Applied", status == 200 and 202 in statuses
         yield "Vary", False
     yield from _negotiation_headers(route, status)
+    if (route.verb, route.path) == ("DELETE", "/api/session"):
+        yield "Clear-Site-Data", True
     if status == 200 and "cursor" in route.parameters.split():
         yield "Link", False
     if content == SSE or (content == TEXT and "follow" in route.parameters.split()):
