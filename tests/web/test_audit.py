@@ -102,6 +102,14 @@ async def test_everything_that_is_asked_for_is_in_the_line(site: Site) -> None:
     assert (response["request"], response["job"]) == (lines(site, "accepted")[0]["request"], answer.json["job_id"])
 
 
+async def test_the_profile_is_named_that_confines_the_job(tmp_path: Path) -> None:
+    """Also the one that its queue imposes."""
+    async with serving(tmp_path, profiles={"closed": {}}, queues={"night": {"profile": "closed"}}) as site:
+        for spec in ({"profile": "closed"}, {"queue": "night"}):
+            assert (await site.ask("POST", "/api/jobs", json={"command": "true", **spec})).status == 202
+        assert [line["profile"] for line in lines(site, "accepted")] == ["closed", "closed"]
+
+
 async def test_an_ordinary_job_has_a_short_line(site: Site) -> None:
     """What is as by default is left out."""
     await site.submit(command="true")

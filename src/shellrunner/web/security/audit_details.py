@@ -35,6 +35,7 @@ def of_job(spec: JobSpec, run_as: str | None, command_characters: int | None) ->
 
 def _circumstances(spec: JobSpec, run_as: str | None) -> Iterable[tuple[str, Any]]:
     yield "run_as", run_as
+    yield "profile", spec.profile
     yield "cwd", spec.cwd and _cut(str(spec.cwd), _MAX_PATH)
     yield from _names("env", list(spec.env), _MAX_NAMES).items()
     yield "stdin", "stream" if isinstance(spec.stdin, Streamed) else None
