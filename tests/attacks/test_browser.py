@@ -223,7 +223,7 @@ self.addEventListener("fetch", (event) => {
 async def test_a1_a_service_worker_that_was_left_behind_is_removed(
     chromium: Any, tmp_path: Path, replaces: str
 ) -> None:
-    """What another program registered at this address while the service was down does not outlive the next visit, nor do its cached pages."""
+    """What another program left while it listened here, a worker or cached pages, ends with the next visit."""
 
     async def answer(asked: web.BaseRequest) -> web.Response:
         if asked.path == "/a/b.js":

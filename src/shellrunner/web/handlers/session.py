@@ -16,8 +16,8 @@ from shellrunner.web.security.authentication import cookie_name
 
 _PATH: Final = "/api/statuses"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
-# What a browser has stored of this origin (W3C Clear Site Data). Not "cookies": they are those of the host, whose other
-# ports belong to other programs.
+# What a browser has stored of this origin (W3C Clear Site Data). Not "cookies": they are those of the host, whose
+# other ports belong to other programs.
 _CLEAR: Final = {"Clear-Site-Data": '"cache", "storage"'}
 
 

@@ -165,7 +165,7 @@ def _implied_problems(route: Route) -> Iterator[str]:
 
 def _response(route: Route, answer: Answer) -> Schema:
     response: Schema = {"description": HTTPStatus(answer.status).phrase}
-    if headers := sorted(_response_headers(route, answer)):
+    if headers := sorted([*_response_headers(route, answer), *_browser_headers(route)]):
         response["headers"] = _header_objects(headers)
     if content := _content(route, answer):
         response["content"] = content
@@ -202,8 +202,6 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
         yield "Preference-Applied", status == 200 and 202 in statuses
         yield "Vary", False
     yield from _negotiation_headers(route, status)
-    if (route.verb, route.path) == ("DELETE", "/api/session"):
-        yield "Clear-Site-Data", True
     if status == 200 and "cursor" in route.parameters.split():
         yield "Link", False
     if content == SSE or (content == TEXT and "follow" in route.parameters.split()):
@@ -219,6 +217,12 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
         yield "Content-Disposition", False
     if status == 206:
         yield "Content-Range", True
+
+
+def _browser_headers(route: Route) -> Iterator[tuple[str, bool]]:
+    """Yield the headers that only browsers heed, beside those of every response."""
+    if (route.verb, route.path) == ("DELETE", "/api/session"):
+        yield "Clear-Site-Data", True
 
 
 def _negotiation_headers(route: Route, status: int) -> Iterator[tuple[str, bool]]:

@@ -23,8 +23,8 @@ _HEADERS: Final = {
     "Content-Type": "text/javascript; charset=utf-8",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'",
-    # The pages of that program, which the browser would show from its cache. Not "storage", which would unregister the
-    # worker before this script has reloaded its pages.
+    # The pages of that program, which the browser would show from its cache. Not "storage", which would unregister
+    # the worker before this script has reloaded its pages.
     "Clear-Site-Data": '"cache"',
     "Service-Worker-Allowed": "/",  # else the browser keeps a worker whose scope is above its script
 }
