@@ -130,6 +130,18 @@ async def test_another_protocol_is_refused(site: Site, headers: str) -> None:
     assert got == dict.fromkeys(PROTOCOLS, "400")
 
 
+@pytest.mark.parametrize("expected", ["x", "100-continue", "\xff"])
+async def test_nothing_is_answered_before_the_protocol(site: Site, expected: str) -> None:
+    """Whatever a request expects, its version is refused first, and no answer claims a version but HTTP/1.1."""
+    for version in ("0.9", "1.2", "2.0", "3.0", "9.9"):
+        for verb in ("GET", "POST"):
+            head = f"{verb} /api/jobs HTTP/{version}\r\n{HOST}Expect: {expected}\r\nContent-Length: 2\r\n\r\n{{}}"
+            answer = await site.raw(head)
+            assert answer.startswith(b"HTTP/1.1 400 "), (version, answer)
+            assert answer.count(b"HTTP/1.1 ") == 1
+            assert b"the protocol must be HTTP/1.0 or HTTP/1.1" in answer
+
+
 async def test_what_begins_otherwise_is_refused(site: Site) -> None:
     """The preface of HTTP/2, a request of HTTP/0.9 and a ClientHello get one response, then the connection ends."""
     for start in ("PRI * HTTP/2.0\r\n\r\nSM", "GET /", "GET", "SOURCE /api ICE/1.0", "\x16\x03\x01"):

@@ -17,9 +17,9 @@ _CHARACTER: Final = "[A-Za-z0-9._~!$&'()*+,=:@-]"
 _ENCODED: Final = "%(?:2[0-46-9A-C]|3[AC-F]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A-F])"
 _PATH: Final = re.compile(rf"/|(?:/(?!\.\.?(?:/|\Z))(?:{_CHARACTER}|{_ENCODED})+)+/?")
 
-# Exactly one space on each side of the target. The parsers of aiohttp refuse other versions of HTTP, or leave them to
-# the security middleware; but the one in C takes RTSP/1.0 for HTTP/1.0.
-_REQUEST_LINE: Final = re.compile(rb"[^ \r\n]* [^ \r\n]* HTTP/[0-9]\.[0-9]\r?\n")
+# Exactly one space on each side of the target. The parsers of aiohttp accept some other versions of HTTP, and the one
+# in C takes RTSP/1.0 for HTTP/1.0.
+_REQUEST_LINE: Final = re.compile(rb"[^ \r\n]* [^ \r\n]* HTTP/1\.[01]\r?\n")
 _CONTENT_LENGTH: Final = b"\r\ncontent-length:"
 _LENGTH: Final = re.compile(rb"[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _TRANSFER_ENCODING: Final = b"\r\ntransfer-encoding"

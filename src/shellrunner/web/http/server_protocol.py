@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, cast
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from shellrunner import ascii_text
 from shellrunner.web.http import aiohttp_internals, problems
@@ -147,6 +147,7 @@ class _ClientProtocol(WatchedProtocol):
     ) -> web.StreamResponse:
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone: not an error, and nobody to send it to
+        aiohttp_internals.override_version(request, HttpVersion11)  # else that of what could not be parsed
         if status >= 500:
             return _final(problems.internal_error(exc or RuntimeError(message)))
         response = problems.from_error(problems.wrong_protocol()) if self._is_refused else _from_parser_error(exc)

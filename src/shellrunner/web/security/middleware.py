@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
 from shellrunner import ascii_text
@@ -27,7 +27,6 @@ from shellrunner.model.filters import FILTERS
 from shellrunner.web.app_keys import identity_of
 from shellrunner.web.http import bodies, problems
 from shellrunner.web.http.accept import accepts
-from shellrunner.web.http.aiohttp_internals import override_version
 from shellrunner.web.http.problems import SECURITY_HEADERS, HttpProblem
 from shellrunner.web.http.request_line import has_one_spelling
 from shellrunner.web.http.server_protocol import connection_identity, note_identity
@@ -38,7 +37,6 @@ from shellrunner.web.security.audit import Audit
 from shellrunner.web.security.loopback import is_localhost
 from shellrunner.web.security.origin import OriginPolicy
 
-_VERSIONS: Final = (HttpVersion11, HttpVersion10)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_HEADER_BYTES: Final = 1 << 15  # of all headers of a request together
 # Pages that another site may link to: they are the same for everybody. Their files it may not load.
@@ -208,9 +206,6 @@ def _policy_without_route(request: web.Request) -> RoutePolicy:
 
 
 def _check_request_line(request: web.Request) -> None:
-    if request.version not in _VERSIONS:
-        override_version(request, HttpVersion11)  # the status line must not claim a version that we do not speak
-        raise problems.wrong_protocol()
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
         raise HttpProblem(
             "headers-too-large", f"all headers together exceed {MAX_HEADER_BYTES} bytes", limit=MAX_HEADER_BYTES
