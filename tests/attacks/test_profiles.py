@@ -71,7 +71,7 @@ async def run(service: Service, script: str, **more: Any) -> tuple[Any, str]:
     return result, result["stdout"]
 
 
-async def test_files_are_out_of_reach(service: Service) -> None:
+async def test_a7_files_are_out_of_reach(service: Service) -> None:
     """Nothing outside can be written or, where hidden, read; moving directories away does not show what is hidden."""
     script = """
         echo x > "$PLACE/outside"; echo x > /etc/shellrunner-was-here; rm -f "$PLACE/outside"
@@ -115,7 +115,7 @@ for family, where in ((2, ("127.0.0.1", port)), (1, place + "/entry/socket"), (1
 """
 
 
-async def test_the_service_is_out_of_reach(service: Service) -> None:
+async def test_a7_the_service_is_out_of_reach(service: Service) -> None:
     """Neither over loopback, its socket, nor an abstract one: else it would run a command without the profile."""
     name = f"shellrunner-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as abstract:
@@ -153,7 +153,7 @@ open("/proc/sys/user/max_user_namespaces", "w")
 """
 
 
-async def test_other_processes_are_out_of_reach(service: Service) -> None:
+async def test_a7_other_processes_are_out_of_reach(service: Service) -> None:
     """It sees its own processes only; init shows no more than it sees; its descriptors lead nowhere."""
     pids = [str(service.process.pid), str(os.getpid()), *(str(each.pid) for each in service.keepers())]
     argv = ["/usr/bin/python3", "-c", PROCESSES, *pids]
@@ -179,7 +179,7 @@ for top, folders, files in os.walk("/proc"):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's uid can do more")
-async def test_no_setting_of_the_kernel_can_be_written(service: Service) -> None:
+async def test_a7_no_setting_of_the_kernel_can_be_written(service: Service) -> None:
     """Not even by root without capabilities: kernel.core_pattern names a program that the kernel runs outside."""
     result, output = await run(service, "", command=None, argv=["/usr/bin/python3", "-c", KERNEL_SETTINGS])
     assert result["exit_code"] == 0, output
@@ -220,7 +220,7 @@ for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="has the numbers of x86-64")
 @pytest.mark.parametrize("queue", ["confined", "named"])
-async def test_its_user_is_lent_to_nobody(service: Service, queue: str) -> None:
+async def test_a7_its_user_is_lent_to_nobody(service: Service, queue: str) -> None:
     """No setuid file, by which another user would have the same power outside; no socket to another machine."""
     argv = ["/usr/bin/python3", "-c", LEND]
     result, output = await run(service, "", command=None, argv=argv, queue=queue)
@@ -229,7 +229,7 @@ async def test_its_user_is_lent_to_nobody(service: Service, queue: str) -> None:
 
 
 @pytest.mark.parametrize("tty", [None, {"rows": 24, "columns": 80}])
-async def test_no_privilege_is_gained(service: Service, tty: Any) -> None:
+async def test_a7_no_privilege_is_gained(service: Service, tty: Any) -> None:
     """A setuid program gives none; there is no session bus and no cron to hand work to; a terminal takes no input."""
     script = """
         grep -E '^(CapEff|NoNewPrivs)' /proc/self/status
@@ -243,7 +243,7 @@ async def test_no_privilege_is_gained(service: Service, tty: Any) -> None:
     assert [line.split() for line in output.splitlines()] == [["CapEff:", "0" * 16], ["NoNewPrivs:", "1"]]
 
 
-async def test_a_job_adds_confinement_and_removes_none(service: Service) -> None:
+async def test_a7_a_job_adds_confinement_and_removes_none(service: Service) -> None:
     """A queue's profile stays; another one, and children that outlive the job, are refused; documents show it."""
     job_id = await service.submit("true", profile="untrusted", queue="free")
     assert (await service.get(f"/api/jobs/{job_id}"))[2]["profile"] == "untrusted"
