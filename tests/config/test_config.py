@@ -238,6 +238,8 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         ("[log]\nlevel = 'loud'", 2, "log.level", "must be 'debug', 'info', 'warning' or 'error'"),
         ("[queues.a]\nmax_running = -1", 2, "queues.a.max_running", "must be at least 0"),
         ("[queues.a]\nrunning = 1", 2, "queues.a.running", "unknown key"),
+        ("[queues.'.']\nmax_running = 1", 1, "queues..", 'must not be "." or ".."'),
+        ("[queues]\n'..' = {}", 2, "queues...", 'must not be "." or ".."'),
         ("[queues]\n\n'a b' = {}", 3, "queues.a b", "must be 1 to 63 letters"),
         ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "requires callbacks.secret"),
         ("[callbacks]\nnetworks = ['10.0.0.1/8']", 2, "callbacks.networks.0", "must be an IP address or a network"),

@@ -120,11 +120,12 @@ async def test_verbs(site: Site, path: str, allow: str) -> None:
 
 async def test_no_such_queue_for_a_job(site: Site) -> None:
     """A job for a queue that is not configured is 422 that names those that are."""
-    answer = await site.ask("POST", "/api/jobs", json={"command": "true", "queue": "nosuch"})
-    assert answer.status == 422
-    assert answer.json["errors"] == [
-        {"pointer": "#/queue", "detail": "must be one of the configured queues: default"}
-    ]
+    for name in ("nosuch", ".", ".."):
+        answer = await site.ask("POST", "/api/jobs", json={"command": "true", "queue": name})
+        assert answer.status == 422
+        assert answer.json["errors"] == [
+            {"pointer": "#/queue", "detail": "must be one of the configured queues: default"}
+        ]
 
 
 async def test_full(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ __all__ = [
 ]
 
 
+def _segment(name: str) -> str:
+    # In /api/queues/{name}/pause, where clients and proxies resolve such segments (RFC 3986, 5.2.4).
+    if name in {".", ".."}:
+        raise ValueError('must not be "." or "..", which no path can name')
+    return name
+
+
 def _queues(queues: "dict[str, QueueSettings]") -> "dict[str, QueueSettings]":
     return {"default": QueueSettings(), **queues}
 
@@ -210,8 +217,8 @@ class Settings(BaseSettings):
     server: ServerSettings = Field(default_factory=dict, validate_default=True)
     auth: AuthSettings = Field(default_factory=dict, validate_default=True)
     supervisor: SupervisorSettings = Field(default_factory=dict, validate_default=True)
-    queues: Annotated[dict[Name, QueueSettings], AfterValidator(_queues)] = Field(
-        default_factory=dict, validate_default=True
+    queues: Annotated[dict[Annotated[Name, AfterValidator(_segment)], QueueSettings], AfterValidator(_queues)] = (
+        Field(default_factory=dict, validate_default=True)
     )
     profiles: dict[Name, Profile] = Field(default_factory=dict)
     jobs: JobDefaults = Field(default_factory=dict, validate_default=True)
