@@ -21,7 +21,7 @@ import pytest
 
 from shellrunner.access.throttle import BURST
 from shellrunner.cli import cli
-from shellrunner.config import load
+from shellrunner.config import Token, load
 from shellrunner.config.token_hash import hash_secret
 from shellrunner.errors import ConfigError
 from tests.support.service import Service
@@ -141,6 +141,18 @@ def test_a_token_that_would_be_invalid_is_not_created(arguments: list[Any] | lis
     done = token("create", *arguments)
     assert (done.status, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.replace("│", "").split())
+
+
+def test_shares_and_a_profile_are_in_the_lines() -> None:
+    """As the configuration reads them; what is no network or no name is refused."""
+    shares = {"max_queued": 5, "max_running": 2, "requests_per_second": 3}
+    options = [word for key, value in shares.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    _, lines = created("ci", "--profile", "closed", "--network", "::ffff:10.0.0.0/104", "--network", "unix", *options)
+    (table,) = tomllib.loads(lines)["auth"]["tokens"]
+    parsed = Token.model_validate(table).model_dump()
+    assert parsed.items() >= {**shares, "profile": "closed", "networks": ["10.0.0.0/8", "unix"]}.items()
+    for wrong in (("--network", "10.0.0.1/8"), ("--profile", "a b"), ("--max-queued", "0")):
+        assert token("create", "ci", *wrong).status == 2
 
 
 def test_the_lines_can_be_appended_as_they_are(tmp_path: Path) -> None:

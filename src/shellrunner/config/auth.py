@@ -33,7 +33,8 @@ def _expiry(value: Any) -> Any:
     return moment
 
 
-def _source_network(text: str) -> str:
+def source_network(text: str) -> str:
+    """Require a network in its canonical form, or the name of the Unix socket."""
     return text if text == UNIX else network(text)
 
 
@@ -99,7 +100,7 @@ class Token(Section):
     requests_burst: int | None = Field(
         None, ge=1, description="requests it may send at once; default: requests_per_second, rounded up"
     )
-    networks: list[Annotated[str, AfterValidator(_source_network)]] | None = Field(
+    networks: list[Annotated[str, AfterValidator(source_network)]] | None = Field(
         None,
         min_length=1,
         description='networks from which it may be used, and "unix" for the Unix socket; absent: any',

@@ -6,7 +6,7 @@ A token is a table in the configuration. Must not know a running service or a da
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.config import Token, load
-from shellrunner.config.auth import Scope
+from shellrunner.config.auth import Scope, source_network
 from shellrunner.config.new_token import format_time, token_table
 from shellrunner.config.token_hash import create_secret
 from shellrunner.model import Name
@@ -29,8 +29,10 @@ _INSTRUCTIONS: Final = """\
 _COLUMNS: Final = tuple(map(Column, ("NAME", "SCOPES", "EXPIRES", "RUN AS", "COMMANDS")))
 
 
-def _check_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+def _check_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Accept what the configuration accepts."""
+    if value is None:
+        return None
     try:
         return TypeAdapter[str](Name).validate_python(value)
     except ValidationError:
@@ -42,6 +44,14 @@ def _check_user(_ctx: click.Context, _param: click.Parameter, value: str | None)
     if value is not None and not (value and value.isprintable()):
         raise click.BadParameter("must be the name of a user")
     return value
+
+
+def _check_networks(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return them in their canonical form."""
+    try:
+        return tuple(map(source_network, values))
+    except ValueError as error:
+        raise click.BadParameter(f'{error}, or "unix"') from None
 
 
 def _parse_expiry(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
@@ -86,11 +96,23 @@ def token() -> None:
     callback=_check_user,
     help="User that its commands run as; requires a service that runs as root.",
 )
-def create(name: str, scopes: tuple[str, ...], expires: datetime | None, run_as: str | None) -> None:
+@click.option("--profile", metavar="NAME", callback=_check_name, help="Profile that confines its jobs.")
+@click.option("--max-queued", type=click.IntRange(1), help="Maximum number of its unstarted jobs.")
+@click.option("--max-running", type=click.IntRange(1), help="Maximum number of its running jobs.")
+@click.option("--requests-per-second", type=click.IntRange(1), help="Requests it may send per second, on average.")
+@click.option(
+    "--network",
+    "networks",
+    metavar="NETWORK",
+    multiple=True,
+    callback=_check_networks,
+    help="Network from which it may be used, or unix for the Unix socket. Repeatable (default: any).",
+)
+def create(name: str, scopes: tuple[str, ...], expires: datetime | None, **restrictions: Any) -> None:
     """Print a new token to standard output, and its table for the configuration to standard error."""
     secret = create_secret()
     click.echo(_INSTRUCTIONS, err=True)
-    for line in token_table(name, secret, [scope for scope in _SCOPES if scope in scopes], expires, run_as):
+    for line in token_table(name, secret, [scope for scope in _SCOPES if scope in scopes], expires, restrictions):
         click.echo(line, err=True)
     click.echo(secret)
 
