@@ -138,9 +138,7 @@ async def test_a_file_system_that_became_read_only(tmp_path: Path, need: Need) -
             await until_not_ready(service)
             status, _, body = await service.get(f"/api/statuses/{job}")
             assert body["ending"] is None or (body["ending"], body["exit_code"]) == ("exited", 4), body
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
-        subprocess.run(["e2fsck", "-fy", f"{directory}.img"], check=False, stdout=subprocess.DEVNULL)
-        subprocess.run(["mount", "-o", "loop", f"{directory}.img", str(directory)], check=True)
+        _check_and_mount_again(directory)
         async with serving(directory / "state") as service:
             _, _, again = await service.get(f"/api/results/{done['result_id']}")
             assert again == done
@@ -148,6 +146,18 @@ async def test_a_file_system_that_became_read_only(tmp_path: Path, need: Need) -
             assert (result["ending"], result["exit_code"]) in {("lost", None), ("exited", 4)}, result
             assert (await service.run("exit 8"))["exit_code"] == 8
             assert ended.read_text() == "x\n"
+
+
+def _check_and_mount_again(directory: Path) -> None:
+    """Check and repair a file system, as a reboot does; its device stays the same, as that of a disk does."""
+    device = f"/dev/loop{os.minor(directory.stat().st_dev)}"
+    held = os.open(device, os.O_RDONLY)  # it would be detached, and the next mount might get another one
+    try:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+        subprocess.run(["e2fsck", "-fy", device], check=False, stdout=subprocess.DEVNULL)
+        subprocess.run(["mount", device, str(directory)], check=True)
+    finally:
+        os.close(held)
 
 
 async def until_not_ready(service: Service) -> None:
