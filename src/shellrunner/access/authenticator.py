@@ -126,9 +126,9 @@ class Authenticator:
         """
         if uid == self._uid:
             return service_user(uid, on_unix_socket=on_unix_socket)
-        owner = (
-            "the owner of this connection could not be determined" if uid is None else f"this one has the uid {uid}"
-        )
+        owner = f"this one has the uid {uid}"
+        if uid is None:
+            owner = "the owner of this connection could not be determined, or a header says that a proxy forwarded it"
         raise NotThisUser(f"without a token only processes of the service's user may connect; {owner}. {_HELP}")
 
     def is_still_valid(self, identity: Identity) -> bool:
