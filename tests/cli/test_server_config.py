@@ -135,7 +135,8 @@ def test_a_file_of_another_user_cannot_name_the_server_s_user(write: Any) -> Non
     [
         ("url = ", "invalid TOML"),
         ('adress = "x"', "unknown key 'adress': expected url or token"),
-        ("url = 1", "url must be a string"),
+        ("url = 1", "url must be a string, in quotes"),
+        ("server_user = 999", "server_user must be a string, in quotes"),
         ('token = "a b"', "the token contains characters other than printable ASCII"),
     ],
 )

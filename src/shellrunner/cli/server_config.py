@@ -92,7 +92,7 @@ def _check(path: Path, content: dict[str, Any]) -> None:
         if key not in _KEYS:
             raise ConfigError(f"{path}: unknown key {key!r}: expected {' or '.join(_KEYS)}")
         if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key} must be a string")
+            raise ConfigError(f"{path}: {key} must be a string, in quotes")
 
 
 def _server_user(content: dict[str, str], path: Path) -> str | None:
