@@ -79,10 +79,10 @@ class Load:
     async def assert_flat(self, units: int, work: Callable[[int], Awaitable[None]]) -> None:
         """Do the work in batches, and check that nothing grows with each of them."""
         await self.run_all(4, command="sleep 0.2")  # meanwhile the pool of keepers is filled
-        for _ in range(1 + self._whole):  # caches are filled
+        for _ in range(3 if self._whole else 1):  # caches are filled, and the allocator's arenas
             await work(units)
         footprints = [await self._settled(None)]
-        for _ in range(4 if self._whole else 2):
+        for _ in range(8 if self._whole else 2):
             await work(units)
             footprints.append(await self._settled(footprints[-1]))
         print(footprints)

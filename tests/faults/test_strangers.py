@@ -45,7 +45,7 @@ async def test_a4_with_the_defaults_thousands_lock_nobody_out(
     tmp_path: Path, open_place: Path, *, tokens: bool, sent: bytes
 ) -> None:
     """A4: 1,200 connections over TCP and as many over the Unix socket, and the owner's submissions are accepted."""
-    settings = {"SERVER__LISTEN": f'["127.0.0.1:0", "unix:{open_place}/front"]', "SERVER__SOCKET_MODE": "0666"}
+    settings = {"SERVER__LISTEN": f'["localhost:0", "unix:{open_place}/front"]', "SERVER__SOCKET_MODE": "0666"}
     async with serving(tmp_path, tokens=tokens, **settings) as target:
         tcp, unix, token = ("127.0.0.1", target.port), f"{open_place}/front", [bearer(FULL_TOKEN)] if tokens else []
         sent = target.filled(sent)
