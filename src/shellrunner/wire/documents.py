@@ -18,6 +18,7 @@ from shellrunner.wire.field_types import (
     Id,
     Instant,
     Link,
+    Pid,
     Seconds,
     Signal,
     Small,
@@ -126,7 +127,7 @@ class Status(TypedDict):
     started: Instant | None
     """While the job runs, when it was claimed for a keeper. Once it is done, when its command was started: a moment
     later; null if nothing was started, or if that is not known."""
-    pid: Annotated[int, Field(ge=1)] | None
+    pid: Pid | None
     """The pid of the command while it runs; null from its own end on. It does not make an event of its own."""
     completed: Instant | None
     ending: EndingName | None
@@ -151,7 +152,7 @@ class Usage(TypedDict):
 class Leftover(TypedDict):
     """A process that the command left behind."""
 
-    pid: Annotated[int, Field(ge=1)]
+    pid: Pid
     command: str
     """Its command line, shortened if it is long; control characters are replaced."""
 
@@ -240,7 +241,7 @@ class UnknownKeeper(TypedDict):
     """A keeper that runs a command which the history does not know."""
 
     keeper: Count
-    pid: Count
+    pid: Pid
     job_id: Count
     """The job's id in the history that it belongs to, which may have been another one."""
     history: str

@@ -26,6 +26,7 @@ EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending],
 DeliveryName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Delivery]})]
 Id = Annotated[int, Field(ge=1, le=names.MAX_JOB_ID, examples=[45])]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Pid = Annotated[int, Field(ge=1, le=2**22)]  # PID_MAX_LIMIT: the kernel has no larger ones
 Small = Annotated[int, Field(ge=1, le=65_535)]
 Seconds = Annotated[float, Field(ge=0)]
 ExitCode = Annotated[
