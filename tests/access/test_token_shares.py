@@ -134,6 +134,8 @@ def test_a_token_is_used_from_its_networks_only(table: dict[str | None, list[Any
         {"requests_per_second": -1},
         {"requests_per_second": float("inf")},
         {"requests_burst": 0},
+        {"requests_burst": 5},
+        {"requests_burst": 5, "requests_per_second": 0},
         {"max_queued": -1},
         {"max_running": 1.5},
     ],

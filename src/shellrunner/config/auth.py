@@ -9,7 +9,7 @@ import os
 import pwd
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -125,6 +125,12 @@ class Token(Section):
                 "`shellrunner token create NAME` makes a token, and prints its `hash`"
             )
         return table
+
+    @model_validator(mode="after")
+    def _require_rate(self) -> Self:
+        if self.requests_burst is not None and self.requests_per_second is None:
+            raise ValueError("has requests_burst, which means nothing without requests_per_second")
+        return self
 
     def is_expired(self, now: datetime) -> bool:
         """Return whether it has expired."""
