@@ -28,7 +28,7 @@ LAYERS = (
     ("keeper", "config", "wire", "sealing"),
     ("model",),
     ("errors", "charsets", "process_hardening", "startup_signals", "tasks", "clock", "peer_credentials"),
-    ("ascii_text", "control_characters"),
+    ("ascii_text", "control_characters", "directory_sync"),
     ("__init__",),
 )
 LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for package in layer}
@@ -226,6 +226,7 @@ FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "errors": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "http"},
     "ascii_text": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "control_characters": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
+    "directory_sync": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "charsets": NETWORK | DATABASES | PROCESSES | {"asyncio", "pydantic", "json"},
     "model": NETWORK | DATABASES | PROCESSES | {"asyncio", "os", "json"},
     "config": NETWORK | DATABASES | PROCESSES | {"asyncio"},

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(not BWRAP and "CI" not in os.environ, reason="ne
 def test_a_confined_command_ends_as_the_kernel_says(
     keeping: tuple[Talk, SlotReader], script: str, more: dict[str, Any], expected: tuple[str, int | None, str | None]
 ) -> None:
-    """Exit codes above 128 and signals are told apart, and no process of the sandbox is left."""
+    """Exit codes above 128 and signals are distinguished, and no process of the sandbox is left."""
     end, _ = keep(*keeping, 1, script, sandbox=SANDBOX, **more)
     assert (end["ending"], end["exit_code"], end["signal"]) == expected
     assert not process_tree.descendants(keeping[0].hello["identity"]["pid"])

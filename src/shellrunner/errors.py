@@ -141,7 +141,7 @@ class TooManyQueuedJobs(ShellrunnerError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} jobs of this token are queued or waiting, which is its maximum (max_queued): try again later",
+            f"this token has its maximum of queued or waiting jobs, {limit} (max_queued): try again later",
             share="max_queued",
             limit=limit,
         )

@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from shellrunner.service.listening import listening
 from shellrunner.systemd import sockets
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.support.command_line import Typist, finished
+from tests.support.directories import open_directory
 from tests.support.service import Service
 from tests.support.squatter import OTHER_UID, squatting
 from tests.support.waiting import until
@@ -36,10 +36,8 @@ NOBODY = 65_534  # as shipped, also the uid for those that have none
 @pytest.fixture
 def open_place() -> Iterator[Path]:
     """Yield a directory that every user may change, unlike those of pytest."""
-    made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
-    made.chmod(0o777)
-    yield made
-    shutil.rmtree(made)
+    with open_directory(0o777) as made:
+        yield made
 
 
 @contextlib.contextmanager

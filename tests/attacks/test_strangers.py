@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest_asyncio
 
 from tests.support import user_client
 from tests.support.attack import FULL_TOKEN, Target, bearer, looking, read_reply, request, serving
+from tests.support.directories import open_directory
 from tests.support.hoarder import hoarding
 from tests.support.waiting import until
 
@@ -37,10 +36,8 @@ HELD = {
 @pytest.fixture(scope="module")
 def open_place() -> Iterator[Path]:
     """Yield a directory that every user may enter, unlike those of pytest."""
-    made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with open_directory() as made:
+        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

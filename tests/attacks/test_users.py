@@ -1,9 +1,7 @@
 """Other users of the same machine: their processes are recognized by uid, over TCP and Unix sockets."""
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest_asyncio
 
 from tests.support import user_client
 from tests.support.attack import FULL_TOKEN, Target, bearer, request, serving
+from tests.support.directories import open_directory
 from tests.support.waiting import until
 
 pytestmark = [
@@ -27,10 +26,8 @@ SUBMISSION = request("POST", "/api/jobs", "Connection: close")
 @pytest.fixture(scope="module")
 def open_place() -> Iterator[Path]:
     """Yield a directory that every user may enter, unlike those of pytest."""
-    made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with open_directory() as made:
+        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# It waits between writes, so that the streams stay told apart and the events small.
+# It waits between writes, so that the streams stay distinct and the events small.
 WRITER = """
 import os, random, time
 dice = random.Random(7)

@@ -198,7 +198,7 @@ def test_tokens_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_token_names_are_unique(file: Any) -> None:
-    """Two tokens with one name are refused: they could not be told apart in the log."""
+    """Two tokens with one name are refused: they could not be distinguished in the log."""
     path = file(TOKEN + OTHER.replace("'other'", "'ci'"))
     assert refusal(path) == [f"{path}, line 1: auth.tokens: two tokens have the name 'ci'"]
 

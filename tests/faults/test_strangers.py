@@ -1,8 +1,6 @@
 """A4 in full: more connections of another user than the service has, opened again as fast as they are closed."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from tests.attacks.test_strangers import STRANGER, submit
 from tests.support.attack import FULL_TOKEN, Target, bearer, looking, serving
+from tests.support.directories import open_directory
 from tests.support.hoarder import hoarding
 from tests.support.waiting import until
 
@@ -19,10 +18,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can have pr
 @pytest.fixture
 def open_place() -> Iterator[Path]:
     """Yield a directory that every user may enter, unlike those of pytest."""
-    made = Path(tempfile.mkdtemp(prefix="shellrunner-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with open_directory() as made:
+        yield made
 
 
 async def submitted(target: Target, where: tuple[str, int] | str, *headers: str) -> int:

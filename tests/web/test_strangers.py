@@ -263,7 +263,7 @@ def test_who_has_most_makes_way() -> None:
 
 
 def test_who_is_behind_loopback_is_found_out_before_any_makes_way() -> None:
-    """Users of this machine are told apart where there are many, and the service's own makes way for nobody."""
+    """Users of this machine are distinguished where there are many, and the service's own makes way for nobody."""
     loopback, other, own = Source("loopback", is_provisional=True), Source("uid:7"), Source("uid:1", is_own=True)
     strangers = Strangers()
     for owner in (own, other, other, own, other):

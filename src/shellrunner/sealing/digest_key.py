@@ -10,7 +10,8 @@ import secrets
 import threading
 from typing import Final
 
-from shellrunner.sealing.key_files import DIRECTORY, KEY_SIZE, sync_directory, write_error
+from shellrunner.directory_sync import sync_directory
+from shellrunner.sealing.key_files import DIRECTORY, KEY_SIZE, write_error
 
 _NAME: Final = "idempotency"
 _WHAT: Final = "the key for digests of requests could not be written"

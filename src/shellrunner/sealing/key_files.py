@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shellrunner.directory_sync import sync_directory
 from shellrunner.errors import NoSpace, StoreUnavailable
 
 DIRECTORY: Final = "keys"
@@ -134,15 +135,6 @@ class KeyFiles:
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}"
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def set_aside(state_dir: str, suffix: str) -> Sequence[str]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shellrunner.directory_sync import sync_directory
 from shellrunner.errors import ConfigError
 from shellrunner.log import AUDIT, format_line
 
@@ -170,7 +171,7 @@ class AuditFile:
         _check_directory(directory)
         try:
             self._fd = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
-            _sync(directory)
+            sync_directory(directory)
         except FileExistsError:
             self._fd = os.open(self._path, _FLAGS)
         try:
@@ -214,14 +215,6 @@ def _check_directory(directory: Path) -> None:
     is_shared = stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
     if is_shared and not status.st_mode & stat.S_ISVTX:
         raise PermissionError(f"{directory}: other users can replace the file: use a directory of its own")
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _reason(error: OSError) -> str:

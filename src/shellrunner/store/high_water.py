@@ -16,6 +16,7 @@ import threading
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from shellrunner.directory_sync import sync_directory
 from shellrunner.errors import StoreUnavailable
 
 _NAME: Final = re.compile(r"generation\.(0|[1-9][0-9]{0,17})")
@@ -127,7 +128,7 @@ class HighWaterFile:
         finally:
             os.close(file)
         if created:
-            _sync(self._state_dir)  # the new name, before the old ones go
+            sync_directory(self._state_dir)  # the new name, before the old ones go
             for other in names(self._state_dir):
                 if other != name:
                     with suppress(FileNotFoundError):
@@ -154,11 +155,3 @@ def _read_file(path: str, generation: int) -> HighWater:
         return HighWater(history, generation, int(content["checkpointed"]), int(content["ids"]), *files)
     except (OSError, ValueError, TypeError, KeyError):
         return HighWater("", generation)
-
-
-def _sync(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -37,7 +37,7 @@ class Strangers:
 
     def add(self, stranger: Stranger) -> None:
         """Count one more, unless it turns out to be no stranger's."""
-        if stranger.source.is_provisional and self._identified:  # users had to be told apart, and still have to
+        if stranger.source.is_provisional and self._identified:  # users had to be distinguished, and still have to
             self._identify(stranger)
         else:
             self._by_source.setdefault(stranger.source.key, {})[stranger] = None
