@@ -164,7 +164,8 @@ def _plain(path: str) -> str:
 
 
 def _route(heading: str, methods: Schema, about: Schema, scope: str, common: set[str]) -> str:
-    lines = [f"### {heading}", about.get("description") or about.get("summary", "")]
+    summary, more = f"{about['summary']}.", about["description"]
+    lines = [f"### {heading}", summary if more == summary else f"{summary} {more}"]
     if scope:
         lines.append(f"With tokens it needs the scope `{scope}`.")
     parameters = [_resolve(each) for each in [*methods.get("parameters", []), *about.get("parameters", [])]]

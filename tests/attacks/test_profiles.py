@@ -35,7 +35,7 @@ USUAL_CALLS = [
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """Yield a service with a profile, a queue that imposes it, and a place that it may write to."""
     place = tmp_path_factory.mktemp("place")
-    work = place / "work"
+    work = place / "project"
     (work / "inner/secret").mkdir(parents=True)
     (work / "inner/secret/key").write_text("the key")
     (place / "entry").mkdir()
@@ -75,26 +75,26 @@ async def test_a7_files_are_out_of_reach(service: Service) -> None:
     """Nothing outside can be written or, where hidden, read; moving directories away does not show what is hidden."""
     script = """
         echo x > "$PLACE/outside"; echo x > /etc/shellrunner-was-here; rm -f "$PLACE/outside"
-        ls "$PLACE/state" /root /run; cat "$PLACE/work/inner/secret/key" "$PLACE/state/history.db"
-        mv "$PLACE/work/inner" "$PLACE/work/other"; ln "$PLACE/outside" "$PLACE/work/link"
-        echo mine > "$PLACE/work/mine"; echo t > /tmp/private && echo written
+        ls "$PLACE/state" /root /run; cat "$PLACE/project/inner/secret/key" "$PLACE/state/history.db"
+        mv "$PLACE/project/inner" "$PLACE/project/other"; ln "$PLACE/outside" "$PLACE/project/link"
+        echo mine > "$PLACE/project/mine"; echo t > /tmp/private && echo written
         echo x > /proc/sys/kernel/hostname; echo h > /proc/sysrq-trigger; mknod /tmp/disk b 8 0; mount -t tmpfs t /tmp
-        umount "$PLACE/work/inner/secret"; unshare -Urm true; chroot / true; dmesg -c
+        umount "$PLACE/project/inner/secret"; unshare -Urm true; chroot / true; dmesg -c
     """
     _, output = await run(service, script)
     place = service.state_dir.parent
     assert (place / "outside").read_text() == "as it was"
-    assert (place / "work/mine").read_text() == "mine\n"
-    assert (place / "work/inner/secret/key").read_text() == "the key"
+    assert (place / "project/mine").read_text() == "mine\n"
+    assert (place / "project/inner/secret/key").read_text() == "the key"
     assert not Path("/etc/shellrunner-was-here").exists()
     assert not Path("/tmp/private").exists()
     assert "written" in output
     assert "the key" not in output
     assert "SQLite" not in output
-    _, output = await run(service, 'cat "$PLACE"/work/*/secret/key; ls "$PLACE/work"')
+    _, output = await run(service, 'cat "$PLACE"/project/*/secret/key; ls "$PLACE/project"')
     assert "the key" not in output
-    assert not (place / "work/other").exists()
-    assert not (place / "work/link").exists()
+    assert not (place / "project/other").exists()
+    assert not (place / "project/link").exists()
 
 
 CALL_THE_SERVICE = r"""
@@ -142,8 +142,8 @@ for pid in map(int, sys.argv[1:]):
 print(sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()))
 for root in ("/proc/1/root", "/proc/2/root"):
     try:
-        print("seen", root, open(os.environ["PLACE"] + "/work/inner/secret/key").read())
-        print("seen", root, open(root + os.environ["PLACE"] + "/work/inner/secret/key").read())
+        print("seen", root, open(os.environ["PLACE"] + "/project/inner/secret/key").read())
+        print("seen", root, open(root + os.environ["PLACE"] + "/project/inner/secret/key").read())
     except OSError:
         pass
 for fd in map(int, os.listdir("/proc/self/fd")):
@@ -188,7 +188,7 @@ async def test_a7_no_setting_of_the_kernel_can_be_written(service: Service) -> N
 
 LEND = r"""
 import ctypes, os, socket
-libc, work = ctypes.CDLL(None, use_errno=True), os.environ["PLACE"] + "/work"
+libc, work = ctypes.CDLL(None, use_errno=True), os.environ["PLACE"] + "/project"
 for mode in (0o4755, 0o2755, 0o6755):
     made = f"{work}/{mode:o}"
     os.close(os.open(made, os.O_CREAT | os.O_RDWR, 0o755))
