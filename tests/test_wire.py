@@ -2,8 +2,10 @@
 
 import encodings
 import json
+import sys
 from base64 import b64decode
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,8 @@ from shellrunner.charsets import CHARSETS
 from shellrunner.errors import MalformedJson
 from shellrunner.model import JobSpec, Stream
 from shellrunner.wire import json_codec, text
-from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer, event
+from shellrunner.wire.json_codec import encode
+from shellrunner.wire.sse import MAX_EVENT_SIZE, Base64Framer, Framer, StreamCursor, TextFramer, event
 
 
 @dataclass
@@ -127,6 +130,25 @@ def test_events_coalesce() -> None:
     ]
 
 
+def test_an_event_has_a_limited_size() -> None:
+    """However much comes at once, an event has at most `MAX_EVENT_SIZE` bytes, and its id is where they end."""
+    written = "я".encode() * MAX_EVENT_SIZE + b"!"
+    events = read(TextFramer("utf-8", 0).events([Piece(0, Stream.STDOUT, 0, b"-" + written)]))
+    assert "".join(content["text"] for _, _, content in events) == "-" + written.decode()
+    assert [event_id for _, event_id, _ in events] == ["65536.1.0", "131072.1.0", "131074"]
+
+
+def test_text_is_quoted_as_the_standard_library_does_it() -> None:
+    """Every code point is quoted as `json` quotes it, whatever stands beside it; a lone surrogate becomes `?`."""
+    surrogates = range(0xD800, 0xE000)
+    points = [chr(point) for point in range(sys.maxunicode + 1) if point not in surrogates]
+    texts = ["".join(points), "".join(reversed(points)), *("".join(points[at::1009]) for at in range(0, 1009, 97))]
+    texts += [f"{'a' * length}{point}" for point in map(chr, range(0x180)) for length in range(33)]
+    for each in texts:
+        assert encode(each) == encode_basestring(each).encode()
+    assert encode("a" + "".join(map(chr, surrogates))) == b'"a' + b"?" * len(surrogates) + b'"'
+
+
 def test_a_split_character_comes_whole() -> None:
     """O6: a character that the other stream cuts in two is sent whole, and the id between has what is held back."""
     pieces = [
@@ -139,6 +161,14 @@ def test_a_split_character_comes_whole() -> None:
         ("stderr", "2.1.0", "!"),
         ("stdout", "3", "я"),
     ]
+
+
+@pytest.mark.parametrize("charset", sorted(CHARSETS))
+def test_no_output_is_text_that_cannot_be_encoded(charset: str) -> None:
+    """Whatever bytes a command writes, their text has no lone surrogate, the only thing that UTF-8 cannot express."""
+    pairs = b"".join(bytes((first, second)) for first in range(256) for second in range(0, 256, 7))
+    for data in (pairs, b"a" + pairs):
+        assert text.Decoder(charset).feed(data).encode()
 
 
 @given(text=st.text())

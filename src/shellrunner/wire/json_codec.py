@@ -19,11 +19,16 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=
 
 def dumps(document: Any) -> bytes:
     """Serialize a document as one line of UTF-8, with a newline at the end."""
+    return encode(document) + b"\n"
+
+
+def encode(document: Any) -> bytes:
+    """Serialize a document as UTF-8 without any line end."""
     try:
-        return to_json(document) + b"\n"
+        return to_json(document)
     except PydanticSerializationError:
         # A file name may contain a lone surrogate; it must not fail the whole response.
-        return f"{_encode(document)}\n".encode(errors="replace")
+        return _encode(document).encode(errors="replace")
 
 
 def loads(body: bytes) -> Any:

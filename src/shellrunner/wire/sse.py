@@ -10,18 +10,18 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from json.encoder import encode_basestring as quote
 from typing import Any, NamedTuple, Protocol, Self
 
 from shellrunner.clock import Millis, format_rfc3339
 from shellrunner.model import Stream
-from shellrunner.wire.json_codec import dumps
+from shellrunner.wire.json_codec import dumps, encode
 from shellrunner.wire.text import Decoder
 
 HEARTBEAT = b":\n\n"
 RETRY = b"retry: 2000\n"
 END = "end"  # the id of the last event
 MAX_EVENT_SPAN = 50  # milliseconds of output in one event
+MAX_EVENT_SIZE = 1 << 16  # bytes of output in one event
 
 _ID = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-8])\.([0-8]))?", re.ASCII)
 
@@ -124,9 +124,9 @@ class TextFramer:
         return self._text(chunk.stream, text, chunk.time) if text else b""
 
     def _text(self, stream: Stream, text: str, time: Millis) -> bytes:
-        # `quote` escapes CR and LF, the only line ends that the format knows: output cannot forge a field.
-        data = f'{{"text":{quote(text)},"time":"{format_rfc3339(time)}"}}'
-        return f"event: {stream}\nid: {self.cursor}\ndata: {data}\n\n".encode()
+        # JSON escapes CR and LF, the only line ends that the format knows: output cannot forge a field.
+        head, tail = f'event: {stream}\nid: {self.cursor}\ndata: {{"text":', f',"time":"{format_rfc3339(time)}"}}\n\n'
+        return b"".join((head.encode(), encode(text), tail.encode()))
 
 
 class Base64Framer:
@@ -164,9 +164,10 @@ class Chunk(NamedTuple):
 
 
 def coalesce(pieces: Iterable[Piece]) -> Iterator[Chunk]:
-    """Join consecutive pieces of one stream that arrived within `MAX_EVENT_SPAN`."""
+    """Join consecutive pieces of one stream that arrived within `MAX_EVENT_SPAN`, up to `MAX_EVENT_SIZE`."""
     for stream, same in groupby(pieces, key=lambda piece: piece.stream):
-        yield from _coalesce(stream, list(same))
+        for chunk in _coalesce(stream, list(same)):
+            yield from _split(chunk)
 
 
 def _coalesce(stream: Stream, pieces: Sequence[Piece]) -> Iterator[Chunk]:
@@ -182,6 +183,16 @@ def _join(stream: Stream, pieces: Sequence[Piece]) -> Chunk:
     last = pieces[-1]
     end = last.position + len(last.data)
     return Chunk(stream, pieces[0].time, end, b"".join(piece.data for piece in pieces))
+
+
+def _split(chunk: Chunk) -> Iterator[Chunk]:
+    size = len(chunk.data)
+    if size <= MAX_EVENT_SIZE:
+        yield chunk
+        return
+    for at in range(0, size, MAX_EVENT_SIZE):
+        data = chunk.data[at : at + MAX_EVENT_SIZE]
+        yield chunk._replace(end=chunk.end - size + at + len(data), data=data)
 
 
 def event(name: str, document: Any, *, event_id: str | None = None) -> bytes:
