@@ -121,6 +121,18 @@ async def test_make_server_loop_and_kwargs_put_our_protocol_in_place(site: Site)
         assert protocol._loop is server._loop
 
 
+async def test_write_without_drain_never_waits_and_writing_paused_shows_it(site: Site) -> None:
+    """Without `drain=False` one slow client would hold back a writer to many; `writing_paused` shows who is slow."""
+    async with busy(site) as (protocol, writer):
+        writer.transport.pause_reading()
+        await until(lambda: protocol._current_request.writer.output_size > 0)
+        while not protocol.writing_paused:
+            with pytest.raises(StopIteration):
+                aiohttp_internals.write_now(protocol._current_request, bytes(1 << 17)).send(None)
+        with pytest.raises(StopIteration):
+            aiohttp_internals.write_now(protocol._current_request, bytes(1 << 17)).send(None)
+
+
 def test_cache_version_is_what_the_status_line_claims() -> None:
     """Without `_cache["version"]` the response to an unsupported HTTP/1.9 would claim to be HTTP/1.9 itself."""
     request = make_mocked_request("GET", "/", version=(1, 9))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import json
 import random
 import socket
 from base64 import b64decode
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +14,14 @@ import pytest
 from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
 from shellrunner.store import Output, Subscription
+from shellrunner.store.output import Extent, index
+from shellrunner.store.output.index import IndexedOutput
 from shellrunner.web.feeds.job_feed import FRAME_SIZE, JOB_FEEDS
 from shellrunner.web.feeds.shared_read import INTERVAL
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
+from shellrunner.wire import sse
+from shellrunner.wire.json_codec import encode
 from shellrunner.wire.sse import StreamCursor
 from tests.support.site import Site, serving
 from tests.support.sse import Event
@@ -344,7 +349,7 @@ async def test_slow_reader(site: Site, path: str, data: bytes) -> None:
             return not site.connections
 
         await until(cut, 20)
-    assert 0 < most < 70_000
+    assert 0 < most < 100_000
     rest = await site.replay(job_id, Last_Event_ID=str(2 * len(data) - 5))
     assert text(rest, "stderr") == data[-5:].decode()
 
@@ -361,6 +366,29 @@ async def test_frames_are_small(site: Site) -> None:
     assert cursor == StreamCursor(len(written))
     assert max(len(frame.events) for frame in frames) <= 2 * FRAME_SIZE
     assert text(await site.replay(job_id), "stdout") == written.decode("utf-8", "replace")
+
+
+async def test_a_large_output_is_read_and_quoted_in_few_steps(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two megabytes are read eight times, each time a frame's worth, and quoted once."""
+    reads, quoted = Counter[int](), Counter[str]()
+
+    def counted_read(output: IndexedOutput, position: int, limit: int) -> list[Extent]:
+        reads[limit] += 1
+        return read(output, position, limit)
+
+    def counted_encode(text: str) -> bytes:
+        quoted["characters"] += len(text)
+        return encode(text)
+
+    read = index.read
+    monkeypatch.setattr(index, "read", counted_read)
+    monkeypatch.setattr(sse, "encode", counted_encode)
+    data = b"0123456789abcde\n" * (2 << 16)
+    job_id = await site.done(data)
+    assert text(await site.replay(job_id), "stdout") == data.decode()
+    assert reads == {FRAME_SIZE: len(data) // FRAME_SIZE}
+    assert FRAME_SIZE >= 1 << 18
+    assert quoted["characters"] == len(data)
 
 
 async def test_large_answers_are_whole(site: Site) -> None:

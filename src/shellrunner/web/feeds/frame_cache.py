@@ -6,12 +6,21 @@ Each feed owns one. Must not know what is in a frame.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+_MAX_SIZE: Final = 1 << 20  # bytes of events; followers are at the end or catching up, rarely at many positions
+
+
+class Frame(Protocol):
+    """What all followers at one position receive."""
+
+    @property
+    def events(self) -> bytes:
+        """The bytes that are sent."""
+
 
 K = TypeVar("K", bound=Hashable)
-F = TypeVar("F")
-
-_MAX_FRAMES: Final = 8  # followers are at the end or catching up, rarely at more positions than this
+F = TypeVar("F", bound=Frame)
 
 
 class FrameCache(Generic[K, F]):
@@ -20,6 +29,7 @@ class FrameCache(Generic[K, F]):
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._frames: OrderedDict[K, F] = OrderedDict()
+        self._size = 0
 
     async def get(self, key: K, make: Callable[[], Awaitable[F | None]]) -> F | None:
         """Return the frame of this key, made by `make` unless it is known; None is returned, but not kept."""
@@ -31,7 +41,12 @@ class FrameCache(Generic[K, F]):
             if frame is None:
                 frame = await make()
                 if frame is not None:
-                    self._frames[key] = frame
-                    if len(self._frames) > _MAX_FRAMES:
-                        self._frames.popitem(last=False)
+                    self._keep(key, frame)
             return frame
+
+    def _keep(self, key: K, frame: F) -> None:
+        self._frames[key] = frame
+        self._size += len(frame.events)
+        while self._size > _MAX_SIZE and len(self._frames) > 1:
+            _, oldest = self._frames.popitem(last=False)
+            self._size -= len(oldest.events)

@@ -22,7 +22,7 @@ from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
 from shellrunner.wire import serialize, sse
 from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer
 
-FRAME_SIZE: Final = 1 << 16  # bytes of output in one frame; frames end at multiples of it, where followers meet
+FRAME_SIZE: Final = 1 << 18  # bytes of output in one frame; frames end at multiples of it, where followers meet
 MAX_EVENTS_SIZE: Final = 2 * FRAME_SIZE  # bytes of events; above it a frame is made smaller: a NUL takes six
 
 

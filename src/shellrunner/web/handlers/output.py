@@ -19,7 +19,7 @@ from shellrunner.web.http import parameters
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label, line_ends
 
-READ_SIZE: Final = 1 << 16  # bytes read at once
+READ_SIZE: Final = 1 << 18  # bytes read at once
 _HEADERS: Final = {
     **SANDBOX,
     "Cache-Control": "no-store",

@@ -5,9 +5,10 @@ without it, and pyproject.toml allows only the minor release of aiohttp that was
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import HttpVersion, http_exceptions, web, web_protocol
+from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
@@ -30,6 +31,17 @@ def limit_pipelining(max_requests: int) -> None:
 def override_version(request: web.BaseRequest, version: HttpVersion) -> None:
     """Have the response's status line claim this version of HTTP instead of the request's."""
     request._cache["version"] = version  # noqa: SLF001
+
+
+async def write_now(request: web.Request, data: bytes | memoryview) -> None:
+    """Write a piece of the response's body without waiting for the client, however much is waiting for it already.
+
+    Never suspends. `StreamResponse.write` would wait once 64 KiB were written, and so hold back who writes to many.
+
+    Raises:
+        ConnectionError: the client has disconnected.
+    """
+    await cast("StreamWriter", request.writer).write(data, drain=False)
 
 
 class WatchedProtocol(RequestHandler):

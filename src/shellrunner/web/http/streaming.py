@@ -16,12 +16,13 @@ from aiohttp import web
 from shellrunner.errors import TooManyStreams
 from shellrunner.store import Subscription
 from shellrunner.web.app_keys import identity_of
+from shellrunner.web.http.aiohttp_internals import write_now
 from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.server_protocol import connection_identity, doubtful_since, on_disconnect
 
 HEARTBEAT_INTERVAL: Final = 15.0  # seconds between two writes
 WRITE_BUFFER_LIMIT: Final = 1 << 15  # bytes that may wait in this process for one client
-CHUNK_SIZE: Final = 1 << 15  # bytes that are written at once
+CHUNK_SIZE: Final = 1 << 16  # bytes that are written at once
 
 
 class Streams:
@@ -173,7 +174,7 @@ class ResponseStream:
         """
         view = memoryview(data)
         for at in range(0, len(data), CHUNK_SIZE):
-            await self._unless_closing(partial(self._write, view[at : at + CHUNK_SIZE]))
+            await self._write(view[at : at + CHUNK_SIZE])
         self._sent_at = self._heartbeat_at = self._clock()
 
     async def finish(self) -> web.StreamResponse:
@@ -203,8 +204,9 @@ class ResponseStream:
         return not self._streams.closing
 
     async def _write(self, piece: memoryview) -> None:
-        await self._response.write(piece)
-        await self._request.writer.drain()  # `write` alone waits only after 64 KiB
+        await write_now(self._request, piece)
+        if self._request.protocol.writing_paused:  # most often it is not: the kernel took all
+            await self._unless_closing(self._request.writer.drain)
         self._check_connected()  # `drain` also returns, silently, when the connection is lost
 
     async def _unless_closing(self, step: Callable[[], Awaitable[object]]) -> None:
