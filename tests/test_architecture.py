@@ -136,6 +136,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("composition",),
         ("store",),
         ("claims", "effects", "opening", "snapshot"),
+        ("point_reads",),
         ("add_job", "provenance", "main_file", "key_inventory"),
         ("secrets_upgrade",),
         ("claim_requests", "queueing_item"),
@@ -146,7 +147,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "store.sqlite.engine": (
         ("engine",),
-        ("batch_writer",),
+        ("batch_writer", "loop_reader"),
         ("batch_queue",),
         ("db_thread", "disk_reserve", "history_files"),
         ("__init__",),

@@ -6,7 +6,8 @@ that STORE_FAULTS names; the counts begin when that is replaced. Standard librar
 
     CALL:FIRST:TIMES:FAULT:RUN      w.commit:1:3:FULL:17
 
-CALL is w (the writing connection), r (a reading one) or f (a file), or one kind of its calls: w.commit, f.fsync.
+CALL is w (the writing connection), r (a reading one), l (that of the event loop's thread) or f (a file), or one kind
+of its calls: w.commit, f.fsync.
 TIMES 0 is for ever. FAULT is one of `SQLITE`, with `-rollback` behind it if SQLite has ended the transaction, as it
 does after some errors; the name of an errno; BUG, an error that nobody foresees; `before` or `after` (the server ends
 before or after the call). Each hit leaves a line in `hits`.
@@ -99,7 +100,7 @@ def install() -> None:
 
 def _wrap_connections(faults: Faults) -> None:
     real_connect = sqlite3.connect
-    roles = iter(["w", "r", "r"])
+    roles = iter(["w", "r", "r", "l"])
 
     class Cursor(sqlite3.Cursor):
         def execute(self, sql: str, *parameters: Any) -> Any:

@@ -17,9 +17,10 @@ pytestmark = pytest.mark.timeout(300)
 FAULTS: Final = {
     "w": [*SQLITE, "IOERR-rollback", "FULL-rollback", "NOMEM-rollback"],
     "r": [*SQLITE],
+    "l": [*SQLITE],
     "f": ["EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES"],
 }
-_CALLS: Final = {"w": 40, "r": 20, "f": 20}  # there are about so many, of which a short run takes one each
+_CALLS: Final = {"w": 40, "r": 10, "l": 10, "f": 20}  # there are about so many, of which a short run takes one each
 
 Shape = Callable[[str, int, str], Plan]
 Round = Callable[[FailingStore, Plan], Awaitable[bool]]

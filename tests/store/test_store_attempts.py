@@ -167,6 +167,7 @@ async def test_a_job_with_one_attempt_costs_one_statement(tmp_path: Path) -> Non
             seen: list[str] = []
             for reader in store._engine.reads:
                 await reader.run_unit(lambda db: cast("Any", db).set_trace_callback(seen.append))
+            store._engine.read_at_once(lambda db: cast("Any", db).set_trace_callback(seen.append))
             seen.clear()
             await (await store.output(claim.job_id)).read(0, 10)
             assert seen == []

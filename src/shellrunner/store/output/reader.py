@@ -29,9 +29,9 @@ _NOTHING: Final = Recorded(Volume(), Head())
 
 
 class RunRead(Protocol):
-    """Runs a unit that reads the history."""
+    """Runs a unit that reads rows of one job."""
 
-    async def __call__(self, unit: UnitOfWork[T], /) -> T: ...
+    async def __call__(self, job_id: int, unit: UnitOfWork[T], /) -> T: ...
 
 
 class ByteSource(Protocol):
@@ -140,7 +140,7 @@ class OutputReader:
         return self._storage.fingerprint(owner)
 
     async def _locate(self, job_id: int, attempt: int | None) -> OutputLocation:
-        return await self._run_read(partial(locate, job_id=job_id, attempt=attempt))
+        return await self._run_read(job_id, partial(locate, job_id=job_id, attempt=attempt))
 
     def _joined(self, job_id: int, location: OutputLocation, latest: Output) -> Output:
         if not location.earlier:

@@ -5,7 +5,7 @@ to its `run`, so that no part needs one that is built later.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
-from shellrunner.store.sqlite.engine.db_thread import DbThread, connect
+from shellrunner.store.sqlite.engine.db_thread import connect
 from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
-from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.engine.engine import Engine, EngineConnections
 from shellrunner.store.sqlite.opening import HistoryOpener
+from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.sqlite.store import Parts, SqliteStore
 from shellrunner.tasks import background
@@ -59,27 +60,28 @@ async def open_store(
             connect(opener.open, opener.interrupt) as writing,
             connect(opener.open_reading) as reading_one,
             connect(opener.open_reading) as reading_two,
-            _running(
-                opener, writing, (reading_one, reading_two), str(state_dir), (retention, queues, min_free)
-            ) as store,
         ):
-            yield store
+            # Opened here, as it is used on this thread; what it reads, those before it have just read.
+            with closing(opener.open_reading(waits=False)) as on_loop:
+                connections = EngineConnections(writing, (reading_one, reading_two), on_loop)
+                async with _running(opener, connections, str(state_dir), (retention, queues, min_free)) as store:
+                    yield store
 
 
 @asynccontextmanager
 async def _running(
     opener: HistoryOpener,
-    writing: DbThread,
-    reading: Sequence[DbThread],
+    connections: EngineConnections,
     state_dir: str,
     limits: tuple[Retention, QueueLimits, int],
 ) -> AsyncIterator[SqliteStore]:
     """Compose the store and run its tasks; at the end, finish what was submitted."""
     retention, queue_limits, min_free = limits
     writer = BatchWriter(DiskReserve(f"{state_dir}/ballast", min_free), opener.files)
-    engine = Engine(writing, reading, writer)
+    engine = Engine(connections, writer)
+    point_reads = PointReads(engine)
     storage = LocalStorage(state_dir)
-    outputs = OutputReader(storage, engine.read)
+    outputs = OutputReader(storage, point_reads.run)
     counts = QueueCounts(queue_limits, opener.undone, opener.pauses)
     requests = ClaimRequests(counts, engine.writes.wake)
     owners = opener.owners
@@ -92,6 +94,7 @@ async def _running(
         counts=counts,
         owners=owners,
         changes=InMemoryChangeLog(),
+        point_reads=point_reads,
         notifications=Notifications(fingerprint),
         requests=requests,
         trimmer=RetentionTrimmer(retention, opener.size),
@@ -111,6 +114,7 @@ async def _running(
             effects,
             requests,
             claims,
+            point_reads,
             outputs,
             clock,
             opener.high_water,

@@ -116,14 +116,14 @@ class HistoryOpener:
             ) from error
         return db
 
-    def open_reading(self) -> sqlite3.Connection:
-        """Open a connection that cannot write; it must be closed before the writing one.
+    def open_reading(self, *, waits: bool = True) -> sqlite3.Connection:
+        """Open a connection that cannot write; it must be closed before the writing one. See `db_thread`.
 
         Raises:
             StoreUnavailable: it cannot be opened.
         """
         try:
-            return open_reading(self.path)
+            return open_reading(self.path, waits=waits)
         except (sqlite3.Error, MemoryError) as error:
             raise StoreUnavailable(f"{self.path} cannot be read: {str(error) or 'out of memory'}") from error
 

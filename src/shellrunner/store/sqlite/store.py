@@ -49,6 +49,7 @@ from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, sessions
@@ -64,6 +65,7 @@ class Parts:
     effects: CommitEffects
     requests: ClaimRequests
     claims: Claims
+    point_reads: PointReads
     outputs: OutputReader
     clock: ClockWatch
     high_water: HighWaterFile
@@ -111,10 +113,10 @@ class SqliteStore:
         return job
 
     async def job(self, job_id: int) -> Job:
-        return await self._engine.read(lambda db: rows.job(db, job_id))
+        return await self._parts.point_reads.run(job_id, lambda db: rows.job(db, job_id))
 
     async def submitter(self, job_id: int) -> tuple[str | None, str | None]:
-        return await self._engine.read(lambda db: rows.submitter(db, job_id))
+        return await self._parts.point_reads.run(job_id, lambda db: rows.submitter(db, job_id))
 
     async def jobs(self, job_ids: Iterable[int]) -> Sequence[Job]:
         wanted = list(job_ids)
@@ -159,7 +161,7 @@ class SqliteStore:
                 return total
 
     async def attempt(self, job_id: int, number: int) -> Done:
-        return await self._engine.read(lambda db: rows.attempt(db, job_id, number))
+        return await self._parts.point_reads.run(job_id, lambda db: rows.attempt(db, job_id, number))
 
     async def output(self, job_id: int, attempt: int | None = None) -> Output:
         return await self._parts.outputs.find(job_id, self._effects.owners.get(job_id), attempt)

@@ -18,6 +18,7 @@ from shellrunner.store.queues import Pauses
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
+from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import Transition, Transitions
 
@@ -32,6 +33,7 @@ class CommitEffects:
     counts: QueueCounts
     owners: dict[int, SlotOwner]
     changes: InMemoryChangeLog
+    point_reads: PointReads
     notifications: Notifications
     requests: ClaimRequests
     trimmer: RetentionTrimmer
@@ -84,6 +86,7 @@ class CommitEffects:
         if before is None:
             self.indexer.job_added()
         self.changes.append(job_id)
+        self.point_reads.touched(job_id)
         self.notifications.publish(transition)
 
     def _ended(self, transition: Transition) -> None:

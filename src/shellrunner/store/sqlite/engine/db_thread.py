@@ -22,6 +22,7 @@ _WRITING = (
     f"PRAGMA journal_size_limit={_WAL_SIZE_LIMIT}; PRAGMA secure_delete=FAST;"
 )
 _READING = f"{_BOTH} PRAGMA wal_autocheckpoint=0; PRAGMA query_only=ON;"
+_IMPATIENT = f"{_READING} PRAGMA busy_timeout=0;"
 
 
 def open_writing(path: str, examine: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
@@ -29,9 +30,17 @@ def open_writing(path: str, examine: Callable[[sqlite3.Connection], object]) -> 
     return _open(path, examine, _WRITING)
 
 
-def open_reading(path: str) -> sqlite3.Connection:
-    """Open a connection that cannot write; it must be closed before the writing one."""
-    return _open(path, lambda _: None, _READING)
+def open_reading(path: str, *, waits: bool = True) -> sqlite3.Connection:
+    """Open a connection that cannot write; it must be closed before the writing one.
+
+    Without `waits` it fails, once it is open, where it would have to wait for another connection.
+    """
+    return _open(path, lambda _: None, _READING) if waits else _open(path, _read_schema, _IMPATIENT)
+
+
+def _read_schema(db: sqlite3.Connection) -> None:
+    # SQLite does it before the first statement, which by then must not wait.
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def _open(path: str, examine: Callable[[sqlite3.Connection], object], settings: str) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import UnitOfWork
@@ -20,18 +20,28 @@ from shellrunner.store.sqlite.engine.batch_queue import (
 )
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.engine.db_thread import DbThread
+from shellrunner.store.sqlite.engine.loop_reader import LoopReader
 from shellrunner.tasks import TaskGroup
 
 T = TypeVar("T")
 
 
+class EngineConnections(NamedTuple):
+    """The connections of an open history; `on_loop` reads on the event loop's thread."""
+
+    writing: DbThread
+    reading: Sequence[DbThread]
+    on_loop: sqlite3.Connection
+
+
 class Engine:
     """Runs units of work on the connections."""
 
-    def __init__(self, writing: DbThread, reading: Sequence[DbThread], writer: BatchWriter) -> None:
-        self._writing, self._writer = writing, writer
-        self.writes = BatchQueue(writing, self._writer)
-        self.reads = [BatchQueue(connection, BatchReader()) for connection in reading]
+    def __init__(self, connections: EngineConnections, writer: BatchWriter) -> None:
+        self._writing, self._writer = connections.writing, writer
+        self._on_loop = LoopReader(connections.on_loop)
+        self.writes = BatchQueue(connections.writing, self._writer)
+        self.reads = [BatchQueue(connection, BatchReader()) for connection in connections.reading]
 
     @property
     def commits(self) -> int:
@@ -45,6 +55,14 @@ class Engine:
     async def read(self, unit: UnitOfWork[T]) -> T:
         """Run the unit on the reading connection that has the least to do."""
         return await min(self.reads, key=lambda queue: queue.load).run_unit(unit)
+
+    def read_at_once(self, unit: UnitOfWork[T]) -> T:
+        """Run a unit, which must not have to wait for the disk, on the event loop's thread.
+
+        Raises:
+            sqlite3.Error, MemoryError: it could not be run without waiting: run it by `read`.
+        """
+        return self._on_loop.run(unit)
 
     async def write(
         self, unit: UnitOfWork[T], on_commit: Callable[[T], None] | None = None, *, frees_space: bool = False
