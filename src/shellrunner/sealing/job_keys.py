@@ -5,7 +5,9 @@ the next ones, so that many jobs at once share the sync of their directory. Must
 """
 
 import asyncio
-from typing import Any, Final
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.sealing import sealed_text
@@ -15,26 +17,33 @@ _WHAT: Final = "the key for the job's environment values and input could not be 
 _CLOSED: Final = "the history is closed"
 
 
+class _Wanted(NamedTuple):
+    """So many keys for one caller."""
+
+    number: int
+    future: asyncio.Future[Sequence[JobKey]]
+
+
 class JobKeys:
     """`create`, then `committed` or `discard`, then `job_ended`."""
 
     def __init__(self, files: KeyFiles, names: dict[int, str], unused: set[str]) -> None:
         """`names`: of the keys of jobs that are not done; `unused`: of others, kept while the history is held."""
         self._files, self._names, self._unused = files, names, unused
-        self._wanted: list[asyncio.Future[JobKey]] = []
+        self._wanted: list[_Wanted] = []
         self._wake, self._is_closed = asyncio.Event(), False
         self._discarded: asyncio.Queue[str | None] = asyncio.Queue()
 
-    async def create(self) -> JobKey:
-        """Make a key, durably.
+    async def create(self, count: int) -> Sequence[JobKey]:
+        """Make so many keys, durably.
 
         Raises:
             NoSpace, StoreUnavailable: it could not be written.
         """
         if self._is_closed:
             raise StoreUnavailable(_CLOSED)
-        future: asyncio.Future[JobKey] = asyncio.get_running_loop().create_future()
-        self._wanted.append(future)
+        future: asyncio.Future[Sequence[JobKey]] = asyncio.get_running_loop().create_future()
+        self._wanted.append(_Wanted(count, future))
         self._wake.set()
         try:
             return await future
@@ -42,7 +51,7 @@ class JobKeys:
             if (
                 future.done() and not future.cancelled() and future.exception() is None
             ):  # made, and delivered too late
-                self.discard(future.result().name)
+                self._discard_all(future.result())
             raise
 
     def committed(self, job_id: int, name: str) -> None:
@@ -58,6 +67,10 @@ class JobKeys:
     def discard(self, name: str) -> None:
         """Destroy a key that no job needs."""
         self._discarded.put_nowait(name)
+
+    def _discard_all(self, keys: Iterable[JobKey]) -> None:
+        for key in keys:
+            self.discard(key.name)
 
     def history_released(self) -> None:
         """Destroy the keys of jobs that the history, which was held, does not know."""
@@ -81,28 +94,30 @@ class JobKeys:
 
     async def run_creation(self) -> None:
         """Make the keys that are wanted, until it is cancelled."""
-        futures: list[asyncio.Future[JobKey]] = []
+        wanted: list[_Wanted] = []
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                futures, self._wanted = self._wanted, []
-                await self._create(futures)
+                wanted, self._wanted = self._wanted, []
+                await self._create(wanted)
         finally:
             self._is_closed = True
-            _fail(futures + self._wanted, StoreUnavailable(_CLOSED))
+            _fail(wanted + self._wanted, StoreUnavailable(_CLOSED))
 
-    async def _create(self, futures: list[asyncio.Future[JobKey]]) -> None:
+    async def _create(self, wanted: list[_Wanted]) -> None:
         try:
-            keys = await asyncio.to_thread(self._create_files, len(futures))
+            keys = await asyncio.to_thread(self._create_files, sum(each.number for each in wanted))
         except (OSError, ImportError) as error:
-            _fail(futures, write_error(_WHAT, error))
+            _fail(wanted, write_error(_WHAT, error))
             return
-        for future, key in zip(futures, keys, strict=True):
+        rest = iter(keys)
+        for number, future in wanted:
+            created = list(itertools.islice(rest, number))
             if future.done():
-                self.discard(key.name)
+                self._discard_all(created)
             else:
-                future.set_result(key)
+                future.set_result(created)
 
     def _create_files(self, count: int) -> list[JobKey]:
         sealed_text.load_cipher()
@@ -123,7 +138,7 @@ class JobKeys:
         self._discarded.put_nowait(None)
 
 
-def _fail(futures: list[asyncio.Future[JobKey]], error: StoreUnavailable) -> None:
-    for future in futures:
+def _fail(wanted: Iterable[_Wanted], error: StoreUnavailable) -> None:
+    for _, future in wanted:
         if not future.done():
             future.set_exception(error)

@@ -8,15 +8,18 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from shellrunner.directory_sync import sync_directory
 from shellrunner.errors import NoSpace, StoreUnavailable
 
 DIRECTORY: Final = "keys"
 KEY_SIZE: Final = 32  # bytes
+_MAX_OPEN: Final = 100  # files at once
+T = TypeVar("T")
+
 _NAME: Final = re.compile("[0-9a-f]{32}")
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -56,6 +59,16 @@ class KeyFiles:
             OSError: they could not be made; none is left behind.
         """
         keys = [JobKey(secrets.token_hex(16), secrets.token_bytes(KEY_SIZE)) for _ in range(count)]
+        try:
+            for some in _chunks(keys):
+                self._write_synced(some)
+            sync_directory(self._directory)
+        except OSError:
+            self.destroy([key.name for key in keys])
+            raise
+        return keys
+
+    def _write_synced(self, keys: Sequence[JobKey]) -> None:
         files: list[int] = []
         try:
             for key in keys:
@@ -63,14 +76,9 @@ class KeyFiles:
                 os.write(files[-1], key.secret)
             for file in files:
                 os.fsync(file)
-            sync_directory(self._directory)
-        except OSError:
-            self.destroy([key.name for key in keys[: len(files)]])
-            raise
         finally:
             for file in files:
                 os.close(file)
-        return keys
 
     def read(self, name: str) -> bytes:
         """Return a key.
@@ -104,6 +112,10 @@ class KeyFiles:
 
     def destroy(self, names: Collection[str]) -> None:
         """Overwrite and remove the keys, as far as they are there; log what cannot be removed."""
+        for some in _chunks([*names]):
+            self._destroy(some)
+
+    def _destroy(self, names: Sequence[str]) -> None:
         overwritten = [file for name in names if (file := self._overwrite(name)) is not None]
         for file in overwritten:
             # Without it, the kernel would drop what was written together with the file.
@@ -135,6 +147,12 @@ class KeyFiles:
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}"
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in pieces: their files are open at the same time, and descriptors are limited."""
+    for start in range(0, len(items), _MAX_OPEN):
+        yield items[start : start + _MAX_OPEN]
 
 
 def set_aside(state_dir: str, suffix: str) -> Sequence[str]:
