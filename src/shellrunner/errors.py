@@ -4,7 +4,10 @@ Raised by every package; turned into HTTP responses by `web.http.problems` alone
 The docstrings are public: the OpenAPI document shows them as the meanings of the problems.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+MAX_ERRORS: Final = 100  # of a body in one response: enough to fix it, and a million must not make a giant one
 
 
 class ShellrunnerError(Exception):
@@ -32,6 +35,14 @@ class InvalidJob(ShellrunnerError):
     def __init__(self, errors: list[dict[str, str]]) -> None:
         first = errors[0]
         super().__init__(f"{first['pointer']}: {first['detail']}", errors=errors)
+
+
+class InvalidJobs(InvalidJob):
+    """Some jobs of a batch are not valid; `by_index` has the error that each would be by itself."""
+
+    def __init__(self, by_index: Mapping[int, InvalidJob]) -> None:
+        super().__init__(_errors_of_batch(by_index))
+        self.by_index = by_index
 
 
 class BadParameter(ShellrunnerError):
@@ -110,13 +121,20 @@ class AlreadyDone(ShellrunnerError):
 
 
 class QueueFull(ShellrunnerError):
-    """The limit of queued jobs is reached; nothing was accepted. `limit` is that limit."""
+    """The limit of queued jobs is reached; nothing was accepted.
+
+    `limit` is that limit, and `room` is how many of a batch would be accepted.
+    """
 
     code = "queue-full"
 
-    def __init__(self, words: str, limit: int) -> None:
-        """`words` names what is full: a queue, or the service."""
-        super().__init__(f"{words} is full, with {limit} jobs queued: try again later", limit=limit)
+    def __init__(self, words: str, limit: int, *, wanted: int = 1, room: int = 0) -> None:
+        """`words` names what is full: a queue, or the service. It has room for so many of the `wanted` jobs."""
+        if wanted == 1:
+            super().__init__(f"{words} is full, with {limit} jobs queued: try again later", limit=limit)
+            return
+        detail = f"{words} has room for {room} of these {wanted} jobs, with {limit} queued at most"
+        super().__init__(f"{detail}: submit fewer, or try again later", limit=limit, room=room)
 
 
 class TooManyConnections(ShellrunnerError):
@@ -134,17 +152,20 @@ class TooManyConnections(ShellrunnerError):
 class TooManyQueuedJobs(ShellrunnerError):
     """As many jobs of this token wait as its `max_queued` allows; nothing was accepted.
 
-    `share` names the setting of the token, `limit` is its value.
+    `share` names the setting of the token, `limit` is its value; `room` is how many of a batch would be accepted.
     """
 
     code = "too-many-queued-jobs"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"this token has its maximum of queued or waiting jobs, {limit} (max_queued): try again later",
-            share="max_queued",
-            limit=limit,
-        )
+    def __init__(self, limit: int, *, wanted: int = 1, room: int = 0) -> None:
+        """`room` is for how many of the `wanted` jobs there is any."""
+        if wanted == 1:
+            detail = f"this token has its maximum of queued or waiting jobs, {limit} (max_queued): try again later"
+            super().__init__(detail, share="max_queued", limit=limit)
+            return
+        detail = f"this token has room for {room} of these {wanted} jobs, with {limit} queued or waiting at most"
+        detail += " (max_queued): submit fewer, or try again later"
+        super().__init__(detail, share="max_queued", limit=limit, room=room)
 
 
 class NoSuchQueue(ShellrunnerError):
@@ -175,12 +196,17 @@ class KeyReused(ShellrunnerError):
 
 
 class JobGone(ShellrunnerError):
-    """The job that was submitted with this Idempotency-Key has been deleted."""
+    """The job that was submitted with this Idempotency-Key, or one of those of a batch, has been deleted."""
 
     code = "job-gone"
 
-    def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id}, which was submitted with this Idempotency-Key, has been deleted")
+    def __init__(self, job_id: int, batch: range | None = None) -> None:
+        """`batch`: the ids of all jobs that were submitted with the key, if it was for several."""
+        if batch is None or len(batch) == 1:
+            super().__init__(f"job {job_id}, which was submitted with this Idempotency-Key, has been deleted")
+        else:
+            detail = f"jobs {batch[0]} to {batch[-1]} were submitted with this Idempotency-Key, and job {job_id}"
+            super().__init__(f"{detail} has been deleted")
 
 
 class NotRunning(ShellrunnerError):
@@ -333,6 +359,15 @@ class CommandNotAllowed(ShellrunnerError):
         super().__init__(detail, errors=[{"pointer": pointer, "detail": detail}])
 
 
+class CommandsNotAllowed(CommandNotAllowed):
+    """Some jobs of a batch are not allowed."""
+
+    def __init__(self, by_index: Mapping[int, CommandNotAllowed]) -> None:
+        errors = _errors_of_batch(by_index)
+        super().__init__(errors[0]["detail"], errors[0]["pointer"])
+        self.members["errors"] = errors
+
+
 class NotYours(ShellrunnerError):
     """The token may change only jobs that were submitted with it, and this job was not."""
 
@@ -379,3 +414,13 @@ class ConfigError(ShellrunnerError):
     """The configuration is invalid; the detail names the file or variable, the key and the reason."""
 
     code = "config"
+
+
+def _errors_of_batch(by_index: Mapping[int, ShellrunnerError]) -> list[dict[str, str]]:
+    """Return the errors of some jobs of a batch, as far as they fit, with pointers into the whole body."""
+    errors = [
+        {**error, "pointer": f"#/jobs/{index}{error['pointer'].removeprefix('#')}"}
+        for index, of_job in by_index.items()
+        for error in of_job.members["errors"]
+    ]
+    return errors[:MAX_ERRORS]

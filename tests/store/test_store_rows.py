@@ -45,7 +45,7 @@ def db() -> Iterator[Interfering]:
 
 
 def add(db: Interfering, owner: SlotOwner | None = None, **spec: Any) -> int:
-    job, _ = admission.add(db, NewJob.accept(JobSpec(command="true", **spec), 1), owner)
+    (job,), _ = admission.add(db, [(NewJob.accept(JobSpec(command="true", **spec), 1), owner)])
     return job.id
 
 
@@ -131,9 +131,9 @@ def test_a_key_is_replaced_only_when_it_has_expired(db: Interfering) -> None:
     with pytest.raises(RowChangedError):
         idempotency_keys.add(db, IdempotencyKey("who", "k", b"two"), 2, 2_000, 2_000)
     with pytest.raises(JobGone):
-        idempotency_keys.find(db, key, 2_000)
+        idempotency_keys.find(db, key, 2_000, 1)
     later = 1_000 + idempotency_keys.LIFETIME
-    assert idempotency_keys.find(db, key, later) is None
+    assert idempotency_keys.find(db, key, later, 1) == []
     idempotency_keys.add(db, IdempotencyKey("who", "k", b"two"), 2, later, later)
     with pytest.raises(KeyReused):
-        idempotency_keys.find(db, key, later + 1)
+        idempotency_keys.find(db, key, later + 1, 1)

@@ -134,6 +134,20 @@ class History(Results, Protocol):
             JobGone: the job of this key was deleted.
         """
 
+    async def add_many(
+        self, specs: Sequence[JobSpec], key: IdempotencyKey | None = None, by: Submitter | None = None
+    ) -> Sequence[Job]:
+        """Accept jobs durably, in one commit: all, in their order, or none. The key stands for all of them.
+
+        The key must have come with a digest of all specs: of another batch it is `KeyReused`.
+
+        Raises:
+            QueueFull, TooManyQueuedJobs: too many jobs wait already, so that not all of these may.
+            InvalidJobs: `after` of some names jobs that do not exist, or that `by` may not see.
+            KeyReused: the key was used with another body.
+            JobGone: one of the jobs of this key was deleted.
+        """
+
     async def job(self, job_id: int) -> Job:
         """Return the job.
 

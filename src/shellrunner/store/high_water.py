@@ -73,14 +73,14 @@ class HighWaterFile:
         self._last_id = mark.ids
         self._mark = mark
 
-    def begin(self) -> None:
-        """Write the mark, with job ids reserved.
+    def begin(self, count: int = 0) -> None:
+        """Write the mark, with job ids reserved: a block of them, and at least `count`.
 
         Raises:
             OSError: it could not be written.
         """
         with self._lock:
-            mark = self._mark._replace(ids=self._last_id + _BLOCK)
+            mark = self._mark._replace(ids=self._last_id + max(_BLOCK, count))
             self._write(mark)
             self._mark = mark
 
@@ -102,16 +102,16 @@ class HighWaterFile:
         with self._lock:
             self._mark = self._mark._replace(ids=self._last_id)
 
-    def reserve_id(self) -> None:
-        """Reserve more ids if none is left, before a job is added.
+    def reserve_ids(self, count: int) -> None:
+        """Reserve more ids if fewer than `count` are left, before so many jobs are added.
 
         Raises:
             StoreUnavailable: the file could not be written.
         """
-        if self._last_id < self._mark.ids:
+        if self._last_id + count <= self._mark.ids:
             return
         try:
-            self.begin()
+            self.begin(count)
         except OSError as error:
             raise StoreUnavailable(f"no job id could be reserved in {self._state_dir}: {error.strerror}") from None
 

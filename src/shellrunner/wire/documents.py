@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
+from shellrunner.errors import MAX_ERRORS
 from shellrunner.model import names
 from shellrunner.wire.field_types import (
     Count,
@@ -282,12 +283,14 @@ class Problem(TypedDict):
     title: str
     status: Annotated[int, Field(ge=400, le=599)]
     detail: str
-    errors: NotRequired[Annotated[list[Fault], Field(max_length=100)]]
+    errors: NotRequired[Annotated[list[Fault], Field(max_length=MAX_ERRORS)]]
     """The errors in the request body."""
     parameter: NotRequired[str]
     """The query parameter or header that is wrong."""
     limit: NotRequired[Count]
     """The limit that applies."""
+    room: NotRequired[Count]
+    """How many of the jobs in the request would be accepted."""
     offset: NotRequired[Count]
     """Bytes of standard input that were accepted so far."""
     produces: NotRequired[str]

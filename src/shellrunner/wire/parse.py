@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from shellrunner.errors import InvalidJob, InvalidSignal
+from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidSignal
 from shellrunner.model import JobSpec, SignalRequest
 from shellrunner.model.names import NAME_RULE
 from shellrunner.wire import json_codec
-
-_MAX_ERRORS = 100  # enough to fix a request; a million unknown keys must not make a giant response
 
 _MESSAGES = {
     "bool_type": "must be true or false",
@@ -98,7 +96,7 @@ def _errors(error: ValidationError) -> list[dict[str, str]]:
     # If all items of a list are wrong, pydantic reports in addition that it is too short.
     parents = {detail["loc"][:-1] for detail in details}
     own = [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in parents]
-    return [_explain(detail) for detail in own[:_MAX_ERRORS]]
+    return [_explain(detail) for detail in own[:MAX_ERRORS]]
 
 
 def _explain(detail: Mapping[str, Any]) -> dict[str, str]:

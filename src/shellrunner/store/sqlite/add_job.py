@@ -1,9 +1,10 @@
-"""Adding a job, as an item of a write batch: its Idempotency-Key, its place in the queue, its row.
+"""Adding jobs, as an item of a write batch: their Idempotency-Key, their places in the queues, their rows.
 
-Owned by `claims`, which may pair it with a claim request. Must not know connections or transactions.
+Owned by `claims`, which may pair jobs with claim requests. Must not know connections or transactions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from shellrunner.clock import Millis
 from shellrunner.errors import OutcomeUnknown
@@ -13,7 +14,7 @@ from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
-from shellrunner.store.sqlite.queue_counts import QueueCounts, Reserved
+from shellrunner.store.sqlite.queue_counts import Places, QueueCounts
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import admission, idempotency_keys
 from shellrunner.store.units.admission import NewJob
@@ -21,103 +22,59 @@ from shellrunner.store.values import IdempotencyKey
 
 
 class Reservations:
-    """Places in the queues that the jobs of a batch take; the counts know of them only after the commit.
+    """Places in the queues that the jobs of a write batch take; the counts know of them only after the commit.
 
     Whether a job takes one is known only when it is written: its key may stand for another, or it may be refused.
     """
 
     def __init__(self, counts: QueueCounts) -> None:
         self._counts = counts
-        self._reserved = Reserved()
-        self._items: set[AddJob] = set()
+        self._reserved = Places()
+        self._items: set[AddJobs] = set()
 
-    def check(self, item: "AddJob") -> None:
-        """Check that one more job may wait, before it is written.
+    def check(self, item: "AddJobs") -> None:
+        """Check that the item's jobs may wait, before they are written.
 
         Raises:
-            QueueFull, TooManyQueuedJobs: it may not.
+            QueueFull, TooManyQueuedJobs: they may not.
         """
         if item in self._items:  # it is run again: what the batch had reserved was rolled back
             self._items.clear()
-            self._reserved = Reserved()
-        refusal = self._counts.refusal(item.new.line, self._reserved)
+            self._reserved = Places()
+        refusal = self._counts.refusal(Places(each.new.line for each in item.unpaired), self._reserved)
         if refusal is not None:
             raise refusal
 
-    def reserve(self, item: "AddJob") -> None:
-        """Take a place for a job that was written."""
+    def reserve(self, item: "AddJobs", jobs: Sequence[Job]) -> None:
+        """Take places for the item's jobs, which were written."""
         self._items.add(item)
-        self._reserved.add(item.new.line)
+        for added, job in zip(item.jobs, jobs, strict=True):
+            if added.request is None and not job.done:
+                self._reserved.add(added.new.line)
 
 
-class AddJob(WorkItem):
-    """A job that is to be added. Its `value` is the job as accepted, or as it is now if its key is known already.
+@dataclass(slots=True, eq=False)
+class AddedJob:
+    """A job that is to be added, and the claim request that gets it in the same commit, if any.
 
-    request: the claim request that gets the job in the same commit, if any.
-    reservations: of the batch, if the job has to wait for its turn.
-    transitions: what was done to jobs; empty if its key is known already.
+    is_startable: it is certain that a new job is added, and that it may start at once, without a place to wait. One
+    with retries needs a place: between its attempts it waits, and nothing can be refused then.
     """
 
-    __slots__ = ("_discard_key", "_high_water", "_key", "_seen_now", "new", "request", "reservations", "transitions")
-
-    def __init__(
-        self,
-        new: NewJob,
-        key: IdempotencyKey | None,
-        high_water: HighWaterFile,
-        on_commit: Callable[["AddJob"], None],
-        seen_now: Callable[[], Millis],
-        *,
-        discard_key: Callable[[str], None],
-    ) -> None:
-        """`discard_key` destroys the key of a job that was not added after all."""
-        super().__init__(self._add, lambda _: on_commit(self), needs_room=True)
-        self.new = new
-        self.request: ClaimRequest | None = None
-        self.reservations: Reservations | None = None
-        self.transitions: Transitions = []
-        self._key = key
-        self._seen_now, self._discard_key = seen_now, discard_key
-        self._high_water = high_water
+    new: NewJob
+    is_startable: bool
+    request: ClaimRequest | None = None
 
     @property
-    def is_startable(self) -> bool:
-        """Whether it is certain that a new job is added, and that it may start at once, without a place to wait.
+    def owner(self) -> SlotOwner | None:
+        """Who has claimed it, once it is added."""
+        return None if self.request is None else SlotOwner(self.request.keeper, self.request.token)
 
-        One with retries needs a place: between its attempts it waits, and nothing can be refused then.
-        """
-        return self._key is None and self.new.is_startable and self.new.spec.retries is None
-
-    def _add(self, db: Db) -> Job:
-        self.transitions = []
-        if self._key is not None:
-            known = idempotency_keys.find(db, self._key, self._seen_now())
-            if known is not None:
-                return known
-        if self.reservations is not None:
-            self.reservations.check(self)
-        self._high_water.reserve_id()
-        owner = SlotOwner(self.request.keeper, self.request.token) if self.request is not None else None
-        job, self.transitions = admission.add(db, self.new, owner)
-        self._high_water.id_given(job.id)
-        if self._key is not None:
-            idempotency_keys.add(db, self._key, job.id, self.new.created, self._seen_now())
-        if self.reservations is not None and not job.done:
-            self.reservations.reserve(self)
-        return job
-
-    def settle(self) -> None:
-        """Apply the consequences and answer the caller; destroy the key of its secrets if no row needs it."""
-        super().settle()
-        is_needed = isinstance(self.error, OutcomeUnknown) or (self.error is None and self.transitions)
-        if self.new.key is not None and not is_needed:
-            self._discard_key(self.new.key.name)
-
-    def claim(self, request: ClaimRequest) -> Claim:
+    def claim(self, job_id: int, request: ClaimRequest) -> Claim:
         """Return the claim that was committed with the job."""
         new = self.new
         return Claim(
-            self.value.id,
+            job_id,
             request.token,
             request.keeper,
             new.spec,
@@ -126,3 +83,63 @@ class AddJob(WorkItem):
             run_as=new.run_as,
             kill_only=new.kill_only,
         )
+
+
+class AddJobs(WorkItem):
+    """Jobs that are to be added, all or none. Its `value`: as accepted, or as they are now if their key is known.
+
+    reservations: of the write batch, if any of them has to wait for its turn.
+    transitions: what was done to jobs; empty if their key is known already.
+    """
+
+    __slots__ = ("_discard_key", "_high_water", "_key", "_seen_now", "jobs", "reservations", "transitions")
+
+    def __init__(
+        self,
+        new: Sequence[NewJob],
+        key: IdempotencyKey | None,
+        high_water: HighWaterFile,
+        on_commit: Callable[["AddJobs"], None],
+        seen_now: Callable[[], Millis],
+        *,
+        discard_key: Callable[[str], None],
+    ) -> None:
+        """`discard_key` destroys the key of a job that was not added after all."""
+        super().__init__(self._add, lambda _: on_commit(self), needs_room=True)
+        self.jobs = [AddedJob(each, key is None and each.is_startable and each.spec.retries is None) for each in new]
+        self.reservations: Reservations | None = None
+        self.transitions: Transitions = []
+        self._key = key
+        self._seen_now, self._discard_key = seen_now, discard_key
+        self._high_water = high_water
+
+    @property
+    def unpaired(self) -> list[AddedJob]:
+        """The jobs that no claim request gets in the same commit."""
+        return [each for each in self.jobs if each.request is None]
+
+    def _add(self, db: Db) -> list[Job]:
+        self.transitions = []
+        if self._key is not None:
+            known = idempotency_keys.find(db, self._key, self._seen_now(), len(self.jobs))
+            if known:
+                return known
+        if self.reservations is not None:
+            self.reservations.check(self)
+        self._high_water.reserve_ids(len(self.jobs))
+        added, self.transitions = admission.add(db, [(each.new, each.owner) for each in self.jobs])
+        self._high_water.id_given(added[-1].id)
+        if self._key is not None:
+            idempotency_keys.add(db, self._key, added[0].id, added[0].created, self._seen_now())
+        if self.reservations is not None:
+            self.reservations.reserve(self, added)
+        return added
+
+    def settle(self) -> None:
+        """Apply the consequences and answer the caller; destroy the keys of secrets that no row needs."""
+        super().settle()
+        is_needed = isinstance(self.error, OutcomeUnknown) or (self.error is None and self.transitions)
+        if not is_needed:
+            for each in self.jobs:
+                if each.new.key is not None:
+                    self._discard_key(each.new.key.name)

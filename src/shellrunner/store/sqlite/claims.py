@@ -39,10 +39,10 @@ from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
 from shellrunner.store.db import Db
 from shellrunner.store.queues import Capacity, Line
-from shellrunner.store.sqlite.add_job import AddJob, Reservations
+from shellrunner.store.sqlite.add_job import AddedJob, AddJobs, Reservations
 from shellrunner.store.sqlite.claim_requests import ClaimRequest, ClaimRequests
 from shellrunner.store.sqlite.engine.batch_queue import BatchQueue, WorkItem
-from shellrunner.store.sqlite.queue_counts import QueueCounts, Reserved
+from shellrunner.store.sqlite.queue_counts import Places, QueueCounts
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import claiming, lifecycle
@@ -76,15 +76,15 @@ class Claims:
 
         Called when no batch is under way, so the counts are exact.
         """
-        adds = [item for item in batch if isinstance(item, AddJob)]
+        adds = [item for item in batch if isinstance(item, AddJobs)]
         requests = self._requests.waiting()
         capacity = self._counts.capacity() if requests else Capacity({}, {})
         queueing = [item for item in batch if isinstance(item, QueueingItem)]
         in_order = bool(capacity) and not queueing and not self._counts.has_startable()
         if adds:
             if in_order:
-                requests = _pair(adds, requests, capacity)
-            unpaired = [add for add in adds if add.request is None]
+                requests = _pair([job for add in adds for job in add.jobs], requests, capacity)
+            unpaired = [add for add in adds if add.unpaired]
             if unpaired:
                 in_order = False
                 reservations = Reservations(self._counts)
@@ -92,7 +92,7 @@ class Claims:
                     add.reservations = reservations
         if in_order or not requests or not capacity:
             return None
-        lines = self._counts.lines().union(add.new.line for add in adds)
+        lines = self._counts.lines().union(job.new.line for add in adds for job in add.jobs)
         return self._choosing(requests, capacity, lines, queueing)
 
     def refusal(self, queue: str) -> ShellrunnerError | None:
@@ -101,7 +101,7 @@ class Claims:
         line = Line(queue, None)
         if starts and self._counts.capacity().allows(line):
             return None
-        return self._counts.refusal(line, Reserved())
+        return self._counts.refusal(Places([line]), Places())
 
     def _choosing(
         self, requests: list[ClaimRequest], capacity: Capacity, lines: set[Line], queueing: list[QueueingItem]
@@ -120,11 +120,12 @@ class Claims:
         for request, claim in zip(requests, result.claims, strict=False):
             self._deliver(request, claim)
 
-    def job_added(self, add: AddJob) -> None:
-        """Follow a job that was added, and deliver its claim if it was paired with a request."""
+    def jobs_added(self, add: AddJobs) -> None:
+        """Follow jobs that were added, and deliver the claims of those that were paired with a request."""
         self._listener.committed(add.transitions)
-        if add.request is not None:
-            self._deliver(add.request, add.claim(add.request))
+        for added, job in zip(add.jobs, add.value, strict=True):
+            if added.request is not None:
+                self._deliver(added.request, added.claim(job.id, added.request))
 
     def _deliver(self, request: ClaimRequest, claim: Claim) -> None:
         self._requests.remove(request)
@@ -154,14 +155,14 @@ class Claims:
             raise error  # a bug: the loop reports it, and the requests wait on
 
 
-def _pair(adds: list[AddJob], requests: list[ClaimRequest], capacity: Capacity) -> list[ClaimRequest]:
+def _pair(jobs: list[AddedJob], requests: list[ClaimRequest], capacity: Capacity) -> list[ClaimRequest]:
     """Give jobs that may start to requests, the highest priority first; return the requests that are left."""
     left = iter(requests)
     # A stable sort: within a priority, the first added is first.
-    for add in sorted(adds, key=lambda add: -add.new.spec.priority):
-        if add.is_startable and capacity.allows(add.new.line):
-            add.request = next(left, None)
-            if add.request is None:
+    for job in sorted(jobs, key=lambda job: -job.new.spec.priority):
+        if job.is_startable and capacity.allows(job.new.line):
+            job.request = next(left, None)
+            if job.request is None:
                 break
-            capacity.take(add.new.line)
+            capacity.take(job.new.line)
     return list(left)

@@ -112,27 +112,32 @@ class QueueCounts:
         counts = self._counts.values() if queue is None else [self._of_queue(queue)]
         return sum(count[State.QUEUED] + count[State.WAITING] for count in counts)
 
-    def refusal(self, line: Line, reserved: "Reserved") -> QueueFull | TooManyQueuedJobs | None:
-        """Return why no further job may wait in the line, beside those for which places are reserved; or None."""
-        total, own = self._limits.max_queued, self._limits.queues.get(line.queue, QueueLimit()).max_queued
-        if refusal := self._submitters.refusal(line.submitter, reserved=reserved.by_submitter[line.submitter]):
-            return refusal
-        if total is not None and self.unstarted() + reserved.by_queue.total() >= total:
-            return QueueFull("the service", total)
-        if own is not None and self.unstarted(line.queue) + reserved.by_queue[line.queue] >= own:
-            return QueueFull(f"queue {line.queue}", own)
+    def refusal(self, wanted: "Places", reserved: "Places") -> QueueFull | TooManyQueuedJobs | None:
+        """Return why no further jobs may wait in these places, beside those that are reserved; or None."""
+        for submitter, number in wanted.by_submitter.items():
+            if refusal := self._submitters.refusal(submitter, number, reserved=reserved.by_submitter[submitter]):
+                return refusal
+        number, limit = wanted.by_queue.total(), self._limits.max_queued
+        if limit is not None and number > (room := limit - self.unstarted() - reserved.by_queue.total()):
+            return QueueFull("the service", limit, wanted=number, room=max(room, 0))
+        for queue, number in wanted.by_queue.items():
+            limit = self._limits.queues.get(queue, QueueLimit()).max_queued
+            if limit is not None and number > (room := limit - self.unstarted(queue) - reserved.by_queue[queue]):
+                return QueueFull(f"queue {queue}", limit, wanted=number, room=max(room, 0))
         return None
 
 
-class Reserved:
-    """How many places the jobs of a batch take, which the counts do not have before the commit."""
+class Places:
+    """Places of jobs that are to wait, by queue and by submitter."""
 
-    def __init__(self) -> None:
-        """Start without any."""
+    def __init__(self, lines: Iterable[Line] = ()) -> None:
+        """Begin with a place in each of these lines."""
         self.by_queue: Counter[str] = Counter()
         self.by_submitter: Counter[str | None] = Counter()
+        for line in lines:
+            self.add(line)
 
     def add(self, line: Line) -> None:
-        """Take a place in this line."""
+        """Add a place in this line."""
         self.by_queue[line.queue] += 1
         self.by_submitter[line.submitter] += 1

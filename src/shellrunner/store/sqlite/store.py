@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from shellrunner.clock import Millis, now_ms
-from shellrunner.errors import NoSuchQueue, ShellrunnerError, StoreUnavailable
+from shellrunner.errors import InvalidJobs, NoSuchQueue, ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, State, Submitter, Volume
 from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.job_keys import JobKeys
@@ -42,7 +42,7 @@ from shellrunner.store.notifications import Topic
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
-from shellrunner.store.sqlite.add_job import AddJob
+from shellrunner.store.sqlite.add_job import AddJobs
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
@@ -99,18 +99,29 @@ class SqliteStore:
         await self._parts.generation.advance()
 
     async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
-        # What the batch does with it, and how it may be claimed in the same commit: the diagram in `claims`.
+        try:
+            (job,) = await self.add_many((spec,), key, by)
+        except InvalidJobs as error:
+            raise error.by_index[0] from None
+        return job
+
+    async def add_many(
+        self, specs: Sequence[JobSpec], key: IdempotencyKey | None = None, by: Submitter | None = None
+    ) -> Sequence[Job]:
+        # What the batch does with them, and how they may be claimed in the same commit: the diagram in `claims`.
         parts = self._parts
         if key is not None:
             key = replace(key, digest=await parts.digests.apply(key.digest))
-        new = NewJob.accept(spec, now_ms(), by)
-        if new.secrets is not None:
-            new.key = await parts.keys.create()
-        item = AddJob(
-            new, key, parts.high_water, parts.claims.job_added, parts.clock.now, discard_key=parts.keys.discard
+        now = now_ms()
+        new = [NewJob.accept(spec, now, by) for spec in specs]
+        if with_secrets := [each for each in new if each.secrets is not None]:
+            for each, job_key in zip(with_secrets, await parts.keys.create(len(with_secrets)), strict=True):
+                each.key = job_key
+        item = AddJobs(
+            new, key, parts.high_water, parts.claims.jobs_added, parts.clock.now, discard_key=parts.keys.discard
         )
-        job: Job = await self._engine.writes.submit(item)
-        return job
+        jobs: list[Job] = await self._engine.writes.submit(item)
+        return jobs
 
     async def job(self, job_id: int) -> Job:
         return await self._parts.point_reads.run(job_id, lambda db: rows.job(db, job_id))

@@ -52,12 +52,13 @@ class SubmitterCounts:
         limit = self.limits.get(submitter or "", _UNLIMITED).max_running
         return limit is None or self._running[submitter] < limit
 
-    def refusal(self, submitter: str | None, *, reserved: int) -> TooManyQueuedJobs | None:
-        """Return why no further job of this submitter may wait, beside so many that will; or None."""
+    def refusal(self, submitter: str | None, wanted: int, *, reserved: int) -> TooManyQueuedJobs | None:
+        """Return why not so many further jobs of this submitter may wait, beside those that will; or None."""
         limit = self.limits.get(submitter or "", _UNLIMITED).max_queued
-        if limit is not None and self._unstarted[submitter] + reserved >= limit:
-            return TooManyQueuedJobs(limit)
-        return None
+        if limit is None:
+            return None
+        room = limit - self._unstarted[submitter] - reserved
+        return TooManyQueuedJobs(limit, wanted=wanted, room=max(room, 0)) if wanted > room else None
 
 
 def _add(counter: Counter[Key], key: Key, number: int) -> None:

@@ -1,14 +1,15 @@
-"""Accepting a job: its row and the rows beside it, in one commit; and queueing jobs that have waited.
+"""Accepting jobs: their rows and the rows beside them, in one commit; and queueing jobs that have waited.
 
 Units for the writer. Must not know files, notifications or connections.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
-from shellrunner.errors import InvalidJob
+from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidJobs
 from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Streamed, Submitter
 from shellrunner.sealing import sealed_text
 from shellrunner.sealing.key_files import JobKey
@@ -123,14 +124,23 @@ class _Prerequisite(NamedTuple):
         return None if ending is Ending.EXITED and self.job.exit_code == 0 else (ending, self.job.exit_code)
 
 
-def add(db: Db, new: NewJob, owner: SlotOwner | None = None) -> tuple[Job, Transitions]:
-    """Accept the job: waiting, queued, or at once running if an `owner` claims it.
+def add(db: Db, jobs: Sequence[tuple[NewJob, SlotOwner | None]]) -> tuple[list[Job], Transitions]:
+    """Accept jobs of one submitter, all or none: each waiting, queued, or at once running if an owner claims it.
 
     Raises:
-        InvalidJob: `after` names a job that does not exist.
+        InvalidJobs: `after` of some names jobs that do not exist. Nothing was written.
     """
+    prerequisites = _prerequisites(db, [new for new, _ in jobs])
+    accepted, transitions = [], []
+    for index, (new, owner) in enumerate(jobs):
+        job, of_job = _add(db, new, owner, prerequisites[index])
+        accepted.append(job)
+        transitions += of_job
+    return accepted, transitions
+
+
+def _add(db: Db, new: NewJob, owner: SlotOwner | None, prerequisites: list[_Prerequisite]) -> tuple[Job, Transitions]:
     spec = new.spec
-    prerequisites = _prerequisites(db, spec.after, new.by) if spec.after else []
     # A plain tuple of plain values: sqlite3 binds anything else more slowly.
     ((job_id,),) = db.execute(_ADD, tuple(new.row(owner))).fetchall()
     if new.secrets is not None:
@@ -160,23 +170,34 @@ def _seal(db: Db, job_id: int, new: NewJob) -> None:
     db.execute(_SEAL, (sealed_text.seal(new.secrets, new.key, job_id), job_id))
 
 
-def _prerequisites(db: Db, after: tuple[int, ...], by: Submitter | None) -> list[_Prerequisite]:
-    """Return the jobs that `after` names, locked: none of them may end before the dependency is written.
+def _prerequisites(db: Db, jobs: Iterable[NewJob]) -> dict[int, list[_Prerequisite]]:
+    """Return the jobs that `after` names, by the index of the job that waits for them.
 
-    One that the submitter may not see is as unknown as one that does not exist.
+    They are locked: none of them may end before the dependency is written. One that the submitter may not see is as
+    unknown as one that does not exist, and so is one of the same batch.
     """
-    found = [
-        (job_id, find_locked(db, job_id) if _is_visible(db, job_id, by) else None) for job_id in dict.fromkeys(after)
-    ]
-    unknown = [job_id for job_id, job in found if job is None]
-    if unknown:
-        raise InvalidJob(
-            [
-                {"pointer": f"#/after/{after.index(job_id)}", "detail": f"there is no job {job_id}"}
-                for job_id in unknown
-            ]
-        )
-    return [_Prerequisite(job_id, job) for job_id, job in found if job is not None]
+    found: dict[int, list[_Prerequisite]] = {}
+    invalid: dict[int, InvalidJob] = {}
+    known: dict[int, LockedJob | None] = {}
+    for index, new in enumerate(jobs):
+        after = tuple(dict.fromkeys(new.spec.after))
+        for job_id in after:
+            if job_id not in known:
+                known[job_id] = find_locked(db, job_id) if _is_visible(db, job_id, new.by) else None
+        if unknown := [job_id for job_id in after if known[job_id] is None]:
+            invalid[index] = _unknown(new.spec.after, unknown)
+            if len(invalid) == MAX_ERRORS:
+                break
+        found[index] = [_Prerequisite(job_id, job) for job_id in after if (job := known[job_id]) is not None]
+    if invalid:
+        raise InvalidJobs(invalid)
+    return found
+
+
+def _unknown(after: tuple[int, ...], unknown: Iterable[int]) -> InvalidJob:
+    return InvalidJob(
+        [{"pointer": f"#/after/{after.index(job_id)}", "detail": f"there is no job {job_id}"} for job_id in unknown]
+    )
 
 
 def _is_visible(db: Db, job_id: int, by: Submitter | None) -> bool:

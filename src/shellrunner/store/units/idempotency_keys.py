@@ -1,12 +1,14 @@
-"""Idempotency-Keys: which job each stands for, written in the commit that accepts the job.
+"""Idempotency-Keys: which job, or batch of jobs, each stands for, written in the commit that accepts them.
 
-Units for the writer, called by `sqlite.add_job`. Must not know HTTP.
+A row has the id of the first; the ids of a batch are consecutive, and their number is known from the request: one
+with an equal body has as many. Units for the writer, called by `sqlite.add_job`. Must not know HTTP.
 """
 
+from operator import attrgetter
 from typing import Final
 
 from shellrunner.clock import Millis
-from shellrunner.errors import JobGone, KeyReused, NoSuchJob
+from shellrunner.errors import JobGone, KeyReused
 from shellrunner.model import Job
 from shellrunner.store import rows
 from shellrunner.store.db import Db, check_changed
@@ -22,26 +24,30 @@ _ADD: Final = """INSERT INTO keys (identity, key, digest, job, created) VALUES (
     WHERE keys.created <= ?"""
 
 
-def find(db: Db, key: IdempotencyKey, now: Millis) -> Job | None:
-    """Return the job that was accepted with this key, if any.
+def find(db: Db, key: IdempotencyKey, now: Millis, count: int) -> list[Job]:
+    """Return the jobs that were accepted with this key, which are `count` if it was used; else none.
 
     Raises:
         KeyReused, JobGone.
     """
     row = db.execute(FIND, (key.identity, key.key, now - LIFETIME)).fetchone()
     if row is None:
-        return None
-    digest, job_id = row
+        return []
+    digest, first = row
     if digest != key.digest:
         raise KeyReused
-    try:
-        return rows.job(db, job_id)
-    except NoSuchJob:
-        raise JobGone(job_id) from None
+    batch = range(first, first + count)
+    jobs = sorted(rows.jobs(db, list(batch)), key=attrgetter("id"))
+    if len(jobs) < count:
+        raise JobGone(min({*batch} - {job.id for job in jobs}), batch)
+    return jobs
 
 
 def add(db: Db, key: IdempotencyKey, job_id: int, created: Millis, now: Millis) -> None:
-    """Let the key stand for the job. Only an expired key is replaced; `find` has found no other."""
+    """Let the key stand for the job, or the batch that begins with it.
+
+    Only an expired key is replaced; `find` has found no other.
+    """
     row = (key.identity, key.key, key.digest, job_id, created)
     check_changed(db.execute(_ADD, (*row, now - LIFETIME)))
 
