@@ -1,0 +1,67 @@
+"""The command line: `python -m benchmarks [FIGURE...]`."""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import machine, table
+from benchmarks.figure import Outcome, Run
+from benchmarks.figures import FIGURES
+from benchmarks.rounds import measure
+from benchmarks.versions import CURRENT, checked_out
+
+
+def main() -> None:
+    """Measure the figures and print the table."""
+    options = _parser().parse_args()
+    chosen = [figure for figure in FIGURES if not options.names or figure.name in options.names]
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory)))
+        versions = [CURRENT]
+        if options.against:
+            versions.append(stack.enter_context(checked_out(options.against, directory)))
+        run = Run(directory, tuple(versions), options.quick)
+        facts = machine.facts(directory)
+        outcomes: list[Outcome] = []
+        rounds = options.rounds or (1 if options.quick else 5)
+        with contextlib.suppress(KeyboardInterrupt):  # what is measured is printed
+            outcomes.extend(measure(figure, run, rounds, _report) for figure in chosen)
+        facts["load"] += f" before, {machine.load()} after"
+    names = [version.name for version in versions]
+    lines = [line for outcome in outcomes for line in table.lines(outcome, names)]
+    if options.json:
+        print(table.as_json(facts, lines))
+    else:
+        print(", ".join(f"{name}: {fact}" for name, fact in facts.items()), end="\n\n")
+        print(table.text(lines))
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=sys.modules["benchmarks"].__doc__)
+    parser.add_argument(
+        "names",
+        nargs="*",
+        choices=[[], *(figure.name for figure in FIGURES)],
+        metavar="FIGURE",
+        help="what to measure (default: everything): " + ", ".join(figure.name for figure in FIGURES),
+    )
+    parser.add_argument("--rounds", type=int, help="interleaved rounds of each figure (default: 5)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of few operations: shows that it works, measures nothing"
+    )
+    parser.add_argument("--against", metavar="COMMIT", help="measure that commit too, in the same rounds")
+    parser.add_argument(
+        "--directory", type=Path, help="where the state directories are, on a disk that counts (default: TMPDIR)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

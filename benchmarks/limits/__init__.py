@@ -1,0 +1,1 @@
+"""Limits: what the machine can do at best, without any of the service."""
