@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from shellrunner import log
+from shellrunner.model import Ending
 
 SETUP = """
 import logging, os, sys
@@ -235,21 +236,75 @@ threads = [threading.Thread(target=talk, args=(i,)) for i in range(4)]
     assert len({(event["name_"], event["n"]) for event in found}) == len(found) == 1200
 
 
-def test_a_line_costs_microseconds(tmp_path: Path) -> None:
-    """An event costs the service's processor less than 60 µs (it is about 10 on an idle machine)."""
-    code = """
-import time
-logger.info('warm')
-begin = time.process_time()
-for n in range(5000): logger.info('job accepted', extra={'job': n})
-print((time.process_time() - begin) / 5000)
-"""
-    with (tmp_path / "log").open("wb") as file:
-        done = subprocess.run(
-            [sys.executable, "-c", SETUP.format(level="info") + code],
-            stderr=file,
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=30,
-        )
-    assert float(done.stdout) < 60e-6
+ENDED = {"job": 12, "ending": Ending.EXITED, "exit_code": 0, "signal": None, "duration": 0.00012, "text": "їё\\x7f"}
+
+
+@contextlib.contextmanager
+def only_handler() -> Iterator[tuple[logging.Logger, Any]]:
+    """Yield a logger whose only handler writes lines to a pipe, and a function that reads the pipe."""
+    reading, writing = os.pipe()
+    root, logger = logging.getLogger(), logging.getLogger("shellrunner.test_log")
+    before, root.handlers = root.handlers, [log.JsonLinesHandler(writing)]
+    logger.setLevel(logging.INFO)
+    try:
+        yield logger, lambda: os.read(reading, 1 << 20).decode()
+    finally:
+        root.handlers = before
+        logger.setLevel(logging.NOTSET)
+        os.close(reading)
+        os.close(writing)
+
+
+def calls(function: Any) -> int:
+    """Return how many functions are called meanwhile, in Python or in C."""
+    events = []
+    sys.setprofile(lambda frame, event, arg: events.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return sum(event in ("call", "c_call") for event in events) - 2  # the function itself, and `setprofile`
+
+
+def test_a_line_about_a_job_is_the_same_without_a_record() -> None:
+    """`info` writes, or does not write, what the logger's own method does."""
+    with only_handler() as (logger, read):
+        logger.info("job ended", extra=ENDED)
+        log.info(logger, "job ended", ENDED)
+        first, second = read().splitlines()
+        assert json.loads(first)["ending"] == "exited"
+        assert first.partition('"level"')[2] == second.partition('"level"')[2]
+        logger.setLevel(logging.WARNING)
+        log.info(logger, "job ended", ENDED)
+        logger.warning("on")
+        assert json.loads(read())["event"] == "on"
+
+
+def test_another_handler_gets_a_record_of_a_line_about_a_job(caplog: pytest.LogCaptureFixture) -> None:
+    """What is attached to the logging module besides the log misses nothing."""
+    with caplog.at_level(logging.INFO, "shellrunner.test_log"):
+        log.info(logging.getLogger("shellrunner.test_log"), "job ended", ENDED)
+    (record,) = caplog.records
+    assert (record.getMessage(), record.__dict__["job"]) == ("job ended", 12)
+
+
+def test_a_line_about_a_job_that_does_not_fit_is_dropped_and_counted() -> None:
+    """The next line that fits says how many did not."""
+    with almost_full_log() as (lines, _, read):
+        for _ in range(3):
+            lines.log(logging.INFO, "x" * 6000, "shellrunner.test_log", {})
+        read()
+        lines.log(logging.INFO, "on", "shellrunner.test_log", {})
+        _, dropped, last = read().splitlines()
+        assert (json.loads(dropped)["lines"], json.loads(last)["event"]) == (3, "on")
+
+
+def test_a_line_takes_few_calls() -> None:
+    """Each job has three lines, so a line walks over its details in C, and one about a job needs no record."""
+    with only_handler() as (logger, read):
+        log.info(logger, "job ended", ENDED)  # what is cached is cached now
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, log.JsonLinesHandler)
+        assert calls(lambda: log.info(logger, "job ended", ENDED)) <= 40
+        assert calls(lambda: handler.write(logging.INFO, "job ended", log.AUDIT, ENDED)) <= 30
+        assert len(read().splitlines()) == 3

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from shellrunner.clock import now_ms
 from shellrunner.errors import StoreUnavailable
+from shellrunner.log import info
 from shellrunner.model import Claim, End, Volume, next_attempt_at
 from shellrunner.model.endings import Ending
 from shellrunner.store import Work
@@ -37,8 +38,8 @@ class EndRecorder:
 
     async def record(self, claim: Claim, verdict: Verdict) -> None:
         """Record the verdict, however long it takes."""
-        if isinstance(verdict, Ended):
-            verdict = replace(verdict, end=self._explain_kill(verdict.end))
+        if isinstance(verdict, Ended) and (end := self._explain_kill(verdict.end)) is not verdict.end:
+            verdict = replace(verdict, end=end)
         while True:
             try:
                 known = await self._write(claim, verdict)
@@ -52,7 +53,7 @@ class EndRecorder:
         elif isinstance(verdict, Ended):
             end = verdict.end
             fields = {"ending": end.ending, "exit_code": end.exit_code, "signal": end.signal}
-            log.info("job ended", extra={"job": claim.job_id, **fields, "duration": end.duration})
+            info(log, "job ended", {"job": claim.job_id, **fields, "duration": end.duration})
             self._observe(claim, end, verdict.volume)
 
     def _explain_kill(self, end: End) -> End:
