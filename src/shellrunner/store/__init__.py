@@ -207,7 +207,10 @@ class History(Results, Protocol):
         """
 
     def watch(self, job_id: int) -> AbstractContextManager[Subscription]:
-        """Subscribe to the job: every change of its state, and new output (noticed within 50 ms)."""
+        """Subscribe to the job: every change of its state."""
+
+    def watch_output(self, job_id: int) -> AbstractContextManager[Subscription]:
+        """Subscribe to the job and its output: every change of its state, and new output as soon as it is written."""
 
     def watch_changes(self) -> AbstractContextManager[Subscription]:
         """Subscribe to all jobs: every change of a state, and every deletion."""

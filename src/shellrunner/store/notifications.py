@@ -1,21 +1,23 @@
-"""Notifications: who wants to read again when something changes, and a poller that notices new output.
+"""Notifications: who wants to read again when something changes, and how new output is noticed.
 
 Owned by the store, in this process only. A notification carries no data, so a spurious, doubled or merged one does no
 harm. Must not know what the subscribers do.
-The second stage of output (the first: `keeper.recorder`): a new byte is noticed by polling; next, the feeds' shared
-read (`web.feeds`).
+The second stage of output (the first: `keeper.recorder`): a write to a job's slot is noticed at once while somebody
+waits for it, and only then: output costs nothing here while its readers are busy. Next, the feeds' shared read
+(`web.feeds`).
 """
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
+from functools import partial
 from typing import Final, Protocol
 
 from shellrunner.model import State
 from shellrunner.store.transition import Transition
 
-_POLL_INTERVAL: Final = 0.04  # seconds; with the read itself, a new byte is noticed within 50 ms
+_POLL_INTERVAL: Final = 0.04  # seconds between looks at output whose growth is not reported
 
 
 class Subscription(Protocol):
@@ -33,10 +35,22 @@ class Topic(StrEnum):
     CALLBACKS = "callbacks"
 
 
+class RunningOutput(Protocol):
+    """The output of running jobs, as far as it must be known to notice that there is more."""
+
+    def fingerprint(self, job_id: int) -> bytes | None:
+        """Return bytes that differ whenever the job's output has grown; None if it is not running."""
+
+    def watch_once(self, job_id: int, on_written: Callable[[], None]) -> bool:
+        """Call `on_written` once at the next write of the running job; return false if that is not possible."""
+
+
 class EventSubscription:
     """A `Subscription` of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, before_wait: Callable[[], None] | None = None) -> None:
+        """`before_wait` is called whenever `wait` has nothing to return for."""
+        self._before_wait = before_wait
         self._event = asyncio.Event()
 
     def notify(self) -> None:
@@ -45,6 +59,8 @@ class EventSubscription:
 
     async def wait(self) -> None:
         """Wait for the next notification since the last `wait` returned."""
+        if self._before_wait is not None and not self._event.is_set():
+            self._before_wait()
         await self._event.wait()
         self._event.clear()
 
@@ -52,19 +68,25 @@ class EventSubscription:
 class Notifications:
     """The subscriptions to each topic."""
 
-    def __init__(self, fingerprint: Callable[[int], bytes | None]) -> None:
-        """`fingerprint` returns bytes that differ whenever a job's output has grown; None if it is not running."""
-        self._fingerprint = fingerprint
+    def __init__(self, output: RunningOutput) -> None:
+        self._output = output
         self._subscriptions: dict[Hashable, set[EventSubscription]] = {}
-        self._fingerprints: dict[int, bytes] = {}
-        self._subscribed = asyncio.Event()
+        self._fingerprints: dict[int, bytes] = {}  # of jobs with subscriptions, when they were notified last
+        self._watched: set[int] = set()  # jobs whose next write is reported
+        self._polled: set[int] = set()  # jobs for which that is not possible
+        self._must_poll = asyncio.Event()
+
+    def subscribe(self, topic: Hashable) -> AbstractContextManager[EventSubscription]:
+        """Subscribe to the topic until the block is left."""
+        return self._subscribed(topic, EventSubscription())
+
+    def subscribe_to_output(self, job_id: int) -> AbstractContextManager[EventSubscription]:
+        """Subscribe to a job and to its output until the block is left."""
+        return self._subscribed(job_id, EventSubscription(partial(self._await_output, job_id)))
 
     @contextmanager
-    def subscribe(self, topic: Hashable) -> Iterator[EventSubscription]:
-        """Subscribe to the topic until the block is left."""
-        subscription = EventSubscription()
+    def _subscribed(self, topic: Hashable, subscription: EventSubscription) -> Iterator[EventSubscription]:
         self._subscriptions.setdefault(topic, set()).add(subscription)
-        self._subscribed.set()
         try:
             yield subscription
         finally:
@@ -79,6 +101,7 @@ class Notifications:
         The one place where transitions become notifications. Here they are delivered at once; a back end that is
         shared by several hosts would send them with the commit.
         """
+        self._watched.discard(transition.job_id)  # another keeper may run it now, which writes another slot
         self.notify(transition.job_id)
         self.notify(Topic.ALL_JOBS)
         if transition.after is State.DONE and transition.has_dependents:
@@ -94,21 +117,41 @@ class Notifications:
             subscription.notify()
 
     async def run(self) -> None:
-        """Poll the output of running jobs, as long as there are subscriptions to them."""
+        """Poll the output of running jobs where the system cannot report writes to it."""
         while True:
-            await self._subscribed.wait()
+            await self._must_poll.wait()
             await asyncio.sleep(_POLL_INTERVAL)
-            job_ids = [topic for topic in self._subscriptions if isinstance(topic, int)]
-            for job_id in job_ids:
-                self._poll(job_id)
-            if not job_ids:
-                self._subscribed.clear()
+            self._must_poll.clear()
+            polled, self._polled = self._polled, set()
+            for job_id in polled & self._subscriptions.keys():
+                self._await_output(job_id)
 
-    def _poll(self, job_id: int) -> None:
-        fingerprint = self._fingerprint(job_id)
+    def _await_output(self, job_id: int) -> None:
+        """Notify the job's subscribers if there is new output since the last time, or else once there is."""
+        if self._notify_if_grown(job_id) or job_id in self._watched:
+            return
+        if self._output.watch_once(job_id, partial(self._written, job_id)):
+            self._watched.add(job_id)
+            self._notify_if_grown(job_id)  # since it was looked at, and before it was watched
+        else:
+            self._polled.add(job_id)
+            self._must_poll.set()
+
+    def _written(self, job_id: int) -> None:
+        self._watched.discard(job_id)
+        # An index entry, say, is written before what counts it, so there may be nothing new yet.
+        if job_id in self._subscriptions:
+            self._await_output(job_id)
+
+    def _notify_if_grown(self, job_id: int) -> bool:
+        """Notify the job's subscribers if there is new output; return false if it may still come unnoticed."""
+        fingerprint = self._output.fingerprint(job_id)
         if fingerprint is None:
             self._fingerprints.pop(job_id, None)
-        elif fingerprint != self._fingerprints.get(job_id):
-            # Also at the first poll: output that came between the subscriber's read and this poll is in it.
-            self._fingerprints[job_id] = fingerprint
-            self.notify(job_id)
+            return True  # not running: that it begins to run is a transition
+        if fingerprint == self._fingerprints.get(job_id):
+            return False
+        # Also the first time: output that came between the subscriber's read and this look is in it.
+        self._fingerprints[job_id] = fingerprint
+        self.notify(job_id)
+        return True

@@ -17,6 +17,7 @@ from shellrunner.store.output import Head, segments
 from shellrunner.store.output.index import IndexedOutput
 from shellrunner.store.output.location import Recorded, SlotOwner
 from shellrunner.store.output.segments import Segment
+from shellrunner.store.output.slot_events import SlotEvents
 from shellrunner.store.output.spill import Spill
 
 T = TypeVar("T")
@@ -31,10 +32,12 @@ class LocalStorage:
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
         self._slots = os.open(f"{state_dir}/slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._slot_events = SlotEvents(f"{state_dir}/slots")
         self._surveys = _Surveys()
 
     def close(self) -> None:
-        """Close the directory of slots."""
+        """Close the directory of slots, and forget what is watched."""
+        self._slot_events.close()
         os.close(self._slots)
 
     def open_slot(
@@ -67,6 +70,10 @@ class LocalStorage:
             return slot.fingerprint()
         finally:
             slot.close()
+
+    def watch_once(self, owner: SlotOwner, on_written: Callable[[], None]) -> bool:
+        """Call `on_written` once at the owner's next write; return false if that is not possible."""
+        return self._slot_events.watch_once(slot_name(owner.keeper), on_written)
 
 
 class _Surveys:

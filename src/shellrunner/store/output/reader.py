@@ -11,7 +11,7 @@ An attempt may end after its row and before its slot is read, and the slot then 
 So a slot is checked after it was read; if it was reused, the attempt has ended and its row has the same bytes.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -65,6 +65,9 @@ class OutputStorage(Protocol):
     def fingerprint(self, owner: SlotOwner) -> bytes:
         """Return bytes that differ whenever the owner's output has grown."""
 
+    def watch_once(self, owner: SlotOwner, on_written: Callable[[], None]) -> bool:
+        """Call `on_written` once at the owner's next write; return false if that is not possible."""
+
 
 class OutputSnapshot:
     """One attempt's `Output`, over the source that has its bytes."""
@@ -106,6 +109,24 @@ class OutputSnapshot:
         return await self._source.apply(lambda output: index.offset_of(output, number, position))
 
 
+class ClaimedOutput:
+    """The output of the jobs that are claimed, by job: what `store.notifications` must know of it."""
+
+    def __init__(self, storage: OutputStorage, owners: Mapping[int, SlotOwner]) -> None:
+        """`owners` are those who have claimed a job at any time."""
+        self._storage, self._owners = storage, owners
+
+    def fingerprint(self, job_id: int) -> bytes | None:
+        """Return bytes that differ whenever the job's output has grown; None if it is not running."""
+        owner = self._owners.get(job_id)
+        return self._storage.fingerprint(owner) if owner else None
+
+    def watch_once(self, job_id: int, on_written: Callable[[], None]) -> bool:
+        """Call `on_written` once at the job's next write; return false if it is not running, or not possible."""
+        owner = self._owners.get(job_id)
+        return owner is not None and self._storage.watch_once(owner, on_written)
+
+
 class OutputReader:
     """Finds the output of any job."""
 
@@ -134,10 +155,6 @@ class OutputReader:
             if (output := self._in_slot(job_id, location.place)) is not None:
                 return self._joined(job_id, location, output)
             tried = location.place
-
-    def fingerprint(self, owner: SlotOwner) -> bytes:
-        """Return bytes that differ whenever the owner's output has grown."""
-        return self._storage.fingerprint(owner)
 
     async def _locate(self, job_id: int, attempt: int | None) -> OutputLocation:
         return await self._run_read(job_id, partial(locate, job_id=job_id, attempt=attempt))

@@ -14,7 +14,7 @@ from shellrunner.store import QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.local import LocalStorage
-from shellrunner.store.output.reader import OutputReader
+from shellrunner.store.output.reader import ClaimedOutput, OutputReader
 from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
@@ -86,16 +86,12 @@ async def _running(
     requests = ClaimRequests(counts, engine.writes.wake)
     owners = opener.owners
 
-    def fingerprint(job_id: int) -> bytes | None:
-        owner = owners.get(job_id)
-        return outputs.fingerprint(owner) if owner else None
-
     effects = CommitEffects(
         counts=counts,
         owners=owners,
         changes=InMemoryChangeLog(),
         point_reads=point_reads,
-        notifications=Notifications(fingerprint),
+        notifications=Notifications(ClaimedOutput(storage, owners)),
         requests=requests,
         trimmer=RetentionTrimmer(retention, opener.size),
         spill=SpillRemover(state_dir),

@@ -197,6 +197,9 @@ class SqliteStore:
     def watch(self, job_id: int) -> AbstractContextManager[Subscription]:
         return self._effects.notifications.subscribe(job_id)
 
+    def watch_output(self, job_id: int) -> AbstractContextManager[Subscription]:
+        return self._effects.notifications.subscribe_to_output(job_id)
+
     def watch_changes(self) -> AbstractContextManager[Subscription]:
         return self._effects.notifications.subscribe(Topic.ALL_JOBS)
 

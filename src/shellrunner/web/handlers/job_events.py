@@ -34,7 +34,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     request.app[STREAMS].raise_if_closing()
     encoding = parameters.choice(request, "encoding", ("text", "base64"))
     feed = request.app[JOB_FEEDS].get(job_id(request), base64=encoding == "base64")
-    with request.app[STORE].watch(job_id(request)) as subscription:
+    with request.app[STORE].watch_output(job_id(request)) as subscription:
         snapshot = await feed.snapshot()
         cursor = await _cursor(request, feed, snapshot)
         if cursor is None:

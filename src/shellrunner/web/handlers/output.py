@@ -73,7 +73,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         raise BadParameter("tail", "from and tail both say where to begin: give one of them")
     follow = parameters.flag(request, "follow")
     feed = request.app[JOB_FEEDS].get(job_id(request))
-    with request.app[STORE].watch(job_id(request)) as subscription:
+    with request.app[STORE].watch_output(job_id(request)) as subscription:
         snapshot = await feed.snapshot()
         charset = snapshot.job.spec.encoding
         # The end of a long output that is being written costs no more than that, unless something is missing there.
