@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from shellrunner import peer_credentials
-from shellrunner.peer_credentials import NoOwner, SockDiag, peer_uid, server_uid
+from shellrunner.peer_credentials import ConnectionPeer, NoOwner, SockDiag, peer_uid, server_uid
 from tests.support.waiting import WAIT_TIMEOUT
 
 ME = os.geteuid()
@@ -226,6 +227,100 @@ def test_a_port_that_is_taken_over_while_the_kernel_is_asked_does_not_lend_its_o
         assert peer_uid(old) is None
         with accept(listener) as new:
             assert peer_uid(new) == 0
+
+
+@pytest.mark.parametrize(("listener", "way"), TRANSPORTS, indirect=["listener"])
+def test_the_kernel_is_asked_once_for_a_connection(listener: Any, client: Any, way: Any) -> None:
+    """However often it is asked for, the uid of a connection's peer costs one lookup."""
+    other, (family, host) = client(ME), way
+    address, kernel = listener.getsockname(), peer_credentials._sock_diag
+    other.connects((host, address[1]) if host else address, family)
+    with accept(listener) as connection:
+        peer, before = ConnectionPeer(connection), kernel._sequence
+        assert {peer.uid() for _ in range(100)} == {ME}
+        assert kernel._sequence - before == (family != socket.AF_UNIX)
+
+
+def test_what_the_kernel_cannot_say_is_asked_again(listener: Any) -> None:
+    """Before a connection is accepted its peer is nobody, and afterwards the process that accepted it."""
+    with socket.create_connection(listener.getsockname()) as ours:
+        peer = ConnectionPeer(ours)
+        assert peer.uid() is None
+        with accept(listener):
+            assert peer.uid() == ME
+
+
+@pytest.mark.parametrize(
+    "gone", ["c.close()", "c.shutdown(socket.SHUT_WR)", "c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()"],
+    ids=["closed", "half-closed", "reset"],
+)  # fmt: skip
+def test_a_known_client_that_has_gone_is_nobody(listener: Any, client: Any, gone: str) -> None:
+    """What is known of a connection counts only while that is open in both directions."""
+    other = client(ME)
+    other.connects(listener.getsockname())
+    with accept(listener) as connection:
+        peer = ConnectionPeer(connection)
+        assert peer.uid() == ME
+        other.does(gone)
+        assert peer.uid() is None
+    assert peer.uid() is None
+
+
+@as_root
+def test_a_known_client_is_not_who_takes_over_its_port(listener: Any, client: Any) -> None:
+    """Another user's process at the same address has a connection of its own, on which it has its own uid."""
+    first, second = client(0), client(OTHER_UID)
+    source = ("127.0.0.1", free_port())
+    first.connects(listener.getsockname(), source=source)
+    with accept(listener) as connection:
+        old = ConnectionPeer(connection)
+        assert old.uid() == 0
+        first.does("c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.close()")
+        second.connects(listener.getsockname(), source=source)
+        with accept(listener) as another:
+            assert (old.uid(), ConnectionPeer(another).uid()) == (None, OTHER_UID)
+
+
+@as_root
+def test_nobody_takes_over_the_port_of_a_client_that_seems_to_be_there(listener: Any, client: Any) -> None:
+    """While a client's close waits behind unread bytes, no other process reaches the server from its address."""
+    first, second = client(0), client(OTHER_UID)
+    source, address = ("127.0.0.1", free_port()), listener.getsockname()
+    first.connects(address, source=source)
+    first.does("c.setblocking(False)")
+    with accept(listener) as connection:
+        peer = ConnectionPeer(connection)
+        assert peer.uid() == 0
+        first.does("_ = [c.send(bytes(1 << 20)) for _ in iter(lambda: select.select([], [c], [], 0.2)[1], [])]")
+        first.does("c.close()")
+        assert (state(connection), peer.uid()) == (1, 0)
+        second.does(f"c = socket.socket(); c.setsockopt(1, 2, 1); c.bind({source!r})")
+        second.begins(f"print(c.connect_ex({address!r}))")
+        assert int(second.reads()) == errno.EADDRNOTAVAIL
+
+
+@as_root
+def test_only_root_changes_the_owner_of_a_socket(listener: Any, client: Any) -> None:
+    """No user takes or gives away a socket's owner; if root does, a connection keeps the one that was asked for."""
+    other, root = client(OTHER_UID), client(0)
+    attempt = """
+for uid in (0, os.geteuid() + 1):
+    try:
+        os.fchown(c.fileno(), uid, -1)
+    except PermissionError:
+        print("refused")
+"""
+    other.connects(listener.getsockname())
+    with accept(listener) as connection:
+        other.begins(f"exec({attempt!r})")
+        assert [other.reads(), other.reads()] == ["refused", "refused"]
+        assert peer_uid(connection) == OTHER_UID
+    root.connects(listener.getsockname())
+    with accept(listener) as connection:
+        peer = ConnectionPeer(connection)
+        assert peer.uid() == 0
+        root.does(f"os.fchown(c.fileno(), {OTHER_UID}, -1)")
+        assert (peer.uid(), peer_uid(connection), ConnectionPeer(connection).uid()) == (0, OTHER_UID, OTHER_UID)
 
 
 def free_port() -> Any:

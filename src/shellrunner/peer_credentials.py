@@ -56,6 +56,35 @@ def peer_uid(connection: socket.socket) -> int | None:
     return None if uid is None or is_ambiguous(uid) else uid
 
 
+class ConnectionPeer:
+    """The process at the other end of one accepted connection; the kernel is asked for its uid once.
+
+    An accepted socket has the same other end for as long as it exists, even if the client's address is taken over:
+    that makes a new connection here. What the kernel says of the other end is the uid with which that was made, and
+    changes only by fchown(2), which needs CAP_CHOWN: its holder may become any user anyway. A process that inherits
+    the client's socket, or is passed it, has the uid of its maker at every request, whether the kernel is asked again
+    or not. So the answer stays, if it is certain; any other is not kept. That the connection is still open in both
+    directions is checked each time, as in `peer_uid`.
+    """
+
+    __slots__ = ("_socket", "_uid")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._uid: int | None = None
+
+    def uid(self) -> int | None:
+        """Return the uid, as `peer_uid` does."""
+        if self._uid is None:
+            self._uid = peer_uid(self._socket)
+            return self._uid
+        try:
+            is_open = self._socket.family == socket.AF_UNIX or _is_established(self._socket)
+        except OSError:
+            return None
+        return self._uid if is_open else None
+
+
 def peer_has_left(connection: socket.socket) -> bool | None:
     """Return whether no process can receive what we send; None if that cannot be known: not TCP over loopback.
 
@@ -109,7 +138,7 @@ def _accepting_uid(connection: socket.socket, theirs: "_End", ours: "_End", kern
     try:
         row = kernel.row(theirs, ours)
         # Checked last: while our end is established, its other end is the same as before the lookup.
-        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+        if not _is_established(connection):
             return NoOwner.CLOSED
     except OSError:  # the kernel lacks sock_diag, or a sandbox forbids it
         return NoOwner.UNKNOWN
@@ -141,8 +170,16 @@ def _tcp_peer_uid(connection: socket.socket) -> int | None:
     uid = _sock_diag.owner(*ends, {_ESTABLISHED})
     # Checked last: while it is still established, no other process can have taken the client's port before the
     # lookup.
-    is_established = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
-    return uid if is_established else None
+    return uid if _is_established(connection) else None
+
+
+def _is_established(connection: socket.socket) -> bool:
+    """Return whether a TCP connection is open in both directions, as far as this end knows.
+
+    Raises:
+        OSError: the socket is closed.
+    """
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
 
 
 def _loopback_ends(connection: socket.socket) -> tuple[_End, _End] | None:

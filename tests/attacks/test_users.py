@@ -116,6 +116,39 @@ async def test_another_user_sends_and_disconnects(at_home: Target, family: int, 
     assert [row["job_id"] for row in after["jobs"]] == [job, *(row["job_id"] for row in jobs["jobs"])]
 
 
+HANDED_ON = request("GET", "/api/jobs", body=b"")
+
+
+@each_way
+async def test_a_connection_that_another_user_has_made_stays_its(at_home: Target, family: int) -> None:
+    """A connection that another user hands on is rejected also when the service's own user sends over it."""
+    for first in (b"", HANDED_ON):
+        before = await at_home.state()
+        answers = await hand_on(at_home, family, (OTHER_UID, first), (0, SUBMISSION))
+        assert answers.count(" 403 ") == 2 - (first == b"")
+        assert " 202 " not in answers
+        assert await at_home.state() == before
+
+
+@each_way
+async def test_a_connection_of_the_service_user_lends_its_identity(at_home: Target, family: int) -> None:
+    """Documented in the threat model: who is handed a connection of the service's user has that user's identity."""
+    for first in (b"", HANDED_ON):
+        answers = await hand_on(at_home, family, (0, first), (OTHER_UID, SUBMISSION))
+        assert answers.count(" 200 ") == (first != b"")
+        assert " 202 " in answers
+        await until(at_home.canary.exists)
+        at_home.canary.unlink()
+
+
+async def hand_on(target: Target, family: int, maker: tuple[int, bytes], heir: tuple[int, bytes]) -> str:
+    """Have one user connect and perhaps send a request, and then another send one over the same connection."""
+    where = way_to(target, family)
+    host = "localhost" if isinstance(where, str) else f"localhost:{where[1]}"
+    first, second = (sent.replace(b"localhost:PORT", host.encode()) for _, sent in (maker, heir))
+    return await user_client.hand_on(family, where, (maker[0], first), (heir[0], second))
+
+
 async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
     """By default another user cannot connect to the Unix socket."""
     async with serving(tmp_path, SERVER__LISTEN=f'["localhost:0", "unix:{open_place}/own"]'):

@@ -38,3 +38,47 @@ async def send(uid: int, family: int, where: tuple[str, int] | str, sent: bytes,
     )  # fmt: skip
     output, complaint = await process.communicate(sent)
     return (output or complaint).decode("latin-1")
+
+
+# One process connects, and passes its socket to another.
+_HAND_ON = """
+import os, socket, sys
+maker, heir, family, host, port, length = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+sent = sys.stdin.buffer.read()
+first, second = sent[:int(length)], sent[int(length):]
+def become(uid):
+    os.setgroups([]); os.setgid(uid); os.setuid(uid)
+left, right = socket.socketpair()
+if (pid := os.fork()) == 0:
+    become(maker)
+    c = socket.socket(family)
+    c.connect((host, int(port)) if int(port) else host)
+    c.sendall(first)
+    if first:
+        os.write(1, c.recv(65536))
+    socket.send_fds(left, [b"x"], [c.fileno()])
+    os._exit(0)
+_, (fd,), _, _ = socket.recv_fds(right, 1, 1)
+os.waitpid(pid, 0)
+become(heir)
+c = socket.socket(family, fileno=fd)
+c.settimeout(10)
+c.sendall(second)
+while came := c.recv(65536):
+    os.write(1, came)
+"""
+
+
+async def hand_on(
+    family: int, where: tuple[str, int] | str, maker: tuple[int, bytes], heir: tuple[int, bytes]
+) -> str:
+    """Have one user connect and send these bytes, and another send the others; return all that was answered."""
+    host, port = (where, 0) if isinstance(where, str) else where
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", _HAND_ON, str(maker[0]), str(heir[0]), str(int(family)), host, str(port),
+        str(len(maker[1])), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, cwd="/",
+    )  # fmt: skip
+    output, complaint = await process.communicate(maker[1] + heir[1])
+    assert process.returncode == 0, complaint
+    return output.decode("latin-1")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from shellrunner.peer_credentials import ConnectionPeer
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.sources import Source, find_source
 from shellrunner.web.http.strangers import Strangers
@@ -314,5 +315,6 @@ def test_what_counts_as_one_source(address: str, key: str) -> None:
     """An address in its canonical form is a source, of IPv6 its /64, and all of loopback at first."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as connection:
         transport = Transport({"socket": connection, "peername": (address, 1, 0, 0)})
-        source = find_source(transport, (ipaddress.ip_network("192.0.2.0/24"),), 1)
+        process, proxies = ConnectionPeer(connection), (ipaddress.ip_network("192.0.2.0/24"),)
+        source = find_source(transport, process, proxies, 1)
     assert (source.key, source.is_proxy) == (key, key == "192.0.2.7")

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from shellrunner.errors import TooManyConnections
-from shellrunner.peer_credentials import peer_has_left
+from shellrunner.peer_credentials import ConnectionPeer, peer_has_left
 from shellrunner.web.http.sources import Network, find_source, identify
 from shellrunner.web.http.strangers import Strangers
 
@@ -90,6 +90,7 @@ class ClientConnection:
         "identity",
         "is_half_closed",
         "is_idle",
+        "peer",
         "source",
         "transport",
     )
@@ -99,7 +100,8 @@ class ClientConnection:
         self.transport = transport  # during a TLS handshake that of TCP
         self.is_idle: Callable[[], bool] = lambda: True  # whether it waits for a request; set by the protocol
         self._own_uid = limits.own_uid
-        self.source = find_source(transport, limits.proxies, limits.own_uid)
+        self.peer = ConnectionPeer(transport.get_extra_info("socket"))
+        self.source = find_source(transport, self.peer, limits.proxies, limits.own_uid)
         self.identity = self.source.key if self.source.is_own else None  # who was authenticated on it last
         self._clock = clock
         self._counted_since = self._idle_since = clock()
@@ -136,7 +138,7 @@ class ClientConnection:
 
     def identify(self) -> None:
         """Ask the kernel whose it is; a process of the service's own user is no stranger."""
-        self.source = identify(self.source, self.transport, self._own_uid)
+        self.source = identify(self.source, self.peer, self._own_uid)
         if self.source.is_own:
             self.identity = self.source.key
 

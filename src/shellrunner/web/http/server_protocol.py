@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from aiohttp import HttpVersion11, hdrs, web
 
 from shellrunner import ascii_text
+from shellrunner.peer_credentials import ConnectionPeer
 from shellrunner.web.http import aiohttp_internals, problems
 from shellrunner.web.http.aiohttp_internals import (
     EMPTY_PAYLOAD,
@@ -77,6 +78,11 @@ class _ClientProtocol(WatchedProtocol):
         self._connections.cut["revoked"] += 1
         if self.is_idle:  # else `finish_response` does
             self._connection.transport.close()
+
+    @property
+    def peer(self) -> ConnectionPeer:
+        """The process at the other end."""
+        return self._connection.peer
 
     @property
     def doubtful_since(self) -> float | None:
@@ -275,6 +281,15 @@ def connection_identity(request: web.Request) -> ConnectionIdentity:
     """Return what knows whose the request's connection is."""
     protocol = request.protocol
     return protocol.owner if isinstance(protocol, _ClientProtocol) else ConnectionIdentity(lambda: None)
+
+
+def peer_uid(request: web.Request) -> int | None:
+    """Return the uid of the process at the other end of the connection, or None if it is not certain."""
+    protocol = request.protocol
+    if isinstance(protocol, _ClientProtocol):
+        return protocol.peer.uid()
+    connection = None if request.transport is None else request.transport.get_extra_info("socket")
+    return None if connection is None else ConnectionPeer(connection).uid()
 
 
 def note_identity(request: web.Request, identity: str | None) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from shellrunner.access.throttle import source_key
-from shellrunner.peer_credentials import peer_uid
+from shellrunner.peer_credentials import ConnectionPeer
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -31,12 +31,14 @@ class Source(NamedTuple):
     is_proxy: bool = False
 
 
-def find_source(transport: asyncio.BaseTransport, proxies: Sequence[Network], own_uid: int) -> Source:
+def find_source(
+    transport: asyncio.BaseTransport, process: ConnectionPeer, proxies: Sequence[Network], own_uid: int
+) -> Source:
     """Return the source of an accepted connection, as far as it is known at no cost."""
     connection = transport.get_extra_info("socket")
     peer: Any = transport.get_extra_info("peername")
     if connection.family == socket.AF_UNIX:
-        return _of_user(peer_uid(connection), own_uid, Source("unix, unknown user"))
+        return _of_user(process.uid(), own_uid, Source("unix, unknown user"))
     if not isinstance(peer, tuple):  # it has gone already
         return Source("unknown")
     is_proxy = _is_proxy(peer[0], tuple(proxies))
@@ -45,10 +47,10 @@ def find_source(transport: asyncio.BaseTransport, proxies: Sequence[Network], ow
     return Source(source_key(peer[0].partition("%")[0]), is_proxy=is_proxy)
 
 
-def identify(source: Source, transport: asyncio.BaseTransport, own_uid: int) -> Source:
+def identify(source: Source, process: ConnectionPeer, own_uid: int) -> Source:
     """Return what a provisional source is: the user at the other end, if the kernel can name it."""
     unknown = Source("loopback, unknown user", is_proxy=source.is_proxy)
-    return _of_user(peer_uid(transport.get_extra_info("socket")), own_uid, unknown)
+    return _of_user(process.uid(), own_uid, unknown)
 
 
 def _of_user(uid: int | None, own_uid: int, unknown: Source) -> Source:

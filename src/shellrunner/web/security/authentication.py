@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 
 from aiohttp import hdrs, web
 
-from shellrunner import ascii_text, peer_credentials
+from shellrunner import ascii_text
 from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.access.networks import check_network
@@ -17,7 +17,7 @@ from shellrunner.config.auth import Scope
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
 from shellrunner.web.http.revocation import REVOCATIONS
-from shellrunner.web.http.server_protocol import connection_identity, note_identity
+from shellrunner.web.http.server_protocol import connection_identity, note_identity, peer_uid
 from shellrunner.web.route import Access
 from shellrunner.web.security.origin import OriginPolicy, is_unix_socket, local_port
 from shellrunner.web.security.proxy_marks import has_mark
@@ -84,7 +84,7 @@ def authenticate_peer(request: web.Request) -> Identity:
     """
     authenticator = request.app[AUTHENTICATOR]
     # For a forwarded request, the process at the other end is the proxy, and says nothing about the client.
-    uid = None if has_mark(request.headers) else _peer_uid(request)
+    uid = None if has_mark(request.headers) else peer_uid(request)
     if uid is not None:
         request[_NAME] = f"uid:{uid}"
     try:
@@ -130,7 +130,7 @@ def cookie_name(request: web.Request, *, is_secure: bool) -> str:
 
 def _source(request: web.Request, origins: OriginPolicy) -> str:
     """Return what wrong tokens are counted by: a client's address, or a local user."""
-    return f"uid:{_peer_uid(request)}" if is_unix_socket(request) else origins.client_address(request)
+    return f"uid:{peer_uid(request)}" if is_unix_socket(request) else origins.client_address(request)
 
 
 async def _authenticate_cookie(request: web.Request, authenticator: Authenticator) -> Identity | None:
@@ -160,11 +160,6 @@ def _session_cookies(request: web.Request) -> Sequence[str]:
         if values := [value for name, value in cookies if name == own and value]:
             return tuple(dict.fromkeys(values))[:_MAX_COOKIES]
     return ()
-
-
-def _peer_uid(request: web.Request) -> int | None:
-    connection = None if request.transport is None else request.transport.get_extra_info("socket")
-    return None if connection is None else peer_credentials.peer_uid(connection)
 
 
 def _reject(*, wrong: bool = False) -> NoReturn:
