@@ -407,4 +407,4 @@ async def test_the_slot_has_the_pid_of_the_command_while_it_runs(keeping: Keepin
     assert keeper.receive()["say"] == "ended"
     assert "pid" not in ended(slot, 1)[0]
     keep(*keeping, 2, "sleep 0.1 & exit 0")
-    assert "pid" not in record_of(slot, 2).progress
+    assert record_of(slot, 2).progress.get("pid") is None

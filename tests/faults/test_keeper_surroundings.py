@@ -91,7 +91,8 @@ async def test_c9_an_end_that_cannot_be_written_is_sent_and_kept(failing: ForkSe
     """The message has the end itself, also for the next server, until it is recorded or can be written."""
     keeper, slot = failing.keeper(), failing.slot()
     pid = keeper.hello["identity"]["pid"]
-    start(keeper, 1, "exit 5", env=_environment(Plan("k", "os.pwrite", 3, times, "EROFS", "end")))
+    # The start, the pid, which is shown after a while, and the end.
+    start(keeper, 1, "sleep 0.05; exit 5", env=_environment(Plan("k", "os.pwrite", 3, times, "EROFS", "end")))
     ended = keeper.receive()
     assert (ended["say"], ended["job"], ended["end"]["exit_code"]) == ("ended", 1, 5)
     assert record_of(slot, 1).end is None

@@ -37,9 +37,17 @@ class SimulatedKeeper:
         self._slot.begin({"job": job, "token": token, "wall": 1, "attempt": attempt} | more)
         return Recorder(self._slot, self._state, job, token, limit, attempt=attempt)
 
+    def end(self, content: dict[str, Any]) -> None:
+        """Write an end into the record of the job that was begun last."""
+        assert self._slot.end(content)
+
+    def reader(self) -> SlotReader:
+        """Open the slot for reading."""
+        return SlotReader(self._slots, slot_name(self.number))
+
     def record(self, job: int, token: str) -> tuple[Volume, Head]:
         """Return what a supervisor takes from the slot for `finish`."""
-        reader = SlotReader(self._slots, slot_name(self.number))
+        reader = self.reader()
         record = reader.find(job, token)
         assert record is not None
         progress = record.progress

@@ -8,7 +8,6 @@ directory, so the keeper enters it and leaves it. Limits, other users and termin
 import os
 import signal
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .fork_exec import TargetUser, requested_limits, spawn
@@ -99,12 +98,18 @@ def _spawn(message: dict[str, Any], stdio: Stdio) -> int:
             )
         finally:
             # Not the state directory, which may be closed to us by now. A failure here must not deny the start.
-            with suppress(OSError):
-                os.chdir("/")
+            _leave_directory()
     except StepFailed as failed:
         raise CannotStart(_describe(message, failed.step, failed.errno)) from None
     except OSError as error:
         raise CannotStart(_describe(message, StartStep.EXECUTE, error.errno or 0)) from None
+
+
+def _leave_directory() -> None:
+    try:  # noqa: SIM105  `suppress` is three calls, for every command
+        os.chdir("/")
+    except OSError:
+        pass
 
 
 def _spawn_confined(message: dict[str, Any], stdio: Stdio) -> tuple[int, Sandbox]:
@@ -139,8 +144,7 @@ def _describe(message: dict[str, Any], step: StartStep, number: int) -> str:
         case StartStep.EXECUTE:
             program = Program.from_message(message)
             reason = explain_refusal(program, number, as_other_user=bool(message.get("user"))) or reason
-            with suppress(OSError):
-                os.chdir("/")
+            _leave_directory()
     return f"cannot start {_shorten(message['argv'][0])}: {reason}"
 
 

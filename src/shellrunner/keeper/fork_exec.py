@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 from .program import Program, StartStep, StepFailed
-from .stdio import Action
+from .stdio import Action, close
 
 _FAILURE = struct.Struct("ii")  # a step and its errno
 _MAX_TRIES = 10  # of a read or write between us and the child: silence means that it runs
@@ -117,23 +117,17 @@ def spawn(
         if pid == 0:
             _exec_or_report(writing, run)
     except OSError:
-        _close(writing, reading)
+        close(writing, reading)
         raise
-    _close(writing)
+    close(writing)
     failure = _read_failure(reading)
-    _close(reading)
+    close(reading)
     if failure:
         with suppress(OSError):  # else it is reaped like any orphan
             os.waitpid(pid, 0)
         step, number = _FAILURE.unpack(failure)
         raise StepFailed(StartStep(step), number)
     return pid
-
-
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        with suppress(OSError):  # it is free all the same (close(2))
-            os.close(descriptor)
 
 
 def _read_failure(reading: int) -> bytes:

@@ -52,7 +52,9 @@ from .recorder import Recorder
 from .running import RunningCommand
 from .slot import SlotWriter
 from .stdin_buffer import StdinBuffer
+from .stdio import close
 
+_SHOW_PID_AFTER = 0.005  # seconds after which a command's pid is worth showing: most have ended by then
 _REAP_AFTER = 1.0  # seconds after which a command may have left orphans worth reaping while it runs
 _CHUNK_SIZE = 65_536  # bytes read from a pipe at once: what a pipe holds
 _MAX_LAST_READS = 64  # of each pipe; a terminal holds some 20 KB, and a read returns at most 4,095 bytes of it
@@ -87,6 +89,7 @@ class Keeper:
         self._server: MessageSocket | None = None
         self._running: RunningCommand | None = None
         self._child_signals: ChildSignals | None = None
+        self._show_pid_at = math.inf  # when to show the command's pid
         self._reap_at = math.inf  # when to reap children of a command that runs for long
         self._retiring = False  # takes no further command, and exits once its last child has
         self._has_children = False  # while it retires
@@ -125,7 +128,7 @@ class Keeper:
 
     def _next_deadline(self) -> float | None:
         if self._running:
-            deadline = self._running.next_deadline()
+            deadline = min(self._running.next_deadline(), self._show_pid_at)
         elif self._retiring:
             deadline = self._kill_at
         else:
@@ -159,6 +162,9 @@ class Keeper:
         now = time.monotonic()
         if not running.is_over(now):
             running.handle_deadlines(now)
+            if now >= self._show_pid_at:
+                self._show_pid_at = math.inf
+                running.recorder.publish_pid(running.command.pid)
             if running.needs_child_signals:
                 self._reap_at = min(self._reap_at, now)
             if now >= self._reap_at and not self._child_signals:
@@ -167,7 +173,7 @@ class Keeper:
             if not running.is_over(now):
                 if running.exit_is_known and not running.exit_is_recorded:
                     running.exit_is_recorded = True
-                    self._slot.exit({**running.recorder.progress(), **running.end_record()})
+                    self._slot.exit({**running.recorder.counts(), **running.end_record()})
                 return
         self._finish(running)
 
@@ -182,7 +188,7 @@ class Keeper:
             self._poller.pause(self._listener.fileno(), _ACCEPT_RETRY_DELAY)
             return
         if self._server:
-            self._receive()  # what an earlier server sent before this one connected
+            self._receive(until_empty=True)  # what an earlier server sent before this one connected
         if self._server:
             self._disconnect()
         self._connect_deadline = 0.0
@@ -202,11 +208,14 @@ class Keeper:
             self._poller.modify(self._server.fileno(), self._server.events)
         self._receive()
 
-    def _receive(self) -> None:
+    def _receive(self, *, until_empty: bool = False) -> None:
+        """Handle what one call receives: poll(2) returns again if there is more, or the connection has ended."""
         try:
             while self._server and (messages := self._server.receive()) is not None:
                 for message in messages:
                     self._handle_message(message)
+                if not until_empty:
+                    break
         except (EOFError, ValueError):  # ValueError: this is not our protocol
             self._disconnect()
 
@@ -257,10 +266,9 @@ class Keeper:
 
     def _start(self, message: Message) -> None:
         job, token, attempt = message["job"], message["token"], message.get("attempt", 1)
-        later = {} if attempt == 1 else {"attempt": attempt}
         recorder = Recorder(self._slot, self._state, job, token, message["output_bytes"], attempt=attempt)
         try:
-            self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000, **later})
+            self._slot.begin({"job": job, "token": token, "wall": time.time_ns() // 1_000_000, "attempt": attempt})
         except OSError as error:
             end = _failed_to_start(recorder, f"its start could not be recorded: {error.strerror}")
             self._send(say="ended", job=job, token=token, retiring=False, end=end)
@@ -271,8 +279,8 @@ class Keeper:
         except command.CannotStart as error:
             self._report_end(job, token, _failed_to_start(recorder, str(error)))
             return
-        recorder.publish_pid(started.pid)
         self._running = running = RunningCommand(message, started, recorder)
+        self._show_pid_at = started.clock + _SHOW_PID_AFTER
         self._reap_at = started.clock + _REAP_AFTER
         if started.pidfd >= 0:
             self._poller.watch(started.pidfd, lambda: self._handle_exit(running))
@@ -330,8 +338,7 @@ class Keeper:
 
     def _close_pipe(self, pipe: int) -> None:
         self._poller.unwatch(pipe)
-        with suppress(OSError):
-            os.close(pipe)
+        close(pipe)
         if self._running:
             self._running.open_pipes.discard(pipe)
 
@@ -344,6 +351,7 @@ class Keeper:
         if running.command.pidfd in self._poller:
             self._poller.unwatch(running.command.pidfd)
         self._poller.unwatch_clock("exit")
+        self._show_pid_at = math.inf
         running.note_exit()
         running.reap()
         running.recorder.withdraw_pid(now=not running.tree_is_gone)
@@ -356,8 +364,7 @@ class Keeper:
 
     def _finish(self, running: RunningCommand) -> None:
         if running.command.pidfd >= 0:
-            with suppress(OSError):
-                os.close(running.command.pidfd)
+            close(running.command.pidfd)
         self._drain(running)
         remarks = running.survivors()
         try:
@@ -366,7 +373,7 @@ class Keeper:
             remarks.append(f"its output may not survive a power failure: {error.strerror}")
         running.recorder.close()
         detail = "; ".join(remarks) or None
-        end = {**running.recorder.progress(), **running.end_record(), "detail": detail}
+        end = {**running.recorder.counts(), **running.end_record(), "detail": detail}
         self._running = None
         self._reap_at = math.inf
         if running.tree_is_gone:
@@ -435,4 +442,4 @@ class Keeper:
 
 def _failed_to_start(recorder: Recorder, detail: str) -> dict[str, Any]:
     wall = time.time_ns() // 1_000_000
-    return {**recorder.progress(), "ending": reported_endings.FAILED_TO_START, "detail": detail, "wall": wall}
+    return {**recorder.counts(), "ending": reported_endings.FAILED_TO_START, "detail": detail, "wall": wall}

@@ -12,6 +12,8 @@ from contextlib import suppress
 
 from .protocol import Message, Unpacker, pack
 
+_MAX_RECEIVED = 65_536  # bytes received at once
+
 
 class MessageSocket:
     """A socket, the received part of an incomplete message, and the bytes that are not sent yet."""
@@ -69,7 +71,7 @@ class MessageSocket:
             ValueError: this is not our protocol.
         """
         try:
-            data = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
+            data = self._socket.recv(_MAX_RECEIVED, socket.MSG_DONTWAIT)
         except BlockingIOError:
             if not self._broken:
                 return None

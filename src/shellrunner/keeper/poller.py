@@ -43,6 +43,8 @@ class Poller:
 
     def modify(self, descriptor: int, events: int) -> None:
         """Wait for other events."""
+        if self._events[descriptor] == events:
+            return
         self._events[descriptor] = events
         if descriptor not in self._resume_at:
             self._poll.modify(descriptor, events)

@@ -59,6 +59,7 @@ MAX_FRAME = 1 << 26  # bytes; a `start` with its stdin, argv and env is far smal
 
 _LENGTH = struct.Struct(">I")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode  # `json.loads` would first detect which UTF it is
 
 Message = dict[str, Any]
 
@@ -90,6 +91,6 @@ class Unpacker:
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 return
-            body = bytes(self._buffer[_LENGTH.size : end])
+            body = self._buffer[_LENGTH.size : end]
             del self._buffer[:end]
-            yield json.loads(body)
+            yield _decode(body.decode())

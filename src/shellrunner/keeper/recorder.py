@@ -44,30 +44,27 @@ class Recorder:
         self.stored[stream] += stored
         self.dropped[stream] += len(data) - stored
         self._full = self._full or stored < len(data)
-        self._write_progress(self.progress())
+        self._write_progress()
 
     def publish_pid(self, pid: int) -> None:
-        """Show the command's pid to readers of the slot, before anything is stored."""
+        """Show the command's pid to readers of the slot."""
         self._pid = pid
-        with suppress(OSError):
-            self._slot.write_pid(pid)
+        self._write_progress()
 
     def withdraw_pid(self, *, now: bool) -> None:
         """Show it no more, at once or from the next write on: the command has ended."""
-        self._pid = None
-        if now:
-            self._write_progress(self.progress())
+        was_published, self._pid = self._pid is not None, None
+        if now and was_published:
+            self._write_progress()
 
-    def _write_progress(self, progress: dict[str, Any]) -> None:
+    def _write_progress(self) -> None:
         # If it cannot be written, readers see less than there is; the next one, or the end, counts all of it.
         with suppress(OSError):
-            self._slot.progress(progress)
+            self._slot.progress({**self.counts(), "pid": self._pid})
 
-    def progress(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """Return the counts, as the slot's `progress` and `end` have them."""
-        pid = {} if self._pid is None else {"pid": self._pid}
         return {
-            **pid,
             "job": self._job,
             "token": self._token,
             "stdout": self.stored[0],

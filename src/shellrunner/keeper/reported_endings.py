@@ -1,6 +1,6 @@
 """The endings that a keeper may record: values of members of `model.Ending`, which a keeper cannot import.
 
-Used by the loop and by the running command. Must not know what an ending means to others.
+Used by the loop, by the running command and by the slot. Must not know what an ending means to others.
 """
 
 EXITED = "exited"

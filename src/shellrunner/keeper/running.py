@@ -82,7 +82,7 @@ class RunningCommand:
     @property
     def needs_child_signals(self) -> bool:
         """Whether its end depends on that of its children."""
-        return self.ended_at is not None or self._termination is not None
+        return not self.tree_is_gone and (self.ended_at is not None or self._termination is not None)
 
     def matches(self, message: Message) -> bool:
         """Return whether the message is about this job and this claim."""

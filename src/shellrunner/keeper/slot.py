@@ -9,8 +9,10 @@ bytes; must not know processes or jobs' meaning.
 
 A record has three blocks in its first page (`start`, `progress`, `end`), then space for the first `INDEX_CAPACITY`
 index entries and `DATA_CAPACITY` bytes of output. The rest goes to `runs/<job>.<token>.idx` and `.out`, with the
-attempt in the name from the second on (`<job>.<attempt>.<token>`). Up to protocol 3 the names had no token. A block
-is its length, CRC-32 and JSON, so a torn one is recognized.
+attempt in the name from the second on (`<job>.<attempt>.<token>`). Up to protocol 3 the names had no token.
+
+A block is its length, CRC-32 and content, so a torn one is recognized. The content is a struct (`_Layout`) where
+nearly every job has the same members, else JSON; in version 1 all are JSON. The first byte says which.
 
 The life of a slot:
 
@@ -35,9 +37,12 @@ import stat
 import struct
 import zlib
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-VERSION = 1
+from . import reported_endings
+
+VERSION = 2
 PAGE_SIZE = 4096
 DATA_CAPACITY = 65_536  # bytes of output stored in the slot
 ENTRY_SIZE = 32  # bytes of an index entry; aligned, so that no entry crosses a page boundary
@@ -56,6 +61,72 @@ _EXIT_ONLY = "exit_only"  # a member of an end that is not final
 _MIN_COMMAND = 40  # characters to which the command line of a leftover may be shortened
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class _Layout:
+    """The content of a block as a struct: a tag, numbers, and the claim's token.
+
+    JSON costs both the keeper and the server a multiple of that, in the blocks that every job has.
+    """
+
+    def __init__(
+        self, tag: str, numbers: dict[str, str], *, optional: dict[str, str] | None = None, **constants: str | None
+    ) -> None:
+        """Lay out `numbers` and `optional` ones by their names and formats; an optional one is None or not 0.
+
+        Members that always have the same value, the `constants`, are not stored.
+        """
+        self.tag = tag.encode()
+        self._numbers, self._optional, self._constants = tuple(numbers), tuple(optional or ()), constants
+        self._struct = struct.Struct("<c" + "".join([*numbers.values(), *(optional or {}).values()]))
+        self._member_count = len(self._numbers) + len(self._optional) + len(constants) + 1  # the token
+        self._get_numbers = itemgetter(*numbers)
+
+    def pack(self, content: dict[str, Any]) -> bytes | None:
+        """Return the content as bytes; None if it has other members or values."""
+        if len(content) != self._member_count:
+            return None
+        try:
+            for name, value in self._constants.items():
+                if content[name] != value:
+                    return None
+            optional = [content[name] or 0 for name in self._optional]
+            token: bytes = content["token"].encode()
+            return self._struct.pack(self.tag, *self._get_numbers(content), *optional) + token
+        except (KeyError, struct.error):  # struct.error: out of range, or None
+            return None
+
+    def unpack(self, body: bytes) -> dict[str, Any]:
+        """Return the content that `pack` was given.
+
+        Raises:
+            ValueError: it is not as `pack` returns it.
+        """
+        try:
+            _, *numbers = self._struct.unpack_from(body)
+        except struct.error as error:
+            raise ValueError(error) from None
+        content = dict(zip(self._numbers + self._optional, numbers, strict=True))
+        for name in self._optional:
+            content[name] = content[name] or None
+        return {**content, **self._constants, "token": body[self._struct.size :].decode()}
+
+
+_COUNTS = dict.fromkeys(
+    ("job", "stdout", "stderr", "entries", "stdout_dropped", "stderr_dropped", "data_crc", "index_crc"), "Q"
+)
+_TIMES = {"wall": "q", "started": "q", "duration": "d", "cpu_user": "d", "cpu_system": "d"}
+_START_LAYOUT = _Layout("s", {"job": "Q", "wall": "q", "attempt": "Q"})
+_PROGRESS_LAYOUT = _Layout("p", _COUNTS, optional={"pid": "Q"})
+_END_LAYOUT = _Layout(  # of a command that ended by itself and left nothing behind
+    "e",
+    {**_COUNTS, **_TIMES, "exit_code": "Q"},
+    optional={"max_rss_bytes": "Q"},
+    ending=reported_endings.EXITED,
+    signal=None,
+    detail=None,
+)
+_LAYOUTS = {layout.tag: layout for layout in (_START_LAYOUT, _PROGRESS_LAYOUT, _END_LAYOUT)}
 
 
 class IndexEntry(NamedTuple):
@@ -133,14 +204,10 @@ def _stem(job: int, attempt: int, token: str | None) -> str:
     return name if token is None else f"{name}.{token}"
 
 
-def _pack_block(content: dict[str, Any], size: int) -> bytes:
-    body = _encode(content).encode()
+def _pack_block(content: dict[str, Any], size: int, layout: _Layout | None = None) -> bytes:
+    body = (layout and layout.pack(content)) or _encode(content).encode()
     if len(body) + _BLOCK.size > size:
         raise ValueError(f"a block of {len(body)} bytes where {size} fit")
-    return _seal(body)
-
-
-def _seal(body: bytes) -> bytes:
     return _BLOCK.pack(len(body), zlib.crc32(body)) + body
 
 
@@ -149,8 +216,9 @@ def _unpack_block(page: bytes, at: int, size: int) -> dict[str, Any] | None:
     body = page[at + _BLOCK.size : at + _BLOCK.size + length]
     if not 0 < length <= size - _BLOCK.size or zlib.crc32(body) != crc:
         return None
+    layout = _LAYOUTS.get(body[:1])
     try:
-        content = json.loads(body)
+        content = layout.unpack(body) if layout else json.loads(body)
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
@@ -207,7 +275,7 @@ class SlotWriter:
         """Switch to the other record, and write there that `start["job"]` is about to be started."""
         turn = (self._turn + 1) % RECORD_COUNT
         at = PAGE_SIZE + turn * RECORD_SIZE
-        page = _pack_block(start, _BLOCK_SIZE[_START]).ljust(_PROGRESS, b"\0")
+        page = _pack_block(start, _BLOCK_SIZE[_START], _START_LAYOUT).ljust(_PROGRESS, b"\0")
         # One write replaces the start and clears the progress and end of the record's earlier job.
         self._write(page + bytes(_END + _BLOCK.size - _PROGRESS), at)
         self._turn, self._at = turn, at
@@ -215,11 +283,7 @@ class SlotWriter:
 
     def progress(self, content: dict[str, Any]) -> None:
         """Write how much is stored."""
-        self._write(_pack_block(content, _BLOCK_SIZE[_PROGRESS]), self._at + _PROGRESS)
-
-    def write_pid(self, pid: int) -> None:
-        """Write a progress that is the command's pid and nothing else; like `progress`, but for less."""
-        self._write(_seal(b'{"pid":%d}' % pid), self._at + _PROGRESS)
+        self._write(_pack_block(content, _BLOCK_SIZE[_PROGRESS], _PROGRESS_LAYOUT), self._at + _PROGRESS)
 
     def exit(self, content: dict[str, Any]) -> None:
         """Write how the command itself ended, where the end will be; if that fails, only the end says it."""
@@ -234,7 +298,7 @@ class SlotWriter:
         """
         while True:
             try:
-                block = _pack_block(content, _BLOCK_SIZE[_END])
+                block = _pack_block(content, _BLOCK_SIZE[_END], _END_LAYOUT)
                 break
             except ValueError:
                 content = _shorten(content)

@@ -4,7 +4,6 @@ Made by `command` for one command, before it is started. Must not know processes
 """
 
 import os
-from contextlib import suppress
 from typing import Any
 
 from .pty import Pty
@@ -56,14 +55,14 @@ class Stdio:
     def close_child_ends(self) -> None:
         """Close the descriptors that only the command needs, once it is started."""
         ends, self._child_ends = self._child_ends, []
-        _close(ends)
+        close(*ends)
 
     def close_all(self) -> None:
         """Close everything: the command could not be started."""
         self.close_child_ends()
         if self.stdin:
             self.stdin.close()
-        _close(self.pipes)
+        close(*self.pipes)
 
     def _chown(self, uid: int) -> None:
         # Opening /dev/stderr and the like opens the file behind the descriptor again, which only its owner may do.
@@ -111,12 +110,15 @@ def _memory_file(text: bytes) -> int:
             text = text[os.write(file, text) :]
         os.lseek(file, 0, os.SEEK_SET)
     except OSError:
-        _close([file])
+        close(file)
         raise
     return file
 
 
-def _close(descriptors: list[int]) -> None:
+def close(*descriptors: int) -> None:
+    """Close descriptors; an error of close(2) is none of the caller's, since they are free all the same."""
     for descriptor in descriptors:
-        with suppress(OSError):  # it is free all the same (close(2))
+        try:  # noqa: SIM105  `suppress` is three calls, and this is done for every pipe of every command
             os.close(descriptor)
+        except OSError:
+            pass
