@@ -405,12 +405,14 @@ def _exit_codes() -> str:
 class _Figures:
     """An empty history, as far as metrics ask for it."""
 
-    size = HistorySize(0, 0)
     endings: ClassVar[Counter[tuple[str, Ending]]] = Counter()
     callback_tries: ClassVar[Counter[Any]] = Counter()
     removals: ClassVar[Counter[str]] = Counter()
     unconfirmed_time = 0.0
     commits = running_count = idle_count = unknown_count = connections = 0
+
+    async def size(self) -> HistorySize:
+        return HistorySize(0, 0)
 
     async def queues(self) -> QueueOverview:
         return QueueOverview(False, [QueueState("default", None, False, 0, 0, 0, None)])

@@ -25,7 +25,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from shellrunner import __version__
 from shellrunner.clock import now_ms
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
-from shellrunner.store import HistoryFigures, QueueOverview, QueueState
+from shellrunner.store import HistoryFigures, HistorySize, QueueOverview, QueueState
 
 __all__ = ["MetricInputs", "Metrics", "disable_created_samples"]
 
@@ -144,8 +144,8 @@ class Metrics:
         Raises:
             StoreUnavailable: the history cannot be read.
         """
-        queues = await inputs.store.queues()
-        scrape = _Scrape(self._registry, [*_service_metrics(inputs, queues), *_web_metrics(web)])
+        queues, size = await inputs.store.queues(), await inputs.store.size()
+        scrape = _Scrape(self._registry, [*_service_metrics(inputs, queues, size), *_web_metrics(web)])
         return bytes(generate_openmetrics(scrape)) if openmetrics else generate_latest(scrape)  # type: ignore[no-untyped-call]
 
 
@@ -161,16 +161,16 @@ class _Scrape:
         yield from self.observed.collect()
 
 
-def _service_metrics(inputs: MetricInputs, queues: QueueOverview) -> Iterator[Metric]:
+def _service_metrics(inputs: MetricInputs, queues: QueueOverview, size: HistorySize) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "shellrunner_build",
         "Versions of shellrunner and Python; the value is always 1.",
         {"version": __version__, "python": platform.python_version()},
     )
-    yield _jobs(inputs, queues.queues)
+    yield _jobs(size, queues.queues)
     yield _ends(inputs.store, queues.queues)
     yield from _queue_metrics(queues)
-    yield from _history_metrics(inputs)
+    yield from _history_metrics(inputs, size)
     yield _gauge("shellrunner_max_running", "Maximum number of commands that run at once.", {(): inputs.max_running})
     yield _gauge(
         "shellrunner_keepers",
@@ -199,13 +199,13 @@ def _web_metrics(web: HttpCounts) -> Iterator[Metric]:
     yield _by(_gauge, "shellrunner_followers", text, web.followers, "kind")
 
 
-def _jobs(inputs: MetricInputs, queues: Iterable[QueueState]) -> Metric:
+def _jobs(size: HistorySize, queues: Iterable[QueueState]) -> Metric:
     numbers = dict.fromkeys(State, 0)
     for queue in queues:
         numbers[State.WAITING] += queue.waiting
         numbers[State.QUEUED] += queue.queued
         numbers[State.RUNNING] += queue.running
-    numbers[State.DONE] = inputs.store.size.jobs
+    numbers[State.DONE] = size.jobs
     return _gauge("shellrunner_jobs", "Jobs in the history.", {(state,): n for state, n in numbers.items()}, "state")
 
 
@@ -235,7 +235,7 @@ def _queue_metrics(queues: QueueOverview) -> Iterator[Metric]:
     yield gauge("paused", "1 if it is paused, alone or with the whole service.", paused)
 
 
-def _history_metrics(inputs: MetricInputs) -> Iterator[Metric]:
+def _history_metrics(inputs: MetricInputs, size: HistorySize) -> Iterator[Metric]:
     state_dir, store = inputs.state_dir, inputs.store
     yield _counter("shellrunner_history_commits_total", "Transactions committed to the history.", {(): store.commits})
     removals: dict[Labels, float] = {(reason,): store.removals[reason] for reason in ("age", "number", "bytes")}
@@ -246,9 +246,7 @@ def _history_metrics(inputs: MetricInputs) -> Iterator[Metric]:
     yield _counter("shellrunner_callback_tries_total", "Attempts to deliver a callback.", tries, "outcome")
     database = sum(_size(state_dir / name) for name in ("history.db", "history.db-wal"))
     yield _gauge("shellrunner_history_bytes", "Size of history.db and its write-ahead log, in bytes.", {(): database})
-    yield _gauge(
-        "shellrunner_kept_output_bytes", "Bytes of output of done jobs in the history.", {(): store.size.bytes}
-    )
+    yield _gauge("shellrunner_kept_output_bytes", "Bytes of output of done jobs in the history.", {(): size.bytes})
     disk = os.statvfs(state_dir)
     free = disk.f_bavail * disk.f_frsize
     yield _gauge("shellrunner_disk_free_bytes", "Bytes free on the state directory's file system.", {(): free})

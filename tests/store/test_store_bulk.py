@@ -33,7 +33,7 @@ async def test_only_matching_jobs_are_deleted(tmp_path: Path) -> None:
         assert await left(store) == [1, 3, 5]
         assert await store.delete_jobs(Filters(text="TRUE")) == DeleteCount(2, 1)
         assert await left(store) == [5]
-        assert store.size.jobs == 0
+        assert (await store.size()).jobs == 0
         assert await store.delete_jobs(Filters(text="make")) == DeleteCount(0, 0)
 
 

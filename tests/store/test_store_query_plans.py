@@ -20,6 +20,7 @@ from shellrunner.store.units import (
     admission,
     bulk_delete,
     claiming,
+    clock_marks,
     dependents,
     due_callbacks,
     idempotency_keys,
@@ -55,6 +56,8 @@ STATEMENTS = {
     "a key": idempotency_keys.FIND,
     "expired keys": idempotency_keys.EXPIRED,
     "the newest": bulk_delete.NEWEST,
+    "retries, when the clock was set": clock_marks.SHIFT_RETRIES,
+    "retries, after a boot": clock_marks.LIMIT_RETRIES,
 }
 
 

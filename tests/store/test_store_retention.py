@@ -71,7 +71,7 @@ async def test_bytes_are_limited_also_after_a_restart(tmp_path: Path) -> None:
             return await ids(store) == [4]
 
         await until(fewer)
-        assert (store.size.jobs, store.size.bytes) == (1, 200)
+        assert await store.size() == HistorySize(1, 200)
 
 
 async def test_jobs_that_are_too_old_are_removed(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_without_limits_everything_stays(tmp_path: Path) -> None:
         await store.delete_result(4)
         trimmed = await store._engine.read(lambda db: store._effects.trimmer.trim(db, 100, now_ms()))
         assert trimmed.transitions == []
-        assert store.size.jobs == 19
+        assert (await store.size()).jobs == 19
 
 
 async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ async def test_attempts_count_once_over_a_restart(tmp_path: Path) -> None:
         await store.claim(1, "t")
         await store.finish(job.id, "t", ended(1), Volume(100), Head(b"x" * 100, b""), next_attempt_at=10**17)
     async with opened(tmp_path) as store:
-        assert (store.size.jobs, store.size.bytes) == (0, 0)
+        assert await store.size() == HistorySize(0, 0)
         await store.request_cancel(job.id)
-        assert (store.size.jobs, store.size.bytes) == (1, 100)
+        assert await store.size() == HistorySize(1, 100)
         await store.delete_job(job.id)
-        assert (store.size.jobs, store.size.bytes) == (0, 0)
+        assert await store.size() == HistorySize(0, 0)
 
 
 async def test_what_ends_after_the_clock_was_set_back_stays(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ async def test_s7_a_damaged_row_is_removed_like_any_other(tmp_path: Path, spec: 
             query = "SELECT (SELECT count(*) FROM labels) + (SELECT count(*) FROM callbacks)"
             return int(db.execute(query).fetchone()[0])
 
-        await until(lambda: store.size.jobs == 1)
-        assert await kept()
+        await until(kept)
+        assert (await store.size()).jobs == 1
         assert await store._engine.read(left) == 0
 
 
@@ -172,7 +172,8 @@ async def test_s8_a_history_that_cannot_be_written_is_retried_rarely() -> None:
         tries += 1
         raise StoreUnavailable("the disk is full")
 
-    trimmer = RetentionTrimmer(Retention(jobs=1), HistorySize(1, 0))
+    trimmer = RetentionTrimmer(Retention(jobs=1))
+    trimmer.counted(HistorySize(1, 0))
     trimmer.added(0)
     work = asyncio.create_task(trimmer.run(remove))
     for _ in range(100):

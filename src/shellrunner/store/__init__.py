@@ -316,9 +316,11 @@ class HistoryFigures(Protocol):
     async def queues(self) -> QueueOverview:
         """Return every queue; see `History.queues`. May raise `StoreUnavailable`."""
 
-    @property
-    def size(self) -> HistorySize:
-        """How many done jobs the history holds now, and how much output."""
+    async def size(self) -> HistorySize:
+        """Return how many done jobs the history holds now, and how much output.
+
+        They are counted once after the opening, which a long history takes a while for; until then this waits.
+        """
 
     @property
     def endings(self) -> Counter[tuple[str, Ending]]:

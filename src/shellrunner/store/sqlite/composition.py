@@ -24,6 +24,7 @@ from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
+from shellrunner.store.sqlite.effects.size_count import SizeCount
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.engine.db_thread import connect
@@ -93,7 +94,7 @@ async def _running(
         point_reads=point_reads,
         notifications=Notifications(ClaimedOutput(storage, owners)),
         requests=requests,
-        trimmer=RetentionTrimmer(retention, opener.size),
+        trimmer=RetentionTrimmer(retention),
         spill=SpillRemover(state_dir),
         keys=JobKeys(opener.keys.files, opener.keys.in_use, opener.keys.unused),
         due_timer=DueTimer(),
@@ -126,6 +127,7 @@ async def _running(
         )
         try:
             async with engine.running(tasks, claims):
+                counting = tasks.start("store-size-count", SizeCount(opener.as_opened).run(effects.trimmer.counted))
                 tasks.start("store-notifications", effects.notifications.run())
                 tasks.start("store-retention", effects.trimmer.run(maintenance.remove_oldest))
                 tasks.start("store-due-timer", effects.due_timer.run(maintenance.queue_due))
@@ -136,6 +138,7 @@ async def _running(
                     yield store
                 finally:
                     requests.close()
+                    counting.cancel()  # it must be over before the connections are closed
                     await generation.try_advance(last=True)
         finally:
             effects.spill.close()

@@ -3,10 +3,12 @@
 Runs on the thread of the writing connection, before anything else. Never overwrites what it does not understand.
 """
 
+import json
 import logging
 import os
 import sqlite3
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from shellrunner.clock import boot_ms, now_ms
@@ -16,28 +18,28 @@ from shellrunner.model import State
 from shellrunner.sealing import key_files
 from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.key_files import KeyFiles
-from shellrunner.store import HistoryIdentity, HistorySize, Pauses, rows, traces
+from shellrunner.store import HistoryIdentity, Pauses, rows, traces
 from shellrunner.store.columns import ClaimRow
 from shellrunner.store.high_water import HighWater, HighWaterFile
 from shellrunner.store.high_water import remove as remove_high_water
 from shellrunner.store.home import Home, file_identity
-from shellrunner.store.output import spill
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.queues import Line
 from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import main_file, provenance, schema, secrets_upgrade
-from shellrunner.store.sqlite.engine.db_thread import open_reading, open_writing
+from shellrunner.store.sqlite.engine.db_thread import open_reading, open_snapshot, open_writing
 from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
 from shellrunner.store.sqlite.key_inventory import KeyInventory
 from shellrunner.store.traces import Traces
-from shellrunner.store.units import clock_marks, queue_pauses, trimming
+from shellrunner.store.units import clock_marks, queue_pauses
 
 _log = logging.getLogger(__name__)
 
 _PROGRESS_INTERVAL: Final = 10_000  # instructions of SQLite's virtual machine, under a millisecond
-_HAS_OUTPUT: Final = """SELECT token FROM jobs WHERE id = ? AND (state != 'done' OR stdout_bytes IS NOT NULL)"""
+_HAVE_OUTPUT: Final = """SELECT jobs.id, token FROM json_each(?) AS wanted CROSS JOIN jobs ON jobs.id = wanted.value
+    WHERE state != 'done' OR stdout_bytes IS NOT NULL"""
 _TOKENS: Final = "SELECT token FROM attempts WHERE job = ?"
 _NO_SPACE: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
@@ -49,22 +51,25 @@ class HistoryRefused(StoreUnavailable):
 class HistoryOpener:
     """What is known of a history once `open` was called.
 
-    identity: of the history. size: of the done jobs. owners: who has claimed each running job. undone: how many jobs
-    are not done, by queue and state. pauses: the queues that are paused. high_water: how far the history has come.
-    files: those that are open. seen_time: since the last opening. keys: of the jobs that are not done.
+    identity: of the history. owners: who has claimed each running job. undone: how many jobs are not done, by queue
+    and state. pauses: the queues that are paused. high_water: how far the history has come. files: those that are
+    open. seen_time: since the last opening. keys: of the jobs that are not done. as_opened: a connection that goes on
+    seeing the history as it was opened.
+
+    Nothing here takes longer with every job that is done, so that a server with a long history is ready as soon.
     """
 
     def __init__(self, state_dir: str, *, new_history: bool = False) -> None:
         """With `new_history`, traces of another history are set aside instead of refused."""
         self.path = f"{state_dir}/history.db"
         self.identity = HistoryIdentity("", 0)
-        self.size = HistorySize(0, 0)
         self.owners: dict[int, SlotOwner] = {}
         self.undone: list[tuple[Line, State, int]] = []
         self.pauses = Pauses()
         self.high_water: HighWaterFile
         self.files: HistoryFiles
         self.seen_time: SeenTime
+        self.as_opened: sqlite3.Connection
         self.keys = KeyInventory(KeyFiles(state_dir), DigestKey(state_dir))
         self._state_dir, self._new_history = state_dir, new_history
         self._is_interrupted = self._is_open = False
@@ -76,6 +81,7 @@ class HistoryOpener:
     def close(self) -> None:
         """Close what is open beside the connections, after them."""
         if self._is_open:
+            self.as_opened.close()
             self.files.close()
 
     def open(self) -> sqlite3.Connection:
@@ -97,6 +103,7 @@ class HistoryOpener:
                 self._load(db, found, replaced=replaced)
                 db.set_progress_handler(None, 0)
                 self.files = HistoryFiles(self.path)
+                self.as_opened = open_snapshot(self.path)
                 self._is_open = True
             except BaseException:
                 db.close()
@@ -210,9 +217,8 @@ class HistoryOpener:
         )
         self.pauses = queue_pauses.read(db)
         self._begin_high_water(db, is_other=bool(found.mark and found.mark.history != history))
-        self._remove_orphans(db)
+        self._remove_orphans(db, [] if is_new else found.files)
         self.keys.take(db, held=bool(self.pauses.held))
-        self.size = trimming.measure(db)
         self.undone = [
             (Line(queue, submitter), State(state), number)
             for queue, submitter, state, number in db.execute(rows.UNDONE)
@@ -264,12 +270,13 @@ class HistoryOpener:
         except OSError as error:
             _log.warning("the high-water mark could not be written", extra={"reason": error.strerror})
 
-    def _remove_orphans(self, db: sqlite3.Connection) -> None:
-        """Remove spill files of jobs that were deleted, or whose result was, when a crash came between.
+    def _remove_orphans(self, db: sqlite3.Connection, files: list[SpillFile]) -> None:
+        """Remove those files that are of jobs that were deleted, or whose result was, when a crash came between.
 
         A history that is held may not know of jobs that ran since: their output is set aside.
         """
-        orphans = [file for file in spill.find_all(self._state_dir) if not _is_known(db, file)]
+        tokens = dict(db.execute(_HAVE_OUTPUT, (json.dumps([*{file.job for file in files}]),)).fetchall())
+        orphans = [file for file in files if not _is_known(db, file, tokens)]
         if self.pauses.held:
             self._set_files_aside(orphans)
             return
@@ -299,8 +306,8 @@ class HistoryOpener:
             _log.warning("the keys of another history were set aside in %s", aside)
 
 
-def _is_known(db: sqlite3.Connection, file: SpillFile) -> bool:
-    row = db.execute(_HAS_OUTPUT, (file.job,)).fetchone()
-    if row is None or file.token is None:
-        return row is not None
-    return file.token == row[0] or (file.token,) in db.execute(_TOKENS, (file.job,)).fetchall()
+def _is_known(db: sqlite3.Connection, file: SpillFile, tokens: Mapping[int, str | None]) -> bool:
+    """Return whether the file belongs to a job with output; `tokens` has those jobs, each with its last token."""
+    if file.job not in tokens or file.token is None:
+        return file.job in tokens
+    return file.token == tokens[file.job] or (file.token,) in db.execute(_TOKENS, (file.job,)).fetchall()

@@ -16,7 +16,7 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from shellrunner.clock import now_ms
-from shellrunner.model import End, Ending, Volume
+from shellrunner.model import End, Ending, State, Volume
 from shellrunner.store import rows
 from shellrunner.store.columns import ClaimRow
 from shellrunner.store.home import Home
@@ -24,11 +24,24 @@ from shellrunner.store.output import Head
 from shellrunner.store.traces import Traces
 from shellrunner.store.units import lifecycle, queue_pauses
 
-# Without a token (a file of an earlier version) the last condition is never true.
-_UNSTARTED: Final = """SELECT 1 FROM jobs WHERE id = ? AND attempt <= ? AND
-    (state IN ('waiting', 'queued') OR (state = 'running' AND token != ?))"""
+_UNDONE: Final = "SELECT id, attempt, state, token FROM jobs INDEXED BY jobs_undone WHERE state != 'done'"
 _LAST_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
 _SET: Final = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+
+
+class _Undone(NamedTuple):
+    """A job that is not done, as far as this history knows."""
+
+    job: int
+    attempt: int
+    state: str
+    token: str | None
+
+    def lacks(self, attempt: int, token: str | None) -> bool:
+        """Return whether an attempt that was started is not known to be; without a token, a running job has all."""
+        if attempt < self.attempt:
+            return False
+        return self.state != State.RUNNING or (token is not None and token != self.token)
 
 
 class Doubt(NamedTuple):
@@ -69,8 +82,9 @@ def _older(db: sqlite3.Connection, history: str, traces: Traces) -> Doubt | None
         return _restored(f"generation {latest} was in use, and this is generation {generation}")
     started: list[tuple[int, int, str | None]] = [(file.job, file.attempt, file.token) for file in traces.files]
     started += [(record.job, record.attempt, record.token) for slot in own for record in slot.records]
+    newest, undone = last_id(db), {row[0]: _Undone._make(row) for row in db.execute(_UNDONE)}
     for job, attempt, token in started:
-        if job > last_id(db) or db.execute(_UNSTARTED, (job, attempt, token)).fetchone():
+        if job > newest or (job in undone and undone[job].lacks(attempt, token)):
             return _restored(f"job {job} was started since")
     return None
 

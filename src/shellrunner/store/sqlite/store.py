@@ -316,9 +316,8 @@ class SqliteStore:
 
     # Figures --------------------------------------------------------------------------------------------------------
 
-    @property
-    def size(self) -> HistorySize:
-        return self._effects.trimmer.size
+    async def size(self) -> HistorySize:
+        return await self._effects.trimmer.size()
 
     @property
     def endings(self) -> Counter[tuple[str, Ending]]:

@@ -15,12 +15,14 @@ _WRITE: Final = """INSERT INTO meta (key, value) VALUES ('clock', ?)
 NEWEST: Final = (
     "SELECT completed FROM jobs INDEXED BY jobs_completed WHERE state = 'done' ORDER BY completed DESC LIMIT 1"
 )
-SHIFT_RETRIES: Final = "UPDATE jobs SET due = due + ? WHERE state = 'waiting' AND attempt > 1 AND due IS NOT NULL"
+# `state != 'done'` is the condition of the index.
+SHIFT_RETRIES: Final = """UPDATE jobs INDEXED BY jobs_undone SET due = due + ?
+    WHERE state = 'waiting' AND state != 'done' AND attempt > 1 AND due IS NOT NULL"""
 _SHIFT_CALLBACKS: Final = "UPDATE callbacks SET due = due + ?, since = since + ? WHERE due IS NOT NULL"
 # A retry is never due later than its delay. Its spec is as it was sent, without defaults.
-LIMIT_RETRIES: Final = """UPDATE jobs SET due = ? + CAST(
+LIMIT_RETRIES: Final = """UPDATE jobs INDEXED BY jobs_undone SET due = ? + CAST(
         coalesce(json_extract(CASE WHEN json_valid(spec) THEN spec END, '$.retries.delay'), 0) * 1000 AS INTEGER)
-    WHERE state = 'waiting' AND attempt > 1 AND due > ? + CAST(
+    WHERE state = 'waiting' AND state != 'done' AND attempt > 1 AND due > ? + CAST(
         coalesce(json_extract(CASE WHEN json_valid(spec) THEN spec END, '$.retries.delay'), 0) * 1000 AS INTEGER)"""
 _LIMIT_CALLBACKS: Final = "UPDATE callbacks SET due = ? WHERE due > ?"
 _MAX_CALLBACK_DELAY: Final = 3_600_000  # milliseconds, of `callbacks.sender`

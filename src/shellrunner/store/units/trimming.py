@@ -13,16 +13,16 @@ OLDEST: Final = """SELECT id, completed FROM jobs INDEXED BY jobs_completed
     WHERE state = 'done' ORDER BY completed, id LIMIT ?"""
 IN_FUTURE: Final = """SELECT id, completed FROM jobs INDEXED BY jobs_completed
     WHERE state = 'done' AND completed > ? ORDER BY completed, id LIMIT ?"""
-# Earlier attempts count once their job is done, as its last one does.
+_DONE: Final = "SELECT count(*), coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM jobs WHERE state = 'done'"
+# Earlier attempts count once their job is done, as its last one does. They are few, so each looks up its job.
 _EARLIER: Final = """SELECT coalesce(sum(attempts.stdout_bytes + attempts.stderr_bytes), 0)
-    FROM attempts JOIN jobs ON jobs.id = job WHERE state = 'done'"""
+    FROM attempts CROSS JOIN jobs ON jobs.id = job WHERE state = 'done'"""
 _CLOCK_SKEW: Final = 60_000  # milliseconds by which the clock may be corrected without being called set back
 
 
 def measure(db: Db) -> HistorySize:
-    """Count the done jobs and their output: once, when the history is opened."""
-    (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = 'done'").fetchone()
-    (last,) = db.execute("SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FROM jobs").fetchone()
+    """Count the done jobs and their output, by reading the whole table."""
+    jobs, last = db.execute(_DONE).fetchone()
     (earlier,) = db.execute(_EARLIER).fetchone()
     return HistorySize(jobs, last + earlier)
 

@@ -35,30 +35,52 @@ class Trimmed(NamedTuple):
 
 
 class RetentionTrimmer:
-    """Keeps a history within its limits. `size` is kept up to date by `added` and `removed`.
+    """Keeps a history within its limits. Its size is kept up to date by `added` and `removed`.
 
     removals: how many jobs were removed since the history was opened, by reason.
     """
 
-    def __init__(self, limits: Retention, size: HistorySize) -> None:
-        self.size = size
+    def __init__(self, limits: Retention) -> None:
         self.removals: Counter[str] = Counter()
         self._limits = limits
+        self._size = HistorySize(0, 0)  # until `counted`: by how much it has changed since the opening
+        self._count: HistorySize | StoreUnavailable | None = None  # when it was opened
+        self._counted = asyncio.Event()
         self._wake = asyncio.Event()
         self._unlogged: Counter[str] = Counter()
         self._log_at = 0.0  # loop.time() from which on removals for number and bytes are logged
 
     def added(self, size: int) -> None:
         """Count a job that is done, with so many bytes of output."""
-        self.size.jobs += 1
-        self.size.bytes += size
-        if self._exceeded(self.size.jobs, self.size.bytes):
+        self._size.jobs += 1
+        self._size.bytes += size
+        if self._exceeded(self._size.jobs, self._size.bytes):
             self._wake.set()
 
     def removed(self, jobs: int, size: int) -> None:
         """Count jobs and bytes of output that were deleted."""
-        self.size.jobs -= jobs
-        self.size.bytes -= size
+        self._size.jobs -= jobs
+        self._size.bytes -= size
+
+    def counted(self, opened: HistorySize | StoreUnavailable) -> None:
+        """Add the size that the history had when it was opened; from now on the limits of number and bytes apply."""
+        if isinstance(opened, HistorySize):
+            self._size.jobs += opened.jobs
+            self._size.bytes += opened.bytes
+        self._count = opened
+        self._counted.set()
+        self._wake.set()
+
+    async def size(self) -> HistorySize:
+        """Return the size, once it is counted.
+
+        Raises:
+            StoreUnavailable: it could not be counted.
+        """
+        await self._counted.wait()
+        if isinstance(self._count, StoreUnavailable):
+            raise self._count
+        return self._size
 
     def wake(self) -> None:
         """Look now whether anything is to be removed."""
@@ -69,7 +91,7 @@ class RetentionTrimmer:
 
         `now`: the time with which ages are measured.
         """
-        jobs, size = self.size.jobs, self.size.bytes
+        jobs, size = self._size.jobs, self._size.bytes
         oldest_kept = self._oldest_kept(now)
         trimmed = Trimmed([], Counter())
         for job_id, completed in trimming.oldest(db, max_jobs, oldest_kept, now_ms()):
@@ -117,6 +139,8 @@ class RetentionTrimmer:
 
     def _exceeded(self, jobs: int, size: int) -> str | None:
         """Return which limit is exceeded by so many jobs with so many bytes."""
+        if not isinstance(self._count, HistorySize):
+            return None
         if self._limits.jobs is not None and jobs > self._limits.jobs:
             return "number"
         return "bytes" if self._limits.bytes is not None and size > self._limits.bytes else None

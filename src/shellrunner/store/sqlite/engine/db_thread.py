@@ -38,13 +38,30 @@ def open_reading(path: str, *, waits: bool = True) -> sqlite3.Connection:
     return _open(path, lambda _: None, _READING) if waits else _open(path, _read_schema, _IMPATIENT)
 
 
+def open_snapshot(path: str) -> sqlite3.Connection:
+    """Open a reading connection that sees what is committed now, until it is closed.
+
+    It is not bound to the thread that opens it; only one may use it at a time.
+    """
+    db = _open(path, lambda _: None, _READING, any_thread=True)
+    try:
+        db.execute("BEGIN")
+        _read_schema(db)  # a transaction begins with its first statement
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 def _read_schema(db: sqlite3.Connection) -> None:
     # SQLite does it before the first statement, which by then must not wait.
     db.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def _open(path: str, examine: Callable[[sqlite3.Connection], object], settings: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None)
+def _open(
+    path: str, examine: Callable[[sqlite3.Connection], object], settings: str, *, any_thread: bool = False
+) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=not any_thread)
     try:
         examine(db)
         db.executescript(settings)
