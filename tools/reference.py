@@ -25,7 +25,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shellrunner import client
-from shellrunner.cli import VERBS, cli, exit_codes
+from shellrunner.cli import exit_codes
+from shellrunner.cli.verb_group import VERBS, cli
 from shellrunner.client.client import Client
 from shellrunner.config import Rule, Settings, Token, load
 from shellrunner.config.token_hash import create_secret, hash_secret
@@ -550,7 +551,7 @@ def python_client() -> str:
 def _signature(name: str, function: Any) -> str:
     shown = str(inspect.signature(function))
     shown = re.sub(r"\bself(, )?", "", shown)
-    shown = re.sub(r"'(?:documents\.)?([A-Z]\w*)'", r"\1", shown)
+    shown = re.sub(r"'(?:documents\.|ssl\.)?([A-Z][\w |]*)'", r"\1", shown)
     shown = re.sub(r"\b(?:shellrunner|collections|typing|ssl)(?:\.[a-z_]+)*\.(?=[A-Z])", "", shown)
     shown = re.sub(r"\*?<class '(\w+)'>", r"Unpack[\1]", shown)
     kind = "async " if inspect.iscoroutinefunction(function) else ""

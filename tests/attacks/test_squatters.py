@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from shellrunner.client import Client, ClientError
+from shellrunner.client.blocking_transport import BlockingTransport
 from shellrunner.peer_credentials import SockDiag, server_uid
 from shellrunner.service.binding import Listeners
 from shellrunner.service.listening import listening
@@ -50,6 +51,13 @@ def being(uid: int) -> Iterator[None]:
         os.seteuid(0)
 
 
+# The blocking one blocks the test's event loop too; the squatters are other processes.
+@pytest.fixture(params=[None, BlockingTransport], ids=["aiohttp", "blocking"])
+def transport(request: pytest.FixtureRequest) -> Any:
+    """Return what sends the requests of the client."""
+    return request.param
+
+
 @contextlib.asynccontextmanager
 async def client_of(url: str, **options: Any) -> AsyncIterator[Client]:
     """Yield a client that would send a token, and does not retry."""
@@ -79,10 +87,13 @@ LOOPBACK_URLS = {
 
 
 @pytest.mark.parametrize("way", LOOPBACK_URLS)
-async def test_a5_another_user_on_loopback_is_sent_nothing(way: str) -> None:
+async def test_a5_another_user_on_loopback_is_sent_nothing(way: str, transport: Any) -> None:
     """A5: by whichever address it is reached, it gets no byte, and the error names its uid and what to set."""
     addresses, url = LOOPBACK_URLS[way]
-    async with squatting(*addresses) as squatter, client_of(url.format(port=squatter.port)) as client:
+    async with (
+        squatting(*addresses) as squatter,
+        client_of(url.format(port=squatter.port), make_transport=transport) as client,
+    ):
         error = await refused(client.submit("true", env={"SECRET": "geheim"}, stdin="geheim"))
         assert f"the uid {OTHER_UID}" in error.detail
         assert f'set server_user to "{OTHER_UID}"' in error.detail
@@ -90,10 +101,10 @@ async def test_a5_another_user_on_loopback_is_sent_nothing(way: str) -> None:
         assert (squatter.accepted, squatter.came) == (1, b"")
 
 
-async def test_a5_another_users_unix_socket_is_sent_nothing(open_place: Path) -> None:
+async def test_a5_another_users_unix_socket_is_sent_nothing(open_place: Path, transport: Any) -> None:
     """A5: the same at a path; `nobody`, whose uid stands for others too, is named and not trusted."""
     path = f"{open_place}/front"
-    async with squatting(path, uid=NOBODY) as squatter, client_of(f"unix:{path}") as client:
+    async with squatting(path, uid=NOBODY) as squatter, client_of(f"unix:{path}", make_transport=transport) as client:
         error = await refused(client.submit("true"))
         assert f"the user nobody (uid {NOBODY})" in error.detail
         with being(NOBODY):
@@ -116,9 +127,12 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
 }
 
 
-async def test_a5_no_request_of_the_client_is_sent_to_another_user() -> None:
+async def test_a5_no_request_of_the_client_is_sent_to_another_user(transport: Any) -> None:
     """A5: requests, pages, streams and waits alike, each with a connection of its own, and retries as well."""
-    async with squatting("127.0.0.1") as squatter, Client(f"http://127.0.0.1:{squatter.port}", token=TOKEN) as client:
+    async with (
+        squatting("127.0.0.1") as squatter,
+        Client(f"http://127.0.0.1:{squatter.port}", token=TOKEN, make_transport=transport) as client,
+    ):
         for call in CALLS.values():
             await refused(call(client))
         await squatter.leave()
@@ -126,7 +140,7 @@ async def test_a5_no_request_of_the_client_is_sent_to_another_user() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-async def test_a5_tls_without_verification_proves_nothing(tmp_path: Path) -> None:
+async def test_a5_tls_without_verification_proves_nothing(tmp_path: Path, transport: Any) -> None:
     """A5: where no certificate is verified, another user gets a handshake and no request; a verified one is proof."""
     made = tmp_path / "both.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
@@ -141,9 +155,13 @@ async def test_a5_tls_without_verification_proves_nothing(tmp_path: Path) -> Non
     async with squatting("127.0.0.1", certificate=str(made)) as squatter:
         url = f"https://localhost:{squatter.port}"
         for tls in (careless, nameless):
-            async with client_of(url, tls=tls) as client:
+            async with client_of(url, tls=tls, make_transport=transport) as client:
                 await refused(client.submit("true"))
-        async with client_of(url, tls=verified) as client:
+        async with client_of(url, make_transport=transport) as client:
+            with pytest.raises(ClientError, match="cannot verify the certificate") as caught:
+                await client.submit("true")
+            assert caught.value.kind == "untrusted"
+        async with client_of(url, tls=verified, make_transport=transport) as client:
             with pytest.raises(ClientError, match="answered 401"):
                 await client.submit("true")
         await squatter.leave()
@@ -154,20 +172,22 @@ TRUSTED = [(0, None), (OTHER_UID, OTHER_UID), (OTHER_UID, str(OTHER_UID)), (NOBO
 
 
 @pytest.mark.parametrize("place", ["tcp", "unix"])
-async def test_a5_root_and_the_named_user_are_the_server(open_place: Path, place: str) -> None:
+async def test_a5_root_and_the_named_user_are_the_server(open_place: Path, place: str, transport: Any) -> None:
     """A5: to an ordinary user root's server is trusted; another's is by name, by uid, or if anybody's is."""
     for number, (uid, user) in enumerate(TRUSTED):
         path = f"{open_place}/{number}"
         async with squatting("127.0.0.1" if place == "tcp" else path, uid=uid) as squatter:
             url = f"http://127.0.0.1:{squatter.port}" if place == "tcp" else f"unix:{path}"
-            async with client_of(url, server_user=user) as client:
+            async with client_of(url, server_user=user, make_transport=transport) as client:
                 with being(OTHER_UID + 1), pytest.raises(ClientError, match="answered 401"):
                     await client.submit("true")
             await squatter.leave()
             assert squatter.came.count(TOKEN.encode()) == 1, (uid, user)
 
 
-async def test_a5_localhost_is_this_machine_whatever_resolves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a5_localhost_is_this_machine_whatever_resolves_it(
+    monkeypatch: pytest.MonkeyPatch, transport: Any
+) -> None:
     """A5: where a name server answers for localhost, nothing is sent to the address that it gives."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -179,11 +199,11 @@ async def test_a5_localhost_is_this_machine_whatever_resolves_it(monkeypatch: py
         place = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (outside, squatter.port))
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
         for name in ("localhost", "localhost.", "LOCALHOST", "jobs.localhost"):
-            async with client_of(f"http://{name}:{squatter.port}") as client:
+            async with client_of(f"http://{name}:{squatter.port}", make_transport=transport) as client:
                 with pytest.raises(ClientError, match="resolves to an address that is not loopback") as caught:
                     await client.submit("true")
                 assert caught.value.kind == "other-user"
-        async with client_of(f"http://elsewhere.test:{squatter.port}") as client:
+        async with client_of(f"http://elsewhere.test:{squatter.port}", make_transport=transport) as client:
             with pytest.raises(ClientError, match="answered 401"):
                 await client.submit("true")
         await squatter.leave()

@@ -195,7 +195,7 @@ async def test_n2_a_regular_end_before_the_jobs_is_a_cut(shared: Service, monkey
     begun = 0
 
     async with Client(shared.url) as client:
-        response = client._transport.response
+        response = client._requester.response
 
         @asynccontextmanager
         async def ending(method: str, path: str, **options: Any) -> AsyncIterator[Any]:
@@ -206,6 +206,6 @@ async def test_n2_a_regular_end_before_the_jobs_is_a_cut(shared: Service, monkey
             async with response(method, path, **options) as answer:
                 yield answer
 
-        monkeypatch.setattr(client._transport, "response", ending)
+        monkeypatch.setattr(client._requester, "response", ending)
         got = b"".join([chunk async for chunk in client.output(number, follow=True)])
     assert (got, begun) == (b"one\ntwo\n", 3)

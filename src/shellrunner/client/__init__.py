@@ -42,8 +42,8 @@ from shellrunner.client.events import (
     StreamReset,
 )
 from shellrunner.client.request_types import JobOptions
+from shellrunner.client.requester import RetryListener
 from shellrunner.client.server_identity import ANYBODY
-from shellrunner.client.transport import RetryListener
 
 __all__ = [
     "ANYBODY",

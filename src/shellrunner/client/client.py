@@ -3,10 +3,8 @@
 A `Client` is owned by its creator. Must not know the server's code, except the types of its documents.
 """
 
-import asyncio
 import json
-import ssl
-import uuid
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from urllib.parse import quote, urlencode
@@ -16,9 +14,13 @@ from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Event
 from shellrunner.client.request_types import Filter, JobOptions, Stream
-from shellrunner.client.transport import READ_TIMEOUT, RetryListener, RetryTimes, Transport
+from shellrunner.client.requester import READ_TIMEOUT, Requester, RetryListener, RetryTimes
+from shellrunner.client.server_identity import ServerIdentity
+from shellrunner.client.transport import Endpoint, Transport, TransportFactory
 
 if TYPE_CHECKING:
+    import ssl
+
     from shellrunner.wire import documents
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -44,10 +46,11 @@ class Client:
         retry_for: float = 60.0,
         retry_first_for: float = 0.0,
         on_retry: RetryListener | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: "ssl.SSLContext | None" = None,
         server_user: str | int | None = None,
+        make_transport: TransportFactory | None = None,
     ) -> None:
-        """`url` is http://…, https://… or unix:/PATH.
+        """`url` is http://…, https://… or unix:/PATH. Requests are sent by aiohttp, unless by `make_transport`.
 
         Over http on this machine, and on a Unix socket, nothing is sent unless the process that listens belongs to
         the caller's own user, to root, or to `server_user`: a name, a uid, or `*` for anybody.
@@ -56,19 +59,20 @@ class Client:
             ValueError: `url` is not one of these, or there is no such user.
         """
         address = ServerAddress.parse(url)
-        retries = RetryTimes(retry_for, retry_first_for)
-        self._transport = Transport(
-            address, token=token, retries=retries, on_retry=on_retry, tls=tls, server_user=server_user
-        )
+        authorization = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"User-Agent": "shellrunner", **authorization}
+        endpoint = Endpoint(address, headers, ServerIdentity(address, server_user), tls)
+        transport = (make_transport or _aiohttp_transport)(endpoint)
+        self._requester = Requester(address, transport, RetryTimes(retry_for, retry_first_for), on_retry)
 
     async def __aenter__(self) -> Self:
         """Open the client; connections are made on demand."""
-        await self._transport.__aenter__()
+        await self._requester.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Close all connections."""
-        await self._transport.__aexit__(*exc_info)
+        await self._requester.__aexit__(*exc_info)
 
     # Jobs
 
@@ -87,9 +91,9 @@ class Client:
         """
         given = {"command": command, "argv": argv, **options}
         body = {name: value for name, value in given.items() if value is not None}
-        headers = {**_JSON_HEADERS, "Idempotency-Key": f'"{key or uuid.uuid4().hex}"'}
+        headers = {**_JSON_HEADERS, "Idempotency-Key": f'"{key or os.urandom(16).hex()}"'}
         content = json.dumps(body, ensure_ascii=False).encode()
-        job: documents.Job = await self._transport.request("POST", "/api/jobs", body=content, headers=headers)
+        job: documents.Job = await self._requester.request("POST", "/api/jobs", body=content, headers=headers)
         return job
 
     async def run(
@@ -102,7 +106,7 @@ class Client:
 
     async def job(self, job_id: int) -> "documents.Job":
         """Return the job as it was submitted."""
-        job: documents.Job = await self._transport.request("GET", f"/api/jobs/{job_id}")
+        job: documents.Job = await self._requester.request("GET", f"/api/jobs/{job_id}")
         return job
 
     def jobs(self, **query: Filter) -> "AsyncIterator[documents.Job]":
@@ -114,12 +118,12 @@ class Client:
 
     async def jobs_page(self, **query: Filter) -> "documents.Jobs":
         """Return one page of jobs; its `next` is the link to the following page, or None."""
-        page: documents.Jobs = await self._transport.request("GET", f"/api/jobs{_query_string(query)}")
+        page: documents.Jobs = await self._requester.request("GET", f"/api/jobs{_query_string(query)}")
         return page
 
     async def cancel(self, job_id: int) -> "documents.Status":
         """Request that the job be cancelled; return its status. Repeating the request is harmless."""
-        status: documents.Status = await self._transport.request("POST", f"/api/jobs/{job_id}/cancel")
+        status: documents.Status = await self._requester.request("POST", f"/api/jobs/{job_id}/cancel")
         return status
 
     async def signal(self, job_id: int, name: str, *, to: str = "group") -> "documents.Status":
@@ -128,7 +132,7 @@ class Client:
         The request is never retried.
         """
         body = json.dumps({"signal": name, "to": to} if to != "group" else {"signal": name}).encode()
-        status: documents.Status = await self._transport.request(
+        status: documents.Status = await self._requester.request(
             "POST", f"/api/jobs/{job_id}/signal", body=body, headers=_JSON_HEADERS, idempotent=False
         )
         return status
@@ -139,24 +143,24 @@ class Client:
         `offset` is the number of bytes sent before: the server refuses `data` if it has received another number.
         """
         path = stdin.stdin_path(job_id, offset, end=end)
-        await self._transport.request("POST", path, body=data, idempotent=False)
+        await self._requester.request("POST", path, body=data, headers=stdin.HEADERS, idempotent=False)
 
     async def pipe_stdin(self, job_id: int, source: AsyncIterable[bytes]) -> bool:
         """Send a command all of `source`, each byte once, and then the end of its input; wait until it runs.
 
         Return False if the job is done before that. It must have been submitted with `stdin={"stream": True}`.
         """
-        return await stdin.pipe(self._transport, job_id, source)
+        return await stdin.pipe(self._requester, job_id, source)
 
     async def delete(self, job_id: int) -> None:
         """Delete a job that is done, with its status and result."""
-        await self._transport.request("DELETE", f"/api/jobs/{job_id}", idempotent=False)
+        await self._requester.request("DELETE", f"/api/jobs/{job_id}", idempotent=False)
 
     async def delete_many(self, *, confirm: bool = False, **query: Filter) -> "documents.Removed":
         """Delete all done jobs that match the filters; without `confirm`, only return how many these are."""
         given = {**query, "confirm": "true"} if confirm else query
         try:
-            removed: documents.Removed = await self._transport.request(
+            removed: documents.Removed = await self._requester.request(
                 "DELETE", f"/api/jobs{_query_string(given)}", idempotent=False, read_timeout=_BULK_DELETE_TIMEOUT
             )
         except ClientError as error:
@@ -169,7 +173,7 @@ class Client:
 
     async def status(self, job_id: int) -> "documents.Status":
         """Return the job's status."""
-        status: documents.Status = await self._transport.request("GET", f"/api/statuses/{job_id}")
+        status: documents.Status = await self._requester.request("GET", f"/api/statuses/{job_id}")
         return status
 
     def statuses(self, **query: Filter) -> "AsyncIterator[documents.Status]":
@@ -178,17 +182,16 @@ class Client:
 
     async def wait(self, job_id: int) -> "documents.Status":
         """Wait until the job is done, and return its status."""
-        clock = asyncio.get_running_loop().time
         headers = {"Prefer": f"wait={_MAX_WAIT}"}
         while True:
-            sent = clock()
-            status: documents.Status = await self._transport.request(
+            sent = self._requester.time()
+            status: documents.Status = await self._requester.request(
                 "GET", f"/api/statuses/{job_id}", headers=headers, read_timeout=_MAX_WAIT + READ_TIMEOUT
             )
             if status["done"]:
                 return status
             # A server that did not wait (it is shutting down, or a proxy dropped the header) is polled at intervals.
-            await asyncio.sleep(max(0.0, _MIN_POLL_INTERVAL - (clock() - sent)))
+            await self._requester.sleep(max(0.0, _MIN_POLL_INTERVAL - (self._requester.time() - sent)))
 
     def follow(self, job_id: int, *, after: str = "") -> AsyncGenerator[Event, None]:
         """Yield every event of the job until it is done: its output, to the byte, and the changes of its status.
@@ -196,11 +199,11 @@ class Client:
         Start at the beginning, or after the position of an earlier event (its `id`). The stream is resumed when a
         connection breaks or the server restarts; nothing is missed or repeated.
         """
-        return streams.follow(self._transport, job_id, after)
+        return streams.follow(self._requester, job_id, after)
 
     def changes(self, *, after: str = "") -> AsyncGenerator[Change, None]:
         """Yield every change of any job's status from now on, without end."""
-        return streams.changes(self._transport, after)
+        return streams.changes(self._requester, after)
 
     def output(
         self,
@@ -222,19 +225,19 @@ class Client:
         if tail is not None and (start or follow):
             raise ValueError("tail cannot be combined with start or follow")
         if tail is not None:
-            return streams.read_tail(self._transport, job_id, {"stream": stream, "tail": tail})
+            return streams.read_tail(self._requester, job_id, {"stream": stream, "tail": tail})
         read = streams.follow_output if follow else streams.read_output
-        return read(self._transport, job_id, {"stream": stream}, start)
+        return read(self._requester, job_id, {"stream": stream}, start)
 
     async def output_size(self, job_id: int, *, stream: Stream | None = None, tail: int | None = None) -> int:
         """Return how many bytes `output` would yield."""
-        return await self._transport.content_length(streams.output_path(job_id, {"stream": stream, "tail": tail}))
+        return await self._requester.content_length(streams.output_path(job_id, {"stream": stream, "tail": tail}))
 
     # Results
 
     async def result(self, job_id: int, *, attempt: int | None = None) -> "documents.Result":
         """Return the ending of the job, with its output as text; of the last attempt unless `attempt` is given."""
-        result: documents.Result = await self._transport.request("GET", _result_path(job_id, attempt))
+        result: documents.Result = await self._requester.request("GET", _result_path(job_id, attempt))
         return result
 
     def results(self, **query: Filter) -> "AsyncIterator[documents.Result]":
@@ -243,62 +246,69 @@ class Client:
 
     def stdout(self, job_id: int, *, attempt: int | None = None) -> AsyncIterator[bytes]:
         """Yield the stored bytes of a done job's standard output."""
-        return streams.download(self._transport, f"{_result_path(job_id, attempt)}/stdout")
+        return streams.download(self._requester, f"{_result_path(job_id, attempt)}/stdout")
 
     def stderr(self, job_id: int, *, attempt: int | None = None) -> AsyncIterator[bytes]:
         """Yield the stored bytes of a done job's standard error."""
-        return streams.download(self._transport, f"{_result_path(job_id, attempt)}/stderr")
+        return streams.download(self._requester, f"{_result_path(job_id, attempt)}/stderr")
 
     async def delete_result(self, job_id: int) -> None:
         """Delete the result of a job that is done, but not the job."""
-        await self._transport.request("DELETE", f"/api/results/{job_id}", idempotent=False)
+        await self._requester.request("DELETE", f"/api/results/{job_id}", idempotent=False)
 
     # Queues
 
     async def queues(self) -> "documents.Queues":
         """Return every queue with its numbers of jobs by state."""
-        queues: documents.Queues = await self._transport.request("GET", "/api/queues")
+        queues: documents.Queues = await self._requester.request("GET", "/api/queues")
         return queues
 
     async def pause(self, queue: str) -> "documents.Queue":
         """Pause a queue: no more of its jobs start, running ones continue."""
-        paused: documents.Queue = await self._transport.request("POST", f"{_queue_path(queue)}/pause")
+        paused: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/pause")
         return paused
 
     async def resume(self, queue: str) -> "documents.Queue":
         """Resume a paused queue."""
-        resumed: documents.Queue = await self._transport.request("POST", f"{_queue_path(queue)}/resume")
+        resumed: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/resume")
         return resumed
 
     async def pause_all(self) -> "documents.Queues":
         """Pause all queues at once."""
-        queues: documents.Queues = await self._transport.request("POST", "/api/queues/pause")
+        queues: documents.Queues = await self._requester.request("POST", "/api/queues/pause")
         return queues
 
     async def resume_all(self) -> "documents.Queues":
         """Revoke `pause_all`; queues that were paused by name stay paused."""
-        queues: documents.Queues = await self._transport.request("POST", "/api/queues/resume")
+        queues: documents.Queues = await self._requester.request("POST", "/api/queues/resume")
         return queues
 
     # Keepers
 
     async def keepers(self) -> "documents.Keepers":
         """Return the keepers that run commands which the history does not know: it was restored, or is a new one."""
-        keepers: documents.Keepers = await self._transport.request("GET", "/api/keepers")
+        keepers: documents.Keepers = await self._requester.request("GET", "/api/keepers")
         return keepers
 
     async def end_keeper(self, keeper: int) -> "documents.Keepers":
         """Have such a keeper end its command, which takes a moment."""
-        keepers: documents.Keepers = await self._transport.request("DELETE", f"/api/keepers/{keeper}")
+        keepers: documents.Keepers = await self._requester.request("DELETE", f"/api/keepers/{keeper}")
         return keepers
 
     async def _rows(self, kind: str, query: Mapping[str, Filter]) -> AsyncIterator[Any]:
         link: str | None = f"/api/{kind}{_query_string(query)}"
         while link:
-            page = await self._transport.request("GET", link)
+            page = await self._requester.request("GET", link)
             for row in page[kind]:
                 yield row
             link = page["next"]
+
+
+def _aiohttp_transport(endpoint: Endpoint) -> Transport:
+    # It takes 0.1 s to import, and programs that use another transport do without.
+    from shellrunner.client.aiohttp_transport import AiohttpTransport  # noqa: PLC0415
+
+    return AiohttpTransport(endpoint)
 
 
 def _result_path(job_id: int, attempt: int | None) -> str:

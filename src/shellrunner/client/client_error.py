@@ -1,8 +1,9 @@
-"""The one error type of the client, and its construction from an HTTP response.
+"""The one error type of the client, and its construction from an HTTP response or from what broke a connection.
 
 Raised by every module of this package. Must not know how requests are made.
 """
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, cast
 
@@ -16,6 +17,11 @@ INTERRUPTED: Final = "interrupted"  # the connection broke: whether the server r
 UNTRUSTED: Final = "untrusted"  # the server's TLS certificate could not be verified
 OTHER_USER: Final = "other-user"  # the process on this machine that would get the request is not a trusted user's
 FOREIGN: Final = "foreign"  # a response that is not shellrunner's: from a proxy or another program
+
+# Reasons why a connection broke.
+CLOSED: Final = "it was closed before the response"
+CUT_OFF: Final = "it was closed before the end of the response"
+SILENT: Final = "no response in time"
 
 _PROBLEM_TYPE_PREFIX: Final = "/problems/"
 _GATEWAY_ERRORS: Final = (502, 503, 504)  # a proxy has lost its connection to the server, or does not have one yet
@@ -50,6 +56,35 @@ def error_from_response(status: int, reason: str, document: object, address: str
     problem = cast("Problem", document)
     kind = problem["type"].removeprefix(_PROBLEM_TYPE_PREFIX)
     return ClientError(_message(problem), kind=kind, status=status, problem=problem)
+
+
+def unreachable(address: object, reason: str) -> ClientError:
+    """Return the error for a connection that could not be made."""
+    return ClientError(f"cannot reach {address}: {reason}", kind=UNREACHABLE)
+
+
+def interrupted(address: object, reason: str) -> ClientError:
+    """Return the error for a connection that broke after it was made."""
+    return ClientError(f"the connection to {address} broke: {reason}", kind=INTERRUPTED)
+
+
+def untrusted(address: object, reason: str) -> ClientError:
+    """Return the error for a certificate that does not prove who the server is."""
+    return ClientError(f"cannot verify the certificate of {address}: {reason}", kind=UNTRUSTED)
+
+
+def foreign(address: object) -> ClientError:
+    """Return the error for a response that is not HTTP, or not the JSON that was expected."""
+    return ClientError(f"the response from {address} is not shellrunner's: check the address", kind=FOREIGN)
+
+
+def os_reason(error: BaseException) -> str:
+    """Return the system's message for an error."""
+    # asyncio replaces the system's message with one of its own, so the number is the better source.
+    number, message = getattr(error, "errno", None), getattr(error, "strerror", None)
+    if number and number > 0:
+        return os.strerror(number)
+    return message or str(error) or type(error).__name__
 
 
 def _is_problem(document: object) -> bool:

@@ -3,8 +3,6 @@
 One `Retry` per request or stream; the policy is the connection's. Must not know HTTP.
 """
 
-import asyncio
-import random
 from collections.abc import Container
 from typing import Final, Protocol
 
@@ -27,6 +25,12 @@ class RetryPolicy(Protocol):
     def report_retry(self, error: ClientError) -> None:
         """Notify the user that the request is about to be retried."""
 
+    def time(self) -> float:
+        """Return the seconds of a monotonic clock."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
 
 class Retry:
     """The attempts of one request: growing delays until `retry_for` seconds have passed."""
@@ -47,7 +51,7 @@ class Retry:
         Raises:
             ClientError: `error` itself, if it is not retryable or the deadline has passed.
         """
-        now = asyncio.get_running_loop().time()
+        now = self._policy.time()
         self._deadline = self._deadline or now + self._policy.retry_for
         is_retryable = error.kind in self._transient_kinds or self._policy.is_retryable(error)
         if not is_retryable or now >= self._deadline:
@@ -57,5 +61,7 @@ class Retry:
 
     async def backoff(self) -> None:
         """Wait; each delay is twice the previous one, up to a maximum."""
-        await asyncio.sleep(self._delay * random.uniform(*_JITTER))  # noqa: S311  not a secret
+        import random  # noqa: PLC0415  most calls are never retried
+
+        await self._policy.sleep(self._delay * random.uniform(*_JITTER))  # noqa: S311  not a secret
         self._delay = min(self._delay * 2, _MAX_DELAY)

@@ -1,27 +1,27 @@
 """Whose the server is: asked of the kernel for each connection to this machine, before anything is sent.
 
-Used by `transport`. While the service does not listen, any user may take its port on loopback, and would be sent the
-token. Must not know requests.
+Used by the transports. While the service does not listen, any user may take its port on loopback, and would be sent
+the token. Must not know requests.
 """
 
-import asyncio
 import contextlib
 import os
 import socket
-import weakref
-from typing import Any, Final
-
-import aiohttp
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from shellrunner import ascii_text
+from shellrunner.client import client_error
 from shellrunner.client.address import ServerAddress
-from shellrunner.client.client_error import OTHER_USER, UNREACHABLE, ClientError
+from shellrunner.client.client_error import OTHER_USER, ClientError
 from shellrunner.peer_credentials import NoOwner, SockDiag, is_ambiguous, is_loopback, server_uid
 
 ANYBODY: Final = "*"
 _INITIAL_DELAY, _MAX_DELAY = 0.0005, 0.05  # seconds between two lookups
 _UNKNOWN_TIMEOUT: Final = 0.5  # seconds; under SYN cookies a new connection has no row for a moment
-_DEFAULT_TIMEOUT: Final = 45.0  # seconds
+
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
 
 class ServerIdentity:
@@ -38,30 +38,28 @@ class ServerIdentity:
         self._is_anybody = server_user == ANYBODY
         self._uid = None if server_user is None or self._is_anybody else _uid_of(server_user)
 
-    async def check(self, connection: socket.socket, accept_timeout: float) -> None:
+    async def check(self, connection: socket.socket, accept_timeout: float, sleep: Sleep) -> None:
         """Return if the process that accepted the connection may be the server, or is on another machine.
 
         Waits up to `accept_timeout` seconds until it is accepted: during a restart a socket unit holds it for long.
 
         Raises:
-            ClientError: another user's process accepted it, or the kernel cannot say whose, or none did; or it is
-                named localhost and is elsewhere (RFC 6761, 6.3: without a line in /etc/hosts a name server decides).
-            ServerDisconnectedError: it was closed.
+            ClientError: another user's process accepted it, or the kernel cannot say whose, or none did; or it was
+                closed; or it is named localhost and is elsewhere (RFC 6761, 6.3: without a line in /etc/hosts a name
+                server decides).
         """
         if self._is_localhost and not is_loopback(connection):
             raise ClientError(f"{self._address} resolves to an address that is not loopback", kind=OTHER_USER)
         if self._is_anybody:
             return
-        match await _owner(connection, accept_timeout):
+        match await _owner(connection, accept_timeout, sleep):
             case NoOwner.REMOTE:
                 return
             case NoOwner.CLOSED:
-                raise aiohttp.ServerDisconnectedError
+                raise client_error.interrupted(self._address, client_error.CLOSED)
             case NoOwner.WAITING:
-                detail = (
-                    f"cannot reach {self._address}: no process accepted the connection within {accept_timeout:g} s"
-                )
-                raise ClientError(detail, kind=UNREACHABLE)
+                reason = f"no process accepted the connection within {accept_timeout:g} s"
+                raise client_error.unreachable(self._address, reason)
             case NoOwner.UNKNOWN:
                 raise ClientError(self._describe_unknown(), kind=OTHER_USER)
             case int(uid) if not self._is_trusted(uid):
@@ -86,52 +84,16 @@ class ServerIdentity:
         )
 
 
-class _CheckingConnector(aiohttp.BaseConnector):
-    """A pool whose connections are checked before their first use."""
-
-    def __init__(self, identity: ServerIdentity, **options: Any) -> None:
-        super().__init__(**options)
-        self._identity = identity
-        self._checked: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:  # noqa: ASYNC109  as its base
-        """Return a connection for one request, new or from the pool, that leads to the server."""
-        connection = await super().connect(req, traces, timeout)
-        try:
-            await self._check(connection.protocol, connection.transport, timeout.sock_read)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    async def _check(self, protocol: object, transport: asyncio.Transport | None, read_timeout: float | None) -> None:
-        if protocol in self._checked:  # only root can change the owner of a socket that is open
-            return
-        if transport is None:
-            raise aiohttp.ServerDisconnectedError
-        await self._identity.check(transport.get_extra_info("socket"), read_timeout or _DEFAULT_TIMEOUT)
-        self._checked.add(protocol)
-
-
-class CheckingTcpConnector(_CheckingConnector, aiohttp.TCPConnector):
-    """A pool of TCP connections."""
-
-
-class CheckingUnixConnector(_CheckingConnector, aiohttp.UnixConnector):
-    """A pool of connections to a Unix socket."""
-
-
-async def _owner(connection: socket.socket, accept_timeout: float) -> int | NoOwner:
-    clock, delay = asyncio.get_running_loop().time, _INITIAL_DELAY
-    begun = clock()
+async def _owner(connection: socket.socket, accept_timeout: float, sleep: Sleep) -> int | NoOwner:
+    begun, delay = time.monotonic(), _INITIAL_DELAY
     # One of its own, which neither a thread nor a fork of the calling program shares.
     with contextlib.closing(SockDiag()) as kernel:
         while True:
             owner = server_uid(connection, kernel)
             limit = accept_timeout if owner is NoOwner.WAITING else _UNKNOWN_TIMEOUT
-            if owner not in {NoOwner.WAITING, NoOwner.UNKNOWN} or clock() - begun >= limit:
+            if owner not in {NoOwner.WAITING, NoOwner.UNKNOWN} or time.monotonic() - begun >= limit:
                 return owner
-            await asyncio.sleep(delay)
+            await sleep(delay)
             delay = min(delay * 2, _MAX_DELAY)
 
 

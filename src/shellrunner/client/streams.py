@@ -1,9 +1,8 @@
 """Streams that survive broken connections: each is resumed at the position that was reached.
 
-Generators over a `Transport`. Must not know who consumes them.
+Generators over a `Requester`. Must not know who consumes them.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Final, TypeVar
 from urllib.parse import urlencode
@@ -19,9 +18,9 @@ from shellrunner.client.events import (
     decode_change,
     decode_job_event,
 )
+from shellrunner.client.requester import Requester
 from shellrunner.client.retry import Retry
 from shellrunner.client.sse_parser import ServerSentEvent, SseParser
-from shellrunner.client.transport import Transport
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | None]
@@ -31,11 +30,11 @@ _TRANSIENT_KINDS: Final = frozenset({"store-unavailable", "no-space", "not-ready
 _STABLE_TIME: Final = 10.0  # seconds after which a connection that breaks begins a new series of errors
 
 
-async def follow(transport: Transport, job_id: int, after: str) -> AsyncGenerator[Event, None]:
+async def follow(requester: Requester, job_id: int, after: str) -> AsyncGenerator[Event, None]:
     """Yield every event of a job once, until it is done."""
     duplicates = _DuplicateFilter()
     path = f"/api/statuses/{job_id}/events?encoding=base64"
-    events: AsyncGenerator[Event, None] = _resumed_events(transport, path, after, decode_job_event)
+    events: AsyncGenerator[Event, None] = _resumed_events(requester, path, after, decode_job_event)
     async for event in events:
         if duplicates.is_new(event):
             yield event
@@ -43,21 +42,21 @@ async def follow(transport: Transport, job_id: int, after: str) -> AsyncGenerato
             return
 
 
-async def changes(transport: Transport, after: str) -> AsyncGenerator[Change, None]:
+async def changes(requester: Requester, after: str) -> AsyncGenerator[Change, None]:
     """Yield every change of a status, without end."""
-    events: AsyncGenerator[Change, None] = _resumed_events(transport, "/api/statuses/events", after, decode_change)
+    events: AsyncGenerator[Change, None] = _resumed_events(requester, "/api/statuses/events", after, decode_change)
     async for change in events:
         yield change
 
 
-async def download(transport: Transport, path: str) -> AsyncIterator[bytes]:
+async def download(requester: Requester, path: str) -> AsyncIterator[bytes]:
     """Yield the bytes at `path`, which must not change any more."""
-    received, retry = 0, Retry(transport)
+    received, retry = 0, Retry(requester)
     while True:
         headers = {"Range": f"bytes={received}-"} if received else {}
         try:
-            async with transport.response("GET", path, headers=headers) as response:
-                async for chunk in response.content.iter_any():
+            async with requester.response("GET", path, headers=headers) as response:
+                async for chunk in response.chunks():
                     received += len(chunk)
                     retry.reset()
                     yield chunk
@@ -68,20 +67,20 @@ async def download(transport: Transport, path: str) -> AsyncIterator[bytes]:
             await retry.wait_or_raise(error)
 
 
-async def read_tail(transport: Transport, job_id: int, query: Query) -> AsyncGenerator[bytes, None]:
+async def read_tail(requester: Requester, job_id: int, query: Query) -> AsyncGenerator[bytes, None]:
     """Yield the last lines of a job's output; they are others a moment later, so this is not resumed."""
-    async with transport.response("GET", output_path(job_id, query)) as response:
-        async for chunk in response.content.iter_any():
+    async with requester.response("GET", output_path(job_id, query)) as response:
+        async for chunk in response.chunks():
             yield chunk
 
 
-async def read_output(transport: Transport, job_id: int, query: Query, start: int) -> AsyncGenerator[bytes, None]:
+async def read_output(requester: Requester, job_id: int, query: Query, start: int) -> AsyncGenerator[bytes, None]:
     """Yield the output of a job as it is now, from a byte on; a connection that breaks is resumed."""
-    retry = Retry(transport, _TRANSIENT_KINDS)
+    retry = Retry(requester, _TRANSIENT_KINDS)
     while True:
         try:
-            async with transport.response("GET", output_path(job_id, {**query, "from": start})) as response:
-                async for chunk in response.content.iter_any():
+            async with requester.response("GET", output_path(job_id, {**query, "from": start})) as response:
+                async for chunk in response.chunks():
                     start += len(chunk)
                     retry.reset()
                     yield chunk
@@ -90,30 +89,29 @@ async def read_output(transport: Transport, job_id: int, query: Query, start: in
             await retry.wait_or_raise(error)
 
 
-async def follow_output(transport: Transport, job_id: int, query: Query, start: int) -> AsyncGenerator[bytes, None]:
+async def follow_output(requester: Requester, job_id: int, query: Query, start: int) -> AsyncGenerator[bytes, None]:
     """Yield the output of a job until it is done, as above.
 
     Silence is no error: plain bytes have no heartbeats, so a connection that is silent for long is made again. A
     proxy may turn a cut into a regular end: it is believed only if the job is done, and nothing more is there.
     """
-    clock = asyncio.get_running_loop().time
-    retry = Retry(transport, _TRANSIENT_KINDS)
+    retry = Retry(requester, _TRANSIENT_KINDS)
     while True:
-        connected = clock()
+        connected = requester.time()
         try:
             path = output_path(job_id, {**query, "from": start, "follow": "true"})
-            async with transport.response("GET", path) as response:
-                async for chunk in response.content.iter_any():
+            async with requester.response("GET", path) as response:
+                async for chunk in response.chunks():
                     start += len(chunk)
                     retry.reset()
                     yield chunk
-            done = (await transport.request("GET", f"/api/statuses/{job_id}"))["done"]
-            if done and not await transport.content_length(output_path(job_id, {**query, "from": start})):
+            done = (await requester.request("GET", f"/api/statuses/{job_id}"))["done"]
+            if done and not await requester.content_length(output_path(job_id, {**query, "from": start})):
                 return
-            error = ClientError(f"{transport.address} ended the output before the job", kind=INTERRUPTED)
+            error = ClientError(f"{requester.address} ended the output before the job", kind=INTERRUPTED)
         except ClientError as caught:
             error = caught
-        if clock() - connected > _STABLE_TIME:
+        if requester.time() - connected > _STABLE_TIME:
             retry.reset()
         await retry.wait_or_raise(error)
 
@@ -144,33 +142,33 @@ class _DuplicateFilter:
 
 
 async def _resumed_events(
-    transport: Transport, path: str, last_event_id: str, decode: Callable[[ServerSentEvent], T | None]
+    requester: Requester, path: str, last_event_id: str, decode: Callable[[ServerSentEvent], T | None]
 ) -> AsyncGenerator[T, None]:
-    retry = Retry(transport, _TRANSIENT_KINDS)
+    retry = Retry(requester, _TRANSIENT_KINDS)
     while True:
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         parser = SseParser(last_event_id)
         try:
-            async with transport.response("GET", path, headers=headers) as response:
+            async with requester.response("GET", path, headers=headers) as response:
                 if response.status == 204:
                     return
-                async for chunk in response.content.iter_any():
+                async for chunk in response.chunks():
                     for event in parser.feed(chunk):
                         retry.reset()
-                        decoded = _decoded(event, decode, transport)
+                        decoded = _decoded(event, decode, requester)
                         if decoded is not None:
                             yield decoded
         except ClientError as caught:
             error = caught
         else:  # a server that shuts down ends the stream before its last event: the next server continues it
-            error = ClientError(f"{transport.address} ended the stream", kind=INTERRUPTED)
+            error = ClientError(f"{requester.address} ended the stream", kind=INTERRUPTED)
         last_event_id = parser.last_event_id
         await retry.wait_or_raise(error)
 
 
-def _decoded(event: ServerSentEvent, decode: Callable[[ServerSentEvent], T | None], transport: Transport) -> T | None:
+def _decoded(event: ServerSentEvent, decode: Callable[[ServerSentEvent], T | None], requester: Requester) -> T | None:
     try:
         return decode(event)
     except (ValueError, LookupError, TypeError) as error:
-        detail = f"the event {event.event!r} from {transport.address} is not shellrunner's: check the address"
+        detail = f"the event {event.event!r} from {requester.address} is not shellrunner's: check the address"
         raise ClientError(detail, kind=FOREIGN) from error

@@ -7,31 +7,30 @@ A glossary that every package may read: `job` (lifecycle), `spec` (the request),
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shellrunner.model.endings import Ending
-from shellrunner.model.job import (
-    Callback,
-    Claim,
-    Delivery,
-    Done,
-    End,
-    Job,
-    Leftover,
-    Leftovers,
-    Phase,
-    Queued,
-    Running,
-    State,
-    Stream,
-    Submitter,
-    Usage,
-    Volume,
-    Waiting,
-    next_attempt_at,
-)
-from shellrunner.model.session import Session
-
 if TYPE_CHECKING:
+    from shellrunner.model.endings import Ending
     from shellrunner.model.fields import Argument, Name
+    from shellrunner.model.job import (
+        Callback,
+        Claim,
+        Delivery,
+        Done,
+        End,
+        Job,
+        Leftover,
+        Leftovers,
+        Phase,
+        Queued,
+        Running,
+        State,
+        Stream,
+        Submitter,
+        Usage,
+        Volume,
+        Waiting,
+        next_attempt_at,
+    )
+    from shellrunner.model.session import Session
     from shellrunner.model.spec import (
         MAX_TIMEOUT,
         JobSpec,
@@ -43,11 +42,16 @@ if TYPE_CHECKING:
         Terminal,
     )
 else:
-    # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs the rest of the model only.
+    # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs `endings` and `names` only.
+    _SPEC = {"MAX_TIMEOUT", "JobSpec", "Limits", "Notify", "Retries", "SignalRequest", "Streamed", "Terminal"}
+    _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
+    _MODULES |= dict.fromkeys(_SPEC, "spec")
+
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module("shellrunner.model.spec"), name)
+        module = import_module(f"shellrunner.model.{_MODULES.get(name, 'job')}")
+        value = globals()[name] = getattr(module, name)
         return value
 
 
