@@ -11,7 +11,7 @@ import click
 import pytest
 
 import shellrunner
-from shellrunner.cli import VERBS, cli
+from shellrunner.cli.verb_group import VERBS, cli
 from tests.support import prefork
 
 

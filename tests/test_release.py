@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tools import man_page, release
 
-from shellrunner.cli import VERBS
+from shellrunner.cli.verb_group import VERBS
 from shellrunner.config import Settings
 
 ROOT = Path(__file__).parent.parent

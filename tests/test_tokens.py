@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 
 from shellrunner.access.throttle import BURST
-from shellrunner.cli import cli
+from shellrunner.cli.verb_group import cli
 from shellrunner.config import Token, load
 from shellrunner.config.token_hash import hash_secret
 from shellrunner.errors import ConfigError

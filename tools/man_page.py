@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from shellrunner import __version__
-from shellrunner.cli import VERBS, cli
+from shellrunner.cli.verb_group import VERBS, cli
 
 PAGE: Final = Path(__file__).parent.parent / "man" / "shellrunner.1"
 _FILES: Final = (

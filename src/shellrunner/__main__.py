@@ -10,6 +10,9 @@ def main() -> None:
     """Run the command line."""
     is_server = sys.argv[1:2] == ["serve"]
     try:
+        import gc  # noqa: PLC0415  a part of the interpreter
+
+        gc.disable()  # until the verb is imported, which leaves next to no garbage
         if is_server:
             from shellrunner import startup_signals  # noqa: PLC0415  takes 5 ms
 

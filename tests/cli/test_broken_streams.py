@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shellrunner.cli import VERBS
+from shellrunner.cli.verb_group import VERBS
 from tests.support import prefork
 from tests.support.command_line import Typist, finished
 from tests.support.waiting import until

@@ -1,44 +1,16 @@
 """The command line: parses arguments, runs a verb, and exits with a code.
 
 Each verb is a module in `commands` that is imported only when it is called: `shellrunner ps` loads nothing of
-`shellrunner serve`. Must not know SQL or processes.
+`shellrunner serve`, and `shellrunner --version` next to nothing. Must not know SQL or processes.
 Exit codes: 0 success, 1 failure, 2 wrong arguments or configuration; `run` and `wait` have their own.
 """
 
-import os
 import sys
-from importlib import import_module
 from typing import Any, Final
-
-import click
 
 from shellrunner import __version__, process_hardening
 from shellrunner.cli import boundary
 
-COMPLETION_VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # set by a shell that asks for completions
-
-# In the order of `shellrunner --help`. Each is a function of its name in the module of its name.
-VERBS: Final = (
-    "run",
-    "submit",
-    "logs",
-    "wait",
-    "ps",
-    "show",
-    "cancel",
-    "signal",
-    "rm",
-    "prune",
-    "queues",
-    "serve",
-    "backup",
-    "restore",
-    "token",
-    "install",
-    "uninstall",
-    "unit",
-    "completion",
-)
 _JOB_VERBS: Final = ("run", "submit", "wait")  # their other exit codes are those of jobs
 _JOB_ERROR_CODE: Final = 125
 
@@ -52,27 +24,9 @@ def main() -> None:
 
 
 def _run() -> Any:
-    if COMPLETION_VARIABLE in os.environ:
-        return cli(prog_name="shellrunner", complete_var=COMPLETION_VARIABLE)
-    # Not by `cli.main`, which exits with 1 where the reader of the output is gone.
-    with cli.make_context("shellrunner", sys.argv[1:]) as context:
-        return cli.invoke(context)
+    if sys.argv[1:] == ["--version"]:  # as `verb_group` does, which takes 20 ms to import
+        sys.stdout.write(f"shellrunner {__version__}\n")
+        return None
+    from shellrunner.cli import verb_group  # noqa: PLC0415
 
-
-class _VerbGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order of `VERBS`."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a verb, and no other."""
-        if cmd_name not in VERBS:
-            return None
-        verb: click.Command = getattr(import_module(f"shellrunner.cli.commands.{cmd_name}"), cmd_name)
-        return verb
-
-
-@click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="shellrunner", message="%(prog)s %(version)s")
-def cli() -> None:
-    """Run shell commands for other programs: submit over HTTP, follow live, fetch the result."""
+    return verb_group.run()

@@ -1,22 +1,25 @@
 """Calls of the API from a command: the `--server` option, a client, and errors turned into messages and exit codes.
 
-A command supplies the coroutine that uses the client. Must not know any command.
+A command supplies the coroutine that uses the client, and whether it does several things at a time, which requires an
+event loop: that takes 0.1 s to import, so the other commands do without. Must not know any command.
 """
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import click
 
 from shellrunner.cli import exit_codes, server_config
 from shellrunner.cli.server_config import SERVER_USER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
 from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout
+from shellrunner.cli.ui.progress import Progress
 from shellrunner.client import Client, ClientError, RetryListener
+from shellrunner.client.blocking_transport import BlockingTransport, run
+from shellrunner.client.transport import TransportFactory
 from shellrunner.errors import ConfigError, ShellrunnerError
 
-T = TypeVar("T")
 ClientAction = Callable[[Client], Coroutine[Any, Any, int]]  # returns the exit code
 
 RETRY_FOR: Final = 10.0  # seconds for which an unreachable server is waited for
@@ -36,17 +39,20 @@ def run_with_client(
     action: ClientAction,
     console: Console,
     *,
+    concurrent: bool = False,
     retry_for: float = RETRY_FOR,
     retry_first_for: float = 0.0,
     error_code: int | None = None,
 ) -> NoReturn:
     """Run `action` with a client, report its errors, and exit.
 
-    `retry_for` and `retry_first_for` are those of the client. `error_code` is the exit code for every error; by
-    default 1, or 2 for a wrong configuration.
+    It is run in an event loop if it is `concurrent`; otherwise it must not use asyncio. `retry_for` and
+    `retry_first_for` are those of the client. `error_code` is the exit code for every error; by default 1, or 2 for a
+    wrong configuration.
     """
     try:
-        code = asyncio.run(_run(server_config.find(server), action, console, (retry_for, retry_first_for)))
+        call = partial(_call, action, server_config.find(server), console.progress, (retry_for, retry_first_for))
+        code = _run_concurrently(call, console.progress) if concurrent else _run_blocking(call, console.progress)
     except OutputClosed:
         discard_stdout()
         code = exit_codes.OUTPUT_CLOSED
@@ -80,31 +86,37 @@ async def for_each_job(
     return codes
 
 
-async def run_with_background(main: Coroutine[Any, Any, T], *background: Coroutine[Any, Any, Any]) -> T:
-    """Await `main` while `background` runs; they are cancelled at its end, and an error of one of them ends it."""
+async def _call(
+    action: ClientAction,
+    config: ServerConfig,
+    progress: Progress,
+    retries: tuple[float, float],
+    make_transport: TransportFactory | None,
+) -> int:
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in background]
-            try:
-                return await main
-            finally:
-                for task in tasks:
-                    task.cancel()
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-async def _run(config: ServerConfig, action: ClientAction, console: Console, retries: tuple[float, float]) -> int:
-    progress = console.progress
-    try:
-        async with _open_client(config, retries, progress.on_retry) as client:
-            return await run_with_background(action(client), progress.run())
+        async with _open_client(config, retries, progress.on_retry, make_transport) as client:
+            return await action(client)
     except ClientError as error:
         error.detail = _explain(error, config)
         raise
 
 
-def _open_client(config: ServerConfig, retries: tuple[float, float], on_retry: RetryListener) -> Client:
+def _run_blocking(call: Callable[[TransportFactory], Coroutine[Any, Any, int]], progress: Progress) -> int:
+    return run(call(partial(BlockingTransport, on_idle=progress.redraw)))
+
+
+def _run_concurrently(call: Callable[[None], Coroutine[Any, Any, int]], progress: Progress) -> int:
+    from shellrunner.cli import event_loop  # noqa: PLC0415  see the module
+
+    return event_loop.run(call(None), progress)
+
+
+def _open_client(
+    config: ServerConfig,
+    retries: tuple[float, float],
+    on_retry: RetryListener,
+    make_transport: TransportFactory | None,
+) -> Client:
     later, first = retries
     try:
         return Client(
@@ -114,6 +126,7 @@ def _open_client(config: ServerConfig, retries: tuple[float, float], on_retry: R
             retry_first_for=first,
             on_retry=on_retry,
             server_user=config.server_user,
+            make_transport=make_transport,
         )
     except ValueError as error:
         raise ConfigError(f"{config.url_source}: {error}") from None

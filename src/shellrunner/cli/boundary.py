@@ -1,6 +1,7 @@
 """The outermost frame of the command line: whatever goes wrong in a verb becomes a message and an exit code.
 
-Streams that are full, closed or missing, a working directory that has been removed, Ctrl-C. Must not know any verb.
+Streams that are full, closed or missing, a working directory that has been removed, Ctrl-C. Imports little by itself,
+because `--version` needs no more. Must not know any verb.
 """
 
 import contextlib
@@ -9,14 +10,11 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from shellrunner import control_characters
-from shellrunner.errors import ConfigError, ShellrunnerError
+if TYPE_CHECKING:
+    import click
 
 _FAILED, _USAGE_ERROR, _INTERRUPTED, _OUTPUT_CLOSED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
 _CLOSED_ERRORS = (errno.EPIPE, errno.EIO)  # the reader has exited, or the terminal was closed
@@ -31,16 +29,13 @@ def exit_code_of(call: Callable[[], Any], error_code: int | None) -> int:
     try:
         code = _call(call)
         sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return _INTERRUPTED
-    except click.ClickException as error:
-        show(error)
-        return error.exit_code
     except Exception as error:  # noqa: BLE001  the outermost frame
         if isinstance(error, OSError) and error.filename is None and error.errno in _CLOSED_ERRORS:
             return _OUTPUT_CLOSED
         _report(_describe(error))
-        return error_code or (_USAGE_ERROR if isinstance(error, ConfigError) else _FAILED)
+        return error_code or _usual_code(error)
     return code
 
 
@@ -49,15 +44,23 @@ def _call(call: Callable[[], Any]) -> int:
         code = call()
     except SystemExit as ended:
         code = ended.code
-    except click.exceptions.Exit as ended:  # --help
-        code = ended.exit_code
     return code if isinstance(code, int) else 0
 
 
+def _usual_code(error: Exception) -> int:
+    from shellrunner.errors import ConfigError  # noqa: PLC0415  see the module
+
+    return _USAGE_ERROR if isinstance(error, ConfigError) else _FAILED
+
+
 def _describe(error: Exception) -> str:
+    from shellrunner.errors import ShellrunnerError  # noqa: PLC0415  see the module
+
     if isinstance(error, ShellrunnerError):
         return error.detail
     if not isinstance(error, OSError):
+        import traceback  # noqa: PLC0415  see the module
+
         return traceback.format_exc().rstrip()  # a bug
     reason = error.strerror or str(error)
     if error.filename is not None:
@@ -70,11 +73,14 @@ def _describe(error: Exception) -> str:
 
 
 def _report(message: str) -> None:
+    from shellrunner import control_characters  # noqa: PLC0415  see the module
+
     with contextlib.suppress(OSError):  # there is nowhere to report that
-        click.echo(control_characters.escape_lines(message), err=True)
+        sys.stderr.write(f"{control_characters.escape_lines(message)}\n")
+        sys.stderr.flush()
 
 
-def show(error: click.ClickException) -> None:
+def show(error: "click.ClickException") -> None:
     """Write the message of a wrong call, which may quote its arguments, to standard error."""
     text = io.StringIO()
     error.show(text)

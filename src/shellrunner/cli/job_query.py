@@ -3,14 +3,12 @@
 The service checks the filters. Must not know terminals or tables.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
 from shellrunner.client import Client
-from shellrunner.model.filters import FILTERS
 
 T = TypeVar("T")
 Filters = tuple[tuple[str, str], ...]
@@ -30,13 +28,22 @@ def _parse_filters(ctx: click.Context, param: click.Parameter, value: tuple[str,
     return tuple(filters)
 
 
+class _FilterOption(click.Option):
+    """Its help names all filters, which are imported only to be shown."""
+
+    @property
+    def help(self) -> str:
+        from shellrunner.model.filters import FILTERS  # noqa: PLC0415
+
+        return f"Only matching jobs: {', '.join(info.parameter for info in FILTERS.values())}. Repeatable."
+
+    @help.setter  # noqa: A003  as click calls it
+    def help(self, _: str | None) -> None:
+        """Ignore the one that an option is made with."""
+
+
 filter_option = click.option(
-    "--filter",
-    "filters",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=_parse_filters,
-    help=f"Only matching jobs: {', '.join(info.parameter for info in FILTERS.values())}. Repeatable.",
+    "--filter", "filters", cls=_FilterOption, metavar="NAME=VALUE", multiple=True, callback=_parse_filters
 )
 
 
@@ -66,11 +73,10 @@ async def fetch(client: Client, query: JobQuery) -> JobQueryResult:
     """Fetch the jobs that match now, and their statuses."""
     limit = min(_PAGE_SIZE, query.max_rows + 1 if query.max_rows else _PAGE_SIZE)
     parameters = {**query.parameters, "limit": limit}
-    jobs, statuses = await asyncio.gather(
-        _take(client.jobs(**parameters), query.max_rows), _take(client.statuses(**parameters), query.max_rows)
-    )
+    jobs = await _take(client.jobs(**parameters), query.max_rows)
+    statuses = await _take(client.statuses(**parameters), query.max_rows)
     by_id = {status["job_id"]: status for status in statuses}
-    # A job that was submitted between the two requests has no status here.
+    # A job that ended between the two requests may match no longer, and then has no status here.
     rows = [{**_NO_STATUS, **job, **by_id.get(job["job_id"], {})} for job in jobs]
     max_rows = query.max_rows or len(rows)
     return JobQueryResult(rows[:max_rows], has_more=len(rows) > max_rows)

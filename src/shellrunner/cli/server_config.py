@@ -7,7 +7,6 @@ requests.
 import os
 import re
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +68,8 @@ def config_path() -> Path:
 def _read(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
+            import tomllib  # noqa: PLC0415  only for those who have the file
+
             status = os.fstat(file.fileno())
             content = tomllib.loads(file.read().decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):

@@ -3,13 +3,12 @@
 Read from a file or from this process's standard input. Must not know requests.
 """
 
-import asyncio
 import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Final, NamedTuple
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -41,7 +40,7 @@ class StdinSource(NamedTuple):
         """Whether the input is sent while the job runs."""
         return self.fd is not None
 
-    async def chunks(self, lock: asyncio.Lock) -> AsyncIterator[bytes]:
+    async def chunks(self, lock: AbstractAsyncContextManager[Any]) -> AsyncIterator[bytes]:
         """Yield all of the input that is streamed; see `fd_io.read_chunks`."""
         if self.head:
             yield self.head
@@ -50,7 +49,9 @@ class StdinSource(NamedTuple):
                 yield chunk
 
 
-async def pipe_stdin(client: Client, job_id: int, source: StdinSource, lock: asyncio.Lock) -> None:
+async def pipe_stdin(
+    client: Client, job_id: int, source: StdinSource, lock: AbstractAsyncContextManager[Any]
+) -> None:
     """Send a job the streamed input; nothing is read while another task holds `lock`.
 
     Raises:

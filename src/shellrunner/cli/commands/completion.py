@@ -5,7 +5,7 @@ from typing import Final
 import click
 from click.shell_completion import get_completion_class
 
-from shellrunner.cli import COMPLETION_VARIABLE, cli
+from shellrunner.cli.verb_group import COMPLETION_VARIABLE, cli
 
 _INSTRUCTIONS: Final = {
     "bash": '~/.bashrc: eval "$(shellrunner completion bash)"',

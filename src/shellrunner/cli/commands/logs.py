@@ -73,7 +73,9 @@ def logs(
 
     retry_for = api_calls.RETRY_FOR_LONG if follow else api_calls.RETRY_FOR
     retry_first_for = api_calls.RETRY_FIRST_FOR if follow else 0.0
-    api_calls.run_with_client(server, show, console, retry_for=retry_for, retry_first_for=retry_first_for)
+    api_calls.run_with_client(
+        server, show, console, concurrent=follow, retry_for=retry_for, retry_first_for=retry_first_for
+    )
 
 
 async def _record_missing(client: Client, job: int, writer: OutputWriter) -> None:

@@ -3,10 +3,7 @@
 Must not know how connections are resumed.
 """
 
-import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -14,7 +11,7 @@ import click
 
 from shellrunner.cli import api_calls
 from shellrunner.cli.fd_io import STDOUT
-from shellrunner.cli.job_query import Filters, JobQuery, JobQueryResult, fetch, filter_option, filter_query
+from shellrunner.cli.job_query import Filters, JobQuery, fetch, filter_option, filter_query
 from shellrunner.cli.number_types import WholeNumber
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_table import render_jobs
@@ -23,9 +20,6 @@ from shellrunner.client import Client
 _DEFAULT_LIMIT: Final = 100
 _UNFINISHED: Final = "waiting,queued,running"
 _FILTERS_OF_DONE_JOBS: Final = frozenset({"state", "ending", "exit_code", "completed_after", "completed_before"})
-
-_REFRESH_INTERVAL: Final = 1.0  # seconds after which ages and durations are out of date
-_MIN_FETCH_INTERVAL: Final = 0.3
 
 
 @click.command()
@@ -53,8 +47,10 @@ def ps(
     console = Console()
     if watch:
         _check_watch(quiet=quiet, as_json=as_json)
-        action = partial(_watch, query, console)
-        api_calls.run_with_client(server, action, console, retry_for=api_calls.RETRY_FOR_LONG)
+        from shellrunner.cli.watched_table import watch_jobs  # noqa: PLC0415  it imports asyncio
+
+        action = partial(watch_jobs, query, console)
+        api_calls.run_with_client(server, action, console, concurrent=True, retry_for=api_calls.RETRY_FOR_LONG)
     api_calls.run_with_client(server, partial(_list, query, console, quiet=quiet, as_json=as_json), console)
 
 
@@ -87,53 +83,3 @@ def _check_watch(*, quiet: bool, as_json: bool) -> None:
         raise click.UsageError("--watch cannot be combined with --quiet or --json")
     if not os.isatty(STDOUT) or os.environ.get("TERM", "dumb") == "dumb":
         raise click.UsageError("--watch requires a terminal")
-
-
-async def _watch(query: JobQuery, console: Console, client: Client) -> int:
-    """Keep the table up to date until Ctrl-C, which cancels this."""
-    changed = asyncio.Event()
-    with suppress(asyncio.CancelledError), _alternate_screen():
-        await api_calls.run_with_background(_redraw(query, console, client, changed), _listen(client, changed))
-    return 0
-
-
-async def _listen(client: Client, changed: asyncio.Event) -> None:
-    async for _ in client.changes():
-        changed.set()
-
-
-async def _redraw(query: JobQuery, console: Console, client: Client, changed: asyncio.Event) -> None:
-    while True:
-        changed.clear()
-        result = await fetch(client, query)
-        await _draw(result, console)
-        await asyncio.sleep(_MIN_FETCH_INTERVAL)
-        while not await _has_changed(changed):
-            await _draw(result, console)
-
-
-async def _has_changed(changed: asyncio.Event) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_REFRESH_INTERVAL):
-            return await changed.wait()
-    return False
-
-
-async def _draw(result: JobQueryResult, console: Console) -> None:
-    lines = render_jobs(result.rows).splitlines()
-    max_lines = os.get_terminal_size(STDOUT).lines - 1
-    if len(lines) > max_lines > 0:
-        lines = [*lines[: max_lines - 1], f"… and {len(lines) - max_lines + 1} more"]
-    text = "".join(f"{line}\x1b[K\n" for line in lines)
-    await console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
-
-
-@contextmanager
-def _alternate_screen() -> Iterator[None]:
-    """Use the alternate screen of xterm(1) without a cursor, and restore the screen as it was."""
-    os.write(STDOUT, b"\x1b[?1049h\x1b[?25l\x1b[H")
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.write(STDOUT, b"\x1b[?25h\x1b[?1049l")

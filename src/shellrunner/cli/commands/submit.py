@@ -3,8 +3,8 @@
 Must not know how a job is followed.
 """
 
-import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
@@ -34,7 +34,12 @@ def submit_detached(stdin: str | None, server: str | None, *, as_json: bool, **o
         submission = job_options.submission(**options, stdin=source)
         action = partial(_submit, submission, source, console, as_json=as_json)
         api_calls.run_with_client(
-            server, action, console, retry_for=api_calls.RETRY_FOR_LONG, error_code=exit_codes.SERVICE_ERROR
+            server,
+            action,
+            console,
+            concurrent=source.is_streamed,
+            retry_for=api_calls.RETRY_FOR_LONG,
+            error_code=exit_codes.SERVICE_ERROR,
         )
 
 
@@ -45,5 +50,5 @@ async def _submit(
     await (console.print_json(job) if as_json else console.print_line(str(job["job_id"])))
     if source.is_streamed:
         console.progress.set_activity(f"sending input to job {job['job_id']}")
-        await stdin_source.pipe_stdin(client, job["job_id"], source, asyncio.Lock())
+        await stdin_source.pipe_stdin(client, job["job_id"], source, nullcontext())
     return 0

@@ -1,9 +1,8 @@
 """The status line: what the command waits for and for how long, and the loss of the connection.
 
-Owned by a `Console`; kept up to date by the command and its client. Must not know how lines are drawn.
+Owned by a `Console`; kept up to date and redrawn by the command and its client. Must not know how lines are drawn.
 """
 
-import asyncio
 import time
 from typing import Final, Protocol
 
@@ -12,7 +11,7 @@ from shellrunner.errors import ShellrunnerError
 
 _DRAW_AFTER: Final = 1.0  # seconds of waiting that need no explanation
 _REPORT_AFTER: Final = 3.0  # seconds without a connection after which it is reported even where nothing can be drawn
-_REDRAW_INTERVAL: Final = 0.25
+REDRAW_INTERVAL: Final = 0.25
 
 
 class StatusLine(Protocol):
@@ -52,13 +51,9 @@ class Progress:
                 self._status_line.report("reconnected")
                 self._is_lost_reported = False
 
-    async def run(self) -> None:
-        """Redraw the line until cancelled."""
-        while True:
-            await asyncio.sleep(_REDRAW_INTERVAL)
-            self._draw(time.monotonic())
-
-    def _draw(self, now: float) -> None:
+    def redraw(self) -> None:
+        """Bring the line up to date, as is to be done each `REDRAW_INTERVAL` seconds."""
+        now = time.monotonic()
         if self._lost:
             self._show_lost(self._lost, now - self._lost_since)
         elif self._activity and now - self._activity_since >= _DRAW_AFTER:

@@ -1,13 +1,9 @@
-"""Questions to the user at the terminal, independent of standard input and output, and Ctrl-C.
+"""Questions to the user at the terminal, independent of standard input and output.
 
 Must not know what is asked.
 """
 
-import asyncio
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from shellrunner import ascii_text
@@ -33,41 +29,3 @@ async def ask(question: str) -> str | None:
         return None
     finally:
         os.close(terminal)
-
-
-class InterruptHandler:
-    """Handles Ctrl-C while a task runs: the first one sets an event, the second one cancels the task."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._task = asyncio.current_task()
-        self._first = asyncio.Event()
-
-    async def wait_first(self) -> None:
-        """Wait for the first Ctrl-C."""
-        await self._first.wait()
-
-    def uncancel(self) -> bool:
-        """Return whether this handler cancelled the task, and if so revoke that."""
-        if self.count > 1 and self._task:
-            self._task.uncancel()
-        return self.count > 1
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle Ctrl-C within the block; where it was ignored before (`nohup`, `&`), it stays ignored."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
-        try:
-            yield
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
-
-    def _on_interrupt(self) -> None:
-        self.count += 1
-        self._first.set()
-        if self.count > 1 and self._task:
-            self._task.cancel()

@@ -3,12 +3,10 @@
 Cells are plain text, whatever they contain. Must not know what the rows are.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final, NamedTuple
-
-from wcwidth import clip, ljust, rjust, width
 
 from shellrunner import control_characters
 from shellrunner.cli.ui.ansi import Styler
@@ -32,7 +30,11 @@ class Column(NamedTuple):
 
 def terminal_width() -> int | None:
     """Return the number of columns, None if standard output is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil  # noqa: PLC0415  it takes 5 ms, and imports four compressions
+
+    return shutil.get_terminal_size().columns
 
 
 def render_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
@@ -40,18 +42,47 @@ def render_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> s
     styler, max_width = Styler(), terminal_width()
     table = [[Cell(column.heading, "bold") for column in columns]]
     table += [[Cell(control_characters.escape(cell.text), cell.style) for cell in row] for row in rows]
-    widths = [max(width(row[index].text) for row in table) for index in range(len(columns))]
-    lines = (_render_row(row, columns, widths, styler) for row in table)
-    return "\n".join(line if max_width is None else _cut(line, max_width) for line in lines)
+    widths = [max(_width(row[index].text) for row in table) for index in range(len(columns))]
+    return "\n".join(_render_row(_padded(row, columns, widths), max_width, styler) for row in table)
 
 
-def _render_row(row: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], styler: Styler) -> str:
-    # The functions of wcwidth count a wide character as two columns, and an escape sequence as none.
-    return _GAP.join(
-        (rjust if column.right else ljust)(styler.apply(cell.text, cell.style), column_width)
-        for cell, column, column_width in zip(row, columns, widths, strict=True)
-    ).rstrip()
+def _padded(row: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int]) -> list[Cell]:
+    """Return a line as cells, of which those without a style are the blanks between the columns."""
+    line: list[Cell] = []
+    for cell, column, column_width in zip(row, columns, widths, strict=True):
+        blanks = Cell(" " * (column_width - _width(cell.text)))
+        line += [blanks, cell] if column.right else [cell, blanks]
+        line.append(Cell(_GAP))
+    while line and not line[-1].text.rstrip():
+        line.pop()
+    return line
 
 
-def _cut(line: str, max_width: int) -> str:
-    return line if width(line) <= max_width else clip(line, 0, max_width - 1) + "…"
+def _render_row(line: Sequence[Cell], max_width: int | None, styler: Styler) -> str:
+    if max_width is not None and sum(_width(cell.text) for cell in line) > max_width:
+        line = _cut(line, max_width)
+    return "".join(styler.apply(cell.text, cell.style) for cell in line)
+
+
+def _cut(line: Sequence[Cell], max_width: int) -> list[Cell]:
+    cut, rest = [], max_width - 1
+    for cell in line:
+        cut.append(Cell(_clip(cell.text, rest), cell.style))
+        rest -= _width(cell.text)
+        if rest < 0:
+            break
+    return [*cut, Cell("…")]
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else _wcwidth().width(text)
+
+
+def _clip(text: str, max_width: int) -> str:
+    return text[:max_width] if text.isascii() else _wcwidth().clip(text, 0, max_width)
+
+
+def _wcwidth() -> ModuleType:
+    import wcwidth  # noqa: PLC0415  its tables take 10 ms, and most tables are ASCII
+
+    return wcwidth

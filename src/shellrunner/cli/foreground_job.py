@@ -1,0 +1,148 @@
+"""A job that `run` has in the foreground: its output, its input, its exit code, and Ctrl-C.
+
+Must not know how connections are resumed.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from shellrunner.cli import event_loop, exit_codes, stdin_source
+from shellrunner.cli.event_loop import InterruptHandler
+from shellrunner.cli.output_writer import OutputWriter
+from shellrunner.cli.stdin_source import StdinSource
+from shellrunner.cli.ui import formatting, prompt
+from shellrunner.cli.ui.console import Console, OutputClosed
+from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
+from shellrunner.errors import ShellrunnerError
+
+if TYPE_CHECKING:
+    from shellrunner.wire.documents import Result
+
+_QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
+_DELETED: Final = (404, 410)
+_AMBIGUOUS_CODES: Final = (exit_codes.OTHER_ENDING, exit_codes.NOT_STARTED)  # the reason is reported even if quiet
+_STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
+
+
+async def run_job(
+    submission: Mapping[str, Any], source: StdinSource, console: Console, client: Client, *, as_json: bool
+) -> int:
+    """Submit a job and show it until it is done or the user leaves; return the exit code."""
+    console.progress.set_activity("submitting the job")
+    job = await client.submit(**submission)
+    code = await _ForegroundJob(client, console, job["job_id"], shows_output=not as_json).run(source)
+    if as_json and code != exit_codes.INTERRUPTED:
+        await console.print_json(await client.result(job["job_id"]))
+    return code
+
+
+class _Detached(Exception):
+    """The user chose to leave the job running."""
+
+
+class _ForegroundJob:
+    """A job in the foreground: shows its output, sends its input, and handles Ctrl-C."""
+
+    def __init__(self, client: Client, console: Console, job_id: int, *, shows_output: bool) -> None:
+        self._client, self._console, self._job_id = client, console, job_id
+        self._writer = OutputWriter(console) if shows_output else None
+        self._has_leftovers = False
+        self._terminal_lock = asyncio.Lock()  # held while a question is on the terminal
+
+    async def run(self, source: StdinSource) -> int:
+        """Follow the job until it is done or the user leaves; return the exit code."""
+        interrupts = InterruptHandler()
+        try:
+            with interrupts.installed():
+                code = await event_loop.run_with_background(
+                    self._follow(), self._send_input(source), self._handle_interrupt(interrupts)
+                )
+        except _Detached:
+            return self._detach()
+        except asyncio.CancelledError:
+            if not interrupts.uncancel():
+                raise
+            return self._detach()
+        except OutputClosed:
+            self._console.report(self._continues_message)
+            raise
+        except ShellrunnerError as error:
+            if not isinstance(error, ClientError) or error.status not in _DELETED:
+                error.add_note(self._continues_message)
+            raise
+        return exit_codes.INTERRUPTED if interrupts.count else code
+
+    async def _follow(self) -> int:
+        self._set_activity("is queued")
+        async for event in self._client.follow(self._job_id):
+            async with self._terminal_lock:
+                if isinstance(event, JobEnded):
+                    return await self._end(event)
+                await self._show(event)
+        raise AssertionError("the stream of a job ends with JobEnded")
+
+    async def _show(self, event: Event) -> None:
+        match event:
+            case OutputReceived() if self._writer:
+                self._console.progress.set_activity("")
+                await self._writer.write(event)
+            case StatusChanged(status) if status["done"]:
+                self._has_leftovers = bool(status.get("leftovers_count"))  # an older server does not know it
+            case StatusChanged(status) if status["cancelling"]:
+                self._set_activity("is being cancelled")
+            case StatusChanged(status):
+                self._set_activity(_STATE_TEXTS.get(status["state"], "is queued"))
+            case BytesDropped() if self._writer:
+                self._writer.record_dropped(event)
+
+    async def _end(self, event: JobEnded) -> int:
+        end, code = event.end, exit_codes.exit_code_of_job(event.end)
+        self._console.progress.set_activity("")
+        if self._writer and self._writer.report_dropped() and code == 0:
+            code = exit_codes.OTHER_ENDING  # what was shown is not all of the output
+        result = await self._result() if end["ending"] != "exited" or self._has_leftovers else None
+        if end["ending"] != "exited":
+            message = formatting.describe_ending(self._job_id, end, result and result["detail"])
+            self._console.report(message, required=code in _AMBIGUOUS_CODES)
+        if result and (leftovers := formatting.describe_leftovers(result)):
+            self._console.report(f"job {self._job_id}: {leftovers}")
+        return code
+
+    async def _result(self) -> "Result | None":
+        try:
+            return await self._client.result(self._job_id)
+        except ClientError:  # the result was deleted at once
+            return None
+
+    async def _send_input(self, source: StdinSource) -> None:
+        if source.is_streamed:
+            await stdin_source.pipe_stdin(self._client, self._job_id, source, self._terminal_lock)
+
+    async def _handle_interrupt(self, interrupts: InterruptHandler) -> None:
+        await interrupts.wait_first()
+        async with self._terminal_lock:
+            with self._console.prompting():
+                answer = await prompt.ask(_QUESTION.format(self._job_id))
+            if answer is None or not "cancel".startswith(answer or "-"):
+                raise _Detached
+            await self._cancel()
+
+    async def _cancel(self) -> None:
+        try:
+            await self._client.cancel(self._job_id)
+        except ClientError as error:
+            if error.kind != "already-done":
+                raise
+
+    def _detach(self) -> int:
+        self._console.report(self._continues_message)
+        return exit_codes.INTERRUPTED
+
+    def _set_activity(self, text: str) -> None:
+        self._console.progress.set_activity(f"job {self._job_id} {text}")
+
+    @property
+    def _continues_message(self) -> str:
+        job_id = self._job_id
+        return f"job {job_id} continues: use `shellrunner logs -f {job_id}` or `shellrunner cancel {job_id}`"

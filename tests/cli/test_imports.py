@@ -1,0 +1,52 @@
+"""What a call of the command line imports, which is most of its time."""
+
+import asyncio
+import re
+import sys
+
+import pytest
+
+from tests.support.command_line import Typist
+from tests.support.service import Service
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# Each takes 5 to 100 ms, and a call that follows nothing needs none of them: not even the table of `ps`.
+COSTLY = {
+    "aiohttp", "asyncio", "logging", "pydantic", "pydantic_core", "shutil", "sqlite3", "stringprep", "subprocess",
+    "tomllib", "traceback", "typing_extensions", "wcwidth",
+}  # fmt: skip
+PLAIN_CALLS = (("submit", "true"), ("ps", "--all"), ("wait", "1"), ("logs", "1"))
+
+
+async def imported(typist: Typist, *arguments: str) -> set[str]:
+    """Return the modules that a call of the program imports."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "importtime", "-m", "shellrunner", *arguments,
+        env=typist.environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, errors = await process.communicate()
+    return set(re.findall(r"^import time: .*\| +(\S+)$", errors.decode(), re.MULTILINE))
+
+
+async def test_a_plain_call_imports_no_event_loop(typist: Typist, shared: Service) -> None:
+    """Neither aiohttp, asyncio nor pydantic is imported to submit, list, wait for and read jobs."""
+    assert (await shared.run("true"))["job_id"] >= 1
+    for arguments in PLAIN_CALLS:
+        loaded = await imported(typist, *arguments)
+        assert "http.client" in loaded, arguments
+        assert not loaded & COSTLY, arguments
+        packages = {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")}
+        assert packages <= {
+            "ascii_text", "cli", "client", "clock", "control_characters", "errors", "model", "peer_credentials",
+            "process_hardening",
+        }, arguments  # fmt: skip
+    assert {"aiohttp", "asyncio"} <= await imported(typist, "run", "true")
+
+
+async def test_the_version_is_printed_without_parsing(typist: Typist) -> None:
+    """`--version` imports four modules of ours, no click, and nothing that connects."""
+    loaded = await imported(typist, "--version")
+    ours = {name for name in loaded if name.startswith("shellrunner")}
+    assert ours == {"shellrunner", "shellrunner.cli", "shellrunner.cli.boundary", "shellrunner.process_hardening"}
+    assert not loaded & {"click", "json", "socket", "inspect", *COSTLY}
