@@ -4,10 +4,11 @@ import argparse
 import contextlib
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from benchmarks import machine, table
-from benchmarks.figure import Outcome, Run
+from benchmarks.figure import Figure, Outcome, Run
 from benchmarks.figures import FIGURES
 from benchmarks.rounds import measure
 from benchmarks.versions import CURRENT, checked_out
@@ -27,7 +28,7 @@ def main() -> None:
         outcomes: list[Outcome] = []
         rounds = options.rounds or (1 if options.quick else 5)
         with contextlib.suppress(KeyboardInterrupt):  # what is measured is printed
-            outcomes.extend(measure(figure, run, rounds, _report) for figure in chosen)
+            outcomes.extend(_measure(figure, run, rounds) for figure in chosen)
         facts["load"] += f" before, {machine.load()} after"
     names = [version.name for version in versions]
     lines = [line for outcome in outcomes for line in table.lines(outcome, names)]
@@ -36,6 +37,18 @@ def main() -> None:
     else:
         print(", ".join(f"{name}: {fact}" for name, fact in facts.items()), end="\n\n")
         print(table.text(lines))
+    failed = {outcome.figure.name: outcome.failed for outcome in outcomes if outcome.failed}
+    if failed:
+        sys.exit("failed: " + "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+
+
+def _measure(figure: Figure, run: Run, rounds: int) -> Outcome:
+    """Measure a figure; one that fails costs no other its values."""
+    try:
+        return measure(figure, run, rounds, _report)
+    except Exception as error:  # noqa: BLE001  of a service, a peer or the load, whatever it is
+        traceback.print_exc()
+        return Outcome(figure, failed=f"{type(error).__name__}: {error}")
 
 
 def _report(text: str) -> None:

@@ -79,6 +79,7 @@ class Outcome:
     figure: Figure
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
+    failed: str = ""
 
     def values(self, contender: str, measure: Measure) -> list[float]:
         """Return a contender's values in order of the rounds, in the unit of the measure."""

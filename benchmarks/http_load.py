@@ -9,7 +9,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -87,27 +87,42 @@ class _Connection:
 
 def send(port: int, request: Request, count: int, connections: int, *, expected: int = 200) -> Load:
     """Send the request `count` times over this many connections, each after the answer to the one before."""
+    turns = iter(range(count))
+    return _send_while(lambda: next(turns, None) is not None, port, request, min(connections, count), expected)
+
+
+def send_for(port: int, request: Request, seconds: float, connections: int, *, expected: int = 200) -> Load:
+    """Send the request for this many seconds."""
+    deadline = time.monotonic() + seconds
+    return _send_while(lambda: time.monotonic() < deadline, port, request, connections, expected)
+
+
+def _send_while(goes_on: Callable[[], bool], port: int, request: Request, connections: int, expected: int) -> Load:
+    """Send the request over this many connections for as long as `goes_on`; return once the last is answered."""
     encoded = request.encode(port)
     status_line = b"HTTP/1.1 %d " % expected
     latencies: list[float] = []
     body = b""
-    opened = [_Connection(port) for _ in range(min(connections, count))]
+    opened = [_Connection(port) for _ in range(connections)]
     with selectors.EpollSelector() as selector:
         for connection in opened:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
         began = time.perf_counter()
+        unanswered = 0
         for connection in opened:
-            connection.send(encoded)
-        sent = len(opened)
-        while len(latencies) < count:
+            if goes_on():
+                connection.send(encoded)
+                unanswered += 1
+        while unanswered:
             for key, _ in selector.select():
                 connection = key.data
                 if (answer := connection.receive(status_line)) is not None:
                     latency, body = answer
                     latencies.append(latency)
-                    if sent < count:
+                    if goes_on():
                         connection.send(encoded)
-                        sent += 1
+                    else:
+                        unanswered -= 1
         seconds = time.perf_counter() - began
     for connection in opened:
         connection.socket.close()

@@ -29,7 +29,7 @@ class Service:
     def request(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Send one request; return the status, and the body parsed from JSON (None if there is none)."""
+        """Send one request; return the status, and the body parsed from JSON (None if it is not JSON)."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             content = None if body is None else json.dumps(body)
@@ -39,7 +39,8 @@ class Service:
             answer = response.read()
         finally:
             connection.close()
-        return response.status, json.loads(answer) if answer else None
+        is_json = "json" in (response.getheader("Content-Type") or "")
+        return response.status, json.loads(answer) if is_json else None
 
     def get(self, path: str) -> Any:
         """Send a GET and return the document."""
@@ -47,9 +48,9 @@ class Service:
         assert status == 200, (status, document)
         return document
 
-    def submit(self, command: str, **spec: object) -> int:
+    def submit(self, **spec: object) -> int:
         """Submit a job and return its id."""
-        status, document = self.request("POST", "/api/jobs", {"command": command, **spec})
+        status, document = self.request("POST", "/api/jobs", spec)
         assert status == 202, (status, document)
         return int(document["job_id"])
 

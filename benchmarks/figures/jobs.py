@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Round, Run, Sample, Unavailable, client, cpu, wall
 from benchmarks.http_load import post, send
@@ -59,7 +60,7 @@ def _contenders(run: Run, submit: Submit) -> Iterator[Contenders]:
             service = stack.enter_context(serving(version, run.directory))
             submit_alone(service, run.count(200, 10))  # every keeper is there, the caches are warm
             service.wait_until_idle()
-            contenders[version.name] = lambda service=service: _sample(service, submit, jobs)  # type: ignore[misc]
+            contenders[version.name] = partial(_sample, service, submit, jobs)
         yield contenders
 
 

@@ -8,13 +8,13 @@ from benchmarks.service import Service
 
 
 def _running_job(service: Service, _: Run) -> str:
-    job_id = service.submit("exec sleep 3600")
+    job_id = service.submit(command="exec sleep 3600")
     service.wait_until_running(job_id)
     return f"/api/statuses/{job_id}"
 
 
 def _ended_job(service: Service, _: Run) -> int:
-    job_id = service.submit("echo a line of output")
+    job_id = service.submit(command="echo a line of output")
     service.wait_until_idle()
     return job_id
 
