@@ -173,13 +173,14 @@ def test_the_list_has_every_token_and_no_hash(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(lines + lines.replace("ci", "old").replace("2127-01-01", "2020-01-01")
                     .replace(hash_secret(secret), hash_of("old"))
-                    + 'commands = [{ argv = ["uptime"] }]\n')  # fmt: skip
+                    + 'commands = [{ argv = ["uptime"] }]\nprofile = "strict"\nmax_queued = 3\n'
+                    + 'requests_per_second = 0.5\nnetworks = ["10.0.0.0/8"]\n[profiles.strict]\n')  # fmt: skip
     path.chmod(0o600)
     heading, *rows = token("list", "--config", path).stdout.splitlines()
-    assert heading.split() == ["NAME", "SCOPES", "EXPIRES", "RUN", "AS", "COMMANDS"]
-    assert [row.split() for row in rows] == [
-        ["ci", "read,run", "2127-01-01T00:00:00Z", "-", "any"],
-        ["old", "read,run", "2020-01-01T00:00:00Z", "(expired)", "-", "1", "rules"],
+    assert heading.split() == ["NAME", "SCOPES", "EXPIRES", "RUN", "AS", "PROFILE", "COMMANDS", "LIMITS"]
+    assert [" ".join(row.split()) for row in rows] == [
+        "ci read,run 2127-01-01T00:00:00Z - - any -",
+        "old read,run 2020-01-01T00:00:00Z (expired) - strict 1 rule 3 queued, 0.5 requests/s, 10.0.0.0/8",
     ]
     nothing = token("list")
     assert (nothing.stdout, nothing.stderr.split(":")[0]) == ("", "no tokens")

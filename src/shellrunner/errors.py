@@ -331,7 +331,8 @@ class NetworkNotAllowed(ShellrunnerError):
 
     def __init__(self, name: str, address: str | None) -> None:
         where = "from a client whose address a proxy hides (server.proxies)" if address is None else f"from {address}"
-        super().__init__(f"{name} may not be used {where}: it is limited to some networks", share="networks")
+        reason = "its `networks` in the configuration do not include that"
+        super().__init__(f"{name} may not be used {where}: {reason}", share="networks")
 
 
 class NotThisUser(ShellrunnerError):

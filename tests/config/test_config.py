@@ -242,7 +242,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         ("[queues]\n'..' = {}", 2, "queues...", 'must not be "." or ".."'),
         ("[queues]\n\n'a b' = {}", 3, "queues.a b", "must be 1 to 63 letters"),
         ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "requires callbacks.secret"),
-        ("[callbacks]\nnetworks = ['10.0.0.1/8']", 2, "callbacks.networks.0", "must be an IP address or a network"),
+        ("[callbacks]\nnetworks = ['10.0.0.1/8']", 2, "callbacks.networks.0", "the network is 10.0.0.0/8"),
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )

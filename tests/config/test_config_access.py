@@ -65,7 +65,7 @@ def test_loopback_and_unix_sockets_need_no_token(file: Any, server: str) -> None
         ("names = ['a:99999']", "names.0", "must be HOST or HOST:PORT"),
         ("origins = ['a']", "origins.0", "must be an origin as browsers send it"),
         ("cors_origins = ['https://a']", "cors_origins", "pages of other sites must send a token"),
-        ("proxies = ['10.0.0.1/8']", "proxies.0", "must be an IP address or a network"),
+        ("proxies = ['10.0.0.1/8']", "proxies.0", "the network is 10.0.0.0/8"),
         ("tls_cert = '/c'", "tls_key", "tls_cert and tls_key must be set together"),
         ("tls_key = '/k'", "tls_key", "tls_cert and tls_key must be set together"),
         ("tls_key = 'k'", "tls_key", "must be an absolute path"),

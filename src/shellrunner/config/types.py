@@ -72,7 +72,10 @@ def network(text: str) -> str:
     """Require an IP address or a network; return it in its canonical form, IPv4-mapped IPv6 as IPv4."""
     try:
         found = ipaddress.ip_network(text)
-    except ValueError:
+    except ValueError as error:
+        if "host bits" in str(error):
+            whole = ipaddress.ip_network(text, strict=False)
+            raise ValueError(f"has bits after its prefix; the network is {whole}") from None
         raise ValueError("must be an IP address or a network, such as 10.0.0.0/8") from None
     mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
     if mapped is not None and found.prefixlen >= _MAPPED_BITS:

@@ -26,7 +26,7 @@ _DURATION: Final = re.compile(r"([0-9.]+[dh])+", re.ASCII)
 _INSTRUCTIONS: Final = """\
 # Append this to config.toml or to the file that auth.tokens_file names, which other users must not be able to read
 # (chmod o= FILE). Then run: systemctl reload shellrunner. The token itself will not be shown again."""
-_COLUMNS: Final = tuple(map(Column, ("NAME", "SCOPES", "EXPIRES", "RUN AS", "COMMANDS")))
+_COLUMNS: Final = tuple(map(Column, ("NAME", "SCOPES", "EXPIRES", "RUN AS", "PROFILE", "COMMANDS", "LIMITS")))
 
 
 def _check_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -132,8 +132,19 @@ def _row(token: Token) -> tuple[str, ...]:
     expires = "never" if token.expires is None else format_time(token.expires)
     if token.is_expired(datetime.now(UTC)):
         expires += " (expired)"
-    commands = "any" if token.commands is None else f"{len(token.commands)} rules"
-    return token.name, ",".join(token.scopes), expires, token.run_as or "-", commands
+    commands = "any" if token.commands is None else f"{len(token.commands)} rule{'s' * (len(token.commands) != 1)}"
+    scopes = ",".join(token.scopes)
+    return token.name, scopes, expires, token.run_as or "-", token.profile or "-", commands, _limits(token) or "-"
+
+
+def _limits(token: Token) -> str:
+    limits = {
+        "queued": token.max_queued,
+        "running": token.max_running,
+        "requests/s": token.requests_per_second and f"{token.requests_per_second:g}",
+    }
+    shares = [f"{limit} {name}" for name, limit in limits.items() if limit is not None]
+    return ", ".join([*shares, *(token.networks or ())])
 
 
 def _parse_time(text: str) -> datetime:
