@@ -37,7 +37,7 @@ LAYER = {package: number for number, layer in enumerate(reversed(LAYERS)) for pa
 # own module) may import from the layers below its own. To add a package, add a row that names all of its parts.
 INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "access": (
-        ("authenticator",),
+        ("authenticator", "submission"),
         ("session_registry", "throttle", "command_rules", "job_policy"),
         ("token_lookup", "networks", "request_rate"),
         ("__init__",),

@@ -85,6 +85,12 @@ async def tour(client: Any) -> None:
     assert (await client.result(number, attempt=1))["attempt"] == 1
     assert b"".join([piece async for piece in client.stdout(number, attempt=1)]) == b"out\n"
     assert b"".join([piece async for piece in client.stderr(number, attempt=1)]) == b"err\n"
+    together = await client.submit_many(
+        [{"command": "echo one"}, {"argv": ["echo", "two"], "labels": {"batch": "1"}}]
+    )
+    assert [job["command"] for job in together] == ["echo one", "echo two"]
+    for job in together:
+        assert (await client.wait(job["job_id"]))["done"]
     await talk(client)
     await hold(client)
     assert await client.delete_many(label="tour:yes") == {"deleted": 1, "kept": 0}

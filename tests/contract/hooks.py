@@ -15,8 +15,8 @@ HARMLESS = "/bin/true"
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Change each request just before it is sent, in every phase."""
-    if isinstance(case.body, dict):
-        disarm(case.body)
+    for job in jobs_of(case.body):
+        disarm(job)
     if case.meta is not None and case.meta.generation.mode.is_positive:
         forget_what_was_invented(case)
         (case.query or {}).pop("follow", None)  # no end until the job has one, and some never start
@@ -27,6 +27,14 @@ def after_call(context: Any, case: Any, response: Any) -> None:
     """Undo a pause, so that later requests find jobs that are done."""
     if case.path.endswith("/pause") and response.status_code == 200:
         requests.post(response.request.url.removesuffix("pause") + "resume", timeout=10)
+
+
+def jobs_of(body: Any) -> list[Any]:
+    """Return what may be a job: the body itself, and each of a batch."""
+    if not isinstance(body, dict):
+        return []
+    jobs = body.get("jobs")
+    return [body, *(job for job in (jobs if isinstance(jobs, list) else []) if isinstance(job, dict))]
 
 
 def disarm(body: Any) -> None:
@@ -49,5 +57,5 @@ def forget_what_was_invented(case: Any) -> None:
         words = sort if isinstance(sort, list) else sort.split(",")
         once = {word.removeprefix("-"): word for word in words}.values()
         case.query["sort"] = list(once) if isinstance(sort, list) else ",".join(once)
-    if isinstance(case.body, dict):
-        case.body.pop("after", None)
+    for job in jobs_of(case.body):
+        job.pop("after", None)

@@ -113,6 +113,12 @@ async def _jobs(ask: Any) -> Any:
     again = await ask("POST", "/api/jobs", {"argv": ["/bin/true"]}, Idempotency_Key='"tour"')
     assert again.status == 202
     assert (await ask("POST", "/api/jobs", {"argv": ["/bin/false"]}, Idempotency_Key='"tour"')).status == 422
+    batch = {"jobs": [{"command": "true"}, {"argv": ["/bin/true"], "labels": {"team": "a"}}]}
+    for _ in range(2):
+        together = await ask("POST", "/api/jobs/batch", batch, Idempotency_Key='"batch"')
+        assert together.status == 202
+    for job in together.json["jobs"]:
+        await _over(ask, job["job_id"])
     for target in (f"/api/jobs/{done}", "/api", "/api/openapi.json", "/"):
         first = await ask("GET", target)
         await ask("GET", target, If_None_Match=first.header("ETag"))
@@ -222,6 +228,8 @@ async def _refused(ask: Any, done: Any) -> None:
         (405, "PUT", jobs, None, {}),
         (406, "GET", jobs, None, {"Accept": "text/html"}),
         (413, "POST", jobs, b" " * (1 << 20) + b"{}", {"Content-Type": "application/json"}),
+        (413, "POST", f"{jobs}/batch", b" " * (8 << 20) + b"{}", {"Content-Type": "application/json"}),
+        (422, "POST", f"{jobs}/batch", {"jobs": [{"command": "true"}, {"timeout": 0}]}, {}),
         (415, "POST", jobs, b"command=true", {"Content-Type": "application/x-www-form-urlencoded"}),
         (415, "POST", jobs, b"{}", {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
         (417, "GET", jobs, None, {"Expect": "the-spanish-inquisition"}),

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
-from aiohttp import HttpVersion11, http_exceptions, web, web_protocol
+from aiohttp import HttpVersion11, StreamReader, http_exceptions, web, web_protocol
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
@@ -138,6 +139,24 @@ def test_cache_version_is_what_the_status_line_claims() -> None:
     request = make_mocked_request("GET", "/", version=(1, 9))  # type: ignore[arg-type]
     aiohttp_internals.override_version(request, HttpVersion11)
     assert request.version == HttpVersion11
+
+
+async def test_client_max_size_is_what_one_request_may_send() -> None:
+    """Without `_client_max_size` a batch could not be larger than all other requests."""
+    request = make_mocked_request("POST", "/", payload=_body(b"x" * 20), client_max_size=10)
+    aiohttp_internals.limit_body(request, 20)
+    assert (await request.read(), request.client_max_size) == (b"x" * 20, 20)
+    request = make_mocked_request("POST", "/", payload=_body(b"x" * 21), client_max_size=10)
+    aiohttp_internals.limit_body(request, 20)
+    with pytest.raises(web.HTTPRequestEntityTooLarge):
+        await request.read()
+
+
+def _body(content: bytes) -> StreamReader:
+    body = StreamReader(mock.Mock(), 1 << 16, loop=asyncio.get_running_loop())
+    body.feed_data(content)
+    body.feed_eof()
+    return body
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,11 @@ async def test_a_line_is_there_before_the_job(site: Site, monkeypatch: pytest.Mo
 async def test_no_change_is_made_without_a_line(site: Site) -> None:
     """While no line can be written, no route that changes something answers with success, or changes anything."""
     job = await site.done()
-    bodies = {"/api/jobs": {"command": "true"}, f"/api/jobs/{job}/signal": {"signal": "SIGHUP"}}
+    bodies = {
+        "/api/jobs": {"command": "true"},
+        "/api/jobs/batch": {"jobs": [{"command": "true"}]},
+        f"/api/jobs/{job}/signal": {"signal": "SIGHUP"},
+    }
 
     async def state() -> list[Any]:
         return [(await site.get(path)).json for path in ("/api/jobs", "/api/results", "/api/queues")]

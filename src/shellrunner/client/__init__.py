@@ -41,7 +41,7 @@ from shellrunner.client.events import (
     StatusChanged,
     StreamReset,
 )
-from shellrunner.client.request_types import JobOptions
+from shellrunner.client.request_types import JobOptions, JobRequest
 from shellrunner.client.requester import RetryListener
 from shellrunner.client.server_identity import ANYBODY
 
@@ -56,6 +56,7 @@ __all__ = [
     "JobDeleted",
     "JobEnded",
     "JobOptions",
+    "JobRequest",
     "OutputReceived",
     "RetryListener",
     "ServerAddress",

@@ -13,7 +13,7 @@ from shellrunner.client import stdin, streams
 from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Event
-from shellrunner.client.request_types import Filter, JobOptions, Stream
+from shellrunner.client.request_types import Filter, JobOptions, JobRequest, Stream
 from shellrunner.client.requester import READ_TIMEOUT, Requester, RetryListener, RetryTimes
 from shellrunner.client.server_identity import ServerIdentity
 from shellrunner.client.transport import Endpoint, Transport, TransportFactory
@@ -91,10 +91,22 @@ class Client:
         """
         given = {"command": command, "argv": argv, **options}
         body = {name: value for name, value in given.items() if value is not None}
+        job: documents.Job = await self._submit("/api/jobs", body, key)
+        return job
+
+    async def submit_many(self, jobs: Sequence[JobRequest], *, key: str | None = None) -> "Sequence[documents.Job]":
+        """Submit up to 1,000 jobs in one request, all or none; return them in the same order.
+
+        Each is a mapping with the keys of a job: `{"command": "make docs", "timeout": 60}`. The request is retried as
+        that of `submit` is, and its key stands for all of them.
+        """
+        submitted: documents.SubmittedJobs = await self._submit("/api/jobs/batch", {"jobs": jobs}, key)
+        return submitted["jobs"]
+
+    async def _submit(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
         headers = {**_JSON_HEADERS, "Idempotency-Key": f'"{key or os.urandom(16).hex()}"'}
         content = json.dumps(body, ensure_ascii=False).encode()
-        job: documents.Job = await self._requester.request("POST", "/api/jobs", body=content, headers=headers)
-        return job
+        return await self._requester.request("POST", path, body=content, headers=headers)
 
     async def run(
         self, command: str | None = None, *, argv: Sequence[str] | None = None, **options: Unpack[JobOptions]

@@ -30,3 +30,10 @@ class JobOptions(TypedDict, total=False):
     retries: Mapping[str, Any] | None
     notify: Mapping[str, str] | None
     tty: bool | Mapping[str, int] | None
+
+
+class JobRequest(JobOptions, total=False):
+    """A job with its command: one of `command`, a line for the shell, and `argv`, words that are run without one."""
+
+    command: str
+    argv: Sequence[str]

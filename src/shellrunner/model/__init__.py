@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shellrunner.model.session import Session
     from shellrunner.model.spec import (
         MAX_TIMEOUT,
+        JobBatch,
         JobSpec,
         Limits,
         Notify,
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     )
 else:
     # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs `endings` and `names` only.
-    _SPEC = {"MAX_TIMEOUT", "JobSpec", "Limits", "Notify", "Retries", "SignalRequest", "Streamed", "Terminal"}
+    _OF_SPEC = "MAX_TIMEOUT JobBatch JobSpec Limits Notify Retries SignalRequest Streamed Terminal"
     _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
-    _MODULES |= dict.fromkeys(_SPEC, "spec")
+    _MODULES |= dict.fromkeys(_OF_SPEC.split(), "spec")
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
@@ -65,6 +66,7 @@ __all__ = [
     "End",
     "Ending",
     "Job",
+    "JobBatch",
     "JobSpec",
     "Leftover",
     "Leftovers",

@@ -18,6 +18,9 @@ MAX_ARGUMENT_BYTES: Final = 131_071  # of one argument or variable: MAX_ARG_STRL
 MAX_ARGUMENTS: Final = 16_384
 MAX_VARIABLES: Final = 4_096
 MAX_DEPENDENCIES: Final = 100  # jobs that one job may wait for
+MAX_BODY_BYTES: Final = 1 << 20  # of a request, and so of one job as JSON
+MAX_BATCH_SIZE: Final = 1000  # jobs that are submitted together
+MAX_BATCH_BYTES: Final = 8 << 20  # of a request with many jobs
 MAX_PRIORITY: Final = 1000  # and, below zero, the lowest
 # Members of a job's `limits` that the kernel enforces (setrlimit(2)); the keeper enforces `output_bytes` itself.
 PROCESS_LIMITS: Final = ("memory_bytes", "cpu_seconds", "processes", "open_files")

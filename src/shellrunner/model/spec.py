@@ -38,6 +38,8 @@ from shellrunner.model.fields import (
 from shellrunner.model.names import (
     MAX_ARGUMENT_BYTES,
     MAX_ARGUMENTS,
+    MAX_BATCH_SIZE,
+    MAX_BODY_BYTES,
     MAX_DEPENDENCIES,
     MAX_LABEL_LENGTH,
     MAX_LABELS,
@@ -140,7 +142,7 @@ _Words = Annotated[
     Field(min_length=1, max_length=MAX_ARGUMENTS, strict=False),
     json_schema(prefixItems=[{"type": "string", "minLength": 1, "maxLength": MAX_ARGUMENT_BYTES, "pattern": NO_NUL}]),
 ]
-_Text = Annotated[str, json_schema(maxLength=1 << 20)]  # the largest body
+_Text = Annotated[str, json_schema(maxLength=MAX_BODY_BYTES)]
 _Variables = Annotated[
     dict[VariableName, Argument],
     json_schema(
@@ -260,3 +262,16 @@ class JobSpec(_Request):
         """Return a copy without secrets: the values of `env` blank, the text of `stdin` removed."""
         stdin = self.stdin if isinstance(self.stdin, Streamed) else None
         return self.model_copy(update={"env": dict.fromkeys(self.env, ""), "stdin": stdin})
+
+
+class JobBatch(_Request):
+    """Jobs that are submitted together: all are accepted, or none.
+
+    Each is a `JobSpec`, which is validated by itself, so that one request does not make a million errors.
+    """
+
+    jobs: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=MAX_BATCH_SIZE),
+        describe("in the order in which they are accepted; `after` may name only jobs that were accepted before"),
+    ]

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import ServerSettings, Settings
-from shellrunner.model import JobSpec, SignalRequest
+from shellrunner.model import JobBatch, JobSpec, SignalRequest
+from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BODY_BYTES
 from shellrunner.store import History
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import (
@@ -83,6 +84,9 @@ ROUTES = (
     Route("POST", "/api/jobs", jobs.submit, Access.RUN, JSON, body=JobSpec, headers="Idempotency-Key Prefer",
           answers="202:Job 200:Result job-gone invalid-job key-reused queue-full too-many-queued-jobs no-space "
           "command-not-allowed"),
+    Route("POST", "/api/jobs/batch", jobs.submit_many, Access.RUN, JSON, body=JobBatch, headers="Idempotency-Key",
+          answers="202:SubmittedJobs job-gone invalid-job key-reused queue-full too-many-queued-jobs no-space "
+          "command-not-allowed", max_body=MAX_BATCH_BYTES),
     Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN_MANY, JSON, f"{FILTER_PARAMETERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),
@@ -162,12 +166,15 @@ def make_app(
     served on the `bound_addresses`.
     """
     policies = {
-        row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type) for row in ROUTES
+        row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type, row.max_body)
+        for row in ROUTES
     }
     origins = OriginPolicy(settings.server, bound_addresses)
     audit = Audit(audit_sink, settings.audit)
     security_middleware = middleware.security_middleware(policies, origins, audit)
-    app = web.Application(middlewares=[security_middleware], client_max_size=1 << 20, handler_args=_SERVER_OPTIONS)
+    app = web.Application(
+        middlewares=[security_middleware], client_max_size=MAX_BODY_BYTES, handler_args=_SERVER_OPTIONS
+    )
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
     app[UNKNOWN_KEEPERS] = unknown_keepers
     app[RENDER_METRICS], app[AUTHENTICATOR], app[FIND_PID] = render_metrics, authenticator, controls.pid

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
+from shellrunner.model.names import MAX_BODY_BYTES
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 JSON: Final = "application/json"
@@ -38,9 +40,9 @@ class Route(NamedTuple):
     """Verb, path, handler, access level, content type of the response, and what a request may contain.
 
     `parameters` and `headers` are the query parameters and the request headers that the route understands, separated
-    by spaces; `body` is the type of the request's body. `answers` lists the possible responses: statuses, each with
-    its document (`200:Job`) or content type, and the codes of problems. It leaves out what every route may answer and
-    what follows from the other columns.
+    by spaces; `body` is the type of the request's body, and `max_body` the most bytes that it may have. `answers`
+    lists the possible responses: statuses, each with its document (`200:Job`) or content type, and the codes of
+    problems. It leaves out what every route may answer and what follows from the other columns.
     """
 
     verb: str
@@ -52,3 +54,4 @@ class Route(NamedTuple):
     answers: str = ""
     headers: str = ""
     body: type | None = None
+    max_body: int = MAX_BODY_BYTES

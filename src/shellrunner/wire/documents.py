@@ -330,6 +330,13 @@ class Jobs(TypedDict):
 
 
 @closed
+class SubmittedJobs(TypedDict):
+    """The jobs that were submitted together, in the order of the request."""
+
+    jobs: Annotated[list[Job], Field(max_length=names.MAX_BATCH_SIZE)]
+
+
+@closed
 class Statuses(TypedDict):
     """A page of statuses."""
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidSignal
-from shellrunner.model import JobSpec, SignalRequest
-from shellrunner.model.names import NAME_RULE
+from shellrunner.model import JobBatch, JobSpec, SignalRequest
+from shellrunner.model.names import MAX_BODY_BYTES, NAME_RULE
 from shellrunner.wire import json_codec
 
 _MESSAGES = {
@@ -43,18 +43,47 @@ _MESSAGES = {
 }
 
 
-def job_spec(content: bytes) -> JobSpec:
-    """Parse the body of a new job. What the configuration allows is checked by `access.job_policy`.
+def job_spec(document: Any) -> JobSpec:
+    """Validate the body of a new job. What the configuration allows is checked by `access.job_policy`.
 
     Raises:
-        MalformedJson: the body is not JSON.
-        InvalidJob: the body is JSON, but not a job.
+        InvalidJob: it is not a job.
     """
-    document = json_codec.loads(content)
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
         raise InvalidJob(_errors(error)) from None
+
+
+def job_specs(document: Any, *, is_large: bool) -> list[JobSpec | InvalidJob]:
+    """Validate the body of many new jobs: each as `job_spec` does, up to the last error that a response has room for.
+
+    `is_large`: it was larger than the body of one job may be, so that any of them may be too.
+
+    Raises:
+        InvalidJob: it is not a list of jobs.
+    """
+    try:
+        items = JobBatch.model_validate(document).jobs
+    except ValidationError as error:
+        raise InvalidJob(_errors(error)) from None
+    specs: list[JobSpec | InvalidJob] = []
+    invalid = 0
+    for item in items:
+        try:
+            specs.append(_spec_of_batch(item, is_large=is_large))
+        except InvalidJob as error:
+            specs.append(error)
+            invalid += 1
+            if invalid == MAX_ERRORS:
+                break
+    return specs
+
+
+def _spec_of_batch(item: Any, *, is_large: bool) -> JobSpec:
+    if is_large and len(json_codec.dumps(item)) > MAX_BODY_BYTES:
+        raise InvalidJob([{"pointer": "#", "detail": f"must have at most {MAX_BODY_BYTES} bytes as JSON"}])
+    return job_spec(item)
 
 
 class SignalOrder(NamedTuple):
@@ -82,13 +111,9 @@ def signal_order(content: bytes, signals: Mapping[str, int]) -> SignalOrder:
     return SignalOrder(request.signal, signals[request.signal], to_tree=request.to == "tree")
 
 
-def digest(content: bytes) -> bytes:
-    """Return a hash that is the same for bodies that are equal as JSON.
-
-    Raises:
-        MalformedJson: the body is not JSON.
-    """
-    return blake2b(json.dumps(json_codec.loads(content), sort_keys=True).encode(), digest_size=32).digest()
+def digest(document: Any) -> bytes:
+    """Return a hash that is the same for bodies that are equal as JSON."""
+    return blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=32).digest()
 
 
 def _errors(error: ValidationError) -> list[dict[str, str]]:

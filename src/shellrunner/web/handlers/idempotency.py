@@ -4,7 +4,7 @@ Parses the header; the store guarantees the rest. Must not know what a job is.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -40,9 +40,9 @@ def requested_key(request: web.Request) -> str | None:
     return key
 
 
-def bound_key(request: web.Request, key: str, content: bytes) -> IdempotencyKey:
-    """Return the key with the identity that sent it and a digest of the request body."""
-    return IdempotencyKey(identity_of(request).name, key, parse.digest(content))
+def bound_key(request: web.Request, key: str | None, document: Any) -> IdempotencyKey | None:
+    """Return the key with the identity that sent it and a digest of the request body, if there is one."""
+    return None if key is None else IdempotencyKey(identity_of(request).name, key, parse.digest(document))
 
 
 def parse_key(text: str) -> str | None:

@@ -3,15 +3,20 @@
 Handlers of the routes under /api/jobs. Must not know how jobs are run.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
 
 from aiohttp import web
 
 from shellrunner import results
-from shellrunner.access import command_rules, job_policy
+from shellrunner.access import Identity, submission
+from shellrunner.config import Settings
 from shellrunner.errors import NoSuchJob, ResultGone, TokenNeeded
-from shellrunner.model import Job
+from shellrunner.model import Job, JobSpec
+from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.web.app_keys import AUTHENTICATOR, FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
@@ -19,6 +24,8 @@ from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit, audit_details
 from shellrunner.wire import documents, json_codec, parse, serialize
+
+_MAX_INLINE: Final = 1 << 18  # bytes; a larger batch is parsed on a thread, while others are served
 
 log = logging.getLogger("shellrunner.web")
 
@@ -31,14 +38,10 @@ async def submit(request: web.Request) -> web.StreamResponse:
     app = request.app
     app[STREAMS].raise_if_closing()
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
-    content = await bodies.read_json(request)
-    spec = parse.job_spec(content)
+    document = json_codec.loads(await bodies.read_json(request))
     identity = identity_of(request)
-    command_rules.check_submission(identity, spec)  # first: what is valid is not for everybody
-    job_policy.check(spec, app[SETTINGS])
-    spec = job_policy.confine(identity, spec, app[SETTINGS])
-    command_rules.check_command(identity, spec)  # again, with its queue's profile
-    bound_key = idempotency.bound_key(request, key, content) if key is not None else None
+    spec = submission.admit(identity, parse.job_spec(document), app[SETTINGS])
+    bound_key = idempotency.bound_key(request, key, document)
     await audit.accept_job(request, spec, identity.run_as)
     job = await app[STORE].add(spec, bound_key, identity.submitter)
     audit.add_details(request, job=job.id)
@@ -47,6 +50,33 @@ async def submit(request: web.Request) -> web.StreamResponse:
     if seconds is not None and identity.sees_all:
         return await _respond_when_done(request, job, seconds, headers)
     return await responses.no_store(request, 202, serialize.job(job), headers)
+
+
+async def submit_many(request: web.Request) -> web.StreamResponse:
+    """POST /api/jobs/batch: submit many jobs, all or none.
+
+    They are stored durably, in one commit, before the response is sent; it lists them in the order of the request.
+    Errors point to the jobs that have them. The Idempotency-Key stands for all of them. `Prefer: wait` is ignored.
+    """
+    app = request.app
+    app[STREAMS].raise_if_closing()
+    key = idempotency.requested_key(request)
+    content = await bodies.read_json(request)
+    identity = identity_of(request)
+    admit = partial(_admit_batch, content, identity, app[SETTINGS])
+    specs, document = admit() if len(content) <= _MAX_INLINE else await asyncio.to_thread(admit)
+    bound_key = idempotency.bound_key(request, key, document)
+    await audit.accept_jobs(request, specs, identity.run_as)
+    accepted = await app[STORE].add_many(specs, bound_key, identity.submitter)
+    audit.add_details(request, **audit_details.of_ids(job.id for job in accepted))
+    submitted: documents.SubmittedJobs = {"jobs": [serialize.job(job) for job in accepted]}
+    return await responses.no_store(request, 202, submitted, {})
+
+
+def _admit_batch(content: bytes, identity: Identity, settings: Settings) -> tuple[list[JobSpec], Any]:
+    document = json_codec.loads(content)
+    specs = parse.job_specs(document, is_large=len(content) > MAX_BODY_BYTES)
+    return submission.admit_all(identity, specs, settings), document
 
 
 async def show(request: web.Request) -> web.StreamResponse:

@@ -44,6 +44,11 @@ async def write_now(request: web.Request, data: bytes | memoryview) -> None:
     await cast("StreamWriter", request.writer).write(data, drain=False)
 
 
+def limit_body(request: web.BaseRequest, max_bytes: int) -> None:
+    """Have this request take another number of bytes than the application's `client_max_size`."""
+    request._client_max_size = max_bytes  # noqa: SLF001
+
+
 class WatchedProtocol(RequestHandler):
     """aiohttp's protocol of one connection, with what must be known of its progress.
 

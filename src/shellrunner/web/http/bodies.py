@@ -9,19 +9,22 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from shellrunner import ascii_text
+from shellrunner.web.http import aiohttp_internals
 from shellrunner.web.http.problems import HttpProblem
 
 BODY_TIMEOUT: Final = 10.0  # seconds within which a body must arrive
 _MAX_TYPE: Final = 200  # characters of a Content-Type
 
 
-async def preload(request: web.Request) -> None:
-    """Receive the whole body, whatever its type, so that reading it later does not wait.
+async def preload(request: web.Request, max_bytes: int) -> None:
+    """Receive the whole body, of any type and up to `max_bytes`, so that reading it later does not wait.
 
     Raises:
         HttpProblem: it is compressed, or does not arrive.
     """
     if request.can_read_body:
+        if request.client_max_size != max_bytes:
+            aiohttp_internals.limit_body(request, max_bytes)
         await read(request)
 
 

@@ -160,17 +160,18 @@ def _headers_of(error: ShellrunnerError) -> Mapping[str, str]:
     return {}
 
 
-def from_http_exception(error: web.HTTPException, method: str, path: str) -> web.Response:
+def from_http_exception(error: web.HTTPException, request: web.BaseRequest) -> web.Response:
     """Build the response to an exception of aiohttp: no such path, unsupported method, body too large."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
-        if method == "OPTIONS":
+        if request.method == "OPTIONS":
             return web.Response(status=204, headers=allow)
-        return problem("method-not-allowed", f"{path} does not support {method}", allow)
+        return problem("method-not-allowed", f"{request.path} does not support {request.method}", allow)
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return problem("too-large", "the body is larger than 1 MiB", limit=1 << 20)
+        limit = request.client_max_size
+        return problem("too-large", f"the body is larger than {limit >> 20} MiB", limit=limit)
     code = code_of(error)
-    return problem(code, f"there is nothing at {path}" if code == "not-found" else error.reason)
+    return problem(code, f"there is nothing at {request.path}" if code == "not-found" else error.reason)
 
 
 def internal_error(error: BaseException) -> web.Response:

@@ -171,7 +171,7 @@ class _ClientProtocol(WatchedProtocol):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPException):  # raised before the middleware: an unknown `Expect`
-            resp = _final(problems.from_http_exception(resp, request.method, request.path))
+            resp = _final(problems.from_http_exception(resp, request))
             self._connections.report_refusal(self.transport, resp[problems.PROBLEM_CODE])
         if resp.status >= 400 and (code := resp.get(problems.PROBLEM_CODE)):
             self._connections.problems[code] += 1

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shellrunner import __version__
 from shellrunner.config import Settings
+from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.web.http import responses
 from shellrunner.web.openapi import descriptions, examples, parameter_objects, response_objects, schemas
 from shellrunner.web.openapi.links import LINKS
@@ -151,7 +152,7 @@ def _tag(route: Route) -> str:
 
 def _request_body(body: type) -> Schema:
     if body is bytes:
-        return {"content": {"application/octet-stream": {"schema": {"type": "string", "maxLength": 1 << 20}}}}
+        return {"content": {"application/octet-stream": {"schema": {"type": "string", "maxLength": MAX_BODY_BYTES}}}}
     media_type: Schema = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
     if body.__name__ in examples.BODIES:
         media_type["examples"] = examples.BODIES[body.__name__]

@@ -39,7 +39,7 @@ _HTTP_PROBLEMS: Final = {
     "not-acceptable": "`Accept` excludes the media type of this route.",
     "body-too-slow": "The body did not arrive within 10 seconds.",
     "precondition-failed": "`If-Match` does not name the current version, or `If-None-Match` does.",
-    "too-large": "The body is larger than 1 MiB.",
+    "too-large": "The body is larger than `limit`: 1 MiB, and 8 MiB for a batch of jobs.",
     "unsupported-media-type": "The body has a media type that this route does not take, or is compressed.",
     "range-not-satisfiable": "The range begins after the last byte.",
     "expectation-failed": "The value of `Expect` is not supported.",

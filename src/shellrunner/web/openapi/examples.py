@@ -28,5 +28,13 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             },
         },
     },
+    "JobBatch": {
+        "two": {
+            "summary": "Two jobs, both or none",
+            "value": {
+                "jobs": [{"command": "make docs"}, {"argv": ["make", "test"], "queue": "default", "priority": 5}]
+            },
+        },
+    },
     "SignalRequest": {"reload": {"summary": "Reload the configuration", "value": {"signal": "SIGHUP"}}},
 }

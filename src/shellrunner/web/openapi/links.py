@@ -39,6 +39,13 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "delete-result": _to("delete-results-id"),
         }
     },
+    "post-jobs-batch": {
+        "202": {
+            "job": _to("get-jobs-id", "$response.body#/jobs/0/job_id"),
+            "status": _to("get-statuses-id", "$response.body#/jobs/0/job_id"),
+            "result": _to("get-results-id", "$response.body#/jobs/0/job_id"),
+        }
+    },
     "get-queues": {"200": {"pause": _to_queue("pause"), "resume": _to_queue("resume")}},
     "post-jobs-id-cancel": {"202": {"status": _to("get-statuses-id"), "result": _to("get-results-id")}},
     "get-statuses-id": {"303": {"result": _to("get-results-id")}},

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from shellrunner.config import Settings
-from shellrunner.model import JobSpec, Limits
+from shellrunner.model import JobBatch, JobSpec, Limits
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
 from shellrunner.wire import documents, stream_events
@@ -46,6 +46,8 @@ def body(cls: type, settings: Settings) -> dict[str, Schema]:
     found = _components(cls, name, name, f"{name}.{{model}}", "validation")
     for schema in found.values():
         _allow_null(schema)
+    if cls is JobBatch:
+        found[name]["properties"]["jobs"]["items"] = {"$ref": "#/components/schemas/JobSpec"}
     if cls is JobSpec:
         _restrict_job(found, settings)
     return found

@@ -20,6 +20,11 @@ _MAX_LABELS: Final = 6_000
 _MAX_NAME: Final = 200  # characters of one name, or of a label's value
 _MAX_PATH: Final = 1000
 _MAX_RANGES: Final = 500  # of ids
+# The same for all jobs of a batch, whose line also has so many digits of each command's hash.
+_MAX_COMMANDS: Final = 26_000
+_MAX_SPECS: Final = 7_000
+_HASH_DIGITS: Final = 12
+_MAX_ESCAPED: Final = 12  # characters that JSON may need for one: two UTF-16 escapes
 
 # Filler that would keep everything else out of the head and the tail: blanks, or one character over and over.
 _FILLER: Final = re.compile(r"(?<!\s)\s{17,}|(.)\1{16,}", re.DOTALL)
@@ -27,10 +32,68 @@ _FILLER: Final = re.compile(r"(?<!\s)\s{17,}|(.)\1{16,}", re.DOTALL)
 
 def of_job(spec: JobSpec, run_as: str | None, command_characters: int | None) -> Details:
     """Return what is asked for with a job; what is as by default is left out."""
-    details = {"form": "shell" if spec.command is not None else "argv"}
+    details = {"form": _form(spec)}
     details |= excerpt("command", spec.command_line, command_characters)
     details |= {name: value for name, value in _circumstances(spec, run_as) if value}
     return details
+
+
+def of_jobs(specs: Sequence[JobSpec], run_as: str | None, command_characters: int | None) -> Details:
+    """Return what is asked for with many jobs, in one line: of every command at least its hash, head and tail.
+
+    `specs` has what else they contain, in groups of jobs that have the same, by their places in the request. If not
+    all groups fit, they are counted, and a hash is of all. Without `command_characters` nothing is shortened.
+    """
+    commands = [spec.command_line for spec in specs]
+    contents = [command.encode(errors="surrogatepass") for command in commands]
+    share = None if command_characters is None else min(command_characters, _MAX_COMMANDS // len(specs))
+    return {
+        "jobs": len(specs),
+        **({"run_as": run_as} if run_as else {}),
+        "commands": commands if share is None else [_fit(command, share) for command in commands],
+        "commands_bytes": sum(map(len, contents)),
+        "commands_sha256": sha256(b"".join(content + b"\0" for content in contents)).hexdigest(),
+        "command_hashes": "".join(sha256(content).hexdigest()[:_HASH_DIGITS] for content in contents),
+        **_groups(specs, None if share is None else _MAX_SPECS),
+    }
+
+
+def _groups(specs: Sequence[JobSpec], limit: int | None) -> Details:
+    groups: dict[str, list[int]] = {}
+    for index, spec in enumerate(specs):
+        details = {"form": _form(spec), **{name: value for name, value in _circumstances(spec, None) if value}}
+        groups.setdefault(json.dumps(details), []).append(index)
+    shown: list[Details] = []
+    size = 0
+    for content, indexes in groups.items():
+        group = {"jobs": _ranges(indexes)[0], **json.loads(content)}
+        size += len(json.dumps(group))
+        if limit is not None and size > limit:
+            break
+        shown.append(group)
+    if len(shown) == len(groups):
+        return {"specs": shown}
+    every = "\0".join(f"{content}{indexes}" for content, indexes in groups.items()).encode()
+    return {"specs": shown, "specs_count": len(groups), "specs_sha256": sha256(every).hexdigest()}
+
+
+def _form(spec: JobSpec) -> str:
+    return "shell" if spec.command is not None else "argv"
+
+
+def _fit(text: str, share: int) -> str:
+    """Return a text; of one that takes more than its share of a line, escaped as JSON may, only its head and tail."""
+    if len(text) <= share and len(json.dumps(text)) <= share:
+        return text
+    condensed = _FILLER.sub(_describe_filler, text)
+    kept = share
+    while kept > 1:
+        cut = f"{condensed[: kept - kept // 2]}…{condensed[-(kept // 2) :]}"
+        excess = len(json.dumps(cut)) - share
+        if excess <= 0:
+            return cut
+        kept -= max(1, excess // _MAX_ESCAPED)
+    return "…"
 
 
 def _circumstances(spec: JobSpec, run_as: str | None) -> Iterable[tuple[str, Any]]:
@@ -79,15 +142,20 @@ def of_query(query: Mapping[str, str]) -> Details:
 
 def of_ids(job_ids: Iterable[int]) -> Details:
     """Return ids as ranges, such as `1-3,7`."""
+    shown, omitted = _ranges(job_ids)
+    return {"ids": shown, **({"ids_omitted": omitted} if omitted else {})}
+
+
+def _ranges(numbers: Iterable[int]) -> tuple[str, int]:
+    """Return numbers as ranges, and how many are left out because there are too many ranges."""
     ranges: list[list[int]] = []
-    for job_id in sorted(job_ids):
-        if ranges and job_id == ranges[-1][1] + 1:
-            ranges[-1][1] = job_id
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            ranges.append([job_id, job_id])
+            ranges.append([number, number])
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_MAX_RANGES]]
-    omitted = sum(last - first + 1 for first, last in ranges[_MAX_RANGES:])
-    return {"ids": ",".join(shown), **({"ids_omitted": omitted} if omitted else {})}
+    return ",".join(shown), sum(last - first + 1 for first, last in ranges[_MAX_RANGES:])
 
 
 def _names(key: str, names: Sequence[str], limit: int) -> Details:

@@ -24,6 +24,7 @@ from shellrunner.errors import (
     TooManyWrongTokens,
 )
 from shellrunner.model.filters import FILTERS
+from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.web.app_keys import identity_of
 from shellrunner.web.http import bodies, problems
 from shellrunner.web.http.accept import accepts
@@ -46,11 +47,12 @@ REPEATABLE_PARAMETERS: Final = frozenset(info.parameter for info in FILTERS.valu
 
 @dataclass(frozen=True, slots=True)
 class RoutePolicy:
-    """Who may use a route, with which query parameters, and its content type (empty: no body)."""
+    """Who may use a route, with which query parameters and bytes of a body; its content type (empty: no body)."""
 
     access: Access
     parameters: frozenset[str] = frozenset()
     content_type: str = ""
+    max_body: int = MAX_BODY_BYTES
 
 
 # Where there is no route: only clients that may know the other paths learn that this one does not exist.
@@ -74,7 +76,7 @@ class _RequestCheck:
         except ShellrunnerError as error:
             return self._reject(problems.code_of(error), problems.from_error(error))
         except web.HTTPException as error:
-            response = problems.from_http_exception(error, self._request.method, self._request.path)
+            response = problems.from_http_exception(error, self._request)
             return self._reject(problems.code_of(error), response)
         except web.RequestPayloadError:
             response = problems.problem("bad-request", "the body does not match its Transfer-Encoding or length")
@@ -149,7 +151,7 @@ class _RequestCheck:
                 # Before the body: one from an unknown client is not waited for, and takes no memory.
                 authentication.bind_connection(request, authentication.authenticate_peer(request))
             # The whole body is received before the kernel is asked again, so that the client is still there then.
-            await bodies.preload(request)
+            await bodies.preload(request, self._policy.max_body)
         if identity is None:
             identity = authentication.authenticate_peer(request)
             authentication.bind_connection(request, identity)
