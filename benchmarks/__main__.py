@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import machine, table
 from benchmarks.figure import Figure, Outcome, Run
 from benchmarks.figures import FIGURES
+from benchmarks.peers.installation import install
 from benchmarks.rounds import measure
 from benchmarks.versions import CURRENT, checked_out
 
@@ -17,13 +18,16 @@ from benchmarks.versions import CURRENT, checked_out
 def main() -> None:
     """Measure the figures and print the table."""
     options = _parser().parse_args()
+    if options.install_peers:
+        install(options.install_peers)
+        return
     chosen = [figure for figure in FIGURES if not options.names or figure.name in options.names]
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory)))
         versions = [CURRENT]
         if options.against:
             versions.append(stack.enter_context(checked_out(options.against, directory)))
-        run = Run(directory, tuple(versions), options.quick)
+        run = Run(directory, tuple(versions), options.quick, options.peers)
         facts = machine.facts(directory)
         outcomes: list[Outcome] = []
         rounds = options.rounds or (1 if options.quick else 5)
@@ -71,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="COMMIT", help="measure that commit too, in the same rounds")
     parser.add_argument(
         "--directory", type=Path, help="where the state directories are, on a disk that counts (default: TMPDIR)"
+    )
+    parser.add_argument(
+        "--peers", type=Path, metavar="DIR", help="run empty jobs by the peers too that are installed in DIR"
+    )
+    parser.add_argument(
+        "--install-peers", type=Path, metavar="DIR", help="install the peers into DIR by apt-get and pip, and end"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -134,7 +134,7 @@ class ProcessTree:
                 return
             before = now
 
-    def stop(self, seconds: float = 20) -> None:
+    def stop(self, seconds: float) -> None:
         """Close its stdin, send SIGTERM to the program, wait for the tree to end, and kill what is left."""
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -154,13 +154,15 @@ class ProcessTree:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Iterator[ProcessTree]:
-    """Run a program for as long as the context lasts."""
+def running(
+    command: Sequence[str], env: Mapping[str, str] | None = None, *, stop_timeout: float = 20, **options: Any
+) -> Iterator[ProcessTree]:
+    """Run a program for as long as the context lasts; what outlives SIGTERM by `stop_timeout` seconds is killed."""
     tree = ProcessTree(command, env=env, **options)
     try:
         yield tree
     finally:
-        tree.stop()
+        tree.stop(stop_timeout)
 
 
 class CpuTimer:

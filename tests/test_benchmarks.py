@@ -14,6 +14,8 @@ import pytest
 from benchmarks import rounds, table
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Outcome, Run, Sample, Unavailable
 from benchmarks.figures import FIGURES
+from benchmarks.peers import PEERS
+from benchmarks.peers.installation import Installation
 from benchmarks.process_tree import CpuTimer, private_bytes, running
 from benchmarks.versions import CURRENT
 
@@ -123,8 +125,23 @@ CONTENDERS: dict[str, Sample | Unavailable] = {
 
 def outcome_of(contenders: dict[str, Sample | Unavailable], count: int, calls: list[str]) -> Outcome:
     """Return the outcome of a figure with these contenders."""
-    run = Run(ROOT, (CURRENT,))
-    return rounds.measure(figure(contenders, calls), run, count, lambda _: None)
+    return rounds.measure(figure(contenders, calls), run_of(ROOT), count, lambda _: None)
+
+
+def run_of(directory: Path) -> Run:
+    """Return a run of the sources here."""
+    return Run(directory, (CURRENT,))
+
+
+def test_peers_that_are_not_installed_are_reported(tmp_path: Path) -> None:
+    """A peer without its program or its package is not available, whatever it needs; none fails otherwise."""
+    installation = Installation(tmp_path)
+    for peer in PEERS:
+        if peer.name in ("huey", "rq", "celery", "dramatiq", "Flask-Shell2HTTP"):
+            with pytest.raises(Unavailable, match="not installed"), peer.running(run_of(tmp_path), installation, 1):
+                pass
+    with pytest.raises(Unavailable, match="not installed"):
+        installation.program("no-such-program")
 
 
 def test_rounds_are_interleaved() -> None:

@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Round, Run, Sample, Unavailable, client, cpu, wall
 from benchmarks.http_load import post, send
 from benchmarks.limits.spawn import spawn
+from benchmarks.peers import PEERS
+from benchmarks.peers.installation import Installation
 from benchmarks.process_tree import CpuTimer
 from benchmarks.service import Service, serving
 
@@ -52,6 +55,7 @@ def bare_spawn(run: Run, jobs: int) -> Round:
     return sample
 
 
+@contextmanager
 def _contenders(run: Run, submit: Submit) -> Iterator[Contenders]:
     jobs = run.count(1000, _BATCH)
     with ExitStack() as stack:
@@ -65,16 +69,41 @@ def _contenders(run: Run, submit: Submit) -> Iterator[Contenders]:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[Contenders]:
-    yield from _contenders(run, submit_alone)
+def _with_peers(run: Run) -> Iterator[Contenders]:
+    with ExitStack() as stack:
+        contenders = dict(stack.enter_context(_contenders(run, submit_alone)))
+        if run.peers is not None:
+            contenders |= _peers(run, run.peers, stack)
+        yield contenders
 
 
-@contextmanager
-def _batches(run: Run) -> Iterator[Contenders]:
-    yield from _contenders(run, submit_in_batches)
+def _peers(run: Run, path: Path, stack: ExitStack) -> Contenders:
+    installation = Installation(path)
+    contenders: dict[str, Round | Unavailable] = {}
+    for peer in PEERS:
+        try:
+            sample = stack.enter_context(peer.running(run, installation, run.count(200, 10)))
+            contenders[peer.name] = partial(_of_peer, sample)
+        except Unavailable as reason:
+            contenders[peer.name] = reason
+        except OSError as error:  # it does not start here
+            contenders[peer.name] = Unavailable(str(error))
+    return contenders
+
+
+def _of_peer(sample: Round) -> Sample:
+    try:
+        return sample()
+    except OSError as error:  # a peer's failure costs no other contender its values
+        raise Unavailable(str(error)) from error
 
 
 FIGURES = (
-    Figure("job", "empty job", (cpu(goal=Goal(0.45, 0.48, "share")), wall(), client()), _alone),
-    Figure("batch", "empty job, 100 a request", (cpu(goal=Goal(0.50, 0.60, "share")), wall(), client()), _batches),
+    Figure("job", "empty job", (cpu(goal=Goal(0.45, 0.48, "share")), wall(), client()), _with_peers),
+    Figure(
+        "batch",
+        "empty job, 100 a request",
+        (cpu(goal=Goal(0.50, 0.60, "share")), wall(), client()),
+        partial(_contenders, submit=submit_in_batches),
+    ),
 )

@@ -107,6 +107,7 @@ def _all_lists(run: Run, service: Service, _: int) -> Sample:
     }
 
 
+@contextmanager
 def _contenders(run: Run, measured: Measured) -> Iterator[Contenders]:
     with ExitStack() as stack:
         rounds: dict[str, Round | Unavailable] = {}
@@ -114,16 +115,6 @@ def _contenders(run: Run, measured: Measured) -> Iterator[Contenders]:
             service = stack.enter_context(serving(version, run.directory, path, **_KEEP_ALL))
             rounds[name] = partial(measured, run, service, jobs)
         yield rounds
-
-
-@contextmanager
-def _pages(run: Run) -> Iterator[Contenders]:
-    yield from _contenders(run, _pages_and_jobs)
-
-
-@contextmanager
-def _lists(run: Run) -> Iterator[Contenders]:
-    yield from _contenders(run, _all_lists)
 
 
 @contextmanager
@@ -141,7 +132,7 @@ FIGURES = (
             Measure("page", "CPU, a page of 100 in the middle", "ms", 1e3, 2, goal=_GOAL),
             Measure("job", "CPU of an empty job", "µs", 1e6, goal=_GOAL),
         ),
-        _pages,
+        partial(_contenders, measured=_pages_and_jobs),
         max_rounds=5,
     ),
     Figure(
@@ -158,7 +149,7 @@ FIGURES = (
         "million-lists",
         "a page of 100 of a million jobs, a thousand as limit",
         tuple(Measure(name, f"CPU, {name}", "ms", 1e3, 2) for name in _LISTS),
-        _lists,
+        partial(_contenders, measured=_all_lists),
         max_rounds=3,
     ),
 )

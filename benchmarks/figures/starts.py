@@ -48,7 +48,7 @@ def start_once(version: Version, state_dir: Path, **settings: object) -> Sample:
                 time.sleep(0.005)
             sample = {"wall": time.perf_counter() - began, "cpu": tree.cpu_seconds()}
     finally:
-        tree.stop()
+        tree.stop(seconds=20)
     return sample
 
 
