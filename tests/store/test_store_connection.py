@@ -1,7 +1,9 @@
-"""The hop to aiosqlite's thread: the one place where a private attribute of aiosqlite is used."""
+"""The hop to aiosqlite's thread: the one place where private attributes of aiosqlite are used."""
 
+import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,29 @@ async def test_a_function_runs_on_the_connections_own_thread_and_its_answer_come
     assert first == second
     assert first[1] == 1
     assert first[0] != threading.get_ident()
+
+
+async def test_a_call_runs_on_the_same_thread_and_reports_to_the_event_loop(tmp_path: Path) -> None:
+    """What is to follow a call is called on the loop's thread, with what the function raised."""
+    async with connect(partial(open_writing, str(tmp_path / "h.db"), lambda _: None)) as connection:
+        ours = await connection.run(lambda db: threading.get_ident())
+        found: list[tuple[int, BaseException | None]] = []
+
+        async def call(function: Callable[[sqlite3.Connection], object]) -> None:
+            reported = asyncio.Event()
+
+            def done(error: BaseException | None) -> None:
+                found.append((threading.get_ident(), error))
+                reported.set()
+
+            connection.call(function, done)
+            await asyncio.wait_for(reported.wait(), 5)
+
+        await call(lambda db: found.append((threading.get_ident(), None)))
+        await call(lambda db: db.execute("SELECT * FROM nowhere"))
+        (there, _), (here, nothing), (_, raised) = found
+        assert (there, here, nothing) == (ours, threading.get_ident(), None)
+        assert isinstance(raised, sqlite3.OperationalError)
 
 
 async def test_what_the_function_raises_comes_back(tmp_path: Path) -> None:

@@ -111,9 +111,7 @@ class Claims:
             all_lines = lines.union(*(item.queued_lines() for item in queueing))
             return claiming.choose(db, requests, capacity, all_lines, now_ms(), unseal=self._unseal)
 
-        item = WorkItem(choose, partial(self._chosen, requests))
-        item.future.add_done_callback(self._retry_if_failed)
-        return item
+        return WorkItem(choose, partial(self._chosen, requests), on_failure=self._retry)
 
     def _chosen(self, requests: list[ClaimRequest], result: ClaimResult) -> None:
         self._listener.committed(result.transitions)
@@ -141,18 +139,15 @@ class Claims:
             return lifecycle.requeue(db, claim.job_id, claim.token, now_ms())
 
         with suppress(StoreUnavailable):
-            item = QueueingItem(requeue_unit, self._listener.committed, frees_space=True)
-            self._writes.submit(item).add_done_callback(asyncio.Future.exception)
+            self._writes.put(QueueingItem(requeue_unit, self._listener.committed, frees_space=True))
 
-    def _retry_if_failed(self, future: asyncio.Future[ClaimResult]) -> None:
-        error = future.exception()
-        if error is None:
-            return
-        asyncio.get_running_loop().call_later(_RETRY_DELAY, self._writes.wake)
+    def _retry(self, error: Exception) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(_RETRY_DELAY, self._writes.wake)
         if isinstance(error, OSError):
             log.warning("the key of a job cannot be read now", extra={"reason": error.strerror, "repeats": "key"})
-        elif not isinstance(error, StoreUnavailable):
-            raise error  # a bug: the loop reports it, and the requests wait on
+        elif not isinstance(error, StoreUnavailable):  # a bug, which is reported; the requests wait on
+            loop.call_exception_handler({"message": "choosing jobs failed", "exception": error})
 
 
 def _pair(jobs: list[AddedJob], requests: list[ClaimRequest], capacity: Capacity) -> list[ClaimRequest]:

@@ -72,20 +72,39 @@ def _open(
 
 
 class DbThread:
-    """A thread that runs functions of one `sqlite3.Connection`, one after the other."""
+    """A thread that runs functions of one `sqlite3.Connection`, one after the other.
+
+    aiosqlite offers this for single statements only, and one call to the thread per statement costs more than the
+    statement. Its `_execute` and `_tx` are used only here; tests/store/test_store_connection.py guards them.
+    """
 
     def __init__(self, connection: aiosqlite.Connection, db: sqlite3.Connection) -> None:
         self._connection = connection
         self._db = db
+        self._loop = asyncio.get_running_loop()
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run the function on the connection's thread; if the awaiter is cancelled, it runs all the same.
-
-        aiosqlite offers this for single statements only, and one call to the thread per statement costs more
-        than the statement. Its `_execute` is used only here; tests/store/test_store_connection.py guards it.
-        """
+        """Run the function on the connection's thread; if the awaiter is cancelled, it runs all the same."""
         result: T = await self._connection._execute(function, self._db)  # type: ignore[no-untyped-call] # noqa: SLF001
         return result
+
+    def call(
+        self, function: Callable[[sqlite3.Connection], object], done: Callable[[BaseException | None], object]
+    ) -> None:
+        """Run the function on the connection's thread, then `done` on the event loop's, with what it raised.
+
+        For what runs with every commit: awaiting `run` takes two more turns of the loop.
+        """
+
+        def run() -> None:
+            error = None
+            try:
+                function(self._db)
+            except BaseException as raised:  # noqa: BLE001  `done` raises it
+                error = raised
+            self._loop.call_soon_threadsafe(done, error)
+
+        self._connection._tx.put_nowait((None, run))  # noqa: SLF001
 
 
 @asynccontextmanager
