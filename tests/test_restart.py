@@ -485,8 +485,9 @@ async def test_a_kill_of_every_process_of_the_unit_loses_what_ran_and_keeps_what
     running = [await service.submit(f"echo $$ >>{pids}; sleep 300 & wait") for _ in range(2)]
     await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     queued = await service.submit(f"echo ran >>{tmp_path}/ran")
-    unit = {service.process.pid, *marked(str(service.state_dir))} | {int(pid) for pid in pids.read_text().split()}
-    for pid in unit:
+    commands = {int(pid) for pid in pids.read_text().split()}
+    keepers = {service.process.pid, *marked(str(service.state_dir))} - commands
+    for pid in [*keepers, *commands]:  # a keeper that is left records the end of its command
         os.kill(pid, signal.SIGKILL)
     await service.process.wait()
     await service.start()

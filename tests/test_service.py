@@ -121,6 +121,22 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
     await after.clear_away()
 
 
+async def test_a_crash_in_a_callback_of_the_supervisor_ends_the_process_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in what follows the record of an end ends the service with status 1, and the end is recorded."""
+    monkeypatch.setattr("shellrunner.metrics.Metrics.observe", lambda *_: 1 / 0)
+    async with InProcess(tmp_path / "state") as service:
+        job = await service.submit("exit 7")
+        await asyncio.wait([service.serving], timeout=WAIT_TIMEOUT)
+        assert service.serving.result() == 1
+    monkeypatch.undo()
+    after = Service(tmp_path / "state")
+    await after.start()
+    assert (await after.result(job))["exit_code"] == 7
+    await after.clear_away()
+
+
 @pytest.mark.parametrize(
     ("part", "where"), [("health check", "health.Health.check"), ("reloader", "reload.Reloader._reload")]
 )

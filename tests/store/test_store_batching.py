@@ -41,7 +41,7 @@ async def test_accepting_and_claiming_are_one_commit_and_so_are_finishing_and_th
         second = await waiting
         await store.add(SPEC)
         before = store.commits
-        finishing = asyncio.create_task(store.finish(second.job_id, "two", ended(), *NOTHING))
+        finishing = store.finish(second.job_id, "two", ended(), *NOTHING)
         third = await store.claim(2, "three")
         assert await finishing
         assert (third.job_id, store.commits - before) == (second.job_id + 1, 1)

@@ -17,7 +17,7 @@ from shellrunner.errors import AlreadyDone, NoResultYet, NoSuchJob, NotDone, Res
 from shellrunner.model import Done, End, Ending, JobSpec, Queued, Running, State, Usage, Volume
 from shellrunner.store import Head
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.support.histories import listed, opened
+from tests.support.histories import called, listed, opened
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class HistoryMachine(RuleBasedStateMachine):
         if claim is None:
             return
         held = self.holds(claim)
-        assert self.run(self.store.finish(*claim, end, volume, Head(head, b""))) == held
+        assert self.run(called(self.store.finish, *claim, end, volume, Head(head, b""))) == held
         if held:
             known = self.known[claim[0]]
             self.known[claim[0]] = replace(
@@ -135,7 +135,7 @@ class HistoryMachine(RuleBasedStateMachine):
         if claim is None:
             return
         held = self.holds(claim)
-        assert self.run(self.store.requeue(*claim)) == held
+        assert self.run(called(self.store.requeue, *claim)) == held
         if held:
             known = self.known[claim[0]]
             self.known[claim[0]] = (

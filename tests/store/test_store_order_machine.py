@@ -19,7 +19,7 @@ from shellrunner.errors import JobGone, KeyReused, QueueFull, TooManyQueuedJobs
 from shellrunner.model import Done, End, Ending, JobSpec, Retries, State, Submitter, Volume, next_attempt_at
 from shellrunner.store import Head, IdempotencyKey, QueueLimit, QueueLimits, SubmitterLimit
 from shellrunner.store.sqlite.store import SqliteStore
-from tests.support.histories import everything, opened
+from tests.support.histories import called, everything, opened
 
 LIMITS = QueueLimits(6, {"default": QueueLimit(), "one": QueueLimit(1, 3), "two": QueueLimit(2)})
 FAR_FUTURE = "2100-01-01T00:00:00.000Z"
@@ -199,7 +199,7 @@ class OrderMachine(RuleBasedStateMachine):
         known = self.known.get(job)
         end = End(Ending.EXITED, time.time_ns() // 1_000_000, exit_code=code)
         due = next_attempt_at(known.spec, known.attempt, end, end.completed) if known else None
-        took = self.run(self.store.finish(job, token, end, Volume(), Head(), next_attempt_at=due))
+        took = self.run(called(self.store.finish, job, token, end, Volume(), Head(), next_attempt_at=due))
         assert took == (known is not None and known.token == token)
         if known is None or not took:
             return

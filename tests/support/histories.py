@@ -1,14 +1,17 @@
 """Histories in a directory, opened with the back end under test, and jobs in each state."""
 
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
 from shellrunner.store import Filters, Head, Position, QueueLimits, Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
+
+T = TypeVar("T")
 
 SPEC = JobSpec(command="true")
 NOTHING = (Volume(), Head())
@@ -56,3 +59,8 @@ async def done(store: SqliteStore, token: str = "t", **end: int) -> Job:
     claim = await running(store, token)
     assert await store.finish(claim.job_id, token, ended(**end), *NOTHING)
     return await store.job(claim.job_id)
+
+
+async def called(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    """Call the function within the event loop that will run this."""
+    return await function(*args, **kwargs)

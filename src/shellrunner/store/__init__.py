@@ -42,6 +42,7 @@ Rules:
 - A full disk (`NoSpace`): only what frees space or records an end is written, until enough is free.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -244,16 +245,16 @@ class Work(Protocol):
     async def claim(self, keeper: int, token: str) -> Claim:
         """Wait for a queued job and claim it for this keeper; `token` is a new claim token."""
 
-    async def finish(
+    def finish(
         self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
-    ) -> bool:
-        """Record how the attempt ended; return false if the job is not running under this claim token.
+    ) -> asyncio.Future[bool]:
+        """Record how the attempt ended, also if the future is cancelled; false: it does not run under this token.
 
         With `next_attempt_at`, another attempt follows at that time, unless a cancellation was requested.
         """
 
-    async def requeue(self, job_id: int, token: str) -> bool:
-        """Put a claimed job of which nothing was started back; return false if it is not running under this token.
+    def requeue(self, job_id: int, token: str) -> asyncio.Future[bool]:
+        """Put a claimed job of which nothing was started back, as `finish` records an end.
 
         If its cancellation was requested meanwhile, it is done (`cancelled`) instead.
         """

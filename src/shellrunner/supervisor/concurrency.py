@@ -17,9 +17,13 @@ class ConcurrencyLimit:
         self._semaphore = asyncio.Semaphore(max(0, limit - taken))
         self._debt = max(0, taken - limit)
 
-    async def acquire(self) -> None:
-        """Wait for a free permit."""
+    async def __aenter__(self) -> None:
+        """Wait for a free permit, and hold it until the block is left."""
         await self._semaphore.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Return the permit."""
+        self.release()
 
     def release(self) -> None:
         """Return a permit; it pays off the debt first."""

@@ -8,6 +8,7 @@ are not harmed.
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 
 from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
@@ -26,7 +27,8 @@ from shellrunner.supervisor.verdict import Verdict, new_claim_token
 
 log = logging.getLogger("shellrunner.supervisor")
 
-IDLE_KEEPERS = 8  # that wait for a claim: as many jobs can start with one commit, and an end idles none
+IDLE_KEEPERS = 8  # that wait for a claim: as many jobs can start with one commit
+SPARE_KEEPERS = 2  # beyond `max_running`: they take over from those that take no more jobs, until others are there
 _RETRY_DELAY = 1.0  # seconds
 _LOOK_INTERVAL = 15.0  # seconds between looks at the slots of running jobs
 
@@ -48,13 +50,14 @@ class Supervisor:
         self._store, self._keepers, self._max_running = store, keepers, max_running
         self._runner = JobRunner(keepers, jobs, confinement)
         self._oom_kills = OomKills(own_memory_events())
-        self._ends = EndRecorder(store, observe, self._oom_kills)
+        self._ends = EndRecorder(store, observe, self._oom_kills, self._crash)
         self.unknown_keepers = UnknownKeepers(keepers)
         self._limit = ConcurrencyLimit(max_running)
         self._running_jobs: dict[int, RunningJob] = {}
         self._workers = 0
         self._idle: set[asyncio.Task[None]] = set()  # workers that wait for a claim
         self._changed = asyncio.Event()
+        self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = False
         self._spawn_failure: str | None = None
 
@@ -85,12 +88,21 @@ class Supervisor:
     async def run(self) -> None:
         """Adopt the jobs that run already, then run the queued ones."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._raise_bug(), name="bugs in callbacks")
             await self._adopt_running(tasks)
             tasks.create_task(self._watch_cancel_requests(), name="cancel requests")
             tasks.create_task(self._keepers.remove_abandoned(), name="abandoned keepers")
             tasks.create_task(self._watch_missed_ends(), name="missed ends")
             tasks.create_task(self._oom_kills.watch(), name="out-of-memory kills")
             tasks.create_task(self._fill_pool(tasks), name="keeper pool")
+
+    async def _raise_bug(self) -> None:
+        await self._bug
+
+    def _crash(self, bug: BaseException) -> None:
+        """Let `run` raise what was raised in a callback of the event loop."""
+        if not self._bug.done():
+            self._bug.set_exception(bug)
 
     async def drain(self, *, cancel: bool) -> None:
         """Claim no more jobs, and wait until none runs; with `cancel`, cancel those that do."""
@@ -111,11 +123,15 @@ class Supervisor:
         """Keep a few idle keepers ahead of the running jobs."""
         while not self._draining:
             self._changed.clear()
-            if len(self._idle) < IDLE_KEEPERS and self._workers < self._max_running + IDLE_KEEPERS:
+            if self._needs_worker:
                 await self._add_worker(tasks)
             else:
                 self._spawn_failure = None  # no further keeper is needed
                 await self._changed.wait()
+
+    @property
+    def _needs_worker(self) -> bool:
+        return len(self._idle) < IDLE_KEEPERS and self._workers < self._max_running + SPARE_KEEPERS
 
     async def _add_worker(self, tasks: asyncio.TaskGroup) -> None:
         try:
@@ -128,47 +144,56 @@ class Supervisor:
             return
         self._spawn_failure = None
         self._workers += 1
-        worker = tasks.create_task(self._worker(connection, tasks), name=f"keeper {connection.number}")
+        worker = tasks.create_task(self._worker(connection), name=f"keeper {connection.number}")
         self._idle.add(worker)
 
-    async def _worker(self, connection: KeeperConnection, tasks: asyncio.TaskGroup) -> None:
+    async def _worker(self, connection: KeeperConnection) -> None:
         """Give one keeper one job after another, until it takes no more."""
-        me = asyncio.current_task()
-        assert me is not None  # noqa: S101  this is a coroutine
-        usable, recording = True, None
+        usable, recorded = True, None
         try:
-            while usable and not self._draining:
-                self._idle.add(me)
-                await self._limit.acquire()
-                job = await self._claim(connection)
-                self._idle.discard(me)
-                self._changed.set()
-                # A slot has two records: space for the end of one job and the start of the next, not for a third.
-                if recording:
-                    await recording
-                usable, verdict = await self._runner.run(connection, job)
-                connection = job.connection or connection  # it may have been found again meanwhile
-                self._limit.release()
-                recording = tasks.create_task(self._record(job, verdict), name=f"record {job.claim.job_id}")
+            async with self._limit:
+                while usable and not self._draining:
+                    job = await self._claim(connection)
+                    # A slot has two records: space for the end of one job and the start of the next, not for a third.
+                    if recorded:
+                        await recorded
+                    usable, verdict = await self._runner.run(connection, job)
+                    connection = job.connection or connection  # it may have been found again meanwhile
+                    recorded = self._record(job, verdict)
         finally:
-            self._idle.discard(me)
             self._workers -= 1
-            self._changed.set()
-        if recording:
-            await recording
+            self._set_idle(idle=False)
+        if recorded:
+            await recorded
         await self._keepers.release(connection, usable=usable)
 
     async def _claim(self, connection: KeeperConnection) -> RunningJob:
+        self._set_idle(idle=True)
         claim = await self._store.claim(connection.number, new_claim_token())
         job = self._running_jobs[claim.job_id] = RunningJob(claim)
+        self._set_idle(idle=False)
         return job
 
-    async def _record(self, job: RunningJob, verdict: Verdict) -> None:
-        await self._ends.record(job.claim, verdict)
+    def _set_idle(self, *, idle: bool) -> None:
+        """Note whether this worker waits for a claim; wake up the pool if it needs another one."""
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101  called by workers only
+        if idle:
+            self._idle.add(me)
+            return
+        self._idle.discard(me)
+        if self._needs_worker:
+            self._changed.set()
+
+    def _record(self, job: RunningJob, verdict: Verdict) -> asyncio.Future[None]:
+        return self._ends.record(job.claim, verdict, partial(self._recorded, job))
+
+    def _recorded(self, job: RunningJob) -> None:
         self._runner.end_recorded(job)
         if self._running_jobs.get(job.claim.job_id) is job:  # else its next attempt has begun
             del self._running_jobs[job.claim.job_id]
-        self._changed.set()
+        if self._draining:
+            self._changed.set()
 
     # Cancel requests -------------------------------------------------------------------------------------------
 

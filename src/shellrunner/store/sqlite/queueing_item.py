@@ -25,9 +25,10 @@ class QueueingItem(WorkItem):
         on_commit: Callable[[Any], None],
         transitions: Callable[[Any], Transitions] = lambda value: value,
         *,
+        on_failure: Callable[[Exception], None] | None = None,
         frees_space: bool = False,
     ) -> None:
-        super().__init__(unit, on_commit, frees_space=frees_space)
+        super().__init__(unit, on_commit, on_failure=on_failure, frees_space=frees_space)
         self._transitions = transitions
 
     def queued_lines(self) -> set[Line]:

@@ -48,6 +48,7 @@ from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
+from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem
@@ -252,9 +253,9 @@ class SqliteStore:
         finally:
             self._parts.requests.remove(request)
 
-    async def finish(
+    def finish(
         self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None = None
-    ) -> bool:
+    ) -> asyncio.Future[bool]:
         unit = partial(
             lifecycle.finish,
             job_id=job_id,
@@ -264,14 +265,31 @@ class SqliteStore:
             head=head,
             next_attempt_at=next_attempt_at,
         )
-        transitions: Transitions = await self._engine.write(unit, self._effects.committed, frees_space=True)
-        return bool(transitions)
+        return self._change(WorkItem, unit)
 
-    async def requeue(self, job_id: int, token: str) -> bool:
-        item = QueueingItem(
-            lambda db: lifecycle.requeue(db, job_id, token, now_ms()), self._effects.committed, frees_space=True
-        )
-        return bool(await self._engine.writes.submit(item))
+    def requeue(self, job_id: int, token: str) -> asyncio.Future[bool]:
+        return self._change(QueueingItem, lambda db: lifecycle.requeue(db, job_id, token, now_ms()))
+
+    def _change(
+        self, make_item: type[WorkItem] | type[QueueingItem], unit: Callable[[Db], Transitions]
+    ) -> asyncio.Future[bool]:
+        """Run the unit in the next write batch; the future says whether it has changed a job."""
+        changed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def committed(transitions: Transitions) -> None:
+            self._effects.committed(transitions)
+            if not changed.done():
+                changed.set_result(bool(transitions))
+
+        def failed(error: Exception) -> None:
+            if not changed.done():
+                changed.set_exception(error)
+
+        try:
+            self._engine.writes.put(make_item(unit, committed, on_failure=failed, frees_space=True))
+        except StoreUnavailable as closed:
+            failed(closed)
+        return changed
 
     async def running(self) -> Sequence[Claim]:
         return await self._engine.read(rows.running)
