@@ -1,5 +1,6 @@
 """C8: a sync that fails during COMMIT, and a kill right after the answer: what was answered is true."""
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,55 @@ async def test_c8_where_nothing_can_be_undone_the_answer_is_that_it_is_not_known
     assert (tmp_path / "ran").read_text() == "x\n"
     _, _, body = await failing.get("/api/jobs")
     assert [each["job_id"] for each in body["jobs"] if "echo x" in each["command"]] == [job["job_id"]]
+
+
+async def test_c8_a_batch_is_there_as_a_whole_or_not_at_all(
+    failing: Service, syncs: FailingSyncs, tmp_path: Path
+) -> None:
+    """C8: a batch whose commit failed has no job after a kill; the retry with its key has all of them, once each."""
+    jobs = [{"command": f"echo {number} >> {tmp_path}/ran", "env": {"A": "b"}} for number in range(20)]
+    request = {"json": {"jobs": jobs}, "headers": {"Idempotency-Key": '"all"'}}
+    problem = await killed_after(failing, syncs, 1, "POST", "/api/jobs/batch", **request)
+    assert problem["type"] == "/problems/store-unavailable"
+    assert (await failing.get("/api/jobs"))[2]["jobs"] == []
+    assert not list(failing.state_dir.glob("keys/[0-9a-f]*"))
+    status, _, accepted = await failing.ask("POST", "/api/jobs/batch", **request)
+    assert status == 202
+    for job in accepted["jobs"]:
+        await failing.result(job["job_id"])
+    assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(20))
+
+
+async def test_a_batch_whose_server_is_killed_is_there_as_a_whole_or_not_at_all(
+    service: Service, tmp_path: Path
+) -> None:
+    """kill -9 before, while and after it is committed: none or all of its jobs; the retry has all, once each."""
+    wal = service.state_dir / "history.db-wal"
+    total = 0
+    for moment in ("accepted", "written", "answered"):
+        size, lines = wal.stat().st_size, len(service.log)
+        command = f">> {tmp_path}/{moment}; : {'x' * 2000}"
+        body = {"jobs": [{"command": f"echo {number} {command}"} for number in range(30)]}
+        request = {"json": body, "headers": {"Idempotency-Key": moment}}
+        asking = asyncio.create_task(service.ask("POST", "/api/jobs/batch", **request))
+        reached = {
+            "accepted": lambda: any(line["event"] == "accepted" for line in service.log[lines:]),  # noqa: B023
+            "written": lambda: wal.stat().st_size != size,  # noqa: B023
+            "answered": asking.done,
+        }
+        await until(reached[moment], what=moment)
+        await service.kill()
+        await asyncio.gather(asking, return_exceptions=True)
+        await service.start()
+        found = (await service.get("/api/jobs?limit=1000"))[2]["jobs"]
+        assert len(found) - total in ((30,) if moment == "answered" else (0, 30))
+        status, _, accepted = await service.ask("POST", "/api/jobs/batch", **request)
+        assert (status, len({job["job_id"] for job in accepted["jobs"]})) == (202, 30)
+        for job in accepted["jobs"]:
+            await service.result(job["job_id"])
+        assert sorted(map(int, (tmp_path / moment).read_text().split())) == list(range(30))
+        total += 30
+        assert len((await service.get("/api/jobs?limit=1000"))[2]["jobs"]) == total
 
 
 async def test_c7_syncs_that_fail_are_a_reason_not_to_be_ready(failing: Service, syncs: FailingSyncs) -> None:

@@ -16,6 +16,7 @@ from shellrunner.errors import (
     InvalidJobs,
     JobGone,
     KeyReused,
+    NoSpace,
     QueueFull,
     StoreUnavailable,
     TooManyQueuedJobs,
@@ -23,7 +24,8 @@ from shellrunner.errors import (
 from shellrunner.model import JobSpec, Queued, Running, State, Submitter, Waiting
 from shellrunner.sealing import key_files
 from shellrunner.sealing.key_files import KeyFiles
-from shellrunner.store import IdempotencyKey, QueueLimit, QueueLimits, SubmitterLimit
+from shellrunner.store import IdempotencyKey, QueueLimit, QueueLimits, Retention, SubmitterLimit
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import idempotency_keys
 from tests.support.histories import NOTHING, SPEC, ended, listed, opened
@@ -340,3 +342,13 @@ async def test_secrets_share_one_sync_of_the_directory_and_few_descriptors(
             await until(lambda: len(names()) == 1, what="the keys of the cancelled jobs are destroyed")
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.sqlite
+async def test_a_disk_that_is_nearly_full_takes_none(tmp_path: Path) -> None:
+    """As for a job alone: while less than the reserve is free, nothing is accepted, and no key of a secret stays."""
+    async with open_store(tmp_path, Retention(), min_free=1 << 60) as store:
+        with pytest.raises(NoSpace):
+            await store.add_many([SECRET, SPEC])
+        assert await listed(store) == []
+        await until(lambda: not KeyFiles(str(tmp_path)).names(), what="the keys of the secrets are destroyed")

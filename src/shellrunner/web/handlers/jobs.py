@@ -7,16 +7,16 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
 from shellrunner import results
-from shellrunner.access import Identity, submission
-from shellrunner.config import Settings
+from shellrunner.access import submission
 from shellrunner.errors import NoSuchJob, ResultGone, TokenNeeded
 from shellrunner.model import Job, JobSpec
 from shellrunner.model.names import MAX_BODY_BYTES
+from shellrunner.store import IdempotencyKey
 from shellrunner.web.app_keys import AUTHENTICATOR, FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
@@ -62,21 +62,25 @@ async def submit_many(request: web.Request) -> web.StreamResponse:
     app[STREAMS].raise_if_closing()
     key = idempotency.requested_key(request)
     content = await bodies.read_json(request)
-    identity = identity_of(request)
-    admit = partial(_admit_batch, content, identity, app[SETTINGS])
-    specs, document = admit() if len(content) <= _MAX_INLINE else await asyncio.to_thread(admit)
-    bound_key = idempotency.bound_key(request, key, document)
-    await audit.accept_jobs(request, specs, identity.run_as)
-    accepted = await app[STORE].add_many(specs, bound_key, identity.submitter)
+    admit = partial(_admit_batch, request, content, key)
+    specs, bound_key, line = admit() if len(content) <= _MAX_INLINE else await asyncio.to_thread(admit)
+    await audit.accept(request, **line)
+    accepted = await app[STORE].add_many(specs, bound_key, identity_of(request).submitter)
     audit.add_details(request, **audit_details.of_ids(job.id for job in accepted))
     submitted: documents.SubmittedJobs = {"jobs": [serialize.job(job) for job in accepted]}
     return await responses.no_store(request, 202, submitted, {})
 
 
-def _admit_batch(content: bytes, identity: Identity, settings: Settings) -> tuple[list[JobSpec], Any]:
+def _admit_batch(
+    request: web.Request, content: bytes, key: str | None
+) -> tuple[list[JobSpec], IdempotencyKey | None, audit_details.Details]:
+    """Return the jobs of a batch, its key, and what the audit log says of it."""
+    identity = identity_of(request)
     document = json_codec.loads(content)
     specs = parse.job_specs(document, is_large=len(content) > MAX_BODY_BYTES)
-    return submission.admit_all(identity, specs, settings), document
+    admitted = submission.admit_all(identity, specs, request.app[SETTINGS])
+    line = audit_details.of_jobs(admitted, identity.run_as, request.app[SETTINGS].audit.command_characters)
+    return admitted, idempotency.bound_key(request, key, document), line
 
 
 async def show(request: web.Request) -> web.StreamResponse:

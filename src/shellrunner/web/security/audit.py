@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -194,16 +194,6 @@ async def accept_job(request: web.Request, spec: JobSpec, run_as: str | None, **
     """
     limit = request[_ENTRY].settings.command_characters
     await accept(request, **details, **audit_details.of_job(spec, run_as, limit))
-
-
-async def accept_jobs(request: web.Request, specs: Sequence[JobSpec], run_as: str | None) -> None:
-    """Log that many jobs are asked for, in one line, as `accept` does.
-
-    Raises:
-        AuditUnavailable: as above.
-    """
-    limit = request[_ENTRY].settings.command_characters
-    await accept(request, **audit_details.of_jobs(specs, run_as, limit))
 
 
 def add_details(request: web.Request, **details: Any) -> None:
