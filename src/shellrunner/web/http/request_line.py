@@ -15,7 +15,8 @@ from urllib.parse import unquote
 # another path, not another spelling.
 _CHARACTER: Final = "[A-Za-z0-9._~!$&'()*+,=:@-]"
 _ENCODED: Final = "%(?:2[0-46-9A-C]|3[AC-F]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A-F])"
-_PATH: Final = re.compile(rf"/|(?:/(?!\.\.?(?:/|\Z))(?:{_CHARACTER}|{_ENCODED})+)+/?")
+# The first alternative adds nothing to the others: it is what nearly all paths are, and takes a fifth of the time.
+_PATH: Final = re.compile(rf"(?:/[A-Za-z0-9_~-]+)+|/|(?:/(?!\.\.?(?:/|\Z))(?:{_CHARACTER}|{_ENCODED})+)+/?")
 
 # Exactly one space on each side of the target. The parsers of aiohttp accept some other versions of HTTP, and the one
 # in C takes RTSP/1.0 for HTTP/1.0.
@@ -75,20 +76,22 @@ class RequestLines:
         if not self._head:  # RFC 9112, 2.2: empty lines before a request line are ignored
             while data[start : start + 1] in (b"\r", b"\n"):
                 start += 1
+            if (whole := data.find(_END_OF_HEAD, start) + 4) >= 4:  # as nearly all arrive: nothing has to be kept
+                self._body = _body_length(data[start:whole])
+                return whole if _REQUEST_LINE.match(data, start) else None
         end = self._complete_head(data, start)
         if not self._check_line():
             return None
         if end is None:
             return len(data)
-        self._begin_body()
+        self._body = _body_length(self._head)
+        self._head.clear()
+        self._is_line_checked = False
         return end
 
     def _complete_head(self, data: bytes, start: int) -> int | None:
         """Add to the head what belongs to it; return where it ends in `data`, None if it does not."""
         before = len(self._head)
-        if not before and (end := data.find(_END_OF_HEAD, start)) >= 0:
-            self._head += data[start : end + 4]  # not the rest, which may hold a thousand more
-            return end + 4
         self._head += data[start:]
         end = self._head.find(_END_OF_HEAD, max(0, before - 3))
         if end < 0:
@@ -102,12 +105,12 @@ class RequestLines:
         self._is_line_checked = _REQUEST_LINE.match(self._head) is not None
         return self._is_line_checked
 
-    def _begin_body(self) -> None:
-        head = self._head.lower()  # of bytes: only A to Z
-        at = head.find(_CONTENT_LENGTH)
-        length = _LENGTH.match(head, at + len(_CONTENT_LENGTH)) if at >= 0 else None
-        self._body = int(length[1]) if length else 0
-        if _TRANSFER_ENCODING in head:
-            self._body = -1  # the connection ends after such a request
-        self._head.clear()
-        self._is_line_checked = False
+
+def _body_length(head: bytes | bytearray) -> int:
+    """Return how many bytes follow a head; -1: nothing behind it is read, since the connection ends."""
+    lower = head.lower()  # of bytes: only A to Z
+    if _TRANSFER_ENCODING in lower:
+        return -1
+    at = lower.find(_CONTENT_LENGTH)
+    length = _LENGTH.match(lower, at + len(_CONTENT_LENGTH)) if at >= 0 else None
+    return int(length[1]) if length else 0
