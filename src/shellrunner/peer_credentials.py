@@ -67,11 +67,13 @@ class ConnectionPeer:
     directions is checked each time, as in `peer_uid`.
     """
 
-    __slots__ = ("_socket", "_uid")
+    __slots__ = ("_socket", "_uid", "is_unix")
 
     def __init__(self, connection: socket.socket) -> None:
+        """Take an accepted socket; `is_unix` is whether it is a Unix socket."""
         self._socket = connection
         self._uid: int | None = None
+        self.is_unix = connection.family == socket.AF_UNIX
 
     def uid(self) -> int | None:
         """Return the uid, as `peer_uid` does."""
@@ -79,7 +81,7 @@ class ConnectionPeer:
             self._uid = peer_uid(self._socket)
             return self._uid
         try:
-            is_open = self._socket.family == socket.AF_UNIX or _is_established(self._socket)
+            is_open = self.is_unix or _is_established(self._socket)
         except OSError:
             return None
         return self._uid if is_open else None

@@ -1,27 +1,35 @@
 """What a request costs: counts of what is done for it, none of which may grow unnoticed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import shellrunner
 from shellrunner import peer_credentials
 from tests.support.attack import read_reply
 from tests.support.service import Service
 from tests.support.site import Site
 from tests.support.system_calls import counted
 
+SOURCE = str(Path(shellrunner.__file__).parent)
 REQUESTS = 20  # on one connection
 Get = Callable[..., Awaitable[int]]
 
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Get]:
-    """Yield a function that sends a GET over one connection and returns the status of the response."""
+    """Yield a function that sends requests over one connection and returns the statuses of the responses."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
-    async def get(path: str, *headers: str) -> int:
-        head = "\r\n".join((f"GET {path} HTTP/1.1", f"Host: localhost:{port}", "Accept: */*", *headers))
+    async def get(path: str, *headers: str, verb: str = "GET") -> int:
+        host = () if any(header.startswith("Host:") for header in headers) else (f"Host: localhost:{port}",)
+        head = "\r\n".join((f"{verb} {path} HTTP/1.1", *host, *headers))
         writer.write(f"{head}\r\n\r\n".encode())
         reply = await read_reply(reader)
         assert reply is not None
@@ -39,6 +47,75 @@ async def test_the_kernel_is_asked_once_for_the_client_of_a_connection(site: Sit
     async with connected(site.port) as get:
         assert {await get("/api/jobs") for _ in range(REQUESTS)} == {200}
     assert peer_credentials._sock_diag._sequence - before == 1
+
+
+@contextmanager
+def called() -> Iterator[Counter[str]]:
+    """Count the calls of our own functions in this thread while the block runs, by their names."""
+    counts: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(SOURCE):
+            counts[frame.f_code.co_name] += 1
+
+    sys.setprofile(count)
+    try:
+        yield counts
+    finally:
+        sys.setprofile(None)
+
+
+async def test_headers_are_checked_once_as_long_as_they_stay_the_same(site: Site) -> None:
+    """The checks of a connection's headers are made for its first request, and again once these change."""
+    job = await site.submit()
+    async with connected(site.port) as get:
+        for headers in ((), ("X-One: 1",), ("X-One: 1", "X-Two: 2"), ()):
+            with called() as counts:
+                assert await get(f"/api/jobs/{job}", *headers) == 200
+            assert (counts["check_host"], counts["check_origin"], counts["has_mark"]) == (1, 1, 1)
+            with called() as counts:
+                assert {await get(f"/api/jobs/{job}", *headers) for _ in range(REQUESTS)} == {200}
+            checks = (
+                "check_host",
+                "check_origin",
+                "has_mark",
+                "_check_size",
+                "_allowed_methods",
+                "peer_uid",
+                "seconds_left",
+            )
+            assert {name: counts[name] for name in checks} == dict.fromkeys(checks, 0)
+            assert counts["authenticate_uid"] == counts["_is_established"] == REQUESTS
+
+
+CHANGED = {
+    "another origin": ("Origin: http://evil.example", 403),
+    "another site": ("Sec-Fetch-Site: cross-site", 403),
+    "forwarded": ("X-Forwarded-For: 192.0.2.1", 403),
+    "another host": ("Host: evil.example", 421),
+    "another type": ("Accept: text/html", 406),
+    "too large": (f"X-Large: {'x' * 8000}\r\n" * 5 + "X-Last: 1", 431),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+async def test_a_connection_is_not_trusted_for_its_earlier_headers(site: Site, change: str) -> None:
+    """A request with other headers than the one before it is checked as the first one was, and the next one too."""
+    header, status = CHANGED[change]
+    async with connected(site.port) as get:
+        for _ in range(2):
+            assert await get("/api/jobs") == 200
+            assert await get("/api/jobs", header) == status
+            assert await get("/api/jobs", header) == status
+
+
+async def test_the_removal_of_a_service_worker_is_not_skipped(site: Site) -> None:
+    """The headers of such a request are not remembered, since its verb counts as well."""
+    async with connected(site.port) as get:
+        for _ in range(2):
+            assert await get("/api/jobs") == 200
+            assert await get("/nowhere", "Service-Worker: script", verb="POST") == 404
+            assert await get("/nowhere", "Service-Worker: script") == 200
 
 
 async def test_the_system_calls_of_a_get(service: Service, tmp_path: Path) -> None:

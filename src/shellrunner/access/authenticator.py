@@ -54,6 +54,7 @@ class Authenticator:
         self._rates = RequestRates()
         self._clock = clock
         self._uid = os.geteuid()
+        self._service_users = tuple(service_user(self._uid, on_unix_socket=is_unix) for is_unix in (False, True))
         self._needs_token = False
         self.on_change: Callable[[], None] = lambda: None  # called when an identity may have become invalid
         self.reload(auth)
@@ -125,7 +126,7 @@ class Authenticator:
             NotThisUser: the process belongs to another user, or the owner is not known.
         """
         if uid == self._uid:
-            return service_user(uid, on_unix_socket=on_unix_socket)
+            return self._service_users[on_unix_socket]
         owner = f"this one has the uid {uid}"
         if uid is None:
             owner = "the owner of this connection could not be determined, or a header says that a proxy forwarded it"

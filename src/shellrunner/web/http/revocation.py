@@ -81,9 +81,11 @@ class ConnectionIdentity:
 
     def bind(self, identity: Identity, revocations: Revocations) -> None:
         """Note whose request is answered now."""
+        is_bound = identity is self.identity and not self.is_revoked
         self.identity, self._revocations = identity, revocations
         self.is_revoked, self.on_revoked = False, None
-        revocations.add(self, identity)
+        if not is_bound:
+            revocations.add(self, identity)
 
     def revoke(self) -> None:
         """End the connection at once if it is idle, and what is being answered if that knows how to end."""

@@ -9,12 +9,13 @@ that waits is notified (`on_disconnect`), and must not wait for long.
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.typedefs import RawHeaders
 
 from shellrunner import ascii_text
 from shellrunner.peer_credentials import ConnectionPeer
@@ -41,6 +42,16 @@ _RECHECK_DELAY: Final = 0.1  # seconds
 _UNQUOTED = re.compile(r"[^:'\"]*")
 
 
+class PassedHeaders(NamedTuple):
+    """The headers of a connection's last request, once they have passed the security middleware's checks of headers.
+
+    is_forwarded: whether one of them is the mark of a proxy.
+    """
+
+    raw: RawHeaders
+    is_forwarded: bool
+
+
 class _ClientProtocol(WatchedProtocol):
     """The protocol of one client: aiohttp's, with deadlines (`connections`) and our own problems."""
 
@@ -53,6 +64,7 @@ class _ClientProtocol(WatchedProtocol):
         "on_disconnect",
         "on_doubt",
         "owner",
+        "passed_headers",
     )
 
     def __init__(self, connection: ClientConnection, server: "_Server", **options: Any) -> None:
@@ -60,6 +72,7 @@ class _ClientProtocol(WatchedProtocol):
         self.on_disconnect: Callable[[], None] | None = None
         self.on_doubt: Callable[[], None] | None = None
         self.owner = ConnectionIdentity(self._end_revoked)
+        self.passed_headers: PassedHeaders | None = None
         self._connections = server.open_connections
         self._connection = connection
         self._body: StreamReader = EMPTY_PAYLOAD  # of the request that is being read
@@ -245,11 +258,11 @@ class Runner(ProtocolRunner):
 
 
 def _check_expect(callback: RequestCallback) -> RequestCallback:
-    async def checked(request: web.BaseRequest) -> web.StreamResponse:
+    def checked(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         # aiohttp (3.14.5) rejects this too, but fails while it quotes what is not UTF-8.
         if ascii_text.lower(request.headers.get(hdrs.EXPECT, "")) not in {"", "100-continue"}:
             raise web.HTTPExpectationFailed
-        return await callback(request)
+        return callback(request)
 
     return checked
 
@@ -283,13 +296,28 @@ def connection_identity(request: web.Request) -> ConnectionIdentity:
     return protocol.owner if isinstance(protocol, _ClientProtocol) else ConnectionIdentity(lambda: None)
 
 
-def peer_uid(request: web.Request) -> int | None:
-    """Return the uid of the process at the other end of the connection, or None if it is not certain."""
+def passed_headers(request: web.Request) -> PassedHeaders | None:
+    """Return what is known of the request's headers, if those of the last request on its connection were the same."""
+    protocol = request.protocol
+    passed = protocol.passed_headers if isinstance(protocol, _ClientProtocol) else None
+    return passed if passed is not None and passed.raw == request.raw_headers else None
+
+
+def remember_headers(request: web.Request, passed: PassedHeaders) -> None:
+    """Remember what is known of the request's headers for the next request on its connection."""
+    if isinstance(request.protocol, _ClientProtocol):
+        request.protocol.passed_headers = passed
+
+
+def connection_peer(request: web.Request) -> ConnectionPeer | None:
+    """Return the process at the other end of the request's connection; None if that has ended."""
+    if request.transport is None:
+        return None
     protocol = request.protocol
     if isinstance(protocol, _ClientProtocol):
-        return protocol.peer.uid()
-    connection = None if request.transport is None else request.transport.get_extra_info("socket")
-    return None if connection is None else ConnectionPeer(connection).uid()
+        return protocol.peer
+    connection = request.transport.get_extra_info("socket")
+    return None if connection is None else ConnectionPeer(connection)
 
 
 def note_identity(request: web.Request, identity: str | None) -> None:

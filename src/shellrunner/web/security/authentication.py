@@ -17,10 +17,9 @@ from shellrunner.config.auth import Scope
 from shellrunner.errors import InsufficientScope, NotThisUser, TokenNeeded
 from shellrunner.web.app_keys import AUTHENTICATOR, IDENTITY
 from shellrunner.web.http.revocation import REVOCATIONS
-from shellrunner.web.http.server_protocol import connection_identity, note_identity, peer_uid
+from shellrunner.web.http.server_protocol import connection_identity, connection_peer, note_identity
 from shellrunner.web.route import Access
-from shellrunner.web.security.origin import OriginPolicy, is_unix_socket, local_port
-from shellrunner.web.security.proxy_marks import has_mark
+from shellrunner.web.security.origin import OriginPolicy, local_port
 
 _MAX_COOKIES: Final = 32  # of one name
 _NAME: Final = web.RequestKey("name", str)
@@ -63,7 +62,7 @@ async def authenticate_credentials(request: web.Request, origins: OriginPolicy, 
         return _within_shares(request, identity, origins)
     if access is Access.WATCH and (session := await _authenticate_cookie(request, authenticator)):
         return _within_shares(request, session, origins)
-    return None if is_unix_socket(request) else _reject()
+    return None if _is_unix_socket(request) else _reject()
 
 
 def _within_shares(request: web.Request, identity: Identity, origins: OriginPolicy) -> Identity:
@@ -75,20 +74,21 @@ def _within_shares(request: web.Request, identity: Identity, origins: OriginPoli
     return identity
 
 
-def authenticate_peer(request: web.Request) -> Identity:
+def authenticate_peer(request: web.Request, *, is_forwarded: bool) -> Identity:
     """Return the identity of the process at the other end of the connection, which must still be there.
+
+    For a forwarded request, that process is the proxy, and says nothing about the client.
 
     Raises:
         NotThisUser: it belongs to another user, or its owner is not known.
         TokenNeeded: the same, where a token would be accepted.
     """
-    authenticator = request.app[AUTHENTICATOR]
-    # For a forwarded request, the process at the other end is the proxy, and says nothing about the client.
-    uid = None if has_mark(request.headers) else peer_uid(request)
+    authenticator, peer = request.app[AUTHENTICATOR], connection_peer(request)
+    uid = None if is_forwarded or peer is None else peer.uid()
     if uid is not None:
         request[_NAME] = f"uid:{uid}"
     try:
-        identity = authenticator.authenticate_uid(uid, on_unix_socket=is_unix_socket(request))
+        identity = authenticator.authenticate_uid(uid, on_unix_socket=peer is not None and peer.is_unix)
     except NotThisUser:
         if authenticator.needs_token:
             raise TokenNeeded from None
@@ -130,7 +130,13 @@ def cookie_name(request: web.Request, *, is_secure: bool) -> str:
 
 def _source(request: web.Request, origins: OriginPolicy) -> str:
     """Return what wrong tokens are counted by: a client's address, or a local user."""
-    return f"uid:{peer_uid(request)}" if is_unix_socket(request) else origins.client_address(request)
+    peer = connection_peer(request)
+    return f"uid:{peer.uid()}" if peer is not None and peer.is_unix else origins.client_address(request)
+
+
+def _is_unix_socket(request: web.Request) -> bool:
+    peer = connection_peer(request)
+    return peer is not None and peer.is_unix
 
 
 async def _authenticate_cookie(request: web.Request, authenticator: Authenticator) -> Identity | None:

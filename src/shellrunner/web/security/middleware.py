@@ -30,14 +30,22 @@ from shellrunner.web.http import bodies, problems
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.problems import SECURITY_HEADERS, HttpProblem
 from shellrunner.web.http.request_line import has_one_spelling
-from shellrunner.web.http.server_protocol import connection_identity, note_identity
+from shellrunner.web.http.server_protocol import (
+    PassedHeaders,
+    connection_identity,
+    note_identity,
+    passed_headers,
+    remember_headers,
+)
 from shellrunner.web.route import Access, Handler
 from shellrunner.web.security import audit as audit_log
 from shellrunner.web.security import authentication, ownership, worker_removal
 from shellrunner.web.security.audit import Audit
 from shellrunner.web.security.loopback import is_localhost
 from shellrunner.web.security.origin import OriginPolicy
+from shellrunner.web.security.proxy_marks import has_mark
 
+_OPEN: Final = frozenset({Access.PUBLIC, Access.HOST_CHECKED})  # to clients that nobody knows
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_HEADER_BYTES: Final = 1 << 15  # of all headers of a request together
 # Pages that another site may link to: they are the same for everybody. Their files it may not load.
@@ -103,25 +111,38 @@ class _RequestCheck:
     async def _check(self) -> web.Response | None:
         """Make all checks, in this order; return the response to a preflight request, and None for any other."""
         request, access = self._request, self._policy.access
-        _check_request_line(request)
-        if removal := worker_removal.response_to(request):
-            return removal
-        if access is not Access.PUBLIC:
-            self._origins.check_host(request)
-        if access not in (Access.PUBLIC, Access.HOST_CHECKED):
-            self._origins.check_origin(request)
-            if preflight := self._origins.preflight_response(request, _allowed_methods(request)):
+        passed = passed_headers(request) if access not in _OPEN else None
+        if passed is None:
+            _check_size(request)
+        _check_target(request)
+        if passed is None:
+            if hdrs.TRANSFER_ENCODING in request.headers:
+                _check_framing(request)
+            if removal := worker_removal.response_to(request):
+                return removal
+            self._check_site()
+        if access not in _OPEN:
+            if request.method == "OPTIONS" and (preflight := self._preflight_response()):
                 return preflight
-            await self._authenticate()
-        elif access is Access.HOST_CHECKED and not _LINKABLE.fullmatch(request.path):
-            self._origins.check_origin(request)
+            passed = passed or _remember_headers(request)
+            await self._authenticate(is_forwarded=passed.is_forwarded)
         if request.rel_url.raw_query_string and access is not Access.PUBLIC:
             _check_query(request, self._policy)
         _check_accept(request, self._policy)
-        if access not in (Access.PUBLIC, Access.HOST_CHECKED):
+        if access not in _OPEN:
             await self._begin_audit()
             connection_identity(request).raise_if_revoked()  # the body, or the audit log, may have taken its time
         return None
+
+    def _check_site(self) -> None:
+        request, access = self._request, self._policy.access
+        if access is not Access.PUBLIC:
+            self._origins.check_host(request)
+        if access not in _OPEN or (access is Access.HOST_CHECKED and not _LINKABLE.fullmatch(request.path)):
+            self._origins.check_origin(request)
+
+    def _preflight_response(self) -> web.Response | None:
+        return self._origins.preflight_response(self._request, _allowed_methods(self._request))
 
     async def _begin_audit(self) -> None:
         is_change = self._request.method not in _SAFE_METHODS
@@ -130,10 +151,10 @@ class _RequestCheck:
         if not is_change and self._audit.settings.reads:
             await self._audit.log_read(self._request)
 
-    async def _authenticate(self) -> None:
+    async def _authenticate(self, *, is_forwarded: bool) -> None:
         request, access = self._request, self._policy.access
         try:
-            identity = await self._identify()
+            identity = await self._identify(is_forwarded=is_forwarded)
         except (TokenNeeded, TooManyWrongTokens, NotThisUser, NetworkNotAllowed):
             note_identity(request, None)
             raise
@@ -141,7 +162,7 @@ class _RequestCheck:
         if access in (Access.RUN, Access.RUN_MANY):
             await ownership.check_owner(request, identity, access)
 
-    async def _identify(self) -> Identity:
+    async def _identify(self, *, is_forwarded: bool) -> Identity:
         request = self._request
         identity = await authentication.authenticate_credentials(request, self._origins, self._policy.access)
         if identity is not None:
@@ -149,11 +170,12 @@ class _RequestCheck:
         if request.method not in _SAFE_METHODS and self._policy is not _NO_ROUTE:
             if identity is None and not request.content.is_eof():
                 # Before the body: one from an unknown client is not waited for, and takes no memory.
-                authentication.bind_connection(request, authentication.authenticate_peer(request))
+                early = authentication.authenticate_peer(request, is_forwarded=is_forwarded)
+                authentication.bind_connection(request, early)
             # The whole body is received before the kernel is asked again, so that the client is still there then.
             await bodies.preload(request, self._policy.max_body)
         if identity is None:
-            identity = authentication.authenticate_peer(request)
+            identity = authentication.authenticate_peer(request, is_forwarded=is_forwarded)
             authentication.bind_connection(request, identity)
         return identity
 
@@ -207,11 +229,25 @@ def _policy_without_route(request: web.Request) -> RoutePolicy:
     return _NO_ROUTE_PUBLIC if request.path == request.raw_path == "/favicon.ico" else _NO_ROUTE
 
 
-def _check_request_line(request: web.Request) -> None:
+def _remember_headers(request: web.Request) -> PassedHeaders:
+    """Return what is known of headers that have passed all checks, and save the next request the same checks.
+
+    Not where more depends on them than whether they pass.
+    """
+    passed = PassedHeaders(request.raw_headers, has_mark(request.headers))
+    if hdrs.TRANSFER_ENCODING not in request.headers and worker_removal.HEADER not in request.headers:
+        remember_headers(request, passed)
+    return passed
+
+
+def _check_size(request: web.Request) -> None:
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
         raise HttpProblem(
             "headers-too-large", f"all headers together exceed {MAX_HEADER_BYTES} bytes", limit=MAX_HEADER_BYTES
         )
+
+
+def _check_target(request: web.Request) -> None:
     if request.raw_path[:1] != "/" or "#" in request.raw_path:
         raise HttpProblem(
             "bad-request", "the request target must be a path, optionally with a query", {"Connection": "close"}
@@ -222,8 +258,6 @@ def _check_request_line(request: web.Request) -> None:
             "the path must be in its one spelling: no empty or dot segments, no parameters, and"
             " percent-encoding (in upper case) only of what needs it",
         )
-    if hdrs.TRANSFER_ENCODING in request.headers:
-        _check_framing(request)
 
 
 def _check_framing(request: web.Request) -> None:

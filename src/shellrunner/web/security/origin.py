@@ -5,7 +5,6 @@ resources.
 """
 
 import ipaddress
-import socket
 from functools import lru_cache
 from typing import Any, Final
 
@@ -146,12 +145,6 @@ class OriginPolicy:
             elif self._bound.cover(name, port):
                 found |= {f"{name}:{port}", *([name] if port == DEFAULT_PORTS[scheme] else [])}
         return frozenset(found)
-
-
-def is_unix_socket(request: web.Request) -> bool:
-    """Return whether the request came over a Unix socket."""
-    connection = None if request.transport is None else request.transport.get_extra_info("socket")
-    return connection is not None and connection.family == socket.AF_UNIX
 
 
 def local_port(request: web.Request) -> int | None:

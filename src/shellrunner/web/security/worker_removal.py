@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 # Sent with every request for the script of a service worker; a page can neither set it nor leave it out.
-_HEADER: Final = "Service-Worker"
+HEADER: Final = "Service-Worker"
 _SCRIPT: Final = """\
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil((async () => {
@@ -32,6 +32,6 @@ _HEADERS: Final = {
 
 def response_to(request: web.Request) -> web.Response | None:
     """Return the script if the request is one for the script of a service worker."""
-    if request.method != "GET" or request.headers.get(_HEADER) != "script":
+    if request.method != "GET" or request.headers.get(HEADER) != "script":
         return None
     return web.Response(text=_SCRIPT, headers=_HEADERS)
