@@ -3,18 +3,20 @@
 Used by `web`, which serves results, and by `callbacks`, which sends them. Must not know HTTP.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from shellrunner.errors import NoResultYet, ResultGone
 from shellrunner.model import Done, End, Job, Stream, Volume
-from shellrunner.store import Results
+from shellrunner.store import History, Output, Results
+from shellrunner.store.output import Gap
 from shellrunner.store.output.present import PresentBytes, without
 from shellrunner.wire import documents, serialize, text
 from shellrunner.wire.text import Excerpt
 
 MAX_BYTES: Final = 1 << 20  # of each stream in a result; longer output is cut
 MAX_LISTED_BYTES: Final = 1 << 12  # likewise, in lists and callbacks
+_MAX_BATCH_BYTES: Final = 1 << 20  # of output that is read from the history at once
 
 
 class EndedAttempt(NamedTuple):
@@ -54,18 +56,60 @@ async def ended_attempt(store: Results, job: Job, number: int) -> EndedAttempt:
     return EndedAttempt(job, number, done.end, done.volume)
 
 
-async def document(
-    store: Results, attempt: EndedAttempt, max_bytes: int, *, thorough: bool = True
-) -> documents.Result:
+async def document(store: Results, attempt: EndedAttempt, max_bytes: int) -> documents.Result:
     """Return the document of a result; streams of more than `max_bytes` bytes are cut around a marker.
 
-    What is missing in the files counts as dropped; not `thorough`, as in lists: as far as their sizes show it.
+    What is missing in the files counts as dropped.
 
     Raises:
         NoSuchJob, ResultGone: deleted meanwhile.
     """
-    output, charset = await store.output(attempt.job.id, attempt.number), attempt.job.spec.encoding
-    gaps = await output.gaps(thorough=thorough)
+    output = await store.output(attempt.job.id, attempt.number)
+    return await _document(attempt, output, max_bytes, await output.gaps(thorough=True))
+
+
+class ListedDocument(NamedTuple):
+    """The document of a listed result; None if it was deleted meanwhile.
+
+    is_final: whether all of it is in the history itself. What is in files may be missing one day.
+    """
+
+    document: documents.Result | None
+    is_final: bool
+
+
+async def listed_documents(store: History, attempts: Sequence[EndedAttempt]) -> AsyncIterator[ListedDocument]:
+    """Yield the documents of the last attempts of jobs, cut as in lists.
+
+    What is missing in files counts as dropped as far as their sizes show it: a list must not read whole indexes.
+    """
+    for batch in _batches(attempts):
+        outputs = await store.last_outputs([attempt.job.id for attempt in batch])
+        for attempt in batch:
+            output = outputs.get(attempt.job.id)
+            if output is None:
+                yield ListedDocument(None, is_final=False)
+            else:
+                listed = await _document(attempt, output, MAX_LISTED_BYTES, await output.gaps())
+                yield ListedDocument(listed, is_final=not output.has_files)
+
+
+def _batches(attempts: Sequence[EndedAttempt]) -> Iterator[list[EndedAttempt]]:
+    """Yield as many at a time as have a bounded amount of output."""
+    batch: list[EndedAttempt] = []
+    size = 0
+    for attempt in attempts:
+        if batch and size + attempt.volume.stored > _MAX_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(attempt)
+        size += attempt.volume.stored
+    if batch:
+        yield batch
+
+
+async def _document(attempt: EndedAttempt, output: Output, max_bytes: int, gaps: Sequence[Gap]) -> documents.Result:
+    charset = attempt.job.spec.encoding
     stdout, stderr = [await _excerpt(PresentBytes(output, gaps, stream), charset, max_bytes) for stream in Stream]
     present = attempt._replace(volume=without(attempt.volume, gaps))
     return serialize.result(*present, stdout=stdout, stderr=stderr)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shellrunner.model import Ending, JobSpec, State
+from shellrunner.model import Done, Ending, Job, JobSpec, State
 from shellrunner.model.filters import Filters
-from shellrunner.store.pagination import Order, Position, Sort, SortKey, position_after
+from shellrunner.store.pagination import Order, Position, Sort, SortKey, Value
 from shellrunner.store.query import listing, search
 from shellrunner.store.query.walk import ScanLimits
 from shellrunner.store.sqlite import schema
@@ -294,9 +294,24 @@ async def test_pages_of_large_jobs_end_early(tmp_path: Path, monkeypatch: pytest
             assert len(page.jobs) <= 2
             seen += [job.id for job in page.jobs]
             after = page.next
-            assert after is None or after == position_after(page.jobs[-1], sort)
+            assert after is None or after == position_after(page.jobs[-1].job(), sort)
+            assert page.positions == [position_after(listed.job(), sort) for listed in page.jobs]
         assert after is None
         assert seen == [5, 4, 3, 2, 1]
+
+
+def position_after(job: Job, sort: Sort) -> Position:
+    """Return the position just after this job."""
+    values: dict[SortKey, Value] = {
+        SortKey.CREATED: job.created, SortKey.PRIORITY: job.spec.priority, SortKey.QUEUE: job.spec.queue,
+    }  # fmt: skip
+    if isinstance(job.phase, Done):
+        end = job.phase.end
+        values |= {
+            SortKey.STARTED: end.started, SortKey.COMPLETED: end.completed, SortKey.DURATION: end.duration,
+            SortKey.EXIT_CODE: end.exit_code, SortKey.ENDING: end.ending.value,
+        }  # fmt: skip
+    return (*(values.get(order.key) for order in sort), job.id)
 
 
 @pytest.mark.sqlite

@@ -35,6 +35,9 @@ pytestmark = pytest.mark.sqlite
 STATEMENTS = {
     "one": rows.ONE,
     "some": rows.SOME,
+    "a page": rows.LISTED,
+    "a page of statuses": rows.LISTED_WITHOUT_SPEC,
+    "outputs of a page": location.ENDED,
     "an attempt": rows.ATTEMPT,
     "running": rows.RUNNING,
     "cancelling": rows.CANCELLING,

@@ -143,7 +143,7 @@ async def _given_up(store: SqliteStore) -> None:
         adding.cancel()
         await asyncio.gather(adding, return_exceptions=True)
         await store.check()
-        for job in (await store.page(Filters(), (), limit=10)).jobs:
+        for job in [listed.job() for listed in (await store.page(Filters(), (), limit=10)).jobs]:
             if not job.done:
                 await store.request_cancel(job.id)
 

@@ -32,7 +32,7 @@ async def test_job_and_claim_have_the_submitter_and_the_user(tmp_path: Path) -> 
         assert (claim.job_id, claim.attempt, claim.run_as) == (queued.id, 2, "nobody")
         assert {known.run_as for known in await store.running()} == {"nobody"}
         page = await store.page(Filters(), (), limit=10)
-        assert {(known.submitter, known.run_as) for known in page.jobs} == {("token:ci", "nobody")}
+        assert {(known.job().submitter, known.job().run_as) for known in page.jobs} == {("token:ci", "nobody")}
         assert (await store.request_cancel(waiting.id)).submitter == "token:ci"
 
 

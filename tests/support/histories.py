@@ -35,7 +35,7 @@ def ended(code: int = 0, completed: int = 2_000, started: int = 1_000) -> End:
 
 async def listed(store: SqliteStore, limit: int = 1000, **filters: Any) -> list[Job]:
     """Return the newest jobs, as far as one page goes."""
-    return list((await store.page(Filters(**filters), (), limit=limit)).jobs)
+    return [listed.job() for listed in (await store.page(Filters(**filters), (), limit=limit)).jobs]
 
 
 async def everything(store: SqliteStore) -> list[Job]:
@@ -44,7 +44,7 @@ async def everything(store: SqliteStore) -> list[Job]:
     after: Position | None = None
     while True:
         page = await store.page(Filters(), (), limit=1000, after=after)
-        found += page.jobs
+        found += [listed.job() for listed in page.jobs]
         if page.next is None:
             return found
         after = page.next

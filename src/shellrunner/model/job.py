@@ -199,6 +199,26 @@ class Callback:
 
 
 @dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How far a job is: what is known of it without its specification."""
+
+    id: int
+    created: Millis
+    phase: Phase
+    attempt: int = 1
+
+    @property
+    def state(self) -> State:
+        """The phase's name."""
+        return _STATES[type(self.phase)]
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        return isinstance(self.phase, Done)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One accepted command, as it may be shown: `spec` is redacted.
 

@@ -54,7 +54,7 @@ from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, 
 from shellrunner.model.filters import Filters
 from shellrunner.store.change_log import ChangeLog
 from shellrunner.store.notifications import Subscription
-from shellrunner.store.output import Extent, Head, Output
+from shellrunner.store.output import EndedOutput, Extent, Head, Output
 from shellrunner.store.pagination import Page, Position, Sort
 from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState, SubmitterLimit
 from shellrunner.store.retention import HistorySize, Retention
@@ -166,8 +166,16 @@ class History(Results, Protocol):
     async def jobs(self, job_ids: Iterable[int]) -> Sequence[Job]:
         """Return those of these jobs that exist."""
 
-    async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
-        """Return up to `limit` matching jobs behind `after`, in order. A page may hold fewer: see "Bounded lists"."""
+    async def page(
+        self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None, with_spec: bool = True
+    ) -> Page:
+        """Return up to `limit` matching jobs behind `after`, in order. A page may hold fewer: see "Bounded lists".
+
+        Without `with_spec` only their statuses can be asked for.
+        """
+
+    async def last_outputs(self, job_ids: Sequence[int]) -> Mapping[int, EndedOutput]:
+        """Return what the last attempts of these jobs wrote, of those that are done and whose result is there."""
 
     async def preview_delete(self, filters: Filters) -> DeleteCount:
         """Return what `delete_jobs` would do now."""

@@ -132,6 +132,14 @@ class JobRow(NamedTuple):
     claimed: Millis | None
 
 
+class CallbackRow(NamedTuple):
+    """The columns of a job's callback, as `rows` names them; all null if it has none."""
+
+    callback_state: str | None
+    callback_tries: int | None
+    callback_error: str | None
+
+
 class ClaimRow(NamedTuple):
     """The columns of `jobs` that make a claim, without the job's secrets (`SecretsRow`)."""
 

@@ -4,12 +4,12 @@ Plain values, made by `web` and answered by every back end; which jobs are liste
 SQL or HTTP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from shellrunner.model import Done, Job
+from shellrunner.model import Job, JobStatus
 
 
 class SortKey(StrEnum):
@@ -41,28 +41,39 @@ Position = tuple[Value, ...]
 MAX_ID: Final = 1 << 62
 
 
+class ListedJob(Hashable, Protocol):
+    """A job of a page, as it was read. Equal ones have equal documents, so what was made of one can be kept.
+
+    That holds for all that the history says of it; not for the pid of a running one, nor for output in files.
+    """
+
+    @property
+    def id(self) -> int:
+        """The job's id."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs."""
+
+    def job(self) -> Job:
+        """Return the job, or what can be read of it if its row is damaged: it must not hide the others of a list.
+
+        Raises:
+            StoreUnavailable: its end cannot be read.
+        """
+
+    def status(self) -> JobStatus:
+        """Return how far it is, also if it was read without its specification.
+
+        Raises:
+            StoreUnavailable: its end cannot be read.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Jobs in order, and the position where the next page begins (None: this is the last page)."""
+    """Jobs in order, each with its position, and where the next page begins (None: this is the last page)."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[ListedJob]
+    positions: Sequence[Position]
     next: Position | None
-
-
-def position_after(job: Job, sort: Sort) -> Position:
-    """Return the position just after this job."""
-    values: dict[SortKey, Value] = {
-        SortKey.CREATED: job.created,
-        SortKey.PRIORITY: job.spec.priority,
-        SortKey.QUEUE: job.spec.queue,
-    }
-    if isinstance(job.phase, Done):
-        end = job.phase.end
-        values |= {
-            SortKey.STARTED: end.started,
-            SortKey.COMPLETED: end.completed,
-            SortKey.DURATION: end.duration,
-            SortKey.EXIT_CODE: end.exit_code,
-            SortKey.ENDING: end.ending.value,
-        }
-    return (*(values.get(order.key) for order in sort), job.id)

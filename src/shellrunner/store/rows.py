@@ -4,8 +4,9 @@ Used by units and queries. Must not write, and must not know files.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from shellrunner.clock import Millis
 from shellrunner.errors import NoResultYet, NoSuchAttempt, NoSuchJob, ResultGone, StoreUnavailable
@@ -16,21 +17,28 @@ from shellrunner.model import (
     Done,
     Job,
     JobSpec,
+    JobStatus,
     Phase,
     Queued,
     Running,
     State,
     Waiting,
 )
-from shellrunner.store.columns import ClaimRow, EndRow, JobRow, columns
+from shellrunner.store.columns import CallbackRow, ClaimRow, EndRow, JobRow, columns
 from shellrunner.store.db import Db, Row
 
 # ruff: noqa: S608  every statement here is put together from constants of this module
 
 
-_JOB: Final = columns(JobRow, EndRow)
-ONE: Final = f"SELECT {_JOB} FROM jobs WHERE id = ?"
-SOME: Final = f"SELECT {_JOB} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+_JOB: Final = columns(JobRow, CallbackRow, EndRow)
+_WITH_CALLBACK: Final = """jobs LEFT JOIN (SELECT job AS callback_job, state AS callback_state,
+    tries AS callback_tries, error AS callback_error FROM callbacks) ON callback_job = id"""
+ONE: Final = f"SELECT {_JOB} FROM {_WITH_CALLBACK} WHERE id = ?"
+SOME: Final = f"SELECT {_JOB} FROM {_WITH_CALLBACK} WHERE id IN (SELECT value FROM json_each(?))"
+# In the order of the ids: a CROSS JOIN is never reordered, and `json_each` goes through its array.
+_LISTED: Final = f"FROM (SELECT value AS wanted FROM json_each(?)) CROSS JOIN {_WITH_CALLBACK} WHERE id = wanted"
+LISTED: Final = f"SELECT {_JOB} {_LISTED}"
+LISTED_WITHOUT_SPEC: Final = f"SELECT {_JOB.replace(' spec,', ' NULL,')} {_LISTED}"
 ATTEMPT: Final = f"SELECT {columns(EndRow)} FROM attempts WHERE job = ? AND number = ?"
 # `state != 'done'` is the condition of the index.
 RUNNING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs INDEXED BY jobs_undone
@@ -43,7 +51,36 @@ OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE stat
 
 _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
 
+_ID, _SPEC, _STATE = map(JobRow._fields.index, ("id", "spec", "state"))
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
+_MAX_KEPT_SPECS: Final = 1024
+_MAX_KEPT_LENGTH: Final = 2048  # characters of a spec's text; a longer one is parsed each time
+
+
+class ListedRow(NamedTuple):
+    """The `pagination.ListedJob` of this back end: a row with the columns of `LISTED`."""
+
+    row: Row
+
+    @property
+    def id(self) -> int:
+        job_id: int = self.row[_ID]
+        return job_id
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self.row[_STATE] == State.RUNNING)
+
+    def job(self) -> Job:
+        try:
+            return to_job(self.row)
+        except StoreUnavailable:
+            spec = _UNREADABLE.model_dump_json(exclude_defaults=True)
+            return to_job((*_job_row(self.row)._replace(spec=spec), *self.row[len(JobRow._fields) :]))
+
+    def status(self) -> JobStatus:
+        known = _job_row(self.row)
+        return JobStatus(known.id, known.created, _phase(known, self.row), known.attempt)
 
 
 def job(db: Db, job_id: int) -> Job:
@@ -56,7 +93,7 @@ def job(db: Db, job_id: int) -> Job:
     row = db.execute(ONE, (job_id,)).fetchone()
     if row is None:
         raise NoSuchJob(job_id)
-    return to_job(db, row)
+    return to_job(row)
 
 
 def submitter(db: Db, job_id: int) -> tuple[str | None, str | None]:
@@ -71,23 +108,15 @@ def submitter(db: Db, job_id: int) -> tuple[str | None, str | None]:
     return row[0], row[1]
 
 
-def readable_job(db: Db, job_id: int) -> Job:
-    """Return the job, or what can be read of it if its row is damaged: it must not hide the others of a list.
-
-    Raises:
-        NoSuchJob: there is none.
-    """
-    try:
-        return job(db, job_id)
-    except StoreUnavailable:
-        row = db.execute(ONE, (job_id,)).fetchone()
-        spec = _UNREADABLE.model_dump_json(exclude_defaults=True)
-        return to_job(db, (*_job_row(row)._replace(spec=spec), *_end_row(row)))
+def listed(db: Db, job_ids: Sequence[int], *, with_spec: bool) -> Iterator[tuple[ListedRow, int]]:
+    """Yield these jobs, in this order, each with the length of its spec's text; without it, no spec is read."""
+    for row in db.execute(LISTED if with_spec else LISTED_WITHOUT_SPEC, (json.dumps(job_ids),)):
+        yield ListedRow(row), len(row[_SPEC] or "")
 
 
 def jobs(db: Db, job_ids: Sequence[int]) -> list[Job]:
     """Return those of these jobs that exist."""
-    return [to_job(db, row) for row in db.execute(SOME, (json.dumps(job_ids),)).fetchall()]
+    return [to_job(row) for row in db.execute(SOME, (json.dumps(job_ids),)).fetchall()]
 
 
 def attempt(db: Db, job_id: int, number: int) -> Done:
@@ -159,15 +188,15 @@ def _to_claim(row: ClaimRow, spec: JobSpec) -> Claim:
     )
 
 
-def to_job(db: Db, row: Row) -> Job:
-    """Return the job that the columns of `JobRow` and `EndRow` stand for.
+def to_job(row: Row) -> Job:
+    """Return the job that the columns of `JobRow`, `CallbackRow` and `EndRow` stand for.
 
     Raises:
         StoreUnavailable: the row is damaged.
     """
     known = _job_row(row)
     spec = _spec(known.id, known.spec)
-    callback = _callback(db, known.id) if spec.notify else None
+    callback = _callback(row)
     phase = _phase(known, row)
     return Job(known.id, spec, known.created, phase, known.attempt, callback, known.submitter, known.run_as)
 
@@ -177,20 +206,30 @@ def _job_row(row: Row) -> JobRow:
 
 
 def _end_row(row: Row) -> EndRow:
-    return EndRow._make(row[len(JobRow._fields) :])
+    return EndRow._make(row[len(JobRow._fields) + len(CallbackRow._fields) :])
 
 
-def _callback(db: Db, job_id: int) -> Callback | None:
-    row = db.execute("SELECT state, tries, error FROM callbacks WHERE job = ?", (job_id,)).fetchone()
-    return Callback(Delivery(row[0]), row[1], row[2]) if row else None
+def _callback(row: Row) -> Callback | None:
+    found = CallbackRow._make(row[len(JobRow._fields) : len(JobRow._fields) + len(CallbackRow._fields)])
+    if found.callback_state is None:
+        return None
+    return Callback(Delivery(found.callback_state), found.callback_tries or 0, found.callback_error)
 
 
 def _spec(job_id: int, text: str, secrets: Mapping[str, object] | None = None) -> JobSpec:
     try:
-        spec = JobSpec.model_validate_json(text)
+        spec = _parse_short(text) if len(text) <= _MAX_KEPT_LENGTH else _parse(text)
         return spec.model_copy(update=secrets) if secrets is not None else spec
     except ValueError:  # not JSON, or not a job
         raise StoreUnavailable(f"the row of job {job_id} in the history cannot be read") from None
+
+
+def _parse(text: str) -> JobSpec:
+    return JobSpec.model_validate_json(text)
+
+
+# By its text, so that nothing can be out of date: a spec is frozen, and the text in a row has no secrets.
+_parse_short = lru_cache(_MAX_KEPT_SPECS)(_parse)
 
 
 def _phase(known: JobRow, row: Row) -> Phase:

@@ -47,6 +47,7 @@ from shellrunner.web.handlers.control import CONTROLS, JobControls
 from shellrunner.web.handlers.keepers import UNKNOWN_KEEPERS, UnknownKeeperControls
 from shellrunner.web.handlers.lists import FILTER_PARAMETERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
+from shellrunner.web.handlers.row_cache import ROW_CACHE, RowCache
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.revocation import REVOCATIONS, Revocations
@@ -183,6 +184,7 @@ def make_app(
     app[CONNECTIONS] = Connections(_connection_limits(settings.server), STATUSES, audit.log_refused_connection)
     app[REVOCATIONS] = Revocations(authenticator)
     app[STREAMS] = Streams(settings.server.max_streams)
+    app[ROW_CACHE] = RowCache()
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, controls.pid), StatusFeed(store, controls.pid)
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)

@@ -12,6 +12,7 @@ from shellrunner.model import (
     Done,
     End,
     Job,
+    JobStatus,
     Leftovers,
     Limits,
     Retries,
@@ -32,7 +33,7 @@ def status_path(job_id: int) -> str:
     return f"/api/statuses/{job_id}"
 
 
-def result_link(job: Job) -> str | None:
+def result_link(job: Job | JobStatus) -> str | None:
     """Return the path of the job's result, or None if it has none yet or its result was deleted."""
     phase = job.phase
     return result_path(job.id) if isinstance(phase, Done) and phase.volume is not None else None
@@ -82,7 +83,7 @@ def job(job: Job) -> documents.Job:
     }
 
 
-def status(job: Job, pid: int | None = None) -> documents.Status:
+def status(job: Job | JobStatus, pid: int | None = None) -> documents.Status:
     """Return how far the job is; what is not known (yet) is null. `pid` is the command's while it runs."""
     phase = job.phase
     end = phase.end if isinstance(phase, Done) else None

@@ -78,3 +78,11 @@ class Output(Protocol):
 
     async def offset_of(self, stream: Stream, position: int) -> int:
         """Return how many bytes of `stream` precede `position`, which is at most `volume.stored`."""
+
+
+class EndedOutput(Output, Protocol):
+    """What one attempt that has ended wrote."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a part of it is in files, and not in the history itself: files can be cut, lost or damaged."""

@@ -103,17 +103,17 @@ class _RowSource:
         self._head = recorded.head
         self._files = (state_dir, job_id, attempt, recorded.token)
         self.volume = recorded.volume
-        self._spilled = (
+        self.has_files = (
             len(recorded.head.index) >= INDEX_CAPACITY * ENTRY_SIZE or recorded.volume.stored > DATA_CAPACITY
         )
 
     async def apply(self, read: Read[T]) -> T:
-        return await _run(lambda: self._read(read), spilled=self._spilled)
+        return await _run(lambda: self._read(read), spilled=self.has_files)
 
     async def survey(self, *, thorough: bool) -> Survey:
         # What is in the row has the database's own checks.
-        check = self._thorough_survey if thorough and self._spilled else partial(self._read, _quick_survey)
-        return await _run(check, spilled=self._spilled)
+        check = self._thorough_survey if thorough and self.has_files else partial(self._read, _quick_survey)
+        return await _run(check, spilled=self.has_files)
 
     def _thorough_survey(self) -> Survey:
         with Spill(*self._files) as spill:
@@ -145,11 +145,11 @@ class _SlotSource:
         names = ("stdout", "stderr", "stdout_dropped", "stderr_dropped")
         self.volume = Volume(*(_count(record.progress, name) for name in names))
         self._entries = _count(record.progress, "entries")
-        self._spilled = self._entries > INDEX_CAPACITY or self.volume.stored > DATA_CAPACITY
+        self.has_files = self._entries > INDEX_CAPACITY or self.volume.stored > DATA_CAPACITY
 
     async def apply(self, read: Read[T]) -> T:
         try:
-            return await _run(lambda: self._read(read), spilled=self._spilled)
+            return await _run(lambda: self._read(read), spilled=self.has_files)
         except _SlotReusedError:
             # The row has the same bytes; how many of them there were at the time of the snapshot, only we know.
             recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)

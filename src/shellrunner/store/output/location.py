@@ -3,7 +3,8 @@
 Used by `reader`. Knows the rows of `jobs`, `outputs` and `attempts`; must not know directories, slots or files.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shellrunner.errors import NoSuchAttempt, NoSuchJob, ResultGone
@@ -14,6 +15,9 @@ from shellrunner.store.output import Head
 LOCATE = """SELECT state, attempt, keeper, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped,
     entries, data FROM jobs LEFT JOIN outputs ON outputs.job = jobs.id
     WHERE jobs.id = ?"""
+ENDED = """SELECT jobs.id, attempt, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, entries, data
+    FROM (SELECT value AS wanted FROM json_each(?)) CROSS JOIN jobs ON jobs.id = wanted
+    LEFT JOIN outputs ON outputs.job = jobs.id WHERE state = 'done' AND stdout_bytes IS NOT NULL"""
 EARLIER_VOLUMES = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped FROM attempts
     WHERE job = ? AND number < ? ORDER BY number"""
 EARLIER_ATTEMPT = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, token, entries, data
@@ -76,6 +80,14 @@ def locate(db: Db, job_id: int, attempt: int | None = None) -> OutputLocation:
     if attempt is not None or latest == 1:
         return OutputLocation(latest, place)
     return OutputLocation(latest, place, [Volume(*row) for row in db.execute(EARLIER_VOLUMES, (job_id, latest))])
+
+
+def locate_ended(db: Db, job_ids: Sequence[int]) -> Mapping[int, OutputLocation]:
+    """Locate the output of the last attempt of those of these jobs that are done and have a result."""
+    found: dict[int, OutputLocation] = {}
+    for job_id, attempt, token, *figures, index, data in db.execute(ENDED, (json.dumps(job_ids),)):
+        found[job_id] = OutputLocation(attempt, Recorded(Volume(*figures), Head(data or b"", index or b""), token))
+    return found
 
 
 def _earlier_attempt(db: Db, job_id: int, attempt: int) -> Recorded:

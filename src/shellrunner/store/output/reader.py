@@ -17,7 +17,7 @@ from typing import Final, Protocol, TypeVar
 
 from shellrunner.model import Stream, Volume
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.output import Extent, Gap, Head, Output, index, segments
+from shellrunner.store.output import EndedOutput, Extent, Gap, Head, Output, index, segments
 from shellrunner.store.output.index import STREAMS, IndexedOutput
 from shellrunner.store.output.joined import JoinedAttempts
 from shellrunner.store.output.location import OutputLocation, Recorded, SlotOwner, locate
@@ -46,6 +46,10 @@ class ByteSource(Protocol):
 
     async def survey(self, *, thorough: bool) -> Sequence[Segment] | None:
         """Return the parts that are there; None: everything, just as the index says. See `Output.gaps`."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a part of it is in spill files."""
 
 
 class OutputStorage(Protocol):
@@ -81,6 +85,10 @@ class OutputSnapshot:
     @property
     def volume(self) -> Volume:
         return self._source.volume
+
+    @property
+    def has_files(self) -> bool:
+        return self._source.has_files
 
     async def gaps(self, *, thorough: bool = False) -> Sequence[Gap]:
         if not {True, thorough} & self._checked:
@@ -156,6 +164,10 @@ class OutputReader:
                 return self._joined(job_id, location, output)
             tried = location.place
 
+    def open_ended(self, locations: Mapping[int, OutputLocation]) -> Mapping[int, EndedOutput]:
+        """Return the output at each of these places (`location.locate_ended`), by job."""
+        return {job_id: self._in_row(job_id, location) for job_id, location in locations.items()}
+
     async def _locate(self, job_id: int, attempt: int | None) -> OutputLocation:
         return await self._run_read(job_id, partial(locate, job_id=job_id, attempt=attempt))
 
@@ -170,7 +182,7 @@ class OutputReader:
     async def _find_recorded(self, job_id: int, attempt: int) -> Recorded:
         return _recorded(await self._locate(job_id, attempt))
 
-    def _in_row(self, job_id: int, location: OutputLocation) -> Output:
+    def _in_row(self, job_id: int, location: OutputLocation) -> OutputSnapshot:
         return OutputSnapshot(self._storage.open_recorded(job_id, location.attempt, _recorded(location)))
 
     def _in_slot(self, job_id: int, owner: SlotOwner) -> Output | None:

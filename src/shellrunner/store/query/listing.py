@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from shellrunner.model import Job, JobSpec
 from shellrunner.model.filters import Filters
 from shellrunner.store import rows
 from shellrunner.store.db import Db
-from shellrunner.store.pagination import Order, Page, Position, Sort, position_after
+from shellrunner.store.pagination import ListedJob, Order, Page, Position, Sort
 from shellrunner.store.query import index_scans
 from shellrunner.store.query.index_scans import ALL_JOBS
 from shellrunner.store.query.walk import BudgetSpentError, ScanLimits, Walk, id_of
 
 _SCAN_LIMITS: Final = ScanLimits()
-MAX_PAGE_CHARACTERS: Final = 1 << 23  # of its jobs, after which a page ends; its first job may be larger
+MAX_PAGE_CHARACTERS: Final = 1 << 23  # of its jobs' specs, after which a page ends; its first job may be larger
 
 
 def page(
@@ -27,19 +26,18 @@ def page(
     *,
     limit: int,
     after: Position | None = None,
-    scan_limits: ScanLimits = _SCAN_LIMITS,
+    with_spec: bool = True,
 ) -> Page:
     """Return up to `limit` jobs after a position; fewer, with a `next`, where few of the examined jobs match."""
-    found, following = positions(db, filters, sort, limit=limit, after=after, scan_limits=scan_limits)
-    jobs: list[Job] = []
+    found, following = positions(db, filters, sort, limit=limit, after=after)
+    jobs: list[ListedJob] = []
     characters = 0
-    for position in found:
-        job = rows.readable_job(db, id_of(position))
-        characters += _size(job.spec)
+    for job, length in rows.listed(db, [*map(id_of, found)], with_spec=with_spec):
+        characters += length
         if characters > MAX_PAGE_CHARACTERS and jobs:
-            return Page(jobs, position_after(jobs[-1], sort))
+            return Page(jobs, found[: len(jobs)], found[len(jobs) - 1])
         jobs.append(job)
-    return Page(jobs, following)
+    return Page(jobs, found, following)
 
 
 def positions(
@@ -67,7 +65,3 @@ def scan_order(filters: Filters) -> Sort:
     for key, _ in index_scans.bounded_keys(filters):
         return (Order(key, descending=True),)
     return ()
-
-
-def _size(spec: JobSpec) -> int:
-    return len(spec.command or "") + sum(map(len, spec.argv or ())) + sum(map(len, spec.env))

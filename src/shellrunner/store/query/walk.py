@@ -30,6 +30,7 @@ from shellrunner.store.query.index_scans import COLUMNS, ScanPlan
 
 # ruff: noqa: S608  statements are composed of constants of `index_scans`
 
+_NO_FILTERS: Final = Filters()
 # What a step costs besides the jobs that it examines, in jobs.
 _GROUP_COST: Final = 20
 _ENTRIES_PER_JOB: Final = 10  # entries of an index that are read for the price of one job
@@ -185,6 +186,9 @@ class Walk:
     def _matching(self, ids: Sequence[int], group: tuple[Value, ...], after: Position | None) -> Iterator[Position]:
         """Yield the positions after `after` of those of these jobs that match and belong to the group, in order."""
         columns = [COLUMNS[order.key].name for order in self._sort]
+        if not columns and self._filters == _NO_FILTERS:  # then every id is a position
+            self._budget -= len(ids)
+            return ((job_id,) for job_id in sorted(ids, reverse=self._descending))
         reached = self._rank(after) if after else ()
         found: list[tuple[tuple[Any, ...], Position]] = []
         characters = 0

@@ -39,6 +39,8 @@ from shellrunner.store import (
 from shellrunner.store.db import Db
 from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.notifications import Topic
+from shellrunner.store.output import EndedOutput
+from shellrunner.store.output.location import locate_ended
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
@@ -134,8 +136,14 @@ class SqliteStore:
         wanted = list(job_ids)
         return await self._engine.read(lambda db: rows.jobs(db, wanted))
 
-    async def page(self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None) -> Page:
-        return await self._engine.read(lambda db: listing.page(db, filters, sort, limit=limit, after=after))
+    async def page(
+        self, filters: Filters, sort: Sort, *, limit: int, after: Position | None = None, with_spec: bool = True
+    ) -> Page:
+        read = partial(listing.page, filters=filters, sort=sort, limit=limit, after=after, with_spec=with_spec)
+        return await self._engine.read(read)
+
+    async def last_outputs(self, job_ids: Sequence[int]) -> Mapping[int, EndedOutput]:
+        return self._parts.outputs.open_ended(await self._engine.read(lambda db: locate_ended(db, job_ids)))
 
     async def preview_delete(self, filters: Filters) -> DeleteCount:
         async def preview(job_ids: list[int]) -> DeleteCount:

@@ -17,6 +17,7 @@ from shellrunner.errors import NoSuchJob, ResultGone, TokenNeeded
 from shellrunner.model import Job, JobSpec
 from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.store import IdempotencyKey
+from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import AUTHENTICATOR, FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer
 from shellrunner.web.http import bodies, parameters, responses
@@ -90,7 +91,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/jobs: list jobs, the newest first unless sorted otherwise."""
-    return await lists.PageRequest.parse(request, lists.JOBS).respond(request, _row)
+    return await lists.PageRequest.parse(request, lists.JOBS).respond(request, _rows)
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -158,8 +159,8 @@ async def remove_many(request: web.Request) -> web.StreamResponse:
     return await responses.no_store(request, 200, removed, {})
 
 
-async def _row(job: Job) -> serialize.Document:
-    return serialize.job(job)
+async def _rows(jobs: Sequence[ListedJob]) -> list[lists.Row]:
+    return [lists.Row(serialize.job(listed.job()), is_final=True) for listed in jobs]
 
 
 async def _respond_when_done(

@@ -3,15 +3,16 @@
 Handlers of /api/results, /api/results/{id} and .../attempts/{number}; `result_bytes` has the exact bytes.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from aiohttp import web
 
 from shellrunner import results
-from shellrunner.errors import NoSuchJob, ResultGone
-from shellrunner.model import Job, Stream
+from shellrunner.model import Stream
 from shellrunner.results import EndedAttempt
-from shellrunner.store import Results
+from shellrunner.store import History
+from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists
 from shellrunner.web.http import responses
@@ -28,8 +29,8 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/results: list results, the newest first unless sorted otherwise."""
     page = lists.PageRequest.parse(request, lists.RESULTS)
-    row = partial(_row, request.app[STORE]) if page.includes("stdout", "stderr") else _row_without_output
-    return await page.respond(request, row)
+    rows = partial(_rows, request.app[STORE]) if page.includes("stdout", "stderr") else _rows_without_output
+    return await page.respond(request, rows)
 
 
 async def remove(request: web.Request) -> web.Response:
@@ -59,17 +60,17 @@ async def _document(request: web.Request) -> documents.Result:
     return await results.document(request.app[STORE], await requested_attempt(request), results.MAX_BYTES)
 
 
-async def _row(store: Results, job: Job) -> documents.Result | None:
-    try:
-        # As far as the sizes of files show it: a list must not read whole indexes.
-        return await results.document(store, results.last_attempt(job), results.MAX_LISTED_BYTES, thorough=False)
-    except (NoSuchJob, ResultGone):
-        return None  # deleted since the list was read
+async def _rows(store: History, jobs: Sequence[ListedJob]) -> list[lists.Row]:
+    attempts = [results.last_attempt(listed.job()) for listed in jobs]
+    return [lists.Row(*found) async for found in results.listed_documents(store, attempts)]
 
 
-async def _row_without_output(job: Job) -> documents.Result:
-    """Return a row whose texts are not shown, without reading the output: it says what was recorded."""
-    attempt = results.last_attempt(job)
+async def _rows_without_output(jobs: Sequence[ListedJob]) -> list[lists.Row]:
+    """Return rows whose texts are not shown, without reading the output: they say what was recorded."""
+    return [lists.Row(_without_output(results.last_attempt(listed.job())), is_final=True) for listed in jobs]
+
+
+def _without_output(attempt: EndedAttempt) -> documents.Result:
     stdout, stderr = [
         Excerpt("", attempt.volume.stream_bytes(stream) > results.MAX_LISTED_BYTES) for stream in Stream
     ]

@@ -3,11 +3,12 @@
 Handlers of GET /api/statuses and /api/statuses/{id}; `job_events`, `status_events` and `output` have the live ones.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from aiohttp import web
 
-from shellrunner.model import Job
+from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import FIND_PID, STORE, FindPid, job_id
 from shellrunner.web.handlers import lists, prefer
 from shellrunner.web.http import responses
@@ -33,9 +34,13 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses: list statuses, the newest first unless sorted otherwise."""
-    row = partial(_row, request.app[FIND_PID])
-    return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, row)
+    rows = partial(_rows, request.app[FIND_PID])
+    return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, rows)
 
 
-async def _row(find_pid: FindPid, job: Job) -> serialize.Document:
-    return serialize.status(job, find_pid(job.id))
+async def _rows(find_pid: FindPid, jobs: Sequence[ListedJob]) -> list[lists.Row]:
+    # The pid of a running command is not the history's.
+    return [
+        lists.Row(serialize.status(listed.status(), find_pid(listed.id)), is_final=not listed.is_running)
+        for listed in jobs
+    ]
