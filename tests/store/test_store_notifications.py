@@ -191,5 +191,5 @@ async def test_nothing_is_left_of_a_subscription_that_ended(tmp_path: Path) -> N
         for _ in range(3):
             with store.watch_output(job.id):
                 pass
-        assert not store._effects.notifications._subscriptions
+        assert not store._effects.notifications._topics
         assert not store._effects.notifications._fingerprints

@@ -280,15 +280,15 @@ async def test_the_change_log_has_each_job_once_in_order(tmp_path: Path) -> None
         before = store.changes.head
         first, second = await store.add(SPEC), await store.add(SPEC)
         await store.claim(1, "a")
-        assert [job for _, job in store.changes.since(before) or ()] == [second.id, first.id]
+        assert [job for _, job in store.changes.since(before, 10) or ()] == [second.id, first.id]
         now = store.changes.head
-        assert list(store.changes.since(now) or ()) == []
+        assert list(store.changes.since(now, 10) or ()) == []
         with store.watch_changes() as subscription:
             await store.finish(first.id, "a", ended(), *NOTHING)
             await asyncio.wait_for(subscription.wait(), 5)
         await store.delete_job(first.id)
-        assert [job for _, job in store.changes.since(now) or ()] == [first.id]
-        assert store.changes.since(now + 100) is None
+        assert [job for _, job in store.changes.since(now, 10) or ()] == [first.id]
+        assert store.changes.since(now + 100, 10) is None
 
 
 @pytest.mark.sqlite

@@ -6,10 +6,10 @@ Owned by the store, on the event loop's thread, with a bounded size. Must not kn
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Final, Protocol
 
 _MAX_JOBS: Final = 20_000  # each takes a few dozen bytes
+_CHANGES_PER_JOB: Final = 4  # at least so many are remembered, on average
 
 
 class ChangeLog(Protocol):
@@ -23,10 +23,10 @@ class ChangeLog(Protocol):
     def head(self) -> int:
         """The number of the latest change; 0 before the first."""
 
-    def since(self, number: int) -> Sequence[tuple[int, int]] | None:
+    def since(self, number: int, limit: int) -> Sequence[tuple[int, int]] | None:
         """Return the jobs that changed after change `number`, each once, as (latest change, job id) in that order.
 
-        None if the log does not reach back to `number`.
+        At most `limit` of them, the first ones. None if the log does not reach back to `number`.
         """
 
 
@@ -38,19 +38,44 @@ class InMemoryChangeLog:
         self.head = 0
         self._max_jobs = max_jobs
         self._latest: OrderedDict[int, int] = OrderedDict()  # job id -> its latest change, the oldest first
-        self._dropped = 0  # the latest change that is not in the log any more
+        self._jobs: list[int] = []  # that changed: of each change from number `_first` on
+        self._first = 1
+        self._dropped = 0  # the latest change that is not in the log any more, although its job did not change again
 
     def append(self, job_id: int) -> None:
         """Record that the job changed, or was deleted."""
         self.head += 1
+        self._jobs.append(job_id)
         self._latest[job_id] = self.head
         self._latest.move_to_end(job_id)
         if len(self._latest) > self._max_jobs:
-            _, self._dropped = self._latest.popitem(last=False)
+            self._drop_oldest()
+        if len(self._jobs) > 2 * _CHANGES_PER_JOB * self._max_jobs:
+            self._trim()
 
-    def since(self, number: int) -> Sequence[tuple[int, int]] | None:
-        """Return the jobs that changed after change `number`, as (latest change, job id) in that order."""
+    def _drop_oldest(self) -> None:
+        _, self._dropped = self._latest.popitem(last=False)
+
+    def _trim(self) -> None:
+        """Forget the older half of the changes."""
+        half = len(self._jobs) // 2
+        del self._jobs[:half]
+        self._first += half
+        while next(iter(self._latest.values())) < self._first:
+            self._drop_oldest()
+
+    def since(self, number: int, limit: int) -> Sequence[tuple[int, int]] | None:
+        """Return the first `limit` jobs that changed after change `number`, as (latest change, job id) in that order.
+
+        However far back that is, it costs little more than what is returned.
+        """
         if not self._dropped <= number <= self.head:
             return None
-        newer = takewhile(lambda item: item[1] > number, reversed(self._latest.items()))
-        return [(change, job_id) for job_id, change in newer][::-1]
+        found: list[tuple[int, int]] = []
+        for change in range(max(number + 1, self._first), self.head + 1):
+            job_id = self._jobs[change - self._first]
+            if self._latest.get(job_id) == change:
+                found.append((change, job_id))
+                if len(found) == limit:
+                    break
+        return found

@@ -45,24 +45,39 @@ class RunningOutput(Protocol):
         """Call `on_written` once at the next write of the running job; return false if that is not possible."""
 
 
-class EventSubscription:
-    """A `Subscription` of this process."""
+class _TopicState:
+    """How often a topic was notified, its subscriptions, and an event that wakes those of them that wait."""
 
-    def __init__(self, before_wait: Callable[[], None] | None = None) -> None:
-        """`before_wait` is called whenever `wait` has nothing to return for."""
-        self._before_wait = before_wait
+    def __init__(self) -> None:
+        self.count = self.subscriptions = 0
         self._event = asyncio.Event()
 
     def notify(self) -> None:
-        """Let `wait` return."""
+        """Wake those that wait; who is busy costs nothing, and sees by the count that there was something."""
+        self.count += 1
         self._event.set()
+        self._event.clear()
+
+    async def wait(self) -> None:
+        """Wait for the next `notify`."""
+        await self._event.wait()
+
+
+class EventSubscription:
+    """A `Subscription` of this process."""
+
+    def __init__(self, topic: _TopicState, before_wait: Callable[[], None] | None = None) -> None:
+        """`before_wait` is called whenever `wait` has nothing to return for."""
+        self._topic, self._before_wait = topic, before_wait
+        self._seen = topic.count
 
     async def wait(self) -> None:
         """Wait for the next notification since the last `wait` returned."""
-        if self._before_wait is not None and not self._event.is_set():
+        if self._before_wait is not None and self._seen == self._topic.count:
             self._before_wait()
-        await self._event.wait()
-        self._event.clear()
+        while self._seen == self._topic.count:
+            await self._topic.wait()
+        self._seen = self._topic.count
 
 
 class Notifications:
@@ -70,7 +85,7 @@ class Notifications:
 
     def __init__(self, output: RunningOutput) -> None:
         self._output = output
-        self._subscriptions: dict[Hashable, set[EventSubscription]] = {}
+        self._topics: dict[Hashable, _TopicState] = {}  # those with subscriptions
         self._fingerprints: dict[int, bytes] = {}  # of jobs with subscriptions, when they were notified last
         self._watched: set[int] = set()  # jobs whose next write is reported
         self._polled: set[int] = set()  # jobs for which that is not possible
@@ -78,21 +93,24 @@ class Notifications:
 
     def subscribe(self, topic: Hashable) -> AbstractContextManager[EventSubscription]:
         """Subscribe to the topic until the block is left."""
-        return self._subscribed(topic, EventSubscription())
+        return self._subscribed(topic)
 
     def subscribe_to_output(self, job_id: int) -> AbstractContextManager[EventSubscription]:
         """Subscribe to a job and to its output until the block is left."""
-        return self._subscribed(job_id, EventSubscription(partial(self._await_output, job_id)))
+        return self._subscribed(job_id, partial(self._await_output, job_id))
 
     @contextmanager
-    def _subscribed(self, topic: Hashable, subscription: EventSubscription) -> Iterator[EventSubscription]:
-        self._subscriptions.setdefault(topic, set()).add(subscription)
+    def _subscribed(
+        self, topic: Hashable, before_wait: Callable[[], None] | None = None
+    ) -> Iterator[EventSubscription]:
+        state = self._topics.setdefault(topic, _TopicState())
+        state.subscriptions += 1
         try:
-            yield subscription
+            yield EventSubscription(state, before_wait)
         finally:
-            self._subscriptions[topic].remove(subscription)
-            if not self._subscriptions[topic]:
-                del self._subscriptions[topic]
+            state.subscriptions -= 1
+            if not state.subscriptions:
+                del self._topics[topic]
                 self._fingerprints.pop(topic, None)  # type: ignore[call-overload]
 
     def publish(self, transition: Transition) -> None:
@@ -113,8 +131,8 @@ class Notifications:
 
     def notify(self, topic: Hashable) -> None:
         """Notify the subscribers of the topic."""
-        for subscription in self._subscriptions.get(topic, ()):
-            subscription.notify()
+        if state := self._topics.get(topic):
+            state.notify()
 
     async def run(self) -> None:
         """Poll the output of running jobs where the system cannot report writes to it."""
@@ -123,7 +141,7 @@ class Notifications:
             await asyncio.sleep(_POLL_INTERVAL)
             self._must_poll.clear()
             polled, self._polled = self._polled, set()
-            for job_id in polled & self._subscriptions.keys():
+            for job_id in polled & self._topics.keys():
                 self._await_output(job_id)
 
     def _await_output(self, job_id: int) -> None:
@@ -140,7 +158,7 @@ class Notifications:
     def _written(self, job_id: int) -> None:
         self._watched.discard(job_id)
         # An index entry, say, is written before what counts it, so there may be nothing new yet.
-        if job_id in self._subscriptions:
+        if job_id in self._topics:
             self._await_output(job_id)
 
     def _notify_if_grown(self, job_id: int) -> bool:

@@ -3,9 +3,11 @@
 A follower is nothing but a cursor: followers with the same cursor get the same bytes. `JobFeeds` belongs to the app;
 a feed lives as long as its job has followers. Must not know sockets.
 The last of five stages of output (the fourth: `wire.sse`; the first: `keeper.recorder`): events of up to `FRAME_SIZE`
-bytes of output are one frame, which `web.http.streaming` writes at the pace of each client.
+bytes of output are one frame. `broadcast` writes it to all followers who have everything before it, and
+`web.http.streaming` to each other one at the pace of its client.
 """
 
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -17,6 +19,7 @@ from shellrunner.model import Done, Job, Stream, Volume
 from shellrunner.store import History, Output
 from shellrunner.store.output.present import without
 from shellrunner.web.app_keys import FindPid
+from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
 from shellrunner.wire import serialize, sse
@@ -24,6 +27,9 @@ from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer
 
 FRAME_SIZE: Final = 1 << 18  # bytes of output in one frame; frames end at multiples of it, where followers meet
 MAX_EVENTS_SIZE: Final = 2 * FRAME_SIZE  # bytes of events; above it a frame is made smaller: a NUL takes six
+
+
+MAX_LIVE_SIZE: Final = 1 << 16  # bytes of events that are written to all followers at once
 
 
 class Snapshot(NamedTuple):
@@ -51,6 +57,14 @@ class OutputFrame(NamedTuple):
     missing: Volume | None = None
 
 
+class Received(NamedTuple):
+    """What a follower has: the output before a cursor, a status, and by stream how much it knows to be dropped."""
+
+    cursor: StreamCursor
+    status: serialize.Document
+    dropped: Mapping[Stream, int] = dict.fromkeys(Stream, 0)
+
+
 class JobFeed:
     """One job in one encoding."""
 
@@ -59,6 +73,8 @@ class JobFeed:
         # Not a method of this object: the cycle of references would keep it after its last follower left.
         self._shared_read = SharedRead(partial(_read, store, find_pid, job_id), interval)
         self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
+        self.broadcast: Broadcast[Received] = Broadcast(self._shared_read.charge)
+        self._watch = partial(store.watch_output, job_id)
 
     async def snapshot(self) -> Snapshot:
         """Return the job and its output as of this call or later.
@@ -76,6 +92,39 @@ class JobFeed:
             ValueError: this feed never returned such a cursor.
         """
         return await self._frames.get(cursor, lambda: self._make(cursor, snapshot))
+
+    async def news(self, received: Received, snapshot: Snapshot) -> AsyncIterator[tuple[bytes, Received]]:
+        """Yield the events that a snapshot has for a follower, each time with what it has after them."""
+        cursor, status, dropped = received
+        while frame := await self.frame(cursor, snapshot):
+            cursor = frame.cursor
+            if frame.missing is not None:
+                dropped = {stream: frame.missing.dropped_bytes(stream) for stream in Stream}
+            yield frame.events, Received(cursor, status, dropped)
+        if snapshot.status != status:
+            status = snapshot.status
+            yield snapshot.status_event, Received(cursor, status, dropped)
+        recorded, gaps = snapshot.output.volume, await snapshot.output.gaps(thorough=snapshot.job.done)
+        for stream in Stream:
+            count = without(recorded, gaps).dropped_bytes(stream)
+            if count > dropped[stream]:
+                dropped = {**dropped, stream: count}
+                data = serialize.dropped_event(stream, count, count - recorded.dropped_bytes(stream))
+                yield sse.event("dropped", data), Received(cursor, status, dropped)
+
+    async def live(self, received: Received) -> AsyncGenerator[tuple[bytes, Received], None]:
+        """Yield the events of each change, until the job is done or more comes than is written at once."""
+        with self._watch() as subscription:
+            while not (snapshot := await self.snapshot()).job.done:
+                events = []
+                async for data, after in self.news(received, snapshot):
+                    events.append(data)
+                    received = after
+                if sum(map(len, events)) > MAX_LIVE_SIZE:
+                    return
+                if events:
+                    yield b"".join(events), received
+                await subscription.wait()
 
     async def framer(self, cursor: StreamCursor, snapshot: Snapshot) -> Framer:
         """Return a framer that continues after the cursor.

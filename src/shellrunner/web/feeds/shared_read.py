@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 INTERVAL: Final = 0.05  # seconds between two reads, on average: changes are coalesced for at most this long
+_MAX_SHARE: Final = 1 / 3  # of the event loop's time, for what follows from the reads
 _BURST: Final = 3  # reads that may follow each other at once after a pause: queued, running, done
 
 
@@ -30,6 +31,7 @@ class SharedRead(Generic[T]):
         self._lock = asyncio.Lock()
         self._begun = self._finished = 0  # the number of the last read that was begun, and of the one in `_value`
         self._paid_until = 0.0  # when all reads so far have had their interval, one after the other
+        self._rests_until = 0.0  # see `charge`
         self._value: T
 
     async def latest(self) -> T:
@@ -51,7 +53,14 @@ class SharedRead(Generic[T]):
             return self._value
 
     def _earliest(self) -> float:
-        return self._paid_until - (_BURST - 1) * self.interval
+        return max(self._paid_until - (_BURST - 1) * self.interval, self._rests_until)
+
+    def charge(self, seconds: float) -> None:
+        """Put off the next read: this is how long a part of what is done with the last one took, for all its callers.
+
+        However many they are, they take at most `_MAX_SHARE` of the time.
+        """
+        self._rests_until = max(self._rests_until, self._now()) + seconds * (1 / _MAX_SHARE - 1)
 
     @staticmethod
     def _now() -> float:

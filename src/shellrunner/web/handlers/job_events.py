@@ -8,11 +8,10 @@ from typing import Final
 from aiohttp import web
 
 from shellrunner.errors import BadParameter, NoSuchJob, ResultGone
-from shellrunner.model import Done, Stream
+from shellrunner.model import Done
 from shellrunner.store import Subscription
-from shellrunner.store.output.present import without
 from shellrunner.web.app_keys import STORE, job_id
-from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
+from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Received, Snapshot
 from shellrunner.web.http import parameters
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire import serialize
@@ -41,7 +40,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         stream = await start_stream(request, HEADERS, follows=True)
         if request.method != "HEAD":
-            await _JobFollower(stream, feed, cursor).run(subscription, snapshot)
+            await _JobFollower(stream, feed, Received(cursor, snapshot.status)).run(subscription, snapshot)
         return await stream.finish()
 
 
@@ -67,27 +66,25 @@ async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> St
 
 
 class _JobFollower:
-    """What one client has received so far."""
+    """One client, and what it has received so far."""
 
-    def __init__(self, stream: ResponseStream, feed: JobFeed, cursor: StreamCursor) -> None:
-        self._stream = stream
-        self._feed = feed
-        self._cursor = cursor
-        self._status: serialize.Document = {}
-        self._dropped = dict.fromkeys(Stream, 0)
+    def __init__(self, stream: ResponseStream, feed: JobFeed, received: Received) -> None:
+        self._stream, self._feed, self._received = stream, feed, received
 
     async def run(self, subscription: Subscription, snapshot: Snapshot) -> None:
-        """Send everything there is, then wait for more, until the job is done or the service shuts down."""
-        self._status = snapshot.status
+        """Send everything there is, then whatever comes, until the job is done or the service shuts down."""
         await self._stream.send(RETRY + snapshot.status_event)
         while True:
-            await self._send_news(snapshot)
+            async for events, received in self._feed.news(self._received, snapshot):
+                await self._stream.send(events)
+                self._received = received
             if isinstance(snapshot.job.phase, Done):
-                if self._cursor.position < snapshot.end:
+                if self._received.cursor.position < snapshot.end:
                     # Never an end that looks like all of it: a client that reconnects is sent what is missing.
                     raise ConnectionAbortedError("output has got lost since it was looked for")
                 done = serialize.done_event(snapshot.job, snapshot.job.phase.end)
                 return await self._stream.send(event("done", done, event_id=END))
+            self._received = await self._feed.broadcast.follow(self._stream, self._received, self._feed.live)
             while not await self._stream.wait_for(subscription):
                 if self._stream.closing:
                     return None
@@ -96,20 +93,3 @@ class _JobFollower:
                 snapshot = await self._feed.snapshot()
             except (NoSuchJob, ResultGone):
                 return None  # deleted while it was followed: a client that reconnects gets 404 or 410
-
-    async def _send_news(self, snapshot: Snapshot) -> None:
-        while frame := await self._feed.frame(self._cursor, snapshot):
-            await self._stream.send(frame.events)
-            self._cursor = frame.cursor
-            if frame.missing is not None:
-                self._dropped = {stream: frame.missing.dropped_bytes(stream) for stream in Stream}
-        if snapshot.status != self._status:
-            self._status = snapshot.status
-            await self._stream.send(snapshot.status_event)
-        recorded, gaps = snapshot.output.volume, await snapshot.output.gaps(thorough=snapshot.job.done)
-        for stream in Stream:
-            dropped = without(recorded, gaps).dropped_bytes(stream)
-            if dropped > self._dropped[stream]:
-                self._dropped[stream] = dropped
-                data = serialize.dropped_event(stream, dropped, dropped - recorded.dropped_bytes(stream))
-                await self._stream.send(event("dropped", data))

@@ -3,6 +3,8 @@
 Handler of /api/statuses/events. Must not know where changes are remembered.
 """
 
+from time import perf_counter
+
 from aiohttp import web
 
 from shellrunner.store import Subscription
@@ -40,13 +42,14 @@ class _StatusFollower:
         # Sent even if nothing has changed, so that a client can resume that is cut before the first change. An id
         # without data is not an event (HTML standard, 9.2.6), but EventSource remembers it.
         begun = f"id: {feed.event_id(self._last)}\n\n".encode()
-        self._greeting = RETRY + (self._reset() if known is None else begun)
+        self._greeting = RETRY + (self._reset(self._last) if known is None else begun)
 
     async def run(self, stream: ResponseStream, subscription: Subscription) -> None:
         """Send what has changed since, then every change, until the service shuts down."""
         await stream.send(self._greeting)
         while True:
             await self._send_changes(stream)
+            self._last = await self._feed.broadcast.follow(stream, self._last, self._feed.live)
             while not await stream.wait_for(subscription):
                 if stream.closing:
                     return
@@ -56,8 +59,11 @@ class _StatusFollower:
         head = await self._feed.latest()
         while self._last < head:
             frame = await self._feed.frame(self._last, head)
-            self._last = head if frame is None else frame.last
-            await stream.send(self._reset() if frame is None else frame.events)
+            began = perf_counter()
+            if await stream.offer(self._reset(head) if frame is None else frame.events):
+                self._last = head if frame is None else frame.last
+            self._feed.shared_read.charge(perf_counter() - began)
+            await stream.drain()
 
-    def _reset(self) -> bytes:
-        return event("reset", {}, event_id=self._feed.event_id(self._last))
+    def _reset(self, head: int) -> bytes:
+        return event("reset", {}, event_id=self._feed.event_id(head))

@@ -177,6 +177,27 @@ class ResponseStream:
             await self._write(view[at : at + CHUNK_SIZE])
         self._sent_at = self._heartbeat_at = self._clock()
 
+    async def offer(self, data: bytes) -> bool:
+        """Write, unless the client is behind or has gone; never wait for it. Return whether it was written."""
+        if self._request.protocol.writing_paused or not self.is_connected:
+            return False
+        try:
+            await write_now(self._request, data)
+        except ConnectionError:
+            return False
+        self._sent_at = self._heartbeat_at = self._clock()
+        return True
+
+    async def drain(self) -> None:
+        """Wait until the client has taken nearly all of what was written.
+
+        Raises:
+            ConnectionError: see `send`.
+        """
+        if self._request.protocol.writing_paused:  # most often it is not: the kernel took all
+            await self._unless_closing(self._request.writer.drain)
+        self._check_connected()  # the writer's `drain` also returns, silently, when the connection is lost
+
     async def finish(self) -> web.StreamResponse:
         """Write the end of the response, and return it."""
         await self._unless_closing(self._response.write_eof)
@@ -190,24 +211,34 @@ class ResponseStream:
         Raises:
             ConnectionError: the client has disconnected, seems to have, or lost its permission.
         """
+        while not await self._wait_until_heartbeat(subscription):
+            self._check_connected()
+            if self._streams.closing or self._is_heartbeat_due():
+                # Even if the caller sends no heartbeat: otherwise the next one would be due at once.
+                self._heartbeat_at = self._clock()
+                self._check_silence()
+                return False
+        return not self._streams.closing
+
+    async def _wait_until_heartbeat(self, subscription: Subscription) -> bool:
         remaining = max(0.0, self._streams.heartbeat - (self._clock() - self._heartbeat_at))
         try:
             async with self._streams.timeout(remaining) as timeout:
                 with on_disconnect(self._request, partial(expire, timeout), self._probe(timeout)):
                     await subscription.wait()
         except TimeoutError:
-            self._check_connected()
-            # Even if the caller sends no heartbeat: otherwise the next one would be due at once.
-            self._heartbeat_at = self._clock()
-            self._check_silence()
             return False
-        return not self._streams.closing
+        return True
+
+    def _is_heartbeat_due(self) -> bool:
+        """Return whether a heartbeat is due still: something may have been offered since the timeout was set."""
+        since = self.doubtful_since
+        is_unprobed = since is not None and self._heartbeat_at < since
+        return is_unprobed or self._clock() - self._heartbeat_at >= self._streams.heartbeat
 
     async def _write(self, piece: memoryview) -> None:
         await write_now(self._request, piece)
-        if self._request.protocol.writing_paused:  # most often it is not: the kernel took all
-            await self._unless_closing(self._request.writer.drain)
-        self._check_connected()  # `drain` also returns, silently, when the connection is lost
+        await self.drain()
 
     async def _unless_closing(self, step: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -229,7 +260,8 @@ class ResponseStream:
             self._abort("the client closed its sending side, and may have gone")
 
     def _check_connected(self) -> None:
-        if not self.is_connected:
+        # One that was aborted is connected until the event loop's next turn.
+        if self._request.transport is None or self._request.transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
 
     def _abort(self, reason: str) -> NoReturn:
