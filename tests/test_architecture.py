@@ -82,6 +82,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "keeper": (
         ("__main__",),
         ("fork_server",),
+        ("memory_sharing",),
         ("loop",),
         ("running",),
         ("command",),
@@ -91,7 +92,6 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pty",),
         ("recorder", "stdin_buffer", "process_tree", "message_socket"),
         ("slot", "identity", "protocol", "poller"),
-        ("reported_endings",),
         ("__init__",),
     ),
     "keeper.process_tree": (("leftovers", "termination", "let_go", "child_signals"), ("__init__",)),

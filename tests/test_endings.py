@@ -10,7 +10,7 @@ import shellrunner
 from shellrunner.cli import exit_codes
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.job_state import state_cell
-from shellrunner.keeper import reported_endings
+from shellrunner.keeper.slot import ReportedEnding
 from shellrunner.model import End, Ending
 from shellrunner.model.endings import ENDINGS, Tone, WaitStatus, tone_of
 from shellrunner.model.spec import Retries
@@ -53,7 +53,7 @@ def test_the_page_offers_every_ending_as_a_filter() -> None:
 
 def test_a_keeper_reports_endings_of_the_table() -> None:
     """Each ending that a keeper may record is in the table, and only a reserved one is produced by nothing."""
-    reported = {value for name, value in vars(reported_endings).items() if name.isupper()}
+    reported = {value for name, value in vars(ReportedEnding).items() if name.isupper()}
     judged = {Ending.SKIPPED, Ending.LOST}
     assert reported | judged == {ending for ending in Ending if ENDINGS[ending].reserved is None}
 

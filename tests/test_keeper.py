@@ -268,7 +268,7 @@ def test_a_failed_fork_harms_nobody(fork_server: ForkServer) -> None:
 def test_a_slot_is_closed_once(tmp_path: Path) -> None:
     """Closing a slot again does not close the file that has its number by then."""
     directory = os.open(tmp_path, os.O_RDONLY)
-    writer = SlotWriter(directory, "1.slot")
+    writer = SlotWriter.create(directory, "1.slot")
     reader = SlotReader(directory, "1.slot")
     number = reader.fd
     reader.close()
@@ -297,7 +297,7 @@ def test_stored_output_is_a_true_beginning_of_what_was_written(
     state = tmp_path_factory.mktemp("state")
     (state / "runs").mkdir()
     directory = os.open(state, os.O_RDONLY)
-    slot = SlotWriter(directory, "1.slot")
+    slot = SlotWriter.create(directory, "1.slot")
     slot.write_header({})
     slot.begin({"job": 1, "token": "t", "wall": 0})
     recorder = Recorder(slot, directory, 1, "t", limit)
@@ -334,7 +334,7 @@ def test_index_beyond_the_slot_counts_towards_the_limit(tmp_path: Path) -> None:
     """Where streams change at every byte the index is larger than the output: together they keep the limit."""
     (tmp_path / "runs").mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)
-    slot = SlotWriter(directory, "1.slot")
+    slot = SlotWriter.create(directory, "1.slot")
     slot.begin({"job": 1, "token": "t", "wall": 0})
     recorder = Recorder(slot, directory, 1, "t", limit=100_000)
     for number in range(10_000):
@@ -353,7 +353,7 @@ def test_a_full_disk_is_counted_and_ends_nothing(tmp_path: Path) -> None:
     """Bytes that do not fit are dropped and counted; what was stored before stays a prefix of the output."""
     (tmp_path / "runs").mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)
-    slot = SlotWriter(directory, "1.slot")
+    slot = SlotWriter.create(directory, "1.slot")
     slot.begin({"job": 1, "token": "t", "wall": 0})
     recorder = Recorder(slot, directory, 1, "t", limit=1 << 40)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -430,7 +430,7 @@ def state(tmp_path: Path) -> Iterator[tuple[Any, ...]]:
         (tmp_path / name).mkdir()
     directory = os.open(tmp_path, os.O_RDONLY)
     slots = os.open(tmp_path / "slots", os.O_RDONLY)
-    writer = SlotWriter(slots, "1.slot")
+    writer = SlotWriter.create(slots, "1.slot")
     writer.write_header({"history": "h"})
     yield tmp_path, directory, writer
     for descriptor in (directory, slots, writer.fd):

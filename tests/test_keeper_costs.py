@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from shellrunner.keeper.slot import PAGE_SIZE, SlotReader
 from tests.support.keepers import ForkServer, Talk, kept, record_of, start
+from tests.support.measurement import FORK_SERVER, IS_MEASURED
+from tests.support.processes import children
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.system_calls import counted
 
@@ -28,6 +30,14 @@ _OWN_CALLS = {
 }  # fmt: skip
 _MAX_OTHER_CALLS = 10
 _MAX_BYTES = 256
+_MAX_PRIVATE_MEMORY = 1950  # KiB
+_SOCKETS = 3  # the server's, and the channel on which keepers hand over what they let go
+_MODULES = {  # what these import in turn included
+    "array", "binascii", "collections", "collections_abc", "contextlib", "copyreg", "ctypes", "enum", "errno",
+    "fcntl", "functools", "gc", "genericpath", "itertools", "json", "keyword", "math", "operator", "os", "posixpath",
+    "re", "reprlib", "resource", "select", "selectors", "signal", "socket", "sre", "stat", "struct", "termios",
+    "types", "typing", "warnings", "zlib",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -83,6 +93,47 @@ def test_no_job_leaves_a_cycle(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.keeper_garbage", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("all kinds\n", "", 0)
+
+
+def test_modules_of_a_keeper() -> None:
+    """The fork server loads these modules and no others: what it loads is memory, and time at each start."""
+    program = f"""
+import sys
+before = set(sys.modules)
+sys.path.append({str(FORK_SERVER.parents[1])!r})
+import keeper.fork_server
+print(*(name for name in set(sys.modules) - before if not name.startswith("keeper")))
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0].removeprefix("_") for name in done.stdout.split()}
+    assert loaded <= _MODULES
+
+
+@pytest.mark.skipif(IS_MEASURED, reason="coverage is memory of a keeper's own")
+def test_private_memory_of_a_keeper(keeping: tuple[Talk, SlotReader]) -> None:
+    """Most of a keeper's memory is shared with the fork server: a running job costs it less than this."""
+    keeper, _ = keeping
+    for job in (1, 2):
+        _run_empty(keeper, job)
+    rollup = Path(f"/proc/{keeper.hello['identity']['pid']}/smaps_rollup").read_text()
+    private = {
+        line.split(":")[0]: int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")
+    }
+    assert private["Private_Clean"] + private["Private_Dirty"] <= _MAX_PRIVATE_MEMORY, rollup
+
+
+def test_nothing_is_left_of_the_warm_up(tmp_path: Path) -> None:
+    """The command that a fork server runs to warm up has ended before it forks, and its descriptors are closed."""
+    server = ForkServer(tmp_path / "state")
+    keeper = server.keeper()
+    try:
+        assert children(server.process.pid) == [keeper.hello["identity"]["pid"]]
+        directory = Path(f"/proc/{server.process.pid}/fd")
+        opened = [os.readlink(each) for each in directory.iterdir()]
+        assert [path for path in opened if "memfd" in path or "pipe" in path] == []
+        assert sum(path.startswith("socket:") for path in opened) == _SOCKETS
+    finally:
+        server.end()
 
 
 _PLAIN_END = {

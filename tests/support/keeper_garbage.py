@@ -53,7 +53,7 @@ def main(state_dir: str) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as in the fork server: a terminal's end sends it
     process_tree.become_subreaper()
     state = os.open(state_dir, os.O_RDONLY)
-    slot = SlotWriter(state, "1.slot")
+    slot = SlotWriter.create(state, "1.slot")
     listener = socket.socket(socket.AF_UNIX)
     listener.setblocking(False)
     listener.bind(f"{state_dir}/1.sock")

@@ -17,7 +17,7 @@ class SimulatedKeeper:
         self.number = number
         self._state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
         self._slots = os.open(state_dir / "slots", os.O_RDONLY | os.O_DIRECTORY)
-        self._slot = SlotWriter(self._slots, slot_name(number))
+        self._slot = SlotWriter.create(self._slots, slot_name(number))
         if header is not None:
             self._slot.write_header(header)
 

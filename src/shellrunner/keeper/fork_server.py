@@ -4,18 +4,17 @@ Launched by the server before it opens anything; outlives it until the last keep
 that is not a keeper was left behind by a killed one. Must not know jobs.
 """
 
-import gc
 import os
 import resource
 import select
 import signal
 import socket
+import sys
 import time
-import traceback
 from contextlib import suppress
 from typing import Any
 
-from . import process_tree
+from . import memory_sharing, process_tree
 from .identity import ProcessIdentity
 from .loop import Keeper
 from .message_socket import MessageSocket
@@ -103,7 +102,7 @@ class ForkServer:
 
     def _fork_keeper(self, number: int, header: dict[str, Any]) -> int:
         # Slot and socket exist before the keeper does, so that the server can connect as soon as it reads "forked".
-        slot = SlotWriter(self._slots, slot_name(number))
+        slot = SlotWriter.create(self._slots, slot_name(number))
         listener: socket.socket | None = None
         try:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -151,7 +150,7 @@ class ForkServer:
         except BaseException:  # noqa: BLE001  whatever happened, the child must not return into its parent's stack
             # What is left of a command becomes the fork server's, which kills it, or spares it if it was handed over.
             with suppress(OSError):
-                traceback.print_exc()
+                sys.__excepthook__(*sys.exc_info())
         finally:
             with suppress(OSError):
                 os.unlink(socket_name(number), dir_fd=self._slots)
@@ -226,6 +225,5 @@ def serve(connection: int, state_dir: str, open_files: int | None = None) -> Non
     os.chdir("/")  # everything is opened by descriptor; the state directory may be closed to us later
     server = socket.socket(fileno=connection)
     os.set_inheritable(connection, False)
-    gc.collect()
-    gc.freeze()  # keeps memory pages shared with the keepers: the collector does not write to them
+    _kept = memory_sharing.prepare(state)
     ForkServer(server, state, open_files).run()

@@ -36,12 +36,12 @@ import math
 import os
 import select
 import socket
+import sys
 import time
-import traceback
 from contextlib import suppress
 from typing import Any
 
-from . import command, process_tree, reported_endings
+from . import command, process_tree
 from .message_socket import MessageSocket
 from .poller import Poller
 from .process_tree import let_go
@@ -50,7 +50,7 @@ from .process_tree.termination import end_tree
 from .protocol import PROTOCOL, Message
 from .recorder import Recorder
 from .running import RunningCommand
-from .slot import SlotWriter
+from .slot import ReportedEnding, SlotWriter
 from .stdin_buffer import StdinBuffer
 from .stdio import close
 
@@ -148,7 +148,7 @@ class Keeper:
         """
         self._bugs += 1
         if self._bugs <= _MAX_BUGS:
-            traceback.print_exc()
+            sys.__excepthook__(*sys.exc_info())  # `traceback` would be memory of every keeper
         running = self._running
         if running is None or (self._bugs > _MAX_BUGS and running.has_ended()):
             if self._kill_at < math.inf or not self._retiring:
@@ -187,6 +187,10 @@ class Keeper:
         except OSError:  # no descriptors left, for example: the server stays in the queue
             self._poller.pause(self._listener.fileno(), _ACCEPT_RETRY_DELAY)
             return
+        self.work_for(connection)
+
+    def work_for(self, connection: socket.socket) -> None:
+        """Work for the server at the other end, and no more for an earlier one."""
         if self._server:
             self._receive(until_empty=True)  # what an earlier server sent before this one connected
         if self._server:
@@ -236,7 +240,7 @@ class Keeper:
             case "start":
                 self._handle_start(message)
             case "cancel" if running and running.matches(message):
-                running.terminate(reported_endings.CANCELLED, kill_only=bool(message.get("kill_only")))
+                running.terminate(ReportedEnding.CANCELLED, kill_only=bool(message.get("kill_only")))
             case "signal" if running and running.matches(message):
                 running.send_signal(message["signum"], to_tree=message.get("to") == "tree")
             case "input":
@@ -442,4 +446,4 @@ class Keeper:
 
 def _failed_to_start(recorder: Recorder, detail: str) -> dict[str, Any]:
     wall = time.time_ns() // 1_000_000
-    return {**recorder.counts(), "ending": reported_endings.FAILED_TO_START, "detail": detail, "wall": wall}
+    return {**recorder.counts(), "ending": ReportedEnding.FAILED_TO_START, "detail": detail, "wall": wall}

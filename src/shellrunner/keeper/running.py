@@ -10,7 +10,7 @@ Owned by the keeper's loop, one per job. Must not know the connection to the ser
          cancel, timeout, output limit      all of it
 """
 
-import base64
+import binascii
 import math
 import os
 import resource
@@ -19,13 +19,14 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from . import process_tree, reported_endings
+from . import process_tree
 from .command import Command, decode_status
 from .process_tree.leftovers import FoundLeftovers
 from .process_tree.termination import KILL_TIMEOUT, Helpers, Termination, living_tree
 from .protocol import Message
 from .recorder import Recorder
 from .sandbox import Sandbox
+from .slot import ReportedEnding
 
 _QUIET_TIME = 0.25  # seconds without output after which what a command left behind has nothing more to write
 _MAX_SETTLING_TIME = 1.0  # seconds for which its output is stored at most before it is terminated
@@ -94,13 +95,13 @@ class RunningCommand:
         if self.ended_at is not None:
             self._extend_settling(time.monotonic())
         if self.recorder.over_limit:
-            self.terminate(reported_endings.OUTPUT_LIMIT)
+            self.terminate(ReportedEnding.OUTPUT_LIMIT)
 
     def accept_input(self, message: Message) -> dict[str, Any]:
         """Accept or refuse the data of an `input` message; return the members of `took` that say which."""
         if self._stdin is None or not self.message.get("stream"):
             return {"offset": 0, "refused": "closed"}
-        data = base64.b64decode(message["data"])
+        data = binascii.a2b_base64(message["data"])
         refused = self._stdin.accept(message["offset"], data, end=message["end"])
         return {"offset": self._stdin.offset, "refused": refused}
 
@@ -181,7 +182,7 @@ class RunningCommand:
         elif self.ended_at is None:
             if now >= self._timeout_at:
                 self._timeout_at = math.inf  # it may have ended, with its exit still to be handled
-                self.terminate(reported_endings.TIMED_OUT)
+                self.terminate(ReportedEnding.TIMED_OUT)
         elif now >= self._settled_at:
             self._handle_quiet(now)
 
@@ -272,12 +273,12 @@ class RunningCommand:
         assert self._exit is not None  # noqa: S101  `is_over`
         status, usage = self._exit
         reported = decode_status(status)
-        natural = reported_endings.SIGNALLED if reported["exit_code"] is None else reported_endings.EXITED
+        natural = ReportedEnding.SIGNALLED if reported["exit_code"] is None else ReportedEnding.EXITED
         over_limit = self.recorder.over_limit
         peak = usage.ru_maxrss if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
         return {
             **reported,
-            "ending": self.cause or (reported_endings.OUTPUT_LIMIT if over_limit else natural),
+            "ending": self.cause or (ReportedEnding.OUTPUT_LIMIT if over_limit else natural),
             "wall": self._ended_wall,
             "started": self.command.wall,
             "duration": round((self.ended_at or 0.0) - self.command.clock, 6),

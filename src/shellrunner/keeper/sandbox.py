@@ -21,7 +21,7 @@ import select
 import signal
 import socket
 import time
-from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -117,7 +117,7 @@ class _Bubblewrap:
     ) -> None:
         self._stack, self._path = stack, sandbox["bwrap"].encode()
         self._arguments = [word.encode() for word in sandbox["arguments"]]
-        self._filter = b64decode(sandbox["system_calls"] or "")
+        self._filter = a2b_base64(sandbox["system_calls"] or "")
         self._default_signals, self._user = default_signals, user
         self._deadline = time.monotonic() + _TIMEOUT
         self._inherited: list[int] = []  # by the bubblewrap that is started next

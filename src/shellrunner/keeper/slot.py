@@ -40,8 +40,6 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from . import reported_endings
-
 VERSION = 2
 PAGE_SIZE = 4096
 DATA_CAPACITY = 65_536  # bytes of output stored in the slot
@@ -59,6 +57,18 @@ _ENTRY = struct.Struct("<QQQQ")
 _STDERR_BIT = 1 << 63
 _EXIT_ONLY = "exit_only"  # a member of an end that is not final
 _MIN_COMMAND = 40  # characters to which the command line of a leftover may be shortened
+
+
+class ReportedEnding:
+    """The endings that a keeper may record: values of members of `model.Ending`, which a keeper cannot import."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    OUTPUT_LIMIT = "output_limit"
+    FAILED_TO_START = "failed_to_start"
+
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -122,7 +132,7 @@ _END_LAYOUT = _Layout(  # of a command that ended by itself and left nothing beh
     "e",
     {**_COUNTS, **_TIMES, "exit_code": "Q"},
     optional={"max_rss_bytes": "Q"},
-    ending=reported_endings.EXITED,
+    ending=ReportedEnding.EXITED,
     signal=None,
     detail=None,
 )
@@ -245,7 +255,15 @@ def shorten(text: str, size: int) -> str:
 class SlotWriter:
     """A slot for its keeper: locked for the keeper's life, written in place, never synced."""
 
-    def __init__(self, directory: int, name: str) -> None:
+    def __init__(self, fd: int) -> None:
+        """Write into an empty file."""
+        self.fd = fd
+        self._turn = RECORD_COUNT - 1
+        self._at = 0
+        self._unwritten_ends: dict[int, bytes] = {}  # by offset: blocks that the disk did not take
+
+    @classmethod
+    def create(cls, directory: int, name: str) -> "SlotWriter":
         """Create the slot in `directory` (a descriptor) and take its lock.
 
         Raises:
@@ -253,19 +271,17 @@ class SlotWriter:
             OSError: no space, or no permission.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(name, flags, 0o600, dir_fd=directory)
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.posix_fallocate(self.fd, 0, SLOT_SIZE)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.posix_fallocate(fd, 0, SLOT_SIZE)
         except OSError:
             with suppress(OSError):
-                os.close(self.fd)
+                os.close(fd)
             with suppress(OSError):
                 os.unlink(name, dir_fd=directory)
             raise
-        self._turn = RECORD_COUNT - 1
-        self._at = 0
-        self._unwritten_ends: dict[int, bytes] = {}  # by offset: blocks that the disk did not take
+        return cls(fd)
 
     def write_header(self, header: dict[str, Any]) -> None:
         """Write the header."""

@@ -4,9 +4,9 @@ The one table from which the CLI's words, colours and exit codes, the API's sche
 the page follow: a new ending is added here, to the page's `core/labels.js` (which its filter follows), and to the
 part that produces it. Standard library only, so that the CLI can import it without pydantic.
 
-Endings are produced by the keeper that witnessed them (`keeper.reported_endings`: all but `skipped`, `lost` and the
-reserved ones), by `supervisor.verdict` (`lost`, `failed_to_start`), and by the store for jobs of which nothing was
-started: `store.units.lifecycle` (`cancelled`), `dependents` and `admission` (`skipped`), `claiming`
+Endings are produced by the keeper that witnessed them (`ReportedEnding` of its slot: all but `skipped`, `lost` and
+the reserved ones), by `supervisor.verdict` (`lost`, `failed_to_start`), and by the store for jobs of which nothing
+was started: `store.units.lifecycle` (`cancelled`), `dependents` and `admission` (`skipped`), `claiming`
 (`failed_to_start`).
 """
 
