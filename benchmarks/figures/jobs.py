@@ -2,42 +2,45 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Round, Run, Sample, Unavailable, client, cpu, wall
-from benchmarks.http_load import post, send
+from benchmarks.http_load import Request, post, send
 from benchmarks.limits.spawn import spawn
 from benchmarks.peers import PEERS
 from benchmarks.peers.installation import Installation
 from benchmarks.process_tree import CpuTimer
 from benchmarks.service import Service, serving
 
-_CONNECTIONS = 16
 _BATCH = 100
 _SPEC = {"command": "true"}
 
-Submit = Callable[[Service, int], None]
+
+class Submission(NamedTuple):
+    """How jobs are submitted: so many in each request to a path."""
+
+    path: str
+    request: Request
+    jobs: int
+    connections: int
+
+    def send(self, service: Service, jobs: int) -> None:
+        """Submit this many jobs; return once each is accepted."""
+        send(service.port, self.request, jobs // self.jobs, self.connections, expected=202)
 
 
-def submit_alone(service: Service, jobs: int) -> None:
-    """Submit each job in a request of its own."""
-    send(service.port, post("/api/jobs", _SPEC), jobs, _CONNECTIONS, expected=202)
+ALONE = Submission("/api/jobs", post("/api/jobs", _SPEC), 1, connections=16)
+BATCHES = Submission("/api/jobs/batch", post("/api/jobs/batch", {"jobs": [_SPEC] * _BATCH}), _BATCH, connections=2)
 
 
-def submit_in_batches(service: Service, jobs: int) -> None:
-    """Submit a hundred jobs in each request, over two connections."""
-    if service.request("POST", "/api/jobs/batch", {"jobs": [_SPEC]})[0] in (404, 405):
-        raise Unavailable("has no /api/jobs/batch")
-    send(service.port, post("/api/jobs/batch", {"jobs": [_SPEC] * _BATCH}), jobs // _BATCH, 2, expected=202)
-
-
-def _sample(service: Service, submit: Submit, jobs: int) -> Sample:
+def _sample(service: Service, submission: Submission, jobs: int) -> Sample:
     timer = CpuTimer(service.tree)
     began = time.perf_counter()
-    submit(service, jobs)
+    submission.send(service, jobs)
     service.wait_until_idle()
     seconds = time.perf_counter() - began
     used, load = timer.stop()
@@ -56,22 +59,25 @@ def bare_spawn(run: Run, jobs: int) -> Round:
 
 
 @contextmanager
-def _contenders(run: Run, submit: Submit) -> Iterator[Contenders]:
+def _contenders(run: Run, submission: Submission) -> Iterator[Contenders]:
     jobs = run.count(1000, _BATCH)
     with ExitStack() as stack:
         contenders: dict[str, Round | Unavailable] = {LIMIT: bare_spawn(run, jobs)}
         for version in run.versions:
             service = stack.enter_context(serving(version, run.directory))
-            submit_alone(service, run.count(200, 10))  # every keeper is there, the caches are warm
+            if service.request("POST", submission.path, {})[0] != 422:  # that it has the path, and validates
+                contenders[version.name] = Unavailable(f"has no {submission.path}")
+                continue
+            ALONE.send(service, run.count(200, 10))  # every keeper is there, the caches are warm
             service.wait_until_idle()
-            contenders[version.name] = partial(_sample, service, submit, jobs)
+            contenders[version.name] = partial(_sample, service, submission, jobs)
         yield contenders
 
 
 @contextmanager
 def _with_peers(run: Run) -> Iterator[Contenders]:
     with ExitStack() as stack:
-        contenders = dict(stack.enter_context(_contenders(run, submit_alone)))
+        contenders = dict(stack.enter_context(_contenders(run, ALONE)))
         if run.peers is not None:
             contenders |= _peers(run, run.peers, stack)
         yield contenders
@@ -104,6 +110,6 @@ FIGURES = (
         "batch",
         "empty job, 100 a request",
         (cpu(goal=Goal(0.50, 0.60, "share")), wall(), client()),
-        partial(_contenders, submit=submit_in_batches),
+        partial(_contenders, submission=BATCHES),
     ),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Round, Run, Sample, Unavailable
-from benchmarks.figures.jobs import submit_alone
+from benchmarks.figures.jobs import ALONE
 from benchmarks.figures.starts import start_once
 from benchmarks.http_load import get, send
 from benchmarks.process_tree import CpuTimer
@@ -84,7 +84,7 @@ def _page_cpu(service: Service, path: str, count: int) -> float:
 
 def _job_cpu(service: Service, count: int) -> float:
     timer = CpuTimer(service.tree)
-    submit_alone(service, count)
+    ALONE.send(service, count)
     service.wait_until_idle()
     return timer.stop()[0] / count
 
