@@ -1,9 +1,11 @@
 """Followers of a job's output: one that reads much text, a thousand that read a little, and the first byte."""
 
+import os
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +20,12 @@ from benchmarks.streams import percentile, read_whole, reading
 _BARE_STREAM = Path(__file__).parent.parent / "limits" / "bare_stream.py"
 _TEXT = "a line of text, as a build writes it: compiling module"
 _LAST_EVENT = b"event: done"
-# A program that writes the time: so often (0: after a random delay), in so many lines.
+# A program that writes the time: so often (0: after a random delay), in so many lines, once a FIFO has a writer.
 _STAMPS = """
 import random, sys, time
 interval, lines = float(sys.argv[1]), int(sys.argv[2])
+for path in sys.argv[3:]:
+    open(path).close()
 due = time.monotonic()
 for _ in range(lines):
     due += interval or random.uniform(.2, .4)
@@ -30,8 +34,8 @@ for _ in range(lines):
 """
 
 
-def _stamps(interval: float, lines: int) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", _STAMPS, str(interval), str(lines)]
+def _stamps(interval: float, lines: int, *fifo: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", _STAMPS, str(interval), str(lines), *fifo]
 
 
 # One follower of much text
@@ -77,26 +81,31 @@ def _much_text(run: Run) -> Iterator[Contenders]:
 
 
 def _sample_of_many(service: Service, followers: int, seconds: int) -> Sample:
-    lines = 100 * seconds
-    job_id = service.submit(argv=_stamps(0.01, lines))
-    service.wait_until_running(job_id)
-    with reading(service.port, f"/api/statuses/{job_id}/events", followers) as readers:
-        before, began = service.tree.cpu_seconds(), time.perf_counter()
-        time.sleep(seconds * 0.7)
-        used = (service.tree.cpu_seconds() - before) / (time.perf_counter() - began)
-        report = readers.stop()
+    with tempfile.TemporaryDirectory() as directory:
+        fifo = f"{directory}/begin"
+        os.mkfifo(fifo)
+        job_id = service.submit(argv=_stamps(0.01, 100 * seconds, fifo))
+        service.wait_until_running(job_id)
+        with reading(service.port, f"/api/statuses/{job_id}/events", followers) as readers:
+            service.tree.settle()
+            Path(fifo).write_bytes(b"")  # every follower is connected
+            before, began = service.tree.cpu_seconds(), time.perf_counter()
+            time.sleep(seconds - 1)  # it ends after the measurement
+            used = service.tree.cpu_seconds() - before
+            elapsed = time.perf_counter() - began
+            report = readers.stop()
     service.wait_until_idle()
     return {
         "p99": percentile(report.delays, 0.99),
         "p50": percentile(report.delays, 0.5),
-        "cores": used,
-        "client": report.cpu / (seconds * 0.7),
+        "cores": used / elapsed,
+        "client": report.cpu / elapsed,
     }
 
 
 @contextmanager
 def _many(run: Run) -> Iterator[Contenders]:
-    followers, seconds = run.count(1000, 20), run.count(15, 2)
+    followers, seconds = run.count(1000, 20), run.count(11, 2)
     with ExitStack() as stack:
         rounds: dict[str, Round | Unavailable] = {}
         for version in run.versions:
