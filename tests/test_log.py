@@ -18,6 +18,7 @@ import pytest
 
 from shellrunner import log
 from shellrunner.model import Ending
+from tests.support.function_calls import count_calls
 
 SETUP = """
 import logging, os, sys
@@ -255,17 +256,6 @@ def only_handler() -> Iterator[tuple[logging.Logger, Any]]:
         os.close(writing)
 
 
-def calls(function: Any) -> int:
-    """Return how many functions are called meanwhile, in Python or in C."""
-    events = []
-    sys.setprofile(lambda frame, event, arg: events.append(event))
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return sum(event in ("call", "c_call") for event in events) - 2  # the function itself, and `setprofile`
-
-
 def test_a_line_about_a_job_is_the_same_without_a_record() -> None:
     """`info` writes, or does not write, what the logger's own method does."""
     with only_handler() as (logger, read):
@@ -305,6 +295,6 @@ def test_a_line_takes_few_calls() -> None:
         log.info(logger, "job ended", ENDED)  # what is cached is cached now
         (handler,) = logging.getLogger().handlers
         assert isinstance(handler, log.JsonLinesHandler)
-        assert calls(lambda: log.info(logger, "job ended", ENDED)) <= 40
-        assert calls(lambda: handler.write(logging.INFO, "job ended", log.AUDIT, ENDED)) <= 30
+        assert count_calls(lambda: log.info(logger, "job ended", ENDED)) <= 40
+        assert count_calls(lambda: handler.write(logging.INFO, "job ended", log.AUDIT, ENDED)) <= 30
         assert len(read().splitlines()) == 3

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from shellrunner.metrics import Metrics
 from shellrunner.model import Claim, End, Ending, JobSpec, Volume
+from tests.support.function_calls import count_calls
 from tests.support.service import InProcess, Service
 from tests.support.waiting import until
 
@@ -383,16 +384,9 @@ async def test_scrapes_at_the_same_time_do_not_mix(measured: Any) -> None:
     assert all(found == whole for found in await asyncio.gather(*map(one, range(20))))
 
 
-def test_observing_costs_next_to_nothing() -> None:
-    """An end is observed in under 10 µs of the server's time."""
+def test_observing_takes_few_calls() -> None:
+    """An end is observed by a few additions."""
     metrics = Metrics(["default"])
     claim = Claim(1, "token", 1, JobSpec(command="true"), 1000, ready=999)
     end = End(Ending.EXITED, 2000, exit_code=0, started=1000, duration=0.004)
-
-    def seconds(times: Any) -> Any:
-        began = time.perf_counter()
-        for _ in range(times):
-            metrics.observe(claim, end, Volume(3, 4))
-        return (time.perf_counter() - began) / times
-
-    assert min(seconds(500) for _ in range(20)) < 10e-6
+    assert count_calls(lambda: metrics.observe(claim, end, Volume())) <= 12
