@@ -1,17 +1,20 @@
 """`shellrunner` that counts what its event loop does and which statements its writing connection executes.
 
 It writes the counts since its start to the file in SHELLRUNNER_TESTS_COUNTS at each SIGUSR1: `turns` and `callbacks`
-of the loop, `tasks`, and statements by their first three words. They do not depend on the machine's speed.
+of the loop, `tasks`, `calls` of Python functions on its thread, and statements by their first three words. They do
+not depend on the machine's speed.
 """
 
 import json
 import os
 import signal
 import sqlite3
+import sys
 from asyncio import base_events
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from shellrunner.cli import main
@@ -38,6 +41,11 @@ def _count_statements(open_writing: Callable[..., sqlite3.Connection]) -> Callab
     return opened
 
 
+def _count_calls(_: FrameType, event: str, __: object) -> None:
+    if event == "call":
+        _counts["calls"] += 1
+
+
 def _write(*_: object) -> None:
     part = _FILE.with_suffix(".part")
     part.write_text(json.dumps(_counts))
@@ -51,4 +59,5 @@ if __name__ == "__main__":
     loop.create_task = _counted("tasks", loop.create_task)
     db_thread.open_writing = _count_statements(db_thread.open_writing)
     signal.signal(signal.SIGUSR1, _write)
+    sys.setprofile(_count_calls)
     main()

@@ -149,11 +149,13 @@ class Supervisor:
 
     async def _worker(self, connection: KeeperConnection) -> None:
         """Give one keeper one job after another, until it takes no more."""
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101  this is a coroutine
         usable, recorded = True, None
         try:
             async with self._limit:
                 while usable and not self._draining:
-                    job = await self._claim(connection)
+                    job = await self._claim(me, connection)
                     # A slot has two records: space for the end of one job and the start of the next, not for a third.
                     if recorded:
                         await recorded
@@ -162,26 +164,21 @@ class Supervisor:
                     recorded = self._record(job, verdict)
         finally:
             self._workers -= 1
-            self._set_idle(idle=False)
+            self._set_busy(me)
         if recorded:
             await recorded
         await self._keepers.release(connection, usable=usable)
 
-    async def _claim(self, connection: KeeperConnection) -> RunningJob:
-        self._set_idle(idle=True)
+    async def _claim(self, worker: asyncio.Task[None], connection: KeeperConnection) -> RunningJob:
+        self._idle.add(worker)
         claim = await self._store.claim(connection.number, new_claim_token())
         job = self._running_jobs[claim.job_id] = RunningJob(claim)
-        self._set_idle(idle=False)
+        self._set_busy(worker)
         return job
 
-    def _set_idle(self, *, idle: bool) -> None:
-        """Note whether this worker waits for a claim; wake up the pool if it needs another one."""
-        me = asyncio.current_task()
-        assert me is not None  # noqa: S101  called by workers only
-        if idle:
-            self._idle.add(me)
-            return
-        self._idle.discard(me)
+    def _set_busy(self, worker: asyncio.Task[None]) -> None:
+        """Note that this worker waits for no claim; wake up the pool if it needs another one."""
+        self._idle.discard(worker)
         if self._needs_worker:
             self._changed.set()
 

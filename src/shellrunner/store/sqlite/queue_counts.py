@@ -93,19 +93,20 @@ class QueueCounts:
         return Capacity(queues, self._submitters.capacity())
 
     def _capacity(self, queue: str) -> int:
-        limit = self.limit(queue)
-        return _UNLIMITED if limit is None else limit - self._counts[queue][State.RUNNING]
+        own = self._limits.queues.get(queue)
+        if own is None or own.max_running is None:
+            return _UNLIMITED
+        return own.max_running - self._counts[queue][State.RUNNING]
 
     def has_startable(self) -> bool:
         """Return whether a job is queued that may start now."""
-        if ALL_QUEUES in self.pauses.queues:
+        paused = self.pauses.queues
+        if ALL_QUEUES in paused:
             return False
-        return any(
-            line.queue not in self.pauses.queues
-            and self._capacity(line.queue) > 0
-            and self._submitters.may_start(line.submitter)
-            for line in self._submitters.lines()
-        )
+        for queue, submitter in self._submitters.lines():
+            if queue not in paused and self._capacity(queue) > 0 and self._submitters.may_start(submitter):
+                return True
+        return False
 
     def unstarted(self, queue: str | None = None) -> int:
         """Return how many jobs have not started, of one queue or of all."""

@@ -49,6 +49,8 @@ class SubmitterCounts:
 
     def may_start(self, submitter: str | None) -> bool:
         """Return whether one more job of this submitter may run."""
+        if not self.limits:
+            return True
         limit = self.limits.get(submitter or "", _UNLIMITED).max_running
         return limit is None or self._running[submitter] < limit
 

@@ -64,7 +64,8 @@ class NewJob:
         return cls(
             spec=spec,
             redacted=redacted,
-            redacted_json=redacted.model_dump_json(exclude_defaults=True),
+            # What is not set is a default, with which it need not be compared.
+            redacted_json=redacted.model_dump_json(exclude_defaults=True, exclude_unset=True),
             secrets=json.dumps(secrets, ensure_ascii=False) if secrets else None,
             created=now,
             is_startable=not (spec.after or spec.start_at),

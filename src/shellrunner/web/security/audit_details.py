@@ -26,6 +26,8 @@ _MAX_SPECS: Final = 7_000
 _HASH_DIGITS: Final = 12
 _MAX_ESCAPED: Final = 12  # characters that JSON may need for one: two UTF-16 escapes
 
+_COMMAND: Final = frozenset({"command", "argv"})
+
 # Filler that would keep everything else out of the head and the tail: blanks, or one character over and over.
 _FILLER: Final = re.compile(r"(?<!\s)\s{17,}|(.)\1{16,}", re.DOTALL)
 
@@ -98,6 +100,8 @@ def _fit(text: str, share: int) -> str:
 
 def _circumstances(spec: JobSpec, run_as: str | None) -> Iterable[tuple[str, Any]]:
     yield "run_as", run_as
+    if spec.model_fields_set <= _COMMAND:  # as most are: nothing else is to be looked at
+        return
     yield "profile", spec.profile
     yield "cwd", spec.cwd and _cut(str(spec.cwd), _MAX_PATH)
     yield from _names("env", list(spec.env), _MAX_NAMES).items()
