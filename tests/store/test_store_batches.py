@@ -328,7 +328,9 @@ async def test_secrets_share_one_sync_of_the_directory_and_few_descriptors(
     monkeypatch.setattr(key_files, "_MAX_OPEN", 10)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with opened(tmp_path, QueueLimits(40)) as store:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, limits[1]))
+        taken = set(map(int, os.listdir("/proc/self/fd")))
+        twenty_more = [number for number in range(1000) if number not in taken][20]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (twenty_more, limits[1]))
         try:
             before = store.commits
             jobs = await store.add_many([SECRET] * 40)

@@ -20,7 +20,7 @@ from shellrunner.errors import InvalidJob, InvalidJobs
 from shellrunner.model import JobSpec
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit_details
-from shellrunner.wire import parse
+from shellrunner.wire import json_codec, parse
 from tests.support.site import Answer, Site, serving
 from tests.support.tokens import hash_of
 from tests.support.waiting import until
@@ -380,12 +380,13 @@ async def test_one_line_says_what_was_asked_for(site: Site) -> None:
     assert "канарейка" not in json.dumps(site.audit.lines, ensure_ascii=False)
 
 
+@pytest.mark.parametrize("length", [10, 1000])
 @pytest.mark.parametrize("filler", ["x1", "\x01", "ы", "🦆", '"', " "])
-def test_a_line_has_a_bound_and_a_trace_of_every_command(filler: str) -> None:
+def test_a_line_has_a_bound_and_a_trace_of_every_command(filler: str, length: int) -> None:
     """Whatever the other jobs are filled with, each command has a hash and an excerpt, in less than 48 KiB."""
     specs = [
         JobSpec(
-            command=f"echo {number} {filler * 1000}", env={f"{filler}{number}x": ""}, labels={f"l{number}": filler}
+            command=f"echo {number} {filler * length}", env={f"{filler}{number}x": ""}, labels={f"l{number}": filler}
         )
         for number in range(999)
     ]
@@ -408,3 +409,18 @@ def test_a_batch_with_few_long_commands_shows_as_much_as_each_alone() -> None:
     details = audit_details.of_jobs([JobSpec(command=long, env={str(n): ""}) for n in range(500)], None, None)
     assert details["commands"] == [long] * 500
     assert len(details["specs"]) == 500
+
+
+@pytest.mark.parametrize(("path", "body"), [(PATH, {"jobs": [JOB] * 3}), ("/api/jobs", JOB)])
+async def test_a_body_is_parsed_once(site: Site, monkeypatch: pytest.MonkeyPatch, path: str, body: Any) -> None:
+    """With an Idempotency-Key too, whose digest is of the parsed body."""
+    parsed = []
+    real = json_codec.loads
+
+    def loads(content: bytes) -> Any:
+        parsed.append(content)
+        return real(content)
+
+    monkeypatch.setattr(json_codec, "loads", loads)
+    answer = await site.ask("POST", path, json=body, headers={"Idempotency-Key": "k"})
+    assert (answer.status, len(parsed)) == (202, 1)
