@@ -40,7 +40,7 @@ def main() -> None:
         print(table.as_json(facts, lines))
     else:
         print(", ".join(f"{name}: {fact}" for name, fact in facts.items()), end="\n\n")
-        print(table.text(lines))
+        print(table.markdown(lines, names) if options.markdown else table.text(lines))
     failed = {outcome.figure.name: outcome.failed for outcome in outcomes if outcome.failed}
     if failed:
         sys.exit("failed: " + "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--install-peers", type=Path, metavar="DIR", help="install the peers into DIR by apt-get and pip, and end"
     )
+    parser.add_argument("--markdown", action="store_true", help="print what has a goal, as the documentation has it")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -111,8 +111,7 @@ def text(table: Iterable[Line]) -> str:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    measure, goal = line.measure, line.goal
-    suffix = {"share": "", "times": " ×", "value": f" {measure.unit}"}[goal.of] if goal else ""
+    measure = line.measure
     return (
         line.figure,
         f"{measure.label}, {measure.unit}",
@@ -121,10 +120,16 @@ def _cells(line: Line) -> tuple[str, ...]:
         _spread_cell(line.limit, measure),
         "" if line.of_limit is None else f"{line.of_limit:.2f}",
         "" if line.to_before is None else f"{line.to_before:.2f}",
-        f"{goal.reach:g}{suffix}" if goal else "",
-        f"{goal.aim:g}{suffix}" if goal else "",
+        *_goal_cells(line),
         line.reached,
     )
+
+
+def _goal_cells(line: Line) -> tuple[str, str]:
+    if line.goal is None:
+        return "", ""
+    suffix = {"share": "", "times": " ×", "value": f" {line.measure.unit}"}[line.goal.of]
+    return f"{line.goal.reach:g}{suffix}", f"{line.goal.aim:g}{suffix}"
 
 
 def _spread_cell(values: Spread | None, measure: Measure) -> str:
@@ -132,6 +137,57 @@ def _spread_cell(values: Spread | None, measure: Measure) -> str:
         return ""
     median, lowest, highest = (f"{value:,.{measure.digits}f}" for value in values)
     return f"{median} ({lowest} to {highest})"
+
+
+def markdown(table: Sequence[Line], names: Sequence[str]) -> str:
+    """Return what has a goal as a table for the documentation, and below it the peers, if there are any."""
+    parts = [_markdown_table(rows) for rows in (_rows_of_goals(table, names), _rows_of_peers(table, names))]
+    return "\n\n".join(filter(None, parts))
+
+
+def _rows_of_goals(table: Sequence[Line], names: Sequence[str]) -> list[Sequence[str]]:
+    """Return a row for each measure that has a goal: its value in each version, the oldest first."""
+    goals = [line for line in table if line.goal]
+    rows: list[Sequence[str]] = [("Figure", *reversed(names), "Reach", "Aim", "Reached")]
+    for line in goals:
+        if line.contender == names[0]:
+            by_version = {other.contender: other for other in goals if other[:2] == line[:2]}
+            values = [_summary(by_version.get(name)) for name in reversed(names)]
+            rows.append((f"{line.figure}: {line.measure.label}", *values, *_goal_cells(line), line.reached))
+    return rows
+
+
+def _rows_of_peers(table: Sequence[Line], names: Sequence[str]) -> list[Sequence[str]]:
+    """Return a row for each contender of the figures that have peers, with all of its measures."""
+    figures = {line.figure for line in table if line.contender not in names}
+    compared = [line for line in table if line.figure in figures]
+    measures = list(dict.fromkeys(line.measure for line in compared))
+    rows: list[Sequence[str]] = [("", *(f"{measure.label}, {measure.unit}" for measure in measures))]
+    for contender in dict.fromkeys(line.contender for line in compared):
+        own = {line.measure: line for line in compared if line.contender == contender}
+        cells = {measure: line.note or _spread_cell(line.value, measure) for measure, line in own.items()}
+        rows.append((contender, *(cells.get(measure, "") for measure in measures)))
+    return rows
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    if len(rows) == 1:
+        return ""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join((head, "|" + "---|" * len(rows[0]), *body))
+
+
+def _summary(line: Line | None) -> str:
+    """Return what is compared with the goal, and the values behind it."""
+    if line is None or line.value is None:
+        return line.note if line else ""
+    value = f"{line.value.median:,.{line.measure.digits}f}"
+    if line.goal is None or line.goal.of == "value" or line.limit is None or line.of_limit is None:
+        return f"{value} {line.measure.unit}"
+    limit = f"{line.limit.median:,.{line.measure.digits}f} {line.measure.unit}"
+    if line.goal.of == "times":
+        return f"{line.value.median / line.limit.median:.2f} × ({value}, limit {limit})"
+    return f"{line.of_limit:.2f} ({value}, limit {limit})"
 
 
 def as_json(machine: Mapping[str, str], table: Iterable[Line]) -> str:

@@ -169,3 +169,10 @@ def test_the_table_compares_with_the_limit_the_earlier_version_and_the_goals() -
     head, *lines = table.text(found.values()).splitlines()
     assert all(column in head for column in ("contender", "limit", "of limit", "to before", "reach", "aim"))
     assert [line for line in lines if "not installed" in line and "peer" in line]
+    goals, peers = table.markdown([*found.values()], ["shellrunner", "before"]).split("\n\n")
+    assert goals.replace(",000,000", "e6").splitlines()[2:] == [
+        "| the probe: CPU | 0.25 (4e6, limit 1e6 µs) | 0.50 (2e6, limit 1e6 µs) | 0.4 | 0.6 | reach |",
+        "| the probe: rate | 50 MB/s | 200 MB/s | 100 MB/s | 200 MB/s | aim |",
+        "| the probe: wait |  | 2.00 × (2,000, limit 1,000 ms) | 1.8 × | 1.3 × | no |",
+    ]
+    assert peers.splitlines()[-1] == "| peer | not installed |  |  |"
