@@ -85,14 +85,15 @@ def authenticate_peer(request: web.Request, *, is_forwarded: bool) -> Identity:
     """
     authenticator, peer = request.app[AUTHENTICATOR], connection_peer(request)
     uid = None if is_forwarded or peer is None else peer.uid()
-    if uid is not None:
-        request[_NAME] = f"uid:{uid}"
     try:
         identity = authenticator.authenticate_uid(uid, on_unix_socket=peer is not None and peer.is_unix)
     except NotThisUser:
+        if uid is not None:
+            request[_NAME] = f"uid:{uid}"
         if authenticator.needs_token:
             raise TokenNeeded from None
         raise
+    request[_NAME] = identity.name
     if not authenticator.is_still_valid(identity):
         raise TokenNeeded  # the first token was added while the body arrived
     return identity
@@ -110,7 +111,6 @@ def authorize(request: web.Request, identity: Identity, access: Access) -> None:
     Raises:
         InsufficientScope: it has not.
     """
-    request[_NAME] = identity.name
     for scope in REQUIRED_SCOPES.get(access, ()):
         if scope not in identity.scopes:
             raise InsufficientScope(scope)

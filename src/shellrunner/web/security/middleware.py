@@ -74,6 +74,8 @@ class _RequestCheck:
     def __init__(self, request: web.Request, policy: RoutePolicy, origins: OriginPolicy, audit: Audit) -> None:
         self._request, self._policy, self._origins, self._audit = request, policy, origins, audit
         self._is_accepted = False
+        is_change = request.method not in _SAFE_METHODS
+        self._is_audited = policy.access not in _OPEN and (is_change or audit.settings.reads)
 
     async def run(self, handler: Handler) -> web.StreamResponse:
         """Check the request and handle it, or build the problem response to whatever goes wrong."""
@@ -97,7 +99,7 @@ class _RequestCheck:
 
     async def _handle(self, handler: Handler) -> web.StreamResponse:
         response = await handler(self._request)
-        if audit_log.is_missing(self._request):
+        if self._is_audited and audit_log.is_missing(self._request):
             raise RuntimeError(f"{handler} has changed something without an audit line")
         return response
 
@@ -106,7 +108,8 @@ class _RequestCheck:
         if hdrs.TRANSFER_ENCODING in self._request.headers:
             # aiohttp (3.14.5) takes the last trailer behind a chunked body for a header of the next request.
             response.force_close()
-        self._audit.log_result(self._request, response)
+        if self._is_audited:
+            self._audit.log_result(self._request, response)
 
     async def _check(self) -> web.Response | None:
         """Make all checks, in this order; return the response to a preflight request, and None for any other."""
@@ -126,11 +129,12 @@ class _RequestCheck:
                 return preflight
             passed = passed or _remember_headers(request)
             await self._authenticate(is_forwarded=passed.is_forwarded)
-        if request.rel_url.raw_query_string and access is not Access.PUBLIC:
+        if "?" in request.raw_path and access is not Access.PUBLIC:
             _check_query(request, self._policy)
         _check_accept(request, self._policy)
         if access not in _OPEN:
-            await self._begin_audit()
+            if self._is_audited:
+                await self._begin_audit()
             connection_identity(request).raise_if_revoked()  # the body, or the audit log, may have taken its time
         return None
 
@@ -145,10 +149,8 @@ class _RequestCheck:
         return self._origins.preflight_response(self._request, _allowed_methods(self._request))
 
     async def _begin_audit(self) -> None:
-        is_change = self._request.method not in _SAFE_METHODS
-        if is_change or self._audit.settings.reads:
-            self._audit.begin(self._request, identity_of(self._request), self._origins)
-        if not is_change and self._audit.settings.reads:
+        self._audit.begin(self._request, identity_of(self._request), self._origins)
+        if self._request.method in _SAFE_METHODS:
             await self._audit.log_read(self._request)
 
     async def _authenticate(self, *, is_forwarded: bool) -> None:

@@ -27,7 +27,8 @@ class LoopReader:
             sqlite3.Error, MemoryError: SQLite failed, or would have had to wait.
         """
         db = self._db
-        roll_back(db)  # a transaction that could not be ended sees an earlier state
+        if db.in_transaction:  # one that could not be ended sees an earlier state
+            roll_back(db)
         db.execute("BEGIN")
         try:
             return unit(db)
