@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 from shellrunner.errors import NoResultYet, ResultGone
 from shellrunner.model import Done, End, Job, Stream, Volume
 from shellrunner.store import History, Output, Results
-from shellrunner.store.output import Gap
 from shellrunner.store.output.present import PresentBytes, without
 from shellrunner.wire import documents, serialize, text
 from shellrunner.wire.text import Excerpt
@@ -65,7 +64,7 @@ async def document(store: Results, attempt: EndedAttempt, max_bytes: int) -> doc
         NoSuchJob, ResultGone: deleted meanwhile.
     """
     output = await store.output(attempt.job.id, attempt.number)
-    return await _document(attempt, output, max_bytes, await output.gaps(thorough=True))
+    return await _document(attempt, output, max_bytes, thorough=True)
 
 
 class ListedDocument(NamedTuple):
@@ -90,7 +89,7 @@ async def listed_documents(store: History, attempts: Sequence[EndedAttempt]) -> 
             if output is None:
                 yield ListedDocument(None, is_final=False)
             else:
-                listed = await _document(attempt, output, MAX_LISTED_BYTES, await output.gaps())
+                listed = await _document(attempt, output, MAX_LISTED_BYTES, thorough=False)
                 yield ListedDocument(listed, is_final=not output.has_files)
 
 
@@ -108,8 +107,12 @@ def _batches(attempts: Sequence[EndedAttempt]) -> Iterator[list[EndedAttempt]]:
         yield batch
 
 
-async def _document(attempt: EndedAttempt, output: Output, max_bytes: int, gaps: Sequence[Gap]) -> documents.Result:
+async def _document(attempt: EndedAttempt, output: Output, max_bytes: int, *, thorough: bool) -> documents.Result:
     charset = attempt.job.spec.encoding
+    if (both := output.read_both(max_bytes)) is not None:
+        stdout, stderr = (text.decode(data, charset) for data in both)
+        return serialize.result(*attempt, stdout=stdout, stderr=stderr)
+    gaps = await output.gaps(thorough=thorough)
     stdout, stderr = [await _excerpt(PresentBytes(output, gaps, stream), charset, max_bytes) for stream in Stream]
     present = attempt._replace(volume=without(attempt.volume, gaps))
     return serialize.result(*present, stdout=stdout, stderr=stderr)

@@ -58,6 +58,7 @@ async def is_all_of(output: Output, written: Pieces) -> None:
         assert extent.offset == counts[number]
         counts[number] += len(extent.data)
     assert counts == [len(own[0]), len(own[1])]
+    assert output.read_both(1 << 40) in (None, tuple(own))
     chance = random.Random(1)
     for number, stream in enumerate(STREAMS):
         got = b""
@@ -97,6 +98,30 @@ SHAPES = {
     "more of both": pieces(4, 2500, 400),
     "one stream far ahead of the other": [(1, b"a"), *[(0, bytes([n % 251]) * 9000) for n in range(300)], (1, b"b")],
 }
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("shape", ["nothing", "one byte", "fits the slot", "fills the slot to the byte"])
+async def test_both_streams_of_an_output_in_its_row_are_read_at_once(tmp_path: Path, shape: str) -> None:
+    """As a whole if neither has more bytes than wanted, and not if the row was damaged."""
+    own = tuple(b"".join(data for stream, data in SHAPES[shape] if stream == number) for number in range(2))
+    longest = max(map(len, own))
+    async with opened(tmp_path) as store:
+        claim = await running(store)
+        with SimulatedKeeper(tmp_path) as keeper:
+            store_all(keeper.begin(claim.job_id, "t"), SHAPES[shape])
+            assert (await store.output(claim.job_id)).read_both(longest) is None, "it may still grow"
+            done = await finished(store, keeper, claim.job_id, "t")
+        assert (done.read_both(longest), done.read_both(longest - 1)) == (own, None)
+        for damage in (
+            "entries = substr(entries, 33)",
+            "entries = CAST(zeroblob(64) || entries AS BLOB)",
+            "data = substr(data, 2)",
+        ):
+            with sqlite3.connect(tmp_path / "history.db") as db:
+                db.execute(f"UPDATE outputs SET {damage}")
+            assert (await store.output(claim.job_id)).read_both(longest) in (None, own)
+        assert (await store.output(claim.job_id)).read_both(longest) == (None if SHAPES[shape] else own)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

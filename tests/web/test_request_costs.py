@@ -118,6 +118,17 @@ async def test_the_removal_of_a_service_worker_is_not_skipped(site: Site) -> Non
             assert await get("/nowhere", "Service-Worker: script") == 200
 
 
+async def test_a_result_in_its_row_is_read_in_one_walk(site: Site) -> None:
+    """Output in the history itself is neither surveyed nor read stream by stream, and no file is looked for."""
+    job = await site.done(b"out\n", b"err\n")
+    async with connected(site.port) as get:
+        with called() as counts:
+            assert await get(f"/api/results/{job}") == 200
+    other_ways = ("survey", "gaps", "read_stream", "_open_first", "_find_runs")
+    assert {name: counts[name] for name in other_ways} == dict.fromkeys(other_ways, 0)
+    assert counts["read_both"]
+
+
 async def test_the_system_calls_of_a_get(service: Service, tmp_path: Path) -> None:
     """One to receive it, one to respond, two locks of SQLite's for each read, one for the client's presence.
 

@@ -76,6 +76,12 @@ class Output(Protocol):
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         """Read at most `limit` bytes of one stream, starting at its own `offset`; empty only at its end."""
 
+    def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
+        """Return all of stdout and of stderr, if that takes neither waiting nor a look at what is missing; else None.
+
+        So it is for an ended attempt without files of which each stream has at most `limit` bytes: nearly all are so.
+        """
+
     async def offset_of(self, stream: Stream, position: int) -> int:
         """Return how many bytes of `stream` precede `position`, which is at most `volume.stored`."""
 

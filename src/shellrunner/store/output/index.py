@@ -175,6 +175,16 @@ def read_stream(output: IndexedOutput, stream: int, offset: int, limit: int) -> 
     return b"".join(parts)
 
 
+def read_both(output: IndexedOutput) -> tuple[bytes, bytes] | None:
+    """Return all of stdout and of stderr; None if that is not as many bytes as the volume says."""
+    pieces: tuple[list[bytes], list[bytes]] = ([], [])
+    for entry, end in output.walk(output.first):
+        pieces[entry.stream].append(output.data(entry.position, end - entry.position))
+    stdout, stderr = map(b"".join, pieces)
+    is_all = (len(stdout), len(stderr)) == (output.volume.stdout_bytes, output.volume.stderr_bytes)
+    return (stdout, stderr) if is_all else None
+
+
 def offset_of(output: IndexedOutput, stream: int, position: int) -> int:
     """Return how many bytes of one stream precede `position`."""
     entry = output.entry(output.find(lambda entry: entry.position, position))

@@ -70,6 +70,9 @@ class JoinedAttempts:
             for extent in found
         ]
 
+    def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
+        return None
+
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         stored = _stored_of(stream)
         number = bisect_right(self._before, offset, key=stored)

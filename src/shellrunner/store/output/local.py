@@ -115,6 +115,11 @@ class _RowSource:
         check = self._thorough_survey if thorough and self.has_files else partial(self._read, _quick_survey)
         return await _run(check, spilled=self.has_files)
 
+    def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
+        if self.has_files or max(self.volume.stdout_bytes, self.volume.stderr_bytes) > limit:
+            return None
+        return self._read(segments.read_both)
+
     def _thorough_survey(self) -> Survey:
         with Spill(*self._files) as spill:
             signature = spill.signature(), self.volume
@@ -123,6 +128,8 @@ class _RowSource:
 
     def _read(self, read: Read[T]) -> T:
         count = len(self._head.index) // ENTRY_SIZE
+        if not self.has_files:
+            return read(IndexedOutput(_RowHead(self._head), _NO_FILES, count, self.volume))
         with Spill(*self._files) as spill:
             if count == INDEX_CAPACITY:
                 count += spill.entries()
@@ -154,6 +161,9 @@ class _SlotSource:
             # The row has the same bytes; how many of them there were at the time of the snapshot, only we know.
             recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)
             return await _RowSource(self._state_dir, self._record.job, self._owner.attempt, recorded).apply(read)
+
+    def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
+        return None  # it may be reused meanwhile
 
     async def survey(self, *, thorough: bool) -> Survey:
         return await self.apply(partial(segments.survey, thorough=thorough))
@@ -204,6 +214,22 @@ class _RowHead:
 
     def size(self) -> int:
         return min(DATA_CAPACITY, len(self.head.data))
+
+
+class _NoFiles:
+    """The tail of an output that ends before it."""
+
+    def index(self, number: int, count: int) -> bytes:
+        return b""
+
+    def data(self, position: int, limit: int) -> bytes:
+        return b""
+
+    def extents(self) -> list[tuple[int, int]]:
+        return []
+
+
+_NO_FILES: Final = _NoFiles()
 
 
 def _quick_survey(output: IndexedOutput) -> Survey:

@@ -47,6 +47,9 @@ class ByteSource(Protocol):
     async def survey(self, *, thorough: bool) -> Sequence[Segment] | None:
         """Return the parts that are there; None: everything, just as the index says. See `Output.gaps`."""
 
+    def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
+        """Return both streams; None: not at once. See `Output.read_both`."""
+
     @property
     def has_files(self) -> bool:
         """Whether a part of it is in spill files."""
@@ -103,6 +106,9 @@ class OutputSnapshot:
         if known is not None:
             return await self._source.apply(lambda output: segments.read(output, known, position, limit))
         return await self._source.apply(lambda output: index.read(output, position, limit))
+
+    def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
+        return self._source.read_both(limit)
 
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         number, known = STREAMS.index(stream), self._segments

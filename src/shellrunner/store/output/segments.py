@@ -47,6 +47,11 @@ def survey(output: IndexedOutput, *, thorough: bool) -> Sequence[Segment] | None
     return None if uses_all and not gaps(found, output.volume) else found
 
 
+def read_both(output: IndexedOutput) -> tuple[bytes, bytes] | None:
+    """Return all of stdout and of stderr, if everything is there just as the index says; else None."""
+    return index.read_both(output) if _seems_whole(output, output.data_extents()) else None
+
+
 def gaps(segments: Sequence[Segment] | None, volume: Volume) -> list[Gap]:
     """Return what is missing between the segments and at the end."""
     if segments is None:
