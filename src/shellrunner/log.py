@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
-from json import JSONEncoder, encoder
+from json import JSONEncoder
 from json.encoder import encode_basestring as _text
 from typing import Any, Final
+
+from pydantic_core import PydanticSerializationError, to_json
 
 from shellrunner import control_characters
 from shellrunner.clock import format_rfc3339, now_ms
@@ -45,17 +47,11 @@ _MAX_REPEATED: Final = 1000  # different ones that are remembered
 _OWN_LOGGERS: Final = "shellrunner"
 
 
-def _object_encoder() -> Callable[[Mapping[str, Any]], str]:
-    """Return a function that encodes an object as JSON."""
-    make = getattr(encoder, "c_make_encoder", None)  # CPython's own
-    if make is None:
-        return JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
-    # JSONEncoder makes this for each call: that, and walking over the details in Python, was half of a line.
-    encode = make(None, str, _text, None, ":", ",", False, False, True)
-    return lambda details: "".join(encode(details, 0))
-
-
-_encode = _object_encoder()
+def _encode(details: Mapping[str, Any]) -> str:
+    try:
+        return to_json(details, fallback=str, inf_nan_mode="constants").decode()
+    except PydanticSerializationError:  # a lone surrogate, for example
+        return JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode(details)
 
 
 def configure(level: str, fd: int = STDERR) -> None:
