@@ -16,6 +16,7 @@ from shellrunner.wire.text import Excerpt
 MAX_BYTES: Final = 1 << 20  # of each stream in a result; longer output is cut
 MAX_LISTED_BYTES: Final = 1 << 12  # likewise, in lists and callbacks
 _MAX_BATCH_BYTES: Final = 1 << 20  # of output that is read from the history at once
+_NO_OUTPUT: Final = Excerpt("", truncated=False)
 
 
 class EndedAttempt(NamedTuple):
@@ -63,6 +64,8 @@ async def document(store: Results, attempt: EndedAttempt, max_bytes: int) -> doc
     Raises:
         NoSuchJob, ResultGone: deleted meanwhile.
     """
+    if attempt.volume.stored == 0:  # nothing to read, and nothing that may be missing
+        return serialize.result(*attempt, stdout=_NO_OUTPUT, stderr=_NO_OUTPUT)
     output = await store.output(attempt.job.id, attempt.number)
     return await _document(attempt, output, max_bytes, thorough=True)
 

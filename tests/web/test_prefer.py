@@ -267,7 +267,10 @@ async def test_result_deleted_before_it_is_sent(site: Site, monkeypatch: pytest.
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         posted = tasks.create_task(post(site, "wait=60"))
         await waited_for(site)
-        await site.store.request_cancel(1)
+        runner = site.simulated_runner()
+        await runner.claim()
+        runner.write(b"output")
+        await runner.finish()
     assert (posted.result().status, posted.result().json["done"]) == (202, True)
 
 
