@@ -15,7 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shellrunner.config import JobDefaults
 from shellrunner.keeper.slot import PAGE_SIZE, SlotReader
+from shellrunner.model import Claim, JobSpec
+from shellrunner.supervisor.start_message import build_start_message
+from shellrunner.supervisor.users import UserAccount
 from tests.support.keepers import ForkServer, Talk, kept, record_of, start
 from tests.support.measurement import FORK_SERVER, IS_MEASURED
 from tests.support.processes import children
@@ -71,8 +75,8 @@ async def test_system_calls_of_an_empty_job(keeping: tuple[Talk, SlotReader], tm
             jobs[-1][name] += 1
     assert len(jobs) == _JOBS
     # The quickest: a job that takes longer shows its pid, and one whose pipes end before it wakes the keeper twice.
-    least = min(jobs, key=Counter.total)
-    assert {name: least[name] for name in _OWN_CALLS} == _OWN_CALLS
+    least = min(jobs[:-1], key=Counter.total)  # the last one's next poll may be missing
+    assert {name: least[name] for name, most in _OWN_CALLS.items() if least[name] > most} == {}
     assert sum(count for name, count in least.items() if name not in _OWN_CALLS) <= _MAX_OTHER_CALLS, least
 
 
@@ -181,3 +185,10 @@ def _state(factory: pytest.TempPathFactory) -> Path:
     state = factory.mktemp("state")
     (state / "slots").mkdir()
     return state
+
+
+def test_members_of_the_start_of_a_plain_job() -> None:
+    """Members that have their default are not in the message: it is encoded and decoded with every job."""
+    claim = Claim(1, "t", 1, JobSpec(command="true"), 1000)
+    message = build_start_message(claim, JobDefaults(), UserAccount(None, {}, "/"))
+    assert sorted(message) == ["argv", "attempt", "cwd", "do", "env", "grace", "job", "output_bytes", "token"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shellrunner.keeper.protocol import Message
+from shellrunner.keeper.protocol import PROTOCOL, Message
 from shellrunner.supervisor import supervisor
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 from tests.faults.failing_calls import Scenario, failing_fork_servers, world
@@ -55,7 +55,7 @@ def test_c9_a_start_that_is_not_carried_out_is_answered(fork_server: ForkServer)
     start(keeper, 2, "true")
     start(keeper, 1, "sleep 0.3")
     assert keeper.receive() == {"say": "refused", "job": 2, "token": "t"}
-    assert (keeper.receive()["job"], keeper.hello["protocol"]) == (1, 4)
+    assert (keeper.receive()["job"], keeper.hello["protocol"]) == (1, PROTOCOL)
     start(keeper, 3, "sleep 0.6 &", leave_children=True)
     assert keeper.receive()["retiring"]
     start(keeper, 4, "true")

@@ -29,7 +29,7 @@ keeper sends in its `hello`; a server must understand every version that was eve
 (the keeper's own) or {"uid", "gid", "groups"}; `kill_only`: the command is ended by KILL, without TERM and grace, for
 whatever cause; `sandbox` is null or the profile's name, the path of bubblewrap, its arguments for the profile, and
 its seccomp program in base64, which may be empty: {"profile", "bwrap", "arguments", "system_calls"}. Defaults: 1,
-false, null.
+false, null; since protocol 5 a member with one of the last two is left out.
 
 `cancel`: with `kill_only` the command is ended so even if its `start` did not say so.
 
@@ -52,7 +52,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-PROTOCOL = 4
+PROTOCOL = 5
 CONTROLS_SINCE = 2  # the first protocol version with signals and input
 TREE_SIGNALS_SINCE = 4  # the first one with signals to the whole tree
 MAX_FRAME = 1 << 26  # bytes; a `start` with its stdin, argv and env is far smaller

@@ -59,7 +59,7 @@ class RunningCommand:
         self._ended_wall = 0
         self._stdin = command.stdin
         self._kill_only = bool(message.get("kill_only"))
-        timeout = message["timeout"]
+        timeout = message.get("timeout")
         self._timeout_at = math.inf if timeout is None else command.clock + timeout
         self._settled_at = math.inf  # when what is left may be terminated, or let go; moves with each output …
         self._settle_by = math.inf  # … up to here
@@ -73,7 +73,7 @@ class RunningCommand:
     @property
     def leaves_children(self) -> bool:
         """Whether its children may outlive it."""
-        return bool(self.message["leave_children"]) and not self.cause
+        return bool(self.message.get("leave_children")) and not self.cause
 
     @property
     def exit_is_known(self) -> bool:
@@ -281,9 +281,9 @@ class RunningCommand:
             "ending": self.cause or (ReportedEnding.OUTPUT_LIMIT if over_limit else natural),
             "wall": self._ended_wall,
             "started": self.command.wall,
-            "duration": round((self.ended_at or 0.0) - self.command.clock, 6),
-            "cpu_user": round(usage.ru_utime, 6),
-            "cpu_system": round(usage.ru_stime, 6),
+            "duration": _to_microseconds((self.ended_at or 0.0) - self.command.clock),
+            "cpu_user": _to_microseconds(usage.ru_utime),
+            "cpu_system": _to_microseconds(usage.ru_stime),
             # Until exec, the child is a copy of the keeper, so a peak below our own is the keeper's.
             "max_rss_bytes": peak and peak * 1024,
             **(self._leftovers.members() if self._leftovers else {}),
@@ -297,3 +297,8 @@ class RunningCommand:
         with suppress(OSError):
             return os.waitid(os.P_PID, self.command.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         return False
+
+
+def _to_microseconds(seconds: float) -> float:
+    """Return the seconds, not negative, with at most six digits after the point; `round` takes tenfold the time."""
+    return int(seconds * 1e6 + 0.5) / 1e6

@@ -72,7 +72,7 @@ class Stdio:
             self.stdin.chown(uid)
 
     def _open_terminal(self, message: dict[str, Any]) -> None:
-        text = (message["stdin"] or "").encode()
+        text = (message.get("stdin") or "").encode()
         self.stdin = terminal = Pty(message["tty"], text, is_open=message.get("stream", False))
         self.pipes = [terminal.master]
         terminal.become_controlling()
@@ -80,7 +80,7 @@ class Stdio:
 
     def _open_output_pipes(self, message: dict[str, Any]) -> None:
         # Pipes, never files: a file opened again through /dev/stderr is written from offset 0, over its content.
-        for _ in range(1 if message["merge_stderr"] else 2):
+        for _ in range(1 if message.get("merge_stderr") else 2):
             reading, writing = os.pipe()
             self.pipes.append(reading)
             self._child_ends.append(writing)
@@ -95,8 +95,8 @@ class Stdio:
             self._child_ends.append(reading)
             self.stdin = StdinBuffer(writing, is_open=True)
             os.set_blocking(writing, False)
-        elif message["stdin"]:
-            self._child_ends.append(_memory_file(message["stdin"].encode()))
+        elif text := message.get("stdin"):
+            self._child_ends.append(_memory_file(text.encode()))
         else:
             return  # the command inherits the keeper's own: /dev/null
         self.actions.append((os.POSIX_SPAWN_DUP2, self._child_ends[-1], 0))

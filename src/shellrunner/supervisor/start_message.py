@@ -33,7 +33,7 @@ def build_start_message(
     """
     spec = claim.spec
     leave = spec.leave_children
-    return {
+    message = {
         "do": "start",
         "job": claim.job_id,
         "token": claim.token,
@@ -59,8 +59,10 @@ def build_start_message(
         "output_bytes": spec.limits.output_bytes or jobs.output_bytes,
         "limits": _limits(spec.limits, jobs),
         "user": account.user,
-        **({"sandbox": sandbox} if sandbox else {}),
+        "sandbox": sandbox,
     }
+    # Most have a default, which both sides would encode and decode with every job.
+    return {name: value for name, value in message.items() if value is not None and value is not False}
 
 
 def _terminal_environment(spec: JobSpec, account: UserAccount) -> dict[str, str]:
