@@ -11,7 +11,8 @@ from shellrunner.config import Settings
 from shellrunner.model.filters import FILTERS, Comparison, FilterInfo, Filters
 from shellrunner.store.pagination import SortKey
 from shellrunner.store.query import index_scans
-from shellrunner.web import ROUTES, openapi
+from shellrunner.web import ROUTES
+from shellrunner.web.openapi import document
 from shellrunner.web.security.middleware import REPEATABLE_PARAMETERS
 
 ROUTES_PAGE = (Path(__file__).parent.parent / "docs/reference/routes.md").read_text()
@@ -46,7 +47,7 @@ def test_a_filter_becomes_a_condition(field: str) -> None:
 @pytest.fixture(scope="module")
 def described() -> dict[str, dict[str, dict[str, Any]]]:
     """Return the query parameters of each list in the OpenAPI document, by name."""
-    paths = openapi.build(ROUTES, Settings(), [])["paths"]
+    paths = document.build(ROUTES, Settings(), [])["paths"]
     return {path: {each["name"]: each for each in paths[path]["get"]["parameters"]} for path in LISTS}
 
 

@@ -1,5 +1,6 @@
 """The wire: output to events and back, wherever it is cut; JSON, charsets, excerpts."""
 
+import codecs
 import encodings
 import json
 import sys
@@ -235,6 +236,7 @@ def test_labels_are_known(charset: str) -> None:
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 def test_charsets_are_asked_for_by_any_name(charset: str) -> None:
     """A charset is accepted by Python's name and by its label, in any case and with either dash."""
+    assert codecs.lookup(charset).name == charset
     for name in (charset, text.label(charset)):
         for spelled in (name, name.upper(), name.replace("-", "_")):
             assert JobSpec(command="true", encoding=spelled).encoding == charset

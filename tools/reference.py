@@ -34,9 +34,10 @@ from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.model import State
 from shellrunner.model.endings import ENDINGS, Ending
 from shellrunner.store import HistorySize, QueueOverview, QueueState
-from shellrunner.web import ROUTES, openapi
+from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
+from shellrunner.web.openapi.document import build
 from shellrunner.web.security.authentication import REQUIRED_SCOPES
 
 REFERENCE: Final = Path(__file__).parent.parent / "docs/reference"
@@ -119,7 +120,7 @@ def document() -> Schema:
         callbacks={"hosts": ["ci.example.org"], "secret": secret},
         profiles={"untrusted": {}},
     )
-    return openapi.build(ROUTES, configured, [each.name for each in signal.Signals])
+    return build(ROUTES, configured, [each.name for each in signal.Signals])
 
 
 def routes() -> str:

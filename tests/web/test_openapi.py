@@ -10,15 +10,15 @@ import pytest
 from shellrunner.config import load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.model import JobSpec
-from shellrunner.web import ROUTES, Route, openapi
+from shellrunner.web import ROUTES, Route
 from shellrunner.web.app_keys import SETTINGS
 from shellrunner.web.http.problems import STATUSES
-from shellrunner.web.openapi import descriptions, examples, parameter_objects, response_objects
+from shellrunner.web.openapi import descriptions, document, examples, parameter_objects, response_objects
 from shellrunner.web.openapi.links import LINKS
 from tests.support.site import Site
 
 SIGNALS = ("SIGHUP", "SIGTERM")
-DOCUMENT = openapi.build(ROUTES, load(), SIGNALS)
+DOCUMENT = document.build(ROUTES, load(), SIGNALS)
 OPERATIONS = {
     (verb, path): about
     for path, verbs in DOCUMENT["paths"].items()
@@ -202,7 +202,7 @@ def test_examples_are_right(name: str, value: Any) -> None:
 async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str, Any]) -> None:
     """The schema rejects exactly what the service rejects."""
     answer = await site.ask("POST", "/api/jobs", json=job)
-    schema = openapi.build(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
+    schema = document.build(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
     check = jsonschema_rs.Draft202012Validator(
         {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": schema}}, validate_formats=True
     )
@@ -229,7 +229,7 @@ async def test_config_is_in_it() -> None:
         jobs={"memory_bytes": 1 << 20},
         callbacks={"hosts": ["example.org"], "secret": secret},
     )
-    shapes = openapi.build(ROUTES, settings, SIGNALS)["components"]["schemas"]
+    shapes = document.build(ROUTES, settings, SIGNALS)["components"]["schemas"]
     assert shapes["JobSpec"]["properties"]["queue"]["anyOf"][0]["enum"] == ["default", "slow"]
     assert shapes["JobSpec"]["properties"]["profile"]["anyOf"][0]["enum"] == ["untrusted"]
     assert DOCUMENT["components"]["schemas"]["JobSpec"]["properties"]["profile"]["type"] == "null"

@@ -4,26 +4,25 @@ Loaded by the command line at start, and again at SIGHUP. Must not know who uses
 Precedence, highest first: command line, environment (`SHELLRUNNER_SECTION__KEY`), file, default.
 """
 
-import json
 import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
-from shellrunner.config import error_messages, secret_files
+from shellrunner.config import environment, error_messages, secret_files
 from shellrunner.config.auth import AuthSettings, Rule, Token
-from shellrunner.config.error_messages import DELIMITER, PREFIX
 from shellrunner.config.jobs import GIB, JobDefaults, service_user
 from shellrunner.config.profiles import Profile
 from shellrunner.config.secret_files import check_rereadable
@@ -199,20 +198,12 @@ class AuditSettings(Section):
     )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, resolved: no default is computed anywhere else."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        env_prefix=PREFIX,
-        env_nested_delimiter=DELIMITER,
-        env_nested_max_split=1,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    document: ClassVar[dict[str, Any]] = {}  # the parsed file
-    file: ClassVar[Path | None] = None
+    _file: Path | None = PrivateAttr(None)
 
     server: ServerSettings = Field(default_factory=dict, validate_default=True)
     auth: AuthSettings = Field(default_factory=dict, validate_default=True)
@@ -227,29 +218,14 @@ class Settings(BaseSettings):
     log: LogSettings = Field(default_factory=dict, validate_default=True)
     audit: AuditSettings = Field(default_factory=dict, validate_default=True)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources, highest precedence first.
+    @property
+    def file(self) -> Path | None:
+        """The file that they were read from."""
+        return self._file
 
-        No .env file and no secrets directory: only files that were named are read.
-        """
-        return init_settings, _Environment(settings_cls), InitSettingsSource(settings_cls, cls.document)
-
-
-class _Environment(EnvSettingsSource):
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Parse JSON; return anything else unchanged, so that validation rejects it with its key."""
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+    def model_post_init(self, context: Any, /) -> None:
+        """Take the file from the context of `load`."""
+        self._file = context
 
 
 def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
@@ -262,14 +238,12 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     """
     text = error_messages.read(path) if path else ""
 
-    class FromFile(Settings):
-        document = tomllib.loads(text)
-        file = path
-
-    sources = error_messages.ConfigSources(overrides, _Environment(Settings)(), path, text)
+    document, overrides = tomllib.loads(text), {section: table for section, table in overrides.items() if table}
+    sources = error_messages.ConfigSources(overrides, environment.read(Settings), path, text)
     errors = list(error_messages.find_unknown_variables(Settings))
     try:
-        settings = FromFile(**overrides)  # type: ignore[arg-type]  # the sections are made from these
+        tables = environment.merge(document, sources.environment, overrides)
+        settings = Settings.model_validate(tables, context=path)
     except ValidationError as error:
         errors += [error_messages.format_problem(problem, sources, Settings) for problem in error.errors()]
     else:
@@ -281,7 +255,7 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
             errors += [error_messages.format_error(key, sources, reason) for key, reason in _conflicts(settings)]
         except ConfigError as error:
             errors.append(error.detail)
-    if path and (secrets := [what for key, what in _SECRETS.items() if _is_set(FromFile.document, key)]):
+    if path and (secrets := [what for key, what in _SECRETS.items() if _is_set(document, key)]):
         errors += secret_files.check_private(path, " and ".join(secrets))
     elif path:
         errors += secret_files.check_writers(path)

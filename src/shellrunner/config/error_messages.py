@@ -4,7 +4,6 @@ Used by `config.load`. Must not know what the settings mean.
 """
 
 import codecs
-import difflib
 import os
 import re
 import tomllib
@@ -16,10 +15,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from shellrunner import ascii_text
+from shellrunner.config.environment import DELIMITER, PREFIX
 from shellrunner.errors import ConfigError
-
-PREFIX: Final = "SHELLRUNNER_"
-DELIMITER: Final = "__"
 
 _Key = tuple[int | str, ...]
 _Fields = Mapping[str, FieldInfo]
@@ -55,7 +53,7 @@ def read(path: Path) -> str:
         raise ConfigError(f"{path}, line {line}: not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         reason, _, where = str(error).partition(" (at ")
-        found = re.match(r"line (\d+)", where)
+        found = re.match(r"line (\d+)", where, re.ASCII)
         line = int(found[1]) if found else text.count("\n") + 1  # otherwise tomllib reports "at end of document"
         raise ConfigError(f"{path}, line {line}: not TOML: {reason}") from None
     except (ValueError, RecursionError):  # raised by tomllib as they are; a reload must survive them
@@ -66,11 +64,12 @@ def read(path: Path) -> str:
 def find_unknown_variables(settings: type[BaseModel]) -> Iterator[str]:
     """Find environment variables that look like settings but name no known section; yield an error for each.
 
-    pydantic-settings reads only the variables that it knows, so these would be ignored silently.
+    Only variables of known sections are read, so these would be ignored silently.
     """
     for variable in os.environ:
-        section, delimiter, _ = variable.lower().removeprefix(PREFIX.lower()).partition(DELIMITER)
-        ours = variable.upper().startswith(PREFIX) and delimiter
+        name = ascii_text.upper(variable)
+        section, delimiter, _ = ascii_text.lower(name.removeprefix(PREFIX)).partition(DELIMITER)
+        ours = name.startswith(PREFIX) and delimiter
         if ours and section not in settings.model_fields:
             yield f"environment variable {variable}: {section}: {_unknown_key(section, settings.model_fields)}"
 
@@ -115,8 +114,8 @@ def _matching_steps(values: Any, key: _Key) -> int:
 
 def _variable(key: _Key) -> str:
     names = (PREFIX + DELIMITER.join(map(str, key[:steps])) for steps in (2, 1))
-    given = {variable.upper(): variable for variable in os.environ}
-    return next(given[name.upper()] for name in names if name.upper() in given)
+    given = {ascii_text.upper(variable): variable for variable in os.environ}
+    return next(given[name] for name in map(ascii_text.upper, names) if name in given)
 
 
 def _line(text: str, key: _Key) -> int:
@@ -185,5 +184,7 @@ def _table(annotation: Any) -> type[BaseModel] | None:
 
 
 def _unknown_key(key: str, known: _Fields) -> str:
+    import difflib  # noqa: PLC0415  only to report an error
+
     near = difflib.get_close_matches(key, known, 1)
     return "unknown key" + (f", did you mean {near[0]}?" if near else "")
