@@ -339,8 +339,8 @@ async def test_a_name_that_nobody_has_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-async def test_a_self_signed_certificate_is_refused(tmp_path: Path) -> None:
-    """A receiver with a self-signed certificate gets nothing."""
+async def test_a_self_signed_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver with a self-signed certificate gets nothing, unless the system trusts that."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
@@ -353,6 +353,10 @@ async def test_a_self_signed_certificate_is_refused(tmp_path: Path) -> None:
             callback = await settled(store, await done(store, f"https://{host}/"))
         assert callback.error == f"the certificate of {host} is not trusted"
         assert receiver.came == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with calling(store, host, schedule=NO_RETRIES):
+            callback = await settled(store, await done(store, f"https://{host}/"))
+        assert (callback.state, len(receiver.came)) == (Delivery.DELIVERED, 1)
 
 
 async def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
 """What importing the program does to the process: nothing but loading modules."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import shellrunner
 
@@ -62,3 +67,57 @@ def test_the_comparison_would_notice(tmp_path: Path) -> None:
     )
     assert done.stdout.startswith("meddler ")
     assert all(f"'{kind}'" in done.stdout for kind in ("umask", "environment", "handlers", "filters"))
+
+
+AUTHORITIES = """
+import ssl
+from shellrunner.aiohttp_import import import_aiohttp
+import_aiohttp()
+from aiohttp import connector
+for context in (connector._SSL_CONTEXT_VERIFIED, connector._SSL_CONTEXT_UNVERIFIED):
+    print(context.cert_store_stats()["x509"])
+verified = connector._SSL_CONTEXT_VERIFIED
+print(verified.verify_mode == ssl.CERT_REQUIRED, verified.check_hostname)
+print("set_default_verify_paths" in vars(ssl.SSLContext), ssl.create_default_context().cert_store_stats()["x509"])
+"""
+
+
+@pytest.mark.real_exec
+def test_aiohttp_is_imported_without_certificates(tmp_path: Path) -> None:
+    """Its default contexts have none and trust nobody; a context that is made later has those of the system."""
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-keyout", "/dev/null", "-out", tmp_path / "certificate.pem"]
+    subprocess.run([*make, *map(str, names)], check=True, capture_output=True)
+    environment = {**os.environ, "SSL_CERT_FILE": str(tmp_path / "certificate.pem"), "SSL_CERT_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", AUTHORITIES], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == ["0", "0", "True", "True", "False", "1"]
+
+
+# What an idle server imports and never uses is memory of every server.
+NEVER_USED = {
+    "difflib", "dotenv", "encodings.koi8_r", "pydantic_settings",
+    "shellrunner.client", "shellrunner.web.openapi.document", "cryptography", "wcwidth",
+}  # fmt: skip
+
+
+@pytest.mark.real_exec
+def test_an_idle_server_has_imported_what_it_uses(tmp_path: Path) -> None:
+    """A server that listens has neither loaded decoders of charsets nor what documents the API; it has 8 threads."""
+    serve = ["serve", "--port", "0", "--state-dir", tmp_path / "state"]
+    program = [sys.executable, "-X", "importtime", "-m", "shellrunner", *map(str, serve)]
+    loaded = []
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if '"listening"' in line:
+                threads = len(os.listdir(f"/proc/{process.pid}/task"))
+                process.send_signal(signal.SIGTERM)
+                break
+            loaded += re.findall(r"^import time: .*\| +(\S+)$", line)
+        process.stderr.read()
+    assert process.returncode == 0
+    assert not set(loaded) & NEVER_USED
+    assert loaded.index("shellrunner.aiohttp_import") < loaded.index("aiohttp.hdrs")
+    assert threads == 8

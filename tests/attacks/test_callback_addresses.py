@@ -1,6 +1,7 @@
 """Where callbacks may lead: names that resolve into the machine or its network, once or only the second time."""
 
 import socket
+import ssl
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -116,7 +117,7 @@ async def test_a6_what_the_systems_resolver_takes_for_loopback_is_not_called(nam
     """A6: even if such a host were in the configuration, the address that it means would be checked, or refused."""
     async with Receiver() as receiver:
         host = f"{name}:{receiver.port}"
-        options = DeliveryOptions(AddressPolicy([]), ThreadedResolver())
+        options = DeliveryOptions(AddressPolicy([]), ThreadedResolver(), ssl.create_default_context())
         error = await delivery.deliver(options, f"http://{host}/", host, b"{}", {})
         assert error in {f"{host} {REASON}", f"{host} is not a valid host name"}
         assert receiver.came == []

@@ -140,7 +140,9 @@ async def test_a5_no_request_of_the_client_is_sent_to_another_user(transport: An
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-async def test_a5_tls_without_verification_proves_nothing(tmp_path: Path, transport: Any) -> None:
+async def test_a5_tls_without_verification_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any
+) -> None:
     """A5: where no certificate is verified, another user gets a handshake and no request; a verified one is proof."""
     made = tmp_path / "both.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
@@ -164,8 +166,12 @@ async def test_a5_tls_without_verification_proves_nothing(tmp_path: Path, transp
         async with client_of(url, tls=verified, make_transport=transport) as client:
             with pytest.raises(ClientError, match="answered 401"):
                 await client.submit("true")
+        monkeypatch.setenv("SSL_CERT_FILE", str(made))  # what the system trusts
+        async with client_of(url, make_transport=transport) as client:
+            with pytest.raises(ClientError, match="answered 401"):
+                await client.submit("true")
         await squatter.leave()
-        assert squatter.came.count(TOKEN.encode()) == squatter.came.count(b"POST ") == 1
+        assert squatter.came.count(TOKEN.encode()) == squatter.came.count(b"POST ") == 2
 
 
 TRUSTED = [(0, None), (OTHER_UID, OTHER_UID), (OTHER_UID, str(OTHER_UID)), (NOBODY, "nobody"), (OTHER_UID, "*")]

@@ -44,10 +44,11 @@ _DISCONNECTED: Final = "{host} closed the connection without an answer"
 
 
 class DeliveryOptions(NamedTuple):
-    """How tries reach their hosts: by which addresses, and within how many seconds."""
+    """How tries reach their hosts: by which addresses, with which authorities, and within how many seconds."""
 
     policy: AddressPolicy
     resolver: AbstractResolver
+    tls: ssl.SSLContext
     timeout: float = TIMEOUT
 
 
@@ -108,7 +109,9 @@ def _session(host: str, options: DeliveryOptions) -> aiohttp.ClientSession:
     # resolve a host that is an address; the configuration names that.
     resolver = _CheckedResolver(host, options)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(
+            limit=0, force_close=True, resolver=resolver, use_dns_cache=False, ssl=options.tls
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept-Encoding",),
         timeout=aiohttp.ClientTimeout(total=options.timeout),

@@ -7,6 +7,7 @@ not know SQL, or how a request is sent.
 
 import asyncio
 import logging
+import ssl
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -75,7 +76,11 @@ class CallbackSender:
 
     async def run(self) -> None:
         """Send what is due, and wait for more."""
-        options = DeliveryOptions(self._policy, self._resolver or aiohttp.DefaultResolver(), self._schedule.timeout)
+        resolver = self._resolver or aiohttp.DefaultResolver()
+        # Not the context of aiohttp, which trusts nobody in this program (`aiohttp_import`). At the start, because
+        # later there may be no descriptor to read the certificates; 20 ms, for those who configured callbacks.
+        tls = ssl.create_default_context() if self._callbacks.hosts else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        options = DeliveryOptions(self._policy, resolver, tls, self._schedule.timeout)
         with self._store.watch_callbacks() as subscription:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wake_on(subscription), name="callback notifications")

@@ -106,7 +106,10 @@ def _run_blocking(call: Callable[[TransportFactory], Coroutine[Any, Any, int]], 
 
 
 def _run_concurrently(call: Callable[[None], Coroutine[Any, Any, int]], progress: Progress) -> int:
-    from shellrunner.cli import event_loop  # noqa: PLC0415  see the module
+    from shellrunner.aiohttp_import import import_aiohttp  # noqa: PLC0415  see the module
+
+    import_aiohttp()
+    from shellrunner.cli import event_loop  # noqa: PLC0415
 
     return event_loop.run(call(None), progress)
 

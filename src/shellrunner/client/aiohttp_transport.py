@@ -5,6 +5,7 @@ Must not know retries, or which resources there are.
 
 import asyncio
 import errno
+import ssl
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import aiohttp
 from shellrunner.client import client_error
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.server_identity import ServerIdentity
-from shellrunner.client.transport import CONNECT_TIMEOUT, Endpoint, Request, Response
+from shellrunner.client.transport import CONNECT_TIMEOUT, Endpoint, Request, Response, default_tls
 
 _DEFAULT_ACCEPT_TIMEOUT: Final = 45.0  # seconds
 
@@ -30,8 +31,12 @@ class AiohttpTransport:
 
     async def open(self) -> None:
         """Open the pool."""
+        tls: ssl.SSLContext | bool = self._endpoint.tls or True
+        if tls is True and self._endpoint.is_https:
+            # Not that of aiohttp, which trusts nobody in our own programs (`aiohttp_import`).
+            tls = await asyncio.to_thread(default_tls)
         self._session = aiohttp.ClientSession(
-            connector=self._connector(),
+            connector=self._connector(tls),
             headers=self._endpoint.headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[self._trace_config()],
@@ -66,13 +71,12 @@ class AiohttpTransport:
         """Wait while other tasks run."""
         await asyncio.sleep(seconds)
 
-    def _connector(self) -> aiohttp.BaseConnector:
-        address, tls = self._endpoint.address, self._endpoint.tls
-        if address.socket:
-            return _CheckingUnixConnector(self._endpoint.identity, path=address.socket)
+    def _connector(self, tls: ssl.SSLContext | bool) -> aiohttp.BaseConnector:
+        if path := self._endpoint.address.socket:
+            return _CheckingUnixConnector(self._endpoint.identity, path=path)
         if self._endpoint.is_certified:
-            return aiohttp.TCPConnector(ssl=True if tls is None else tls)
-        return _CheckingTcpConnector(self._endpoint.identity, ssl=True if tls is None else tls)
+            return aiohttp.TCPConnector(ssl=tls)
+        return _CheckingTcpConnector(self._endpoint.identity, ssl=tls)
 
     def _trace_config(self) -> aiohttp.TraceConfig:
         # aiohttp itself retries once on a connection that broke and reports only the second error, so the errors

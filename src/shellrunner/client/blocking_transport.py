@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 from shellrunner import ascii_text
 from shellrunner.client import client_error
 from shellrunner.client.client_error import ClientError
-from shellrunner.client.transport import CONNECT_TIMEOUT, Endpoint, Request, Response
+from shellrunner.client.transport import CONNECT_TIMEOUT, Endpoint, Request, Response, default_tls
 
 T = TypeVar("T")
 
@@ -54,9 +54,10 @@ class BlockingTransport:
         self.has_connected = False
         self._endpoint, self._on_idle = endpoint, on_idle
         parts = urlsplit(endpoint.address.base)
-        self._is_https, self._base_path = parts.scheme == "https", parts.path
+        self._base_path = parts.path
         self._host = parts.hostname or ""
-        self._port = parts.port or (_HTTPS_PORT if self._is_https else _HTTP_PORT)
+        self._default_port = _HTTPS_PORT if endpoint.is_https else _HTTP_PORT
+        self._port = parts.port or self._default_port
         self._connection: HTTPConnection | None = None
 
     async def open(self) -> None:
@@ -143,13 +144,15 @@ class BlockingTransport:
             self.has_connected = True
             if not self._endpoint.is_certified:
                 await self._endpoint.identity.check(made, read_timeout, self.sleep)
-            if self._is_https:
+            if self._endpoint.is_https:
                 made = self._start_tls(made)
         except BaseException:
             made.close()
             raise
         connection = HTTPConnection(self._host, self._port)
-        connection.default_port = _HTTPS_PORT if self._is_https else _HTTP_PORT  # which the Host header leaves out
+        connection.default_port = (
+            _HTTPS_PORT if self._endpoint.is_https else _HTTP_PORT
+        )  # which the Host header leaves out
         connection.auto_open = 0  # a connection that has not been checked is never made
         connection.sock = made
         return connection
@@ -174,7 +177,7 @@ class BlockingTransport:
     def _start_tls(self, connection: socket.socket) -> socket.socket:
         import ssl  # noqa: PLC0415  only for those who need it
 
-        context = self._endpoint.tls or ssl.create_default_context()
+        context = self._endpoint.tls or default_tls()
         try:
             return context.wrap_socket(connection, server_hostname=self._host)
         except ssl.SSLError as error:

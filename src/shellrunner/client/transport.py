@@ -85,11 +85,25 @@ class Endpoint(NamedTuple):
     tls: "ssl.SSLContext | None" = None
 
     @property
+    def is_https(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.address.base.startswith("https:")
+
+    @property
     def is_certified(self) -> bool:
         """Whether a certificate with the server's name proves who it is, whatever accepts the connection."""
-        if not self.address.base.startswith("https:"):
+        if not self.is_https:
             return False
         return self.tls is None or (self.tls.verify_mode.name == "CERT_REQUIRED" and self.tls.check_hostname)
+
+
+def default_tls() -> "ssl.SSLContext":
+    """Return a context that trusts the authorities that the system trusts; it reads their certificates."""
+    import ssl  # noqa: PLC0415  only for those who need it
+
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 TransportFactory: TypeAlias = Callable[[Endpoint], Transport]

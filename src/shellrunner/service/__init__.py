@@ -165,15 +165,19 @@ def announce_start(
     """Log the startup warnings and that the service listens, and notify systemd."""
     startup_warnings.emit(settings, bound)
     log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
-    freeze_garbage_collector()
     notifier.ready(f"listening on {urls[0]}")
+    freeze_garbage_collector()
 
 
 def freeze_garbage_collector() -> None:
-    """Exclude what was made at the start, and lives as long as the service, from every collection from now on."""
+    """Exclude what was made at the start, and lives as long as the service, from every collection from now on.
+
+    The command line has disabled the collector, because what is imported stays; the little garbage ends here.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 20)  # a job makes some hundred objects and no cycles
+    gc.enable()
 
 
 @contextlib.asynccontextmanager

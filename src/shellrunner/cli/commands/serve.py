@@ -4,6 +4,7 @@ Loads the settings, sets up the log, and calls `service`. Must not know what the
 """
 
 import faulthandler
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from typing import Any, Final
 import click
 
 from shellrunner import log, startup_signals
+from shellrunner.aiohttp_import import import_aiohttp
 from shellrunner.cli import exit_codes
 from shellrunner.cli.number_types import WholeNumber
 from shellrunner.config import Settings, check_rereadable, load
 from shellrunner.errors import ShellrunnerError
-from shellrunner.service import run
 
 _PATH: Final = click.Path(path_type=Path)
 
@@ -55,6 +56,10 @@ def serve(
     if sys.stderr:
         faulthandler.enable()
     try:
+        gc.disable()  # until the start is complete: `service` enables it
+        import_aiohttp()
+        from shellrunner.service import run  # noqa: PLC0415  it imports aiohttp otherwise
+
         sys.exit(run(settings, partial(_reload, config, load_settings), new_history=new_history))
     except ShellrunnerError:
         raise
