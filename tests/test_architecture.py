@@ -149,7 +149,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("store",),
         ("claims", "effects", "opening", "snapshot"),
         ("point_reads",),
-        ("add_job", "provenance", "main_file", "key_inventory"),
+        ("add_jobs", "provenance", "main_file", "key_inventory"),
         ("secrets_upgrade",),
         ("claim_requests", "queueing_item"),
         ("queue_counts", "schema"),

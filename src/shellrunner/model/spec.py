@@ -265,11 +265,9 @@ class JobSpec(_Request):
 
 
 class JobBatch(_Request):
-    """Jobs that are submitted together: all are accepted, or none.
+    """Jobs that are submitted together: all are accepted, or none."""
 
-    Each is a `JobSpec`, which is validated by itself, so that one request does not make a million errors.
-    """
-
+    # Each is a `JobSpec`, but validated by itself: the list could make a million errors, and report all of them.
     jobs: Annotated[
         list[Any],
         Field(min_length=1, max_length=MAX_BATCH_SIZE),

@@ -39,7 +39,7 @@ from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
 from shellrunner.store.db import Db
 from shellrunner.store.queues import Capacity, Line
-from shellrunner.store.sqlite.add_job import AddedJob, AddJobs, Reservations
+from shellrunner.store.sqlite.add_jobs import AddedJob, AddJobs, Reservations
 from shellrunner.store.sqlite.claim_requests import ClaimRequest, ClaimRequests
 from shellrunner.store.sqlite.engine.batch_queue import BatchQueue, WorkItem
 from shellrunner.store.sqlite.queue_counts import Places, QueueCounts

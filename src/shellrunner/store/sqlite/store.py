@@ -44,7 +44,7 @@ from shellrunner.store.output.location import locate_ended
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
-from shellrunner.store.sqlite.add_job import AddJobs
+from shellrunner.store.sqlite.add_jobs import AddJobs
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch

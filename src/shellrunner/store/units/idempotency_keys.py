@@ -1,7 +1,7 @@
 """Idempotency-Keys: which job, or batch of jobs, each stands for, written in the commit that accepts them.
 
 A row has the id of the first; the ids of a batch are consecutive, and their number is known from the request: one
-with an equal body has as many. Units for the writer, called by `sqlite.add_job`. Must not know HTTP.
+with an equal body has as many. Units for the writer, called by `sqlite.add_jobs`. Must not know HTTP.
 """
 
 from operator import attrgetter

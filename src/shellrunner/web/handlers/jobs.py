@@ -57,7 +57,8 @@ async def submit_many(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs/batch: submit many jobs, all or none.
 
     They are stored durably, in one commit, before the response is sent; it lists them in the order of the request.
-    Errors point to the jobs that have them. The Idempotency-Key stands for all of them. `Prefer: wait` is ignored.
+    Errors point to the jobs that have them (`#/jobs/3/timeout`). A body has at most 8 MiB, and no job in it more than
+    1 MiB. The Idempotency-Key stands for all of them. `Prefer: wait` is ignored.
     """
     app = request.app
     app[STREAMS].raise_if_closing()
