@@ -67,17 +67,35 @@ async def document(store: Results, attempt: EndedAttempt, max_bytes: int) -> doc
     if attempt.volume.stored == 0:  # nothing to read, and nothing that may be missing
         return serialize.result(*attempt, stdout=_NO_OUTPUT, stderr=_NO_OUTPUT)
     output = await store.output(attempt.job.id, attempt.number)
-    return await _document(attempt, output, max_bytes, thorough=True)
+    return (await _document(attempt, output, max_bytes, thorough=True)).document
 
 
-class ListedDocument(NamedTuple):
-    """The document of a listed result; None if it was deleted meanwhile.
+class MadeDocument(NamedTuple):
+    """The document of a result.
 
     is_final: whether all of it is in the history itself. What is in files may be missing one day.
     """
 
+    document: documents.Result
+    is_final: bool
+
+
+class ListedDocument(NamedTuple):
+    """The document of a listed result; None if it was deleted meanwhile. See `MadeDocument`."""
+
     document: documents.Result | None
     is_final: bool
+
+
+async def last_document(store: Results, job: Job) -> MadeDocument:
+    """Return the document of the job's result, as `document` does.
+
+    Raises:
+        NoResultYet: the job is not done.
+        NoSuchJob, ResultGone: deleted.
+    """
+    attempt = last_attempt(job)
+    return await _document(attempt, await store.output(job.id, attempt.number), MAX_BYTES, thorough=True)
 
 
 async def listed_documents(store: History, attempts: Sequence[EndedAttempt]) -> AsyncIterator[ListedDocument]:
@@ -93,7 +111,7 @@ async def listed_documents(store: History, attempts: Sequence[EndedAttempt]) -> 
                 yield ListedDocument(None, is_final=False)
             else:
                 listed = await _document(attempt, output, MAX_LISTED_BYTES, thorough=False)
-                yield ListedDocument(listed, is_final=not output.has_files)
+                yield ListedDocument(listed.document, is_final=not output.has_files)
 
 
 def _batches(attempts: Sequence[EndedAttempt]) -> Iterator[list[EndedAttempt]]:
@@ -110,15 +128,15 @@ def _batches(attempts: Sequence[EndedAttempt]) -> Iterator[list[EndedAttempt]]:
         yield batch
 
 
-async def _document(attempt: EndedAttempt, output: Output, max_bytes: int, *, thorough: bool) -> documents.Result:
+async def _document(attempt: EndedAttempt, output: Output, max_bytes: int, *, thorough: bool) -> MadeDocument:
     charset = attempt.job.spec.encoding
     if (both := output.read_both(max_bytes)) is not None:
         stdout, stderr = (text.decode(data, charset) for data in both)
-        return serialize.result(*attempt, stdout=stdout, stderr=stderr)
+        return MadeDocument(serialize.result(*attempt, stdout=stdout, stderr=stderr), is_final=True)
     gaps = await output.gaps(thorough=thorough)
     stdout, stderr = [await _excerpt(PresentBytes(output, gaps, stream), charset, max_bytes) for stream in Stream]
     present = attempt._replace(volume=without(attempt.volume, gaps))
-    return serialize.result(*present, stdout=stdout, stderr=stderr)
+    return MadeDocument(serialize.result(*present, stdout=stdout, stderr=stderr), is_final=False)
 
 
 async def read_whole(read: Callable[[int, int], Awaitable[bytes]], at: int, length: int) -> bytes:

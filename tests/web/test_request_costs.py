@@ -129,22 +129,55 @@ async def test_a_result_in_its_row_is_read_in_one_walk(site: Site) -> None:
     assert counts["read_both"]
 
 
+async def test_what_was_made_of_a_job_is_kept_until_it_changes(site: Site) -> None:
+    """The second GET of a job, a status or a result reads one row, and makes nothing of it."""
+    job = await site.done(b"out\n", b"err\n")
+    async with connected(site.port) as get:
+        for path, status in ((f"jobs/{job}", 200), (f"statuses/{job}", 303), (f"results/{job}", 200)):
+            with called() as counts:
+                assert await get(f"/api/{path}") == status
+            assert (counts["to_job"], counts["dumps"]) == (1, 1)
+            with called() as counts:
+                assert {await get(f"/api/{path}") for _ in range(REQUESTS)} == {status}
+            assert (counts["to_job"], counts["dumps"], counts["read_at_once"]) == (0, 0, REQUESTS)
+
+
+async def test_a_kept_document_is_never_out_of_date(site: Site) -> None:
+    """Whatever happens to a job shows in the next response."""
+    job = await site.submit()
+    runner = site.simulated_runner()
+
+    async def seen() -> list[Any]:
+        status = (await site.get(f"/api/statuses/{job}")).json
+        results = [await site.get(f"/api/results/{job}") for _ in range(2)]
+        states = [(await site.get(f"/api/jobs/{job}")).json["state"] for _ in range(2)]
+        return [status["state"], status["cancelling"], *states, *(result.status for result in results)]
+
+    assert await seen() == ["queued", False, "queued", "queued", 404, 404]
+    await runner.claim()
+    assert await seen() == ["running", False, "running", "running", 404, 404]
+    await site.ask("POST", f"/api/jobs/{job}/cancel")
+    assert await seen() == ["running", True, "running", "running", 404, 404]
+    await runner.finish()
+    assert await seen() == ["done", False, "done", "done", 200, 200]
+    await site.ask("DELETE", f"/api/results/{job}")
+    assert await seen() == ["done", False, "done", "done", 410, 410]
+    await site.ask("DELETE", f"/api/jobs/{job}")
+    assert {(await site.get(f"/api/{kind}/{job}")).status for kind in ("jobs", "statuses", "results")} == {404}
+
+
 async def test_the_system_calls_of_a_get(service: Service, tmp_path: Path) -> None:
-    """One to receive it, one to respond, two locks of SQLite's for each read, one for the client's presence.
+    """One to receive it, one to respond, two locks of SQLite's for the read, one for the client's presence.
 
     So no other thread has a part in it (futex), and nothing about the client is looked up again.
     """
     job = await service.submit("echo hello")
     await service.result(job)
     async with connected(int(service.url.rpartition(":")[2])) as get:
-        for path, status, reads in (
-            (f"/api/jobs/{job}", 200, 1),
-            (f"/api/statuses/{job}", 303, 1),
-            (f"/api/results/{job}", 200, 2),
-        ):
+        for path, status in ((f"/api/jobs/{job}", 200), (f"/api/statuses/{job}", 303), (f"/api/results/{job}", 200)):
             await get(path)
             async with counted(service.process.pid, tmp_path / "calls") as calls:
                 assert {await get(path) for _ in range(REQUESTS)} == {status}
-            expected = {"recvfrom": 1, "sendto": 1, "fcntl": 2 * reads, "getsockopt": 1, "futex": 0}
+            expected = {"recvfrom": 1, "sendto": 1, "fcntl": 2, "getsockopt": 1, "futex": 0}
             # What it does beside, such as indexing the job, is less than one call for each.
             assert {name: calls[name] // REQUESTS for name in expected} == expected

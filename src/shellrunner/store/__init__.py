@@ -55,7 +55,7 @@ from shellrunner.model.filters import Filters
 from shellrunner.store.change_log import ChangeLog
 from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import EndedOutput, Extent, Head, Output
-from shellrunner.store.pagination import Page, Position, Sort
+from shellrunner.store.pagination import ListedJob, Page, Position, Sort
 from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState, SubmitterLimit
 from shellrunner.store.retention import HistorySize, Retention
 from shellrunner.store.values import DeleteCount, DueCallback, HistoryIdentity, IdempotencyKey
@@ -151,6 +151,13 @@ class History(Results, Protocol):
 
     async def job(self, job_id: int) -> Job:
         """Return the job.
+
+        Raises:
+            NoSuchJob: never accepted, or deleted.
+        """
+
+    async def stored_job(self, job_id: int) -> ListedJob:
+        """Return the job as it is stored, which is the same as long as the job does not change.
 
         Raises:
             NoSuchJob: never accepted, or deleted.

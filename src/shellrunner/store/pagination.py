@@ -55,11 +55,26 @@ class ListedJob(Hashable, Protocol):
     def is_running(self) -> bool:
         """Whether it runs."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended for good."""
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it is done, and its result was not deleted."""
+
     def job(self) -> Job:
         """Return the job, or what can be read of it if its row is damaged: it must not hide the others of a list.
 
         Raises:
             StoreUnavailable: its end cannot be read.
+        """
+
+    def whole_job(self) -> Job:
+        """Return the job.
+
+        Raises:
+            StoreUnavailable: its row is damaged.
         """
 
     def status(self) -> JobStatus:

@@ -52,6 +52,7 @@ OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE stat
 _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
 
 _ID, _SPEC, _STATE = map(JobRow._fields.index, ("id", "spec", "state"))
+_STDOUT_BYTES: Final = len(JobRow._fields) + len(CallbackRow._fields) + EndRow._fields.index("stdout_bytes")
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
 _MAX_KEPT_SPECS: Final = 1024
 _MAX_KEPT_LENGTH: Final = 2048  # characters of a spec's text; a longer one is parsed each time
@@ -71,12 +72,23 @@ class ListedRow(NamedTuple):
     def is_running(self) -> bool:
         return bool(self.row[_STATE] == State.RUNNING)
 
+    @property
+    def is_done(self) -> bool:
+        return bool(self.row[_STATE] == State.DONE)
+
+    @property
+    def has_result(self) -> bool:
+        return self.is_done and self.row[_STDOUT_BYTES] is not None
+
     def job(self) -> Job:
         try:
             return to_job(self.row)
         except StoreUnavailable:
             spec = _UNREADABLE.model_dump_json(exclude_defaults=True)
             return to_job((*_job_row(self.row)._replace(spec=spec), *self.row[len(JobRow._fields) :]))
+
+    def whole_job(self) -> Job:
+        return to_job(self.row)
 
     def status(self) -> JobStatus:
         known = _job_row(self.row)
@@ -90,10 +102,19 @@ def job(db: Db, job_id: int) -> Job:
         NoSuchJob: there is none.
         StoreUnavailable: its row is damaged.
     """
+    return stored(db, job_id).whole_job()
+
+
+def stored(db: Db, job_id: int) -> ListedRow:
+    """Return the row of the job with this id.
+
+    Raises:
+        NoSuchJob: there is none.
+    """
     row = db.execute(ONE, (job_id,)).fetchone()
     if row is None:
         raise NoSuchJob(job_id)
-    return to_job(row)
+    return ListedRow(row)
 
 
 def submitter(db: Db, job_id: int) -> tuple[str | None, str | None]:

@@ -42,6 +42,7 @@ from shellrunner.store.notifications import Topic
 from shellrunner.store.output import EndedOutput
 from shellrunner.store.output.location import locate_ended
 from shellrunner.store.output.reader import OutputReader
+from shellrunner.store.pagination import ListedJob
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
 from shellrunner.store.sqlite.add_jobs import AddJobs
@@ -128,6 +129,9 @@ class SqliteStore:
 
     async def job(self, job_id: int) -> Job:
         return await self._parts.point_reads.run(job_id, lambda db: rows.job(db, job_id))
+
+    async def stored_job(self, job_id: int) -> ListedJob:
+        return await self._parts.point_reads.run(job_id, lambda db: rows.stored(db, job_id))
 
     async def submitter(self, job_id: int) -> tuple[str | None, str | None]:
         return await self._parts.point_reads.run(job_id, lambda db: rows.submitter(db, job_id))

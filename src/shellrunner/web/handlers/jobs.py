@@ -19,7 +19,7 @@ from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.store import IdempotencyKey
 from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import AUTHENTICATOR, FIND_PID, SETTINGS, STORE, identity_of, job_id
-from shellrunner.web.handlers import idempotency, lists, prefer
+from shellrunner.web.handlers import idempotency, lists, prefer, row_cache
 from shellrunner.web.http import bodies, parameters, responses
 from shellrunner.web.http.problems import HttpProblem
 from shellrunner.web.http.streaming import STREAMS
@@ -87,7 +87,8 @@ def _admit_batch(
 
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/jobs/{id}: return the job as it was submitted, without secrets."""
-    return await responses.ok(request, serialize.job(await request.app[STORE].job(job_id(request))))
+    stored = await request.app[STORE].stored_job(job_id(request))
+    return await responses.ok_bytes(request, row_cache.document(request, "job", stored, serialize.job))
 
 
 async def index(request: web.Request) -> web.StreamResponse:

@@ -15,6 +15,7 @@ from shellrunner.store import History
 from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists
+from shellrunner.web.handlers.row_cache import ROW_CACHE
 from shellrunner.web.http import responses
 from shellrunner.web.security import audit
 from shellrunner.wire import documents, json_codec, serialize
@@ -23,7 +24,17 @@ from shellrunner.wire.text import Excerpt
 
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/results/{id}, and .../attempts/{number}: return how the job ended, with its output as text."""
-    return await responses.ok(request, await _document(request))
+    if "number" in request.match_info:
+        return await responses.ok(request, await _document(request))
+    store, cache = request.app[STORE], request.app[ROW_CACHE]
+    key = ("result", await store.stored_job(job_id(request)))
+    content = cache.get(key)
+    if content is None:
+        made = await results.last_document(store, key[1].whole_job())
+        content = json_codec.dumps(made.document)
+        if made.is_final:
+            cache.keep(key, content)
+    return await responses.ok_bytes(request, content)
 
 
 async def index(request: web.Request) -> web.StreamResponse:

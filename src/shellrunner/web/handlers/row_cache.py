@@ -1,12 +1,17 @@
-"""Rows of lists as JSON, kept by what they were made from, so that a page that is read again is not made again.
+"""Documents as JSON, kept by what they were made from, so that what is read again is not made again.
 
-Owned by the app. Nothing can be out of date: a job that changed is another key. Must not know documents.
+Rows of lists, and the documents of single jobs. Owned by the app. Nothing can be out of date: a job that changed is
+another key. Must not know documents.
 """
 
-from collections.abc import Hashable
-from typing import Final
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final
 
 from aiohttp import web
+
+from shellrunner.model import Job
+from shellrunner.store.pagination import ListedJob
+from shellrunner.wire import json_codec
 
 _MAX_SIZE: Final = 1 << 21  # bytes of a generation; there are two
 _KEY_SIZE: Final = 1 << 11  # bytes that a row's key takes, about: the columns of a job
@@ -41,3 +46,19 @@ class RowCache:
 
 
 ROW_CACHE: Final = web.AppKey("row_cache", RowCache)
+
+
+def document(
+    request: web.Request, kind: Hashable, stored: ListedJob, make: Callable[[Job], Mapping[str, Any]]
+) -> bytes:
+    """Return the document of a job, made by `make` unless it is kept; `kind` has all else that it depends on.
+
+    Raises:
+        StoreUnavailable: the job's row is damaged.
+    """
+    cache, key = request.app[ROW_CACHE], (kind, stored)
+    content = cache.get(key)
+    if content is None:
+        content = json_codec.dumps(make(stored.whole_job()))
+        cache.keep(key, content)
+    return content

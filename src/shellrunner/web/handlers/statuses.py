@@ -10,7 +10,7 @@ from aiohttp import web
 
 from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import FIND_PID, STORE, FindPid, job_id
-from shellrunner.web.handlers import lists, prefer
+from shellrunner.web.handlers import lists, prefer, row_cache
 from shellrunner.web.http import responses
 from shellrunner.wire import serialize
 
@@ -20,16 +20,19 @@ async def show(request: web.Request) -> web.StreamResponse:
 
     200 until the job is done, then 303 to its result (200 again after the result was deleted).
     """
-    job, headers = await request.app[STORE].job(job_id(request)), {"Vary": "Prefer"}
+    store, headers = request.app[STORE], {"Vary": "Prefer"}
+    stored = await store.stored_job(job_id(request))
     seconds = prefer.requested_wait(request)
     if seconds is not None:
         headers |= {"Cache-Control": "no-store"} | prefer.applied_header(seconds)
-        job = job if job.done else await prefer.wait_until_done(request, job, seconds)
-    link = serialize.result_link(job)
-    if link is not None:
-        return responses.see_other(link, serialize.status(job), headers)
-    status = serialize.status(job, request.app[FIND_PID](job.id))
-    return await responses.ok(request, status, headers if job.done else {**headers, "Retry-After": "1"})
+        if not stored.is_done:
+            await prefer.wait_until_done(request, stored.whole_job(), seconds)
+            stored = await store.stored_job(stored.id)
+    pid = request.app[FIND_PID](stored.id) if stored.is_running else None
+    content = row_cache.document(request, ("status", pid), stored, lambda job: serialize.status(job, pid))
+    if stored.has_result:
+        return responses.see_other(serialize.result_path(stored.id), content, headers)
+    return await responses.ok_bytes(request, content, headers if stored.is_done else {**headers, "Retry-After": "1"})
 
 
 async def index(request: web.Request) -> web.StreamResponse:

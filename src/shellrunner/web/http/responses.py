@@ -46,10 +46,10 @@ async def ok_bytes(
     return await _respond(request, 200, content, own)
 
 
-def see_other(link: str, document: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Respond with 303 and a `Location`; without an ETag, since preconditions apply to 2xx only."""
+def see_other(link: str, content: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Respond with 303, a `Location` and a serialized document; no ETag, since preconditions apply to 2xx only."""
     own = {**_REVALIDATE, "Location": link, **(headers or {})}
-    return web.Response(status=303, body=json_codec.dumps(document), headers=own)
+    return web.Response(status=303, body=content, headers=own)
 
 
 async def no_store(
