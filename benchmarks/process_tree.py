@@ -50,6 +50,11 @@ def own_cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def main_thread_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of the first thread of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def reaped_cpu_seconds(pid: int) -> float:
     """Return the CPU time of the children that a process has waited for, with theirs; in ticks of 10 ms (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

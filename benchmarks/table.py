@@ -161,7 +161,7 @@ def _rows_of_peers(table: Sequence[Line], names: Sequence[str]) -> list[Sequence
     """Return a row for each contender of the figures that have peers, with all of its measures."""
     figures = {line.figure for line in table if line.contender not in names}
     compared = [line for line in table if line.figure in figures]
-    measures = list(dict.fromkeys(line.measure for line in compared))
+    measures = list(dict.fromkeys(line.measure for line in compared if line.contender not in names))
     rows: list[Sequence[str]] = [("", *(f"{measure.label}, {measure.unit}" for measure in measures))]
     for contender in dict.fromkeys(line.contender for line in compared):
         own = {line.measure: line for line in compared if line.contender == contender}

@@ -175,4 +175,4 @@ def test_the_table_compares_with_the_limit_the_earlier_version_and_the_goals() -
         "| the probe: rate | 50 MB/s | 200 MB/s | 100 MB/s | 200 MB/s | aim |",
         "| the probe: wait |  | 2.00 × (2,000, limit 1,000 ms) | 1.8 × | 1.3 × | no |",
     ]
-    assert peers.splitlines()[-1] == "| peer | not installed |  |  |"
+    assert peers.splitlines()[-1] == "| peer | not installed |"

@@ -8,12 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Round, Run, Sample, Unavailable, client, cpu, wall
+from benchmarks.figure import (
+    LIMIT,
+    Contenders,
+    Figure,
+    Goal,
+    Measure,
+    Round,
+    Run,
+    Sample,
+    Unavailable,
+    client,
+    cpu,
+    wall,
+)
 from benchmarks.http_load import Request, post, send
 from benchmarks.limits.spawn import spawn
 from benchmarks.peers import PEERS
 from benchmarks.peers.installation import Installation
-from benchmarks.process_tree import CpuTimer
+from benchmarks.process_tree import CpuTimer, main_thread_cpu_seconds, own_cpu_seconds
 from benchmarks.service import Service, serving
 
 _BATCH = 100
@@ -37,14 +50,25 @@ ALONE = Submission("/api/jobs", post("/api/jobs", _SPEC), 1, connections=16)
 BATCHES = Submission("/api/jobs/batch", post("/api/jobs/batch", {"jobs": [_SPEC] * _BATCH}), _BATCH, connections=2)
 
 
+def _parts(service: Service) -> dict[str, float]:
+    """Return the CPU seconds so far of the parts of an idle service."""
+    server = service.tree.program()
+    loop, whole_server = main_thread_cpu_seconds(server), own_cpu_seconds(server)
+    keepers = sum(own_cpu_seconds(pid) for pid in service.tree.pids() if pid != server)
+    commands = service.tree.cpu_seconds() - whole_server - keepers
+    return {"loop": loop, "threads": whole_server - loop, "keepers": keepers, "commands": commands}
+
+
 def _sample(service: Service, submission: Submission, jobs: int) -> Sample:
     timer = CpuTimer(service.tree)
+    before = _parts(service)
     began = time.perf_counter()
     submission.send(service, jobs)
     service.wait_until_idle()
     seconds = time.perf_counter() - began
     used, load = timer.stop()
-    return {"cpu": used / jobs, "wall": seconds / jobs, "client": load / jobs}
+    parts = {name: (after - before[name]) / jobs for name, after in _parts(service).items()}
+    return {"cpu": used / jobs, "wall": seconds / jobs, "client": load / jobs, **parts}
 
 
 def bare_spawn(run: Run, jobs: int) -> Round:
@@ -104,12 +128,19 @@ def _of_peer(sample: Round) -> Sample:
         raise Unavailable(str(error)) from error
 
 
+_PARTS = (
+    Measure("loop", "CPU of the event loop", "µs", 1e6),
+    Measure("threads", "CPU of the server's other threads", "µs", 1e6),
+    Measure("keepers", "CPU of keepers and fork server", "µs", 1e6),
+    Measure("commands", "CPU of the commands", "µs", 1e6),
+)
+
 FIGURES = (
-    Figure("job", "empty job", (cpu(goal=Goal(0.45, 0.48, "share")), wall(), client()), _with_peers),
+    Figure("job", "empty job", (cpu(goal=Goal(0.45, 0.48, "share")), wall(), client(), *_PARTS), _with_peers),
     Figure(
         "batch",
         "empty job, 100 a request",
-        (cpu(goal=Goal(0.50, 0.60, "share")), wall(), client()),
+        (cpu(goal=Goal(0.50, 0.60, "share")), wall(), client(), *_PARTS),
         partial(_contenders, submission=BATCHES),
     ),
 )
