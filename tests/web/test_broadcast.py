@@ -16,11 +16,12 @@ from shellrunner.store.output import index
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web.feeds import broadcast
 from shellrunner.web.feeds.broadcast import Broadcast
-from shellrunner.web.feeds.job_feed import JOB_FEEDS, MAX_LIVE_SIZE, JobFeed
+from shellrunner.web.feeds.job_feed import JOB_FEEDS, MAX_LIVE_SIZE, JobFeed, Received
 from shellrunner.web.feeds.shared_read import SharedRead
 from shellrunner.web.feeds.status_feed import STATUS_FEED
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire import serialize, sse
+from shellrunner.wire.sse import StreamCursor
 from tests.support.site import Site
 from tests.support.sse import Event, parse
 from tests.support.waiting import until
@@ -166,12 +167,25 @@ async def test_what_is_too_much_at_once_is_sent_at_each_followers_pace(site: Sit
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         followers = [tasks.create_task(site.replay(job_id)) for _ in range(3)]
         await members_of(feed.broadcast, 3)
-        written = "".join(f"{number}\n" for number in range(MAX_LIVE_SIZE))
+        written = "".join(f"{number}\n" for number in range(3 * MAX_LIVE_SIZE))
         runner.write(written[:10].encode())
         runner.write(written[10:].encode())
         await runner.finish()
     for follower in followers:
         assert "".join(event.data["text"] for event in follower.result() if event.name == "stdout") == written
+
+
+async def test_what_is_too_much_at_once_is_not_collected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a job has written, the task for all followers makes one frame of it before it leaves it to them."""
+    job_id = await site.submit()
+    runner = site.simulated_runner()
+    await runner.claim()
+    runner.write(bytes(b"0123456789abcdef" * (1 << 17)))
+    feed = site.app[JOB_FEEDS].get(job_id)
+    received = Received(StreamCursor(), (await feed.snapshot()).status)
+    frames = count_calls(monkeypatch, feed, "_make_sized")
+    assert [data async for data, _ in feed.live(received)] == []
+    assert frames == {"_make_sized": 1}
 
 
 async def test_a_heartbeat_is_due_only_after_silence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,12 +116,12 @@ class JobFeed:
         """Yield the events of each change, until the job is done or more comes than is written at once."""
         with self._watch() as subscription:
             while not (snapshot := await self.snapshot()).job.done:
-                events = []
+                events, size = [], 0
                 async for data, after in self.news(received, snapshot):
                     events.append(data)
-                    received = after
-                if sum(map(len, events)) > MAX_LIVE_SIZE:
-                    return
+                    received, size = after, size + len(data)
+                    if size > MAX_LIVE_SIZE:
+                        return
                 if events:
                     yield b"".join(events), received
                 await subscription.wait()
