@@ -176,7 +176,7 @@ async def test_what_is_too_much_at_once_is_sent_at_each_followers_pace(site: Sit
 
 
 async def test_what_is_too_much_at_once_is_not_collected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much a job has written, the task for all followers makes one frame of it before it leaves it to them."""
+    """However much a job has written, the task for all followers makes one frame of it, then leaves it to them."""
     job_id = await site.submit()
     runner = site.simulated_runner()
     await runner.claim()

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-INTERVAL: Final = 0.05  # seconds between two reads, on average: changes are coalesced for at most this long
+INTERVAL: Final = 0.045  # seconds between two reads, on average: changes are coalesced for at most this long
 _MAX_SHARE: Final = 1 / 3  # of the event loop's time, for what follows from the reads
 _BURST: Final = 3  # reads that may follow each other at once after a pause: queued, running, done
 
