@@ -161,9 +161,11 @@ class Clients:
             spec["start_at"] = start.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             not_before = int(start.timestamp() * 1000)
         headers = {"Idempotency-Key": plan.nonce} | ({"Prefer": "wait=2"} if plan.wait else {})
-        posts = [self.api.persist("POST", "/api/jobs", json=spec, headers=headers) for _ in range(1 + plan.repeat)]
+        in_batch = not plan.wait and self._chance.random() < 0.3
+        path, body = ("/api/jobs/batch", {"jobs": [spec]}) if in_batch else ("/api/jobs", spec)
+        posts = [self.api.persist("POST", path, json=body, headers=headers) for _ in range(1 + plan.repeat)]
         answers = await asyncio.gather(*posts)
-        ids = {_id(status, content) for status, content, _ in answers}
+        ids = {_id(status, content, may_be_gone=bool(plan.group)) for status, content, _ in answers}
         if len(ids) != 1:
             self.api.violations.append(f"one idempotency key made the jobs {ids}")
         job = Submitted(plan, ids.pop(), after, not_before)
@@ -172,6 +174,7 @@ class Clients:
         self.counts[plan.kind] += 1
         self.counts["jobs"] += 1
         self.counts["repeated"] += plan.repeat
+        self.counts["in a batch"] += in_batch
         return job
 
     # What a client does with its job -----------------------------------------------------------------------------
@@ -360,6 +363,10 @@ class Clients:
             self.counts["deleted in bulk"] += content["deleted"]
 
 
-def _id(status: int, content: Any) -> int:
+def _id(status: int, content: Any, *, may_be_gone: bool) -> int:
+    if status == 410 and may_be_gone:  # deleted in bulk, before the answer to this repetition
+        return int(content["detail"].removeprefix("job ").partition(",")[0])
     assert status in (200, 202), content
+    if "jobs" in content:
+        (content,) = content["jobs"]
     return int(content["result_id" if status == 200 else "job_id"])
