@@ -5,6 +5,7 @@ time is lost to a process outside of the tree (PR_SET_CHILD_SUBREAPER in prctl(2
 with the program's exit status. SIGTERM is passed on to the program.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -20,7 +21,7 @@ def main() -> int:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until it can be passed on
     program = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, setsigmask=())
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(program, signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: terminate(program))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     status = 0
     while True:
@@ -31,6 +32,12 @@ def main() -> int:
         if pid == program:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its pid may be given to another process
             status = os.waitstatus_to_exitcode(ending)
+
+
+def terminate(program: int) -> None:
+    """Pass SIGTERM on, unless the program has just been reaped."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(program, signal.SIGTERM)
 
 
 if __name__ == "__main__":
