@@ -4,8 +4,10 @@ import asyncio
 import re
 import sys
 
+import click
 import pytest
 
+from shellrunner.cli.verb_group import VERBS, cli
 from tests.support.command_line import Typist
 from tests.support.service import Service
 
@@ -50,3 +52,14 @@ async def test_the_version_is_printed_without_parsing(typist: Typist) -> None:
     ours = {name for name in loaded if name.startswith("shellrunner")}
     assert ours == {"shellrunner", "shellrunner.cli", "shellrunner.cli.boundary", "shellrunner.process_hardening"}
     assert not loaded & {"click", "json", "socket", "inspect", *COSTLY}
+
+
+async def test_the_help_imports_no_verb(typist: Typist) -> None:
+    """`--help` lists what verbs do without importing them; it says what they say of themselves."""
+    loaded = await imported(typist, "--help")
+    assert "shellrunner.cli.verb_group" in loaded
+    assert not {name for name in loaded if name.startswith("shellrunner.cli.commands")}
+    for name, summary in VERBS.items():
+        verb = cli.get_command(click.Context(cli), name)
+        assert verb is not None
+        assert verb.get_short_help_str(200) == summary

@@ -7,37 +7,42 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from shellrunner import __version__
 from shellrunner.cli import boundary
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMPLETION_VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # set by a shell that asks for completions
 
-# In the order of `shellrunner --help`. Each is a function of its name in the module of its name.
-VERBS: Final = (
-    "run",
-    "submit",
-    "logs",
-    "wait",
-    "ps",
-    "show",
-    "cancel",
-    "signal",
-    "rm",
-    "prune",
-    "queues",
-    "serve",
-    "backup",
-    "restore",
-    "token",
-    "install",
-    "uninstall",
-    "unit",
-    "completion",
-)
+# In the order of `shellrunner --help`, each with the first sentence of its own help, so that neither that nor the
+# completion of a shell imports all of them. Each is a function of its name in the module of its name.
+VERBS: Final = {
+    "run": "Run COMMAND, show its output live, and exit with its code.",
+    "submit": "Submit COMMAND, print the id of the job, and exit.",
+    "logs": "Print the output of a job: its standard output to standard output, its standard error to standard "
+    "error.",
+    "wait": "Wait until all jobs are done.",
+    "ps": "List the jobs that are not done, newest first.",
+    "show": "Show everything about jobs: their options, status and result.",
+    "cancel": "Request that jobs end: SIGTERM, then SIGKILL after a grace period.",
+    "signal": "Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.",
+    "rm": "Delete jobs that are done from the history, with their output.",
+    "prune": "Delete all jobs that are done, or those that match the filters, after confirmation.",
+    "queues": "List the queues, or `pause NAME` or `resume NAME`.",
+    "serve": "Run the service until SIGTERM or SIGINT.",
+    "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
+    "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
+    "token": "Create tokens, and list those of a configuration.",
+    "install": "Install the service under systemd.",
+    "uninstall": "Stop the service and remove its units; running commands continue.",
+    "unit": "Print a systemd unit that starts this installation.",
+    "completion": "Print a completion script, to be evaluated when the shell starts.",
+}
 
 
 def run() -> Any:
@@ -74,6 +79,23 @@ class _VerbGroup(click.Group):
         gc.freeze()  # what was imported stays
         gc.enable()  # `__main__` has disabled it
         return verb
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs and what they do."""
+        limit = formatter.width - 6 - max(map(len, VERBS))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name, limit)) for name in VERBS])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Return the verbs that begin with `incomplete`, and the options that do."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  only for shells
+
+        verbs = [CompletionItem(name, help=_summary(name)) for name in VERBS if name.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def _summary(verb: str, limit: int = 45) -> str:
+    return click.Command(verb, help=VERBS[verb]).get_short_help_str(limit)
 
 
 @click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
