@@ -45,7 +45,7 @@ class Ticking(sqlite3.Connection):
 
 
 async def make_history(path: Path, jobs: int) -> None:
-    """Make a history of done jobs, each tenth with output in a file."""
+    """Make a history of done jobs, a hundred of which have a file of output."""
     async with opened(path):
         pass
     with closing(sqlite3.connect(path / "history.db")) as db, db:
@@ -58,7 +58,7 @@ async def make_history(path: Path, jobs: int) -> None:
             (jobs, _TOKEN),
         )
         db.execute("UPDATE meta SET value = ? WHERE key = 'searched'", (str(jobs),))
-    for number in range(10, jobs, 10):
+    for number in range(1, jobs, jobs // 100):
         (path / "runs" / f"{number}.1.{_TOKEN}.out").touch()
 
 

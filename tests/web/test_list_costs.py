@@ -146,6 +146,18 @@ async def test_rows_are_what_the_single_documents_are(site: Site) -> None:
     assert callback == Callback(Delivery.DELIVERED, 2)
 
 
+def test_the_rows_of_the_largest_page_are_kept() -> None:
+    """A page of 1,000 rows that is read again and again is made once, also after other pages."""
+    cache = RowCache()
+    for _ in range(3):
+        for number in range(1000):
+            if cache.get(number) is None:
+                cache.keep(number, b"x" * 2000)
+        assert all(cache.get(number) for number in range(1000))
+    cache.keep("another", b"x")
+    assert all(cache.get(number) for number in range(1000))
+
+
 def test_kept_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are used stay, those that are not make way, and a large one is not kept at all."""
     monkeypatch.setattr(row_cache, "_MAX_SIZE", 20 * (1 << 11))

@@ -51,8 +51,11 @@ OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE stat
 
 _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
 
+# Where they are in a row of `_JOB`: some columns, and the parts behind those of `JobRow`.
 _ID, _SPEC, _STATE = map(JobRow._fields.index, ("id", "spec", "state"))
-_STDOUT_BYTES: Final = len(JobRow._fields) + len(CallbackRow._fields) + EndRow._fields.index("stdout_bytes")
+_CALLBACK: Final = len(JobRow._fields)
+_END: Final = _CALLBACK + len(CallbackRow._fields)
+_STDOUT_BYTES: Final = _END + EndRow._fields.index("stdout_bytes")
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
 _MAX_KEPT_SPECS: Final = 1024
 _MAX_KEPT_LENGTH: Final = 2048  # characters of a spec's text; a longer one is parsed each time
@@ -85,7 +88,7 @@ class ListedRow(NamedTuple):
             return to_job(self.row)
         except StoreUnavailable:
             spec = _UNREADABLE.model_dump_json(exclude_defaults=True)
-            return to_job((*_job_row(self.row)._replace(spec=spec), *self.row[len(JobRow._fields) :]))
+            return to_job((*_job_row(self.row)._replace(spec=spec), *self.row[_CALLBACK:]))
 
     def whole_job(self) -> Job:
         return to_job(self.row)
@@ -223,18 +226,18 @@ def to_job(row: Row) -> Job:
 
 
 def _job_row(row: Row) -> JobRow:
-    return JobRow._make(row[: len(JobRow._fields)])
+    return JobRow._make(row[:_CALLBACK])
 
 
 def _end_row(row: Row) -> EndRow:
-    return EndRow._make(row[len(JobRow._fields) + len(CallbackRow._fields) :])
+    return EndRow._make(row[_END:])
 
 
 def _callback(row: Row) -> Callback | None:
-    found = CallbackRow._make(row[len(JobRow._fields) : len(JobRow._fields) + len(CallbackRow._fields)])
-    if found.callback_state is None:
+    if row[_CALLBACK] is None:
         return None
-    return Callback(Delivery(found.callback_state), found.callback_tries or 0, found.callback_error)
+    state, tries, error = row[_CALLBACK:_END]
+    return Callback(Delivery(state), tries, error)
 
 
 def _spec(job_id: int, text: str, secrets: Mapping[str, object] | None = None) -> JobSpec:
@@ -254,12 +257,8 @@ _parse_short = lru_cache(_MAX_KEPT_SPECS)(_parse)
 
 
 def _phase(known: JobRow, row: Row) -> Phase:
-    match State(known.state):
-        case State.WAITING:
-            return Waiting()
-        case State.QUEUED:
-            return Queued()
-        case State.RUNNING:
-            return Running(known.claimed or known.created, bool(known.cancelling))
-        case State.DONE:
-            return _end_row(row).to_done()
+    if known.state == State.DONE:  # first, as nearly all jobs are
+        return _end_row(row).to_done()
+    if known.state == State.RUNNING:
+        return Running(known.claimed or known.created, bool(known.cancelling))
+    return Queued() if known.state == State.QUEUED else Waiting()

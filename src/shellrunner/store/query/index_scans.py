@@ -51,6 +51,8 @@ ALL_JOBS: Final[ScanPlan] = (IndexScan("jobs", "TRUE", ()),)
 
 def next_ids(db: Db, plan: ScanPlan, limit: int, after: int, *, descending: bool) -> list[int]:
     """Return up to `limit` ids that follow `after`, of all scans of the plan together."""
+    if len(plan) == 1:
+        return plan[0].next_ids(db, limit, after, descending=descending)
     found = {job_id for scan in plan for job_id in scan.next_ids(db, limit, after, descending=descending)}
     return sorted(found, reverse=descending)[:limit]
 

@@ -13,7 +13,7 @@ from shellrunner.model import Job
 from shellrunner.store.pagination import ListedJob
 from shellrunner.wire import json_codec
 
-_MAX_SIZE: Final = 1 << 21  # bytes of a generation; there are two
+_MAX_SIZE: Final = 1 << 22  # bytes of a generation, of which there are two; enough for 1,000 rows of 2 KB
 _KEY_SIZE: Final = 1 << 11  # bytes that a row's key takes, about: the columns of a job
 _MAX_ROW_SIZE: Final = 1 << 14
 
