@@ -100,7 +100,7 @@ def install() -> None:
 
 def _wrap_connections(faults: Faults) -> None:
     real_connect = sqlite3.connect
-    roles = iter(["w", "r", "r", "l"])
+    roles = iter(["w", "s", "r", "r", "l"])  # writing, the snapshot of the opening, reading, on the loop
 
     class Cursor(sqlite3.Cursor):
         def execute(self, sql: str, *parameters: Any) -> Any:
