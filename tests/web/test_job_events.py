@@ -13,7 +13,7 @@ import pytest
 
 from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending
-from shellrunner.store import Output, Subscription
+from shellrunner.store import Output, Subscription, notifications
 from shellrunner.store.output import Extent, index
 from shellrunner.store.output.index import IndexedOutput
 from shellrunner.web.feeds.job_feed import FRAME_SIZE, JOB_FEEDS
@@ -262,8 +262,9 @@ async def test_many_followers_cause_one_read_per_interval(site: Site, monkeypatc
     assert 0 < reads <= (clock() - begun) / INTERVAL + 3
 
 
-async def test_a_quiet_job_is_not_coalesced(site: Site) -> None:
-    """The first byte of a quiet job is sent at once; it does not wait for an interval."""
+async def test_a_quiet_job_is_not_coalesced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first byte of a quiet job is sent at once; it waits neither for an interval nor for a poll."""
+    monkeypatch.setattr(notifications, "_POLL_INTERVAL", 3600.0)
     site.app[JOB_FEEDS].interval = 60.0
     job_id = await site.submit()
     runner = site.simulated_runner()
