@@ -6,6 +6,7 @@ import random
 import socket
 from base64 import b64decode
 from collections import Counter
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -237,6 +238,18 @@ async def test_many_followers_share(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert reads < 60
 
 
+async def test_who_comes_waits_for_no_interval(site: Site) -> None:
+    """Clients that come one after the other are answered at once, however many come within an interval."""
+    site.app[JOB_FEEDS].interval = 60.0
+    job_id = await site.submit()
+    feed = site.app[JOB_FEEDS].get(job_id)
+    async with asyncio.timeout(10), AsyncExitStack() as stack:
+        for number in range(1, 11):
+            _, events = await stack.enter_async_context(site.events(job_id))
+            assert (await anext(events)).data["state"] == "queued"
+            await until(lambda number=number: len(feed.broadcast._members) == number)  # type: ignore[misc]
+
+
 async def test_many_followers_cause_one_read_per_interval(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many follow a job, it is read once per interval, but for the few reads that follow a pause."""
     job_id = await site.submit()
@@ -249,12 +262,13 @@ async def test_many_followers_cause_one_read_per_interval(site: Site, monkeypatc
         reads += 1
         return await output(*args)
 
-    monkeypatch.setattr(site.store, "output", counted)
-    begun = clock()
+    feed = site.app[JOB_FEEDS].get(job_id)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         for _ in range(50):
             tasks.create_task(site.replay(job_id))
-        await until(lambda: len(site.connections) >= 50)
+        await until(lambda: len(feed.broadcast._members) == 50)
+        monkeypatch.setattr(site.store, "output", counted)
+        begun = clock()
         for number in range(50):
             runner.write(f"line {number}\n".encode())
             await asyncio.sleep(0.01)

@@ -76,6 +76,10 @@ class JobFeed:
         self.broadcast: Broadcast[Received] = Broadcast(self._shared_read.charge)
         self._watch = partial(store.watch_output, job_id)
 
+    async def first_snapshot(self) -> Snapshot:
+        """Return the job and its output as of this call, for a follower that has just come; see `snapshot`."""
+        return await self._shared_read.read_now()
+
     async def snapshot(self) -> Snapshot:
         """Return the job and its output as of this call or later.
 

@@ -52,6 +52,13 @@ class SharedRead(Generic[T]):
                 self._paid_until = max(self._paid_until, self._now()) + self.interval
             return self._value
 
+    async def read_now(self) -> T:
+        """Return the state as of this call, for a caller who asks for the first time.
+
+        It waits for nobody and is shared by nobody: to come at all costs a client, and so us, more than the read.
+        """
+        return await self._read()
+
     def _earliest(self) -> float:
         return max(self._paid_until - (_BURST - 1) * self.interval, self._rests_until)
 

@@ -34,7 +34,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     encoding = parameters.choice(request, "encoding", ("text", "base64"))
     feed = request.app[JOB_FEEDS].get(job_id(request), base64=encoding == "base64")
     with request.app[STORE].watch_output(job_id(request)) as subscription:
-        snapshot = await feed.snapshot()
+        snapshot = await feed.first_snapshot()
         cursor = await _cursor(request, feed, snapshot)
         if cursor is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})

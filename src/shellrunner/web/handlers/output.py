@@ -74,7 +74,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     follow = parameters.flag(request, "follow")
     feed = request.app[JOB_FEEDS].get(job_id(request))
     with request.app[STORE].watch_output(job_id(request)) as subscription:
-        snapshot = await feed.snapshot()
+        snapshot = await feed.first_snapshot()
         charset = snapshot.job.spec.encoding
         # The end of a long output that is being written costs no more than that, unless something is missing there.
         present = await _present(snapshot.output, stream, thorough=lines is None or snapshot.job.done)
