@@ -189,8 +189,7 @@ class Walk:
         if not columns and self._filters == _NO_FILTERS:  # then every id is a position
             self._budget -= len(ids)
             return ((job_id,) for job_id in sorted(ids, reverse=self._descending))
-        reached = self._rank(after) if after else ()
-        found: list[tuple[tuple[Any, ...], Position]] = []
+        matching: list[Position] = []
         characters = 0
         conditions = [*index_scans.conditions(self._filters)]
         conditions += [(f"{column} IS ?", (value,)) for column, value in zip(columns, group, strict=False)]
@@ -200,11 +199,14 @@ class Walk:
         parameters: list[Any] = [value for _, values in conditions for value in values]
         for *position, command in self._db.execute(sql, (json.dumps(sorted(ids)), *parameters)):
             characters += len(command)
-            rank = self._rank(tuple(position))
-            if rank > reached and self._needle in search.fold(command):
-                found.append((rank, tuple(position)))
+            if not self._needle or self._needle in search.fold(command):
+                matching.append(tuple(position))
         self._budget -= len(ids) + characters // _CHARACTERS_PER_JOB
-        return (position for _, position in sorted(found))
+        if not columns:
+            return iter(sorted(matching, key=id_of, reverse=self._descending))
+        reached = self._rank(after) if after else ()
+        ranked = sorted((self._rank(position), position) for position in matching)
+        return (position for rank, position in ranked if rank > reached)
 
     def _spend(self, cost: int, position: Position) -> None:
         """Charge the budget for a step that ended here. Only after progress, so that no page ends where it began."""
