@@ -15,6 +15,11 @@ Sample = Mapping[str, float]
 Round = Callable[[], Sample]
 
 
+def limit_of(version: str) -> str:
+    """Return the name of the contender that is the limit of one version only, where each has a limit of its own."""
+    return f"{LIMIT} of {version}"
+
+
 class Unavailable(Exception):
     """A contender cannot be measured here; the text says why."""
 

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.figure import LIMIT, Goal, Measure, Outcome
+from benchmarks.figure import LIMIT, Goal, Measure, Outcome, limit_of
 
 COLUMNS = (
     "figure",
@@ -70,10 +70,10 @@ def lines(outcome: Outcome, names: Sequence[str]) -> Iterator[Line]:
     Ratios are medians of the ratios of each round, since the contenders of one round met the same machine.
     """
     contenders = dict.fromkeys((*names, *outcome.samples, *outcome.unavailable))
-    contenders.pop(LIMIT, None)
+    for name in (LIMIT, *map(limit_of, names)):
+        contenders.pop(name, None)
     title = outcome.figure.title
     for measure in outcome.figure.measures:
-        limit = outcome.values(LIMIT, measure)
         for contender in contenders:
             if contender in outcome.unavailable:
                 if measure is outcome.figure.measures[0]:
@@ -82,6 +82,7 @@ def lines(outcome: Outcome, names: Sequence[str]) -> Iterator[Line]:
             values = outcome.values(contender, measure)
             if not values:
                 continue
+            limit = outcome.values(limit_of(contender), measure) or outcome.values(LIMIT, measure)
             before = outcome.values(names[1], measure) if contender == names[0] and len(names) > 1 else []
             yield Line(
                 title,

@@ -153,17 +153,18 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_the_table_compares_with_the_limit_the_earlier_version_and_the_goals() -> None:
-    """Shares of the limit are right for costs and for rates, and goals are reached, missed or not applicable."""
+    """Shares of the limit, or of a version's own, are right for costs and rates; goals are reached or missed."""
+    contenders = CONTENDERS | {"limit of before": {"rate": 100e6}}
     found = {
         (line.contender, line.measure.key): line
-        for line in table.lines(outcome_of(CONTENDERS, 2, []), ["shellrunner", "before"])
+        for line in table.lines(outcome_of(contenders, 2, []), ["shellrunner", "before"])
     }
     assert {key: (line.of_limit, line.to_before, line.reached) for key, line in found.items()} == {
         ("shellrunner", "cpu"): (0.5, 0.5, "reach"),
         ("shellrunner", "rate"): (0.5, 4, "aim"),
         ("shellrunner", "wait"): (0.5, None, "no"),
         ("before", "cpu"): (0.25, None, "no"),
-        ("before", "rate"): (0.125, None, "no"),
+        ("before", "rate"): (0.5, None, "no"),
         ("peer", "cpu"): (None, None, ""),
     }
     head, *lines = table.text(found.values()).splitlines()

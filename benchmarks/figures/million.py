@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Round, Run, Sample, Unavailable
+from benchmarks.figure import Contenders, Figure, Goal, Measure, Round, Run, Sample, Unavailable, limit_of
 from benchmarks.figures.jobs import ALONE
 from benchmarks.figures.starts import start_once
 from benchmarks.http_load import get, send
@@ -56,10 +57,8 @@ _PAGE = 100
 def _histories(run: Run) -> Iterator[tuple[str, Version, int, Path]]:
     """Yield contender, version, number of jobs and state directory; they are made for the first figure of a run."""
     many = run.count(1_000_000, 3000)
-    for name, version, jobs in (
-        (LIMIT, run.versions[0], _BASELINE_JOBS),
-        *((each.name, each, many) for each in run.versions),
-    ):
+    for version, jobs in product(run.versions, (_BASELINE_JOBS, many)):
+        name = version.name if jobs == many else limit_of(version.name)
         path = run.directory / f"history-{version.name}-{jobs}"
         if not path.exists():
             version.run_module("benchmarks.history", [str(path), str(jobs)])

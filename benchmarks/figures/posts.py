@@ -1,4 +1,4 @@
-"""POST while every slot is busy, so that a job is only stored; compared with an echo of the same bytes."""
+"""POST while every slot is busy, so that a job is only stored; as limit a bare handler that returns the document."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

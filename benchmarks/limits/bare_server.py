@@ -1,4 +1,4 @@
-"""The limit of serving: a bare aiohttp handler that returns bytes that are ready, or those of the request.
+"""The limit of serving: a bare aiohttp handler that returns bytes that are ready, or the request's document.
 
 Run by file as `python bare_server.py BODY_FILE`; prints its port.
 """
@@ -11,13 +11,13 @@ from aiohttp import web
 
 
 def application(body: bytes) -> web.Application:
-    """Return an application that serves `body` at GET /, and the request's own at POST /."""
+    """Return an application that serves `body` at GET /, and the request's own document at POST /."""
 
     async def ready(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
     async def echo(request: web.Request) -> web.Response:
-        return web.Response(body=await request.read(), status=202, content_type="application/json")
+        return web.json_response(await request.json(), status=202)
 
     app = web.Application()
     app.router.add_get("/", ready)
