@@ -36,8 +36,9 @@ async def test_a_stop_at_any_moment_of_the_start_is_a_success(tmp_path: Path, se
 
     async def work(number: int) -> None:
         while starts:
+            start = starts.pop()  # before the next await, during which another worker may take one
             server = await StartingServer.start(tmp_path / f"{number}-{len(starts)}", real_exec=True)
-            await server.stop_when(*starts.pop())
+            await server.stop_when(*start)
             await server.nothing_is_left()
 
     await asyncio.gather(*map(work, range(4 if whole else 2)))
