@@ -262,7 +262,7 @@ async def test_bug(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     async def broken(_: int) -> None:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr(site.store, "job", broken)
+    monkeypatch.setattr(site.store, "stored_job", broken)
     answer = await site.get("/api/jobs/1")
     check_problem(answer, 500)
     assert b"secret" not in answer.body
