@@ -167,17 +167,22 @@ async def test_a_kept_document_is_never_out_of_date(site: Site) -> None:
 
 
 async def test_the_system_calls_of_a_get(service: Service, tmp_path: Path) -> None:
-    """One to receive it, one to respond, two locks of SQLite's for the read, one for the client's presence.
+    """One to receive it, one to respond, two locks of SQLite's for each read, one for the client's presence.
 
     So no other thread has a part in it (futex), and nothing about the client is looked up again.
     """
     job = await service.submit("echo hello")
     await service.result(job)
     async with connected(int(service.url.rpartition(":")[2])) as get:
-        for path, status in ((f"/api/jobs/{job}", 200), (f"/api/statuses/{job}", 303), (f"/api/results/{job}", 200)):
+        for path, status, reads in (
+            (f"/api/jobs/{job}", 200, 1),
+            (f"/api/statuses/{job}", 303, 1),
+            (f"/api/results/{job}", 200, 1),
+            (f"/api/statuses/{job}/output", 200, 2),
+        ):
             await get(path)
             async with counted(service.process.pid, tmp_path / "calls") as calls:
                 assert {await get(path) for _ in range(REQUESTS)} == {status}
-            expected = {"recvfrom": 1, "sendto": 1, "fcntl": 2, "getsockopt": 1, "futex": 0}
+            expected = {"recvfrom": 1, "sendto": 1, "fcntl": 2 * reads, "getsockopt": 1, "futex": 0}
             # What it does beside, such as indexing the job, is less than one call for each.
             assert {name: calls[name] // REQUESTS for name in expected} == expected

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from shellrunner.errors import BadParameter
-from shellrunner.model import Stream
+from shellrunner.model import Job, Stream
 from shellrunner.results import read_whole
 from shellrunner.store import Output, Subscription
 from shellrunner.store.output.present import PresentBytes, measure
@@ -16,6 +16,8 @@ from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
 from shellrunner.web.handlers.result_bytes import SANDBOX
 from shellrunner.web.http import parameters
+from shellrunner.web.http.responses import MAX_BUFFERED
+from shellrunner.web.http.server_protocol import connection_identity
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label, line_ends
 
@@ -71,31 +73,63 @@ async def show(request: web.Request) -> web.StreamResponse:
     lines = parameters.integer(request, "tail", minimum=0, maximum=10**15)
     if start is not None and lines is not None:
         raise BadParameter("tail", "from and tail both say where to begin: give one of them")
-    follow = parameters.flag(request, "follow")
+    if not parameters.flag(request, "follow"):
+        return await _show_now(request, stream, start, lines)
     feed = request.app[JOB_FEEDS].get(job_id(request))
     with request.app[STORE].watch_output(job_id(request)) as subscription:
         snapshot = await feed.first_snapshot()
-        charset = snapshot.job.spec.encoding
-        # The end of a long output that is being written costs no more than that, unless something is missing there.
-        present = await _present(snapshot.output, stream, thorough=lines is None or snapshot.job.done)
-        at = start or 0
-        if lines is not None:
-            try:
-                at = await _start_of_tail(present, lines, charset)
-            except _LostBytes:
-                present = await _present(snapshot.output, stream, thorough=True)
-                at = await _start_of_tail(present, lines, charset)
-        if at > present.size:
-            raise BadParameter("from", f"from must be at most {present.size}, which is how many bytes there are")
-        headers = {**_HEADERS, "Content-Type": f"text/plain; charset={label(charset)}"}
-        if not follow:
-            headers["Content-Length"] = str(present.size - at)
-        response = await start_stream(request, headers, follows=follow)
+        present, at = await _find_start(snapshot.job, snapshot.output, stream, start, lines)
+        response = await start_stream(request, _headers(snapshot.job), follows=True)
         if request.method != "HEAD":
             await _send(response, present, at)
-            if follow:
-                await _follow(response, stream, feed, subscription, snapshot)
+            await _follow(response, stream, feed, subscription, snapshot)
         return await response.finish()
+
+
+async def _show_now(
+    request: web.Request, stream: Stream | None, start: int | None, lines: int | None
+) -> web.StreamResponse:
+    """Respond with the output so far; at once if it is short, as a stream if it is long."""
+    store, number = request.app[STORE], job_id(request)
+    job, output = await store.job(number), await store.output(number)
+    present, at = await _find_start(job, output, stream, start, lines)
+    size = present.size - at
+    headers = {**_headers(job), "Content-Length": str(size)}
+    if size <= MAX_BUFFERED and request.method != "HEAD":
+        body = await read_whole(present.read, at, size)
+        connection_identity(request).raise_if_revoked()
+        if len(body) == size:
+            return web.Response(body=body, headers=headers)
+    response = await start_stream(request, headers)
+    if request.method != "HEAD":
+        await _send(response, present, at)
+    return await response.finish()
+
+
+async def _find_start(
+    job: Job, output: Output, stream: Stream | None, start: int | None, lines: int | None
+) -> tuple[PresentBytes, int]:
+    """Return what is there, and where in it the response begins.
+
+    Raises:
+        BadParameter: `start` is behind its end.
+    """
+    # The end of a long output that is being written costs no more than that, unless something is missing there.
+    present = await _present(output, stream, thorough=lines is None or job.done)
+    at = start or 0
+    if lines is not None:
+        try:
+            at = await _start_of_tail(present, lines, job.spec.encoding)
+        except _LostBytes:
+            present = await _present(output, stream, thorough=True)
+            at = await _start_of_tail(present, lines, job.spec.encoding)
+    if at > present.size:
+        raise BadParameter("from", f"from must be at most {present.size}, which is how many bytes there are")
+    return present, at
+
+
+def _headers(job: Job) -> dict[str, str]:
+    return {**_HEADERS, "Content-Type": f"text/plain; charset={label(job.spec.encoding)}"}
 
 
 async def _send(response: ResponseStream, present: PresentBytes, at: int) -> None:
