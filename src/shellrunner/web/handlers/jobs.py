@@ -88,7 +88,8 @@ def _admit_batch(
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/jobs/{id}: return the job as it was submitted, without secrets."""
     stored = await request.app[STORE].stored_job(job_id(request))
-    return await responses.ok_bytes(request, row_cache.document(request, "job", stored, serialize.job))
+    content = row_cache.document(request, "job", stored, lambda: serialize.job(stored.whole_job()))
+    return await responses.ok_bytes(request, content)
 
 
 async def index(request: web.Request) -> web.StreamResponse:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shellrunner.model import Job
 from shellrunner.store.pagination import ListedJob
 from shellrunner.wire import json_codec
 
@@ -48,17 +47,11 @@ class RowCache:
 ROW_CACHE: Final = web.AppKey("row_cache", RowCache)
 
 
-def document(
-    request: web.Request, kind: Hashable, stored: ListedJob, make: Callable[[Job], Mapping[str, Any]]
-) -> bytes:
-    """Return the document of a job, made by `make` unless it is kept; `kind` has all else that it depends on.
-
-    Raises:
-        StoreUnavailable: the job's row is damaged.
-    """
+def document(request: web.Request, kind: Hashable, stored: ListedJob, make: Callable[[], Mapping[str, Any]]) -> bytes:
+    """Return the document of a job, made by `make` unless it is kept; `kind` has all else that it depends on."""
     cache, key = request.app[ROW_CACHE], (kind, stored)
     content = cache.get(key)
     if content is None:
-        content = json_codec.dumps(make(stored.whole_job()))
+        content = json_codec.dumps(make())
         cache.keep(key, content)
     return content

@@ -29,7 +29,8 @@ async def show(request: web.Request) -> web.StreamResponse:
             await prefer.wait_until_done(request, stored.whole_job(), seconds)
             stored = await store.stored_job(stored.id)
     pid = request.app[FIND_PID](stored.id) if stored.is_running else None
-    content = row_cache.document(request, ("status", pid), stored, lambda job: serialize.status(job, pid))
+    # Without its specification, which need not be parsed for it.
+    content = row_cache.document(request, ("status", pid), stored, lambda: serialize.status(stored.status(), pid))
     if stored.has_result:
         return responses.see_other(serialize.result_path(stored.id), content, headers)
     return await responses.ok_bytes(request, content, headers if stored.is_done else {**headers, "Retry-After": "1"})
