@@ -149,6 +149,7 @@ async def test_s7_a_damaged_row_is_removed_like_any_other(tmp_path: Path, spec: 
         await store._engine.write(lambda db: db.execute("UPDATE jobs SET spec = ?", (spec,)))
         last = await done(store, "u", completed=3_000)
         assert [job.spec.command_line for job in await listed(store)] == ["true", "(unreadable)"], "it hides no other"
+        assert [job.callback for job in await listed(store)] == [None, None], "what cannot be read has none to show"
     async with opened(tmp_path, jobs=1) as store:
 
         async def kept() -> bool:

@@ -220,7 +220,7 @@ def to_job(row: Row) -> Job:
     """
     known = _job_row(row)
     spec = _spec(known.id, known.spec)
-    callback = _callback(row)
+    callback = _callback(row) if spec.notify else None
     phase = _phase(known, row)
     return Job(known.id, spec, known.created, phase, known.attempt, callback, known.submitter, known.run_as)
 
