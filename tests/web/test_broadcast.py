@@ -272,6 +272,28 @@ async def test_the_event_loop_has_other_work_between_writes(monkeypatch: pytest.
     assert sum(charged) == pytest.approx(0.06)
 
 
+async def test_who_comes_just_as_the_last_member_leaves_gets_nothing_that_is_not_its_own() -> None:
+    """A follower at another place does not become a member, although there is none at that moment."""
+    feed, newcomer = Broadcast[int](lambda _: None), Follower(Clock())
+    coming: list[asyncio.Task[int]] = []
+
+    class Slow(Follower):
+        async def offer(self, data: bytes) -> bool:
+            coming.append(asyncio.create_task(feed.follow(newcomer, 99, news)))  # runs before this one's own task
+            return False
+
+    async def news(place: int) -> AsyncGenerator[tuple[bytes, int], None]:
+        for number in range(3):
+            yield b"news", place + number + 1
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        assert await feed.follow(Slow(Clock()), 7, news) == 7
+        assert await coming[0] == 99
+    assert newcomer.received == b""
+
+
 @pytest.mark.parametrize(("failure", "logged"), [(StoreUnavailable("closed"), False), (RuntimeError("a bug"), True)])
 async def test_an_error_lets_every_follower_look_by_itself(
     caplog: pytest.LogCaptureFixture, failure: Exception, logged: bool

@@ -71,7 +71,7 @@ class Broadcast(Generic[P]):
         """`charge` is given the seconds for which the event loop was kept from its other work, each time."""
         self._charge = charge
         self._members: dict[FollowerStream, _Member[P]] = {}
-        self._place: P | None = None  # of all members, as long as there are any
+        self._place: P | None = None  # of all members, and of the task, as long as it runs
         self._task: asyncio.Task[None] | None = None
 
     async def follow(
@@ -88,7 +88,7 @@ class Broadcast(Generic[P]):
         Raises:
             ConnectionError: the client has disconnected, or the service is shutting down and it does not read.
         """
-        if self._members and place != self._place:
+        if self._task is not None and place != self._place:
             return place
         member = self._members[stream] = _Member(place)
         if self._task is None:
