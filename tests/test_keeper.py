@@ -207,8 +207,11 @@ async def test_orphans_are_reaped_while_a_command_runs(fork_server: ForkServer) 
     keeper = fork_server.keeper()
     start(keeper, 1, "for i in 1 2 3 4 5 6 7 8; do (true & ); done; sleep 1.2; (true & ); sleep 600", timeout=60)
     pid = keeper.hello["identity"]["pid"]
-    await until(lambda: len(process_tree.descendants(pid)) == 2 and _age(process_tree.descendants(pid)[0].pid) > 1.3)
-    assert not [child for child in process_tree.descendants(pid) if child.zombie]
+    await until(lambda: process_tree.descendants(pid))
+    command = process_tree.descendants(pid)[0].pid
+    await until(
+        lambda: [child.zombie for child in process_tree.descendants(pid)] == [False] * 2 and _age(command) > 1.3
+    )
     keeper.send(do="cancel", job=1, token="t")
     assert keeper.receive()["job"] == 1
     start(keeper, 2, "exit 3")
