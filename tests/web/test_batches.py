@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner import web
@@ -190,10 +190,11 @@ KEYS = st.sampled_from([*JobSpec.model_fields, "unknown"])
 INVENTED = st.dictionaries(KEYS, st.one_of(VALUES, st.lists(VALUES, max_size=3), st.dictionaries(KEYS, VALUES)))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.one_of(st.sampled_from(EARLY), INVENTED, VALUES), min_size=1, max_size=6))
 def test_the_errors_of_a_batch_are_those_of_its_jobs(specs: list[Any]) -> None:
     """The checks of a batch are those of POST for each of its jobs, for any JSON."""
-    settings = Settings.model_validate(SECTIONS)
+    config = Settings.model_validate(SECTIONS)
 
     def errors(check: Callable[[], Any]) -> list[dict[str, str]]:
         try:
@@ -206,10 +207,10 @@ def test_the_errors_of_a_batch_are_those_of_its_jobs(specs: list[Any]) -> None:
     expected = [
         {**error, "pointer": f"#/jobs/{index}{error['pointer'][1:]}"}
         for index, spec in enumerate(specs)
-        for error in errors(lambda spec=spec: submission.admit(ANYBODY, parse.job_spec(spec), settings))  # type: ignore[misc]
+        for error in errors(lambda spec=spec: submission.admit(ANYBODY, parse.job_spec(spec), config))  # type: ignore[misc]
     ]
     batch = parse.job_specs({"jobs": specs}, is_large=False)
-    assert errors(lambda: submission.admit_all(ANYBODY, batch, settings)) == expected[:100]
+    assert errors(lambda: submission.admit_all(ANYBODY, batch, config)) == expected[:100]
 
 
 def test_errors_are_bounded_before_they_are_made() -> None:
