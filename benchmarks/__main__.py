@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import traceback
@@ -21,6 +22,9 @@ def main() -> None:
     if options.install_peers:
         install(options.install_peers)
         return
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # what was started is ended, as at Ctrl-C
     chosen = [figure for figure in FIGURES if not options.names or figure.name in options.names]
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory)))
