@@ -12,7 +12,7 @@ from shellrunner.model import Callback, Delivery, End, Ending, JobSpec, Notify, 
 from shellrunner.store import rows
 from shellrunner.store.output.spill import Spill
 from shellrunner.web.handlers import row_cache
-from shellrunner.web.handlers.row_cache import RowCache
+from shellrunner.web.handlers.row_cache import ROW_CACHE, RowCache, RowKey
 from tests.support.site import Site
 
 JOBS = 12
@@ -146,30 +146,46 @@ async def test_rows_are_what_the_single_documents_are(site: Site) -> None:
     assert callback == Callback(Delivery.DELIVERED, 2)
 
 
+def key(number: int) -> RowKey:
+    """Return the key of a row of a job with a short specification."""
+    return RowKey("row", rows.ListedRow((number, "{}")))
+
+
 def test_the_rows_of_the_largest_page_are_kept() -> None:
     """A page of 1,000 rows that is read again and again is made once, also after other pages."""
     cache = RowCache()
     for _ in range(3):
         for number in range(1000):
-            if cache.get(number) is None:
-                cache.keep(number, b"x" * 2000)
-        assert all(cache.get(number) for number in range(1000))
-    cache.keep("another", b"x")
-    assert all(cache.get(number) for number in range(1000))
+            if cache.get(key(number)) is None:
+                cache.keep(key(number), b"x" * 2000)
+        assert all(cache.get(key(number)) for number in range(1000))
+    cache.keep(key(1000), b"x")
+    assert all(cache.get(key(number)) for number in range(1000))
 
 
 def test_kept_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are used stay, those that are not make way, and a large one is not kept at all."""
-    monkeypatch.setattr(row_cache, "_MAX_SIZE", 20 * (1 << 11))
+    monkeypatch.setattr(row_cache, "_MAX_SIZE", 20 * key(0).job.size)
     cache = RowCache()
     for number in range(200):
-        cache.keep(number, b"x" * 100)
-        assert cache.get(0) is not None
-    kept = [number for number in range(200) if cache.get(number) is not None]
+        cache.keep(key(number), b"x" * 100)
+        assert cache.get(key(0)) is not None
+    kept = [number for number in range(200) if cache.get(key(number)) is not None]
     assert 15 < len(kept) < 40
     assert kept == [0, *range(200 - len(kept) + 1, 200)]
-    cache.keep("large", b"x" * (1 << 15))
-    assert cache.get("large") is None
+    cache.keep(key(200), b"x" * (1 << 15))
+    assert cache.get(key(200)) is None
+
+
+async def test_short_documents_of_long_specifications_are_not_kept(site: Site) -> None:
+    """The key of a kept status has the job's specification, so 3,500 of them once took up to 3.5 GB."""
+    job = await site.done(argv=["true", "x" * 100_000])
+    cache = site.app[ROW_CACHE]
+    for path in (f"/api/statuses/{job}", "/api/results?fields=job_id", "/api/jobs?fields=job_id"):
+        assert (await site.get(path)).status in (200, 303)
+    assert cache.size == 0
+    await site.get(f"/api/statuses/{await site.done()}")
+    assert cache.size > 0
 
 
 def test_specs_that_are_kept_are_bounded() -> None:

@@ -52,6 +52,10 @@ class ListedJob(Hashable, Protocol):
         """The job's id."""
 
     @property
+    def size(self) -> int:
+        """How much memory it takes, in bytes: most of it is the specification, of up to a megabyte."""
+
+    @property
     def is_running(self) -> bool:
         """Whether it runs."""
 

@@ -6,6 +6,7 @@ Used by units and queries. Must not write, and must not know files.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from sys import getsizeof
 from typing import Final, NamedTuple
 
 from shellrunner.clock import Millis
@@ -57,6 +58,7 @@ _CALLBACK: Final = len(JobRow._fields)
 _END: Final = _CALLBACK + len(CallbackRow._fields)
 _STDOUT_BYTES: Final = _END + EndRow._fields.index("stdout_bytes")
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
+_ROW_SIZE: Final = 1 << 11  # bytes that a row takes without its spec, about
 _MAX_KEPT_SPECS: Final = 1024
 _MAX_KEPT_LENGTH: Final = 2048  # characters of a spec's text; a longer one is parsed each time
 
@@ -70,6 +72,10 @@ class ListedRow(NamedTuple):
     def id(self) -> int:
         job_id: int = self.row[_ID]
         return job_id
+
+    @property
+    def size(self) -> int:
+        return _ROW_SIZE + getsizeof(self.row[_SPEC])
 
     @property
     def is_running(self) -> bool:

@@ -3,7 +3,7 @@
 Used by the handlers of each list, which make the rows. `filters` also serves other routes with the same filters.
 """
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -16,7 +16,7 @@ from shellrunner.store import Page, Position, Sort
 from shellrunner.store.pagination import ListedJob, Order, SortKey
 from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers import cursors
-from shellrunner.web.handlers.row_cache import ROW_CACHE
+from shellrunner.web.handlers.row_cache import ROW_CACHE, RowKey
 from shellrunner.web.http import parameters, responses
 from shellrunner.wire import documents, json_codec
 
@@ -127,8 +127,8 @@ class PageRequest:
                 cache.keep(self._key(jobs[number]), found)
         return [row or b"" for row in rows]
 
-    def _key(self, job: ListedJob) -> Hashable:
-        return self.resource.name, self.fields, job
+    def _key(self, job: ListedJob) -> RowKey:
+        return RowKey((self.resource.name, self.fields), job)
 
     def _select_fields(self, document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         if document is None or self.fields == self.resource.fields:

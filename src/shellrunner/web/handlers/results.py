@@ -15,7 +15,7 @@ from shellrunner.store import History
 from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists
-from shellrunner.web.handlers.row_cache import ROW_CACHE
+from shellrunner.web.handlers.row_cache import ROW_CACHE, RowKey
 from shellrunner.web.http import responses
 from shellrunner.web.security import audit
 from shellrunner.wire import documents, json_codec, serialize
@@ -27,10 +27,10 @@ async def show(request: web.Request) -> web.StreamResponse:
     if "number" in request.match_info:
         return await responses.ok(request, await _document(request))
     store, cache = request.app[STORE], request.app[ROW_CACHE]
-    key = ("result", await store.stored_job(job_id(request)))
+    key = RowKey("result", await store.stored_job(job_id(request)))
     content = cache.get(key)
     if content is None:
-        made = await results.last_document(store, key[1].whole_job())
+        made = await results.last_document(store, key.job.whole_job())
         content = json_codec.dumps(made.document)
         if made.is_final:
             cache.keep(key, content)

@@ -5,7 +5,7 @@ another key. Must not know documents.
 """
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -13,8 +13,14 @@ from shellrunner.store.pagination import ListedJob
 from shellrunner.wire import json_codec
 
 _MAX_SIZE: Final = 1 << 22  # bytes of a generation, of which there are two; enough for 1,000 rows of 2 KB
-_KEY_SIZE: Final = 1 << 11  # bytes that a row's key takes, about: the columns of a job
-_MAX_ROW_SIZE: Final = 1 << 14
+_MAX_ROW_SIZE: Final = 1 << 14  # with its key
+
+
+class RowKey(NamedTuple):
+    """What a row was made from: the job as it was read, and `kind` for all else that it depends on."""
+
+    kind: Hashable
+    job: ListedJob
 
 
 class RowCache:
@@ -22,22 +28,27 @@ class RowCache:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._recent: dict[Hashable, bytes] = {}
-        self._older: dict[Hashable, bytes] = {}
+        self._recent: dict[RowKey, bytes] = {}
+        self._older: dict[RowKey, bytes] = {}
         self._size = 0
 
-    def get(self, key: Hashable) -> bytes | None:
+    @property
+    def size(self) -> int:
+        """How many bytes were kept since older ones were last forgotten."""
+        return self._size
+
+    def get(self, key: RowKey) -> bytes | None:
         """Return the row of this key, if it is kept."""
         row = self._recent.get(key)
         if row is None and (row := self._older.get(key)) is not None:
             self.keep(key, row)
         return row
 
-    def keep(self, key: Hashable, row: bytes) -> None:
-        """Keep a row, unless it is a large one."""
-        if len(row) > _MAX_ROW_SIZE:
+    def keep(self, key: RowKey, row: bytes) -> None:
+        """Keep a row, unless it is a large one: a short status may be of a job with a long specification."""
+        size = len(row) + key.job.size
+        if size > _MAX_ROW_SIZE:
             return
-        size = len(row) + _KEY_SIZE
         if self._size + size > _MAX_SIZE:
             self._older, self._recent, self._size = self._recent, {}, 0
         self._recent[key] = row
@@ -49,7 +60,7 @@ ROW_CACHE: Final = web.AppKey("row_cache", RowCache)
 
 def document(request: web.Request, kind: Hashable, stored: ListedJob, make: Callable[[], Mapping[str, Any]]) -> bytes:
     """Return the document of a job, made by `make` unless it is kept; `kind` has all else that it depends on."""
-    cache, key = request.app[ROW_CACHE], (kind, stored)
+    cache, key = request.app[ROW_CACHE], RowKey(kind, stored)
     content = cache.get(key)
     if content is None:
         content = json_codec.dumps(make())
