@@ -99,6 +99,8 @@ def discarding(pipe: IO[bytes]) -> Iterator[None]:
 def listening_url(tree: ProcessTree) -> str:
     """Read the log until the service listens, and return its first URL."""
     for line in tree.stderr:
+        if not line.startswith(b"{"):
+            raise RuntimeError(f"the service did not start: {(line + tree.stderr.read()).decode()}")
         entry = json.loads(line)
         if "urls" in entry:
             return str(entry["urls"][0])

@@ -1,7 +1,7 @@
 """Versions of the service: the sources here, and an earlier commit in a temporary work tree.
 
-Both run under this interpreter with its packages, with PYTHONPATH set to their sources, so that nothing but the
-sources differs.
+The earlier one has a virtual environment of its own, as it may depend on other packages; those that both have are
+installed in the same versions. PYTHONPATH is set to the sources, so that nothing else differs.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,10 +25,11 @@ class Version:
 
     name: str
     source: Path
+    python: str = sys.executable
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of the program, as its console script would run it."""
-        return [sys.executable, "-P", "-c", _MAIN, *arguments]
+        return [self.python, "-P", "-c", _MAIN, *arguments]
 
     def environment(self, **settings: object) -> dict[str, str]:
         """Return the environment of the program: `settings` are variables without their prefix, HOME apart."""
@@ -39,7 +41,7 @@ class Version:
         """Run a module of the benchmarks with the sources of this version."""
         path = os.pathsep.join((str(self.source), str(ROOT)))
         subprocess.run(
-            [sys.executable, "-P", "-m", module, *arguments],
+            [self.python, "-P", "-m", module, *arguments],
             check=True,
             env=self.environment() | {"PYTHONPATH": path},
         )
@@ -57,9 +59,20 @@ def checked_out(commit: str, directory: Path) -> Iterator[Version]:
         if (ROOT / _VENDOR).exists() and not (tree / _VENDOR).exists():
             shutil.copytree(ROOT / _VENDOR, tree / _VENDOR)
         name = _git("-C", str(tree), "rev-parse", "--short", "HEAD")
-        yield Version(name, tree / "src")
+        yield Version(name, tree / "src", _environment_of(tree, directory))
     finally:
         _git("worktree", "remove", "--force", str(tree))
+
+
+def _environment_of(tree: Path, directory: Path) -> str:
+    """Create a virtual environment with what the sources require; return its interpreter."""
+    python = str(directory / "environment" / "bin" / "python")
+    subprocess.run([sys.executable, "-m", "venv", str(directory / "environment")], check=True)
+    here = [f"{each.name}=={each.version}" for each in metadata.distributions() if each.name != "shellrunner"]
+    constraints = directory / "constraints.txt"
+    constraints.write_text("\n".join(here))
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", str(constraints), str(tree)], check=True)
+    return python
 
 
 def _git(*arguments: str) -> str:
