@@ -1,11 +1,13 @@
 """Notifications: subscribe, read, wait, and no change is missed; new output is noticed at once, without polling."""
 
 import asyncio
+import errno
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from shellrunner.keeper.slot import SlotReader
 from shellrunner.store import Subscription, notifications
 from shellrunner.store.output.local import LocalStorage
 from shellrunner.store.output.location import SlotOwner
@@ -117,6 +119,34 @@ async def test_output_before_the_first_wait_notifies(tmp_path: Path, late: bool)
                 assert (await store.output(claim.job_id)).volume.stored == 0
                 recorder.store(0, b"x")
                 await notified(subscription)
+
+
+async def test_output_written_while_the_slot_could_not_be_read_notifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without descriptors, or on a disk that fails, a write is not seen; once it can be, no further one need come."""
+    read, tries = SlotReader.fingerprint, 0
+
+    def unreadable(_: SlotReader) -> bytes:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with opened(tmp_path) as store:
+        claim = await running(store)
+        with SimulatedKeeper(tmp_path) as keeper, store.watch_output(claim.job_id) as subscription:
+            recorder = keeper.begin(claim.job_id, "t")
+            while not await silent(subscription):
+                pass
+            waiting = asyncio.create_task(subscription.wait())
+            monkeypatch.setattr(SlotReader, "fingerprint", unreadable)
+            recorder.store(0, b"x")
+            await waiting  # for it is not known whether there is more
+            waiting = asyncio.create_task(subscription.wait())
+            seen = tries
+            await until(lambda: tries > seen + 1)
+            monkeypatch.setattr(SlotReader, "fingerprint", read)
+            await asyncio.wait_for(waiting, 5)
 
 
 @pytest.mark.usefixtures("growth")

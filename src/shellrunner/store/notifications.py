@@ -39,7 +39,10 @@ class RunningOutput(Protocol):
     """The output of running jobs, as far as it must be known to notice that there is more."""
 
     def fingerprint(self, job_id: int) -> bytes | None:
-        """Return bytes that differ whenever the job's output has grown; None if it is not running."""
+        """Return bytes that differ whenever the job's output has grown; None if it is not running.
+
+        They are empty if the output cannot be read now.
+        """
 
     def watch_once(self, job_id: int, on_written: Callable[[], None]) -> bool:
         """Call `on_written` once at the next write of the running job; return false if that is not possible."""
@@ -88,7 +91,7 @@ class Notifications:
         self._topics: dict[Hashable, _TopicState] = {}  # those with subscriptions
         self._fingerprints: dict[int, bytes] = {}  # of jobs with subscriptions, when they were notified last
         self._watched: set[int] = set()  # jobs whose next write is reported
-        self._polled: set[int] = set()  # jobs for which that is not possible
+        self._polled: set[int] = set()  # jobs for which that is not possible, now or ever
         self._must_poll = asyncio.Event()
 
     def subscribe(self, topic: Hashable) -> AbstractContextManager[EventSubscription]:
@@ -146,9 +149,13 @@ class Notifications:
 
     def _await_output(self, job_id: int) -> None:
         """Notify the job's subscribers if there is new output since the last time, or else once there is."""
-        if self._notify_if_grown(job_id) or job_id in self._watched:
+        if self._notify_if_grown(job_id):
             return
-        if self._output.watch_once(job_id, partial(self._written, job_id)):
+        # What cannot be read now may have been written already, and then no further write may come.
+        is_known = bool(self._fingerprints[job_id])
+        if is_known and job_id in self._watched:
+            return
+        if is_known and self._output.watch_once(job_id, partial(self._written, job_id)):
             self._watched.add(job_id)
             self._notify_if_grown(job_id)  # since it was looked at, and before it was watched
         else:

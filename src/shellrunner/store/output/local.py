@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -61,15 +62,12 @@ class LocalStorage:
         return _RowSource(self._state_dir, job_id, attempt, recorded, self._surveys)
 
     def fingerprint(self, owner: SlotOwner) -> bytes:
-        """Return bytes that differ whenever the owner's output has grown."""
+        """Return bytes that differ whenever the owner's output has grown; empty ones if its slot cannot be read."""
         try:
-            slot = SlotReader(self._slots, slot_name(owner.keeper))
-        except OSError:
+            with closing(SlotReader(self._slots, slot_name(owner.keeper))) as slot:
+                return slot.fingerprint()
+        except OSError:  # no descriptors left, for example
             return b""
-        try:
-            return slot.fingerprint()
-        finally:
-            slot.close()
 
     def watch_once(self, owner: SlotOwner, on_written: Callable[[], None]) -> bool:
         """Call `on_written` once at the owner's next write; return false if that is not possible."""

@@ -70,7 +70,7 @@ class OutputStorage(Protocol):
         """Open an attempt that has ended."""
 
     def fingerprint(self, owner: SlotOwner) -> bytes:
-        """Return bytes that differ whenever the owner's output has grown."""
+        """Return bytes that differ whenever the owner's output has grown; empty ones if it cannot be read now."""
 
     def watch_once(self, owner: SlotOwner, on_written: Callable[[], None]) -> bool:
         """Call `on_written` once at the owner's next write; return false if that is not possible."""
@@ -131,7 +131,10 @@ class ClaimedOutput:
         self._storage, self._owners = storage, owners
 
     def fingerprint(self, job_id: int) -> bytes | None:
-        """Return bytes that differ whenever the job's output has grown; None if it is not running."""
+        """Return bytes that differ whenever the job's output has grown; None if it is not running.
+
+        They are empty if the output cannot be read now.
+        """
         owner = self._owners.get(job_id)
         return self._storage.fingerprint(owner) if owner else None
 
