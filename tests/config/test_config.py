@@ -281,6 +281,19 @@ def test_a_mistake_in_the_environment_is_refused_with_the_variable(
     assert found.startswith(f"environment variable {variable}: {reason}")
 
 
+@pytest.mark.parametrize("overrides", [{}, {"server": {"port": 1}}])
+def test_a_section_that_is_no_table_is_refused_where_it_is_set(
+    file: Any, monkeypatch: pytest.MonkeyPatch, overrides: Any
+) -> None:
+    """An option or a variable for a key of the same section is not blamed for it."""
+    path = file("server = 5")
+    assert refusal(path, **overrides) == [f"{path}, line 1: server: must be a table"]
+    monkeypatch.setenv("SHELLRUNNER_SERVER__HOST", "localhost")
+    assert refusal(path, **overrides) == [f"{path}, line 1: server: must be a table"]
+    monkeypatch.setenv("SHELLRUNNER_SERVER", "http://localhost:8000")
+    assert refusal(**overrides) == ["environment variable SHELLRUNNER_SERVER: server: must be a table"]
+
+
 def test_what_only_looks_like_a_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables of jobs and of the client are ignored."""
     for name in ("JOB", "JOB_ID", "URL", "TOKEN"):

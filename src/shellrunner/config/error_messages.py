@@ -92,14 +92,20 @@ def has_key(values: Mapping[str, Any], key: _Key) -> bool:
 
 def _location(key: _Key, sources: ConfigSources) -> str:
     """Return where the effective value comes from: the first source that has the key."""
-    enough = min(len(key), 2)
-    if _matching_steps(sources.overrides, key) >= enough:
-        return f"--{key[enough - 1]}".replace("_", "-")
-    if _matching_steps(sources.environment, key) >= enough:
+    if _overrides(sources.overrides, key):
+        return f"--{key[1]}".replace("_", "-")
+    if _overrides(sources.environment, key):
         return f"environment variable {_variable(key)}"
-    if _matching_steps(tomllib.loads(sources.text), key) >= enough:
+    if _matching_steps(tomllib.loads(sources.text), key) >= min(len(key), 2):
         return f"{sources.path}, line {_line(sources.text, key)}"
     return "default"
+
+
+def _overrides(values: Mapping[str, Any], key: _Key) -> bool:
+    """Return whether the source overrides this key; if it is a section as a whole, by something that is no table."""
+    if len(key) == 1:
+        return key[0] in values and not isinstance(values[str(key[0])], Mapping)
+    return _matching_steps(values, key) >= 2
 
 
 def _matching_steps(values: Any, key: _Key) -> int:
