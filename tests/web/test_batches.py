@@ -99,11 +99,15 @@ async def test_prefer_is_ignored(site: Site) -> None:
     ],
 )
 async def test_what_is_no_batch(site: Site, body: Any, pointer: str) -> None:
-    """A body that is JSON, but not a list of 1 to 1,000 jobs, is 422 with a pointer into the whole of it."""
+    """A body that is JSON, but not a list of 1 to 1,000 jobs, is 422 with a pointer into the whole of it.
+
+    The reason is in the service's own words, not in those of the validation library.
+    """
     answer = await site.ask("POST", PATH, json=body)
     check_problem(answer, 422)
     assert answer.json["type"] == "/problems/invalid-job"
     assert answer.json["errors"][0]["pointer"] == pointer
+    assert "Input" not in answer.json["detail"]
     assert await stored(site) == []
 
 

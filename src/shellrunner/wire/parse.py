@@ -27,6 +27,7 @@ _MESSAGES = {
     "int_parsing_size": "is too large a number",
     "int_type": "must be a whole number",
     "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
     "literal_error": "must be {expected}",
     "missing": "is required",
     "model_attributes_type": "must be an object",
