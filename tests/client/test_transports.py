@@ -121,6 +121,28 @@ def test_a_response_that_is_not_the_server_s_is_the_same_error(transport: str, c
 
 
 @each_transport
+@pytest.mark.parametrize("frame", ["Content-Length: 6\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"])
+def test_output_that_is_cut_off_is_no_end(transport: str, frame: str) -> None:
+    """Output of which bytes are missing goes on with the next one; if nothing more comes, that is an error."""
+
+    async def read(client: Client) -> bytes:
+        return b"".join([data async for data in client.output(1)])
+
+    begun, rest = (f"HTTP/1.1 200 OK\r\n{part}".encode() for part in (frame, "Content-Length: 3\r\n\r\ndef"))
+    with ScriptedServer([begun], [rest]) as server:
+        assert call(server.url, transport, read, retry_for=60) == b"abcdef"
+    assert server.requests[1].startswith(b"GET /api/statuses/1/output?from=3 ")
+    with ScriptedServer([begun]) as server:
+        assert error_of(server.url, transport, read).kind == "interrupted"
+
+
+def test_an_interim_response_is_not_taken_for_the_response() -> None:
+    """What http.client does not skip is an error, and no document without content."""
+    with ScriptedServer([b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK]) as server:
+        assert error_of(server.url, "blocking", lambda client: client.queues()).kind == "foreign"
+
+
+@each_transport
 def test_a_connection_that_cannot_be_made_is_the_same_error(transport: str, tmp_path: Path) -> None:
     """A refused port, a missing socket and an unknown host are unreachable, with the system's reason."""
     with socket.create_server(("127.0.0.1", 0)) as closed:

@@ -26,6 +26,7 @@ _IDLE_INTERVAL: Final = 0.25  # seconds between two calls of `on_idle`
 _READ_SIZE: Final = 1 << 18
 _SEND_SIZE: Final = 1 << 16  # the time limit of a send applies to so many bytes
 _HTTP_PORT, _HTTPS_PORT = 80, 443
+_FIRST_FINAL_STATUS: Final = 200
 _BACKLOG_DELAY: Final = 0.01  # seconds
 # Repeated at once if a connection that was kept has just been closed (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
 _IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "DELETE"})
@@ -128,7 +129,10 @@ class BlockingTransport:
                 headers["Content-Length"] = str(len(request.body))
                 connection.request(request.method, path, body=_slices(request.body), headers=headers)
         self._wait_readable(connection.sock, request.read_timeout)
-        return connection.getresponse()
+        response = connection.getresponse()
+        if response.status < _FIRST_FINAL_STATUS:  # http.client skips 100 only
+            raise HTTPException(f"interim response: {response.status}")
+        return response
 
     def _wait_readable(self, connection: socket.socket, read_timeout: float) -> None:
         deadline = time.monotonic() + read_timeout
@@ -218,6 +222,8 @@ class _BlockingResponse:
     async def chunks(self) -> AsyncIterator[bytes]:
         while data := self._response.read1(_READ_SIZE):
             yield data
+        if self._response.length:  # what `read` checks and `read1` does not: bytes that were announced are missing
+            raise IncompleteRead(b"", self._response.length)
 
 
 def _slices(body: bytes) -> Iterator[bytes]:
