@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS
 from shellrunner.web.http.revocation import REVOCATIONS
 from shellrunner.web.http.streaming import STREAMS
+from shellrunner.web.security.audit import AUDIT
+from shellrunner.wire import parse
 from tests.support.attack import Reply, bearer, looking, read_reply, request
 from tests.support.site import Site, serving
 from tests.support.tokens import hash_of, secret_of
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 END_TIMEOUT = 1.0  # seconds within which everything must have ended
 
@@ -211,6 +214,61 @@ async def test_a_body_that_arrives_after_the_revocation_starts_nothing(tmp_path:
         assert reply.short == "401 token-needed"
         assert await made[0].ended() == b""
         assert len(await site.store.jobs(range(1, 9))) == 1
+
+
+CHANGING = {
+    "job": ("POST", "/api/jobs", {"command": "true"}),
+    "batch": ("POST", "/api/jobs/batch", {"jobs": [{"command": "true"}]}),
+    "cancel": ("POST", "/api/jobs/1/cancel", None),
+    "remove": ("DELETE", "/api/jobs/2", None),
+    "pause": ("POST", "/api/queues/default/pause", None),
+}
+
+
+@pytest.mark.parametrize("case", CHANGING)
+async def test_nothing_is_done_once_the_token_is_revoked(tmp_path: Path, case: str) -> None:
+    """A token that is revoked while the line of the audit log is written changes nothing, and the log says so."""
+    verb, path, body = CHANGING[case]
+    async with guarded(tmp_path, table("ci", scopes=["read", "run", "admin"])) as site, lines(site, 1) as (line,):
+        for _ in range(2):
+            await site.store.add(JobSpec(command="true"))
+        await site.store.request_cancel(2)
+        before = [await site.store.jobs(range(1, 9)), await site.store.queues()]
+        write = site.audit.write
+
+        async def revoke(event: str, details: Any) -> bool:
+            site.app[AUTHENTICATOR].reload(CHANGES["removed"])
+            return await write(event, details)
+
+        site.app[AUDIT]._sink = SimpleNamespace(write=revoke, post=site.audit.post)
+        sent = request(verb, path, bearer(secret_of("ci")), body=json.dumps(body).encode() if body else b"")
+        assert (await line.ask(sent)).short == "401 token-needed"
+        assert [await site.store.jobs(range(1, 9)), await site.store.queues()] == before
+        assert [(event, found.get("why")) for event, found in site.audit.lines] == [
+            ("accepted", None), ("response", "token-needed")
+        ]  # fmt: skip
+
+
+async def test_a_large_batch_is_not_accepted_for_a_token_that_ends_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is revoked while a thread parses the batch: no job of it is accepted."""
+    loop = asyncio.get_running_loop()
+    async with guarded(tmp_path) as site, lines(site, 1) as (line,):
+        validate = parse.job_specs
+
+        async def revoke() -> None:
+            site.app[AUTHENTICATOR].reload(CHANGES["removed"])
+
+        def parse_slowly(*args: Any, **options: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(revoke(), loop).result(WAIT_TIMEOUT)
+            return validate(*args, **options)
+
+        monkeypatch.setattr(parse, "job_specs", parse_slowly)
+        body = json.dumps({"jobs": [{"command": f"true #{'x' * 100_000}"}] * 3}).encode()
+        sent = request("POST", "/api/jobs/batch", bearer(secret_of("ci")), body=body)
+        assert (await line.ask(sent)).short == "401 token-needed"
+        assert await site.store.jobs(range(1, 9)) == []
 
 
 async def test_a_long_deletion_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

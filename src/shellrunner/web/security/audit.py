@@ -23,6 +23,7 @@ from shellrunner.config import AuditSettings
 from shellrunner.errors import AuditUnavailable
 from shellrunner.model import JobSpec
 from shellrunner.web.http.problems import PROBLEM_CODE
+from shellrunner.web.http.server_protocol import connection_identity
 from shellrunner.web.security import audit_details
 from shellrunner.web.security.origin import OriginPolicy
 from shellrunner.web.security.refusal_limit import RefusalLimit
@@ -182,8 +183,10 @@ async def accept(request: web.Request, **details: Any) -> None:
 
     Raises:
         AuditUnavailable: it could not be written in time, so nothing may be done.
+        TokenNeeded: nothing may be done, because the identity was revoked while the request was parsed, or now.
     """
     await request[_ENTRY].accept("accepted", details)
+    connection_identity(request).raise_if_revoked()
 
 
 async def accept_job(request: web.Request, spec: JobSpec, run_as: str | None, **details: Any) -> None:
