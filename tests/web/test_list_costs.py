@@ -157,9 +157,9 @@ def test_the_rows_of_the_largest_page_are_kept() -> None:
     for _ in range(3):
         for number in range(1000):
             if cache.get(key(number)) is None:
-                cache.keep(key(number), b"x" * 2000)
+                cache.put(key(number), b"x" * 2000)
         assert all(cache.get(key(number)) for number in range(1000))
-    cache.keep(key(1000), b"x")
+    cache.put(key(1000), b"x")
     assert all(cache.get(key(number)) for number in range(1000))
 
 
@@ -168,12 +168,12 @@ def test_kept_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_cache, "_MAX_SIZE", 20 * key(0).job.size)
     cache = RowCache()
     for number in range(200):
-        cache.keep(key(number), b"x" * 100)
+        cache.put(key(number), b"x" * 100)
         assert cache.get(key(0)) is not None
     kept = [number for number in range(200) if cache.get(key(number)) is not None]
     assert 15 < len(kept) < 40
     assert kept == [0, *range(200 - len(kept) + 1, 200)]
-    cache.keep(key(200), b"x" * (1 << 15))
+    cache.put(key(200), b"x" * (1 << 15))
     assert cache.get(key(200)) is None
 
 

@@ -77,7 +77,7 @@ class CallbackSender:
     async def run(self) -> None:
         """Send what is due, and wait for more."""
         resolver = self._resolver or aiohttp.DefaultResolver()
-        # Not the context of aiohttp, which trusts nobody in this program (`aiohttp_import`). At the start, because
+        # Not aiohttp's default context, which has no CA certificates here (`aiohttp_import`). At the start, because
         # later there may be no descriptor to read the certificates; 20 ms, for those who configured callbacks.
         tls = ssl.create_default_context() if self._callbacks.hosts else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         options = DeliveryOptions(self._policy, resolver, tls, self._schedule.timeout)

@@ -33,7 +33,7 @@ class AiohttpTransport:
         """Open the pool."""
         tls: ssl.SSLContext | bool = self._endpoint.tls or True
         if tls is True and self._endpoint.is_https:
-            # Not that of aiohttp, which trusts nobody in our own programs (`aiohttp_import`).
+            # Not aiohttp's default context, which has no CA certificates in our own programs (`aiohttp_import`).
             tls = await asyncio.to_thread(default_tls)
         self._session = aiohttp.ClientSession(
             connector=self._connector(tls),

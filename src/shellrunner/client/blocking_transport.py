@@ -1,4 +1,4 @@
-"""Requests over `http.client`, for programs without an event loop: one at a time, over one connection that is kept.
+"""Requests over `http.client`, for programs without an event loop: one at a time, over a persistent connection.
 
 The methods of a `Client` are coroutines. Over this transport none of them ever suspends: where one would wait, a
 system call blocks. So `run` executes them without an event loop, and without importing asyncio and aiohttp, which
@@ -28,7 +28,7 @@ _SEND_SIZE: Final = 1 << 16  # the time limit of a send applies to so many bytes
 _HTTP_PORT, _HTTPS_PORT = 80, 443
 _FIRST_FINAL_STATUS: Final = 200
 _BACKLOG_DELAY: Final = 0.01  # seconds
-# Repeated at once if a connection that was kept has just been closed (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
+# Repeated at once if the server has just closed the persistent connection (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
 _IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "DELETE"})
 _UNQUOTED: Final = "!#$%&'()*+,/:;=?@[]~"
 

@@ -98,7 +98,7 @@ class Endpoint(NamedTuple):
 
 
 def default_tls() -> "ssl.SSLContext":
-    """Return a context that trusts the authorities that the system trusts; it reads their certificates."""
+    """Return an SSL context with the system's CA certificates, which it loads."""
     import ssl  # noqa: PLC0415  only for those who need it
 
     context = ssl.create_default_context()

@@ -124,7 +124,7 @@ class PageRequest:
             document = self._select_fields(row.document)
             rows[number] = found = _dumps(document) if document is not None else b""
             if found and row.is_final:
-                cache.keep(self._key(jobs[number]), found)
+                cache.put(self._key(jobs[number]), found)
         return [row or b"" for row in rows]
 
     def _key(self, job: ListedJob) -> RowKey:

@@ -33,7 +33,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         made = await results.last_document(store, key.job.whole_job())
         content = json_codec.dumps(made.document)
         if made.is_final:
-            cache.keep(key, content)
+            cache.put(key, content)
     return await responses.ok_bytes(request, content)
 
 

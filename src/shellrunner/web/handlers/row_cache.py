@@ -1,7 +1,7 @@
-"""Documents as JSON, kept by what they were made from, so that what is read again is not made again.
+"""A cache of rendered JSON: rows of lists and documents of single jobs, by the database row they were made from.
 
-Rows of lists, and the documents of single jobs. Owned by the app. Nothing can be out of date: a job that changed is
-another key. Must not know documents.
+Owned by the app. No entry can be stale, so none is ever invalidated: a job that changed is another key. Must not know
+documents.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -24,7 +24,7 @@ class RowKey(NamedTuple):
 
 
 class RowCache:
-    """Two generations instead of an order of use: forgetting the older one costs nothing for each row."""
+    """A cache with two generations instead of least recently used: evicting the older one costs nothing per row."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -34,18 +34,18 @@ class RowCache:
 
     @property
     def size(self) -> int:
-        """How many bytes were kept since older ones were last forgotten."""
+        """Bytes that were added since the last eviction."""
         return self._size
 
     def get(self, key: RowKey) -> bytes | None:
-        """Return the row of this key, if it is kept."""
+        """Return the row of this key, or None if it is not cached."""
         row = self._recent.get(key)
         if row is None and (row := self._older.get(key)) is not None:
-            self.keep(key, row)
+            self.put(key, row)
         return row
 
-    def keep(self, key: RowKey, row: bytes) -> None:
-        """Keep a row, unless it is a large one: a short status may be of a job with a long specification."""
+    def put(self, key: RowKey, row: bytes) -> None:
+        """Cache a row, unless it is large with its key: a short status may have a job with a long specification."""
         size = len(row) + key.job.size
         if size > _MAX_ROW_SIZE:
             return
@@ -59,10 +59,10 @@ ROW_CACHE: Final = web.AppKey("row_cache", RowCache)
 
 
 def document(request: web.Request, kind: Hashable, stored: ListedJob, make: Callable[[], Mapping[str, Any]]) -> bytes:
-    """Return the document of a job, made by `make` unless it is kept; `kind` has all else that it depends on."""
+    """Return the document of a job as JSON, cached or made by `make`; `kind` has all else that it depends on."""
     cache, key = request.app[ROW_CACHE], RowKey(kind, stored)
     content = cache.get(key)
     if content is None:
         content = json_codec.dumps(make())
-        cache.keep(key, content)
+        cache.put(key, content)
     return content
