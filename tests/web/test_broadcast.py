@@ -92,7 +92,7 @@ async def test_a_change_is_rendered_once_also_for_a_late_reader(site: Site, monk
         streams = [parse(response.content) for response in responses]
         feed, runner = site.app[STATUS_FEED], site.simulated_runner()
         await members_of(feed.broadcast, 20)
-        place = feed.event_id(feed.head)
+        position = feed.event_id(feed.head)
         woken = count_calls(monkeypatch, ResponseStream, "wait_for", "_wait_until_heartbeat", "send", "drain")
         for _ in range(2):
             job = await site.store.add(JobSpec(command="true"))
@@ -103,7 +103,7 @@ async def test_a_change_is_rendered_once_also_for_a_late_reader(site: Site, monk
                 assert ids == {feed.event_id(feed.head)}
         assert (rendered, reads) == ({"status": 6}, {"jobs": 6})
         assert not woken
-        async with site.session.get(url, headers={"Last-Event-ID": place}) as response:
+        async with site.session.get(url, headers={"Last-Event-ID": position}) as response:
             late = parse(response.content)
             events = [await anext(late) for _ in range(2)]
         assert [(event.data["status_id"], event.data["state"]) for event in events] == [
@@ -252,9 +252,9 @@ async def test_the_event_loop_has_other_work_between_writes(monkeypatch: pytest.
     followers = [Follower(clock) for _ in range(60)]
     begin = asyncio.Event()
 
-    async def news(place: int) -> AsyncGenerator[tuple[bytes, int], None]:
+    async def updates(position: int) -> AsyncGenerator[tuple[bytes, int], None]:
         await begin.wait()
-        yield b"news", place + 1
+        yield b"update", position + 1
 
     async def other_work() -> None:
         nonlocal turns
@@ -263,33 +263,33 @@ async def test_the_event_loop_has_other_work_between_writes(monkeypatch: pytest.
             await asyncio.sleep(0)
 
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        places = [tasks.create_task(feed.follow(follower, 7, news)) for follower in followers]
+        positions = [tasks.create_task(feed.follow(follower, 7, updates)) for follower in followers]
         await members_of(feed, 60)
         begin.set()
         tasks.create_task(other_work())
-    assert {place.result() for place in places} == {8}
+    assert {position.result() for position in positions} == {8}
     assert turns >= 15
     assert sum(charged) == pytest.approx(0.06)
 
 
 async def test_who_comes_just_as_the_last_member_leaves_gets_nothing_that_is_not_its_own() -> None:
-    """A follower at another place does not become a member, although there is none at that moment."""
+    """A follower at another position does not become a member, although there is none at that moment."""
     feed, newcomer = Broadcast[int](lambda _: None), Follower(Clock())
     coming: list[asyncio.Task[int]] = []
 
     class Slow(Follower):
         async def offer(self, data: bytes) -> bool:
-            coming.append(asyncio.create_task(feed.follow(newcomer, 99, news)))  # runs before this one's own task
+            coming.append(asyncio.create_task(feed.follow(newcomer, 99, updates)))  # runs before this one's own task
             return False
 
-    async def news(place: int) -> AsyncGenerator[tuple[bytes, int], None]:
+    async def updates(position: int) -> AsyncGenerator[tuple[bytes, int], None]:
         for number in range(3):
-            yield b"news", place + number + 1
+            yield b"update", position + number + 1
             await asyncio.sleep(0)
         await asyncio.Event().wait()
 
     async with asyncio.timeout(5):
-        assert await feed.follow(Slow(Clock()), 7, news) == 7
+        assert await feed.follow(Slow(Clock()), 7, updates) == 7
         assert await coming[0] == 99
     assert newcomer.received == b""
 
@@ -300,15 +300,15 @@ async def test_an_error_lets_every_follower_look_by_itself(
 ) -> None:
     """Whatever ends the one task, each follower goes on where it is; an error that nobody foresaw is logged."""
 
-    async def news(_: int) -> AsyncGenerator[tuple[bytes, int], None]:
+    async def updates(_: int) -> AsyncGenerator[tuple[bytes, int], None]:
         await asyncio.sleep(0)
         raise failure
         yield b"", 0
 
     feed = Broadcast[int](lambda _: None)
     async with asyncio.timeout(5):
-        places = await asyncio.gather(*(feed.follow(Follower(Clock()), 3, news) for _ in range(5)))
-    assert places == [3] * 5
+        positions = await asyncio.gather(*(feed.follow(Follower(Clock()), 3, updates) for _ in range(5)))
+    assert positions == [3] * 5
     assert ("a bug" in caplog.text) is logged
 
 

@@ -1,12 +1,12 @@
-"""Followers at the same place of a feed, who are sent the same bytes: by one task, without waking their own.
+"""Broadcast of a feed to followers at one position: one task writes the same bytes to all, and wakes none of them.
 
 Each feed owns one. Must not know what is sent, or sockets.
 
     catches up by itself ── has what the others have ──> member: only the one task writes to it
              ^                                             │
-             └─────────── takes too little at once ────────┘
+             └──────────── its client is behind ───────────┘
 
-A task that wakes up, sets its timers and asks for the news costs more than the write that follows, so a thousand
+A task that wakes up, sets its timers and looks for updates costs more than the write that follows, so a thousand
 followers of one job would cost a thousand times that for each line of output.
 """
 
@@ -49,14 +49,14 @@ class FollowerStream(Protocol):
 
 
 class _Member(Generic[P]):
-    """A follower, and its place. Its own task waits until it is released."""
+    """A follower and its position. Its own task waits until it is released."""
 
-    def __init__(self, place: P) -> None:
-        self.place = place
+    def __init__(self, position: P) -> None:
+        self.position = position
         self._released = asyncio.Event()
 
     def release(self) -> None:
-        """Let its own task go on."""
+        """Wake up its own task."""
         self._released.set()
 
     async def wait(self) -> None:
@@ -65,35 +65,35 @@ class _Member(Generic[P]):
 
 
 class Broadcast(Generic[P]):
-    """Those followers of a feed who have received everything so far."""
+    """The followers of a feed that have received everything so far."""
 
     def __init__(self, charge: Callable[[float], None]) -> None:
-        """`charge` is given the seconds for which the event loop was kept from its other work, each time."""
+        """`charge` is called after each broadcast, with the seconds for which it occupied the event loop."""
         self._charge = charge
         self._members: dict[FollowerStream, _Member[P]] = {}
-        self._place: P | None = None  # of all members, and of the task, as long as it runs
+        self._position: P | None = None  # of all members, and of the task, as long as it runs
         self._task: asyncio.Task[None] | None = None
 
     async def follow(
-        self, stream: FollowerStream, place: P, news: Callable[[P], AsyncGenerator[tuple[bytes, P], None]]
+        self, stream: FollowerStream, position: P, updates: Callable[[P], AsyncGenerator[tuple[bytes, P], None]]
     ) -> P:
-        """Have a follower at this place sent the news, as long as it takes them at once; return its place after that.
+        """Send updates to a follower at this position until its client is behind; return its new position.
 
-        It may be sent nothing: if other followers are at another place, if it is to look for news by itself, which
-        it has to do after every call, or if the service is shutting down.
+        It may be sent nothing: if other followers are at another position, if `updates` ends at once, or if the
+        service is shutting down. After every call the caller looks for updates by itself.
 
-        `news` begins at a place, and yields bytes and the place after them; it ends when followers are to look by
-        themselves.
+        `updates` begins at a position, and yields bytes and the position after them; it ends when followers are to
+        look for updates by themselves.
 
         Raises:
             ConnectionError: the client has disconnected, or the service is shutting down and it does not read.
         """
-        if self._task is not None and place != self._place:
-            return place
-        member = self._members[stream] = _Member(place)
+        if self._task is not None and position != self._position:
+            return position
+        member = self._members[stream] = _Member(position)
         if self._task is None:
-            self._place = place
-            self._task = asyncio.create_task(self._run(news(place)), name="broadcast")
+            self._position = position
+            self._task = asyncio.create_task(self._run(updates(position)), name="broadcast")
         try:
             while not await stream.wait_for(member) and not stream.closing:
                 await stream.send(HEARTBEAT)
@@ -102,37 +102,37 @@ class Broadcast(Generic[P]):
             if not self._members:
                 self._stop()
         await stream.drain()
-        return member.place
+        return member.position
 
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
-    async def _run(self, news: AsyncGenerator[tuple[bytes, P], None]) -> None:
+    async def _run(self, updates: AsyncGenerator[tuple[bytes, P], None]) -> None:
         try:
-            async with aclosing(news):
-                async for data, place in news:
-                    self._charge(await self._send(data, place))
+            async with aclosing(updates):
+                async for data, position in updates:
+                    self._charge(await self._send(data, position))
         except ShellrunnerError:
-            pass  # each of the members meets it by itself, as it looks for news
+            pass  # each of the members meets it when it looks for updates by itself
         except Exception:
-            log.exception("could not send news to %d followers at once", len(self._members))
+            log.exception("could not send updates to %d followers at once", len(self._members))
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
                 for stream in list(self._members):
                     self._members.pop(stream).release()
 
-    async def _send(self, data: bytes, place: P) -> float:
-        """Write to each member; return how long the event loop was kept from its other work."""
-        self._place = place  # from now on, so that who joins while others are written to needs nothing of this
+    async def _send(self, data: bytes, position: P) -> float:
+        """Write to each member; return for how many seconds that occupied the event loop."""
+        self._position = position  # from now on: a follower that joins while others are written to has this already
         took, began = 0.0, perf_counter()
         for stream, member in list(self._members.items()):
-            if stream not in self._members or member.place == place:
+            if stream not in self._members or member.position == position:
                 continue  # it left, or joined, while others were written to
             if await stream.offer(data):
-                member.place = place
+                member.position = position
             else:
                 self._members.pop(stream).release()
             if (now := perf_counter()) - began > _SLICE:

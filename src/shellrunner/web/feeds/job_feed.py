@@ -97,7 +97,7 @@ class JobFeed:
         """
         return await self._frames.get(cursor, lambda: self._make(cursor, snapshot))
 
-    async def news(self, received: Received, snapshot: Snapshot) -> AsyncIterator[tuple[bytes, Received]]:
+    async def updates(self, received: Received, snapshot: Snapshot) -> AsyncIterator[tuple[bytes, Received]]:
         """Yield the events that a snapshot has for a follower, each time with what it has after them."""
         cursor, status, dropped = received
         while frame := await self.frame(cursor, snapshot):
@@ -121,7 +121,7 @@ class JobFeed:
         with self._watch() as subscription:
             while not (snapshot := await self.snapshot()).job.done:
                 events, size = [], 0
-                async for data, after in self.news(received, snapshot):
+                async for data, after in self.updates(received, snapshot):
                     events.append(data)
                     received, size = after, size + len(data)
                     if size > MAX_LIVE_SIZE:

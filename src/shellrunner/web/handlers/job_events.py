@@ -75,7 +75,7 @@ class _JobFollower:
         """Send everything there is, then whatever comes, until the job is done or the service shuts down."""
         await self._stream.send(RETRY + snapshot.status_event)
         while True:
-            async for events, received in self._feed.news(self._received, snapshot):
+            async for events, received in self._feed.updates(self._received, snapshot):
                 await self._stream.send(events)
                 self._received = received
             if isinstance(snapshot.job.phase, Done):
