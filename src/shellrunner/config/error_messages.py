@@ -85,11 +85,6 @@ def format_error(key: _Key, sources: ConfigSources, reason: str) -> str:
     return f"{_location(key, sources)}: {name}: {reason}"
 
 
-def has_key(values: Mapping[str, Any], key: _Key) -> bool:
-    """Return whether the key is present, whatever its value."""
-    return _matching_steps(values, key) == len(key)
-
-
 def _location(key: _Key, sources: ConfigSources) -> str:
     """Return where the effective value comes from: the first source that has the key."""
     if _overrides(sources.overrides, key):
