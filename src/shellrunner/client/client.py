@@ -36,6 +36,10 @@ class Client:
     When a connection breaks, idempotent requests are retried until the server has been unreachable for `retry_for`
     seconds. One that was never reachable is waited for `retry_first_for` seconds. `on_retry` is called with the error
     before each retry, and with None once the server has responded again.
+
+    Requests are sent by aiohttp. With `make_transport=BlockingTransport`, and `run` instead of `asyncio.run`, both of
+    `shellrunner.client.blocking_transport`, a short program needs neither aiohttp nor an event loop: its requests
+    block, one after the other.
     """
 
     def __init__(
