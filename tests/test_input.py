@@ -496,7 +496,11 @@ async def test_a_status_has_the_pid_while_the_command_runs(service: Service) -> 
     """Alone and in the list: the pid of the command, also after a restart; null when it has ended."""
     job = await service.submit("echo $$; exec sleep 600")
     pid = int(await until(lambda: has_written(service, job)))
-    assert (await service.status(job))["pid"] == pid
+
+    async def shown() -> Any:
+        return (await service.status(job))["pid"]
+
+    assert await until(shown) == pid  # it is shown once the command has run for some milliseconds
     _, _, page = await service.get("/api/statuses?fields=pid")
     assert page["statuses"] == [{"pid": pid}]
     await service.restart()

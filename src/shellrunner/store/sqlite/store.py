@@ -277,7 +277,18 @@ class SqliteStore:
             head=head,
             next_attempt_at=next_attempt_at,
         )
+        self._forget_owner(job_id, token)
         return self._change(WorkItem, unit)
+
+    def _forget_owner(self, job_id: int, token: str) -> None:
+        """Have output be found by the row, which is right before and after the commit of the end.
+
+        The slot may be short of what the end says, if it could not be written. Those who follow read it once more.
+        """
+        owner = self._effects.owners.get(job_id)
+        if owner is not None and owner.token == token:
+            self._effects.notifications.notify(job_id)
+            del self._effects.owners[job_id]
 
     def requeue(self, job_id: int, token: str) -> asyncio.Future[bool]:
         return self._change(QueueingItem, lambda db: lifecycle.requeue(db, job_id, token, now_ms()))
