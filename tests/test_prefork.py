@@ -135,6 +135,19 @@ async def test_a_forked_process_is_waited_for_and_signalled() -> None:
     assert await process.wait() == 1
 
 
+async def test_a_forked_process_that_has_just_ended_is_waited_for() -> None:
+    """A signal to a process whose end the event loop has not seen yet: it does nothing, and the end is still seen."""
+    environment = {"PATH": os.environ["PATH"]}
+    process = await prefork.create_process(sys.executable, "-c", "raise SystemExit(7)", env=environment)
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{process.pid}"):  # blocking: the loop must not run meanwhile
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    async with asyncio.timeout(5):
+        assert await process.wait() == 7
+
+
 async def test_two_forked_processes_share_no_random_numbers() -> None:
     """Each seeds its own, as a fresh process does."""
     code = "import random, secrets, tempfile, uuid; print(random.random(), uuid.uuid4(), secrets.token_hex())"

@@ -68,12 +68,13 @@ class ForkedProcess:
         return self._report.fileno()
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
+        """Return the exit code, or None while it runs.
+
+        The report stays in its socket: a loop that waits for it has to find it there, even if it was read before.
+        """
         if self.returncode is None:
             with contextlib.suppress(BlockingIOError):
-                status = self._report.recv(32, socket.MSG_DONTWAIT)
-                self.returncode = int(status)
-                self.close()
+                self.returncode = int(self._report.recv(32, socket.MSG_DONTWAIT | socket.MSG_PEEK))
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -217,7 +218,9 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
     def _ended(self) -> None:
         process = self._proc
         self._loop.remove_reader(process.fileno())
-        self._process_exited(process.poll())
+        status = process.poll()
+        process.close()
+        self._process_exited(status)
 
 
 async def create_process(
