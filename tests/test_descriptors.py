@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,93 @@ async def test_n4_without_a_descriptor_nothing_is_accepted_and_one_line_says_so(
     finally:
         await service.clear_away()
     assert len([entry for entry in service.log if "out of system resource" in entry["event"]]) == 1
+
+
+# The service, whose calls of one kind fail as without descriptors for as long as a file is there.
+_WITHOUT_DESCRIPTORS = """
+import errno, os, sys
+call, failing_file = {call!r}, {failing!r}
+real = getattr(os, call)
+def failing(path, *arguments, **options):
+    name = path if isinstance(path, str) else os.readlink(f"/proc/self/fd/{{path}}")
+    of_slots = name.endswith((".slot", "/slots"))
+    if of_slots and os.path.exists(failing_file):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return real(path, *arguments, **options)
+from shellrunner.supervisor.supervisor import Supervisor
+run = Supervisor.run
+async def failing_run(self):
+    setattr(os, call, failing)
+    await run(self)
+Supervisor.run = failing_run
+from shellrunner.cli import main
+main()
+"""
+
+
+def without_descriptors(service: Service, call: str) -> Path:
+    """Have this call of the supervisor fail for slots while a file is there; return it."""
+    failing = service.state_dir.with_name("failing")
+    program = _WITHOUT_DESCRIPTORS.format(call=call, failing=str(failing))
+    service.program = [sys.executable, "-c", program, "serve", "--port", "0"]
+    return failing
+
+
+@pytest.mark.parametrize("call", ["listdir", "open"])
+async def test_n4_a_job_is_adopted_once_the_slots_can_be_looked_at(tmp_path: Path, call: str) -> None:
+    """A server that finds no descriptors when it starts says so, ends nothing, and goes on when there are some."""
+    service = await Service(tmp_path / "state").start()
+    try:
+        job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 7")
+        await service.running(job)
+        await service.kill()
+        failing = without_descriptors(service, call)
+        failing.touch()
+        await service.start()
+        await until(lambda: [entry for entry in service.log if "retrying" in entry["event"]])
+        waiting = await service.submit("exit 8")
+        status, _, ready = await service.get("/readyz")
+        assert (status, ready["reasons"]) == (503, ["no-keeper"])
+        assert (await service.status(waiting))["state"] == "queued"
+        assert (await service.status(job))["state"] == "running"
+        failing.unlink()
+        assert (await service.result(waiting))["exit_code"] == 8
+        (tmp_path / "go").touch()
+        assert (await service.result(job))["exit_code"] == 7
+        assert (await service.get("/readyz"))[0] == 200
+    finally:
+        await service.clear_away()
+    assert [entry for entry in service.log if entry["level"] == "fatal"] == []
+
+
+@pytest.mark.parametrize("call", ["open", "rename"])
+async def test_n4_an_unknown_keeper_is_seen_to_its_end_without_descriptors(tmp_path: Path, call: str) -> None:
+    """Its slot is read, and quarantined when it is gone, as soon as that can be done; the server goes on."""
+    service = await Service(tmp_path / "state").start()
+    slots, quarantined = service.state_dir / "slots", service.state_dir / "slots" / "aside"
+    try:
+        job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
+        await service.running(job)
+        await service.stop()
+        for path in service.state_dir.glob("history.db*"):
+            path.unlink()
+        failing = without_descriptors(service, call)
+        service.program.append("--new-history")
+        if call == "open":
+            failing.touch()
+        await service.start()
+        if call == "rename":
+            await until(lambda: [entry for entry in service.log if "not in the history" in entry["event"]])
+            failing.touch()
+            (tmp_path / "go").touch()
+        await until(lambda: [entry for entry in service.log if "retrying" in entry["event"]])
+        assert list(slots.glob("*.slot"))
+        failing.unlink()
+        (tmp_path / "go").touch()
+        await until(lambda: list(quarantined.glob("*.slot")))
+    finally:
+        await service.clear_away()
+    assert [entry for entry in service.log if entry["level"] == "fatal"] == []
 
 
 async def test_a_limit_that_is_too_low_for_anything_is_refused_in_words(tmp_path: Path) -> None:

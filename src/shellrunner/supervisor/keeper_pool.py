@@ -97,6 +97,9 @@ class KeeperPool:
         Returns:
             The numbers that are not in use but whose keepers still live: they have let children go, or the history
             does not know what they run.
+
+        Raises:
+            OSError: it could not be finished (no descriptors left); call it again.
         """
         alive = []
         for number in self.numbers():
@@ -283,12 +286,13 @@ class KeeperPool:
         return [job_mark(job_id, token, home) for home in homes]
 
     def unfinished(self, number: int) -> UnfinishedCommand | None:
-        """Return the command that the keeper runs, by its slot; None if it runs none, or the slot cannot be read."""
-        try:
-            with self._opened_slot(number) as slot:
-                header, records = (slot.header(), slot.records()) if slot else (None, [])
-        except OSError:
-            return None
+        """Return the command that the keeper runs, by its slot; None if it runs none, or the slot is damaged.
+
+        Raises:
+            OSError: it could not be opened (no descriptors left).
+        """
+        with self._opened_slot(number) as slot:
+            header, records = (slot.header(), slot.records()) if slot else (None, [])
         running = max(
             (each for each in records if each.end is None), key=lambda each: each.start["wall"], default=None
         )

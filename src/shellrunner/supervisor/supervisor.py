@@ -7,11 +7,13 @@ are not harmed.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
 from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
+from shellrunner.model import Claim
 from shellrunner.store import Work
 from shellrunner.supervisor.concurrency import ConcurrencyLimit
 from shellrunner.supervisor.confinement import Confinement
@@ -225,9 +227,8 @@ class Supervisor:
 
     async def _adopt_running(self, tasks: asyncio.TaskGroup) -> None:
         """Adopt every job that the history calls running, whether its keeper is still there or not."""
-        claims = await self._store.running()
-        in_use = {claim.keeper for claim in claims}
-        for number in self._keepers.reclaim_slots(in_use, held=bool(self._store.held)):
+        claims, unknown = await self._find_running()
+        for number in unknown:
             tasks.create_task(self.unknown_keepers.watch(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:
@@ -235,6 +236,26 @@ class Supervisor:
             tasks.create_task(self._adopt(job), name=f"adopt {claim.job_id}")
         if claims:
             log.info("jobs adopted", extra={"jobs": [claim.job_id for claim in claims]})
+
+    async def _find_running(self) -> tuple[Sequence[Claim], list[int]]:
+        """Return what the history calls running, and the numbers of the keepers that it does not know but that live.
+
+        Where the slots cannot be looked at (no descriptors left, for example), nothing is judged or started until
+        they can be.
+        """
+        while True:
+            try:
+                claims = await self._store.running()
+                in_use = {claim.keeper for claim in claims}
+                unknown = self._keepers.reclaim_slots(in_use, held=bool(self._store.held))
+            except (OSError, StoreUnavailable) as error:
+                self._spawn_failure = f"could not look at the slots: {error!r}"
+                fields = {"reason": repr(error), "repeats": "could not look at the slots"}
+                log.error("could not look at the slots; retrying", extra=fields)  # noqa: TRY400  the reason says it all
+                await asyncio.sleep(_RETRY_DELAY)
+            else:
+                self._spawn_failure = None
+                return claims, unknown
 
     async def _adopt(self, job: RunningJob) -> None:
         number = job.claim.keeper

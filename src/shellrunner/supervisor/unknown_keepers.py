@@ -6,8 +6,9 @@ not know HTTP or the store.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from shellrunner.clock import Millis
 from shellrunner.errors import NoSuchKeeper
@@ -16,6 +17,8 @@ from shellrunner.supervisor.message_protocol import KeeperGone
 from shellrunner.supervisor.orphans import kill_orphans
 
 log = logging.getLogger("shellrunner.supervisor")
+
+_T = TypeVar("_T")
 
 _POLL_INTERVAL: Final = 1.0  # seconds between looks at the keeper's lock
 _END_TIMEOUT: Final = 60.0  # seconds for a cancelled command to end; then its keeper is killed
@@ -60,7 +63,7 @@ class UnknownKeepers:
 
     async def watch(self, number: int) -> None:
         """See a keeper that is alive and not in use to its end, and remove its slot."""
-        command = self._keepers.unfinished(number)
+        command = await _retried(self._keepers.unfinished, number)
         if command is None:  # it lets children go on, or is just exiting
             await self._keepers.remove_slot_when_gone(number)
             return
@@ -76,11 +79,11 @@ class UnknownKeepers:
                 if requested.is_set():
                     await self._end(number, command)
             if requested.is_set():
-                await asyncio.to_thread(kill_orphans, command.marks)
+                await _retried(kill_orphans, command.marks)
         finally:
             del self._found[number]
         log.info("a keeper whose command is not in the history is gone", extra=fields)
-        self._keepers.quarantine(number, "its job is not in the history")
+        await _retried(self._keepers.quarantine, number, "its job is not in the history")
 
     async def _end(self, number: int, command: UnfinishedCommand) -> None:
         log.warning("ending a command that is not in the history", extra={"keeper": number, "job": command.job})
@@ -92,8 +95,19 @@ class UnknownKeepers:
             async with asyncio.timeout(_END_TIMEOUT):
                 await connection.wait_ended(command.job, command.token)
         except TimeoutError:
-            self._keepers.kill(number)
+            await _retried(self._keepers.kill, number)
         except KeeperGone:
             pass
         self._keepers.disconnect(connection)  # idle now, it exits
         await self._keepers.wait_gone(number)
+
+
+async def _retried(call: Callable[..., _T], *arguments: object) -> _T:
+    """Return what a blocking call does, once it can be done: there may be no descriptors left for a while."""
+    while True:
+        try:
+            return await asyncio.to_thread(call, *arguments)
+        except OSError as error:
+            fields = {"reason": repr(error), "repeats": "could not look after an unknown keeper"}
+            log.error("could not look after an unknown keeper; retrying", extra=fields)  # noqa: TRY400
+            await asyncio.sleep(_POLL_INTERVAL)
