@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
-from shellrunner.store import Retention
-from shellrunner.store.sqlite import schema
+from shellrunner.store import Retention, high_water
+from shellrunner.store.sqlite import main_file, schema
 from shellrunner.store.sqlite.composition import open_store
+from shellrunner.store.sqlite.effects import generation
 from tests.support.histories import SPEC, done, everything, opened, running
+from tests.support.waiting import until
 
 
 async def test_a_history_keeps_its_id_and_its_jobs(tmp_path: Path) -> None:
@@ -153,6 +156,35 @@ async def test_output_of_another_history_is_set_aside(tmp_path: Path) -> None:
     assert aside.read_bytes() == b"old"
 
 
+def is_checkpointed(state: Path) -> bool:
+    """Return whether the high-water mark says that `history.db` itself has the latest generation."""
+    mark = high_water.read(str(state))
+    return mark is not None and mark.checkpointed == mark.generation
+
+
+@pytest.mark.sqlite
+async def test_c2_a_reader_holds_up_a_generation_no_longer_than_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C2: one that was raised beside a long read is in history.db itself soon after it, without a further change."""
+    monkeypatch.setattr(generation, "_RETRY_DELAY", 0.01)
+    path = tmp_path / "history.db"
+    async with opened(tmp_path) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM jobs").fetchone()
+            await store.add(SPEC)
+            await store.advance_generation()
+            main = main_file.read(str(path))
+            assert main is not None
+            assert main.generation < store.identity.generation
+            assert not is_checkpointed(tmp_path)
+        await until(lambda: is_checkpointed(tmp_path))
+        main = main_file.read(str(path))
+        assert main is not None
+        assert main.generation == store.identity.generation
+
+
 @pytest.mark.sqlite
 async def test_c2_a_wal_is_not_applied_to_an_older_history(tmp_path: Path) -> None:
     """C2: a history.db that is put back beside the WAL that a crash has left is held, whole, and as it was."""
@@ -163,6 +195,7 @@ async def test_c2_a_wal_is_not_applied_to_an_older_history(tmp_path: Path) -> No
             db.execute("VACUUM INTO ?", (str(backup),))
         db.close()
         await store.advance_generation()
+        await until(lambda: is_checkpointed(state), what="the count of the history holds up no checkpoint any more")
         newer = await store.add(SPEC)
         await store.check()
         crashed = tmp_path / "crashed"

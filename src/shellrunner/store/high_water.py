@@ -73,6 +73,11 @@ class HighWaterFile:
         self._last_id = mark.ids
         self._mark = mark
 
+    @property
+    def is_checkpointed(self) -> bool:
+        """Whether `history.db` itself has the generation that was written last."""
+        return self._mark.checkpointed == self._mark.generation
+
     def begin(self, count: int = 0) -> None:
         """Write the mark, with job ids reserved: a block of them, and at least `count`.
 
@@ -93,7 +98,7 @@ class HighWaterFile:
         with self._lock:
             mark = self._mark._replace(generation=max(generation, self._mark.generation))
             if is_checkpointed:
-                mark = mark._replace(checkpointed=generation)
+                mark = mark._replace(checkpointed=max(generation, mark.checkpointed))
             self._write(mark)
             self._mark = mark
 

@@ -134,6 +134,7 @@ async def _running(
                 tasks.start("store-search-indexer", effects.indexer.run())
                 tasks.start("store-key-maker", effects.keys.run_creation())
                 tasks.start("store-generation", generation.run(lambda: effects.changes.head))
+                tasks.start("store-checkpoint", generation.run_checkpoints())
                 try:
                     yield store
                 finally:
