@@ -137,7 +137,10 @@ PROBE_ENVIRONMENT = (
 
 
 def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple[Any, ...]:
-    """Return a command's surroundings as (exit code, sizes of both streams, lines) without what names the job."""
+    """Return a command's surroundings as (exit code, bytes of stderr, lines) without what names the job.
+
+    The lines are of both streams. Without the size of stdout: that has the digits of process ids.
+    """
     start(keeper, job, PROBE_ENVIRONMENT, cwd="/usr", **more)
     if more.get("stream"):
         give(keeper, end=True, job=job)
@@ -145,7 +148,7 @@ def surroundings(keeper: Talk, slot: SlotReader, job: int, **more: Any) -> tuple
     end, data = ended(slot, job)
     lines = [line for line in data.splitlines() if b"SHELLRUNNER_JOB" not in line]
     plain = [re.sub(rb"(/proc/|/dev/pts/)[0-9]+", rb"\1N", line) for line in lines]
-    return end["exit_code"], end["stdout"], end["stderr"], plain
+    return end["exit_code"], end["stderr"], plain
 
 
 def give(
