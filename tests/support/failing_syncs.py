@@ -31,8 +31,3 @@ class FailingSyncs:
     def arm(self, number: int) -> None:
         """Let so many syncs fail."""
         self._control.write_bytes(b"x" * number)
-
-    @property
-    def left(self) -> int:
-        """How many of them are still to come."""
-        return self._control.stat().st_size
