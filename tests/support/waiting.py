@@ -31,3 +31,14 @@ async def until(condition: Callable[[], Any], seconds: float = WAIT_TIMEOUT, wha
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.01)
+
+
+async def within(awaitable: Awaitable[T], seconds: float = WAIT_TIMEOUT, *, what: str) -> T:
+    """Return the result of what is awaited; fail after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            return await awaitable
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise AssertionError(f"not within {seconds} s: {what}") from None
