@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Final
 from tests.faults.chaos.clients import Api, Submitted
 from tests.faults.chaos.ledger import Ledger
 
+_KILLED: Final = 128 + signal.SIGKILL  # the exit code of a shell whose last command was killed
 _TERMINATED: Final = frozenset({"cancelled", "timed_out", "output_limit"})
 
 
@@ -155,7 +157,7 @@ class Checker:
         allowed = set(plan.endings)
         allowed |= {"lost"} if self._may_lose else set()
         allowed |= {"cancelled"} if job.cancelled else set()
-        allowed |= {"signalled"} if killed else set()
+        allowed |= {"signalled", "exited"} if killed else set()  # a shell exits when what it waits for is killed
         allowed |= {"skipped"} if job.after else set()
         if attempt.lost_its_keeper and not self._may_lose:
             self._fail(job, f"its keeper was not killed, but: {attempt.result}")
@@ -167,6 +169,8 @@ class Checker:
         elif ending == "exited" and not killed:
             if [entry.value for entry in exits] != [str(code)]:
                 self._fail(job, f"it exited with {code}, which it did not report under {token}")
+        elif ending == "exited" and plan.code is None and not exits and code != _KILLED:
+            self._fail(job, f"it exited with {code}, but nothing it ran was killed to give that: {attempt.result}")
         elif ending == "signalled" and name not in ({"SIGKILL"} if killed else set()) | {plan.signal}:
             self._fail(job, f"it was ended by {name}")
         if exits and code is not None and str(code) != exits[-1].value:
