@@ -249,4 +249,4 @@ async def test_a_file_that_cannot_be_used_is_a_configuration_error(service: Serv
     path.touch()
     path.chmod(0o644)
     await service.launch()
-    assert await asyncio.wait_for(service.process.wait(), 10) == 2
+    assert await service.ended() == 2

@@ -35,7 +35,7 @@ from tests.support.command_line import Done, Typist
 from tests.support.histories import everything, opened
 from tests.support.processes import lives
 from tests.support.service import Service
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 from tests.test_migrations import HISTORIES, unpacked
 
 # 100,000 bytes beyond a slot's 64 KiB, on both streams.
@@ -623,7 +623,7 @@ main()
     assert process.stdout
     assert await process.stdout.readline() == b"here\n"
     process.send_signal(kill)
-    assert await process.wait() != 0
+    assert await within(process.wait(), what="the backup has ended") != 0
 
 
 @pytest.mark.parametrize("step", ["_set_aside", "_move_into_place", "_take_ownership"])

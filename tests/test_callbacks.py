@@ -537,8 +537,7 @@ async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_
     async with contextlib.AsyncExitStack() as stack:
 
         async def kill(request: Any) -> Any:
-            service.process.kill()
-            await service.process.wait()
+            await service.kill()
             return web.Response()
 
         receiver = await stack.enter_async_context(Receiver(kill, 200))

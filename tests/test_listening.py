@@ -53,8 +53,8 @@ async def refused(service: Service) -> tuple[Any, ...]:
     """Start it, which must fail; return its exit status and its message."""
     with pytest.raises(AssertionError, match="it did not start"):
         await service.start()
-    await service._reader
-    return service.process.returncode, "\n".join(entry.get("line", "").rstrip("\n") for entry in service.log)
+    status = await service.ended()
+    return status, "\n".join(entry.get("line", "").rstrip("\n") for entry in service.log)
 
 
 async def urls(service: Service) -> Any:

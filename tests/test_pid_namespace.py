@@ -43,9 +43,7 @@ def state_of(pid: int) -> str:
 
 async def stopped(service: Service) -> int:
     os.kill(process_one(service), signal.SIGTERM)
-    status = await service.process.wait()
-    await service._reader
-    return status
+    return await service.ended()
 
 
 async def test_keep_is_cancel_where_nothing_can_be_kept(contained: Service) -> None:
@@ -71,7 +69,7 @@ async def test_drain_waits_there_too(contained: Service, tmp_path: Path) -> None
     os.kill(process_one(contained), signal.SIGTERM)
     await until(lambda: any(line["event"] == "waiting for running jobs" for line in contained.log))
     (tmp_path / "go").touch()
-    await contained.process.wait()
+    await contained.ended()
     await contained.start()
     assert (await contained.result(job))["exit_code"] == 4
     await stopped(contained)

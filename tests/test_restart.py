@@ -389,7 +389,7 @@ async def test_stop_drain_waits_for_what_runs_and_starts_nothing(service: Servic
     service.process.terminate()
     await until(lambda: any(line["event"] == "waiting for running jobs" for line in service.log))
     (tmp_path / "go").touch()
-    assert await asyncio.wait_for(service.process.wait(), 10) == 0
+    assert await service.ended() == 0
     await until(lambda: not service.keepers())
     await service.start()
     assert (await service.result(running))["exit_code"] == 6
@@ -489,7 +489,7 @@ async def test_a_kill_of_every_process_of_the_unit_loses_what_ran_and_keeps_what
     keepers = {service.process.pid, *marked(str(service.state_dir))} - commands
     for pid in [*keepers, *commands]:  # a keeper that is left records the end of its command
         os.kill(pid, signal.SIGKILL)
-    await service.process.wait()
+    await service.ended()
     await service.start()
     assert [(await service.result(job))["ending"] for job in running] == ["lost", "lost"]
     assert (await service.result(queued))["exit_code"] == 0

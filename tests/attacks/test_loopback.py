@@ -1,6 +1,5 @@
 """Another local user that listens on a loopback address of the service's port, to be taken for it in a browser."""
 
-import asyncio
 import errno
 import os
 import shutil
@@ -22,7 +21,6 @@ from shellrunner.web.security.loopback import BoundAddresses, loopback_addresses
 from tests.support.attack import Target, looking, request, running
 from tests.support.listening_user import other_user_listening
 from tests.support.service import Service
-from tests.support.waiting import WAIT_TIMEOUT
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can have processes of other users")
 needs_ipv6 = pytest.mark.skipif(not loopback._has_ipv6_loopback(), reason="this machine has no ::1")
@@ -94,8 +92,7 @@ async def test_a1_the_service_does_not_start(tmp_path: Path) -> None:
     service.program = [sys.executable, "-m", "shellrunner", "serve", "--port", str(port)]
     with other_user_listening("::1", port):
         await service.launch()
-        assert await asyncio.wait_for(service.process.wait(), WAIT_TIMEOUT) == 1
-        await service._reader
+        assert await service.ended() == 1
     assert f"cannot listen on ::1 port {port}" in str(service.log)
     assert not (tmp_path / "state" / "history.db").exists()
     await service.clear_away()

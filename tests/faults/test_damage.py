@@ -339,7 +339,7 @@ async def start_again(scene: Scene, case: Case, target: Path) -> None:
         print("refused:", last)
         assert case.refuses, f"it does not start: {last}"
         assert case.refuses in last
-        assert await service.process.wait() == 1
+        assert await service.ended() == 1
         assert "Traceback" not in str(service.log)
         aside = scene.state.parent / f"aside-{target.name}"
         if os.path.lexists(target):

@@ -83,7 +83,7 @@ async def test_s8_a_start_on_a_full_disk(tmp_path: Path, need: Need) -> None:
             (directory / "state" / "ballast").write_bytes(b"")
             with filled(directory):
                 await service.launch()
-                assert await service.process.wait() == 1
+                assert await service.ended() == 1
                 assert "and the disk is full: free space" in str(service.log)
             await service.start()
             assert (await service.get(f"/api/results/{done['result_id']}"))[2] == done
@@ -233,7 +233,7 @@ async def test_no_more_processes(open_path: Path, need: Need) -> None:
             with hogged():
                 assert await service.stop() == 0
                 await service.launch()
-                assert await service.process.wait() == 1
+                assert await service.ended() == 1
                 assert service.log[-1]["level"] == "fatal"
             await service.start()
             assert (await service.run("exit 9"))["exit_code"] == 9

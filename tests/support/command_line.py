@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from tests.support import prefork
-from tests.support.waiting import WAIT_TIMEOUT, until
+from tests.support.waiting import WAIT_TIMEOUT, until, within
 
 
 class Done(NamedTuple):
@@ -54,7 +54,7 @@ class Typist:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                await within(process.wait(), what=f"the command line (pid {process.pid}) has ended")
             piped._transport.close()
 
     async def run(self, *arguments: object, given: bytes | None = None, **more: Any) -> Done:
@@ -84,7 +84,7 @@ class Typist:
             screen.hang_up()
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                await within(process.wait(), what=f"the command line (pid {process.pid}) has ended")
 
 
 class Screen:

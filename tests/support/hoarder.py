@@ -5,6 +5,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.support.waiting import within
+
 # Imported before the change of user: another may not be able to read Python's files.
 _PROGRAM = """
 import os, resource, select, socket, sys, time
@@ -83,4 +85,4 @@ async def hoarding(
         assert process.returncode is None
     finally:
         process.stdin.close()
-        await process.wait()
+        await within(process.wait(), what="the hoarder has ended")

@@ -23,7 +23,7 @@ from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
 from shellrunner.supervisor import fork_server_connection
 from tests.support import measurement, prefork
-from tests.support.waiting import WAIT_TIMEOUT, until
+from tests.support.waiting import WAIT_TIMEOUT, until, within
 
 if measurement.IS_MEASURED:
     fork_server_connection._PROGRAM = measurement.fork_server_program()
@@ -88,14 +88,18 @@ class Service:
         """End the server abruptly: kill -9."""
         with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             self.process.kill()
-        await self.process.wait()
-        await self._reader
+        await self.ended()
 
     async def stop(self, seconds: float = WAIT_TIMEOUT) -> int:
         """End the server as systemd does: SIGTERM; return its exit status."""
         self.process.terminate()
-        status = await asyncio.wait_for(self.process.wait(), seconds)
-        await self._reader
+        return await self.ended(seconds)
+
+    async def ended(self, seconds: float = WAIT_TIMEOUT) -> int:
+        """Wait until the server has ended by itself and its log was read; return its exit status."""
+        pid = self.process.pid
+        status = await within(self.process.wait(), seconds, what=f"the server (pid {pid}) has ended")
+        await within(self._reader, what=f"nobody has the log of the server (pid {pid}) open any more")
         return status
 
     async def restart(self) -> None:

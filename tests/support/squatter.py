@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
-from tests.support.waiting import WAIT_TIMEOUT
+from tests.support.waiting import WAIT_TIMEOUT, within
 
 OTHER_UID = 54_321  # nobody has this uid, and nobody needs to: the kernel does not mind
 
@@ -98,4 +98,4 @@ async def squatting(
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await within(process.wait(), what="what listened has ended")

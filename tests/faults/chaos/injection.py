@@ -186,7 +186,7 @@ class Injection:
         second = Service(self._service.state_dir)
         await second.session.close()
         await second.launch()
-        assert await second.process.wait() == 1, second.log
+        assert await second.ended() == 1, second.log
 
     async def _fill(self, how_long: float) -> None:
         assert self._disk is not None
