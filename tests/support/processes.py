@@ -20,6 +20,16 @@ def parent(pid: int) -> int:
         return int(file.read().rpartition(b")")[2].split()[1])
 
 
+def describe(pid: int) -> str:
+    """Return the state of each thread of a process that does not end, and where in the kernel it waits."""
+    found = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        with contextlib.suppress(OSError):
+            state = task.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+            found.append(f"{task.name} {state} {task.joinpath('wchan').read_text()}")
+    return ", ".join(found) or "it is gone"
+
+
 def children(pid: int) -> list[int]:
     """Return the pids of its children, also those that have ended and were not waited for; none if it is gone."""
     found: list[int] = []

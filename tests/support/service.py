@@ -23,6 +23,7 @@ from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
 from shellrunner.supervisor import fork_server_connection
 from tests.support import measurement, prefork
+from tests.support.processes import describe
 from tests.support.waiting import WAIT_TIMEOUT, until, within
 
 if measurement.IS_MEASURED:
@@ -97,10 +98,13 @@ class Service:
 
     async def ended(self, seconds: float = WAIT_TIMEOUT) -> int:
         """Wait until the server has ended by itself and its log was read; return its exit status."""
-        pid = self.process.pid
-        status = await within(self.process.wait(), seconds, what=f"the server (pid {pid}) has ended")
-        await within(self._reader, what=f"nobody has the log of the server (pid {pid}) open any more")
+        status = await within(self.process.wait(), seconds, what=self._describe_end)
+        await within(self._reader, what=lambda: f"the log of the server (pid {self.process.pid}) was read")
         return status
+
+    def _describe_end(self) -> str:
+        pid, pipe = self.process.pid, prefork.pipe_transport(self.process, 2)
+        return f"the server (pid {pid}) has ended: {describe(pid)}; its standard error is {pipe}; log {self.log[-3:]}"
 
     async def restart(self) -> None:
         """Kill it, start it again."""

@@ -33,12 +33,12 @@ async def until(condition: Callable[[], Any], seconds: float = WAIT_TIMEOUT, wha
         await asyncio.sleep(0.01)
 
 
-async def within(awaitable: Awaitable[T], seconds: float = WAIT_TIMEOUT, *, what: str) -> T:
-    """Return the result of what is awaited; fail after `seconds`."""
+async def within(awaitable: Awaitable[T], seconds: float = WAIT_TIMEOUT, *, what: str | Callable[[], str]) -> T:
+    """Return the result of what is awaited; fail after `seconds` with `what`, a text or what returns it then."""
     try:
         async with asyncio.timeout(seconds) as timeout:
             return await awaitable
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise AssertionError(f"not within {seconds} s: {what}") from None
+        raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}") from None
