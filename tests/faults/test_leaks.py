@@ -91,16 +91,17 @@ class Load:
     async def _settled(self, before: Footprint | None) -> Footprint:
         """Return the footprint once no command runs and it has not grown; at the latest after a while."""
         await until(lambda: not self._processes.commands(), what="no command runs")
-        now = self._measure()
+        now = await self._measure()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.5):
                 while before is None or growing([before, now], 1, memory=False):
                     await asyncio.sleep(0.05)
-                    before, now = before or now, self._measure()
+                    before, now = before or now, await self._measure()
         return now
 
-    def _measure(self) -> Footprint:
-        return measure(self._service.process.pid, self._processes, self._service.state_dir)
+    async def _measure(self) -> Footprint:
+        server, state_dir = self._service.process.pid, self._service.state_dir
+        return await until(lambda: measure(server, self._processes, state_dir), what="a fork server and a keeper")
 
 
 async def test_jobs_leave_nothing(load: Load, whole: bool) -> None:
