@@ -2,7 +2,8 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -279,10 +280,21 @@ def part_of(package: str, module: str) -> str | None:
     return [*own, "__init__"][len(head)] if own[: len(head)] == head else None
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield every module that the file imports, anywhere in it: at the top, in a function, for the type checker."""
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a module; nobody changes it."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Return every module that the file imports, anywhere in it: at the top, in a function, for the type checker."""
+    return frozenset(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[str]:
     package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -293,6 +305,7 @@ def imports(path: Path) -> Iterator[str]:
                 yield inner if is_module(inner) else module
 
 
+@cache
 def is_module(name: str) -> bool:
     """Return whether this names a module of ours, and not something in one."""
     path = SOURCE.parent.joinpath(*name.split("."))
@@ -304,32 +317,41 @@ def ours(path: Path) -> list[str]:
     return [name for name in imports(path) if name.split(".")[0] == "shellrunner"]
 
 
-each_module = pytest.mark.parametrize("path", MODULES, ids=module_name)
+def wrong(check: Callable[[Path], object], modules: Iterable[Path] = MODULES) -> dict[str, object]:
+    """Return what `check` finds wrong in each of the modules, by name. A test for each takes 20 times as long."""
+    return {module_name(path): found for path in modules if (found := check(path))}
 
 
-@each_module
-def test_imports_point_downwards(path: Any) -> None:
+def test_every_package_is_in_a_layer() -> None:
+    """LAYERS has each package."""
+    assert {package_of(module_name(path)) for path in MODULES} - LAYER.keys() == set()
+
+
+def test_imports_point_downwards() -> None:
     """No module imports from a layer above its package's, nor from another package in the same layer."""
-    package = package_of(module_name(path))
-    assert package in LAYER, f"{package} is missing in LAYERS"
-    upwards = [
-        name for name in ours(path) if package_of(name) != package and LAYER[package_of(name)] >= LAYER[package]
-    ]
-    assert upwards == []
+
+    def upwards(path: Path) -> list[str]:
+        package = package_of(module_name(path))
+        return [
+            name for name in ours(path) if package_of(name) != package and LAYER[package_of(name)] >= LAYER[package]
+        ]
+
+    assert wrong(upwards) == {}
 
 
-@pytest.mark.parametrize(
-    ("package", "path"),
-    [(package, path) for package in INNER_LAYERS for path in MODULES if part_of(package, module_name(path))],
-    ids=lambda value: value if isinstance(value, str) else module_name(value),
-)
-def test_imports_point_downwards_within_a_package(package: Any, path: Any) -> None:
+@pytest.mark.parametrize("package", INNER_LAYERS)
+def test_imports_point_downwards_within_a_package(package: Any) -> None:
     """No part of a package imports from a layer of INNER_LAYERS above its own, nor from another part in the same."""
     layer = {part: number for number, layer in enumerate(reversed(INNER_LAYERS[package])) for part in layer}
-    own = part_of(package, module_name(path))
-    assert own in layer, f"{own} is missing in INNER_LAYERS[{package!r}]"
-    imported = {part for name in ours(path) if (part := part_of(package, name)) is not None}
-    assert [part for part in sorted(imported - {own}) if layer[part] >= layer[own]] == []
+
+    def upwards(path: Path) -> list[str]:
+        own = part_of(package, module_name(path))
+        if own is None:
+            return []
+        imported = {part for name in ours(path) if (part := part_of(package, name)) is not None}
+        return [part for part in sorted(imported - {own}) if layer[part] >= layer[own]]
+
+    assert wrong(upwards) == {}
 
 
 @pytest.mark.parametrize("package", INNER_LAYERS)
@@ -347,12 +369,14 @@ def test_only_the_sqlite_store_imports_sqlite() -> None:
     assert [name for name in there if not name.startswith("shellrunner.store.sqlite.")] == []
 
 
-@each_module
-def test_a_package_imports_nothing_forbidden(path: Any) -> None:
+def test_a_package_imports_nothing_forbidden() -> None:
     """No package imports what its row of FORBIDDEN_IMPORTS has."""
-    package = package_of(module_name(path))
-    outside = {name.split(".")[0] for name in imports(path)}
-    assert outside & FORBIDDEN_IMPORTS[package] == set()
+
+    def forbidden(path: Path) -> set[str]:
+        outside = {name.split(".")[0] for name in imports(path)}
+        return outside & FORBIDDEN_IMPORTS[package_of(module_name(path))]
+
+    assert wrong(forbidden) == {}
 
 
 def test_the_client_imports_nothing_of_the_server() -> None:
@@ -368,34 +392,37 @@ def test_every_package_has_a_row_of_forbidden_imports() -> None:
     assert set(FORBIDDEN_IMPORTS) == {package_of(module_name(path)) for path in MODULES}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if package_of(module_name(path)) == "keeper"], ids=module_name
-)
-def test_a_keeper_is_standard_library_only(path: Any) -> None:
+def test_a_keeper_is_standard_library_only() -> None:
     """A keeper imports nothing but the standard library and itself, and never asyncio."""
     own = {"keeper", "shellrunner"}  # it is run by file, and then is called `keeper`
     allowed = (sys.stdlib_module_names - {"asyncio", "http", "sqlite3"}) | own
-    assert {name.split(".")[0] for name in imports(path)} <= allowed
-    assert {package_of(name) for name in ours(path)} <= {"keeper"}
+    keeper = [path for path in MODULES if package_of(module_name(path)) == "keeper"]
+    assert keeper
+    assert wrong(lambda path: {name.split(".")[0] for name in imports(path)} - allowed, keeper) == {}
+    assert wrong(lambda path: {package_of(name) for name in ours(path)} - {"keeper"}, keeper) == {}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if package_of(module_name(path)) != "keeper"], ids=module_name
-)
-def test_only_public_modules_of_the_keeper_are_imported_elsewhere(path: Any) -> None:
+def test_only_public_modules_of_the_keeper_are_imported_elsewhere() -> None:
     """Other packages import only PUBLIC_KEEPER_MODULES of the keeper."""
-    assert {name for name in ours(path) if package_of(name) == "keeper"} <= PUBLIC_KEEPER_MODULES
+    others = [path for path in MODULES if package_of(module_name(path)) != "keeper"]
+
+    def private(path: Path) -> set[str]:
+        return {name for name in ours(path) if package_of(name) == "keeper"} - PUBLIC_KEEPER_MODULES
+
+    assert wrong(private, others) == {}
 
 
-@each_module
-def test_undocumented_parts_of_aiohttp_are_used_in_one_module(path: Any) -> None:
+def test_undocumented_parts_of_aiohttp_are_used_in_one_module() -> None:
     """Only aiohttp_internals uses aiohttp's private attributes and undocumented modules, which may change."""
-    if module_name(path) == "shellrunner.web.http.aiohttp_internals":
-        return
     documented = {"aiohttp", "aiohttp.web", "aiohttp.hdrs", "aiohttp.abc", "aiohttp.typedefs"}
-    assert {name for name in imports(path) if name.split(".")[0] == "aiohttp"} <= documented
-    taken = {line.split("#")[0].strip() for line in path.read_text().splitlines() if "noqa: SLF001" in line}
-    assert not taken or module_name(path) in {"shellrunner.store.sqlite.engine.db_thread", "shellrunner.log"}
+    others = [path for path in MODULES if module_name(path) != "shellrunner.web.http.aiohttp_internals"]
+    private = {"shellrunner.store.sqlite.engine.db_thread", "shellrunner.log"}
+
+    def undocumented(path: Path) -> set[str]:
+        return {name for name in imports(path) if name.split(".")[0] == "aiohttp"} - documented
+
+    assert wrong(undocumented, others) == {}
+    assert wrong(lambda path: "noqa: SLF001" in path.read_text(), others).keys() <= private
 
 
 def lines_of_code(text: str, tree: ast.Module) -> int:
@@ -423,13 +450,11 @@ def test_a_folder_shows_about_a_dozen_entries() -> None:
     assert crowded == {}
 
 
-@each_module
-def test_a_module_has_a_docstring_and_is_not_too_long(path: Any) -> None:
+def test_a_module_has_a_docstring_and_is_not_too_long() -> None:
     """Each has a docstring, and at most 400 lines of code: those that are neither blank, comment nor docstring."""
-    text = path.read_text()
-    tree = ast.parse(text)
-    assert ast.get_docstring(tree)
-    assert lines_of_code(text, tree) <= 400
+    assert wrong(lambda path: not ast.get_docstring(parsed(path))) == {}
+    sizes = {module_name(path): lines_of_code(path.read_text(), parsed(path)) for path in MODULES}
+    assert {name: size for name, size in sizes.items() if size > 400} == {}
 
 
 def test_no_module_is_named_for_its_kind() -> None:
