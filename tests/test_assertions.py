@@ -4,12 +4,13 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent
-TEXTS = {path: path.read_text() for path in sorted(ROOT.rglob("*.py"))}
-TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 NO_ERROR = "# no error is raised"  # stands where that is all that a test asserts
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Trees = dict[Path, ast.Module]
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:
@@ -29,9 +30,15 @@ def has_assert(node: ast.AST) -> bool:
     return any(isinstance(each, ast.Assert) for each in ast.walk(node))
 
 
-def asserting_helpers() -> set[str]:
+@pytest.fixture(scope="module")
+def trees() -> Trees:
+    """Return the syntax tree of each module."""
+    return {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def asserting_helpers(trees: Trees) -> set[str]:
     """Return the names of functions that assert, or call one that does."""
-    helpers = {each for tree in TREES.values() for each in functions(tree) if not each.name.startswith("test_")}
+    helpers = {each for tree in trees.values() for each in functions(tree) if not each.name.startswith("test_")}
     names = {"raises", "warns", "fail", "check_call", "check_returncode"}
     names |= {each.name for each in helpers if has_assert(each)}
     while found := {each.name for each in helpers if each.name not in names and called(each) & names}:
@@ -39,15 +46,16 @@ def asserting_helpers() -> set[str]:
     return names
 
 
-def test_every_test_asserts_something() -> None:
+def test_every_test_asserts_something(trees: Trees) -> None:
     """A test has an `assert`, expects an exception, runs a program that must succeed, or calls what does so."""
-    helpers = asserting_helpers()
+    helpers = asserting_helpers(trees)
+    lines = {path: path.read_text().splitlines() for path in trees}
     tests = [
         each
-        for path, tree in TREES.items()
+        for path, tree in trees.items()
         for each in functions(tree)
         if each.name.startswith("test_")
-        and not any(NO_ERROR in line for line in TEXTS[path].splitlines()[each.lineno - 1 : each.end_lineno])
+        and not any(NO_ERROR in line for line in lines[path][each.lineno - 1 : each.end_lineno])
     ]
     assert len(tests) > 1000
     without = {each.name for each in tests if not has_assert(each) and not called(each) & helpers}
@@ -55,10 +63,10 @@ def test_every_test_asserts_something() -> None:
     assert without == set()
 
 
-def test_no_assertion_is_swallowed() -> None:
+def test_no_assertion_is_swallowed(trees: Trees) -> None:
     """No `assert` stands under contextlib.suppress or in a `try` that catches AssertionError or everything."""
     swallowed = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.With | ast.AsyncWith):
                 catches = any("suppress" in ast.unparse(item.context_expr) for item in node.items)

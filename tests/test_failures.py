@@ -13,10 +13,17 @@ LIST = {
     number: re.findall(r"`(test_\w+)`", tests)
     for number, tests in ROW.findall((ROOT / "docs/explanation/failures.md").read_text())
 }
+Tests = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def tests() -> Tests:
+    """Return the name and docstring of each test, and of each module of tests."""
+    return list(every_test())
 
 
 def every_test() -> Iterator[tuple[str, str]]:
-    """Yield the name and docstring of each test, and of each module of tests."""
+    """Yield what `tests` returns."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         module = ast.parse(path.read_text())
         yield path.stem, ast.get_docstring(module) or ""
@@ -25,21 +32,18 @@ def every_test() -> Iterator[tuple[str, str]]:
                 yield node.name, ast.get_docstring(node) or ""
 
 
-TESTS = list(every_test())
-
-
 def numbers_in(name: str) -> set[str]:
     """Return the numbers of failures that the name of a test begins with: test_p7_p8_… is P7 and P8."""
     found = re.match(r"test_((?:[psoetcna][0-9]+_)+)", name)
     return set(found[1].upper().split("_")[:-1]) if found else set()
 
 
-def test_every_failure_that_a_test_cites_is_in_the_list() -> None:
+def test_every_failure_that_a_test_cites_is_in_the_list(tests: Tests) -> None:
     """P1 and its like in the name or docstring of a test, or in the source, are rows of the list.
 
     T, C, N and A in the names only: C1 is also the name of a set of control characters.
     """
-    cited = {number for name, text in TESTS for number in numbers_in(name) | set(re.findall(r"\b[PSOE]\d+\b", text))}
+    cited = {number for name, text in tests for number in numbers_in(name) | set(re.findall(r"\b[PSOE]\d+\b", text))}
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     cited |= set(re.findall(r"\b[PSOE][0-9]{1,2}\b", source))
     assert len(cited) > 30
@@ -47,9 +51,9 @@ def test_every_failure_that_a_test_cites_is_in_the_list() -> None:
 
 
 @pytest.mark.parametrize("number", LIST)
-def test_every_failure_is_shown_by_the_tests_that_its_row_names(number: str) -> None:
+def test_every_failure_is_shown_by_the_tests_that_its_row_names(number: str, tests: Tests) -> None:
     """Each row names at least one test, each of them exists, and those whose name has the number are all named."""
     named = LIST[number]
     assert named
-    assert set(named) - {name for name, _ in TESTS} == set()
-    assert {name for name, _ in TESTS if number in numbers_in(name)} - set(named) == set()
+    assert set(named) - {name for name, _ in tests} == set()
+    assert {name for name, _ in tests if number in numbers_in(name)} - set(named) == set()
