@@ -583,18 +583,3 @@ def test_an_identity_can_be_written_down() -> None:
     """What was dumped loads as the same."""
     me = ProcessIdentity.from_pid(os.getpid())
     assert ProcessIdentity.from_dict(me.to_dict()) == me
-
-
-def test_o4_the_tail_is_never_lost(fork_server: ForkServer) -> None:
-    """10,000 times `printf x; exit 3`: always the x, always the 3."""
-    keepers = [fork_server.keeper(number) for number in (1, 2, 3)]
-    slots = [fork_server.slot(number) for number in (1, 2, 3)]
-    for job in range(1, 10_000 // 3 + 2):
-        for keeper in keepers:
-            start(keeper, job, "printf x; exit 3")
-        for keeper, slot in zip(keepers, slots, strict=True):
-            keeper.receive()
-            record = record_of(slot, job)
-            assert (record.end["exit_code"], slot.data(record, 0, record.end["stdout"])) == (3, b"x")
-    for slot in slots:
-        slot.close()

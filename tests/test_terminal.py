@@ -64,13 +64,6 @@ def test_signals_are_as_without_a_terminal(keeping: tuple[Talk, SlotReader]) -> 
     assert masks == [0, 0]
 
 
-def test_o4_the_tail_is_never_lost_on_a_terminal(keeping: tuple[Talk, SlotReader]) -> None:
-    """1,000 times `printf x; exit 3`: always the x, always the 3."""
-    for job in range(1, 1001):
-        end, data = on_terminal(keeping, "printf x; exit 3", job)
-        assert (end["exit_code"], data) == (3, b"x")
-
-
 def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping: tuple[Talk, SlotReader]) -> None:
     """A child has the terminal open, and the kernel holds less than is written: every byte is there, nobody waits."""
     began = time.monotonic()
