@@ -141,7 +141,7 @@ async def test_a_file_system_that_became_read_only(tmp_path: Path, need: Need) -
             await until_not_ready(service)
             status, _, body = await service.get(f"/api/statuses/{job}")
             assert body["ending"] is None or (body["ending"], body["exit_code"]) == ("exited", 4), body
-        _check_and_mount_again(directory)
+        await _check_and_mount_again(directory)
         async with serving(directory / "state") as service:
             _, _, again = await service.get(f"/api/results/{done['result_id']}")
             assert again == done
@@ -154,8 +154,16 @@ async def test_a_file_system_that_became_read_only(tmp_path: Path, need: Need) -
 _REPAIRED: Final = 1 | 2  # bits of e2fsck's exit code that are no failure (e2fsck(8))
 
 
-def _check_and_mount_again(directory: Path) -> None:
+async def _check_and_mount_again(directory: Path) -> None:
     """Check and repair a file system, as a reboot does; its device stays the same, as that of a disk does."""
+
+    def is_free() -> bool:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))  # EBUSY while it is mounted, lazily unmounted or not
+        except OSError:
+            return False
+        return True
+
     device = f"/dev/loop{os.minor(directory.stat().st_dev)}"
     held = os.open(device, os.O_RDONLY)  # it would be detached, and the next mount might get another one
     try:
