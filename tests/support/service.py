@@ -60,6 +60,8 @@ class Service:
         self.settings |= settings
         await self.launch()
         await until(lambda: self.url or self.process.returncode is not None, what="it listens")
+        if not self.url:
+            await self.ended()  # its last line says why
         assert self.url, f"it did not start: {self.log[-5:]}"
         return self
 
