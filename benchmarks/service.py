@@ -4,12 +4,12 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from benchmarks.http_load import Load, post, send
 from benchmarks.process_tree import ProcessTree, running
@@ -83,6 +83,20 @@ def serving(
             # Discard the log in another process: a thread would compete for the interpreter.
             with discarding(tree.stderr):
                 yield Service(tree, port, path)
+
+
+MANY_STREAMS: Final = {"SERVER__MAX_STREAMS": 5000, "SERVER__MAX_CONNECTIONS": 5000}
+
+
+@contextmanager
+def serving_versions(
+    versions: Sequence[Version], directory: Path, **settings: object
+) -> Iterator[Mapping[str, Service]]:
+    """Run a service of each version; yield them by the versions' names."""
+    with ExitStack() as stack:
+        yield {
+            version.name: stack.enter_context(serving(version, directory, None, **settings)) for version in versions
+        }
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.process_tree import children
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from shellrunner.supervisor.start_message import build_start_message
 from shellrunner.supervisor.users import UserAccount
 from tests.support.keepers import ForkServer, Talk, kept, record_of, start
 from tests.support.measurement import FORK_SERVER, IS_MEASURED
-from tests.support.processes import children
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.system_calls import counted
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from benchmarks.process_tree import children
 
-from tests.support.processes import children
 from tests.support.service import Service
 from tests.support.waiting import until
 

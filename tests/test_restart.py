@@ -17,11 +17,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from benchmarks.process_tree import children
 
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import PAGE_SIZE, SLOT_SIZE, SlotReader, slot_name
 from shellrunner.supervisor.verdict import new_claim_token
-from tests.support.processes import children, lives, marked, parent
+from tests.support.processes import lives, marked, parent
 from tests.support.service import Service
 from tests.support.waiting import until
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.process_tree import children
 
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.slot import SlotReader
 from tests.support.keepers import Talk, ended, keep, record_of, start
-from tests.support.processes import children, lives
+from tests.support.processes import lives
 from tests.support.waiting import until
 
 Keeping = tuple[Talk, SlotReader]

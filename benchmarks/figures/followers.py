@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Round, Run, Sample, Unavailable
 from benchmarks.process_tree import CpuTimer, ProcessTree, peak_bytes, reset_peak, running
-from benchmarks.service import Service, serving
+from benchmarks.service import MANY_STREAMS, Service, serving, serving_versions
 from benchmarks.streams import percentile, read_whole, reading
 
 _BARE_STREAM = Path(__file__).parent.parent / "limits" / "bare_stream.py"
@@ -106,14 +106,8 @@ def _sample_of_many(service: Service, followers: int, seconds: int) -> Sample:
 @contextmanager
 def _many(run: Run) -> Iterator[Contenders]:
     followers, seconds = run.count(1000, 20), run.count(11, 2)
-    with ExitStack() as stack:
-        rounds: dict[str, Round | Unavailable] = {}
-        for version in run.versions:
-            service = stack.enter_context(
-                serving(version, run.directory, SERVER__MAX_STREAMS=5000, SERVER__MAX_CONNECTIONS=5000)
-            )
-            rounds[version.name] = partial(_sample_of_many, service, followers, seconds)
-        yield rounds
+    with serving_versions(run.versions, run.directory, **MANY_STREAMS) as services:
+        yield {name: partial(_sample_of_many, service, followers, seconds) for name, service in services.items()}
 
 
 # The first byte
@@ -138,12 +132,9 @@ def _delays_of_a_pipe(lines: int) -> Sample:
 @contextmanager
 def _first_byte(run: Run) -> Iterator[Contenders]:
     lines = run.count(20, 3)
-    with ExitStack() as stack:
-        rounds: dict[str, Round | Unavailable] = {LIMIT: partial(_delays_of_a_pipe, lines)}
-        for version in run.versions:
-            service = stack.enter_context(serving(version, run.directory))
-            rounds[version.name] = partial(_delays_of_one, service, lines)
-        yield rounds
+    with serving_versions(run.versions, run.directory) as services:
+        rounds: Contenders = {name: partial(_delays_of_one, service, lines) for name, service in services.items()}
+        yield {LIMIT: partial(_delays_of_a_pipe, lines), **rounds}
 
 
 FIGURES = (

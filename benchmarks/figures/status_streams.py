@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.figure import Contenders, Figure, Goal, Measure, Round, Run, Sample, Unavailable
+from benchmarks.figure import Contenders, Figure, Goal, Measure, Run, Sample
 from benchmarks.http_load import post, send_for
-from benchmarks.service import Service, serving
+from benchmarks.service import MANY_STREAMS, Service, serving_versions
 from benchmarks.streams import percentile, reading
 
 _POSTERS = 20
@@ -34,14 +34,8 @@ def _sample(service: Service, streams: int, seconds: float) -> Sample:
 @contextmanager
 def _contenders(run: Run) -> Iterator[Contenders]:
     streams, seconds = run.count(1000, 20), run.count(45, 1)
-    with ExitStack() as stack:
-        rounds: dict[str, Round | Unavailable] = {}
-        for version in run.versions:
-            service = stack.enter_context(
-                serving(version, run.directory, SERVER__MAX_STREAMS=5000, SERVER__MAX_CONNECTIONS=5000)
-            )
-            rounds[version.name] = partial(_sample, service, streams, seconds)
-        yield rounds
+    with serving_versions(run.versions, run.directory, **MANY_STREAMS) as services:
+        yield {name: partial(_sample, service, streams, seconds) for name, service in services.items()}
 
 
 FIGURES = (

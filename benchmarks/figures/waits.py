@@ -2,14 +2,14 @@
 
 import statistics
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Round, Run, Sample, Unavailable, client, cpu
+from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Run, Sample, client, cpu
 from benchmarks.http_load import post, send
 from benchmarks.limits.spawn import spawn
 from benchmarks.process_tree import CpuTimer
-from benchmarks.service import Service, serving
+from benchmarks.service import Service, serving_versions
 
 _REQUEST = post("/api/jobs", {"command": "true"}, {"Prefer": "wait=30"})
 
@@ -29,13 +29,11 @@ def _limit(run: Run, count: int) -> Sample:
 @contextmanager
 def _contenders(run: Run) -> Iterator[Contenders]:
     count = run.count(200, 10)
-    with ExitStack() as stack:
-        rounds: dict[str, Round | Unavailable] = {LIMIT: partial(_limit, run, count)}
-        for version in run.versions:
-            service = stack.enter_context(serving(version, run.directory))
+    with serving_versions(run.versions, run.directory) as services:
+        for service in services.values():
             send(service.port, _REQUEST, 5, connections=1)
-            rounds[version.name] = partial(_sample, service, count)
-        yield rounds
+        rounds: Contenders = {name: partial(_sample, service, count) for name, service in services.items()}
+        yield {LIMIT: partial(_limit, run, count), **rounds}
 
 
 FIGURES = (

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from benchmarks.process_tree import children
+
 from tests.faults.chaos.injection import Processes, read_proc
-from tests.support.processes import children
 
 Footprint = dict[str, int]
 

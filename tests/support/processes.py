@@ -30,15 +30,6 @@ def describe(pid: int) -> str:
     return ", ".join(found) or "it is gone"
 
 
-def children(pid: int) -> list[int]:
-    """Return the pids of its children, also those that have ended and were not waited for; none if it is gone."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
-        with contextlib.suppress(OSError):
-            found += map(int, path.read_bytes().split())
-    return found
-
-
 def marked(mark: str) -> list[int]:
     """Return the living processes with `mark` (text) in their command line or environment."""
     found = []

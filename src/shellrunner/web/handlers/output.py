@@ -18,10 +18,9 @@ from shellrunner.web.handlers.result_bytes import SANDBOX
 from shellrunner.web.http import parameters
 from shellrunner.web.http.responses import MAX_BUFFERED
 from shellrunner.web.http.server_protocol import connection_identity
-from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
+from shellrunner.web.http.streaming import READ_SIZE, STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label, line_ends
 
-READ_SIZE: Final = 1 << 18  # bytes read at once
 _HEADERS: Final = {
     **SANDBOX,
     "Cache-Control": "no-store",

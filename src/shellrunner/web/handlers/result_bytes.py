@@ -15,10 +15,9 @@ from shellrunner.web.app_keys import STORE
 from shellrunner.web.handlers.results import requested_attempt
 from shellrunner.web.http import parameters, responses
 from shellrunner.web.http.problems import HttpProblem
-from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
+from shellrunner.web.http.streaming import READ_SIZE, STREAMS, ResponseStream, start_stream
 from shellrunner.wire.text import label
 
-READ_SIZE: Final = 1 << 18  # bytes read at once
 # A browser must never run what a command wrote as a page of this site.
 SANDBOX: Final = {"Content-Security-Policy": "sandbox; default-src 'none'"}
 

@@ -22,6 +22,7 @@ from shellrunner.web.http.server_protocol import connection_identity, doubtful_s
 
 HEARTBEAT_INTERVAL: Final = 15.0  # seconds between two writes
 WRITE_BUFFER_LIMIT: Final = 1 << 15  # bytes that may wait in this process for one client
+READ_SIZE: Final = 1 << 18  # bytes of stored output that are read at once
 CHUNK_SIZE: Final = 1 << 16  # bytes that are written at once
 
 
