@@ -1,5 +1,6 @@
 """What the tests share: a real service in a process of its own, and waiting on conditions."""
 
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from shellrunner.keeper.slot import SlotReader
 from tests.support import measurement
 from tests.support.keepers import ForkServer, Talk, kept
 from tests.support.service import Service
+
+# A shell without job control starts background commands with SIGINT ignored; what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Its deadline for one example would measure whatever else the machine does.
 hypothesis.settings.register_profile("without deadline", deadline=None)
