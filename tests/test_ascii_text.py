@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shellrunner import ascii_text, charsets
-from shellrunner.cli.commands.signal import _name
-from shellrunner.cli.number_types import WholeNumber
+from shellrunner.cli.commands.control.signal import _name
+from shellrunner.cli.parameters.number_types import WholeNumber
 from shellrunner.config import Settings
 from shellrunner.web.handlers.prefer import parse_wait
 from shellrunner.web.http.accept import accepts
@@ -38,7 +38,7 @@ UNICODE = {
 # Where the text is our own.
 OUR_OWN = {
     "cli/boundary.py": "a traceback",
-    "cli/commands/queues.py": "names of states",
+    "cli/commands/control/queues.py": "names of states",
     "cli/ui/table.py": "a line of cells",
     "web/openapi/document.py": "the table of routes",
     "web/openapi/response_objects.py": "the table of routes",

@@ -125,3 +125,23 @@ os.write(9, ' '.join(links).encode())
     os.close(writing)
     with os.fdopen(reading) as output:
         assert output.read() == "/dev/null /dev/null /dev/null"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("sbmit", "submit"), ("kill", "cancel"), ("status", "ps"), ("lgs", "logs")]
+)
+def test_a_misspelt_or_foreign_verb_gets_a_suggestion(word: str, expected: str) -> None:
+    """A verb that does not exist is answered with the one that it resembles, or that does what it means elsewhere."""
+    done = run(word)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"there is no verb {word!r}: did you mean `{expected}`?\n")
+    assert run("xyzzy").stderr.endswith("there is no verb 'xyzzy': see `shellrunner --help`\n")
+
+
+def test_the_server_may_be_named_before_the_verb() -> None:
+    """`--server` counts before the verb too, also for the exit code of `run`; the one behind the verb wins."""
+    wrong = "--server: invalid server address 'no:x': expected http://HOST:PORT, https://HOST or unix:/PATH\n"
+    for verb, code in ((("ps",), 2), (("run", "true"), 125)):
+        for arguments in (("--server", "no:x", *verb), ("--server", "x", verb[0], "--server=no:x", *verb[1:])):
+            done = run(*arguments)
+            assert (done.returncode, done.stderr) == (code, wrong)

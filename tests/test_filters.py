@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from shellrunner.cli.commands.ps import ps
+from shellrunner.cli.commands.inspection.ps import ps
 from shellrunner.config import Settings
 from shellrunner.model.filters import FILTERS, Comparison, FilterInfo, Filters
 from shellrunner.store.pagination import SortKey

@@ -19,8 +19,18 @@ def main() -> None:
     """Run the command line. Errors that a user can correct are messages; a traceback is always a bug."""
     process_hardening.deny_inspection()  # first: the process may hold a token or a secret, whatever the verb
     boundary.open_standard_streams()
-    is_of_job = sys.argv[1:2] and sys.argv[1] in _JOB_VERBS
+    is_of_job = _verb(sys.argv[1:]) in _JOB_VERBS
     boundary.end(boundary.exit_code_of(_run, _JOB_ERROR_CODE if is_of_job else None))
+
+
+def _verb(arguments: list[str]) -> str:
+    """Return the first argument behind the options that every verb has; empty if there is none."""
+    is_value = False
+    for argument in arguments:
+        if not is_value and not argument.startswith("-"):
+            return argument
+        is_value = argument == "--server"
+    return ""
 
 
 def _run() -> Any:

@@ -27,9 +27,16 @@ RETRY_FIRST_FOR: Final = 10.0  # the same for a server that restarts just when a
 RETRY_FOR_LONG: Final = 300.0  # the same where the user waits for a job: a restart must not end that
 _ERRORS_OF_ONE_JOB: Final = (404, 409, 410)  # the job does not exist, or its state does not allow the request
 
+
+def _server_of_group(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Return the address that was given before the verb, unless one was given after it."""
+    return value or ctx.find_root().params.get("server")
+
+
 server_option = click.option(
     "--server",
     metavar="URL",
+    callback=_server_of_group,
     help=f"Address of the service: http://…, https://… or unix:/PATH (default: {URL_VARIABLE}).",
 )
 

@@ -1,13 +1,13 @@
 """The verbs, and the parsing of a command line.
 
-Each verb is a module in `commands`, imported only when it is called. Must not know what a verb does.
+Each verb is a module in a package of `commands`, imported only when it is called. Must not know what a verb does.
 """
 
 import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -15,34 +15,67 @@ from shellrunner import __version__
 from shellrunner.cli import boundary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from click.shell_completion import CompletionItem
 
 COMPLETION_VARIABLE: Final = "_SHELLRUNNER_COMPLETE"  # set by a shell that asks for completions
+_COMMANDS: Final = "shellrunner.cli.commands"
 
-# In the order of `shellrunner --help`, each with the first sentence of its own help, so that neither that nor the
-# completion of a shell imports all of them. Each is a function of its name in the module of its name.
-VERBS: Final = {
-    "run": "Run COMMAND, show its output live, and exit with its code.",
-    "submit": "Submit COMMAND, print the id of the job, and exit.",
-    "logs": "Print the output of a job: its standard output to standard output, its standard error to standard "
-    "error.",
-    "wait": "Wait until all jobs are done.",
-    "ps": "List the jobs that are not done, newest first.",
-    "show": "Show everything about jobs: their options, status and result.",
-    "cancel": "Request that jobs end: SIGTERM, then SIGKILL after a grace period.",
-    "signal": "Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.",
-    "rm": "Delete jobs that are done from the history, with their output.",
-    "prune": "Delete all jobs that are done, or those that match the filters, after confirmation.",
-    "queues": "List the queues, or `pause NAME` or `resume NAME`.",
-    "serve": "Run the service until SIGTERM or SIGINT.",
-    "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
-    "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
-    "token": "Create tokens, and list those of a configuration.",
-    "install": "Install the service under systemd.",
-    "uninstall": "Stop the service and remove its units; running commands continue.",
-    "unit": "Print a systemd unit that starts this installation.",
-    "completion": "Print a completion script, to be evaluated when the shell starts.",
+
+class VerbSection(NamedTuple):
+    """A heading of `shellrunner --help`, and its verbs; they are the modules of one package."""
+
+    heading: str
+    verbs: "Mapping[str, str]"
+
+
+# By package, in the order of `shellrunner --help`. Each verb has the first sentence of its own help, so that neither
+# that nor the completion of a shell imports all of them. Each is a function of its name in the module of its name.
+SECTIONS: Final = {
+    "submission": VerbSection(
+        "Run commands",
+        {
+            "run": "Run COMMAND, show its output live, and exit with its code.",
+            "submit": "Submit COMMAND, print the id of the job, and exit.",
+        },
+    ),
+    "inspection": VerbSection(
+        "Look at jobs",
+        {
+            "ps": "List the jobs that are not done, newest first.",
+            "show": "Show everything about jobs: their options, status and result.",
+            "logs": "Print the output of a job: its standard output to standard output, its standard error to "
+            "standard error.",
+            "wait": "Wait until all jobs are done.",
+        },
+    ),
+    "control": VerbSection(
+        "Change jobs and queues",
+        {
+            "cancel": "Request that jobs end: SIGTERM, then SIGKILL after a grace period.",
+            "signal": "Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.",
+            "rm": "Delete jobs that are done from the history, with their output.",
+            "prune": "Delete all jobs that are done, or those that match the filters, after confirmation.",
+            "queues": "List the queues, or `pause NAME` or `resume NAME`.",
+        },
+    ),
+    "administration": VerbSection(
+        "Run the service",
+        {
+            "serve": "Run the service until SIGTERM or SIGINT.",
+            "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
+            "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
+            "token": "Create tokens, and list those of a configuration.",
+            "install": "Install the service under systemd.",
+            "uninstall": "Stop the service and remove its units; running commands continue.",
+            "unit": "Print a systemd unit that starts this installation.",
+            "completion": "Print a completion script, to be evaluated when the shell starts.",
+        },
+    ),
 }
+VERBS: Final = {name: summary for section in SECTIONS.values() for name, summary in section.verbs.items()}
+_PACKAGES: Final = {name: package for package, section in SECTIONS.items() for name in section.verbs}
 
 
 def run() -> Any:
@@ -75,16 +108,27 @@ class _VerbGroup(click.Group):
         """Import the module of a verb, and no other."""
         if cmd_name not in VERBS:
             return None
-        verb: click.Command = getattr(import_module(f"shellrunner.cli.commands.{cmd_name}"), cmd_name)
+        module = import_module(f"{_COMMANDS}.{_PACKAGES[cmd_name]}.{cmd_name}")
+        verb: click.Command = getattr(module, cmd_name)
         gc.freeze()  # what was imported stays
         gc.enable()  # `__main__` has disabled it
         return verb
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb that the first argument names, or suggest the one that it resembles."""
+        if args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"there is no verb {args[0]!r}{_suggestion(args[0])}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the verbs and what they do."""
-        limit = formatter.width - 6 - max(map(len, VERBS))
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _summary(name, limit)) for name in VERBS])
+        """Write the verbs by section, and what they do."""
+        width = max(map(len, VERBS))
+        limit = formatter.width - 6 - width
+        for section in SECTIONS.values():
+            with formatter.section(section.heading):
+                formatter.write_dl([(name.ljust(width), _summary(name, limit)) for name in section.verbs])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Return the verbs that begin with `incomplete`, and the options that do."""
@@ -94,11 +138,28 @@ class _VerbGroup(click.Group):
         return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
 
+def _suggestion(word: str) -> str:
+    import difflib  # noqa: PLC0415  only for mistakes
+
+    similar = difflib.get_close_matches(_SYNONYMS.get(word, word), VERBS, n=1)
+    return f": did you mean `{similar[0]}`?" if similar else ": see `shellrunner --help`"
+
+
+# What similar programs call a verb.
+_SYNONYMS: Final = {
+    "add": "submit", "ls": "ps", "list": "ps", "status": "ps", "log": "logs", "follow": "logs", "tail": "logs",
+    "cat": "logs", "output": "logs", "info": "show", "inspect": "show", "kill": "cancel", "stop": "cancel",
+    "remove": "rm", "delete": "rm", "clean": "prune", "clear": "prune", "groups": "queues", "group": "queues",
+    "queue": "queues", "parallel": "queues", "daemon": "serve", "start": "serve", "server": "serve", "exec": "run",
+}  # fmt: skip
+
+
 def _summary(verb: str, limit: int = 45) -> str:
     return click.Command(verb, help=VERBS[verb]).get_short_help_str(limit)
 
 
 @click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--server", metavar="URL", help="Address of the service, as after the verb.")
 @click.version_option(__version__, prog_name="shellrunner", message="%(prog)s %(version)s")
-def cli() -> None:
+def cli(server: str | None) -> None:
     """Run shell commands for other programs: submit over HTTP, follow live, fetch the result."""

@@ -1,4 +1,5 @@
-"""The verbs of the command line: one module for each, of the same name.
+"""The verbs of the command line: one module for each, of the same name, in the package of its section.
 
-A verb exists once its name is also in `VERBS` of `shellrunner.cli`, which imports its module when it is called.
+A verb exists once its name is also in `SECTIONS` of `shellrunner.cli.verb_group`, which imports its module when it is
+called.
 """

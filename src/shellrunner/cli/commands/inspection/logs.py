@@ -10,9 +10,9 @@ from typing import Final, Literal, NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes
-from shellrunner.cli.job_ids import JOB_ID
-from shellrunner.cli.number_types import WholeNumber
 from shellrunner.cli.output_writer import OutputWriter, split_lines
+from shellrunner.cli.parameters.job_ids import JOB_ID
+from shellrunner.cli.parameters.number_types import WholeNumber
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
 

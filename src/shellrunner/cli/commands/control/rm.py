@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 from shellrunner.cli import api_calls
-from shellrunner.cli.job_ids import job_ids_argument
+from shellrunner.cli.parameters.job_ids import job_ids_argument
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from shellrunner import control_characters
 from shellrunner.cli import server_config
-from shellrunner.cli.number_types import WholeNumber
+from shellrunner.cli.parameters.number_types import WholeNumber
 from shellrunner.client import Client
 from shellrunner.client.blocking_transport import BlockingTransport, run
 from shellrunner.errors import ShellrunnerError

@@ -2,7 +2,7 @@
 
 import click
 
-from shellrunner.cli.commands.install import execute, require_root
+from shellrunner.cli.commands.administration.install import execute, require_root
 from shellrunner.installation.layout import system_layout, user_layout
 from shellrunner.installation.removal_plan import plan_removal
 

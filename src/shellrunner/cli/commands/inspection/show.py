@@ -8,7 +8,7 @@ import click
 
 from shellrunner import control_characters
 from shellrunner.cli import api_calls
-from shellrunner.cli.job_ids import job_ids_argument
+from shellrunner.cli.parameters.job_ids import job_ids_argument
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console

@@ -12,7 +12,7 @@ import click
 from shellrunner.cli import api_calls
 from shellrunner.cli.fd_io import STDOUT
 from shellrunner.cli.job_query import Filters, JobQuery, fetch, filter_option, filter_query
-from shellrunner.cli.number_types import WholeNumber
+from shellrunner.cli.parameters.number_types import WholeNumber
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_table import render_jobs
 from shellrunner.client import Client

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls, exit_codes, job_options, stdin_source
+from shellrunner.cli import api_calls, exit_codes, stdin_source
+from shellrunner.cli.parameters import job_options
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client

@@ -6,7 +6,7 @@ from typing import Final
 import click
 
 from shellrunner.backup.restoration import restore as restore_backup
-from shellrunner.cli.commands.backup import find_state_dir
+from shellrunner.cli.commands.administration.backup import find_state_dir
 
 _PATH: Final = click.Path(path_type=Path)
 

@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls, exit_codes, job_options, stdin_source
-from shellrunner.cli.commands.submit import submit_detached
+from shellrunner.cli import api_calls, exit_codes, stdin_source
+from shellrunner.cli.commands.submission.submit import submit_detached
+from shellrunner.cli.parameters import job_options
 from shellrunner.cli.ui.console import Console
 
 

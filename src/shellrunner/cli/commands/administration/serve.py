@@ -17,7 +17,7 @@ import click
 from shellrunner import log, startup_signals
 from shellrunner.aiohttp_import import import_aiohttp
 from shellrunner.cli import exit_codes
-from shellrunner.cli.number_types import WholeNumber
+from shellrunner.cli.parameters.number_types import WholeNumber
 from shellrunner.config import Settings, check_rereadable, load
 from shellrunner.errors import ShellrunnerError
 

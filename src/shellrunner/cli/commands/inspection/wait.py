@@ -10,8 +10,8 @@ from typing import NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes
-from shellrunner.cli.job_ids import job_ids_argument
-from shellrunner.cli.job_options import JobCommand
+from shellrunner.cli.parameters.job_ids import job_ids_argument
+from shellrunner.cli.parameters.job_options import JobCommand
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client

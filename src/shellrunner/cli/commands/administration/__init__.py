@@ -1,0 +1,1 @@
+"""Verbs for the machine on which the service runs: they run, install, back up and configure it."""

@@ -1,0 +1,1 @@
+"""Verbs that change jobs and queues. Must not know how jobs are submitted."""

@@ -1,0 +1,1 @@
+"""Verbs that submit jobs. Must not know how jobs are listed or changed."""
