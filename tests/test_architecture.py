@@ -168,7 +168,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "store.units": (
-        ("admission", "bulk_delete", "claiming"),
+        ("admission", "bulk_cancel", "bulk_delete", "claiming"),
         ("lifecycle",),
         ("dependents",),
         ("clock_marks", "due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),

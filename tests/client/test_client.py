@@ -93,6 +93,8 @@ async def tour(client: Any) -> None:
         assert (await client.wait(job["job_id"]))["done"]
     await talk(client)
     await hold(client)
+    assert await client.cancel_many(label="tour:yes") == {"cancelled": 0}
+    assert await client.cancel_many(confirm=True, label="tour:yes") == {"cancelled": 0}
     assert await client.delete_many(label="tour:yes") == {"deleted": 1, "kept": 0}
     await client.delete_result(number)
     assert (await client.status(number))["result"] is None

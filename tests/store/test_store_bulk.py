@@ -8,8 +8,8 @@ from shellrunner.clock import Millis
 from shellrunner.model import JobSpec
 from shellrunner.model.filters import Filters
 from shellrunner.store import DeleteCount
+from shellrunner.store.query import selection
 from shellrunner.store.sqlite.store import SqliteStore
-from shellrunner.store.units import bulk_delete
 from tests.support.histories import SPEC, done, opened
 
 
@@ -51,7 +51,7 @@ async def test_many_jobs_are_deleted_in_many_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Filters
 ) -> None:
     """All matching jobs are deleted, also if they are more than one commit takes, in any order."""
-    monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 3)
+    monkeypatch.setattr(selection, "BATCH_SIZE", 3)
     async with opened(tmp_path) as store:
         for number in range(10):
             await done(store, completed=2_000 + number // 4)
@@ -64,7 +64,7 @@ async def test_many_jobs_are_deleted_in_many_steps(
 @pytest.mark.sqlite
 async def test_jobs_that_are_accepted_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was accepted after the call stays, even if the clock was set back; a deleted one is no error."""
-    monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 2)
+    monkeypatch.setattr(selection, "BATCH_SIZE", 2)
     moment: Millis = 1_000_000
     monkeypatch.setattr("shellrunner.store.sqlite.store.now_ms", lambda: moment)
     async with opened(tmp_path) as store:

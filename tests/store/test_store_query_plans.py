@@ -13,12 +13,11 @@ from shellrunner.model.filters import Filters
 from shellrunner.store import rows
 from shellrunner.store.output import location
 from shellrunner.store.pagination import MAX_ID, Order, Sort, SortKey
-from shellrunner.store.query import listing, search
+from shellrunner.store.query import listing, search, selection
 from shellrunner.store.query.walk import ScanLimits
 from shellrunner.store.sqlite import schema
 from shellrunner.store.units import (
     admission,
-    bulk_delete,
     claiming,
     clock_marks,
     dependents,
@@ -58,7 +57,7 @@ STATEMENTS = {
     "next callback": due_callbacks.NEXT,
     "a key": idempotency_keys.FIND,
     "expired keys": idempotency_keys.EXPIRED,
-    "the newest": bulk_delete.NEWEST,
+    "the newest": selection.NEWEST,
     "retries, when the clock was set": clock_marks.SHIFT_RETRIES,
     "retries, after a boot": clock_marks.LIMIT_RETRIES,
 }
@@ -190,7 +189,7 @@ def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> 
             ScanLimits(max_sorted=20, batch_size=20, max_examined=100),
         ):
             pages(db, limits, FILTERS[filters], sort)
-    bulk_delete.matching(db, FILTERS[filters], MAX_ID, None)
+    selection.page(db, FILTERS[filters], MAX_ID, None)
     assert len(db.statements) > 5
     for sql in db.statements:
         check(sql, plan(db, sql))

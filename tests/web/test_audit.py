@@ -238,7 +238,7 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
     for route in ROUTES:
         if route.verb != "GET":
             path = route.path.replace(ID, str(job)).replace(KEEPER, "1").replace("{name}", "default")
-            query = "?confirm=true" if (route.verb, path) == ("DELETE", "/api/jobs") else ""
+            query = "?confirm=true" if "confirm" in route.parameters.split() else ""
             sent = {"json": bodies[path]} if path in bodies and route.verb == "POST" else {}
             answer = await site.ask(route.verb, path + query, **sent)
             expected = "no-such-keeper" if "keeper" in path else "audit-unavailable"
@@ -316,3 +316,17 @@ async def test_refused_requests_beyond_the_limit_are_counted(tmp_path: Path) -> 
         assert len(lines(site, "accepted")) == 20
     (rest,) = lines(site, "lines suppressed")
     assert rest == {"by": "127.0.0.1", "lines": 55, "why": {"wrong-host": 48, "cross-site": 7}}
+
+
+async def test_a_cancellation_of_many_names_its_filters_and_their_ids(site: Site) -> None:
+    """Before it the filters, after it the ids; without `confirm` it is a rejection, with the filters."""
+    for _ in range(3):
+        await site.submit(labels={"team": "ops"})
+    site.audit.lines.clear()
+    await site.ask("POST", "/api/jobs/cancel?label=team:ops")
+    (rejected,) = lines(site, "rejected")
+    assert (rejected["why"], rejected["query"]) == ("unconfirmed", {"label": "team:ops"})
+    await site.ask("POST", "/api/jobs/cancel?label=team:ops&confirm=true")
+    assert accepted(site) == {"query": {"label": "team:ops", "confirm": "true"}}
+    (response,) = lines(site, "response")
+    assert (response["cancelled"], response["ids"]) == (3, "1-3")

@@ -16,7 +16,7 @@ from aiohttp import web
 from shellrunner.config import AuthSettings
 from shellrunner.model import JobSpec
 from shellrunner.store import DeleteCount, Filters
-from shellrunner.store.units import bulk_delete
+from shellrunner.store.query import selection
 from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS
 from shellrunner.web.http.revocation import REVOCATIONS
@@ -273,7 +273,7 @@ async def test_a_large_batch_is_not_accepted_for_a_token_that_ends_meanwhile(
 
 async def test_a_long_deletion_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deleting many jobs ends with the batch during which the token was revoked, also if the client has gone."""
-    monkeypatch.setattr(bulk_delete, "BATCH_SIZE", 1)
+    monkeypatch.setattr(selection, "BATCH_SIZE", 1)
     async with guarded(tmp_path) as site, lines(site, 1) as (line,):
         jobs = [await site.store.add(JobSpec(command="true")) for _ in range(3)]
         for job in jobs:
@@ -291,6 +291,26 @@ async def test_a_long_deletion_stops(tmp_path: Path, monkeypatch: pytest.MonkeyP
         sent = looking("/api/jobs?confirm=true", bearer(secret_of("ci")), verb="DELETE")
         assert (await line.ask(sent)).short == "401 token-needed"
         assert len(await site.store.jobs(range(1, 9))) == 2
+
+
+async def test_a_long_cancellation_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelling many jobs ends with the batch during which the token was revoked."""
+    monkeypatch.setattr(selection, "BATCH_SIZE", 1)
+    async with guarded(tmp_path) as site, lines(site, 1) as (line,):
+        jobs = [await site.store.add(JobSpec(command="true")) for _ in range(3)]
+        cancel_jobs = site.store.cancel_jobs
+
+        async def cancel(filters: Filters, on_cancelled: Callable[[Sequence[int]], object], **more: bool) -> int:
+            def revoke(cancelled: Sequence[int]) -> object:
+                site.app[AUTHENTICATOR].reload(CHANGES["removed"])
+                return on_cancelled(cancelled)
+
+            return await cancel_jobs(filters, revoke, **more)
+
+        monkeypatch.setattr(site.store, "cancel_jobs", cancel)
+        sent = looking("/api/jobs/cancel?confirm=true", bearer(secret_of("ci")), verb="POST")
+        assert (await line.ask(sent)).short == "401 token-needed"
+        assert [job.done for job in await site.store.jobs(job.id for job in jobs)] == [False, False, True]
 
 
 async def test_ended_sessions_end_their_streams(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _MAX_WAIT: Final = 55  # seconds that the server lets a request wait at most (Prefer: wait=N)
 _MIN_POLL_INTERVAL: Final = 1.0
-_BULK_DELETE_TIMEOUT: Final = 3600.0  # it may delete a million jobs before it responds
+_BULK_TIMEOUT: Final = 3600.0  # it may change a million jobs before it responds
 _JSON_HEADERS: Final = {"Content-Type": "application/json"}
 
 
@@ -174,16 +174,28 @@ class Client:
 
     async def delete_many(self, *, confirm: bool = False, **query: Filter) -> "documents.Removed":
         """Delete all done jobs that match the filters; without `confirm`, only return how many these are."""
-        given = {**query, "confirm": "true"} if confirm else query
+        counts = await self._change_many("DELETE", "/api/jobs", query, confirm=confirm)
+        return {"deleted": counts.get("deleted", 0), "kept": counts.get("kept", 0)}
+
+    async def cancel_many(self, *, confirm: bool = False, **query: Filter) -> "documents.Cancelled":
+        """Cancel all jobs that match the filters and are not done; without `confirm`, only return how many."""
+        counts = await self._change_many("POST", "/api/jobs/cancel", query, confirm=confirm)
+        return {"cancelled": counts.get("cancelled", 0)}
+
+    async def _change_many(
+        self, method: str, path: str, query: Mapping[str, Filter], *, confirm: bool
+    ) -> Mapping[str, Any]:
+        """Return how many jobs were changed or, without `confirm`, would be."""
+        target = path + _query_string({**query, "confirm": "true"} if confirm else query)
         try:
-            removed: documents.Removed = await self._requester.request(
-                "DELETE", f"/api/jobs{_query_string(given)}", idempotent=False, read_timeout=_BULK_DELETE_TIMEOUT
+            counts: Mapping[str, Any] = await self._requester.request(
+                method, target, idempotent=False, read_timeout=_BULK_TIMEOUT
             )
         except ClientError as error:
             if error.kind != "unconfirmed" or not error.problem:
                 raise
-            return {"deleted": error.problem.get("deleted", 0), "kept": error.problem.get("kept", 0)}
-        return removed
+            return error.problem
+        return counts
 
     # Statuses
 

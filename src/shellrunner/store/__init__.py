@@ -195,6 +195,23 @@ class History(Results, Protocol):
         After each step `on_deleted` is called with the ids of the jobs that it has deleted.
         """
 
+    async def preview_cancel(self, filters: Filters) -> int:
+        """Return how many jobs `cancel_jobs` would cancel now."""
+
+    async def cancel_jobs(
+        self,
+        filters: Filters,
+        on_cancelled: Callable[[Sequence[int]], object] = tuple,
+        *,
+        kill_only: bool = False,
+    ) -> int:
+        """Request the end of every matching job that was accepted before this call and is not done, in small steps.
+
+        Those that have not started come first, so that none of them starts in the place of a running one. After each
+        step `on_cancelled` is called with the ids of its jobs. Return how many there were; `kill_only`: see
+        `request_cancel`.
+        """
+
     async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
         """Request the end of the job; one that has not started is done (`cancelled`) at once. Idempotent.
 

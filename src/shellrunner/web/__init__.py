@@ -28,6 +28,7 @@ from shellrunner.web.app_keys import (
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers import (
+    bulk,
     control,
     documentation,
     health,
@@ -88,7 +89,9 @@ ROUTES = (
     Route("POST", "/api/jobs/batch", jobs.submit_many, Access.RUN, JSON, body=JobBatch, headers="Idempotency-Key",
           answers="202:SubmittedJobs job-gone invalid-job key-reused queue-full too-many-queued-jobs no-space "
           "command-not-allowed", max_body=MAX_BATCH_BYTES),
-    Route("DELETE", "/api/jobs", jobs.remove_many, Access.RUN_MANY, JSON, f"{FILTER_PARAMETERS} confirm",
+    Route("POST", "/api/jobs/cancel", bulk.cancel_many, Access.RUN_MANY, JSON, f"{FILTER_PARAMETERS} confirm",
+          "200:Cancelled unconfirmed not-yours"),
+    Route("DELETE", "/api/jobs", bulk.remove_many, Access.RUN_MANY, JSON, f"{FILTER_PARAMETERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),
     Route("DELETE", f"/api/jobs/{ID}", jobs.remove, Access.RUN, EMPTY,

@@ -266,6 +266,13 @@ class Removed(TypedDict):
 
 
 @closed
+class Cancelled(TypedDict):
+    """How many of the selected jobs were not done, and so were cancelled: at once, or as soon as they have ended."""
+
+    cancelled: Count
+
+
+@closed
 class Fault(TypedDict):
     """One error in a request body."""
 
@@ -299,6 +306,8 @@ class Problem(TypedDict):
     """How many jobs would be deleted."""
     kept: NotRequired[Count]
     """How many other selected jobs are not done and would be kept."""
+    cancelled: NotRequired[Count]
+    """How many jobs would be cancelled."""
     id: NotRequired[str]
     """The id under which the service's log has the details."""
     reasons: NotRequired[Annotated[list[str], Field(max_length=10)]]

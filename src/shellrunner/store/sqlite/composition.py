@@ -19,6 +19,7 @@ from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.effects.bulk_changes import BulkChanges
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
@@ -117,6 +118,7 @@ async def _running(
             opener.high_water,
             effects.keys,
             opener.keys.digests,
+            BulkChanges(engine, effects),
         )
     )
 

@@ -6,7 +6,7 @@ Built by `composition`, which hands in the parts. Must not know connections, bat
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,6 +48,7 @@ from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
 from shellrunner.store.sqlite.add_jobs import AddJobs
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
+from shellrunner.store.sqlite.effects.bulk_changes import BulkChanges
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
@@ -56,7 +57,7 @@ from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import Transitions
-from shellrunner.store.units import bulk_delete, due_callbacks, lifecycle, queue_pauses, sessions
+from shellrunner.store.units import due_callbacks, lifecycle, queue_pauses, sessions
 from shellrunner.store.units.admission import NewJob
 
 
@@ -75,6 +76,7 @@ class Parts:
     high_water: HighWaterFile
     keys: JobKeys
     digests: DigestKey
+    bulk: BulkChanges
 
 
 class SqliteStore:
@@ -150,39 +152,24 @@ class SqliteStore:
         return self._parts.outputs.open_ended(await self._engine.read(lambda db: locate_ended(db, job_ids)))
 
     async def preview_delete(self, filters: Filters) -> DeleteCount:
-        async def preview(job_ids: list[int]) -> DeleteCount:
-            return await self._engine.read(lambda db: bulk_delete.preview(db, job_ids))
-
-        return await self._for_each_page(filters, preview)
+        return await self._parts.bulk.preview_delete(filters)
 
     async def delete_jobs(
         self, filters: Filters, on_deleted: Callable[[Sequence[int]], object] = tuple
     ) -> DeleteCount:
-        async def delete(job_ids: list[int]) -> DeleteCount:
-            deleted = await self._engine.write(
-                lambda db: bulk_delete.delete(db, job_ids),
-                lambda outcome: self._effects.committed(outcome.transitions),
-                frees_space=True,
-            )
-            on_deleted(deleted.job_ids)
-            return DeleteCount(len(deleted.job_ids), deleted.not_done)
+        return await self._parts.bulk.delete(filters, on_deleted)
 
-        return await self._for_each_page(filters, delete)
+    async def preview_cancel(self, filters: Filters) -> int:
+        return await self._parts.bulk.preview_cancel(filters)
 
-    async def _for_each_page(
-        self, filters: Filters, step: Callable[[list[int]], Awaitable[DeleteCount]]
-    ) -> DeleteCount:
-        """Take the step for each page of the matching jobs; return the sum."""
-        total, after = DeleteCount(0, 0), None
-        up_to = await self._engine.read(bulk_delete.newest)
-        while True:
-            page = partial(bulk_delete.matching, filters=filters, up_to=up_to, after=after)
-            job_ids, after = await self._engine.read(page)
-            if job_ids:
-                count = await step(job_ids)
-                total = DeleteCount(total.deleted + count.deleted, total.not_done + count.not_done)
-            if after is None:
-                return total
+    async def cancel_jobs(
+        self,
+        filters: Filters,
+        on_cancelled: Callable[[Sequence[int]], object] = tuple,
+        *,
+        kill_only: bool = False,
+    ) -> int:
+        return await self._parts.bulk.cancel(filters, on_cancelled, kill_only=kill_only)
 
     async def attempt(self, job_id: int, number: int) -> Done:
         return await self._parts.point_reads.run(job_id, lambda db: rows.attempt(db, job_id, number))

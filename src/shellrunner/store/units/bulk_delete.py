@@ -1,38 +1,17 @@
-"""Deleting many jobs: which match, in pages from the newest on, and the deletion of each page.
+"""Deleting many jobs, a batch in each commit.
 
-Units of the store. Jobs that are accepted while the pages are read do not match.
+Units of the store; `query.selection` has the jobs.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from shellrunner.model import State
-from shellrunner.model.filters import Filters
 from shellrunner.store.db import Db
-from shellrunner.store.pagination import Position
-from shellrunner.store.query import listing
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
 from shellrunner.store.units.locks import find_locked
 from shellrunner.store.values import DeleteCount
-
-BATCH_SIZE = 100  # jobs that are deleted in one commit
-NEWEST: Final = "SELECT coalesce(max(id), 0) FROM jobs"
-
-
-def newest(db: Db) -> int:
-    """Return the highest id of all jobs."""
-    (job_id,) = db.execute(NEWEST).fetchone()
-    return int(job_id)
-
-
-def matching(db: Db, filters: Filters, up_to: int, after: Position | None) -> tuple[list[int], Position | None]:
-    """Return some of the matching jobs up to this id, and where the next page begins."""
-    order = listing.scan_order(filters)
-    positions, following = listing.positions(db, filters, order, limit=BATCH_SIZE, after=after)
-    job_ids = (int(position[-1] or 0) for position in positions)
-    # If the clock was set back, new jobs appear among the old ones.
-    return [job_id for job_id in job_ids if job_id <= up_to], following
 
 
 def preview(db: Db, job_ids: Sequence[int]) -> DeleteCount:

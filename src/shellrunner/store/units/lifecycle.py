@@ -105,12 +105,16 @@ def request_cancel(db: Db, job_id: int, now: Millis, *, kill_only: bool) -> tupl
     if job.state is State.DONE:
         raise AlreadyDone(job_id)
     rows.job(db, job_id)  # refuse a damaged row before the write
-    if job.state is State.RUNNING:
-        check_changed(db.execute(_CANCEL_BY_KILL if kill_only else _CANCEL, (job_id,)))
-        transitions = [Transition(job_id, job.queue, job.submitter, State.RUNNING, State.RUNNING)]
-    else:
-        transitions = dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))
+    transitions = cancel_locked(db, job_id, job, now, kill_only=kill_only)
     return rows.job(db, job_id), transitions
+
+
+def cancel_locked(db: Db, job_id: int, job: LockedJob, now: Millis, *, kill_only: bool) -> Transitions:
+    """End this job, which is locked and not done, if it has not started; else mark it."""
+    if job.state is not State.RUNNING:
+        return dependents.end_unstarted(db, job_id, End(Ending.CANCELLED, now))
+    check_changed(db.execute(_CANCEL_BY_KILL if kill_only else _CANCEL, (job_id,)))
+    return [Transition(job_id, job.queue, job.submitter, State.RUNNING, State.RUNNING)]
 
 
 def delete_job(db: Db, job_id: int) -> Transition:

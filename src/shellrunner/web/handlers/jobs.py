@@ -1,10 +1,9 @@
 """Jobs: submit, show, list, cancel and delete.
 
-Handlers of the routes under /api/jobs. Must not know how jobs are run.
+Handlers of the routes under /api/jobs; `bulk` has those for many jobs. Must not know how jobs are run.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -18,17 +17,14 @@ from shellrunner.model import Job, JobSpec
 from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.store import IdempotencyKey
 from shellrunner.store.pagination import ListedJob
-from shellrunner.web.app_keys import AUTHENTICATOR, FIND_PID, SETTINGS, STORE, identity_of, job_id
+from shellrunner.web.app_keys import FIND_PID, SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer, row_cache
-from shellrunner.web.http import bodies, parameters, responses
-from shellrunner.web.http.problems import HttpProblem
+from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit, audit_details
 from shellrunner.wire import documents, json_codec, parse, serialize
 
 _MAX_INLINE: Final = 1 << 18  # bytes; a larger batch is parsed on a thread, while others are served
-
-log = logging.getLogger("shellrunner.web")
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
@@ -123,43 +119,6 @@ async def remove(request: web.Request) -> web.Response:
     await audit.accept(request, job=number)
     await store.delete_job(number)
     return web.Response(status=204)
-
-
-async def remove_many(request: web.Request) -> web.StreamResponse:
-    """DELETE /api/jobs?…: delete all selected jobs that are done.
-
-    They are deleted in small batches, also after the client disconnected. If the service stops meanwhile, or the
-    token is revoked, some are deleted; repeat the request to delete the rest.
-    """
-    request.app[STREAMS].raise_if_closing()
-    responses.check_preconditions(request, "")  # a list has no version, so no condition can be met
-    store, selected = request.app[STORE], lists.filters(request)
-    if parameters.choice(request, "confirm", ("true", "false")) != "true":
-        audit.add_details(request, **audit_details.of_query(request.query))
-        preview = await store.preview_delete(selected)
-        kept = f"{preview.not_done} that are not done"
-        raise HttpProblem(
-            "unconfirmed",
-            f"this would delete {preview.deleted} jobs and keep {kept}: repeat it with confirm=true",
-            parameter="confirm",
-            deleted=preview.deleted,
-            kept=preview.not_done,
-        )
-    await audit.accept(request, **audit_details.of_query(request.query))
-    job_ids: list[int] = []
-
-    def note_deleted(batch: Sequence[int]) -> None:
-        job_ids.extend(batch)
-        if not request.app[AUTHENTICATOR].is_still_valid(identity_of(request)):
-            raise TokenNeeded(wrong=True)
-
-    try:
-        deleted, not_done = await store.delete_jobs(selected, note_deleted)
-    finally:
-        audit.add_details(request, deleted=len(job_ids), **audit_details.of_ids(job_ids))
-    log.info("jobs were deleted by a request", extra={"deleted": deleted, "kept": not_done})
-    removed: documents.Removed = {"deleted": deleted, "kept": not_done}
-    return await responses.no_store(request, 200, removed, {})
 
 
 async def _rows(jobs: Sequence[ListedJob]) -> list[lists.Row]:

@@ -32,7 +32,8 @@ TAGS: Final = {
 # Problems that HTTP itself has. The others are described by the docstrings of their errors.
 _HTTP_PROBLEMS: Final = {
     "bad-request": "The request is not valid HTTP, or its path is not in its one spelling.",
-    "unconfirmed": "Jobs would be deleted, but `confirm=true` is missing; `deleted` says how many.",
+    "unconfirmed": "Many jobs would be deleted or cancelled, but `confirm=true` is missing; `deleted` or `cancelled` "
+    "says how many.",
     "cross-site": "The request comes from a page of another site.",
     "not-found": "There is nothing at this path.",
     "method-not-allowed": "The path does not support this method; `Allow` lists those that it supports.",

@@ -78,6 +78,11 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         None,
     ),
     "confirm": (_enum(["true"]), "Confirms the deletion; without it nothing is deleted.", "true"),
+    "/api/jobs/cancel confirm": (
+        _enum(["true"]),
+        "Confirms the cancellation; without it nothing is cancelled.",
+        "true",
+    ),
     "stream": (_enum(Stream), "Only this stream.", "stdout"),
     "from": (
         {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
