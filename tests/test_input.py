@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import signal
+from base64 import b64encode
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,15 +168,15 @@ async def test_input_for_a_stopped_keeper_waits_with_who_sends_it(
     os.close(slots)
     keeper_pid = (await link.hello)["identity"]["pid"]
     os.kill(keeper_pid, signal.SIGSTOP)
-    giving = [
-        asyncio.create_task(link.send_input(1, "t", None, LARGE_INPUT[:100_000], end=False)) for _ in range(100)
-    ]
+    data = b64encode(LARGE_INPUT[:100_000]).decode()
+    message = {"do": "input", "job": 1, "token": "t", "offset": None, "data": data, "end": False}
+    giving = [asyncio.create_task(link.request(message)) for _ in range(100)]
     await asyncio.sleep(0)  # each has sent what it has, or waits for its turn
     for task in giving:
         task.cancel()
     await asyncio.wait(giving)
     os.kill(keeper_pid, signal.SIGCONT)
-    taken = await link.send_input(1, "t", None, b"", end=True)
+    taken = await link.request({**message, "data": "", "end": True})
     assert (taken["refused"], taken["offset"] <= 1_000_000) == (None, True)
     assert not (await link.wait_ended(1, "t"))["retiring"]
     link.close()

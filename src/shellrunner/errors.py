@@ -66,6 +66,12 @@ class InvalidSignal(InvalidJob):
     code = "invalid-signal"
 
 
+class InvalidSize(InvalidJob):
+    """The body is JSON, but not the size of a terminal; `errors` lists what is wrong, as for a job."""
+
+    code = "invalid-size"
+
+
 class NoSuchJob(ShellrunnerError):
     """No job has this id: it never existed, or was deleted."""
 
@@ -216,6 +222,15 @@ class NotRunning(ShellrunnerError):
 
     def __init__(self, job_id: int) -> None:
         super().__init__(f"job {job_id} is not running")
+
+
+class NoTerminal(ShellrunnerError):
+    """The job does not run on a terminal."""
+
+    code = "no-terminal"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f'job {job_id} does not run on a terminal: it was submitted without "tty"')
 
 
 class InputClosed(ShellrunnerError):

@@ -33,7 +33,7 @@ AUTH = {
 }
 MISSING = 98  # with as many digits as the ids of all the jobs that there are
 PER_JOB = [row for row in ROUTES if "{id:" in row.path and row.access is not Access.PUBLIC]
-BODIES = {"signal": b'{"signal":"SIGKILL"}', "stdin": b"x", "cancel": b""}
+BODIES = {"signal": b'{"signal":"SIGKILL"}', "tty": b'{"rows":1,"columns":1}', "stdin": b"x", "cancel": b""}
 
 
 class Line:

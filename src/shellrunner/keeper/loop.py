@@ -159,6 +159,7 @@ class Keeper:
 
     def _advance(self, running: RunningCommand) -> None:
         """Do what is due; finish the command if it is over."""
+        self._report_state(running)
         now = time.monotonic()
         if not running.is_over(now):
             running.handle_deadlines(now)
@@ -202,7 +203,8 @@ class Keeper:
         job, token = (running.job, running.token) if running else (None, None)
         if unwritten and not running:
             job, token = unwritten["job"], unwritten["token"]
-        self._send(say="hello", protocol=PROTOCOL, **self._hello, job=job, token=token)
+        state = running.state() if running else {}
+        self._send(say="hello", protocol=PROTOCOL, **self._hello, job=job, token=token, **state)
         if unwritten:
             self._send(**unwritten)
 
@@ -245,6 +247,8 @@ class Keeper:
                 running.send_signal(message["signum"], to_tree=message.get("to") == "tree")
             case "input":
                 self._accept_input(message)
+            case "resize":
+                self._control(message)
             case "recorded" if self._unwritten and self._is_about(self._unwritten, message):
                 self._unwritten = None
 
@@ -258,6 +262,18 @@ class Keeper:
         self._send(say="took", job=message["job"], token=message["token"], **answer)
         if running and running.command.stdin:
             self._write_stdin(running.command.stdin)
+
+    def _control(self, message: Message) -> None:
+        """Do what is asked with the command, and answer once it is done."""
+        running = self._running if self._running and self._running.matches(message) else None
+        refused = running.control(message) if running else "gone"
+        if running:
+            self._report_state(running)
+        self._send(say="did", job=message["job"], token=message["token"], refused=refused)
+
+    def _report_state(self, running: RunningCommand) -> None:
+        if running.state_changed:
+            self._send(say="state", job=running.job, token=running.token, **running.state())
 
     # The command -----------------------------------------------------------------------------------------------
 

@@ -7,24 +7,30 @@ keeper sends in its `hello`; a server must understand every version that was eve
                            "merge_stderr", "leave_children", "output_bytes",
                            "attempt", "stream", "tty", "limits",                              (since protocol 2)
                            "user",                                                            (since protocol 3)
-                           "kill_only", "sandbox"}                                            (since protocol 4)
+                           "kill_only", "sandbox",                                            (since protocol 4)
+                           "echo"}                                                            (since protocol 6)
                           {"do": "cancel", "job", "token",
                            "kill_only"}                                                       (since protocol 4)
                           {"do": "signal", "job", "token", "signum",                          (since protocol 2)
                            "to"}                                                              (since protocol 4)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
+                          {"do": "resize", "job", "token", "rows", "columns"}                 (since protocol 6)
                           {"do": "recorded", "job", "token"}                                  (since protocol 4)
                           (end of the connection)   an idle keeper exits
-    keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token"}  (or null)
+    keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token",  (or null)
+                           "tty"}                                                             (since protocol 6)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
                           {"say": "ended", "job", "token", "retiring", "end"}                 (since protocol 4)
                           {"say": "refused", "job", "token"}                                  (since protocol 4)
                           {"say": "took", "job", "token", "offset", "refused"}                (since protocol 2)
+                          {"say": "did", "job", "token", "refused"}                           (since protocol 6)
+                          {"say": "state", "job", "token", "tty"}                             (since protocol 6)
     server → fork server  {"do": "fork", "keeper", "header": {"history", "program"}}
     fork server → server  {"say": "forked", "keeper", "pid"}   or   {"say": "failed", "keeper", "reason"}
                           {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
 
-`start`: `attempt` counts from 1; `stream` is true if input follows in messages; `tty` is null or [rows, columns];
+`start`: `attempt` counts from 1; `stream` is true if input follows in messages; `tty` is null or [rows, columns], and
+`echo` is true if the terminal shows what is typed;
 `limits` is null or {"memory_bytes", "cpu_seconds", "processes", "open_files"}, each null or a number; `user` is null
 (the keeper's own) or {"uid", "gid", "groups"}; `kill_only`: the command is ended by KILL, without TERM and grace, for
 whatever cause; `sandbox` is null or the profile's name, the path of bubblewrap, its arguments for the profile, and
@@ -45,6 +51,12 @@ and sends it after every `hello`, until it is written or the server says that it
 null or the number of bytes accepted so far, and the buffer has space. In `took`, `offset` is the number of bytes
 accepted in all, and `refused` is null, "offset", "full", "closed" (never open, or ended; a wrong offset is reported
 first), or "gone" (the keeper runs another job or none; then `offset` is null).
+
+`resize` is answered by `did`, in order with `took`. `refused` is null, "gone" (as above, or the command has ended),
+or "no terminal".
+
+`state` is sent when something of it changes, before the `did` of what has changed it; `hello` has the same members.
+`tty` is the terminal's present [rows, columns], which the command may change too, or null.
 """
 
 import json
@@ -52,9 +64,10 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-PROTOCOL = 5
+PROTOCOL = 6
 CONTROLS_SINCE = 2  # the first protocol version with signals and input
 TREE_SIGNALS_SINCE = 4  # the first one with signals to the whole tree
+STATE_SINCE = 6  # the first one that can resize terminals, and says what state a command is in
 MAX_FRAME = 1 << 26  # bytes; a `start` with its stdin, argv and env is far smaller
 
 _LENGTH = struct.Struct(">I")

@@ -1,8 +1,8 @@
 """A pseudo-terminal as a command's input and output: its size, its input, and the end of the input.
 
 Owned by the running command. Must not know messages or slots. A terminal changes what passes through it (termios(3)):
-a newline becomes `\\r\\n`, Ctrl-C a signal, a line has at most 4,095 bytes. Only the echo is off, since nobody
-watches what is typed.
+a newline becomes `\\r\\n`, Ctrl-C a signal, a line has at most 4,095 bytes. The echo is off unless
+somebody watches what is typed.
 """
 
 import errno
@@ -32,8 +32,8 @@ class Pty(StdinBuffer):
 
     _GONE = (errno.EPIPE, errno.EIO)  # EIO: it was hung up (vhangup(2))
 
-    def __init__(self, size: Sequence[int], initial: bytes, *, is_open: bool) -> None:
-        """Open a terminal of `size` (rows, columns) into which `initial` is typed.
+    def __init__(self, size: Sequence[int], initial: bytes, *, is_open: bool, echo: bool = False) -> None:
+        """Open a terminal of `size` (rows, columns) into which `initial` is typed, and shown with `echo`.
 
         Raises:
             OSError: there is none left.
@@ -44,9 +44,10 @@ class Pty(StdinBuffer):
             os.set_blocking(self.master, False)
             self.sink = os.dup(self.master)
             termios.tcsetwinsize(self._slave, (size[0], size[1]))
-            attributes = termios.tcgetattr(self._slave)
-            attributes[_LOCAL] &= ~termios.ECHO
-            termios.tcsetattr(self._slave, termios.TCSANOW, attributes)
+            if not echo:
+                attributes = termios.tcgetattr(self._slave)
+                attributes[_LOCAL] &= ~termios.ECHO
+                termios.tcsetattr(self._slave, termios.TCSANOW, attributes)
         except (OSError, termios.error) as error:
             self.close()
             with suppress(OSError):
@@ -59,6 +60,25 @@ class Pty(StdinBuffer):
     def command_end(self) -> int:
         """The descriptor of the command's end."""
         return self._slave
+
+    def size(self) -> list[int] | None:
+        """Return its rows and columns as of now: the command may have changed them; None if it was closed."""
+        try:
+            return list(termios.tcgetwinsize(self.master))
+        except termios.error:
+            return None
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set its size, and have the foreground notice: SIGWINCH, also if it has this size already.
+
+        Raises:
+            termios.error: it was closed.
+        """
+        if self.size() == [rows, columns]:
+            with suppress(OSError):  # no foreground, or another user's
+                os.killpg(os.tcgetpgrp(self.master), signal.SIGWINCH)
+        else:
+            termios.tcsetwinsize(self.master, (rows, columns))  # the kernel sends it (pty(7), ioctl_tty(2))
 
     def become_controlling(self) -> None:
         """Make it this process's controlling terminal, until `master` and every copy of it are closed.

@@ -24,6 +24,7 @@ from .command import Command, decode_status
 from .process_tree.leftovers import FoundLeftovers
 from .process_tree.termination import KILL_TIMEOUT, Helpers, Termination, living_tree
 from .protocol import Message
+from .pty import Pty
 from .recorder import Recorder
 from .sandbox import Sandbox
 from .slot import ReportedEnding
@@ -41,7 +42,8 @@ class RunningCommand:
 
     `cause` is why its tree is being terminated (an ending), `ended_at` when the command itself had ended
     (time.monotonic()), `open_pipes` the descriptors at which output is still read, `tree_is_gone` whether the command
-    and every descendant was reaped, `exit_is_recorded` whether the slot has its exit, which is not its end yet.
+    and every descendant was reaped, `exit_is_recorded` whether the slot has its exit, which is not its end yet,
+    `state_changed` whether `state` is not what it was when it was returned last.
     """
 
     def __init__(self, message: Message, command: Command, recorder: Recorder) -> None:
@@ -53,11 +55,13 @@ class RunningCommand:
         self.cause: str | None = None
         self.ended_at: float | None = None
         self.tree_is_gone = False
-        self.exit_is_recorded = False
+        self.exit_is_recorded = self.state_changed = False
         self._exit: tuple[int, resource.struct_rusage] | None = None  # wait status and usage, once it is reaped
         self._reap_again_at = math.inf  # after an attempt that failed
         self._ended_wall = 0
         self._stdin = command.stdin
+        self._terminal = command.stdin if isinstance(command.stdin, Pty) else None
+        self._size = self._terminal and self._terminal.size()
         self._kill_only = bool(message.get("kill_only"))
         timeout = message.get("timeout")
         self._timeout_at = math.inf if timeout is None else command.clock + timeout
@@ -92,6 +96,7 @@ class RunningCommand:
     def store_output(self, stream: int, data: bytes) -> None:
         """Store output, also that of children after the command's own end."""
         self.recorder.store(stream, data)
+        self._note_size()
         if self.ended_at is not None:
             self._extend_settling(time.monotonic())
         if self.recorder.over_limit:
@@ -112,6 +117,28 @@ class RunningCommand:
                 process_tree.signal_groups(self._living_tree(), signum)
             else:
                 self._signal_own_group(signum)
+
+    def state(self) -> dict[str, Any]:
+        """Return the members of `state` and `hello` that say what changes while it runs."""
+        self.state_changed = False
+        return {"tty": self._size}
+
+    def control(self, message: Message) -> str | None:
+        """Do what a message asks that is answered by `did`; return why not, or None."""
+        return self._resize(message["rows"], message["columns"])
+
+    def _resize(self, rows: int, columns: int) -> str | None:
+        if self._terminal is None:
+            return "no terminal"
+        if self.has_ended() or not self.open_pipes:
+            return "gone"
+        self._terminal.resize(rows, columns)
+        self._note_size()
+        return None
+
+    def _note_size(self) -> None:
+        if self._terminal and self.open_pipes and (size := self._terminal.size()) != self._size:
+            self._size, self.state_changed = size, True
 
     def terminate(self, cause: str, *, kill_only: bool = False) -> None:
         """End the command and all of its tree, which has a grace (see `termination`) unless it is only killed.

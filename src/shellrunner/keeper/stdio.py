@@ -73,7 +73,9 @@ class Stdio:
 
     def _open_terminal(self, message: dict[str, Any]) -> None:
         text = (message.get("stdin") or "").encode()
-        self.stdin = terminal = Pty(message["tty"], text, is_open=message.get("stream", False))
+        self.stdin = terminal = Pty(
+            message["tty"], text, is_open=message.get("stream", False), echo=message.get("echo", False)
+        )
         self.pipes = [terminal.master]
         terminal.become_controlling()
         self.actions = [(os.POSIX_SPAWN_DUP2, terminal.command_end, descriptor) for descriptor in range(3)]

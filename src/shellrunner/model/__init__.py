@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shellrunner.model.job import (
         Callback,
         Claim,
+        CommandState,
         Delivery,
         Done,
         End,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         State,
         Stream,
         Submitter,
+        TerminalSize,
         Usage,
         Volume,
         Waiting,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         JobSpec,
         Limits,
         Notify,
+        ResizeRequest,
         Retries,
         SignalRequest,
         Streamed,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     )
 else:
     # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs `endings` and `names` only.
-    _OF_SPEC = "MAX_TIMEOUT JobBatch JobSpec Limits Notify Retries SignalRequest Streamed Terminal"
+    _OF_SPEC = "MAX_TIMEOUT JobBatch JobSpec Limits Notify ResizeRequest Retries SignalRequest Streamed Terminal"
     _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
     _MODULES |= dict.fromkeys(_OF_SPEC.split(), "spec")
 
@@ -62,6 +65,7 @@ __all__ = [
     "Argument",
     "Callback",
     "Claim",
+    "CommandState",
     "Delivery",
     "Done",
     "End",
@@ -77,6 +81,7 @@ __all__ = [
     "Notify",
     "Phase",
     "Queued",
+    "ResizeRequest",
     "Retries",
     "Running",
     "Session",
@@ -86,6 +91,7 @@ __all__ = [
     "Streamed",
     "Submitter",
     "Terminal",
+    "TerminalSize",
     "Usage",
     "Volume",
     "Waiting",

@@ -171,6 +171,25 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """The size of a pseudo-terminal, in characters."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandState:
+    """What is known of a running command beside its job's history, which does not record it.
+
+    pid: of the command, until its own end. terminal: the present size of its terminal, if it has one.
+    """
+
+    pid: int | None = None
+    terminal: TerminalSize | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Ended. `volume` is None if the result was deleted from the history."""
 

@@ -95,10 +95,18 @@ class Streamed(_Request):
 
 
 class Terminal(_Request):
-    """The size of a job's pseudo-terminal."""
+    """A job's pseudo-terminal: its size, and whether it shows what is typed."""
 
     rows: int = Field(24, ge=1, le=65_535)
     columns: int = Field(80, ge=1, le=65_535)
+    echo: bool = Field(False, description="show what is typed, as for somebody who watches")
+
+
+class ResizeRequest(_Request):
+    """The new size of a running job's pseudo-terminal."""
+
+    rows: int = Field(ge=1, le=65_535)
+    columns: int = Field(ge=1, le=65_535)
 
 
 class SignalRequest(_Request):

@@ -300,6 +300,9 @@ class Work(Protocol):
     def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
         """Subscribe to requests to cancel a running job."""
 
+    def command_changed(self, job_id: int) -> None:
+        """Notify those who follow the status of a running job that what its row does not have has changed."""
+
     async def job(self, job_id: int) -> Job:
         """Return the job; see `History.job`."""
 

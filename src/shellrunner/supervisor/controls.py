@@ -1,17 +1,26 @@
-"""Send signals and input to running commands, through their keepers.
+"""Control running commands through their keepers: signals, input, the size of the terminal.
 
 Made by the composition root for `web`, which has a protocol of its own for it. Must not know HTTP or slots.
 """
 
 import asyncio
 import signal
+from base64 import b64encode
 from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
-from shellrunner.errors import InputClosed, InputFull, KeeperSilent, NotRunning, ShellrunnerError, WrongOffset
-from shellrunner.keeper.protocol import CONTROLS_SINCE, TREE_SIGNALS_SINCE
-from shellrunner.model import Running
+from shellrunner.errors import (
+    InputClosed,
+    InputFull,
+    KeeperSilent,
+    NoTerminal,
+    NotRunning,
+    ShellrunnerError,
+    WrongOffset,
+)
+from shellrunner.keeper.protocol import CONTROLS_SINCE, STATE_SINCE, TREE_SIGNALS_SINCE, Message
+from shellrunner.model import CommandState, Running, TerminalSize
 from shellrunner.store import Work
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 from shellrunner.supervisor.message_protocol import KeeperGone
@@ -19,6 +28,11 @@ from shellrunner.supervisor.running_job import RunningJob
 
 T = TypeVar("T")
 
+_MISSING: Final = {  # from a keeper that is older than this version of the protocol
+    CONTROLS_SINCE: "neither signals nor input",
+    TREE_SIGNALS_SINCE: "no signals to the whole tree",
+    STATE_SINCE: "no other size of its terminal",
+}
 _TIMEOUT = 10.0  # seconds for a keeper to answer, or to be found again after a restart
 _POLL_INTERVAL = 0.01  # seconds between looks for the keeper of a job that was only just claimed
 
@@ -45,16 +59,10 @@ class Controls:
         """Ask `store` whether a job runs, and `find` for its keeper."""
         self._store, self._find = store, find
 
-    def pid(self, job_id: int, /) -> int | None:
-        """Return the pid of the job's command while it runs, as its keeper has written it into its slot."""
+    def command_state(self, job_id: int, /) -> CommandState:
+        """Return what is known of the job's command beside the history; nothing if it does not run."""
         job = self._find(job_id)
-        if job is None or job.connection is None:
-            return None
-        try:
-            record = job.connection.slot.find(job_id, job.claim.token)
-        except OSError:
-            return None
-        return record.progress.get("pid") if record and record.end is None else None
+        return CommandState() if job is None else CommandState(_find_pid(job), job.terminal)
 
     async def send_signal(self, job_id: int, signum: int, *, to_tree: bool = False) -> None:
         """Send a signal to the command's process group, or to every process group among its descendants.
@@ -71,6 +79,23 @@ class Controls:
         to = {"to": "tree"} if to_tree else {}
         connection.send({"do": "signal", "job": job_id, "token": job.claim.token, "signum": signum, **to})
 
+    async def resize(self, job_id: int, size: TerminalSize) -> None:
+        """Set the size of the command's terminal; return once its keeper has.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
+            NoTerminal: it does not run on one.
+        """
+        await _in_time(job_id, self._control(job_id, {"do": "resize", "rows": size.rows, "columns": size.columns}))
+
+    async def _control(self, job_id: int, message: Message) -> None:
+        job, connection = await self._find_keeper(job_id, STATE_SINCE)
+        match (await _request(job, connection, message))["refused"]:
+            case "gone":
+                raise NotRunning(job_id)
+            case "no terminal":
+                raise NoTerminal(job_id)
+
     async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         """Append all of `data` to the command's input, and end the input if `end`; return once its keeper has both.
 
@@ -84,10 +109,8 @@ class Controls:
 
     async def _send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         job, connection = await self._find_keeper(job_id)
-        try:
-            answer = await connection.send_input(job_id, job.claim.token, offset, data, end=end)
-        except KeeperGone:
-            raise NotRunning(job_id) from None
+        text = b64encode(data).decode()
+        answer = await _request(job, connection, {"do": "input", "offset": offset, "data": text, "end": end})
         match answer["refused"]:
             case "offset":
                 raise WrongOffset(answer["offset"])
@@ -113,6 +136,25 @@ class Controls:
             await asyncio.sleep(_POLL_INTERVAL)
 
 
+def _find_pid(job: RunningJob) -> int | None:
+    """Return the pid of the command while it runs, as its keeper has written it into its slot."""
+    if job.connection is None:
+        return None
+    try:
+        record = job.connection.slot.find(job.claim.job_id, job.claim.token)
+    except OSError:
+        return None
+    return record.progress.get("pid") if record and record.end is None else None
+
+
+async def _request(job: RunningJob, connection: KeeperConnection, message: Message) -> Message:
+    """Send a message about the job to its keeper; return the answer."""
+    try:
+        return await connection.request({**message, "job": job.claim.job_id, "token": job.claim.token})
+    except KeeperGone:
+        raise NotRunning(job.claim.job_id) from None
+
+
 async def _check_version(job_id: int, connection: KeeperConnection, since: int) -> None:
     try:
         hello = await connection.hello
@@ -134,6 +176,5 @@ async def _in_time(job_id: int, work: Coroutine[Any, Any, T]) -> T:
 
 class _KeeperTooOld(NotRunning):
     def __init__(self, job_id: int, since: int) -> None:
-        missing = "neither signals nor input" if since == CONTROLS_SINCE else "no signals to the whole tree"
-        words = f"job {job_id} runs under a keeper of an older version, which supports {missing}"
+        words = f"job {job_id} runs under a keeper of an older version, which supports {_MISSING[since]}"
         ShellrunnerError.__init__(self, words)

@@ -75,6 +75,7 @@ class JobRunner:
             return JobOutcome(True, NeverStarted())  # the store records `cancelled`
         connection.send(build_start_message(job.claim, self._jobs, account, self._keepers.home, sandbox))
         job.connection = connection
+        connection.observe_state(job.update)
         log.debug("job started", extra={"job": job.claim.job_id, "keeper": connection.number})
         self._watch_timeout(job)
         try:
@@ -114,6 +115,7 @@ class JobRunner:
             self.cancel(job)
         hello = await connection.hello
         if (hello["job"], hello["token"]) == (claim.job_id, claim.token):
+            connection.observe_state(job.update)
             return await self._wait_end(connection, job)
         # It has no job, or another one: this one's end is in its slot, or is judged once the keeper is gone.
         record = connection.slot.find(claim.job_id, claim.token)

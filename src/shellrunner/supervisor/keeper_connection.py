@@ -4,8 +4,8 @@ Owned by the keeper pool. Turns messages into futures; must not know jobs' meani
 """
 
 import asyncio
-from base64 import b64encode
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,8 +23,10 @@ class KeeperConnection(MessageProtocol):
         self.hello: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[Message] | None = None
         self._early_end: Message | None = None  # an end that was reported before anybody waited for it
-        self._inputs: deque[asyncio.Future[Message]] = deque()  # sent and not answered; answered in order
-        self._input_lock = asyncio.Lock()
+        self._answers: deque[asyncio.Future[Message]] = deque()  # that are awaited; they come in order
+        self._state: Message | None = None  # the last message that says what state the command is in
+        self._on_state: Callable[[Message], None] | None = None
+        self._request_lock = asyncio.Lock()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -51,40 +53,42 @@ class KeeperConnection(MessageProtocol):
         finally:
             self._ended = None
 
-    async def send_input(self, job: int, token: str, offset: int | None, data: bytes, *, end: bool) -> Message:
-        """Send input for the command; return the keeper's answer (`took`).
+    def observe_state(self, on_state: Callable[[Message], None]) -> None:
+        """Call `on_state` with what the keeper says of its command's state: now, and whenever it changes."""
+        self._on_state = on_state
+        if self._state is not None:
+            on_state(self._state)
+
+    async def request(self, message: Message) -> Message:
+        """Send a message that the keeper answers; return its answer (`took` or `did`).
 
         Raises:
             KeeperGone: its connection ended before it answered.
         """
         # One at a time, and only once the keeper has read nearly all of the previous one: what a stopped keeper does
         # not read would fill our memory, and would be taken long after its sender has timed out.
-        async with self._input_lock:
+        async with self._request_lock:
             await self._writable.wait()
             if self.closed.done():
                 raise KeeperGone(self.number)
             answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-            self._inputs.append(answer)  # stays there until it is answered, even if nobody waits for it any more
-            self.send({
-                "do": "input", "job": job, "token": token,
-                "offset": offset, "data": b64encode(data).decode(), "end": end,
-            })  # fmt: skip
+            self._answers.append(answer)  # stays there until it is answered, even if nobody waits for it any more
+            self.send(message)
         return await answer
 
     def pause_writing(self) -> None:
-        """Stop sending input: more than the transport's high-water mark is unread."""
+        """Stop sending requests: more than the transport's high-water mark is unread."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Send input again: nearly all was read."""
+        """Send requests again: nearly all was read."""
         self._writable.set()
 
     def message_received(self, message: Message) -> None:
-        if message["say"] == "hello":
-            if not self.hello.done():
-                self.hello.set_result(message)
-        elif message["say"] == "took":
-            answer = self._inputs.popleft()
+        if message["say"] in ("hello", "state"):
+            self._handle_state(message)
+        elif message["say"] in ("took", "did"):
+            answer = self._answers.popleft()
             if not answer.done():
                 answer.set_result(message)
         elif self._ended and not self._ended.done():
@@ -92,10 +96,17 @@ class KeeperConnection(MessageProtocol):
         else:
             self._early_end = message
 
+    def _handle_state(self, message: Message) -> None:
+        self._state = message
+        if not self.hello.done():
+            self.hello.set_result(message)
+        if self._on_state is not None:
+            self._on_state(message)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._writable.set()
-        waiting: list[asyncio.Future[Any] | None] = [self.hello, self._ended, *self._inputs]
+        waiting: list[asyncio.Future[Any] | None] = [self.hello, self._ended, *self._answers]
         for future in waiting:
             if future and not future.done():
                 future.set_exception(KeeperGone(self.number))

@@ -6,15 +6,20 @@ Owned by the supervisor. Must not know the store.
 import asyncio
 from collections.abc import Callable
 
-from shellrunner.model import Claim
+from shellrunner.keeper.protocol import Message
+from shellrunner.model import Claim, TerminalSize
 from shellrunner.supervisor.keeper_connection import KeeperConnection
 
 
 class RunningJob:
     """A claim whose command runs, or will in a moment, under a keeper."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, on_change: Callable[[int], object]) -> None:
+        """`on_change` is called with the job's id when its keeper says that something has changed."""
         self.claim = claim
+        self._on_change = on_change
+        tty = claim.spec.tty
+        self.terminal = TerminalSize(tty.rows, tty.columns) if tty else None  # as of now
         self.cancel_requested = claim.cancelling
         self.kill_only = claim.kill_only  # the cancel sends no TERM
         self.cancel_sent = False  # the keeper was sent the cancel, or has nothing left to cancel
@@ -22,6 +27,16 @@ class RunningJob:
         self.is_over = False  # its end, or that it was never started, is known
         self.end_is_unwritten = False  # into its slot: its keeper keeps it until it is recorded
         self._watchdog: asyncio.TimerHandle | None = None
+
+    def update(self, state: Message) -> None:
+        """Take over what its keeper says: a `state` message, or `hello`."""
+        # A keeper of an earlier version says nothing, but cannot change anything either.
+        if (state["job"], state["token"]) != (self.claim.job_id, self.claim.token) or not (size := state.get("tty")):
+            return
+        terminal = TerminalSize(*size)
+        if terminal != self.terminal:
+            self.terminal = terminal
+            self._on_change(self.claim.job_id)
 
     def set_watchdog(self, seconds: float, on_timeout: "Callable[[RunningJob], None]") -> None:
         """Call `on_timeout` in so many seconds, unless `finish` comes first; replaces an earlier watchdog."""

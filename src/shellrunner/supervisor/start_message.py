@@ -51,6 +51,7 @@ def build_start_message(
         "stdin": spec.stdin if isinstance(spec.stdin, str) else None,
         "stream": isinstance(spec.stdin, Streamed),
         "tty": spec.tty and [spec.tty.rows, spec.tty.columns],
+        "echo": bool(spec.tty and spec.tty.echo),
         "timeout": effective_timeout(spec, jobs),
         "grace": jobs.kill_grace,
         "kill_only": claim.kill_only,

@@ -174,7 +174,7 @@ class Supervisor:
     async def _claim(self, worker: asyncio.Task[None], connection: KeeperConnection) -> RunningJob:
         self._idle.add(worker)
         claim = await self._store.claim(connection.number, new_claim_token())
-        job = self._running_jobs[claim.job_id] = RunningJob(claim)
+        job = self._running_jobs[claim.job_id] = RunningJob(claim, self._store.command_changed)
         self._set_busy(worker)
         return job
 
@@ -232,7 +232,7 @@ class Supervisor:
             tasks.create_task(self.unknown_keepers.watch(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:
-            job = self._running_jobs[claim.job_id] = RunningJob(claim)
+            job = self._running_jobs[claim.job_id] = RunningJob(claim, self._store.command_changed)
             tasks.create_task(self._adopt(job), name=f"adopt {claim.job_id}")
         if claims:
             log.info("jobs adopted", extra={"jobs": [claim.job_id for claim in claims]})

@@ -11,13 +11,13 @@ from aiohttp import web
 
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import ServerSettings, Settings
-from shellrunner.model import JobBatch, JobSpec, SignalRequest
+from shellrunner.model import JobBatch, JobSpec, ResizeRequest, SignalRequest
 from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BODY_BYTES
 from shellrunner.store import History
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import (
     AUTHENTICATOR,
-    FIND_PID,
+    COMMAND_STATES,
     NOT_READY_REASONS,
     RENDER_METRICS,
     SETTINGS,
@@ -102,6 +102,8 @@ ROUTES = (
           answers="202:Status not-running invalid-signal keeper-silent not-yours command-not-allowed"),
     Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, Access.RUN, EMPTY, "end offset", body=bytes,
           answers="204 not-running input-closed wrong-offset input-full keeper-silent not-yours command-not-allowed"),
+    Route("POST", f"/api/jobs/{ID}/tty", control.resize, Access.RUN, JSON, body=ResizeRequest,
+          answers="202:Status not-running no-terminal invalid-size keeper-silent not-yours command-not-allowed"),
     Route("GET", "/api/queues", queues.index, Access.READ, JSON, answers="200:Queues 304"),
     Route("POST", "/api/queues/pause", queues.pause_all, Access.ADMIN, JSON, answers="200:Queues"),
     Route("POST", "/api/queues/resume", queues.resume_all, Access.ADMIN, JSON, answers="200:Queues"),
@@ -181,14 +183,19 @@ def make_app(
     )
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
     app[UNKNOWN_KEEPERS] = unknown_keepers
-    app[RENDER_METRICS], app[AUTHENTICATOR], app[FIND_PID] = render_metrics, authenticator, controls.pid
+    app[RENDER_METRICS], app[AUTHENTICATOR], app[COMMAND_STATES] = (
+        render_metrics,
+        authenticator,
+        controls.command_state,
+    )
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[AUDIT] = audit
     app[CONNECTIONS] = Connections(_connection_limits(settings.server), STATUSES, audit.log_refused_connection)
     app[REVOCATIONS] = Revocations(authenticator)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[ROW_CACHE] = RowCache()
-    app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, controls.pid), StatusFeed(store, controls.pid)
+    app[JOB_FEEDS] = JobFeeds(store, controls.command_state)
+    app[STATUS_FEED] = StatusFeed(store, controls.command_state)
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
     app.on_cleanup.append(_close_audit)

@@ -12,6 +12,7 @@ from aiohttp import web
 from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
+from shellrunner.model import CommandState
 from shellrunner.store import History
 
 
@@ -49,17 +50,17 @@ class NotReady(NamedTuple):
     detail: str
 
 
-class FindPid(Protocol):
-    """Finds the pid of a running command."""
+class CommandStates(Protocol):
+    """Finds what is known of a running command beside the history."""
 
-    def __call__(self, job_id: int, /) -> int | None:
-        """Return the pid of the job's command while it runs, else None."""
+    def __call__(self, job_id: int, /) -> CommandState:
+        """Return it; nothing is known of a job that does not run."""
 
 
 STORE: Final = web.AppKey("store", History)
 SETTINGS: Final = web.AppKey("settings", Settings)
 NOT_READY_REASONS: Final[web.AppKey[Callable[[], Awaitable[Sequence[NotReady]]]]] = web.AppKey("not_ready_reasons")
-FIND_PID: Final[web.AppKey[FindPid]] = web.AppKey("find_pid")
+COMMAND_STATES: Final[web.AppKey[CommandStates]] = web.AppKey("command_states")
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 RENDER_METRICS: Final[web.AppKey[RenderMetrics]] = web.AppKey("render_metrics")
 

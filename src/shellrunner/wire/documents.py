@@ -47,11 +47,20 @@ class Streamed(TypedDict):
 
 
 @closed
-class Terminal(TypedDict):
-    """The size of the job's pseudo-terminal."""
+class TerminalSize(TypedDict):
+    """The size of a pseudo-terminal, in characters."""
 
     rows: Small
     columns: Small
+
+
+@closed
+class Terminal(TypedDict):
+    """The job's pseudo-terminal: its size at the start, and whether it shows what is typed."""
+
+    rows: Small
+    columns: Small
+    echo: bool
 
 
 @closed
@@ -130,6 +139,9 @@ class Status(TypedDict):
     later; null if nothing was started, or if that is not known."""
     pid: Pid | None
     """The pid of the command while it runs; null from its own end on. It does not make an event of its own."""
+    tty: TerminalSize | None
+    """The present size of the terminal on which the command runs: as submitted, or as it was changed since. Null if
+    it is not running, or has none."""
     completed: Instant | None
     ending: EndingName | None
     exit_code: ExitCode

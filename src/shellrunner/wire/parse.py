@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidSignal
-from shellrunner.model import JobBatch, JobSpec, SignalRequest
+from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidSignal, InvalidSize
+from shellrunner.model import JobBatch, JobSpec, ResizeRequest, SignalRequest, TerminalSize
 from shellrunner.model.names import MAX_BODY_BYTES, NAME_RULE
 from shellrunner.wire import json_codec
 
@@ -110,6 +110,20 @@ def signal_order(content: bytes, signals: Mapping[str, int]) -> SignalOrder:
     if request.signal not in signals:
         raise InvalidSignal([{"pointer": "#/signal", "detail": f"must be one of {', '.join(signals)}"}])
     return SignalOrder(request.signal, signals[request.signal], to_tree=request.to == "tree")
+
+
+def terminal_size(content: bytes) -> TerminalSize:
+    """Parse the body of a request to resize a terminal.
+
+    Raises:
+        MalformedJson: the body is not JSON.
+        InvalidSize: the body is JSON, but not a size.
+    """
+    try:
+        request = ResizeRequest.model_validate(json_codec.loads(content))
+    except ValidationError as error:
+        raise InvalidSize(_errors(error)) from None
+    return TerminalSize(request.rows, request.columns)
 
 
 def digest(document: Any) -> bytes:

@@ -4,11 +4,12 @@ Pure functions; `documents` has the keys and their meaning. Must not know HTTP.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from shellrunner.clock import Millis, format_rfc3339
 from shellrunner.model import (
     Callback,
+    CommandState,
     Done,
     End,
     Job,
@@ -19,6 +20,7 @@ from shellrunner.model import (
     Running,
     Stream,
     Streamed,
+    TerminalSize,
     Usage,
     Volume,
 )
@@ -26,6 +28,8 @@ from shellrunner.wire import documents, stream_events
 from shellrunner.wire.text import Excerpt
 
 Document = Mapping[str, Any]  # any of them
+
+_UNKNOWN: Final = CommandState()
 
 
 def status_path(job_id: int) -> str:
@@ -79,13 +83,15 @@ def job(job: Job) -> documents.Job:
         "start_at": spec.start_at,
         "retries": _retries(spec.retries) if spec.retries else None,
         "notify": _callback(job.callback) if job.callback else None,
-        "tty": {"rows": spec.tty.rows, "columns": spec.tty.columns} if spec.tty else None,
+        "tty": {"rows": spec.tty.rows, "columns": spec.tty.columns, "echo": spec.tty.echo} if spec.tty else None,
     }
 
 
-def status(job: Job | JobStatus, pid: int | None = None) -> documents.Status:
-    """Return how far the job is; what is not known (yet) is null. `pid` is the command's while it runs."""
+def status(job: Job | JobStatus, command: CommandState = _UNKNOWN) -> documents.Status:
+    """Return how far the job is; what is not known (yet) is null. `command` counts only while it runs."""
     phase = job.phase
+    if not isinstance(phase, Running):
+        command = _UNKNOWN
     end = phase.end if isinstance(phase, Done) else None
     started = phase.claimed if isinstance(phase, Running) else end.started if end else None
     return {
@@ -97,7 +103,8 @@ def status(job: Job | JobStatus, pid: int | None = None) -> documents.Status:
         "attempt": job.attempt,
         "created": format_rfc3339(job.created),
         "started": _instant(started),
-        "pid": pid if isinstance(phase, Running) else None,
+        "pid": command.pid,
+        "tty": _size(command.terminal) if command.terminal else None,
         "completed": format_rfc3339(end.completed) if end else None,
         "ending": end.ending.value if end else None,
         "exit_code": end.exit_code if end else None,
@@ -170,6 +177,10 @@ def _retries(retries: Retries) -> documents.Retries:
 
 def _callback(callback: Callback) -> documents.Callback:
     return {"state": callback.state.value, "tries": callback.tries, "error": callback.error}
+
+
+def _size(size: TerminalSize) -> documents.TerminalSize:
+    return {"rows": size.rows, "columns": size.columns}
 
 
 def _usage(usage: Usage) -> documents.Usage:

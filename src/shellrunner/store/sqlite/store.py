@@ -307,6 +307,9 @@ class SqliteStore:
     async def cancelling(self) -> Sequence[Claim]:
         return await self._engine.read(rows.cancelling)
 
+    def command_changed(self, job_id: int) -> None:
+        self._effects.command_changed(job_id)
+
     def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
         return self._effects.notifications.subscribe(Topic.CANCEL_REQUESTS)
 

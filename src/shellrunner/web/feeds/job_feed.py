@@ -8,6 +8,7 @@ bytes of output are one frame. `broadcast` writes it to all followers who have e
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -18,7 +19,7 @@ from shellrunner.clock import now_ms
 from shellrunner.model import Done, Job, Stream, Volume
 from shellrunner.store import History, Output
 from shellrunner.store.output.present import without
-from shellrunner.web.app_keys import FindPid
+from shellrunner.web.app_keys import CommandStates
 from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
@@ -35,7 +36,7 @@ MAX_LIVE_SIZE: Final = 1 << 16  # bytes of events that are written to all follow
 class Snapshot(NamedTuple):
     """A job, its output so far, and its status.
 
-    `status` is without the command's pid, which may change without a change of state; `status_event` has it.
+    `status` is without the command's pid, whose changes make no event; `status_event` has it.
     """
 
     job: Job
@@ -68,10 +69,12 @@ class Received(NamedTuple):
 class JobFeed:
     """One job in one encoding."""
 
-    def __init__(self, store: History, find_pid: FindPid, job_id: int, *, base64: bool, interval: float) -> None:
+    def __init__(
+        self, store: History, command_states: CommandStates, job_id: int, *, base64: bool, interval: float
+    ) -> None:
         self._base64 = base64
         # Not a method of this object: the cycle of references would keep it after its last follower left.
-        self._shared_read = SharedRead(partial(_read, store, find_pid, job_id), interval)
+        self._shared_read = SharedRead(partial(_read, store, command_states, job_id), interval)
         self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
         self.broadcast: Broadcast[Received] = Broadcast(self._shared_read.charge)
         self._watch = partial(store.watch_output, job_id)
@@ -190,17 +193,17 @@ class JobFeed:
 class JobFeeds:
     """The feeds that have followers."""
 
-    def __init__(self, store: History, find_pid: FindPid, interval: float = INTERVAL) -> None:
+    def __init__(self, store: History, command_states: CommandStates, interval: float = INTERVAL) -> None:
         """`interval` is the shortest time between two reads of a job, on average."""
         self.interval = interval
-        self._store, self._find_pid = store, find_pid
+        self._store, self._command_states = store, command_states
         self._feeds: WeakValueDictionary[tuple[int, bool], JobFeed] = WeakValueDictionary()
 
     def get(self, job_id: int, *, base64: bool = False) -> JobFeed:
         """Return the one feed of this job in this encoding."""
         feed = self._feeds.get((job_id, base64))
         if feed is None:
-            feed = JobFeed(self._store, self._find_pid, job_id, base64=base64, interval=self.interval)
+            feed = JobFeed(self._store, self._command_states, job_id, base64=base64, interval=self.interval)
             self._feeds[job_id, base64] = feed
         return feed
 
@@ -208,12 +211,13 @@ class JobFeeds:
 JOB_FEEDS: Final = web.AppKey("job_feeds", JobFeeds)
 
 
-async def _read(store: History, find_pid: FindPid, job_id: int) -> Snapshot:
+async def _read(store: History, command_states: CommandStates, job_id: int) -> Snapshot:
     # The job before its output: if it is done, the output that is read next is complete.
     job = await store.job(job_id)
     output = await store.output(job_id)
-    event = sse.event("status", serialize.status(job, find_pid(job_id)))
-    return Snapshot(job, output, serialize.status(job), event)
+    command = command_states(job_id)
+    status = serialize.status(job, replace(command, pid=None))
+    return Snapshot(job, output, status, sse.event("status", serialize.status(job, command)))
 
 
 async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes:

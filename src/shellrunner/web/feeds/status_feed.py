@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
-from shellrunner.model import Job
+from shellrunner.model import CommandState, Job
 from shellrunner.store import History
-from shellrunner.web.app_keys import FindPid
+from shellrunner.web.app_keys import CommandStates
 from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
@@ -34,20 +34,20 @@ class StatusFrame(NamedTuple):
 
 
 class _StatusEvent(NamedTuple):
-    """The event of a change, which has the job as it was then or later; `pid` may change without a change."""
+    """The event of a change, which has the job as it was then or later; `command` may change without a change."""
 
     change: int
-    pid: int | None
+    command: CommandState
     event: bytes
 
 
 class StatusFeed:
     """What changed, for followers that differ only in how far they are."""
 
-    def __init__(self, store: History, find_pid: FindPid) -> None:
+    def __init__(self, store: History, command_states: CommandStates) -> None:
         self.shared_read = SharedRead(self._read, INTERVAL)
         self.broadcast: Broadcast[int] = Broadcast(self.shared_read.charge)
-        self._store, self._find_pid = store, find_pid
+        self._store, self._command_states = store, command_states
         self._frames: FrameCache[tuple[int, int], StatusFrame] = FrameCache()
         self._events: OrderedDict[int, _StatusEvent] = OrderedDict()  # by job, the latest rendered last
 
@@ -121,16 +121,18 @@ class StatusFeed:
     def _rendered(self, change: int, job_id: int) -> bytes | None:
         """Return the event of a change, which followers who are further on were sent, if it is still as it was."""
         known = self._events.get(job_id)
-        return known.event if known and (known.change, known.pid) == (change, self._find_pid(job_id)) else None
+        return (
+            known.event if known and (known.change, known.command) == (change, self._command_states(job_id)) else None
+        )
 
     def _render(self, change: int, job_id: int, job: Job | None) -> bytes:
-        event_id, pid = self.event_id(change), self._find_pid(job_id)
+        event_id, command = self.event_id(change), self._command_states(job_id)
         if job is None:
             event = sse.event("deleted", {"status_id": job_id}, event_id=event_id)
         else:
-            event = sse.event("status", serialize.status(job, pid), event_id=event_id)
+            event = sse.event("status", serialize.status(job, command), event_id=event_id)
         self._events.pop(job_id, None)
-        self._events[job_id] = _StatusEvent(change, pid, event)
+        self._events[job_id] = _StatusEvent(change, command, event)
         if len(self._events) > _MAX_EVENTS:
             self._events.popitem(last=False)
         return event

@@ -1,6 +1,6 @@
-"""Signals and standard input for running commands.
+"""Signals and standard input for running commands, and the size of their terminals.
 
-Handlers of POST /api/jobs/{id}/signal and /stdin. Must not know how a command is reached.
+Handlers of POST /api/jobs/{id}/signal, /tty and /stdin. Must not know how a command is reached.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from shellrunner.web.app_keys import FIND_PID, STORE, identity_of, job_id
+from shellrunner.model import CommandState, TerminalSize
+from shellrunner.web.app_keys import COMMAND_STATES, STORE, identity_of, job_id
 from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.parameters import flag, integer
 from shellrunner.web.http.streaming import STREAMS
@@ -19,7 +20,7 @@ _MAX_OFFSET: Final = 10**18 - 1  # bytes
 
 
 class JobControls(Protocol):
-    """Sends signals and input to running commands; the supervisor implements it."""
+    """Controls running commands; the supervisor implements it."""
 
     @property
     def signals(self) -> Mapping[str, int]:
@@ -32,8 +33,16 @@ class JobControls(Protocol):
             NoSuchJob, NotRunning, KeeperSilent.
         """
 
-    def pid(self, job_id: int, /) -> int | None:
-        """Return the pid of the job's command while it runs."""
+    async def resize(self, job_id: int, size: TerminalSize) -> None:
+        """Set the size of the command's terminal; return once its keeper has.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent.
+            NoTerminal: it does not run on one.
+        """
+
+    def command_state(self, job_id: int, /) -> CommandState:
+        """Return what is known of the job's command beside the history; nothing if it does not run."""
 
     async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         """Write all of `data` to the command's input, which must be at `offset` if that is given; `end` closes it.
@@ -60,7 +69,27 @@ async def signal(request: web.Request) -> web.StreamResponse:
     await ownership.check_signal(request, identity_of(request))
     await audit.accept(request, job=number, signal=order.name, to="tree" if order.to_tree else "group")
     await app[CONTROLS].send_signal(number, order.number, to_tree=order.to_tree)
-    status = serialize.status(await app[STORE].job(number), app[FIND_PID](number))
+    return await _status(request)
+
+
+async def resize(request: web.Request) -> web.StreamResponse:
+    """POST /api/jobs/{id}/tty: set the size of the terminal on which the command runs.
+
+    The terminal's foreground gets SIGWINCH, also if the size was the same before.
+    """
+    app, number = request.app, job_id(request)
+    app[STREAMS].raise_if_closing()
+    size = parse.terminal_size(await bodies.read_json(request))
+    await ownership.check_signal(request, identity_of(request))
+    await audit.accept(request, job=number, rows=size.rows, columns=size.columns)
+    await app[CONTROLS].resize(number, size)
+    return await _status(request)
+
+
+async def _status(request: web.Request) -> web.StreamResponse:
+    """Return the response that the request is carried out, with the job's status."""
+    app, number = request.app, job_id(request)
+    status = serialize.status(await app[STORE].job(number), app[COMMAND_STATES](number))
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(number)})
 
 

@@ -8,8 +8,9 @@ from functools import partial
 
 from aiohttp import web
 
+from shellrunner.model import CommandState
 from shellrunner.store.pagination import ListedJob
-from shellrunner.web.app_keys import FIND_PID, STORE, FindPid, job_id
+from shellrunner.web.app_keys import COMMAND_STATES, STORE, CommandStates, job_id
 from shellrunner.web.handlers import lists, prefer, row_cache
 from shellrunner.web.http import responses
 from shellrunner.wire import serialize
@@ -28,9 +29,11 @@ async def show(request: web.Request) -> web.StreamResponse:
         if not stored.is_done:
             await prefer.wait_until_done(request, stored.whole_job(), seconds)
             stored = await store.stored_job(stored.id)
-    pid = request.app[FIND_PID](stored.id) if stored.is_running else None
+    command = request.app[COMMAND_STATES](stored.id) if stored.is_running else CommandState()
     # Without its specification, which need not be parsed for it.
-    content = row_cache.document(request, ("status", pid), stored, lambda: serialize.status(stored.status(), pid))
+    content = row_cache.document(
+        request, ("status", command), stored, lambda: serialize.status(stored.status(), command)
+    )
     if stored.has_result:
         return responses.see_other(serialize.result_path(stored.id), content, headers)
     return await responses.ok_bytes(request, content, headers if stored.is_done else {**headers, "Retry-After": "1"})
@@ -38,13 +41,13 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses: list statuses, the newest first unless sorted otherwise."""
-    rows = partial(_rows, request.app[FIND_PID])
+    rows = partial(_rows, request.app[COMMAND_STATES])
     return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, rows)
 
 
-async def _rows(find_pid: FindPid, jobs: Sequence[ListedJob]) -> list[lists.Row]:
-    # The pid of a running command is not the history's.
+async def _rows(command_states: CommandStates, jobs: Sequence[ListedJob]) -> list[lists.Row]:
+    # The state of a running command is not the history's.
     return [
-        lists.Row(serialize.status(listed.status(), find_pid(listed.id)), is_final=not listed.is_running)
+        lists.Row(serialize.status(listed.status(), command_states(listed.id)), is_final=not listed.is_running)
         for listed in jobs
     ]

@@ -36,5 +36,6 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             },
         },
     },
+    "ResizeRequest": {"wide": {"summary": "A wide terminal", "value": {"rows": 50, "columns": 200}}},
     "SignalRequest": {"reload": {"summary": "Reload the configuration", "value": {"signal": "SIGHUP"}}},
 }

@@ -68,6 +68,13 @@ class CommitEffects:
         if outcome is not None:
             self.callback_tries[outcome] += 1
 
+    def command_changed(self, job_id: int) -> None:
+        """Follow a change of a running command that no transition makes, and no row records."""
+        if job_id in self.owners:
+            self.changes.append(job_id)
+            self.notifications.notify(job_id)
+            self.notifications.notify(Topic.ALL_JOBS)
+
     def _apply(self, transition: Transition) -> None:
         job_id, before, after = transition.job_id, transition.before, transition.after
         self.counts.apply(transition)
