@@ -228,6 +228,7 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
         "/api/jobs": {"command": "true"},
         "/api/jobs/batch": {"jobs": [{"command": "true"}]},
         f"/api/jobs/{job}/signal": {"signal": "SIGHUP"},
+        f"/api/jobs/{job}/tty": {"rows": 24, "columns": 80},
     }
 
     async def state() -> list[Any]:
