@@ -39,12 +39,12 @@ async def written(slot: SlotReader, ends_with: bytes) -> bytes:
 
 
 def resize(keeper: Talk, rows: int, columns: int) -> list[Any]:
-    """Ask for a size; return what the keeper says until it answers."""
+    """Ask for a size; return what the keeper sends until it answers."""
     keeper.send(do="resize", job=1, token="t", rows=rows, columns=columns)
-    said = [keeper.receive()]
-    while said[-1]["say"] != "did":
-        said.append(keeper.receive())
-    return [(each["say"], each.get("tty", each.get("refused"))) for each in said]
+    received = [keeper.receive()]
+    while received[-1]["say"] != "did":
+        received.append(keeper.receive())
+    return [(each["say"], each.get("tty", each.get("refused"))) for each in received]
 
 
 def end(keeper: Talk) -> None:
@@ -69,7 +69,7 @@ async def test_the_foreground_notices_a_new_size(keeping: tuple[Talk, SlotReader
 async def test_a_size_that_the_command_sets_is_reported(
     fork_server: ForkServer, keeping: tuple[Talk, SlotReader]
 ) -> None:
-    """What the command does to its terminal is known with its next output, and a later server is told it at once."""
+    """What the command does to its terminal is known with its next output, and a later server learns it at once."""
     keeper, slot = keeping
     start(keeper, 1, "stty rows 11 cols 22; echo set; exec sleep 600", tty=SIZE)
     await written(slot, b"set\r\n")
