@@ -40,8 +40,8 @@ async def test_a_plain_call_imports_no_event_loop(typist: Typist, shared: Servic
         assert not loaded & COSTLY, arguments
         packages = {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")}
         assert packages <= {
-            "ascii_text", "cli", "client", "clock", "control_characters", "errors", "model", "peer_credentials",
-            "process_hardening",
+            "ascii_text", "cli", "client", "clock", "control_characters", "errors", "machine", "model",
+            "peer_credentials", "process_hardening",
         }, arguments  # fmt: skip
     assert {"aiohttp", "asyncio"} <= await imported(typist, "run", "true")
 

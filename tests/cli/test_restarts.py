@@ -119,6 +119,21 @@ async def test_wait_and_logs_may_begin_while_the_server_restarts(service: Servic
         assert (await finished(following)).out == b"hi\n"
 
 
+async def test_a_service_that_is_not_there_yet_is_waited_for(service: Service, typist: Typist) -> None:
+    """`--wait-server` makes a verb wait for its first connection, and is a duration; without it the verb fails."""
+    await service.kill()
+    assert (await typist.run("run", "true")).code == 125
+    wrong = await typist.run("run", "--wait-server", "soon", "true")
+    assert (wrong.code, "Invalid value for '--wait-server': invalid duration 'soon'" in wrong.err) == (125, True)
+    assert (await typist.run("run", "--wait-server", "50ms", "true")).code == 125
+    async with typist.begin("run", "--wait-server", "30s", "echo here") as process:
+        await asyncio.sleep(0.3)  # it has tried
+        assert process.returncode is None
+        await service.start()
+        done = await finished(process)
+    assert (done.code, done.out) == (0, b"here\n")
+
+
 async def test_a_submission_whose_answer_is_lost_is_one_job(service: Service, typist: Typist) -> None:
     """A server killed after it received the request sends no response; the retry returns the same job."""
     os.kill(service.process.pid, 19)

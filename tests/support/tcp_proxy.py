@@ -11,7 +11,7 @@ class TcpProxy:
 
     `budgets` are how many bytes of the answers pass before a connection breaks, one for each connection in turn;
     `instead` is what is answered to further connections without asking anybody, one each. `asked` has the first lines
-    of all requests.
+    of all requests; `rewrites` are what is replaced in answers, by what has the same length.
     """
 
     def __init__(self, target: str) -> None:
@@ -20,6 +20,7 @@ class TcpProxy:
         self.asked: list[str] = []
         self.budgets: list[int] = []
         self.instead: list[bytes] = []
+        self.rewrites: dict[bytes, bytes] = {}
         self.broken = 0
         self._streams: set[asyncio.StreamWriter] = set()
 
@@ -58,6 +59,8 @@ class TcpProxy:
         asking = asyncio.create_task(self._listen(reader, onward))
         try:
             while data := await there.read(65536):
+                for original, replacement in self.rewrites.items():
+                    data = data.replace(original, replacement)
                 if budget is not None:
                     data, budget = data[:budget], budget - len(data)
                 writer.write(data)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from shellrunner.errors import ShellrunnerError
+from shellrunner.machine import machine_digest
 from shellrunner.web import ROUTES
 from shellrunner.web.app_keys import NotReady
 from shellrunner.web.http.accept import accepts
@@ -299,7 +300,9 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_index(site: Site) -> None:
     """Every link of the index is answered with 200."""
-    links = (await site.get("/api")).json.values()
+    index = (await site.get("/api")).json
+    assert index.pop("machine") == machine_digest()
+    links = index.values()
     assert {"/api/jobs", "/api/statuses", "/api/results"} <= set(links)
     for link in links:
         assert (await site.get(link)).status == 200

@@ -7,12 +7,13 @@ event loop: that takes 0.1 s to import, so the other commands do without. Must n
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
 from shellrunner.cli import exit_codes, server_config
 from shellrunner.cli.server_config import SERVER_USER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
+from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout
 from shellrunner.cli.ui.progress import Progress
 from shellrunner.client import Client, ClientError, RetryListener
@@ -20,11 +21,13 @@ from shellrunner.client.blocking_transport import BlockingTransport, run
 from shellrunner.client.transport import TransportFactory
 from shellrunner.errors import ConfigError, ShellrunnerError
 
+F = TypeVar("F", bound=Callable[..., Any])
 ClientAction = Callable[[Client], Coroutine[Any, Any, int]]  # returns the exit code
 
 RETRY_FOR: Final = 10.0  # seconds for which an unreachable server is waited for
 RETRY_FIRST_FOR: Final = 10.0  # the same for a server that restarts just when a verb begins that only waits
 RETRY_FOR_LONG: Final = 300.0  # the same where the user waits for a job: a restart must not end that
+_WAIT_KEY: Final = "shellrunner.wait_server"  # in the context of a call: the value of --wait-server in seconds
 _ERRORS_OF_ONE_JOB: Final = (404, 409, 410)  # the job does not exist, or its state does not allow the request
 
 
@@ -33,12 +36,30 @@ def _server_of_group(ctx: click.Context, _param: click.Parameter, value: str | N
     return value or ctx.find_root().params.get("server")
 
 
-server_option = click.option(
-    "--server",
-    metavar="URL",
-    callback=_server_of_group,
-    help=f"Address of the service: http://…, https://… or unix:/PATH (default: {URL_VARIABLE}).",
-)
+def _remember_wait(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    try:
+        ctx.meta[_WAIT_KEY] = 0.0 if value is None else formatting.parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+_OPTIONS: Final = (
+    click.option(
+        "--server", metavar="URL", callback=_server_of_group,
+        help=f"Address of the service: http://…, https://… or unix:/PATH (default: {URL_VARIABLE}).",
+    ),
+    click.option(
+        "--wait-server", metavar="TIME", callback=_remember_wait, expose_value=False,
+        help="How long to wait for a service that cannot be reached yet: 30s, 5m.",
+    ),
+)  # fmt: skip
+
+
+def server_option(verb: F) -> F:
+    """Add the options that say which service is used, and how long it is waited for."""
+    for option in reversed(_OPTIONS):
+        verb = option(verb)
+    return verb
 
 
 def run_with_client(
@@ -54,9 +75,10 @@ def run_with_client(
     """Run `action` with a client, report its errors, and exit.
 
     It is run in an event loop if it is `concurrent`; otherwise it must not use asyncio. `retry_for` and
-    `retry_first_for` are those of the client. `error_code` is the exit code for every error; by default 1, or 2 for a
-    wrong configuration.
+    `retry_first_for` are those of the client; --wait-server makes the second longer. `error_code` is the exit
+    code for every error; by default 1, or 2 for a wrong configuration.
     """
+    retry_first_for = max(retry_first_for, click.get_current_context().meta.get(_WAIT_KEY, 0.0))
     try:
         call = partial(_call, action, server_config.find(server), console.progress, (retry_for, retry_first_for))
         code = _run_concurrently(call, console.progress) if concurrent else _run_blocking(call, console.progress)

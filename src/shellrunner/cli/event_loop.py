@@ -7,11 +7,14 @@ import asyncio
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from shellrunner.cli import exit_codes
 from shellrunner.cli.ui.progress import REDRAW_INTERVAL, Progress
 
 T = TypeVar("T")
+
+_TERMINATIONS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run(main: Coroutine[Any, Any, T], progress: Progress) -> T:
@@ -37,6 +40,43 @@ async def run_with_background(main: Coroutine[Any, Any, T], *background: Corouti
                     task.cancel()
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+class TerminationHandler:
+    """Handles SIGTERM and SIGHUP while a task runs: cancels it, so that it can say what it leaves behind."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._received = 0
+
+    @property
+    def exit_code(self) -> int:
+        """That of a process which the signal has terminated."""
+        return exit_codes.SIGNAL_BASE + self._received
+
+    def uncancel(self) -> bool:
+        """Return whether this handler cancelled the task, and if so revoke that."""
+        if self._received and self._task:
+            self._task.uncancel()
+        return bool(self._received)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals within the block; one that was ignored before (`nohup`) stays ignored."""
+        loop = asyncio.get_running_loop()
+        handled = [number for number in _TERMINATIONS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in handled:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        if not self._received and self._task:
+            self._received = number
+            self._task.cancel()
 
 
 class InterruptHandler:

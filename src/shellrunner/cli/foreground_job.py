@@ -5,14 +5,14 @@ Must not know how connections are resumed.
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from shellrunner.cli import event_loop, exit_codes, stdin_source
-from shellrunner.cli.event_loop import InterruptHandler
+from shellrunner.cli import event_loop, exit_codes, stdin_source, surroundings
+from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting, prompt
-from shellrunner.cli.ui.console import Console, OutputClosed
+from shellrunner.cli.ui.console import Console, OutputClosed, TerminalClosed
 from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 
@@ -25,14 +25,25 @@ _AMBIGUOUS_CODES: Final = (exit_codes.OTHER_ENDING, exit_codes.NOT_STARTED)  # t
 _STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
 
 
+class Foreground(NamedTuple):
+    """How a job is run in the foreground: its output is shown, or its result at the end; whether it goes on when its
+    output has no reader any more; and whether it has nothing of the surroundings (see `surroundings`).
+    """
+
+    shows_output: bool
+    keep: bool
+    clean: bool
+
+
 async def run_job(
-    submission: Mapping[str, Any], source: StdinSource, console: Console, client: Client, *, as_json: bool
+    submission: Mapping[str, Any], source: StdinSource, console: Console, mode: Foreground, client: Client
 ) -> int:
     """Submit a job and show it until it is done or the user leaves; return the exit code."""
     console.progress.set_activity("submitting the job")
-    job = await client.submit(**submission)
-    code = await _ForegroundJob(client, console, job["job_id"], shows_output=not as_json).run(source)
-    if as_json and code != exit_codes.INTERRUPTED:
+    job = await surroundings.submit(client, submission, console, clean=mode.clean)
+    foreground = _ForegroundJob(client, console, job["job_id"], mode)
+    code = await foreground.run(source)
+    if foreground.is_done and not mode.shows_output:
         await console.print_json(await client.result(job["job_id"]))
     return code
 
@@ -42,35 +53,44 @@ class _Detached(Exception):
 
 
 class _ForegroundJob:
-    """A job in the foreground: shows its output, sends its input, and handles Ctrl-C."""
+    """A job in the foreground: shows its output, sends its input, and handles signals; `is_done` at its end."""
 
-    def __init__(self, client: Client, console: Console, job_id: int, *, shows_output: bool) -> None:
-        self._client, self._console, self._job_id = client, console, job_id
-        self._writer = OutputWriter(console) if shows_output else None
+    def __init__(self, client: Client, console: Console, job_id: int, mode: Foreground) -> None:
+        self._client, self._console, self._job_id, self._mode = client, console, job_id, mode
+        self._writer = OutputWriter(console) if mode.shows_output else None
+        self.is_done = False
         self._has_leftovers = False
         self._terminal_lock = asyncio.Lock()  # held while a question is on the terminal
 
     async def run(self, source: StdinSource) -> int:
         """Follow the job until it is done or the user leaves; return the exit code."""
-        interrupts = InterruptHandler()
+        interrupts, terminations = InterruptHandler(), TerminationHandler()
         try:
-            with interrupts.installed():
+            with interrupts.installed(), terminations.installed():
                 code = await event_loop.run_with_background(
                     self._follow(), self._send_input(source), self._handle_interrupt(interrupts)
                 )
         except _Detached:
             return self._detach()
         except asyncio.CancelledError:
+            if terminations.uncancel():
+                self._console.report(self._continues_message, required=True)
+                return terminations.exit_code
             if not interrupts.uncancel():
                 raise
             return self._detach()
-        except OutputClosed:
-            self._console.report(self._continues_message)
+        except OutputClosed as error:
+            # Without a reader a command would get SIGPIPE. A terminal that is closed may be opened again.
+            if self._mode.keep or isinstance(error, TerminalClosed):
+                self._console.report(self._continues_message)
+            else:
+                await self._cancel()
             raise
         except ShellrunnerError as error:
             if not isinstance(error, ClientError) or error.status not in _DELETED:
                 error.add_note(self._continues_message)
             raise
+        self.is_done = not interrupts.count
         return exit_codes.INTERRUPTED if interrupts.count else code
 
     async def _follow(self) -> int:

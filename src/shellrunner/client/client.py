@@ -78,6 +78,11 @@ class Client:
         """Close all connections."""
         await self._requester.__aexit__(*exc_info)
 
+    async def index(self) -> "documents.Index":
+        """Return the entry points of the API."""
+        index: documents.Index = await self._requester.request("GET", "/api")
+        return index
+
     # Jobs
 
     async def submit(

@@ -339,6 +339,8 @@ class Index(TypedDict):
     ready: Link
     metrics: Link
     openapi: Link
+    machine: str | None
+    """A digest that a client on the same machine, with the same root directory, can make too; null: not known."""
 
 
 @closed

@@ -89,11 +89,15 @@ _OPTIONS: Final = (
     click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8),
     click.option(
         "--cwd", metavar="DIR", callback=_check_utf8,
-        help="Working directory of the command; a relative path starts at the current directory.",
+        help="Working directory of the command (default: the current one, if the service is on this machine).",
     ),
     click.option(
         "-e", "--env", metavar="NAME[=VALUE]", multiple=True, callback=_parse_variables,
         help="Set an environment variable; without a value, to its value here. Repeatable.",
+    ),
+    click.option(
+        "--clean", is_flag=True,
+        help="Send neither the current directory nor the environment to a service on this machine.",
     ),
     click.option(
         "--stdin", metavar="FILE|-", help="Standard input: a file, or - for this process's own (default: empty)."

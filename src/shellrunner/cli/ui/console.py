@@ -16,13 +16,16 @@ from shellrunner.cli.fd_io import STDERR, STDOUT, write_all
 from shellrunner.cli.ui.progress import Progress
 from shellrunner.errors import ShellrunnerError
 
-_CLOSED_ERRORS: Final = (errno.EPIPE, errno.EIO)  # the reader has exited, or the terminal was closed
 _FD_NAMES: Final = {STDOUT: "standard output", STDERR: "standard error"}
 _DEFAULT_COLUMNS: Final = 80
 
 
 class OutputClosed(ShellrunnerError):
     """The output has no reader any more: `shellrunner logs 12 | head`."""
+
+
+class TerminalClosed(OutputClosed):
+    """The terminal was closed: its window, or the connection to it."""
 
 
 class OutputFailed(ShellrunnerError):
@@ -60,8 +63,10 @@ class Console:
         try:
             await write_all(fd, data)
         except OSError as error:
-            if error.errno in _CLOSED_ERRORS:
+            if error.errno == errno.EPIPE:
                 raise OutputClosed(f"{_FD_NAMES[fd]} was closed by its reader") from None
+            if error.errno == errno.EIO:
+                raise TerminalClosed("the terminal was closed") from None
             raise OutputFailed(f"cannot write to {_FD_NAMES[fd]}: {error.strerror}") from None
         if data:
             (self._unfinished.discard if data.endswith(b"\n") else self._unfinished.add)(fd)
@@ -84,6 +89,11 @@ class Console:
         line_break = "\n" if self._is_midline() else ""
         _write_stderr(f"{line_break}{control_characters.escape_lines(message)}\n")
         self._unfinished.discard(STDERR)
+
+    def remark(self, message: str) -> None:
+        """Write a message that only a person at a terminal needs."""
+        if os.isatty(STDERR):
+            self.report(message)
 
     def draw_status(self, text: str) -> None:
         """Replace the status line, or erase it with an empty text; it is never drawn within a line of output."""

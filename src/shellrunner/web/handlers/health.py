@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from shellrunner import ascii_text
+from shellrunner.machine import machine_digest
 from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, STORE, HttpFigures, NotReady
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
@@ -34,7 +35,7 @@ _STREAM_KINDS: Final = {
     "/api/statuses/{id}/output": "output",
     "/api/statuses/events": "statuses",
 }
-_LINKS: Final[documents.Index] = {
+_LINKS: Final = {
     "jobs": "/api/jobs",
     "statuses": "/api/statuses",
     "results": "/api/results",
@@ -48,8 +49,9 @@ _LINKS: Final[documents.Index] = {
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api: return the entry points of the API."""
-    return await responses.ok(request, _LINKS)
+    """GET /api: return the entry points of the API, and a digest of the machine that the service is on."""
+    found: documents.Index = {**_LINKS, "machine": machine_digest()}  # type: ignore[typeddict-item]
+    return await responses.ok(request, found)
 
 
 async def health(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 Must not know how connections are resumed.
 """
 
+import os
 from functools import partial
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.commands.submission.submit import submit_detached
+from shellrunner.cli.fd_io import STDERR, STDOUT
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.ui.console import Console
 
@@ -19,21 +21,33 @@ from shellrunner.cli.ui.console import Console
 @click.option("-d", "--detach", is_flag=True, help="Print the id of the job and exit without waiting for its end.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not report what the exit code shows.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON at the end instead of the output.")
-def run(detach: bool, quiet: bool, as_json: bool, stdin: str | None, server: str | None, **options: Any) -> NoReturn:
+@click.option(
+    "--split", is_flag=True, help="Keep stdout and stderr apart, although both are the same terminal or file here."
+)
+@click.option("--keep", is_flag=True, help="Let the job continue when the reader of its output has gone.")
+def run(
+    *, detach: bool, quiet: bool, as_json: bool, split: bool, keep: bool, clean: bool,
+    stdin: str | None, server: str | None, **options: Any,
+) -> NoReturn:  # fmt: skip
     """Run COMMAND, show its output live, and exit with its code.
 
-    One word is a command line for the shell, several are run as they are. Exit codes other than the command's: 128+N
-    terminated by signal N, 126 not started, 125 service unreachable or request refused, 124 timeout, 123 any other
-    ending or incomplete output, 130 after Ctrl-C, which asks whether to cancel the job or leave it running.
+    One word is a command line for the shell, several are run as they are. With a service on this machine the current
+    directory and the environment go along. Exit codes other than the command's: 128+N terminated by signal N, 126 not
+    started, 125 service unreachable or request refused, 124 timeout, 123 any other ending or incomplete output, 130
+    after Ctrl-C, which asks whether to cancel the job or leave it running.
     """
     if detach:
-        submit_detached(stdin, server, as_json=as_json, **options)
-    from shellrunner.cli.foreground_job import run_job  # noqa: PLC0415  it imports asyncio
+        submit_detached(stdin, server, clean=clean, as_json=as_json, **options)
+    from shellrunner.cli.foreground_job import Foreground, run_job  # noqa: PLC0415  it imports asyncio
 
     console = Console(quiet=quiet)
     with stdin_source.open_stdin(stdin, stream_at_once=True) as source:
         submission = job_options.submission(**options, stdin=source)
-        action = partial(run_job, submission, source, console, as_json=as_json)
+        if not (split or as_json) and _is_one_file(STDOUT, STDERR):
+            submission["merge_stderr"] = True
+        action = partial(
+            run_job, submission, source, console, Foreground(shows_output=not as_json, keep=keep, clean=clean)
+        )
         api_calls.run_with_client(
             server,
             action,
@@ -42,3 +56,12 @@ def run(detach: bool, quiet: bool, as_json: bool, stdin: str | None, server: str
             retry_for=api_calls.RETRY_FOR_LONG,
             error_code=exit_codes.SERVICE_ERROR,
         )
+
+
+def _is_one_file(*descriptors: int) -> bool:
+    """Return whether the descriptors lead to the same terminal, pipe or file: only there an order can be seen."""
+    try:
+        statuses = [os.fstat(descriptor) for descriptor in descriptors]
+    except OSError:
+        return False
+    return len({(status.st_dev, status.st_ino) for status in statuses}) == 1

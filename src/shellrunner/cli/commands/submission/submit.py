@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls, exit_codes, stdin_source
+from shellrunner.cli import api_calls, exit_codes, stdin_source, surroundings
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui.console import Console
@@ -20,20 +20,20 @@ from shellrunner.client import Client
 @click.command(cls=job_options.JobCommand, context_settings=job_options.CONTEXT_SETTINGS)
 @job_options.job_options
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON instead of its id.")
-def submit(stdin: str | None, server: str | None, as_json: bool, **options: Any) -> NoReturn:
+def submit(stdin: str | None, server: str | None, clean: bool, as_json: bool, **options: Any) -> NoReturn:
     """Submit COMMAND, print the id of the job, and exit.
 
     One word is a command line for the shell, several are run as they are.
     """
-    submit_detached(stdin, server, as_json=as_json, **options)
+    submit_detached(stdin, server, clean=clean, as_json=as_json, **options)
 
 
-def submit_detached(stdin: str | None, server: str | None, *, as_json: bool, **options: Any) -> NoReturn:
+def submit_detached(stdin: str | None, server: str | None, *, clean: bool, as_json: bool, **options: Any) -> NoReturn:
     """Submit a job, print its id, and exit once its input is sent."""
     console = Console()
     with stdin_source.open_stdin(stdin, stream_at_once=False) as source:
         submission = job_options.submission(**options, stdin=source)
-        action = partial(_submit, submission, source, console, as_json=as_json)
+        action = partial(_submit, submission, source, console, clean=clean, as_json=as_json)
         api_calls.run_with_client(
             server,
             action,
@@ -45,9 +45,15 @@ def submit_detached(stdin: str | None, server: str | None, *, as_json: bool, **o
 
 
 async def _submit(
-    submission: Mapping[str, Any], source: StdinSource, console: Console, client: Client, *, as_json: bool
+    submission: Mapping[str, Any],
+    source: StdinSource,
+    console: Console,
+    client: Client,
+    *,
+    clean: bool,
+    as_json: bool,
 ) -> int:
-    job = await client.submit(**submission)
+    job = await surroundings.submit(client, submission, console, clean=clean)
     await (console.print_json(job) if as_json else console.print_line(str(job["job_id"])))
     if source.is_streamed:
         console.progress.set_activity(f"sending input to job {job['job_id']}")

@@ -1,0 +1,93 @@
+"""What goes along with a job to a service on this machine: the current directory and the environment."""
+
+import os
+import pwd
+import re
+from pathlib import Path
+
+import pytest
+
+from shellrunner.cli import surroundings
+from shellrunner.machine import machine_digest
+from tests.support.command_line import Typist
+from tests.support.service import Service
+from tests.support.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "shell-and-cron.md"
+DENIED = [name for names in surroundings.DENIED.values() for name in names]
+
+
+@pytest.mark.parametrize("verb", [("run",), ("submit",), ("run", "-d")])
+async def test_the_directory_and_the_environment_go_along(shared: Service, typist: Typist, verb: tuple[str]) -> None:
+    """The command has the directory as the shell shows it and each variable; `-e` and `--cwd` win."""
+    (typist.home / "real").mkdir()
+    (typist.home / "link").symlink_to("real")
+    link = typist.home / "link"
+    typist.environment |= {"PWD": str(link), "SECRET": "x\ny", "OVER": "here", "SHELLRUNNER_TOKEN": "t" * 9}
+    script = 'pwd; printf "%s|" "$SECRET" "$OVER" "$HOME" "${SHELLRUNNER_TOKEN-none}"'
+    done = await typist.run(*verb, "-e", "OVER=given", "--", script, cwd=link)
+    assert done.code == 0
+    if verb != ("run",):
+        done = await typist.run("logs", (await shared.result(int(done.out)))["job_id"])
+    assert done.out.decode() == f"{link}\nx\ny|given|{typist.home}|none|"
+    elsewhere = await typist.run("run", "--cwd", "/", 'pwd; echo "$PWD $OVER"', cwd=link)
+    assert elsewhere.out == b"/\n/ here\n"
+
+
+async def test_clean_sends_neither(shared: Service, typist: Typist) -> None:
+    """With --clean the job has only what is named: the service's directory, and the variables of -e."""
+    number = (await typist.run("submit", "--clean", "-e", "A=b", "true")).out.decode().strip()
+    job = (await shared.get(f"/api/jobs/{number}"))[2]
+    assert (job["cwd"], job["env"]) == (None, ["A"])
+
+
+async def test_another_machine_gets_neither_and_a_terminal_says_so(shared: Service, typist: Typist) -> None:
+    """A service behind a forwarded port has another digest: nothing goes along, and a terminal says so."""
+    async with TcpProxy(shared.url) as proxy:
+        typist.environment["SHELLRUNNER_URL"] = proxy.url
+        proxy.rewrites = {(machine_digest() or "").encode(): b"0" * 64}
+        number = (await typist.run("submit", "true")).out.decode().strip()
+        job = (await shared.get(f"/api/jobs/{number}"))[2]
+        assert (job["cwd"], job["env"]) == (None, [])
+        async with typist.at_terminal("run", "echo here") as screen:
+            assert await screen.code() == 0
+            assert re.fullmatch(rb"the service is on another machine: [^\r]*\r\nhere\r\n", screen.shown)
+
+
+async def test_a_directory_that_was_removed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job is submitted that would run in another directory than the one that was meant."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(surroundings.NoCurrentDirectory, match="does not exist any more"):
+        surroundings.collect()
+    assert surroundings.collect("/").cwd == "/"
+
+
+async def test_what_is_not_utf8_stays_here(typist: Typist) -> None:
+    """A value that JSON cannot have is left out, and named."""
+    typist.environment["LATIN"] = os.fsdecode(b"\xe9")
+    done = await typist.run("run", "echo ${LATIN-unset}")
+    assert (done.out, done.err) == (b"unset\n", "not valid UTF-8, so not sent: the value of LATIN\n")
+
+
+async def test_what_means_something_here_only_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a variable of the list nor one of the service goes along, nor what the account sets anyway."""
+    account = pwd.getpwuid(os.geteuid())
+    for name in (*DENIED, "SHELLRUNNER_URL", "SHELLRUNNER_JOB_ID"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("HOME", account.pw_dir)
+    monkeypatch.setenv("USER", "another")
+    sent = surroundings.collect().environment
+    assert not {*DENIED, "HOME", "PWD"} & sent.keys()
+    assert not [name for name in sent if name.startswith("SHELLRUNNER_")]
+    assert sent["USER"] == "another"
+
+
+async def test_the_list_is_documented() -> None:
+    """The guide names every variable that stays here."""
+    text = GUIDE.read_text()
+    assert not [name for name in (*DENIED, *surroundings.OF_ACCOUNT) if f"`{name}`" not in text]
