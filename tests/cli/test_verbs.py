@@ -312,9 +312,9 @@ USAGE_ERRORS = {
     ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
     ("ps", "--watch"): "--watch requires a terminal",
     ("ps", "--watch", "--json"): "--watch cannot be combined with --quiet or --json",
-    ("logs", "0"): "0 is not in the range",
+    ("logs", "0"): "'0' is not in the range of ids",
     ("logs", "one"): "'one' is not a valid id",
-    ("show",): "Missing argument",
+    ("rm",): "Missing argument",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from shellrunner.cli import exit_codes, server_config
+from shellrunner.cli.selection import RangeMember
 from shellrunner.cli.server_config import SERVER_USER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout
@@ -102,7 +103,10 @@ async def for_each_job(
     *,
     error_code: int = exit_codes.FAILED,
 ) -> list[int]:
-    """Run `action` for each job and return the exit codes; an error of one job is reported and stops no other."""
+    """Run `action` for each job and return the exit codes; an error of one job is reported and stops no other.
+
+    Of a range, jobs that do not exist are left out, unless all of them are.
+    """
     codes = []
     for job_id in jobs:
         try:
@@ -110,8 +114,15 @@ async def for_each_job(
         except ClientError as error:
             if error.status not in _ERRORS_OF_ONE_JOB:
                 raise
+            if error.kind == "no-such-job" and isinstance(job_id, RangeMember):
+                continue
             console.report(error.detail, required=True)
             codes.append(error_code)
+    if not jobs:
+        console.report("no jobs match")
+    elif not codes:
+        console.report("there is no job in this range", required=True)
+        codes.append(error_code)
     return codes
 
 

@@ -13,6 +13,7 @@ from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting, prompt
 from shellrunner.cli.ui.console import Console, OutputClosed, TerminalClosed
+from shellrunner.cli.ui.output_format import OutputFormat
 from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 
@@ -26,11 +27,12 @@ _STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running"
 
 
 class Foreground(NamedTuple):
-    """How a job is run in the foreground: its output is shown, or its result at the end; whether it goes on when its
+    """How a job is run in the foreground: its output is shown, or its result at the end in a
+    form for programs; whether it goes on when its
     output has no reader any more; and whether it has nothing of the surroundings (see `surroundings`).
     """
 
-    shows_output: bool
+    output: OutputFormat | None
     keep: bool
     clean: bool
 
@@ -43,8 +45,8 @@ async def run_job(
     job = await surroundings.submit(client, submission, console, clean=mode.clean)
     foreground = _ForegroundJob(client, console, job["job_id"], mode)
     code = await foreground.run(source)
-    if foreground.is_done and not mode.shows_output:
-        await console.print_json(await client.result(job["job_id"]))
+    if foreground.is_done and mode.output:
+        await mode.output.print(console, [await client.result(job["job_id"])], is_list=False)
     return code
 
 
@@ -57,7 +59,7 @@ class _ForegroundJob:
 
     def __init__(self, client: Client, console: Console, job_id: int, mode: Foreground) -> None:
         self._client, self._console, self._job_id, self._mode = client, console, job_id, mode
-        self._writer = OutputWriter(console) if mode.shows_output else None
+        self._writer = OutputWriter(console) if not mode.output else None
         self.is_done = False
         self._has_leftovers = False
         self._terminal_lock = asyncio.Lock()  # held while a question is on the terminal

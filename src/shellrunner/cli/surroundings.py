@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from shellrunner.cli import job_request
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client, ClientError
 from shellrunner.errors import ShellrunnerError
@@ -54,17 +55,17 @@ async def submit(client: Client, submission: Mapping[str, Any], console: Console
     with it. Return the job.
     """
     if clean or submission.get("profile"):
-        return await client.submit(**submission)
+        return await job_request.submit(client, submission)
     if not await is_here(client):
         if not submission.get("cwd"):
             console.remark("the service is on another machine: its own directory and environment are used")
-        return await client.submit(**submission)
+        return await job_request.submit(client, submission)
     here = collect(submission.get("cwd"))
     if here.left_out:
         console.report(f"not valid UTF-8, so not sent: the value of {', '.join(here.left_out)}")
     environment = {**here.environment, "PWD": here.cwd, **submission.get("env", {})}
     try:
-        return await client.submit(**{**submission, "cwd": here.cwd, "env": environment})
+        return await job_request.submit(client, {**submission, "cwd": here.cwd, "env": environment})
     except ClientError as error:
         if error.kind in _HINTED_KINDS:
             error.detail += _HINT

@@ -1,63 +1,111 @@
-"""Job ids as arguments; a shell can complete them by asking the service.
+"""Jobs as arguments: ids, ranges of ids, the last job, and filters; a shell can complete ids.
 
 Must not know what is done with the jobs.
 """
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final, NoReturn
+import re
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
+from click.types import StringParamType
 
-from shellrunner import control_characters
-from shellrunner.cli import server_config
-from shellrunner.cli.parameters.number_types import WholeNumber
-from shellrunner.client import Client
-from shellrunner.client.blocking_transport import BlockingTransport, run
-from shellrunner.errors import ShellrunnerError
+from shellrunner.cli.job_query import Filters, filter_option
+from shellrunner.cli.parameters.service_values import complete, latest_jobs
+from shellrunner.cli.selection import LAST, JobSelection, RangeMember
 from shellrunner.model.names import MAX_JOB_ID
 
-_MAX_COMPLETIONS: Final = 50
-_COMPLETION_TIMEOUT: Final = 1.0  # seconds after which pressing Tab completes nothing
+_LAST_WORD: Final = "last"
+_MAX_RANGE: Final = 10_000  # jobs that one word names
+_PART: Final = re.compile(r"([0-9]+)(?:-([0-9]+))?", re.ASCII)
+
+Verb = Callable[..., Any]
 
 
-class _JobIdType(WholeNumber):
+class _JobIdsType(StringParamType):
+    """One word with ids: 12, 3-7, 3,5,9-12 or last."""
+
     name = "id"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the latest jobs whose ids begin with `incomplete`; none if the service does not respond."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the ids."""
+        if not isinstance(value, str):
+            return value
         try:
-            with _time_limit(_COMPLETION_TIMEOUT):
-                return run(_latest_jobs(ctx.params.get("server"), incomplete))
-        except (ShellrunnerError, TimeoutError, ValueError):
-            return []
+            ids = [job for part in value.split(",") for job in _parse_part(part)]
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if len(ids) > _MAX_RANGE:
+            self.fail(f"{value!r} names more than {_MAX_RANGE} jobs: use --filter", param, ctx)
+        return ids
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the latest jobs whose ids begin with what is behind the last comma or dash."""
+        begun = re.split("[,-]", incomplete)[-1]
+        before = incomplete.removesuffix(begun)
+        found = complete(ctx, partial(latest_jobs, prefix=begun))
+        return [CompletionItem(f"{before}{item.value}", help=item.help) for item in found]
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    def expire(*_: object) -> NoReturn:
-        raise TimeoutError
+def _parse_part(text: str) -> Iterator[int]:
+    if text == _LAST_WORD:
+        yield LAST
+        return
+    match = _PART.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a valid id: expected 12, 3-7, 3,5,9 or last")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not 1 <= first <= last <= MAX_JOB_ID:
+        raise ValueError(f"{text!r} is not in the range of ids, 1 to {MAX_JOB_ID}")
+    if match[2] is None:
+        yield first
+    else:  # one more than allowed, and no more, since a range may name 10^18 jobs
+        yield from map(RangeMember, range(first, min(last, first + _MAX_RANGE) + 1))
 
-    signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+
+JOB_IDS: Final = _JobIdsType()
+_MEANING: Final = "12, 3-7, 3,5,9-12 or last"
 
 
-JOB_ID: Final = _JobIdType(1, MAX_JOB_ID)
-job_ids_argument = click.argument("jobs", metavar="ID...", type=JOB_ID, nargs=-1, required=True)
+def _argument(*, required: bool) -> Callable[[Verb], Verb]:
+    metavar = "ID..." if required else "[ID...]"
+    return click.argument("ids", metavar=metavar, type=JOB_IDS, nargs=-1, required=required)
 
 
-async def _latest_jobs(server: str | None, prefix: str) -> list[CompletionItem]:
-    config = server_config.find(server)
-    async with Client(config.url, token=config.token, retry_for=0, make_transport=BlockingTransport) as client:
-        page = await client.jobs_page(limit=_MAX_COMPLETIONS, fields="job_id,command")
-        return [
-            CompletionItem(str(job["job_id"]), help=control_characters.escape(job["command"]))
-            for job in page["jobs"]
-            if str(job["job_id"]).startswith(prefix)
-        ]
+def selected_jobs(*, states: str | None = None, bulk: str = "") -> Callable[[Verb], Verb]:
+    """Give a verb the argument `jobs`, a `JobSelection`: ids and ranges, or the last job in one of the `states`.
+
+    With `bulk`, what the verb does to jobs, it has `--filter` and `--all` too.
+    """
+
+    def decorate(verb: Verb) -> Verb:
+        @wraps(verb)
+        def call(ids: tuple[list[int], ...], filters: Filters = (), *, is_all: bool = False, **options: Any) -> Any:
+            jobs = JobSelection(_flat(ids), filters, is_all=is_all, states=states)
+            jobs.check()
+            return verb(jobs=jobs, **options)
+
+        if bulk:
+            which = " or ".join((states or "").split(","))
+            help_text = f"{bulk} all jobs{f' that are {which}' if which else ''}."
+            add_all = click.option("--all", "is_all", is_flag=True, help=help_text)
+            return _argument(required=False)(filter_option(add_all(call)))
+        return _argument(required=False)(call)
+
+    return decorate
+
+
+def named_jobs(verb: Verb) -> Verb:
+    """Give a verb the argument `jobs`, a `JobSelection` of ids and ranges of which there is at least one."""
+
+    @wraps(verb)
+    def call(ids: tuple[list[int], ...], **options: Any) -> Any:
+        return verb(jobs=JobSelection(_flat(ids)), **options)
+
+    return _argument(required=True)(call)
+
+
+def _flat(ids: tuple[list[int], ...]) -> list[int]:
+    return [job for group in ids for job in group]

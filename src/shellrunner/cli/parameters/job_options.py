@@ -1,9 +1,10 @@
-"""The arguments and options by which `run` and `submit` describe a job, and the request made from them.
+"""The arguments and options by which verbs describe a job, and the arguments of the client made from them.
 
 Must not know how a job is followed.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,23 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from shellrunner.cli import boundary, exit_codes
+from shellrunner import ascii_text
+from shellrunner.cli import boundary, exit_codes, job_request
 from shellrunner.cli.api_calls import server_option
+from shellrunner.cli.parameters.job_ids import JOB_IDS
+from shellrunner.cli.parameters.number_types import Integer, WholeNumber
+from shellrunner.cli.parameters.service_values import CHARSET, LABEL, QUEUE
+from shellrunner.cli.parameters.value_types import DURATION, MOMENT, TERMINAL_SIZE, Pair, Words, parse_size
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
-from shellrunner.client import JobOptions
+from shellrunner.model.endings import ENDINGS, Ending
+from shellrunner.model.names import MAX_PRIORITY
 
 F = TypeVar("F", bound=Callable[..., Any])
 Pairs = tuple[tuple[str, str], ...]
+
+_RETRYABLE: Final = tuple(ending.value for ending in Ending if ENDINGS[ending].retryable)
+_IDEMPOTENCY_KEY: Final = re.compile(r"[!#-\[\]-~]{1,255}", re.ASCII)
 
 # What follows the first word of COMMAND belongs to it, options included.
 CONTEXT_SETTINGS: Final = {"allow_interspersed_args": False}
@@ -47,13 +57,6 @@ def _usage_error_code() -> Iterator[None]:
         sys.exit(exit_codes.SERVICE_ERROR)
 
 
-def _parse_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else formatting.parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
-
-
 def _check_utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     # Python decodes an argument's invalid bytes to lone surrogates, which JSON in UTF-8 cannot have.
     for text in value if isinstance(value, tuple) else (value,):
@@ -76,6 +79,12 @@ def _parse_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, .
     return tuple(pairs)
 
 
+def _check_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _IDEMPOTENCY_KEY.fullmatch(value):
+        raise click.BadParameter("must be 1 to 255 visible ASCII characters without quotes", ctx, param)
+    return value
+
+
 def _parse_variables(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Pairs:
     complete = []
     for text in value:
@@ -85,10 +94,52 @@ def _parse_variables(ctx: click.Context, param: click.Parameter, value: tuple[st
     return _parse_pairs(ctx, param, tuple(complete))
 
 
-_OPTIONS: Final = (
-    click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8),
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not ascii_text.is_decimal(text) or not least <= int(text) <= most:
+            raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _parse_cpu(text: str) -> int:
+    return max(1, int(formatting.parse_duration(text)))
+
+
+_LIMIT: Final = Pair(
+    {
+        "memory": parse_size, "cpu": _parse_cpu, "processes": _whole(1, 2**31), "files": _whole(8, 2**20),
+        "output": parse_size,
+    }
+)  # fmt: skip
+_COMMAND: Final = click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8)
+# When and where a job starts: what can still be changed before it does.
+_SCHEDULING: Final = (
+    click.option("--queue", metavar="NAME", type=QUEUE, callback=_check_utf8, help="Queue of the job."),
     click.option(
-        "--cwd", metavar="DIR", callback=_check_utf8,
+        "--priority", type=Integer(-MAX_PRIORITY, MAX_PRIORITY), metavar="N",
+        help="Jobs with a larger number start first (default: 0).",
+    ),
+    click.option(
+        "--label", metavar="KEY=VALUE", type=LABEL, multiple=True, callback=_parse_pairs,
+        help="Label to search by. Repeatable.",
+    ),
+    click.option(
+        "--after", metavar="IDS", type=JOB_IDS, multiple=True,
+        help="Start once these jobs have exited with 0, else be skipped: 12, 3-7 or 3,9. Repeatable.",
+    ),
+    click.option(
+        "--at", metavar="WHEN", type=MOMENT,
+        help="Do not start before 03:00, 'tomorrow 03:00', 2026-12-24 or 2026-12-24T03:00:00Z.",
+    ),
+    click.option("--delay", metavar="TIME", type=DURATION, help="Do not start within the next 90, 1.5s, 5m, 1h30m."),
+    click.option("--timeout", metavar="TIME", type=DURATION, help="Terminate it after 90, 1.5s, 5m, 1h30m."),
+)  # fmt: skip
+_EXECUTION: Final = (
+    click.option("--name", metavar="NAME", callback=_check_utf8, help="Short for --label name=NAME."),
+    click.option(
+        "--cwd", metavar="DIR", callback=_check_utf8, type=click.Path(file_okay=False),
         help="Working directory of the command (default: the current one, if the service is on this machine).",
     ),
     click.option(
@@ -96,55 +147,76 @@ _OPTIONS: Final = (
         help="Set an environment variable; without a value, to its value here. Repeatable.",
     ),
     click.option(
-        "--clean", is_flag=True,
-        help="Send neither the current directory nor the environment to a service on this machine.",
+        "--stdin", metavar="FILE|-", type=click.Path(allow_dash=True),
+        help="Standard input: a file, or - for this process's own (default: empty).",
+    ),
+    *_SCHEDULING,
+    click.option(
+        "--retries", metavar="N", type=WholeNumber(1, 1000), help="Start it again up to N times if it fails."
+    ),
+    click.option("--retry-delay", metavar="TIME", type=DURATION, help="Wait before each retry (default: 0)."),
+    click.option(
+        "--retry-on", metavar="ENDINGS", type=Words(_RETRYABLE),
+        help=f"Which endings count as failed: {', '.join(_RETRYABLE)} (default: exited, with a code other than 0).",
     ),
     click.option(
-        "--stdin", metavar="FILE|-", help="Standard input: a file, or - for this process's own (default: empty)."
+        "--limit", metavar="NAME=VALUE", type=_LIMIT, multiple=True,
+        help="Limit: memory=512M, cpu=10m, processes=50, files=256 or output=10M. Repeatable.",
     ),
-    click.option(
-        "--timeout", metavar="TIME", callback=_parse_duration, help="Terminate it after 90, 1.5s, 5m, 1h30m."
-    ),
-    click.option("--queue", metavar="NAME", callback=_check_utf8, help="Queue of the job."),
     click.option("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command."),
+    click.option("-t", "--tty", is_flag=True, help="Run it in a terminal of its own, of 24 rows and 80 columns."),
     click.option(
-        "--label", metavar="KEY=VALUE", multiple=True, callback=_parse_pairs, help="Label to search by. Repeatable."
+        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="The same with another size, such as 50x132."
     ),
-    click.option("--name", metavar="NAME", callback=_check_utf8, help="Short for --label name=NAME."),
-    server_option,
+    click.option(
+        "--merge/--split", default=None,
+        help="Write standard error to standard output, in the order of writing; or keep them apart.",
+    ),
+    click.option(
+        "--encoding", metavar="CHARSET", type=CHARSET, help="Character set of its output (default: utf-8)."
+    ),
+    click.option(
+        "--leave-children/--end-children", default=None,
+        help="Let go of processes that it leaves behind, or end them (default: as the service is configured).",
+    ),
+    click.option("--notify", metavar="URL", callback=_check_utf8, help="Send the result to this URL."),
+)  # fmt: skip
+_CLEAN: Final = click.option(
+    "--clean", is_flag=True,
+    help="Send neither the current directory nor the environment to a service on this machine.",
+)  # fmt: skip
+_KEY: Final = click.option(
+    "--key", metavar="KEY", callback=_check_key,
+    help="Submit at most one job with this idempotency key in 24 hours; again it is the same job.",
 )  # fmt: skip
 
 
 def job_options(verb: F) -> F:
-    """Add the argument and the options that describe a job."""
-    for option in reversed(_OPTIONS):
+    """Add the argument and the options that describe a new job."""
+    return _with(verb, (_COMMAND, *_EXECUTION, _CLEAN, _KEY, server_option))
+
+
+def replacing_options(verb: F) -> F:
+    """Add the options that replace keys of an earlier job."""
+    return _with(verb, (*_EXECUTION, _KEY))
+
+
+def scheduling_options(verb: F) -> F:
+    """Add the options for what can be changed before a job starts."""
+    return _with(verb, _SCHEDULING)
+
+
+def _with(verb: F, options: Sequence[Callable[[F], F]]) -> F:
+    for option in reversed(options):
         verb = option(verb)
     return verb
 
 
-def _absolute(cwd: str) -> str:
-    try:
-        return os.path.abspath(cwd)
-    except FileNotFoundError:
-        raise click.UsageError(f"--cwd {cwd}: the current directory does not exist any more") from None
-
-
-def submission(
-    *, command: Sequence[str], cwd: str | None, env: Pairs, timeout: float | None, queue: str | None,
-    profile: str | None, label: Pairs,
-    name: str | None, stdin: StdinSource,
-) -> dict[str, Any]:  # fmt: skip
+def submission(*, command: Sequence[str], stdin: StdinSource, key: str | None, **options: Any) -> dict[str, Any]:
     """Return the arguments of `Client.submit`: one word is a command line for the shell, several are an argv."""
-    labels = dict(label) | ({"name": name} if name is not None else {})
-    options: JobOptions = {
-        "cwd": None if cwd is None else _absolute(cwd), "stdin": stdin.request_value, "timeout": timeout
-    }  # fmt: skip
-    if env:
-        options["env"] = dict(env)
-    if queue is not None:
-        options["queue"] = queue
-    if profile is not None:
-        options["profile"] = profile
-    if labels:
-        options["labels"] = labels
-    return {"command": command[0], **options} if len(command) == 1 else {"argv": list(command), **options}
+    spec = job_request.spec_of(options)
+    if name := spec.pop("name", None):
+        spec["labels"] = spec.get("labels", {}) | {"name": name}
+    if stdin.request_value is not None:
+        spec["stdin"] = stdin.request_value
+    return job_request.command_of(command) | spec | ({"key": key} if key else {})

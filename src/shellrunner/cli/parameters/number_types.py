@@ -15,3 +15,13 @@ class WholeNumber(click.IntRange):
         if isinstance(value, str) and not ascii_text.is_decimal(value):
             self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Integer(click.IntRange):
+    """A whole number that may be negative."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        if isinstance(value, str) and not ascii_text.is_decimal(value.removeprefix("-")):
+            self.fail(f"{value!r} is not a whole number.", param, ctx)
+        return super().convert(value, param, ctx)

@@ -71,9 +71,12 @@ class Console:
         if data:
             (self._unfinished.discard if data.endswith(b"\n") else self._unfinished.add)(fd)
 
-    async def print_json(self, document: Any) -> None:
-        """Write a document as one line of JSON; on a terminal with escapes for what would act on it or deceive."""
-        text = json.dumps(document, ensure_ascii=False)
+    async def print_json(self, document: Any, *, indent: int | None = None) -> None:
+        """Write a document as JSON; on a terminal with escapes for what would act on it or deceive.
+
+        It is one line, unless it has an `indent`.
+        """
+        text = json.dumps(document, ensure_ascii=False, indent=indent)
         shown = control_characters.escape_json(text) if os.isatty(STDOUT) else text
         await self.write(STDOUT, f"{shown}\n".encode(errors="backslashreplace"))
 

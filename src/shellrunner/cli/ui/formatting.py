@@ -35,10 +35,18 @@ def format_duration(seconds: float, *, whole: bool = False) -> str:
 
 
 def format_age(time: str) -> str:
-    """Format how long ago an RFC 3339 time was, with one unit: 12 s ago, 3 d ago."""
-    seconds = max(seconds_between(time), 0.0)
-    unit, size = next(((unit, size) for unit, size in _DURATION_UNITS if seconds >= size), ("s", 1))
-    return f"{int(seconds) // size} {unit} ago"
+    """Format how long ago an RFC 3339 time was: 12 s ago, 3 d 4 h ago.
+
+    As a duration is formatted, so that nothing seems to have run for longer than it has existed.
+    """
+    return f"{format_duration(seconds_between(time))} ago"
+
+
+def format_moment(time: str) -> str:
+    """Format an RFC 3339 time in the local time zone, and how far it is from now."""
+    ahead = (parse_rfc3339(time) - now_ms()) / 1000
+    distance = f"in {format_duration(ahead)}" if ahead > 0 else format_age(time)
+    return f"{format_local_time(time)} ({distance})"
 
 
 def parse_duration(text: str) -> float:

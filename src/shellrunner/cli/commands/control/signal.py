@@ -1,6 +1,5 @@
 """`shellrunner signal`: send a signal to running commands."""
 
-from collections.abc import Sequence
 from functools import partial
 from signal import Signals
 from typing import NoReturn
@@ -9,7 +8,8 @@ import click
 
 from shellrunner import ascii_text
 from shellrunner.cli import api_calls
-from shellrunner.cli.parameters.job_ids import job_ids_argument
+from shellrunner.cli.parameters.job_ids import selected_jobs
+from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
@@ -27,25 +27,25 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
 @click.command()
 @click.argument("signal", metavar="SIGNAL", callback=_name)
-@job_ids_argument
+@selected_jobs(states="running")
 @click.option(
     "--tree", is_flag=True, help="Send it to every process group of the job, not only to the command's own."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
-def signal(signal: str, jobs: tuple[int, ...], tree: bool, quiet: bool, server: str | None) -> NoReturn:
+def signal(signal: str, jobs: JobSelection, tree: bool, quiet: bool, server: str | None) -> NoReturn:
     """Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.
 
-    To end a job and everything that it started, use `cancel`.
+    Without ID it is the last job that is running. To end a job and everything that it started, use `cancel`.
     """
     console = Console(quiet=quiet)
     api_calls.run_with_client(server, partial(_send, signal, jobs, console, to="tree" if tree else "group"), console)
 
 
-async def _send(signal: str, jobs: Sequence[int], console: Console, client: Client, *, to: str) -> int:
+async def _send(signal: str, jobs: JobSelection, console: Console, client: Client, *, to: str) -> int:
     async def send_to_job(job_id: int) -> int:
         await client.signal(job_id, signal, to=to)
         console.report(f"job {job_id} was sent {signal}")
         return 0
 
-    return max(await api_calls.for_each_job(jobs, send_to_job, console))
+    return max(await api_calls.for_each_job(await jobs.resolve(client), send_to_job, console), default=0)

@@ -4,15 +4,19 @@ Must not know how connections are resumed.
 """
 
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final, Literal, NoReturn
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import click
 
+from shellrunner import control_characters
 from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.output_writer import OutputWriter, split_lines
-from shellrunner.cli.parameters.job_ids import JOB_ID
+from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.number_types import WholeNumber
+from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
 
@@ -20,68 +24,102 @@ _MAX_LINES: Final = 10**15
 Stream = Literal["stdout", "stderr"]
 
 
+class _Options(NamedTuple):
+    """What of each job is printed, and how."""
+
+    follow: bool
+    lines: int | None
+    start: int | None
+    attempt: int | None
+    timestamps: bool
+    raw: bool
+    only: Stream | None
+
+    def check(self) -> None:
+        """Check that the options can be combined.
+
+        Raises:
+            click.UsageError: they cannot.
+        """
+        if self.start is not None and (self.lines is not None or (self.timestamps and self.only)):
+            other = "--lines" if self.lines is not None else "--timestamps for one stream"
+            raise click.UsageError(f"--from cannot be combined with {other}")
+        if self.attempt is not None and (self.start is not None or self.lines is not None or self.follow):
+            raise click.UsageError("--attempt cannot be combined with --from, --lines or --follow")
+
+
 @click.command()
-@click.argument("job", metavar="ID", type=JOB_ID)
+@selected_jobs(bulk="Print the output of")
 @click.option("-f", "--follow", is_flag=True, help="Continue until the job is done.")
 @click.option("-n", "--lines", type=WholeNumber(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
 @click.option("--from", "start", type=WholeNumber(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
+@click.option("--attempt", type=WholeNumber(1), metavar="N", help="Only the output of this attempt.")
 @click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
 @click.option("--raw", is_flag=True, help="Write everything to a terminal, also what acts on it beyond its screen.")
 @click.option("--stdout", "only", flag_value="stdout", help="Only the standard output of the job.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only the standard error of the job.")
 @api_calls.server_option
-def logs(
-    *,
-    job: int,
-    follow: bool,
-    lines: int | None,
-    start: int | None,
-    timestamps: bool,
-    raw: bool,
-    only: Stream | None,
-    server: str | None,
-) -> NoReturn:
+def logs(jobs: JobSelection, server: str | None, **given: Any) -> NoReturn:
     """Print the output of a job: its standard output to standard output, its standard error to standard error.
 
-    With --from, bytes of both are counted as they arrived, or with --stdout or --stderr those of this one. The exit
-    code is 1 if output is missing: beyond its limit, on a full disk, or in a damaged file.
+    Without ID it is the last job. Of several jobs, each is printed behind a line that names it. With --from, bytes of
+    both streams are counted as they arrived, or with --stdout or --stderr those of this one. The exit code is 1 if
+    output is missing: beyond its limit, on a full disk, or in a damaged file.
 
     On a terminal, colours and moves of the cursor are kept, and what acts beyond the screen is removed: titles, the
     clipboard, links, questions that the terminal would answer, and modes of keyboard and mouse.
     """
-    console = Console()
-    if start is not None and (lines is not None or (timestamps and only)):
-        other = "--lines" if lines is not None else "--timestamps for one stream"
-        raise click.UsageError(f"--from cannot be combined with {other}")
-
-    async def show(client: Client) -> int:
-        writer = OutputWriter(console, only=only, timestamps=timestamps, is_filtered=not raw)
-        try:
-            return await write_output(client, writer)
-        finally:
-            await writer.restore_terminal()
-
-    async def write_output(client: Client, writer: OutputWriter) -> int:
-        if only and not timestamps and not (follow and start is None):
-            chunks = client.output(job, stream=only, tail=lines, start=start or 0, follow=follow)
-            async for chunk in chunks:
-                await writer.write_bytes(only, chunk)
-            await _record_missing(client, job, writer)
-        else:
-            await _LogReader(client, job, writer, only).show(lines, start or 0, follow=follow)
-        return exit_codes.FAILED if writer.report_dropped() else 0
-
-    retry_for = api_calls.RETRY_FOR_LONG if follow else api_calls.RETRY_FOR
-    retry_first_for = api_calls.RETRY_FIRST_FOR if follow else 0.0
+    console, options = Console(), _Options(**given)
+    options.check()
+    retry_for = api_calls.RETRY_FOR_LONG if options.follow else api_calls.RETRY_FOR
+    retry_first_for = api_calls.RETRY_FIRST_FOR if options.follow else 0.0
     api_calls.run_with_client(
-        server, show, console, concurrent=follow, retry_for=retry_for, retry_first_for=retry_first_for
-    )
+        server, partial(_print_all, jobs, options, console), console, concurrent=options.follow, retry_for=retry_for,
+        retry_first_for=retry_first_for,
+    )  # fmt: skip
 
 
-async def _record_missing(client: Client, job: int, writer: OutputWriter) -> None:
+async def _print_all(jobs: JobSelection, options: _Options, console: Console, client: Client) -> int:
+    ids = await jobs.resolve(client)
+
+    async def print_job(job_id: int) -> int:
+        if len(ids) > 1:
+            job = await client.job(job_id)
+            blank = "" if job_id == ids[0] else "\n"
+            await console.print_line(f"{blank}==> job {job_id}: {control_characters.escape(job['command'])} <==")
+        return await _print_job(job_id, options, console, client)
+
+    return max(await api_calls.for_each_job(ids, print_job, console), default=0)
+
+
+async def _print_job(job: int, options: _Options, console: Console, client: Client) -> int:
+    only = options.only
+    writer = OutputWriter(console, only=only, timestamps=options.timestamps, is_filtered=not options.raw)
+    try:
+        if only and not options.timestamps and not (options.follow and options.start is None):
+            await _write_stream(client, job, options, writer, only)
+        else:
+            await _LogReader(client, job, writer, only).show(options)
+    finally:
+        await writer.restore_terminal()
+    return exit_codes.FAILED if writer.report_dropped() else 0
+
+
+async def _write_stream(client: Client, job: int, options: _Options, writer: OutputWriter, only: Stream) -> None:
+    """Write one stream as it is stored."""
+    if options.attempt is not None:
+        chunks: AsyncIterator[bytes] = getattr(client, only)(job, attempt=options.attempt)
+    else:
+        chunks = client.output(job, stream=only, tail=options.lines, start=options.start or 0, follow=options.follow)
+    async for chunk in chunks:
+        await writer.write_bytes(only, chunk)
+    await _record_missing(client, job, options.attempt, writer)
+
+
+async def _record_missing(client: Client, job: int, attempt: int | None, writer: OutputWriter) -> None:
     """Record what is missing of the output of a job that is done: plain bytes do not show it."""
     try:
-        result = await client.result(job)
+        result = await client.result(job, attempt=attempt)
     except ClientError as error:
         if error.status not in (404, 410):
             raise
@@ -94,12 +132,18 @@ class _LogReader:
     def __init__(self, client: Client, job_id: int, writer: OutputWriter, only: Stream | None) -> None:
         self._client, self._job_id, self._writer, self._only = client, job_id, writer, only
 
-    async def show(self, lines: int | None, start: int, *, follow: bool) -> None:
-        """Write the output up to now from `start` on, or its last `lines`, and with `follow` the rest."""
-        # Of a job that is done, everything is read, to the event that says how much is missing.
-        follow = follow or (await self._client.status(self._job_id))["done"]
-        start = start if lines is None else await self._start_of_tail(lines)
-        current_end = await self._client.output_size(self._job_id)
+    async def show(self, options: _Options) -> None:
+        """Write the output up to now, from a position on, its last lines or one attempt; the rest with `follow`."""
+        lines = options.lines
+        start = (options.start or 0) if lines is None else await self._start_of_tail(lines)
+        if options.attempt is None:
+            # Of a job that is done, everything is read, to the event that says how much is missing.
+            follow = options.follow or (await self._client.status(self._job_id))["done"]
+            current_end = await self._client.output_size(self._job_id)
+        else:
+            follow = False
+            start, current_end = await self._attempt_bounds(options.attempt)
+            await _record_missing(self._client, self._job_id, options.attempt, self._writer)
         if start >= current_end and not follow:
             return
         tail = None if lines is None or start >= current_end else _TailBuffer(lines)
@@ -107,11 +151,20 @@ class _LogReader:
             async for event in events:
                 match event:
                     case OutputReceived():
-                        tail = await self._process(event, tail, current_end)
+                        is_attempt = options.attempt is not None
+                        tail = await self._process(event, tail, current_end, is_attempt=is_attempt)
                         if int(event.id) >= current_end and not follow:
                             return
-                    case BytesDropped():
+                    case BytesDropped() if options.attempt is None:
                         self._writer.record_dropped(event)
+
+    async def _attempt_bounds(self, number: int) -> tuple[int, int]:
+        """Return the positions at which the output of an attempt begins and ends."""
+        end = start = 0
+        for attempt in range(1, number + 1):
+            result = await self._client.result(self._job_id, attempt=attempt)
+            start, end = end, end + result["stdout_bytes"] + result["stderr_bytes"]
+        return start, end
 
     async def _start_of_tail(self, lines: int) -> int:
         """Return a position at or before the start of the last lines.
@@ -124,9 +177,11 @@ class _LogReader:
         return max(0, size - await self._client.output_size(self._job_id, tail=lines))
 
     async def _process(
-        self, output: OutputReceived, tail: "_TailBuffer | None", current_end: int
+        self, output: OutputReceived, tail: "_TailBuffer | None", current_end: int, *, is_attempt: bool
     ) -> "_TailBuffer | None":
         """Write the output, or buffer it until `current_end` is reached; return the buffer while it is in use."""
+        if is_attempt and (excess := int(output.id) - current_end) > 0:  # its last event may go on in the next one
+            output = output._replace(data=output.data[:-excess])
         if tail is None:
             await self._writer.write(output)
             return None

@@ -1,6 +1,6 @@
 """`shellrunner show`: everything about a job, for people or as the API's documents."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -8,11 +8,14 @@ import click
 
 from shellrunner import control_characters
 from shellrunner.cli import api_calls
-from shellrunner.cli.parameters.job_ids import job_ids_argument
+from shellrunner.cli.parameters.job_ids import selected_jobs
+from shellrunner.cli.parameters.output_options import output_option
+from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_state import state_cell
+from shellrunner.cli.ui.output_format import JSON, OutputFormat
 from shellrunner.cli.ui.table import Cell
 from shellrunner.client import Client, ClientError
 
@@ -29,27 +32,36 @@ Field = tuple[str, Cell]
 
 
 @click.command()
-@job_ids_argument
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON: job, status, and result or null.")
+@selected_jobs()
+@output_option(json_help="Print a line of JSON: job, status, and result or null.")
 @api_calls.server_option
-def show(jobs: tuple[int, ...], as_json: bool, server: str | None) -> NoReturn:
-    """Show everything about jobs: their options, status and result."""
+def show(jobs: JobSelection, output: OutputFormat | None, server: str | None) -> NoReturn:
+    """Show everything about jobs: their options, status and result.
+
+    Without ID it is the last job.
+    """
     console = Console()
-    api_calls.run_with_client(server, partial(_show, jobs, console, as_json=as_json), console)
+    api_calls.run_with_client(server, partial(_show, jobs, output, console), console)
 
 
-async def _show(jobs: Sequence[int], console: Console, client: Client, *, as_json: bool) -> int:
+async def _show(jobs: JobSelection, output: OutputFormat | None, console: Console, client: Client) -> int:
+    shown: list[Mapping[str, Any]] = []
+
     async def show_job(job_id: int) -> int:
         job, status = await client.job(job_id), await client.status(job_id)
         result = await _result(client, job_id) if status["done"] else None
-        if as_json:
-            documents = {"job": job, "status": status, "result": result}
-            await console.print_json(documents)
-        else:
-            await console.print_line(_render(_fields(job, status, result)))
+        documents = {"job": job, "status": status, "result": result}
+        if output and output.kind != JSON:
+            await output.print(console, [documents])
+        elif not output:
+            await console.print_line(("\n" if shown else "") + _render(_fields(job, status, result)))
+        shown.append(documents)
         return 0
 
-    return max(await api_calls.for_each_job(jobs, show_job, console))
+    code = max(await api_calls.for_each_job(await jobs.resolve(client), show_job, console), default=0)
+    if output and output.kind == JSON:
+        await output.print(console, shown)
+    return code
 
 
 async def _result(client: Client, job_id: int) -> "Result | None":
@@ -80,7 +92,7 @@ def _fields(job: "Job", status: "Status", result: "Result | None") -> Iterator[F
     yield from (("label", Cell(f"{key}={value}")) for key, value in job["labels"].items())
     for name in ("created", "started", "completed"):
         if time := status[name]:
-            yield name, Cell(f"{formatting.format_local_time(time)} ({formatting.format_age(time)})")
+            yield name, Cell(formatting.format_moment(time))
     yield from _option_fields(job)
     if result:
         yield from _result_fields(result)
@@ -91,10 +103,46 @@ def _option_fields(job: "Job") -> Iterator[Field]:
         yield "env", Cell(", ".join(job["env"]))
     for name in _OPTIONS:
         value: Any = job.get(name)
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
-        if value and value != _DEFAULTS.get(name):
-            yield name, Cell(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        if value and value != _DEFAULTS.get(name) and (text := _FORMATS.get(name, _text)(value)):
+            yield name, Cell(text)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(_text, value))
+        case dict():
+            return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if item is not None)
+    return str(value)
+
+
+def _retries(retries: Mapping[str, Any]) -> str:
+    delay = f", {formatting.format_duration(retries['delay'])} after" if retries["delay"] else ", at once after"
+    return f"at most {retries['max']}{delay} {' or '.join(retries['on'])}"
+
+
+def _limits(limits: Mapping[str, Any]) -> str:
+    amounts = {
+        name: formatting.format_size(value) if name.endswith("_bytes") else str(value)
+        for name, value in limits.items()
+        if value is not None
+    }
+    return ", ".join(f"{name.removesuffix('_bytes')} {amount}" for name, amount in amounts.items())
+
+
+_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "timeout": formatting.format_duration,
+    "limits": _limits,
+    "start_at": formatting.format_moment,
+    "retries": _retries,
+    "notify": lambda callback: (
+        f"{callback['state']}, {callback['tries']} tries" + (f": {callback['error']}" if callback["error"] else "")
+    ),
+    "tty": lambda size: f"{size['rows']}x{size['columns']}",
+    "stdin": lambda _: "streamed",
+}
 
 
 def _result_fields(result: "Result") -> Iterator[Field]:

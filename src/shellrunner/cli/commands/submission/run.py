@@ -13,20 +13,19 @@ from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.commands.submission.submit import submit_detached
 from shellrunner.cli.fd_io import STDERR, STDOUT
 from shellrunner.cli.parameters import job_options
+from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.output_format import OutputFormat
 
 
 @click.command(cls=job_options.JobCommand, context_settings=job_options.CONTEXT_SETTINGS)
 @job_options.job_options
 @click.option("-d", "--detach", is_flag=True, help="Print the id of the job and exit without waiting for its end.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not report what the exit code shows.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON at the end instead of the output.")
-@click.option(
-    "--split", is_flag=True, help="Keep stdout and stderr apart, although both are the same terminal or file here."
-)
+@output_option(json_help="Print the result as JSON at the end instead of the output.")
 @click.option("--keep", is_flag=True, help="Let the job continue when the reader of its output has gone.")
 def run(
-    *, detach: bool, quiet: bool, as_json: bool, split: bool, keep: bool, clean: bool,
+    *, detach: bool, quiet: bool, output: OutputFormat | None, keep: bool, clean: bool,
     stdin: str | None, server: str | None, **options: Any,
 ) -> NoReturn:  # fmt: skip
     """Run COMMAND, show its output live, and exit with its code.
@@ -37,17 +36,15 @@ def run(
     after Ctrl-C, which asks whether to cancel the job or leave it running.
     """
     if detach:
-        submit_detached(stdin, server, clean=clean, as_json=as_json, **options)
+        submit_detached(stdin, server, clean=clean, output=output, **options)
     from shellrunner.cli.foreground_job import Foreground, run_job  # noqa: PLC0415  it imports asyncio
 
     console = Console(quiet=quiet)
     with stdin_source.open_stdin(stdin, stream_at_once=True) as source:
         submission = job_options.submission(**options, stdin=source)
-        if not (split or as_json) and _is_one_file(STDOUT, STDERR):
+        if "merge_stderr" not in submission and not output and _is_one_file(STDOUT, STDERR):
             submission["merge_stderr"] = True
-        action = partial(
-            run_job, submission, source, console, Foreground(shows_output=not as_json, keep=keep, clean=clean)
-        )
+        action = partial(run_job, submission, source, console, Foreground(output=output, keep=keep, clean=clean))
         api_calls.run_with_client(
             server,
             action,

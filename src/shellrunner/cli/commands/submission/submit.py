@@ -12,28 +12,34 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source, surroundings
 from shellrunner.cli.parameters import job_options
+from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.output_format import OutputFormat
 from shellrunner.client import Client
 
 
 @click.command(cls=job_options.JobCommand, context_settings=job_options.CONTEXT_SETTINGS)
 @job_options.job_options
-@click.option("--json", "as_json", is_flag=True, help="Print the job as JSON instead of its id.")
-def submit(stdin: str | None, server: str | None, clean: bool, as_json: bool, **options: Any) -> NoReturn:
+@output_option(json_help="Print the job as JSON instead of its id.")
+def submit(
+    stdin: str | None, server: str | None, clean: bool, output: OutputFormat | None, **options: Any
+) -> NoReturn:
     """Submit COMMAND, print the id of the job, and exit.
 
     One word is a command line for the shell, several are run as they are.
     """
-    submit_detached(stdin, server, clean=clean, as_json=as_json, **options)
+    submit_detached(stdin, server, clean=clean, output=output, **options)
 
 
-def submit_detached(stdin: str | None, server: str | None, *, clean: bool, as_json: bool, **options: Any) -> NoReturn:
+def submit_detached(
+    stdin: str | None, server: str | None, *, clean: bool, output: OutputFormat | None, **options: Any
+) -> NoReturn:
     """Submit a job, print its id, and exit once its input is sent."""
     console = Console()
     with stdin_source.open_stdin(stdin, stream_at_once=False) as source:
         submission = job_options.submission(**options, stdin=source)
-        action = partial(_submit, submission, source, console, clean=clean, as_json=as_json)
+        action = partial(_submit, submission, source, output, console, clean=clean)
         api_calls.run_with_client(
             server,
             action,
@@ -47,14 +53,14 @@ def submit_detached(stdin: str | None, server: str | None, *, clean: bool, as_js
 async def _submit(
     submission: Mapping[str, Any],
     source: StdinSource,
+    output: OutputFormat | None,
     console: Console,
     client: Client,
     *,
     clean: bool,
-    as_json: bool,
 ) -> int:
     job = await surroundings.submit(client, submission, console, clean=clean)
-    await (console.print_json(job) if as_json else console.print_line(str(job["job_id"])))
+    await (output.print(console, [job], is_list=False) if output else console.print_line(str(job["job_id"])))
     if source.is_streamed:
         console.progress.set_activity(f"sending input to job {job['job_id']}")
         await stdin_source.pipe_stdin(client, job["job_id"], source, nullcontext())
