@@ -65,7 +65,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("parameters", "foreground_job", "watched_table"),
         ("surroundings",),
         ("api_calls", "output_writer", "stdin_source", "job_request"),
-        ("selection", "event_loop"),
+        ("job_selection", "event_loop"),
         ("job_query",),
         ("server_config", "exit_codes", "ui"),
         ("fd_io", "boundary"),
@@ -74,7 +74,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cli.parameters": (
         ("job_options",),
         ("job_ids",),
-        ("number_types", "value_types", "service_values", "output_options"),
+        ("number_types", "argument_types", "service_values", "output_options"),
         ("__init__",),
     ),
     "cli.ui": (

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from shellrunner.cli import exit_codes, server_config
-from shellrunner.cli.selection import RangeMember
+from shellrunner.cli.job_selection import RangeMember
 from shellrunner.cli.server_config import SERVER_USER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout

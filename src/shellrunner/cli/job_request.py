@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shellrunner.cli.selection import LAST, last_job
+from shellrunner.cli.job_selection import LAST, last_job
 from shellrunner.client import Client, ClientError
 from shellrunner.clock import format_rfc3339, now_ms
 
@@ -23,7 +23,7 @@ FLAGS: Final = {
     "queue": "--queue", "priority": "--priority", "labels": "--label", "after": "--after", "start_at": "--at",
     "timeout": "--timeout", "retries": "--retries", "retries/max": "--retries", "retries/delay": "--retry-delay",
     "retries/on": "--retry-on", "limits": "--limit", "tty": "--tty", "tty/rows": "--tty-size",
-    "tty/columns": "--tty-size", "merge_stderr": "--merge", "encoding": "--encoding",
+    "tty/columns": "--tty-size", "tty/echo": "--tty-echo", "merge_stderr": "--merge", "encoding": "--encoding",
     "leave_children": "--leave-children", "notify": "--notify", "profile": "--profile",
 }  # fmt: skip
 # By the name that `--limit` has for it: the member of `limits`.
@@ -58,8 +58,9 @@ def spec_of(options: Mapping[str, Any]) -> dict[str, Any]:
         spec["start_at"] = start
     if retries := _retries(options):
         spec["retries"] = retries
-    if options.get("tty") or options.get("tty_size"):
-        spec["tty"] = options.get("tty_size") or True
+    if any(options.get(option) for option in ("tty", "tty_size", "tty_echo")):
+        echo = {"echo": True} if options.get("tty_echo") else {}
+        spec["tty"] = {**(options.get("tty_size") or {}), **echo} or True
     if options.get("merge") is not None:
         spec["merge_stderr"] = options["merge"]
     if options.get("notify") is not None:

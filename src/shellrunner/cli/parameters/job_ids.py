@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
 from shellrunner.cli.job_query import Filters, filter_option
+from shellrunner.cli.job_selection import LAST, JobSelection, RangeMember
 from shellrunner.cli.parameters.service_values import complete, latest_jobs
-from shellrunner.cli.selection import LAST, JobSelection, RangeMember
 from shellrunner.model.names import MAX_JOB_ID
 
 _LAST_WORD: Final = "last"

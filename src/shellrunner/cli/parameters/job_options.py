@@ -15,10 +15,10 @@ import click
 from shellrunner import ascii_text
 from shellrunner.cli import boundary, exit_codes, job_request
 from shellrunner.cli.api_calls import server_option
+from shellrunner.cli.parameters.argument_types import DURATION, MOMENT, TERMINAL_SIZE, Pair, Words, parse_size
 from shellrunner.cli.parameters.job_ids import JOB_IDS
 from shellrunner.cli.parameters.number_types import Integer, WholeNumber
 from shellrunner.cli.parameters.service_values import CHARSET, LABEL, QUEUE
-from shellrunner.cli.parameters.value_types import DURATION, MOMENT, TERMINAL_SIZE, Pair, Words, parse_size
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
 from shellrunner.model.endings import ENDINGS, Ending
@@ -168,6 +168,7 @@ _EXECUTION: Final = (
     click.option(
         "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="The same with another size, such as 50x132."
     ),
+    click.option("--tty-echo", is_flag=True, help="Have this terminal show what it is sent, as when typing."),
     click.option(
         "--merge/--split", default=None,
         help="Write standard error to standard output, in the order of writing; or keep them apart.",

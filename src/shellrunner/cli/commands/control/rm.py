@@ -6,8 +6,8 @@ from typing import NoReturn
 import click
 
 from shellrunner.cli import api_calls
+from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import named_jobs
-from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 

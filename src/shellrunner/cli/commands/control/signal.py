@@ -8,8 +8,8 @@ import click
 
 from shellrunner import ascii_text
 from shellrunner.cli import api_calls
+from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
-from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 

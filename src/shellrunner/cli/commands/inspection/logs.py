@@ -13,10 +13,10 @@ import click
 
 from shellrunner import control_characters
 from shellrunner.cli import api_calls, exit_codes
+from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.output_writer import OutputWriter, split_lines
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.number_types import WholeNumber
-from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
 

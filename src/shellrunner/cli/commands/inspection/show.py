@@ -8,9 +8,9 @@ import click
 
 from shellrunner import control_characters
 from shellrunner.cli import api_calls
+from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.output_options import output_option
-from shellrunner.cli.selection import JobSelection
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console

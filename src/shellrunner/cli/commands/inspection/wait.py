@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes
+from shellrunner.cli.job_selection import NOT_DONE, JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand
 from shellrunner.cli.parameters.output_options import output_option
-from shellrunner.cli.selection import NOT_DONE, JobSelection
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.output_format import JSON, OutputFormat

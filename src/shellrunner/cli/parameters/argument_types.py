@@ -89,7 +89,7 @@ def parse_size(text: str) -> int:
     return int(float(size[1]) * unit) if "." in size[1] else int(size[1]) * unit
 
 
-class TerminalSize(StringParamType):
+class RowsAndColumns(StringParamType):
     """Rows and columns, from 50x132."""
 
     name = "rowsxcolumns"
@@ -152,4 +152,4 @@ class Pair(StringParamType):
 
 DURATION: Final = Duration()
 MOMENT: Final = Moment()
-TERMINAL_SIZE: Final = TerminalSize()
+TERMINAL_SIZE: Final = RowsAndColumns()
