@@ -178,7 +178,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "store.units": (
         ("admission", "bulk_cancel", "bulk_delete", "claiming"),
-        ("lifecycle",),
+        ("lifecycle", "queue_limits"),
         ("dependents",),
         ("clock_marks", "due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),
         ("__init__",),

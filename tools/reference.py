@@ -33,7 +33,7 @@ from shellrunner.config.token_hash import create_secret, hash_secret
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.model import State
 from shellrunner.model.endings import ENDINGS, Ending
-from shellrunner.store import HistorySize, QueueOverview, QueueState
+from shellrunner.store import HistorySize, QueueLimit, QueueOverview, QueueState
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
@@ -417,7 +417,7 @@ class _Figures:
         return HistorySize(0, 0)
 
     async def queues(self) -> QueueOverview:
-        return QueueOverview(False, [QueueState("default", None, False, 0, 0, 0, None)])
+        return QueueOverview(False, [QueueState("default", QueueLimit(), True, False, 0, 0, 0, None)])
 
 
 class _HttpCounts:

@@ -72,6 +72,12 @@ class InvalidSize(InvalidJob):
     code = "invalid-size"
 
 
+class InvalidQueue(InvalidJob):
+    """The body is JSON, but not the limits of a queue; `errors` lists what is wrong, as for a job."""
+
+    code = "invalid-queue"
+
+
 class NoSuchJob(ShellrunnerError):
     """No job has this id: it never existed, or was deleted."""
 
@@ -180,7 +186,34 @@ class NoSuchQueue(ShellrunnerError):
     code = "no-such-queue"
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"there is no queue {queue!r}: queues are defined in the configuration")
+        super().__init__(f"there is no queue {queue!r}: see GET /api/queues")
+
+
+class QueueConfigured(ShellrunnerError):
+    """The configuration names the queue, so it can be changed, but not removed."""
+
+    code = "queue-configured"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"the configuration names queue {queue!r}: remove it there")
+
+
+class QueueNotEmpty(ShellrunnerError):
+    """The queue has jobs that are not done, so it cannot be removed."""
+
+    code = "queue-not-empty"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"queue {queue!r} has jobs that are not done: cancel them first, or wait for them")
+
+
+class TooManyQueues(ShellrunnerError):
+    """There are as many queues as there may be, which is `limit`."""
+
+    code = "too-many-queues"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"there are {limit} queues already, which is the maximum: remove one first", limit=limit)
 
 
 class NoSuchKeeper(ShellrunnerError):

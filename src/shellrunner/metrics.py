@@ -227,7 +227,7 @@ def _queue_metrics(queues: QueueOverview) -> Iterator[Metric]:
     yield gauge("depth", "Queued jobs.", [queue.queued for queue in queues.queues])
     yield gauge("waiting", "Jobs that wait for a time or for other jobs.", [queue.waiting for queue in queues.queues])
     yield gauge("running", "Running jobs.", [queue.running for queue in queues.queues])
-    limits = [float("inf") if queue.limit is None else queue.limit for queue in queues.queues]
+    limits = [float("inf") if queue.limit.max_running is None else queue.limit.max_running for queue in queues.queues]
     yield gauge("limit", "Maximum number of its jobs that run at once.", limits)
     ages = [0 if queue.oldest is None else max(0, now - queue.oldest) / 1000 for queue in queues.queues]
     yield gauge("oldest_seconds", "Seconds since its oldest queued job was accepted; 0 if it has none.", ages)

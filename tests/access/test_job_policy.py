@@ -21,7 +21,7 @@ SETTINGS = Settings.model_validate(
 def errors_of(**keys: Any) -> list[dict[str, str]]:
     """Return the errors with which a job of these keys is rejected; none if it is allowed."""
     try:
-        job_policy.check(JobSpec.model_validate({"command": "true", **keys}), SETTINGS)
+        job_policy.check(JobSpec.model_validate({"command": "true", **keys}), SETTINGS, SETTINGS.queues)
     except InvalidJob as error:
         errors: list[dict[str, str]] = error.members["errors"]
         return errors
@@ -46,7 +46,7 @@ def test_allowed(keys: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("keys", "pointer", "detail"),
     [
-        ({"queue": "other"}, "#/queue", "must be one of the configured queues: default, backups"),
+        ({"queue": "other"}, "#/queue", "must be one of the queues: default, backups"),
         ({"limits": {"memory_bytes": 1001}}, "#/limits/memory_bytes", "must be at most 1000 (jobs.memory_bytes)"),
         ({"limits": {"output_bytes": 501}}, "#/limits/output_bytes", "must be at most 500 (jobs.output_bytes)"),
         (

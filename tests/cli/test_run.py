@@ -148,7 +148,7 @@ async def test_detached_it_prints_the_number_and_goes(shared: Service, typist: T
 
 
 REFUSED = {
-    ("--queue", "nowhere", "true"): "--queue: must be one of the configured queues",
+    ("--queue", "nowhere", "true"): "--queue: must be one of the queues",
     ("-e", "A", "true"): "'A' is not set in the environment",
     (
         "--timeout",

@@ -129,6 +129,9 @@ async def hold(client: Any) -> None:
     assert (await client.resume("one"))["paused"] is False
     assert (await client.pause_all())["paused"] is True
     assert (await client.resume_all())["paused"] is False
+    assert (await client.set_queue("made", max_running=3))["limit"] == 3
+    assert (await client.queue("made"))["configured"] is False
+    await client.delete_queue("made")
     assert await client.keepers() == {"keepers": []}
     with pytest.raises(ClientError, match="999999"):
         await client.end_keeper(999_999)
@@ -144,7 +147,7 @@ async def hold(client: Any) -> None:
             lambda client: client.pause("a b?c"),
             404,
             "no-such-queue",
-            "there is no queue 'a b?c': queues are defined in the configuration",
+            "there is no queue 'a b?c': see GET /api/queues",
         ),
         (
             lambda client: client.jobs_page(limit=0),

@@ -24,7 +24,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def after_call(context: Any, case: Any, response: Any) -> None:
-    """Undo a pause, so that later requests find jobs that are done."""
+    """Undo a pause, and the limits of a queue, so that later requests find jobs that are done."""
+    if case.method == "PUT" and response.ok:
+        requests.put(response.request.url, json={}, timeout=10)
     if case.path.endswith("/pause") and response.status_code == 200:
         requests.post(response.request.url.removesuffix("pause") + "resume", timeout=10)
 
@@ -59,3 +61,4 @@ def forget_what_was_invented(case: Any) -> None:
         case.query["sort"] = list(once) if isinstance(sort, list) else ",".join(once)
     for job in jobs_of(case.body):
         job.pop("after", None)
+        job.pop("queue", None)

@@ -204,6 +204,14 @@ async def _queues(ask: Any) -> None:
         await ask("POST", f"{where}/pause")
         await ask("POST", f"{where}/resume")
     assert (await ask("POST", "/api/queues/nowhere/pause")).status == 404
+    for expected, limits in ((201, {"max_running": 1}), (200, {"max_running": 2, "max_queued": 9}), (422, {"x": 1})):
+        assert (await ask("PUT", "/api/queues/tour", limits)).status == expected
+    queue = await ask("GET", "/api/queues/tour")
+    assert (await ask("GET", "/api/queues/tour", If_None_Match=queue.header("ETag"))).status == 304
+    assert (await ask("PUT", "/api/queues/tour", {}, If_None_Match="*")).status == 412
+    assert (await ask("DELETE", "/api/queues/default")).status == 409
+    assert (await ask("DELETE", "/api/queues/tour")).status == 204
+    assert (await ask("GET", "/api/queues/tour")).status == 404
     await ask("GET", "/api/keepers")
     assert (await ask("DELETE", "/api/keepers/999")).status == 404
 

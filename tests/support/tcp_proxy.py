@@ -78,7 +78,7 @@ class TcpProxy:
     async def _listen(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
         host = f"Host: {urlsplit(self.url).netloc}".encode(), f"Host: {urlsplit(self.target).netloc}".encode()
         while data := await reader.read(65536):
-            if data.startswith((b"GET ", b"POST ", b"DELETE ", b"HEAD ")):
+            if data.startswith((b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"HEAD ")):
                 self.asked.append(data.split(b"\r\n", 1)[0].decode().rsplit(" ", 1)[0])
             onward.write(data.replace(*host))
             await onward.drain()

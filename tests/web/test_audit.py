@@ -169,6 +169,8 @@ async def test_every_change_says_what_it_asks_for(site: Site) -> None:
         ("DELETE", f"/api/jobs/{number}", None, {"job": number}),
         ("POST", "/api/queues/default/pause", None, {"queue": "default", "paused": True}),
         ("POST", "/api/queues/default/resume", None, {"queue": "default", "paused": False}),
+        ("PUT", "/api/queues/mail", {"max_running": 2}, {"queue": "mail", "max_running": 2, "max_queued": None}),
+        ("DELETE", "/api/queues/mail", None, {"queue": "mail"}),
         ("POST", "/api/queues/pause", None, {"queue": None, "paused": True}),
         ("POST", "/api/queues/resume", None, {"queue": None, "paused": False}),
         ("POST", "/api/session", None, {}),
@@ -229,6 +231,7 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
         "/api/jobs/batch": {"jobs": [{"command": "true"}]},
         f"/api/jobs/{job}/signal": {"signal": "SIGHUP"},
         f"/api/jobs/{job}/tty": {"rows": 24, "columns": 80},
+        "/api/queues/default": {"max_running": 1},
     }
 
     async def state() -> list[Any]:
@@ -240,7 +243,7 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
         if route.verb != "GET":
             path = route.path.replace(ID, str(job)).replace(KEEPER, "1").replace("{name}", "default")
             query = "?confirm=true" if "confirm" in route.parameters.split() else ""
-            sent = {"json": bodies[path]} if path in bodies and route.verb == "POST" else {}
+            sent = {"json": bodies[path]} if path in bodies and route.verb in ("POST", "PUT") else {}
             answer = await site.ask(route.verb, path + query, **sent)
             expected = "no-such-keeper" if "keeper" in path else "audit-unavailable"
             assert answer.json["type"] == f"/problems/{expected}", (route, answer)

@@ -211,10 +211,10 @@ def test_the_errors_of_a_batch_are_those_of_its_jobs(specs: list[Any]) -> None:
     expected = [
         {**error, "pointer": f"#/jobs/{index}{error['pointer'][1:]}"}
         for index, spec in enumerate(specs)
-        for error in errors(lambda spec=spec: submission.admit(ANYBODY, parse.job_spec(spec), config))  # type: ignore[misc]
+        for error in errors(lambda spec=spec: submission.admit(ANYBODY, parse.job_spec(spec), config, config.queues))  # type: ignore[misc]
     ]
     batch = parse.job_specs({"jobs": specs}, is_large=False)
-    assert errors(lambda: submission.admit_all(ANYBODY, batch, config)) == expected[:100]
+    assert errors(lambda: submission.admit_all(ANYBODY, batch, config, config.queues)) == expected[:100]
 
 
 def test_errors_are_bounded_before_they_are_made() -> None:
@@ -223,7 +223,7 @@ def test_errors_are_bounded_before_they_are_made() -> None:
     specs = parse.job_specs({"jobs": [bad] * 1000}, is_large=False)
     assert len(specs) == 100
     with pytest.raises(InvalidJobs) as refused:
-        submission.admit_all(ANYBODY, specs, Settings())
+        submission.admit_all(ANYBODY, specs, Settings(), ["default"])
     assert len(refused.value.members["errors"]) == 100
 
 

@@ -1,26 +1,29 @@
-"""The limits that the configuration sets for every job: queues, resource limits, hosts for callbacks, profiles.
+"""The limits that hold for every job: the queues that there are, resource limits, hosts for callbacks, profiles.
 
 Checked by the web side after a job was parsed and before it is accepted. Must not know HTTP, or which commands are
 allowed (see `command_rules`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
+from typing import Final
 
 from shellrunner.access import Identity
 from shellrunner.config import Settings
 from shellrunner.errors import InvalidJob
 from shellrunner.model import JobSpec, Limits
 
+_MAX_NAMED: Final = 20  # queues in one message
 _NO_LIMITS = JobSpec(command="-").limits  # every spec without limits shares this very object
 
 
-def check(spec: JobSpec, settings: Settings) -> None:
-    """Reject a job that the configuration does not allow.
+def check(spec: JobSpec, settings: Settings, queues: Collection[str]) -> None:
+    """Reject a job that the configuration does not allow, or that is not for one of these queues.
 
     Raises:
         InvalidJob: names everything that is not allowed, each with a JSON pointer.
     """
-    violations = [{"pointer": pointer, "detail": detail} for pointer, detail in _violations(spec, settings)]
+    violations = [{"pointer": pointer, "detail": detail} for pointer, detail in _violations(spec, settings, queues)]
     if violations:
         raise InvalidJob(violations)
 
@@ -34,7 +37,8 @@ def confine(identity: Identity, spec: JobSpec, settings: Settings) -> JobSpec:
     Raises:
         InvalidJob: there are two, or it asks that children outlive it, which no profile allows.
     """
-    of_queue = settings.queues[spec.queue].profile
+    configured = settings.queues.get(spec.queue)  # a queue that was made at run time imposes none
+    of_queue = None if configured is None else configured.profile
     profile = identity.profile or of_queue or spec.profile
     if profile is None:
         return spec
@@ -51,10 +55,11 @@ def confine(identity: Identity, spec: JobSpec, settings: Settings) -> JobSpec:
     return spec if spec.profile else spec.model_copy(update={"profile": profile})
 
 
-def _violations(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str]]:
+def _violations(spec: JobSpec, settings: Settings, queues: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield a JSON pointer and a detail for everything that is not allowed."""
-    if spec.queue not in settings.queues:
-        yield "#/queue", f"must be one of the configured queues: {', '.join(settings.queues)}"
+    if spec.queue not in queues:
+        more = ", …" if len(queues) > _MAX_NAMED else ""
+        yield "#/queue", f"must be one of the queues: {', '.join(islice(queues, _MAX_NAMED))}{more}"
     if spec.profile is not None and spec.profile not in settings.profiles:
         known = ", ".join(settings.profiles) or "there is none"
         yield "#/profile", f"must be one of the configured profiles: {known}"

@@ -29,7 +29,7 @@ _HTTP_PORT, _HTTPS_PORT = 80, 443
 _FIRST_FINAL_STATUS: Final = 200
 _BACKLOG_DELAY: Final = 0.01  # seconds
 # Repeated at once if the server has just closed the persistent connection (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
-_IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "DELETE"})
+_IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _UNQUOTED: Final = "!#$%&'()*+,/:;=?@[]~"
 
 

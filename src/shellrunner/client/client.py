@@ -296,6 +296,25 @@ class Client:
         queues: documents.Queues = await self._requester.request("GET", "/api/queues")
         return queues
 
+    async def queue(self, queue: str) -> "documents.Queue":
+        """Return a queue with its limits and numbers of jobs."""
+        found: documents.Queue = await self._requester.request("GET", _queue_path(queue))
+        return found
+
+    async def set_queue(
+        self, queue: str, *, max_running: int | None = None, max_queued: int | None = None
+    ) -> "documents.Queue":
+        """Set the limits of a queue (None: no limit), or make a new one; kept when the service restarts."""
+        body = json.dumps({"max_running": max_running, "max_queued": max_queued}).encode()
+        changed: documents.Queue = await self._requester.request(
+            "PUT", _queue_path(queue), body=body, headers=_JSON_HEADERS
+        )
+        return changed
+
+    async def delete_queue(self, queue: str) -> None:
+        """Remove a queue that the configuration does not name, and whose jobs are all done."""
+        await self._requester.request("DELETE", _queue_path(queue), idempotent=False)
+
     async def pause(self, queue: str) -> "documents.Queue":
         """Pause a queue: no more of its jobs start, running ones continue."""
         paused: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/pause")

@@ -39,6 +39,7 @@ from shellrunner.config.types import (
 )
 from shellrunner.errors import ConfigError
 from shellrunner.model import Name
+from shellrunner.model.names import NO_QUEUES, is_queue_name
 
 __all__ = [
     "Address",
@@ -60,9 +61,8 @@ __all__ = [
 
 
 def _segment(name: str) -> str:
-    # In /api/queues/{name}/pause, where clients and proxies resolve such segments (RFC 3986, 5.2.4).
-    if name in {".", ".."}:
-        raise ValueError('must not be "." or "..", which no path can name')
+    if not is_queue_name(name):
+        raise ValueError(f"must not be {', '.join(map(repr, NO_QUEUES))}, which name no queue in a path")
     return name
 
 

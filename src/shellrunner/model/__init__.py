@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         JobSpec,
         Limits,
         Notify,
+        QueueChange,
         ResizeRequest,
         Retries,
         SignalRequest,
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     )
 else:
     # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs `endings` and `names` only.
-    _OF_SPEC = "MAX_TIMEOUT JobBatch JobSpec Limits Notify ResizeRequest Retries SignalRequest Streamed Terminal"
+    _OF_SPEC = (
+        "MAX_TIMEOUT JobBatch JobSpec Limits Notify QueueChange ResizeRequest Retries SignalRequest Streamed Terminal"
+    )
     _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
     _MODULES |= dict.fromkeys(_OF_SPEC.split(), "spec")
 
@@ -80,6 +83,7 @@ __all__ = [
     "Name",
     "Notify",
     "Phase",
+    "QueueChange",
     "Queued",
     "ResizeRequest",
     "Retries",

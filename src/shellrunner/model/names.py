@@ -21,10 +21,14 @@ MAX_DEPENDENCIES: Final = 100  # jobs that one job may wait for
 MAX_BODY_BYTES: Final = 1 << 20  # of a request, and so of one job as JSON
 MAX_BATCH_SIZE: Final = 1000  # jobs that are submitted together
 MAX_BATCH_BYTES: Final = 8 << 20  # of a request with many jobs
+MAX_QUEUE_LIMIT: Final = 1_000_000_000  # of a queue that is changed at run time
 MAX_PRIORITY: Final = 1000  # and, below zero, the lowest
 # Members of a job's `limits` that the kernel enforces (setrlimit(2)); the keeper enforces `output_bytes` itself.
 PROCESS_LIMITS: Final = ("memory_bytes", "cpu_seconds", "processes", "open_files")
 RESERVED_VARIABLES: Final = ("SHELLRUNNER_JOB", "SHELLRUNNER_JOB_ID")  # set by the service for each job
+
+# Under /api/queues/ these are something else: clients resolve the dots (RFC 3986, 5.2.4).
+NO_QUEUES: Final = (".", "..", "pause", "resume")
 
 _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
 
@@ -32,3 +36,8 @@ _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
 def is_name(text: str) -> bool:
     """Return whether the text is a valid name."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_queue_name(text: str) -> bool:
+    """Return whether the text can name a queue in a path."""
+    return is_name(text) and text not in NO_QUEUES

@@ -45,6 +45,7 @@ from shellrunner.model.names import (
     MAX_LABELS,
     MAX_NAME_LENGTH,
     MAX_PRIORITY,
+    MAX_QUEUE_LIMIT,
     MAX_VARIABLES,
     RESERVED_VARIABLES,
 )
@@ -117,6 +118,13 @@ class SignalRequest(_Request):
         Literal["group", "tree"],
         describe("the command's own process group, or every process group among its descendants, its own included"),
     ] = "group"
+
+
+class QueueChange(_Request):
+    """The limits of a queue; what is absent is not limited."""
+
+    max_running: int | None = Field(None, ge=1, le=MAX_QUEUE_LIMIT, description="maximum number of its running jobs")
+    max_queued: int | None = Field(None, ge=1, le=MAX_QUEUE_LIMIT, description="maximum number of its unstarted jobs")
 
 
 class Retries(_Request):
@@ -192,7 +200,9 @@ class JobSpec(_Request):
     priority: int = Field(
         0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="the largest starts first, then the oldest"
     )
-    queue: Annotated[Name, describe("a queue of the configuration")] = "default"
+    queue: Annotated[
+        Name, json_schema(maxLength=MAX_NAME_LENGTH), describe("a queue that there is (`GET /api/queues`)")
+    ] = "default"
     profile: Annotated[
         Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] | None,
         describe("a profile of the configuration, which confines the command"),

@@ -19,8 +19,8 @@ Rules:
 - Notifications carry no data. They mean "read again"; they may be spurious, and one may stand for many changes.
 - Waiting: a job that has to wait (for `after`, for `start_at`, for the delay of a retry) is queued by the history
   itself as soon as it may start, or ends as `skipped` as soon as it no longer can. Nobody has to ask for that.
-- Queues: a queue never has more running jobs than its limit, and a paused queue starts none. Both hold across
-  restarts.
+- Queues: a queue never starts a job while as many of it run as its limit allows, and a paused queue starts none.
+  Both hold across restarts, and so do limits that were set, and queues that were made, at run time.
 - Submitters: one that has a limit never has more running jobs than that, in all queues together, and its other jobs
   hold up nobody's. So too across restarts.
 - Atomicity: an Idempotency-Key and its job are one commit. So are an ending and its consequences (the next attempt,
@@ -253,13 +253,37 @@ class History(Results, Protocol):
         """Which jobs changed, and in which order."""
 
     async def queues(self) -> QueueOverview:
-        """Return every queue: those that config names, and those with jobs that are not done."""
+        """Return every queue: those to which jobs may be submitted, and those with jobs that are not done."""
 
     async def pause(self, queue: str | None, *, paused: bool) -> QueueOverview:
         """Pause or resume a queue (None: all of them).
 
         Raises:
             NoSuchQueue: there is no queue of this name.
+        """
+
+    @property
+    def queue_names(self) -> Collection[str]:
+        """The queues to which jobs may be submitted: those that config names, and those made at run time."""
+
+    async def limit_queue(self, queue: str, limit: QueueLimit) -> bool:
+        """Set the limits of a queue, in place of config's, or make one; return whether it is a new one.
+
+        Limits that are those of config are config's again, whatever it says later.
+
+        Raises:
+            TooManyQueues: no further queue may be made.
+        """
+
+    async def remove_queue(self, queue: str) -> None:
+        """Remove a queue that was made at run time, and its pause.
+
+        A job that is submitted at the same moment stays, as if config had ceased to name its queue.
+
+        Raises:
+            NoSuchQueue: there is no queue of this name.
+            QueueConfigured: config names it.
+            QueueNotEmpty: a job of it is not done.
         """
 
 

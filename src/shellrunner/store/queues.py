@@ -13,6 +13,8 @@ ALL_QUEUES: Final = "*"  # stands among the paused queues if the whole service i
 
 DEFAULT_QUEUE: Final = "default"  # of a job that names none
 
+MAX_QUEUES: Final = 1000  # after which no further one is made at run time
+
 
 class Hold(NamedTuple):
     """Why and since when nothing is started, sent or removed: the history was copied or restored from a backup."""
@@ -77,7 +79,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """The limits of the configured queues; `max_queued` is for the jobs that wait in all of them together.
+    """The limits of the queues that config names; `max_queued` is for the jobs that wait in all of them together.
 
     `submitters`: the limits of those that have any.
     """
@@ -89,13 +91,15 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue: how many of its jobs may run at once (None: no limit of its own), and how many are in each state.
+    """A queue: its limits, and how many of its jobs are in each state.
 
-    `oldest` is when the oldest of its queued jobs was accepted.
+    `is_configured`: config names it, so it cannot be removed. `oldest` is when the oldest of its queued jobs was
+    accepted.
     """
 
     name: str
-    limit: int | None
+    limit: QueueLimit
+    is_configured: bool
     paused: bool
     running: int
     queued: int

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import ServerSettings, Settings
-from shellrunner.model import JobBatch, JobSpec, ResizeRequest, SignalRequest
+from shellrunner.model import JobBatch, JobSpec, QueueChange, ResizeRequest, SignalRequest
 from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BODY_BYTES
 from shellrunner.store import History
 from shellrunner.web import openapi
@@ -107,6 +107,11 @@ ROUTES = (
     Route("GET", "/api/queues", queues.index, Access.READ, JSON, answers="200:Queues 304"),
     Route("POST", "/api/queues/pause", queues.pause_all, Access.ADMIN, JSON, answers="200:Queues"),
     Route("POST", "/api/queues/resume", queues.resume_all, Access.ADMIN, JSON, answers="200:Queues"),
+    Route("GET", "/api/queues/{name}", queues.show, Access.READ, JSON, answers="200:Queue 304 no-such-queue"),
+    Route("PUT", "/api/queues/{name}", queues.put, Access.ADMIN, JSON, body=QueueChange,
+          answers="200:Queue 201:Queue invalid-queue too-many-queues precondition-failed"),
+    Route("DELETE", "/api/queues/{name}", queues.remove, Access.ADMIN, EMPTY,
+          answers="204 no-such-queue queue-configured queue-not-empty precondition-failed"),
     Route("POST", "/api/queues/{name}/pause", queues.pause, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
     Route("POST", "/api/queues/{name}/resume", queues.resume, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
     Route("GET", "/api/keepers", keepers.index, Access.ADMIN, JSON, answers="200:Keepers 304"),

@@ -220,7 +220,11 @@ class Queue(TypedDict):
 
     queue: str
     limit: Annotated[int, Field(ge=1, le=2**63 - 1)] | None
-    """Maximum number of jobs that run at once; null if the queue has no limit of its own."""
+    """Maximum number of jobs that run at once (`max_running`); null if the queue has no limit of its own."""
+    max_queued: Annotated[int, Field(ge=1, le=2**63 - 1)] | None
+    """Maximum number of unstarted jobs; null if the queue has no limit of its own."""
+    configured: bool
+    """Whether the configuration names the queue, so that it cannot be removed."""
     paused: bool
     """Whether the queue is paused: none of its jobs is started."""
     running: Count

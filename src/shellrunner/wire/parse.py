@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidSignal, InvalidSize
-from shellrunner.model import JobBatch, JobSpec, ResizeRequest, SignalRequest, TerminalSize
+from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidQueue, InvalidSignal, InvalidSize
+from shellrunner.model import JobBatch, JobSpec, QueueChange, ResizeRequest, SignalRequest, TerminalSize
 from shellrunner.model.names import MAX_BODY_BYTES, NAME_RULE
 from shellrunner.wire import json_codec
 
@@ -124,6 +124,20 @@ def terminal_size(content: bytes) -> TerminalSize:
     except ValidationError as error:
         raise InvalidSize(_errors(error)) from None
     return TerminalSize(request.rows, request.columns)
+
+
+def queue_change(content: bytes) -> QueueChange:
+    """Parse the body of a request that sets the limits of a queue.
+
+    Raises:
+        MalformedJson: the body is not JSON.
+        InvalidQueue: the body is JSON, but not such limits.
+    """
+    document = json_codec.loads(content)
+    try:
+        return QueueChange.model_validate(document)
+    except ValidationError as error:
+        raise InvalidQueue(_errors(error)) from None
 
 
 def digest(document: Any) -> bytes:

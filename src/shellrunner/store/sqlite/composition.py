@@ -84,7 +84,7 @@ async def _running(
     point_reads = PointReads(engine)
     storage = LocalStorage(state_dir)
     outputs = OutputReader(storage, point_reads.run)
-    counts = QueueCounts(queue_limits, opener.undone, opener.pauses)
+    counts = QueueCounts(queue_limits, opener.undone, opener.pauses, opener.queue_limits)
     requests = ClaimRequests(counts, engine.writes.wake)
     owners = opener.owners
 

@@ -25,7 +25,7 @@ from shellrunner.store.high_water import remove as remove_high_water
 from shellrunner.store.home import Home, file_identity
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
-from shellrunner.store.queues import Line
+from shellrunner.store.queues import Line, QueueLimit
 from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import main_file, provenance, schema, secrets_upgrade
 from shellrunner.store.sqlite.engine.db_thread import open_reading, open_snapshot, open_writing
@@ -33,7 +33,7 @@ from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
 from shellrunner.store.sqlite.key_inventory import KeyInventory
 from shellrunner.store.traces import Traces
-from shellrunner.store.units import clock_marks, queue_pauses
+from shellrunner.store.units import clock_marks, queue_limits, queue_pauses
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ class HistoryOpener:
     """What is known of a history once `open` was called.
 
     identity: of the history. owners: who has claimed each running job. undone: how many jobs are not done, by queue
-    and state. pauses: the queues that are paused. high_water: how far the history has come. files: those that are
-    open. seen_time: since the last opening. keys: of the jobs that are not done. as_opened: a connection that goes on
-    seeing the history as it was opened.
+    and state. pauses: the queues that are paused. queue_limits: those that were set at run time. high_water: how far
+    the history has come. files: those that are open. seen_time: since the last opening. keys: of the jobs that are
+    not done. as_opened: a connection that goes on seeing the history as it was opened.
 
     Nothing here takes longer with every job that is done, so that a server with a long history is ready as soon.
     """
@@ -66,6 +66,7 @@ class HistoryOpener:
         self.owners: dict[int, SlotOwner] = {}
         self.undone: list[tuple[Line, State, int]] = []
         self.pauses = Pauses()
+        self.queue_limits: dict[str, QueueLimit] = {}
         self.high_water: HighWaterFile
         self.files: HistoryFiles
         self.seen_time: SeenTime
@@ -215,7 +216,7 @@ class HistoryOpener:
         self.identity = HistoryIdentity(
             history, int(provenance.read_meta(db, "generation")), home.file if home else ""
         )
-        self.pauses = queue_pauses.read(db)
+        self.pauses, self.queue_limits = queue_pauses.read(db), queue_limits.read(db)
         self._begin_high_water(db, is_other=bool(found.mark and found.mark.history != history))
         self._remove_orphans(db, [] if is_new else found.files)
         self.keys.take(db, held=bool(self.pauses.held))

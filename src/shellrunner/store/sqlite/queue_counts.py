@@ -1,4 +1,4 @@
-"""How many jobs of each queue and submitter are in which state, in memory.
+"""How many jobs of each queue and submitter are in which state, and how many may be, in memory.
 
 Exact whenever no write batch is under way. Owned by the store, on the event loop's thread. Must not know
 claims or SQL.
@@ -6,6 +6,7 @@ claims or SQL.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from shellrunner.errors import QueueFull, TooManyQueuedJobs
@@ -17,17 +18,29 @@ from shellrunner.store.transition import Transition
 _UNDONE: Final = (State.WAITING, State.QUEUED, State.RUNNING)
 _UNLIMITED: Final = 1 << 30  # capacity of a queue without a limit of its own
 _NONE_PAUSED: Final = Pauses()
+_NO_LIMIT: Final = QueueLimit()
 
 
 class QueueCounts:
-    """Every queue that config names or that has jobs which are not done; `pauses` has those that start none."""
+    """Every queue that has a limit or jobs which are not done.
+
+    pauses: the queues that start no jobs. limits: those of every queue to which jobs may be submitted, because config
+    names it or it was made at run time.
+    """
 
     def __init__(
-        self, limits: QueueLimits, undone: Iterable[tuple[Line, State, int]] = (), pauses: Pauses = _NONE_PAUSED
+        self,
+        limits: QueueLimits,
+        undone: Iterable[tuple[Line, State, int]] = (),
+        pauses: Pauses = _NONE_PAUSED,
+        stored: Mapping[str, QueueLimit] = MappingProxyType({}),
     ) -> None:
-        """`undone`: how many jobs are not done, by queue, submitter and state."""
-        self._limits = limits
-        self._counts: dict[str, dict[State, int]] = {name: dict.fromkeys(_UNDONE, 0) for name in limits.queues}
+        """`undone`: how many jobs are not done, by queue, submitter and state. `stored`: see `limit_queues`."""
+        self.configured = limits.queues
+        self._max_queued = limits.max_queued
+        self._counts: dict[str, dict[State, int]] = {}
+        self.limits: Mapping[str, QueueLimit] = {}
+        self.limit_queues(stored)
         self._submitters = SubmitterCounts(limits.submitters)
         for line, state, number in undone:
             self._of_queue(line.queue)[state] += number
@@ -51,10 +64,20 @@ class QueueCounts:
         """Return how many jobs of the queue are in this state, which is not `done`."""
         return self._counts[queue][state]
 
-    def limit(self, queue: str) -> int | None:
-        """Return how many jobs of the queue may run at once; None: no limit of its own."""
-        own = self._limits.queues.get(queue)
-        return None if own is None else own.max_running
+    def limit(self, queue: str) -> QueueLimit:
+        """Return the limits of the queue."""
+        return self.limits.get(queue, _NO_LIMIT)
+
+    def limit_queues(self, stored: Mapping[str, QueueLimit]) -> None:
+        """Apply the limits that were set at run time, in place of those of config, from now on."""
+        self.limits = {**self.configured, **stored}
+        for name in self.limits:
+            self._of_queue(name)
+
+    def remove(self, queue: str) -> None:
+        """Forget a queue that has neither a limit nor jobs any more."""
+        if queue not in self.limits and not any(self._of_queue(queue).values()):
+            del self._counts[queue]
 
     def is_paused(self, queue: str) -> bool:
         """Return whether the queue starts no jobs, by its own pause or the whole service's."""
@@ -93,10 +116,8 @@ class QueueCounts:
         return Capacity(queues, self._submitters.capacity())
 
     def _capacity(self, queue: str) -> int:
-        own = self._limits.queues.get(queue)
-        if own is None or own.max_running is None:
-            return _UNLIMITED
-        return own.max_running - self._counts[queue][State.RUNNING]
+        max_running = self.limits.get(queue, _NO_LIMIT).max_running
+        return _UNLIMITED if max_running is None else max_running - self._counts[queue][State.RUNNING]
 
     def has_startable(self) -> bool:
         """Return whether a job is queued that may start now."""
@@ -118,11 +139,11 @@ class QueueCounts:
         for submitter, number in wanted.by_submitter.items():
             if refusal := self._submitters.refusal(submitter, number, reserved=reserved.by_submitter[submitter]):
                 return refusal
-        number, limit = wanted.by_queue.total(), self._limits.max_queued
+        number, limit = wanted.by_queue.total(), self._max_queued
         if limit is not None and number > (room := limit - self.unstarted() - reserved.by_queue.total()):
             return QueueFull("the service", limit, wanted=number, room=max(room, 0))
         for queue, number in wanted.by_queue.items():
-            limit = self._limits.queues.get(queue, QueueLimit()).max_queued
+            limit = self.limit(queue).max_queued
             if limit is not None and number > (room := limit - self.unstarted(queue) - reserved.by_queue[queue]):
                 return QueueFull(f"queue {queue}", limit, wanted=number, room=max(room, 0))
         return None

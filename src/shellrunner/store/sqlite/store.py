@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from shellrunner.clock import Millis, now_ms
-from shellrunner.errors import InvalidJobs, NoSuchQueue, ShellrunnerError, StoreUnavailable
+from shellrunner.errors import (
+    InvalidJobs,
+    NoSuchQueue,
+    QueueConfigured,
+    ShellrunnerError,
+    StoreUnavailable,
+    TooManyQueues,
+)
 from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, State, Submitter, Volume
 from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.job_keys import JobKeys
@@ -29,6 +36,7 @@ from shellrunner.store import (
     Output,
     Page,
     Position,
+    QueueLimit,
     QueueOverview,
     QueueState,
     Sort,
@@ -44,7 +52,7 @@ from shellrunner.store.output.location import locate_ended
 from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.pagination import ListedJob
 from shellrunner.store.query import listing
-from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE
+from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE, MAX_QUEUES
 from shellrunner.store.sqlite.add_jobs import AddJobs
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
@@ -57,7 +65,7 @@ from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import Transitions
-from shellrunner.store.units import due_callbacks, lifecycle, queue_pauses, sessions
+from shellrunner.store.units import due_callbacks, lifecycle, queue_limits, queue_pauses, sessions
 from shellrunner.store.units.admission import NewJob
 
 
@@ -219,6 +227,7 @@ class SqliteStore:
         return QueueState(
             name,
             limit=counts.limit(name),
+            is_configured=name in counts.configured,
             paused=counts.is_paused(name),
             running=counts.count(name, State.RUNNING),
             queued=counts.count(name, State.QUEUED),
@@ -234,6 +243,38 @@ class SqliteStore:
             lambda db: queue_pauses.change(db, names, queue, paused=paused), self._effects.pauses_committed
         )
         return await self.queues()
+
+    @property
+    def queue_names(self) -> Collection[str]:
+        return self._effects.counts.limits.keys()
+
+    async def limit_queue(self, queue: str, limit: QueueLimit) -> bool:
+        counts, is_new = self._effects.counts, False
+        if queue not in counts and len(counts.limits) >= MAX_QUEUES:
+            raise TooManyQueues(MAX_QUEUES)
+        is_as_configured = counts.configured.get(queue) == limit
+
+        def committed(limits: Mapping[str, QueueLimit]) -> None:
+            nonlocal is_new
+            is_new = queue not in counts
+            self._effects.queue_limits_committed(limits)
+
+        await self._engine.write(
+            lambda db: queue_limits.change(db, queue, None if is_as_configured else limit), committed
+        )
+        return is_new
+
+    async def remove_queue(self, queue: str) -> None:
+        counts = self._effects.counts
+        if queue not in counts:
+            raise NoSuchQueue(queue)
+        if queue in counts.configured:
+            raise QueueConfigured(queue)
+        await self._engine.write(
+            lambda db: queue_limits.remove(db, queue),
+            lambda removed: self._effects.queue_removed(queue, removed),
+            frees_space=True,
+        )
 
     def limit_submitters(self, limits: Mapping[str, SubmitterLimit]) -> None:
         self._effects.counts.limit_submitters(limits)

@@ -49,7 +49,19 @@ def change(db: Db, names: Iterable[str], queue: str | None, *, paused: bool) -> 
         if all_paused:  # all others stay paused, each by itself
             db.executemany(_ADD, [(name,) for name in names])
         db.execute("DELETE FROM paused WHERE queue IN (?, ?)", (queue, ALL_QUEUES))
-    return _release(db) if before.held and not read(db).queues else read(db)
+    return _release_if_none(db)
+
+
+def forget(db: Db, queue: str) -> Pauses:
+    """Forget the pause of a queue that is removed; return what is paused then."""
+    db.execute("DELETE FROM paused WHERE queue = ?", (queue,))
+    return _release_if_none(db)
+
+
+def _release_if_none(db: Db) -> Pauses:
+    """Release a held history of which no queue is paused any more."""
+    now = read(db)
+    return _release(db) if now.held and not now.queues else now
 
 
 def _release(db: Db) -> Pauses:

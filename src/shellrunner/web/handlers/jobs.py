@@ -37,7 +37,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     document = json_codec.loads(await bodies.read_json(request))
     identity = identity_of(request)
-    spec = submission.admit(identity, parse.job_spec(document), app[SETTINGS])
+    spec = submission.admit(identity, parse.job_spec(document), app[SETTINGS], app[STORE].queue_names)
     bound_key = idempotency.bound_key(request, key, document)
     await audit.accept_job(request, spec, identity.run_as)
     job = await app[STORE].add(spec, bound_key, identity.submitter)
@@ -76,7 +76,7 @@ def _admit_batch(
     identity = identity_of(request)
     document = json_codec.loads(content)
     specs = parse.job_specs(document, is_large=len(content) > MAX_BODY_BYTES)
-    admitted = submission.admit_all(identity, specs, request.app[SETTINGS])
+    admitted = submission.admit_all(identity, specs, request.app[SETTINGS], request.app[STORE].queue_names)
     line = audit_details.of_jobs(admitted, identity.run_as, request.app[SETTINGS].audit.command_characters)
     return admitted, idempotency.bound_key(request, key, document), line
 

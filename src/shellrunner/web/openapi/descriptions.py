@@ -25,7 +25,7 @@ TAGS: Final = {
     "jobs": "What to run: submit, list, cancel and delete jobs, send them signals and input.",
     "statuses": "How far jobs are, and what they write while they run.",
     "results": "How jobs ended, and what they wrote.",
-    "queues": "How many jobs are in each queue; pausing and resuming.",
+    "queues": "How many jobs are in each queue; limits, pausing and resuming.",
     "service": "The service itself: index, this document, health, metrics, sessions, the page.",
 }
 

@@ -37,5 +37,6 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "ResizeRequest": {"wide": {"summary": "A wide terminal", "value": {"rows": 50, "columns": 200}}},
+    "QueueChange": {"one": {"summary": "One job at a time", "value": {"max_running": 1, "max_queued": 100}}},
     "SignalRequest": {"reload": {"summary": "Reload the configuration", "value": {"signal": "SIGHUP"}}},
 }

@@ -47,7 +47,7 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
         "The number of the attempt, counted from 1.",
         1,
     ),
-    "name": (_NAME, "The name of a configured queue.", "default"),
+    "name": (_NAME, "The name of a queue.", "default"),
     "version": (
         {"type": "string", "pattern": "^[0-9a-f]{18}$", "maxLength": 18},
         "The version of the page and everything that it loads.",

@@ -191,7 +191,7 @@ def _response_headers(route: Route, answer: Answer) -> Iterator[tuple[str, bool]
     statuses = {each.status for each in declared_answers(route)}
     if 304 in statuses and status in (200, 206, 304):
         yield "ETag", "Prefer" not in route.headers
-    if status in (202, 303, 308) and content != "SubmittedJobs":
+    if status in (201, 202, 303, 308) and content != "SubmittedJobs":
         yield "Location", True
     if status == 200 and 303 in statuses:
         yield "Retry-After", False

@@ -102,7 +102,6 @@ def _restrict_job(found: dict[str, Schema], settings: Settings) -> None:
     job, limits = found["JobSpec"], found["JobSpec.Limits"]["properties"]
     properties = job["properties"]
     job["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
-    properties["queue"]["anyOf"][0] = {"type": "string", "enum": list(settings.queues)}
     if settings.profiles:
         properties["profile"]["anyOf"][0] = {"type": "string", "enum": list(settings.profiles)}
     else:

@@ -5,6 +5,7 @@ which unit made them, or for which caller.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shellrunner.model import Delivery, Ending, State
@@ -14,13 +15,14 @@ from shellrunner.store.notifications import Notifications, Topic
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
-from shellrunner.store.queues import Pauses
+from shellrunner.store.queues import Pauses, QueueLimit
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.transition import Transition, Transitions
+from shellrunner.store.units.queue_limits import Removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,17 @@ class CommitEffects:
             self.notifications.notify(Topic.CALLBACKS)
             self.trimmer.wake()
             self.keys.history_released()
+
+    def queue_limits_committed(self, limits: Mapping[str, QueueLimit]) -> None:
+        """Use the limits that are set at run time; serve claims if one was raised."""
+        self.counts.limit_queues(limits)
+        self.requests.wake_if_startable()
+
+    def queue_removed(self, queue: str, removed: Removed) -> None:
+        """Forget a queue and its pause."""
+        self.counts.limit_queues(removed.limits)
+        self.counts.remove(queue)
+        self.pauses_committed(removed.pauses)
 
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""
