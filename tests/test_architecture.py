@@ -196,6 +196,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("openapi",),
         ("handlers",),
         ("feeds", "security"),
+        ("status_view",),
         ("http",),
         ("route", "app_keys"),
     ),

@@ -461,7 +461,7 @@ ENDINGS_INTRO: Final = (
 def states() -> str:
     """Describe the states of a job and its endings."""
     meanings = {
-        State.WAITING: "for other jobs (`after`), for a time (`start_at`), or for the delay of a retry",
+        State.WAITING: "for its release (`held`), for other jobs (`after`), for a time (`start_at`), or for a retry",
         State.QUEUED: "it starts as soon as there is room for it",
         State.RUNNING: "it was claimed for a keeper; its command runs",
         State.DONE: "it ended; its status leads to its result",
@@ -486,7 +486,7 @@ def states() -> str:
 
 
 STATE_DIAGRAM: Final = """```text
-            after, start_at                                    ┌── another attempt ──┐
+         held, after, start_at                                 ┌── another attempt ──┐
 POST ──> waiting ──────────> queued ── claim ──> running ── end ──> done             │
   │         │                 │  ^                  │   └────────────────────────────┘
   └─────────┼─────────────────┘  └── not started ───┘

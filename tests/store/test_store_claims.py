@@ -111,7 +111,7 @@ async def test_a_requeued_job_whose_cancellation_was_requested_is_cancelled(tmp_
     async with opened(tmp_path) as store:
         claim = await running(store)
         assert await store.requeue(claim.job_id, "t")
-        assert (await store.job(claim.job_id)).phase == Queued()
+        assert (await store.job(claim.job_id)).phase == Queued("default")
         await store.claim(1, "u")
         await store.request_cancel(claim.job_id)
         assert [held.token for held in await store.cancelling()] == ["u"]

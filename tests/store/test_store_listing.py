@@ -32,6 +32,7 @@ COLUMNS = (
     "duration",
     "stdout_bytes",
     "command",
+    "name",
 )
 
 
@@ -48,6 +49,7 @@ class Row:
     duration: float | None
     stdout_bytes: int | None
     command: str
+    name: str | None
     labels: tuple[tuple[str, str], ...]
 
 
@@ -57,6 +59,7 @@ accepted = {
     "priority": st.sampled_from([0, 0, 0, -1, 1, 7]),
     "created": st.integers(1, 5),
     "command": commands,
+    "name": st.sampled_from([None, None, None, "aA", "b", "zz"]),
     "labels": st.sets(st.sampled_from([("a", "1"), ("a", "2"), ("b", "1")]), max_size=2).map(tuple),
 }
 unfinished = st.builds(
@@ -87,6 +90,7 @@ some_of = {
     "states": st.none() | st.frozensets(st.sampled_from(State)),
     "endings": st.none() | st.frozensets(st.sampled_from([Ending.EXITED, Ending.LOST, Ending.CANCELLED])),
     "exit_codes": st.none() | st.frozensets(st.sampled_from([0, 1, 2, 77])),
+    "names": st.none() | st.frozensets(st.sampled_from(["aA", "b", "none"])),
     "queues": st.none() | st.frozensets(st.sampled_from(["default", "mail", "none"])),
 }
 bounds = st.none() | st.integers(1, 5)
@@ -143,7 +147,7 @@ class History:
 
     def delete(self, job_id: int) -> None:
         row = self.rows.pop(job_id)
-        search.remove_job(self.db, job_id, row.command)
+        search.remove_job(self.db, job_id, search.text_of(row.name, row.command))
         self.db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
         self.db.execute("DELETE FROM labels WHERE job = ?", (job_id,))
 
@@ -175,7 +179,8 @@ def fits(row: Row, wanted: Filters) -> bool:
         )
 
     return (
-        (wanted.text is None or same(wanted.text) in same(row.command))
+        (wanted.text is None or same(wanted.text) in same(row.command) or same(wanted.text) in same(row.name or ""))
+        and (wanted.names is None or row.name in wanted.names)
         and (wanted.states is None or row.state in wanted.states)
         and (wanted.endings is None or row.ending in wanted.endings)
         and (wanted.exit_codes is None or row.exit_code in wanted.exit_codes)
@@ -304,6 +309,7 @@ def position_after(job: Job, sort: Sort) -> Position:
     """Return the position just after this job."""
     values: dict[SortKey, Value] = {
         SortKey.CREATED: job.created, SortKey.PRIORITY: job.spec.priority, SortKey.QUEUE: job.spec.queue,
+        SortKey.NAME: job.name,
     }  # fmt: skip
     if isinstance(job.phase, Done):
         end = job.phase.end

@@ -224,7 +224,7 @@ class HistoryMachine(RuleBasedStateMachine):
             assert found[job].spec == known.spec.redacted()
             phase = found[job].phase
             if known.state is State.QUEUED:
-                assert phase == Queued()
+                assert isinstance(phase, Queued)
             elif known.state is State.RUNNING:
                 assert isinstance(phase, Running)
                 assert phase.cancelling == known.cancelling

@@ -1,7 +1,7 @@
 """The vocabulary of the program: what a job is, what may be requested, the states it passes, and how it ends.
 
-A glossary that every package may read: `job` (lifecycle), `spec` (the request), `endings`, `filters`, `session`,
-`names` (names and limits). Must not know SQL, HTTP, asyncio or the configuration.
+A glossary that every package may read: `job` (lifecycle), `spec` (the request), `pending`, `endings`, `filters`,
+`session`, `names` (names and limits). Must not know SQL, HTTP, asyncio or the configuration.
 """
 
 from importlib import import_module
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Waiting,
         next_attempt_at,
     )
+    from shellrunner.model.pending import Blocker, PendingReason, why_waiting
     from shellrunner.model.session import Session
     from shellrunner.model.spec import (
         MAX_TIMEOUT,
@@ -54,6 +55,7 @@ else:
     )
     _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
     _MODULES |= dict.fromkeys(_OF_SPEC.split(), "spec")
+    _MODULES |= dict.fromkeys(("Blocker", "PendingReason", "why_waiting"), "pending")
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
@@ -66,6 +68,7 @@ else:
 __all__ = [
     "MAX_TIMEOUT",
     "Argument",
+    "Blocker",
     "Callback",
     "Claim",
     "CommandState",
@@ -82,6 +85,7 @@ __all__ = [
     "Limits",
     "Name",
     "Notify",
+    "PendingReason",
     "Phase",
     "QueueChange",
     "Queued",
@@ -100,4 +104,5 @@ __all__ = [
     "Volume",
     "Waiting",
     "next_attempt_at",
+    "why_waiting",
 ]

@@ -132,11 +132,9 @@ _EXIT_CODES: Final = _several(
     f"the numbers from 0 to {MAX_EXIT_CODE}",
     {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_EXIT_CODE},
 )
-_NAMES: Final = _several(
-    _parse_name,
-    "the queues' names",
-    {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": MAX_NAME_LENGTH},
-)
+_NAME: Final = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": MAX_NAME_LENGTH}
+_NAMES: Final = _several(_parse_name, "the queues' names", _NAME)
+_JOB_NAMES: Final = _several(_parse_name, "the jobs' names", _NAME)
 _LABELS: Final = ValueType(
     _parse_labels,
     {
@@ -175,7 +173,13 @@ class Filters:
 
     text: Annotated[
         str | None,
-        FilterInfo("q", _TEXT, "command", Comparison.CONTAINS, "A part of the command, in any case.", "привет"),
+        FilterInfo(
+            "q", _TEXT, "command", Comparison.CONTAINS, "A part of the command or the name, in any case.", "привет"
+        ),
+    ] = None
+    names: Annotated[
+        frozenset[str] | None,
+        FilterInfo("name", _JOB_NAMES, "name", Comparison.IN, "With any of these names.", ["nightly-backup"]),
     ] = None
     states: Annotated[
         frozenset[State] | None,

@@ -45,6 +45,7 @@ class State(StrEnum):
     """The name of a job's phase.
 
     waiting → queued → running → done
+    queued ⇄ waiting            held, released, or given something else to wait for
     waiting, queued → done      cancelled, or skipped because a job before it failed
     running → queued            a claim under which nothing was started
     running → waiting           another attempt follows
@@ -150,12 +151,24 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Accepted, but not ready: other jobs must end first, or its `start_at` or a retry's delay must pass."""
+    """Accepted, but not ready: it is held, other jobs must end first, or its `start_at` or a retry's delay must pass.
+
+    awaits: how many jobs must end first, of which `awaited` was accepted first. due: when it may start, if that is
+    known.
+    """
+
+    held: bool = False
+    awaits: int = 0
+    awaited: int | None = None
+    due: Millis | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Ready to start as soon as its queue and the service have capacity."""
+    """Ready to start as soon as its queue, its submitter and the service have capacity."""
+
+    queue: str
+    submitter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +238,7 @@ class JobStatus:
     created: Millis
     phase: Phase
     attempt: int = 1
+    name: str | None = None
 
     @property
     def state(self) -> State:
@@ -242,7 +256,7 @@ class Job:
     """One accepted command, as it may be shown: `spec` is redacted.
 
     `attempt` counts from 1; while the job waits, it is the attempt that comes next. `submitter` is None for jobs
-    accepted before schema 3, which did not record it.
+    accepted before schema 3, which did not record it. `again_of` is the job whose specification it repeats.
     """
 
     id: int
@@ -253,6 +267,12 @@ class Job:
     callback: Callback | None = None
     submitter: str | None = None
     run_as: str | None = None
+    again_of: int | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name that it was given."""
+        return self.spec.name
 
     @property
     def state(self) -> State:

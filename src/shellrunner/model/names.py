@@ -7,7 +7,7 @@ import it without pydantic.
 import re
 from typing import Final
 
-NAME_PATTERN: Final = "[A-Za-z0-9._-]{1,63}"  # of queues, tokens and labels' keys
+NAME_PATTERN: Final = "[A-Za-z0-9._-]{1,63}"  # of queues, tokens, jobs and labels' keys
 NAME_RULE: Final = "1 to 63 letters, digits, dots, dashes or underscores"
 MAX_NAME_LENGTH: Final = 63
 MAX_LABELS: Final = 32  # of one job

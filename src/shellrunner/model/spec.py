@@ -187,6 +187,10 @@ class JobSpec(_Request):
     argv: Annotated[
         _Words | None, describe("words run without a shell; the program is searched in the job's PATH")
     ] = None
+    name: Annotated[
+        Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] | None,
+        describe("a name to find it by; several jobs may have the same"),
+    ] = None
     cwd: Annotated[WorkingDirectory | None, describe("working directory; if absent, the configuration's")] = None
     env: Annotated[_Variables, describe("added to the job's environment; values are never shown again")] = Field(
         default_factory=dict, repr=False
@@ -216,6 +220,7 @@ class JobSpec(_Request):
     limits: Limits = Limits()
     after: Annotated[_Jobs, describe("jobs that must all exit with 0 first; otherwise this one is skipped")] = ()
     start_at: Annotated[Instant | None, describe("the earliest time to start")] = None
+    held: Annotated[bool, describe("do not start it until it is released, by PATCH with `held` false")] = False
     retries: Retries | None = None
     notify: Notify | None = None
     tty: Annotated[Terminal | None, describe("a pseudo-terminal; `true` has the default size")] = None
@@ -277,9 +282,13 @@ class JobSpec(_Request):
         return None if self.start_at is None else parse_rfc3339(self.start_at)
 
     def redacted(self) -> Self:
-        """Return a copy without secrets: the values of `env` blank, the text of `stdin` removed."""
-        stdin = self.stdin if isinstance(self.stdin, Streamed) else None
+        """Return a copy without secrets: the values of `env` and the text of `stdin` are blank."""
+        stdin = "" if isinstance(self.stdin, str) else self.stdin
         return self.model_copy(update={"env": dict.fromkeys(self.env, ""), "stdin": stdin})
+
+    def has_text(self) -> bool:
+        """Return whether there is text for standard input, which is blank if this is a redacted copy."""
+        return isinstance(self.stdin, str)
 
 
 class JobBatch(_Request):

@@ -50,7 +50,20 @@ from typing import Protocol
 
 from shellrunner.clock import Millis
 from shellrunner.errors import ShellrunnerError
-from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, Submitter, Volume
+from shellrunner.model import (
+    Blocker,
+    Claim,
+    Delivery,
+    Done,
+    End,
+    Ending,
+    Job,
+    JobSpec,
+    Queued,
+    Session,
+    Submitter,
+    Volume,
+)
 from shellrunner.model.filters import Filters
 from shellrunner.store.change_log import ChangeLog
 from shellrunner.store.notifications import Subscription
@@ -125,8 +138,17 @@ class History(Results, Protocol):
     def held(self) -> Hold | None:
         """Why nothing is started, sent or removed, if the history is held."""
 
-    async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
+    async def add(
+        self,
+        spec: JobSpec,
+        key: IdempotencyKey | None = None,
+        by: Submitter | None = None,
+        *,
+        again_of: int | None = None,
+    ) -> Job:
         """Accept a job durably; or return the job that was accepted with this key before, as it is now.
+
+        `again_of`: the job whose specification it repeats.
 
         Raises:
             QueueFull, TooManyQueuedJobs: too many jobs wait already, in all or of this submitter.
@@ -148,6 +170,9 @@ class History(Results, Protocol):
             KeyReused: the key was used with another body.
             JobGone: one of the jobs of this key was deleted.
         """
+
+    def why_queued(self, queued: Queued) -> Blocker:
+        """Return why a queued job does not start at once; other jobs of its queue may be before it."""
 
     async def job(self, job_id: int) -> Job:
         """Return the job.

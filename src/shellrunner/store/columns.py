@@ -24,6 +24,9 @@ class NewJobRow(NamedTuple):
     submitter: str | None
     run_as: str | None
     kill_only: int
+    name: str | None
+    again_of: int | None
+    held: int
     keeper: int | None
     token: str | None
     claimed: Millis | None
@@ -127,9 +130,21 @@ class JobRow(NamedTuple):
     attempt: int
     submitter: str | None
     run_as: str | None
+    name: str | None
+    again_of: int | None
+    queue: str
     state: str
     cancelling: int
     claimed: Millis | None
+    held: int
+    awaits: int
+    due: Millis | None
+
+
+class AwaitedRow(NamedTuple):
+    """What `rows` looks up for a waiting job: the first of the jobs that it waits for."""
+
+    awaited: int | None
 
 
 class CallbackRow(NamedTuple):

@@ -18,6 +18,7 @@ class SortKey(StrEnum):
     CREATED = "created"
     PRIORITY = "priority"
     QUEUE = "queue"
+    NAME = "name"
     STARTED = "started"
     COMPLETED = "completed"
     DURATION = "duration"
@@ -58,6 +59,10 @@ class ListedJob(Hashable, Protocol):
     @property
     def is_running(self) -> bool:
         """Whether it runs."""
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it is ready to start, as far as it is concerned itself."""
 
     @property
     def is_done(self) -> bool:

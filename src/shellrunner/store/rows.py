@@ -25,13 +25,15 @@ from shellrunner.model import (
     State,
     Waiting,
 )
-from shellrunner.store.columns import CallbackRow, ClaimRow, EndRow, JobRow, columns
+from shellrunner.store.columns import AwaitedRow, CallbackRow, ClaimRow, EndRow, JobRow, columns
 from shellrunner.store.db import Db, Row
 
 # ruff: noqa: S608  every statement here is put together from constants of this module
 
 
-_JOB: Final = columns(JobRow, CallbackRow, EndRow)
+_AWAITED: Final = """CASE WHEN jobs.state = 'waiting' AND awaits > held
+    THEN (SELECT min(after) FROM dependencies WHERE job = jobs.id) END AS awaited"""
+_JOB: Final = columns(JobRow, AwaitedRow, CallbackRow, EndRow).replace(" awaited,", f" {_AWAITED},")
 _WITH_CALLBACK: Final = """jobs LEFT JOIN (SELECT job AS callback_job, state AS callback_state,
     tries AS callback_tries, error AS callback_error FROM callbacks) ON callback_job = id"""
 ONE: Final = f"SELECT {_JOB} FROM {_WITH_CALLBACK} WHERE id = ?"
@@ -54,7 +56,8 @@ _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
 
 # Where they are in a row of `_JOB`: some columns, and the parts behind those of `JobRow`.
 _ID, _SPEC, _STATE = map(JobRow._fields.index, ("id", "spec", "state"))
-_CALLBACK: Final = len(JobRow._fields)
+_AWAITED_JOB: Final = len(JobRow._fields)
+_CALLBACK: Final = _AWAITED_JOB + len(AwaitedRow._fields)
 _END: Final = _CALLBACK + len(CallbackRow._fields)
 _STDOUT_BYTES: Final = _END + EndRow._fields.index("stdout_bytes")
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
@@ -82,6 +85,10 @@ class ListedRow(NamedTuple):
         return bool(self.row[_STATE] == State.RUNNING)
 
     @property
+    def is_queued(self) -> bool:
+        return bool(self.row[_STATE] == State.QUEUED)
+
+    @property
     def is_done(self) -> bool:
         return bool(self.row[_STATE] == State.DONE)
 
@@ -94,14 +101,14 @@ class ListedRow(NamedTuple):
             return to_job(self.row)
         except StoreUnavailable:
             spec = _UNREADABLE.model_dump_json(exclude_defaults=True)
-            return to_job((*_job_row(self.row)._replace(spec=spec), *self.row[_CALLBACK:]))
+            return to_job((*_job_row(self.row)._replace(spec=spec), *self.row[_AWAITED_JOB:]))
 
     def whole_job(self) -> Job:
         return to_job(self.row)
 
     def status(self) -> JobStatus:
         known = _job_row(self.row)
-        return JobStatus(known.id, known.created, _phase(known, self.row), known.attempt)
+        return JobStatus(known.id, known.created, _phase(known, self.row), known.attempt, known.name)
 
 
 def job(db: Db, job_id: int) -> Job:
@@ -228,11 +235,21 @@ def to_job(row: Row) -> Job:
     spec = _spec(known.id, known.spec)
     callback = _callback(row) if spec.notify else None
     phase = _phase(known, row)
-    return Job(known.id, spec, known.created, phase, known.attempt, callback, known.submitter, known.run_as)
+    return Job(
+        known.id,
+        spec,
+        known.created,
+        phase,
+        known.attempt,
+        callback,
+        known.submitter,
+        known.run_as,
+        known.again_of,
+    )
 
 
 def _job_row(row: Row) -> JobRow:
-    return JobRow._make(row[:_CALLBACK])
+    return JobRow._make(row[:_AWAITED_JOB])
 
 
 def _end_row(row: Row) -> EndRow:
@@ -267,4 +284,6 @@ def _phase(known: JobRow, row: Row) -> Phase:
         return _end_row(row).to_done()
     if known.state == State.RUNNING:
         return Running(known.claimed or known.created, bool(known.cancelling))
-    return Queued() if known.state == State.QUEUED else Waiting()
+    if known.state == State.QUEUED:
+        return Queued(known.queue, known.submitter)
+    return Waiting(bool(known.held), known.awaits - known.held, row[_AWAITED_JOB], known.due)

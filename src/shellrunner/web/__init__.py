@@ -17,7 +17,6 @@ from shellrunner.store import History
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import (
     AUTHENTICATOR,
-    COMMAND_STATES,
     NOT_READY_REASONS,
     RENDER_METRICS,
     SETTINGS,
@@ -60,6 +59,7 @@ from shellrunner.web.security.audit import AUDIT, Audit, AuditSink
 from shellrunner.web.security.loopback import BoundAddresses
 from shellrunner.web.security.middleware import RoutePolicy
 from shellrunner.web.security.origin import OriginPolicy
+from shellrunner.web.status_view import STATUS_VIEW, StatusView
 
 __all__ = ["ROUTES", "Route", "Runner", "make_app"]
 
@@ -188,19 +188,15 @@ def make_app(
     )
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
     app[UNKNOWN_KEEPERS] = unknown_keepers
-    app[RENDER_METRICS], app[AUTHENTICATOR], app[COMMAND_STATES] = (
-        render_metrics,
-        authenticator,
-        controls.command_state,
-    )
+    app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[AUDIT] = audit
     app[CONNECTIONS] = Connections(_connection_limits(settings.server), STATUSES, audit.log_refused_connection)
     app[REVOCATIONS] = Revocations(authenticator)
     app[STREAMS] = Streams(settings.server.max_streams)
     app[ROW_CACHE] = RowCache()
-    app[JOB_FEEDS] = JobFeeds(store, controls.command_state)
-    app[STATUS_FEED] = StatusFeed(store, controls.command_state)
+    app[STATUS_VIEW] = view = StatusView(store, controls.command_state)
+    app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, view), StatusFeed(store, view)
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
     app.on_cleanup.append(_close_audit)

@@ -60,7 +60,6 @@ class CommandStates(Protocol):
 STORE: Final = web.AppKey("store", History)
 SETTINGS: Final = web.AppKey("settings", Settings)
 NOT_READY_REASONS: Final[web.AppKey[Callable[[], Awaitable[Sequence[NotReady]]]]] = web.AppKey("not_ready_reasons")
-COMMAND_STATES: Final[web.AppKey[CommandStates]] = web.AppKey("command_states")
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
 RENDER_METRICS: Final[web.AppKey[RenderMetrics]] = web.AppKey("render_metrics")
 

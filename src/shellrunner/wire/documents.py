@@ -19,6 +19,7 @@ from shellrunner.wire.field_types import (
     Id,
     Instant,
     Link,
+    PendingName,
     Pid,
     Seconds,
     Signal,
@@ -44,6 +45,21 @@ class Streamed(TypedDict):
     """Standard input that is sent while the job runs."""
 
     stream: Literal[True]
+
+
+@closed
+class HiddenText(TypedDict):
+    """Text for standard input, which is never shown."""
+
+    text: Literal[True]
+
+
+@closed
+class Pending(TypedDict):
+    """The first thing that keeps a job waiting."""
+
+    reason: PendingName
+    detail: str
 
 
 @closed
@@ -87,6 +103,7 @@ class Job(TypedDict):
     """A job as it was submitted, without secrets."""
 
     job_id: Id
+    name: str | None
     command: str
     """The line for the shell, or `argv` quoted as a shell line."""
     created: Instant
@@ -99,12 +116,13 @@ class Job(TypedDict):
     """Who submitted it: `token:NAME`, or `uid:N` of a local process; null if it was not recorded."""
     run_as: str | None
     """The system user that runs the command; null is the user of the service."""
+    again_of: Id | None
+    """The job whose specification it repeats; that one may have been deleted since."""
     argv: Annotated[tuple[str, ...], Field(max_length=names.MAX_ARGUMENTS)] | None
     cwd: str | None
     env: Annotated[list[str], Field(max_length=names.MAX_VARIABLES)]
     """The names of the variables; values are never shown."""
-    stdin: Streamed | None
-    """Null also for text, which is never shown."""
+    stdin: Streamed | HiddenText | None
     timeout: Seconds | None
     priority: Annotated[int, Field(ge=-names.MAX_PRIORITY, le=names.MAX_PRIORITY)]
     queue: str
@@ -117,6 +135,8 @@ class Job(TypedDict):
     limits: Limits
     after: Annotated[tuple[Id, ...], Field(max_length=names.MAX_DEPENDENCIES)]
     start_at: Instant | None
+    held: bool
+    """Whether it waits until it is released."""
     retries: Retries | None
     notify: Callback | None
     tty: Terminal | None
@@ -128,8 +148,11 @@ class Status(TypedDict):
 
     status_id: Id
     job_id: Id
+    name: str | None
     done: bool
     state: StateName
+    pending: Pending | None
+    """Why it does not run yet; null once it runs. It does not make an event of its own."""
     cancelling: bool
     """Cancellation was requested, and the command still runs."""
     attempt: Small
@@ -176,6 +199,7 @@ class Result(TypedDict):
 
     result_id: Id
     job_id: Id
+    name: str | None
     command: str
     created: Instant
     started: Instant | None

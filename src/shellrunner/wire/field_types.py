@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, WithJsonSchema, with_config
 
-from shellrunner.model import Delivery, Ending, State, names
+from shellrunner.model import Delivery, Ending, PendingReason, State, names
 from shellrunner.model.endings import ENDINGS
 
 TIME = "2016-08-19T15:31:42.201Z"
@@ -24,6 +24,7 @@ _ENDINGS = "; ".join(
 )
 EndingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Ending], "description": _ENDINGS})]
 DeliveryName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*Delivery]})]
+PendingName = Annotated[str, WithJsonSchema({"type": "string", "enum": [*PendingReason]})]
 Id = Annotated[int, Field(ge=1, le=names.MAX_JOB_ID, examples=[45])]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Pid = Annotated[int, Field(ge=1, le=2**22)]  # PID_MAX_LIMIT: the kernel has no larger ones

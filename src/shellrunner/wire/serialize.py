@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from shellrunner.clock import Millis, format_rfc3339
 from shellrunner.model import (
+    Blocker,
     Callback,
     CommandState,
     Done,
     End,
     Job,
+    JobSpec,
     JobStatus,
     Leftovers,
     Limits,
@@ -23,6 +25,8 @@ from shellrunner.model import (
     TerminalSize,
     Usage,
     Volume,
+    Waiting,
+    why_waiting,
 )
 from shellrunner.wire import documents, stream_events
 from shellrunner.wire.text import Excerpt
@@ -58,6 +62,7 @@ def job(job: Job) -> documents.Job:
     spec = job.spec
     return {
         "job_id": job.id,
+        "name": spec.name,
         "command": spec.command_line,
         "created": format_rfc3339(job.created),
         "state": job.state.value,
@@ -66,10 +71,11 @@ def job(job: Job) -> documents.Job:
         "result": result_link(job),
         "submitter": job.submitter,
         "run_as": job.run_as,
+        "again_of": job.again_of,
         "argv": spec.argv,
         "cwd": spec.cwd,
         "env": list(spec.env),
-        "stdin": {"stream": True} if isinstance(spec.stdin, Streamed) else None,
+        "stdin": _stdin(spec),
         "timeout": spec.timeout,
         "priority": spec.priority,
         "queue": spec.queue,
@@ -81,24 +87,31 @@ def job(job: Job) -> documents.Job:
         "limits": _limits(spec.limits),
         "after": spec.after,
         "start_at": spec.start_at,
+        "held": isinstance(job.phase, Waiting) and job.phase.held,
         "retries": _retries(spec.retries) if spec.retries else None,
         "notify": _callback(job.callback) if job.callback else None,
         "tty": {"rows": spec.tty.rows, "columns": spec.tty.columns, "echo": spec.tty.echo} if spec.tty else None,
     }
 
 
-def status(job: Job | JobStatus, command: CommandState = _UNKNOWN) -> documents.Status:
-    """Return how far the job is; what is not known (yet) is null. `command` counts only while it runs."""
+def status(job: Job | JobStatus, command: CommandState = _UNKNOWN, queued: Blocker | None = None) -> documents.Status:
+    """Return how far the job is; what is not known (yet) is null.
+
+    `command` counts only while it runs; `queued` says why the job does not start, if it is queued.
+    """
     phase = job.phase
     if not isinstance(phase, Running):
         command = _UNKNOWN
     end = phase.end if isinstance(phase, Done) else None
     started = phase.claimed if isinstance(phase, Running) else end.started if end else None
+    pending = why_waiting(phase, job.attempt) if isinstance(phase, Waiting) else queued
     return {
         "status_id": job.id,
         "job_id": job.id,
+        "name": job.name,
         "done": job.done,
         "state": job.state.value,
+        "pending": {"reason": pending.reason.value, "detail": pending.detail} if pending else None,
         "cancelling": isinstance(phase, Running) and phase.cancelling,
         "attempt": job.attempt,
         "created": format_rfc3339(job.created),
@@ -119,6 +132,7 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
     return {
         "result_id": job.id,
         "job_id": job.id,
+        "name": job.name,
         "command": job.spec.command_line,
         "created": format_rfc3339(job.created),
         "started": _instant(end.started),
@@ -159,6 +173,12 @@ def done_event(job: Job, end: End) -> stream_events.DoneEvent:
         "duration": end.duration,
         "completed": format_rfc3339(end.completed),
     }
+
+
+def _stdin(spec: JobSpec) -> documents.Streamed | documents.HiddenText | None:
+    if isinstance(spec.stdin, Streamed):
+        return {"stream": True}
+    return {"text": True} if spec.has_text() else None
 
 
 def _limits(limits: Limits) -> documents.Limits:

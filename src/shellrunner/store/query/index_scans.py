@@ -64,14 +64,15 @@ def next_ids(db: Db, plan: ScanPlan, limit: int, after: int, *, descending: bool
 class SortColumn:
     """A sort key's column, and its index `jobs_<name>`, which holds the jobs that match `predicate`.
 
-    `common`: the value that nearly all jobs have, and that is not in the index. A column with one has few distinct
-    values; the values of the other columns are almost unique.
+    `common`: the value that nearly all jobs have, and that is not in the index. `is_walked_by_value`: it has few
+    distinct values, as a column with a common one has, or texts; the values of the other columns are almost unique.
     """
 
     name: str
     predicate: str = "TRUE"
     common: Value = None
     nullable: bool = False
+    is_walked_by_value: bool = False
 
     @property
     def indexed(self) -> str:
@@ -82,13 +83,16 @@ class SortColumn:
 _DONE: Final = "state = 'done'"
 COLUMNS: Final = {
     SortKey.CREATED: SortColumn("created"),
-    SortKey.PRIORITY: SortColumn("priority", "priority != 0", common=0),
-    SortKey.QUEUE: SortColumn("queue", "queue != 'default'", common="default"),
+    SortKey.PRIORITY: SortColumn("priority", "priority != 0", common=0, is_walked_by_value=True),
+    SortKey.QUEUE: SortColumn("queue", "queue != 'default'", common="default", is_walked_by_value=True),
+    SortKey.NAME: SortColumn("name", "name IS NOT NULL", nullable=True, is_walked_by_value=True),
     SortKey.STARTED: SortColumn("started", _DONE, nullable=True),
     SortKey.COMPLETED: SortColumn("completed", _DONE, nullable=True),
     SortKey.DURATION: SortColumn("duration", _DONE, nullable=True),
-    SortKey.EXIT_CODE: SortColumn("exit_code", "exit_code != 0", common=0, nullable=True),
-    SortKey.ENDING: SortColumn("ending", "ending != 'exited'", common="exited", nullable=True),
+    SortKey.EXIT_CODE: SortColumn("exit_code", "exit_code != 0", common=0, nullable=True, is_walked_by_value=True),
+    SortKey.ENDING: SortColumn(
+        "ending", "ending != 'exited'", common="exited", nullable=True, is_walked_by_value=True
+    ),
 }
 _BY_NAME: Final = {column.name: key for key, column in COLUMNS.items()}
 
@@ -132,7 +136,7 @@ _CHOSEN: Final = {
     if info.comparison is Comparison.IN and info.compared in _BY_NAME
 }
 _BOUNDS: Final = {
-    key: bounds for key, column in COLUMNS.items() if column.common is None and (bounds := _bounds_on(column))
+    key: bounds for key, column in COLUMNS.items() if not column.is_walked_by_value and (bounds := _bounds_on(column))
 }
 
 
@@ -163,6 +167,8 @@ def plans_of_filters(filters: Filters) -> list[ScanPlan]:
 def plan_of_value(filters: Filters, key: SortKey, value: Value) -> ScanPlan | None:
     """Return the plan for the jobs with this value; None if no index has it."""
     column = COLUMNS[key]
+    if value is None and key is SortKey.NAME:  # as for a common value
+        return None
     if value is None:
         return _scan_undone(frozenset(State), filters) + _scan_null(key)
     return (_scan_value(column, value),) if value != column.common else None
@@ -276,6 +282,7 @@ def _next_value(db: Db, order: Order, value: Value) -> Value:
     sql = f"""SELECT {column.name} FROM {column.indexed} WHERE {column.predicate} {beyond}
         ORDER BY {column.name} {direction} LIMIT 1"""
     found = [row[0] for row in db.execute(sql, (value,) if beyond else ())]
-    if value is None or (value != column.common and _in_order(order, value, column.common)):
-        found.append(column.common)
+    common = column.common
+    if common is not None and (value is None or (value != common and _in_order(order, value, common))):
+        found.append(common)
     return best(found, default=None)

@@ -1,4 +1,4 @@
-"""Text search in commands: folding, the trigram index, and the task that keeps the index up to date.
+"""Text search in commands and names: folding, the trigram index, and the task that keeps the index up to date.
 
 For `q` only; the SQL of the other filters is in `index_scans`. Owned by the store, which runs `Indexer`. The index
 finds candidates: too many perhaps, but never too few, so that `listing` compares the text itself.
@@ -32,7 +32,9 @@ _STEP_DELAY: Final = 0.01  # seconds between two steps, for other writes
 _MERGE_THRESHOLD: Final = 5_000  # entries of deleted jobs, plus a quarter of all jobs, that start a merge
 _MERGE_PAGES: Final = 16  # pages of the index that are merged in one step
 
-_NEXT: Final = "SELECT id, command FROM jobs WHERE id > ? ORDER BY id LIMIT ?"
+# What is searched, in SQL and, as `text_of`, in Python: the command, with the name before it, if it has one.
+TEXT: Final = "CASE WHEN name IS NULL THEN command ELSE name || char(10) || command END"
+_NEXT: Final = f"SELECT id, {TEXT} FROM jobs WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  a constant
 # Keys of `meta`, by their historical names: `searched` is the newest indexed job, `forgotten` counts the indexed jobs
 # that were removed since the last merge.
 _INDEXED_UP_TO: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
@@ -40,6 +42,7 @@ _REMOVED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'forgotte
 _COUNT_REMOVED: Final = """INSERT INTO meta VALUES ('forgotten', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"""
 _SPAN: Final = "SELECT coalesce((SELECT max(id) FROM jobs) - (SELECT min(id) FROM jobs), 0)"
+_ADD: Final = "INSERT INTO search (rowid, command) VALUES (?, ?)"
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM search WHERE search MATCH ? LIMIT ?)"
 
 
@@ -70,23 +73,35 @@ def plan(db: Db, needle: str) -> ScanPlan | None:
     return IndexScan("search", "search MATCH ?", (match,), id="rowid"), not_indexed
 
 
-def remove_job(db: Db, job_id: int, command: str) -> None:
-    """Remove a job from the index, if it is there; `command` as its row has it."""
+def text_of(name: str | None, command: str) -> str:
+    """Return what is searched of a job."""
+    return command if name is None else f"{name}\n{command}"
+
+
+def remove_job(db: Db, job_id: int, text: str) -> None:
+    """Remove a job from the index, if it is there; `text` is what its row has."""
     if job_id <= _indexed_up_to(db):
-        db.execute("INSERT INTO search (search, rowid, command) VALUES ('delete', ?, ?)", (job_id, fold(command)))
+        db.execute("INSERT INTO search (search, rowid, command) VALUES ('delete', ?, ?)", (job_id, fold(text)))
         db.execute(_COUNT_REMOVED)
+
+
+def replace_job(db: Db, job_id: int, before: str, after: str) -> None:
+    """Index another text of a job, if it is in the index."""
+    if job_id <= _indexed_up_to(db):
+        remove_job(db, job_id, before)
+        db.execute(_ADD, (job_id, fold(after)))
 
 
 def add_next_jobs(db: Db) -> bool:
     """Add the next few jobs to the index (a unit); return False if there were none."""
     added, characters = [], 0
-    for job_id, command in db.execute(_NEXT, (_indexed_up_to(db), _BATCH_SIZE)):
-        added.append((job_id, fold(command)))
-        characters += len(command)
+    for job_id, text in db.execute(_NEXT, (_indexed_up_to(db), _BATCH_SIZE)):
+        added.append((job_id, fold(text)))
+        characters += len(text)
         if characters > _BATCH_CHARACTERS:
             break
     if added:
-        db.executemany("INSERT INTO search (rowid, command) VALUES (?, ?)", added)
+        db.executemany(_ADD, added)
         db.execute("UPDATE meta SET value = ? WHERE key = 'searched'", (str(added[-1][0]),))
     return bool(added)
 

@@ -78,7 +78,7 @@ class Walk:
             yield from self._matching(few, group, after)
             if group:
                 self._spend(0, self._end(group))
-        elif COLUMNS[self._sort[len(group)].key].common is not None:
+        elif COLUMNS[self._sort[len(group)].key].is_walked_by_value:
             yield from self._by_value(group, after, plan)
         else:
             yield from self._along_key(group, after, plan)
@@ -193,13 +193,13 @@ class Walk:
         characters = 0
         conditions = [*index_scans.conditions(self._filters)]
         conditions += [(f"{column} IS ?", (value,)) for column, value in zip(columns, group, strict=False)]
-        sql = f"""SELECT {", ".join([*columns, "jobs.id", "command" if self._needle else "''"])}
+        sql = f"""SELECT {", ".join([*columns, "jobs.id", search.TEXT if self._needle else "''"])}
             FROM json_each(?) AS wanted CROSS JOIN jobs ON jobs.id = wanted.value
             WHERE {" AND ".join(["TRUE", *(condition for condition, _ in conditions)])}"""
         parameters: list[Any] = [value for _, values in conditions for value in values]
-        for *position, command in self._db.execute(sql, (json.dumps(sorted(ids)), *parameters)):
-            characters += len(command)
-            if not self._needle or self._needle in search.fold(command):
+        for *position, text in self._db.execute(sql, (json.dumps(sorted(ids)), *parameters)):
+            characters += len(text)
+            if not self._needle or self._needle in search.fold(text):
                 matching.append(tuple(position))
         self._budget -= len(ids) + characters // _CHARACTERS_PER_JOB
         if not columns:

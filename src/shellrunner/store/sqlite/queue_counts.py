@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from shellrunner.errors import QueueFull, TooManyQueuedJobs
-from shellrunner.model import State
+from shellrunner.errors import QueueFull, StoreUnavailable, TooManyQueuedJobs
+from shellrunner.model import Blocker, PendingReason, Queued, State
 from shellrunner.store.queues import ALL_QUEUES, Capacity, Line, Pauses, QueueLimit, QueueLimits, SubmitterLimit
 from shellrunner.store.sqlite.submitter_counts import SubmitterCounts
 from shellrunner.store.transition import Transition
@@ -78,6 +78,29 @@ class QueueCounts:
         """Forget a queue that has neither a limit nor jobs any more."""
         if queue not in self.limits and not any(self._of_queue(queue).values()):
             del self._counts[queue]
+
+    def why_queued(self, queued: Queued, failure: StoreUnavailable | None) -> Blocker:
+        """Return the first thing that keeps a queued job from starting; `failure`: why nothing can be claimed now.
+
+        It is asked for each queued job of a list, so it reads no history. If nothing else does, all places are taken.
+        """
+        queue, submitter = queued.queue, queued.submitter
+        if ALL_QUEUES in self.pauses.queues:
+            detail = self.pauses.held.reason if self.pauses.held else "all queues are paused"
+            return Blocker(PendingReason.SERVICE_PAUSED, detail)
+        if queue in self.pauses.queues:
+            return Blocker(PendingReason.QUEUE_PAUSED, f"queue {queue} is paused")
+        if queue in self._counts and self._capacity(queue) <= 0:
+            limit = _jobs(self.limit(queue).max_running)
+            return Blocker(PendingReason.QUEUE_LIMIT, f"queue {queue} runs at most {limit} at once")
+        if not self._submitters.may_start(submitter):
+            limit = _jobs(self._submitters.max_running(submitter))
+            return Blocker(PendingReason.TOKEN_LIMIT, f"{submitter} runs at most {limit} at once")
+        if failure is not None:
+            return Blocker(PendingReason.STORAGE, failure.detail)
+        running = sum(count[State.RUNNING] for count in self._counts.values())
+        verb = "is" if running == 1 else "are"
+        return Blocker(PendingReason.PLACES, f"no place is free: {_jobs(running)} {verb} running")
 
     def is_paused(self, queue: str) -> bool:
         """Return whether the queue starts no jobs, by its own pause or the whole service's."""
@@ -147,6 +170,10 @@ class QueueCounts:
             if limit is not None and number > (room := limit - self.unstarted(queue) - reserved.by_queue[queue]):
                 return QueueFull(f"queue {queue}", limit, wanted=number, room=max(room, 0))
         return None
+
+
+def _jobs(number: int | None) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"
 
 
 class Places:

@@ -20,7 +20,21 @@ from shellrunner.errors import (
     StoreUnavailable,
     TooManyQueues,
 )
-from shellrunner.model import Claim, Delivery, Done, End, Ending, Job, JobSpec, Session, State, Submitter, Volume
+from shellrunner.model import (
+    Blocker,
+    Claim,
+    Delivery,
+    Done,
+    End,
+    Ending,
+    Job,
+    JobSpec,
+    Queued,
+    Session,
+    State,
+    Submitter,
+    Volume,
+)
 from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store import (
@@ -112,9 +126,16 @@ class SqliteStore:
     async def advance_generation(self) -> None:
         await self._parts.generation.advance()
 
-    async def add(self, spec: JobSpec, key: IdempotencyKey | None = None, by: Submitter | None = None) -> Job:
+    async def add(
+        self,
+        spec: JobSpec,
+        key: IdempotencyKey | None = None,
+        by: Submitter | None = None,
+        *,
+        again_of: int | None = None,
+    ) -> Job:
         try:
-            (job,) = await self.add_many((spec,), key, by)
+            (job,) = await self._add([NewJob.accept(spec, now_ms(), by, again_of=again_of)], key)
         except InvalidJobs as error:
             raise error.by_index[0] from None
         return job
@@ -122,12 +143,14 @@ class SqliteStore:
     async def add_many(
         self, specs: Sequence[JobSpec], key: IdempotencyKey | None = None, by: Submitter | None = None
     ) -> Sequence[Job]:
+        now = now_ms()
+        return await self._add([NewJob.accept(spec, now, by) for spec in specs], key)
+
+    async def _add(self, new: Sequence[NewJob], key: IdempotencyKey | None) -> Sequence[Job]:
         # What the batch does with them, and how they may be claimed in the same commit: the diagram in `claims`.
         parts = self._parts
         if key is not None:
             key = replace(key, digest=await parts.digests.apply(key.digest))
-        now = now_ms()
-        new = [NewJob.accept(spec, now, by) for spec in specs]
         if with_secrets := [each for each in new if each.secrets is not None]:
             for each, job_key in zip(with_secrets, await parts.keys.create(len(with_secrets)), strict=True):
                 each.key = job_key
@@ -136,6 +159,9 @@ class SqliteStore:
         )
         jobs: list[Job] = await self._engine.writes.submit(item)
         return jobs
+
+    def why_queued(self, queued: Queued) -> Blocker:
+        return self._effects.counts.why_queued(queued, self._engine.claim_refusal())
 
     async def job(self, job_id: int) -> Job:
         return await self._parts.point_reads.run(job_id, lambda db: rows.job(db, job_id))

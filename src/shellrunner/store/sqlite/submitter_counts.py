@@ -51,8 +51,12 @@ class SubmitterCounts:
         """Return whether one more job of this submitter may run."""
         if not self.limits:
             return True
-        limit = self.limits.get(submitter or "", _UNLIMITED).max_running
+        limit = self.max_running(submitter)
         return limit is None or self._running[submitter] < limit
+
+    def max_running(self, submitter: str | None) -> int | None:
+        """Return how many jobs of this submitter may run at once; None: it has no such limit."""
+        return self.limits.get(submitter or "", _UNLIMITED).max_running
 
     def refusal(self, submitter: str | None, wanted: int, *, reserved: int) -> TooManyQueuedJobs | None:
         """Return why not so many further jobs of this submitter may wait, beside those that will; or None."""

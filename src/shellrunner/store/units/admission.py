@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
 from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidJobs
-from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Streamed, Submitter
+from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Submitter
 from shellrunner.sealing import sealed_text
 from shellrunner.sealing.key_files import JobKey
 from shellrunner.store import rows
@@ -52,24 +52,27 @@ class NewJob:
     created: Millis
     is_startable: bool
     by: Submitter | None
+    again_of: int | None = None
     key: JobKey | None = None
 
     @classmethod
-    def accept(cls, spec: JobSpec, now: Millis, by: Submitter | None = None) -> Self:
+    def accept(cls, spec: JobSpec, now: Millis, by: Submitter | None = None, *, again_of: int | None = None) -> Self:
         """Prepare a job that is accepted now."""
+        if spec.stdin == "":  # as if there were none; in a redacted copy it stands for text
+            spec = spec.model_copy(update={"stdin": None})
         secrets: dict[str, object] = {"env": spec.env} if spec.env else {}
-        if spec.stdin is not None and not isinstance(spec.stdin, Streamed):
+        if spec.has_text():
             secrets["stdin"] = spec.stdin
         redacted = spec.redacted() if secrets else spec
         return cls(
             spec=spec,
             redacted=redacted,
-            # What is not set is a default, with which it need not be compared.
-            redacted_json=redacted.model_dump_json(exclude_defaults=True, exclude_unset=True),
+            redacted_json=to_json(redacted),
             secrets=json.dumps(secrets, ensure_ascii=False) if secrets else None,
             created=now,
-            is_startable=not (spec.after or spec.start_at),
+            is_startable=not (spec.after or spec.start_at or spec.held),
             by=by,
+            again_of=again_of,
         )
 
     @property
@@ -104,13 +107,22 @@ class NewJob:
             submitter=self.submitter,
             run_as=self.run_as,
             kill_only=int(self.kill_only),
+            name=self.spec.name,
+            again_of=self.again_of,
+            held=int(self.spec.held),
             keeper=None if owner is None else owner.keeper,
             token=None if owner is None else owner.token,
             claimed=None if owner is None else self.created,
         )
 
 
-class _Prerequisite(NamedTuple):
+def to_json(redacted: JobSpec) -> str:
+    """Return a specification without secrets as a row has it."""
+    # What is not set is a default, with which it need not be compared.
+    return redacted.model_dump_json(exclude_defaults=True, exclude_unset=True)
+
+
+class Prerequisite(NamedTuple):
     """A job that has to succeed before another one may start."""
 
     job_id: int
@@ -140,7 +152,7 @@ def add(db: Db, jobs: Sequence[tuple[NewJob, SlotOwner | None]]) -> tuple[list[J
     return accepted, transitions
 
 
-def _add(db: Db, new: NewJob, owner: SlotOwner | None, prerequisites: list[_Prerequisite]) -> tuple[Job, Transitions]:
+def _add(db: Db, new: NewJob, owner: SlotOwner | None, prerequisites: list[Prerequisite]) -> tuple[Job, Transitions]:
     spec = new.spec
     # A plain tuple of plain values: sqlite3 binds anything else more slowly.
     ((job_id,),) = db.execute(_ADD, tuple(new.row(owner))).fetchall()
@@ -160,8 +172,9 @@ def _add(db: Db, new: NewJob, owner: SlotOwner | None, prerequisites: list[_Prer
         transitions[0] = transitions[0]._replace(key=new.key.name)
     if spec.notify or not new.is_startable:
         return rows.job(db, job_id), transitions
-    phase = Queued() if owner is None else Running(new.created)
-    return Job(job_id, new.redacted, new.created, phase, 1, None, new.submitter, new.run_as), transitions
+    phase = Queued(spec.queue, new.submitter) if owner is None else Running(new.created)
+    job = Job(job_id, new.redacted, new.created, phase, 1, None, new.submitter, new.run_as, new.again_of)
+    return job, transitions
 
 
 def _seal(db: Db, job_id: int, new: NewJob) -> None:
@@ -171,41 +184,51 @@ def _seal(db: Db, job_id: int, new: NewJob) -> None:
     db.execute(_SEAL, (sealed_text.seal(new.secrets, new.key, job_id), job_id))
 
 
-def _prerequisites(db: Db, jobs: Iterable[NewJob]) -> dict[int, list[_Prerequisite]]:
+def _prerequisites(db: Db, jobs: Iterable[NewJob]) -> dict[int, list[Prerequisite]]:
     """Return the jobs that `after` names, by the index of the job that waits for them.
 
     They are locked: none of them may end before the dependency is written. One that the submitter may not see is as
     unknown as one that does not exist, and so is one of the same batch.
     """
-    found: dict[int, list[_Prerequisite]] = {}
+    found: dict[int, list[Prerequisite]] = {}
     invalid: dict[int, InvalidJob] = {}
     known: dict[int, LockedJob | None] = {}
     for index, new in enumerate(jobs):
         after = tuple(dict.fromkeys(new.spec.after))
         for job_id in after:
             if job_id not in known:
-                known[job_id] = find_locked(db, job_id) if _is_visible(db, job_id, new.by) else None
+                known[job_id] = find_visible(db, job_id, new.by)
         if unknown := [job_id for job_id in after if known[job_id] is None]:
-            invalid[index] = _unknown(new.spec.after, unknown)
+            invalid[index] = InvalidJob(
+                [not_after(new.spec.after, job_id, f"there is no job {job_id}") for job_id in unknown]
+            )
             if len(invalid) == MAX_ERRORS:
                 break
-        found[index] = [_Prerequisite(job_id, job) for job_id in after if (job := known[job_id]) is not None]
+        found[index] = [Prerequisite(job_id, job) for job_id in after if (job := known[job_id]) is not None]
     if invalid:
         raise InvalidJobs(invalid)
     return found
 
 
-def _unknown(after: tuple[int, ...], unknown: Iterable[int]) -> InvalidJob:
-    return InvalidJob(
-        [{"pointer": f"#/after/{after.index(job_id)}", "detail": f"there is no job {job_id}"} for job_id in unknown]
-    )
+def not_after(after: tuple[int, ...], job_id: int, why: str) -> dict[str, str]:
+    """Return the error that a job cannot wait for this one of `after`."""
+    return {"pointer": f"#/after/{after.index(job_id)}", "detail": why}
 
 
-def _is_visible(db: Db, job_id: int, by: Submitter | None) -> bool:
-    return by is None or by.sees_all or db.execute(_OWN, (job_id, by.name, by.run_as)).fetchone() is not None
+def find_visible(db: Db, job_id: int, by: Submitter | None) -> LockedJob | None:
+    """Return a job's row, locked, if there is one that `by` may see."""
+    is_visible = by is None or by.sees_all or db.execute(_OWN, (job_id, by.name, by.run_as)).fetchone()
+    return find_locked(db, job_id) if is_visible else None
 
 
-def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisite]) -> Transitions:
+def wait_for(db: Db, job_id: int, prerequisites: Iterable[int]) -> None:
+    """Let a job wait for others, none of which is done."""
+    after = list(prerequisites)
+    db.executemany("INSERT INTO dependencies (after, job) VALUES (?, ?)", [(each, job_id) for each in after])
+    db.executemany(_MARK_DEPENDENTS, [(each,) for each in after])
+
+
+def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[Prerequisite]) -> Transitions:
     """Let a queued job wait if it has to, or skip it if it can never start."""
     queue, submitter, now = new.spec.queue, new.submitter, new.created
     for prerequisite in prerequisites:
@@ -216,12 +239,12 @@ def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[_Prerequisi
     unfinished = [each.job_id for each in prerequisites if each.job.state is not State.DONE]
     earliest = new.spec.earliest_start
     due = earliest if earliest is not None and earliest > now else None
-    if not unfinished and due is None:
+    awaits = len(unfinished) + new.spec.held
+    if not awaits and due is None:
         return [Transition(job_id, queue, submitter, None, State.QUEUED)]
-    db.executemany("INSERT INTO dependencies (after, job) VALUES (?, ?)", [(after, job_id) for after in unfinished])
-    db.executemany(_MARK_DEPENDENTS, [(after,) for after in unfinished])
-    check_changed(db.execute(_WAIT, (due, len(unfinished), new.spec.notify is not None, job_id)))
-    earliest = None if unfinished else due
+    wait_for(db, job_id, unfinished)
+    check_changed(db.execute(_WAIT, (due, awaits, new.spec.notify is not None, job_id)))
+    earliest = None if awaits else due
     return [Transition(job_id, queue, submitter, None, State.WAITING, due=earliest)]
 
 

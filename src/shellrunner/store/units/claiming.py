@@ -136,6 +136,6 @@ def _to_claim(row: ClaimRow, stored: str | None, unseal: Unsealer) -> Claim:
     if stored is not None:
         return to_claim(row, unseal(row.id, stored))
     claim = to_claim(row)
-    if claim.spec.env:  # names without values
-        raise StoreUnavailable(f"the row of job {row.id} in the history lacks the values of its variables")
+    if claim.spec.env or claim.spec.has_text():  # names without values
+        raise StoreUnavailable(f"the row of job {row.id} in the history lacks the values that it was submitted with")
     return claim

@@ -133,7 +133,7 @@ def delete_job(db: Db, job_id: int) -> Transition:
         size = None if size is None else size + earlier_stored(db, job_id)
         db.execute("DELETE FROM attempts WHERE job = ?", (job_id,))
     dependents.delete_side_rows(db, job_id, job.spec)
-    search.remove_job(db, job_id, job.command)
+    search.remove_job(db, job_id, job.text)
     return Transition(job_id, job.queue, job.submitter, State.DONE, None, size, tokens=tokens)
 
 

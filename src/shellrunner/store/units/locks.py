@@ -11,6 +11,7 @@ from shellrunner.errors import NoSuchJob
 from shellrunner.model import State
 from shellrunner.store.columns import columns
 from shellrunner.store.db import Db
+from shellrunner.store.query import search
 
 # ruff: noqa: S608  every statement here is put together from constants of this module
 
@@ -25,6 +26,8 @@ class LockedJob(NamedTuple):
     token: str | None
     cancelling: int
     has_dependents: int
+    name: str | None
+    held: int
     due: Millis | None
     ending: str | None
     exit_code: int | None
@@ -37,6 +40,11 @@ class LockedJob(NamedTuple):
     def stored(self) -> int | None:
         """Bytes of output of the last attempt; None if there is no result."""
         return None if self.stdout_bytes is None else self.stdout_bytes + (self.stderr_bytes or 0)
+
+    @property
+    def text(self) -> str:
+        """What is searched of it."""
+        return search.text_of(self.name, self.command)
 
     def is_held_by(self, token: str) -> bool:
         """Return whether the job is running under this claim token."""

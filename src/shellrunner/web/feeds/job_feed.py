@@ -8,7 +8,6 @@ bytes of output are one frame. `broadcast` writes it to all followers who have e
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -19,10 +18,10 @@ from shellrunner.clock import now_ms
 from shellrunner.model import Done, Job, Stream, Volume
 from shellrunner.store import History, Output
 from shellrunner.store.output.present import without
-from shellrunner.web.app_keys import CommandStates
 from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
+from shellrunner.web.status_view import StatusView
 from shellrunner.wire import serialize, sse
 from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer
 
@@ -36,7 +35,7 @@ MAX_LIVE_SIZE: Final = 1 << 16  # bytes of events that are written to all follow
 class Snapshot(NamedTuple):
     """A job, its output so far, and its status.
 
-    `status` is without the command's pid, whose changes make no event; `status_event` has it.
+    `status` is without what may change without a change of the job, as the command's pid; `status_event` has that.
     """
 
     job: Job
@@ -69,12 +68,10 @@ class Received(NamedTuple):
 class JobFeed:
     """One job in one encoding."""
 
-    def __init__(
-        self, store: History, command_states: CommandStates, job_id: int, *, base64: bool, interval: float
-    ) -> None:
+    def __init__(self, store: History, view: StatusView, job_id: int, *, base64: bool, interval: float) -> None:
         self._base64 = base64
         # Not a method of this object: the cycle of references would keep it after its last follower left.
-        self._shared_read = SharedRead(partial(_read, store, command_states, job_id), interval)
+        self._shared_read = SharedRead(partial(_read, store, view, job_id), interval)
         self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
         self.broadcast: Broadcast[Received] = Broadcast(self._shared_read.charge)
         self._watch = partial(store.watch_output, job_id)
@@ -193,17 +190,17 @@ class JobFeed:
 class JobFeeds:
     """The feeds that have followers."""
 
-    def __init__(self, store: History, command_states: CommandStates, interval: float = INTERVAL) -> None:
+    def __init__(self, store: History, view: StatusView, interval: float = INTERVAL) -> None:
         """`interval` is the shortest time between two reads of a job, on average."""
         self.interval = interval
-        self._store, self._command_states = store, command_states
+        self._store, self._view = store, view
         self._feeds: WeakValueDictionary[tuple[int, bool], JobFeed] = WeakValueDictionary()
 
     def get(self, job_id: int, *, base64: bool = False) -> JobFeed:
         """Return the one feed of this job in this encoding."""
         feed = self._feeds.get((job_id, base64))
         if feed is None:
-            feed = JobFeed(self._store, self._command_states, job_id, base64=base64, interval=self.interval)
+            feed = JobFeed(self._store, self._view, job_id, base64=base64, interval=self.interval)
             self._feeds[job_id, base64] = feed
         return feed
 
@@ -211,13 +208,11 @@ class JobFeeds:
 JOB_FEEDS: Final = web.AppKey("job_feeds", JobFeeds)
 
 
-async def _read(store: History, command_states: CommandStates, job_id: int) -> Snapshot:
+async def _read(store: History, view: StatusView, job_id: int) -> Snapshot:
     # The job before its output: if it is done, the output that is read next is complete.
     job = await store.job(job_id)
     output = await store.output(job_id)
-    command = command_states(job_id)
-    status = serialize.status(job, replace(command, pid=None))
-    return Snapshot(job, output, status, sse.event("status", serialize.status(job, command)))
+    return Snapshot(job, output, view.lasting_document(job), sse.event("status", view.document(job)))
 
 
 async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes:

@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
-from shellrunner.model import CommandState, Job
+from shellrunner.model import Job, Phase
 from shellrunner.store import History
-from shellrunner.web.app_keys import CommandStates
 from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
-from shellrunner.wire import serialize, sse
+from shellrunner.web.status_view import Live, StatusView
+from shellrunner.wire import sse
 
 _MAX_JOBS: Final = 256  # in one frame
 _MAX_FRAME_SIZE: Final = 1 << 16  # bytes, beyond which a frame gets no more events
@@ -34,20 +34,24 @@ class StatusFrame(NamedTuple):
 
 
 class _StatusEvent(NamedTuple):
-    """The event of a change, which has the job as it was then or later; `command` may change without a change."""
+    """The event of a change, which has the job as it was then or later; `live` may change without a change.
+
+    phase: None if it was deleted.
+    """
 
     change: int
-    command: CommandState
+    phase: Phase | None
+    live: Live | None
     event: bytes
 
 
 class StatusFeed:
     """What changed, for followers that differ only in how far they are."""
 
-    def __init__(self, store: History, command_states: CommandStates) -> None:
+    def __init__(self, store: History, view: StatusView) -> None:
         self.shared_read = SharedRead(self._read, INTERVAL)
         self.broadcast: Broadcast[int] = Broadcast(self.shared_read.charge)
-        self._store, self._command_states = store, command_states
+        self._store, self._view = store, view
         self._frames: FrameCache[tuple[int, int], StatusFrame] = FrameCache()
         self._events: OrderedDict[int, _StatusEvent] = OrderedDict()  # by job, the latest rendered last
 
@@ -121,18 +125,23 @@ class StatusFeed:
     def _rendered(self, change: int, job_id: int) -> bytes | None:
         """Return the event of a change, which followers who are further on were sent, if it is still as it was."""
         known = self._events.get(job_id)
-        return (
-            known.event if known and (known.change, known.command) == (change, self._command_states(job_id)) else None
-        )
+        if known is None or known.change != change:
+            return None
+        return known.event if known.live == self._live(job_id, known.phase) else None
+
+    def _live(self, job_id: int, phase: Phase | None) -> Live | None:
+        return None if phase is None else self._view.live(job_id, phase)
 
     def _render(self, change: int, job_id: int, job: Job | None) -> bytes:
-        event_id, command = self.event_id(change), self._command_states(job_id)
+        event_id = self.event_id(change)
+        phase = None if job is None else job.phase
+        live = self._live(job_id, phase)
         if job is None:
             event = sse.event("deleted", {"status_id": job_id}, event_id=event_id)
         else:
-            event = sse.event("status", serialize.status(job, command), event_id=event_id)
+            event = sse.event("status", self._view.document(job), event_id=event_id)
         self._events.pop(job_id, None)
-        self._events[job_id] = _StatusEvent(change, command, event)
+        self._events[job_id] = _StatusEvent(change, phase, live, event)
         if len(self._events) > _MAX_EVENTS:
             self._events.popitem(last=False)
         return event

@@ -9,11 +9,12 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from shellrunner.model import CommandState, TerminalSize
-from shellrunner.web.app_keys import COMMAND_STATES, STORE, identity_of, job_id
+from shellrunner.web.app_keys import STORE, identity_of, job_id
 from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.parameters import flag, integer
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit, ownership
+from shellrunner.web.status_view import STATUS_VIEW
 from shellrunner.wire import parse, serialize
 
 _MAX_OFFSET: Final = 10**18 - 1  # bytes
@@ -89,7 +90,7 @@ async def resize(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     """Return the response that the request is carried out, with the job's status."""
     app, number = request.app, job_id(request)
-    status = serialize.status(await app[STORE].job(number), app[COMMAND_STATES](number))
+    status = app[STATUS_VIEW].document(await app[STORE].job(number))
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(number)})
 
 

@@ -17,11 +17,12 @@ from shellrunner.model import Job, JobSpec
 from shellrunner.model.names import MAX_BODY_BYTES
 from shellrunner.store import IdempotencyKey
 from shellrunner.store.pagination import ListedJob
-from shellrunner.web.app_keys import COMMAND_STATES, SETTINGS, STORE, identity_of, job_id
+from shellrunner.web.app_keys import SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer, row_cache
 from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit, audit_details
+from shellrunner.web.status_view import STATUS_VIEW
 from shellrunner.wire import documents, json_codec, parse, serialize
 
 _MAX_INLINE: Final = 1 << 18  # bytes; a larger batch is parsed on a thread, while others are served
@@ -105,7 +106,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     await audit.accept(request, job=job_id(request), **({"signal": "SIGKILL"} if kill_only else {}))
     # Only marks a running job; the supervisor subscribes to such marks, and has the job's keeper end the command.
     job = await request.app[STORE].request_cancel(job_id(request), kill_only=kill_only)
-    status = serialize.status(job, request.app[COMMAND_STATES](job.id))
+    status = request.app[STATUS_VIEW].document(job)
     return await responses.no_store(request, 202, status, {"Location": serialize.status_path(job.id)})
 
 

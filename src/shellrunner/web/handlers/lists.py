@@ -46,7 +46,7 @@ class ListResource:
 
     name: str
     fields: frozenset[str]
-    sort_keys: tuple[SortKey, ...] = (SortKey.CREATED, SortKey.PRIORITY, SortKey.QUEUE)
+    sort_keys: tuple[SortKey, ...] = (SortKey.CREATED, SortKey.PRIORITY, SortKey.QUEUE, SortKey.NAME)
     with_result: bool = False
     with_spec: bool = True
 

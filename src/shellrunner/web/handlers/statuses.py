@@ -8,11 +8,11 @@ from functools import partial
 
 from aiohttp import web
 
-from shellrunner.model import CommandState
 from shellrunner.store.pagination import ListedJob
-from shellrunner.web.app_keys import COMMAND_STATES, STORE, CommandStates, job_id
+from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.handlers import lists, prefer, row_cache
 from shellrunner.web.http import responses
+from shellrunner.web.status_view import STATUS_VIEW, StatusView
 from shellrunner.wire import serialize
 
 
@@ -29,11 +29,10 @@ async def show(request: web.Request) -> web.StreamResponse:
         if not stored.is_done:
             await prefer.wait_until_done(request, stored.whole_job(), seconds)
             stored = await store.stored_job(stored.id)
-    command = request.app[COMMAND_STATES](stored.id) if stored.is_running else CommandState()
     # Without its specification, which need not be parsed for it.
-    content = row_cache.document(
-        request, ("status", command), stored, lambda: serialize.status(stored.status(), command)
-    )
+    status = stored.status()
+    live = request.app[STATUS_VIEW].live(stored.id, status.phase)
+    content = row_cache.document(request, ("status", live), stored, lambda: serialize.status(status, *live))
     if stored.has_result:
         return responses.see_other(serialize.result_path(stored.id), content, headers)
     return await responses.ok_bytes(request, content, headers if stored.is_done else {**headers, "Retry-After": "1"})
@@ -41,13 +40,13 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses: list statuses, the newest first unless sorted otherwise."""
-    rows = partial(_rows, request.app[COMMAND_STATES])
+    rows = partial(_rows, request.app[STATUS_VIEW])
     return await lists.PageRequest.parse(request, lists.STATUSES).respond(request, rows)
 
 
-async def _rows(command_states: CommandStates, jobs: Sequence[ListedJob]) -> list[lists.Row]:
-    # The state of a running command is not the history's.
+async def _rows(view: StatusView, jobs: Sequence[ListedJob]) -> list[lists.Row]:
+    # The state of a running command is not the history's, nor why a queued job does not start.
     return [
-        lists.Row(serialize.status(listed.status(), command_states(listed.id)), is_final=not listed.is_running)
+        lists.Row(view.document(listed.status()), is_final=not (listed.is_running or listed.is_queued))
         for listed in jobs
     ]

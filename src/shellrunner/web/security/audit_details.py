@@ -102,6 +102,7 @@ def _circumstances(spec: JobSpec, run_as: str | None) -> Iterable[tuple[str, Any
     yield "run_as", run_as
     if spec.model_fields_set <= _COMMAND:  # as most are: nothing else is to be looked at
         return
+    yield "name", spec.name
     yield "profile", spec.profile
     yield "cwd", spec.cwd and _cut(str(spec.cwd), _MAX_PATH)
     yield from _names("env", list(spec.env), _MAX_NAMES).items()
@@ -115,6 +116,7 @@ def _circumstances(spec: JobSpec, run_as: str | None) -> Iterable[tuple[str, Any
     yield "priority", spec.priority
     yield "after", list(spec.after)
     yield "start_at", spec.start_at
+    yield "held", spec.held
     yield "timeout", spec.timeout
     yield "retries", spec.retries and spec.retries.max
 

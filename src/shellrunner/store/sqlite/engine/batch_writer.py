@@ -43,6 +43,12 @@ class BatchWriter:
             return self._failure
         return NoSpace() if self._reserve.is_low() or not self._reserve.is_whole else None
 
+    def claim_refusal(self) -> StoreUnavailable | None:
+        """Return the error with which a unit that frees no space would fail now; called on any thread."""
+        if self._failure is not None:
+            return self._failure
+        return None if self._reserve.is_whole else NoSpace()
+
     def execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
         """Commit the batch; if one unit fails, commit each unit alone."""
         if not self._reserve.is_whole and not self._reserve.restore():

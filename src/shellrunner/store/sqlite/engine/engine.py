@@ -52,6 +52,10 @@ class Engine:
         """Return the error with which a new job would be refused now, as far as that is known."""
         return self._writer.refusal()
 
+    def claim_refusal(self) -> StoreUnavailable | None:
+        """Return the error with which a claim would fail now, as far as that is known."""
+        return self._writer.claim_refusal()
+
     async def read(self, unit: UnitOfWork[T]) -> T:
         """Run the unit on the reading connection that has the least to do."""
         return await min(self.reads, key=lambda queue: queue.load).run_unit(unit)
