@@ -257,6 +257,15 @@ class NotRunning(ShellrunnerError):
         super().__init__(f"job {job_id} is not running")
 
 
+class BeingEnded(ShellrunnerError):
+    """The job is being ended, so it cannot be paused."""
+
+    code = "being-ended"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is being ended")
+
+
 class NoTerminal(ShellrunnerError):
     """The job does not run on a terminal."""
 

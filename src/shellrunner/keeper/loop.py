@@ -247,7 +247,7 @@ class Keeper:
                 running.send_signal(message["signum"], to_tree=message.get("to") == "tree")
             case "input":
                 self._accept_input(message)
-            case "resize":
+            case "resize" | "pause" | "resume":
                 self._control(message)
             case "recorded" if self._unwritten and self._is_about(self._unwritten, message):
                 self._unwritten = None

@@ -15,16 +15,17 @@ keeper sends in its `hello`; a server must understand every version that was eve
                            "to"}                                                              (since protocol 4)
                           {"do": "input", "job", "token", "offset", "data", "end"}            (since protocol 2)
                           {"do": "resize", "job", "token", "rows", "columns"}                 (since protocol 6)
+                          {"do": "pause" or "resume", "job", "token"}                         (since protocol 6)
                           {"do": "recorded", "job", "token"}                                  (since protocol 4)
                           (end of the connection)   an idle keeper exits
     keeper → server       {"say": "hello", "protocol", "program", "keeper", "identity", "job", "token",  (or null)
-                           "tty"}                                                             (since protocol 6)
+                           "paused", "tty"}                                                   (since protocol 6)
                           {"say": "ended", "job", "token", "retiring"}      the slot has the end; look there
                           {"say": "ended", "job", "token", "retiring", "end"}                 (since protocol 4)
                           {"say": "refused", "job", "token"}                                  (since protocol 4)
                           {"say": "took", "job", "token", "offset", "refused"}                (since protocol 2)
                           {"say": "did", "job", "token", "refused"}                           (since protocol 6)
-                          {"say": "state", "job", "token", "tty"}                             (since protocol 6)
+                          {"say": "state", "job", "token", "paused", "tty"}                   (since protocol 6)
     server → fork server  {"do": "fork", "keeper", "header": {"history", "program"}}
     fork server → server  {"say": "forked", "keeper", "pid"}   or   {"say": "failed", "keeper", "reason"}
                           {"say": "died", "keeper", "pid", "status", "orphans": [[pid, wait status], …], "swept"}
@@ -52,10 +53,14 @@ null or the number of bytes accepted so far, and the buffer has space. In `took`
 accepted in all, and `refused` is null, "offset", "full", "closed" (never open, or ended; a wrong offset is reported
 first), or "gone" (the keeper runs another job or none; then `offset` is null).
 
-`resize` is answered by `did`, in order with `took`. `refused` is null, "gone" (as above, or the command has ended),
-or "no terminal".
+`pause` stops all of the command's tree and keeps it stopped, `resume` lets it go on; SIGCONT in a `signal` does so
+too, as does everything that terminates it. Repeated, they change nothing.
+
+`resize`, `pause` and `resume` are answered by `did`, in order with `took`. `refused` is null, "gone" (as above, or
+the command has ended), "no terminal", or "ending" (of `pause`: the command is being terminated).
 
 `state` is sent when something of it changes, before the `did` of what has changed it; `hello` has the same members.
+`paused` is whether the tree is stopped.
 `tty` is the terminal's present [rows, columns], which the command may change too, or null.
 """
 
@@ -67,7 +72,7 @@ from typing import Any
 PROTOCOL = 6
 CONTROLS_SINCE = 2  # the first protocol version with signals and input
 TREE_SIGNALS_SINCE = 4  # the first one with signals to the whole tree
-STATE_SINCE = 6  # the first one that can resize terminals, and says what state a command is in
+STATE_SINCE = 6  # the first one that pauses commands, resizes terminals, and says what state a command is in
 MAX_FRAME = 1 << 26  # bytes; a `start` with its stdin, argv and env is far smaller
 
 _LENGTH = struct.Struct(">I")

@@ -22,6 +22,7 @@ from typing import Any
 from . import process_tree
 from .command import Command, decode_status
 from .process_tree.leftovers import FoundLeftovers
+from .process_tree.pause import Pause
 from .process_tree.termination import KILL_TIMEOUT, Helpers, Termination, living_tree
 from .protocol import Message
 from .pty import Pty
@@ -70,6 +71,7 @@ class RunningCommand:
         self._may_let_go = False  # its children, which may outlive it
         self._hurried = False  # it is cancelled although it has ended: do not settle
         self._termination: Termination | None = None
+        self._pause: Pause | None = None
         self._leftovers: FoundLeftovers | None = None
         self._sandbox = command.sandbox
         self._look_at = math.inf  # when to look again whether its sandbox is empty
@@ -111,8 +113,13 @@ class RunningCommand:
         return {"offset": self._stdin.offset, "refused": refused}
 
     def send_signal(self, signum: int, *, to_tree: bool) -> None:
-        """Send a signal to the command's group, or to every group of its tree, unless the command has ended."""
+        """Send a signal to the command's group, or to every group of its tree, unless the command has ended.
+
+        SIGCONT ends a pause: otherwise what it lets go on would be stopped again.
+        """
         if not self.has_ended():
+            if signum == signal.SIGCONT:
+                self._resume()
             if to_tree:
                 process_tree.signal_groups(self._living_tree(), signum)
             else:
@@ -121,20 +128,43 @@ class RunningCommand:
     def state(self) -> dict[str, Any]:
         """Return the members of `state` and `hello` that say what changes while it runs."""
         self.state_changed = False
-        return {"tty": self._size}
+        return {"paused": self._pause is not None, "tty": self._size}
 
     def control(self, message: Message) -> str | None:
         """Do what a message asks that is answered by `did`; return why not, or None."""
-        return self._resize(message["rows"], message["columns"])
-
-    def _resize(self, rows: int, columns: int) -> str | None:
-        if self._terminal is None:
+        if message["do"] == "resize" and self._terminal is None:
             return "no terminal"
-        if self.has_ended() or not self.open_pipes:
+        if self.has_ended():
             return "gone"
-        self._terminal.resize(rows, columns)
-        self._note_size()
+        match message["do"]:
+            case "resize":
+                self._resize(message["rows"], message["columns"])
+            case "pause":
+                return self._stop()
+            case "resume":
+                self._resume()
         return None
+
+    def _stop(self) -> str | None:
+        if self._termination:
+            return "ending"
+        if self._pause is None:
+            self._pause, self.state_changed = Pause(self._living_tree, time.monotonic()), True
+            if self._pause.is_blind:
+                self._signal_own_group(signal.SIGSTOP)
+        return None
+
+    def _resume(self) -> None:
+        if self._pause is not None:
+            self._pause.end()
+            if self._pause.is_blind:
+                self._signal_own_group(signal.SIGCONT)
+            self._pause, self.state_changed = None, True
+
+    def _resize(self, rows: int, columns: int) -> None:
+        if self._terminal and self.open_pipes:
+            self._terminal.resize(rows, columns)
+            self._note_size()
 
     def _note_size(self) -> None:
         if self._terminal and self.open_pipes and (size := self._terminal.size()) != self._size:
@@ -154,6 +184,8 @@ class RunningCommand:
             self._settled_at = -math.inf
             return
         self.cause = cause
+        if self._pause is not None:  # termination lets it go on, or kills it as it is
+            self._pause, self.state_changed = None, True
         tree = self._living_tree()
         if self._kill_only:
             self._kill(tree)
@@ -179,7 +211,8 @@ class RunningCommand:
 
     def next_deadline(self) -> float:
         """Return when `handle_deadlines` is to be called next, whatever happens before."""
-        return min(self._next_deadline(), self._reap_again_at, self._look_at)
+        paused_until = self._pause.deadline if self._pause else math.inf
+        return min(self._next_deadline(), self._reap_again_at, self._look_at, paused_until)
 
     def _next_deadline(self) -> float:
         stdin_due = (self._stdin and self._stdin.due) or math.inf
@@ -202,6 +235,8 @@ class RunningCommand:
             self.reap()
         if self.tree_is_gone:
             return
+        if self._pause:
+            self._pause.step(now)
         if self._termination:
             self._termination.step(now)
             if self._termination.is_blind and self._exit is None:
@@ -231,6 +266,7 @@ class RunningCommand:
         """Note that the command itself has ended now."""
         self.ended_at = time.monotonic()
         self._ended_wall = time.time_ns() // 1_000_000
+        self._resume()  # it was killed while it was stopped, and what it left may go on
         self._settle(self.ended_at)
 
     def _settle(self, now: float) -> None:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 from shellrunner.errors import (
+    BeingEnded,
     InputClosed,
     InputFull,
     KeeperSilent,
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _MISSING: Final = {  # from a keeper that is older than this version of the protocol
     CONTROLS_SINCE: "neither signals nor input",
     TREE_SIGNALS_SINCE: "no signals to the whole tree",
-    STATE_SINCE: "no other size of its terminal",
+    STATE_SINCE: "neither pauses nor another size of its terminal",
 }
 _TIMEOUT = 10.0  # seconds for a keeper to answer, or to be found again after a restart
 _POLL_INTERVAL = 0.01  # seconds between looks for the keeper of a job that was only just claimed
@@ -62,7 +63,7 @@ class Controls:
     def command_state(self, job_id: int, /) -> CommandState:
         """Return what is known of the job's command beside the history; nothing if it does not run."""
         job = self._find(job_id)
-        return CommandState() if job is None else CommandState(_find_pid(job), job.terminal)
+        return CommandState() if job is None else CommandState(_find_pid(job), job.is_paused, job.terminal)
 
     async def send_signal(self, job_id: int, signum: int, *, to_tree: bool = False) -> None:
         """Send a signal to the command's process group, or to every process group among its descendants.
@@ -79,6 +80,23 @@ class Controls:
         to = {"to": "tree"} if to_tree else {}
         connection.send({"do": "signal", "job": job_id, "token": job.claim.token, "signum": signum, **to})
 
+    async def pause(self, job_id: int) -> None:
+        """Stop the command and all of its tree; return once its keeper has.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
+            BeingEnded: its tree is being ended.
+        """
+        await _in_time(job_id, self._control(job_id, {"do": "pause"}))
+
+    async def resume(self, job_id: int) -> None:
+        """Let the command and its tree go on; return once its keeper has.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
+        """
+        await _in_time(job_id, self._control(job_id, {"do": "resume"}))
+
     async def resize(self, job_id: int, size: TerminalSize) -> None:
         """Set the size of the command's terminal; return once its keeper has.
 
@@ -93,6 +111,8 @@ class Controls:
         match (await _request(job, connection, message))["refused"]:
             case "gone":
                 raise NotRunning(job_id)
+            case "ending":
+                raise BeingEnded(job_id)
             case "no terminal":
                 raise NoTerminal(job_id)
 

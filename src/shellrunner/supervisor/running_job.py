@@ -19,6 +19,7 @@ class RunningJob:
         self.claim = claim
         self._on_change = on_change
         tty = claim.spec.tty
+        self.is_paused = False
         self.terminal = TerminalSize(tty.rows, tty.columns) if tty else None  # as of now
         self.cancel_requested = claim.cancelling
         self.kill_only = claim.kill_only  # the cancel sends no TERM
@@ -31,11 +32,12 @@ class RunningJob:
     def update(self, state: Message) -> None:
         """Take over what its keeper says: a `state` message, or `hello`."""
         # A keeper of an earlier version says nothing, but cannot change anything either.
-        if (state["job"], state["token"]) != (self.claim.job_id, self.claim.token) or not (size := state.get("tty")):
+        if (state["job"], state["token"]) != (self.claim.job_id, self.claim.token) or "tty" not in state:
             return
-        terminal = TerminalSize(*size)
-        if terminal != self.terminal:
-            self.terminal = terminal
+        before = self.is_paused, self.terminal
+        self.is_paused = state["paused"]
+        self.terminal = TerminalSize(*state["tty"]) if state["tty"] else None
+        if (self.is_paused, self.terminal) != before:
             self._on_change(self.claim.job_id)
 
     def set_watchdog(self, seconds: float, on_timeout: "Callable[[RunningJob], None]") -> None:

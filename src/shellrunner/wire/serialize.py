@@ -113,6 +113,7 @@ def status(job: Job | JobStatus, command: CommandState = _UNKNOWN, queued: Block
         "state": job.state.value,
         "pending": {"reason": pending.reason.value, "detail": pending.detail} if pending else None,
         "cancelling": isinstance(phase, Running) and phase.cancelling,
+        "paused": command.paused,
         "attempt": job.attempt,
         "created": format_rfc3339(job.created),
         "started": _instant(started),

@@ -39,6 +39,11 @@ class Process(NamedTuple):
         return is_zombie(self.state, self.threads)
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether it is stopped, by a signal or by its tracer."""
+        return self.state in (b"T", b"t")
+
+    @property
     def is_busy(self) -> bool:
         """Whether it runs, waits for a processor or for a disk."""
         return self.state in (b"R", b"D")
@@ -93,7 +98,7 @@ def signal_groups(tree: Iterable[Process], signum: int) -> None:
         # 0: the group's number is of another pid namespace; to kill(2) it would mean our own group.
         if group in (0, os.getpgrp()):
             for process in members:
-                _signal(process, signum)
+                send_signal(process, signum)
         else:
             _signal_group(group, members, signum)
 
@@ -101,7 +106,7 @@ def signal_groups(tree: Iterable[Process], signum: int) -> None:
 def _signal_group(group: int, members: list[Process], signum: int) -> None:
     """Signal the group if one of these processes still is in it: else its number may be a stranger's by now."""
     leader = next((process for process in members if process.pid == group), None)
-    if leader and _signal(leader, signum, _PIDFD_SIGNAL_PROCESS_GROUP):
+    if leader and send_signal(leader, signum, _PIDFD_SIGNAL_PROCESS_GROUP):
         return
     # Without a leader, or before Linux 6.9. Numbers are given out in turn, so one that was just in use is not reused
     # between the check and the signal.
@@ -133,13 +138,13 @@ def kill(spared: Collection[int] = ()) -> None:
             break
         signal_groups(fresh, signal.SIGSTOP)
         for process in fresh:
-            _signal(process, signal.SIGSTOP)
+            send_signal(process, signal.SIGSTOP)
             stopped[process.pid, process.start] = process
     for process in reversed(stopped.values()):
-        _signal(process, signal.SIGKILL)
+        send_signal(process, signal.SIGKILL)
 
 
-def _signal(process: Process, signum: int, flags: int = 0) -> bool:
+def send_signal(process: Process, signum: int, flags: int = 0) -> bool:
     """Signal exactly this process, or a group that `flags` means; return whether the kernel has done so."""
     # The pidfd first, the start time after: the signal reaches the process that was found, or none.
     try:

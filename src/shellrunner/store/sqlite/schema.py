@@ -189,13 +189,12 @@ CREATE INDEX jobs_queued ON jobs (queue, submitter, priority DESC, id) WHERE sta
 
 # `name`: null if the job has none, so that a job without one costs no entry of the index. `again_of`: the job whose
 # specification it repeats. `held`: it waits until it is released, which counts in `awaits` like a job that it waits
-# for. `paused`: its processes are stopped, although it is running.
+# for.
 # `queues`: the limits that were set at run time; null: no limit.
 _VERSION_6 = """
 ALTER TABLE jobs ADD COLUMN name TEXT;
 ALTER TABLE jobs ADD COLUMN again_of INTEGER;
 ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE jobs ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX dependencies_job ON dependencies (job, after);
 CREATE INDEX jobs_name ON jobs (name) WHERE name IS NOT NULL;
 CREATE TABLE queues (name TEXT PRIMARY KEY, max_running INTEGER, max_queued INTEGER) STRICT, WITHOUT ROWID;

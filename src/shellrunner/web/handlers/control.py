@@ -1,6 +1,6 @@
-"""Signals and standard input for running commands, and the size of their terminals.
+"""Control running commands: signals, pauses, standard input, the size of their terminals.
 
-Handlers of POST /api/jobs/{id}/signal, /tty and /stdin. Must not know how a command is reached.
+Handlers of POST /api/jobs/{id}/signal, /pause, /resume, /tty and /stdin. Must not know how a command is reached.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,21 @@ class JobControls(Protocol):
 
     async def send_signal(self, job_id: int, signum: int, *, to_tree: bool) -> None:
         """Send a signal to the command's process group, or to every group of its tree.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent.
+        """
+
+    async def pause(self, job_id: int) -> None:
+        """Stop the command and all of its tree; return once its keeper has.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent.
+            BeingEnded: its tree is being ended.
+        """
+
+    async def resume(self, job_id: int) -> None:
+        """Let the command and its tree go on; return once its keeper has.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
@@ -71,6 +86,34 @@ async def signal(request: web.Request) -> web.StreamResponse:
     await audit.accept(request, job=number, signal=order.name, to="tree" if order.to_tree else "group")
     await app[CONTROLS].send_signal(number, order.number, to_tree=order.to_tree)
     return await _status(request)
+
+
+async def pause(request: web.Request) -> web.StreamResponse:
+    """POST /api/jobs/{id}/pause: stop the command and everything that it has started, until it is resumed.
+
+    What it starts meanwhile is stopped too. Its timeout counts on, and a cancel ends it as ever. Pausing what is
+    paused changes nothing.
+    """
+    await _accept(request)
+    await request.app[CONTROLS].pause(job_id(request))
+    return await _status(request)
+
+
+async def resume(request: web.Request) -> web.StreamResponse:
+    """POST /api/jobs/{id}/resume: let a paused command, and everything that it has started, go on.
+
+    What the command itself had stopped before stays stopped. Resuming what is not paused changes nothing.
+    """
+    await _accept(request)
+    await request.app[CONTROLS].resume(job_id(request))
+    return await _status(request)
+
+
+async def _accept(request: web.Request) -> None:
+    """Accept a request without a body that acts on the command as a signal does."""
+    request.app[STREAMS].raise_if_closing()
+    await ownership.check_signal(request, identity_of(request))
+    await audit.accept(request, job=job_id(request))
 
 
 async def resize(request: web.Request) -> web.StreamResponse:

@@ -62,6 +62,7 @@ STATUSES: Final = {
     "queue-configured": 409,
     "queue-not-empty": 409,
     "too-many-queues": 409,
+    "being-ended": 409,
     "input-closed": 409,
     "no-terminal": 409,
     "wrong-offset": 409,
