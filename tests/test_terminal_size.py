@@ -73,7 +73,7 @@ async def test_a_size_that_the_command_sets_is_reported(
     keeper, slot = keeping
     start(keeper, 1, "stty rows 11 cols 22; echo set; exec sleep 600", tty=SIZE)
     await written(slot, b"set\r\n")
-    assert keeper.receive() == {"say": "state", "job": 1, "token": "t", "tty": [11, 22]}
+    assert keeper.receive() == {"say": "state", "job": 1, "token": "t", "paused": False, "tty": [11, 22]}
     keeper.connection.close()
     later = fork_server.reconnect(1)
     assert later.hello["tty"] == [11, 22]

@@ -62,7 +62,7 @@ class RunningCommand:
         self._ended_wall = 0
         self._stdin = command.stdin
         self._terminal = command.stdin if isinstance(command.stdin, Pty) else None
-        self._size = self._terminal and self._terminal.size()
+        self._size = message.get("tty")  # as the server knows it: the command may have changed it already
         self._kill_only = bool(message.get("kill_only"))
         timeout = message.get("timeout")
         self._timeout_at = math.inf if timeout is None else command.clock + timeout
