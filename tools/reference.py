@@ -477,8 +477,10 @@ def states() -> str:
             "# States and endings",
             STATE_DIAGRAM,
             table(("State", "Meaning"), ((f"`{state}`", meanings[state]) for state in State)),
-            "Being cancelled is not a state: `cancelling` is true in the status of a running job while it is ended. "
-            "Nor is being paused: `paused` is true while the job's processes are stopped.",
+            (
+                "Being cancelled is not a state: `cancelling` is true in the status of a running job while it is ended. "
+                "Nor is being paused: `paused` is true while the job's processes are stopped."
+            ),
             "## Endings",
             ENDINGS_INTRO,
             table(("Ending", "Meaning", "May be retried", "Exit code of `run`"), endings),
