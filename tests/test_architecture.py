@@ -115,7 +115,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("slot", "identity", "protocol", "poller"),
         ("__init__",),
     ),
-    "keeper.process_tree": (("leftovers", "termination", "let_go", "child_signals"), ("__init__",)),
+    "keeper.process_tree": (("leftovers", "pause", "termination", "let_go", "child_signals"), ("__init__",)),
     "installation": (
         ("install_plan", "removal_plan"),
         ("host", "config_file", "plan"),

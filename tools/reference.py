@@ -456,6 +456,10 @@ ENDINGS_INTRO: Final = (
     "`ending` says why a job is done. It is what the kernel reported to a witness, or `lost` with the "
     "evidence in `detail`. A `lost` job is never run again by itself."
 )
+NOT_STATES: Final = (
+    "Being cancelled is not a state: `cancelling` is true in the status of a running job while it is ended. Nor is "
+    "being paused: `paused` is true while the job's processes are stopped."
+)
 
 
 def states() -> str:
@@ -477,10 +481,7 @@ def states() -> str:
             "# States and endings",
             STATE_DIAGRAM,
             table(("State", "Meaning"), ((f"`{state}`", meanings[state]) for state in State)),
-            (
-                "Being cancelled is not a state: `cancelling` is true in the status of a running job while it is ended. "
-                "Nor is being paused: `paused` is true while the job's processes are stopped."
-            ),
+            NOT_STATES,
             "## Endings",
             ENDINGS_INTRO,
             table(("Ending", "Meaning", "May be retried", "Exit code of `run`"), endings),
