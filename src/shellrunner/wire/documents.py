@@ -358,7 +358,7 @@ class Problem(TypedDict):
 
 @closed
 class Index(TypedDict):
-    """The entry points of the API."""
+    """The entry points of the API, and what the client may do."""
 
     jobs: Link
     statuses: Link
@@ -371,6 +371,10 @@ class Index(TypedDict):
     openapi: Link
     machine: str | None
     """A digest that a client on the same machine, with the same root directory, can make too; null: not known."""
+    identity: str
+    """Who the client is: `token:NAME`, or `uid:N` of a local process."""
+    scopes: Annotated[list[Literal["read", "run", "admin"]], Field(max_length=3)]
+    """What it may do: `read`, `run` (submit, change, cancel, delete), `admin` (queues)."""
 
 
 @closed

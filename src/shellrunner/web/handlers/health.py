@@ -11,7 +11,14 @@ from aiohttp import hdrs, web
 
 from shellrunner import ascii_text
 from shellrunner.machine import machine_digest
-from shellrunner.web.app_keys import NOT_READY_REASONS, RENDER_METRICS, STORE, HttpFigures, NotReady
+from shellrunner.web.app_keys import (
+    NOT_READY_REASONS,
+    RENDER_METRICS,
+    STORE,
+    HttpFigures,
+    NotReady,
+    identity_of,
+)
 from shellrunner.web.http import problems, responses
 from shellrunner.web.http.accept import accepts
 from shellrunner.web.http.connections import CONNECTIONS
@@ -35,23 +42,26 @@ _STREAM_KINDS: Final = {
     "/api/statuses/{id}/output": "output",
     "/api/statuses/events": "statuses",
 }
-_LINKS: Final = {
-    "jobs": "/api/jobs",
-    "statuses": "/api/statuses",
-    "results": "/api/results",
-    "queues": "/api/queues",
-    "keepers": "/api/keepers",
-    "health": "/healthz",
-    "ready": "/readyz",
-    "metrics": "/metrics",
-    "openapi": "/api/openapi.json",
-}
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """GET /api: return the entry points of the API, and a digest of the machine that the service is on."""
-    found: documents.Index = {**_LINKS, "machine": machine_digest()}  # type: ignore[typeddict-item]
-    return await responses.ok(request, found)
+    """GET /api: return the entry points of the API, which machine it is on, and what the client may do."""
+    identity = identity_of(request)
+    content: documents.Index = {
+        "jobs": "/api/jobs",
+        "statuses": "/api/statuses",
+        "results": "/api/results",
+        "queues": "/api/queues",
+        "keepers": "/api/keepers",
+        "health": "/healthz",
+        "ready": "/readyz",
+        "metrics": "/metrics",
+        "openapi": "/api/openapi.json",
+        "machine": machine_digest(),
+        "identity": identity.name,
+        "scopes": sorted(identity.scopes),
+    }
+    return await responses.ok(request, content)
 
 
 async def health(request: web.Request) -> web.Response:
