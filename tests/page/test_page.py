@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_a_command_is_run_and_followed(service: Service, open_tab: Any, tmp_path: Path) -> None:
-    """Ctrl+Enter runs the command; output appears while it runs; list, title and icon show how it ended."""
+    """Enter runs the command; output appears while it runs; list, title and icon show how it ended."""
     tab = await open_tab(service)
     job = await tab.run(f"echo started; until test -e {tmp_path}/go; do sleep 0.02; done; echo over; exit 3")
     await tab.wait_for_output("started")
@@ -265,44 +265,6 @@ async def test_output_can_be_searched(service: Service, open_tab: Any) -> None:
     await tab.wait_for_output("needle\n1\n2\n")
     await tab.page.keyboard.press("Escape")
     await tab.until("() => document.getElementById('find-box').hidden")
-
-
-async def test_history_and_running_a_job_again(service: Service, open_tab: Any) -> None:
-    """The arrow keys recall earlier commands and the draft; "Run again" carries the job's other settings over."""
-    about = {"env": {"WORD": "secret"}, "labels": {"team": "net"}, "priority": 7}
-    job = await service.submit("echo $WORD first", cwd="/tmp", **about)
-    await service.result(job)
-    tab = await open_tab(service, f"#job={job}")
-    await tab.wait_until_live()
-    await tab.page.fill("#run-command", "draft")
-    await tab.page.press("#run-command", "ArrowUp")
-    await tab.until("() => document.getElementById('run-command').value === 'echo $WORD first'")
-    assert await tab.page.input_value("#run-cwd") == "/tmp"
-    await tab.page.press("#run-command", "ArrowDown")
-    await tab.until("() => document.getElementById('run-command').value === 'draft'")
-    await tab.page.click("#job-rerun")
-    assert await tab.page.input_value("#run-env") == "WORD="
-    await tab.page.fill("#run-command", "echo $WORD again")
-    await tab.page.fill("#run-env", "WORD=other")
-    await tab.page.click("#run-submit")
-    await tab.wait_for_output("other again")
-    _, _, again = await service.get(f"/api/jobs/{(await tab.page.text_content('#job-name')).split()[1]}")
-    assert (again["cwd"], again["labels"], again["priority"]) == ("/tmp", {"team": "net"}, 7)
-
-
-async def test_invalid_input_is_explained(service: Service, open_tab: Any) -> None:
-    """Errors of the service and errors found by the form itself are shown below the form and name the field."""
-    tab = await open_tab(service)
-    await tab.wait_until_live()
-    await tab.page.fill("#run-command", "true")
-    await tab.page.click("#run-toggle-options")
-    await tab.page.fill("#run-cwd", "not/absolute")
-    await tab.page.press("#run-cwd", "Control+Enter")
-    await tab.wait_for("#run-error", "cwd:")
-    await tab.page.fill("#run-cwd", "")
-    await tab.page.fill("#run-env", "no variable")
-    await tab.page.click("#run-submit")
-    await tab.wait_for("#run-error", "is not NAME=value")
 
 
 async def test_output_is_never_html(service: Service, open_tab: Any) -> None:

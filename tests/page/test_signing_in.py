@@ -18,7 +18,7 @@ TOKEN = secret_of("right")
 
 
 async def test_a_token_is_requested_and_sent_with_streams(tmp_path: Path, open_tab: Any) -> None:
-    """Each stream carries the token in a header, also after a restart; no URL and no storage ever has it."""
+    """Each stream carries the token in a header, also after a restart; no URL and no storage ever has it unasked."""
     tokens = [{"name": "person", "hash": hash_of("right"), "scopes": ["read", "run"]}]
     async with at_fixed_port(tmp_path / "state", AUTH__TOKENS=json.dumps(tokens)) as service:
         tab = await open_tab(service, errors=["ERR_|NetworkError"])
@@ -29,6 +29,7 @@ async def test_a_token_is_requested_and_sent_with_streams(tmp_path: Path, open_t
         requests = []
         tab.page.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright sets an attribute on it
         await tab.page.fill("#token", TOKEN)
+        await tab.page.uncheck("#keep-token")
         await tab.page.keyboard.press("Enter")
         rest = f"until test -e {tmp_path}/go; do sleep 0.02; done; seq -f 'line %g' 21 200"
         await tab.run(f"seq -f 'line %g' 20; {rest}")
@@ -55,3 +56,74 @@ async def test_a_token_is_requested_and_sent_with_streams(tmp_path: Path, open_t
         await tab.wait_for("#output-note", "The download failed: Received status 502")
         await tab.page.click("#sign-out")
         await tab.wait_for("#sign-in")
+
+
+def open_service(state: Path) -> Any:
+    """Return a service with a token of each kind, by what it may do."""
+    scopes = {"right": ["read", "run"], "reader": ["read"], "admin": ["read", "run", "admin"]}
+    tokens = [{"name": name, "hash": hash_of(name), "scopes": granted} for name, granted in scopes.items()]
+    return at_fixed_port(state, AUTH__TOKENS=json.dumps(tokens))
+
+
+async def sign_in(tab: Any, token: str) -> None:
+    """Enter a token in the dialog."""
+    await tab.wait_for("#sign-in")
+    await tab.page.fill("#token", token)
+    await tab.page.keyboard.press("Enter")
+
+
+async def test_a_token_is_kept_for_the_tab(tmp_path: Path, open_tab: Any) -> None:
+    """A reload in the same tab needs no token, another tab does, and signing out forgets it."""
+    async with open_service(tmp_path / "state") as service:
+        tab = await open_tab(service)
+        await sign_in(tab, TOKEN)
+        await tab.wait_until_live()
+        await tab.page.reload()
+        await tab.wait_until_live()
+        assert not await tab.page.is_visible("#sign-in")
+        other = await open_tab(service)
+        await other.wait_for("#sign-in")
+        await tab.page.click("#sign-out")
+        await tab.wait_for("#sign-in")
+        await tab.page.reload()
+        await tab.wait_for("#sign-in")
+        assert await tab.page.evaluate("JSON.stringify({ ...sessionStorage })") == "{}"
+
+
+@pytest.mark.parametrize("wrong", ["wrong", "пароль", "two words"])
+async def test_a_wrong_token_is_reported_as_such(tmp_path: Path, open_tab: Any, wrong: str) -> None:
+    """After a token that is wrong, or none at all, the page says so, and never that the service cannot be reached."""
+    async with open_service(tmp_path / "state") as service:
+        tab = await open_tab(service)
+        await tab.page.evaluate("""() => {
+            window.texts = new Set();
+            new MutationObserver(() => texts.add(document.getElementById('banner').innerText))
+                .observe(document.getElementById('banner'), { subtree: true, childList: true, attributes: true });
+        }""")
+        for _ in range(2):
+            await sign_in(tab, wrong)
+            await tab.wait_for("#token-error")
+        await sign_in(tab, TOKEN)
+        await tab.wait_until_live()
+        assert "reach" not in " ".join(await tab.page.evaluate("[...texts]")).lower()
+
+
+async def test_a_token_that_may_only_read_is_offered_nothing_else(tmp_path: Path, open_tab: Any) -> None:
+    """With the scope `read` there are no run box, no selection and no action; with `admin` queues can be paused."""
+    async with open_service(tmp_path / "state") as service:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        status, _, job = await service.ask("POST", "/api/jobs", json={"command": "sleep 1000"}, headers=headers)
+        assert status == 202
+        tab = await open_tab(service, f"#job={job['job_id']}")
+        await sign_in(tab, secret_of("reader"))
+        await tab.wait_until_live()
+        await tab.wait_for("#job-badge .badge", "running")
+        await tab.until("() => document.body.hasAttribute('data-read-only')")
+        for hidden in ("#run", ".column-select", "#job-cancel", "#job-rerun", "#job-signal", "#queue-actions"):
+            assert not await tab.page.is_visible(hidden), hidden
+        await tab.page.keyboard.press("c")
+        assert not await tab.page.is_visible("#confirm")
+        admin = await open_tab(service)
+        await sign_in(admin, secret_of("admin"))
+        await admin.wait_for("#queue-pause", "Pause all")
+        assert await admin.page.is_visible("#run")

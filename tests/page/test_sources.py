@@ -14,9 +14,10 @@ LAYERS = {
     "ui": {"core"},
     "terminal": {"core", "vendor"},
     "list": {"core", "ui"},
-    "run": {"core", "ui"},
+    "form": {"core", "ui"},
+    "run": {"core", "ui", "form"},
     "job": {"core", "ui", "terminal"},
-    "": {"core", "ui", "list", "run", "job"},
+    "": {"core", "ui", "form", "list", "run", "job"},
 }
 MAX_ENTRIES = 12
 MAX_LINES = 300

@@ -83,7 +83,7 @@ class BrowserTab:
         await self.wait_until_live()
         before = await self.page.text_content("#job-name")
         await self.page.fill("#run-command", command)
-        await self.page.press("#run-command", "Control+Enter")
+        await self.page.press("#run-command", "Enter")
         await self.until("(name) => !job.hidden && document.getElementById('job-name').textContent !== name", before)
         return int((await self.page.text_content("#job-name")).removeprefix("Job "))
 

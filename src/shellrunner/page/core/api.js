@@ -1,11 +1,9 @@
 /* HTTP client of the API: JSON requests and responses, the bearer token, and errors that explain what went wrong.
-   The token is held in this module's memory only and sent in a header only. It must not know about the page's elements. */
+   It must not know about the page's elements. */
 
 import { isIntercepted } from "./foreign-worker.js";
+import { currentToken, requestToken } from "./token.js";
 
-let token = null;
-let promptForToken = null;
-let pendingToken = null;
 let clockOffset = 0;
 
 /** The service answered with an error: a problem document (RFC 9457), or a status alone. */
@@ -14,6 +12,7 @@ class Problem extends Error {
     super(document.detail || document.title || `The service answered with status ${status}`);
     this.status = status;
     this.errors = document.errors || [];
+    this.document = document;
   }
 }
 
@@ -28,31 +27,13 @@ export class Unreachable extends Error {
 /** Whether a retry may succeed: the service is down, restarting or overloaded. */
 export const isTransient = ({ status = 0 }) => status < 400 || status >= 500 || [408, 425, 429].includes(status);
 
-/** Set what is called when the service requires a token: `prompt(rejected)` returns a promise of one; `rejected` is
-    whether the service has just rejected the last. */
-export function onTokenRequired(prompt) {
-  promptForToken = prompt;
-}
-
-export const hasToken = () => token !== null;
-
-/** Sign out. */
-export function forgetToken() {
-  token = null;
-}
-
 /** The service's clock in milliseconds since the epoch; it may differ from the browser's. */
 export const serverTime = () => Date.now() + clockOffset;
-
-/** Prompt for a token. All requests that need one at the same time share one prompt. */
-export async function requestToken() {
-  pendingToken ??= promptForToken(token !== null).finally(() => { pendingToken = null; });
-  token = await pendingToken;
-}
 
 /** Send a request with the token, if there is one, and return the response whatever its status. Throws Unreachable. */
 export async function send(path, { headers = {}, ...options } = {}) {
   if (isIntercepted()) throw new Unreachable();
+  const token = currentToken();
   const allHeaders = token === null ? headers : { ...headers, Authorization: `Bearer ${token}` };
   let response;
   try {
@@ -71,10 +52,16 @@ export function requiresToken(response) {
 
 /** Send a JSON request and return the JSON response, or null for 204. Prompts for a token if one is required.
     Throws Problem or Unreachable. */
-export async function request(method, path, { body, headers = {}, signal } = {}) {
-  const contentType = body === undefined ? {} : { "Content-Type": "application/json" };
-  const options = { method, headers: { ...contentType, ...headers }, signal, body: body && JSON.stringify(body) };
-  return parse(await sendWithToken(path, options));
+export async function request(method, path, { body, contentType = "application/json", idempotencyKey, signal } = {}) {
+  const headers = body === undefined ? {} : { "Content-Type": contentType };
+  if (idempotencyKey) headers["Idempotency-Key"] = `"${idempotencyKey}"`;
+  return parse(await sendWithToken(path, { method, headers, signal, body: body && JSON.stringify(body) }));
+}
+
+/** A key for a request that must not be carried out twice, even if its response is lost. */
+export function createIdempotencyKey() {
+  // crypto.randomUUID exists for HTTPS and localhost only.
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-");
 }
 
 export const get = (path, signal) => request("GET", path, { signal });
@@ -87,11 +74,10 @@ export async function getBlob(path) {
 
 async function sendWithToken(path, options) {
   for (;;) {
-    const sentToken = token;
+    const sentToken = currentToken();
     const response = await send(path, options);
     if (!requiresToken(response)) return response;
-    // Another request may have prompted for a token since this one was sent.
-    if (sentToken === token) await requestToken();
+    await requestToken(sentToken);
   }
 }
 

@@ -1,15 +1,17 @@
 /* A stream of server-sent events that reconnects after a cut, a restart of the service, a proxy's 502 or a connection
    that died silently. It uses EventSource, or fetch when a token has to be sent. It must not know about jobs. */
 
-import { hasToken, isTransient, requestToken, requiresToken, send } from "./api.js";
+import { isTransient, requiresToken, send } from "./api.js";
 import { isIntercepted } from "./foreign-worker.js";
 import { SseParser } from "./sse.js";
+import { currentToken, requestToken } from "./token.js";
 
 const EVENTS = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
 // EventSource hides the service's keep-alive comments, so a quiet connection looks like a dead one.
 const IDLE_TIMEOUT = 60_000; // milliseconds
 const MIN_RETRY_DELAY = 500;
 const MAX_RETRY_DELAY = 15_000;
+const TOKEN_REQUIRED = -1; // in place of a status
 
 export class EventStream {
   #path;
@@ -20,10 +22,11 @@ export class EventStream {
   #retryTimer = null;
   #idleTimer = null;
   #attempts = 0;
+  #sentToken = null;
 
   /** `probePath` is requested to find out why `path` cannot be streamed, which EventSource does not report. `listener` has
-      event(name, document, id), state("connecting" | "live" | "waiting"), and failed(status) for an error that a retry
-      would not resolve. */
+      event(name, document, id), state("connecting" | "live" | "signing-in"), state("waiting", status), where 0 is a
+      service that does not answer, and failed(status) for an error that a retry would not resolve. */
   constructor(path, probePath, listener) {
     this.#path = path;
     this.#probePath = probePath;
@@ -61,7 +64,8 @@ export class EventStream {
   #connect() {
     this.#retryTimer = null;
     if (isIntercepted()) return;
-    const connect = hasToken() ? connectWithFetch : connectWithEventSource;
+    this.#sentToken = currentToken();
+    const connect = this.#sentToken === null ? connectWithEventSource : connectWithFetch;
     // A connection that was replaced may still call back.
     const connection = connect(this.#path, this.#lastId, {
       opened: () => this.#connection === connection && this.#opened(),
@@ -97,22 +101,29 @@ export class EventStream {
 
   async #closed(status) {
     this.#disconnect();
-    const placeholder = (this.#connection = {}); // replaced if the stream is opened or closed during the probe
+    const placeholder = (this.#connection = {}); // replaced if the stream is opened or closed meanwhile
     const cause = status ?? (await this.#probe());
+    if (this.#connection === placeholder && cause === TOKEN_REQUIRED) {
+      clearTimeout(this.#idleTimer);
+      this.#listener.state("signing-in");
+      await requestToken(this.#sentToken);
+      if (this.#connection === placeholder) this.#reconnect();
+      return;
+    }
     if (this.#connection !== placeholder) return;
     this.#connection = null;
-    if (isTransient({ status: cause })) return this.#scheduleRetry();
+    if (isTransient({ status: cause })) return this.#scheduleRetry(cause);
     this.close();
     this.#listener.failed(cause);
   }
 
-  #scheduleRetry() {
+  #scheduleRetry(cause) {
     clearTimeout(this.#idleTimer);
     const jitter = 0.8 + Math.random() * 0.4;
     const delay = Math.min(MAX_RETRY_DELAY, MIN_RETRY_DELAY * 2 ** this.#attempts) * jitter;
     this.#attempts += 1;
     this.#retryTimer = setTimeout(() => this.#connect(), delay);
-    this.#listener.state("waiting");
+    this.#listener.state("waiting", cause);
   }
 
   /** Return the status of the probe, or 0 if it is worth another attempt. */
@@ -120,8 +131,7 @@ export class EventStream {
     try {
       // The status of a job that is done redirects (303) to its result, which proves that the service is up.
       const response = await send(this.#probePath, { redirect: "manual" });
-      if (requiresToken(response)) return await requestToken(), 0;
-      return response.status;
+      return requiresToken(response) ? TOKEN_REQUIRED : response.status;
     } catch {
       return 0;
     }
@@ -154,7 +164,7 @@ function connectWithFetch(path, lastId, callbacks) {
 async function readEvents(path, lastId, callbacks, signal) {
   const headers = { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) };
   const response = await send(path, { headers, signal });
-  if (requiresToken(response)) return await requestToken(), 0;
+  if (requiresToken(response)) return TOKEN_REQUIRED;
   if (response.status !== 200) return response.status === 204 ? 0 : response.status;
   callbacks.opened();
   const parser = new SseParser(lastId, callbacks.event);

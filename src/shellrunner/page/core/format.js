@@ -5,6 +5,7 @@ import { serverTime } from "./api.js";
 const dateAndTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const timeOfDay = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const monthAndDay = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+const yearMonthAndDay = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
 
 const UNITS = ["KiB", "MiB", "GiB", "TiB"];
 // Ties go to the even digit, as in Python: the command line formats the same size to the same text.
@@ -30,14 +31,26 @@ export function formatElapsed(seconds) {
   return `${Math.floor(seconds / 86400)}d ${Math.floor((seconds % 86400) / 3600)}h`;
 }
 
-/** The age of an instant; from a day on, its date. */
+/** How far away an instant is: 12 s ago, in 5 min; from a day on, its date. */
 export function formatAge(instant) {
   const then = new Date(instant);
-  const seconds = Math.max(0, (serverTime() - then) / 1000);
-  if (seconds < 60) return "just now";
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago, ${timeOfDay.format(then)}`;
-  return `${monthAndDay.format(then)}, ${timeOfDay.format(then)}`;
+  const seconds = (serverTime() - then) / 1000;
+  const distance = Math.ceil(Math.abs(seconds));
+  if (distance >= 86400) return formatDate(then);
+  return seconds < 0 ? `in ${formatDistance(distance)}` : `${formatDistance(distance)} ago`;
+}
+
+/** Rounded up, so that what took a while is never shown as having begun less than that while ago. */
+function formatDistance(seconds) {
+  const minutes = Math.ceil(seconds / 60);
+  if (seconds < 60) return `${seconds} s`;
+  return minutes < 60 ? `${minutes} min` : formatElapsed(minutes * 60);
+}
+
+/** The date and the time of day; the year only if it is not the present one. */
+function formatDate(then) {
+  const format = then.getFullYear() === new Date(serverTime()).getFullYear() ? monthAndDay : yearMonthAndDay;
+  return `${format.format(then)}, ${timeOfDay.format(then)}`;
 }
 
 /** The local date and time, followed by the instant as the API writes it. */

@@ -13,11 +13,24 @@ export const ENDINGS = {
   skipped: "Skipped",
   lost: "Lost",
 };
+const PENDING = {
+  places: "all places are taken",
+  queue_limit: "its queue runs as many as it may",
+  queue_paused: "its queue is paused",
+  service_paused: "all queues are paused",
+  held: "held until it is released",
+  after: "waits for other jobs",
+  start_at: "not time yet",
+  retry: "waits for its next attempt",
+};
 const TONES = { cancelled: "stopped", skipped: "stopped", lost: "unknown" };
 
 /** A job's state, or how it ended. */
 export function stateLabel(job) {
-  if (job.state !== "done") return job.cancelling ? "Cancelling" : STATES[job.state] || job.state;
+  if (job.state !== "done" && job.cancelling) return "Cancelling";
+  if (job.state === "running" && job.paused) return "Paused";
+  if (job.pending?.reason === "held") return "Held";
+  if (job.state !== "done") return STATES[job.state] || job.state;
   if (job.ending === "exited") return `Exit ${job.exit_code}`;
   if (job.ending === "signalled") return job.signal || ENDINGS.signalled;
   return ENDINGS[job.ending] || job.ending || STATES.done;
@@ -25,8 +38,11 @@ export function stateLabel(job) {
 
 /** A job's tone: waiting, running, success, failure, stopped or unknown. */
 export function stateTone(job) {
-  if (job.state === "running") return "running";
+  if (job.state === "running") return job.paused ? "waiting" : "running";
   if (job.state !== "done") return "waiting";
   if (job.ending === "exited") return job.exit_code === 0 ? "success" : "failure";
   return TONES[job.ending] || (job.ending ? "failure" : "unknown");
 }
+
+/** Why a job waits, in words; "" if it is not known. */
+export const describePending = (pending) => pending?.detail || PENDING[pending?.reason] || "";

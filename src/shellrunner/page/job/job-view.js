@@ -1,15 +1,16 @@
 /* The view of one job: its details, its output, how it ended, and the actions on it. */
 
-import { get, isTransient, request } from "../core/api.js";
+import { get, isTransient } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
-import { stateLabel } from "../core/labels.js";
+import { describePending, stateLabel } from "../core/labels.js";
 import { oncePerFrame } from "../core/scheduling.js";
 import { onHidden } from "../core/visibility.js";
 import { announce } from "../ui/announcer.js";
 import { createBadge } from "../ui/badge.js";
 import { wireCopyButton } from "../ui/clipboard.js";
-import { confirm } from "../ui/dialogs.js";
 import { $, setText, setTextOrHide } from "../ui/dom.js";
+import { notifyIfHidden } from "../ui/notifications.js";
+import { JobActions } from "./actions.js";
 import { showAttempts } from "./attempts.js";
 import { createDetails } from "./details.js";
 import { OutputPanel } from "./output-panel.js";
@@ -17,11 +18,12 @@ import { showInTab } from "./tab-title.js";
 
 const RETRY_DELAY = 3000; // milliseconds
 const POLL_INTERVAL = 3000; // milliseconds, in a hidden tab
+const MAX_NOTIFICATION = 200; // characters
 const UNKNOWN_STATUS = { started: null, completed: null, ending: null, exit_code: null, signal: null, attempt: 1, cancelling: false };
 
 export class JobView {
   #output;
-  #rerun;
+  #actions;
   #id = null;
   #job = null;
   #status = null;
@@ -31,17 +33,20 @@ export class JobView {
   #pollTimer = null; // set while the tab is suspended
   #scheduleRender = oncePerFrame(() => this.#render());
 
-  /** `rerun(job)` is called to run the job again, `close()` to close the view. */
-  constructor({ rerun, close }) {
-    this.#rerun = rerun;
+  /** `again(job)` is called to run the job again, `edit(job)` to change it, `close()` to close the view. */
+  constructor({ again, edit, close }) {
+    this.#actions = new JobActions({
+      again,
+      edit,
+      changed: () => this.#fetchAgain(),
+      deleted: (id) => this.showDeleted(id),
+      failed: (message) => setTextOrHide($("job-message"), message),
+    });
     this.#output = new OutputPanel({
       status: (status) => this.#update(status),
       done: () => this.#fetchResult(),
       failed: (status) => this.#failed(status),
     });
-    $("job-cancel").addEventListener("click", () => this.cancel());
-    $("job-rerun").addEventListener("click", () => this.rerun());
-    $("job-delete").addEventListener("click", () => this.delete());
     $("job-close").addEventListener("click", (event) => {
       event.preventDefault();
       close();
@@ -58,6 +63,10 @@ export class JobView {
     return this.#output;
   }
 
+  get actions() {
+    return this.#actions;
+  }
+
   /** Show this job, or none for null. */
   async open(id) {
     if (id === this.#id) return;
@@ -67,6 +76,8 @@ export class JobView {
     $("job").hidden = false;
     document.body.classList.add("job-open");
     setText($("job-name"), `Job ${id}`);
+    $("job").setAttribute("aria-busy", "true");
+    setText($("job-loading"), "Loading…");
     if (!document.querySelector(".list").offsetParent) $("job").focus(); // on a narrow screen it replaces the list
     await this.#fetchJob(id);
   }
@@ -85,6 +96,8 @@ export class JobView {
       this.#output.showUnavailable(isTransient(error) ? "waiting" : "failed");
       if (isTransient(error)) this.#retryTimer = setTimeout(() => this.#fetchJob(id), RETRY_DELAY);
     }
+    $("job").removeAttribute("aria-busy");
+    setText($("job-loading"), "");
     this.#render();
   }
 
@@ -109,32 +122,16 @@ export class JobView {
     this.#render();
   }
 
-  async cancel() {
-    if (!this.#job || this.#status.done || this.#error) return;
-    const id = this.#id;
-    if (!(await confirm(`Cancel job ${id}?`, "The command and all processes that it started will be terminated.", "Cancel job"))) return;
-    await this.#send("POST", `/api/jobs/${id}/cancel`);
+  /** Show again what this person may do with the job. */
+  refresh() {
+    this.#render();
   }
 
-  async delete() {
-    if (!this.#job || !this.#status.done || this.#error) return;
-    const id = this.#id;
-    if (!(await confirm(`Delete job ${id}?`, "Its result and all of its output will be deleted too.", "Delete job"))) return;
-    if (await this.#send("DELETE", `/api/jobs/${id}`)) this.showDeleted(id);
-  }
-
-  rerun() {
-    if (this.#job) this.#rerun(this.#job);
-  }
-
-  async #send(method, path) {
-    try {
-      await request(method, path);
-      return true;
-    } catch (error) {
-      setTextOrHide($("job-message"), error.message);
-      return false;
-    }
+  /** Show this job document, which the service has just answered. */
+  showChanged(job) {
+    if (!this.#job || job.job_id !== this.#id) return;
+    this.#job = job;
+    this.#render();
   }
 
   /** Poll the job's state instead of streaming it, so that the title and the icon of a hidden tab stay correct. */
@@ -158,6 +155,13 @@ export class JobView {
     this.#output.resume();
   }
 
+  /** Fetch the job's document again, after it was changed. */
+  async #fetchAgain() {
+    const id = this.#id;
+    const job = await get(`/api/jobs/${id}`).catch(() => null);
+    if (job) this.showChanged(job);
+  }
+
   #update(status) {
     this.#status = status;
     this.#scheduleRender();
@@ -175,6 +179,7 @@ export class JobView {
     this.#job = job;
     this.#result = result;
     announce(`Job ${id}: ${stateLabel(this.#status)}`);
+    notifyIfHidden(`Job ${id}: ${stateLabel(this.#status)}`, escapeControls(job.name ?? job.command, MAX_NOTIFICATION), `job-${id}`);
     this.#render();
     await showAttempts(result);
   }
@@ -189,14 +194,13 @@ export class JobView {
     if (!this.#job) return setTextOrHide($("job-message"), this.#error);
     const job = { ...this.#job, ...this.#status };
     $("job-badge").replaceChildren(createBadge(job));
+    setText($("job-name"), `Job ${job.job_id}${job.name ? ` · ${job.name}` : ""}`);
     setText($("job-command"), escapeControls(job.command));
+    const reason = job.done || job.state === "running" ? "" : describePending(job.pending);
+    setTextOrHide($("job-pending"), escapeControls(reason));
     setTextOrHide($("job-message"), this.#error || escapeControls(this.#result?.detail || ""));
     $("job-details").replaceChildren(...createDetails(this.#job, this.#status, this.#result));
-    $("job-cancel").disabled = job.done || job.cancelling || Boolean(this.#error);
-    $("job-cancel").hidden = job.done;
-    $("job-delete").hidden = !job.done;
-    $("job-delete").disabled = Boolean(this.#error);
-    $("job-rerun").disabled = false;
+    this.#actions.show(job, !this.#error);
     showInTab(job);
   }
 
@@ -205,8 +209,9 @@ export class JobView {
     $("job-details").replaceChildren();
     setText($("job-command"), "");
     setTextOrHide($("job-message"), "");
+    setTextOrHide($("job-pending"), "");
+    setText($("job-loading"), "");
     $("job-attempts").hidden = true;
-    $("job-cancel").hidden = $("job-delete").hidden = true;
-    $("job-rerun").disabled = true;
+    this.#actions.show(null);
   }
 }

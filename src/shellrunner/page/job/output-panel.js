@@ -1,9 +1,10 @@
 /* A job's output with its controls: stream, times, wrapping, search, following, copying, downloading, and the state of
    the connection. */
 
-import { getBlob, hasToken } from "../core/api.js";
+import { getBlob } from "../core/api.js";
 import { formatCount, formatSize } from "../core/format.js";
 import { oncePerFrame } from "../core/scheduling.js";
+import { currentToken } from "../core/token.js";
 import { OutputPump } from "../terminal/output-pump.js";
 import { TerminalView } from "../terminal/terminal-view.js";
 import { wireCopyButton } from "../ui/clipboard.js";
@@ -19,7 +20,7 @@ export class OutputPanel {
   #pump = null;
   #view = { only: "", showTimes: false };
   #wrapped = true;
-  #started = false;
+  #status = null; // until the stream has delivered it
   #ended = false;
   #downloadError = "";
   #scheduleRender = oncePerFrame(() => this.#render());
@@ -44,7 +45,7 @@ export class OutputPanel {
     this.#pump = new OutputPump(jobId, this.#terminal, this.#view, {
       ...this.#listener,
       status: (status) => {
-        this.#started = Boolean(status.started);
+        this.#status = status;
         this.#listener.status(status);
       },
       done: (document) => this.#done(document),
@@ -61,7 +62,8 @@ export class OutputPanel {
   close() {
     this.#pump?.close();
     this.#pump = null;
-    this.#started = this.#ended = false;
+    this.#status = null;
+    this.#ended = false;
     this.#downloadError = "";
     $("find-text").value = "";
     this.showFind(false);
@@ -160,7 +162,8 @@ export class OutputPanel {
 
   #describeEmpty() {
     if (this.#ended) return "The job wrote no output";
-    return this.#started ? "No output yet" : "The job has not started yet";
+    if (!this.#status || this.#status.done) return "Loading…"; // the output of a job that is done is on its way
+    return this.#status.started ? "No output yet" : "The job has not started yet";
   }
 
   #showMatches(index, count) {
@@ -200,7 +203,7 @@ export class OutputPanel {
       const link = event.target.closest("a");
       if (!link) return;
       menu.open = false;
-      if (!hasToken()) return;
+      if (currentToken() === null) return;
       // A link cannot send the token.
       event.preventDefault();
       this.#downloadError = "";
@@ -209,8 +212,6 @@ export class OutputPanel {
         this.#scheduleRender();
       });
     });
-    document.addEventListener("click", (event) => !menu.contains(event.target) && (menu.open = false));
-    menu.addEventListener("keydown", (event) => event.key === "Escape" && ((menu.open = false), menu.firstElementChild.focus()));
   }
 }
 

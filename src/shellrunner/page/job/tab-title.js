@@ -10,7 +10,7 @@ const icon = document.querySelector('link[rel="icon"]');
 /** Show a job in the tab's title and icon, or none. */
 export function showInTab(job) {
   const tone = job ? stateTone(job) : "idle";
-  const title = job ? `${SYMBOLS[tone]} ${stateLabel(job)} · ${escapeControls(job.command, MAX_COMMAND)} · shellrunner` : "shellrunner";
+  const title = job ? `${SYMBOLS[tone]} ${stateLabel(job)} · ${escapeControls(job.name || job.command, MAX_COMMAND)} · shellrunner` : "shellrunner";
   if (document.title !== title) document.title = title;
   const href = new URL(`../icons/${tone}.svg`, import.meta.url).href;
   if (icon.href !== href) icon.href = href;

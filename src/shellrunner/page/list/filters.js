@@ -4,12 +4,11 @@ import { navigate, param, params } from "../core/address.js";
 import { serverTime } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
 import { ENDINGS } from "../core/labels.js";
-import { $, createElement } from "../ui/dom.js";
-import { selectQueue } from "./queues.js";
+import { $, createElement, setText } from "../ui/dom.js";
 
 // Controls by element id, and their parameters in the address.
-const CONTROLS = { search: "q", state: "state", ending: "ending", queue: "queue", accepted: "since", sort: "sort" };
-const NO_FILTERS = { q: "", state: "", ending: "", queue: "", since: "", label: "" };
+const CONTROLS = { search: "q", state: "state", ending: "ending", accepted: "since", sort: "sort" };
+const NO_FILTERS = { q: "", state: "", ending: "", since: "", label: "" };
 const DEFAULT_SORT = "-created";
 const FAILURE_CODES = Array.from({ length: 255 }, (_, number) => number + 1).join();
 const TYPING_DELAY = 200; // milliseconds
@@ -38,17 +37,20 @@ function hoursAgo(hours) {
   return new Date(Math.floor((serverTime() - hours * HOUR) / MINUTE) * MINUTE).toISOString();
 }
 
-export const hasFilters = () => [...buildQuery({ sort: false }).keys()].length > 0;
+/** How many filters are set; the queue is none of them, because it has a tab. */
+const countFilters = () => Object.keys(NO_FILTERS).reduce((sum, name) => sum + params(name).filter((value) => value).length, 0);
+
+export const hasFilters = () => countFilters() > 0;
 
 /** Update the controls from the address. */
 export function showFilters() {
   for (const [id, name] of Object.entries(CONTROLS)) {
-    if (id === "queue") selectQueue(param(name));
     // Text that is being typed is not overwritten.
-    else if ($(id) !== document.activeElement || $(id).tagName === "SELECT") $(id).value = param(name);
+    if ($(id) !== document.activeElement || $(id).tagName === "SELECT") $(id).value = param(name);
   }
   $("label-filters").replaceChildren(...params("label").map(createLabelFilter));
   $("clear-filters").hidden = !hasFilters();
+  setText($("filters-toggle"), hasFilters() ? `Filters (${countFilters()})` : "Filters");
   for (const header of document.querySelectorAll("[data-sort]")) showSortOrder(header);
 }
 
@@ -81,6 +83,10 @@ export function wireFilters() {
   $("clear-filters").addEventListener("click", () => {
     $("search").value = "";
     navigate(NO_FILTERS);
+  });
+  $("filters-toggle").addEventListener("click", () => {
+    const isOpen = $("filters").toggleAttribute("data-open");
+    $("filters-toggle").setAttribute("aria-expanded", String(isOpen));
   });
   for (const header of document.querySelectorAll("[data-sort]")) wireSortHeader(header);
 }

@@ -3,7 +3,6 @@
 
 import { get } from "../core/api.js";
 
-const PAGE_SIZE = 100;
 const JOB_FIELDS = "job_id,command,created,queue,labels,priority,state";
 const STATUS_FIELDS = "status_id,state,cancelling,attempt,started,completed,ending,exit_code,signal";
 const RESULT_FIELDS = "result_id,command,created,started,completed,duration,exit_code,signal,ending,attempt";
@@ -19,6 +18,12 @@ export class JobList {
   #query = new URLSearchParams();
   #nextCursor = null;
   #pendingPage = null;
+  #pageSize;
+
+  /** `pageSize` is how many rows a page has; the first page is what `refresh` keeps up to date. */
+  constructor(pageSize = 100) {
+    this.#pageSize = pageSize;
+  }
 
   /** Whether `rows` belong to the last query. While its first page is being fetched they belong to the one before. */
   isCurrent = false;
@@ -81,8 +86,9 @@ export class JobList {
     if (!job) return this.listsResults ? status.done : this.#mayBelong(status);
     Object.assign(job, status);
     job.duration = durationOf(job);
-    if (!this.#matches(job)) this.remove(status.status_id);
-    return false;
+    if (this.#matches(job)) return false;
+    this.remove(status.status_id);
+    return this.hasMore && this.rows.length < this.#pageSize;
   }
 
   remove(id) {
@@ -146,7 +152,7 @@ export class JobList {
   #path(list, fields, cursor) {
     const query = new URLSearchParams(this.#query);
     query.set("fields", fields);
-    query.set("limit", PAGE_SIZE);
+    query.set("limit", this.#pageSize);
     if (cursor) query.set("cursor", cursor);
     return `${list}?${query}`;
   }

@@ -1,53 +1,102 @@
-/* The queues: how many jobs run and wait in each, and their names in the filter and in the run box. */
+/* The queues as tabs: how many jobs run and wait in each; and what an administrator may do with the one that is shown. */
 
-import { linkTo, param } from "../core/address.js";
-import { get } from "../core/api.js";
-import { $, createElement, replaceKeepingFocus } from "../ui/dom.js";
+import { linkTo, navigate, param } from "../core/address.js";
+import { get, request } from "../core/api.js";
+import { may } from "../core/identity.js";
+import { confirm } from "../ui/dialogs.js";
+import { $, createElement, replaceKeepingFocus, setText } from "../ui/dom.js";
+import { openQueueDialog } from "./queue-dialog.js";
 
-let names = "";
+let state = null; // until it has been fetched
+let onChange = () => {};
+
+/** Wire the buttons; `listener` is called when a queue was changed here. */
+export function wireQueues(listener) {
+  onChange = listener;
+  $("queue-pause").addEventListener("click", () => tryTo(togglePause));
+  $("queue-limits").addEventListener("click", () => openQueueDialog(selected(), changed));
+  $("queue-new").addEventListener("click", () => openQueueDialog(null, changed));
+  $("queue-remove").addEventListener("click", () => tryTo(remove));
+}
 
 /** Fetch and show all queues. */
 export async function refreshQueues() {
-  const { paused, held, queues } = await get("/api/queues");
+  state = await get("/api/queues");
+  showQueues();
+}
+
+/** Show the queues as they were fetched last, with the one in the address selected. */
+export function showQueues() {
+  if (state === null) return;
+  const { held, queues } = state;
   $("held").hidden = !held;
-  $("held").textContent = held ? `Jobs are held: ${held.reason}. An administrator can release them with “shellrunner queues resume --all”.` : "";
-  const shown = queues.filter((queue) => queue.running || queue.queued || queue.waiting || queue.paused || queue.queue === "default");
-  replaceKeepingFocus($("queues"), ...shown.map((queue) => createElement("li", {}, createQueueLink(queue, paused))));
-  updateNames(queues.map((queue) => queue.queue));
+  $("held").textContent = held ? `Jobs are held: ${held.reason}. An administrator can release them with “Resume all”, or with “shellrunner queues resume --all”.` : "";
+  const tabs = [createTab("", "All", totals()), ...queues.map((queue) => createTab(queue.queue, queue.queue, queue))];
+  replaceKeepingFocus($("queues"), ...tabs.map((tab) => createElement("li", {}, tab)));
+  $("queue-names").replaceChildren(...queues.map(({ queue }) => createElement("option", { value: queue })));
+  showActions();
 }
 
-/** Select a queue in the filter, even if there is no queue of that name. */
-export function selectQueue(name) {
-  const select = $("queue");
-  if (name && ![...select.options].some((option) => option.value === name)) select.append(createOption(name, name));
-  select.value = name;
+/** How many jobs are in a state, `running`, `queued` or `waiting`, in the queue that is shown, as text. */
+export function countJobs(name) {
+  return state === null ? "" : (selected() ?? totals())[name].toLocaleString();
 }
 
-function createQueueLink({ queue, limit, paused, running, queued, waiting }, allPaused) {
+const selected = () => state.queues.find(({ queue }) => queue === param("queue"));
+
+function totals() {
+  const sum = (name) => state.queues.reduce((total, queue) => total + queue[name], 0);
+  return { limit: null, paused: state.paused, running: sum("running"), queued: sum("queued"), waiting: sum("waiting") };
+}
+
+function createTab(name, label, { limit, paused, running, queued, waiting }) {
   const counts = [
     `${running}${limit ? `/${limit}` : ""} running`,
     queued ? `${queued} queued` : null,
     waiting ? `${waiting} waiting` : null,
-    paused || allPaused ? "paused" : null,
+    paused || state.paused ? "paused" : null,
   ];
+  const attributes = { "aria-current": param("queue") === name && "true", "data-paused": paused || state.paused };
   const text = counts.filter((count) => count).join(" · ");
-  const selected = param("queue") === queue;
-  const attributes = {
-    "aria-current": selected && "true",
-    "data-paused": paused || allPaused,
-    title: selected ? "Show all queues" : "Show only this queue",
-  };
-  return createElement("a", { ...linkTo({ queue: selected ? "" : queue }), ...attributes }, createElement("b", {}, queue), ` ${text}`);
+  return createElement("a", { ...linkTo({ queue: name }), ...attributes }, createElement("b", {}, label), ` ${text}`);
 }
 
-function updateNames(found) {
-  if (names === found.join()) return;
-  names = found.join();
-  $("queue-names").replaceChildren(...found.map((name) => createElement("option", { value: name })));
-  $("queue").replaceChildren(createOption("", "Any queue"), ...found.map((name) => createOption(name, name)));
-  selectQueue(param("queue"));
+function showActions() {
+  const queue = selected();
+  $("queue-actions").hidden = !may("admin");
+  const isPaused = queue ? queue.paused : state.paused;
+  setText($("queue-pause"), `${isPaused ? "Resume" : "Pause"}${queue ? "" : " all"}`);
+  $("queue-limits").hidden = $("queue-remove").hidden = !queue;
+  $("queue-remove").hidden ||= !queue || queue.configured !== false;
+  $("queue-new").hidden = Boolean(queue);
 }
 
-function createOption(value, text) {
-  return createElement("option", { value }, text);
+async function togglePause() {
+  const queue = selected();
+  const verb = (queue ?? state).paused ? "resume" : "pause";
+  if (!queue && verb === "pause" && !(await confirm("Pause all queues?", "No job is started until they are resumed. What runs goes on.", "Pause all", "Leave them"))) return;
+  await request("POST", `/api/queues/${queue ? `${encodeURIComponent(queue.queue)}/` : ""}${verb}`);
+  await changed();
+}
+
+async function remove() {
+  const { queue } = selected();
+  if (!(await confirm(`Remove queue ${queue}?`, "It must have no jobs that are not done.", "Remove queue", "Keep queue"))) return;
+  await request("DELETE", `/api/queues/${encodeURIComponent(queue)}`);
+  navigate({ queue: "" });
+  await changed();
+}
+
+async function changed() {
+  setText($("queue-error"), "");
+  await refreshQueues();
+  onChange();
+}
+
+async function tryTo(work) {
+  try {
+    await work();
+  } catch (error) {
+    setText($("queue-error"), error.message);
+  }
 }

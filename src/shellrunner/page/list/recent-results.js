@@ -31,7 +31,7 @@ function createBars(results) {
 function createBar(result, height) {
   const job = { ...result, state: "done" };
   const duration = result.duration == null ? "" : `, ${formatDuration(result.duration)}`;
-  const description = `Job ${result.result_id}, ${stateLabel(job)}${duration}: ${escapeControls(result.command, 300)}`;
+  const description = `Job ${result.result_id}, ${stateLabel(job)}${duration}: ${escapeControls(result.name || result.command, 300)}`;
   const bar = createElement("span", { "data-tone": stateTone(job), "aria-hidden": "true" });
   bar.style.setProperty("--height", height);
   const attributes = {

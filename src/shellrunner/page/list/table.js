@@ -1,98 +1,94 @@
-/* The table of jobs: one row per job, updated and moved rather than created again, so that focus and selection stay.
-   It must not know about the network.
-   A new column: a cell here, its header in index.html, its width in styles/list.css, its field in job-list.js, in the
-   fingerprint below if its value can change, and in filters.js if one can sort by it. */
+/* The table of jobs: one group of rows per section, one row per job, updated and moved rather than created again, so that
+   focus and selection stay. It must not know about the network.
+   A new column: a cell in row.js, its header in index.html, its width in styles/list.css, its field in job-list.js, in
+   row.js's fingerprint if its value can change, and in filters.js if one can sort by it. */
 
-import { hashWith, linkTo } from "../core/address.js";
-import { escapeControls } from "../core/escape.js";
-import { formatDuration } from "../core/format.js";
-import { createBadge } from "../ui/badge.js";
-import { createCopyButton } from "../ui/clipboard.js";
+import { linkTo } from "../core/address.js";
 import { $, createElement, setText } from "../ui/dom.js";
-import { createAge, createElapsed } from "../ui/time-elements.js";
-
-const MAX_COMMAND = 500; // characters: more than a row can show
+import { JobRow } from "./row.js";
 
 const container = $("rows");
-const rows = new Map(); // by job id
+const groups = new Map(); // by the section's key
 
-/** Show these jobs in this order; `openId` is the job that is open beside the list. */
-export function showRows(jobs, openId) {
-  const listed = new Set(jobs.map((job) => job.id));
-  for (const id of [...rows.keys()].filter((each) => !listed.has(each))) {
-    rows.get(id).element.remove();
-    rows.delete(id);
+/** Show these sections, each with its rows; `openId` is the job that is open beside the list. `expand(key)` is called when
+    all rows of a section are wanted that no filter can select. */
+export function showSections(sections, openId, expand) {
+  const listed = new Set(sections.map(({ key }) => key));
+  for (const key of [...groups.keys()].filter((each) => !listed.has(each))) {
+    groups.get(key).element.remove();
+    groups.delete(key);
   }
-  let current = container.firstElementChild;
-  for (const job of jobs) {
-    const { element } = updateRow(job, openId);
-    if (element === current) current = current.nextElementSibling;
-    else container.insertBefore(element, current);
+  for (const section of sections) {
+    if (!groups.has(section.key)) groups.set(section.key, new RowGroup(section, expand));
+    groups.get(section.key).show(section, openId);
   }
+  place(container, sections.map(({ key }) => groups.get(key).element));
 }
+
+/** The ids of the listed jobs, in their order. */
+export const listedIds = () => [...new Set([...groups.values()].flatMap((group) => group.ids))];
 
 /** Move the focus to the next job (1) or the previous one (-1). */
 export function moveFocus(offset) {
   const links = [...container.querySelectorAll(".job-link")];
-  const index = links.findIndex((link) => link.closest(".row").matches(":focus-within, [data-open]"));
+  const find = (selector) => links.findIndex((link) => link.closest(".row").matches(selector));
+  const index = [find(":focus-within"), find("[data-open]")].find((each) => each >= 0) ?? -1;
   links[Math.min(links.length - 1, Math.max(0, index < 0 ? 0 : index + offset))]?.focus();
 }
 
 /** Move the focus to this job. */
 export function focusRow(id) {
-  rows.get(id)?.element.querySelector(".job-link")?.focus();
+  container.querySelector(`[data-job="${id}"] .job-link`)?.focus();
 }
 
-/** Show a message below the table. */
-export function showListStatus(text) {
-  setText($("list-status"), text);
-}
+class RowGroup {
+  #rows = new Map(); // by job id
+  #heading;
+  #body = createElement("div", { role: "rowgroup", class: "row-group" });
 
-function updateRow(job, openId) {
-  let row = rows.get(job.id);
-  if (!row) rows.set(job.id, (row = { element: createElement("div", { role: "row", class: "row" }), fingerprint: "" }));
-  const fingerprint = JSON.stringify([job.state, job.cancelling, job.ending, job.exit_code, job.signal, job.started,
-    job.duration, job.queue, job.attempt]);
-  if (fingerprint !== row.fingerprint || job !== row.job) {
-    const focused = row.element.contains(document.activeElement) && document.activeElement.className;
-    Object.assign(row, { fingerprint, job });
-    row.element.replaceChildren(...createCells(job));
-    if (focused) row.element.getElementsByClassName(focused)[0]?.focus();
+  constructor({ key, title, all }, expand) {
+    this.element = createElement("div", { class: "section", "data-section": key });
+    if (title) {
+      const more = all
+        ? createElement("a", { class: "show-all", ...linkTo(all) }, "Show all")
+        : createElement("button", { class: "show-all link", type: "button", onclick: () => expand(key) }, "Show all");
+      const cell = createElement("span", { role: "cell" }, createElement("h2", {}, title), createElement("span", { class: "count" }), more);
+      this.#heading = createElement("div", { role: "row", class: "section-head" }, cell);
+      this.element.append(createElement("div", { role: "rowgroup" }, this.#heading));
+    }
+    this.element.append(this.#body);
   }
-  row.element.toggleAttribute("data-open", job.id === openId);
-  row.element.querySelector(".job-link").href = hashWith({ job: String(job.id) });
-  return row;
+
+  get ids() {
+    return [...this.#body.children].map((element) => Number(element.dataset.job));
+  }
+
+  show({ rows, number, hidden }, openId) {
+    if (this.#heading) {
+      setText(this.#heading.querySelector(".count"), number);
+      this.#heading.querySelector(".show-all").hidden = !hidden;
+    }
+    const listed = new Set(rows.map((job) => job.id));
+    for (const id of [...this.#rows.keys()].filter((each) => !listed.has(each))) {
+      this.#rows.get(id).element.remove();
+      this.#rows.delete(id);
+    }
+    place(this.#body, rows.map((job) => this.#update(job, openId)));
+  }
+
+  #update(job, openId) {
+    if (!this.#rows.has(job.id)) this.#rows.set(job.id, new JobRow(job.id, listedIds));
+    const row = this.#rows.get(job.id);
+    row.update(job, openId);
+    return row.element;
+  }
 }
 
-function createCells(job) {
-  const link = createElement("a", { class: "job-link", ...linkTo({ job: String(job.id) }) }, escapeControls(job.command, MAX_COMMAND));
-  return [
-    createCell("state", createBadge(job), job.attempt > 1 ? createAttempt(job.attempt) : null),
-    createCell("command", createElement("span", { class: "job-id" }, String(job.id)), link, createCopyButton("Command", () => job.command)),
-    createCell("queue", ...createLabels(job)),
-    createCell("accepted", createAge(job.created)),
-    createCell("time", ...createTime(job)),
-  ];
-}
-
-function createCell(column, ...children) {
-  return createElement("span", { role: "cell", class: `column-${column}` }, ...children);
-}
-
-function createAttempt(number) {
-  return createElement("span", { class: "attempt", title: `Attempt ${number}` }, `×${number}`);
-}
-
-function createLabels(job) {
-  const labels = Object.entries(job.labels || {}).map(([name, value]) => {
-    const title = `Only jobs with ${escapeControls(`${name}=${value}`, 300)}`;
-    return createElement("a", { class: "chip", ...linkTo({ label: `${name}:${value}` }), title }, escapeControls(`${name}=${value}`, 60));
-  });
-  const queue = job.queue && job.queue !== "default" ? [createElement("span", { class: "queue" }, job.queue)] : [];
-  return [...queue, ...labels];
-}
-
-function createTime(job) {
-  if (job.state === "running" && job.started) return [createElapsed(job.started)];
-  return job.duration == null ? [] : [formatDuration(job.duration)];
+/** Make these elements an element's children, in this order, and move as few of them as possible. */
+function place(parent, elements) {
+  let current = parent.firstElementChild;
+  for (const element of elements) {
+    if (element === current) current = current.nextElementSibling;
+    else parent.insertBefore(element, current);
+  }
 }

@@ -2,7 +2,7 @@
 
 import { get } from "../core/api.js";
 
-const FIELDS = "command,cwd,timeout,queue";
+const FIELDS = "command,argv,cwd,env,stdin,timeout,priority,queue,labels,merge_stderr,leave_children,encoding,limits,retries,tty";
 const MAX_JOBS = 200;
 
 export class CommandHistory {
@@ -10,7 +10,7 @@ export class CommandHistory {
   #index = -1; // -1 is the draft
   #draft = null;
 
-  /** Return the entry before the current one, or null; `draft` is what to return to from the newest entry. */
+  /** Return the entry before the current one, a `{ job }`, or null; `draft` is what to return to from the newest one. */
   async previous(draft) {
     this.#entries ??= await fetchEntries();
     if (this.#index + 1 >= this.#entries.length) return null;
@@ -26,7 +26,7 @@ export class CommandHistory {
     return this.#index < 0 ? this.#draft : this.#entries[this.#index];
   }
 
-  /** Start at the newest entry again; `reload` fetches the entries again too. */
+  /** Start at the newest entry again; `reload` fetches them again too. */
   reset({ reload = false } = {}) {
     this.#index = -1;
     if (reload) this.#entries = null;
@@ -36,5 +36,5 @@ export class CommandHistory {
 async function fetchEntries() {
   const { jobs } = await get(`/api/jobs?fields=${FIELDS}&limit=${MAX_JOBS}`);
   const seen = new Set();
-  return jobs.filter(({ command }) => !seen.has(command) && seen.add(command));
+  return jobs.filter(({ command }) => !seen.has(command) && seen.add(command)).map((job) => ({ job }));
 }

@@ -1,63 +1,72 @@
 /* The form that runs a command. A submission whose response was lost is repeated with the same idempotency key, so that
    the command runs once. */
 
-import { Unreachable, request } from "../core/api.js";
-import { $, setTextOrHide } from "../ui/dom.js";
+import { Unreachable, createIdempotencyKey, request } from "../core/api.js";
+import { GROUPS, toSpec } from "../form/fields.js";
+import { parsePointer } from "../form/pointer.js";
+import { SpecForm } from "../form/spec-form.js";
+import { splitWords } from "../form/words.js";
+import { $, setText, setTextOrHide } from "../ui/dom.js";
 import { CommandHistory } from "./history.js";
-import { buildBody, describeSettings, fieldsFrom, settingsFrom } from "./rerun.js";
+import { fromJob, replacements } from "./rerun.js";
+import { openTemplates } from "./templates.js";
 
-const INPUTS = { command: "run-command", cwd: "run-cwd", timeout: "run-timeout", queue: "run-queue", env: "run-env" };
 const MAX_ROWS = 12;
 
 const commandHistory = new CommandHistory();
-let settings = {}; // carried over from the job that is run again
-let originalCommand = null;
-let submission = { body: "", key: "" };
+let options = null;
+let original = null; // the job that is run again, as the form showed it
+let submission = { inputs: "", key: "", body: null };
 
 /** Wire the form; `onSubmitted` is called with each new job. */
 export function wireRunBox(onSubmitted) {
+  options = new SpecForm($("run-fields"), GROUPS);
   const command = $("run-command");
   $("run").addEventListener("submit", (event) => {
     event.preventDefault();
     run(onSubmitted);
   });
-  $("run").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("run").requestSubmit();
-  });
+  $("run").addEventListener("keydown", submitOnEnter);
   command.addEventListener("keydown", browseHistory);
   command.addEventListener("input", () => {
     commandHistory.reset();
     fitRows();
   });
   $("run-toggle-options").addEventListener("click", () => showOptions($("run-options").hidden));
-  $("run-settings").querySelector("button").addEventListener("click", () => carryOver({}, null));
+  $("run-templates").addEventListener("click", () => openTemplates(fillFromJob));
+  $("run-reset").addEventListener("click", clear);
+}
+
+/** Enter runs, as in a shell; with Shift, and in the other fields of several lines, it begins a line. Ctrl+Enter runs
+    everywhere. */
+function submitOnEnter(event) {
+  if (event.key !== "Enter" || event.isComposing || event.shiftKey || event.altKey) return;
+  const runs = event.ctrlKey || event.metaKey || event.target === $("run-command");
+  if (!runs) return;
+  event.preventDefault();
+  $("run").requestSubmit();
 }
 
 export function focusRunBox() {
   $("run-command").focus();
 }
 
-/** Fill the form from a job, so that it can be changed and run again. */
-export function fillFromJob(job) {
-  carryOver(settingsFrom(job), job.command);
-  fill(fieldsFrom(job));
-  const { cwd, timeout, queue, env } = job;
-  showOptions(Boolean(cwd || timeout || queue !== "default" || env.length || Object.keys(settings).length));
+/** Fill the form from a job, so that it can be changed and run. With `again` it becomes another run of that job, for which
+    the service knows what was not changed here. */
+export function fillFromJob(job, { again = false } = {}) {
+  fill(fromJob(job, { again }));
+  original = again ? { id: job.job_id, inputs: readInputs() } : null;
+  setText($("run-again-text"), again ? `Job ${job.job_id} again` : "From an earlier job");
+  $("run-again").hidden = false;
+  showOptions(true);
   focusRunBox();
 }
 
-function fill(fields) {
-  for (const [name, id] of Object.entries(INPUTS)) $(id).value = fields[name] ?? "";
-  if (fields.queue === "default") $("run-queue").value = "";
+function fill(job) {
+  $("run-command").value = job.command ?? "";
+  $("run-split-stderr").checked = job.merge_stderr === false;
+  options.fill(job);
   fitRows();
-}
-
-function carryOver(newSettings, command) {
-  settings = newSettings;
-  originalCommand = command;
-  const description = describeSettings(settings);
-  $("run-settings").hidden = !description;
-  $("run-settings").querySelector("span").textContent = `Same settings as before: ${description}`;
 }
 
 function showOptions(visible) {
@@ -79,76 +88,86 @@ async function browseHistory(event) {
   if (!fromFirstLine && !fromLastLine) return;
   event.preventDefault();
   const entry = fromFirstLine ? await commandHistory.previous(readInputs()).catch(() => null) : commandHistory.next();
-  if (entry) fill({ env: $("run-env").value, ...entry });
+  if (entry?.job) fill(fromJob(entry.job));
+  else if (entry) restore(entry);
+  // What the command needs beside itself must be seen before it runs again.
+  if (options.texts.env) showOptions(true);
+}
+
+function restore({ command, splitStderr, ...texts }) {
+  $("run-command").value = command;
+  $("run-split-stderr").checked = splitStderr;
+  options.texts = texts;
+  fitRows();
 }
 
 function readInputs() {
-  return Object.fromEntries(Object.entries(INPUTS).map(([name, id]) => [name, $(id).value]));
+  return { command: $("run-command").value, splitStderr: $("run-split-stderr").checked, ...options.texts };
 }
 
-/** Return the fields as the API takes them. Throws an Error whose message names the field that is wrong. */
-function parseInputs() {
-  const { command, cwd, timeout, queue, env } = readInputs();
-  const fields = { command };
-  if (cwd.trim()) fields.cwd = cwd.trim();
-  if (timeout.trim()) fields.timeout = parseSeconds(timeout.trim());
-  if (queue.trim()) fields.queue = queue.trim();
-  if (env.trim()) fields.env = parseVariables(env);
-  return fields;
-}
-
-function parseSeconds(text) {
-  const seconds = Number(text);
-  if (!(seconds > 0)) throw new Error(`Timeout: “${text}” is not a number of seconds greater than 0`);
-  return seconds;
-}
-
-function parseVariables(text) {
-  const lines = text.split("\n").filter((line) => line.trim());
-  return Object.fromEntries(lines.map((line) => {
-    const separator = line.indexOf("=");
-    if (separator < 1) throw new Error(`Environment: “${line}” is not NAME=value`);
-    return [line.slice(0, separator).trim(), line.slice(separator + 1)];
-  }));
+/** The specification that the form describes. Throws an Error whose message names the field that is wrong. */
+function readSpec(inputs) {
+  const { command, splitStderr, argv, ...texts } = inputs;
+  const how = argv ? { argv: splitWords(command) } : { command };
+  // Merged, stderr comes exactly where the command wrote it, as in a terminal.
+  return { ...how, merge_stderr: !splitStderr, ...toSpec(texts) };
 }
 
 async function run(onSubmitted) {
   if ($("run-submit").disabled || !$("run-command").value.trim()) return focusRunBox();
   $("run-submit").disabled = true;
+  options.clearErrors();
+  setTextOrHide($("run-error"), "");
   try {
-    const job = await submit(buildBody(parseInputs(), settings, originalCommand));
-    setTextOrHide($("run-error"), "");
+    const job = await submit(readInputs());
     clear();
+    commandHistory.reset({ reload: true });
     onSubmitted(job);
   } catch (error) {
-    setTextOrHide($("run-error"), describeError(error));
+    explain(error);
   } finally {
     $("run-submit").disabled = false;
   }
 }
 
-async function submit(body) {
-  const text = JSON.stringify(body);
-  if (submission.body !== text) submission = { body: text, key: createKey() };
-  const job = await request("POST", "/api/jobs", { body, headers: { "Idempotency-Key": `"${submission.key}"` } });
-  submission = { body: "", key: "" };
+async function submit(inputs) {
+  const text = JSON.stringify([inputs, original?.id]);
+  // A body is made once for the same inputs: a delay counts from the first submission.
+  if (submission.inputs !== text) submission = { inputs: text, key: createIdempotencyKey(), body: createBody(inputs) };
+  const path = original ? `/api/jobs/${original.id}/again` : "/api/jobs";
+  const job = await request("POST", path, { body: submission.body, idempotencyKey: submission.key });
+  submission = { inputs: "", key: "", body: null };
   return job;
 }
 
-function createKey() {
-  // crypto.randomUUID exists for HTTPS and localhost only.
-  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-");
+function createBody(inputs) {
+  const spec = readSpec(inputs);
+  return original ? replacements(original.inputs, inputs, spec) : spec;
 }
 
 function clear() {
-  commandHistory.reset({ reload: true });
-  carryOver({}, null);
-  fill({});
+  commandHistory.reset();
+  original = null;
+  $("run-again").hidden = true;
+  fill({ merge_stderr: true });
   showOptions(false);
+  setTextOrHide($("run-error"), "");
 }
 
-function describeError(error) {
-  if (error instanceof Unreachable) return "Cannot reach the service. Run the command again later: it will not run twice.";
-  const details = (error.errors || []).map(({ pointer, detail }) => `${pointer.replace("#/", "")}: ${detail}`);
-  return details.length ? details.join("\n") : error.message;
+function explain(error) {
+  if (error instanceof Unreachable) return setTextOrHide($("run-error"), "Cannot reach the service. Run the command again later: it will not run twice.");
+  const faults = error.key ? [{ key: error.key, detail: error.message }] : (error.errors || []).map(toFault);
+  const others = faults.filter(({ key, detail }) => {
+    showOptions(true); // a field that is hidden takes no focus
+    return !options.showError(key, detail);
+  });
+  const lines = others.map(({ key, detail }) => (key ? `${key}: ${detail}` : detail));
+  setTextOrHide($("run-error"), faults.length ? lines.join("\n") : error.message);
+}
+
+/** An error of the service with the key of its field. */
+function toFault({ pointer, detail }) {
+  const [key, name] = parsePointer(pointer);
+  if (key === "env" && name !== undefined) return { key, detail: `${name}: ${detail}` };
+  return { key: parsePointer(pointer).join("."), detail };
 }

@@ -1,0 +1,34 @@
+/* The bearer token: in this module's memory, and in the tab's session storage if the person wants to stay signed in there
+   after a reload. It is never in an address, a cookie or the storage of other tabs. */
+
+const KEY = "token";
+const REJECTED = "The token is unknown or has expired";
+
+let token = sessionStorage.getItem(KEY);
+let promptForToken = null;
+let pending = null;
+
+export const currentToken = () => token;
+
+/** Set what is called when the service requires a token: `prompt(error)` returns a promise of `{ token, keep }`; `error`
+    is what is wrong with the last one, or "". */
+export function onTokenRequired(prompt) {
+  promptForToken = prompt;
+}
+
+/** Prompt for a token, unless there is another one by now than `rejected`, the one that was sent or null. All requests that
+    need one at the same time share one prompt. */
+export async function requestToken(rejected) {
+  if (rejected !== token) return;
+  pending ??= promptForToken(token === null ? "" : REJECTED).finally(() => { pending = null; });
+  const entered = await pending;
+  token = entered.token;
+  if (entered.keep) sessionStorage.setItem(KEY, token);
+  else sessionStorage.removeItem(KEY);
+}
+
+/** Sign out. */
+export function forgetToken() {
+  token = null;
+  sessionStorage.removeItem(KEY);
+}
