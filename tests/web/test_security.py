@@ -299,8 +299,10 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_index(site: Site) -> None:
-    """Every link of the index is answered with 200."""
+    """The index says who the client is and what it may do, and every link of it is answered with 200."""
     index = (await site.get("/api")).json
+    assert index.pop("identity").startswith("uid:")
+    assert index.pop("scopes") == ["admin", "read", "run"]
     assert index.pop("machine") == machine_digest()
     links = index.values()
     assert {"/api/jobs", "/api/statuses", "/api/results"} <= set(links)
