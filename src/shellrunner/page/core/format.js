@@ -48,7 +48,8 @@ function formatDistance(seconds) {
 }
 
 /** The date and the time of day; the year only if it is not the present one. */
-function formatDate(then) {
+export function formatDate(instant) {
+  const then = new Date(instant);
   const format = then.getFullYear() === new Date(serverTime()).getFullYear() ? monthAndDay : yearMonthAndDay;
   return `${format.format(then)}, ${timeOfDay.format(then)}`;
 }

@@ -1,6 +1,9 @@
 /* Display names of job states and endings, and the tone that decides their colour and icon. It must not know about the
    page's elements. */
 
+import { formatDate } from "./format.js";
+
+const INSTANT = /\d{4}-\d\d-\d\dT[0-9:.]+Z/g;
 const STATES = { waiting: "Waiting", queued: "Queued", running: "Running", done: "Done" };
 /** In the order in which the list's filter offers them; a command's own exit is shown by its code instead. */
 export const ENDINGS = {
@@ -12,16 +15,6 @@ export const ENDINGS = {
   failed_to_start: "Failed to start",
   skipped: "Skipped",
   lost: "Lost",
-};
-const PENDING = {
-  places: "all places are taken",
-  queue_limit: "its queue runs as many as it may",
-  queue_paused: "its queue is paused",
-  service_paused: "all queues are paused",
-  held: "held until it is released",
-  after: "waits for other jobs",
-  start_at: "not time yet",
-  retry: "waits for its next attempt",
 };
 const TONES = { cancelled: "stopped", skipped: "stopped", lost: "unknown" };
 
@@ -44,5 +37,5 @@ export function stateTone(job) {
   return TONES[job.ending] || (job.ending ? "failure" : "unknown");
 }
 
-/** Why a job waits, in words; "" if it is not known. */
-export const describePending = (pending) => pending?.detail || PENDING[pending?.reason] || "";
+/** Why a job waits, in words; "" if it does not. */
+export const describePending = (pending) => (pending ? pending.detail.replace(INSTANT, formatDate) : "");

@@ -11,6 +11,8 @@ const SIGNALS = [
   ["SIGQUIT", "as Ctrl+\\ does"], ["SIGUSR1", ""], ["SIGUSR2", ""], ["SIGWINCH", ""], ["SIGKILL", "ends it at once"],
 ];
 
+const isHeld = (job) => job.pending?.reason === "held"; // which comes before all other reasons
+
 export class JobActions {
   #job = null; // with its status
   #listener;
@@ -39,7 +41,7 @@ export class JobActions {
       $(id).hidden = !wanted || !may("run");
       if ($(id).tagName === "BUTTON") $(id).disabled = !available || Boolean(job?.cancelling && id !== "job-rerun");
     }
-    if (waits) setText($("job-hold"), job.held ? "Release" : "Hold");
+    if (waits) setText($("job-hold"), isHeld(job) ? "Release" : "Hold");
     if (runs) setText($("job-pause"), job.paused ? "Resume" : "Pause");
   }
 
@@ -67,7 +69,7 @@ export class JobActions {
 
   async toggleHold() {
     if (!this.#allows((job) => !job.done && job.state !== "running")) return;
-    const body = { held: !this.#job.held };
+    const body = { held: !isHeld(this.#job) };
     await this.#send("PATCH", `/api/jobs/${this.#job.job_id}`, { body, contentType: MERGE_PATCH });
   }
 

@@ -18,6 +18,7 @@ import { showInTab } from "./tab-title.js";
 
 const RETRY_DELAY = 3000; // milliseconds
 const POLL_INTERVAL = 3000; // milliseconds, in a hidden tab
+const REASON_INTERVAL = 5000; // milliseconds
 const MAX_NOTIFICATION = 200; // characters
 const UNKNOWN_STATUS = { started: null, completed: null, ending: null, exit_code: null, signal: null, attempt: 1, cancelling: false };
 
@@ -51,6 +52,7 @@ export class JobView {
       event.preventDefault();
       close();
     });
+    setInterval(() => document.hidden || this.#pollReason(), REASON_INTERVAL);
     onHidden({ suspend: () => this.#suspend(), resume: () => this.#resume() });
     wireCopyButton($("job-copy-command"), "Command", () => this.#job?.command ?? "");
   }
@@ -146,6 +148,14 @@ export class JobView {
     if (!job || this.#id !== id || this.#pollTimer === null) return;
     if (job.done) this.#resume();
     else this.#update({ ...this.#status, state: job.state });
+  }
+
+  /** Fetch why the job waits, which may change without an event. */
+  async #pollReason() {
+    const id = this.#id;
+    if (!this.#job || this.#error || this.#status.done || this.#status.state === "running") return;
+    const status = await get(`/api/statuses/${id}`).catch(() => null);
+    if (this.#id === id && status?.done === false && status.state === this.#status.state) this.#update(status);
   }
 
   #resume() {

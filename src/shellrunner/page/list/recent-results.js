@@ -9,7 +9,7 @@ import { $, createElement, replaceKeepingFocus } from "../ui/dom.js";
 
 const MAX_BARS = 60;
 const MAX_LABEL = 120; // characters that a screen reader reads
-const FIELDS = "result_id,command,duration,completed,ending,exit_code,signal";
+const FIELDS = "result_id,name,command,duration,completed,ending,exit_code,signal";
 
 /** Fetch and show the last results that match these filters. */
 export async function refreshRecentResults(filters) {

@@ -19,6 +19,7 @@ export function openAgainDialog(job, { edit, onSubmitted }) {
   $("again-fields").replaceChildren();
   // Until a job has ended the service knows them. Otherwise what it misses is asked for after it was refused.
   if (job.done) for (const name of job.env) ask(`env.${name}`);
+  if (job.done && job.stdin?.text) ask(STDIN);
   showIntroduction();
   $("again-edit").onclick = () => {
     $("again").close();

@@ -2,7 +2,7 @@
 
 import { get } from "../core/api.js";
 
-const FIELDS = "command,argv,cwd,env,stdin,timeout,priority,queue,labels,merge_stderr,leave_children,encoding,limits,retries,tty";
+const FIELDS = "command,argv,name,cwd,env,stdin,timeout,priority,queue,labels,merge_stderr,leave_children,encoding,limits,retries,tty";
 const MAX_JOBS = 200;
 
 export class CommandHistory {

@@ -12,10 +12,13 @@ import { fromJob, replacements } from "./rerun.js";
 import { openTemplates } from "./templates.js";
 
 const MAX_ROWS = 12;
+const NO_INPUT = "The standard input of the earlier job is not stored. Enter it, or run once more to have none";
 
 const commandHistory = new CommandHistory();
 let options = null;
 let original = null; // the job that is run again, as the form showed it
+let missingInput = false; // whether standard input has to be entered, because that of the job before is not stored
+let withoutInput = false; // whether none is wanted in its place
 let submission = { inputs: "", key: "", body: null };
 
 /** Wire the form; `onSubmitted` is called with each new job. */
@@ -63,6 +66,8 @@ export function fillFromJob(job, { again = false } = {}) {
 }
 
 function fill(job) {
+  missingInput = Boolean(job.stdin?.text);
+  withoutInput = false;
   $("run-command").value = job.command ?? "";
   $("run-split-stderr").checked = job.merge_stderr === false;
   options.fill(job);
@@ -91,10 +96,11 @@ async function browseHistory(event) {
   if (entry?.job) fill(fromJob(entry.job));
   else if (entry) restore(entry);
   // What the command needs beside itself must be seen before it runs again.
-  if (options.texts.env) showOptions(true);
+  if (options.texts.env || missingInput) showOptions(true);
 }
 
 function restore({ command, splitStderr, ...texts }) {
+  missingInput = withoutInput = false;
   $("run-command").value = command;
   $("run-split-stderr").checked = splitStderr;
   options.texts = texts;
@@ -108,6 +114,10 @@ function readInputs() {
 /** The specification that the form describes. Throws an Error whose message names the field that is wrong. */
 function readSpec(inputs) {
   const { command, splitStderr, argv, ...texts } = inputs;
+  if (missingInput && !texts.stdin && !texts["stdin.stream"]) {
+    [missingInput, withoutInput] = [false, true]; // the next submission confirms it
+    throw Object.assign(new Error(NO_INPUT), { key: "stdin" });
+  }
   const how = argv ? { argv: splitWords(command) } : { command };
   // Merged, stderr comes exactly where the command wrote it, as in a terminal.
   return { ...how, merge_stderr: !splitStderr, ...toSpec(texts) };
@@ -142,7 +152,8 @@ async function submit(inputs) {
 
 function createBody(inputs) {
   const spec = readSpec(inputs);
-  return original ? replacements(original.inputs, inputs, spec) : spec;
+  if (!original) return spec;
+  return { ...replacements(original.inputs, inputs, spec), ...(withoutInput && !spec.stdin && { stdin: "" }) };
 }
 
 function clear() {

@@ -9,7 +9,7 @@ const MAX_JOBS = 200;
 const MAX_SHOWN = 30;
 const MAX_COMMAND = 300; // characters
 const TYPING_DELAY = 200; // milliseconds
-const FIELDS = "job_id,command,queue,labels";
+const FIELDS = "job_id,name,command,queue,labels";
 
 let choose = () => {};
 const search = throttle(TYPING_DELAY, showFound);
