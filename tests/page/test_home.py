@@ -177,7 +177,7 @@ async def test_filters_are_folded_on_a_phone(small: Service, open_tab: Any) -> N
     assert await wide.page.is_visible("#state")
 
 
-async def test_a_notification_tells_of_the_end_in_a_hidden_tab(small: Service, open_tab: Any) -> None:
+async def test_a_notification_reports_the_end_in_a_hidden_tab(small: Service, open_tab: Any) -> None:
     """If it is wanted, the end of the job that is followed is notified while the tab is hidden, and only then."""
     tab = await open_tab(small)
     await tab.page.add_init_script("""

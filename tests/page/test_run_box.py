@@ -11,7 +11,7 @@ from tests.support.service import Service
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # What has a place of its own outside the options.
-ELSEWHERE = {"command", "merge_stderr"}
+OTHER_PLACES = {"command", "merge_stderr"}
 
 
 def keys_of_the_specification() -> set[str]:
@@ -30,7 +30,7 @@ async def test_the_run_box_has_a_field_for_every_key(service: Service, open_tab:
     names = "[...document.querySelectorAll('#run-fields :is(input, textarea, select)')].map((each) => each.name)"
     fields = await tab.page.evaluate(names)
     assert len(fields) == len(set(fields))
-    assert set(fields) - {"delay"} == keys_of_the_specification() - ELSEWHERE
+    assert set(fields) - {"delay"} == keys_of_the_specification() - OTHER_PLACES
     unlabelled = "[...document.querySelectorAll('#run-fields [name]')].filter((each) => !each.labels[0]?.innerText)"
     assert await tab.page.evaluate(f"{unlabelled}.length") == 0
 

@@ -37,7 +37,7 @@ function hoursAgo(hours) {
   return new Date(Math.floor((serverTime() - hours * HOUR) / MINUTE) * MINUTE).toISOString();
 }
 
-/** How many filters are set; the queue is none of them, because it has a tab. */
+/** How many filters are set; the queue does not count, because it has a tab. */
 const countFilters = () => Object.keys(NO_FILTERS).reduce((sum, name) => sum + params(name).filter((value) => value).length, 0);
 
 export const hasFilters = () => countFilters() > 0;

@@ -98,7 +98,7 @@ export class Sections {
     for (const { list } of this.#lists) list.remove(id);
   }
 
-  /** Fetch the first page of the lists that may have changed, or of all of them; on another day the home anew. */
+  /** Fetch the first page of the lists that may have changed, or of all of them; on another day all sections. */
   async refresh({ all = false } = {}) {
     if (this.isHome && this.#day !== startOfToday()) return this.reload();
     const stale = all ? this.#lists.map(({ list }) => list) : [...this.#stale];
