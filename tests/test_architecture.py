@@ -177,7 +177,8 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "store.units": (
-        ("admission", "bulk_cancel", "bulk_delete", "claiming"),
+        ("bulk_cancel", "bulk_delete", "claiming", "editing"),
+        ("admission",),
         ("lifecycle", "queue_limits"),
         ("dependents",),
         ("clock_marks", "due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),

@@ -132,6 +132,24 @@ class AlreadyDone(ShellrunnerError):
         super().__init__(f"job {job_id} is already done")
 
 
+class AlreadyStarted(ShellrunnerError):
+    """The job is running, and only a job that has not started can be changed."""
+
+    code = "already-started"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} is running: only a job that has not started can be changed")
+
+
+class JobChanged(ShellrunnerError):
+    """Another request has changed the job at the same time; nothing of this one was done."""
+
+    code = "job-changed"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} was changed by another request meanwhile: try again")
+
+
 class QueueFull(ShellrunnerError):
     """The limit of queued jobs is reached; nothing was accepted.
 

@@ -33,7 +33,13 @@ AUTH = {
 }
 MISSING = 98  # with as many digits as the ids of all the jobs that there are
 PER_JOB = [row for row in ROUTES if "{id:" in row.path and row.access is not Access.PUBLIC]
-BODIES = {"signal": b'{"signal":"SIGKILL"}', "tty": b'{"rows":1,"columns":1}', "stdin": b"x", "cancel": b""}
+BODIES = {
+    "signal": b'{"signal":"SIGKILL"}',
+    "tty": b'{"rows":1,"columns":1}',
+    "stdin": b"x",
+    "cancel": b"",
+    "again": b"{}",
+}
 
 
 class Line:
@@ -105,6 +111,8 @@ def asked(row: Route, verb: str, job: int, *headers: str) -> Iterator[bytes]:
     """Yield requests about a job: one that would succeed with permission, and others that are wrong elsewhere too."""
     path = re.sub(r"\{(\w+)[^/]*", lambda part: {"id": str(job)}.get(part[1], "1"), row.path)
     body = BODIES.get(path.rpartition("/")[2], b"") if verb == "POST" else b""
+    if verb == "PATCH":
+        body = b'{"priority":1}'
     yield request(verb, path, *headers, body=body)
     yield request(verb, path, *headers, body=body and b"{", kind="Content-Type: text/plain")
     yield looking(f"{path}?unknown=1", *headers, verb=verb)

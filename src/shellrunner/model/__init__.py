@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from shellrunner.model.session import Session
     from shellrunner.model.spec import (
         MAX_TIMEOUT,
+        AgainRequest,
         JobBatch,
+        JobPatch,
         JobSpec,
         Limits,
         Notify,
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
 else:
     # PEP 562: `spec` imports pydantic, which takes 0.1 s, and each call of the CLI needs `endings` and `names` only.
     _OF_SPEC = (
-        "MAX_TIMEOUT JobBatch JobSpec Limits Notify QueueChange ResizeRequest Retries SignalRequest Streamed Terminal"
+        "MAX_TIMEOUT AgainRequest JobBatch JobPatch JobSpec Limits Notify QueueChange ResizeRequest Retries "
+        "SignalRequest Streamed Terminal"
     )
     _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
     _MODULES |= dict.fromkeys(_OF_SPEC.split(), "spec")
@@ -67,6 +70,7 @@ else:
 
 __all__ = [
     "MAX_TIMEOUT",
+    "AgainRequest",
     "Argument",
     "Blocker",
     "Callback",
@@ -78,6 +82,7 @@ __all__ = [
     "Ending",
     "Job",
     "JobBatch",
+    "JobPatch",
     "JobSpec",
     "JobStatus",
     "Leftover",

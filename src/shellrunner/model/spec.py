@@ -291,6 +291,34 @@ class JobSpec(_Request):
         return isinstance(self.stdin, str)
 
 
+class JobPatch(_Request):
+    """What to change of a job that has not started, as a merge patch (RFC 7396): null removes a value."""
+
+    name: Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] | None = None
+    priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    queue: Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] = "default"
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
+    labels: Annotated[
+        dict[Name, Annotated[str, StringConstraints(max_length=MAX_LABEL_LENGTH)] | None],
+        Field(max_length=MAX_LABELS),
+        describe("labels to set; null removes one"),
+    ] = Field(default_factory=dict)
+    after: Annotated[_Jobs, describe("none of them may wait for this job, or have failed")] = ()
+    start_at: Annotated[Instant | None, describe("it also replaces the delay of a retry")] = None
+    held: Annotated[bool, describe("true keeps it from starting, false releases it")] = False
+
+
+class AgainRequest(JobSpec):
+    """What to replace in the specification of an earlier job, as a merge patch (RFC 7396): null removes a value.
+
+    Values of variables, and text for standard input, are not kept: they must be given again, or left out by null.
+    """
+
+    @model_validator(mode="after")
+    def _either_command_or_argv(self) -> Self:
+        return self
+
+
 class JobBatch(_Request):
     """Jobs that are submitted together: all are accepted, or none."""
 

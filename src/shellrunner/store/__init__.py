@@ -71,7 +71,7 @@ from shellrunner.store.output import EndedOutput, Extent, Head, Output
 from shellrunner.store.pagination import ListedJob, Page, Position, Sort
 from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState, SubmitterLimit
 from shellrunner.store.retention import HistorySize, Retention
-from shellrunner.store.values import DeleteCount, DueCallback, HistoryIdentity, IdempotencyKey
+from shellrunner.store.values import DeleteCount, DueCallback, HistoryIdentity, IdempotencyKey, JobEdit
 
 __all__ = [
     "Callbacks",
@@ -87,6 +87,7 @@ __all__ = [
     "HistorySize",
     "Hold",
     "IdempotencyKey",
+    "JobEdit",
     "Output",
     "Page",
     "Pauses",
@@ -173,6 +174,19 @@ class History(Results, Protocol):
 
     def why_queued(self, queued: Queued) -> Blocker:
         """Return why a queued job does not start at once; other jobs of its queue may be before it."""
+
+    async def edit_job(self, edit: JobEdit) -> Job:
+        """Change a job that has not started; return it. What it waits for follows from its new specification.
+
+        Its command, variables and input stay as they are.
+
+        Raises:
+            NoSuchJob: never accepted, or deleted.
+            AlreadyStarted, AlreadyDone: it runs, or is done.
+            JobChanged: its specification is another one by now, so it has to be read again.
+            QueueFull: it was to be moved to a queue in which too many jobs wait.
+            InvalidJob: it cannot wait for one of the jobs that were added, or that may not be seen.
+        """
 
     async def job(self, job_id: int) -> Job:
         """Return the job.

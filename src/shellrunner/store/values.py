@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shellrunner.clock import Millis
-from shellrunner.model import Job
+from shellrunner.model import Job, JobSpec, Submitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,19 @@ class HistoryIdentity(NamedTuple):
     history_id: str
     generation: int
     home: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEdit:
+    """A job's specification is to be changed from `before` to `after`, without secrets both.
+
+    by: who asks for it; it may wait only for jobs that this identity may see.
+    """
+
+    job_id: int
+    before: JobSpec
+    after: JobSpec
+    by: Submitter | None = None
 
 
 class DeleteCount(NamedTuple):

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import ServerSettings, Settings
-from shellrunner.model import JobBatch, JobSpec, QueueChange, ResizeRequest, SignalRequest
+from shellrunner.model import AgainRequest, JobBatch, JobPatch, JobSpec, QueueChange, ResizeRequest, SignalRequest
 from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BODY_BYTES
 from shellrunner.store import History
 from shellrunner.web import openapi
@@ -94,8 +94,15 @@ ROUTES = (
     Route("DELETE", "/api/jobs", bulk.remove_many, Access.RUN_MANY, JSON, f"{FILTER_PARAMETERS} confirm",
           "200:Removed unconfirmed precondition-failed not-yours"),
     Route("GET", f"/api/jobs/{ID}", jobs.show, Access.READ, JSON, answers="200:Job 304"),
+    Route("PATCH", f"/api/jobs/{ID}", jobs.edit, Access.RUN, JSON, body=JobPatch,
+          answers="200:Job already-done already-started invalid-job job-changed queue-full precondition-failed "
+          "not-yours command-not-allowed"),
     Route("DELETE", f"/api/jobs/{ID}", jobs.remove, Access.RUN, EMPTY,
           answers="204 not-done precondition-failed not-yours"),
+    Route("POST", f"/api/jobs/{ID}/again", jobs.again, Access.RUN, JSON, body=AgainRequest,
+          headers="Idempotency-Key Prefer",
+          answers="202:Job 200:Result job-gone invalid-job key-reused queue-full too-many-queued-jobs no-space "
+          "not-yours command-not-allowed"),
     Route("POST", f"/api/jobs/{ID}/cancel", jobs.cancel, Access.RUN, JSON,
           answers="202:Status already-done not-yours"),
     Route("POST", f"/api/jobs/{ID}/signal", control.signal, Access.RUN, JSON, body=SignalRequest,

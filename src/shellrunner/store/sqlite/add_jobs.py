@@ -1,4 +1,4 @@
-"""Adding jobs, as an item of a write batch: their Idempotency-Key, their places in the queues, their rows.
+"""Adding and editing jobs, as items of a write batch: Idempotency-Keys, places in the queues, rows.
 
 Owned by `claims`, which may pair jobs with claim requests. Must not know connections or transactions.
 """
@@ -6,7 +6,7 @@ Owned by `claims`, which may pair jobs with claim requests. Must not know connec
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shellrunner.clock import Millis
+from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import OutcomeUnknown
 from shellrunner.model import Claim, Job
 from shellrunner.store.db import Db
@@ -15,10 +15,11 @@ from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
 from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.queue_counts import Places, QueueCounts
+from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import Transitions
-from shellrunner.store.units import admission, idempotency_keys
+from shellrunner.store.units import admission, editing, idempotency_keys
 from shellrunner.store.units.admission import NewJob
-from shellrunner.store.values import IdempotencyKey
+from shellrunner.store.values import IdempotencyKey, JobEdit
 
 
 class Reservations:
@@ -30,7 +31,7 @@ class Reservations:
     def __init__(self, counts: QueueCounts) -> None:
         self._counts = counts
         self._reserved = Places()
-        self._items: set[AddJobs] = set()
+        self._items: set[WorkItem] = set()
 
     def check(self, item: "AddJobs") -> None:
         """Check that the item's jobs may wait, before they are written.
@@ -38,9 +39,7 @@ class Reservations:
         Raises:
             QueueFull, TooManyQueuedJobs: they may not.
         """
-        if item in self._items:  # it is run again: what the batch had reserved was rolled back
-            self._items.clear()
-            self._reserved = Places()
+        self._begin(item)
         refusal = self._counts.refusal(Places(each.new.line for each in item.unpaired), self._reserved)
         if refusal is not None:
             raise refusal
@@ -51,6 +50,24 @@ class Reservations:
         for added, job in zip(item.jobs, jobs, strict=True):
             if added.request is None and not job.done:
                 self._reserved.add(added.new.line)
+
+    def move(self, item: "EditJob", queue: str) -> None:
+        """Take a place in this queue for the item's job, which has one in another queue.
+
+        Raises:
+            QueueFull: there is none.
+        """
+        self._begin(item)
+        refusal = self._counts.queue_refusal(queue, 1, self._reserved)
+        if refusal is not None:
+            raise refusal
+        self._items.add(item)
+        self._reserved.by_queue[queue] += 1
+
+    def _begin(self, item: WorkItem) -> None:
+        if item in self._items:  # it is run again: what the batch had reserved was rolled back
+            self._items.clear()
+            self._reserved = Places()
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +100,26 @@ class AddedJob:
             run_as=new.run_as,
             kill_only=new.kill_only,
         )
+
+
+class EditJob(QueueingItem):
+    """A job that is to be changed before it starts. Its `value`: the job as it is then, and what was done to it.
+
+    reservations: of the write batch.
+    """
+
+    __slots__ = ("reservations",)
+
+    def __init__(self, edit: JobEdit, on_commit: Callable[[Transitions], None]) -> None:
+        def unit(db: Db) -> tuple[Job, Transitions]:
+            return editing.edit(db, edit, now_ms(), self._move)
+
+        super().__init__(unit, lambda value: on_commit(value[1]), lambda value: value[1])
+        self.reservations: Reservations | None = None
+
+    def _move(self, queue: str) -> None:
+        assert self.reservations is not None  # noqa: S101  `Claims.plan` gives each its batch's
+        self.reservations.move(self, queue)
 
 
 class AddJobs(WorkItem):

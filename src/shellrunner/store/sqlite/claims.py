@@ -39,7 +39,7 @@ from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
 from shellrunner.store.db import Db
 from shellrunner.store.queues import Capacity, Line
-from shellrunner.store.sqlite.add_jobs import AddedJob, AddJobs, Reservations
+from shellrunner.store.sqlite.add_jobs import AddedJob, AddJobs, EditJob, Reservations
 from shellrunner.store.sqlite.claim_requests import ClaimRequest, ClaimRequests
 from shellrunner.store.sqlite.engine.batch_queue import BatchQueue, WorkItem
 from shellrunner.store.sqlite.queue_counts import Places, QueueCounts
@@ -81,15 +81,17 @@ class Claims:
         capacity = self._counts.capacity() if requests else Capacity({}, {})
         queueing = [item for item in batch if isinstance(item, QueueingItem)]
         in_order = bool(capacity) and not queueing and not self._counts.has_startable()
-        if adds:
-            if in_order:
-                requests = _pair([job for add in adds for job in add.jobs], requests, capacity)
-            unpaired = [add for add in adds if add.unpaired]
-            if unpaired:
-                in_order = False
-                reservations = Reservations(self._counts)
-                for add in unpaired:
-                    add.reservations = reservations
+        if in_order and adds:
+            requests = _pair([job for add in adds for job in add.jobs], requests, capacity)
+        unpaired = [add for add in adds if add.unpaired]
+        edits = [item for item in queueing if isinstance(item, EditJob)]
+        if unpaired or edits:
+            in_order = False
+            reservations = Reservations(self._counts)
+            for add in unpaired:
+                add.reservations = reservations
+            for edit in edits:
+                edit.reservations = reservations
         if in_order or not requests or not capacity:
             return None
         lines = self._counts.lines().union(job.new.line for add in adds for job in add.jobs)

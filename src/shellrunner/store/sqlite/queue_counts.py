@@ -109,15 +109,16 @@ class QueueCounts:
     def apply(self, transition: Transition) -> None:
         """Follow a job from one state to another."""
         before, after = transition.before, transition.after
-        if before is after:
+        if before is after and transition.left is None:
             return
-        counts, line = self._of_queue(transition.queue), Line(transition.queue, transition.submitter)
         if before is not None and before is not State.DONE:
-            counts[before] -= 1
-            self._submitters.change(line, before, -1)
+            self._change(Line(transition.left or transition.queue, transition.submitter), before, -1)
         if after is not None and after is not State.DONE:
-            counts[after] += 1
-            self._submitters.change(line, after, 1)
+            self._change(Line(transition.queue, transition.submitter), after, 1)
+
+    def _change(self, line: Line, state: State, number: int) -> None:
+        self._of_queue(line.queue)[state] += number
+        self._submitters.change(line, state, number)
 
     def limit_submitters(self, limits: Mapping[str, SubmitterLimit]) -> None:
         """Apply these limits from now on; jobs that run or wait already stay."""
@@ -165,10 +166,14 @@ class QueueCounts:
         number, limit = wanted.by_queue.total(), self._max_queued
         if limit is not None and number > (room := limit - self.unstarted() - reserved.by_queue.total()):
             return QueueFull("the service", limit, wanted=number, room=max(room, 0))
-        for queue, number in wanted.by_queue.items():
-            limit = self.limit(queue).max_queued
-            if limit is not None and number > (room := limit - self.unstarted(queue) - reserved.by_queue[queue]):
-                return QueueFull(f"queue {queue}", limit, wanted=number, room=max(room, 0))
+        found = (self.queue_refusal(queue, number, reserved) for queue, number in wanted.by_queue.items())
+        return next((refusal for refusal in found if refusal), None)
+
+    def queue_refusal(self, queue: str, number: int, reserved: "Places") -> QueueFull | None:
+        """Return why no further jobs may wait in this queue, beside those for which places are reserved; or None."""
+        limit = self.limit(queue).max_queued
+        if limit is not None and number > (room := limit - self.unstarted(queue) - reserved.by_queue[queue]):
+            return QueueFull(f"queue {queue}", limit, wanted=number, room=max(room, 0))
         return None
 
 

@@ -47,6 +47,7 @@ from shellrunner.store import (
     HistorySize,
     Hold,
     IdempotencyKey,
+    JobEdit,
     Output,
     Page,
     Position,
@@ -67,7 +68,7 @@ from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.pagination import ListedJob
 from shellrunner.store.query import listing
 from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE, MAX_QUEUES
-from shellrunner.store.sqlite.add_jobs import AddJobs
+from shellrunner.store.sqlite.add_jobs import AddJobs, EditJob
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
 from shellrunner.store.sqlite.effects.bulk_changes import BulkChanges
@@ -162,6 +163,10 @@ class SqliteStore:
 
     def why_queued(self, queued: Queued) -> Blocker:
         return self._effects.counts.why_queued(queued, self._engine.claim_refusal())
+
+    async def edit_job(self, edit: JobEdit) -> Job:
+        edited: tuple[Job, Transitions] = await self._engine.writes.submit(EditJob(edit, self._effects.committed))
+        return edited[0]
 
     async def job(self, job_id: int) -> Job:
         return await self._parts.point_reads.run(job_id, lambda db: rows.job(db, job_id))

@@ -1,4 +1,4 @@
-"""Jobs: submit, show, list, cancel and delete.
+"""Jobs: submit, show, list, change, repeat, cancel and delete.
 
 Handlers of the routes under /api/jobs; `bulk` has those for many jobs. Must not know how jobs are run.
 """
@@ -6,16 +6,16 @@ Handlers of the routes under /api/jobs; `bulk` has those for many jobs. Must not
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from shellrunner import results
 from shellrunner.access import submission
-from shellrunner.errors import NoSuchJob, ResultGone, TokenNeeded
-from shellrunner.model import Job, JobSpec
+from shellrunner.errors import AlreadyDone, AlreadyStarted, JobChanged, NoSuchJob, ResultGone, TokenNeeded
+from shellrunner.model import Done, Job, JobSpec, Running
 from shellrunner.model.names import MAX_BODY_BYTES
-from shellrunner.store import IdempotencyKey
+from shellrunner.store import IdempotencyKey, JobEdit
 from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import SETTINGS, STORE, identity_of, job_id
 from shellrunner.web.handlers import idempotency, lists, prefer, row_cache
@@ -23,8 +23,9 @@ from shellrunner.web.http import bodies, responses
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit, audit_details
 from shellrunner.web.status_view import STATUS_VIEW
-from shellrunner.wire import documents, json_codec, parse, serialize
+from shellrunner.wire import documents, json_codec, merge_patch, parse, serialize
 
+_MAX_EDITS: Final = 10  # of one request, while others change the same job
 _MAX_INLINE: Final = 1 << 18  # bytes; a larger batch is parsed on a thread, while others are served
 
 
@@ -33,19 +34,78 @@ async def submit(request: web.Request) -> web.StreamResponse:
 
     It is stored durably before the response is sent. With `Prefer: wait=N` the response waits for the result.
     """
-    app = request.app
-    app[STREAMS].raise_if_closing()
+    request.app[STREAMS].raise_if_closing()
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     document = json_codec.loads(await bodies.read_json(request))
-    identity = identity_of(request)
-    spec = submission.admit(identity, parse.job_spec(document), app[SETTINGS], app[STORE].queue_names)
+    spec = _admit(request, parse.job_spec(document))
     bound_key = idempotency.bound_key(request, key, document)
+    identity = identity_of(request)
     await audit.accept_job(request, spec, identity.run_as)
-    job = await app[STORE].add(spec, bound_key, identity.submitter)
+    job = await request.app[STORE].add(spec, bound_key, identity.submitter)
+    return await _respond_accepted(request, job, seconds)
+
+
+async def again(request: web.Request) -> web.StreamResponse:
+    """POST /api/jobs/{id}/again: submit a new job with the specification of an earlier one.
+
+    A body is a merge patch (RFC 7396) of that specification. `after`, `start_at` and `held`, which say when the
+    earlier job might start, are not repeated unless they are given. Values of variables and text for standard input
+    are not kept: where the earlier job had any, they must be given again, or left out by null.
+    """
+    app, number = request.app, job_id(request)
+    app[STREAMS].raise_if_closing()
+    key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
+    patch = json_codec.loads(await bodies.read_json(request)) if request.body_exists else {}
+    earlier = await app[STORE].job(number)
+    spec = _admit(request, merge_patch.repeated(earlier.spec, patch))
+    bound_key = idempotency.bound_key(request, key, {"again_of": number, "patch": patch})
+    identity = identity_of(request)
+    await audit.accept_job(request, spec, identity.run_as, again_of=number)
+    job = await app[STORE].add(spec, bound_key, identity.submitter, again_of=number)
+    return await _respond_accepted(request, job, seconds)
+
+
+async def edit(request: web.Request) -> web.StreamResponse:
+    """PATCH /api/jobs/{id}: change a job that has not started.
+
+    The body is a merge patch (RFC 7396). A job that waits for its next attempt counts as not started. It is changed
+    before it can be claimed, or not at all.
+    """
+    app, number = request.app, job_id(request)
+    app[STREAMS].raise_if_closing()
+    patch = json_codec.loads(await bodies.read_json(request, bodies.MERGE_PATCH))
+    change = await _requested_edit(request, patch)
+    await audit.accept(request, job=number, **audit_details.of_edit(change.before, change.after))
+    for _ in range(_MAX_EDITS):
+        try:
+            job = await app[STORE].edit_job(change)
+            return await responses.no_store(request, 200, serialize.job(job), {})
+        except JobChanged:  # two requests may have different keys: apply this one to what the other has made
+            change = await _requested_edit(request, patch)
+    raise JobChanged(number)
+
+
+async def _requested_edit(request: web.Request, patch: Any) -> JobEdit:
+    """Return what a merge patch makes of the job as it is now, if its preconditions are met."""
+    job = await request.app[STORE].job(job_id(request))
+    if responses.has_preconditions(request):
+        responses.check_preconditions(request, responses.etag(json_codec.dumps(serialize.job(job))))
+    if isinstance(job.phase, Running | Done):  # also if the patch is not valid, as nothing helps then
+        raise AlreadyDone(job.id) if job.done else AlreadyStarted(job.id)
+    spec = _admit(request, merge_patch.patched(job.spec, patch))
+    return JobEdit(job.id, job.spec, spec, identity_of(request).submitter)
+
+
+def _admit(request: web.Request, spec: JobSpec) -> JobSpec:
+    app = request.app
+    return submission.admit(identity_of(request), spec, app[SETTINGS], app[STORE].queue_names)
+
+
+async def _respond_accepted(request: web.Request, job: Job, seconds: int | None) -> web.StreamResponse:
     audit.add_details(request, job=job.id)
     headers = {"Location": serialize.status_path(job.id)}
     # The result is only for identities that may read it; for others the preference is ignored, as RFC 7240 allows.
-    if seconds is not None and identity.sees_all:
+    if seconds is not None and identity_of(request).sees_all:
         return await _respond_when_done(request, job, seconds, headers)
     return await responses.no_store(request, 202, serialize.job(job), headers)
 

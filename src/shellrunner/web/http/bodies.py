@@ -12,6 +12,8 @@ from shellrunner import ascii_text
 from shellrunner.web.http import aiohttp_internals
 from shellrunner.web.http.problems import HttpProblem
 
+JSON: Final = "application/json"
+MERGE_PATCH: Final = "application/merge-patch+json"  # RFC 7396
 BODY_TIMEOUT: Final = 10.0  # seconds within which a body must arrive
 _MAX_TYPE: Final = 200  # characters of a Content-Type
 
@@ -28,14 +30,14 @@ async def preload(request: web.Request, max_bytes: int) -> None:
         await read(request)
 
 
-async def read_json(request: web.Request) -> bytes:
-    """Receive a JSON body; it is not parsed yet.
+async def read_json(request: web.Request, media_type: str = JSON) -> bytes:
+    """Receive a body of this type, or of JSON; it is not parsed yet.
 
     Raises:
         HttpProblem: it has another type or charset, is compressed, or does not arrive.
     """
-    if request.headers.get(hdrs.CONTENT_TYPE) != "application/json":
-        _check_type(request)
+    if request.headers.get(hdrs.CONTENT_TYPE) != JSON:
+        _check_type(request, media_type)
     return await read(request)
 
 
@@ -50,18 +52,18 @@ async def read(request: web.Request) -> bytes:
     return await (request.read() if request.content.is_eof() else _read_in_time(request))
 
 
-def _check_type(request: web.Request) -> None:
+def _check_type(request: web.Request, media_type: str) -> None:
     # A form of another site can send text/plain without a preflight, but not application/json.
     given = request.headers.get(hdrs.CONTENT_TYPE)
     # aiohttp's parser takes time quadratic in the length of the header, and recursion as deep as its parentheses.
     is_short = given is not None and len(given) <= _MAX_TYPE
-    if not is_short or request.content_type != "application/json" or not _is_utf8(request.charset):
+    if not is_short or request.content_type not in (JSON, media_type) or not _is_utf8(request.charset):
         raise HttpProblem(
             "unsupported-media-type",
-            f"Content-Type must be application/json in UTF-8, not {given[:_MAX_TYPE]!r}"
+            f"Content-Type must be {media_type} in UTF-8, not {given[:_MAX_TYPE]!r}"
             if given
-            else "Content-Type is required: send application/json",
-            {"Accept-Post": "application/json"},
+            else f"Content-Type is required: send {media_type}",
+            {"Accept-Patch" if request.method == "PATCH" else "Accept-Post": media_type},
         )
 
 

@@ -58,6 +58,8 @@ STATUSES: Final = {
     "body-too-slow": 408,
     "not-done": 409,
     "already-done": 409,
+    "already-started": 409,
+    "job-changed": 409,
     "not-running": 409,
     "queue-configured": 409,
     "queue-not-empty": 409,

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from shellrunner import __version__
 from shellrunner.config import Settings
+from shellrunner.model import AgainRequest, JobPatch
 from shellrunner.model.names import MAX_BODY_BYTES
+from shellrunner.web.http.bodies import MERGE_PATCH
 from shellrunner.web.openapi import descriptions, examples, parameter_objects, response_objects, schemas
 from shellrunner.web.openapi.links import LINKS
 from shellrunner.web.route import JSON, Access, Route
@@ -117,10 +119,10 @@ def _tag(route: Route) -> str:
 def _request_body(body: type) -> Schema:
     if body is bytes:
         return {"content": {"application/octet-stream": {"schema": {"type": "string", "maxLength": MAX_BODY_BYTES}}}}
-    media_type: Schema = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+    content: Schema = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
     if body.__name__ in examples.BODIES:
-        media_type["examples"] = examples.BODIES[body.__name__]
-    return {"required": True, "content": {JSON: media_type}}
+        content["examples"] = examples.BODIES[body.__name__]
+    return {"required": body is not AgainRequest, "content": {MERGE_PATCH if body is JobPatch else JSON: content}}
 
 
 def _schemas(routes: Iterable[Route], settings: Settings) -> dict[str, Schema]:

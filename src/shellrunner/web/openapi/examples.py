@@ -36,6 +36,15 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             },
         },
     },
+    "JobPatch": {
+        "hold": {"summary": "Keep it from starting", "value": {"held": True}},
+        "urgent": {"summary": "Move it forward", "value": {"priority": 10, "labels": {"urgent": "yes"}}},
+        "now": {"summary": "Start it as soon as there is room", "value": {"after": None, "start_at": None}},
+    },
+    "AgainRequest": {
+        "same": {"summary": "As it was", "value": {}},
+        "longer": {"summary": "With more time and its variable", "value": {"timeout": 600, "env": {"NAME": "мир"}}},
+    },
     "ResizeRequest": {"wide": {"summary": "A wide terminal", "value": {"rows": 50, "columns": 200}}},
     "QueueChange": {"one": {"summary": "One job at a time", "value": {"max_running": 1, "max_queued": 100}}},
     "SignalRequest": {"reload": {"summary": "Reload the configuration", "value": {"signal": "SIGHUP"}}},

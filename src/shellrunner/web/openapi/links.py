@@ -35,6 +35,8 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "attempt-stdout": _to_attempt("get-results-id-attempts-number-stdout"),
             "attempt-stderr": _to_attempt("get-results-id-attempts-number-stderr"),
             "cancel": _to("post-jobs-id-cancel"),
+            "edit": _to("patch-jobs-id"),
+            "again": _to("post-jobs-id-again"),
             "delete": _to("delete-jobs-id"),
             "delete-result": _to("delete-results-id"),
         }

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from shellrunner.config import Settings
-from shellrunner.model import JobBatch, JobSpec, Limits
+from shellrunner.model import AgainRequest, JobBatch, JobPatch, JobSpec, Limits
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
 from shellrunner.wire import documents, stream_events
@@ -48,8 +48,16 @@ def body(cls: type, settings: Settings) -> dict[str, Schema]:
         _allow_null(schema)
     if cls is JobBatch:
         found[name]["properties"]["jobs"]["items"] = {"$ref": "#/components/schemas/JobSpec"}
+    if issubclass(cls, JobSpec):
+        _restrict_job(found, name, settings)
     if cls is JobSpec:
-        _restrict_job(found, settings)
+        found[name]["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
+    if cls in (JobPatch, AgainRequest):  # what is absent stays as it is
+        for property_schema in found[name]["properties"].values():
+            property_schema.pop("default", None)
+    if cls is AgainRequest:
+        _allow_removal(found[name]["properties"]["env"])
+        _allow_removal(found[name]["properties"]["labels"])
     return found
 
 
@@ -97,26 +105,36 @@ def _allow_null(schema: Schema) -> None:
             schema["properties"][key] = {"anyOf": [property_schema, {"type": "null"}], **annotations}
 
 
-def _restrict_job(found: dict[str, Schema], settings: Settings) -> None:
+def _allow_removal(schema: Schema) -> None:
+    """Allow null for the members of an object, or of each alternative that is one: a merge patch removes those."""
+    for alternative in schema.get("anyOf", [schema]):
+        for word in ("additionalProperties", "patternProperties"):
+            members = alternative.get(word)
+            if isinstance(members, dict):
+                found = members if word == "patternProperties" else alternative
+                for key in found if word == "patternProperties" else (word,):
+                    found[key] = {"anyOf": [found[key], {"type": "null"}]}
+
+
+def _restrict_job(found: dict[str, Schema], name: str, settings: Settings) -> None:
     """Add what the model checks beyond types, and what the configuration of this service allows."""
-    job, limits = found["JobSpec"], found["JobSpec.Limits"]["properties"]
+    job, limits = found[name], found[f"{name}.Limits"]["properties"]
     properties = job["properties"]
-    job["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
     if settings.profiles:
         properties["profile"]["anyOf"][0] = {"type": "string", "enum": list(settings.profiles)}
     else:
         properties["profile"] = {"type": "null", "description": "Not available: the configuration has no profiles."}
     properties["tty"]["anyOf"].insert(0, {"type": "boolean"})
-    for name in Limits.model_fields:
-        maximum = getattr(settings.jobs, name)
+    for limit in Limits.model_fields:
+        maximum = getattr(settings.jobs, limit)
         if maximum is not None:
-            limits[name]["anyOf"][0]["maximum"] = maximum
+            limits[limit]["anyOf"][0]["maximum"] = maximum
     if not settings.callbacks.hosts:
         properties["notify"] = {
             "type": "null",
             "description": "Not available: `callbacks.hosts` is empty in the configuration.",
         }
-        del found["JobSpec.Notify"]
+        del found[f"{name}.Notify"]
 
 
 def _only(key: str, than: str) -> Schema:

@@ -40,6 +40,13 @@ def of_job(spec: JobSpec, run_as: str | None, command_characters: int | None) ->
     return details
 
 
+def of_edit(before: JobSpec, after: JobSpec) -> Details:
+    """Return what is changed of a job: the names of the keys, and what they become where that is not the default."""
+    changed = [name for name in JobSpec.model_fields if getattr(before, name) != getattr(after, name)]
+    values = dict(_circumstances(after, None))
+    return {"changed": changed, **{name: values[name] for name in changed if values.get(name)}}
+
+
 def of_jobs(specs: Sequence[JobSpec], run_as: str | None, command_characters: int | None) -> Details:
     """Return what is asked for with many jobs, in one line: of every command at least its hash, head and tail.
 
