@@ -11,6 +11,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 pytest.importorskip("axe_playwright_python", reason="the extra `browser` is not installed")
 from axe_playwright_python.async_playwright import Axe  # noqa: E402
 
+# Buttons of the list that open a dialog, and what closes it.
+DIALOGS = {"#queue-new": "#queue-dialog [data-answer=no]", "#run-templates": "#templates [data-close]"}
 SIZES = [(360, 740), (1280, 800), (3840, 2160)]
 
 
@@ -35,13 +37,28 @@ async def serious_violations(tab: BrowserTab) -> list[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_there_are_no_serious_accessibility_violations(service: Service, open_tab: Any, scheme: str) -> None:
-    """axe reports nothing serious in the list, run box, job, find box and dialogs, light or dark."""
+    """axe reports nothing serious in the home, the list, run box, job, find box and dialogs, light or dark."""
     job = await submit_examples(service)
+    waiting = await service.submit(": waits", held=True, name="waits", env={"A": "b"})
     tab = await open_tab(service, color_scheme=scheme)
     await tab.wait_until_live()
     await tab.wait_for("#rows .badge", "exit 1")
     await tab.page.click("#run-toggle-options")
+    await tab.page.click("#rows [type=checkbox] >> nth=0")
     assert await serious_violations(tab) == []
+    for opener, closer in DIALOGS.items():
+        await tab.page.click(opener)
+        assert await serious_violations(tab) == [], opener
+        await tab.page.click(closer)
+    await tab.page.evaluate(f"location.hash = 'job={waiting}&q=waits'")
+    await tab.page.click("#job-edit")
+    assert await serious_violations(tab) == []
+    await tab.page.click("#edit [data-answer=no]")
+    await service.ask("POST", f"/api/jobs/{waiting}/cancel")
+    await tab.wait_until_ended("cancelled")
+    await tab.page.click("#job-rerun")
+    assert await serious_violations(tab) == []
+    await tab.page.click("#again [data-answer=no]")
     await tab.page.evaluate(f"location.hash = 'job={job}&label=team:web'")
     await tab.wait_until_ended("exit 1")
     await tab.page.click("#find-open")
@@ -84,6 +101,8 @@ async def test_nothing_overflows_horizontally(service: Service, open_tab: Any, s
     job = await submit_examples(service)
     tab = await open_tab(service, size=size)
     await tab.wait_until_live()
+    await tab.page.click("#run-toggle-options")
+    await tab.page.click("#rows [type=checkbox] >> nth=0")
     overflowing = """() => [...document.querySelectorAll('body *')].filter((each) => {
         const { right, width } = each.getBoundingClientRect();
         return width && right > innerWidth + 1 && !each.closest('.xterm, .visually-hidden, .queues');
