@@ -79,9 +79,9 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "cli.ui": (
         ("job_table",),
-        ("job_state", "output_format"),
+        ("job_state", "output_format", "prompt"),
         ("console",),
-        ("table", "progress", "prompt"),
+        ("table", "progress"),
         ("formatting", "ansi", "terminal_filter"),
         ("__init__",),
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_verbs import runs_now
 from tests.support.command_line import Typist
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until
@@ -192,6 +193,30 @@ async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist: Typis
         screen.types(CTRL_C)
         assert await screen.code() == 0
         assert screen.shown.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+async def test_watch_shows_what_runs_and_counts_the_rest(shared: Service, typist: Typist) -> None:
+    """Of more jobs than lines, the one that runs and those that are next are shown, and the others counted."""
+    runs = await shared.submit("sleep 60 # runs", queue="one")
+    await until(lambda: runs_now(shared, runs))
+    body = {"jobs": [{"command": f"true # {n}", "queue": "one", "priority": n % 3} for n in range(130)]}
+    _, _, answer = await shared.ask("POST", "/api/jobs/batch", json=body)
+    async with typist.at_terminal("ps", "--watch", rows=12) as screen:
+        await screen.shows(b"1 running, 130 queued, 0 waiting")
+        await screen.shows(b"and 123 more")
+        lines = screen.shown.rpartition(b"\x1b[H")[2].splitlines()
+        assert b"# runs" in lines[2]
+        assert [b"true # 2" in lines[3], b"true # 5" in lines[4]] == [True, True]
+        screen.types(CTRL_C)
+        assert await screen.code() == 0
+    listed = await typist.run("ps", "-n", "1", "--columns", "priority,command,id")
+    assert listed.out.decode().split() == ["PRIORITY", "COMMAND", "ID", "0", "sleep", "60", "#", "runs", str(runs)]
+    assert listed.err == "more than 1 job matches: use -n 0 to list all\n"
+    assert (await typist.run("ps", "--columns", "size")).code == 2
+    done = await typist.run("cancel", "-qy", "--filter", "queue=one")
+    assert done == (0, b"", "")
+    assert len(answer["jobs"]) == 130
+    await shared.result(runs)
 
 
 async def test_a_pipe_that_closes_ends_it_quietly(shared: Service, typist: Typist) -> None:

@@ -52,8 +52,11 @@ async def test_verbs_take_filters(shared: Service, typist: Typist) -> None:
     match = ("--filter", "label=test:bulk")
     jobs = [await shared.submit("echo begun; sleep 60", labels={"test": "bulk"}, queue="one") for _ in range(3)]
     assert (await typist.run("cancel", "--all", str(jobs[0]))).code == 2
-    done = await typist.run("cancel", *match)
-    assert (done.code, len(done.err.splitlines())) == (0, 3)
+    asked = await typist.run("cancel", *match, start_new_session=True)
+    assert (asked.code, asked.err) == (
+        1, "cannot ask for confirmation without a terminal: use --yes to cancel 3 jobs\n",
+    )  # fmt: skip
+    assert await typist.run("cancel", "--yes", *match) == (0, b"", "3 jobs are being cancelled\n")
     for job in jobs:
         assert (await shared.result(job))["ending"] == "cancelled"
     assert await typist.run("wait", *match) == (0, b"", "no jobs match\n")

@@ -311,7 +311,7 @@ USAGE_ERRORS = {
     ("ps", "--filter", "state"): "'state' must be NAME=VALUE",
     ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
     ("ps", "--watch"): "--watch requires a terminal",
-    ("ps", "--watch", "--json"): "--watch cannot be combined with --quiet or --json",
+    ("ps", "--watch", "--json"): "--watch cannot be combined with --quiet, --json or --output",
     ("logs", "0"): "'0' is not in the range of ids",
     ("logs", "one"): "'one' is not a valid id",
     ("rm",): "Missing argument",
@@ -374,3 +374,36 @@ async def test_c6_logs_says_what_is_missing(shared: Service, typist: Typist) -> 
         assert (done.code, done.out) == (1, there), options
         assert "of stdout" in done.err
     assert (await typist.run("logs", "--stderr", number)).code == 0
+
+
+async def test_ps_is_in_the_order_of_starting(shared: Service, typist: Typist) -> None:
+    """What runs is first, then what starts next, then what waits; with --all what is done, latest first."""
+    labels = {"test": "order"}
+    first, second = await ended(shared, "true", "true", labels=labels)
+    runs = await shared.submit("sleep 60", queue="one", labels=labels)
+    await until(lambda: runs_now(shared, runs))
+    queued = [await shared.submit("true", queue="one", labels=labels, priority=n) for n in (0, 5, 0)]
+    waits = await shared.submit("true", labels=labels, start_at="2099-12-24T00:00:00Z")
+    listed = await typist.run("ps", "-aq", "--filter", "label=test:order")
+    expected = [runs, queued[1], queued[0], queued[2], waits, second, first]
+    assert [int(line) for line in listed.out.split()] == expected
+    shown = (await typist.run("show", waits)).out.decode()
+    assert re.search(r"^start_at +2099-12-24 .* \(in \d+ d", shown, re.MULTILINE)
+    rows = json.loads((await typist.run("ps", "-o", "json", "-n", "2", "--filter", "label=test:order")).out)
+    assert [row["job_id"] for row in rows] == expected[:2]
+    for number in (*queued, waits, runs):
+        await cancelled(shared, number)
+
+
+async def test_show_prints_words_and_not_python(shared: Service, typist: Typist) -> None:
+    """Retries, limits, durations and a terminal's size are shown as a person writes them."""
+    spec = {
+        "retries": {"max": 3, "delay": 90, "on": ["exited", "timed_out"]}, "limits": {"memory_bytes": 1 << 30},
+        "timeout": 3600, "tty": {"rows": 50, "columns": 132}, "merge_stderr": True,
+    }  # fmt: skip
+    (number,) = await ended(shared, "true", **spec)
+    shown = (await typist.run("show", number)).out.decode()
+    fields = {line[:12].rstrip(): line[12:] for line in shown.splitlines()}
+    assert fields["retries"] == "at most 3, 1 min 30 s after exited or timed_out"
+    assert (fields["limits"], fields["timeout"], fields["tty"]) == ("memory 1.0 GiB", "1 h", "50x132")
+    assert fields["merge_stderr"] == "yes"

@@ -180,6 +180,8 @@ async def test_a_refusal_is_one_error_with_the_problem(
     [
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "answered 403 Forbidden without"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "foreign", "answered 404 Not Found without"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "foreign", "is not shellrunner's: check the address"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[{}]", "foreign", "is not shellrunner's: check the address"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "is not shellrunner's: check the address"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "is not shellrunner's: check the address"),
     ],
@@ -227,9 +229,11 @@ async def test_a_server_that_was_not_there_yet_is_waited_for_if_that_is_asked_fo
 
 async def test_a_token_comes_with_every_request_and_with_no_other_server(wire: TcpProxy) -> None:
     """Redirects are not followed, so no other server gets the token."""
-    wire.instead = [b"HTTP/1.1 303 See Other\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\n{}"]
+    wire.instead = [
+        b'HTTP/1.1 303 See Other\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 10\r\n\r\n{"done":1}'
+    ]
     async with Client(wire.url, token="secret") as client:
-        assert dict(await client.status(1)) == {}
+        assert dict(await client.status(1)) == {"done": 1}
 
 
 async def test_a_unix_socket_is_an_address_like_any_other(tmp_path: Path) -> None:

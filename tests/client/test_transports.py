@@ -16,7 +16,8 @@ from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import WAIT_TIMEOUT
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+BODY = b'{"jobs":[],"queues":[],"job_id":1,"done":false}'
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 TRANSPORTS: dict[str, Any] = {"aiohttp": None, "blocking": BlockingTransport}
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
 

@@ -14,6 +14,9 @@ T = TypeVar("T")
 Filters = tuple[tuple[str, str], ...]
 
 _PAGE_SIZE: Final = 1000
+_ORDER_BY_STATE: Final = {
+    "running": "created", "queued": "-priority,created", "waiting": "created", "done": "-created",
+}  # fmt: skip
 _NO_STATUS: Final = dict.fromkeys(("started", "completed", "ending", "exit_code", "signal", "cancelling"))
 
 
@@ -61,6 +64,17 @@ class JobQuery(NamedTuple):
     parameters: Mapping[str, Any]
     max_rows: int
 
+    def parts(self) -> list[Mapping[str, Any]]:
+        """Return the queries by whose answers, one after the other, the jobs are in order.
+
+        That is the requested order, or else: what runs, what starts next, what waits, and the latest that are done.
+        """
+        states = self.parameters.get("state", ",".join(_ORDER_BY_STATE)).split(",")
+        if "sort" in self.parameters or not set(states) <= set(_ORDER_BY_STATE):
+            return [self.parameters]
+        ordered = [state for state in _ORDER_BY_STATE if state in states]
+        return [{**self.parameters, "state": state, "sort": _ORDER_BY_STATE[state]} for state in ordered]
+
 
 class JobQueryResult(NamedTuple):
     """Jobs with their statuses, and whether there are more."""
@@ -71,22 +85,34 @@ class JobQueryResult(NamedTuple):
 
 async def fetch(client: Client, query: JobQuery) -> JobQueryResult:
     """Fetch the jobs that match now, and their statuses."""
-    limit = min(_PAGE_SIZE, query.max_rows + 1 if query.max_rows else _PAGE_SIZE)
-    parameters = {**query.parameters, "limit": limit}
-    jobs = await _take(client.jobs(**parameters), query.max_rows)
-    statuses = await _take(client.statuses(**parameters), query.max_rows)
+    rows: dict[int, Mapping[str, Any]] = {}  # by id: a job that changes its state meanwhile is in two answers
+    for part in query.parts():
+        missing = query.max_rows + 1 - len(rows) if query.max_rows else 0
+        if missing == 0 and query.max_rows:
+            break
+        rows |= {row["job_id"]: row for row in await _fetch_part(client, part, missing) if row["job_id"] not in rows}
+    found = list(rows.values())
+    max_rows = query.max_rows or len(found)
+    return JobQueryResult(found[:max_rows], has_more=len(found) > max_rows)
+
+
+async def _fetch_part(client: Client, parameters: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
+    """Return at most `count` jobs with their statuses; all of them if it is 0."""
+    parameters = {**parameters, "limit": min(_PAGE_SIZE, count or _PAGE_SIZE)}
+    jobs = await _take(client.jobs(**parameters), count)
+    if not jobs:
+        return []
+    statuses = await _take(client.statuses(**parameters), count)
     by_id = {status["job_id"]: status for status in statuses}
     # A job that ended between the two requests may match no longer, and then has no status here.
-    rows = [{**_NO_STATUS, **job, **by_id.get(job["job_id"], {})} for job in jobs]
-    max_rows = query.max_rows or len(rows)
-    return JobQueryResult(rows[:max_rows], has_more=len(rows) > max_rows)
+    return [{**_NO_STATUS, **job, **by_id.get(job["job_id"], {})} for job in jobs]
 
 
-async def _take(rows: AsyncIterator[T], max_rows: int) -> list[T]:
-    """Return at most `max_rows` rows and one more, which shows that there are more; all of them if it is 0."""
+async def _take(rows: AsyncIterator[T], count: int) -> list[T]:
+    """Return at most `count` rows; all of them if it is 0."""
     taken: list[T] = []
     async for row in rows:
         taken.append(row)
-        if len(taken) == max_rows + 1 and max_rows:
+        if len(taken) == count:
             break
     return taken

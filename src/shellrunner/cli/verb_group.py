@@ -43,7 +43,7 @@ SECTIONS: Final = {
     "inspection": VerbSection(
         "Look at jobs",
         {
-            "ps": "List the jobs that are not done, newest first.",
+            "ps": "List the jobs that are not done: what runs, then what starts next, and why the rest waits.",
             "show": "Show everything about jobs: their options, status and result.",
             "logs": "Print the output of a job: its standard output to standard output, its standard error to "
             "standard error.",

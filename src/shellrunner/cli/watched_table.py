@@ -5,7 +5,7 @@ Must not know how jobs are selected, or how connections are resumed.
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -18,45 +18,63 @@ from shellrunner.client import Client
 
 _REFRESH_INTERVAL: Final = 1.0  # seconds after which ages and durations are out of date
 _MIN_FETCH_INTERVAL: Final = 0.3
+_STATES: Final = ("running", "queued", "waiting")
 
 
-async def watch_jobs(query: JobQuery, console: Console, client: Client) -> int:
-    """Keep the table up to date until Ctrl-C, which cancels this."""
-    changed = asyncio.Event()
-    with suppress(asyncio.CancelledError), _alternate_screen():
-        await run_with_background(_redraw(query, console, client, changed), _listen(client, changed))
-    return 0
+class WatchedTable:
+    """A table of the jobs that match a query; with `counts_all` the query is about all jobs that are not done."""
+
+    def __init__(self, query: JobQuery, columns: Sequence[str] | None, console: Console, *, counts_all: bool) -> None:
+        self._query, self._columns, self._console, self._counts_all = query, columns, console, counts_all
+        self._changed = asyncio.Event()
+
+    async def run(self, client: Client) -> int:
+        """Keep the table up to date until Ctrl-C, which cancels this."""
+        with suppress(asyncio.CancelledError), _alternate_screen():
+            await run_with_background(self._redraw(client), self._listen(client))
+        return 0
+
+    async def _listen(self, client: Client) -> None:
+        async for _ in client.changes():
+            self._changed.set()
+
+    async def _redraw(self, client: Client) -> None:
+        while True:
+            self._changed.clear()
+            result = await fetch(client, self._query)
+            counts = await _count_by_state(client) if self._counts_all else None
+            await self._draw(result, counts)
+            await asyncio.sleep(_MIN_FETCH_INTERVAL)
+            while not await self._has_changed():
+                await self._draw(result, counts)
+
+    async def _has_changed(self) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_INTERVAL):
+                return await self._changed.wait()
+        return False
+
+    async def _draw(self, result: JobQueryResult, counts: Mapping[str, int] | None) -> None:
+        size = os.get_terminal_size(STDOUT)
+        lines = [_summary(counts)[: size.columns]] if counts else []
+        lines += render_jobs(result.rows, self._columns).splitlines()
+        if len(lines) > (max_lines := size.lines - 1) > 0 or result.has_more:
+            shown = min(len(lines), max_lines - 1)
+            jobs = shown - 2 if counts else shown - 1
+            total = sum(counts.values()) if counts else len(result.rows)
+            more = f"{total - jobs} more" if counts or not result.has_more else "more"
+            lines = [*lines[:shown], f"… and {more}"]
+        text = "".join(f"{line}\x1b[K\n" for line in lines)
+        await self._console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
 
 
-async def _listen(client: Client, changed: asyncio.Event) -> None:
-    async for _ in client.changes():
-        changed.set()
+async def _count_by_state(client: Client) -> Mapping[str, int]:
+    queues = (await client.queues())["queues"]
+    return {state: sum(queue[state] for queue in queues) for state in _STATES}
 
 
-async def _redraw(query: JobQuery, console: Console, client: Client, changed: asyncio.Event) -> None:
-    while True:
-        changed.clear()
-        result = await fetch(client, query)
-        await _draw(result, console)
-        await asyncio.sleep(_MIN_FETCH_INTERVAL)
-        while not await _has_changed(changed):
-            await _draw(result, console)
-
-
-async def _has_changed(changed: asyncio.Event) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_REFRESH_INTERVAL):
-            return await changed.wait()
-    return False
-
-
-async def _draw(result: JobQueryResult, console: Console) -> None:
-    lines = render_jobs(result.rows).splitlines()
-    max_lines = os.get_terminal_size(STDOUT).lines - 1
-    if len(lines) > max_lines > 0:
-        lines = [*lines[: max_lines - 1], f"… and {len(lines) - max_lines + 1} more"]
-    text = "".join(f"{line}\x1b[K\n" for line in lines)
-    await console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
+def _summary(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 @contextmanager

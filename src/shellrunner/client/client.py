@@ -80,7 +80,7 @@ class Client:
 
     async def index(self) -> "documents.Index":
         """Return the entry points of the API."""
-        index: documents.Index = await self._requester.request("GET", "/api")
+        index: documents.Index = await self._requester.request("GET", "/api", has="jobs")
         return index
 
     # Jobs
@@ -100,7 +100,7 @@ class Client:
         """
         given = {"command": command, "argv": argv, **options}
         body = {name: value for name, value in given.items() if value is not None}
-        job: documents.Job = await self._submit("/api/jobs", body, key)
+        job: documents.Job = await self._submit("/api/jobs", body, key, has="job_id")
         return job
 
     async def submit_many(self, jobs: Sequence[JobRequest], *, key: str | None = None) -> "Sequence[documents.Job]":
@@ -109,13 +109,13 @@ class Client:
         Each is a mapping with the keys of a job: `{"command": "make docs", "timeout": 60}`. The request is retried as
         that of `submit` is, and its key stands for all of them.
         """
-        submitted: documents.SubmittedJobs = await self._submit("/api/jobs/batch", {"jobs": jobs}, key)
+        submitted: documents.SubmittedJobs = await self._submit("/api/jobs/batch", {"jobs": jobs}, key, has="jobs")
         return submitted["jobs"]
 
-    async def _submit(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
+    async def _submit(self, path: str, body: Mapping[str, Any], key: str | None, *, has: str) -> Any:
         headers = {**_JSON_HEADERS, "Idempotency-Key": f'"{key or os.urandom(16).hex()}"'}
         content = json.dumps(body, ensure_ascii=False).encode()
-        return await self._requester.request("POST", path, body=content, headers=headers)
+        return await self._requester.request("POST", path, body=content, headers=headers, has=has)
 
     async def run(
         self, command: str | None = None, *, argv: Sequence[str] | None = None, **options: Unpack[JobOptions]
@@ -127,7 +127,7 @@ class Client:
 
     async def job(self, job_id: int) -> "documents.Job":
         """Return the job as it was submitted."""
-        job: documents.Job = await self._requester.request("GET", f"/api/jobs/{job_id}")
+        job: documents.Job = await self._requester.request("GET", f"/api/jobs/{job_id}", has="job_id")
         return job
 
     def jobs(self, **query: Filter) -> "AsyncIterator[documents.Job]":
@@ -139,12 +139,12 @@ class Client:
 
     async def jobs_page(self, **query: Filter) -> "documents.Jobs":
         """Return one page of jobs; its `next` is the link to the following page, or None."""
-        page: documents.Jobs = await self._requester.request("GET", f"/api/jobs{_query_string(query)}")
+        page: documents.Jobs = await self._requester.request("GET", f"/api/jobs{_query_string(query)}", has="jobs")
         return page
 
     async def cancel(self, job_id: int) -> "documents.Status":
         """Request that the job be cancelled; return its status. Repeating the request is harmless."""
-        status: documents.Status = await self._requester.request("POST", f"/api/jobs/{job_id}/cancel")
+        status: documents.Status = await self._requester.request("POST", f"/api/jobs/{job_id}/cancel", has="done")
         return status
 
     async def signal(self, job_id: int, name: str, *, to: str = "group") -> "documents.Status":
@@ -154,7 +154,7 @@ class Client:
         """
         body = json.dumps({"signal": name, "to": to} if to != "group" else {"signal": name}).encode()
         status: documents.Status = await self._requester.request(
-            "POST", f"/api/jobs/{job_id}/signal", body=body, headers=_JSON_HEADERS, idempotent=False
+            "POST", f"/api/jobs/{job_id}/signal", body=body, headers=_JSON_HEADERS, idempotent=False, has="done"
         )
         return status
 
@@ -206,7 +206,7 @@ class Client:
 
     async def status(self, job_id: int) -> "documents.Status":
         """Return the job's status."""
-        status: documents.Status = await self._requester.request("GET", f"/api/statuses/{job_id}")
+        status: documents.Status = await self._requester.request("GET", f"/api/statuses/{job_id}", has="done")
         return status
 
     def statuses(self, **query: Filter) -> "AsyncIterator[documents.Status]":
@@ -219,7 +219,11 @@ class Client:
         while True:
             sent = self._requester.time()
             status: documents.Status = await self._requester.request(
-                "GET", f"/api/statuses/{job_id}", headers=headers, read_timeout=_MAX_WAIT + READ_TIMEOUT
+                "GET",
+                f"/api/statuses/{job_id}",
+                headers=headers,
+                read_timeout=_MAX_WAIT + READ_TIMEOUT,
+                has="done",
             )
             if status["done"]:
                 return status
@@ -270,7 +274,7 @@ class Client:
 
     async def result(self, job_id: int, *, attempt: int | None = None) -> "documents.Result":
         """Return the ending of the job, with its output as text; of the last attempt unless `attempt` is given."""
-        result: documents.Result = await self._requester.request("GET", _result_path(job_id, attempt))
+        result: documents.Result = await self._requester.request("GET", _result_path(job_id, attempt), has="ending")
         return result
 
     def results(self, **query: Filter) -> "AsyncIterator[documents.Result]":
@@ -293,7 +297,7 @@ class Client:
 
     async def queues(self) -> "documents.Queues":
         """Return every queue with its numbers of jobs by state."""
-        queues: documents.Queues = await self._requester.request("GET", "/api/queues")
+        queues: documents.Queues = await self._requester.request("GET", "/api/queues", has="queues")
         return queues
 
     async def queue(self, queue: str) -> "documents.Queue":
@@ -317,40 +321,40 @@ class Client:
 
     async def pause(self, queue: str) -> "documents.Queue":
         """Pause a queue: no more of its jobs start, running ones continue."""
-        paused: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/pause")
+        paused: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/pause", has="queue")
         return paused
 
     async def resume(self, queue: str) -> "documents.Queue":
         """Resume a paused queue."""
-        resumed: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/resume")
+        resumed: documents.Queue = await self._requester.request("POST", f"{_queue_path(queue)}/resume", has="queue")
         return resumed
 
     async def pause_all(self) -> "documents.Queues":
         """Pause all queues at once."""
-        queues: documents.Queues = await self._requester.request("POST", "/api/queues/pause")
+        queues: documents.Queues = await self._requester.request("POST", "/api/queues/pause", has="queues")
         return queues
 
     async def resume_all(self) -> "documents.Queues":
         """Revoke `pause_all`; queues that were paused by name stay paused."""
-        queues: documents.Queues = await self._requester.request("POST", "/api/queues/resume")
+        queues: documents.Queues = await self._requester.request("POST", "/api/queues/resume", has="queues")
         return queues
 
     # Keepers
 
     async def keepers(self) -> "documents.Keepers":
         """Return the keepers that run commands which the history does not know: it was restored, or is a new one."""
-        keepers: documents.Keepers = await self._requester.request("GET", "/api/keepers")
+        keepers: documents.Keepers = await self._requester.request("GET", "/api/keepers", has="keepers")
         return keepers
 
     async def end_keeper(self, keeper: int) -> "documents.Keepers":
         """Have such a keeper end its command, which takes a moment."""
-        keepers: documents.Keepers = await self._requester.request("DELETE", f"/api/keepers/{keeper}")
+        keepers: documents.Keepers = await self._requester.request("DELETE", f"/api/keepers/{keeper}", has="keepers")
         return keepers
 
     async def _rows(self, kind: str, query: Mapping[str, Filter]) -> AsyncIterator[Any]:
         link: str | None = f"/api/{kind}{_query_string(query)}"
         while link:
-            page = await self._requester.request("GET", link)
+            page = await self._requester.request("GET", link, has=kind)
             for row in page[kind]:
                 yield row
             link = page["next"]

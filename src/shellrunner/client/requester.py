@@ -60,13 +60,15 @@ class Requester:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = True,
         read_timeout: float = READ_TIMEOUT,
+        has: str = "",
     ) -> Any:
         """Return the JSON document of the response, None if the body is empty.
 
-        Only an `idempotent` request is retried, because the server may have received the one whose response was lost.
+        It is an object that has the key `has`, if that is given. Only an `idempotent` request is retried, because the
+        server may have received the one whose response was lost.
 
         Raises:
-            ClientError: the request was refused or got no response.
+            ClientError: the request was refused, got no response, or one that is not shellrunner's.
         """
         retry = Retry(self)
         while True:
@@ -75,7 +77,10 @@ class Requester:
                     method, path, body=body, headers=headers, read_timeout=read_timeout
                 ) as response:
                     content = await response.read()
-                    return json.loads(content) if content else None
+                    document = json.loads(content) if content else None
+                    if has and not (isinstance(document, dict) and has in document):
+                        raise client_error.foreign(str(self.address))
+                    return document
             except ClientError as error:
                 if not idempotent:
                     raise

@@ -99,6 +99,16 @@ def _shorten(command: str) -> str:
     return command if len(command) <= _MAX_COMMAND else f"{command[: _MAX_COMMAND - 1]}…"
 
 
+def count_of(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: 1 job, 2 jobs."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def describe_pending(pending: Mapping[str, Any]) -> str:
+    """Return why a job does not run yet, in words."""
+    return str(pending.get("detail") or pending["reason"].replace("_", " "))
+
+
 def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:
     """Return a sentence about the end of a job; `end` has `ending`, `exit_code` and `signal`."""
     info = ENDINGS.get(end["ending"])  # None: an ending of a newer server

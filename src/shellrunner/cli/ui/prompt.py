@@ -8,8 +8,22 @@ from typing import Final
 
 from shellrunner import ascii_text
 from shellrunner.cli.fd_io import wait_readable
+from shellrunner.cli.ui.console import Console
 
 _MAX_LINE: Final = 4096  # bytes: the longest line of a terminal in canonical mode (termios(3))
+
+
+async def confirm(question: str, console: Console, *, refusal: str, otherwise: str) -> bool:
+    """Return whether the user agrees; without a terminal report `otherwise`, and after a no `refusal`."""
+    with console.prompting():
+        answer = await ask(f"{question}? [y/N] ")
+    if answer is None:
+        console.report(f"cannot ask for confirmation without a terminal: {otherwise}", required=True)
+        return False
+    if not answer or not "yes".startswith(answer):
+        console.report(refusal)
+        return False
+    return True
 
 
 async def ask(question: str) -> str | None:

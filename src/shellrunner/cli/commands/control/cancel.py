@@ -5,24 +5,28 @@ from typing import NoReturn
 
 import click
 
-from shellrunner.cli import api_calls
+from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.job_selection import NOT_DONE, JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.formatting import count_of
+from shellrunner.cli.ui.prompt import confirm
 from shellrunner.client import Client
 
 
 @click.command()
 @selected_jobs(states=NOT_DONE, bulk="Cancel")
+@click.option("-y", "--yes", is_flag=True, help="Cancel those of --filter or --all without confirmation.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
-def cancel(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
+def cancel(jobs: JobSelection, yes: bool, quiet: bool, server: str | None) -> NoReturn:
     """Request that jobs end: SIGTERM, then SIGKILL after a grace period.
 
     Without ID it is the last job that is not done. Returns without waiting for their end; see `wait`.
     """
     console = Console(quiet=quiet)
-    api_calls.run_with_client(server, partial(_cancel, jobs, console), console)
+    action = partial(_cancel_many, jobs, console, yes=yes) if jobs.is_bulk else partial(_cancel, jobs, console)
+    api_calls.run_with_client(server, action, console)
 
 
 async def _cancel(jobs: JobSelection, console: Console, client: Client) -> int:
@@ -32,3 +36,19 @@ async def _cancel(jobs: JobSelection, console: Console, client: Client) -> int:
         return 0
 
     return max(await api_calls.for_each_job(await jobs.resolve(client), cancel_job, console), default=0)
+
+
+async def _cancel_many(jobs: JobSelection, console: Console, client: Client, *, yes: bool) -> int:
+    """Cancel what matches in one request, so that no job starts because another one has ended."""
+    if not yes:
+        matching = (await client.cancel_many(**jobs.query))["cancelled"]
+        if not matching:
+            console.report("no jobs match")
+            return 0
+        count = count_of(matching, "job")
+        otherwise = f"use --yes to cancel {count}"
+        if not await confirm(f"Cancel {count}", console, refusal="nothing was cancelled", otherwise=otherwise):
+            return exit_codes.FAILED
+    cancelled = (await client.cancel_many(confirm=True, **jobs.query))["cancelled"]
+    console.report(f"{count_of(cancelled, 'job')} {'is' if cancelled == 1 else 'are'} being cancelled")
+    return 0

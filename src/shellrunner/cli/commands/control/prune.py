@@ -10,6 +10,7 @@ from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.job_query import Filters, filter_option, filter_query
 from shellrunner.cli.ui import prompt
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.formatting import count_of
 from shellrunner.client import Client
 
 
@@ -30,29 +31,16 @@ async def _prune(query: Mapping[str, Any], console: Console, client: Client, *, 
         if not matching["deleted"]:
             console.report(f"no jobs to delete{_kept(matching['kept'])}")
             return 0
-        if not await _confirm(_jobs(matching["deleted"]), console):
+        jobs = count_of(matching["deleted"], "job")
+        question = f"Delete {jobs} from the history"
+        otherwise = f"use --yes to delete {jobs}"
+        if not await prompt.confirm(question, console, refusal="nothing was deleted", otherwise=otherwise):
             return exit_codes.FAILED
     console.progress.set_activity("deleting jobs")
     removed = await client.delete_many(confirm=True, **query)
-    console.report(f"deleted {_jobs(removed['deleted'])}{_kept(removed['kept'])}")
+    console.report(f"deleted {count_of(removed['deleted'], 'job')}{_kept(removed['kept'])}")
     return 0
 
 
-async def _confirm(jobs: str, console: Console) -> bool:
-    with console.prompting():
-        answer = await prompt.ask(f"Delete {jobs} from the history? [y/N] ")
-    if answer is None:
-        console.report(f"cannot ask for confirmation without a terminal: use --yes to delete {jobs}", required=True)
-        return False
-    if not answer or not "yes".startswith(answer):
-        console.report("nothing was deleted")
-        return False
-    return True
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
-
-
 def _kept(count: int) -> str:
-    return f"; kept {_jobs(count)} not done yet" if count else ""
+    return f"; kept {count_of(count, 'job')} not done yet" if count else ""
