@@ -302,7 +302,7 @@ async def test_queues_shows_holds_and_lets_go(shared: Service, typist: Typist) -
         assert (await typist.run("queues", "resume", "--all")).code == 0
     assert (await typist.run("queues", "pause")).code == 2
     assert (await typist.run("queues", "pause", "nowhere")).err == (
-        "there is no queue 'nowhere': queues are defined in the configuration\n"
+        "there is no queue 'nowhere': see GET /api/queues\n"
     )
 
 

@@ -89,7 +89,7 @@ COLUMNS: Final = {
     "profile": _JobColumn(_text("profile")),
     "cwd": _JobColumn(_text("cwd")),
 }
-_WIDE: Final = ("id", "state", "created", "time", "queue", "name", "why", "command")
+_WIDE: Final = ("id", "state", "created", "time", "queue", "name", "command", "why")
 _NARROW: Final = ("id", "state", "command")
 
 
@@ -100,7 +100,7 @@ def render_jobs(rows: Sequence[Row], columns: Sequence[str] | None = None) -> st
         columns = [name for name in (_WIDE if is_wide else _NARROW) if _says_something(COLUMNS[name], rows)]
     chosen = [COLUMNS[name] for name in columns]
     headings = [
-        Column(ascii_text.upper(name.replace("-", " ")), right=column.right)
+        Column(ascii_text.upper(name.replace("-", " ")), right=column.right, flexible=name == "command")
         for name, column in zip(columns, chosen, strict=True)
     ]
     return render_table(headings, [[column.cell(row) for column in chosen] for row in rows])

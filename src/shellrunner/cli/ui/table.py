@@ -12,6 +12,7 @@ from shellrunner import control_characters
 from shellrunner.cli.ui.ansi import Styler
 
 _GAP: Final = "  "
+_MIN_FLEXIBLE: Final = 16  # columns
 
 
 class Cell(NamedTuple):
@@ -22,10 +23,11 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A heading, and the alignment: `right` for numbers."""
+    """A heading, and the alignment: `right` for numbers. A `flexible` column gives way to those behind it."""
 
     heading: str
     right: bool = False
+    flexible: bool = False
 
 
 def terminal_width() -> int | None:
@@ -43,7 +45,23 @@ def render_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> s
     table = [[Cell(column.heading, "bold") for column in columns]]
     table += [[Cell(control_characters.escape(cell.text), cell.style) for cell in row] for row in rows]
     widths = [max(_width(row[index].text) for row in table) for index in range(len(columns))]
+    if max_width is not None:
+        _shrink(table, columns, widths, max_width)
     return "\n".join(_render_row(_padded(row, columns, widths), max_width, styler) for row in table)
+
+
+def _shrink(table: list[list[Cell]], columns: Sequence[Column], widths: list[int], max_width: int) -> None:
+    """Shorten the cells of the flexible column as far as the table is too wide."""
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - max_width
+    for index, column in enumerate(columns):
+        if column.flexible and excess > 0 and widths[index] > _MIN_FLEXIBLE:
+            widths[index] = max(_MIN_FLEXIBLE, widths[index] - excess)
+            for row in table:
+                row[index] = row[index]._replace(text=_shortened(row[index].text, widths[index]))
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if _width(text) <= width else f"{_clip(text, width - 1)}…"
 
 
 def _padded(row: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int]) -> list[Cell]:
