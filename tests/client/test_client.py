@@ -80,6 +80,11 @@ async def tour(client: Any) -> None:
     assert [found["exit_code"] async for found in client.results(label="tour:yes", fields="exit_code")] == [3]
     assert [piece async for piece in client.output(number, stream="stderr", tail=1)] == [b"err\n"]
     assert await client.output_size(number) == 16
+    assert [match["line"] async for match in client.find_output(number, "ERR", stream="stderr", backward=True)] == [
+        2,
+        1,
+    ]
+    assert (await client.output_line(number, number=2, stream="stdout"))["position"] == 4
     assert b"".join([piece async for piece in client.stdout(number)]) == b"out\n"
     assert b"".join([piece async for piece in client.stderr(number)]) == b"err\n"
     assert (await client.result(number, attempt=1))["attempt"] == 1

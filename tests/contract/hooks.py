@@ -50,6 +50,10 @@ def forget_what_was_invented(case: Any) -> None:
     """Remove values that are valid only if the service gave them: cursors, positions, versions, job ids."""
     for name in ("cursor", "last_event_id", "from"):
         (case.query or {}).pop(name, None)
+    for name in ("tail", "follow") if "find" in (case.query or {}) else ("match_case", "backward"):
+        (case.query or {}).pop(name, None)
+    if case.path.endswith("/output") and "find" not in (case.query or {}):
+        (case.query or {}).pop("limit", None)
     for name in ("Last-Event-ID", "If-Match"):
         (case.headers or {}).pop(name, None)
     if (case.headers or {}).get("Idempotency-Key"):  # a key that came with another body is refused

@@ -167,6 +167,10 @@ async def _streams(ask: Any, done: Any) -> None:
     await ask("HEAD", events)
     await ask("GET", f"/api/statuses/{done}/output")
     await ask("GET", f"/api/statuses/{done}/output?stream=stdout&tail=1&follow")
+    found = await ask("GET", f"/api/statuses/{done}/output?find=%D0%BE%D0%B9&limit=1")
+    assert found.json["matches"][0]["text"] == "ой"
+    assert (await ask("GET", f"/api/statuses/{done}/output?find=x&tail=1")).status == 400
+    assert (await ask("GET", f"/api/statuses/{done}/output/line?number=2")).json["lines"] == 2
     changes = await ask("GET", "/api/statuses/events?last_event_id=unknown", events=1)
     assert b"event: reset" in changes.body
     following = asyncio.create_task(ask("GET", "/api/statuses/events", events=3))

@@ -15,7 +15,7 @@ from shellrunner.log import AUDIT, format_line
 from shellrunner.model import JobSpec
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web import ROUTES
-from shellrunner.web.route import ID, KEEPER
+from shellrunner.web.route import ID, KEEPER, QUEUE
 from shellrunner.web.security import audit_details
 from tests.support.site import Site, serving
 from tests.support.waiting import until
@@ -241,7 +241,12 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
     site.audit.full = True
     for route in ROUTES:
         if route.verb != "GET":
-            path = route.path.replace(ID, str(job)).replace(KEEPER, "1").replace("{name}", "default")
+            path = (
+                route.path.replace(ID, str(job))
+                .replace(KEEPER, "1")
+                .replace("{name}", "default")
+                .replace(QUEUE, "default")
+            )
             query = "?confirm=true" if "confirm" in route.parameters.split() else ""
             sent = {"json": bodies[path]} if path in bodies and route.verb in ("POST", "PUT") else {}
             answer = await site.ask(route.verb, path + query, **sent)

@@ -139,7 +139,7 @@ async def test_invalid_limits(site: Site, limits: dict[str, Any], pointer: str) 
     assert await names(site) == ["default"]
 
 
-@pytest.mark.parametrize("name", ["a%20b", "%D1%8F", "x" * 64, "*", "pause", "resume"])
+@pytest.mark.parametrize("name", ["a%20b", "%D1%8F", "x" * 64, "*"])
 async def test_invalid_names(site: Site, name: str) -> None:
     """What cannot name a queue is 400, and nothing is made."""
     answer = await put(site, name)

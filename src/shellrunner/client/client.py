@@ -293,6 +293,38 @@ class Client:
         """Delete the result of a job that is done, but not the job."""
         await self._requester.request("DELETE", f"/api/results/{job_id}", idempotent=False)
 
+    async def find_output(
+        self,
+        job_id: int,
+        text: str,
+        *,
+        stream: Stream | None = None,
+        match_case: bool = False,
+        backward: bool = False,
+        start: int | None = None,
+    ) -> AsyncGenerator["documents.OutputMatch", None]:
+        """Yield the places where the output so far has a text, in order, from byte `start` on.
+
+        With `backward`, those before byte `start`, the last one first.
+        """
+        flags = {"match_case": "true" if match_case else None, "backward": "true" if backward else None}
+        query = _query_string({"find": text, "stream": stream, "from": start, **flags})
+        link: str | None = f"/api/statuses/{job_id}/output{query}"
+        while link is not None:
+            page: documents.OutputMatches = await self._requester.request("GET", link)
+            for match in page["matches"]:
+                yield match
+            link = page["next"]
+
+    async def output_line(
+        self, job_id: int, *, number: int | None = None, position: int | None = None, stream: Stream | None = None
+    ) -> "documents.OutputLine":
+        """Return where a line of the output begins, which line a byte is in or, without either, the last line."""
+        query = _query_string({"number": number, "from": position, "stream": stream})
+        path = f"/api/statuses/{job_id}/output/line{query}"
+        found: documents.OutputLine = await self._requester.request("GET", path)
+        return found
+
     # Queues
 
     async def queues(self) -> "documents.Queues":

@@ -25,6 +25,7 @@ from shellrunner.web.app_keys import (
     RenderMetrics,
 )
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
+from shellrunner.web.feeds.line_index import LINE_INDEXES, LineIndexes
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
 from shellrunner.web.handlers import (
     bulk,
@@ -35,6 +36,7 @@ from shellrunner.web.handlers import (
     jobs,
     keepers,
     output,
+    output_search,
     page,
     queues,
     result_bytes,
@@ -53,7 +55,7 @@ from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.revocation import REVOCATIONS, Revocations
 from shellrunner.web.http.server_protocol import Runner
 from shellrunner.web.http.streaming import STREAMS, Streams
-from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, SSE, TEXT, Access, Route
+from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, QUEUE, SSE, TEXT, Access, Route
 from shellrunner.web.security import middleware
 from shellrunner.web.security.audit import AUDIT, Audit, AuditSink
 from shellrunner.web.security.loopback import BoundAddresses
@@ -118,10 +120,10 @@ ROUTES = (
     Route("GET", "/api/queues", queues.index, Access.READ, JSON, answers="200:Queues 304"),
     Route("POST", "/api/queues/pause", queues.pause_all, Access.ADMIN, JSON, answers="200:Queues"),
     Route("POST", "/api/queues/resume", queues.resume_all, Access.ADMIN, JSON, answers="200:Queues"),
-    Route("GET", "/api/queues/{name}", queues.show, Access.READ, JSON, answers="200:Queue 304 no-such-queue"),
-    Route("PUT", "/api/queues/{name}", queues.put, Access.ADMIN, JSON, body=QueueChange,
+    Route("GET", f"/api/queues/{QUEUE}", queues.show, Access.READ, JSON, answers="200:Queue 304 no-such-queue"),
+    Route("PUT", f"/api/queues/{QUEUE}", queues.put, Access.ADMIN, JSON, body=QueueChange,
           answers="200:Queue 201:Queue invalid-queue too-many-queues precondition-failed"),
-    Route("DELETE", "/api/queues/{name}", queues.remove, Access.ADMIN, EMPTY,
+    Route("DELETE", f"/api/queues/{QUEUE}", queues.remove, Access.ADMIN, EMPTY,
           answers="204 no-such-queue queue-configured queue-not-empty precondition-failed"),
     Route("POST", "/api/queues/{name}/pause", queues.pause, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
     Route("POST", "/api/queues/{name}/resume", queues.resume, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
@@ -134,8 +136,11 @@ ROUTES = (
           answers="200:Status 303:Status 304"),
     Route("GET", f"/api/statuses/{ID}/events", job_events.follow, Access.WATCH, SSE, "last_event_id encoding",
           headers="Last-Event-ID", answers="200 204 result-gone too-many-streams"),
-    Route("GET", f"/api/statuses/{ID}/output", output.show, Access.WATCH, TEXT, "stream from tail follow",
-          answers="200 result-gone too-many-streams"),
+    Route("GET", f"/api/statuses/{ID}/output", output.show, Access.WATCH, TEXT,
+          "stream from tail follow find match_case backward limit",
+          answers="200 200:OutputMatches result-gone too-many-streams", alternative=JSON),
+    Route("GET", f"/api/statuses/{ID}/output/line", output_search.line, Access.WATCH, JSON, "stream number from",
+          answers="200:OutputLine result-gone"),
     Route("GET", "/api/results", results.index, Access.READ, JSON, LISTS, "200:Results 304"),
     Route("GET", f"/api/results/{ID}", results.show, Access.READ, JSON,
           answers="200:Result 304 no-result-yet result-gone"),
@@ -188,7 +193,9 @@ def make_app(
     served on the `bound_addresses`.
     """
     policies = {
-        row.handler: RoutePolicy(row.access, frozenset(row.parameters.split()), row.content_type, row.max_body)
+        row.handler: RoutePolicy(
+            row.access, frozenset(row.parameters.split()), row.content_type, row.max_body, row.alternative
+        )
         for row in ROUTES
     }
     origins = OriginPolicy(settings.server, bound_addresses)
@@ -205,7 +212,7 @@ def make_app(
     app[CONNECTIONS] = Connections(_connection_limits(settings.server), STATUSES, audit.log_refused_connection)
     app[REVOCATIONS] = Revocations(authenticator)
     app[STREAMS] = Streams(settings.server.max_streams)
-    app[ROW_CACHE] = RowCache()
+    app[ROW_CACHE], app[LINE_INDEXES] = RowCache(), LineIndexes()
     app[STATUS_VIEW] = view = StatusView(store, controls.command_state)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, view), StatusFeed(store, view)
     app.on_response_prepare.append(middleware.add_security_headers(origins))

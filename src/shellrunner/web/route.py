@@ -20,6 +20,7 @@ SSE: Final = "text/event-stream"
 EMPTY: Final = ""
 ID: Final = "{id:[1-9][0-9]{0,17}}"
 ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
+QUEUE: Final = "{name:(?!(pause|resume)$)[^{}/]+}"  # which are routes of their own
 KEEPER: Final = "{keeper:[1-9][0-9]{0,17}}"
 
 
@@ -40,9 +41,10 @@ class Route(NamedTuple):
     """Verb, path, handler, access level, content type of the response, and what a request may contain.
 
     `parameters` and `headers` are the query parameters and the request headers that the route understands, separated
-    by spaces; `body` is the type of the request's body, and `max_body` the most bytes that it may have. `answers`
-    lists the possible responses: statuses, each with its document (`200:Job`) or content type, and the codes of
-    problems. It leaves out what every route may answer and what follows from the other columns.
+    by spaces; `body` is the type of the request's body, and `max_body` the most bytes that it may have.
+    `alternative` is the content type of the responses to some requests, which the handler knows. `answers` lists the
+    possible responses: statuses, each with its document (`200:Job`) or content type, and the codes of problems. It
+    leaves out what every route may answer and what follows from the other columns.
     """
 
     verb: str
@@ -55,3 +57,4 @@ class Route(NamedTuple):
     headers: str = ""
     body: type | None = None
     max_body: int = MAX_BODY_BYTES
+    alternative: str = ""

@@ -315,6 +315,54 @@ class Cancelled(TypedDict):
 
 
 @closed
+class OutputMatch(TypedDict):
+    """A place where a text was found in an output."""
+
+    position: Count
+    """How many bytes precede it, as `from` counts them."""
+    length: Count
+    """Its length in bytes."""
+    event_id: str | None
+    """The id with which the stream of events begins here (`last_event_id`); null if only one stream was searched."""
+    line: Count
+    """The number of the line in which it begins, counted from 1."""
+    before: str
+    """What precedes it in its line, at most 200 characters."""
+    text: str
+    after: str
+    """What follows it in its line, at most 200 characters."""
+
+
+@closed
+class OutputMatches(TypedDict):
+    """Where a text was found in an output, and how much of it was searched."""
+
+    matches: list[OutputMatch]
+    next: Link | None
+    """The request that goes on where this one ended; null if everything was searched."""
+    searched: Count
+    """Where to go on: how many bytes precede what was not searched, or follow it with `backward`."""
+    size: Count
+    """How many bytes the output has so far."""
+
+
+@closed
+class OutputLine(TypedDict):
+    """A line of an output."""
+
+    line: Count
+    """Its number, counted from 1."""
+    position: Count
+    """How many bytes precede it, as `from` counts them."""
+    event_id: str | None
+    """The id with which the stream of events begins here (`last_event_id`); null if it is of one stream."""
+    lines: Count
+    """How many lines the output has so far; the last one may be unfinished."""
+    size: Count
+    """How many bytes the output has so far."""
+
+
+@closed
 class Fault(TypedDict):
     """One error in a request body."""
 

@@ -73,6 +73,12 @@ class Output(Protocol):
         returned, but at least one.
         """
 
+    async def read_bytes(self, position: int, limit: int) -> bytes:
+        """Read at most `limit` bytes in arrival order, from `position` on, without the index, which is faster.
+
+        Empty at the end, and where bytes are missing.
+        """
+
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         """Read at most `limit` bytes of one stream, starting at its own `offset`; empty only at its end."""
 

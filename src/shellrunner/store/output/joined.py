@@ -73,6 +73,11 @@ class JoinedAttempts:
     def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
         return None
 
+    async def read_bytes(self, position: int, limit: int) -> bytes:
+        number = bisect_right(self._before, position, key=attrgetter("stored"))
+        before, output = self._before[number - 1], await self._open(number)
+        return await output.read_bytes(position - before.stored, limit)
+
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         stored = _stored_of(stream)
         number = bisect_right(self._before, offset, key=stored)

@@ -110,6 +110,10 @@ class OutputSnapshot:
     def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
         return self._source.read_both(limit)
 
+    async def read_bytes(self, position: int, limit: int) -> bytes:
+        limit = min(limit, self.volume.stored - position)
+        return await self._source.apply(lambda output: output.data(position, limit)) if limit > 0 else b""
+
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         number, known = STREAMS.index(stream), self._segments
         if known is not None:

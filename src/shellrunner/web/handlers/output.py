@@ -14,6 +14,7 @@ from shellrunner.store import Output, Subscription
 from shellrunner.store.output.present import PresentBytes, measure
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Snapshot
+from shellrunner.web.handlers import output_search
 from shellrunner.web.handlers.result_bytes import SANDBOX
 from shellrunner.web.http import parameters
 from shellrunner.web.http.responses import MAX_BUFFERED
@@ -64,8 +65,17 @@ async def show(request: web.Request) -> web.StreamResponse:
 
     Both streams in arrival order, or one of them. With `follow` the response ends when the job does. `from` counts
     the bytes of this response, so that a client resumes at the number of those that it has; `Range` is ignored.
+
+    With `find` the response is JSON instead: the places where these bytes have a text, in any case unless
+    `match_case` is set, in order from `from` on or, with `backward`, before it. A page may have fewer places than
+    `limit`, or none, and a `next`: a search answers after a second.
     """
     request.app[STREAMS].raise_if_closing()
+    if "find" in request.query:
+        return await output_search.find(request, _HEADERS)
+    for parameter in output_search.SEARCH_PARAMETERS:
+        if parameter in request.query:
+            raise BadParameter(parameter, f"{parameter} requires find")
     name = parameters.choice(request, "stream", tuple(Stream))
     stream = None if name is None else Stream(name)
     start = parameters.integer(request, "from", minimum=0, maximum=10**15)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from shellrunner.model import Stream
 from shellrunner.model.filters import FILTERS
 from shellrunner.model.names import MAX_JOB_ID, MAX_NAME_LENGTH, NAME_PATTERN
-from shellrunner.web.handlers import lists
+from shellrunner.web.handlers import lists, output_search
 from shellrunner.web.route import Route
 
 Schema = dict[str, Any]
@@ -88,6 +88,33 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
         "Begin after this many bytes of it, which were received before; at most its length so far. Not with `tail`.",
         0,
+    ),
+    "/api/statuses/{id}/output from": (
+        {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
+        "Begin, or search, after this many bytes of it (with `backward` before them). Not with `tail`.",
+        0,
+    ),
+    "/api/statuses/{id}/output/line from": (
+        {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
+        "The line of the byte before which there are so many. Not with `number`.",
+        None,
+    ),
+    "number": (
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": 10**15},
+        "The number of the line, counted from 1; beyond the last line, it is that one.",
+        1,
+    ),
+    "find": (
+        {"type": "string", "minLength": 1, "maxLength": output_search.MAX_TEXT},
+        "A text to look for; the response is JSON. Not with `tail` or `follow`.",
+        None,
+    ),
+    "match_case": (_FLAG, "With `find`: upper and lower case are not the same.", None),
+    "backward": (_FLAG, "With `find`: search towards the beginning, from the end or from `from` on.", None),
+    "/api/statuses/{id}/output limit": (
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
+        "With `find`: maximum number of places.",
+        None,
     ),
     "tail": (
         {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},

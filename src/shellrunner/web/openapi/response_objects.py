@@ -229,7 +229,7 @@ def _negotiation_headers(route: Route, status: int) -> Iterator[tuple[str, bool]
     """Yield the headers of a response that depends on what the client accepts."""
     is_encoded = "Accept-Encoding" in route.headers
     contents = {each.content for each in declared_answers(route) if each.status == status}
-    if len(contents) > 1 or (is_encoded and status in (200, 304)):
+    if (len(contents) > 1 and not route.alternative) or (is_encoded and status in (200, 304)):
         yield "Vary", True
     if is_encoded and status == 200:
         yield "Content-Encoding", False

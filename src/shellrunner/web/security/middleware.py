@@ -61,6 +61,7 @@ class RoutePolicy:
     parameters: frozenset[str] = frozenset()
     content_type: str = ""
     max_body: int = MAX_BODY_BYTES
+    alternative: str = ""  # content type
 
 
 # Where there is no route: only clients that may know the other paths learn that this one does not exist.
@@ -289,7 +290,9 @@ def _check_query(request: web.Request, policy: RoutePolicy) -> None:
 
 def _check_accept(request: web.Request, policy: RoutePolicy) -> None:
     accept = ", ".join(request.headers.getall(hdrs.ACCEPT, ()))
-    if accept and accept != "*/*" and policy.content_type and not accepts(accept, policy.content_type):
+    if not accept or accept == "*/*" or not policy.content_type:
+        return
+    if not accepts(accept, policy.content_type) and not (policy.alternative and accepts(accept, policy.alternative)):
         raise HttpProblem(
             "not-acceptable",
             f"the response is {policy.content_type}, which Accept excludes",

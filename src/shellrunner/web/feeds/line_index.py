@@ -1,0 +1,135 @@
+"""How many lines end before each block of an output, so that a line is found in one block instead of in all of it.
+
+`LineIndexes` belongs to the app; an index grows with what was read of its output, and is kept for some time, since
+bytes once written never change. Must not know sockets.
+"""
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Final, TypeVar
+
+from aiohttp import web
+
+from shellrunner.results import read_whole
+from shellrunner.store.output.present import PresentBytes
+from shellrunner.wire.text import line_ends
+from shellrunner.wire.text_search import count_lines
+
+T = TypeVar("T")
+
+BLOCK_SIZE: Final = 1 << 22  # bytes that are read at once
+SLICE_SIZE: Final = 1 << 18  # bytes after which a thread lets others go on: it holds the interpreter's lock till then
+_MAX_INDEXES: Final = 256
+
+
+class LineIndex:
+    """The lines of one output, or of one of its streams."""
+
+    def __init__(self, charset: str) -> None:
+        self.charset = charset
+        self._before = [0]  # by block: how many lines end before it; the last is where to count on
+
+    def learn(self, block: int, lines: int) -> None:
+        """Note how many lines end in a whole block, if that is the next one to be counted."""
+        if block == len(self._before) - 1:
+            self._before.append(self._before[-1] + lines)
+
+    async def lines_before(self, present: PresentBytes, place: int, turn: asyncio.Semaphore) -> int:
+        """Return how many lines end in the bytes before a place."""
+        block = place // BLOCK_SIZE
+        while len(self._before) <= block:
+            await self._count_next(present, turn)
+        begin = block * BLOCK_SIZE
+        return self._before[block] + await self._count(present, begin, place - begin, turn)
+
+    async def line_begin(self, present: PresentBytes, line: int, turn: asyncio.Semaphore) -> int:
+        """Return where a line begins, of which the number counts from 1 and is at most that of the last line."""
+        ended = line - 1  # so many lines end before it
+        if ended == 0:
+            return 0
+        while self._before[-1] < ended and len(self._before) * BLOCK_SIZE <= present.size:
+            await self._count_next(present, turn)
+        block = max(0, bisect_left(self._before, ended) - 1)
+        begin = block * BLOCK_SIZE
+        number, length = ended - self._before[block], min(BLOCK_SIZE, present.size - begin)
+        at = await in_turn(turn, present, begin, length, lambda data: _end_of_line(data, number, self.charset))
+        return begin + at
+
+    async def _count_next(self, present: PresentBytes, turn: asyncio.Semaphore) -> None:
+        block = len(self._before) - 1
+        self.learn(block, await self._count(present, block * BLOCK_SIZE, BLOCK_SIZE, turn))
+
+    async def _count(self, present: PresentBytes, begin: int, length: int, turn: asyncio.Semaphore) -> int:
+        if length == 0:
+            return 0
+        return await in_turn(turn, present, begin, length, lambda data: count_in_slices(data, self.charset))
+
+
+class LineIndexes:
+    """The indexes of the outputs that were asked for lately.
+
+    turn: who works on a block holds it, so that searches take turns, and one processor at most.
+    """
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Semaphore(1)
+        self._indexes: OrderedDict[Hashable, LineIndex] = OrderedDict()
+
+    def get(self, key: Hashable, charset: str) -> LineIndex:
+        """Return the index of an output, or of one of its streams."""
+        index = self._indexes.pop(key, None) or LineIndex(charset)
+        self._indexes[key] = index
+        while len(self._indexes) > _MAX_INDEXES:
+            self._indexes.popitem(last=False)
+        return index
+
+
+LINE_INDEXES: Final = web.AppKey("line_indexes", LineIndexes)
+
+
+class MissingBytesError(Exception):
+    """Bytes that were there when the files were looked at are missing."""
+
+
+async def in_turn(
+    turn: asyncio.Semaphore, present: PresentBytes, begin: int, length: int, work: Callable[[bytes], T]
+) -> T:
+    """Read exactly so many bytes and do some work on them, on a thread, when it is their turn.
+
+    Raises:
+        MissingBytesError: they are not all there any more.
+    """
+    async with turn:
+        data = await read_whole(present.read_fast, begin, length)
+        if len(data) < length:
+            raise MissingBytesError
+        return await asyncio.to_thread(work, data)
+
+
+def count_in_slices(data: bytes, charset: str) -> int:
+    """Return how many lines end in the bytes, which begin at a character; for a thread."""
+    lines = 0
+    for begin in range(0, len(data), SLICE_SIZE):
+        lines += count_lines(data[begin : begin + SLICE_SIZE], begin, charset)
+        give_way()
+    return lines
+
+
+def give_way() -> None:
+    """Let another thread go on that waits for the interpreter's lock."""
+    time.sleep(0)
+
+
+def _end_of_line(data: bytes, number: int, charset: str) -> int:
+    """Return where the line with this number, counted from 1, ends in `data`; its end if it does not end there."""
+    for begin in range(0, len(data), SLICE_SIZE):
+        part = data[begin : begin + SLICE_SIZE]
+        lines = count_lines(part, begin, charset)
+        if lines >= number:
+            return line_ends(part, begin, charset)[number - 1]
+        number -= lines
+        give_way()
+    return len(data)
