@@ -63,8 +63,8 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__", "commands"),
         ("verb_group",),
         ("parameters", "foreground_job", "watched_table"),
-        ("surroundings",),
-        ("api_calls", "output_writer", "stdin_source", "job_request"),
+        ("surroundings", "terminal"),
+        ("job_ending", "api_calls", "output_writer", "stdin_source", "job_request"),
         ("job_selection", "event_loop"),
         ("job_query",),
         ("server_config", "exit_codes", "ui"),
@@ -72,9 +72,15 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "cli.commands": (("submission",), ("inspection", "control", "administration"), ("__init__",)),
     "cli.parameters": (
-        ("job_options",),
+        ("job_options", "detach_option"),
         ("job_ids",),
         ("number_types", "argument_types", "service_values", "output_options"),
+        ("__init__",),
+    ),
+    "cli.terminal": (
+        ("attachment",),
+        ("keyboard", "history", "status_overlay"),
+        ("detach_key", "modes", "raw_mode"),
         ("__init__",),
     ),
     "cli.ui": (

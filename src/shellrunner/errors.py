@@ -304,6 +304,15 @@ class InputClosed(ShellrunnerError):
         )
 
 
+class InputTaken(ShellrunnerError):
+    """Another client, which still follows the job, is its writer."""
+
+    code = "input-taken"
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"another client types into job {job_id}: only with take=true its place is taken")
+
+
 class WrongOffset(ShellrunnerError):
     """The request's offset is not that of the next byte, which `offset` names; nothing of it was written."""
 

@@ -110,10 +110,14 @@ class Screen:
         """Press these keys."""
         os.write(self._master, text)
 
-    async def shows(self, text: bytes, seconds: float = WAIT_TIMEOUT) -> None:
-        """Wait until this is on it."""
+    def resize(self, rows: int, columns: int) -> None:
+        """Make the window as large as that."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def shows(self, text: bytes, seconds: float = WAIT_TIMEOUT, after: bytes = b"") -> None:
+        """Wait until this is on it, behind something else."""
         try:
-            await until(lambda: text in self.shown, seconds)
+            await until(lambda: text in self.shown.rpartition(after)[2] if after else text in self.shown, seconds)
         except AssertionError:
             raise AssertionError(f"{text!r} is not in {self.shown!r}") from None
 

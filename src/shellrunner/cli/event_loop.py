@@ -5,7 +5,7 @@ Must not know any command.
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ from shellrunner.cli.ui.progress import REDRAW_INTERVAL, Progress
 
 T = TypeVar("T")
 
-_TERMINATIONS: Final = (signal.SIGTERM, signal.SIGHUP)
+TERMINATIONS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run(main: Coroutine[Any, Any, T], progress: Progress) -> T:
@@ -45,7 +45,8 @@ async def run_with_background(main: Coroutine[Any, Any, T], *background: Corouti
 class TerminationHandler:
     """Handles SIGTERM and SIGHUP while a task runs: cancels it, so that it can say what it leaves behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[int] = TERMINATIONS) -> None:
+        self._signals = signals
         self._task = asyncio.current_task()
         self._received = 0
 
@@ -64,7 +65,7 @@ class TerminationHandler:
     def installed(self) -> Iterator[None]:
         """Handle the signals within the block; one that was ignored before (`nohup`) stays ignored."""
         loop = asyncio.get_running_loop()
-        handled = [number for number in _TERMINATIONS if signal.getsignal(number) is not signal.SIG_IGN]
+        handled = [number for number in self._signals if signal.getsignal(number) is not signal.SIG_IGN]
         for number in handled:
             loop.add_signal_handler(number, self._on_signal, number)
         try:

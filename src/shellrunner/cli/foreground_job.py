@@ -5,24 +5,20 @@ Must not know how connections are resumed.
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from shellrunner.cli import event_loop, exit_codes, stdin_source, surroundings
+from shellrunner.cli import event_loop, exit_codes, job_ending, stdin_source, surroundings
 from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
-from shellrunner.cli.ui import formatting, prompt
+from shellrunner.cli.ui import prompt
 from shellrunner.cli.ui.console import Console, OutputClosed, TerminalClosed
 from shellrunner.cli.ui.output_format import OutputFormat
 from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 
-if TYPE_CHECKING:
-    from shellrunner.wire.documents import Result
-
 _QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
 _DELETED: Final = (404, 410)
-_AMBIGUOUS_CODES: Final = (exit_codes.OTHER_ENDING, exit_codes.NOT_STARTED)  # the reason is reported even if quiet
 _STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
 
 
@@ -119,23 +115,13 @@ class _ForegroundJob:
                 self._writer.record_dropped(event)
 
     async def _end(self, event: JobEnded) -> int:
-        end, code = event.end, exit_codes.exit_code_of_job(event.end)
         self._console.progress.set_activity("")
-        if self._writer and self._writer.report_dropped() and code == 0:
-            code = exit_codes.OTHER_ENDING  # what was shown is not all of the output
-        result = await self._result() if end["ending"] != "exited" or self._has_leftovers else None
-        if end["ending"] != "exited":
-            message = formatting.describe_ending(self._job_id, end, result and result["detail"])
-            self._console.report(message, required=code in _AMBIGUOUS_CODES)
-        if result and (leftovers := formatting.describe_leftovers(result)):
-            self._console.report(f"job {self._job_id}: {leftovers}")
-        return code
-
-    async def _result(self) -> "Result | None":
-        try:
-            return await self._client.result(self._job_id)
-        except ClientError:  # the result was deleted at once
-            return None
+        is_incomplete = self._writer is not None and self._writer.report_dropped()
+        code = await job_ending.report(
+            self._client, self._console, self._job_id, event.end, has_leftovers=self._has_leftovers
+        )
+        # What was shown is not all of the output.
+        return exit_codes.OTHER_ENDING if is_incomplete and code == 0 else code
 
     async def _send_input(self, source: StdinSource) -> None:
         if source.is_streamed:

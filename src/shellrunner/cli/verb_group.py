@@ -38,6 +38,7 @@ SECTIONS: Final = {
         {
             "run": "Run COMMAND, show its output live, and exit with its code.",
             "submit": "Submit COMMAND, print the id of the job, and exit.",
+            "attach": "Attach this terminal to a job that runs on one: show its screen, and type into it.",
         },
     ),
     "inspection": VerbSection(

@@ -173,6 +173,21 @@ class Client:
         """
         return await stdin.pipe(self._requester, job_id, source)
 
+    def open_stdin(self, job_id: int, *, writer: str | None = None) -> stdin.StdinWriter:
+        """Return an object that writes to a job's input piece by piece, each byte once, as it is typed.
+
+        `writer` is the name under which the same client follows the job, where several may type.
+        """
+        return stdin.StdinWriter(self._requester, job_id, writer)
+
+    async def resize(self, job_id: int, rows: int, columns: int) -> "documents.Status":
+        """Set the size of the terminal on which a command runs; the programs in its foreground get SIGWINCH."""
+        body = json.dumps({"rows": rows, "columns": columns}).encode()
+        status: documents.Status = await self._requester.request(
+            "POST", f"/api/jobs/{job_id}/tty", body=body, headers=_JSON_HEADERS
+        )
+        return status
+
     async def delete(self, job_id: int) -> None:
         """Delete a job that is done, with its status and result."""
         await self._requester.request("DELETE", f"/api/jobs/{job_id}", idempotent=False)
@@ -230,13 +245,14 @@ class Client:
             # A server that did not wait (it is shutting down, or a proxy dropped the header) is polled at intervals.
             await self._requester.sleep(max(0.0, _MIN_POLL_INTERVAL - (self._requester.time() - sent)))
 
-    def follow(self, job_id: int, *, after: str = "") -> AsyncGenerator[Event, None]:
+    def follow(self, job_id: int, *, after: str = "", writer: str | None = None) -> AsyncGenerator[Event, None]:
         """Yield every event of the job until it is done: its output, to the byte, and the changes of its status.
 
         Start at the beginning, or after the position of an earlier event (its `id`). The stream is resumed when a
-        connection breaks or the server restarts; nothing is missed or repeated.
+        connection breaks or the server restarts; nothing is missed or repeated. `writer` is the name under which this
+        client types into the job (`open_stdin`).
         """
-        return streams.follow(self._requester, job_id, after)
+        return streams.follow(self._requester, job_id, after, writer)
 
     def changes(self, *, after: str = "") -> AsyncGenerator[Change, None]:
         """Yield every change of any job's status from now on, without end."""

@@ -30,10 +30,12 @@ _TRANSIENT_KINDS: Final = frozenset({"store-unavailable", "no-space", "not-ready
 _STABLE_TIME: Final = 10.0  # seconds after which a connection that breaks begins a new series of errors
 
 
-async def follow(requester: Requester, job_id: int, after: str) -> AsyncGenerator[Event, None]:
+async def follow(
+    requester: Requester, job_id: int, after: str, writer: str | None = None
+) -> AsyncGenerator[Event, None]:
     """Yield every event of a job once, until it is done."""
     duplicates = _DuplicateFilter()
-    path = f"/api/statuses/{job_id}/events?encoding=base64"
+    path = f"/api/statuses/{job_id}/events?encoding=base64" + (f"&writer={writer}" if writer else "")
     events: AsyncGenerator[Event, None] = _resumed_events(requester, path, after, decode_job_event)
     async for event in events:
         if duplicates.is_new(event):

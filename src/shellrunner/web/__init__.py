@@ -27,6 +27,7 @@ from shellrunner.web.app_keys import (
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeeds
 from shellrunner.web.feeds.line_index import LINE_INDEXES, LineIndexes
 from shellrunner.web.feeds.status_feed import STATUS_FEED, StatusFeed
+from shellrunner.web.feeds.writers import WRITERS, Writers
 from shellrunner.web.handlers import (
     bulk,
     control,
@@ -109,8 +110,9 @@ ROUTES = (
           answers="202:Status already-done not-yours"),
     Route("POST", f"/api/jobs/{ID}/signal", control.signal, Access.RUN, JSON, body=SignalRequest,
           answers="202:Status not-running invalid-signal keeper-silent not-yours command-not-allowed"),
-    Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, Access.RUN, EMPTY, "end offset", body=bytes,
-          answers="204 not-running input-closed wrong-offset input-full keeper-silent not-yours command-not-allowed"),
+    Route("POST", f"/api/jobs/{ID}/stdin", control.stdin, Access.RUN, EMPTY, "end offset writer take", body=bytes,
+          answers="204 not-running input-closed input-taken wrong-offset input-full keeper-silent not-yours "
+          "command-not-allowed"),
     Route("POST", f"/api/jobs/{ID}/pause", control.pause, Access.RUN, JSON,
           answers="202:Status not-running being-ended keeper-silent not-yours command-not-allowed"),
     Route("POST", f"/api/jobs/{ID}/resume", control.resume, Access.RUN, JSON,
@@ -134,7 +136,7 @@ ROUTES = (
           headers="Last-Event-ID", answers="200 too-many-streams"),
     Route("GET", f"/api/statuses/{ID}", statuses.show, Access.WATCH, JSON, headers="Prefer",
           answers="200:Status 303:Status 304"),
-    Route("GET", f"/api/statuses/{ID}/events", job_events.follow, Access.WATCH, SSE, "last_event_id encoding",
+    Route("GET", f"/api/statuses/{ID}/events", job_events.follow, Access.WATCH, SSE, "last_event_id encoding writer",
           headers="Last-Event-ID", answers="200 204 result-gone too-many-streams"),
     Route("GET", f"/api/statuses/{ID}/output", output.show, Access.WATCH, TEXT,
           "stream from tail follow find match_case backward limit",
@@ -215,6 +217,7 @@ def make_app(
     app[ROW_CACHE], app[LINE_INDEXES] = RowCache(), LineIndexes()
     app[STATUS_VIEW] = view = StatusView(store, controls.command_state)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, view), StatusFeed(store, view)
+    app[WRITERS] = Writers()
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
     app.on_cleanup.append(_close_audit)

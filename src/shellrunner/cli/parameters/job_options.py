@@ -164,9 +164,9 @@ _EXECUTION: Final = (
         help="Limit: memory=512M, cpu=10m, processes=50, files=256 or output=10M. Repeatable.",
     ),
     click.option("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command."),
-    click.option("-t", "--tty", is_flag=True, help="Run it in a terminal of its own, of 24 rows and 80 columns."),
+    click.option("-t", "--tty", is_flag=True, help="Run it in a terminal of its own; at a terminal, `run` attaches that to it."),
     click.option(
-        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="The same with another size, such as 50x132."
+        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="The size of its terminal (default: 24x80, or that of this one)."
     ),
     click.option("--tty-echo", is_flag=True, help="Have this terminal show what it is sent, as when typing."),
     click.option(

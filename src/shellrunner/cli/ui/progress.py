@@ -28,11 +28,16 @@ class Progress:
     """Shows one activity at a time; where nothing is drawn, only a lost connection is reported, once."""
 
     def __init__(self, status_line: StatusLine, *, is_drawn: bool) -> None:
-        self._status_line, self._is_drawn = status_line, is_drawn
+        self._status_line, self._is_drawn = self._at_first = status_line, is_drawn
         self._activity = ""
         self._activity_since = self._lost_since = time.monotonic()
         self._lost: ShellrunnerError | None = None
         self._is_lost_reported = False
+
+    def show_on(self, status_line: StatusLine | None) -> None:
+        """Show everything on another line from now on; None: where it was shown at first."""
+        self._status_line.draw_status("")
+        self._status_line, self._is_drawn = (status_line, True) if status_line else self._at_first
 
     def set_activity(self, text: str) -> None:
         """Set what is being waited for; an empty text means nothing."""

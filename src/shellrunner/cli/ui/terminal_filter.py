@@ -37,7 +37,12 @@ _NUMBERS: Final = re.compile(rb"[0-9;:]*")
 _ERASE_SCROLLBACK: Final = re.compile(rb"(?:[0-9]*;)*0*3(?:;[0-9]*)*")
 # Private modes that programs need for drawing: how the terminal is restored after them.
 _MODES: Final = {b"7l": b"\x1b[?7h", b"25l": b"\x1b[?25h", b"2026h": b"\x1b[?2026l"}
-_OPPOSITES: Final = {b"7h": b"7l", b"25h": b"25l", b"2026l": b"2026h"}
+# The same for programs that take the whole screen; what they need for the keyboard is not among them.
+_SCREEN_MODES: Final = {
+    **_MODES,
+    **{b"%sh" % mode: b"\x1b[?%sl" % mode for mode in (b"5", b"6", b"47", b"1047", b"1049")},
+}
+_SCREEN_ESCAPES: Final = frozenset({b"\x1b(0", b"\x1b(B"})  # lines and corners as a character set, and ASCII again
 _RESET_STYLE: Final = b"\x1b[0m"
 _RESET_REGION: Final = b"\x1b7\x1b[r\x1b8"
 
@@ -45,8 +50,14 @@ _RESET_REGION: Final = b"\x1b7\x1b[r\x1b8"
 class TerminalFilter:
     """Filters one stream of bytes, however it is cut into pieces."""
 
-    def __init__(self, *, is_utf8: bool = True) -> None:
-        """Start at the beginning of a stream for a terminal with UTF-8, or with a charset of eight bits."""
+    def __init__(self, *, is_utf8: bool = True, is_full_screen: bool = False) -> None:
+        """Start at the beginning of a stream for a terminal with UTF-8, or with a charset of eight bits.
+
+        `is_full_screen` also lets programs draw that take the whole screen.
+        """
+        self._modes = _SCREEN_MODES if is_full_screen else _MODES
+        self._opposites = {mode[:-1] + (b"l" if mode.endswith(b"h") else b"h"): mode for mode in self._modes}
+        self._escapes = _SCREEN_ESCAPES if is_full_screen else frozenset[bytes]()
         self._text = _UTF8_TEXT if is_utf8 else _EIGHT_BIT_TEXT
         self._pending = b""  # an unfinished sequence or character
         self._is_in_string = False
@@ -109,10 +120,10 @@ class TerminalFilter:
         return end + 1
 
     def _mode(self, change: bytes) -> bytes:
-        if change in _MODES:
-            self._restore[change] = _MODES[change]
-        elif change in _OPPOSITES:
-            self._restore.pop(_OPPOSITES[change], None)
+        if change in self._modes:
+            self._restore[change] = self._modes[change]
+        elif change in self._opposites:
+            self._restore.pop(self._opposites[change], None)
         else:
             return b""
         return b"\x1b[?" + change
@@ -128,7 +139,7 @@ class TerminalFilter:
         intermediates, final = escape.groups()
         if not final and escape.end() == len(data):
             return self._wait(data, escape.start())
-        if final and not intermediates and final[0] in _ESCAPES:
+        if (final and not intermediates and final[0] in _ESCAPES) or escape[0] in self._escapes:
             out += escape[0]
         return escape.end()
 

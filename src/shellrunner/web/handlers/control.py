@@ -10,8 +10,9 @@ from aiohttp import web
 
 from shellrunner.model import CommandState, TerminalSize
 from shellrunner.web.app_keys import STORE, identity_of, job_id
+from shellrunner.web.feeds.writers import WRITERS
 from shellrunner.web.http import bodies, responses
-from shellrunner.web.http.parameters import flag, integer
+from shellrunner.web.http.parameters import flag, integer, name
 from shellrunner.web.http.streaming import STREAMS
 from shellrunner.web.security import audit, ownership
 from shellrunner.web.status_view import STATUS_VIEW
@@ -140,12 +141,16 @@ async def _status(request: web.Request) -> web.StreamResponse:
 async def stdin(request: web.Request) -> web.Response:
     """POST /api/jobs/{id}/stdin: write the body to the standard input of the command.
 
-    With `end` the input is closed after it. Either all of the body is accepted or nothing.
+    With `end` the input is closed after it. Either all of the body is accepted or nothing. With `writer` the client
+    becomes the job's writer, unless another one is and still follows the job under its name; `take` replaces it.
     """
     request.app[STREAMS].raise_if_closing()
+    writer, take = name(request, "writer"), flag(request, "take")
     offset, end = integer(request, "offset", minimum=0, maximum=_MAX_OFFSET), flag(request, "end")
     content = await bodies.read(request)
     await ownership.check_stdin(request, identity_of(request))
     await audit.accept(request, job=job_id(request), stdin_bytes=len(content), offset=offset, end=end)
+    if writer is not None:
+        request.app[WRITERS].claim(job_id(request), writer, take=take)
     await request.app[CONTROLS].send_input(job_id(request), offset, content, end=end)
     return web.Response(status=204)

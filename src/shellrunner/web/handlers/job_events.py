@@ -12,6 +12,7 @@ from shellrunner.model import Done
 from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Received, Snapshot
+from shellrunner.web.feeds.writers import WRITERS
 from shellrunner.web.http import parameters
 from shellrunner.web.http.streaming import STREAMS, ResponseStream, start_stream
 from shellrunner.wire import serialize
@@ -28,12 +29,17 @@ async def follow(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/{id}/events: stream the output and every change of the status as server-sent events.
 
     Without an event id the stream begins with all output so far; with one, at the next byte. It is then live until
-    the job is done. A client that reconnects after `done` gets 204, which stops an EventSource.
+    the job is done. A client that reconnects after `done` gets 204, which stops an EventSource. `writer` is the name
+    under which the client may type (see POST /api/jobs/{id}/stdin).
     """
     request.app[STREAMS].raise_if_closing()
     encoding = parameters.choice(request, "encoding", ("text", "base64"))
     feed = request.app[JOB_FEEDS].get(job_id(request), base64=encoding == "base64")
-    with request.app[STORE].watch_output(job_id(request)) as subscription:
+    writer = parameters.name(request, "writer")
+    with (
+        request.app[STORE].watch_output(job_id(request)) as subscription,
+        request.app[WRITERS].following(job_id(request), writer),
+    ):
         snapshot = await feed.first_snapshot()
         cursor = await _cursor(request, feed, snapshot)
         if cursor is None:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from shellrunner.errors import BadParameter
 from shellrunner.model.filters import FilterInfo
+from shellrunner.model.names import NAME_RULE, is_name
 
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _FLAGS: Final = {"": True, "true": True, "1": True, "false": False, "0": False}
@@ -40,6 +41,14 @@ def choice(request: web.Request, name: str, words: Sequence[str]) -> str | None:
     text = request.query.get(name)
     if text is not None and text not in words:
         raise BadParameter(name, f"{name} must be one of {', '.join(words)}")
+    return text
+
+
+def name(request: web.Request, parameter: str) -> str | None:
+    """Return a name, or None if the parameter is absent."""
+    text = request.query.get(parameter)
+    if text is not None and not is_name(text):
+        raise BadParameter(parameter, f"{parameter} must be {NAME_RULE}")
     return text
 
 

@@ -66,6 +66,7 @@ STATUSES: Final = {
     "too-many-queues": 409,
     "being-ended": 409,
     "input-closed": 409,
+    "input-taken": 409,
     "no-terminal": 409,
     "wrong-offset": 409,
     "result-gone": 410,

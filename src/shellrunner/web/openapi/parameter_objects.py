@@ -133,6 +133,12 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         "Where to resume, for a first connection; the header `Last-Event-ID` takes precedence.",
         "17",
     ),
+    "writer": (
+        _NAME,
+        "The name of a client that follows the job; while the one that types does, no other with a name may type.",
+        "laptop-1",
+    ),
+    "take": (_FLAG, "Become the writer although another client is.", "true"),
     "end": (_FLAG, "Close standard input after these bytes.", "true"),
     "offset": (
         _OFFSET,

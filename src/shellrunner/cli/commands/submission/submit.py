@@ -6,6 +6,7 @@ Must not know how a job is followed.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import click
@@ -33,12 +34,13 @@ def submit(
 
 
 def submit_detached(
-    stdin: str | None, server: str | None, *, clean: bool, output: OutputFormat | None, **options: Any
-) -> NoReturn:
-    """Submit a job, print its id, and exit once its input is sent."""
+    stdin: str | None, server: str | None, *, clean: bool, output: OutputFormat | None,
+    more: Mapping[str, Any] = MappingProxyType({}), **options: Any,
+) -> NoReturn:  # fmt: skip
+    """Submit a job, with more keys than the options set; print its id, and exit once its input is sent."""
     console = Console()
     with stdin_source.open_stdin(stdin, stream_at_once=False) as source:
-        submission = job_options.submission(**options, stdin=source)
+        submission = {**job_options.submission(**options, stdin=source), **more}
         action = partial(_submit, submission, source, output, console, clean=clean)
         api_calls.run_with_client(
             server,

@@ -1,0 +1,223 @@
+"""This terminal attached to a job's: its output is shown here, keys are typed there, and it has this one's size.
+
+     keys ──> detach? ──> queue ──> typed while the request before is under way ──> POST /stdin
+     SIGWINCH ────────────────────────────────────────────────────────────────────> POST /tty
+     terminal <── resumed to the byte when the connection breaks, or the service restarts <── GET /events
+
+One of the terminals that are attached types, and gives the job its size; the others watch. Must not know HTTP.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from shellrunner.cli import event_loop, job_ending
+from shellrunner.cli.event_loop import TERMINATIONS, TerminationHandler
+from shellrunner.cli.fd_io import STDIN, STDOUT
+from shellrunner.cli.terminal import status_overlay
+from shellrunner.cli.terminal.detach_key import DetachKey
+from shellrunner.cli.terminal.history import History
+from shellrunner.cli.terminal.keyboard import Detached, Keyboard
+from shellrunner.cli.terminal.modes import TerminalModes
+from shellrunner.cli.terminal.raw_mode import RawMode, terminal_size
+from shellrunner.cli.terminal.status_overlay import StatusOverlay
+from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.terminal_filter import TerminalFilter
+from shellrunner.client import Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
+from shellrunner.errors import ShellrunnerError
+
+_REDRAW_PAUSE: Final = 0.2  # seconds for a program to notice another size, before it gets its own again
+_DELETED: Final = (404, 410)
+# The job has just ended, has no terminal, or this client may not change it: the size stays as it is.
+_UNCHANGEABLE: Final = ("not-running", "no-terminal", "command-not-allowed", "insufficient-scope", "not-yours")
+
+
+class Attaching(NamedTuple):
+    """How a terminal is attached: how it leaves, whether it only watches, and whether it replaces the writer."""
+
+    detach_key: DetachKey
+    read_only: bool = False
+    take: bool = False
+
+
+class Attachment:
+    """A terminal and the job to which it is attached."""
+
+    def __init__(self, client: Client, console: Console, job_id: int, mode: Attaching) -> None:
+        self._client, self._console, self._job_id, self._mode = client, console, job_id, mode
+        self._name = f"cli-{os.urandom(8).hex()}"
+        self._keyboard = Keyboard(client, job_id, self._name, mode.detach_key, read_only=mode.read_only)
+        self._raw = RawMode(STDIN)
+        self._modes = TerminalModes()
+        self._filter = TerminalFilter(is_full_screen=True) if mode.read_only else None
+        self._overlay = StatusOverlay(self._modes, self._request_redraw)
+        self._job_size: tuple[int, int] | None = None
+        self._must_redraw = self._has_leftovers = False
+        self._running, self._fit_requested, self._shown = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def run(self, history: History | None = None) -> int:
+        """Show the job, from its start or after what was before, until it is done or the user leaves.
+
+        Return the exit code. The terminal is then as it was.
+        """
+        signals = TerminationHandler((*TERMINATIONS, signal.SIGINT))  # the last one until the terminal is raw
+        self._must_redraw = history is not None
+        try:
+            with signals.installed(), self._size_changes():
+                try:
+                    return await event_loop.run_with_background(
+                        self._follow(history), self._read_keys(), self._type_keys(), self._keep_size()
+                    )
+                finally:
+                    self._leave()
+        except Detached:
+            self._console.report(self._continues_message)
+            return 0
+        except asyncio.CancelledError:
+            if not signals.uncancel():
+                raise
+            self._console.report(self._continues_message, required=True)
+            return signals.exit_code
+        except ShellrunnerError as error:
+            if not isinstance(error, ClientError) or error.status not in _DELETED:
+                error.add_note(self._continues_message)
+            raise
+
+    # The screen
+
+    async def _follow(self, history: History | None) -> int:
+        self._console.progress.set_activity(f"job {self._job_id} is queued")
+        if history:
+            self._enter()
+            self._modes = history.modes
+            self._overlay = StatusOverlay(self._modes, self._request_redraw)
+            self._console.progress.show_on(self._overlay)
+            await self._console.write(STDOUT, history.drawn)
+            await self._console.write(STDOUT, b"" if self._mode.read_only else history.modes.enter_input())
+        position = str(history.position) if history else ""
+        async for event in self._client.follow(self._job_id, after=position, writer=self._name):
+            if isinstance(event, JobEnded):
+                self._leave()
+                return await job_ending.report(
+                    self._client, self._console, self._job_id, event.end, has_leftovers=self._has_leftovers
+                )
+            await self._show(event)
+        raise AssertionError("the stream of a job ends with JobEnded")
+
+    async def _show(self, event: Event) -> None:
+        match event:
+            case OutputReceived():
+                self._enter()
+                self._modes.feed(event.data)
+                await self._console.write(STDOUT, self._filter.feed(event.data) if self._filter else event.data)
+                self._shown.set()
+            case StatusChanged(status):
+                self._has_leftovers = bool(status.get("leftovers_count"))
+                size = status.get("tty")
+                self._job_size = (size["rows"], size["columns"]) if size else None
+                if status["state"] == "running" and not self._running.is_set():
+                    await self._begin()
+
+    async def _begin(self) -> None:
+        """Become the writer of the job, which runs now, unless another terminal is."""
+        self._enter()
+        self._running.set()
+        if await self._keyboard.claim(self._overlay.report, take=self._mode.take):
+            self._fit_requested.set()
+        elif self._job_size and self._job_size != terminal_size(STDOUT):
+            rows, columns = self._job_size
+            self._overlay.report(f"the job's terminal has {rows} rows and {columns} columns")
+
+    def _enter(self) -> None:
+        if not self._raw.is_entered:
+            self._console.progress.set_activity("")
+            self._raw.enter()
+            self._console.progress.show_on(self._overlay)
+
+    def _leave(self) -> None:
+        """Bring the terminal back to how it was."""
+        if self._raw.is_entered:
+            self._console.progress.show_on(None)
+            with contextlib.suppress(OSError):  # it was closed
+                os.write(STDOUT, self._modes.leave())
+            self._raw.leave()
+
+    # Keys
+
+    async def _read_keys(self) -> None:
+        await self._running.wait()  # until then, Ctrl-C is a signal
+        await self._keyboard.read()
+
+    async def _type_keys(self) -> None:
+        await self._keyboard.type(self._on_refused, self._request_redraw)
+
+    def _on_refused(self, reason: str) -> None:
+        if reason:
+            self._overlay.report(reason)
+        else:
+            status_overlay.ring()
+
+    # The size
+
+    @contextmanager
+    def _size_changes(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, self._fit_requested.set)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGWINCH)
+
+    def _request_redraw(self) -> None:
+        self._must_redraw = True
+        self._fit_requested.set()
+
+    async def _keep_size(self) -> None:
+        while True:
+            await self._fit_requested.wait()
+            self._fit_requested.clear()
+            if self._keyboard.is_writer:
+                await self._fit(terminal_size(STDOUT))
+
+    async def _fit(self, size: tuple[int, int]) -> None:
+        """Give the job's terminal the size of this one, and have its programs draw again if that is wanted.
+
+        They draw when the size changes, and many only if it is not as before: then it is another one for a moment.
+        """
+        must_redraw, self._must_redraw = self._must_redraw, False
+        if must_redraw and self._job_size == size:
+            rows, columns = size
+            self._shown.clear()
+            await self._resize((rows, columns - 1 if columns > 1 else columns + 1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REDRAW_PAUSE):
+                    await self._shown.wait()
+        if self._job_size != size:
+            await self._resize(size)
+
+    async def _resize(self, size: tuple[int, int]) -> None:
+        try:
+            await self._client.resize(self._job_id, *size)
+        except ClientError as error:
+            if error.kind not in _UNCHANGEABLE:
+                raise
+        else:
+            self._job_size = size
+
+    @property
+    def _continues_message(self) -> str:
+        job_id = self._job_id
+        return f"job {job_id} continues: use `shellrunner attach {job_id}` or `shellrunner cancel {job_id}`"
+
+
+async def attach(
+    client: Client, console: Console, job_id: int, mode: Attaching, history: History | None = None
+) -> int:
+    """Attach this terminal to a job, and say first how it is left; return the exit code."""
+    if mode.detach_key.name:
+        console.report(f"job {job_id}: {mode.detach_key.name} detaches")
+    return await Attachment(client, console, job_id, mode).run(history)
