@@ -172,12 +172,12 @@ async def test_what_cannot_be_attached(shared: Service, typist: Typist) -> None:
             assert await screen.code() == 125
             assert words in screen.shown
     await cancel(shared, plain)
-    for options, words in (
+    for options, message in (
         (("attach", "--take", "-r", "1"), "--take cannot be combined with --read-only"),
         (("attach", "--detach-key", "x", "1"), "invalid key 'x': expected ctrl- and a letter"),
     ):
         done = await typist.run(*options)
-        assert (done.code, words in done.err) == (125, True), done.err
+        assert (done.code, message in done.err) == (125, True), done.err
 
 
 async def test_a_queued_job_is_waited_for_with_the_terminal_as_it_is(shared: Service, typist: Typist) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.cli import surroundings
+from shellrunner.cli.foreground import surroundings
 from shellrunner.machine import machine_digest
 from tests.support.command_line import Typist
 from tests.support.service import Service

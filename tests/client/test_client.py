@@ -97,6 +97,7 @@ async def tour(client: Any) -> None:
     for job in together:
         assert (await client.wait(job["job_id"]))["done"]
     await talk(client)
+    await type_into(client)
     await hold(client)
     assert await client.cancel_many(label="tour:yes") == {"cancelled": 0}
     assert await client.cancel_many(confirm=True, label="tour:yes") == {"cancelled": 0}
@@ -104,6 +105,22 @@ async def tour(client: Any) -> None:
     await client.delete_result(number)
     assert (await client.status(number))["result"] is None
     assert await client.delete_many(confirm=True, label="tour:yes") == {"deleted": 1, "kept": 0}
+
+
+async def type_into(client: Any) -> None:
+    """Type into a job on a terminal, and resize that."""
+    number = (await client.submit("stty size; cat", stdin={"stream": True}, tty=True))["job_id"]
+    await until(lambda: runs(client, number))
+    assert (await client.resize(number, 30, 100))["tty"] == {"rows": 30, "columns": 100}
+    await client.write_stdin(number, b"one\n")
+    writer = client.open_stdin(number, writer="test")
+    await writer.claim()  # which goes on behind what was written
+    assert await writer.write(b"two\n")
+    await client.write_stdin(number, b"three\n")
+    assert await writer.write(b"four\n"), "another wrote in between"
+    assert await writer.write(b"", end=True)
+    await client.wait(number)
+    assert (await client.result(number))["stdout"].endswith("one\r\ntwo\r\nthree\r\nfour\r\n")
 
 
 async def talk(client: Any) -> None:

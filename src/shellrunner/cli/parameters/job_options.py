@@ -164,9 +164,13 @@ _EXECUTION: Final = (
         help="Limit: memory=512M, cpu=10m, processes=50, files=256 or output=10M. Repeatable.",
     ),
     click.option("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command."),
-    click.option("-t", "--tty", is_flag=True, help="Run it in a terminal of its own; at a terminal, `run` attaches that to it."),
     click.option(
-        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="The size of its terminal (default: 24x80, or that of this one)."
+        "-t", "--tty", is_flag=True,
+        help="Run it in a terminal of its own, to which `run` attaches the terminal where it is called.",
+    ),
+    click.option(
+        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE,
+        help="The same with this size (default: 24x80, or that of the terminal where `run` is called).",
     ),
     click.option("--tty-echo", is_flag=True, help="Have this terminal show what it is sent, as when typing."),
     click.option(

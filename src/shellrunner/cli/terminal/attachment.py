@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from shellrunner.cli import event_loop, job_ending
+from shellrunner.cli import event_loop
 from shellrunner.cli.event_loop import TERMINATIONS, TerminationHandler
 from shellrunner.cli.fd_io import STDIN, STDOUT
+from shellrunner.cli.foreground import job_ending
 from shellrunner.cli.terminal import status_overlay
 from shellrunner.cli.terminal.detach_key import DetachKey
-from shellrunner.cli.terminal.history import History
 from shellrunner.cli.terminal.keyboard import Detached, Keyboard
 from shellrunner.cli.terminal.modes import TerminalModes
 from shellrunner.cli.terminal.raw_mode import RawMode, terminal_size
+from shellrunner.cli.terminal.replay import Replay
 from shellrunner.cli.terminal.status_overlay import StatusOverlay
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.terminal_filter import TerminalFilter
@@ -59,18 +60,20 @@ class Attachment:
         self._must_redraw = self._has_leftovers = False
         self._running, self._fit_requested, self._shown = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def run(self, history: History | None = None) -> int:
+    async def run(self, replay: Replay | None = None) -> int:
         """Show the job, from its start or after what was before, until it is done or the user leaves.
 
         Return the exit code. The terminal is then as it was.
         """
         signals = TerminationHandler((*TERMINATIONS, signal.SIGINT))  # the last one until the terminal is raw
-        self._must_redraw = history is not None
+        self._must_redraw = replay is not None
         try:
             with signals.installed(), self._size_changes():
+                if self._mode.detach_key.name:
+                    self._console.report(f"job {self._job_id}: {self._mode.detach_key.name} detaches")
                 try:
                     return await event_loop.run_with_background(
-                        self._follow(history), self._read_keys(), self._type_keys(), self._keep_size()
+                        self._follow(replay), self._read_keys(), self._type_keys(), self._keep_size()
                     )
                 finally:
                     self._leave()
@@ -89,16 +92,16 @@ class Attachment:
 
     # The screen
 
-    async def _follow(self, history: History | None) -> int:
+    async def _follow(self, replay: Replay | None) -> int:
         self._console.progress.set_activity(f"job {self._job_id} is queued")
-        if history:
+        if replay:
             self._enter()
-            self._modes = history.modes
+            self._modes = replay.modes
             self._overlay = StatusOverlay(self._modes, self._request_redraw)
             self._console.progress.show_on(self._overlay)
-            await self._console.write(STDOUT, history.drawn)
-            await self._console.write(STDOUT, b"" if self._mode.read_only else history.modes.enter_input())
-        position = str(history.position) if history else ""
+            await self._console.write(STDOUT, replay.drawn)
+            await self._console.write(STDOUT, b"" if self._mode.read_only else replay.modes.enter_input())
+        position = str(replay.position) if replay else ""
         async for event in self._client.follow(self._job_id, after=position, writer=self._name):
             if isinstance(event, JobEnded):
                 self._leave()
@@ -159,7 +162,7 @@ class Attachment:
         if reason:
             self._overlay.report(reason)
         else:
-            status_overlay.ring()
+            status_overlay.alert()
 
     # The size
 
@@ -212,12 +215,3 @@ class Attachment:
     def _continues_message(self) -> str:
         job_id = self._job_id
         return f"job {job_id} continues: use `shellrunner attach {job_id}` or `shellrunner cancel {job_id}`"
-
-
-async def attach(
-    client: Client, console: Console, job_id: int, mode: Attaching, history: History | None = None
-) -> int:
-    """Attach this terminal to a job, and say first how it is left; return the exit code."""
-    if mode.detach_key.name:
-        console.report(f"job {job_id}: {mode.detach_key.name} detaches")
-    return await Attachment(client, console, job_id, mode).run(history)

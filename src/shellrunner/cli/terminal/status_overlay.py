@@ -46,8 +46,8 @@ class StatusOverlay:
             _write(f"\r\n[{control_characters.escape(message)}]\r\n")
 
 
-def ring() -> None:
-    """Ring the bell."""
+def alert() -> None:
+    """Sound the terminal's alert (BEL)."""
     _write("\a")
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes
+from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.detach_option import detach_option
-from shellrunner.cli.parameters.job_ids import JOB_ID
+from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand
 from shellrunner.cli.terminal.detach_key import DetachKey
 from shellrunner.cli.terminal.raw_mode import is_at_terminal
@@ -27,17 +28,18 @@ class NotAttachable(ShellrunnerError):
 
 
 @click.command(cls=JobCommand)
-@click.argument("job", metavar="ID", type=JOB_ID)
+@selected_jobs(states="running")
 @click.option("--take", is_flag=True, help="Type into the job although another terminal does, which then watches.")
 @click.option("-r", "--read-only", is_flag=True, help="Only watch: nothing is typed, and its size stays.")
 @detach_option
 @api_calls.server_option
-def attach(*, job: int, take: bool, read_only: bool, detach_key: DetachKey, server: str | None) -> NoReturn:
+def attach(*, jobs: JobSelection, take: bool, read_only: bool, detach_key: DetachKey, server: str | None) -> NoReturn:
     """Attach this terminal to a job that runs on one: show its screen, and type into it.
 
-    Ctrl-\\ detaches, and leaves the job running. Any number of terminals may be attached to a job; one of them types,
-    and the job's terminal has its size. The screen is drawn again: the end of the output is shown, and programs that
-    draw the whole screen are asked to. The exit codes are those of `run`, and 0 after detaching.
+    Without ID it is the last job that runs. Ctrl-\\ detaches, and leaves the job running. Any number of terminals may
+    be attached to a job; one of them types, and the job's terminal has its size. The screen is drawn again: the end
+    of the output is shown, and programs that draw the whole screen are asked to. The exit codes are those of `run`,
+    and 0 after detaching.
     """
     if take and read_only:
         raise click.UsageError("--take cannot be combined with --read-only")
@@ -48,7 +50,7 @@ def attach(*, job: int, take: bool, read_only: bool, detach_key: DetachKey, serv
     console = Console()
     api_calls.run_with_client(
         server,
-        partial(_attach, job, console, attachment.Attaching(detach_key, read_only, take)),
+        partial(_attach, jobs, console, attachment.Attaching(detach_key, read_only, take)),
         console,
         concurrent=True,
         retry_for=api_calls.RETRY_FOR_LONG,
@@ -57,14 +59,17 @@ def attach(*, job: int, take: bool, read_only: bool, detach_key: DetachKey, serv
     )
 
 
-async def _attach(job_id: int, console: Console, mode: "Attaching", client: Client) -> int:
+async def _attach(jobs: JobSelection, console: Console, mode: "Attaching", client: Client) -> int:
     from shellrunner.cli.terminal import attachment  # noqa: PLC0415  as above
-    from shellrunner.cli.terminal.history import read_history  # noqa: PLC0415  as above
+    from shellrunner.cli.terminal.replay import prepare_replay  # noqa: PLC0415  as above
 
+    job_id, *others = await jobs.resolve(client)
+    if others:
+        raise NotAttachable("a terminal is attached to one job at a time")
     status = await client.status(job_id)
     if status["done"]:
         raise NotAttachable(f"job {job_id} is done: use `shellrunner logs {job_id}`")
     if (await client.job(job_id))["tty"] is None:
         raise NotAttachable(f"job {job_id} has no terminal: use `shellrunner logs -f {job_id}`")
-    history = await read_history(client, job_id)
-    return await attachment.attach(client, console, job_id, mode, history)
+    replay = await prepare_replay(client, job_id)
+    return await attachment.Attachment(client, console, job_id, mode).run(replay)

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls, exit_codes, stdin_source, surroundings
+from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.api_calls import ClientAction
 from shellrunner.cli.commands.submission.submit import submit_detached
 from shellrunner.cli.fd_io import STDERR, STDOUT
+from shellrunner.cli.foreground import surroundings
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.parameters.detach_option import detach_option
 from shellrunner.cli.parameters.output_options import output_option
@@ -42,8 +43,8 @@ def run(
     started, 125 service unreachable or request refused, 124 timeout, 123 any other ending or incomplete output, 130
     after Ctrl-C, which asks whether to cancel the job or leave it running.
 
-    With -t, at a terminal, all keys go to the command, Ctrl-C too, except the one that detaches and leaves it running:
-    Ctrl-\. It is attached again with `attach`.
+    With -t, at a terminal, all keys go to the command, Ctrl-C too, except the one that detaches and leaves it
+    running: Ctrl-\. It is attached again with `attach`.
     """
     is_typed = options["tty"] and stdin is None and not output and (detach or is_at_terminal())
     keys = _terminal_keys(options["tty_size"]) if is_typed else {}
@@ -55,7 +56,7 @@ def run(
         if keys:
             action = _attached(submission, console, detach_key, clean=clean)
         else:
-            from shellrunner.cli.foreground_job import Foreground, run_job  # noqa: PLC0415  it imports asyncio
+            from shellrunner.cli.foreground.foreground_job import Foreground, run_job  # noqa: PLC0415  it imports asyncio
 
             if "merge_stderr" not in submission and not output and _is_one_file(STDOUT, STDERR):
                 submission["merge_stderr"] = True
@@ -86,7 +87,7 @@ def _attached(submission: dict[str, Any], console: Console, key: DetachKey, *, c
 
     async def run_attached(client: Client) -> int:
         job = await surroundings.submit(client, submission, console, clean=clean)
-        return await attachment.attach(client, console, job["job_id"], attachment.Attaching(key))
+        return await attachment.Attachment(client, console, job["job_id"], attachment.Attaching(key)).run()
 
     return run_attached
 

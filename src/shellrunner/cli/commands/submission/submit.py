@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from shellrunner.cli import api_calls, exit_codes, stdin_source, surroundings
+from shellrunner.cli import api_calls, exit_codes, stdin_source
+from shellrunner.cli.foreground import surroundings
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.stdin_source import StdinSource

@@ -17,7 +17,7 @@ _HEAD: Final = 1 << 14  # bytes at the start that are searched too: a program se
 _PLAYED: Final = 1 << 16  # bytes at the end that are played again
 
 
-class History(NamedTuple):
+class Replay(NamedTuple):
     """What is written to the terminal, the modes after it, and the position in the output that it reaches."""
 
     drawn: bytes
@@ -25,7 +25,7 @@ class History(NamedTuple):
     position: int
 
 
-async def read_history(client: Client, job_id: int) -> History:
+async def prepare_replay(client: Client, job_id: int) -> Replay:
     """Read the output up to now."""
     size = await client.output_size(job_id)
     start = max(0, size - _SEARCHED)
@@ -38,7 +38,7 @@ async def read_history(client: Client, job_id: int) -> History:
     if start or len(data) > len(tail):
         tail = _from_first_line(tail)
     drawn = modes.enter_screen() + TerminalFilter(is_full_screen=True).feed(tail)
-    return History(drawn, modes, start + len(data))
+    return Replay(drawn, modes, start + len(data))
 
 
 async def _read(client: Client, job_id: int, start: int, size: int) -> bytes:

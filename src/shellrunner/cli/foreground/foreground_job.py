@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from shellrunner.cli import event_loop, exit_codes, job_ending, stdin_source, surroundings
+from shellrunner.cli import event_loop, exit_codes, stdin_source
 from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
+from shellrunner.cli.foreground import job_ending, surroundings
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import prompt
