@@ -2,8 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
+import pytest
+
+from shellrunner.web.feeds.job_feed import JOB_FEEDS
 from shellrunner.web.feeds.shared_read import SharedRead
+from tests.support.site import Site
 from tests.support.waiting import until
 
 
@@ -96,3 +101,19 @@ async def test_a_cancelled_caller_leaves_the_others_a_read() -> None:
         await began.wait()
         first.cancel()
     assert second.result() == "state"
+
+
+async def test_where_somebody_may_be_typing_little_is_coalesced(site: Site) -> None:
+    """Followers of a terminal with input are served at once for many keys in a row, others are not."""
+    site.app[JOB_FEEDS].interval = 5.0
+
+    async def eight(job_id: int) -> None:
+        feed = site.app[JOB_FEEDS].get(job_id)
+        await feed.first_snapshot()
+        for _ in range(8):
+            await feed.snapshot()
+
+    assert await elapsed(partial(eight, await site.submit(tty=True, stdin={"stream": True}))) < 2
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await eight(await site.submit(tty=True))

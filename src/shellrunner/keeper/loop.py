@@ -259,9 +259,9 @@ class Keeper:
     def _accept_input(self, message: Message) -> None:
         running = self._running if self._running and self._running.matches(message) else None
         answer = running.accept_input(message) if running else _GONE
-        self._send(say="took", job=message["job"], token=message["token"], **answer)
         if running and running.command.stdin:
-            self._write_stdin(running.command.stdin)
+            self._write_stdin(running.command.stdin)  # before the answer wakes up the server: somebody may be typing
+        self._send(say="took", job=message["job"], token=message["token"], **answer)
 
     def _control(self, message: Message) -> None:
         """Do what is asked with the command, and answer once it is done."""

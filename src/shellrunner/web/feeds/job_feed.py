@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from shellrunner.clock import now_ms
-from shellrunner.model import Done, Job, Stream, Volume
+from shellrunner.model import Done, Job, Stream, Streamed, Volume
 from shellrunner.store import History, Output
 from shellrunner.store.output.present import without
 from shellrunner.web.feeds.broadcast import Broadcast
@@ -78,7 +78,11 @@ class JobFeed:
 
     async def first_snapshot(self) -> Snapshot:
         """Return the job and its output as of this call, for a follower that has just come; see `snapshot`."""
-        return await self._shared_read.read_now()
+        snapshot = await self._shared_read.read_now()
+        spec = snapshot.job.spec
+        if spec.tty is not None and isinstance(spec.stdin, Streamed):
+            self._shared_read.expect_typing()
+        return snapshot
 
     async def snapshot(self) -> Snapshot:
         """Return the job and its output as of this call or later.

@@ -13,6 +13,10 @@ T = TypeVar("T")
 INTERVAL: Final = 0.045  # seconds between two reads, on average: changes are coalesced for at most this long
 _MAX_SHARE: Final = 1 / 3  # of the event loop's time, for what follows from the reads
 _BURST: Final = 3  # reads that may follow each other at once after a pause: queued, running, done
+# The same where somebody may be typing, and waits for the echo of each key: a fast typist is never coalesced, a key
+# that is held down neither.
+_TYPING_INTERVAL: Final = 0.01
+_TYPING_BURST: Final = 20
 
 
 class SharedRead(Generic[T]):
@@ -26,7 +30,7 @@ class SharedRead(Generic[T]):
 
     def __init__(self, read: Callable[[], Awaitable[T]], interval: float) -> None:
         """`read` returns the latest state; if it fails, its caller gets the error and the next caller reads again."""
-        self.interval = interval
+        self.interval, self._burst = interval, _BURST
         self._read = read
         self._lock = asyncio.Lock()
         self._begun = self._finished = 0  # the number of the last read that was begun, and of the one in `_value`
@@ -60,7 +64,11 @@ class SharedRead(Generic[T]):
         return await self._read()
 
     def _earliest(self) -> float:
-        return max(self._paid_until - (_BURST - 1) * self.interval, self._rests_until)
+        return max(self._paid_until - (self._burst - 1) * self.interval, self._rests_until)
+
+    def expect_typing(self) -> None:
+        """Coalesce less from now on: somebody may wait for the echo of each key."""
+        self.interval, self._burst = min(self.interval, _TYPING_INTERVAL), _TYPING_BURST
 
     def charge(self, seconds: float) -> None:
         """Put off the next read: this is how long a part of what is done with the last one took, for all its callers.
