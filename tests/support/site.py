@@ -175,6 +175,15 @@ class NoKeepers:
         raise NoSuchKeeper(number)
 
 
+class NoUsage:
+    """Nothing is known of any process."""
+
+    processors = 1
+
+    async def measure(self) -> Mapping[int, Any]:
+        return {}
+
+
 @asynccontextmanager
 async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
     """Take `sections` as settings: supervisor={"max_queued": 2}."""
@@ -191,7 +200,7 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
         ledger = Ledger()
         app = make_app(
             store, settings, not_ready_reasons=not_ready_reasons, controls=Controls(store, lambda _: None),
-            render_metrics=unmeasured, audit_sink=ledger, unknown_keepers=NoKeepers(),
+            render_metrics=unmeasured, audit_sink=ledger, unknown_keepers=NoKeepers(), measure_usage=NoUsage(),
             authenticator=await open_authenticator(settings.auth, store), bound_addresses=listeners.bound_addresses,
         )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)

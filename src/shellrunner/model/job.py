@@ -205,6 +205,21 @@ class CommandState:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveUsage:
+    """What the living processes of a running job use, and have used.
+
+    cpu_seconds: theirs, and of the children for which they have waited. cpu_share: how many processors they have kept
+    busy on average in the last `interval` seconds. rss_bytes: their memory, of which they may share some.
+    """
+
+    processes: int
+    cpu_seconds: float
+    cpu_share: float
+    interval: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Ended. `volume` is None if the result was deleted from the history."""
 

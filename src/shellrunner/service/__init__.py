@@ -17,6 +17,7 @@ from shellrunner import __version__
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
+from shellrunner.live_usage import UsageMeter
 from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import binding, descriptors, pid_namespace, startup_warnings
@@ -131,6 +132,7 @@ async def _serve(
                 not_ready_reasons=readiness.reasons,
                 controls=Controls(store, supervisor.running_job),
                 unknown_keepers=supervisor.unknown_keepers,
+                measure_usage=UsageMeter(supervisor.kept_jobs),
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),

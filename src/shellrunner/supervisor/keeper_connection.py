@@ -30,6 +30,14 @@ class KeeperConnection(MessageProtocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
+    @property
+    def pid(self) -> int | None:
+        """The keeper's pid; None as long as it has not introduced itself, and once the connection has ended."""
+        if self.closed.done() or not self.hello.done() or self.hello.exception():
+            return None
+        pid: int = self.hello.result()["identity"]["pid"]
+        return pid
+
     async def wait_ended(self, job: int, token: str) -> Message:
         """Wait until the keeper reports the end of this command (`ended`), or that it does not start it (`refused`).
 

@@ -45,12 +45,14 @@ from shellrunner.web.handlers import (
     session,
     status_events,
     statuses,
+    usage,
 )
 from shellrunner.web.handlers.control import CONTROLS, JobControls
 from shellrunner.web.handlers.keepers import UNKNOWN_KEEPERS, UnknownKeeperControls
 from shellrunner.web.handlers.lists import FILTER_PARAMETERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
 from shellrunner.web.handlers.row_cache import ROW_CACHE, RowCache
+from shellrunner.web.handlers.usage import USAGE, MeasureUsage
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.revocation import REVOCATIONS, Revocations
@@ -132,6 +134,9 @@ ROUTES = (
     Route("GET", "/api/keepers", keepers.index, Access.ADMIN, JSON, answers="200:Keepers 304"),
     Route("DELETE", f"/api/keepers/{KEEPER}", keepers.end, Access.ADMIN, JSON, answers="202:Keepers no-such-keeper"),
     Route("GET", "/api/statuses", statuses.index, Access.WATCH, JSON, LISTS, "200:Statuses 304"),
+    Route("GET", "/api/statuses/usage", usage.index, Access.WATCH, JSON, answers="200:LiveUsages"),
+    Route("GET", f"/api/statuses/{ID}/usage", usage.show, Access.WATCH, JSON,
+          answers="200:LiveUsage not-running keeper-silent"),
     Route("GET", "/api/statuses/events", status_events.follow, Access.WATCH, SSE, "last_event_id",
           headers="Last-Event-ID", answers="200 too-many-streams"),
     Route("GET", f"/api/statuses/{ID}", statuses.show, Access.WATCH, JSON, headers="Prefer",
@@ -183,6 +188,7 @@ def make_app(
     not_ready_reasons: Callable[[], Awaitable[Sequence[NotReady]]],
     controls: JobControls,
     unknown_keepers: UnknownKeeperControls,
+    measure_usage: MeasureUsage,
     render_metrics: RenderMetrics,
     authenticator: Authenticator,
     audit_sink: AuditSink,
@@ -207,7 +213,7 @@ def make_app(
         middlewares=[security_middleware], client_max_size=MAX_BODY_BYTES, handler_args=_SERVER_OPTIONS
     )
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
-    app[UNKNOWN_KEEPERS] = unknown_keepers
+    app[UNKNOWN_KEEPERS], app[USAGE] = unknown_keepers, measure_usage
     app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[AUDIT] = audit

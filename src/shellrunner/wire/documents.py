@@ -187,6 +187,34 @@ class Usage(TypedDict):
 
 
 @closed
+class LiveUsage(TypedDict):
+    """What the processes of a running job use."""
+
+    status_id: Id
+    job_id: Id
+    processes: Count
+    """How many there are, in whatever session they are; with a profile also those of its sandbox."""
+    cpu_seconds: Seconds
+    """CPU time of these processes and of the children for which they have waited."""
+    cpu_share: Seconds
+    """How many processors they have kept busy, on average of the last `interval` seconds: 1.0 is one of them."""
+    interval: Seconds
+    """At least a second, if the usage was read before, and at first the time since the job's start."""
+    rss_bytes: Count
+    """Their resident memory. What several of them share, such as libraries, counts for each."""
+
+
+@closed
+class LiveUsages(TypedDict):
+    """What the processes of all running jobs use."""
+
+    processors: Small
+    """How many processors the service may use, and so its jobs."""
+    usages: list[LiveUsage]
+    """By id. Without jobs whose processes are not known yet, as right after a restart of the service."""
+
+
+@closed
 class Leftover(TypedDict):
     """A process that the command left behind."""
 

@@ -18,6 +18,7 @@ from shellrunner.model import (
     JobStatus,
     Leftovers,
     Limits,
+    LiveUsage,
     Retries,
     Running,
     Stream,
@@ -156,6 +157,25 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "leftovers": _leftovers(end.leftovers) if end.leftovers else None,
         "leftovers_count": _leftovers_count(end),
     }
+
+
+def live_usage(job_id: int, usage: LiveUsage) -> documents.LiveUsage:
+    """Return what the processes of a running job use."""
+    return {
+        "status_id": job_id,
+        "job_id": job_id,
+        "processes": usage.processes,
+        "cpu_seconds": round(usage.cpu_seconds, 2),
+        "cpu_share": round(usage.cpu_share, 3),
+        "interval": round(usage.interval, 3),
+        "rss_bytes": usage.rss_bytes,
+    }
+
+
+def live_usages(usages: Mapping[int, LiveUsage], processors: int) -> documents.LiveUsages:
+    """Return what the processes of each running job use."""
+    rows = [live_usage(job_id, usage) for job_id, usage in sorted(usages.items())]
+    return {"processors": processors, "usages": rows}
 
 
 def dropped_event(stream: Stream, dropped: int, missing: int) -> stream_events.DroppedEvent:
