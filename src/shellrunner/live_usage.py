@@ -65,11 +65,16 @@ class UsageMeter:
     async def measure(self) -> Mapping[int, LiveUsage]:
         """Return what each running job uses, by job; without those whose keeper is not known at the moment."""
         async with self._lock:
-            if time.monotonic() - self._measured_at >= _MAX_AGE:
+            is_old = time.monotonic() - self._measured_at >= _MAX_AGE
+            if is_old or not self._kept_ids() <= self._measured.keys():  # a job that was started since
                 processes = await asyncio.to_thread(_read_processes)
                 self._measured_at = time.monotonic()
                 self._measured = self._measure(processes)
-            return self._measured
+            kept = self._kept_ids()
+            return {job_id: usage for job_id, usage in self._measured.items() if job_id in kept}
+
+    def _kept_ids(self) -> set[int]:
+        return {job.job_id for job in self._kept_jobs()}
 
     def _measure(self, processes: Mapping[int, list[_Process]]) -> dict[int, LiveUsage]:
         found: dict[int, LiveUsage] = {}
