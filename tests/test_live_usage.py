@@ -88,7 +88,7 @@ def test_it_never_shrinks_and_covers_a_second(steps: list[tuple[float, int]]) ->
     times = [0.0]
     for seconds, ticks in steps:
         now += seconds
-        process = live_usage._Process(1, 1, is_alive=True, ticks=ticks, pages=1)
+        process = live_usage._ProcessUsage(1, 1, is_alive=True, ticks=ticks, pages=1)
         found = live_usage._usage([process], samples, now)
         assert found.cpu_seconds >= shown
         assert found.cpu_share >= 0

@@ -20,8 +20,8 @@ from shellrunner.keeper.identity import is_zombie, stat_fields
 from shellrunner.model import LiveUsage
 
 _MAX_AGE: Final = 0.25  # seconds for which a measurement is returned again
-_MIN_SPAN: Final = 1.0  # seconds over which the share is measured at least, if it was measured so long ago: a tick of
-# the kernel's clock is a hundredth of a second
+# Seconds over which the share is measured at least, if the job was measured before that. A tick is 0.01 s.
+_MIN_SPAN: Final = 1.0
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 _Claim = tuple[int, str]  # a job's id and its claim token
@@ -36,7 +36,7 @@ class KeptJob(NamedTuple):
     keeper_pid: int
 
 
-class _Process(NamedTuple):
+class _ProcessUsage(NamedTuple):
     pid: int
     parent: int
     is_alive: bool
@@ -76,7 +76,7 @@ class UsageMeter:
     def _kept_ids(self) -> set[int]:
         return {job.job_id for job in self._kept_jobs()}
 
-    def _measure(self, processes: Mapping[int, list[_Process]]) -> dict[int, LiveUsage]:
+    def _measure(self, processes: Mapping[int, list[_ProcessUsage]]) -> dict[int, LiveUsage]:
         found: dict[int, LiveUsage] = {}
         samples: dict[_Claim, deque[_Sample]] = {}
         for job in self._kept_jobs():
@@ -92,7 +92,7 @@ def _from_start(job: KeptJob, now: float) -> deque[_Sample]:
     return deque([_Sample(now - max(0, now_ms() - job.claimed) / 1000, 0.0)])
 
 
-def _usage(tree: list[_Process], samples: deque[_Sample], now: float) -> LiveUsage:
+def _usage(tree: list[_ProcessUsage], samples: deque[_Sample], now: float) -> LiveUsage:
     """Return what a tree uses now, and add that to the samples, the oldest of which is what its share is since."""
     alive = [process for process in tree if process.is_alive]
     # An orphan that has ended takes its time along, to the keeper.
@@ -111,9 +111,9 @@ def _usage(tree: list[_Process], samples: deque[_Sample], now: float) -> LiveUsa
     )
 
 
-def _read_processes() -> Mapping[int, list[_Process]]:
+def _read_processes() -> Mapping[int, list[_ProcessUsage]]:
     """Return every process by its parent; one that ends meanwhile is left out. Blocking."""
-    children: dict[int, list[_Process]] = {}
+    children: dict[int, list[_ProcessUsage]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with suppress(OSError):
@@ -122,13 +122,13 @@ def _read_processes() -> Mapping[int, list[_Process]]:
     return children
 
 
-def _read_process(pid: int) -> _Process:
+def _read_process(pid: int) -> _ProcessUsage:
     fields = stat_fields(pid)  # from the third on; see proc_pid_stat(5)
     is_alive = not is_zombie(fields[0], int(fields[17]))
-    return _Process(pid, int(fields[1]), is_alive, sum(map(int, fields[11:15])), int(fields[21]))
+    return _ProcessUsage(pid, int(fields[1]), is_alive, sum(map(int, fields[11:15])), int(fields[21]))
 
 
-def _tree(children: Mapping[int, list[_Process]], root: int) -> list[_Process]:
+def _tree(children: Mapping[int, list[_ProcessUsage]], root: int) -> list[_ProcessUsage]:
     found = list(children.get(root, ()))
     for process in found:  # grows during the iteration
         found += children.get(process.pid, ())
