@@ -199,3 +199,17 @@ async def test_a_notification_reports_the_end_in_a_hidden_tab(small: Service, op
     await tab.run("echo seen")
     await tab.wait_until_ended("exit 0")
     assert len(await tab.page.evaluate("notified")) == 1
+
+
+async def test_a_name_leads_to_all_jobs_of_it(small: Service, open_tab: Any) -> None:
+    """The name of a job is beside its number, in the title and in the list, and links to all jobs of that name."""
+    for number in (1, 2):
+        job = (await small.run(f": number {number}", name="named"))["job_id"]
+    await small.run(": nameless")
+    tab = await open_tab(small, f"#job={job}")
+    await tab.wait_until_ended("exit 0")
+    assert "named" in await tab.page.title()
+    await tab.page.click("#job-same-name >> text=named")
+    await tab.wait_for_list("named : number 2", "named : number 1")
+    await tab.page.click("#label-filters button >> text=name named")
+    await tab.wait_for("#rows .section[data-section=ended]")

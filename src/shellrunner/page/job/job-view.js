@@ -1,5 +1,6 @@
 /* The view of one job: its details, its output, how it ended, and the actions on it. */
 
+import { hashWith } from "../core/address.js";
 import { get, isTransient } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
 import { describePending, stateLabel } from "../core/labels.js";
@@ -204,7 +205,8 @@ export class JobView {
     if (!this.#job) return setTextOrHide($("job-message"), this.#error);
     const job = { ...this.#job, ...this.#status };
     $("job-badge").replaceChildren(createBadge(job));
-    setText($("job-name"), `Job ${job.job_id}${job.name ? ` · ${job.name}` : ""}`);
+    setTextOrHide($("job-same-name"), job.name);
+    if (job.name) $("job-same-name").href = hashWith({ name: job.name, job: "" });
     setText($("job-command"), escapeControls(job.command));
     const reason = job.done || job.state === "running" ? "" : describePending(job.pending);
     setTextOrHide($("job-pending"), escapeControls(reason));
@@ -221,6 +223,7 @@ export class JobView {
     setTextOrHide($("job-message"), "");
     setTextOrHide($("job-pending"), "");
     setText($("job-loading"), "");
+    setTextOrHide($("job-same-name"), "");
     $("job-attempts").hidden = true;
     this.#actions.show(null);
   }

@@ -8,7 +8,7 @@ import { $, createElement, setText } from "../ui/dom.js";
 
 // Controls by element id, and their parameters in the address.
 const CONTROLS = { search: "q", state: "state", ending: "ending", accepted: "since", sort: "sort" };
-const NO_FILTERS = { q: "", state: "", ending: "", since: "", label: "" };
+const NO_FILTERS = { q: "", state: "", ending: "", since: "", label: "", name: "" };
 const DEFAULT_SORT = "-created";
 const FAILURE_CODES = Array.from({ length: 255 }, (_, number) => number + 1).join();
 const TYPING_DELAY = 200; // milliseconds
@@ -22,6 +22,7 @@ export function buildQuery({ sort = true } = {}) {
   setIfGiven("q", param("q"));
   setIfGiven("state", param("state"));
   setIfGiven("queue", param("queue"));
+  setIfGiven("name", param("name"));
   for (const label of params("label")) query.append("label", label);
   const ending = param("ending");
   if (ending === "ok" || ending === "bad") setIfGiven("exit_code", ending === "ok" ? "0" : FAILURE_CODES);
@@ -48,17 +49,22 @@ export function showFilters() {
     // Text that is being typed is not overwritten.
     if ($(id) !== document.activeElement || $(id).tagName === "SELECT") $(id).value = param(name);
   }
-  $("label-filters").replaceChildren(...params("label").map(createLabelFilter));
+  const names = params("name").map((name) => createFilter(`name ${name}`, { name: "" }));
+  $("label-filters").replaceChildren(...names, ...params("label").map(createLabelFilter));
   $("clear-filters").hidden = !hasFilters();
   setText($("filters-toggle"), hasFilters() ? `Filters (${countFilters()})` : "Filters");
   for (const header of document.querySelectorAll("[data-sort]")) showSortOrder(header);
 }
 
 function createLabelFilter(label) {
-  const others = () => params("label").filter((each) => each !== label);
-  const text = escapeControls(label.replace(":", "="), 60);
+  return createFilter(label.replace(":", "="), { label: params("label").filter((each) => each !== label) });
+}
+
+/** A button that removes a filter: `without` are the parameters that remain. */
+function createFilter(name, without) {
+  const text = escapeControls(name, 60);
   const attributes = { type: "button", class: "chip", "aria-label": `Remove filter ${text}` };
-  return createElement("button", { ...attributes, onclick: () => navigate({ label: others() }) }, `${text} ✕`);
+  return createElement("button", { ...attributes, onclick: () => navigate(without) }, `${text} ✕`);
 }
 
 function showSortOrder(header) {
