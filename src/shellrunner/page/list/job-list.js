@@ -4,7 +4,7 @@
 import { get } from "../core/api.js";
 
 const JOB_FIELDS = "job_id,name,command,created,queue,labels,priority,state";
-const STATUS_FIELDS = "status_id,state,pending,cancelling,attempt,started,completed,ending,exit_code,signal";
+const STATUS_FIELDS = "status_id,state,pending,paused,cancelling,attempt,started,completed,ending,exit_code,signal";
 const RESULT_FIELDS = "result_id,name,command,created,started,completed,duration,exit_code,signal,ending,attempt";
 // The sort keys that only /api/results has: sorting by them lists only jobs that are done.
 const RESULT_SORT_KEYS = new Set(["started", "completed", "duration", "exit_code", "ending"]);

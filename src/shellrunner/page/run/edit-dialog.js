@@ -2,6 +2,7 @@
 
 import { request } from "../core/api.js";
 import { EDITABLE_GROUPS, toSpec } from "../form/fields.js";
+import { createPatch } from "../form/patch.js";
 import { parsePointer } from "../form/pointer.js";
 import { SpecForm } from "../form/spec-form.js";
 import { openForm } from "../ui/dialogs.js";
@@ -30,18 +31,10 @@ export function openEditDialog(job, onChanged) {
   });
 }
 
-/** A merge patch with the keys whose text has changed. Labels that were removed are named, because a patch merges them. */
+/** A merge patch with the keys whose text has changed. */
 function changes(before, now, job) {
-  const spec = toSpec(now);
   const changed = Object.keys(now).filter((key) => now[key] !== before[key]);
-  const patch = Object.fromEntries(changed.map((key) => [key === "delay" ? "start_at" : key, spec[key === "delay" ? "start_at" : key] ?? null]));
-  if (!patch.labels) return "labels" in patch ? { ...patch, labels: withoutLabels(job, {}) } : patch;
-  return { ...patch, labels: withoutLabels(job, patch.labels) };
-}
-
-function withoutLabels(job, labels) {
-  const removed = Object.keys(job.labels).filter((name) => !(name in labels));
-  return { ...labels, ...Object.fromEntries(removed.map((name) => [name, null])) };
+  return createPatch(job, toSpec(now), changed.map((key) => (key === "delay" ? "start_at" : key)));
 }
 
 const toFault = ({ pointer, detail }) => ({ key: parsePointer(pointer).join("."), detail });

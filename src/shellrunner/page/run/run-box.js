@@ -8,7 +8,7 @@ import { SpecForm } from "../form/spec-form.js";
 import { splitWords } from "../form/words.js";
 import { $, setText, setTextOrHide } from "../ui/dom.js";
 import { CommandHistory } from "./history.js";
-import { fromJob, replacements } from "./rerun.js";
+import { fromJob, patchFor } from "./rerun.js";
 import { openTemplates } from "./templates.js";
 
 const MAX_ROWS = 12;
@@ -58,7 +58,7 @@ export function focusRunBox() {
     the service knows what was not changed here. */
 export function fillFromJob(job, { again = false } = {}) {
   fill(fromJob(job, { again }));
-  original = again ? { id: job.job_id, inputs: readInputs() } : null;
+  original = again ? { job, inputs: readInputs() } : null;
   setText($("run-again-text"), again ? `Job ${job.job_id} again` : "From an earlier job");
   $("run-again").hidden = false;
   showOptions(true);
@@ -114,13 +114,14 @@ function readInputs() {
 /** The specification that the form describes. Throws an Error whose message names the field that is wrong. */
 function readSpec(inputs) {
   const { command, splitStderr, argv, ...texts } = inputs;
-  if (missingInput && !texts.stdin && !texts["stdin.stream"]) {
+  const how = argv ? { argv: splitWords(command) } : { command };
+  // Merged, stderr comes exactly where the command wrote it, as in a terminal.
+  const spec = { ...how, merge_stderr: !splitStderr, ...toSpec(texts) };
+  if (missingInput && spec.stdin === undefined) {
     [missingInput, withoutInput] = [false, true]; // the next submission confirms it
     throw Object.assign(new Error(NO_INPUT), { key: "stdin" });
   }
-  const how = argv ? { argv: splitWords(command) } : { command };
-  // Merged, stderr comes exactly where the command wrote it, as in a terminal.
-  return { ...how, merge_stderr: !splitStderr, ...toSpec(texts) };
+  return spec;
 }
 
 async function run(onSubmitted) {
@@ -141,10 +142,10 @@ async function run(onSubmitted) {
 }
 
 async function submit(inputs) {
-  const text = JSON.stringify([inputs, original?.id]);
+  const text = JSON.stringify([inputs, original?.job.job_id]);
   // A body is made once for the same inputs: a delay counts from the first submission.
   if (submission.inputs !== text) submission = { inputs: text, key: createIdempotencyKey(), body: createBody(inputs) };
-  const path = original ? `/api/jobs/${original.id}/again` : "/api/jobs";
+  const path = original ? `/api/jobs/${original.job.job_id}/again` : "/api/jobs";
   const job = await request("POST", path, { body: submission.body, idempotencyKey: submission.key });
   submission = { inputs: "", key: "", body: null };
   return job;
@@ -153,7 +154,8 @@ async function submit(inputs) {
 function createBody(inputs) {
   const spec = readSpec(inputs);
   if (!original) return spec;
-  return { ...replacements(original.inputs, inputs, spec), ...(withoutInput && !spec.stdin && { stdin: "" }) };
+  const patch = patchFor(original.job, original.inputs, inputs, spec);
+  return withoutInput && !spec.stdin ? { ...patch, stdin: null } : patch;
 }
 
 function clear() {
