@@ -96,6 +96,7 @@ async def tour(client: Any) -> None:
     assert [job["command"] for job in together] == ["echo one", "echo two"]
     for job in together:
         assert (await client.wait(job["job_id"]))["done"]
+    await change(client, together[0]["job_id"])
     await talk(client)
     await type_into(client)
     await hold(client)
@@ -121,6 +122,15 @@ async def type_into(client: Any) -> None:
     assert await writer.write(b"", end=True)
     await client.wait(number)
     assert (await client.result(number))["stdout"].endswith("one\r\ntwo\r\nthree\r\nfour\r\n")
+
+
+async def change(client: Any, earlier: int) -> None:
+    """Submit the same again, held; change it, which releases it."""
+    job = await client.again(earlier, {"held": True, "labels": {"again": "1"}})
+    assert (job["command"], job["again_of"], job["state"]) == ("echo one", earlier, "waiting")
+    edited = await client.edit(job["job_id"], {"held": None, "name": "second", "labels": {"again": None}})
+    assert (edited["name"], edited["labels"], edited["held"]) == ("second", {}, False)
+    await client.wait(job["job_id"])
 
 
 async def talk(client: Any) -> None:

@@ -112,6 +112,29 @@ class Client:
         submitted: documents.SubmittedJobs = await self._submit("/api/jobs/batch", {"jobs": jobs}, key, has="jobs")
         return submitted["jobs"]
 
+    async def again(
+        self, job_id: int, changes: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> "documents.Job":
+        """Submit a job with the specification of an earlier one, changed by a merge patch (RFC 7396); return it.
+
+        Values of variables and text for standard input are not kept: `changes` must give them, or leave them out by
+        None. The request is retried as that of `submit` is.
+        """
+        job: documents.Job = await self._submit(f"/api/jobs/{job_id}/again", changes or {}, key, has="job_id")
+        return job
+
+    async def edit(self, job_id: int, changes: Mapping[str, Any]) -> "documents.Job":
+        """Change a job that has not started, by a merge patch (RFC 7396): `{"held": False, "labels": {"a": None}}`.
+
+        The request is never retried: if its response is lost, the job may have been changed, and have started since.
+        """
+        headers = {"Content-Type": "application/merge-patch+json"}
+        content = json.dumps(changes, ensure_ascii=False).encode()
+        job: documents.Job = await self._requester.request(
+            "PATCH", f"/api/jobs/{job_id}", body=content, headers=headers, idempotent=False, has="job_id"
+        )
+        return job
+
     async def _submit(self, path: str, body: Mapping[str, Any], key: str | None, *, has: str) -> Any:
         headers = {**_JSON_HEADERS, "Idempotency-Key": f'"{key or os.urandom(16).hex()}"'}
         content = json.dumps(body, ensure_ascii=False).encode()

@@ -13,6 +13,7 @@ Filter = str | float | Sequence[str]
 class JobOptions(TypedDict, total=False):
     """The keys of a job besides its command, as in the body of POST /api/jobs."""
 
+    name: str | None
     cwd: str | None
     env: Mapping[str, str]
     stdin: str | Mapping[str, bool] | None
@@ -27,6 +28,7 @@ class JobOptions(TypedDict, total=False):
     limits: Mapping[str, int]
     after: Sequence[int]
     start_at: str | None
+    held: bool
     retries: Mapping[str, Any] | None
     notify: Mapping[str, str] | None
     tty: bool | Mapping[str, int] | None
