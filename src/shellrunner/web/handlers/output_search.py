@@ -1,8 +1,8 @@
 """Find a text in a job's output, and find its lines: where they are, so that a viewer can jump there.
 
 `find` serves /api/statuses/{id}/output?find=…, `line` is the handler of /api/statuses/{id}/output/line. Output is
-read in blocks, which are searched on a thread, one block of all searches at a time; after a second a search answers
-with what it has found, and where to go on. Must not know how output is stored.
+read in blocks, which are searched on a thread, one block of all searches at a time; after a second, or sooner, a
+search answers with what it has found, and where to go on. Must not know how output is stored.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ T = TypeVar("T")
 MAX_TEXT: Final = 1000  # characters that are looked for
 SEARCH_PARAMETERS: Final = ("match_case", "backward", "limit")
 _MAX_SECONDS: Final = 1.0  # after which a search answers
+_MAX_SECONDS_ONCE_FOUND: Final = 0.2  # the same, if it has found something: the first places are wanted soon
 _CONTEXT: Final = 1024  # bytes around a match, of which its line is shown
 _MAX_SHOWN: Final = 200  # characters of the line before and after a match
 _MAX_POSITION: Final = 10**15
@@ -188,13 +189,15 @@ class _Found(NamedTuple):
 
 async def _search(request: web.Request, source: _SearchedOutput, query: _Query) -> documents.OutputMatches:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _MAX_SECONDS
+    begun = loop.time()
     at, end = (source.size, 0) if query.backward else (0, source.size)
     if query.start is not None:
         at = query.start
     matches: list[documents.OutputMatch] = []
     part = None
-    while at != end and len(matches) < query.limit and (part is None or loop.time() < deadline):
+    while at != end and len(matches) < query.limit:
+        if part is not None and loop.time() - begun > (_MAX_SECONDS_ONCE_FOUND if matches else _MAX_SECONDS):
+            break
         part = _Part.before(at) if query.backward else _Part.after(at, source.size)
         found = await _search_part(source, query, part, query.limit - len(matches))
         matches += found.matches
