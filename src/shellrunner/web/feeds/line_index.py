@@ -31,6 +31,7 @@ class LineIndex:
     def __init__(self, charset: str) -> None:
         self.charset = charset
         self._before = [0]  # by block: how many lines end before it; the last is where to count on
+        self._total = (0, 0)  # the size of an output, and how many lines it has
 
     def learn(self, block: int, lines: int) -> None:
         """Note how many lines end in a whole block, if that is the next one to be counted."""
@@ -44,6 +45,16 @@ class LineIndex:
             await self._count_next(present, turn)
         begin = block * BLOCK_SIZE
         return self._before[block] + await self._count(present, begin, place - begin, turn)
+
+    async def lines(self, present: PresentBytes, turn: asyncio.Semaphore) -> int:
+        """Return how many lines there are; the last one may be unfinished."""
+        if self._total[0] != present.size:
+            width = len("\n".encode(self.charset))
+            begin = max(0, present.size - width)
+            lines = await self.lines_before(present, present.size, turn)
+            is_unfinished = not await self._count(present, begin, present.size - begin, turn)
+            self._total = (present.size, lines + is_unfinished)
+        return self._total[1]
 
     async def line_begin(self, present: PresentBytes, line: int, turn: asyncio.Semaphore) -> int:
         """Return where a line begins, of which the number counts from 1 and is at most that of the last line."""

@@ -19,8 +19,16 @@ from shellrunner.errors import BadParameter
 from shellrunner.model import Job, Stream
 from shellrunner.store.output.present import PresentBytes
 from shellrunner.web.app_keys import STORE, job_id
-from shellrunner.web.feeds import line_index
-from shellrunner.web.feeds.line_index import BLOCK_SIZE, LINE_INDEXES, SLICE_SIZE, LineIndex, MissingBytesError
+from shellrunner.web.feeds.line_index import (
+    BLOCK_SIZE,
+    LINE_INDEXES,
+    SLICE_SIZE,
+    LineIndex,
+    MissingBytesError,
+    count_in_slices,
+    give_way,
+    in_turn,
+)
 from shellrunner.web.http import parameters, responses
 from shellrunner.web.http.server_protocol import connection_identity
 from shellrunner.web.http.streaming import STREAMS
@@ -44,7 +52,7 @@ class _SearchedOutput(NamedTuple):
     job: Job
     present: PresentBytes
     stream: Stream | None
-    lines: LineIndex
+    line_index: LineIndex
     turn: asyncio.Semaphore
 
     @property
@@ -52,7 +60,7 @@ class _SearchedOutput(NamedTuple):
         return self.present.size
 
     async def lines_before(self, place: int) -> int:
-        return await self.lines.lines_before(self.present, place, self.turn)
+        return await self.line_index.lines_before(self.present, place, self.turn)
 
     def event_id(self, place: int) -> str | None:
         return str(self.present.position_of(place)) if self.stream is None and self.size else None
@@ -138,14 +146,11 @@ async def _open(request: web.Request, *, thorough: bool) -> _SearchedOutput:
 
 
 async def _locate(source: _SearchedOutput, number: int | None, start: int | None) -> documents.OutputLine:
-    ended = await source.lines_before(source.size)
-    lines = ended
-    if source.size and await source.lines.line_begin(source.present, ended + 1, source.turn) < source.size:
-        lines += 1  # the last one, which is unfinished
+    lines = await source.line_index.lines(source.present, source.turn)
     if number is None:
         number = lines if start is None else await source.lines_before(start) + 1
     number = max(1, min(number, lines))
-    position = await source.lines.line_begin(source.present, number, source.turn)
+    position = await source.line_index.line_begin(source.present, number, source.turn)
     return {
         "line": number,
         "position": position,
@@ -216,19 +221,19 @@ async def _search_part(source: _SearchedOutput, query: _Query, part: _Part, want
     lines_before = await source.lines_before(part.begin)
     offset = max(0, part.begin - _CONTEXT)
     stop = min(part.end + query.search.max_length + _CONTEXT, source.size)
-    charset = source.lines.charset
+    charset = source.line_index.charset
 
     def search(data: bytes) -> _Found:
         begin, end = part.begin - offset, part.end - offset
         spans = _find(query, data, (begin, end), offset, wanted)
         lines = lines_before - count_lines(data[:begin], offset, charset)
         matches = _describe(source, spans, data, offset, lines)
-        counted = line_index.count_in_slices(data[begin:end], charset) if part.is_block else 0
+        counted = count_in_slices(data[begin:end], charset) if part.is_block else 0
         return _Found(spans, matches, counted)
 
-    found = await line_index.in_turn(source.turn, source.present, offset, stop - offset, search)
+    found = await in_turn(source.turn, source.present, offset, stop - offset, search)
     if part.is_block:
-        source.lines.learn(part.begin // BLOCK_SIZE, found.lines)
+        source.line_index.learn(part.begin // BLOCK_SIZE, found.lines)
     return found
 
 
@@ -246,7 +251,7 @@ def _find(query: _Query, data: bytes, bounds: tuple[int, int], offset: int, want
             at = found[-1].end if found else at
         if len(found) == wanted:
             break
-        line_index.give_way()
+        give_way()
     return found
 
 
@@ -254,7 +259,7 @@ def _describe(
     source: _SearchedOutput, spans: list[Span], data: bytes, offset: int, lines: int
 ) -> list[documents.OutputMatch]:
     """Return the documents of matches in `data`, before which so many lines end, in the order of the matches."""
-    charset = source.lines.charset
+    charset = source.line_index.charset
     counted = 0
     described: dict[Span, documents.OutputMatch] = {}
     for span in sorted(spans):
