@@ -243,11 +243,12 @@ async def test_after_a_restart_a_job_is_as_paused_as_it_is(service: Service) -> 
     assert (await post(service, running, "resume"))[0] == 202
     await service.restart()
 
-    async def is_known() -> bool:
-        return bool((await service.status(paused))["paused"])
+    async def known() -> list[Any]:
+        states = [(await service.status(job))["paused"] for job in (paused, running)]
+        assert states[0] in (True, None), "what is not known yet is null"
+        return states if None not in states else []
 
-    await until(is_known, what="it is known to be paused")
-    assert (await service.status(running))["paused"] is False
+    assert await until(known) == [True, False]
     assert (await post(service, paused, "resume"))[1]["paused"] is False
     for job in (paused, running):
         assert (await service.ask("POST", f"/api/jobs/{job}/stdin?end=true", data=b"x\n"))[0] == 204

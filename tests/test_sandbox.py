@@ -1,9 +1,11 @@
 """A confined command: its status is the kernel's own, and it is started, signalled and ended as any other."""
 
 import base64
+import contextlib
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -12,7 +14,7 @@ import pytest
 from shellrunner.keeper import process_tree
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.supervisor.seccomp import CannotFilter, compile_filter
-from tests.support.keepers import Talk, keep, record_of, start
+from tests.support.keepers import Talk, give, keep, record_of, start
 from tests.support.processes import marked
 from tests.support.users import as_root
 from tests.support.waiting import until
@@ -141,3 +143,34 @@ def test_keys_typed_into_its_own_terminal_reach_nobody_else(keeping: tuple[Talk,
     assert end["ending"] == "exited"
     assert data.split()[-1] == b"id" if end["exit_code"] == 0 else b"Error" in data
     assert keep(*keeping, 2, "cat", sandbox=SANDBOX)[1] == b""
+
+
+async def test_a_confined_command_is_paused_and_resumed(keeping: tuple[Talk, SlotReader]) -> None:
+    """All of it is stopped and goes on, but for what the sandbox itself consists of."""
+    keeper, slot = keeping
+    start(keeper, 1, "setsid sh -c 'while :; do sleep 0.01; done' & read x; exit 5", sandbox=SANDBOX, stream=True)
+
+    def states() -> set[bool]:
+        tree = process_tree.living(keeper.hello["identity"]["pid"])
+        # D: a shell waits for its stopped child, which has not executed its program yet (vfork(2)).
+        return {each.is_stopped or each.state == b"D" for each in tree if not is_helper(each.pid)}
+
+    def is_helper(pid: int) -> bool:
+        command = process_tree.describe(pid)
+        return command.startswith(BWRAP) or "CHLD" in command
+
+    await until(states)
+    for do, stopped in (("pause", True), ("resume", False)):
+        keeper.send(do=do, job=1, token="t")
+        assert (keeper.receive()["paused"], keeper.receive()["refused"]) == (stopped, None)
+        await until(partial(are_all, states, {stopped}), what=do)
+    assert give(keeper, b"x\n", end=True)[1] is None
+    assert keeper.receive()["say"] == "ended"
+    assert record_of(slot, 1).end["exit_code"] == 5
+
+
+def are_all(states: Callable[[], set[bool]], expected: set[bool]) -> bool:
+    """Return whether these are the states of all."""
+    with contextlib.suppress(OSError):  # one has ended meanwhile
+        return states() == expected
+    return False

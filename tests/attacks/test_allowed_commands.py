@@ -106,6 +106,9 @@ async def test_signals_are_an_option(bound: Bound) -> None:
             )
             assert (status, body["type"]) == (403, "/problems/command-not-allowed")
             assert body["errors"][0]["pointer"] == "#/signal"
+    for verb, more in (("pause", {}), ("resume", {}), ("tty", {"json": {"rows": 1, "columns": 1}})):
+        status, body = await bound.ask("bound", "POST", f"/api/jobs/{job}/{verb}", **more)
+        assert (status, body["type"]) == (403, "/problems/command-not-allowed"), verb
     assert (await bound.ask("bound", "GET", f"/api/statuses/{job}"))[1]["state"] == "running"
     assert not bound.steps.exists()
     await bound.ask("bound", "POST", f"/api/jobs/{job}/cancel")
@@ -114,6 +117,8 @@ async def test_signals_are_an_option(bound: Bound) -> None:
     signalled = {"json": {"signal": "SIGPIPE", "to": "tree"}}
     assert (await bound.ask("bound", "POST", f"/api/jobs/{job}/signal", **signalled))[0] == 202
     await until(lambda: bound.steps.exists() and bound.steps.read_text() == "trapped\nnext\n")
+    for verb in ("pause", "resume"):
+        assert (await bound.ask("bound", "POST", f"/api/jobs/{job}/{verb}"))[0] == 202
     await bound.ask("bound", "POST", f"/api/jobs/{job}/cancel")
     assert (await bound.end(job))["signal"] == "SIGKILL"
     assert bound.steps.read_text() == "trapped\nnext\n"

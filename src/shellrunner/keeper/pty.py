@@ -68,17 +68,21 @@ class Pty(StdinBuffer):
         except termios.error:
             return None
 
-    def resize(self, rows: int, columns: int) -> None:
+    def resize(self, rows: int, columns: int) -> bool:
         """Set its size, and have the foreground notice: SIGWINCH, also if it has this size already.
 
-        Raises:
-            termios.error: it was closed.
+        Returns:
+            False if there is no terminal any more: the command has hung it up (vhangup(2)).
         """
         if self.size() == [rows, columns]:
             with suppress(OSError):  # no foreground, or another user's
                 os.killpg(os.tcgetpgrp(self.master), signal.SIGWINCH)
-        else:
-            termios.tcsetwinsize(self.master, (rows, columns))  # the kernel sends it (pty(7), ioctl_tty(2))
+            return True
+        try:
+            termios.tcsetwinsize(self.master, (rows, columns))  # the kernel sends it (ioctl_tty(2))
+        except termios.error:
+            return False
+        return True
 
     def become_controlling(self) -> None:
         """Make it this process's controlling terminal, until `master` and every copy of it are closed.

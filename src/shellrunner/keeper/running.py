@@ -138,7 +138,7 @@ class RunningCommand:
             return "gone"
         match message["do"]:
             case "resize":
-                self._resize(message["rows"], message["columns"])
+                return self._resize(message["rows"], message["columns"])
             case "pause":
                 return self._stop()
             case "resume":
@@ -161,10 +161,11 @@ class RunningCommand:
                 self._signal_own_group(signal.SIGCONT)
             self._pause, self.state_changed = None, True
 
-    def _resize(self, rows: int, columns: int) -> None:
-        if self._terminal and self.open_pipes:
-            self._terminal.resize(rows, columns)
-            self._note_size()
+    def _resize(self, rows: int, columns: int) -> str | None:
+        if not (self._terminal and self.open_pipes and self._terminal.resize(rows, columns)):
+            return "no terminal"
+        self._note_size()
+        return None
 
     def _note_size(self) -> None:
         if self._terminal and self.open_pipes and (size := self._terminal.size()) != self._size:

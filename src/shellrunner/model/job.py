@@ -195,12 +195,12 @@ class TerminalSize:
 class CommandState:
     """What is known of a running command beside its job's history, which does not record it.
 
-    pid: of the command, until its own end. paused: its tree is stopped until it is resumed. terminal: the present
-    size of its terminal, if it has one.
+    pid: of the command, until its own end. paused: its tree is stopped until it is resumed; None: not known yet.
+    terminal: the present size of its terminal, if it has one.
     """
 
     pid: int | None = None
-    paused: bool = False
+    paused: bool | None = False
     terminal: TerminalSize | None = None
 
 

@@ -14,12 +14,15 @@ from shellrunner.supervisor.keeper_connection import KeeperConnection
 class RunningJob:
     """A claim whose command runs, or will in a moment, under a keeper."""
 
-    def __init__(self, claim: Claim, on_change: Callable[[int], object]) -> None:
-        """`on_change` is called with the job's id when its keeper says that something has changed."""
+    def __init__(self, claim: Claim, on_change: Callable[[int], object], *, is_adopted: bool = False) -> None:
+        """`on_change` is called with the job's id when its keeper says that something has changed.
+
+        `is_adopted`: it was started by an earlier server, so only its keeper knows whether it is paused.
+        """
         self.claim = claim
         self._on_change = on_change
-        tty = claim.spec.tty
-        self.is_paused = False
+        tty = None if is_adopted else claim.spec.tty
+        self.is_paused = None if is_adopted else False
         self.terminal = TerminalSize(tty.rows, tty.columns) if tty else None  # as of now
         self.cancel_requested = claim.cancelling
         self.kill_only = claim.kill_only  # the cancel sends no TERM
@@ -31,12 +34,11 @@ class RunningJob:
 
     def update(self, state: Message) -> None:
         """Take over what its keeper says: a `state` message, or `hello`."""
-        # A keeper of an earlier version says nothing, but cannot change anything either.
-        if (state["job"], state["token"]) != (self.claim.job_id, self.claim.token) or "tty" not in state:
+        if (state["job"], state["token"]) != (self.claim.job_id, self.claim.token):
             return
         before = self.is_paused, self.terminal
-        self.is_paused = state["paused"]
-        self.terminal = TerminalSize(*state["tty"]) if state["tty"] else None
+        self.is_paused = state.get("paused", False)  # a keeper of an earlier version cannot pause anything
+        self.terminal = TerminalSize(*state["tty"]) if state.get("tty") else None
         if (self.is_paused, self.terminal) != before:
             self._on_change(self.claim.job_id)
 

@@ -239,7 +239,8 @@ class Supervisor:
             tasks.create_task(self.unknown_keepers.watch(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:
-            job = self._running_jobs[claim.job_id] = RunningJob(claim, self._store.command_changed)
+            job = RunningJob(claim, self._store.command_changed, is_adopted=True)
+            self._running_jobs[claim.job_id] = job
             tasks.create_task(self._adopt(job), name=f"adopt {claim.job_id}")
         if claims:
             log.info("jobs adopted", extra={"jobs": [claim.job_id for claim in claims]})

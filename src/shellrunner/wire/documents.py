@@ -155,8 +155,9 @@ class Status(TypedDict):
     """Why it does not run yet; null once it runs. It does not make an event of its own."""
     cancelling: bool
     """Cancellation was requested, and the command still runs."""
-    paused: bool
-    """The command and everything that it has started are stopped, until the job is resumed or ended."""
+    paused: bool | None
+    """The command and everything that it has started are stopped, until the job is resumed or ended. Null for a
+    moment after a restart of the service, until the job's keeper has been found again."""
     attempt: Small
     created: Instant
     started: Instant | None
