@@ -89,7 +89,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("job_table",),
         ("job_state", "output_format", "prompt"),
         ("console",),
-        ("table", "progress"),
+        ("table", "progress", "editor"),
         ("formatting", "ansi", "terminal_filter"),
         ("__init__",),
     ),

@@ -21,6 +21,8 @@ from shellrunner.model.names import MAX_JOB_ID
 # By key (and member): what is typed, and what it becomes.
 TYPED: dict[str, tuple[list[str], Any]] = {
     "command": (["echo a b"], "echo a b"),
+    "name": (["--name", "nightly", "x"], "nightly"),
+    "held": (["--hold", "x"], True),
     "argv": (["echo", "a b"], ["echo", "a b"]),
     "cwd": (["--cwd", "/tmp", "x"], "/tmp"),
     "env": (["-e", "A=b=c", "x"], {"A": "b=c"}),

@@ -142,6 +142,10 @@ async def talk(client: Any) -> None:
         if isinstance(event, OutputReceived):
             assert event[:2] == ("stdout", b"hello")
             await client.signal(number, "SIGCONT")
+            assert (await client.pause_job(number))["paused"] is True
+            assert (await client.resume_job(number))["paused"] is False
+            assert (await client.usage(number))["processes"] >= 0
+            assert (await client.usages())["processors"] >= 1
             await client.cancel(number)
     assert isinstance(event, JobEnded)
     assert event.end["ending"] == "cancelled"

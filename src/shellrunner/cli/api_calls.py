@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from shellrunner.cli import exit_codes, server_config
-from shellrunner.cli.job_selection import RangeMember
+from shellrunner.cli.job_selection import JobSelection, RangeMember
 from shellrunner.cli.server_config import SERVER_USER_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, ServerConfig
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console, OutputClosed, discard_stdout
@@ -124,6 +124,18 @@ async def for_each_job(
         console.report("there is no job in this range", required=True)
         codes.append(error_code)
     return codes
+
+
+async def report_each(
+    jobs: JobSelection, act: Callable[[int], Awaitable[str]], console: Console, client: Client
+) -> int:
+    """Run `act` for each of the jobs, report the message that it returns, and return the exit code."""
+
+    async def act_and_report(job_id: int) -> int:
+        console.report(await act(job_id))
+        return 0
+
+    return max(await for_each_job(await jobs.resolve(client), act_and_report, console), default=0)
 
 
 async def _call(

@@ -24,7 +24,7 @@ FLAGS: Final = {
     "timeout": "--timeout", "retries": "--retries", "retries/max": "--retries", "retries/delay": "--retry-delay",
     "retries/on": "--retry-on", "limits": "--limit", "tty": "--tty", "tty/rows": "--tty-size",
     "tty/columns": "--tty-size", "tty/echo": "--tty-echo", "merge_stderr": "--merge", "encoding": "--encoding",
-    "leave_children": "--leave-children", "notify": "--notify", "profile": "--profile",
+    "leave_children": "--leave-children", "notify": "--notify", "profile": "--profile", "held": "--hold",
 }  # fmt: skip
 # By the name that `--limit` has for it: the member of `limits`.
 LIMITS: Final = {
@@ -61,6 +61,8 @@ def spec_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if any(options.get(option) for option in ("tty", "tty_size", "tty_echo")):
         echo = {"echo": True} if options.get("tty_echo") else {}
         spec["tty"] = {**(options.get("tty_size") or {}), **echo} or True
+    if options.get("hold"):
+        spec["held"] = True
     if options.get("merge") is not None:
         spec["merge_stderr"] = options["merge"]
     if options.get("notify") is not None:
@@ -94,11 +96,11 @@ def errors_name_flags() -> Iterator[None]:
         yield
     except ClientError as error:
         if error.problem and (errors := error.problem.get("errors")):
-            error.detail = "; ".join(f"{_flag(each['pointer'])}: {each['detail']}" for each in errors)
+            error.detail = "; ".join(f"{flag_of(each['pointer'])}: {each['detail']}" for each in errors)
         raise
 
 
-def _flag(pointer: str) -> str:
+def flag_of(pointer: str) -> str:
     """Return the flag to which a JSON pointer into a job belongs, with the rest of the pointer."""
     path = pointer.removeprefix("#").removeprefix("/")
     key, _, rest = path.partition("/")

@@ -39,12 +39,15 @@ SECTIONS: Final = {
             "run": "Run COMMAND, show its output live, and exit with its code.",
             "submit": "Submit COMMAND, print the id of the job, and exit.",
             "attach": "Attach this terminal to a job that runs on one: show its screen, and type into it.",
+            "batch": "Submit the jobs in FILE, or with - in standard input, and print their ids in the same order.",
+            "again": "Submit earlier jobs again, and print the ids of the new ones.",
         },
     ),
     "inspection": VerbSection(
         "Look at jobs",
         {
             "ps": "List the jobs that are not done: what runs, then what starts next, and why the rest waits.",
+            "top": "Show what the processes of running jobs use: CPU, memory, time.",
             "show": "Show everything about jobs: their options, status and result.",
             "logs": "Print the output of a job: its standard output to standard output, its standard error to "
             "standard error.",
@@ -56,9 +59,16 @@ SECTIONS: Final = {
         {
             "cancel": "Request that jobs end: SIGTERM, then SIGKILL after a grace period.",
             "signal": "Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.",
+            "send": "Write the line TEXT, or with - this process's own input, to the standard input of running "
+            "commands.",
+            "pause": "Stop running commands with all of their processes, until `resume`.",
+            "resume": "Have paused commands go on.",
+            "hold": "Keep jobs from starting until `release`.",
+            "release": "Let held jobs start.",
+            "edit": "Change jobs that have not started: by options, or without any in $VISUAL or $EDITOR.",
             "rm": "Delete jobs that are done from the history, with their output.",
             "prune": "Delete all jobs that are done, or those that match the filters, after confirmation.",
-            "queues": "List the queues, or `pause NAME` or `resume NAME`.",
+            "queues": "List the queues, or create, set, pause, resume or remove one.",
         },
     ),
     "administration": VerbSection(
@@ -68,6 +78,7 @@ SECTIONS: Final = {
             "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
             "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
             "token": "Create tokens, and list those of a configuration.",
+            "keepers": "List the commands that run but that the history does not know, or end one.",
             "install": "Install the service under systemd.",
             "uninstall": "Stop the service and remove its units; running commands continue.",
             "unit": "Print a systemd unit that starts this installation.",
@@ -152,6 +163,8 @@ _SYNONYMS: Final = {
     "cat": "logs", "output": "logs", "info": "show", "inspect": "show", "kill": "cancel", "stop": "cancel",
     "remove": "rm", "delete": "rm", "clean": "prune", "clear": "prune", "groups": "queues", "group": "queues",
     "queue": "queues", "parallel": "queues", "daemon": "serve", "start": "serve", "server": "serve", "exec": "run",
+    "stash": "hold", "enqueue": "release", "restart": "again", "retry": "again", "rerun": "again",
+    "switch": "edit", "abort": "cancel",
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class WatchedTable:
 
     async def run(self, client: Client) -> int:
         """Keep the table up to date until Ctrl-C, which cancels this."""
-        with suppress(asyncio.CancelledError), _alternate_screen():
+        with suppress(asyncio.CancelledError), alternate_screen():
             await run_with_background(self._redraw(client), self._listen(client))
         return 0
 
@@ -64,8 +64,14 @@ class WatchedTable:
             total = sum(counts.values()) if counts else len(result.rows)
             more = f"{total - jobs} more" if counts or not result.has_more else "more"
             lines = [*lines[:shown], f"… and {more}"]
-        text = "".join(f"{line}\x1b[K\n" for line in lines)
-        await self._console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
+        await draw(self._console, lines)
+
+
+async def draw(console: Console, lines: Sequence[str]) -> None:
+    """Replace the screen by these lines, as far as it has room for them."""
+    size = os.get_terminal_size(STDOUT)
+    text = "".join(f"{line}\x1b[K\n" for line in lines[: max(1, size.lines - 1)])
+    await console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
 
 
 async def _count_by_state(client: Client) -> Mapping[str, int]:
@@ -78,7 +84,7 @@ def _summary(counts: Mapping[str, int]) -> str:
 
 
 @contextmanager
-def _alternate_screen() -> Iterator[None]:
+def alternate_screen() -> Iterator[None]:
     """Use the alternate screen of xterm(1) without a cursor, and restore the screen as it was."""
     os.write(STDOUT, b"\x1b[?1049h\x1b[?25l\x1b[H")
     try:

@@ -170,6 +170,20 @@ class Client:
         status: documents.Status = await self._requester.request("POST", f"/api/jobs/{job_id}/cancel", has="done")
         return status
 
+    async def pause_job(self, job_id: int) -> "documents.Status":
+        """Stop a running command with all of its processes (SIGSTOP)."""
+        status: documents.Status = await self._requester.request(
+            "POST", f"/api/jobs/{job_id}/pause", idempotent=False, has="done"
+        )
+        return status
+
+    async def resume_job(self, job_id: int) -> "documents.Status":
+        """Have a paused command go on."""
+        status: documents.Status = await self._requester.request(
+            "POST", f"/api/jobs/{job_id}/resume", idempotent=False, has="done"
+        )
+        return status
+
     async def signal(self, job_id: int, name: str, *, to: str = "group") -> "documents.Status":
         """Send a signal (`SIGHUP`) to the command's process group, or to every group of the job (`to="tree"`).
 
@@ -308,6 +322,18 @@ class Client:
     async def output_size(self, job_id: int, *, stream: Stream | None = None, tail: int | None = None) -> int:
         """Return how many bytes `output` would yield."""
         return await self._requester.content_length(streams.output_path(job_id, {"stream": stream, "tail": tail}))
+
+    async def usage(self, job_id: int) -> "documents.LiveUsage":
+        """Return what the processes of a running job use."""
+        usage: documents.LiveUsage = await self._requester.request(
+            "GET", f"/api/statuses/{job_id}/usage", has="rss_bytes"
+        )
+        return usage
+
+    async def usages(self) -> "documents.LiveUsages":
+        """Return what the processes of all running jobs use."""
+        usages: documents.LiveUsages = await self._requester.request("GET", "/api/statuses/usage", has="usages")
+        return usages
 
     # Results
 

@@ -72,6 +72,11 @@ async def submit(client: Client, submission: Mapping[str, Any], console: Console
         raise
 
 
+def keys_of(here: Surroundings) -> dict[str, Any]:
+    """Return the keys of a job that goes along with these."""
+    return {"cwd": here.cwd, "env": {**here.environment, "PWD": here.cwd}}
+
+
 async def is_here(client: Client) -> bool:
     """Return whether the service runs on this machine and sees the same files."""
     digest = machine_digest()

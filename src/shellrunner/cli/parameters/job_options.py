@@ -116,6 +116,7 @@ _LIMIT: Final = Pair(
 _COMMAND: Final = click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8)
 # When and where a job starts: what can still be changed before it does.
 _SCHEDULING: Final = (
+    click.option("--name", metavar="NAME", callback=_check_utf8, help="Name to find it by; it need not be unique."),
     click.option("--queue", metavar="NAME", type=QUEUE, callback=_check_utf8, help="Queue of the job."),
     click.option(
         "--priority", type=Integer(-MAX_PRIORITY, MAX_PRIORITY), metavar="N",
@@ -137,7 +138,7 @@ _SCHEDULING: Final = (
     click.option("--timeout", metavar="TIME", type=DURATION, help="Terminate it after 90, 1.5s, 5m, 1h30m."),
 )  # fmt: skip
 _EXECUTION: Final = (
-    click.option("--name", metavar="NAME", callback=_check_utf8, help="Short for --label name=NAME."),
+    click.option("--hold", is_flag=True, help="Do not start it until `release`."),
     click.option(
         "--cwd", metavar="DIR", callback=_check_utf8, type=click.Path(file_okay=False),
         help="Working directory of the command (default: the current one, if the service is on this machine).",
@@ -220,8 +221,6 @@ def _with(verb: F, options: Sequence[Callable[[F], F]]) -> F:
 def submission(*, command: Sequence[str], stdin: StdinSource, key: str | None, **options: Any) -> dict[str, Any]:
     """Return the arguments of `Client.submit`: one word is a command line for the shell, several are an argv."""
     spec = job_request.spec_of(options)
-    if name := spec.pop("name", None):
-        spec["labels"] = spec.get("labels", {}) | {"name": name}
     if stdin.request_value is not None:
         spec["stdin"] = stdin.request_value
     return job_request.command_of(command) | spec | ({"key": key} if key else {})

@@ -1,0 +1,56 @@
+"""`shellrunner keepers`: commands that run but that the history does not know."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import click
+
+from shellrunner.cli import api_calls
+from shellrunner.cli.parameters.number_types import WholeNumber
+from shellrunner.cli.parameters.output_options import output_option
+from shellrunner.cli.ui import formatting
+from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.output_format import TABLE, OutputFormat
+from shellrunner.cli.ui.table import Cell, Column, render_table
+from shellrunner.client import Client
+
+_COLUMNS: Final = (
+    Column("KEEPER", right=True),
+    Column("PID", right=True),
+    Column("JOB", right=True),
+    Column("STARTED"),
+)
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["end"]), required=False)
+@click.argument("keeper", type=WholeNumber(1), required=False)
+@output_option(has_table=True)
+@api_calls.server_option
+def keepers(action: str | None, keeper: int | None, output: OutputFormat | None, server: str | None) -> NoReturn:
+    """List the commands that run but that the history does not know, or end one.
+
+    There are some where the history was restored from a backup, or is a new one. `end KEEPER` ends one of them.
+    """
+    if bool(action) != (keeper is not None):
+        raise click.UsageError("end requires the number of a keeper")
+    console = Console()
+    api_calls.run_with_client(server, partial(_run, keeper, output, console), console)
+
+
+async def _run(keeper: int | None, output: OutputFormat | None, console: Console, client: Client) -> int:
+    document = await (client.keepers() if keeper is None else client.end_keeper(keeper))
+    rows: list[Mapping[str, Any]] = [*document["keepers"]]
+    if output and output.kind != TABLE:
+        await output.print(console, rows)
+    elif rows:
+        await console.print_line(render_table(_COLUMNS, [_cells(row) for row in rows]))
+    else:
+        console.report("all running commands are known to the history")
+    return 0
+
+
+def _cells(row: Mapping[str, Any]) -> list[Cell]:
+    numbers = [Cell(str(row[key])) for key in ("keeper", "pid", "job_id")]
+    return [*numbers, Cell(formatting.format_moment(row["started"]), "dim")]

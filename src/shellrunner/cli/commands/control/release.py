@@ -1,0 +1,33 @@
+"""`shellrunner release`: let held jobs start."""
+
+from functools import partial
+from typing import NoReturn
+
+import click
+
+from shellrunner.cli import api_calls
+from shellrunner.cli.job_selection import JobSelection
+from shellrunner.cli.parameters.job_ids import selected_jobs
+from shellrunner.cli.ui.console import Console
+from shellrunner.client import Client
+
+
+@click.command()
+@selected_jobs(states="waiting", bulk="Release")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@api_calls.server_option
+def release(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
+    """Let held jobs start.
+
+    Without ID it is the last job that is waiting.
+    """
+    console = Console(quiet=quiet)
+    api_calls.run_with_client(server, partial(_release, jobs, console), console)
+
+
+async def _release(jobs: JobSelection, console: Console, client: Client) -> int:
+    async def release_job(job_id: int) -> str:
+        await client.edit(job_id, {"held": False})
+        return f"job {job_id} is released"
+
+    return await api_calls.report_each(jobs, release_job, console, client)

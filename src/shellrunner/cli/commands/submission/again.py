@@ -1,0 +1,130 @@
+"""`shellrunner again`: submit earlier jobs once more, as they were or with changes."""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple, NoReturn
+
+import click
+
+from shellrunner.cli import api_calls, exit_codes, job_request, stdin_source
+from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.job_selection import JobSelection
+from shellrunner.cli.parameters.job_ids import selected_jobs
+from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
+from shellrunner.cli.parameters.output_options import output_option
+from shellrunner.cli.ui import editor
+from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.formatting import count_of
+from shellrunner.cli.ui.output_format import OutputFormat
+from shellrunner.cli.ui.prompt import confirm
+from shellrunner.client import Client
+from shellrunner.model.endings import ENDINGS, Ending
+from shellrunner.model.names import MAX_EXIT_CODE
+
+_DONE: Final = "done"
+# What counts as failed: every other end of its own than an exit with 0.
+_FAILED: Final = (
+    {"ending": Ending.EXITED.value, "exit_code": ",".join(map(str, range(1, MAX_EXIT_CODE + 1)))},
+    {"ending": ",".join(ending for ending in ENDINGS if ENDINGS[ending].retryable and ending != Ending.EXITED)},
+)
+_IN_EDITOR: Final = (
+    "command", "argv", "name", "cwd", "queue", "profile", "priority", "labels", "timeout", "merge_stderr",
+    "leave_children", "encoding", "limits", "retries", "tty",
+)  # fmt: skip
+
+
+class _How(NamedTuple):
+    """How jobs are submitted again: with `changes`, what goes along from here, and how they are printed."""
+
+    changes: Mapping[str, Any]
+    key: str | None
+    clean: bool
+    edit: bool
+    yes: bool
+    output: OutputFormat | None
+
+
+@click.command(cls=JobCommand)
+@selected_jobs(states=_DONE, bulk="Submit again")
+@click.option("--failed", is_flag=True, help="Submit again all jobs that failed, or those of them that match.")
+@click.option("--edit", is_flag=True, help="Change each job in $VISUAL or $EDITOR first.")
+@click.option("--command", metavar="LINE", help="Run this line for the shell instead.")
+@replacing_options
+@click.option("--clean", is_flag=True, help="Leave out environment variables and input that are not known any more.")
+@click.option("-y", "--yes", is_flag=True, help="Submit several jobs without confirmation.")
+@output_option(json_help="Print each new job as JSON instead of its id.")
+@api_calls.server_option
+def again(
+    *, jobs: JobSelection, failed: bool, edit: bool, command: str | None, key: str | None, clean: bool, yes: bool,
+    output: OutputFormat | None, stdin: str | None, server: str | None, **options: Any,
+) -> NoReturn:  # fmt: skip
+    """Submit earlier jobs again, and print the ids of the new ones.
+
+    Without ID it is the last job that is done. Options replace what the job had. The service does not keep values of
+    environment variables and input: on the same machine variables have their values here, otherwise `-e` and
+    `--stdin` have to give them again.
+    """
+    console = Console()
+    with stdin_source.open_stdin(stdin, stream_at_once=False) as source:
+        changes = job_request.spec_of(options) | ({"command": command, "argv": None} if command else {})
+        if stdin is not None:
+            changes["stdin"] = source.text or ""
+            if source.is_streamed:
+                raise click.UsageError("--stdin of `again` is limited to 512 KiB of text")
+        how = _How(changes, key, clean=clean, edit=edit, yes=yes, output=output)
+        action = partial(_again, jobs, how, console, failed=failed)
+        api_calls.run_with_client(server, action, console, error_code=exit_codes.SERVICE_ERROR)
+
+
+async def _again(jobs: JobSelection, how: _How, console: Console, client: Client, *, failed: bool) -> int:
+    ids = await (_failed_jobs(jobs, client) if failed else jobs.resolve(client))
+    if (failed or jobs.is_bulk) and len(ids) > 1 and not (how.yes or how.edit):
+        count = count_of(len(ids), "job")
+        otherwise = f"use --yes to submit {count}"
+        if not await confirm(f"Submit {count} again", console, refusal="nothing was submitted", otherwise=otherwise):
+            return exit_codes.FAILED
+    is_here = not how.clean and await surroundings.is_here(client)
+    changes = {**how.changes, **await job_request.resolved_after(client, how.changes)}
+
+    async def submit_again(job_id: int) -> int:
+        key = f"{how.key}-{job_id}" if how.key and len(ids) > 1 else how.key
+        patch = await _patch(client, job_id, changes, how, is_here=is_here)
+        with job_request.errors_name_flags():
+            job = await client.again(job_id, patch, key=key)
+        if how.output:
+            await how.output.print(console, [job], is_list=False)
+        else:
+            await console.print_line(str(job["job_id"]))
+        return 0
+
+    codes = await api_calls.for_each_job(ids, submit_again, console, error_code=exit_codes.SERVICE_ERROR)
+    return max(codes, default=0)
+
+
+async def _patch(
+    client: Client, job_id: int, changes: Mapping[str, Any], how: _How, *, is_here: bool
+) -> Mapping[str, Any]:
+    job: Any = await client.job(job_id)
+    patch = dict(changes)
+    if how.clean:
+        patch = {"env": None, "stdin": None} | patch
+    elif is_here:
+        here = {name: os.environ[name] for name in job["env"] if name in os.environ}
+        if "PWD" in job["env"] and job["cwd"]:
+            here["PWD"] = patch.get("cwd") or job["cwd"]
+        patch["env"] = {**here, **patch.get("env", {})}
+    if how.edit:
+        shown = {key: job.get(key) for key in _IN_EDITOR if key != "command" or job["argv"] is None}
+        patch |= editor.edit(shown, f"job {job_id}")
+    return patch
+
+
+async def _failed_jobs(jobs: JobSelection, client: Client) -> list[int]:
+    if jobs.ids:
+        raise click.UsageError("--failed cannot be combined with ids")
+    found: list[int] = []
+    for endings in _FAILED:
+        query = {**jobs.query, **endings}
+        found += [job["job_id"] async for job in client.jobs(**query, sort="created", fields="job_id")]
+    return sorted(found)

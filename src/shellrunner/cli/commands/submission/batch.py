@@ -1,0 +1,140 @@
+"""`shellrunner batch`: submit many jobs from a file, in as few requests as possible."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Final, NoReturn
+
+import click
+
+from shellrunner.cli import api_calls, exit_codes, job_request
+from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
+from shellrunner.cli.parameters.output_options import output_option
+from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.output_format import OutputFormat
+from shellrunner.client import Client, ClientError
+from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BATCH_SIZE
+
+_MAX_BYTES: Final = MAX_BATCH_BYTES * 3 // 4  # of the jobs of one request, as JSON
+
+Job = tuple[int, Mapping[str, Any]]  # the number of its line, and its keys
+
+
+@click.command(cls=JobCommand)
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@replacing_options
+@click.option("--clean", is_flag=True, help="Send neither the current directory nor the environment along.")
+@output_option(json_help="Print each job as JSON instead of its id.")
+@api_calls.server_option
+def batch(
+    *, file: IO[str], clean: bool, key: str | None, output: OutputFormat | None, stdin: str | None,
+    server: str | None, **options: Any,
+) -> NoReturn:  # fmt: skip
+    """Submit the jobs in FILE, or with - in standard input, and print their ids in the same order.
+
+    Each line is a command line for the shell, or a JSON object with the keys of a job. Empty lines and those that
+    begin with # are left out. Options are for every job; what a line names itself wins. Up to 1,000 jobs are one
+    request, of which all are accepted or none.
+    """
+    common = job_request.spec_of(options)
+    if stdin is not None:
+        if stdin == "-":
+            raise click.UsageError("--stdin of `batch` must be a file")
+        common["stdin"] = Path(stdin).read_text(encoding="utf-8")
+    try:
+        jobs = list(parse_jobs(file, common))
+    except ValueError as error:  # also of the decoder
+        raise click.UsageError(f"{file.name}: {error}") from None
+    console = Console()
+    action = partial(_submit, jobs, key, output, console, clean=clean)
+    api_calls.run_with_client(
+        server, action, console, retry_for=api_calls.RETRY_FOR_LONG, error_code=exit_codes.SERVICE_ERROR
+    )
+
+
+def parse_jobs(lines: IO[str] | Sequence[str], common: Mapping[str, Any]) -> Iterator[Job]:
+    """Yield the jobs of a file, each with the number of its line.
+
+    Raises:
+        ValueError: a line that begins with a brace is not a JSON object.
+    """
+    for number, line in enumerate(lines, 1):
+        text = line.strip(" \t\r\n")
+        if not text or text.startswith("#"):
+            continue
+        yield number, {**common, **(_parse_object(number, text) if text.startswith("{") else {"command": text})}
+
+
+def _parse_object(number: int, text: str) -> dict[str, Any]:
+    try:
+        job = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not valid JSON: {error}") from None
+    return dict(job)
+
+
+async def _submit(
+    jobs: Sequence[Job],
+    key: str | None,
+    output: OutputFormat | None,
+    console: Console,
+    client: Client,
+    *,
+    clean: bool,
+) -> int:
+    here = {} if clean or not await surroundings.is_here(client) else surroundings.keys_of(surroundings.collect())
+    chunks = list(chunked([(number, _with_surroundings(job, here)) for number, job in jobs]))
+    for index, chunk in enumerate(chunks):
+        chunk_key = f"{key}-{index}" if key and len(chunks) > 1 else key
+        with _errors_name_lines(chunk):
+            submitted = await client.submit_many([job for _, job in chunk], key=chunk_key)  # type: ignore[misc]
+        if output:
+            await output.print(console, submitted)
+        else:
+            await console.print_line("\n".join(str(job["job_id"]) for job in submitted))
+    if not jobs:
+        console.report("no jobs in the file")
+    return 0
+
+
+def _with_surroundings(job: Mapping[str, Any], here: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not here or job.get("profile"):
+        return job
+    return {**here, **job, "env": {**here["env"], **(job.get("env") or {})}}
+
+
+def chunked(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Yield the jobs in parts that fit into one request each."""
+    chunk: list[Job] = []
+    size = 0
+    for job in jobs:
+        length = len(json.dumps(job[1], ensure_ascii=False).encode(errors="surrogatepass")) + 2
+        if chunk and (len(chunk) == MAX_BATCH_SIZE or size + length > _MAX_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(job)
+        size += length
+    if chunk:
+        yield chunk
+
+
+@contextmanager
+def _errors_name_lines(chunk: Sequence[Job]) -> Iterator[None]:
+    """Have errors name the line and the flag, instead of a pointer into the request."""
+    try:
+        yield
+    except ClientError as error:
+        if error.problem and (errors := error.problem.get("errors")):
+            error.detail = "; ".join(_describe(each["pointer"], each["detail"], chunk) for each in errors)
+        raise
+
+
+def _describe(pointer: str, detail: str, chunk: Sequence[Job]) -> str:
+    parts = pointer.split("/", 3)  # #/jobs/3/timeout
+    if len(parts) < 3 or parts[1] != "jobs" or not parts[2].isascii() or not parts[2].isdecimal():
+        return f"{pointer}: {detail}"
+    where = f" {job_request.flag_of(parts[3])}:" if len(parts) > 3 else ""
+    return f"line {chunk[int(parts[2])][0]}:{where} {detail}"
