@@ -124,3 +124,18 @@ async def test_what_is_taken_out_of_a_job_is_gone(service: Service, open_tab: An
     assert (again["env"], again["labels"], again["retries"], again["stdin"]) == (["B"], {"b": "2"}, None, None)
     assert (again["limits"]["open_files"], again["limits"]["output_bytes"]) == (None, 1000)
     assert result["stdout"] == "3\n"
+
+
+async def test_a_phone_shows_the_run_box_for_a_change(service: Service, open_tab: Any) -> None:
+    """Where the job covers the list, changing it first closes the job, so that the filled run box is seen."""
+    job = await service.submit(": on a phone", name="phone")
+    await service.result(job)
+    tab = await open_tab(service, f"#job={job}", size=(360, 740))
+    await tab.wait_until_ended("exit 0")
+    await tab.page.click("#job-rerun")
+    await tab.page.click("#again-edit")
+    await tab.wait_for("#run-again", f"Job {job} again")
+    assert await tab.page.input_value("#run-command") == ": on a phone"
+    await tab.page.click("#run-submit")
+    again, _ = await ended(tab, service, job)
+    assert (again["name"], again["again_of"]) == ("phone", job)

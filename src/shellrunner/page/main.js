@@ -176,6 +176,7 @@ onHidden({ suspend: () => stream.close(), resume: () => stream.open(stream.lastI
 if (isIntercepted()) refuse();
 else {
   showAddress();
+  tryTo(showIdentity);
   stream.open();
 }
 removeForeignWorkers(); // also those that do not control this page yet

@@ -11,10 +11,10 @@ const RETRYABLE = ["exited", "signalled", "timed_out", "output_limit", "out_of_m
    `list` is the id of a list of suggestions; `wide` takes the whole width. */
 export const GROUPS = [
   ["Job", [
-    { key: "name", label: "Name", type: text, hint: "nightly-backup", editable: true },
-    { key: "queue", label: "Queue", type: text, initial: "default", list: "queue-names", editable: true },
+    { key: "name", label: "Name", type: text, hint: "e.g. nightly-backup", editable: true },
+    { key: "queue", label: "Queue", type: text, initial: "default", hint: "default", list: "queue-names", editable: true },
     { key: "priority", label: "Priority", type: number, initial: 0, hint: "0; larger first", editable: true },
-    { key: "labels", label: "Labels, key=value lines", kind: "lines", type: assignments, hint: "team=web", editable: true },
+    { key: "labels", label: "Labels, key=value lines", kind: "lines", type: assignments, hint: "e.g. team=web", editable: true },
   ]],
   ["Command", [
     { key: "cwd", label: "Working directory", type: text, hint: "As configured" },
@@ -27,7 +27,7 @@ export const GROUPS = [
   ["Start", [
     { key: "start_at", label: "Not before", kind: "instant", type: instant, editable: true },
     { key: "delay", label: "Delay from now", type: fromNow, hint: "10m, 1h 30m" },
-    { key: "after", label: "After jobs (all exit with 0)", type: ids, hint: "12 15", editable: true },
+    { key: "after", label: "After jobs (all exit with 0)", type: ids, hint: "e.g. 12 15", editable: true },
     { key: "held", label: "Hold until it is released", kind: "check", wide: true, editable: true },
   ]],
   ["Limits", [
@@ -45,7 +45,7 @@ export const GROUPS = [
     { key: "retries.on", label: "After these endings", type: words, hint: RETRYABLE.join(" "), wide: true },
   ]],
   ["Output", [
-    { key: "encoding", label: "Charset", type: text, initial: "utf-8", list: "charsets" },
+    { key: "encoding", label: "Charset", type: text, initial: "utf-8", hint: "utf-8", list: "charsets" },
     { key: "notify.url", label: "Send the result to (URL)", type: text, hint: "https://" },
     { key: "tty", label: "In a terminal", kind: "check", wide: true },
     { key: "tty.rows", label: "Its rows", type: number, hint: "24" },

@@ -1,5 +1,6 @@
 /* A job's details as a list of names and values. It must not know about the network. */
 
+import { linkTo } from "../core/address.js";
 import { escapeControls } from "../core/escape.js";
 import { formatDuration, formatSize } from "../core/format.js";
 import { createElement } from "../ui/dom.js";
@@ -27,6 +28,7 @@ export function createDetails(job, status, result) {
     ["Priority", job.priority && String(job.priority)],
     ["Environment", job.env.length && job.env.join(" ")],
     ["Labels", Object.keys(job.labels).length && Object.entries(job.labels).map((label) => label.join("=")).join(" ")],
+    ["Again", job.again_of && createElement("a", linkTo({ job: String(job.again_of) }), `job ${job.again_of}`)],
     ["After", job.after.length && `job${job.after.length > 1 ? "s" : ""} ${job.after.join(", ")}`],
     ["Not before", job.start_at && createAge(job.start_at)],
     ["Attempt", job.retries && `${status.attempt} of at most ${job.retries.max + 1}`],
