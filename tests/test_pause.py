@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.keeper import process_tree
-from shellrunner.keeper.process_tree import Process
+from shellrunner.keeper.process_tree import Process, pause
 from shellrunner.keeper.slot import SlotReader
 from tests.support.keepers import ForkServer, Talk, ended, give, kept, start
 from tests.support.service import InProcess, Service
@@ -156,6 +156,15 @@ def test_what_does_not_run_is_not_paused(keeping: tuple[Talk, SlotReader]) -> No
     keeper.send(do="cancel", job=1, token="t")
     assert ask(keeper, "pause") == [("did", "ending")]
     assert keeper.receive()["say"] == "ended"
+
+
+def test_what_may_not_be_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of another user goes on, and does not occupy the keeper at each look."""
+    other = next(each for each in process_tree.processes() if each.pid == os.getpid())
+    monkeypatch.setattr(pause, "signal_groups", lambda *_: None)
+    monkeypatch.setattr(pause, "send_signal", lambda *_: False)
+    monkeypatch.setattr(pause, "_runs", lambda _: pytest.fail("it waited"))
+    pause.Pause(lambda: [other], 0.0).end()
 
 
 @pytest.fixture(scope="module")

@@ -79,11 +79,13 @@ def _identity(process: Process) -> tuple[int, int]:
 
 
 def _stop_group(members: list[Process], wait_until: float) -> None:
-    """Stop the group of these processes, and them if they have left it; wait until they are, but not for ever."""
+    """Stop the group of these processes, and them if they have left it; wait until they are, but not for ever.
+
+    Not for another user's (setuid), to which no signal may be sent.
+    """
     signal_groups(members, signal.SIGSTOP)
-    for process in members:
-        send_signal(process, signal.SIGSTOP)
-    while any(map(_runs, members)) and time.monotonic() < wait_until:
+    signalled = [process for process in members if send_signal(process, signal.SIGSTOP)]
+    while any(map(_runs, signalled)) and time.monotonic() < wait_until:
         time.sleep(_POLL_INTERVAL)
 
 
