@@ -132,3 +132,16 @@ async def test_the_layout_does_not_shift(service: Service, open_tab: Any) -> Non
     await tab.wait_until_live()
     await tab.wait_for("#recent li")
     assert await tab.page.evaluate("window.shifts") < 0.02
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}px")
+async def test_labels_and_queues_are_visible_at_every_width(service: Service, open_tab: Any, size: Any) -> None:
+    """A row shows the labels of its job beside or below the command, also on a phone."""
+    await service.run(": labelled row", labels={"team": "labels", "stage": "two"})
+    tab = await open_tab(service, "#q=: labelled row", size=size)
+    for label in ("team=labels", "stage=two"):
+        chip = await tab.wait_for("#rows .column-labels .chip", label)
+        box, row = await chip.bounding_box(), await tab.page.locator("#rows .row").first.bounding_box()
+        assert row["x"] <= box["x"]
+        assert box["x"] + box["width"] <= row["x"] + row["width"]
+        assert box["y"] + box["height"] <= row["y"] + row["height"]

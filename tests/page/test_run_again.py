@@ -139,3 +139,18 @@ async def test_a_phone_shows_the_run_box_for_a_change(service: Service, open_tab
     await tab.page.click("#run-submit")
     again, _ = await ended(tab, service, job)
     assert (again["name"], again["again_of"]) == ("phone", job)
+
+
+async def test_what_the_service_misses_is_asked_for(service: Service, open_tab: Any) -> None:
+    """A job that still runs is submitted as it is; what the service then asks for becomes a field."""
+    job = await service.submit('echo "got $WORD"; sleep ${WORD:-1000}', env={"WORD": ""})
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_for_output("got")
+    await tab.page.click("#job-rerun")
+    assert await tab.page.locator("#again-fields textarea").count() == 0
+    await tab.page.click("#again [type=submit]")
+    await tab.page.fill("#again [name='env.WORD']", "0")
+    await tab.page.press("#again [name='env.WORD']", "Enter")
+    _, result = await ended(tab, service, job)
+    assert result["stdout"] == "got 0\n"
+    await service.ask("POST", f"/api/jobs/{job}/cancel")
