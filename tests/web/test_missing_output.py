@@ -1,6 +1,7 @@
 """Output whose file was cut, lost or damaged, in every answer: true bytes, honest lengths, and what is missing."""
 
 import os
+import re
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,24 @@ async def check_raw(site: Site, path: str, stored: int, whole: bytes) -> bytes:
     return answer.body
 
 
+async def check_search(site: Site, job_id: int, stream: str, body: bytes) -> None:
+    """Check that a search finds what is there, at its places, lines and events, and that lines are where they are."""
+    path = f"/api/statuses/{job_id}/output"
+    found = (await site.get(f"{path}?find=aaa%0A&limit=1000{stream}")).json
+    assert (found["size"], found["next"]) == (len(body), None)
+    matches = found["matches"]
+    assert [match["position"] for match in matches] == [at.start() for at in re.finditer(b"aaa\n", body)]
+    assert [match["line"] for match in matches] == [body.count(b"\n", 0, at["position"]) + 1 for at in matches]
+    for match in matches[:: max(1, len(matches) // 2)] if not stream else ():
+        at = int(match["event_id"])
+        assert ALL[at : at + 4] == b"aaa\n"
+        assert body[match["position"] :].startswith(ALL[at : at + 4])
+    lines = body.splitlines(keepends=True)
+    for number in (1, len(lines) // 2, len(lines)):
+        answer = (await site.get(f"{path}/line?number={number}{stream}")).json
+        assert (answer["lines"], answer["position"]) == (len(lines), len(b"".join(lines[: number - 1])))
+
+
 async def check_done(site: Site, job_id: int, result: str, *, alone: bool = True) -> int:
     """Check all answers about an attempt that has ended; return how much is missing."""
     document = (await site.get(result)).json
@@ -134,6 +153,7 @@ async def check_done(site: Site, job_id: int, result: str, *, alone: bool = True
             assert followed.body == text.body[1000:]
             tail = await site.get(f"/api/statuses/{job_id}/output?tail=3{stream}")
             assert text.body.endswith(tail.body)
+            await check_search(site, job_id, stream, text.body)
         (row,) = (await site.get("/api/results")).json["results"]
         assert row["truncated"] is True
     return int(missing)
@@ -177,6 +197,8 @@ async def test_c6_while_it_runs_followers_learn_of_it_and_go_on(site: Site, dama
         text = await site.get(f"/api/statuses/{job_id}/output")
         assert text.headers["Content-Length"] == str(len(text.body))
         assert is_part(text.body, ALL)
+        found = (await site.get(f"/api/statuses/{job_id}/output?find=aaa%0A&limit=1000")).json
+        assert found["size"] in (len(text.body), len(b"".join(LINES[:800])))  # the index is not searched
         write(runner, 800, len(LINES))
         await runner.finish()
         seen += [event async for event in events]
