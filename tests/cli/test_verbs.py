@@ -362,6 +362,35 @@ async def test_logs_from_a_byte_on_resumes(shared: Service, typist: Typist) -> N
     assert (await typist.run("logs", "--from", "99", "--stdout", number)).code == 1
 
 
+async def test_logs_find_prints_the_lines_with_a_text(shared: Service, typist: Typist) -> None:
+    """`logs --find` prints each line with the text once, behind its number; without any the exit code is 1."""
+    (number,) = await ended(shared, r"printf 'One one\ntwo\nanother \033[1mONE\n'; echo one >&2")
+    done = await typist.run("logs", "--find", "ONE", "--stdout", number)
+    assert (done.code, done.out) == (0, b"1:One one\n3:another \\u001b[1mONE\n")
+    assert (await typist.run("logs", "--find", "ONE", "--match-case", "--stdout", number)).out.startswith(b"3:")
+    assert (await typist.run("logs", "--find", "one", "--stderr", number)).out == b"1:one\n"
+    done = await typist.run("logs", "--find", "three", number)
+    assert (done.code, done.out) == (1, b"")
+    for wrong in (
+        ("--find", "x", "-f"),
+        ("--find", "x", "-n", "1"),
+        ("--match-case",),
+        ("--find", "x", "--from", "1"),
+    ):
+        assert (await typist.run("logs", *wrong, number)).code == 2
+
+
+async def test_logs_from_a_line_on(shared: Service, typist: Typist) -> None:
+    """`logs --from-line` begins with that line, of both streams or of one; behind the last line there is nothing."""
+    (number,) = await ended(shared, "seq 1 30; sleep 0.1; echo last >&2")
+    done = await typist.run("logs", "--from-line", "29", number)
+    assert (done.code, done.out, done.err) == (0, b"29\n30\n", "last\n")
+    assert (await typist.run("logs", "--from-line", "30", "--stdout", "-f", number)).out == b"30\n"
+    assert (await typist.run("logs", "--from-line", "99", "--stdout", number)).out == b""
+    for wrong in (("-n", "1"), ("--from", "1"), ("--attempt", "1"), ("--stdout", "-t")):
+        assert (await typist.run("logs", "--from-line", "2", *wrong, number)).code == 2
+
+
 async def test_c6_logs_says_what_is_missing(shared: Service, typist: Typist) -> None:
     """C6: `logs` of an output whose file was cut prints what is there, says what is not, and exits with 1."""
     (number,) = await ended(shared, "seq 100000")

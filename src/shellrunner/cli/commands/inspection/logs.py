@@ -17,10 +17,13 @@ from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.output_writer import OutputWriter, split_lines
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.number_types import WholeNumber
+from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
 
 _MAX_LINES: Final = 10**15
+_MATCH_STYLE: Final = "red"
+_NUMBER_STYLE: Final = "green"
 Stream = Literal["stdout", "stderr"]
 
 
@@ -34,6 +37,9 @@ class _Options(NamedTuple):
     timestamps: bool
     raw: bool
     only: Stream | None
+    line: int | None
+    find: str | None
+    match_case: bool
 
     def check(self) -> None:
         """Check that the options can be combined.
@@ -46,6 +52,15 @@ class _Options(NamedTuple):
             raise click.UsageError(f"--from cannot be combined with {other}")
         if self.attempt is not None and (self.start is not None or self.lines is not None or self.follow):
             raise click.UsageError("--attempt cannot be combined with --from, --lines or --follow")
+        if self.line is not None and (self.start, self.lines, self.attempt) != (None, None, None):
+            raise click.UsageError("--from-line cannot be combined with --from, --lines or --attempt")
+        if self.line is not None and self.timestamps and self.only:
+            raise click.UsageError("--from-line cannot be combined with --timestamps for one stream")
+        others = (self.start, self.lines, self.attempt, self.line, self.follow or None, self.timestamps or None)
+        if self.find is not None and others != (None,) * len(others):
+            raise click.UsageError("--find can be combined with --match-case, --stdout and --stderr only")
+        if self.match_case and self.find is None:
+            raise click.UsageError("--match-case requires --find")
 
 
 @click.command()
@@ -53,6 +68,9 @@ class _Options(NamedTuple):
 @click.option("-f", "--follow", is_flag=True, help="Continue until the job is done.")
 @click.option("-n", "--lines", type=WholeNumber(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
 @click.option("--from", "start", type=WholeNumber(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
+@click.option("--from-line", "line", type=WholeNumber(1, _MAX_LINES), metavar="N", help="Begin with this line.")
+@click.option("--find", metavar="TEXT", help="Only the lines with this text, numbered, in any case.")
+@click.option("--match-case", is_flag=True, help="Find the text with its upper and lower case only.")
 @click.option("--attempt", type=WholeNumber(1), metavar="N", help="Only the output of this attempt.")
 @click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
 @click.option("--raw", is_flag=True, help="Write everything to a terminal, also what acts on it beyond its screen.")
@@ -64,7 +82,7 @@ def logs(jobs: JobSelection, server: str | None, **given: Any) -> NoReturn:
 
     Without ID it is the last job. Of several jobs, each is printed behind a line that names it. With --from, bytes of
     both streams are counted as they arrived, or with --stdout or --stderr those of this one. The exit code is 1 if
-    output is missing: beyond its limit, on a full disk, or in a damaged file.
+    output is missing: beyond its limit, on a full disk, or in a damaged file; with --find if no line has the text.
 
     On a terminal, colours and moves of the cursor are kept, and what acts beyond the screen is removed: titles, the
     clipboard, links, questions that the terminal would answer, and modes of keyboard and mouse.
@@ -94,6 +112,13 @@ async def _print_all(jobs: JobSelection, options: _Options, console: Console, cl
 
 async def _print_job(job: int, options: _Options, console: Console, client: Client) -> int:
     only = options.only
+    if options.find is not None:
+        return await _print_matches(
+            client, job, options.find, match_case=options.match_case, only=only, console=console
+        )
+    if options.line is not None:
+        found = await client.output_line(job, number=options.line, stream=only)
+        options = options._replace(start=found["position"] if options.line <= found["lines"] else found["size"])
     writer = OutputWriter(console, only=only, timestamps=options.timestamps, is_filtered=not options.raw)
     try:
         if only and not options.timestamps and not (options.follow and options.start is None):
@@ -103,6 +128,21 @@ async def _print_job(job: int, options: _Options, console: Console, client: Clie
     finally:
         await writer.restore_terminal()
     return exit_codes.FAILED if writer.report_dropped() else 0
+
+
+async def _print_matches(
+    client: Client, job: int, text: str, *, match_case: bool, only: Stream | None, console: Console
+) -> int:
+    """Print each line once, with its number; return the exit code, which is 1 if there is none."""
+    styler, printed = Styler(), 0
+    async for match in client.find_output(job, text, stream=only, match_case=match_case):
+        if match["line"] == printed:
+            continue
+        printed = match["line"]
+        before, found, after = (control_characters.escape(match[part]) for part in ("before", "text", "after"))
+        number = styler.apply(str(printed), _NUMBER_STYLE)
+        await console.print_line(f"{number}:{before}{styler.apply(found, _MATCH_STYLE)}{after}")
+    return 0 if printed else exit_codes.FAILED
 
 
 async def _write_stream(client: Client, job: int, options: _Options, writer: OutputWriter, only: Stream) -> None:
