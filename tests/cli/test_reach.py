@@ -1,0 +1,110 @@
+"""The reach of the command line: every route has a verb or an option, or a reason why it has none."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from shellrunner.cli.verb_group import VERBS, cli
+from shellrunner.web import ROUTES
+
+# By route: the verb, and the option or the action with which it calls that route.
+CALLED_BY = {
+    "GET /api": "submit",  # whether the service is on this machine
+    "GET /api/jobs": "ps",
+    "POST /api/jobs": "submit",
+    "POST /api/jobs/batch": "batch",
+    "POST /api/jobs/cancel": "cancel --filter",
+    "DELETE /api/jobs": "prune",
+    "GET /api/jobs/{}": "show",
+    "PATCH /api/jobs/{}": "edit",
+    "DELETE /api/jobs/{}": "rm",
+    "POST /api/jobs/{}/again": "again",
+    "POST /api/jobs/{}/cancel": "cancel",
+    "POST /api/jobs/{}/signal": "signal --tree",
+    "POST /api/jobs/{}/stdin": "send",
+    "POST /api/jobs/{}/pause": "pause",
+    "POST /api/jobs/{}/resume": "resume",
+    "POST /api/jobs/{}/tty": "attach",
+    "GET /api/queues": "queues",
+    "POST /api/queues/pause": "queues --all",
+    "POST /api/queues/resume": "queues --all",
+    "GET /api/queues/{}": "queues set",
+    "PUT /api/queues/{}": "queues create",
+    "DELETE /api/queues/{}": "queues rm",
+    "POST /api/queues/{}/pause": "queues pause",
+    "POST /api/queues/{}/resume": "queues resume",
+    "GET /api/keepers": "keepers",
+    "DELETE /api/keepers/{}": "keepers end",
+    "GET /api/statuses": "ps",
+    "GET /api/statuses/events": "ps --watch",
+    "GET /api/statuses/usage": "top",
+    "GET /api/statuses/{}": "show",
+    "GET /api/statuses/{}/usage": "top",  # of all at once
+    "GET /api/statuses/{}/events": "logs --follow",
+    "GET /api/statuses/{}/output": "logs --from",
+    "GET /api/results/{}": "show",
+    "DELETE /api/results/{}": "rm --output-only",
+    "GET /api/results/{}/stdout": "logs --stdout",
+    "GET /api/results/{}/stderr": "logs --stderr",
+    "GET /api/results/{}/attempts/{}": "logs --attempt",
+    "GET /api/results/{}/attempts/{}/stdout": "logs --attempt",
+    "GET /api/results/{}/attempts/{}/stderr": "logs --attempt",
+}
+WITHOUT_VERB = {
+    "GET /api/openapi.json": "for generators of clients",
+    "GET /api/results": "wait and show have results by id, and ps -o json the endings of many jobs",
+    "GET /api/statuses/{}/output/line": "for a viewer that jumps to a line; logs | sed has all lines already",
+    "POST /api/session": "a browser's session",
+    "DELETE /api/session": "a browser's session",
+    "GET /": "the page",
+    "GET /assets/{}/{}": "the page",
+    "GET /llms.txt": "documentation",
+    "GET /llms-full.txt": "documentation",
+    "GET /docs": "documentation",
+    "GET /docs/{}": "documentation",
+    "GET /healthz": "for probes",
+    "GET /readyz": "for probes",
+    "GET /metrics": "for Prometheus",
+}
+
+
+def plain(verb: str, path: str) -> str:
+    """Return a route with each variable part as braces."""
+    return f"{verb} {re.sub(r'{(?:[^{}]|{[^{}]*})*}', '{}', path)}"
+
+
+@pytest.mark.parametrize("route", sorted({plain(row.verb, row.path) for row in ROUTES}))
+def test_each_route_has_a_verb_or_a_reason(route: str) -> None:
+    """The verb of CALLED_BY exists, with its option or action; a route that has none is in WITHOUT_VERB."""
+    if route not in CALLED_BY:
+        assert WITHOUT_VERB.get(route), f"{route} has neither a verb nor a reason"
+        return
+    name, _, detail = CALLED_BY[route].partition(" ")
+    assert name in VERBS
+    verb = cli.get_command(click.Context(cli), name)
+    assert verb is not None
+    options = {option for parameter in verb.params for option in parameter.opts}
+    actions = {
+        str(choice) for each in verb.params if isinstance(each.type, click.Choice) for choice in each.type.choices
+    }
+    assert not detail or detail in options | actions
+
+
+def test_no_verb_or_reason_is_left_over() -> None:
+    """Each row names a route that exists, and no route has both."""
+    assert set(CALLED_BY) | set(WITHOUT_VERB) <= {plain(row.verb, row.path) for row in ROUTES}
+    assert not set(CALLED_BY) & set(WITHOUT_VERB)
+
+
+def test_the_comparison_names_what_exists() -> None:
+    """Each option that the page about other programs gives for ours is one of a verb that it names."""
+    page = Path(__file__).parents[2] / "docs/explanation/other-programs.md"
+    ours = [row.split("|")[2] for row in page.read_text().splitlines() if row.startswith("| ") and "---" not in row]
+    verbs = {name: cli.get_command(click.Context(cli), name) for name in VERBS}
+    parameters = [each for verb in verbs.values() if verb for each in verb.params]
+    known = {option for each in parameters for option in (*each.opts, *each.secondary_opts)} | {"--version"}
+    named = {option for cell in ours for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", cell)} - {"--help"}
+    assert named <= known
+    assert {word for cell in ours for word in re.findall(r"`([a-z]+)[ `]", cell)} - {"add"} <= set(VERBS)
