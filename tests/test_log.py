@@ -298,3 +298,27 @@ def test_a_line_takes_few_calls() -> None:
         assert count_calls(lambda: log.info(logger, "job ended", ENDED)) <= 40
         assert count_calls(lambda: handler.write(logging.INFO, "job ended", log.AUDIT, ENDED)) <= 30
         assert len(read().splitlines()) == 3
+
+
+def test_text_is_for_people() -> None:
+    """In text a line has the time of day, the event and its details, without null, and nothing acts on a terminal."""
+    details = {"job": 12, "ending": "exited", "signal": None, "duration": 0.25, "urls": ["a", "b"], "x": "y \x1b[2J"}
+    line = log.format_text(logging.INFO, "job ended", details, is_colored=False)
+    assert re.fullmatch(
+        r'\d\d:\d\d:\d\d job ended job=12 ending=exited duration=0\.250 urls=a,b x="y \\u001b\[2J"\n', line
+    )
+    red = log.format_text(logging.ERROR, "gone", {}, is_colored=True)
+    assert red.endswith("\x1b[31merror: gone\x1b[0m\n")
+
+
+def test_a_terminal_gets_text_unless_json_is_asked_for() -> None:
+    """`auto` is text on a terminal and JSON elsewhere; `json` and `text` are that everywhere."""
+    for style, on_terminal, elsewhere in (("auto", False, True), ("json", True, True), ("text", False, False)):
+        code = f"log.configure('info', style={style!r}); logger.info('begun', extra={{'n': 1}})"
+        master, slave = os.openpty()
+        with open(master, "rb", 0) as screen, open(slave, "wb", 0) as terminal:
+            subprocess.run([sys.executable, "-c", SETUP.format(level="info") + code], stderr=terminal, check=True)
+            shown = screen.read(1000)
+        for line, is_json in ((shown, on_terminal), (run(code), elsewhere)):
+            assert line.startswith(b"{") is is_json, (style, line)
+            assert b"begun" in line

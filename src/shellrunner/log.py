@@ -1,4 +1,4 @@
-"""Structured logging: one line of JSON for each event on standard error, with a level prefix for journald.
+"""Structured logging: one line for each event on standard error, JSON or text, with a level prefix for journald.
 
 Configured by the command line; every other module uses `logging.getLogger("shellrunner.<package>")` and
 `log.info("job accepted", extra={"job": 12})`, or `info` here for a line about every job. Must not know what the
@@ -38,6 +38,9 @@ _DEBUG_PREFIX: Final = "<7>"
 STDERR: Final = 2
 _NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
 
+_DIM: Final = "2"
+_TEXT_COLORS: Final = ((logging.ERROR, "31"), (logging.WARNING, "33"))  # red, yellow
+
 # A record's common attributes come first in its dict; those after them are the event's own (`extra=`).
 _COMMON: Final = len(logging.makeLogRecord({}).__dict__)
 _REMOVED: Final = ("message", "asctime", "repeats")  # of other handlers' formatters, and for `_Repeats` only
@@ -54,12 +57,13 @@ def _encode(details: Mapping[str, Any]) -> str:
         return JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode(details)
 
 
-def configure(level: str, fd: int = STDERR) -> None:
+def configure(level: str, fd: int = STDERR, style: str = "json") -> None:
     """Send all logging to `fd`: our own from `level` up, that of libraries from warning up.
 
-    Libraries never log more, because at debug aiosqlite logs the values in each statement, which may be secrets.
+    The `style` is "json", "text" for people, or "auto": text on a terminal. Libraries never log more, because at debug
+    aiosqlite logs the values in each statement, which may be secrets.
     """
-    handler = JsonLinesHandler(fd)
+    handler = JsonLinesHandler(fd, is_text=style == "text" or (style == "auto" and os.isatty(fd)))
     logging.basicConfig(
         level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
     )
@@ -101,6 +105,39 @@ def format_line(level: int, event: str, logger: str, details: Mapping[str, Any])
     return control_characters.escape_json(line)  # the log may be read on a terminal
 
 
+def format_text(level: int, event: str, details: Mapping[str, Any], *, is_colored: bool) -> str:
+    """Return an event as one line for people: the time of day, the event, and its details as name=value."""
+    values = " ".join(f"{name}={_plain(value)}" for name, value in details.items() if value is not None)
+    word = "" if level == logging.INFO else f"{_NAMES.get(level, str(level))}: "
+    moment = time.strftime("%H:%M:%S", time.localtime(now_ms() / 1000))
+    color = next((color for least, color in _TEXT_COLORS if level >= least), "")
+    texts = ((moment, _DIM), (control_characters.escape(f"{word}{event}"), color), (values, _DIM))
+    return " ".join(_styled(text, style if is_colored else "") for text, style in texts if text) + "\n"
+
+
+def _plain(value: Any) -> str:
+    match value:
+        case bool():
+            text = "yes" if value else "no"
+        case float():
+            text = f"{value:.3f}"
+        case list() | tuple():
+            text = ",".join(map(str, value))
+        case _:
+            text = str(value)
+    shown = control_characters.escape(text)
+    return f'"{shown}"' if " " in shown else shown
+
+
+def _styled(text: str, style: str) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if style else text
+
+
+def _shows_colors(fd: int) -> bool:
+    # no-color.org: disabled unless empty
+    return os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("NO_COLOR")
+
+
 @lru_cache(256)
 def _about(level: int, event: str, logger: str) -> str:
     """Return the members that are the same in every line about such an event; cached, because they are few."""
@@ -115,10 +152,11 @@ class JsonLinesHandler(logging.Handler):
     as a line fits again.
     """
 
-    def __init__(self, fd: int) -> None:
-        """Write to `fd`, which is not closed here."""
+    def __init__(self, fd: int, *, is_text: bool = False) -> None:
+        """Write to `fd`, which is not closed here; with `is_text` lines for people instead of JSON."""
         super().__init__()
         self.fd = fd
+        self._is_text, self._is_colored = is_text, is_text and _shows_colors(fd)
         self._journal = is_journal(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
@@ -180,7 +218,10 @@ class JsonLinesHandler(logging.Handler):
             self._dropped += 1
 
     def _line(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> str:
-        return (_prefix(level) if self._journal else "") + format_line(level, event, logger, details)
+        prefix = _prefix(level) if self._journal else ""
+        if self._is_text:
+            return prefix + format_text(level, event, details, is_colored=self._is_colored)
+        return prefix + format_line(level, event, logger, details)
 
     def _write(self, line: bytes) -> bool:
         if self._is_cut:  # or this line would be appended to the previous one, and neither would be readable

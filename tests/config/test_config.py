@@ -199,7 +199,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "server.origins": ["https://a"], "server.cors_origins": ["https://b"], "server.proxies": ["10.0.0.0/8"],
         "server.tls_cert": "/c", "server.tls_key": "/k", "auth.tokens_file": str(private), "auth.tokens": [TOKEN],
         "auth.session_cookie": True, "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"],
-        "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
+        "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug", "log.format": "text",
         "audit.file": "/a", "audit.reads": True,
         "callbacks.hosts": ["example.org"], "callbacks.networks": ["10.0.0.0/8"],
         "callbacks.secret": WEBHOOK_SECRET, "callbacks.secret_file": str(file(WEBHOOK_SECRET, "secret")),

@@ -178,6 +178,9 @@ class LogSettings(Section):
     """Logging to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="form of each line: JSON, text for people, or auto: text on a terminal and JSON elsewhere"
+    )
 
 
 class AuditSettings(Section):

@@ -51,7 +51,7 @@ def serve(
     options = {"server": _server_options(host, port, listen), "store": _given(state_dir=state_dir)}
     load_settings = partial(load, config, **options)
     settings = load_settings()
-    log.configure(settings.log.level)
+    log.configure(settings.log.level, style=settings.log.format)
     # systemd sends SIGABRT when the watchdog times out: the traceback of every thread goes to standard error.
     if sys.stderr:
         faulthandler.enable()
