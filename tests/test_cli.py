@@ -1,7 +1,9 @@
 """The installed command line: its output and its exit codes."""
 
+import contextlib
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import click
 import pytest
 
 import shellrunner
+from shellrunner.cli.ui.help_examples import EXAMPLES
 from shellrunner.cli.verb_group import VERBS, cli
 from tests.support import prefork
 
@@ -30,9 +33,10 @@ def test_the_version_is_the_packages() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: Any) -> None:
-    """`--help` exits with 0, and every option, also of subcommands, has a help text."""
+    """`--help` exits with 0 and has examples, and every option, also of subcommands, has a help text."""
     done = run(verb, "--help")
     assert done.returncode == 0
+    assert "Examples:\n    shellrunner " in done.stdout or verb == "completion"
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None
     commands = [command]
@@ -145,3 +149,14 @@ def test_the_server_may_be_named_before_the_verb() -> None:
         for arguments in (("--server", "no:x", *verb), ("--server", "x", verb[0], "--server=no:x", *verb[1:])):
             done = run(*arguments)
             assert (done.returncode, done.stderr) == (code, wrong)
+
+
+@pytest.mark.parametrize(("verb", "call"), [(verb, call) for verb, rows in EXAMPLES.items() for call, _ in rows])
+def test_each_example_can_be_parsed(verb: str, call: str) -> None:
+    """The options of each example exist, and take what the example gives."""
+    words = shlex.split(call.partition(" < ")[0].partition(" && echo")[0])
+    command = cli.get_command(click.Context(cli), words[0])
+    assert command is not None
+    arguments = words[1:] if verb != "batch" else ["-", *words[2:-1]] if words[-1] != "-" else words[1:]
+    with contextlib.suppress(click.exceptions.Exit):
+        command.make_context(words[0], arguments, parent=click.Context(cli), resilient_parsing=False)

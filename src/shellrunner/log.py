@@ -60,8 +60,8 @@ def _encode(details: Mapping[str, Any]) -> str:
 def configure(level: str, fd: int = STDERR, style: str = "json") -> None:
     """Send all logging to `fd`: our own from `level` up, that of libraries from warning up.
 
-    The `style` is "json", "text" for people, or "auto": text on a terminal. Libraries never log more, because at debug
-    aiosqlite logs the values in each statement, which may be secrets.
+    The `style` is "json", "text" for people, or "auto": text on a terminal. Libraries never log more, because at
+    debug aiosqlite logs the values in each statement, which may be secrets.
     """
     handler = JsonLinesHandler(fd, is_text=style == "text" or (style == "auto" and os.isatty(fd)))
     logging.basicConfig(

@@ -13,6 +13,7 @@ import click
 
 from shellrunner import __version__
 from shellrunner.cli import boundary
+from shellrunner.cli.ui.help_examples import epilog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,6 +123,8 @@ class _VerbGroup(click.Group):
             return None
         module = import_module(f"{_COMMANDS}.{_PACKAGES[cmd_name]}.{cmd_name}")
         verb: click.Command = getattr(module, cmd_name)
+        if "\b" not in (verb.epilog or ""):
+            verb.epilog = epilog(cmd_name)
         gc.freeze()  # what was imported stays
         gc.enable()  # `__main__` has disabled it
         return verb
