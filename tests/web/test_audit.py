@@ -225,9 +225,10 @@ async def test_a_line_is_there_before_the_job(site: Site, monkeypatch: pytest.Mo
 
 async def test_no_change_is_made_without_a_line(site: Site) -> None:
     """While no line can be written, no route that changes something answers with success, or changes anything."""
-    job = await site.done()
+    job, held = await site.done(), await site.submit(held=True)
     bodies = {
         "/api/jobs": {"command": "true"},
+        f"/api/jobs/{held}": {"priority": 1},
         "/api/jobs/batch": {"jobs": [{"command": "true"}]},
         f"/api/jobs/{job}/signal": {"signal": "SIGHUP"},
         f"/api/jobs/{job}/tty": {"rows": 24, "columns": 80},
@@ -242,13 +243,13 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
     for route in ROUTES:
         if route.verb != "GET":
             path = (
-                route.path.replace(ID, str(job))
+                route.path.replace(ID, str(held if route.verb == "PATCH" else job))
                 .replace(KEEPER, "1")
                 .replace("{name}", "default")
                 .replace(QUEUE, "default")
             )
             query = "?confirm=true" if "confirm" in route.parameters.split() else ""
-            sent = {"json": bodies[path]} if path in bodies and route.verb in ("POST", "PUT") else {}
+            sent = {"json": bodies[path]} if path in bodies and route.verb in ("POST", "PUT", "PATCH") else {}
             answer = await site.ask(route.verb, path + query, **sent)
             expected = "no-such-keeper" if "keeper" in path else "audit-unavailable"
             assert answer.json["type"] == f"/problems/{expected}", (route, answer)

@@ -10,7 +10,7 @@ ALL = bytes(range(256))
 KEYS = {
     *("result_id", "job_id", "command", "created", "started", "completed", "duration", "exit_code", "signal"),
     *("ending", "detail", "stdout", "stderr", "stdout_bytes", "stderr_bytes", "stdout_dropped", "stderr_dropped"),
-    *("truncated", "attempt", "attempts", "usage", "leftovers", "leftovers_count"),
+    *("truncated", "attempt", "attempts", "usage", "leftovers", "leftovers_count", "name"),
 }
 
 
