@@ -88,6 +88,12 @@ async def test_a_token_is_kept_for_the_tab(tmp_path: Path, open_tab: Any) -> Non
         await tab.page.reload()
         await tab.wait_for("#sign-in")
         assert await tab.page.evaluate("JSON.stringify({ ...sessionStorage })") == "{}"
+        await tab.page.evaluate("sessionStorage.setItem('token', 'one-that-has-expired')")
+        sent = []
+        tab.page.on("request", lambda request: sent.append(request.headers.get("authorization")))
+        await tab.page.reload()
+        await tab.wait_for("#sign-in")
+        assert sent.count("Bearer one-that-has-expired") == 1
 
 
 @pytest.mark.parametrize("wrong", ["wrong", "пароль", "two words"])
@@ -100,9 +106,12 @@ async def test_a_wrong_token_is_reported_as_such(tmp_path: Path, open_tab: Any, 
             new MutationObserver(() => texts.add(document.getElementById('banner').innerText))
                 .observe(document.getElementById('banner'), { subtree: true, childList: true, attributes: true });
         }""")
+        sent = []
+        tab.page.on("request", lambda request: sent.append(request.headers.get("authorization")))
         for _ in range(2):
             await sign_in(tab, wrong)
             await tab.wait_for("#token-error")
+        assert sent.count(f"Bearer {wrong}") == (2 if wrong == "wrong" else 0)  # the service counts wrong ones
         await sign_in(tab, TOKEN)
         await tab.wait_until_live()
         assert "reach" not in " ".join(await tab.page.evaluate("[...texts]")).lower()

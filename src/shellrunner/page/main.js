@@ -1,7 +1,7 @@
 /* The page as a whole: shows what the address asks for, and keeps it up to date from the stream of all statuses. */
 
 import { navigate, onNavigate, param } from "./core/address.js";
-import { Unreachable } from "./core/api.js";
+import { REJECTED, Unreachable, checkToken } from "./core/api.js";
 import { EventStream } from "./core/event-stream.js";
 import { isIntercepted, onIntercepted, removeForeignWorkers } from "./core/foreign-worker.js";
 import { may, refreshIdentity } from "./core/identity.js";
@@ -149,10 +149,14 @@ function retryNow() {
   view.output.retryNow();
 }
 
-onTokenRequired(async (error) => {
-  const entered = await promptForToken(error);
-  $("sign-out").hidden = false;
-  return entered;
+onTokenRequired(async (isRejected) => {
+  for (let error = isRejected ? REJECTED : ""; ;) {
+    const entered = await promptForToken(error);
+    error = isIntercepted() ? REJECTED : await checkToken(entered.token);
+    if (error) continue;
+    $("sign-out").hidden = false;
+    return entered;
+  }
 });
 $("sign-out").hidden = currentToken() === null;
 $("sign-out").addEventListener("click", () => {
@@ -173,10 +177,14 @@ onNavigate(showAddress);
 addEventListener("online", retryNow);
 document.addEventListener("visibilitychange", () => document.hidden || retryNow());
 onHidden({ suspend: () => stream.close(), resume: () => stream.open(stream.lastId, { silent: true }) });
-if (isIntercepted()) refuse();
-else {
+async function start() {
+  // One request finds out that a token which was kept has expired; all that the page begins with would be as many.
+  if (currentToken() !== null && (await checkToken(currentToken())).startsWith(REJECTED)) forgetToken();
   showAddress();
   tryTo(showIdentity);
   stream.open();
 }
+
+if (isIntercepted()) refuse();
+else start();
 removeForeignWorkers(); // also those that do not control this page yet

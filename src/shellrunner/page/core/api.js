@@ -4,6 +4,8 @@
 import { isIntercepted } from "./foreign-worker.js";
 import { currentToken, requestToken } from "./token.js";
 
+export const REJECTED = "The token is unknown or has expired";
+
 let clockOffset = 0;
 
 /** The service answered with an error: a problem document (RFC 9457), or a status alone. */
@@ -44,6 +46,18 @@ export async function send(path, { headers = {}, ...options } = {}) {
   }
   updateClockOffset(response.headers.get("Date"));
   return response;
+}
+
+/** Ask the service about a token, with a single request, because it counts wrong ones. Returns what is wrong, or "". */
+export async function checkToken(token) {
+  let response;
+  try {
+    response = await fetch("/api", { headers: { Authorization: `Bearer ${token}` }, cache: "no-store", credentials: "same-origin" });
+  } catch {
+    return "Cannot reach the service";
+  }
+  if (response.status === 429) return `${REJECTED}. Too many were tried: wait a moment`; // a right one always works
+  return requiresToken(response) ? REJECTED : "";
 }
 
 export function requiresToken(response) {

@@ -2,7 +2,6 @@
    after a reload. It is never in an address, a cookie or the storage of other tabs. */
 
 const KEY = "token";
-const REJECTED = "The token is unknown or has expired";
 
 let token = sessionStorage.getItem(KEY);
 let promptForToken = null;
@@ -10,8 +9,8 @@ let pending = null;
 
 export const currentToken = () => token;
 
-/** Set what is called when the service requires a token: `prompt(error)` returns a promise of `{ token, keep }`; `error`
-    is what is wrong with the last one, or "". */
+/** Set what is called when the service requires a token: `prompt(isRejected)` returns a promise of `{ token, keep }`;
+    `isRejected` is whether the service has just rejected one. */
 export function onTokenRequired(prompt) {
   promptForToken = prompt;
 }
@@ -20,7 +19,7 @@ export function onTokenRequired(prompt) {
     need one at the same time share one prompt. */
 export async function requestToken(rejected) {
   if (rejected !== token) return;
-  pending ??= promptForToken(token === null ? "" : REJECTED).finally(() => { pending = null; });
+  pending ??= promptForToken(token !== null).finally(() => { pending = null; });
   const entered = await pending;
   token = entered.token;
   if (entered.keep) sessionStorage.setItem(KEY, token);
