@@ -10,8 +10,8 @@ def _to(operation: str, source: str = "$response.body#/job_id") -> dict[str, Any
     return {"operationId": operation, "parameters": {"id": source}}
 
 
-def _to_queue(verb: str) -> dict[str, Any]:
-    return {"operationId": f"post-queues-name-{verb}", "parameters": {"name": "$response.body#/queues/0/queue"}}
+def _to_queue(operation: str) -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {"name": "$response.body#/queues/0/queue"}}
 
 
 def _to_attempt(operation: str) -> dict[str, Any]:
@@ -26,6 +26,7 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "status": _to("get-statuses-id"),
             "events": _to("get-statuses-id-events"),
             "output": _to("get-statuses-id-output"),
+            "line": _to("get-statuses-id-output-line"),
             "result": _to("get-results-id"),
             "stdout": _to("get-results-id-stdout"),
             "stderr": _to("get-results-id-stderr"),
@@ -48,7 +49,13 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "result": _to("get-results-id", "$response.body#/jobs/0/job_id"),
         }
     },
-    "get-queues": {"200": {"pause": _to_queue("pause"), "resume": _to_queue("resume")}},
+    "get-queues": {
+        "200": {
+            "queue": _to_queue("get-queues-name"),
+            "pause": _to_queue("post-queues-name-pause"),
+            "resume": _to_queue("post-queues-name-resume"),
+        }
+    },
     "post-jobs-id-cancel": {"202": {"status": _to("get-statuses-id"), "result": _to("get-results-id")}},
     "get-statuses-id": {"303": {"result": _to("get-results-id")}},
 }
