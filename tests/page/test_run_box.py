@@ -141,7 +141,7 @@ async def test_an_earlier_job_is_a_template(service: Service, open_tab: Any) -> 
     await tab.page.fill("#template-search", "template")
     await tab.until("() => document.querySelectorAll('#template-list li').length === 1")
     await tab.page.click("#template-list button")
-    assert await tab.page.input_value("#run-command") == ": template 2"
+    await tab.until("() => document.getElementById('run-command').value === ': template 2'")
     assert await tab.page.input_value("#run-fields [name=timeout]") == "1m"
     await tab.page.press("#run-command", "Enter")
     await tab.wait_until_ended("exit 0")
