@@ -92,7 +92,7 @@ async def test_detach_and_attach(shared: Service, typist: Typist) -> None:
         await screen.shows(b"name? ")
         await screen.shows(b"ab")
         assert b"\x1b[6n" not in screen.shown, "the terminal would type its answer"
-        assert b"\x1b[?2004h" in screen.shown
+        await screen.shows(b"\x1b[?2004h")
         screen.types(b"c\r")
         await screen.shows(b"got abc\r\n")
         assert await screen.code() == 3
@@ -120,15 +120,17 @@ async def drawn(service: Service, number: str) -> bool:
 
 async def test_one_types_and_the_others_watch(shared: Service, typist: Typist) -> None:
     """A second terminal is refused until it takes the place, or the first one has left; a third may only watch."""
-    async with typist.at_terminal("run", "-t", "echo ready; while read x; do echo got $x; done") as first:
+    command = "echo ready; while read x; do printf 'got %s\\n\\033]0;title\\007' $x; done"
+    async with typist.at_terminal("run", "-t", command) as first:
         await first.shows(b"ready\r\n")
         job = number_of(first)
         async with (
             typist.at_terminal("attach", job, rows=12) as second,
-            typist.at_terminal("attach", "--read-only", job) as third,
+            typist.at_terminal("attach", "--read-only", job, columns=40) as third,
         ):
             await second.shows(b"[another terminal types into this job")
-            await third.shows(b"ready\r\n")
+            await third.shows(b"[the job's terminal has 24 rows and 80 columns]")
+            assert b"\x1b[?7l" in third.shown.partition(b"ready\r\n")[0], "longer lines are cut"
             second.types(b"no\r")
             await second.shows(b"\a")
             first.types(b"one\r")
@@ -147,6 +149,8 @@ async def test_one_types_and_the_others_watch(shared: Service, typist: Typist) -
                 fourth.types(b"\x04")
                 assert [await screen.code() for screen in (second, third, fourth)] == [0, 0, 0]
                 assert b"got never" not in third.shown
+                assert b"\x1b]0;title" in first.shown
+                assert b"\x1b]" not in third.shown
                 assert b"got four" not in third.shown
 
 

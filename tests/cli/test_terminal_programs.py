@@ -9,7 +9,6 @@ import pytest
 from tests.support import prefork, tmux
 from tests.support.command_line import Typist
 from tests.support.service import Service
-from tests.support.waiting import until
 
 
 async def test_a_kill_of_the_server_loses_and_doubles_no_key(service: Service, tmp_path: Path) -> None:
@@ -51,46 +50,33 @@ async def test_programs_look_as_without_it(service: Service, tmp_path: Path, nam
     rows, columns = SIZES[0]
     async with tmux.window(tmp_path, rows=rows, columns=columns, environment=environment) as window:
 
-        async def text() -> list[str]:
-            """Return the rows, without the last one, whose message is gone once the screen is drawn again."""
-            return (await window.screen()).splitlines()[:-1]
-
-        async def look(command: str) -> list[str]:
-            await window.types("clear", "Enter")
-            await window.shows(lambda shown: shown.strip() == "$", "the shell is there, and nothing else")
+        async def look(command: str, rows: int) -> list[str]:
             await window.types(command, "Enter")
-            await window.shows(is_drawn, "the program has drawn all of the screen")
-            return await text()
+            is_drawn = lambda shown: all(text(shown, rows)) and shown.startswith("line 1 ")  # noqa: E731
+            return text(await window.shows(is_drawn, "the program has drawn all of the screen"), rows)
 
         expected = {}
         for size in SIZES:
             await window.resize(*size)
-            expected[size] = await look(program)
+            expected[size] = await look(program, size[0])
             await window.types(*leaving)
             await window.shows(lambda shown: shown.rstrip().endswith("$"), "the shell is back")
         await window.resize(*SIZES[0])
-        assert await look(f"{prefork.SCRIPT[0]} run -t {program!r}") == expected[SIZES[0]]
+        assert await look(f"{prefork.SCRIPT[0]} run -t {program!r}", rows) == expected[SIZES[0]]
         await service.restart()
         await window.types("j")
         for size in SIZES[1:]:
             await window.types("C-\\")
             await window.shows(lambda shown: "continues" in shown, "it has detached")
             await window.resize(*size)
-            await window.types("clear", "Enter")
             await window.types(f"{prefork.SCRIPT[0]} attach 1", "Enter")
             await window.types("gg")
-            await until(lambda: text_is(window, expected[size]))  # noqa: B023
+            await window.shows(lambda shown: text(shown, size[0]) == expected[size], "the same")  # noqa: B023
         await window.types(*leaving)
         await window.shows(lambda shown: "$ " in shown, "it has ended")
     assert (await service.result(1))["exit_code"] == 0
 
 
-def is_drawn(shown: str) -> bool:
-    """Return whether the screen is full of the file."""
-    rows = shown.splitlines()
-    return rows[0].startswith("line 1 ") and all(rows)
-
-
-async def text_is(window: tmux.Tmux, expected: list[str]) -> bool:
-    """Return whether the screen shows these rows, and anything in the last one."""
-    return (await window.screen()).splitlines()[:-1] == expected
+def text(shown: str, rows: int) -> list[str]:
+    """Return the rows without the last one, whose message is gone once the screen is drawn again."""
+    return [*shown.splitlines(), *[""] * rows][: rows - 1]

@@ -31,8 +31,10 @@ class Tmux:
         await self.ask("send-keys", *keys)
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Make the window as large as that."""
+        """Make the window as large as that, and wait until its shell, which is at its prompt, has that size."""
         await self.ask("resize-window", "-x", str(columns), "-y", str(rows))
+        await self.types(f"clear; until stty size | grep -qx '{rows} {columns}'; do sleep 0.05; done; clear", "Enter")
+        await self.shows(lambda shown: shown.strip() == "$", "the shell is there, and nothing else")
 
     async def screen(self) -> str:
         """Return what the screen shows."""

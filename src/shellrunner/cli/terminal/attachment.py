@@ -22,7 +22,7 @@ from shellrunner.cli.foreground import job_ending
 from shellrunner.cli.terminal import status_overlay
 from shellrunner.cli.terminal.detach_key import DetachKey
 from shellrunner.cli.terminal.keyboard import Detached, Keyboard
-from shellrunner.cli.terminal.modes import TerminalModes
+from shellrunner.cli.terminal.modes import CUT_LINES, WRAP_LINES, TerminalModes
 from shellrunner.cli.terminal.raw_mode import RawMode, terminal_size
 from shellrunner.cli.terminal.replay import Replay
 from shellrunner.cli.terminal.status_overlay import StatusOverlay
@@ -38,9 +38,13 @@ _UNCHANGEABLE: Final = ("not-running", "no-terminal", "command-not-allowed", "in
 
 
 class Attaching(NamedTuple):
-    """How a terminal is attached: how it leaves, whether it only watches, and whether it replaces the writer."""
+    """How a terminal is attached: how it leaves, whether it only watches, and whether it replaces the writer.
+
+    `size` is that of the job's terminal, if it is known, in rows and columns.
+    """
 
     detach_key: DetachKey
+    size: tuple[int, int] | None = None
     read_only: bool = False
     take: bool = False
 
@@ -48,32 +52,33 @@ class Attaching(NamedTuple):
 class Attachment:
     """A terminal and the job to which it is attached."""
 
-    def __init__(self, client: Client, console: Console, job_id: int, mode: Attaching) -> None:
+    def __init__(
+        self, client: Client, console: Console, job_id: int, mode: Attaching, replay: Replay | None = None
+    ) -> None:
+        """Show the job from its start, or after what was before."""
         self._client, self._console, self._job_id, self._mode = client, console, job_id, mode
+        self._replay = replay
         self._name = f"cli-{os.urandom(8).hex()}"
         self._keyboard = Keyboard(client, job_id, self._name, mode.detach_key, read_only=mode.read_only)
         self._raw = RawMode(STDIN)
-        self._modes = TerminalModes()
+        self._modes = replay.modes if replay else TerminalModes()
         self._filter = TerminalFilter(is_full_screen=True) if mode.read_only else None
         self._overlay = StatusOverlay(self._modes, self._request_redraw)
-        self._job_size: tuple[int, int] | None = None
+        self._job_size = mode.size
         self._must_redraw = self._has_leftovers = False
-        self._running, self._fit_requested, self._shown = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._running, self._fit_requested = asyncio.Event(), asyncio.Event()
 
-    async def run(self, replay: Replay | None = None) -> int:
-        """Show the job, from its start or after what was before, until it is done or the user leaves.
-
-        Return the exit code. The terminal is then as it was.
-        """
+    async def run(self) -> int:
+        """Show the job until it is done or the user leaves; return the exit code. The terminal is then as it was."""
         signals = TerminationHandler((*TERMINATIONS, signal.SIGINT))  # the last one until the terminal is raw
-        self._must_redraw = replay is not None
+        self._must_redraw = self._replay is not None
         try:
             with signals.installed(), self._size_changes():
                 if self._mode.detach_key.name:
                     self._console.report(f"job {self._job_id}: {self._mode.detach_key.name} detaches")
                 try:
                     return await event_loop.run_with_background(
-                        self._follow(replay), self._read_keys(), self._type_keys(), self._keep_size()
+                        self._follow(), self._read_keys(), self._type_keys(), self._keep_size()
                     )
                 finally:
                     self._leave()
@@ -92,16 +97,9 @@ class Attachment:
 
     # The screen
 
-    async def _follow(self, replay: Replay | None) -> int:
+    async def _follow(self) -> int:
         self._console.progress.set_activity(f"job {self._job_id} is queued")
-        if replay:
-            self._enter()
-            self._modes = replay.modes
-            self._overlay = StatusOverlay(self._modes, self._request_redraw)
-            self._console.progress.show_on(self._overlay)
-            await self._console.write(STDOUT, replay.drawn)
-            await self._console.write(STDOUT, b"" if self._mode.read_only else replay.modes.enter_input())
-        position = str(replay.position) if replay else ""
+        position = str(self._replay.position) if self._replay else ""
         async for event in self._client.follow(self._job_id, after=position, writer=self._name):
             if isinstance(event, JobEnded):
                 self._leave()
@@ -117,23 +115,45 @@ class Attachment:
                 self._enter()
                 self._modes.feed(event.data)
                 await self._console.write(STDOUT, self._filter.feed(event.data) if self._filter else event.data)
-                self._shown.set()
             case StatusChanged(status):
                 self._has_leftovers = bool(status.get("leftovers_count"))
-                size = status.get("tty")
-                self._job_size = (size["rows"], size["columns"]) if size else None
+                if size := status.get("tty"):  # None: it does not run, or its keeper was only just found again
+                    self._job_size = size["rows"], size["columns"]
                 if status["state"] == "running" and not self._running.is_set():
                     await self._begin()
 
     async def _begin(self) -> None:
-        """Become the writer of the job, which runs now, unless another terminal is."""
+        """Become the writer of the job, which runs now, unless another terminal is; then show what was before."""
         self._enter()
         self._running.set()
-        if await self._keyboard.claim(self._overlay.report, take=self._mode.take):
+        refusals: list[str] = []
+        if await self._keyboard.claim(refusals.append, take=self._mode.take):
             self._fit_requested.set()
-        elif self._job_size and self._job_size != terminal_size(STDOUT):
-            rows, columns = self._job_size
-            self._overlay.report(f"the job's terminal has {rows} rows and {columns} columns")
+            await self._draw(self._replay)
+        else:
+            refusals += await self._watch_other_size()
+            await self._draw(self._replay)
+            for refusal in refusals:
+                self._overlay.report(refusal)
+
+    async def _watch_other_size(self) -> list[str]:
+        """Cut lines that are longer than this terminal's; return what is to be said of another size."""
+        if self._job_size is None or self._job_size == terminal_size(STDOUT):
+            return []
+        rows, columns = self._job_size
+        if columns > terminal_size(STDOUT)[1]:
+            await self._write(CUT_LINES)
+        return [f"the job's terminal has {rows} rows and {columns} columns"]
+
+    async def _draw(self, replay: Replay | None) -> None:
+        if replay:
+            await self._console.write(STDOUT, replay.drawn)
+            await self._console.write(STDOUT, b"" if self._mode.read_only else replay.modes.enter_input())
+
+    async def _write(self, sequence: bytes) -> None:
+        """Change the terminal itself, until it is left."""
+        self._modes.feed(sequence)
+        await self._console.write(STDOUT, sequence)
 
     def _enter(self) -> None:
         if not self._raw.is_entered:
@@ -156,7 +176,11 @@ class Attachment:
         await self._keyboard.read()
 
     async def _type_keys(self) -> None:
-        await self._keyboard.type(self._on_refused, self._request_redraw)
+        await self._keyboard.type(self._on_refused, self._on_granted)
+
+    async def _on_granted(self) -> None:
+        await self._write(WRAP_LINES)
+        self._request_redraw()
 
     def _on_refused(self, reason: str) -> None:
         if reason:
@@ -194,11 +218,8 @@ class Attachment:
         must_redraw, self._must_redraw = self._must_redraw, False
         if must_redraw and self._job_size == size:
             rows, columns = size
-            self._shown.clear()
             await self._resize((rows, columns - 1 if columns > 1 else columns + 1))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REDRAW_PAUSE):
-                    await self._shown.wait()
+            await asyncio.sleep(_REDRAW_PAUSE)
         if self._job_size != size:
             await self._resize(size)
 

@@ -6,7 +6,7 @@ output.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Final
 
@@ -38,6 +38,7 @@ class Keyboard:
         self._stdin = client.open_stdin(job_id, writer=name)
         self._detach_key, self._read_only = detach_key, read_only
         self._typed: asyncio.Queue[bytes] = asyncio.Queue(_MAX_WAITING)
+        self._claiming = asyncio.Lock()
         self.is_writer = False
 
     async def read(self) -> None:
@@ -58,7 +59,7 @@ class Keyboard:
                 await self._typed.join()
         raise Detached
 
-    async def type(self, on_refused: Callable[[str], None], on_granted: Callable[[], None]) -> None:
+    async def type(self, on_refused: Callable[[str], None], on_granted: Callable[[], Awaitable[None]]) -> None:
         """Send what was read, without end.
 
         `on_refused` is called with the reason when this terminal is the writer no longer, and with an empty one for
@@ -68,8 +69,9 @@ class Keyboard:
             keys = [await self._typed.get()]
             while not self._typed.empty():
                 keys.append(self._typed.get_nowait())
-            if not self.is_writer and await self.claim(lambda _: on_refused(""), take=False):
-                on_granted()
+            was_refused = not self.is_writer and not self._claiming.locked()
+            if await self.claim(lambda _: on_refused(""), take=False) and was_refused:
+                await on_granted()
             if self.is_writer:
                 await self._send(b"".join(keys), on_refused)
             for _ in keys:
@@ -79,16 +81,17 @@ class Keyboard:
         """Become the job's writer, unless another one is; with `take`, although. Return whether that succeeded."""
         if self._read_only:
             return False
-        try:
-            await self._stdin.claim(take=take)
-        except ClientError as error:
-            if error.kind in _REFUSALS:
-                on_refused(_REFUSALS[error.kind])
-            elif error.kind not in _ENDED:
-                raise
-            return False
-        self.is_writer = True
-        return True
+        async with self._claiming:
+            if not self.is_writer:
+                try:
+                    await self._stdin.claim(take=take)
+                    self.is_writer = True
+                except ClientError as error:
+                    if error.kind in _REFUSALS:
+                        on_refused(_REFUSALS[error.kind])
+                    elif error.kind not in _ENDED:
+                        raise
+        return self.is_writer
 
     async def _send(self, keys: bytes, on_refused: Callable[[str], None]) -> None:
         try:

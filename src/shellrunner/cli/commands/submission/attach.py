@@ -50,7 +50,7 @@ def attach(*, jobs: JobSelection, take: bool, read_only: bool, detach_key: Detac
     console = Console()
     api_calls.run_with_client(
         server,
-        partial(_attach, jobs, console, attachment.Attaching(detach_key, read_only, take)),
+        partial(_attach, jobs, console, attachment.Attaching(detach_key, read_only=read_only, take=take)),
         console,
         concurrent=True,
         retry_for=api_calls.RETRY_FOR_LONG,
@@ -72,4 +72,4 @@ async def _attach(jobs: JobSelection, console: Console, mode: "Attaching", clien
     if (await client.job(job_id))["tty"] is None:
         raise NotAttachable(f"job {job_id} has no terminal: use `shellrunner logs -f {job_id}`")
     replay = await prepare_replay(client, job_id)
-    return await attachment.Attachment(client, console, job_id, mode).run(replay)
+    return await attachment.Attachment(client, console, job_id, mode, replay).run()

@@ -82,12 +82,13 @@ def _attached(submission: dict[str, Any], console: Console, key: DetachKey, *, c
     """Return what submits the job and attaches this terminal to it."""
     from shellrunner.cli.terminal import attachment  # noqa: PLC0415  it imports asyncio
 
+    size = submission["tty"]["rows"], submission["tty"]["columns"]
     if "TERM" in os.environ:
         submission["env"] = {"TERM": os.environ["TERM"], **submission.get("env", {})}
 
     async def run_attached(client: Client) -> int:
         job = await surroundings.submit(client, submission, console, clean=clean)
-        return await attachment.Attachment(client, console, job["job_id"], attachment.Attaching(key)).run()
+        return await attachment.Attachment(client, console, job["job_id"], attachment.Attaching(key, size)).run()
 
     return run_attached
 
