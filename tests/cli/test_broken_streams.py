@@ -30,14 +30,15 @@ sys.argv[0] = 'shellrunner'
 from shellrunner.__main__ import main
 main()
 """
-SILENT = {"serve", "backup", "restore", "uninstall", "install"}  # write no output in these calls
-JOB_VERBS = {"run", "submit", "wait"}
+SILENT = {"attach", "serve", "backup", "restore", "uninstall", "install"}  # write no output in these calls
+JOB_VERBS = {"attach", "run", "submit", "wait"}
 
 
 def calls(job: int, directory: Path) -> dict[str, Sequence[Any]]:
     """Return arguments with which each verb does something that harms nobody."""
     return {
-        "run": ["echo hi"], "submit": ["true"], "logs": [job], "wait": ["--json", job], "ps": [], "show": [job],
+        "run": ["echo hi"], "attach": [job], "submit": ["true"], "logs": [job], "wait": ["--json", job], "ps": [],
+        "show": [job],
         "cancel": [10**9], "rm": [10**9], "prune": ["--yes", "--filter", "queue=nobody"], "queues": [],
         "serve": ["--port", "-1"], "backup": [directory / "backup", "--state-dir", directory],
         "restore": [directory / "none", "--state-dir", directory], "token": ["create", "ci"],
