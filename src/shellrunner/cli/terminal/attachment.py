@@ -137,7 +137,7 @@ class Attachment:
                 self._overlay.report(refusal)
 
     async def _watch_other_size(self) -> list[str]:
-        """Cut lines that are longer than this terminal's; return what is to be said of another size."""
+        """Cut lines that are longer than this terminal's; return the remark on another size."""
         if self._job_size is None or self._job_size == terminal_size(STDOUT):
             return []
         rows, columns = self._job_size
