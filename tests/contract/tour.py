@@ -86,6 +86,7 @@ async def take(url: Any) -> Any:
     await _lists(ask)
     await _results(ask, done)
     await _streams(ask, done)
+    await _edits(ask, done)
     await _running(ask)
     await _queues(ask)
     await _service(ask)
@@ -176,6 +177,22 @@ async def _streams(ask: Any, done: Any) -> None:
     following = asyncio.create_task(ask("GET", "/api/statuses/events", events=3))
     while not following.done():
         await _over(ask, await _submit(ask, command="true"))
+
+
+async def _edits(ask: Any, done: Any) -> None:
+    """Submit the same again, held; change it until it runs."""
+    assert (await ask("POST", f"/api/jobs/{done}/again", {})).status == 422
+    same = {"env": {"NAME": "мир"}, "held": True, "name": "again"}
+    job = (await ask("POST", f"/api/jobs/{done}/again", same)).json["job_id"]
+    await ask("GET", f"/api/statuses/{job}")
+    path, kind = f"/api/jobs/{job}", "application/merge-patch+json"
+    tag = (await ask("GET", path)).header("ETag")
+    assert (await ask("PATCH", path, {"labels": {"team": None}}, Content_Type=kind, If_Match=tag)).status == 200
+    assert (await ask("PATCH", path, {"priority": 1}, Content_Type=kind, If_Match=tag)).status == 412
+    assert (await ask("PATCH", path, {"command": "true"}, Content_Type=kind)).status == 422
+    assert (await ask("PATCH", path, {"held": False}, Content_Type=kind)).status == 200
+    await _over(ask, job)
+    assert (await ask("PATCH", path, {"held": True}, Content_Type=kind)).status == 409
 
 
 async def _running(ask: Any) -> None:
