@@ -183,13 +183,15 @@ async def test_ps_reports_when_there_are_more(shared: Service, typist: Typist) -
 async def test_show_prints_everything_about_a_job(shared: Service, typist: Typist) -> None:
     """`show` prints command, state, label, names of variables and sizes; --json prints the three documents."""
     command = "printf привет; kill -9 $$"
-    (number,) = await ended(shared, command, labels={"team": "web"}, env={"SECRET": "s3cret"}, timeout=60)
+    (number,) = await ended(
+        shared, command, labels={"team": "web"}, env={"SECRET": "s3cret"}, stdin="s3cret", timeout=60
+    )
     shown = (await typist.run("show", number)).out.decode()
     fields = dict(re.findall(r"^(\w+) +(.*)$", shown, re.MULTILINE))
     assert fields["job"] == str(number)
     assert fields["command"] == "printf привет; kill -9 $$"
     assert (fields["state"], fields["label"], fields["env"]) == ("SIGKILL", "team=web", "SECRET")
-    assert fields["stdout"] == "12 B"
+    assert (fields["stdin"], fields["stdout"]) == ("text, which is not kept", "12 B")
     assert "s3cret" not in shown
     document = json.loads((await typist.run("show", "--json", number)).out)
     assert (document["job"]["timeout"], document["status"]["signal"], document["result"]["stdout"]) == (

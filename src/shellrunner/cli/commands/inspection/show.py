@@ -141,7 +141,7 @@ _FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
         f"{callback['state']}, {callback['tries']} tries" + (f": {callback['error']}" if callback["error"] else "")
     ),
     "tty": lambda size: f"{size['rows']}x{size['columns']}",
-    "stdin": lambda _: "streamed",
+    "stdin": lambda stdin: "streamed" if "stream" in stdin else "text, which is not kept",
 }
 
 
