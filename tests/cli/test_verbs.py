@@ -333,7 +333,17 @@ async def test_a_wrong_call_gets_a_message(typist: Typist) -> None:
 async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typist: Typist) -> None:
     """bash completes verbs and job ids; without a service, no ids."""
     number = await shared.submit("true")
-    for words, expected in ((["sub"], "plain,submit"), (["show", str(number)[:1]], f"plain,{number}")):
+    await shared.submit("true", labels={"completed": "yes"})
+    for words, expected in (
+        (["sub"], "plain,submit"),
+        (["wait", f"1-{str(number)[:1]}"], f"plain,1-{number}"), (["submit", "--queue", "o"], "plain,one"),
+        (["submit", "--label", "compl"], "plain,completed=yes"), (["ps", "--filter", "sta"], "plain,state="),
+        (["ps", "--filter", "state=done,qu"], "plain,state=done,queued"),
+        (["ps", "--columns", "id,wh"], "plain,id,why"),
+        (["submit", "--limit", "mem"], "plain,memory="), (["submit", "--retry-on", "lo"], "plain,lost"),
+        (["show", "-o", "js"], "plain,jsonl"), (["submit", "--encoding", "koi8-r"], "plain,koi8-r"),
+        (["show", str(number)[:1]], f"plain,{number}"),
+    ):  # fmt: skip
         typist.environment |= {
             "_SHELLRUNNER_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["shellrunner", *words]),
             "COMP_CWORD": str(len(words)),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from shellrunner.client import Client
 
@@ -43,6 +44,20 @@ class _FilterOption(click.Option):
     @help.setter  # noqa: A003  as click calls it
     def help(self, _: str | None) -> None:
         """Ignore the one that an option is made with."""
+
+    def shell_complete(self, _ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the names of the filters, or the values of one that has a few."""
+        from shellrunner.model.filters import FILTERS  # noqa: PLC0415
+
+        name, equals, begun = incomplete.partition("=")
+        infos = {info.parameter: info for info in FILTERS.values()}
+        if not equals:
+            return [
+                CompletionItem(f"{each}=", help=infos[each].description) for each in infos if each.startswith(name)
+            ]
+        values = infos[name].type.schema.get("items", {}).get("enum", ()) if name in infos else ()
+        before, comma, begun = begun.rpartition(",")
+        return [CompletionItem(f"{name}={before}{comma}{each}") for each in values if str(each).startswith(begun)]
 
 
 filter_option = click.option(
