@@ -31,12 +31,19 @@ from shellrunner.__main__ import main
 main()
 """
 SILENT = {"attach", "serve", "backup", "restore", "uninstall", "install"}  # write no output in these calls
-JOB_VERBS = {"attach", "run", "submit", "wait"}
+JOB_VERBS = {"attach", "run", "submit", "batch", "again", "wait"}
+MESSAGES_ONLY = {
+    "cancel", "rm", "prune", "queues", "signal", "send", "pause", "resume", "hold", "release", "edit", "keepers",
+}  # fmt: skip
 
 
 def calls(job: int, directory: Path) -> dict[str, Sequence[Any]]:
     """Return arguments with which each verb does something that harms nobody."""
-    return {
+    (directory / "jobs").write_text("true\n")
+    changing = {verb: [10**9] for verb in ("pause", "resume", "hold", "release")}
+    return changing | {
+        "batch": [directory / "jobs"], "again": ["--clean", job], "top": ["--once"], "send": ["x", 10**9],
+        "edit": ["--priority", "1", 10**9], "keepers": [],
         "run": ["echo hi"], "attach": [job], "submit": ["true"], "logs": [job], "wait": ["--json", job], "ps": [],
         "show": [job],
         "cancel": [10**9], "rm": [10**9], "prune": ["--yes", "--filter", "queue=nobody"], "queues": [],
@@ -87,7 +94,7 @@ async def test_no_verb_fails_on_its_output_without_a_word(typist: Typist, tmp_pa
             with stream(kind) as fd:
                 done = await call(typist, *words, stdout=fd)
             assert "Traceback" not in done.err, done
-            if (verb in SILENT and words[-1] != "--help") or verb in ("cancel", "rm", "prune", "queues", "signal"):
+            if (verb in SILENT and words[-1] != "--help") or verb in MESSAGES_ONLY:
                 continue
             if kind == "closed":
                 assert done.code == 141, (words, done)

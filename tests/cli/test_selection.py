@@ -106,7 +106,7 @@ async def test_documents_are_printed_as_asked(shared: Service, typist: Typist) -
         assert await screen.code() == 0
         assert b"\\u001b[31m" in screen.shown
     wrong = await typist.run("submit", "-o", "template={job_ID}", "true")
-    assert (wrong.code, wrong.err.startswith("there is no key 'job_ID' for the template: job_id, command")) == (
+    assert (wrong.code, wrong.err.startswith("there is no key 'job_ID' for the template: job_id, ")) == (
         125,
         True,
     )
