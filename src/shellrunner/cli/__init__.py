@@ -11,7 +11,7 @@ from typing import Any, Final
 from shellrunner import __version__, process_hardening
 from shellrunner.cli import boundary
 
-_JOB_VERBS: Final = ("run", "submit", "batch", "again", "wait")  # their other exit codes are those of jobs
+_JOB_VERBS: Final = ("run", "submit", "attach", "batch", "again", "wait")  # their other exit codes are those of jobs
 _JOB_ERROR_CODE: Final = 125
 
 
