@@ -20,7 +20,7 @@ SSE: Final = "text/event-stream"
 EMPTY: Final = ""
 ID: Final = "{id:[1-9][0-9]{0,17}}"
 ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
-QUEUE: Final = "{name:(?!(pause|resume)$)[^{}/]+}"  # which are routes of their own
+QUEUE: Final = r"{name:(?!(pause|resume)$)[^\x2f]+}"  # a segment of a path; those two are routes of their own
 KEEPER: Final = "{keeper:[1-9][0-9]{0,17}}"
 
 
