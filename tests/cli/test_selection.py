@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.cli.ui.output_format import fill, unescape
@@ -115,11 +115,14 @@ async def test_documents_are_printed_as_asked(shared: Service, typist: Typist) -
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
 )
 
 
-@given(st.text(), JSON_VALUES)
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=20), JSON_VALUES)
 async def test_a_template_takes_any_value(text: str, value: Any) -> None:
     """Text in braces of its own is itself, and any value of a key has a text; missing members are empty."""
     quoted = text.replace("\\", r"\\").replace("{", "{{").replace("}", "}}")
