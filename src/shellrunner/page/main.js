@@ -122,6 +122,7 @@ function wireKeys() {
   onKey("e", () => view.output.scrollToEnd());
   onKey("f", () => view.id && view.output.showFind());
   onKey("w", () => view.id && view.output.toggleWrap());
+  onKey("i", () => view.id && view.output.type());
   onKey("t", () => view.id && view.output.toggleTimes());
   $("help-open").addEventListener("click", showHelp);
 }

@@ -13,6 +13,7 @@ class Problem extends Error {
   constructor(status, document) {
     super(document.detail || document.title || `The service answered with status ${status}`);
     this.status = status;
+    this.kind = document.type?.split("/").at(-1) ?? "";
     this.errors = document.errors || [];
     this.document = document;
   }
@@ -64,12 +65,16 @@ export function requiresToken(response) {
   return response.status === 401 && /^bearer\b/i.test(response.headers.get("WWW-Authenticate") || "");
 }
 
-/** Send a JSON request and return the JSON response, or null for 204. Prompts for a token if one is required.
-    Throws Problem or Unreachable. */
+/** Send a request, with JSON or with bytes, and return the JSON response, or null for 204. Prompts for a token if one is
+    required. Throws Problem or Unreachable. */
 export async function request(method, path, { body, contentType = "application/json", idempotencyKey, signal } = {}) {
   const headers = body === undefined ? {} : { "Content-Type": contentType };
   if (idempotencyKey) headers["Idempotency-Key"] = `"${idempotencyKey}"`;
-  return parse(await sendWithToken(path, { method, headers, signal, body: body && JSON.stringify(body) }));
+  return parse(await sendWithToken(path, { method, headers, signal, body: encode(body) }));
+}
+
+function encode(body) {
+  return body === undefined || body instanceof Uint8Array ? body : JSON.stringify(body);
 }
 
 /** A key for a request that must not be carried out twice, even if its response is lost. */

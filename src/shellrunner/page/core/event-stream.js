@@ -33,6 +33,9 @@ export class EventStream {
     this.#listener = listener;
   }
 
+  /** Further query parameters of the connections that are opened from now on. */
+  parameters = {};
+
   /** The id of the last event, from which the stream can be resumed. */
   get lastId() {
     return this.#lastId;
@@ -67,7 +70,7 @@ export class EventStream {
     this.#sentToken = currentToken();
     const connect = this.#sentToken === null ? connectWithEventSource : connectWithFetch;
     // A connection that was replaced may still call back.
-    const connection = connect(this.#path, this.#lastId, {
+    const connection = connect(this.#path, this.#lastId, this.parameters, {
       opened: () => this.#connection === connection && this.#opened(),
       event: (...event) => this.#connection === connection && this.#event(...event),
       closed: (status) => this.#connection === connection && this.#closed(status),
@@ -145,8 +148,13 @@ export class EventStream {
 
 /* Both transports call back opened(), event(name, data, id), and closed(status), without a status if it is not known. */
 
-function connectWithEventSource(path, lastId, callbacks) {
-  const source = new EventSource(lastId ? `${path}?last_event_id=${encodeURIComponent(lastId)}` : path);
+function withQuery(path, parameters) {
+  const query = String(new URLSearchParams(parameters));
+  return query ? `${path}?${query}` : path;
+}
+
+function connectWithEventSource(path, lastId, parameters, callbacks) {
+  const source = new EventSource(withQuery(path, lastId ? { ...parameters, last_event_id: lastId } : parameters));
   source.onopen = callbacks.opened;
   // EventSource reconnects after a cut, but never after a status other than 200; so it is always replaced.
   source.onerror = () => callbacks.closed();
@@ -154,10 +162,10 @@ function connectWithEventSource(path, lastId, callbacks) {
   return source;
 }
 
-function connectWithFetch(path, lastId, callbacks) {
+function connectWithFetch(path, lastId, parameters, callbacks) {
   const controller = new AbortController();
   const { signal } = controller;
-  readEvents(path, lastId, callbacks, signal).then(callbacks.closed, () => signal.aborted || callbacks.closed(0));
+  readEvents(withQuery(path, parameters), lastId, callbacks, signal).then(callbacks.closed, () => signal.aborted || callbacks.closed(0));
   return { close: () => controller.abort() };
 }
 

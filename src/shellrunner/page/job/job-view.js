@@ -92,7 +92,7 @@ export class JobView {
       this.#job = job;
       this.#error = "";
       this.#status = { ...UNKNOWN_STATUS, state: job.state, done: job.done };
-      this.#output.open(id);
+      this.#output.open(job);
     } catch (error) {
       if (this.#id !== id) return;
       this.#error = error.message;
@@ -213,6 +213,7 @@ export class JobView {
     setTextOrHide($("job-message"), this.#error || escapeControls(this.#result?.detail || ""));
     $("job-details").replaceChildren(...createDetails(this.#job, this.#status, this.#result));
     this.#actions.show(job, !this.#error);
+    this.#output.refresh();
     showInTab(job);
   }
 

@@ -10,6 +10,7 @@ import { TerminalView } from "../terminal/terminal-view.js";
 import { wireCopyButton } from "../ui/clipboard.js";
 import { showConnection } from "../ui/connection-status.js";
 import { $, setText, setTextOrHide } from "../ui/dom.js";
+import { TerminalInput } from "./terminal-input.js";
 
 const TIME_COLUMNS = 14; // characters before a line whose time is shown
 const BLOB_LIFETIME = 60_000; // milliseconds: the browser may begin to read it late
@@ -17,6 +18,7 @@ const BLOB_LIFETIME = 60_000; // milliseconds: the browser may begin to read it 
 export class OutputPanel {
   #listener;
   #terminal;
+  #input;
   #pump = null;
   #view = { only: "", showTimes: false };
   #wrapped = true;
@@ -28,7 +30,13 @@ export class OutputPanel {
   /** `listener` has status(document), done(document) and failed(status), called from the job's event stream. */
   constructor(listener) {
     this.#listener = listener;
-    this.#terminal = new TerminalView($("terminal"), this.#scheduleRender, (index, count) => this.#showMatches(index, count));
+    this.#terminal = new TerminalView($("terminal"), {
+      rendered: this.#scheduleRender,
+      matched: (index, count) => this.#showMatches(index, count),
+      resized: () => this.#input.fit(),
+      stopped: () => this.#input.stop(),
+    });
+    this.#input = new TerminalInput(this.#terminal);
     for (const button of document.querySelectorAll("[data-only]")) button.addEventListener("click", () => this.showOnly(button.dataset.only));
     $("wrap").addEventListener("click", () => this.toggleWrap());
     $("times").addEventListener("click", () => this.toggleTimes());
@@ -40,12 +48,13 @@ export class OutputPanel {
   }
 
   /** Show this job's output and follow it. */
-  open(jobId) {
+  open(job) {
     this.close();
-    this.#pump = new OutputPump(jobId, this.#terminal, this.#view, {
+    this.#pump = new OutputPump(job.job_id, this.#terminal, this.#view, {
       ...this.#listener,
       status: (status) => {
         this.#status = status;
+        this.#input.update(status);
         this.#listener.status(status);
       },
       done: (document) => this.#done(document),
@@ -54,12 +63,14 @@ export class OutputPanel {
       changed: this.#scheduleRender,
     });
     showConnection($("job-connection"), "connecting");
-    this.#terminal.fit();
+    this.#input.open(job, this.#pump);
     this.#pump.open();
-    this.#setDownloadLinks(jobId);
+    this.#setDownloadLinks(job.job_id);
   }
 
   close() {
+    this.#input.close();
+    this.#terminal.setDrawn(false);
     this.#pump?.close();
     this.#pump = null;
     this.#status = null;
@@ -103,6 +114,16 @@ export class OutputPanel {
     else this.#terminal.find("", 1);
   }
 
+  /** Type into the terminal of the job, if it has one. */
+  type() {
+    this.#input.start();
+  }
+
+  /** Show again what this person may do. */
+  refresh() {
+    this.#input.render();
+  }
+
   scrollToEnd() {
     this.#terminal.scrollToEnd();
     this.#scheduleRender();
@@ -140,6 +161,7 @@ export class OutputPanel {
 
   #done(document) {
     this.#ended = true;
+    this.#input.end();
     showConnection($("job-connection"), "ended");
     this.#listener.done(document);
     this.#scheduleRender();
@@ -151,6 +173,7 @@ export class OutputPanel {
   }
 
   #render() {
+    if (this.#pump?.drawsInPlace && this.#terminal.setDrawn(true)) this.#repaint();
     const { linesBelow } = this.#terminal;
     $("scroll-to-end").hidden = linesBelow <= 0;
     const action = this.#ended ? "scroll to the end" : "follow";

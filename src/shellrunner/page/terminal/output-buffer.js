@@ -4,6 +4,8 @@
 const MAX_CHARACTERS = 8_000_000;
 const MAX_CHUNKS = 100_000;
 const MAX_LINE = 1000; // characters: the terminal is never wider, so longer lines need not be measured
+// A carriage return that ends no line, or a sequence that moves the cursor or erases.
+const DRAWING = /\r(?![\r\n]|$)|\x1b\[[\d;]*[A-HJKf]/;
 const MIN_COMPACTION = 10_000; // chunks
 
 export class OutputBuffer {
@@ -11,6 +13,8 @@ export class OutputBuffer {
   start = 0;
   /** The length of the longest line in characters. */
   longestLine = 0;
+  /** Whether output draws over what is there, as progress bars do, so that it needs lines of the width that it expects. */
+  drawsInPlace = false;
   #chunks = [];
   #offset = 0; // the number of #chunks[0]; the chunks before `start` are dropped already, but not removed yet
   #characters = 0;
@@ -30,6 +34,7 @@ export class OutputBuffer {
     this.#chunks.push(chunk);
     this.#characters += lengthOf(chunk);
     if (chunk.text) this.#measureLines(chunk.text);
+    if (chunk.text) this.drawsInPlace ||= DRAWING.test(chunk.text);
     while (this.#characters > MAX_CHARACTERS || this.end - this.start > MAX_CHUNKS) this.#dropFirst();
   }
 

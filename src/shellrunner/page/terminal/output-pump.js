@@ -37,6 +37,8 @@ export class OutputPump {
   #inMidLine = false;
   #closed = false;
   #suspended = false;
+  #liveFrom = 0; // the number of the first chunk that is displayed for the first time
+  #onLive = null;
 
   /** `view` is {only, showTimes}; `listener` has status(document), done(document), connection(state), failed(status),
       and changed() for whatever else this object shows. */
@@ -47,7 +49,10 @@ export class OutputPump {
     this.#path = `/api/statuses/${jobId}`;
     this.#stream = new EventStream(`${this.#path}/events`, this.#path, {
       event: (name, document, id) => this.#event(name, document, id),
-      state: listener.connection,
+      state: (state) => {
+        if (state === "live") this.#onLive?.();
+        listener.connection(state);
+      },
       failed: (status) => this.#failed(status),
     });
     terminal.clear();
@@ -60,6 +65,10 @@ export class OutputPump {
 
   get longestLine() {
     return this.#buffer.longestLine;
+  }
+
+  get drawsInPlace() {
+    return this.#buffer.drawsInPlace;
   }
 
   /** Whether no output has been received yet. */
@@ -92,6 +101,16 @@ export class OutputPump {
     this.open({ silent: true });
   }
 
+  /** Follow the job as one who types into it under this name, or under none for null; return once the service knows. */
+  followAs(name) {
+    this.#stream.parameters = name === null ? {} : { writer: name };
+    this.#liveFrom = this.#buffer.end;
+    if (this.#closed || this.#suspended || this.#paused) return Promise.resolve(); // the next connection is made with it
+    const live = new Promise((resolve) => { this.#onLive = resolve; });
+    this.#stream.open(this.#stream.lastId, { silent: true });
+    return live;
+  }
+
   close() {
     this.#closed = true;
     this.#stream.close();
@@ -101,6 +120,7 @@ export class OutputPump {
   setView(view) {
     this.#painter = new AnsiPainter(view);
     this.#terminal.clear();
+    this.#liveFrom = this.#buffer.end;
     this.#rewind();
     this.#pump();
   }
@@ -172,6 +192,7 @@ export class OutputPump {
 
   #writeBatch() {
     if (this.#nextChunk < this.#buffer.start) this.#rewind();
+    const isReplay = this.#nextChunk - (this.#painted ? 1 : 0) < this.#liveFrom;
     while (this.#painted.length < this.#batchSize && this.#nextChunk < this.#buffer.end) {
       this.#painted += this.#paint(this.#buffer.at(this.#nextChunk++));
     }
@@ -186,7 +207,7 @@ export class OutputPump {
         this.#writing = false;
         if (!this.#closed) this.#pump();
       });
-    });
+    }, isReplay);
   }
 
   #adaptBatchSize(writeTime) {

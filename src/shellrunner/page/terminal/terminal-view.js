@@ -1,5 +1,5 @@
 /* The terminal that displays output: xterm.js with its addons, fitted to its container, with search, scrolling and
-   copying. It must not know about jobs or the network. */
+   copying, and keys for who types. It must not know about jobs or the network. */
 
 import { installCspStyles } from "./csp-styles.js";
 import { guardTerminal } from "./terminal-guard.js";
@@ -10,16 +10,18 @@ import { Terminal } from "../vendor/xterm.mjs";
 
 const MAX_CELLS = 4_000_000; // of scrollback; a cell takes 12 bytes
 const MAX_COLUMNS = 1000; // of an unwrapped line
+const MIN_DRAWN_COLUMNS = 80; // what programs that draw over their lines expect, if nothing says how wide a terminal is
+const LABEL = "Output of the command";
 const THEMES = {
   light: {
-    background: "#ffffff", foreground: "#1c2127", cursor: "#ffffff", selectionBackground: "#b6d4fe",
+    background: "#ffffff", foreground: "#1c2127", cursor: "#1c2127", selectionBackground: "#b6d4fe",
     black: "#1c2127", red: "#b42028", green: "#1a7036", yellow: "#7d5a00", blue: "#1759c4", magenta: "#8136a8",
     cyan: "#0b6a77", white: "#6b7480", brightBlack: "#5f6974", brightRed: "#c93038", brightGreen: "#1a7f45",
     brightYellow: "#8f6700", brightBlue: "#1f6feb", brightMagenta: "#9645c0", brightCyan: "#107c8c", brightWhite: "#3a424c",
     overviewRulerBorder: "#00000000", scrollbarSliderBackground: "#00000026", scrollbarSliderHoverBackground: "#00000040", scrollbarSliderActiveBackground: "#00000055",
   },
   dark: {
-    background: "#0d1014", foreground: "#dde3ea", cursor: "#0d1014", selectionBackground: "#29507f",
+    background: "#0d1014", foreground: "#dde3ea", cursor: "#dde3ea", selectionBackground: "#29507f",
     black: "#39424d", red: "#ff7b78", green: "#5dc780", yellow: "#dfb44f", blue: "#6aa9ff", magenta: "#cf94f2",
     cyan: "#56c7d6", white: "#c3ccd6", brightBlack: "#8a95a3", brightRed: "#ff9b96", brightGreen: "#83dca0",
     brightYellow: "#f0cd7a", brightBlue: "#94c2ff", brightMagenta: "#e0b4fa", brightCyan: "#85dce8", brightWhite: "#ffffff",
@@ -39,9 +41,14 @@ export class TerminalView {
   #wrapped = true;
   #longestLine = 80;
   #theme = "light";
+  #size = null; // of the terminal on which the output was written, if it was one
+  #isDrawn = false;
+  #isReplay = false;
+  #typing = null; // while keys are typed: what is called with them
 
-  /** `onRender()` is called after each change of what is displayed, `onSearch(index, count)` when the matches change. */
-  constructor(container, onRender, onSearch) {
+  /** `listener` has rendered() for each change of what is displayed, matched(index, count) for a change of the matches,
+      resized() for another size of the container, and stopped() for the key that ends typing. */
+  constructor(container, listener) {
     installCspStyles();
     this.#container = container;
     this.#terminal = new Terminal({
@@ -50,20 +57,25 @@ export class TerminalView {
       minimumContrastRatio: 4.5, scrollback: MAX_CELLS / 200, theme: THEMES.light,
       overviewRuler: { width: 10 },
     });
-    guardTerminal(this.#terminal.parser);
+    guardTerminal(this.#terminal.parser, () => this.#isReplay);
     for (const addon of [this.#fit, this.#search, new Unicode11Addon()]) this.#terminal.loadAddon(addon);
     this.#terminal.unicode.activeVersion = "11";
     this.#terminal.open(container);
-    this.#terminal.textarea.setAttribute("aria-label", "Output of the command");
-    this.#terminal.attachCustomKeyEventHandler((event) => this.#scrollByKey(event));
-    this.#terminal.onRender(onRender);
-    this.#search.onDidChangeResults(({ resultIndex, resultCount }) => onSearch(resultIndex, resultCount));
-    new ResizeObserver(() => this.fit()).observe(container);
+    this.#terminal.textarea.setAttribute("aria-label", LABEL);
+    this.#terminal.attachCustomKeyEventHandler((event) => (this.#typing ? this.#typeKey(event, listener.stopped) : this.#scrollByKey(event)));
+    this.#terminal.onData((text) => this.#typing?.(text));
+    this.#terminal.onRender(listener.rendered);
+    this.#search.onDidChangeResults(({ resultIndex, resultCount }) => listener.matched(resultIndex, resultCount));
+    new ResizeObserver(() => {
+      this.fit();
+      listener.resized();
+    }).observe(container);
     container.addEventListener("scroll", () => this.#keepScrollbarInView());
   }
 
-  /** Write text; `onParsed` is called when xterm.js has processed it. */
-  write(text, onParsed) {
+  /** Write text; `onParsed` is called when xterm.js has processed it. What a replay asks the terminal is not answered. */
+  write(text, onParsed, isReplay) {
+    this.#isReplay = isReplay;
     this.#terminal.write(text, onParsed);
   }
 
@@ -73,21 +85,62 @@ export class TerminalView {
     this.#terminal.write("\x1bc"); // RIS, which takes effect after all that was written before
   }
 
-  /** Resize the terminal to its container. */
-  fit() {
+  /** The rows and columns that the container has room for, or null if it is not displayed. */
+  get room() {
     const size = this.#fit.proposeDimensions();
-    if (!size || Number.isNaN(size.cols) || !this.#container.offsetParent) return;
-    const columns = this.#wrapped ? size.cols : Math.max(size.cols, this.#longestLine);
+    if (!size || Number.isNaN(size.cols) || !this.#container.offsetParent) return null;
+    return { rows: size.rows, columns: size.cols };
+  }
+
+  /** Resize the terminal: to the size of the terminal on which the output was written, or to its container. */
+  fit() {
+    const room = this.room;
+    if (!room) return;
+    const { rows, columns } = this.#size ?? { rows: room.rows, columns: Math.max(room.columns, this.#minColumns) };
     this.#terminal.options.scrollback = Math.floor(MAX_CELLS / Math.max(columns, 100));
+    this.#container.classList.toggle("wide", columns > room.columns);
+    this.#container.classList.toggle("tall", rows > room.rows);
+    this.#container.classList.toggle("sized", this.#size !== null);
     this.#keepScrollbarInView();
-    if (columns !== this.#terminal.cols || size.rows !== this.#terminal.rows) this.#terminal.resize(columns, size.rows);
+    if (columns !== this.#terminal.cols || rows !== this.#terminal.rows) this.#terminal.resize(columns, rows);
+  }
+
+  get #minColumns() {
+    if (!this.#wrapped) return this.#longestLine;
+    return this.#isDrawn ? MIN_DRAWN_COLUMNS : 0;
+  }
+
+  /** Set the size of the terminal on which the output was written, or null if it was none. The kernel ends the lines of
+      such output with CR LF; where a program has switched that off, LF alone moves straight down. */
+  setSize(size) {
+    this.#size = size;
+    this.#terminal.options.convertEol = size === null;
+    this.fit();
+  }
+
+  /** Set whether the output draws over its own lines, which then must not be narrower than it expects. Returns whether
+      the width of the terminal has changed. */
+  setDrawn(isDrawn) {
+    if (isDrawn === this.#isDrawn) return false;
+    const before = this.#terminal.cols;
+    this.#isDrawn = isDrawn;
+    this.fit();
+    return this.#terminal.cols !== before;
+  }
+
+  /** Call `onKeys(text)` for what is typed from now on; for null, keys scroll again. */
+  setTyping(onKeys) {
+    this.#typing = onKeys;
+    this.#terminal.options.disableStdin = onKeys === null;
+    this.#container.classList.toggle("typing", onKeys !== null);
+    this.#terminal.textarea.setAttribute("aria-label", onKeys ? "Terminal of the command: Ctrl+\\ stops typing" : LABEL);
+    if (onKeys) this.focus();
   }
 
   /** Wrap long lines, or make the terminal as wide as the longest, which has `longestLine` characters. */
   setWrap(wrapped, longestLine = 0) {
     this.#wrapped = wrapped;
     this.#longestLine = Math.min(MAX_COLUMNS, longestLine);
-    this.#container.classList.toggle("unwrapped", !wrapped);
     this.fit();
   }
 
@@ -131,10 +184,19 @@ export class TerminalView {
     this.#terminal.focus();
   }
 
-  /** In an unwrapped terminal the vertical scrollbar would be at the end of the longest line. */
+  /** In a terminal that is wider than its container the vertical scrollbar would be at the end of the longest line. */
   #keepScrollbarInView() {
     const { scrollLeft, clientWidth } = this.#container;
     this.#container.style.setProperty("--scrollbar-left", `${scrollLeft + clientWidth - 12}px`);
+  }
+
+  /** Let xterm.js handle all keys but the one that ends typing. */
+  #typeKey(event, stop) {
+    const isStop = event.ctrlKey && !event.altKey && !event.metaKey && (event.key === "\\" || event.key === "\x1c");
+    if (!isStop) return true;
+    event.preventDefault();
+    if (event.type === "keydown") stop();
+    return false;
   }
 
   /** Scroll by key. All other keys are left to the page and the browser, so that Tab leaves the terminal. */

@@ -1,4 +1,4 @@
-/* Keyboard shortcuts of the whole page: single keys, while no text field has the focus. */
+/* Keyboard shortcuts of the whole page: single keys, while no text field has the focus, and nothing is typed into a job. */
 
 const actions = new Map();
 
@@ -8,13 +8,14 @@ export function onKey(key, action) {
 }
 
 function isTextField(element) {
-  // xterm.js has a textarea of its own, which takes no input here.
+  // xterm.js has a textarea of its own, which takes no input unless it is typed into.
   return element.matches("input, textarea:not(.xterm-helper-textarea), select") || element.isContentEditable;
 }
 
 addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   if (document.querySelector("dialog[open]")) return;
+  if (event.target.closest(".typing")) return;
   if (isTextField(event.target)) {
     if (event.key === "Escape") event.target.blur();
     return;
