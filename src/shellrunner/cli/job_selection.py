@@ -16,18 +16,25 @@ from shellrunner.errors import ShellrunnerError
 LAST: Final = 0  # stands for the id of the last job
 NOT_DONE: Final = "waiting,queued,running"
 
+_PAGE: Final = 1000
+_MAX_SEARCHED: Final = 10 * _PAGE  # of the latest jobs, those among which the last one of the client's own is sought
+
 
 class RangeMember(int):
     """An id from a range: such a job need not exist."""
 
 
 class JobSelection(NamedTuple):
-    """The ids that were given, or the filters; `states` are those of jobs that the verb can be about."""
+    """The ids that were given, or the filters; `states` are those of jobs that the verb can be about.
+
+    The last job is that of anybody, or with `is_own` that which the client itself submitted.
+    """
 
     ids: Sequence[int]
     filters: Filters = ()
     is_all: bool = False
     states: str | None = None
+    is_own: bool = False
 
     @property
     def is_bulk(self) -> bool:
@@ -60,8 +67,11 @@ class JobSelection(NamedTuple):
         if self.is_bulk:
             return [job["job_id"] async for job in client.jobs(**self.query, sort="created", fields="job_id")]
         if not self.ids:
-            return [await last_job(client, self.states)]
-        return [await last_job(client, self.states) if each == LAST else each for each in self.ids]
+            return [await self._last(client)]
+        return [await self._last(client) if each == LAST else each for each in self.ids]
+
+    async def _last(self, client: Client) -> int:
+        return await (last_own_job if self.is_own else last_job)(client, self.states)
 
 
 async def last_job(client: Client, states: str | None = None) -> int:
@@ -70,9 +80,33 @@ async def last_job(client: Client, states: str | None = None) -> int:
     Raises:
         ShellrunnerError: there is none.
     """
-    filters = {"state": states} if states else {}
-    page = await client.jobs_page(limit=1, fields="job_id", **filters)
+    page = await client.jobs_page(limit=1, fields="job_id", **_in_states(states))
     if not page["jobs"]:
-        which = f" that is {' or '.join(states.split(','))}" if states else ""
-        raise ShellrunnerError(f"there is no job{which}")
+        raise ShellrunnerError(f"there is no job{_that_is(states)}")
     return page["jobs"][0]["job_id"]
+
+
+async def last_own_job(client: Client, states: str | None = None) -> int:
+    """Return the id of the last job in one of the states that was submitted with the identity of this client.
+
+    Raises:
+        ShellrunnerError: there is none, or none that recent.
+    """
+    identity = (await client.index())["identity"]
+    searched = 0
+    async for job in client.jobs(limit=_PAGE, fields="job_id,submitter", **_in_states(states)):
+        if job["submitter"] == identity:
+            return job["job_id"]
+        searched += 1
+        if searched == _MAX_SEARCHED:
+            break
+    others = ": name a job of others by its id" if searched else ""
+    raise ShellrunnerError(f"there is no job of {identity}{_that_is(states)}{others}")
+
+
+def _in_states(states: str | None) -> dict[str, str]:
+    return {"state": states} if states else {}
+
+
+def _that_is(states: str | None) -> str:
+    return f" that is {' or '.join(states.split(','))}" if states else ""

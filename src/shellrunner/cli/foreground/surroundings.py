@@ -79,8 +79,16 @@ def keys_of(here: Surroundings) -> dict[str, Any]:
 
 async def is_here(client: Client) -> bool:
     """Return whether the service runs on this machine and sees the same files."""
+    return await identity_here(client) is not None
+
+
+async def identity_here(client: Client) -> str | None:
+    """Return as whom the service knows the client, or None if it is on another machine; see `is_here`."""
     digest = machine_digest()
-    return digest is not None and (await client.index()).get("machine") == digest
+    if digest is None:
+        return None
+    index = await client.index()
+    return index["identity"] if index.get("machine") == digest else None
 
 
 def collect(cwd: str | None = None) -> Surroundings:

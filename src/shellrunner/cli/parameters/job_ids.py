@@ -74,16 +74,17 @@ def _argument(*, required: bool) -> Callable[[Verb], Verb]:
     return click.argument("ids", metavar=metavar, type=JOB_IDS, nargs=-1, required=required)
 
 
-def selected_jobs(*, states: str | None = None, bulk: str = "") -> Callable[[Verb], Verb]:
+def selected_jobs(*, states: str | None = None, bulk: str = "", is_own: bool = False) -> Callable[[Verb], Verb]:
     """Give a verb the argument `jobs`, a `JobSelection`: ids and ranges, or the last job in one of the `states`.
 
-    With `bulk`, what the verb does to jobs, it has `--filter` and `--all` too.
+    With `is_own`, for verbs that do something to a job, the last job is that which the client submitted. With `bulk`,
+    what the verb does to jobs, it has `--filter` and `--all` too.
     """
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def call(ids: tuple[list[int], ...], filters: Filters = (), *, is_all: bool = False, **options: Any) -> Any:
-            jobs = JobSelection(_flat(ids), filters, is_all=is_all, states=states)
+            jobs = JobSelection(_flat(ids), filters, is_all=is_all, states=states, is_own=is_own)
             jobs.check()
             return verb(jobs=jobs, **options)
 

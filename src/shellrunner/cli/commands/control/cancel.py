@@ -15,14 +15,14 @@ from shellrunner.client import Client
 
 
 @click.command()
-@selected_jobs(states=NOT_DONE, bulk="Cancel")
+@selected_jobs(states=NOT_DONE, bulk="Cancel", is_own=True)
 @click.option("-y", "--yes", is_flag=True, help="Cancel those of --filter or --all without confirmation.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
 def cancel(jobs: JobSelection, yes: bool, quiet: bool, server: str | None) -> NoReturn:
     """Request that jobs end: SIGTERM, then SIGKILL after a grace period.
 
-    Without ID it is the last job that is not done. Returns without waiting for their end; see `wait`.
+    Without ID it is the last of your own jobs that is not done. Returns without waiting for their end; see `wait`.
     """
     console = Console(quiet=quiet)
     action = partial(_cancel_many, jobs, console, yes=yes) if jobs.is_bulk else partial(_cancel, jobs, console)

@@ -18,7 +18,7 @@ _EDITABLE: Final = ("name", "queue", "priority", "labels", "after", "start_at", 
 
 
 @click.command()
-@selected_jobs(states="waiting,queued", bulk="Change")
+@selected_jobs(states="waiting,queued", bulk="Change", is_own=True)
 @scheduling_options
 @click.option("--unlabel", metavar="KEY", multiple=True, help="Remove a label. Repeatable.")
 @click.option(
@@ -36,7 +36,7 @@ def edit(
 ) -> NoReturn:  # fmt: skip
     """Change jobs that have not started: by options, or without any in $VISUAL or $EDITOR.
 
-    Without ID it is the last job that has not started.
+    Without ID it is the last of your own jobs that has not started.
     """
     changes = job_request.spec_of(options)
     if unlabel:

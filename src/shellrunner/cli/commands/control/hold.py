@@ -13,13 +13,14 @@ from shellrunner.client import Client
 
 
 @click.command()
-@selected_jobs(states="waiting,queued", bulk="Hold")
+@selected_jobs(states="waiting,queued", bulk="Hold", is_own=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
 def hold(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
     """Keep jobs from starting until `release`.
 
-    Without ID it is the last job that has not started. Jobs may be held from the beginning: `submit --hold`.
+    Without ID it is the last of your own jobs that has not started. Jobs may be held from the beginning:
+    `submit --hold`.
     """
     console = Console(quiet=quiet)
     api_calls.run_with_client(server, partial(_hold, jobs, console), console)

@@ -13,14 +13,14 @@ from shellrunner.client import Client
 
 
 @click.command()
-@selected_jobs(states="running", bulk="Pause")
+@selected_jobs(states="running", bulk="Pause", is_own=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
 def pause(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
     """Stop running commands with all of their processes, until `resume`.
 
-    Without ID it is the last job that is running. Timeouts count on, and `cancel` works as ever. To keep jobs from
-    starting, use `hold` or `queues pause`.
+    Without ID it is the last of your own jobs that is running. Timeouts count on, and `cancel` works as ever.
+    To keep jobs from starting, use `hold` or `queues pause`.
     """
     console = Console(quiet=quiet)
     api_calls.run_with_client(server, partial(_pause, jobs, console), console)

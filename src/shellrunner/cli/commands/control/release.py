@@ -13,13 +13,13 @@ from shellrunner.client import Client
 
 
 @click.command()
-@selected_jobs(states="waiting", bulk="Release")
+@selected_jobs(states="waiting", bulk="Release", is_own=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
 def release(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
     """Let held jobs start.
 
-    Without ID it is the last job that is waiting.
+    Without ID it is the last of your own jobs that is waiting.
     """
     console = Console(quiet=quiet)
     api_calls.run_with_client(server, partial(_release, jobs, console), console)

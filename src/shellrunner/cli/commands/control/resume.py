@@ -13,13 +13,13 @@ from shellrunner.client import Client
 
 
 @click.command()
-@selected_jobs(states="running", bulk="Resume")
+@selected_jobs(states="running", bulk="Resume", is_own=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @api_calls.server_option
 def resume(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
     """Have paused commands go on.
 
-    Without ID it is the last job that is running.
+    Without ID it is the last of your own jobs that is running.
     """
     console = Console(quiet=quiet)
     api_calls.run_with_client(server, partial(_resume, jobs, console), console)

@@ -17,7 +17,7 @@ _MAX_WRITE: Final = 1 << 20  # bytes of one request
 
 @click.command()
 @click.argument("text")
-@selected_jobs(states="running")
+@selected_jobs(states="running", is_own=True)
 @click.option("-n", "--no-newline", is_flag=True, help="Do not add a line end to TEXT.")
 @click.option("--end", is_flag=True, help="End the input after TEXT.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -25,8 +25,8 @@ _MAX_WRITE: Final = 1 << 20  # bytes of one request
 def send(*, text: str, jobs: JobSelection, no_newline: bool, end: bool, quiet: bool, server: str | None) -> NoReturn:
     """Write the line TEXT, or with - this process's own input, to the standard input of running commands.
 
-    Without ID it is the last job that is running. The jobs must have been submitted with an input that is open: in a
-    terminal, or with `--stdin -`.
+    Without ID it is the last of your own jobs that is running. The jobs must have been submitted with an input
+    that is open: in a terminal, or with `--stdin -`.
     """
     console = Console(quiet=quiet)
     line = b"" if end and not text else text.encode(errors="surrogateescape") + (b"" if no_newline else b"\n")

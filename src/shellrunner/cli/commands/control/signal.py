@@ -27,7 +27,7 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
 @click.command()
 @click.argument("signal", metavar="SIGNAL", callback=_name)
-@selected_jobs(states="running")
+@selected_jobs(states="running", is_own=True)
 @click.option(
     "--tree", is_flag=True, help="Send it to every process group of the job, not only to the command's own."
 )
@@ -36,7 +36,8 @@ def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 def signal(signal: str, jobs: JobSelection, tree: bool, quiet: bool, server: str | None) -> NoReturn:
     """Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.
 
-    Without ID it is the last job that is running. To end a job and everything that it started, use `cancel`.
+    Without ID it is the last of your own jobs that is running. To end a job and everything that it started, use
+    `cancel`.
     """
     console = Console(quiet=quiet)
     api_calls.run_with_client(server, partial(_send, signal, jobs, console, to="tree" if tree else "group"), console)

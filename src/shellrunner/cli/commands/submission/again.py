@@ -46,7 +46,7 @@ class _How(NamedTuple):
 
 
 @click.command(cls=JobCommand)
-@selected_jobs(states=_DONE, bulk="Submit again")
+@selected_jobs(states=_DONE, bulk="Submit again", is_own=True)
 @click.option("--failed", is_flag=True, help="Submit again all jobs that failed, or those of them that match.")
 @click.option("--edit", is_flag=True, help="Change each job in $VISUAL or $EDITOR first.")
 @click.option("--command", metavar="LINE", help="Run this line for the shell instead.")
@@ -61,9 +61,10 @@ def again(
 ) -> NoReturn:  # fmt: skip
     """Submit earlier jobs again, and print the ids of the new ones.
 
-    Without ID it is the last job that is done. Options replace what the job had. The service does not keep values of
-    environment variables and input: on the same machine variables have their values here, otherwise `-e` and
-    `--stdin` have to give them again.
+    Without ID it is the last of your own jobs that is done. Options replace what the job had. The service does
+    not keep values of environment variables and input. In a job that you submitted on this machine, variables have
+    their values here; in all others, `-e` has to give them, as `--stdin` the input: nothing of your environment goes
+    into the job of somebody else unless you name it.
     """
     console = Console()
     with stdin_source.open_stdin(stdin, stream_at_once=False) as source:
@@ -84,12 +85,12 @@ async def _again(jobs: JobSelection, how: _How, console: Console, client: Client
         otherwise = f"use --yes to submit {count}"
         if not await confirm(f"Submit {count} again", console, refusal="nothing was submitted", otherwise=otherwise):
             return exit_codes.FAILED
-    is_here = not how.clean and await surroundings.is_here(client)
+    owner = None if how.clean else await surroundings.identity_here(client)
     changes = {**how.changes, **await job_request.resolved_after(client, how.changes)}
 
     async def submit_again(job_id: int) -> int:
         key = f"{how.key}-{job_id}" if how.key and len(ids) > 1 else how.key
-        patch = await _patch(client, job_id, changes, how, is_here=is_here)
+        patch = await _patch(client, job_id, changes, how, owner)
         with job_request.errors_name_flags():
             job = await client.again(job_id, patch, key=key)
         if how.output:
@@ -103,13 +104,18 @@ async def _again(jobs: JobSelection, how: _How, console: Console, client: Client
 
 
 async def _patch(
-    client: Client, job_id: int, changes: Mapping[str, Any], how: _How, *, is_here: bool
+    client: Client, job_id: int, changes: Mapping[str, Any], how: _How, owner: str | None
 ) -> Mapping[str, Any]:
+    """Return what the new job has differently: in a job that the `owner` submitted, variables have their values here.
+
+    The submitter chose which variables a job has. Filled in to the job of somebody else, they would hand over secrets
+    of this environment to its command.
+    """
     job: Any = await client.job(job_id)
     patch = dict(changes)
     if how.clean:
-        patch = {"env": None, "stdin": None} | patch
-    elif is_here:
+        patch = {"stdin": None, **patch, "env": {**dict.fromkeys(job["env"]), **patch.get("env", {})}}
+    elif owner is not None and job["submitter"] == owner:
         here = {name: os.environ[name] for name in job["env"] if name in os.environ}
         if "PWD" in job["env"] and job["cwd"]:
             here["PWD"] = patch.get("cwd") or job["cwd"]

@@ -28,7 +28,7 @@ class NotAttachable(ShellrunnerError):
 
 
 @click.command(cls=JobCommand)
-@selected_jobs(states="running")
+@selected_jobs(states="running", is_own=True)
 @click.option("--take", is_flag=True, help="Type into the job although another terminal does, which then watches.")
 @click.option("-r", "--read-only", is_flag=True, help="Only watch: nothing is typed, and its size stays.")
 @detach_option
@@ -36,10 +36,10 @@ class NotAttachable(ShellrunnerError):
 def attach(*, jobs: JobSelection, take: bool, read_only: bool, detach_key: DetachKey, server: str | None) -> NoReturn:
     """Attach this terminal to a job that runs on one: show its screen, and type into it.
 
-    Without ID it is the last job that runs. Ctrl-\\ detaches, and leaves the job running. Any number of terminals may
-    be attached to a job; one of them types, and the job's terminal has its size. The screen is drawn again: the end
-    of the output is shown, and programs that draw the whole screen are asked to. The exit codes are those of `run`,
-    and 0 after detaching.
+    Without ID it is the last of your own jobs that runs. Ctrl-\\ detaches, and leaves the job running. Any number of
+    terminals may be attached to a job; one of them types, and the job's terminal has its size. The screen is drawn
+    again: the end of the output is shown, and programs that draw the whole screen are asked to. The exit codes are
+    those of `run`, and 0 after detaching.
     """
     if take and read_only:
         raise click.UsageError("--take cannot be combined with --read-only")
