@@ -209,6 +209,30 @@ async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str
     assert check.is_valid(job) == (answer.status == 202), answer.body
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {},
+        {"command": "a"},
+        {"argv": ["a"]},
+        {"argv": None, "command": "a"},
+        {"argv": ["a"], "command": None},
+        {"env": {"A": "b"}, "labels": {"a": None}},
+        {"argv": ["a"], "command": "a"},
+        {"command": ""},
+        {"env": {"A": 5}},
+        {"more": 1},
+    ],
+    ids=lambda patch: json.dumps(patch)[:60],
+)
+async def test_the_schema_of_a_repetition_and_the_service_agree(site: Site, patch: dict[str, Any]) -> None:
+    """The schema rejects exactly what the service rejects for any earlier job."""
+    job = (await site.ask("POST", "/api/jobs", json={"command": "true"})).json["job_id"]
+    answer = await site.ask("POST", f"/api/jobs/{job}/again", json=patch)
+    check = validator({"$ref": "#/components/schemas/AgainRequest"})
+    assert check.is_valid(patch) == (answer.status == 202), answer.body
+
+
 async def test_it_is_served_with_a_version(site: Site) -> None:
     """The index links to the document, and its ETag stays the same."""
     link = (await site.get("/api")).json["openapi"]

@@ -103,10 +103,10 @@ class Job(TypedDict):
     """A job as it was submitted, without secrets."""
 
     job_id: Id
-    name: str | None
     command: str
     """The line for the shell, or `argv` quoted as a shell line."""
     created: Instant
+    name: str | None
     state: StateName
     done: bool
     status: Link
@@ -148,9 +148,9 @@ class Status(TypedDict):
 
     status_id: Id
     job_id: Id
-    name: str | None
     done: bool
     state: StateName
+    name: str | None
     pending: Pending | None
     """Why it does not run yet; null once it runs. It does not make an event of its own."""
     cancelling: bool
@@ -230,9 +230,9 @@ class Result(TypedDict):
 
     result_id: Id
     job_id: Id
-    name: str | None
     command: str
     created: Instant
+    name: str | None
     started: Instant | None
     """When the command was started; null if nothing was started, or if that is not known."""
     completed: Instant

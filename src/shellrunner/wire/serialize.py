@@ -63,9 +63,9 @@ def job(job: Job) -> documents.Job:
     spec = job.spec
     return {
         "job_id": job.id,
-        "name": spec.name,
         "command": spec.command_line,
         "created": format_rfc3339(job.created),
+        "name": spec.name,
         "state": job.state.value,
         "done": job.done,
         "status": status_path(job.id),
@@ -109,9 +109,9 @@ def status(job: Job | JobStatus, command: CommandState = _UNKNOWN, queued: Block
     return {
         "status_id": job.id,
         "job_id": job.id,
-        "name": job.name,
         "done": job.done,
         "state": job.state.value,
+        "name": job.name,
         "pending": {"reason": pending.reason.value, "detail": pending.detail} if pending else None,
         "cancelling": isinstance(phase, Running) and phase.cancelling,
         "paused": command.paused,
@@ -134,9 +134,9 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
     return {
         "result_id": job.id,
         "job_id": job.id,
-        "name": job.name,
         "command": job.spec.command_line,
         "created": format_rfc3339(job.created),
+        "name": job.name,
         "started": _instant(end.started),
         "completed": format_rfc3339(end.completed),
         "duration": end.duration,

@@ -56,6 +56,10 @@ def body(cls: type, settings: Settings) -> dict[str, Schema]:
         for property_schema in found[name]["properties"].values():
             property_schema.pop("default", None)
     if cls is AgainRequest:
+        found[name]["not"] = {
+            "required": ["command", "argv"],
+            "properties": {key: {"not": {"type": "null"}} for key in ("command", "argv")},
+        }
         _allow_removal(found[name]["properties"]["env"])
         _allow_removal(found[name]["properties"]["labels"])
     return found
