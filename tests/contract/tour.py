@@ -211,12 +211,31 @@ async def _running(ask: Any) -> None:
     assert (await ask("POST", signal, {"signal": "SIGHUP"})).status == 202
     await _over(ask, job)
     assert (await ask("POST", signal, {"signal": "SIGHUP"})).status == 409
+    await _paused(ask)
     job = await _submit(ask, command="sleep 100", labels={"tour": "cancel"})
     assert (await ask("POST", "/api/jobs/cancel?label=tour:cancel")).status == 400
     assert (await ask("POST", "/api/jobs/cancel?label=tour:cancel&confirm=true")).status == 200
     assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 202
     await _over(ask, job)
     assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 409
+
+
+async def _paused(ask: Any) -> None:
+    """Look at a job on a terminal, change its size, stop it and have it go on."""
+    path = "/api/jobs/" + str(job := await _submit(ask, command="while :; do sleep 0.05; done", tty=True))
+    while (await ask("GET", f"/api/statuses/{job}")).json["pid"] is None:
+        pass
+    assert (await ask("GET", f"/api/statuses/{job}/usage")).json["processes"] > 0
+    assert (await ask("GET", "/api/statuses/usage")).json["usages"][0]["job_id"] == job
+    assert (await ask("POST", f"{path}/tty", {"rows": 40, "columns": 120})).status == 202
+    assert (await ask("POST", f"{path}/tty", {"rows": 40})).status == 422
+    for verb in ("pause", "resume", "cancel"):
+        assert (await ask("POST", f"{path}/{verb}")).status == 202
+    await _over(ask, job)
+    for verb in ("pause", "resume"):
+        assert (await ask("POST", f"{path}/{verb}")).status == 409
+    assert (await ask("POST", f"{path}/tty", {"rows": 40, "columns": 120})).status == 409
+    assert (await ask("GET", f"/api/statuses/{job}/usage")).status == 409
 
 
 async def _queues(ask: Any) -> None:
