@@ -228,6 +228,12 @@ async def test_with_the_scope(guarded: Target, row: Route) -> None:
         if row.path == "/api/queues/pause":
             await guarded.ask(looking("/api/queues/resume", *guarded.own, verb="POST"))
 
+    async def ended() -> bool:
+        reply = await guarded.ask(looking("/api/jobs?state=queued,running&fields=command", *guarded.own))
+        return b"true;" not in reply.body
+
+    await until(ended, what="the job that was allowed has ended: the next test looks for changes")
+
 
 # Sessions
 

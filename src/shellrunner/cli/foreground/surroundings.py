@@ -83,7 +83,7 @@ async def is_here(client: Client) -> bool:
 
 
 async def identity_here(client: Client) -> str | None:
-    """Return as whom the service knows the client, or None if it is on another machine; see `is_here`."""
+    """Return the identity that the service gives this client, or None if it is on another machine; see `is_here`."""
     digest = machine_digest()
     if digest is None:
         return None
