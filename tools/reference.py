@@ -206,8 +206,8 @@ def _resolve(found: Schema) -> Schema:
 
 def _type(schema: Schema) -> str:  # noqa: PLR0911  one line for each kind of schema
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2].removesuffix(".Fields")
-        return f"[{name}](documents.md#{name.lower().replace('.', '')})"
+        name = schema["$ref"].rpartition("/")[2].removeprefix("Partial")
+        return f"[{name}](documents.md#{name.lower()})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -233,7 +233,10 @@ def documents() -> str:
     """Describe the keys of every JSON document."""
     parts = ["# Documents", "The JSON documents of the API, by name. Keys that are not listed do not exist."]
     for name, schema in sorted(document()["components"]["schemas"].items()):
-        if name.endswith(".Fields") or "properties" not in schema:
+        if "enum" in schema:
+            values = ", ".join(f"`{value}`" for value in schema["enum"])
+            parts += [f"## {name}", schema.get("description", ""), f"One of {values}."]
+        if name.startswith("Partial") or "properties" not in schema:
             continue
         required = set(schema.get("required", ()))
         rows = (

@@ -131,8 +131,11 @@ def validate(document: Any, schema: Any, value: Any, what: Any) -> None:
             validate(document, event["properties"]["data"]["contentSchema"], json.loads(value["data"]), what)
 
 
-def test_every_problem_is_what_it_says(exchanges: Any) -> None:
-    """Every error is a problem with the status of the response and a type of the API."""
+def test_every_problem_is_what_it_says(exchanges: Any, document: Any) -> None:
+    """Every error is a problem with the status of the response, and of a type that is described for it."""
+    for each in routed(exchanges):
+        if each.status >= 400 and each.verb != "HEAD":
+            assert each.json["type"] in described(document, each)["x-problem-types"], str(each)
     for each in exchanges:
         if each.status >= 400 and each.verb != "HEAD":
             assert each.media_type == "application/problem+json", str(each)

@@ -1,6 +1,7 @@
 """The OpenAPI document, compared with the router and the models."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_every_problem_is_described_and_some_route_has_it() -> None:
     assert nobodys == {"method-not-allowed"}  # of a method that is no operation
 
 
+def test_generators_find_one_type_for_each_name() -> None:
+    """No default is null or makes a key required, no name needs quotes, and all problems have one schema."""
+    components = DOCUMENT["components"]
+    assert [each for each in schemas(DOCUMENT) if "default" in each and each["default"] is None] == []
+    assert [each for each in schemas(components["schemas"]) if "default" in each] == []
+    assert [name for name in components["schemas"] if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
+    assert [name for name, schema in components["schemas"].items() if isinstance(schema.get("title"), str)] == []
+    problems = [response["content"]["application/problem+json"] for response in components["responses"].values()]
+    assert problems
+    assert {each["schema"]["$ref"] for each in problems} == {"#/components/schemas/Problem"}
+
+
 def test_no_error_is_left_without_a_problem() -> None:
     """Every error that reaches clients has its code in the table of problems."""
     local = {"internal", "state-locked", "config"}
@@ -133,7 +146,7 @@ def test_no_error_is_left_without_a_problem() -> None:
 def test_what_a_client_sends_is_limited() -> None:
     """Strings, lists and integers in bodies have limits in the document, as have lists and integers in queries."""
     asked = [each["schema"] for about in OPERATIONS.values() for each in about["parameters"]]
-    bodies = [about for name, about in DOCUMENT["components"]["schemas"].items() if name.partition(".")[0] in BODIES]
+    bodies = [about for name, about in DOCUMENT["components"]["schemas"].items() if name.startswith((*BODIES,))]
     assert len(bodies) >= len(BODIES)
     unlimited = [
         each for root in asked for each in schemas(root) if each.get("type") != "string" and not limited(each)
@@ -256,5 +269,5 @@ async def test_config_is_in_it() -> None:
     assert "enum" not in shapes["JobSpec"]["properties"]["queue"]["anyOf"][0], "they may be made at run time"
     assert shapes["JobSpec"]["properties"]["profile"]["anyOf"][0]["enum"] == ["untrusted"]
     assert DOCUMENT["components"]["schemas"]["JobSpec"]["properties"]["profile"]["type"] == "null"
-    assert shapes["JobSpec.Limits"]["properties"]["memory_bytes"]["anyOf"][0]["maximum"] == 1 << 20
-    assert "url" in shapes["JobSpec.Notify"]["properties"]
+    assert shapes["JobSpecLimits"]["properties"]["memory_bytes"]["anyOf"][0]["maximum"] == 1 << 20
+    assert "url" in shapes["JobSpecNotify"]["properties"]

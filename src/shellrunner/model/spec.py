@@ -156,7 +156,8 @@ _Line = Annotated[Argument, StringConstraints(min_length=1)]
 _Words = Annotated[
     tuple[Argument, ...],
     Field(min_length=1, max_length=MAX_ARGUMENTS, strict=False),
-    json_schema(prefixItems=[{"type": "string", "minLength": 1, "maxLength": MAX_ARGUMENT_BYTES, "pattern": NO_NUL}]),
+    # The program has a name. Said by `prefixItems` alone, a list would have one element in the eyes of generators.
+    json_schema(**{"not": {"prefixItems": [{"const": ""}]}}),
 ]
 _Text = Annotated[str, json_schema(maxLength=MAX_BODY_BYTES)]
 _Variables = Annotated[

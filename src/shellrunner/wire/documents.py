@@ -366,7 +366,7 @@ class OutputMatch(TypedDict):
 class OutputMatches(TypedDict):
     """Where a text was found in an output, and how much of it was searched."""
 
-    matches: list[OutputMatch]
+    matches: Annotated[list[OutputMatch], Field(max_length=1000)]
     next: Link | None
     """The request that goes on where this one ended; null if everything was searched."""
     searched: Count

@@ -4,7 +4,7 @@ Used by the other modules of this package. Must not know how a parameter is read
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from shellrunner.model import Stream
@@ -29,6 +29,15 @@ def _array(items: Schema, max_items: int) -> Schema:
 
 def _enum(values: Any) -> Schema:
     return {"type": "string", "enum": [str(value) for value in values]}
+
+
+# Filters by what documents have under a named schema, so that generated clients have one type for both.
+_NAMED_VALUES: Final = {"state": "StateName", "ending": "EndingName"}
+
+
+def _filter_schema(parameter: str, schema: Mapping[str, Any]) -> Schema:
+    name = _NAMED_VALUES.get(parameter)
+    return {**schema, "items": {"$ref": f"#/components/schemas/{name}"}} if name else {**schema}
 
 
 PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
@@ -66,7 +75,10 @@ REQUIRED: Final = {"confirm"}  # query parameters
 
 # By name; if a name means something else on one path, by path and name.
 QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
-    **{info.parameter: ({**info.type.schema}, info.description, info.example) for info in FILTERS.values()},
+    **{
+        info.parameter: (_filter_schema(info.parameter, info.type.schema), info.description, info.example)
+        for info in FILTERS.values()
+    },
     "limit": (
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
         "Maximum number of rows in a page.",

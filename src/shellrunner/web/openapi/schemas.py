@@ -1,9 +1,11 @@
 """JSON Schemas of requests and responses, from the very types that make and check them.
 
-Used by the other modules of this package. Must not know any route.
+Generators of clients make a type of each component, so what several documents share is one (`State`, `Problem`), and
+no name needs quotes. Used by the other modules of this package. Must not know any route.
 """
 
-from typing import Any
+import json
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -16,12 +18,28 @@ from shellrunner.wire import documents, stream_events
 
 Schema = dict[str, Any]
 
+# Exactly one is given, and null is as good as absent. With `oneOf`, generators would make two types of a job.
+_EITHER_COMMAND_OR_ARGV: Final[Schema] = {
+    "if": {"required": ["command"], "properties": {"command": {"not": {"type": "null"}}}},
+    "then": {"properties": {"argv": {"type": "null"}}},
+    "else": {"required": ["argv"], "properties": {"argv": {"not": {"type": "null"}}}},
+}
+
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Leaves out titles, which only repeat the names of keys, and adds the formats of numbers."""
+    """Leaves out titles of keys, which only repeat their names, and nulls as defaults; adds the formats of numbers.
+
+    To generators a default is a value of the type, which null is not where it only stands for an absent key.
+    """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        made = super().default_schema(schema)
+        if "default" in made and made["default"] is None:
+            del made["default"]
+        return made
 
     def int_schema(self, schema: Any) -> JsonSchemaValue:
         return {**super().int_schema(schema), "format": "int64"}
@@ -43,7 +61,7 @@ def document(name: str) -> dict[str, Schema]:
 def body(cls: type, settings: Settings) -> dict[str, Schema]:
     """Return the schemas of a request body and its parts, by component name."""
     name = cls.__name__
-    found = _components(cls, name, name, f"{name}.{{model}}", "validation")
+    found = _components(cls, name, name, f"{name}{{model}}", "validation")
     for schema in found.values():
         _allow_null(schema)
     if cls is JobBatch:
@@ -51,10 +69,12 @@ def body(cls: type, settings: Settings) -> dict[str, Schema]:
     if issubclass(cls, JobSpec):
         _restrict_job(found, name, settings)
     if cls is JobSpec:
-        found[name]["oneOf"] = [_only("command", than="argv"), _only("argv", than="command")]
+        found[name] |= _EITHER_COMMAND_OR_ARGV
     if cls in (JobPatch, AgainRequest):  # what is absent stays as it is
         for property_schema in found[name]["properties"].values():
             property_schema.pop("default", None)
+    for schema in found.values():
+        _describe_defaults(schema)
     if cls is AgainRequest:
         found[name]["not"] = {
             "required": ["command", "argv"],
@@ -71,9 +91,9 @@ def make_fields_optional(found: dict[str, Schema], name: str) -> None:
         if property_schema.get("type") == "array":
             row = property_schema["items"]["$ref"].rpartition("/")[2]
             description = f"{found[row]['description']} With `fields`, only the keys that it names."
-            property_schema["items"] = {"$ref": f"#/components/schemas/{row}.Fields"}
+            property_schema["items"] = {"$ref": f"#/components/schemas/Partial{row}"}
             optional = {key: value for key, value in found[row].items() if key != "required"}
-            found[f"{row}.Fields"] = optional | {"description": description}
+            found[f"Partial{row}"] = optional | {"description": description}
 
 
 def problem() -> dict[str, Schema]:
@@ -94,7 +114,8 @@ def _components(cls: Any, root: str, name: str, inner: str, mode: Any) -> dict[s
     template = f"#/components/schemas/{inner}"
     schema = TypeAdapter(cls).json_schema(mode=mode, ref_template=template, schema_generator=_SchemaGenerator)
     parts = {inner.format(model=part): definition for part, definition in schema.pop("$defs", {}).items()}
-    schema.pop("title", None)
+    for each in (schema, *parts.values()):
+        each.pop("title", None)  # generators would prefer it to the component's name, and it is not unique
     return {**parts, root: schema} if schema.get("$ref") is None else {**parts, root: parts[name]}
 
 
@@ -107,6 +128,16 @@ def _allow_null(schema: Schema) -> None:
                 word: property_schema.pop(word) for word in ("description", "default") if word in property_schema
             }
             schema["properties"][key] = {"anyOf": [property_schema, {"type": "null"}], **annotations}
+
+
+def _describe_defaults(schema: Schema) -> None:
+    """Move defaults to the descriptions: generators of TypeScript take a key that has one for a required one."""
+    for property_schema in schema.get("properties", {}).values():
+        default = property_schema.pop("default", None)
+        if isinstance(default, str | int | float):
+            default_text = f"default: `{json.dumps(default)}`"
+            described = property_schema.get("description")
+            property_schema["description"] = f"{described}; {default_text}" if described else default_text
 
 
 def _allow_removal(schema: Schema) -> None:
@@ -122,7 +153,7 @@ def _allow_removal(schema: Schema) -> None:
 
 def _restrict_job(found: dict[str, Schema], name: str, settings: Settings) -> None:
     """Add what the model checks beyond types, and what the configuration of this service allows."""
-    job, limits = found[name], found[f"{name}.Limits"]["properties"]
+    job, limits = found[name], found[f"{name}Limits"]["properties"]
     properties = job["properties"]
     if settings.profiles:
         properties["profile"]["anyOf"][0] = {"type": "string", "enum": list(settings.profiles)}
@@ -138,8 +169,4 @@ def _restrict_job(found: dict[str, Schema], name: str, settings: Settings) -> No
             "type": "null",
             "description": "Not available: `callbacks.hosts` is empty in the configuration.",
         }
-        del found[f"{name}.Notify"]
-
-
-def _only(key: str, than: str) -> Schema:
-    return {"required": [key], "properties": {key: {"not": {"type": "null"}}, than: {"type": "null"}}}
+        del found[f"{name}Notify"]
