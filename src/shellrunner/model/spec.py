@@ -156,7 +156,7 @@ _Line = Annotated[Argument, StringConstraints(min_length=1)]
 _Words = Annotated[
     tuple[Argument, ...],
     Field(min_length=1, max_length=MAX_ARGUMENTS, strict=False),
-    # The program has a name. Said by `prefixItems` alone, a list would have one element in the eyes of generators.
+    # The program has a name. With `prefixItems` alone, generators would take it for a list of one element.
     json_schema(**{"not": {"prefixItems": [{"const": ""}]}}),
 ]
 _Text = Annotated[str, json_schema(maxLength=MAX_BODY_BYTES)]

@@ -118,7 +118,7 @@ def problem_response(codes: list[str]) -> Schema:
     """Return the Response Object of these problems, which have the same status."""
     status = STATUSES[codes[0]]
     types = [f"/problems/{code}" for code in codes]
-    # Which types are possible is said beside the schema, because generators would make a type of each combination.
+    # Which types are possible is listed beside the schema, because generators would make a type of each combination.
     schema = {"$ref": "#/components/schemas/Problem"}
     example = {"type": types[0], "title": codes[0].replace("-", " ").capitalize(), "status": status, "detail": "…"}
     lines = [
