@@ -83,8 +83,8 @@ class Claims:
         in_order = bool(capacity) and not queueing and not self._counts.has_startable()
         if in_order and adds:
             requests = _pair([job for add in adds for job in add.jobs], requests, capacity)
-        unpaired = [add for add in adds if add.unpaired]
-        edits = [item for item in queueing if isinstance(item, EditJob)]
+        unpaired = [add for add in adds if add.unpaired] if adds else []
+        edits = [item for item in queueing if isinstance(item, EditJob)] if queueing else []
         if unpaired or edits:
             in_order = False
             reservations = Reservations(self._counts)

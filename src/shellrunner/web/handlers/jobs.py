@@ -4,14 +4,14 @@ Handlers of the routes under /api/jobs; `bulk` has those for many jobs. Must not
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
 from shellrunner import results
-from shellrunner.access import submission
+from shellrunner.access import Identity, submission
 from shellrunner.errors import AlreadyDone, AlreadyStarted, JobChanged, NoSuchJob, ResultGone, TokenNeeded
 from shellrunner.model import Done, Job, JobSpec, Running
 from shellrunner.model.names import MAX_BODY_BYTES
@@ -34,15 +34,15 @@ async def submit(request: web.Request) -> web.StreamResponse:
 
     It is stored durably before the response is sent. With `Prefer: wait=N` the response waits for the result.
     """
-    request.app[STREAMS].raise_if_closing()
+    app, identity = request.app, identity_of(request)
+    app[STREAMS].raise_if_closing()
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     document = json_codec.loads(await bodies.read_json(request))
-    spec = _admit(request, parse.job_spec(document))
+    spec = _admit(app, identity, parse.job_spec(document))
     bound_key = idempotency.bound_key(request, key, document)
-    identity = identity_of(request)
     await audit.accept_job(request, spec, identity.run_as)
-    job = await request.app[STORE].add(spec, bound_key, identity.submitter)
-    return await _respond_accepted(request, job, seconds)
+    job = await app[STORE].add(spec, bound_key, identity.submitter)
+    return await _respond_accepted(request, identity, job, seconds)
 
 
 async def again(request: web.Request) -> web.StreamResponse:
@@ -52,17 +52,16 @@ async def again(request: web.Request) -> web.StreamResponse:
     earlier job might start, are not repeated unless they are given. Values of variables and text for standard input
     are not kept: where the earlier job had any, they must be given again, or left out by null.
     """
-    app, number = request.app, job_id(request)
+    app, identity, number = request.app, identity_of(request), job_id(request)
     app[STREAMS].raise_if_closing()
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     patch = json_codec.loads(await bodies.read_json(request)) if request.body_exists else {}
     earlier = await app[STORE].job(number)
-    spec = _admit(request, merge_patch.repeated(earlier.spec, patch))
+    spec = _admit(app, identity, merge_patch.repeated(earlier.spec, patch))
     bound_key = idempotency.bound_key(request, key, {"again_of": number, "patch": patch})
-    identity = identity_of(request)
     await audit.accept_job(request, spec, identity.run_as, again_of=number)
     job = await app[STORE].add(spec, bound_key, identity.submitter, again_of=number)
-    return await _respond_accepted(request, job, seconds)
+    return await _respond_accepted(request, identity, job, seconds)
 
 
 async def edit(request: web.Request) -> web.StreamResponse:
@@ -92,22 +91,24 @@ async def _requested_edit(request: web.Request, patch: Any) -> JobEdit:
         responses.check_preconditions(request, responses.etag(json_codec.dumps(serialize.job(job))))
     if isinstance(job.phase, Running | Done):  # also if the patch is not valid, as nothing helps then
         raise AlreadyDone(job.id) if job.done else AlreadyStarted(job.id)
-    spec = _admit(request, merge_patch.patched(job.spec, patch))
-    return JobEdit(job.id, job.spec, spec, identity_of(request).submitter)
+    identity = identity_of(request)
+    spec = _admit(request.app, identity, merge_patch.patched(job.spec, patch))
+    return JobEdit(job.id, job.spec, spec, identity.submitter)
 
 
-def _admit(request: web.Request, spec: JobSpec) -> JobSpec:
-    app = request.app
-    return submission.admit(identity_of(request), spec, app[SETTINGS], app[STORE].queue_names)
+def _admit(app: web.Application, identity: Identity, spec: JobSpec) -> JobSpec:
+    return submission.admit(identity, spec, app[SETTINGS], app[STORE].queue_names)
 
 
-async def _respond_accepted(request: web.Request, job: Job, seconds: int | None) -> web.StreamResponse:
+def _respond_accepted(
+    request: web.Request, identity: Identity, job: Job, seconds: int | None
+) -> Awaitable[web.StreamResponse]:
     audit.add_details(request, job=job.id)
     headers = {"Location": serialize.status_path(job.id)}
     # The result is only for identities that may read it; for others the preference is ignored, as RFC 7240 allows.
-    if seconds is not None and identity_of(request).sees_all:
-        return await _respond_when_done(request, job, seconds, headers)
-    return await responses.no_store(request, 202, serialize.job(job), headers)
+    if seconds is not None and identity.sees_all:
+        return _respond_when_done(request, job, seconds, headers)
+    return responses.no_store(request, 202, serialize.job(job), headers)
 
 
 async def submit_many(request: web.Request) -> web.StreamResponse:
