@@ -319,7 +319,7 @@ def test_t3_a_group_that_appears_later_gets_term_before_it_is_killed(keeping: Ke
     """A worker that is started again and again gets TERM too, after half of the grace."""
     env = {"PATH": "/usr/bin:/bin", "LOOP": LOOP, "SAY": "saved"}
     again = 'trap : TERM; while :; do setsid -w sh -c "$LOOP"; done'
-    end, data = keep(*keeping, 1, again, env=env, timeout=0.2, grace=1)
+    end, data = keep(*keeping, 1, again, env=env, timeout=0.5, grace=1)
     assert (end["ending"], end["signal"]) == ("timed_out", "SIGKILL")
     assert data == b"saved\nsaved\n"
 

@@ -6,6 +6,8 @@ Must not know what detaching is.
 import re
 from typing import Final, NamedTuple, Self
 
+from shellrunner import ascii_text
+
 DEFAULT: Final = "ctrl-\\"
 NONE: Final = "none"
 _KEY: Final = re.compile(r"ctrl-([a-z\]\\^_])", re.IGNORECASE | re.ASCII)
@@ -29,8 +31,8 @@ class DetachKey(NamedTuple):
         key = _KEY.fullmatch(text)
         if key is None:
             raise ValueError(f"invalid key {text!r}: expected ctrl- and a letter or one of ] \\ ^ _, or {NONE}")
-        letter = key[1].upper()
-        code = ord(key[1].lower())
+        letter = ascii_text.upper(key[1])
+        code = ord(ascii_text.lower(key[1]))
         # Programs may have put the terminal into a mode in which it sends the key with its modifier: modifyOtherKeys
         # of xterm, and CSI u, which kitty's protocol extends by the kind of event (1 or none: pressed).
         extended = rf"\x1b\[27;5;{code}~|\x1b\[{code};5(?::1)?u"

@@ -9,6 +9,7 @@ from typing import IO, Any, Final, NoReturn
 
 import click
 
+from shellrunner import ascii_text
 from shellrunner.cli import api_calls, exit_codes, job_request
 from shellrunner.cli.foreground import surroundings
 from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
@@ -134,7 +135,7 @@ def _errors_name_lines(chunk: Sequence[Job]) -> Iterator[None]:
 
 def _describe(pointer: str, detail: str, chunk: Sequence[Job]) -> str:
     parts = pointer.split("/", 3)  # #/jobs/3/timeout
-    if len(parts) < 3 or parts[1] != "jobs" or not parts[2].isascii() or not parts[2].isdecimal():
+    if len(parts) < 3 or parts[1] != "jobs" or not ascii_text.is_decimal(parts[2]):
         return f"{pointer}: {detail}"
     where = f" {job_request.flag_of(parts[3])}:" if len(parts) > 3 else ""
     return f"line {chunk[int(parts[2])][0]}:{where} {detail}"
