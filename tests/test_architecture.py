@@ -101,6 +101,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "client": (
         ("__init__",),
+        ("sync_client",),
         ("client",),
         ("streams", "stdin", "aiohttp_transport", "blocking_transport"),
         ("requester", "events"),

@@ -7,6 +7,7 @@ python tools/reference.py --check    exit with 1 if a page is not up to date
 
 import asyncio
 import inspect
+import itertools
 import re
 import signal
 import sys
@@ -539,21 +540,38 @@ the command or the network did; what is not valid in the job's charset appears a
 
 def python_client() -> str:
     """Describe the public names of `shellrunner.client`."""
-    intro = inspect.getdoc(client) or ""
-    text, _, rest = intro.partition("    import asyncio")
-    code, _, after = ("    import asyncio" + rest).partition("\n\nThe types")
-    text = text.replace(" Must not know the server's code.", "")
-    parts = ["# Python client", text.strip(), "```python\n" + inspect.cleandoc(code) + "\n```", "The types" + after]
+    intro = (inspect.getdoc(client) or "").replace("\n\nMust not know the server's code.", "")
+    parts = ["# Python client", *_prose_and_code(intro)]
+    parts += ["## SyncClient", inspect.getdoc(client.SyncClient) or ""]
+    parts += [_signature("SyncClient", client.SyncClient.__init__)]
     parts += ["## Client", inspect.getdoc(Client) or "", _signature("Client", Client.__init__)]
     for name, member in inspect.getmembers(Client, inspect.isfunction):
         if not name.startswith("_"):
             parts += [f"### Client.{name}", _signature(name, member), _doc(member)]
     parts.append("## Values")
-    for name in sorted(set(client.__all__) - {"Client"}):
+    for name in sorted(set(client.__all__) - {"Client", "SyncClient"}):
         value = getattr(client, name)
-        if inspect.isclass(value):
+        if inspect.isclass(value) and not value.__module__.startswith("shellrunner.wire."):
             parts += [f"### {name}", _doc(value), _annotations(value)]
+    parts += ["## Documents", "The types of what methods return, with their keys:", _documents_of_client()]
     return "\n\n".join(part for part in parts if part)
+
+
+def _documents_of_client() -> str:
+    names = [
+        name
+        for name in client.__all__
+        if str(getattr(getattr(client, name), "__module__", "")).startswith("shellrunner.wire.")
+    ]
+    return "\n".join(f"- [{name}](documents.md#{name.lower()})" for name in names)
+
+
+def _prose_and_code(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a docstring, those that are indented, together, as code."""
+    for is_code, lines in itertools.groupby(text.splitlines(), lambda line: line.startswith("    ") or not line):
+        block = "\n".join(lines).strip("\n")
+        if block:
+            yield f"```python\n{inspect.cleandoc(chr(10) + block)}\n```" if is_code else block
 
 
 def _signature(name: str, function: Any) -> str:

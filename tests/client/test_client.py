@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,19 @@ async def test_the_documented_example_runs(shared: Service) -> None:
     assert r"stdout b'a\nb\n'" in lines
     assert any(line.endswith(" sort -u") for line in lines)
     assert lines[-1] == f"404; no-such-job; there is no job {10**17}"
+
+
+async def test_the_documented_example_that_blocks_runs(shared: Service) -> None:
+    """The first example in the package's docstring prints what it shows."""
+    found = re.search(
+        r"(?s)    from shellrunner.client import.*?\n\n(?=\S)", inspect.getdoc(shellrunner.client) or ""
+    )
+    assert found is not None
+    code = inspect.cleandoc("\n" + found[0]).replace("http://localhost:8000", shared.url)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    first, *output, last = done.stdout.splitlines()
+    assert (done.stderr, first, last) == ("", "0 Привет, мир", "exited")
+    assert b"".join(literal_eval(line.removeprefix("stdout ")) for line in output) == b"1\n2\n3\n"
 
 
 async def test_there_is_a_method_for_every_route(wire: TcpProxy) -> None:

@@ -1,6 +1,20 @@
-"""A typed async client of the API, used by the command line and by other programs.
+"""A typed client of the API, used by the command line and by other programs.
 
-It survives broken connections and restarts of the server. Must not know the server's code.
+It survives broken connections and restarts of the server. The methods of a `SyncClient` block:
+
+    from shellrunner.client import OutputReceived, SyncClient
+
+    with SyncClient("http://localhost:8000", token=None) as client:
+        result = client.run("echo Привет, $NAME", env={"NAME": "мир"}, timeout=60)
+        print(result["exit_code"], result["stdout"], end="")
+
+        job = client.submit("for n in 1 2 3; do echo $n; done", name="count")
+        for event in client.follow(job["job_id"]):
+            if isinstance(event, OutputReceived):
+                print(event.stream, event.data)
+        print(client.result(job["job_id"])["ending"])
+
+Those of a `Client` are coroutines and asynchronous iterators, with the same names, parameters and results:
 
     import asyncio
     from shellrunner.client import Client, ClientError, OutputReceived
@@ -25,8 +39,14 @@ It survives broken connections and restarts of the server. Must not know the ser
 
     asyncio.run(main())
 
-The types of the documents that the methods return are in `shellrunner.wire.documents`.
+What methods return are the documents of the API, as dictionaries whose types are here too: `Job`, `Status`,
+`Result`, and others. Importing this package imports nothing of the server, and the types only if they are asked for.
+
+Must not know the server's code.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from shellrunner.client.address import ServerAddress
 from shellrunner.client.client import DEFAULT_URL, Client
@@ -45,21 +65,101 @@ from shellrunner.client.request_types import JobOptions, JobRequest
 from shellrunner.client.requester import RetryListener
 from shellrunner.client.server_identity import ANYBODY
 
+if TYPE_CHECKING:
+    from shellrunner.client.sync_client import SyncClient, SyncStdinWriter
+    from shellrunner.wire.documents import (
+        Callback,
+        Cancelled,
+        Fault,
+        Held,
+        HiddenText,
+        Index,
+        Job,
+        Jobs,
+        Keepers,
+        Leftover,
+        Limits,
+        LiveUsage,
+        LiveUsages,
+        OutputLine,
+        OutputMatch,
+        Pending,
+        Problem,
+        Queue,
+        Queues,
+        Removed,
+        Result,
+        Retries,
+        Status,
+        Streamed,
+        Terminal,
+        TerminalSize,
+        UnknownKeeper,
+        Usage,
+    )
+    from shellrunner.wire.stream_events import DoneEvent
+
+
 __all__ = [
     "ANYBODY",
     "DEFAULT_URL",
     "BytesDropped",
+    "Callback",
+    "Cancelled",
     "Change",
     "Client",
     "ClientError",
+    "DoneEvent",
     "Event",
+    "Fault",
+    "Held",
+    "HiddenText",
+    "Index",
+    "Job",
     "JobDeleted",
     "JobEnded",
     "JobOptions",
     "JobRequest",
+    "Jobs",
+    "Keepers",
+    "Leftover",
+    "Limits",
+    "LiveUsage",
+    "LiveUsages",
+    "OutputLine",
+    "OutputMatch",
     "OutputReceived",
+    "Pending",
+    "Problem",
+    "Queue",
+    "Queues",
+    "Removed",
+    "Result",
+    "Retries",
     "RetryListener",
     "ServerAddress",
+    "Status",
     "StatusChanged",
     "StreamReset",
+    "Streamed",
+    "SyncClient",
+    "SyncStdinWriter",
+    "Terminal",
+    "TerminalSize",
+    "UnknownKeeper",
+    "Usage",
 ]
+
+# What is imported when it is asked for: it needs http.client or pydantic, which take long to import. All other names
+# are those of documents.
+_LAZY = {
+    "SyncClient": "shellrunner.client.sync_client",
+    "SyncStdinWriter": "shellrunner.client.sync_client",
+    "DoneEvent": "shellrunner.wire.stream_events",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(_LAZY.get(name, "shellrunner.wire.documents")), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Requests over `http.client`, for programs without an event loop: one at a time, over a persistent connection.
+"""Requests over `http.client`, for programs without an event loop, over persistent connections.
 
 The methods of a `Client` are coroutines. Over this transport none of them ever suspends: where one would wait, a
 system call blocks. So `run` executes them without an event loop, and without importing asyncio and aiohttp, which
@@ -9,6 +9,7 @@ import contextlib
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
@@ -49,7 +50,10 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class BlockingTransport:
-    """One connection; `on_idle` is called several times per second while a response or a retry is waited for."""
+    """One connection, and more while requests are made during others: while a stream is read, or in threads.
+
+    `on_idle` is called several times per second while a response or a retry is waited for.
+    """
 
     def __init__(self, endpoint: Endpoint, on_idle: Callable[[], None] = lambda: None) -> None:
         self.has_connected = False
@@ -59,31 +63,32 @@ class BlockingTransport:
         self._host = parts.hostname or ""
         self._default_port = _HTTPS_PORT if endpoint.is_https else _HTTP_PORT
         self._port = parts.port or self._default_port
-        self._connection: HTTPConnection | None = None
+        self._idle: deque[HTTPConnection] = deque()  # its operations are atomic, for clients that threads share
 
     async def open(self) -> None:
         """Do nothing: the connection is made on demand."""
 
     async def close(self) -> None:
-        """Close the connection."""
-        self._close()
+        """Close all connections."""
+        while self._idle:
+            self._idle.pop().close()
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[Response]:
         """Send a request; see `Transport`."""
         try:
-            response = await self._exchange(request)
+            connection, response = await self._exchange(request)
             try:
                 yield _BlockingResponse(response)
-            finally:
-                if not response.isclosed():  # its rest was not read
-                    self._close()
+            except BaseException:
+                connection.close()
+                raise
+            if response.isclosed():
+                self._idle.append(connection)
+            else:  # its rest was not read
+                connection.close()
         except (OSError, HTTPException) as error:
-            self._close()
             raise self._translate_error(error) from error
-        except BaseException:
-            self._close()
-            raise
 
     def time(self) -> float:
         """Return the monotonic time."""
@@ -99,25 +104,37 @@ class BlockingTransport:
             time.sleep(min(rest, _IDLE_INTERVAL))
             self._on_idle()
 
-    async def _exchange(self, request: Request) -> HTTPResponse:
-        kept = self._take_kept()
+    async def _exchange(self, request: Request) -> tuple[HTTPConnection, HTTPResponse]:
+        kept = self._take_idle()
         if kept is not None:
             try:
-                return self._converse(kept, request)
+                return kept, self._converse(kept, request)
             except ConnectionError:
                 if request.method not in _IDEMPOTENT_METHODS:
                     raise
-                self._close()
-        self._connection = await self._connect(request.read_timeout)
-        return self._converse(self._connection, request)
+        connection = await self._connect(request.read_timeout)
+        return connection, self._converse(connection, request)
 
-    def _take_kept(self) -> HTTPConnection | None:
-        """Return the connection of the request before, unless the server has closed it."""
-        if self._connection is None or self._connection.sock is None or _is_readable(self._connection.sock, 0):
-            self._close()
-        return self._connection
+    def _take_idle(self) -> HTTPConnection | None:
+        """Return a connection of an earlier request that the server has not closed, if there is one."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if connection.sock is not None and not _is_readable(connection.sock, 0):
+                return connection
+            connection.close()
 
     def _converse(self, connection: HTTPConnection, request: Request) -> HTTPResponse:
+        """Send a request and return its response; close the connection if that fails."""
+        try:
+            return self._request(connection, request)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _request(self, connection: HTTPConnection, request: Request) -> HTTPResponse:
         connection.sock.settimeout(request.read_timeout)
         path = quote(self._base_path + request.path, safe=_UNQUOTED)
         headers = {**self._endpoint.headers, **request.headers}
@@ -187,11 +204,6 @@ class BlockingTransport:
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", None) or client_error.os_reason(error)
             raise client_error.untrusted(self._endpoint.address, reason) from error
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def _translate_error(self, error: Exception) -> ClientError:
         address = self._endpoint.address

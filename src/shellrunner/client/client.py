@@ -37,9 +37,7 @@ class Client:
     seconds. One that was never reachable is waited for `retry_first_for` seconds. `on_retry` is called with the error
     before each retry, and with None once the server has responded again.
 
-    Requests are sent by aiohttp. With `make_transport=BlockingTransport`, and `run` instead of `asyncio.run`, both of
-    `shellrunner.client.blocking_transport`, a short program needs neither aiohttp nor an event loop: its requests
-    block, one after the other.
+    Requests are sent by aiohttp, unless `make_transport` makes something else that sends them.
     """
 
     def __init__(
@@ -153,14 +151,14 @@ class Client:
         job: documents.Job = await self._requester.request("GET", f"/api/jobs/{job_id}", has="job_id")
         return job
 
-    def jobs(self, **query: Filter) -> "AsyncIterator[documents.Job]":
+    def jobs(self, /, **query: Filter) -> "AsyncIterator[documents.Job]":
         """Yield all jobs that match the filters, page by page: `state="queued,running"`, `label=["team:web"]`.
 
         The filters, `sort` and `fields` are the query parameters of GET /api/jobs; `limit` is the size of a page.
         """
         return self._rows("jobs", query)
 
-    async def jobs_page(self, **query: Filter) -> "documents.Jobs":
+    async def jobs_page(self, /, **query: Filter) -> "documents.Jobs":
         """Return one page of jobs; its `next` is the link to the following page, or None."""
         page: documents.Jobs = await self._requester.request("GET", f"/api/jobs{_query_string(query)}", has="jobs")
         return page
@@ -229,12 +227,12 @@ class Client:
         """Delete a job that is done, with its status and result."""
         await self._requester.request("DELETE", f"/api/jobs/{job_id}", idempotent=False)
 
-    async def delete_many(self, *, confirm: bool = False, **query: Filter) -> "documents.Removed":
+    async def delete_many(self, /, *, confirm: bool = False, **query: Filter) -> "documents.Removed":
         """Delete all done jobs that match the filters; without `confirm`, only return how many these are."""
         counts = await self._change_many("DELETE", "/api/jobs", query, confirm=confirm)
         return {"deleted": counts.get("deleted", 0), "kept": counts.get("kept", 0)}
 
-    async def cancel_many(self, *, confirm: bool = False, **query: Filter) -> "documents.Cancelled":
+    async def cancel_many(self, /, *, confirm: bool = False, **query: Filter) -> "documents.Cancelled":
         """Cancel all jobs that match the filters and are not done; without `confirm`, only return how many."""
         counts = await self._change_many("POST", "/api/jobs/cancel", query, confirm=confirm)
         return {"cancelled": counts.get("cancelled", 0)}
@@ -261,7 +259,7 @@ class Client:
         status: documents.Status = await self._requester.request("GET", f"/api/statuses/{job_id}", has="done")
         return status
 
-    def statuses(self, **query: Filter) -> "AsyncIterator[documents.Status]":
+    def statuses(self, /, **query: Filter) -> "AsyncIterator[documents.Status]":
         """Yield all statuses that match the filters, page by page; see `jobs`."""
         return self._rows("statuses", query)
 
@@ -342,7 +340,7 @@ class Client:
         result: documents.Result = await self._requester.request("GET", _result_path(job_id, attempt), has="ending")
         return result
 
-    def results(self, **query: Filter) -> "AsyncIterator[documents.Result]":
+    def results(self, /, **query: Filter) -> "AsyncIterator[documents.Result]":
         """Yield all results that match the filters, page by page, with at most 4 KiB of each stream; see `jobs`."""
         return self._rows("results", query)
 
