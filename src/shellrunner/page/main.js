@@ -76,7 +76,8 @@ async function showIdentity() {
 }
 
 function showAddress() {
-  view.open(/^[1-9]\d{0,14}$/.test(param("job")) ? Number(param("job")) : null);
+  const [, id, line] = /^([1-9]\d{0,14})(?:-([1-9]\d{0,14}))?$/.exec(param("job")) ?? [];
+  view.open(id ? Number(id) : null, Number(line ?? 0));
   list.showAddress();
 }
 
@@ -121,6 +122,7 @@ function wireKeys() {
   onKey("p", () => view.actions.togglePause());
   onKey("e", () => view.output.scrollToEnd());
   onKey("f", () => view.id && view.output.showFind());
+  onKey("g", () => view.id && view.output.showLineBox());
   onKey("w", () => view.id && view.output.toggleWrap());
   onKey("i", () => view.id && view.output.type());
   onKey("t", () => view.id && view.output.toggleTimes());

@@ -1,6 +1,6 @@
 /* The view of one job: its details, its output, how it ended, and the actions on it. */
 
-import { hashWith } from "../core/address.js";
+import { hashWith, navigate } from "../core/address.js";
 import { get, isTransient } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
 import { describePending, stateLabel } from "../core/labels.js";
@@ -27,6 +27,7 @@ export class JobView {
   #output;
   #actions;
   #id = null;
+  #line = 0; // of the output that is shown, or 0 to follow it
   #job = null;
   #status = null;
   #result = null;
@@ -48,6 +49,7 @@ export class JobView {
       status: (status) => this.#update(status),
       done: () => this.#fetchResult(),
       failed: (status) => this.#failed(status),
+      line: (line) => this.#setLine(line),
     });
     $("job-close").addEventListener("click", (event) => {
       event.preventDefault();
@@ -70,9 +72,9 @@ export class JobView {
     return this.#actions;
   }
 
-  /** Show this job, or none for null. */
-  async open(id) {
-    if (id === this.#id) return;
+  /** Show this job, or none for null; and this line of its output, or what follows for 0. */
+  async open(id, line = 0) {
+    if (id === this.#id) return this.#openLine(line);
     this.close();
     if (id === null) return;
     this.#id = id;
@@ -83,6 +85,20 @@ export class JobView {
     setText($("job-loading"), "Loading…");
     if (!document.querySelector(".list").offsetParent) $("job").focus(); // on a narrow screen it replaces the list
     await this.#fetchJob(id);
+    if (this.#id === id) this.#openLine(line);
+  }
+
+  #openLine(line) {
+    if (line === this.#line || !this.#job) return;
+    this.#line = line;
+    this.#output.showLine(line);
+  }
+
+  /** Put the line that is shown into the address, which then is a link to it. */
+  #setLine(line) {
+    if (line === this.#line) return;
+    this.#line = line;
+    navigate({ job: line ? `${this.#id}-${line}` : String(this.#id) }, { replace: true });
   }
 
   async #fetchJob(id) {
@@ -107,6 +123,7 @@ export class JobView {
   close() {
     this.#output.close();
     this.#id = this.#job = this.#status = this.#result = null;
+    this.#line = 0;
     this.#error = "";
     clearTimeout(this.#retryTimer);
     clearInterval(this.#pollTimer);

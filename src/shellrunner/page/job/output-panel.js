@@ -10,6 +10,9 @@ import { TerminalView } from "../terminal/terminal-view.js";
 import { wireCopyButton } from "../ui/clipboard.js";
 import { showConnection } from "../ui/connection-status.js";
 import { $, setText, setTextOrHide } from "../ui/dom.js";
+import { Excerpt } from "./excerpt.js";
+import { wireLineBox } from "./line-box.js";
+import { OutputSearch } from "./output-search.js";
 import { TerminalInput } from "./terminal-input.js";
 
 const TIME_COLUMNS = 14; // characters before a line whose time is shown
@@ -19,6 +22,10 @@ export class OutputPanel {
   #listener;
   #terminal;
   #input;
+  #excerpt;
+  #search;
+  #lineBox;
+  #jobId = null;
   #pump = null;
   #view = { only: "", showTimes: false };
   #wrapped = true;
@@ -27,12 +34,13 @@ export class OutputPanel {
   #downloadError = "";
   #scheduleRender = oncePerFrame(() => this.#render());
 
-  /** `listener` has status(document), done(document) and failed(status), called from the job's event stream. */
+  /** `listener` has status(document), done(document) and failed(status), called from the job's event stream, and
+      line(number) for another line that is shown, or 0. */
   constructor(listener) {
     this.#listener = listener;
     this.#terminal = new TerminalView($("terminal"), {
       rendered: this.#scheduleRender,
-      matched: (index, count) => this.#showMatches(index, count),
+      matched: (index, count) => this.#search.showMatches(index, count),
       resized: () => this.#input.fit(),
       stopped: () => this.#input.stop(),
     });
@@ -42,14 +50,25 @@ export class OutputPanel {
     $("times").addEventListener("click", () => this.toggleTimes());
     $("screen-reader").addEventListener("click", () => this.#toggleScreenReader());
     $("scroll-to-end").addEventListener("click", () => this.scrollToEnd());
-    wireCopyButton($("copy"), "Output", () => this.#terminal.getText());
-    this.#wireFind();
+    wireCopyButton($("copy"), "Output", () => (this.#excerpt.isOpen ? this.#excerpt : this.#terminal).getText());
+    this.#excerpt = new Excerpt({ changed: this.#scheduleRender });
+    this.#search = new OutputSearch(this.#terminal, {
+      isComplete: () => this.#pump?.isComplete ?? true,
+      jobId: () => this.#jobId,
+      reveal: (match) => this.#showPlace(match),
+    });
+    this.#lineBox = wireLineBox({
+      jobId: () => this.#jobId,
+      selected: () => this.#excerpt.selectedLine || (this.#pump?.isComplete ? this.#terminal.selectedLine : 0),
+      go: (line) => this.#showPlace({ line }),
+    });
     this.#wireDownload();
   }
 
   /** Show this job's output and follow it. */
   open(job) {
     this.close();
+    this.#jobId = job.job_id;
     this.#pump = new OutputPump(job.job_id, this.#terminal, this.#view, {
       ...this.#listener,
       status: (status) => {
@@ -71,14 +90,15 @@ export class OutputPanel {
   close() {
     this.#input.close();
     this.#terminal.setDrawn(false);
+    this.#excerpt.close();
+    this.#lineBox.show(false);
+    this.#jobId = null;
     this.#pump?.close();
     this.#pump = null;
     this.#status = null;
     this.#ended = false;
     this.#downloadError = "";
-    $("find-text").value = "";
-    this.showFind(false);
-    this.#showMatches(0, 0);
+    this.#search.clear();
     setTextOrHide($("output-note"), "");
   }
 
@@ -104,14 +124,30 @@ export class OutputPanel {
 
   setTheme(name) {
     this.#terminal.setTheme(name);
+    this.#excerpt.setTheme(name);
   }
 
   /** Show or hide the find box. */
   showFind(visible = true) {
-    $("find-box").hidden = !visible;
-    $("find-open").setAttribute("aria-expanded", String(visible));
-    if (visible) $("find-text").select();
-    else this.#terminal.find("", 1);
+    if (visible) this.#lineBox.show(false);
+    this.#search.show(visible);
+  }
+
+  /** Show the box that goes to a line. */
+  showLineBox() {
+    this.#search.show(false);
+    this.#lineBox.show(true);
+  }
+
+  /** Show this line of the output, wherever it is; for 0 what follows. */
+  showLine(line) {
+    if (line) this.#showPlace({ line });
+    else this.#excerpt.close();
+  }
+
+  #showPlace(place) {
+    this.#listener.line(place.line);
+    this.#excerpt.show(this.#jobId, place, { showTimes: this.#view.showTimes, wrapped: this.#wrapped, size: this.#input.size });
   }
 
   /** Type into the terminal of the job, if it has one. */
@@ -125,6 +161,7 @@ export class OutputPanel {
   }
 
   scrollToEnd() {
+    this.#closeExcerpt();
     this.#terminal.scrollToEnd();
     this.#scheduleRender();
   }
@@ -148,6 +185,12 @@ export class OutputPanel {
     this.#repaint();
   }
 
+  #closeExcerpt() {
+    if (!this.#excerpt.isOpen) return;
+    this.#excerpt.close();
+    this.#listener.line(0);
+  }
+
   #toggleScreenReader() {
     const enabled = $("screen-reader").getAttribute("aria-pressed") !== "true";
     setPressed($("screen-reader"), enabled);
@@ -157,6 +200,7 @@ export class OutputPanel {
   #repaint() {
     this.#terminal.setWrap(this.#wrapped, (this.#pump?.longestLine ?? 0) + (this.#view.showTimes ? TIME_COLUMNS : 0));
     this.#pump?.setView(this.#view);
+    this.#excerpt.setView({ ...this.#view, wrapped: this.#wrapped });
   }
 
   #done(document) {
@@ -175,9 +219,10 @@ export class OutputPanel {
   #render() {
     if (this.#pump?.drawsInPlace && this.#terminal.setDrawn(true)) this.#repaint();
     const { linesBelow } = this.#terminal;
-    $("scroll-to-end").hidden = linesBelow <= 0;
+    $("scroll-to-end").hidden = linesBelow <= 0 && !this.#excerpt.isOpen;
     const action = this.#ended ? "scroll to the end" : "follow";
-    if (linesBelow > 0) setText($("scroll-to-end"), `↓ ${formatCount(linesBelow, "line")} below: ${action}`);
+    if (this.#excerpt.isOpen) setText($("scroll-to-end"), `↓ Line ${this.#excerpt.line.toLocaleString()}: ${action}`);
+    else if (linesBelow > 0) setText($("scroll-to-end"), `↓ ${formatCount(linesBelow, "line")} below: ${action}`);
     $("output-empty").hidden = !this.#pump?.isEmpty;
     if (this.#pump?.isEmpty) setText($("output-empty"), this.#describeEmpty());
     setTextOrHide($("output-note"), this.#downloadError || (this.#pump ? describeGaps(this.#pump) : ""));
@@ -187,29 +232,6 @@ export class OutputPanel {
     if (this.#ended) return "The job wrote no output";
     if (!this.#status || this.#status.done) return "Loading…"; // the output of a job that is done is on its way
     return this.#status.started ? "No output yet" : "The job has not started yet";
-  }
-
-  #showMatches(index, count) {
-    setText($("find-count"), $("find-text").value ? describeMatches(index, count) : "");
-  }
-
-  #wireFind() {
-    const find = (direction, options) => this.#terminal.find($("find-text").value, direction, options);
-    $("find-text").addEventListener("input", () => {
-      find(1, { incremental: true });
-      if (!$("find-text").value) this.#showMatches(0, 0);
-    });
-    $("find-text").addEventListener("keydown", (event) => event.key === "Enter" && find(event.shiftKey ? -1 : 1));
-    $("find-box").addEventListener("keydown", (event) => {
-      if (event.key !== "Escape") return;
-      event.preventDefault();
-      this.showFind(false);
-      $("find-open").focus();
-    });
-    $("find-open").addEventListener("click", () => this.showFind($("find-box").hidden));
-    $("find-close").addEventListener("click", () => this.showFind(false));
-    $("find-next").addEventListener("click", () => find(1));
-    $("find-previous").addEventListener("click", () => find(-1));
   }
 
   #setDownloadLinks(jobId) {
@@ -242,15 +264,10 @@ function setPressed(button, pressed) {
   button.setAttribute("aria-pressed", String(pressed));
 }
 
-function describeMatches(index, count) {
-  if (count === 0) return "No match";
-  return index < 0 ? `${count}+` : `${index + 1} of ${count}`; // beyond its limit the search addon has no index
-}
-
 function describeGaps({ skipped, dropped }) {
   const notStored = dropped.stdout + dropped.stderr;
   const sentences = [
-    skipped && `${formatSize(skipped)} of output skipped here; download it to see all of it.`,
+    skipped && `${formatSize(skipped)} of output skipped here: Find and Line show any part of it.`,
     notStored && `${formatSize(notStored)} of output not stored by the service.`,
   ];
   return sentences.filter((sentence) => sentence).join(" ");

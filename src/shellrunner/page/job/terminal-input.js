@@ -93,6 +93,11 @@ export class TerminalInput {
     $("input-take").hidden = this.#note !== TAKEN;
   }
 
+  /** The size of the job's terminal, or null if it has none. */
+  get size() {
+    return this.#size;
+  }
+
   get #mayType() {
     return Boolean(this.#job?.stdin?.stream) && this.#status?.state === "running" && may("run");
   }

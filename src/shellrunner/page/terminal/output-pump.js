@@ -9,6 +9,7 @@ import { afterFrame } from "../core/scheduling.js";
 import { AnsiPainter } from "./ansi-painter.js";
 import { OutputBuffer, lengthOf } from "./output-buffer.js";
 
+const EXCERPT = 300_000; // bytes that are fetched at once from a place on
 const MAX_BACKLOG = 8_000_000; // bytes: of a larger backlog only the end is fetched
 const TAIL = 2_000_000; // bytes of the end
 const MAX_QUEUED = 2_000_000; // characters that the terminal has not drawn yet; above this the stream is paused
@@ -39,12 +40,15 @@ export class OutputPump {
   #suspended = false;
   #liveFrom = 0; // the number of the first chunk that is displayed for the first time
   #onLive = null;
+  #start; // the event id where an excerpt begins, or null to show the end and what follows
+  #limit = Infinity; // bytes of output up to which an excerpt is fetched
 
   /** `view` is {only, showTimes}; `listener` has status(document), done(document), connection(state), failed(status),
-      and changed() for whatever else this object shows. */
-  constructor(jobId, terminal, view, listener) {
+      and changed() for whatever else this object shows. `start` is the id of the event after which an excerpt begins. */
+  constructor(jobId, terminal, view, listener, start = null) {
     this.#terminal = terminal;
     this.#listener = listener;
+    this.#start = start;
     this.#painter = new AnsiPainter(view);
     this.#path = `/api/statuses/${jobId}`;
     this.#stream = new EventStream(`${this.#path}/events`, this.#path, {
@@ -67,6 +71,11 @@ export class OutputPump {
     return this.#buffer.longestLine;
   }
 
+  /** Whether all output so far is displayed. */
+  get isComplete() {
+    return this.skipped === 0 && this.#buffer.start === 0;
+  }
+
   get drawsInPlace() {
     return this.#buffer.drawsInPlace;
   }
@@ -78,11 +87,31 @@ export class OutputPump {
 
   /** Connect, or reconnect at the offset reached, skipping what is too far behind the end. */
   async open(options) {
+    if (this.#start !== null) return this.#openExcerpt(options);
     const total = await this.#totalBytes();
     if (this.#closed || this.#suspended) return;
     if (total - this.#offset <= MAX_BACKLOG) return this.#stream.open(this.#stream.lastId, options);
     this.#skipTo(total - TAIL);
+    this.#prepareJumps();
     this.#stream.open(String(this.#offset), options);
+  }
+
+  #openExcerpt(options) {
+    if (this.#limit === Infinity) this.#limit = (this.#offset = parseInt(this.#start, 10)) + EXCERPT;
+    this.#stream.open(this.#stream.lastId || this.#start, options);
+  }
+
+  /** Fetch more of an excerpt, if what was asked for has been displayed. */
+  loadMore() {
+    if (!this.#paused || this.#offset < this.#limit) return;
+    this.#limit = this.#offset + EXCERPT;
+    this.#pump();
+  }
+
+  /** Have the service count the lines, so that it knows where each of them begins when it is asked. */
+  async #prepareJumps() {
+    const response = await send(`${this.#path}/output/line`).catch(() => null);
+    await response?.text();
   }
 
   /** Reconnect at once if a retry is scheduled. */
@@ -163,7 +192,7 @@ export class OutputPump {
     this.#offset = parseInt(id, 10);
     this.#add({ stream, text: this.#inMidLine ? dropPartialLine(text) : text, time });
     this.#inMidLine = false;
-    if (this.#queued > MAX_QUEUED && !this.#paused) {
+    if ((this.#queued > MAX_QUEUED || this.#offset >= this.#limit) && !this.#paused) {
       this.#paused = true;
       this.#stream.close();
     }
@@ -174,7 +203,7 @@ export class OutputPump {
     this.#offset = offset;
     this.#inMidLine = true;
     this.skipped += skipped;
-    this.#add({ notice: `⋯ ${formatSize(skipped)} of output skipped; download it to see all of it ⋯` });
+    this.#add({ notice: `⋯ ${formatSize(skipped)} of output skipped; Find and Line show any part of it ⋯` });
   }
 
   #add(chunk) {
@@ -185,7 +214,7 @@ export class OutputPump {
 
   #pump() {
     if (!this.#writing) this.#writeBatch();
-    if (!this.#paused || this.#queued > MAX_QUEUED / 4) return;
+    if (!this.#paused || this.#queued > MAX_QUEUED / 4 || this.#offset >= this.#limit) return;
     this.#paused = false;
     this.open({ silent: true });
   }

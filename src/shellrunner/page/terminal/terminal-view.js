@@ -150,6 +150,45 @@ export class TerminalView {
     return baseY - viewportY;
   }
 
+  /** Whether the terminal has dropped the first lines that were written. */
+  get #isTrimmed() {
+    return this.#terminal.buffer.active.length >= this.#terminal.rows + this.#terminal.options.scrollback;
+  }
+
+  /** The number of the line in which the selection begins, counted from the first one written; 0 if it is not known. */
+  get selectedLine() {
+    const start = this.#terminal.getSelectionPosition()?.start;
+    if (!start || this.#isTrimmed) return 0;
+    const rows = this.#firstRows();
+    return rows.findLastIndex((row) => row <= start.y) + 1;
+  }
+
+  /** Scroll to a line, counted from the first one written, and select this text in it, from this column on, or all of it.
+      Returns whether the line is there. */
+  reveal(number, text = "", from = 0) {
+    const rows = this.#firstRows();
+    const row = rows[number - 1];
+    if (row === undefined || this.#isTrimmed) return false;
+    const line = this.#textBetween(row, rows[number] ?? row + 1);
+    const found = text ? Math.max(0, line.toLowerCase().indexOf(text.toLowerCase(), from)) : 0;
+    this.#terminal.select(found % this.#terminal.cols, row + Math.floor(found / this.#terminal.cols), (text || line.trimEnd()).length || 1);
+    this.#terminal.scrollToLine(Math.max(0, row - Math.floor(this.#terminal.rows / 3)));
+    return true;
+  }
+
+  /** The row in which each line begins. */
+  #firstRows() {
+    const buffer = this.#terminal.buffer.active;
+    const end = buffer.baseY + buffer.cursorY;
+    return Array.from({ length: end + 1 }, (_, row) => row).filter((row) => !buffer.getLine(row).isWrapped);
+  }
+
+  #textBetween(row, end) {
+    let text = "";
+    for (let each = row; each < end; each += 1) text += this.#terminal.buffer.active.getLine(each).translateToString();
+    return text;
+  }
+
   scrollToEnd() {
     this.#terminal.scrollToBottom();
   }
