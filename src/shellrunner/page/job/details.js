@@ -6,8 +6,9 @@ import { formatDuration, formatSize } from "../core/format.js";
 import { createElement } from "../ui/dom.js";
 import { createAge, createElapsed } from "../ui/time-elements.js";
 
-/** Create the list entries for a job; `result` is null until the job is done. Empty values are left out. */
-export function createDetails(job, status, result) {
+/** Create the list entries for a job; `result` is null until the job is done, `live` is what it uses now, or null. Empty
+    values are left out. */
+export function createDetails(job, status, result, live) {
   const { usage } = result ?? {};
   const details = [
     ["Accepted", createAge(job.created)],
@@ -15,6 +16,7 @@ export function createDetails(job, status, result) {
     ["Ended", status.completed && createAge(status.completed)],
     ["Time", runningTime(status, result)],
     ["Process", status.pid && `pid ${status.pid}`],
+    ["Uses", live && status.state === "running" && liveUsage(live)],
     ["Exit code", status.exit_code === null ? null : String(status.exit_code)],
     ["Signal", status.signal],
     ["CPU", usage && `${formatDuration(usage.cpu_user)} user, ${formatDuration(usage.cpu_system)} system`],
@@ -40,6 +42,10 @@ export function createDetails(job, status, result) {
 function createEntry([name, value]) {
   const content = typeof value === "string" ? escapeControls(value) : value;
   return createElement("div", {}, createElement("dt", {}, name), createElement("dd", {}, content));
+}
+
+function liveUsage({ cpu_share, rss_bytes, processes }) {
+  return `${Math.round(100 * cpu_share)} % CPU, ${formatSize(rss_bytes)}, ${processes} ${processes === 1 ? "process" : "processes"}`;
 }
 
 function runningTime(status, result) {

@@ -19,6 +19,7 @@ import { showInTab } from "./tab-title.js";
 
 const RETRY_DELAY = 3000; // milliseconds
 const POLL_INTERVAL = 3000; // milliseconds, in a hidden tab
+const USAGE_INTERVAL = 2000; // milliseconds
 const REASON_INTERVAL = 5000; // milliseconds
 const MAX_NOTIFICATION = 200; // characters
 const UNKNOWN_STATUS = { started: null, completed: null, ending: null, exit_code: null, signal: null, attempt: 1, cancelling: false };
@@ -31,6 +32,7 @@ export class JobView {
   #job = null;
   #status = null;
   #result = null;
+  #usage = null; // of a running job, at the moment
   #error = ""; // why the job cannot be shown, or not any more
   #retryTimer = null;
   #pollTimer = null; // set while the tab is suspended
@@ -56,6 +58,7 @@ export class JobView {
       close();
     });
     setInterval(() => document.hidden || this.#pollReason(), REASON_INTERVAL);
+    setInterval(() => document.hidden || this.#fetchUsage(), USAGE_INTERVAL);
     onHidden({ suspend: () => this.#suspend(), resume: () => this.#resume() });
     wireCopyButton($("job-copy-command"), "Command", () => this.#job?.command ?? "");
   }
@@ -122,7 +125,7 @@ export class JobView {
 
   close() {
     this.#output.close();
-    this.#id = this.#job = this.#status = this.#result = null;
+    this.#id = this.#job = this.#status = this.#result = this.#usage = null;
     this.#line = 0;
     this.#error = "";
     clearTimeout(this.#retryTimer);
@@ -174,6 +177,16 @@ export class JobView {
     if (!this.#job || this.#error || this.#status.done || this.#status.state === "running") return;
     const status = await get(`/api/statuses/${id}`).catch(() => null);
     if (this.#id === id && status?.done === false && status.state === this.#status.state) this.#update(status);
+  }
+
+  /** Fetch what the job uses at the moment, which makes no event. */
+  async #fetchUsage() {
+    const id = this.#id;
+    if (this.#error || this.#status?.state !== "running") return;
+    const usage = await get(`/api/statuses/${id}/usage`).catch(() => null);
+    if (this.#id !== id) return;
+    this.#usage = usage;
+    this.#scheduleRender();
   }
 
   #resume() {
@@ -228,7 +241,7 @@ export class JobView {
     const reason = job.done || job.state === "running" ? "" : describePending(job.pending);
     setTextOrHide($("job-pending"), escapeControls(reason));
     setTextOrHide($("job-message"), this.#error || escapeControls(this.#result?.detail || ""));
-    $("job-details").replaceChildren(...createDetails(this.#job, this.#status, this.#result));
+    $("job-details").replaceChildren(...createDetails(this.#job, this.#status, this.#result, this.#usage));
     this.#actions.show(job, !this.#error);
     this.#output.refresh();
     showInTab(job);
