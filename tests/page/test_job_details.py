@@ -20,3 +20,30 @@ async def test_the_usage_of_a_running_job_is_shown(service: Service, open_tab: A
     await service.ask("POST", f"/api/jobs/{job}/cancel")
     await tab.wait_until_ended("cancelled")
     await tab.until("() => !document.getElementById('job-details').textContent.includes('processes')")
+
+
+async def test_attempts_and_dependencies_are_links(service: Service, open_tab: Any) -> None:
+    """An attempt is linked to the first line of its output, unless it wrote none; a dependency to its job."""
+    before = [(await service.run(f": before {number}"))["job_id"] for number in range(2)]
+    command = "echo an attempt; seq 1 10 >&2; exit 1"
+    job = (await service.run(command, retries={"max": 2}, after=before))["job_id"]
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_until_ended("exit 1")
+    await tab.wait_for("#job-attempts li:nth-child(3) a", "Attempt 3")
+    assert [await link.get_attribute("href") for link in await tab.page.locator("#job-attempts a").all()] == [
+        f"#job={job}-{line}" for line in (1, 12, 23)
+    ]
+    await tab.page.click("#job-attempts li:nth-child(2) a")
+    await tab.wait_for("#scroll-to-end", "Line 12:")
+    assert await tab.address_parameters() == {f"job={job}-12"}
+    await tab.page.click(f"#job-details .chain a >> text=job {before[1]}")
+    await tab.wait_for("#job-name", f"Job {before[1]}")
+    await tab.until("() => document.getElementById('job-attempts').hidden")
+
+
+async def test_an_attempt_without_output_is_no_link(service: Service, open_tab: Any) -> None:
+    """There is no line to which an attempt that wrote nothing could be linked."""
+    job = (await service.run("exit 1", retries={"max": 1}))["job_id"]
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_for("#job-attempts li:nth-child(2)", "Attempt 2")
+    assert await tab.page.locator("#job-attempts a").count() == 0

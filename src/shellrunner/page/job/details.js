@@ -31,7 +31,7 @@ export function createDetails(job, status, result, live) {
     ["Environment", job.env.length && job.env.join(" ")],
     ["Labels", Object.keys(job.labels).length && Object.entries(job.labels).map((label) => label.join("=")).join(" ")],
     ["Again", job.again_of && createElement("a", linkTo({ job: String(job.again_of) }), `job ${job.again_of}`)],
-    ["After", job.after.length && `job${job.after.length > 1 ? "s" : ""} ${job.after.join(", ")}`],
+    ["After", job.after.length && createElement("ul", { class: "chain" }, ...job.after.map(createDependency))],
     ["Not before", job.start_at && createAge(job.start_at)],
     ["Attempt", job.retries && `${status.attempt} of at most ${job.retries.max + 1}`],
     ["Callback", job.notify && (job.notify.error ? `${job.notify.state}: ${job.notify.error}` : job.notify.state)],
@@ -42,6 +42,10 @@ export function createDetails(job, status, result, live) {
 function createEntry([name, value]) {
   const content = typeof value === "string" ? escapeControls(value) : value;
   return createElement("div", {}, createElement("dt", {}, name), createElement("dd", {}, content));
+}
+
+function createDependency(id) {
+  return createElement("li", {}, createElement("a", linkTo({ job: String(id) }), `job ${id}`));
 }
 
 function liveUsage({ cpu_share, rss_bytes, processes }) {

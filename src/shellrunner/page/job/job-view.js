@@ -9,7 +9,7 @@ import { onHidden } from "../core/visibility.js";
 import { announce } from "../ui/announcer.js";
 import { createBadge } from "../ui/badge.js";
 import { wireCopyButton } from "../ui/clipboard.js";
-import { $, setText, setTextOrHide } from "../ui/dom.js";
+import { $, replaceKeepingFocus, setText, setTextOrHide } from "../ui/dom.js";
 import { notifyIfHidden } from "../ui/notifications.js";
 import { JobActions } from "./actions.js";
 import { showAttempts } from "./attempts.js";
@@ -222,7 +222,7 @@ export class JobView {
     announce(`Job ${id}: ${stateLabel(this.#status)}`);
     notifyIfHidden(`Job ${id}: ${stateLabel(this.#status)}`, escapeControls(job.name ?? job.command, MAX_NOTIFICATION), `job-${id}`);
     this.#render();
-    await showAttempts(result);
+    await showAttempts(result, () => this.#id === id);
   }
 
   #failed(status) {
@@ -241,7 +241,7 @@ export class JobView {
     const reason = job.done || job.state === "running" ? "" : describePending(job.pending);
     setTextOrHide($("job-pending"), escapeControls(reason));
     setTextOrHide($("job-message"), this.#error || escapeControls(this.#result?.detail || ""));
-    $("job-details").replaceChildren(...createDetails(this.#job, this.#status, this.#result, this.#usage));
+    replaceKeepingFocus($("job-details"), ...createDetails(this.#job, this.#status, this.#result, this.#usage));
     this.#actions.show(job, !this.#error);
     this.#output.refresh();
     showInTab(job);
