@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.processes import children
 from tests.support.service import Service
 from tests.support.tokens import hash_of, secret_of
 from tests.support.waiting import until
@@ -43,14 +44,15 @@ class Bound:
         return status, body
 
     async def begin(self, **spec: Any) -> int:
-        """Start the script, and wait until its guard runs."""
+        """Start the script, and wait until its guard runs, or it has ended."""
         self.steps.unlink(missing_ok=True)
         status, job = await self.ask("bound", "POST", "/api/jobs", json={"command": SCRIPT, **spec})
         assert status == 202, job
         number: int = job["job_id"]
 
         async def has_begun() -> bool:
-            return bool((await self.ask("ops", "GET", f"/api/statuses/{number}/output"))[1])
+            status, job = await self.ask("ops", "GET", f"/api/statuses/{number}")
+            return status == 303 or (job["pid"] is not None and guard_runs(job["pid"]))
 
         await until(has_begun)
         return number
@@ -63,6 +65,15 @@ class Bound:
 
         await until(is_done)
         return (await self.ask("ops", "GET", f"/api/results/{job}"))[1]
+
+
+def guard_runs(script: int) -> bool:
+    """Whether the script has reached its first step: a signal before that would find only its shell."""
+    try:
+        below = [each for guard in children(script) for each in children(guard)]
+        return any(Path(f"/proc/{each}/comm").read_text() == "sleep\n" for each in below)
+    except OSError:  # it has just ended
+        return False
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
