@@ -47,3 +47,28 @@ async def test_an_attempt_without_output_is_no_link(service: Service, open_tab: 
     tab = await open_tab(service, f"#job={job}")
     await tab.wait_for("#job-attempts li:nth-child(2)", "Attempt 2")
     assert await tab.page.locator("#job-attempts a").count() == 0
+
+
+async def test_dividers_show_where_a_job_was_cancelled_or_killed(service: Service, open_tab: Any) -> None:
+    """A line of the page's own marks a requested cancel and an end that is no exit, in output that there is."""
+    job = await service.submit("trap 'echo cleaning up; exit 1' TERM; echo working; sleep 1000 & wait")
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_for_output("working")
+    await service.ask("POST", f"/api/jobs/{job}/cancel")
+    await tab.wait_until_ended("cancelled")
+    await tab.wait_for_output("── Cancelled ──")
+    shown = [line for line in (await tab.copy_output()).split("\n") if line]
+    assert shown == ["working", "── Cancel requested ──", "cleaning up", "── Cancelled ──"]
+    row = await tab.page.locator("#terminal .xterm-rows > div", has_text="cleaning").bounding_box()
+    await tab.page.mouse.dblclick(row["x"] + 10, row["y"] + 5)
+    await tab.page.keyboard.press("g")
+    assert await tab.page.input_value("#line-number") == ""  # a line of the page's own is no line of the output
+    killed = (await service.run("echo working; kill -KILL $$"))["job_id"]
+    await tab.page.evaluate(f"location.hash = 'job={killed}'")
+    await tab.wait_for_output("── SIGKILL ──")
+    for command in ("echo working; exit 1", "kill -KILL $$"):
+        other = (await service.run(command))["job_id"]
+        await tab.page.evaluate(f"location.hash = 'job={other}'")
+        await tab.wait_for("#job-name", f"Job {other}")
+        await tab.wait_for('#job-connection[data-state="ended"]')
+        assert "──" not in await tab.copy_output()

@@ -6,6 +6,7 @@ import { formatCount, formatSize } from "../core/format.js";
 import { oncePerFrame } from "../core/scheduling.js";
 import { currentToken } from "../core/token.js";
 import { OutputPump } from "../terminal/output-pump.js";
+import { stateLabel } from "../core/labels.js";
 import { TerminalView } from "../terminal/terminal-view.js";
 import { wireCopyButton } from "../ui/clipboard.js";
 import { showConnection } from "../ui/connection-status.js";
@@ -59,7 +60,7 @@ export class OutputPanel {
     });
     this.#lineBox = wireLineBox({
       jobId: () => this.#jobId,
-      selected: () => this.#excerpt.selectedLine || (this.#pump?.isComplete ? this.#terminal.selectedLine : 0),
+      selected: () => this.#excerpt.selectedLine || (this.#pump?.hasLineNumbers ? this.#terminal.selectedLine : 0),
       go: (line) => this.#showPlace({ line }),
     });
     this.#wireDownload();
@@ -72,6 +73,7 @@ export class OutputPanel {
     this.#pump = new OutputPump(job.job_id, this.#terminal, this.#view, {
       ...this.#listener,
       status: (status) => {
+        if (status.cancelling && this.#status?.cancelling === false) this.#divide("Cancel requested");
         this.#status = status;
         this.#input.update(status);
         this.#listener.status(status);
@@ -203,8 +205,14 @@ export class OutputPanel {
     this.#excerpt.setView({ ...this.#view, wrapped: this.#wrapped });
   }
 
+  /** Mark a place in the output, unless it is the screen of a program. */
+  #divide(text) {
+    if (!this.#input.size) this.#pump.addDivider(text);
+  }
+
   #done(document) {
     this.#ended = true;
+    if (document.ending !== "exited") this.#divide(stateLabel({ ...document, state: "done" }));
     this.#input.end();
     showConnection($("job-connection"), "ended");
     this.#listener.done(document);

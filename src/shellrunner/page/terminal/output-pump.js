@@ -40,6 +40,8 @@ export class OutputPump {
   #suspended = false;
   #liveFrom = 0; // the number of the first chunk that is displayed for the first time
   #onLive = null;
+  #hasNotice = false;
+  #isInterrupted = false; // whether there is a notice between lines of output
   #start; // the event id where an excerpt begins, or null to show the end and what follows
   #limit = Infinity; // bytes of output up to which an excerpt is fetched
 
@@ -74,6 +76,11 @@ export class OutputPump {
   /** Whether all output so far is displayed. */
   get isComplete() {
     return this.skipped === 0 && this.#buffer.start === 0;
+  }
+
+  /** Whether all lines that are displayed, up to a notice at the end, are those of the output, from the first one on. */
+  get hasLineNumbers() {
+    return this.isComplete && !this.#isInterrupted;
   }
 
   get drawsInPlace() {
@@ -128,6 +135,11 @@ export class OutputPump {
   resume() {
     this.#suspended = this.#paused = false;
     this.open({ silent: true });
+  }
+
+  /** Show a line of the page's own after the output so far. */
+  addDivider(text) {
+    if (!this.isEmpty) this.#add({ notice: `── ${text} ──` });
   }
 
   /** Follow the job as one who types into it under this name, or under none for null; return once the service knows. */
@@ -207,6 +219,8 @@ export class OutputPump {
   }
 
   #add(chunk) {
+    if (chunk.notice) this.#hasNotice = true;
+    else this.#isInterrupted ||= this.#hasNotice;
     this.#buffer.add(chunk);
     this.#queued += lengthOf(chunk);
     this.#pump();
