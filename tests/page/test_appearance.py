@@ -95,6 +95,27 @@ def brightness(colour: Any) -> Any:
     return sum(int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")[:3]) / 3
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_typing_and_lines_have_no_serious_accessibility_violations(
+    service: Service, open_tab: Any, scheme: str
+) -> None:
+    """axe reports nothing serious while typing into a job, in the line box, or in a part of an output."""
+    typed = await service.submit("cat", tty=True, stdin={"stream": True}, labels={"axe": "typed"})
+    tab = await open_tab(service, f"#job={typed}&label=axe:typed", color_scheme=scheme)
+    await tab.page.click("#type")
+    await tab.wait_for("#terminal.typing")
+    assert await serious_violations(tab) == []
+    await service.ask("POST", f"/api/jobs/{typed}/cancel")
+    await tab.wait_until_ended("cancelled")
+    job = (await service.run("seq 1 100; exit 1", retries={"max": 1}))["job_id"]
+    await tab.page.evaluate(f"location.hash = 'job={job}-50&label=axe:typed'")
+    await tab.wait_for("#job-attempts a")
+    await tab.wait_for("#scroll-to-end", "Line 50:")
+    await tab.page.click("#line-open")
+    await tab.wait_for("#line-count", "of 200 lines")
+    assert await serious_violations(tab) == []
+
+
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}px")
 async def test_nothing_overflows_horizontally(service: Service, open_tab: Any, size: Any) -> None:
     """At no window size does an element of the list or of a job extend beyond the window's right edge."""
