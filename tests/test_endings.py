@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,11 +9,13 @@ import shellrunner
 from shellrunner.cli import exit_codes
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.job_state import state_cell
+from shellrunner.config import Settings
 from shellrunner.keeper.slot import ReportedEnding
 from shellrunner.model import End, Ending
 from shellrunner.model.endings import ENDINGS, Tone, WaitStatus, tone_of
 from shellrunner.model.spec import Retries
-from shellrunner.wire import documents
+from shellrunner.web import ROUTES
+from shellrunner.web.openapi import document
 
 ROOT = Path(__file__).parent.parent
 PAGE = Path(shellrunner.__file__).parent / "page"
@@ -72,8 +73,7 @@ def test_the_reference_explains_every_ending(ending: Ending) -> None:
 
 def test_the_api_lists_every_ending_with_its_meaning() -> None:
     """The schema of an ending has every word, and its description explains each of them."""
-    names: Any = vars(documents)["EndingName"]
-    schema = names.__metadata__[0].json_schema
+    schema = document.build(ROUTES, Settings(), [])["components"]["schemas"]["EndingName"]
     assert schema["enum"] == list(Ending)
     assert re.findall(r"`(\w+)`: ", schema["description"]) == list(Ending)
 

@@ -46,9 +46,20 @@ def test_a_filter_becomes_a_condition(field: str) -> None:
 
 @pytest.fixture(scope="module")
 def described() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the query parameters of each list in the OpenAPI document, by name."""
-    paths = document.build(ROUTES, Settings(), [])["paths"]
-    return {path: {each["name"]: each for each in paths[path]["get"]["parameters"]} for path in LISTS}
+    """Return the query parameters of each list in the OpenAPI document, by name, with the schemas of named values."""
+    api = document.build(ROUTES, Settings(), [])
+    schemas = {f"#/components/schemas/{name}": schema for name, schema in api["components"]["schemas"].items()}
+
+    def resolved(parameter: Any) -> Any:
+        schema = parameter["schema"]
+        if "$ref" not in schema.get("items", {}):
+            return parameter
+        named = schemas[schema["items"]["$ref"]]
+        return {**parameter, "schema": {**schema, "items": {key: named[key] for key in ("type", "enum")}}}
+
+    return {
+        path: {each["name"]: resolved(each) for each in api["paths"][path]["get"]["parameters"]} for path in LISTS
+    }
 
 
 @each_filter

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from benchmarks.process_tree import children
 
-from tests.support.processes import children
 from tests.support.service import Service
 from tests.support.tokens import hash_of, secret_of
 from tests.support.waiting import until
