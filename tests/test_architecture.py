@@ -78,7 +78,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("number_types", "argument_types", "service_values", "output_options"),
         ("__init__",),
     ),
-    "cli.foreground": (("foreground_job",), ("surroundings", "job_ending"), ("__init__",)),
+    "cli.foreground": (("foreground_job",), ("local_environment", "job_ending"), ("__init__",)),
     "cli.terminal": (
         ("attachment",),
         ("keyboard", "replay", "status_overlay"),

@@ -339,7 +339,7 @@ async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typi
         (["wait", f"1-{str(number)[:1]}"], f"plain,1-{number}"), (["submit", "--queue", "o"], "plain,one"),
         (["submit", "--label", "compl"], "plain,completed=yes"), (["ps", "--filter", "sta"], "plain,state="),
         (["ps", "--filter", "state=done,qu"], "plain,state=done,queued"),
-        (["ps", "--columns", "id,wh"], "plain,id,why"),
+        (["ps", "--columns", "id,re"], "plain,id,reason"),
         (["submit", "--limit", "mem"], "plain,memory="), (["submit", "--retry-on", "lo"], "plain,lost"),
         (["show", "-o", "js"], "plain,jsonl"), (["submit", "--encoding", "koi8-r"], "plain,koi8-r"),
         (["show", str(number)[:1]], f"plain,{number}"),

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from shellrunner.cli import event_loop, exit_codes, stdin_source
 from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
-from shellrunner.cli.foreground import job_ending, surroundings
+from shellrunner.cli.foreground import job_ending, local_environment
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import prompt
@@ -23,10 +23,11 @@ _DELETED: Final = (404, 410)
 _STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
 
 
-class Foreground(NamedTuple):
-    """How a job is run in the foreground: its output is shown, or its result at the end in a
-    form for programs; whether it goes on when its
-    output has no reader any more; and whether it has nothing of the surroundings (see `surroundings`).
+class ForegroundOptions(NamedTuple):
+    """How a job is run in the foreground.
+
+    output: the form in which its result is printed at the end, instead of its output. keep: it continues when its
+    output has no reader any more. clean: nothing of the local environment is sent along.
     """
 
     output: OutputFormat | None
@@ -35,15 +36,15 @@ class Foreground(NamedTuple):
 
 
 async def run_job(
-    submission: Mapping[str, Any], source: StdinSource, console: Console, mode: Foreground, client: Client
+    submission: Mapping[str, Any], source: StdinSource, console: Console, options: ForegroundOptions, client: Client
 ) -> int:
     """Submit a job and show it until it is done or the user leaves; return the exit code."""
     console.progress.set_activity("submitting the job")
-    job = await surroundings.submit(client, submission, console, clean=mode.clean)
-    foreground = _ForegroundJob(client, console, job["job_id"], mode)
+    job = await local_environment.submit(client, submission, console, clean=options.clean)
+    foreground = _ForegroundJob(client, console, job["job_id"], options)
     code = await foreground.run(source)
-    if foreground.is_done and mode.output:
-        await mode.output.print(console, [await client.result(job["job_id"])], is_list=False)
+    if foreground.is_done and options.output:
+        await options.output.print(console, [await client.result(job["job_id"])], is_list=False)
     return code
 
 
@@ -54,9 +55,9 @@ class _Detached(Exception):
 class _ForegroundJob:
     """A job in the foreground: shows its output, sends its input, and handles signals; `is_done` at its end."""
 
-    def __init__(self, client: Client, console: Console, job_id: int, mode: Foreground) -> None:
-        self._client, self._console, self._job_id, self._mode = client, console, job_id, mode
-        self._writer = OutputWriter(console) if not mode.output else None
+    def __init__(self, client: Client, console: Console, job_id: int, options: ForegroundOptions) -> None:
+        self._client, self._console, self._job_id, self._options = client, console, job_id, options
+        self._writer = OutputWriter(console) if not options.output else None
         self.is_done = False
         self._has_leftovers = False
         self._terminal_lock = asyncio.Lock()  # held while a question is on the terminal
@@ -80,7 +81,7 @@ class _ForegroundJob:
             return self._detach()
         except OutputClosed as error:
             # Without a reader a command would get SIGPIPE. A terminal that is closed may be opened again.
-            if self._mode.keep or isinstance(error, TerminalClosed):
+            if self._options.keep or isinstance(error, TerminalClosed):
                 self._console.report(self._continues_message)
             else:
                 await self._cancel()

@@ -37,7 +37,7 @@ _DELETED: Final = (404, 410)
 _UNCHANGEABLE: Final = ("not-running", "no-terminal", "command-not-allowed", "insufficient-scope", "not-yours")
 
 
-class Attaching(NamedTuple):
+class AttachOptions(NamedTuple):
     """How a terminal is attached: how it leaves, whether it only watches, and whether it replaces the writer.
 
     `size` is that of the job's terminal, if it is known, in rows and columns.
@@ -53,18 +53,18 @@ class Attachment:
     """A terminal and the job to which it is attached."""
 
     def __init__(
-        self, client: Client, console: Console, job_id: int, mode: Attaching, replay: Replay | None = None
+        self, client: Client, console: Console, job_id: int, options: AttachOptions, replay: Replay | None = None
     ) -> None:
         """Show the job from its start, or after what was before."""
-        self._client, self._console, self._job_id, self._mode = client, console, job_id, mode
+        self._client, self._console, self._job_id, self._options = client, console, job_id, options
         self._replay = replay
         self._name = f"cli-{os.urandom(8).hex()}"
-        self._keyboard = Keyboard(client, job_id, self._name, mode.detach_key, read_only=mode.read_only)
+        self._keyboard = Keyboard(client, job_id, self._name, options.detach_key, read_only=options.read_only)
         self._raw = RawMode(STDIN)
         self._modes = replay.modes if replay else TerminalModes()
-        self._filter = TerminalFilter(is_full_screen=True) if mode.read_only else None
+        self._filter = TerminalFilter(is_full_screen=True) if options.read_only else None
         self._overlay = StatusOverlay(self._modes, self._request_redraw)
-        self._job_size = mode.size
+        self._job_size = options.size
         self._must_redraw = self._has_leftovers = False
         self._running, self._fit_requested = asyncio.Event(), asyncio.Event()
 
@@ -74,8 +74,8 @@ class Attachment:
         self._must_redraw = self._replay is not None
         try:
             with signals.installed(), self._size_changes():
-                if self._mode.detach_key.name:
-                    self._console.report(f"job {self._job_id}: {self._mode.detach_key.name} detaches")
+                if self._options.detach_key.name:
+                    self._console.report(f"job {self._job_id}: {self._options.detach_key.name} detaches")
                 try:
                     return await event_loop.run_with_background(
                         self._follow(), self._read_keys(), self._type_keys(), self._keep_size()
@@ -127,7 +127,7 @@ class Attachment:
         self._enter()
         self._running.set()
         refusals: list[str] = []
-        if await self._keyboard.claim(refusals.append, take=self._mode.take):
+        if await self._keyboard.claim(refusals.append, take=self._options.take):
             self._fit_requested.set()
             await self._draw(self._replay)
         else:
@@ -148,7 +148,7 @@ class Attachment:
     async def _draw(self, replay: Replay | None) -> None:
         if replay:
             await self._console.write(STDOUT, replay.drawn)
-            await self._console.write(STDOUT, b"" if self._mode.read_only else replay.modes.enter_input())
+            await self._console.write(STDOUT, b"" if self._options.read_only else replay.modes.enter_input())
 
     async def _write(self, sequence: bytes) -> None:
         """Change the terminal itself, until it is left."""

@@ -26,7 +26,7 @@ EXAMPLES: Final = {
     ),
     "ps": (
         ("ps -a -n 20", "the latest, with those that are done"),
-        ("ps --filter label=team:web --columns id,state,why,command", ""),
+        ("ps --filter label=team:web --columns id,state,reason,command", ""),
         ("ps --watch", "until Ctrl-C"),
     ),
     "top": (("top --sort memory", "until Ctrl-C"), ("top --once -o json", "for programs")),

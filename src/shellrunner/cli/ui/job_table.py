@@ -51,7 +51,7 @@ def _queue(row: Row) -> Cell:
     return Cell("" if row["queue"] == "default" else row["queue"])
 
 
-def _why(row: Row) -> Cell:
+def _reason(row: Row) -> Cell:
     pending = row.get("pending")
     return Cell(formatting.describe_pending(pending) if pending else "", "dim")
 
@@ -72,7 +72,7 @@ COLUMNS: Final = {
     "time": _JobColumn(_duration, right=True),
     "queue": _JobColumn(_queue, optional=True),
     "name": _JobColumn(_name, optional=True),
-    "why": _JobColumn(_why, optional=True),
+    "reason": _JobColumn(_reason, optional=True),
     "command": _JobColumn(_text("command")),
     "labels": _JobColumn(_labels),
     "priority": _JobColumn(_text("priority"), right=True),
@@ -89,7 +89,7 @@ COLUMNS: Final = {
     "profile": _JobColumn(_text("profile")),
     "cwd": _JobColumn(_text("cwd")),
 }
-_WIDE: Final = ("id", "state", "created", "time", "queue", "name", "command", "why")
+_WIDE: Final = ("id", "state", "created", "time", "queue", "name", "command", "reason")
 _NARROW: Final = ("id", "state", "command")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes, job_request, stdin_source
-from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.foreground import local_environment
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
@@ -34,8 +34,8 @@ _IN_EDITOR: Final = (
 )  # fmt: skip
 
 
-class _How(NamedTuple):
-    """How jobs are submitted again: with `changes`, what goes along from here, and how they are printed."""
+class _AgainOptions(NamedTuple):
+    """How jobs are submitted again: changes to them, the idempotency key, and how the new jobs are printed."""
 
     changes: Mapping[str, Any]
     key: str | None
@@ -73,28 +73,30 @@ def again(
             changes["stdin"] = source.text or ""
             if source.is_streamed:
                 raise click.UsageError("--stdin of `again` is limited to 512 KiB of text")
-        how = _How(changes, key, clean=clean, edit=edit, yes=yes, output=output)
-        action = partial(_again, jobs, how, console, failed=failed)
+        again_options = _AgainOptions(changes, key, clean=clean, edit=edit, yes=yes, output=output)
+        action = partial(_again, jobs, again_options, console, failed=failed)
         api_calls.run_with_client(server, action, console, error_code=exit_codes.SERVICE_ERROR)
 
 
-async def _again(jobs: JobSelection, how: _How, console: Console, client: Client, *, failed: bool) -> int:
+async def _again(
+    jobs: JobSelection, options: _AgainOptions, console: Console, client: Client, *, failed: bool
+) -> int:
     ids = await (_failed_jobs(jobs, client) if failed else jobs.resolve(client))
-    if (failed or jobs.is_bulk) and len(ids) > 1 and not (how.yes or how.edit):
+    if (failed or jobs.is_bulk) and len(ids) > 1 and not (options.yes or options.edit):
         count = count_of(len(ids), "job")
         otherwise = f"use --yes to submit {count}"
         if not await confirm(f"Submit {count} again", console, refusal="nothing was submitted", otherwise=otherwise):
             return exit_codes.FAILED
-    owner = None if how.clean else await surroundings.identity_here(client)
-    changes = {**how.changes, **await job_request.resolved_after(client, how.changes)}
+    owner = None if options.clean else await local_environment.local_identity(client)
+    changes = {**options.changes, **await job_request.resolved_after(client, options.changes)}
 
     async def submit_again(job_id: int) -> int:
-        key = f"{how.key}-{job_id}" if how.key and len(ids) > 1 else how.key
-        patch = await _patch(client, job_id, changes, how, owner)
+        key = f"{options.key}-{job_id}" if options.key and len(ids) > 1 else options.key
+        patch = await _patch(client, job_id, changes, options, owner)
         with job_request.errors_name_flags():
             job = await client.again(job_id, patch, key=key)
-        if how.output:
-            await how.output.print(console, [job], is_list=False)
+        if options.output:
+            await options.output.print(console, [job], is_list=False)
         else:
             await console.print_line(str(job["job_id"]))
         return 0
@@ -104,7 +106,7 @@ async def _again(jobs: JobSelection, how: _How, console: Console, client: Client
 
 
 async def _patch(
-    client: Client, job_id: int, changes: Mapping[str, Any], how: _How, owner: str | None
+    client: Client, job_id: int, changes: Mapping[str, Any], options: _AgainOptions, owner: str | None
 ) -> Mapping[str, Any]:
     """Return what the new job has differently: in a job that the `owner` submitted, variables have their values here.
 
@@ -113,14 +115,14 @@ async def _patch(
     """
     job: Any = await client.job(job_id)
     patch = dict(changes)
-    if how.clean:
+    if options.clean:
         patch = {"stdin": None, **patch, "env": {**dict.fromkeys(job["env"]), **patch.get("env", {})}}
     elif owner is not None and job["submitter"] == owner:
         here = {name: os.environ[name] for name in job["env"] if name in os.environ}
         if "PWD" in job["env"] and job["cwd"]:
             here["PWD"] = patch.get("cwd") or job["cwd"]
         patch["env"] = {**here, **patch.get("env", {})}
-    if how.edit:
+    if options.edit:
         shown = {key: job.get(key) for key in _IN_EDITOR if key != "command" or job["argv"] is None}
         patch |= editor.edit(shown, f"job {job_id}")
     return patch

@@ -20,7 +20,7 @@ from shellrunner.client import Client
 from shellrunner.errors import ShellrunnerError
 
 if TYPE_CHECKING:
-    from shellrunner.cli.terminal.attachment import Attaching
+    from shellrunner.cli.terminal.attachment import AttachOptions
 
 
 class NotAttachable(ShellrunnerError):
@@ -50,7 +50,7 @@ def attach(*, jobs: JobSelection, take: bool, read_only: bool, detach_key: Detac
     console = Console()
     api_calls.run_with_client(
         server,
-        partial(_attach, jobs, console, attachment.Attaching(detach_key, read_only=read_only, take=take)),
+        partial(_attach, jobs, console, attachment.AttachOptions(detach_key, read_only=read_only, take=take)),
         console,
         concurrent=True,
         retry_for=api_calls.RETRY_FOR_LONG,
@@ -59,7 +59,7 @@ def attach(*, jobs: JobSelection, take: bool, read_only: bool, detach_key: Detac
     )
 
 
-async def _attach(jobs: JobSelection, console: Console, mode: "Attaching", client: Client) -> int:
+async def _attach(jobs: JobSelection, console: Console, options: "AttachOptions", client: Client) -> int:
     from shellrunner.cli.terminal import attachment  # noqa: PLC0415  as above
     from shellrunner.cli.terminal.replay import prepare_replay  # noqa: PLC0415  as above
 
@@ -72,4 +72,4 @@ async def _attach(jobs: JobSelection, console: Console, mode: "Attaching", clien
     if (await client.job(job_id))["tty"] is None:
         raise NotAttachable(f"job {job_id} has no terminal: use `shellrunner logs -f {job_id}`")
     replay = await prepare_replay(client, job_id)
-    return await attachment.Attachment(client, console, job_id, mode, replay).run()
+    return await attachment.Attachment(client, console, job_id, options, replay).run()

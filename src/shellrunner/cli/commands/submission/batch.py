@@ -11,7 +11,8 @@ import click
 
 from shellrunner import ascii_text
 from shellrunner.cli import api_calls, exit_codes, job_request
-from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.foreground import local_environment
+from shellrunner.cli.foreground.local_environment import LocalEnvironment
 from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui.console import Console
@@ -50,7 +51,7 @@ def batch(
     except ValueError as error:  # also of the decoder
         raise click.UsageError(f"{file.name}: {error}") from None
     console = Console()
-    action = partial(_submit, jobs, key, output, console, clean=clean)
+    action = partial(_submit, jobs, key, output, console, clean=clean, cwd=common.get("cwd"))
     api_calls.run_with_client(
         server, action, console, retry_for=api_calls.RETRY_FOR_LONG, error_code=exit_codes.SERVICE_ERROR
     )
@@ -85,12 +86,13 @@ async def _submit(
     client: Client,
     *,
     clean: bool,
+    cwd: str | None,
 ) -> int:
-    here = {} if clean or not await surroundings.is_here(client) else surroundings.keys_of(surroundings.collect())
-    chunks = list(chunked([(number, _with_surroundings(job, here)) for number, job in jobs]))
+    here = await local_environment.find(client, console, clean=clean, cwd=cwd)
+    chunks = list(chunked([(number, _complete(job, here)) for number, job in jobs]))
     for index, chunk in enumerate(chunks):
         chunk_key = f"{key}-{index}" if key and len(chunks) > 1 else key
-        with _errors_name_lines(chunk):
+        with local_environment.errors_mention_clean(here), _errors_name_lines(chunk):
             submitted = await client.submit_many([job for _, job in chunk], key=chunk_key)  # type: ignore[misc]
         if output:
             await output.print(console, submitted)
@@ -101,10 +103,9 @@ async def _submit(
     return 0
 
 
-def _with_surroundings(job: Mapping[str, Any], here: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not here or job.get("profile"):
-        return job
-    return {**here, **job, "env": {**here["env"], **(job.get("env") or {})}}
+def _complete(job: Mapping[str, Any], here: LocalEnvironment | None) -> Mapping[str, Any]:
+    """Return a job with what is sent along, unless it is confined by a profile."""
+    return job if here is None or job.get("profile") else here.add_to(job)
 
 
 def chunked(jobs: Sequence[Job]) -> Iterator[list[Job]]:

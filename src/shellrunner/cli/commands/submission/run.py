@@ -14,7 +14,7 @@ from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.api_calls import ClientAction
 from shellrunner.cli.commands.submission.submit import submit_detached
 from shellrunner.cli.fd_io import STDERR, STDOUT
-from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.foreground import local_environment
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.parameters.detach_option import detach_option
 from shellrunner.cli.parameters.output_options import output_option
@@ -56,11 +56,11 @@ def run(
         if keys:
             action = _attached(submission, console, detach_key, clean=clean)
         else:
-            from shellrunner.cli.foreground.foreground_job import Foreground, run_job  # noqa: PLC0415  it imports asyncio
+            from shellrunner.cli.foreground.foreground_job import ForegroundOptions, run_job  # noqa: PLC0415  it imports asyncio
 
             if "merge_stderr" not in submission and not output and _is_one_file(STDOUT, STDERR):
                 submission["merge_stderr"] = True
-            action = partial(run_job, submission, source, console, Foreground(output=output, keep=keep, clean=clean))
+            action = partial(run_job, submission, source, console, ForegroundOptions(output, keep=keep, clean=clean))
         api_calls.run_with_client(
             server,
             action,
@@ -87,8 +87,8 @@ def _attached(submission: dict[str, Any], console: Console, key: DetachKey, *, c
         submission["env"] = {"TERM": os.environ["TERM"], **submission.get("env", {})}
 
     async def run_attached(client: Client) -> int:
-        job = await surroundings.submit(client, submission, console, clean=clean)
-        return await attachment.Attachment(client, console, job["job_id"], attachment.Attaching(key, size)).run()
+        job = await local_environment.submit(client, submission, console, clean=clean)
+        return await attachment.Attachment(client, console, job["job_id"], attachment.AttachOptions(key, size)).run()
 
     return run_attached
 

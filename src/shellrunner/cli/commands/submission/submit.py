@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source
-from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.foreground import local_environment
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.stdin_source import StdinSource
@@ -62,7 +62,7 @@ async def _submit(
     *,
     clean: bool,
 ) -> int:
-    job = await surroundings.submit(client, submission, console, clean=clean)
+    job = await local_environment.submit(client, submission, console, clean=clean)
     await (output.print(console, [job], is_list=False) if output else console.print_line(str(job["job_id"])))
     if source.is_streamed:
         console.progress.set_activity(f"sending input to job {job['job_id']}")

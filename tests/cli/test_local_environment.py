@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shellrunner.cli.foreground import surroundings
+from shellrunner.cli.foreground import local_environment
 from shellrunner.machine import machine_digest
 from tests.support.command_line import Typist
 from tests.support.service import Service
@@ -16,7 +16,7 @@ from tests.support.tcp_proxy import TcpProxy
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "shell-and-cron.md"
-DENIED = [name for names in surroundings.DENIED.values() for name in names]
+DENIED = [name for names in local_environment.DENIED.values() for name in names]
 
 
 @pytest.mark.parametrize("verb", [("run",), ("submit",), ("run", "-d")])
@@ -62,9 +62,15 @@ async def test_a_directory_that_was_removed_is_an_error(tmp_path: Path, monkeypa
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with pytest.raises(surroundings.NoCurrentDirectory, match="does not exist any more"):
-        surroundings.collect()
-    assert surroundings.collect("/").cwd == "/"
+    with pytest.raises(local_environment.NoCurrentDirectory, match="does not exist any more"):
+        local_environment.read()
+    assert local_environment.read("/").cwd == "/"
+
+
+async def test_a_directory_of_the_job_itself_wins() -> None:
+    """What a job names itself wins, and PWD is the directory that the job has, as in a line of `batch`."""
+    sent = local_environment.read().add_to({"command": "true", "cwd": "/usr", "env": {"HOME": "/tmp"}})
+    assert (sent["cwd"], sent["env"]["PWD"], sent["env"]["HOME"]) == ("/usr", "/usr", "/tmp")
 
 
 async def test_what_is_not_utf8_stays_here(typist: Typist) -> None:
@@ -81,7 +87,7 @@ async def test_what_means_something_here_only_stays_here(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("HOME", account.pw_dir)
     monkeypatch.setenv("USER", "another")
-    sent = surroundings.collect().environment
+    sent = local_environment.read().variables
     assert not {*DENIED, "HOME", "PWD"} & sent.keys()
     assert not [name for name in sent if name.startswith("SHELLRUNNER_")]
     assert sent["USER"] == "another"
@@ -90,4 +96,4 @@ async def test_what_means_something_here_only_stays_here(monkeypatch: pytest.Mon
 async def test_the_list_is_documented() -> None:
     """The guide names every variable that stays here."""
     text = GUIDE.read_text()
-    assert not [name for name in (*DENIED, *surroundings.OF_ACCOUNT) if f"`{name}`" not in text]
+    assert not [name for name in (*DENIED, *local_environment.OF_ACCOUNT) if f"`{name}`" not in text]

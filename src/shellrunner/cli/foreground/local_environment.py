@@ -1,12 +1,13 @@
-"""The current directory and the environment of this process, which go along with a job that runs on this machine.
+"""The current directory and the environment of this process, sent along with a job that runs on this machine.
 
-So a command runs as if it ran here. Whether the service is on this machine, it says itself: a port on loopback may be
-forwarded to another one, where the directory is missing and the environment's secrets are not to be sent. Must not
-know how a job is followed.
+So a command runs as if it ran here. The service itself says whether it is on this machine: a port on loopback may be
+forwarded to another one, where the directory is missing and to which the environment's secrets must not be sent. Must
+not know how a job is followed.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from shellrunner.cli import job_request
@@ -28,62 +29,77 @@ DENIED: Final = {
         "CREDENTIALS_DIRECTORY", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE",
     ),
 }  # fmt: skip
-# These the service sets for the user that the command runs as; only values that differ from the account's go along.
+# These the service sets for the user that the command runs as; only values that differ from the account's are sent.
 OF_ACCOUNT: Final = ("HOME", "LOGNAME", "SHELL", "USER")
 
 _DENIED: Final = frozenset(name for names in DENIED.values() for name in names)
-_HINT: Final = "; the current directory and the environment went along: --clean sends neither"
+_HINT: Final = "; the current directory and the environment were sent along: use --clean to send neither"
 _HINTED_KINDS: Final = ("command-not-allowed", "too-large")
 
 
 class NoCurrentDirectory(ShellrunnerError):
-    """The current directory cannot go along."""
+    """The current directory cannot be sent along."""
 
 
-class Surroundings(NamedTuple):
-    """What goes along, and the names of variables that cannot, since their values are not UTF-8."""
+class LocalEnvironment(NamedTuple):
+    """What is sent along, and the names of variables that cannot be, since their values are not UTF-8."""
 
     cwd: str
-    environment: dict[str, str]
+    variables: dict[str, str]
     left_out: tuple[str, ...]
+
+    def add_to(self, submission: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a submission with the directory and the variables, as far as it does not set them itself."""
+        cwd = submission.get("cwd") or self.cwd
+        return {**submission, "cwd": cwd, "env": {**self.variables, "PWD": cwd, **(submission.get("env") or {})}}
 
 
 async def submit(client: Client, submission: Mapping[str, Any], console: Console, *, clean: bool) -> Any:
-    """Submit a job, with the surroundings of this process unless `clean`, or the service is on another machine.
+    """Submit a job, with the local environment unless `clean`, or the service is on another machine. Return the job.
 
-    What the submission names itself wins. A profile confines a command that is not trusted, so nothing goes along
-    with it. Return the job.
+    A profile confines a command that is not trusted, so nothing is sent along with it.
     """
-    if clean or submission.get("profile"):
-        return await job_request.submit(client, submission)
-    if not await is_here(client):
-        if not submission.get("cwd"):
+    is_clean = clean or bool(submission.get("profile"))
+    here = await find(client, console, clean=is_clean, cwd=submission.get("cwd"))
+    with errors_mention_clean(here):
+        return await job_request.submit(client, submission if here is None else here.add_to(submission))
+
+
+async def find(client: Client, console: Console, *, clean: bool, cwd: str | None) -> LocalEnvironment | None:
+    """Return what is sent along, with `cwd` instead of the current directory if it is given; None if nothing is.
+
+    Reports if the service is on another machine, and which variables cannot be sent.
+    """
+    if clean:
+        return None
+    if not await is_local(client):
+        if not cwd:
             console.remark("the service is on another machine: its own directory and environment are used")
-        return await job_request.submit(client, submission)
-    here = collect(submission.get("cwd"))
+        return None
+    here = read(cwd)
     if here.left_out:
         console.report(f"not valid UTF-8, so not sent: the value of {', '.join(here.left_out)}")
-    environment = {**here.environment, "PWD": here.cwd, **submission.get("env", {})}
+    return here
+
+
+@contextmanager
+def errors_mention_clean(here: LocalEnvironment | None) -> Iterator[None]:
+    """Have errors within the block that may be due to what is sent along mention --clean."""
     try:
-        return await job_request.submit(client, {**submission, "cwd": here.cwd, "env": environment})
+        yield
     except ClientError as error:
-        if error.kind in _HINTED_KINDS:
+        if here is not None and error.kind in _HINTED_KINDS:
             error.detail += _HINT
         raise
 
 
-def keys_of(here: Surroundings) -> dict[str, Any]:
-    """Return the keys of a job that goes along with these."""
-    return {"cwd": here.cwd, "env": {**here.environment, "PWD": here.cwd}}
-
-
-async def is_here(client: Client) -> bool:
+async def is_local(client: Client) -> bool:
     """Return whether the service runs on this machine and sees the same files."""
-    return await identity_here(client) is not None
+    return await local_identity(client) is not None
 
 
-async def identity_here(client: Client) -> str | None:
-    """Return the identity that the service gives this client, or None if it is on another machine; see `is_here`."""
+async def local_identity(client: Client) -> str | None:
+    """Return the identity that the service gives this client, or None if it is on another machine; see `is_local`."""
     digest = machine_digest()
     if digest is None:
         return None
@@ -91,22 +107,22 @@ async def identity_here(client: Client) -> str | None:
     return index["identity"] if index.get("machine") == digest else None
 
 
-def collect(cwd: str | None = None) -> Surroundings:
+def read(cwd: str | None = None) -> LocalEnvironment:
     """Return `cwd` or the current directory, and the variables that mean something elsewhere too.
 
     Raises:
         NoCurrentDirectory: it was removed, or its name cannot be sent.
     """
-    environment, left_out = {}, []
+    variables, left_out = {}, []
     account = _account_variables()
     for name, value in os.environ.items():
         if name in _DENIED or name == "PWD" or name.startswith(DENIED_PREFIX) or account.get(name) == value:
             continue
         if _is_utf8(name) and _is_utf8(value):
-            environment[name] = value
+            variables[name] = value
         else:
             left_out.append(name.encode("utf-8", "backslashreplace").decode())
-    return Surroundings(cwd or _current_directory(), environment, tuple(left_out))
+    return LocalEnvironment(cwd or _current_directory(), variables, tuple(left_out))
 
 
 def _current_directory() -> str:
