@@ -70,7 +70,7 @@ async def test_all_processes_of_a_job_count(tmp_path: Path, monkeypatch: pytest.
 
 async def test_it_is_measured_only_on_request() -> None:
     """A meter that nobody asks reads nothing and starts nothing, and it forgets jobs that do not run any more."""
-    me = live_usage.KeptJob(1, "t", 0, os.getppid())
+    me = live_usage.MeasuredJob(1, "t", 0, os.getppid())
     kept = [me]
     meter = UsageMeter(lambda: kept)
     assert (await meter.measure())[1].processes >= 1

@@ -27,7 +27,7 @@ _PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 _Claim = tuple[int, str]  # a job's id and its claim token
 
 
-class KeptJob(NamedTuple):
+class MeasuredJob(NamedTuple):
     """A running job: its claim, when it was claimed, and the pid of its keeper."""
 
     job_id: int
@@ -54,9 +54,9 @@ class UsageMeter:
 
     processors: Final = len(os.sched_getaffinity(0))  # that this process may use, and so its jobs
 
-    def __init__(self, kept_jobs: Callable[[], Iterable[KeptJob]]) -> None:
-        """`kept_jobs` returns the running jobs whose keepers are known."""
-        self._kept_jobs = kept_jobs
+    def __init__(self, running_jobs: Callable[[], Iterable[MeasuredJob]]) -> None:
+        """`running_jobs` returns the running jobs whose keepers are known."""
+        self._running_jobs = running_jobs
         self._lock = asyncio.Lock()
         self._samples: dict[_Claim, deque[_Sample]] = {}
         self._measured: Mapping[int, LiveUsage] = {}
@@ -66,20 +66,20 @@ class UsageMeter:
         """Return what each running job uses, by job; without those whose keeper is not known at the moment."""
         async with self._lock:
             is_old = time.monotonic() - self._measured_at >= _MAX_AGE
-            if is_old or not self._kept_ids() <= self._measured.keys():  # a job that was started since
+            if is_old or not self._running_ids() <= self._measured.keys():  # a job that was started since
                 processes = await asyncio.to_thread(_read_processes)
                 self._measured_at = time.monotonic()
                 self._measured = self._measure(processes)
-            kept = self._kept_ids()
-            return {job_id: usage for job_id, usage in self._measured.items() if job_id in kept}
+            running = self._running_ids()
+            return {job_id: usage for job_id, usage in self._measured.items() if job_id in running}
 
-    def _kept_ids(self) -> set[int]:
-        return {job.job_id for job in self._kept_jobs()}
+    def _running_ids(self) -> set[int]:
+        return {job.job_id for job in self._running_jobs()}
 
     def _measure(self, processes: Mapping[int, list[_ProcessUsage]]) -> dict[int, LiveUsage]:
         found: dict[int, LiveUsage] = {}
         samples: dict[_Claim, deque[_Sample]] = {}
-        for job in self._kept_jobs():
+        for job in self._running_jobs():
             claim = job.job_id, job.token
             samples[claim] = self._samples.get(claim) or _from_start(job, self._measured_at)
             found[job.job_id] = _usage(_tree(processes, job.keeper_pid), samples[claim], self._measured_at)
@@ -87,7 +87,7 @@ class UsageMeter:
         return found
 
 
-def _from_start(job: KeptJob, now: float) -> deque[_Sample]:
+def _from_start(job: MeasuredJob, now: float) -> deque[_Sample]:
     """Return the first sample of a job: nothing, when it was claimed."""
     return deque([_Sample(now - max(0, now_ms() - job.claimed) / 1000, 0.0)])
 

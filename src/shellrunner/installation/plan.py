@@ -11,7 +11,7 @@ from shellrunner.errors import ShellrunnerError
 from shellrunner.installation.steps import Step
 
 
-class Pending(NamedTuple):
+class PendingStep(NamedTuple):
     """A step that is not done, with its description from before any step was applied."""
 
     step: Step
@@ -26,12 +26,12 @@ class Plan:
     notes: Sequence[str] = ()
     secret: str | None = None
 
-    def pending(self) -> list[Pending]:
+    def pending(self) -> list[PendingStep]:
         """Return the steps that are not done yet. They are all checked before any is applied."""
-        return [Pending(step, step.describe()) for step in self.steps if not step.is_done()]
+        return [PendingStep(step, step.describe()) for step in self.steps if not step.is_done()]
 
 
-def apply(pending: Sequence[Pending], report: Callable[[str], None]) -> None:
+def apply(pending: Sequence[PendingStep], report: Callable[[str], None]) -> None:
     """Apply the steps in order, and report each that was applied.
 
     Raises:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Waiting,
         next_attempt_at,
     )
-    from shellrunner.model.pending import Blocker, PendingReason, why_waiting
+    from shellrunner.model.pending import Pending, PendingReason, why_waiting
     from shellrunner.model.session import Session
     from shellrunner.model.spec import (
         MAX_TIMEOUT,
@@ -59,7 +59,7 @@ else:
     )
     _MODULES = {"Ending": "endings", "Argument": "fields", "Name": "fields", "Session": "session"}
     _MODULES |= dict.fromkeys(_OF_SPEC.split(), "spec")
-    _MODULES |= dict.fromkeys(("Blocker", "PendingReason", "why_waiting"), "pending")
+    _MODULES |= dict.fromkeys(("Pending", "PendingReason", "why_waiting"), "pending")
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
@@ -73,7 +73,6 @@ __all__ = [
     "MAX_TIMEOUT",
     "AgainRequest",
     "Argument",
-    "Blocker",
     "Callback",
     "Claim",
     "CommandState",
@@ -92,6 +91,7 @@ __all__ = [
     "LiveUsage",
     "Name",
     "Notify",
+    "Pending",
     "PendingReason",
     "Phase",
     "QueueChange",

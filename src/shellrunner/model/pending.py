@@ -25,22 +25,22 @@ class PendingReason(StrEnum):
     PLACES = "places"
 
 
-class Blocker(NamedTuple):
+class Pending(NamedTuple):
     """The first thing that keeps a job waiting; `detail` is for people."""
 
     reason: PendingReason
     detail: str
 
 
-def why_waiting(phase: Waiting, attempt: int) -> Blocker:
+def why_waiting(phase: Waiting, attempt: int) -> Pending:
     """Return why a job is not even queued; `attempt` is the one that comes next."""
     if phase.held:
-        return Blocker(PendingReason.HELD, "it is held until it is released")
+        return Pending(PendingReason.HELD, "it is held until it is released")
     if phase.awaited is not None:
         more = phase.awaits - 1
         others = f" and {more} other{'s' if more > 1 else ''}" if more > 0 else ""
-        return Blocker(PendingReason.AFTER, f"it waits for job {phase.awaited}{others}")
+        return Pending(PendingReason.AFTER, f"it waits for job {phase.awaited}{others}")
     moment = "now" if phase.due is None else format_rfc3339(phase.due)
     if attempt > 1:
-        return Blocker(PendingReason.RETRY, f"attempt {attempt} starts at {moment} at the earliest")
-    return Blocker(PendingReason.START_AT, f"it starts at {moment} at the earliest")
+        return Pending(PendingReason.RETRY, f"attempt {attempt} starts at {moment} at the earliest")
+    return Pending(PendingReason.START_AT, f"it starts at {moment} at the earliest")

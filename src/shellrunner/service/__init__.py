@@ -132,7 +132,7 @@ async def _serve(
                 not_ready_reasons=readiness.reasons,
                 controls=Controls(store, supervisor.running_job),
                 unknown_keepers=supervisor.unknown_keepers,
-                measure_usage=UsageMeter(supervisor.kept_jobs),
+                usage_reader=UsageMeter(supervisor.running_jobs),
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),

@@ -51,7 +51,6 @@ from typing import Protocol
 from shellrunner.clock import Millis
 from shellrunner.errors import ShellrunnerError
 from shellrunner.model import (
-    Blocker,
     Claim,
     Delivery,
     Done,
@@ -59,6 +58,7 @@ from shellrunner.model import (
     Ending,
     Job,
     JobSpec,
+    Pending,
     Queued,
     Session,
     Submitter,
@@ -172,7 +172,7 @@ class History(Results, Protocol):
             JobGone: one of the jobs of this key was deleted.
         """
 
-    def why_queued(self, queued: Queued) -> Blocker:
+    def why_queued(self, queued: Queued) -> Pending:
         """Return why a queued job does not start at once; other jobs of its queue may be before it."""
 
     async def edit_job(self, edit: JobEdit) -> Job:

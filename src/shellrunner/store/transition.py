@@ -26,7 +26,7 @@ class Transition(NamedTuple):
     tokens: if its result was deleted, of each attempt the claim token, which is in the names of its files (None: it
         has none, or of an earlier version).
     owner: who has claimed it, if it is running now.
-    left: the queue that it was in before, if it was moved to another one.
+    previous_queue: the one that it was in before, if it was moved to another one.
     key: with which its secrets are sealed, if it has any and was accepted now.
     """
 
@@ -42,7 +42,7 @@ class Transition(NamedTuple):
     ending: Ending | None = None
     owner: SlotOwner | None = None
     key: str | None = None
-    left: str | None = None
+    previous_queue: str | None = None
 
 
 Transitions = list[Transition]

@@ -13,7 +13,7 @@ from functools import partial
 
 from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
-from shellrunner.live_usage import KeptJob
+from shellrunner.live_usage import MeasuredJob
 from shellrunner.model import Claim
 from shellrunner.store import Work
 from shellrunner.supervisor.concurrency import ConcurrencyLimit
@@ -84,11 +84,11 @@ class Supervisor:
         """Why the last keeper could not be started, while none is left for the next job."""
         return None if self._idle else self._spawn_failure
 
-    def kept_jobs(self) -> Iterator[KeptJob]:
+    def running_jobs(self) -> Iterator[MeasuredJob]:
         """Yield the running jobs whose keepers are known."""
         for job in self._running_jobs.values():
             if job.connection and (pid := job.connection.pid):
-                yield KeptJob(job.claim.job_id, job.claim.token, job.claim.claimed, pid)
+                yield MeasuredJob(job.claim.job_id, job.claim.token, job.claim.claimed, pid)
 
     def running_job(self, job_id: int) -> RunningJob | None:
         """Return the job if it runs or is about to."""

@@ -52,7 +52,7 @@ from shellrunner.web.handlers.keepers import UNKNOWN_KEEPERS, UnknownKeeperContr
 from shellrunner.web.handlers.lists import FILTER_PARAMETERS
 from shellrunner.web.handlers.lists import PARAMETERS as LISTS
 from shellrunner.web.handlers.row_cache import ROW_CACHE, RowCache
-from shellrunner.web.handlers.usage import USAGE, MeasureUsage
+from shellrunner.web.handlers.usage import USAGE_READER, UsageReader
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.revocation import REVOCATIONS, Revocations
@@ -188,7 +188,7 @@ def make_app(
     not_ready_reasons: Callable[[], Awaitable[Sequence[NotReady]]],
     controls: JobControls,
     unknown_keepers: UnknownKeeperControls,
-    measure_usage: MeasureUsage,
+    usage_reader: UsageReader,
     render_metrics: RenderMetrics,
     authenticator: Authenticator,
     audit_sink: AuditSink,
@@ -213,7 +213,7 @@ def make_app(
         middlewares=[security_middleware], client_max_size=MAX_BODY_BYTES, handler_args=_SERVER_OPTIONS
     )
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
-    app[UNKNOWN_KEEPERS], app[USAGE] = unknown_keepers, measure_usage
+    app[UNKNOWN_KEEPERS], app[USAGE_READER] = unknown_keepers, usage_reader
     app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
     app[AUDIT] = audit

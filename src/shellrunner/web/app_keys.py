@@ -50,7 +50,7 @@ class NotReady(NamedTuple):
     detail: str
 
 
-class CommandStates(Protocol):
+class FindCommandState(Protocol):
     """Finds what is known of a running command beside the history."""
 
     def __call__(self, job_id: int, /) -> CommandState:

@@ -8,43 +8,43 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
-from shellrunner.model import Blocker, CommandState, Job, JobStatus, Phase, Queued, Running
+from shellrunner.model import CommandState, Job, JobStatus, Pending, Phase, Queued, Running
 from shellrunner.store import History
-from shellrunner.web.app_keys import CommandStates
+from shellrunner.web.app_keys import FindCommandState
 from shellrunner.wire import documents, serialize
 
 
-class Live(NamedTuple):
+class LiveState(NamedTuple):
     """What a status has beyond the history: the state of a running command, or why a queued job does not start."""
 
     command: CommandState = CommandState()
-    queued: Blocker | None = None
+    pending: Pending | None = None
 
 
 class StatusView:
     """Makes the documents of statuses."""
 
-    def __init__(self, store: History, command_states: CommandStates) -> None:
-        """`command_states` finds what is known of a running command."""
-        self._store, self._command_states = store, command_states
+    def __init__(self, store: History, find_command_state: FindCommandState) -> None:
+        """`find_command_state` finds what is known of a running command."""
+        self._store, self._find_command_state = store, find_command_state
 
-    def live(self, job_id: int, phase: Phase) -> Live:
+    def live_state(self, job_id: int, phase: Phase) -> LiveState:
         """Return what to add for a job in this phase."""
         if isinstance(phase, Running):
-            return Live(self._command_states(job_id))
+            return LiveState(self._find_command_state(job_id))
         if isinstance(phase, Queued):
-            return Live(queued=self._store.why_queued(phase))
+            return LiveState(pending=self._store.why_queued(phase))
         return _NOTHING
 
     def document(self, job: Job | JobStatus) -> documents.Status:
         """Return the status of the job as it is now."""
-        return serialize.status(job, *self.live(job.id, job.phase))
+        return serialize.status(job, *self.live_state(job.id, job.phase))
 
-    def lasting_document(self, job: Job) -> documents.Status:
+    def stable_document(self, job: Job) -> documents.Status:
         """Return the status without what makes no event when it changes: the pid, and why a queued job waits."""
-        command = self.live(job.id, job.phase).command
+        command = self.live_state(job.id, job.phase).command
         return serialize.status(job, replace(command, pid=None))
 
 
-_NOTHING: Final = Live()
+_NOTHING: Final = LiveState()
 STATUS_VIEW: Final = web.AppKey("status_view", StatusView)

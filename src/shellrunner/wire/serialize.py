@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from shellrunner.clock import Millis, format_rfc3339
 from shellrunner.model import (
-    Blocker,
     Callback,
     CommandState,
     Done,
@@ -19,6 +18,7 @@ from shellrunner.model import (
     Leftovers,
     Limits,
     LiveUsage,
+    Pending,
     Retries,
     Running,
     Stream,
@@ -95,17 +95,20 @@ def job(job: Job) -> documents.Job:
     }
 
 
-def status(job: Job | JobStatus, command: CommandState = _UNKNOWN, queued: Blocker | None = None) -> documents.Status:
+def status(
+    job: Job | JobStatus, command: CommandState = _UNKNOWN, pending: Pending | None = None
+) -> documents.Status:
     """Return how far the job is; what is not known (yet) is null.
 
-    `command` counts only while it runs; `queued` says why the job does not start, if it is queued.
+    `command` counts only while it runs; `pending` says why a queued job does not start.
     """
     phase = job.phase
     if not isinstance(phase, Running):
         command = _UNKNOWN
     end = phase.end if isinstance(phase, Done) else None
     started = phase.claimed if isinstance(phase, Running) else end.started if end else None
-    pending = why_waiting(phase, job.attempt) if isinstance(phase, Waiting) else queued
+    if isinstance(phase, Waiting):
+        pending = why_waiting(phase, job.attempt)
     return {
         "status_id": job.id,
         "job_id": job.id,

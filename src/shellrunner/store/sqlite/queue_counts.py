@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from shellrunner.errors import QueueFull, StoreUnavailable, TooManyQueuedJobs
-from shellrunner.model import Blocker, PendingReason, Queued, State
+from shellrunner.model import Pending, PendingReason, Queued, State
 from shellrunner.store.queues import ALL_QUEUES, Capacity, Line, Pauses, QueueLimit, QueueLimits, SubmitterLimit
 from shellrunner.store.sqlite.submitter_counts import SubmitterCounts
 from shellrunner.store.transition import Transition
@@ -79,7 +79,7 @@ class QueueCounts:
         if queue not in self.limits and not any(self._of_queue(queue).values()):
             del self._counts[queue]
 
-    def why_queued(self, queued: Queued, failure: StoreUnavailable | None) -> Blocker:
+    def why_queued(self, queued: Queued, failure: StoreUnavailable | None) -> Pending:
         """Return the first thing that keeps a queued job from starting; `failure`: why nothing can be claimed now.
 
         It is asked for each queued job of a list, so it reads no history. If nothing else does, all places are taken.
@@ -87,20 +87,20 @@ class QueueCounts:
         queue, submitter = queued.queue, queued.submitter
         if ALL_QUEUES in self.pauses.queues:
             detail = self.pauses.held.reason if self.pauses.held else "all queues are paused"
-            return Blocker(PendingReason.SERVICE_PAUSED, detail)
+            return Pending(PendingReason.SERVICE_PAUSED, detail)
         if queue in self.pauses.queues:
-            return Blocker(PendingReason.QUEUE_PAUSED, f"queue {queue} is paused")
+            return Pending(PendingReason.QUEUE_PAUSED, f"queue {queue} is paused")
         if queue in self._counts and self._capacity(queue) <= 0:
             limit = _jobs(self.limit(queue).max_running)
-            return Blocker(PendingReason.QUEUE_LIMIT, f"queue {queue} runs at most {limit} at once")
+            return Pending(PendingReason.QUEUE_LIMIT, f"queue {queue} runs at most {limit} at once")
         if not self._submitters.may_start(submitter):
             limit = _jobs(self._submitters.max_running(submitter))
-            return Blocker(PendingReason.TOKEN_LIMIT, f"{submitter} runs at most {limit} at once")
+            return Pending(PendingReason.TOKEN_LIMIT, f"{submitter} runs at most {limit} at once")
         if failure is not None:
-            return Blocker(PendingReason.STORAGE, failure.detail)
+            return Pending(PendingReason.STORAGE, failure.detail)
         running = sum(count[State.RUNNING] for count in self._counts.values())
         verb = "is" if running == 1 else "are"
-        return Blocker(PendingReason.PLACES, f"no place is free: {_jobs(running)} {verb} running")
+        return Pending(PendingReason.PLACES, f"no place is free: {_jobs(running)} {verb} running")
 
     def is_paused(self, queue: str) -> bool:
         """Return whether the queue starts no jobs, by its own pause or the whole service's."""
@@ -109,10 +109,10 @@ class QueueCounts:
     def apply(self, transition: Transition) -> None:
         """Follow a job from one state to another."""
         before, after = transition.before, transition.after
-        if before is after and transition.left is None:
+        if before is after and transition.previous_queue is None:
             return
         if before is not None and before is not State.DONE:
-            self._change(Line(transition.left or transition.queue, transition.submitter), before, -1)
+            self._change(Line(transition.previous_queue or transition.queue, transition.submitter), before, -1)
         if after is not None and after is not State.DONE:
             self._change(Line(transition.queue, transition.submitter), after, 1)
 

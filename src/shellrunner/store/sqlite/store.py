@@ -21,7 +21,6 @@ from shellrunner.errors import (
     TooManyQueues,
 )
 from shellrunner.model import (
-    Blocker,
     Claim,
     Delivery,
     Done,
@@ -29,6 +28,7 @@ from shellrunner.model import (
     Ending,
     Job,
     JobSpec,
+    Pending,
     Queued,
     Session,
     State,
@@ -161,7 +161,7 @@ class SqliteStore:
         jobs: list[Job] = await self._engine.writes.submit(item)
         return jobs
 
-    def why_queued(self, queued: Queued) -> Blocker:
+    def why_queued(self, queued: Queued) -> Pending:
         return self._effects.counts.why_queued(queued, self._engine.claim_refusal())
 
     async def edit_job(self, edit: JobEdit) -> Job:

@@ -200,7 +200,7 @@ def _prerequisites(db: Db, jobs: Iterable[NewJob]) -> dict[int, list[Prerequisit
                 known[job_id] = find_visible(db, job_id, new.by)
         if unknown := [job_id for job_id in after if known[job_id] is None]:
             invalid[index] = InvalidJob(
-                [not_after(new.spec.after, job_id, f"there is no job {job_id}") for job_id in unknown]
+                [after_error(new.spec.after, job_id, f"there is no job {job_id}") for job_id in unknown]
             )
             if len(invalid) == MAX_ERRORS:
                 break
@@ -210,8 +210,8 @@ def _prerequisites(db: Db, jobs: Iterable[NewJob]) -> dict[int, list[Prerequisit
     return found
 
 
-def not_after(after: tuple[int, ...], job_id: int, why: str) -> dict[str, str]:
-    """Return the error that a job cannot wait for this one of `after`."""
+def after_error(after: tuple[int, ...], job_id: int, why: str) -> dict[str, str]:
+    """Return the error of a job that cannot wait for this one of `after`."""
     return {"pointer": f"#/after/{after.index(job_id)}", "detail": why}
 
 
@@ -221,8 +221,8 @@ def find_visible(db: Db, job_id: int, by: Submitter | None) -> LockedJob | None:
     return find_locked(db, job_id) if is_visible else None
 
 
-def wait_for(db: Db, job_id: int, prerequisites: Iterable[int]) -> None:
-    """Let a job wait for others, none of which is done."""
+def add_dependencies(db: Db, job_id: int, prerequisites: Iterable[int]) -> None:
+    """Have a job wait for others, none of which is done."""
     after = list(prerequisites)
     db.executemany("INSERT INTO dependencies (after, job) VALUES (?, ?)", [(each, job_id) for each in after])
     db.executemany(_MARK_DEPENDENTS, [(each,) for each in after])
@@ -242,7 +242,7 @@ def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[Prerequisit
     awaits = len(unfinished) + new.spec.held
     if not awaits and due is None:
         return [Transition(job_id, queue, submitter, None, State.QUEUED)]
-    wait_for(db, job_id, unfinished)
+    add_dependencies(db, job_id, unfinished)
     check_changed(db.execute(_WAIT, (due, awaits, new.spec.notify is not None, job_id)))
     earliest = None if awaits else due
     return [Transition(job_id, queue, submitter, None, State.WAITING, due=earliest)]

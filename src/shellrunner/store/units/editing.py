@@ -83,7 +83,7 @@ def _unfinished(db: Db, job: LockedJob, edit: JobEdit) -> list[int]:
         cycles = db.execute(WAIT_FOR_IT, (edit.job_id, json.dumps(unfinished))).fetchall()
         wrong |= {each: f"job {each} waits for this job" for (each,) in cycles}
     if wrong:
-        raise InvalidJob([admission.not_after(after, each, why) for each, why in wrong.items()])
+        raise InvalidJob([admission.after_error(after, each, why) for each, why in wrong.items()])
     return unfinished
 
 
@@ -91,7 +91,7 @@ def _write(db: Db, job: LockedJob, edit: JobEdit, unfinished: list[int], now: Mi
     job_id, spec = edit.job_id, edit.after
     removed = [(each, job_id) for each in edit.before.after if each not in spec.after]
     db.executemany(_STOP_WAITING, removed)
-    admission.wait_for(db, job_id, unfinished)
+    admission.add_dependencies(db, job_id, unfinished)
     (awaited,) = db.execute(COUNT_AWAITED, (job_id,)).fetchone()
     awaits, due = awaited + spec.held, _due(job, edit, now)
     state = State.WAITING if awaits or due is not None else State.QUEUED
@@ -99,7 +99,7 @@ def _write(db: Db, job: LockedJob, edit: JobEdit, unfinished: list[int], now: Mi
         due = job.due if job.state is State.QUEUED else now  # since when it could have started
     row = (state, spec.queue, spec.priority, spec.name, int(spec.held), due, awaits, admission.to_json(spec))
     check_changed(db.execute(_EDIT, (*row, job_id, job.state)))
-    _index(db, job, edit)
+    _update_indexes(db, job, edit)
     return Transition(
         job_id,
         spec.queue,
@@ -107,7 +107,7 @@ def _write(db: Db, job: LockedJob, edit: JobEdit, unfinished: list[int], now: Mi
         job.state,
         state,
         due=due if state is State.WAITING and not awaits else None,
-        left=job.queue if spec.queue != job.queue else None,
+        previous_queue=job.queue if spec.queue != job.queue else None,
     )
 
 
@@ -122,8 +122,8 @@ def _due(job: LockedJob, edit: JobEdit, now: Millis) -> Millis | None:
     return due if due is not None and due > now else None
 
 
-def _index(db: Db, job: LockedJob, edit: JobEdit) -> None:
-    """Have lists find it by what it has now."""
+def _update_indexes(db: Db, job: LockedJob, edit: JobEdit) -> None:
+    """Index the job under its new labels and its new name."""
     job_id, before, after = edit.job_id, edit.before, edit.after
     if after.labels != before.labels:
         old = [(key, value, job_id) for key, value in before.labels.items()]

@@ -216,7 +216,7 @@ async def _read(store: History, view: StatusView, job_id: int) -> Snapshot:
     # The job before its output: if it is done, the output that is read next is complete.
     job = await store.job(job_id)
     output = await store.output(job_id)
-    return Snapshot(job, output, view.lasting_document(job), sse.event("status", view.document(job)))
+    return Snapshot(job, output, view.stable_document(job), sse.event("status", view.document(job)))
 
 
 async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes:

@@ -25,6 +25,31 @@ SLICE_SIZE: Final = 1 << 18  # bytes after which a thread lets others go on: it 
 _MAX_INDEXES: Final = 256
 
 
+class BlockReader:
+    """The bytes of an output, read in blocks and processed on a thread: one block of all outputs at a time."""
+
+    def __init__(self, present: PresentBytes, semaphore: asyncio.Semaphore) -> None:
+        """`semaphore` is held while a block is read and processed."""
+        self._present, self._semaphore = present, semaphore
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return self._present.size
+
+    async def process(self, begin: int, length: int, work: Callable[[bytes], T]) -> T:
+        """Read exactly so many bytes, and return what `work` makes of them on a thread.
+
+        Raises:
+            MissingBytesError: they are not all there any more.
+        """
+        async with self._semaphore:
+            data = await read_whole(self._present.read_fast, begin, length)
+            if len(data) < length:
+                raise MissingBytesError
+            return await asyncio.to_thread(work, data)
+
+
 class LineIndex:
     """The lines of one output, or of one of its streams."""
 
@@ -33,60 +58,60 @@ class LineIndex:
         self._before = [0]  # by block: how many lines end before it; the last is where to count on
         self._total = (0, 0)  # the size of an output, and how many lines it has
 
-    def learn(self, block: int, lines: int) -> None:
+    def record_block(self, block: int, lines: int) -> None:
         """Note how many lines end in a whole block, if that is the next one to be counted."""
         if block == len(self._before) - 1:
             self._before.append(self._before[-1] + lines)
 
-    async def lines_before(self, present: PresentBytes, place: int, turn: asyncio.Semaphore) -> int:
+    async def lines_before(self, reader: BlockReader, place: int) -> int:
         """Return how many lines end in the bytes before a place."""
         block = place // BLOCK_SIZE
         while len(self._before) <= block:
-            await self._count_next(present, turn)
+            await self._count_next(reader)
         begin = block * BLOCK_SIZE
-        return self._before[block] + await self._count(present, begin, place - begin, turn)
+        return self._before[block] + await self._count(reader, begin, place - begin)
 
-    async def lines(self, present: PresentBytes, turn: asyncio.Semaphore) -> int:
+    async def lines(self, reader: BlockReader) -> int:
         """Return how many lines there are; the last one may be unfinished."""
-        if self._total[0] != present.size:
+        if self._total[0] != reader.size:
             width = len("\n".encode(self.charset))
-            begin = max(0, present.size - width)
-            lines = await self.lines_before(present, present.size, turn)
-            is_unfinished = not await self._count(present, begin, present.size - begin, turn)
-            self._total = (present.size, lines + is_unfinished)
+            begin = max(0, reader.size - width)
+            lines = await self.lines_before(reader, reader.size)
+            is_unfinished = not await self._count(reader, begin, reader.size - begin)
+            self._total = (reader.size, lines + is_unfinished)
         return self._total[1]
 
-    async def line_begin(self, present: PresentBytes, line: int, turn: asyncio.Semaphore) -> int:
+    async def line_begin(self, reader: BlockReader, line: int) -> int:
         """Return where a line begins, of which the number counts from 1 and is at most that of the last line."""
         ended = line - 1  # so many lines end before it
         if ended == 0:
             return 0
-        while self._before[-1] < ended and len(self._before) * BLOCK_SIZE <= present.size:
-            await self._count_next(present, turn)
+        while self._before[-1] < ended and len(self._before) * BLOCK_SIZE <= reader.size:
+            await self._count_next(reader)
         block = max(0, bisect_left(self._before, ended) - 1)
         begin = block * BLOCK_SIZE
-        number, length = ended - self._before[block], min(BLOCK_SIZE, present.size - begin)
-        at = await in_turn(turn, present, begin, length, lambda data: _end_of_line(data, number, self.charset))
+        number, length = ended - self._before[block], min(BLOCK_SIZE, reader.size - begin)
+        at = await reader.process(begin, length, lambda data: _end_of_line(data, number, self.charset))
         return begin + at
 
-    async def _count_next(self, present: PresentBytes, turn: asyncio.Semaphore) -> None:
+    async def _count_next(self, reader: BlockReader) -> None:
         block = len(self._before) - 1
-        self.learn(block, await self._count(present, block * BLOCK_SIZE, BLOCK_SIZE, turn))
+        self.record_block(block, await self._count(reader, block * BLOCK_SIZE, BLOCK_SIZE))
 
-    async def _count(self, present: PresentBytes, begin: int, length: int, turn: asyncio.Semaphore) -> int:
+    async def _count(self, reader: BlockReader, begin: int, length: int) -> int:
         if length == 0:
             return 0
-        return await in_turn(turn, present, begin, length, lambda data: count_in_slices(data, self.charset))
+        return await reader.process(begin, length, lambda data: count_in_slices(data, self.charset))
 
 
 class LineIndexes:
     """The indexes of the outputs that were asked for lately.
 
-    turn: who works on a block holds it, so that searches take turns, and one processor at most.
+    semaphore: of their `BlockReader`s, so that all searches together use one processor at most.
     """
 
     def __init__(self) -> None:
-        self.turn = asyncio.Semaphore(1)
+        self.semaphore = asyncio.Semaphore(1)
         self._indexes: OrderedDict[Hashable, LineIndex] = OrderedDict()
 
     def get(self, key: Hashable, charset: str) -> LineIndex:
@@ -105,31 +130,16 @@ class MissingBytesError(Exception):
     """Bytes that were there when the files were looked at are missing."""
 
 
-async def in_turn(
-    turn: asyncio.Semaphore, present: PresentBytes, begin: int, length: int, work: Callable[[bytes], T]
-) -> T:
-    """Read exactly so many bytes and do some work on them, on a thread, when it is their turn.
-
-    Raises:
-        MissingBytesError: they are not all there any more.
-    """
-    async with turn:
-        data = await read_whole(present.read_fast, begin, length)
-        if len(data) < length:
-            raise MissingBytesError
-        return await asyncio.to_thread(work, data)
-
-
 def count_in_slices(data: bytes, charset: str) -> int:
     """Return how many lines end in the bytes, which begin at a character; for a thread."""
     lines = 0
     for begin in range(0, len(data), SLICE_SIZE):
         lines += count_lines(data[begin : begin + SLICE_SIZE], begin, charset)
-        give_way()
+        release_gil()
     return lines
 
 
-def give_way() -> None:
+def release_gil() -> None:
     """Let another thread go on that waits for the interpreter's lock."""
     time.sleep(0)
 
@@ -142,5 +152,5 @@ def _end_of_line(data: bytes, number: int, charset: str) -> int:
         if lines >= number:
             return line_ends(part, begin, charset)[number - 1]
         number -= lines
-        give_way()
+        release_gil()
     return len(data)

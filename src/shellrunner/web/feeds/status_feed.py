@@ -16,7 +16,7 @@ from shellrunner.store import History
 from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
 from shellrunner.web.feeds.shared_read import INTERVAL, SharedRead
-from shellrunner.web.status_view import Live, StatusView
+from shellrunner.web.status_view import LiveState, StatusView
 from shellrunner.wire import sse
 
 _MAX_JOBS: Final = 256  # in one frame
@@ -41,7 +41,7 @@ class _StatusEvent(NamedTuple):
 
     change: int
     phase: Phase | None
-    live: Live | None
+    live: LiveState | None
     event: bytes
 
 
@@ -129,8 +129,8 @@ class StatusFeed:
             return None
         return known.event if known.live == self._live(job_id, known.phase) else None
 
-    def _live(self, job_id: int, phase: Phase | None) -> Live | None:
-        return None if phase is None else self._view.live(job_id, phase)
+    def _live(self, job_id: int, phase: Phase | None) -> LiveState | None:
+        return None if phase is None else self._view.live_state(job_id, phase)
 
     def _render(self, change: int, job_id: int, job: Job | None) -> bytes:
         event_id = self.event_id(change)

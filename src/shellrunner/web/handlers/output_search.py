@@ -23,11 +23,11 @@ from shellrunner.web.feeds.line_index import (
     BLOCK_SIZE,
     LINE_INDEXES,
     SLICE_SIZE,
+    BlockReader,
     LineIndex,
     MissingBytesError,
     count_in_slices,
-    give_way,
-    in_turn,
+    release_gil,
 )
 from shellrunner.web.http import parameters, responses
 from shellrunner.web.http.server_protocol import connection_identity
@@ -53,14 +53,14 @@ class _SearchedOutput(NamedTuple):
     present: PresentBytes
     stream: Stream | None
     line_index: LineIndex
-    turn: asyncio.Semaphore
+    reader: BlockReader
 
     @property
     def size(self) -> int:
         return self.present.size
 
     async def lines_before(self, place: int) -> int:
-        return await self.line_index.lines_before(self.present, place, self.turn)
+        return await self.line_index.lines_before(self.reader, place)
 
     def event_id(self, place: int) -> str | None:
         return str(self.present.position_of(place)) if self.stream is None and self.size else None
@@ -139,18 +139,19 @@ async def _open(request: web.Request, *, thorough: bool) -> _SearchedOutput:
     gaps = await output.gaps(thorough=thorough or job.done)
     indexes = request.app[LINE_INDEXES]
     index = indexes.get((number, stream, tuple(gaps)), job.spec.encoding)
-    return _SearchedOutput(job, PresentBytes(output, gaps, stream), stream, index, indexes.turn)
+    present = PresentBytes(output, gaps, stream)
+    return _SearchedOutput(job, present, stream, index, BlockReader(present, indexes.semaphore))
 
 
 # Lines -------------------------------------------------------------------------------------------------------------
 
 
 async def _locate(source: _SearchedOutput, number: int | None, start: int | None) -> documents.OutputLine:
-    lines = await source.line_index.lines(source.present, source.turn)
+    lines = await source.line_index.lines(source.reader)
     if number is None:
         number = lines if start is None else await source.lines_before(start) + 1
     number = max(1, min(number, lines))
-    position = await source.line_index.line_begin(source.present, number, source.turn)
+    position = await source.line_index.line_begin(source.reader, number)
     return {
         "line": number,
         "position": position,
@@ -231,9 +232,9 @@ async def _search_part(source: _SearchedOutput, query: _Query, part: _Part, want
         counted = count_in_slices(data[begin:end], charset) if part.is_block else 0
         return _Found(spans, matches, counted)
 
-    found = await in_turn(source.turn, source.present, offset, stop - offset, search)
+    found = await source.reader.process(offset, stop - offset, search)
     if part.is_block:
-        source.line_index.learn(part.begin // BLOCK_SIZE, found.lines)
+        source.line_index.record_block(part.begin // BLOCK_SIZE, found.lines)
     return found
 
 
@@ -251,7 +252,7 @@ def _find(query: _Query, data: bytes, bounds: tuple[int, int], offset: int, want
             at = found[-1].end if found else at
         if len(found) == wanted:
             break
-        give_way()
+        release_gil()
     return found
 
 

@@ -31,7 +31,7 @@ async def show(request: web.Request) -> web.StreamResponse:
             stored = await store.stored_job(stored.id)
     # Without its specification, which need not be parsed for it.
     status = stored.status()
-    live = request.app[STATUS_VIEW].live(stored.id, status.phase)
+    live = request.app[STATUS_VIEW].live_state(stored.id, status.phase)
     content = row_cache.document(request, ("status", live), stored, lambda: serialize.status(status, *live))
     if stored.has_result:
         return responses.see_other(serialize.result_path(stored.id), content, headers)

@@ -15,7 +15,7 @@ from shellrunner.web.http import responses
 from shellrunner.wire import serialize
 
 
-class MeasureUsage(Protocol):
+class UsageReader(Protocol):
     """Measures running jobs; `live_usage` implements it."""
 
     @property
@@ -26,7 +26,7 @@ class MeasureUsage(Protocol):
         """Return what each running job uses, by job; without those whose keeper is not known at the moment."""
 
 
-USAGE: Final[web.AppKey[MeasureUsage]] = web.AppKey("usage")
+USAGE_READER: Final[web.AppKey[UsageReader]] = web.AppKey("usage")
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -38,7 +38,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     stored = await request.app[STORE].stored_job(number)
     if not stored.is_running:
         raise NotRunning(number)
-    usage = (await request.app[USAGE].measure()).get(number)
+    usage = (await request.app[USAGE_READER].measure()).get(number)
     if usage is None:
         if (await request.app[STORE].stored_job(number)).is_running:
             raise KeeperSilent(number)
@@ -48,5 +48,5 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/usage: return what the processes of all running jobs use now."""
-    meter = request.app[USAGE]
+    meter = request.app[USAGE_READER]
     return await responses.no_store(request, 200, serialize.live_usages(await meter.measure(), meter.processors), {})
