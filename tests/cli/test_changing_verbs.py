@@ -169,7 +169,7 @@ async def test_pause_resume_and_send(shared: Service, typist: Typist) -> None:
     await until(lambda: runs_now(shared, number))
     assert (await typist.run("pause", number)).messages == "job N is paused\n"
     assert (await shared.status(number))["paused"] is True
-    assert (await typist.run("resume", number)).messages == "job N goes on\n"
+    assert (await typist.run("resume", number)).messages == "job N is resumed\n"
     assert (await typist.run("send", "yes", number)).messages == "job N was sent 4 bytes\n"
     assert (await typist.run("send", "-q", "-", number, given=b"a\nb\n")).err == ""
     assert (await typist.run("send", "-n", "--end", "last", number)).code == 0

@@ -51,7 +51,7 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--wait-server", metavar="TIME", callback=_remember_wait, expose_value=False,
-        help="How long to wait for a service that cannot be reached yet: 30s, 5m.",
+        help="Wait this long for a service that cannot be reached yet: 30s, 5m.",
     ),
 )  # fmt: skip
 
@@ -124,6 +124,18 @@ async def for_each_job(
         console.report("there is no job in this range", required=True)
         codes.append(error_code)
     return codes
+
+
+def run_for_each_job(
+    server: str | None, jobs: JobSelection, act: Callable[[Client, int], Awaitable[str]], *, quiet: bool
+) -> NoReturn:
+    """Run `act` with a client for each of the jobs, report the messages that it returns, and exit."""
+    console = Console(quiet=quiet)
+
+    async def act_on_all(client: Client) -> int:
+        return await report_each(jobs, partial(act, client), console, client)
+
+    run_with_client(server, act_on_all, console)
 
 
 async def report_each(

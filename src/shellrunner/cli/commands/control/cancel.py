@@ -24,18 +24,15 @@ def cancel(jobs: JobSelection, yes: bool, quiet: bool, server: str | None) -> No
 
     Without ID it is the last of your own jobs that is not done. Returns without waiting for their end; see `wait`.
     """
+    if not jobs.is_bulk:
+        api_calls.run_for_each_job(server, jobs, _cancel, quiet=quiet)
     console = Console(quiet=quiet)
-    action = partial(_cancel_many, jobs, console, yes=yes) if jobs.is_bulk else partial(_cancel, jobs, console)
-    api_calls.run_with_client(server, action, console)
+    api_calls.run_with_client(server, partial(_cancel_many, jobs, console, yes=yes), console)
 
 
-async def _cancel(jobs: JobSelection, console: Console, client: Client) -> int:
-    async def cancel_job(job_id: int) -> int:
-        status = await client.cancel(job_id)
-        console.report(f"job {job_id} was cancelled" if status["done"] else f"job {job_id} is being cancelled")
-        return 0
-
-    return max(await api_calls.for_each_job(await jobs.resolve(client), cancel_job, console), default=0)
+async def _cancel(client: Client, job_id: int) -> str:
+    status = await client.cancel(job_id)
+    return f"job {job_id} was cancelled" if status["done"] else f"job {job_id} is being cancelled"
 
 
 async def _cancel_many(jobs: JobSelection, console: Console, client: Client, *, yes: bool) -> int:

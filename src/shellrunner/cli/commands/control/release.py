@@ -1,6 +1,5 @@
 """`shellrunner release`: let held jobs start."""
 
-from functools import partial
 from typing import NoReturn
 
 import click
@@ -8,7 +7,6 @@ import click
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
-from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 
@@ -21,13 +19,9 @@ def release(jobs: JobSelection, quiet: bool, server: str | None) -> NoReturn:
 
     Without ID it is the last of your own jobs that is waiting.
     """
-    console = Console(quiet=quiet)
-    api_calls.run_with_client(server, partial(_release, jobs, console), console)
+    api_calls.run_for_each_job(server, jobs, _release, quiet=quiet)
 
 
-async def _release(jobs: JobSelection, console: Console, client: Client) -> int:
-    async def release_job(job_id: int) -> str:
-        await client.edit(job_id, {"held": False})
-        return f"job {job_id} is released"
-
-    return await api_calls.report_each(jobs, release_job, console, client)
+async def _release(client: Client, job_id: int) -> str:
+    await client.edit(job_id, {"held": False})
+    return f"job {job_id} is released"

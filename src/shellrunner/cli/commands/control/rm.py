@@ -1,6 +1,5 @@
 """`shellrunner rm`: delete jobs from the history."""
 
-from functools import partial
 from typing import NoReturn
 
 import click
@@ -8,7 +7,6 @@ import click
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import named_jobs
-from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 
@@ -19,14 +17,14 @@ from shellrunner.client import Client
 @api_calls.server_option
 def rm(jobs: JobSelection, output_only: bool, quiet: bool, server: str | None) -> NoReturn:
     """Delete jobs that are done from the history, with their output."""
-    console = Console(quiet=quiet)
-    api_calls.run_with_client(server, partial(_delete, jobs, console, output_only=output_only), console)
+    api_calls.run_for_each_job(server, jobs, _delete_result if output_only else _delete, quiet=quiet)
 
 
-async def _delete(jobs: JobSelection, console: Console, client: Client, *, output_only: bool) -> int:
-    async def delete_job(job_id: int) -> int:
-        await (client.delete_result(job_id) if output_only else client.delete(job_id))
-        console.report(f"deleted the result of job {job_id}" if output_only else f"deleted job {job_id}")
-        return 0
+async def _delete(client: Client, job_id: int) -> str:
+    await client.delete(job_id)
+    return f"deleted job {job_id}"
 
-    return max(await api_calls.for_each_job(await jobs.resolve(client), delete_job, console), default=0)
+
+async def _delete_result(client: Client, job_id: int) -> str:
+    await client.delete_result(job_id)
+    return f"deleted the result of job {job_id}"

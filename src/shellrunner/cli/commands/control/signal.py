@@ -10,7 +10,6 @@ from shellrunner import ascii_text
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
-from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client
 
 
@@ -39,14 +38,11 @@ def signal(signal: str, jobs: JobSelection, tree: bool, quiet: bool, server: str
     Without ID it is the last of your own jobs that is running. To end a job and everything that it started, use
     `cancel`.
     """
-    console = Console(quiet=quiet)
-    api_calls.run_with_client(server, partial(_send, signal, jobs, console, to="tree" if tree else "group"), console)
+    api_calls.run_for_each_job(
+        server, jobs, partial(_send, signal=signal, to="tree" if tree else "group"), quiet=quiet
+    )
 
 
-async def _send(signal: str, jobs: JobSelection, console: Console, client: Client, *, to: str) -> int:
-    async def send_to_job(job_id: int) -> int:
-        await client.signal(job_id, signal, to=to)
-        console.report(f"job {job_id} was sent {signal}")
-        return 0
-
-    return max(await api_calls.for_each_job(await jobs.resolve(client), send_to_job, console), default=0)
+async def _send(client: Client, job_id: int, *, signal: str, to: str) -> str:
+    await client.signal(job_id, signal, to=to)
+    return f"job {job_id} was sent {signal}"
