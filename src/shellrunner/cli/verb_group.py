@@ -62,9 +62,9 @@ SECTIONS: Final = {
             "signal": "Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.",
             "send": "Write the line TEXT, or with - this process's own input, to the standard input of running "
             "commands.",
-            "pause": "Stop running commands with all of their processes, until `resume`.",
-            "resume": "Have paused commands go on.",
-            "hold": "Keep jobs from starting until `release`.",
+            "pause": "Suspend running commands, with all of their processes, until they are resumed.",
+            "resume": "Resume paused commands.",
+            "hold": "Keep jobs from starting until they are released.",
             "release": "Let held jobs start.",
             "edit": "Change jobs that have not started: by options, or without any in $VISUAL or $EDITOR.",
             "rm": "Delete jobs that are done from the history, with their output.",
@@ -79,7 +79,7 @@ SECTIONS: Final = {
             "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
             "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
             "token": "Create tokens, and list those of a configuration.",
-            "keepers": "List the commands that run but that the history does not know, or end one.",
+            "keepers": "List running commands that the history does not know, or end one.",
             "install": "Install the service under systemd.",
             "uninstall": "Stop the service and remove its units; running commands continue.",
             "unit": "Print a systemd unit that starts this installation.",
@@ -176,7 +176,7 @@ def _summary(verb: str, limit: int = 45) -> str:
 
 
 @click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--server", metavar="URL", help="Address of the service, as after the verb.")
+@click.option("--server", metavar="URL", help="Address of the service; may also follow the verb.")
 @click.version_option(__version__, prog_name="shellrunner", message="%(prog)s %(version)s")
 def cli(server: str | None) -> None:
     """Run shell commands for other programs: submit over HTTP, follow live, fetch the result."""

@@ -66,12 +66,14 @@ def _parse_part(text: str) -> Iterator[int]:
 
 
 JOB_IDS: Final = _JobIdsType()
-_MEANING: Final = "12, 3-7, 3,5,9-12 or last"
+_HELP: Final = "\n\n    ID is a number (12), a range (3-7), a list of both (3,5,9-12), or `last`."
 
 
-def _argument(*, required: bool) -> Callable[[Verb], Verb]:
+def _add_argument(verb: Verb, *, required: bool) -> Verb:
+    """Give a verb the argument `ids`, and its help their syntax."""
+    verb.__doc__ = (verb.__doc__ or "").rstrip() + _HELP
     metavar = "ID..." if required else "[ID...]"
-    return click.argument("ids", metavar=metavar, type=JOB_IDS, nargs=-1, required=required)
+    return click.argument("ids", metavar=metavar, type=JOB_IDS, nargs=-1, required=required)(verb)
 
 
 def selected_jobs(*, states: str | None = None, bulk: str = "", is_own: bool = False) -> Callable[[Verb], Verb]:
@@ -89,11 +91,11 @@ def selected_jobs(*, states: str | None = None, bulk: str = "", is_own: bool = F
             return verb(jobs=jobs, **options)
 
         if bulk:
-            which = " or ".join((states or "").split(","))
+            which = _alternatives((states or "").split(","))
             help_text = f"{bulk} all jobs{f' that are {which}' if which else ''}."
             add_all = click.option("--all", "is_all", is_flag=True, help=help_text)
-            return _argument(required=False)(filter_option(add_all(call)))
-        return _argument(required=False)(call)
+            return _add_argument(filter_option(add_all(call)), required=False)
+        return _add_argument(call, required=False)
 
     return decorate
 
@@ -105,7 +107,12 @@ def named_jobs(verb: Verb) -> Verb:
     def call(ids: tuple[list[int], ...], **options: Any) -> Any:
         return verb(jobs=JobSelection(_flat(ids)), **options)
 
-    return _argument(required=True)(call)
+    return _add_argument(call, required=True)
+
+
+def _alternatives(words: list[str]) -> str:
+    """Return words as an alternative: waiting, queued or running."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _flat(ids: tuple[list[int], ...]) -> list[int]:

@@ -6,7 +6,7 @@ Must not know how a job is followed.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -114,78 +114,100 @@ _LIMIT: Final = Pair(
     }
 )  # fmt: skip
 _COMMAND: Final = click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8)
+
+
+class _JobOption:
+    """An option that sets a key of a job; `default_text` describes the value of a new job that does not have it."""
+
+    def __init__(self, *names: str, help: str, default_text: str = "", **attributes: Any) -> None:  # noqa: A002  click's name
+        self._names, self._help, self._default_text, self._attributes = names, help, default_text, attributes
+
+    def of_new_job(self, verb: F) -> F:
+        """Add the option to a verb that submits a new job."""
+        default = f" (default: {self._default_text})" if self._default_text else ""
+        return self._add(verb, f"{self._help}{default}.")
+
+    def of_existing_job(self, verb: F) -> F:
+        """Add the option to a verb that changes or repeats a job, which keeps what is not given."""
+        return self._add(verb, f"{self._help}.")
+
+    def _add(self, verb: F, help_text: str) -> F:
+        repeatable = " Repeatable." if self._attributes.get("multiple") else ""
+        return click.option(*self._names, help=f"{help_text}{repeatable}", **self._attributes)(verb)
+
+
 # When and where a job starts: what can still be changed before it does.
 _SCHEDULING: Final = (
-    click.option("--name", metavar="NAME", callback=_check_utf8, help="Name to find it by; it need not be unique."),
-    click.option("--queue", metavar="NAME", type=QUEUE, callback=_check_utf8, help="Queue of the job."),
-    click.option(
+    _JobOption("--name", metavar="NAME", callback=_check_utf8, help="Name to find it by; it need not be unique"),
+    _JobOption(
+        "--queue", metavar="NAME", type=QUEUE, callback=_check_utf8, help="Queue of the job",
+        default_text="`default`",
+    ),
+    _JobOption(
         "--priority", type=Integer(-MAX_PRIORITY, MAX_PRIORITY), metavar="N",
-        help="Jobs with a larger number start first (default: 0).",
+        help="Jobs with a larger number start first", default_text="0",
     ),
-    click.option(
-        "--label", metavar="KEY=VALUE", type=LABEL, multiple=True, callback=_parse_pairs,
-        help="Label to search by. Repeatable.",
+    _JobOption(
+        "--label", metavar="KEY=VALUE", type=LABEL, multiple=True, callback=_parse_pairs, help="Label to search by"
     ),
-    click.option(
+    _JobOption(
         "--after", metavar="IDS", type=JOB_IDS, multiple=True,
-        help="Start once these jobs have exited with 0, else be skipped: 12, 3-7 or 3,9. Repeatable.",
+        help="Start once these jobs have exited with 0, else be skipped: 12, 3-7 or 3,9",
     ),
-    click.option(
+    _JobOption(
         "--at", metavar="WHEN", type=MOMENT,
-        help="Do not start before 03:00, 'tomorrow 03:00', 2026-12-24 or 2026-12-24T03:00:00Z.",
+        help="Do not start before 03:00, 'tomorrow 03:00', 2026-12-24 or 2026-12-24T03:00:00Z",
     ),
-    click.option("--delay", metavar="TIME", type=DURATION, help="Do not start within the next 90, 1.5s, 5m, 1h30m."),
-    click.option("--timeout", metavar="TIME", type=DURATION, help="Terminate it after 90, 1.5s, 5m, 1h30m."),
+    _JobOption("--delay", metavar="TIME", type=DURATION, help="Do not start within the next 90, 1.5s, 5m, 1h30m"),
+    _JobOption("--timeout", metavar="TIME", type=DURATION, help="Terminate it after 90, 1.5s, 5m, 1h30m"),
 )  # fmt: skip
 _EXECUTION: Final = (
-    click.option("--hold", is_flag=True, help="Do not start it until `release`."),
-    click.option(
+    _JobOption("--hold", is_flag=True, help="Do not start it until it is released with `release`"),
+    _JobOption(
         "--cwd", metavar="DIR", callback=_check_utf8, type=click.Path(file_okay=False),
-        help="Working directory of the command (default: the current one, if the service is on this machine).",
+        help="Working directory of the command", default_text="the current one, if the service is on this machine",
     ),
-    click.option(
+    _JobOption(
         "-e", "--env", metavar="NAME[=VALUE]", multiple=True, callback=_parse_variables,
-        help="Set an environment variable; without a value, to its value here. Repeatable.",
+        help="Set an environment variable; without a value, to its value here",
     ),
-    click.option(
+    _JobOption(
         "--stdin", metavar="FILE|-", type=click.Path(allow_dash=True),
-        help="Standard input: a file, or - for this process's own (default: empty).",
+        help="Standard input: a file, or - for this process's own", default_text="empty",
     ),
     *_SCHEDULING,
-    click.option(
-        "--retries", metavar="N", type=WholeNumber(1, 1000), help="Start it again up to N times if it fails."
+    _JobOption(
+        "--retries", metavar="N", type=WholeNumber(1, 1000), help="Start it again up to N times if it fails"
     ),
-    click.option("--retry-delay", metavar="TIME", type=DURATION, help="Wait before each retry (default: 0)."),
-    click.option(
+    _JobOption("--retry-delay", metavar="TIME", type=DURATION, help="Wait before each retry", default_text="0"),
+    _JobOption(
         "--retry-on", metavar="ENDINGS", type=Words(_RETRYABLE),
-        help=f"Which endings count as failed: {', '.join(_RETRYABLE)} (default: exited, with a code other than 0).",
+        help=f"Which endings count as failed: {', '.join(_RETRYABLE)}",
+        default_text="exited, with a code other than 0",
     ),
-    click.option(
+    _JobOption(
         "--limit", metavar="NAME=VALUE", type=_LIMIT, multiple=True,
-        help="Limit: memory=512M, cpu=10m, processes=50, files=256 or output=10M. Repeatable.",
+        help="Limit: memory=512M, cpu=10m, processes=50, files=256 or output=10M",
     ),
-    click.option("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command."),
-    click.option(
-        "-t", "--tty", is_flag=True,
-        help="Run it in a terminal of its own, to which `run` attaches the terminal where it is called.",
+    _JobOption("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command"),
+    _JobOption("-t", "--tty", is_flag=True, help="Run it in a pseudo-terminal; `run` attaches this terminal to it"),
+    _JobOption(
+        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="Run it in a pseudo-terminal of this size",
+        default_text="24x80, or with `run` that of this terminal",
     ),
-    click.option(
-        "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE,
-        help="The same with this size (default: 24x80, or that of the terminal where `run` is called).",
-    ),
-    click.option("--tty-echo", is_flag=True, help="Have this terminal show what it is sent, as when typing."),
-    click.option(
+    _JobOption("--tty-echo", is_flag=True, help="Have the pseudo-terminal echo its input, as when typing"),
+    _JobOption(
         "--merge/--split", default=None,
-        help="Write standard error to standard output, in the order of writing; or keep them apart.",
+        help="Write standard error to standard output, in the order of writing; or keep them apart",
     ),
-    click.option(
-        "--encoding", metavar="CHARSET", type=CHARSET, help="Character set of its output (default: utf-8)."
+    _JobOption(
+        "--encoding", metavar="CHARSET", type=CHARSET, help="Character set of its output", default_text="utf-8"
     ),
-    click.option(
+    _JobOption(
         "--leave-children/--end-children", default=None,
-        help="Let go of processes that it leaves behind, or end them (default: as the service is configured).",
+        help="Let processes that it leaves behind continue, or end them", default_text="as the service is configured",
     ),
-    click.option("--notify", metavar="URL", callback=_check_utf8, help="Send the result to this URL."),
+    _JobOption("--notify", metavar="URL", callback=_check_utf8, help="Send the result to this URL"),
 )  # fmt: skip
 _CLEAN: Final = click.option(
     "--clean", is_flag=True,
@@ -193,27 +215,32 @@ _CLEAN: Final = click.option(
 )  # fmt: skip
 _KEY: Final = click.option(
     "--key", metavar="KEY", callback=_check_key,
-    help="Submit at most one job with this idempotency key in 24 hours; again it is the same job.",
+    help="Idempotency key: submitted again within 24 hours, it is the same job, and not another one.",
 )  # fmt: skip
 
 
 def job_options(verb: F) -> F:
-    """Add the argument and the options that describe a new job."""
-    return _with(verb, (_COMMAND, *_EXECUTION, _CLEAN, _KEY, server_option))
+    """Add the argument and the options that describe a new job, and those of its submission."""
+    return _COMMAND(new_job_options(server_option(verb)))
+
+
+def new_job_options(verb: F) -> F:
+    """Add the options that describe a new job, without its command, and those of its submission."""
+    return _with((option.of_new_job for option in _EXECUTION), _CLEAN(_KEY(verb)))
 
 
 def replacing_options(verb: F) -> F:
     """Add the options that replace keys of an earlier job."""
-    return _with(verb, (*_EXECUTION, _KEY))
+    return _with((option.of_existing_job for option in _EXECUTION), _KEY(verb))
 
 
 def scheduling_options(verb: F) -> F:
     """Add the options for what can be changed before a job starts."""
-    return _with(verb, _SCHEDULING)
+    return _with((option.of_existing_job for option in _SCHEDULING), verb)
 
 
-def _with(verb: F, options: Sequence[Callable[[F], F]]) -> F:
-    for option in reversed(options):
+def _with(options: Iterable[Callable[[F], F]], verb: F) -> F:
+    for option in reversed(list(options)):
         verb = option(verb)
     return verb
 

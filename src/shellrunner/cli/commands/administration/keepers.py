@@ -29,9 +29,10 @@ _COLUMNS: Final = (
 @output_option(has_table=True)
 @api_calls.server_option
 def keepers(action: str | None, keeper: int | None, output: OutputFormat | None, server: str | None) -> NoReturn:
-    """List the commands that run but that the history does not know, or end one.
+    """List running commands that the history does not know, or end one.
 
-    There are some where the history was restored from a backup, or is a new one. `end KEEPER` ends one of them.
+    There are some after the history was restored from a backup or replaced by a new one. `end KEEPER` ends one of
+    them.
     """
     if bool(action) != (keeper is not None):
         raise click.UsageError("end requires the number of a keeper")

@@ -51,7 +51,7 @@ class _AgainOptions(NamedTuple):
 @click.option("--edit", is_flag=True, help="Change each job in $VISUAL or $EDITOR first.")
 @click.option("--command", metavar="LINE", help="Run this line for the shell instead.")
 @replacing_options
-@click.option("--clean", is_flag=True, help="Leave out environment variables and input that are not known any more.")
+@click.option("--clean", is_flag=True, help="Submit without the environment variables and the input of the job.")
 @click.option("-y", "--yes", is_flag=True, help="Submit several jobs without confirmation.")
 @output_option(json_help="Print each new job as JSON instead of its id.")
 @api_calls.server_option
@@ -61,10 +61,10 @@ def again(
 ) -> NoReturn:  # fmt: skip
     """Submit earlier jobs again, and print the ids of the new ones.
 
-    Without ID it is the last of your own jobs that is done. Options replace what the job had. The service does
-    not keep values of environment variables and input. In a job that you submitted on this machine, variables have
-    their values here; in all others, `-e` has to give them, as `--stdin` the input: nothing of your environment goes
-    into the job of somebody else unless you name it.
+    Without ID it is the last of your own jobs that is done. Options replace what the job had. The service does not
+    keep the values of environment variables, nor the input. In a job that you submitted on this machine, variables
+    get the values that they have here. Otherwise set them with `-e`, and the input with `--stdin`: a job of somebody
+    else gets nothing of your environment that you do not name.
     """
     console = Console()
     with stdin_source.open_stdin(stdin, stream_at_once=False) as source:

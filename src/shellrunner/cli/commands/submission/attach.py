@@ -65,7 +65,7 @@ async def _attach(jobs: JobSelection, console: Console, options: "AttachOptions"
 
     job_id, *others = await jobs.resolve(client)
     if others:
-        raise NotAttachable("a terminal is attached to one job at a time")
+        raise NotAttachable(f"a terminal is attached to one job, not to {len(others) + 1}")
     status = await client.status(job_id)
     if status["done"]:
         raise NotAttachable(f"job {job_id} is done: use `shellrunner logs {job_id}`")

@@ -13,7 +13,7 @@ from shellrunner import ascii_text
 from shellrunner.cli import api_calls, exit_codes, job_request
 from shellrunner.cli.foreground import local_environment
 from shellrunner.cli.foreground.local_environment import LocalEnvironment
-from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
+from shellrunner.cli.parameters.job_options import JobCommand, new_job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.output_format import OutputFormat
@@ -27,8 +27,7 @@ Job = tuple[int, Mapping[str, Any]]  # the number of its line, and its keys
 
 @click.command(cls=JobCommand)
 @click.argument("file", type=click.File("r", encoding="utf-8"))
-@replacing_options
-@click.option("--clean", is_flag=True, help="Send neither the current directory nor the environment along.")
+@new_job_options
 @output_option(json_help="Print each job as JSON instead of its id.")
 @api_calls.server_option
 def batch(
