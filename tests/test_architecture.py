@@ -90,7 +90,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("job_state", "output_format", "prompt"),
         ("console",),
         ("table", "progress", "editor"),
-        ("formatting", "ansi", "terminal_filter", "help_examples"),
+        ("formatting", "ansi", "terminal_filter", "help_examples", "json_object"),
         ("__init__",),
     ),
     "callbacks": (

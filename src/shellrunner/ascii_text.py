@@ -11,6 +11,7 @@ from typing import Final
 _LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _UPPER: Final = {lower: upper for upper, lower in _LOWER.items()}
 BLANKS: Final = " \t"  # OWS in RFC 9110, 5.6.3
+_MAX_DIGITS: Final = 4300  # sys.int_info.default_max_str_digits
 
 
 def lower(text: str) -> str:
@@ -29,5 +30,5 @@ def strip_blanks(text: str) -> str:
 
 
 def is_decimal(text: str) -> bool:
-    """Return whether the text is one or more of the digits 0 to 9, which is all that `int` should be given."""
-    return text.isascii() and text.isdecimal()
+    """Return whether the text is digits, 0 to 9, and no more than `int` takes, which should be given only that."""
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS

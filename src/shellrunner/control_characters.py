@@ -20,7 +20,13 @@ _AFTER_ASCII: Final = f"\x7f-\x9f{_DIRECTION}{_NO_WIDTH}{_FILLERS}{_LINE_ENDS}\u
 _UNSAFE: Final = re.compile(f"[\x00-\x1f{_AFTER_ASCII}]")
 _UNSAFE_BUT_BREAKS: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_AFTER_ASCII}]")
 _UNSAFE_IN_JSON: Final = re.compile(f"[{_AFTER_ASCII}]")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SHORT_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether the text can be sent as UTF-8; Python decodes invalid bytes to lone surrogates."""
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def escape(text: str) -> str:

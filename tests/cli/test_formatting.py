@@ -39,6 +39,13 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         formatting.parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "10000000001", "1" + "0" * 5000 + "d"])
+def test_a_duration_that_no_date_could_have_is_refused(text: str) -> None:
+    """Neither infinity nor a number of years that overflows gets any further."""
+    with pytest.raises(ValueError, match=r"is longer than 317 years$"):
+        formatting.parse_duration(text)
+
+
 @given(st.text(st.characters()))
 def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: Any) -> None:
     """No control character, direction override or lone surrogate is left, and letters are unchanged."""

@@ -56,6 +56,7 @@ async def test_verbs_take_filters(shared: Service, typist: Typist) -> None:
     assert (asked.code, asked.err) == (
         1, "cannot ask for confirmation without a terminal: use --yes to cancel 3 jobs\n",
     )  # fmt: skip
+    match = ("--filter", "label=test=bulk")  # as --label has it
     assert await typist.run("cancel", "--yes", *match) == (0, b"", "3 jobs are being cancelled\n")
     for job in jobs:
         assert (await shared.result(job))["ending"] == "cancelled"

@@ -75,6 +75,9 @@ async def test_a_job_of_somebody_else_is_named_by_its_id_and_gets_nothing_of_one
         1,
         "there is no job of token:runner that is waiting or queued or running: name a job of others by its id\n",
     )
+    assert (await mine.run("rm", "last")).err == f"deleted job {own}\n"
+    after = await submitted(mine, "--hold", "--after", "last", "true")
+    assert (await mine.run("show", "-o", "template={job.after}", after)).out == f"{given}\n".encode()
     assert (await others.run("cancel", "last")).err.startswith(f"job {running} ")
 
 

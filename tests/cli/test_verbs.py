@@ -309,11 +309,15 @@ async def test_queues_shows_holds_and_lets_go(shared: Service, typist: Typist) -
 
 
 USAGE_ERRORS = {
-    ("ps", "--filter", "colour=red"): "unknown parameter 'colour' for /api/jobs",
+    ("ps", "--filter", "colour=red"): "--filter colour: unknown parameter 'colour' for /api/jobs",
+    ("cancel", "--filter", "state=nope"): "--filter state: state must be one or more of",
+    ("ps", "-o", "template={}"): "{} in the template is not a key in braces, such as {job_id}",
+    ("ps", "-o", "template={job_id!r}"): "{job_id!r} in the template is not a key in braces, such as {job_id}",
     ("ps", "--filter", "state"): "'state' must be NAME=VALUE",
     ("ps", "--sort", "size"): "jobs cannot be sorted by 'size'",
     ("ps", "--watch"): "--watch requires a terminal",
     ("ps", "--watch", "--json"): "--watch cannot be combined with --quiet, --json or --output",
+    ("logs", "9-3"): "the range '9-3' is reversed: write 3-9",
     ("logs", "0"): "'0' is not in the range of ids",
     ("logs", "one"): "'one' is not a valid id",
     ("rm",): "Missing argument",

@@ -5,7 +5,7 @@ event loop: that takes 0.1 s to import, so the other commands do without. Must n
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -20,6 +20,7 @@ from shellrunner.cli.ui.progress import Progress
 from shellrunner.client import Client, ClientError, RetryListener
 from shellrunner.client.blocking_transport import BlockingTransport, run
 from shellrunner.client.transport import TransportFactory
+from shellrunner.control_characters import is_utf8
 from shellrunner.errors import ConfigError, ShellrunnerError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,7 +80,9 @@ def run_with_client(
     `retry_first_for` are those of the client; --wait-server makes the second longer. `error_code` is the exit
     code for every error; by default 1, or 2 for a wrong configuration.
     """
-    retry_first_for = max(retry_first_for, click.get_current_context().meta.get(_WAIT_KEY, 0.0))
+    context = click.get_current_context()
+    _check_utf8(context)
+    retry_first_for = max(retry_first_for, context.meta.get(_WAIT_KEY, 0.0))
     try:
         call = partial(_call, action, server_config.find(server), console.progress, (retry_for, retry_first_for))
         code = _run_concurrently(call, console.progress) if concurrent else _run_blocking(call, console.progress)
@@ -94,6 +97,22 @@ def run_with_client(
         console.draw_status("")
         code = exit_codes.INTERRUPTED
     sys.exit(code)
+
+
+def _check_utf8(context: click.Context) -> None:
+    """Refuse a text that cannot be sent; names of files and what is `UNPROCESSED` may have any bytes."""
+    for parameter in context.command.params:
+        is_bytes = isinstance(parameter.type, (click.Path, click.File)) or parameter.type is click.UNPROCESSED
+        if not is_bytes and not all(map(is_utf8, _texts(context.params.get(str(parameter.name))))):
+            raise click.BadParameter("must be valid UTF-8", context, parameter)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _texts(each)
 
 
 async def for_each_job(
@@ -204,7 +223,14 @@ def _explain(error: ClientError, config: ServerConfig) -> str:
     if error.kind == "token-needed":
         return _describe_token_needed(config)
     hint = _hint(error.kind, config)
-    return f"{error.detail}{hint}"
+    return f"{_filter_option(error)}{error.detail}{hint}"
+
+
+def _filter_option(error: ClientError) -> str:
+    """Return the option that gave the parameter which is wrong, if it was a filter, to stand before the message."""
+    parameter = error.problem.get("parameter") if error.problem else None
+    names = [name for name, _ in click.get_current_context().params.get("filters", ())]
+    return f"--filter {parameter}: " if parameter in names else ""
 
 
 def _describe_token_needed(config: ServerConfig) -> str:

@@ -3,6 +3,7 @@
 The service checks the filters. Must not know terminals or tables.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ T = TypeVar("T")
 Filters = tuple[tuple[str, str], ...]
 
 _PAGE_SIZE: Final = 1000
+_LABEL: Final = re.compile("^([^:=]*)=")
 _ORDER_BY_STATE: Final = {
     "running": "created", "queued": "-priority,created", "waiting": "created", "done": "-created",
 }  # fmt: skip
@@ -28,6 +30,8 @@ def _parse_filters(ctx: click.Context, param: click.Parameter, value: tuple[str,
         if not (name and equals):
             detail = f"{text!r} must be NAME=VALUE, such as state=running or label=team:web"
             raise click.BadParameter(detail, ctx, param)
+        if name == "label":  # as in --label KEY=VALUE; a key has neither of both
+            content = _LABEL.sub(r"\1:", content, count=1)
         filters.append((name, content))
     return tuple(filters)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shellrunner.cli.job_selection import LAST, last_job
+from shellrunner.cli.job_selection import LAST, last_own_job
 from shellrunner.client import Client, ClientError
 from shellrunner.clock import format_rfc3339, now_ms
 
@@ -86,7 +86,7 @@ async def resolved_after(client: Client, spec: Mapping[str, Any]) -> dict[str, A
     after = spec.get("after") or ()
     if LAST not in after:
         return {}
-    return {"after": [await last_job(client) if each == LAST else each for each in after]}
+    return {"after": [await last_own_job(client) if each == LAST else each for each in after]}
 
 
 @contextmanager

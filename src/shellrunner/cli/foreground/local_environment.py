@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from shellrunner.cli import job_request
 from shellrunner.cli.ui.console import Console
 from shellrunner.client import Client, ClientError
+from shellrunner.control_characters import is_utf8
 from shellrunner.errors import ShellrunnerError
 from shellrunner.machine import machine_digest
 
@@ -50,8 +51,10 @@ class LocalEnvironment(NamedTuple):
 
     def add_to(self, submission: Mapping[str, Any]) -> dict[str, Any]:
         """Return a submission with the directory and the variables, as far as it does not set them itself."""
-        cwd = submission.get("cwd") or self.cwd
-        return {**submission, "cwd": cwd, "env": {**self.variables, "PWD": cwd, **(submission.get("env") or {})}}
+        cwd, env = submission.get("cwd") or self.cwd, submission.get("env") or {}
+        if not isinstance(env, Mapping):  # a line of a batch, of which the service says what is wrong
+            return {**submission}
+        return {**submission, "cwd": cwd, "env": {**self.variables, "PWD": cwd, **env}}
 
 
 async def submit(client: Client, submission: Mapping[str, Any], console: Console, *, clean: bool) -> Any:
@@ -118,7 +121,7 @@ def read(cwd: str | None = None) -> LocalEnvironment:
     for name, value in os.environ.items():
         if name in _DENIED or name == "PWD" or name.startswith(DENIED_PREFIX) or account.get(name) == value:
             continue
-        if _is_utf8(name) and _is_utf8(value):
+        if is_utf8(name) and is_utf8(value):
             variables[name] = value
         else:
             left_out.append(name.encode("utf-8", "backslashreplace").decode())
@@ -136,7 +139,7 @@ def _current_directory() -> str:
         found = real
     if not found:
         raise NoCurrentDirectory("the current directory does not exist any more: change to another, or use --cwd")
-    if not _is_utf8(found):
+    if not is_utf8(found):
         raise NoCurrentDirectory("the name of the current directory is not valid UTF-8: use --cwd")
     return found
 
@@ -151,8 +154,3 @@ def _account_variables() -> Mapping[str, str]:
         return {}
     values = {"HOME": account.pw_dir, "LOGNAME": account.pw_name, "SHELL": account.pw_shell, "USER": account.pw_name}
     return {name: values[name] for name in OF_ACCOUNT}
-
-
-def _is_utf8(text: str) -> bool:
-    # Python decodes invalid bytes to lone surrogates, which JSON in UTF-8 cannot have.
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

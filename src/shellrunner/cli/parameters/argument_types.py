@@ -18,7 +18,7 @@ from shellrunner.clock import format_rfc3339, now_ms, parse_rfc3339
 
 _CLOCK: Final = re.compile(r"(?:(tomorrow|today)[ T]?)?(?:([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?", re.ASCII)
 _DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[ T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?", re.ASCII)
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmgt]?)(?:i?b)?", re.ASCII)
+_SIZE: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([kmgt]?)(?:i?b)?", re.ASCII)
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _TERMINAL_SIZE: Final = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 

@@ -19,7 +19,7 @@ from shellrunner.model.names import MAX_JOB_ID
 
 _LAST_WORD: Final = "last"
 _MAX_RANGE: Final = 10_000  # jobs that one word names
-_PART: Final = re.compile(r"([0-9]+)(?:-([0-9]+))?", re.ASCII)
+_PART: Final = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
 
 Verb = Callable[..., Any]
 
@@ -57,6 +57,8 @@ def _parse_part(text: str) -> Iterator[int]:
     if match is None:
         raise ValueError(f"{text!r} is not a valid id: expected 12, 3-7, 3,5,9 or last")
     first, last = int(match[1]), int(match[2] or match[1])
+    if first > last > 0:
+        raise ValueError(f"the range {text!r} is reversed: write {last}-{first}")
     if not 1 <= first <= last <= MAX_JOB_ID:
         raise ValueError(f"{text!r} is not in the range of ids, 1 to {MAX_JOB_ID}")
     if match[2] is None:
@@ -101,11 +103,14 @@ def selected_jobs(*, states: str | None = None, bulk: str = "", is_own: bool = F
 
 
 def named_jobs(verb: Verb) -> Verb:
-    """Give a verb the argument `jobs`, a `JobSelection` of ids and ranges of which there is at least one."""
+    """Give a verb the argument `jobs`, a `JobSelection` of ids and ranges of which there is at least one.
+
+    The last job is that which the client submitted: these verbs do something to it.
+    """
 
     @wraps(verb)
     def call(ids: tuple[list[int], ...], **options: Any) -> Any:
-        return verb(jobs=JobSelection(_flat(ids)), **options)
+        return verb(jobs=JobSelection(_flat(ids), is_own=True), **options)
 
     return _add_argument(call, required=True)
 

@@ -21,6 +21,7 @@ from shellrunner.cli.parameters.number_types import Integer, WholeNumber
 from shellrunner.cli.parameters.service_values import CHARSET, LABEL, QUEUE
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
+from shellrunner.control_characters import is_utf8
 from shellrunner.model.endings import ENDINGS, Ending
 from shellrunner.model.names import MAX_PRIORITY
 
@@ -58,20 +59,15 @@ def _usage_error_code() -> Iterator[None]:
 
 
 def _check_utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    # Python decodes an argument's invalid bytes to lone surrogates, which JSON in UTF-8 cannot have.
-    for text in value if isinstance(value, tuple) else (value,):
-        if (
-            isinstance(text, str)
-            and not text.isprintable()
-            and any("\ud800" <= letter <= "\udfff" for letter in text)
-        ):
-            raise click.BadParameter("must be valid UTF-8", ctx, param)
+    """Refuse what cannot be sent: what has a type for which `api_calls` allows any bytes."""
+    if not all(map(is_utf8, value if isinstance(value, tuple) else (value or "",))):
+        raise click.BadParameter("must be valid UTF-8", ctx, param)
     return value
 
 
 def _parse_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Pairs:
     pairs = []
-    for text in _check_utf8(ctx, param, value):
+    for text in value:
         name, equals, content = text.partition("=")
         if not equals:
             raise click.BadParameter(f"{text!r} must be {param.metavar}", ctx, param)
@@ -138,9 +134,9 @@ class _JobOption:
 
 # When and where a job starts: what can still be changed before it does.
 _SCHEDULING: Final = (
-    _JobOption("--name", metavar="NAME", callback=_check_utf8, help="Name to find it by; it need not be unique"),
+    _JobOption("--name", metavar="NAME", help="Name to find it by; it need not be unique"),
     _JobOption(
-        "--queue", metavar="NAME", type=QUEUE, callback=_check_utf8, help="Queue of the job",
+        "--queue", metavar="NAME", type=QUEUE, help="Queue of the job",
         default_text="`default`",
     ),
     _JobOption(
@@ -189,7 +185,7 @@ _EXECUTION: Final = (
         "--limit", metavar="NAME=VALUE", type=_LIMIT, multiple=True,
         help="Limit: memory=512M, cpu=10m, processes=50, files=256 or output=10M",
     ),
-    _JobOption("--profile", metavar="NAME", callback=_check_utf8, help="Profile that confines the command"),
+    _JobOption("--profile", metavar="NAME", help="Profile that confines the command"),
     _JobOption("-t", "--tty", is_flag=True, help="Run it in a pseudo-terminal; `run` attaches this terminal to it"),
     _JobOption(
         "--tty-size", metavar="ROWSxCOLUMNS", type=TERMINAL_SIZE, help="Run it in a pseudo-terminal of this size",
@@ -207,7 +203,7 @@ _EXECUTION: Final = (
         "--leave-children/--end-children", default=None,
         help="Let processes that it leaves behind continue, or end them", default_text="as the service is configured",
     ),
-    _JobOption("--notify", metavar="URL", callback=_check_utf8, help="Send the result to this URL"),
+    _JobOption("--notify", metavar="URL", help="Send the result to this URL"),
 )  # fmt: skip
 _CLEAN: Final = click.option(
     "--clean", is_flag=True,

@@ -14,6 +14,7 @@ from shellrunner.model.endings import ENDINGS
 
 _DURATION_UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+_MAX_DURATION: Final = 1e10  # seconds, 317 years: from now on it ends in a year that a date can have
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re.ASCII)
 
 _MAX_NAMED: Final = 5  # processes
@@ -58,7 +59,10 @@ def parse_duration(text: str) -> float:
     parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"invalid duration {text!r}: expected seconds or units, such as 90, 1.5s, 5m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > _MAX_DURATION:
+        raise ValueError(f"the duration {text!r} is longer than 317 years")
+    return seconds
 
 
 def seconds_between(start: str, end: str | None = None) -> float:

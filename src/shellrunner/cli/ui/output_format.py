@@ -15,7 +15,8 @@ from shellrunner.cli.ui.console import Console
 from shellrunner.errors import ShellrunnerError
 
 JSON, JSON_LINES, TABLE, TEMPLATE = "json", "jsonl", "table", "template"
-_FIELD: Final = re.compile(r"\{\{|\}\}|\{([A-Za-z0-9_.-]*)\}|[{}]")
+_FIELD: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _BRACES: Final = {"{{": "{", "}}": "}"}
 _ESCAPE: Final = re.compile(r"\\([nt\\])")
 _ESCAPED: Final = {"n": "\n", "t": "\t", "\\": "\\"}
@@ -44,10 +45,12 @@ def unescape(template: str) -> str:
     r"""Return a template with `\n`, `\t` and `\\` replaced by what they mean.
 
     Raises:
-        ValueError: its braces do not match.
+        ValueError: its braces do not match, or have something else than a key between them.
     """
     for match in _FIELD.finditer(template):
-        if match[0] in "{}":
+        if match[1] is not None and not _KEY.fullmatch(match[1]):
+            raise ValueError(f"{match[0]} in the template is not a key in braces, such as {{job_id}}")
+        if match[0] in {"{", "}"}:
             raise ValueError(f"unmatched {match[0]} in the template: write {match[0] * 2} for a brace")
     return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], template)
 

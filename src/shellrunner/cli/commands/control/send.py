@@ -16,7 +16,7 @@ _MAX_WRITE: Final = 1 << 20  # bytes of one request
 
 
 @click.command()
-@click.argument("text")
+@click.argument("text", type=click.UNPROCESSED)
 @selected_jobs(states="running", is_own=True)
 @click.option("-n", "--no-newline", is_flag=True, help="Do not add a line end to TEXT.")
 @click.option("--end", is_flag=True, help="End the input after TEXT.")

@@ -1,7 +1,8 @@
 """`shellrunner batch`: submit many jobs from a file, in as few requests as possible."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from shellrunner.cli.foreground.local_environment import LocalEnvironment
 from shellrunner.cli.parameters.job_options import JobCommand, new_job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.json_object import parse_object
 from shellrunner.cli.ui.output_format import OutputFormat
 from shellrunner.client import Client, ClientError
 from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BATCH_SIZE
@@ -26,28 +28,31 @@ Job = tuple[int, Mapping[str, Any]]  # the number of its line, and its keys
 
 
 @click.command(cls=JobCommand)
-@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.argument("file", type=click.File("rb"))
 @new_job_options
 @output_option(json_help="Print each job as JSON instead of its id.")
 @api_calls.server_option
 def batch(
-    *, file: IO[str], clean: bool, key: str | None, output: OutputFormat | None, stdin: str | None,
+    *, file: IO[bytes], clean: bool, key: str | None, output: OutputFormat | None, stdin: str | None,
     server: str | None, **options: Any,
 ) -> NoReturn:  # fmt: skip
     """Submit the jobs in FILE, or with - in standard input, and print their ids in the same order.
 
     Each line is a command line for the shell, or a JSON object with the keys of a job. Empty lines and those that
     begin with # are left out. Options are for every job; what a line names itself wins. Up to 1,000 jobs are one
-    request, of which all are accepted or none.
+    request, of which all are accepted or none; nothing is submitted if a line cannot be read.
     """
     common = job_request.spec_of(options)
     if stdin is not None:
         if stdin == "-":
             raise click.UsageError("--stdin of `batch` must be a file")
-        common["stdin"] = Path(stdin).read_text(encoding="utf-8")
+        try:
+            common["stdin"] = Path(stdin).read_bytes().decode()
+        except UnicodeDecodeError:
+            raise click.UsageError(f"--stdin {stdin}: `batch` takes text in UTF-8 only") from None
     try:
-        jobs = list(parse_jobs(file, common))
-    except ValueError as error:  # also of the decoder
+        jobs = list(parse_jobs(_decode(file.read()), common))
+    except ValueError as error:
         raise click.UsageError(f"{file.name}: {error}") from None
     console = Console()
     action = partial(_submit, jobs, key, output, console, clean=clean, cwd=common.get("cwd"))
@@ -56,7 +61,16 @@ def batch(
     )
 
 
-def parse_jobs(lines: IO[str] | Sequence[str], common: Mapping[str, Any]) -> Iterator[Job]:
+def _decode(content: bytes) -> Iterator[str]:
+    """Yield the lines; they end in a line feed, and what else Unicode has as a line end is part of a command."""
+    for number, line in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"line {number} is not valid UTF-8") from None
+
+
+def parse_jobs(lines: Iterable[str], common: Mapping[str, Any]) -> Iterator[Job]:
     """Yield the jobs of a file, each with the number of its line.
 
     Raises:
@@ -71,10 +85,9 @@ def parse_jobs(lines: IO[str] | Sequence[str], common: Mapping[str, Any]) -> Ite
 
 def _parse_object(number: int, text: str) -> dict[str, Any]:
     try:
-        job = json.loads(text)
+        return parse_object(text)
     except ValueError as error:
         raise ValueError(f"line {number} is not valid JSON: {error}") from None
-    return dict(job)
 
 
 async def _submit(
@@ -91,7 +104,10 @@ async def _submit(
     chunks = list(chunked([(number, _complete(job, here)) for number, job in jobs]))
     for index, chunk in enumerate(chunks):
         chunk_key = f"{key}-{index}" if key and len(chunks) > 1 else key
-        with local_environment.errors_mention_clean(here), _errors_name_lines(chunk):
+        with (
+            local_environment.errors_mention_clean(here),
+            _errors_name_lines(chunk, is_first=chunk is chunks[0]),
+        ):
             submitted = await client.submit_many([job for _, job in chunk], key=chunk_key)  # type: ignore[misc]
         if output:
             await output.print(console, submitted)
@@ -123,11 +139,13 @@ def chunked(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 @contextmanager
-def _errors_name_lines(chunk: Sequence[Job]) -> Iterator[None]:
-    """Have errors name the line and the flag, instead of a pointer into the request."""
+def _errors_name_lines(chunk: Sequence[Job], *, is_first: bool) -> Iterator[None]:
+    """Have errors name the line and the flag instead of a pointer, and what was submitted before."""
     try:
         yield
     except ClientError as error:
+        if not is_first:
+            error.add_note(f"the jobs before line {chunk[0][0]} were submitted")
         if error.problem and (errors := error.problem.get("errors")):
             error.detail = "; ".join(_describe(each["pointer"], each["detail"], chunk) for each in errors)
         raise
