@@ -106,7 +106,7 @@ def test_what_is_not_given_is_not_sent() -> None:
         (("--tty-size", "80", "x"), "invalid size '80'"),
         (("--priority", "²", "x"), "'²' is not a whole number"),
         (("--priority", "1001", "x"), "1001 is not in the range"),
-        (("--after", "7-3", "x"), "'7-3' is not in the range"),
+        (("--after", "7-3", "x"), "the range '7-3' is reversed: write 3-7"),
         (("--after", "x", "x"), "'x' is not a valid id"),
     ],
 )
