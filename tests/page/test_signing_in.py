@@ -121,18 +121,25 @@ async def test_a_token_that_may_only_read_is_offered_nothing_else(tmp_path: Path
     """With the scope `read` there are no run box, no selection and no action; with `admin` queues can be paused."""
     async with open_service(tmp_path / "state") as service:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        status, _, job = await service.ask("POST", "/api/jobs", json={"command": "sleep 1000"}, headers=headers)
+        spec = {"command": "sleep 1000", "tty": True, "stdin": {"stream": True}}
+        status, _, job = await service.ask("POST", "/api/jobs", json=spec, headers=headers)
         assert status == 202
         tab = await open_tab(service, f"#job={job['job_id']}")
         await sign_in(tab, secret_of("reader"))
         await tab.wait_until_live()
         await tab.wait_for("#job-badge .badge", "running")
         await tab.until("() => document.body.hasAttribute('data-read-only')")
-        for hidden in ("#run", ".column-select", "#job-cancel", "#job-rerun", "#job-signal", "#queue-actions"):
+        await tab.wait_for('#job-connection[data-state="live"]')
+        actions = ("#job-cancel", "#job-rerun", "#job-signal", "#type", "#queue-actions")
+        for hidden in ("#run", ".column-select", *actions):
             assert not await tab.page.is_visible(hidden), hidden
         await tab.page.keyboard.press("c")
         assert not await tab.page.is_visible("#confirm")
+        await tab.page.keyboard.press("i")
+        assert await tab.page.locator("#terminal.typing").count() == 0
         admin = await open_tab(service)
         await sign_in(admin, secret_of("admin"))
         await admin.wait_for("#queue-pause", "Pause all")
         assert await admin.page.is_visible("#run")
+        await admin.page.evaluate(f"location.hash = 'job={job['job_id']}'")
+        await admin.wait_for("#type")
