@@ -1,8 +1,10 @@
 """The home: what runs, what is next, what waits and why, what failed today, what has ended."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
@@ -68,6 +70,54 @@ async def test_the_home_sorts_jobs_by_what_they_do(small: Service, open_tab: Any
         "ended": [follows, first, second, runs, fine, lost, failed],
     }
     await shown(tab, expected)
+
+
+async def test_all_failures_of_today_are_shown_and_nothing_else(service: Service, open_tab: Any) -> None:
+    """Each failure is shown once, whatever its ending; neither successes nor what was cancelled or skipped are."""
+    failures = [
+        await service.submit("exit 1"),
+        await service.submit("exit 255"),
+        await service.submit("kill -TERM $$"),
+        await service.submit("trap 'exit 1' TERM; sleep 1000 & wait", timeout=0.2),
+        await service.submit("head -c 2000 /dev/zero", limits={"output_bytes": 1000}),
+        await service.submit(argv=["/nowhere/to/be/found"]),
+        await service.submit("echo lost; sleep 1000"),
+    ]
+    service.signal(await service.running(failures[-1]), signal.SIGKILL)
+    for job in failures:
+        await service.result(job)
+    cancelled = await service.submit("trap 'exit 1' TERM; echo ready; sleep 1000 & wait")
+    await until(lambda: _has_output(service, cancelled), what="it has set its trap")
+    await service.ask("POST", f"/api/jobs/{cancelled}/cancel")
+    assert (await service.result(cancelled))["exit_code"] == 1
+    skipped = (await service.run(": skipped", after=[failures[0]]))["job_id"]
+    fine = (await service.run("true"))["job_id"]
+    tab = await open_tab(service, "#q=nothing at all")
+    queries: list[str] = []
+    tab.page.on("request", lambda request: queries.append(unquote(request.url)))
+
+    async def shorten(route: Any) -> None:
+        await route.continue_(url=route.request.url.replace("limit=100", "limit=2"))
+
+    await tab.page.route("**/api/*?*limit=100*", shorten)
+    await tab.page.evaluate("location.hash = ''")
+    await tab.wait_for(".section[data-section=failed] .show-all")
+    shown = f"() => ({SECTIONS})().failed"
+    for _ in range(20):  # pages
+        if not await tab.page.is_visible(".section[data-section=failed] .show-all"):
+            break
+        before = await tab.page.evaluate(shown)
+        await tab.page.click(".section[data-section=failed] .show-all")
+        await tab.until(f"(before) => JSON.stringify(({SECTIONS})().failed) !== JSON.stringify(before)", before)
+    found = await tab.page.evaluate(shown)
+    assert [job for job in found if job >= failures[0]] == failures[::-1]
+    assert not {cancelled, skipped, fine} & set(found)
+    (since,) = {query.split("completed_after=")[1].split("&")[0] for query in queries if "completed_after" in query}
+    assert await tab.page.evaluate("(since) => new Date(since).toTimeString().slice(0, 8)", since) == "00:00:00"
+
+
+async def _has_output(service: Service, job: int) -> bool:
+    return bool((await service.get(f"/api/statuses/{job}/output"))[2])
 
 
 async def test_a_filter_replaces_the_home_by_one_list(small: Service, open_tab: Any) -> None:

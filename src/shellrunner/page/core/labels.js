@@ -18,6 +18,10 @@ export const ENDINGS = {
 };
 const TONES = { cancelled: "stopped", skipped: "stopped", lost: "unknown" };
 
+/** The endings that are failures, beside an exit with another code than 0. A job that was cancelled ended as somebody
+    wanted, and one that was skipped names the job that failed. */
+export const FAILED_ENDINGS = Object.keys(ENDINGS).filter((ending) => TONES[ending] !== "stopped");
+
 /** A job's state, or how it ended. */
 export function stateLabel(job) {
   if (job.state !== "done" && job.cancelling) return "Cancelling";

@@ -10,7 +10,9 @@ import { $, createElement, setText } from "../ui/dom.js";
 const CONTROLS = { search: "q", state: "state", ending: "ending", accepted: "since", sort: "sort" };
 const NO_FILTERS = { q: "", state: "", ending: "", since: "", label: "", name: "" };
 const DEFAULT_SORT = "-created";
-const FAILURE_CODES = Array.from({ length: 255 }, (_, number) => number + 1).join();
+/** An exit with another code than 0, as a list's parameters. Commands that were cancelled may have such a code too. */
+export const FAILED_EXIT = { ending: "exited", exit_code: Array.from({ length: 255 }, (_, number) => number + 1).join() };
+const SUCCESS = { ending: "exited", exit_code: "0" };
 const TYPING_DELAY = 200; // milliseconds
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -25,8 +27,8 @@ export function buildQuery({ sort = true } = {}) {
   setIfGiven("name", param("name"));
   for (const label of params("label")) query.append("label", label);
   const ending = param("ending");
-  if (ending === "ok" || ending === "bad") setIfGiven("exit_code", ending === "ok" ? "0" : FAILURE_CODES);
-  else setIfGiven("ending", ending);
+  const parameters = { ok: SUCCESS, bad: FAILED_EXIT }[ending] ?? { ending };
+  for (const [name, value] of Object.entries(parameters)) setIfGiven(name, value);
   const hours = Number(param("since"));
   if (hours > 0 && hours < 1e6) setIfGiven("created_after", hoursAgo(hours));
   if (sort) setIfGiven("sort", param("sort"));

@@ -2,20 +2,19 @@
    today, what has ended); else one list of what matches. It must not know about the page's elements. */
 
 import { param } from "../core/address.js";
-import { hasFilters, buildQuery } from "./filters.js";
+import { serverTime } from "../core/api.js";
+import { FAILED_ENDINGS } from "../core/labels.js";
+import { FAILED_EXIT, hasFilters, buildQuery } from "./filters.js";
 import { JobList } from "./job-list.js";
 
 const MAX_RUNNING = 100;
 const MAX_WAITING = 5;
 const MAX_FAILED = 5;
-const FAILURE_CODES = Array.from({ length: 255 }, (_, number) => number + 1).join();
-const FAILURES = [
-  { exit_code: FAILURE_CODES },
-  { ending: "signalled,timed_out,output_limit,out_of_memory,failed_to_start,lost" },
-];
+const FAILURES = [FAILED_EXIT, { ending: FAILED_ENDINGS.join() }]; // no filter selects both
 
 /* A section has its lists, and how many rows of them together it shows; `all` are the filters that show all of them, and
-   `count` is the name of their number in a queue's document. */
+   `count` is the name of their number in a queue's document. What no filter selects is shown further here: of that whole
+   pages are fetched. */
 const createHome = () => [
   section("running", "Running", MAX_RUNNING, [{ state: "running" }], { count: "running", all: { state: "running" } }),
   section("queued", "Queued, next first", MAX_WAITING, [{ state: "queued", sort: "-priority,created" }],
@@ -26,12 +25,12 @@ const createHome = () => [
 ];
 
 function section(key, title, max, queries, options = {}) {
-  const pageSize = max === Infinity ? undefined : max;
+  const pageSize = options.all ? max : undefined;
   return { key, title, max, lists: queries.map((query) => ({ query, list: new JobList(pageSize) })), ...options };
 }
 
 function startOfToday() {
-  const now = new Date();
+  const now = new Date(serverTime());
   return new Date(now.getFullYear(), now.getMonth(), now.getDate()).toISOString();
 }
 
@@ -62,7 +61,7 @@ export class Sections {
   /** The sections that have rows, each with its `rows`, how many it has as text, and `hidden`, whether these are more. */
   get shown() {
     return this.#sections.map((each) => {
-      const rows = mergeRows(each.lists.map(({ list }) => list.rows));
+      const rows = mergeRows(each.lists.map(({ list }) => list));
       const isLast = each.lists[0].list === this.last;
       const hasMore = !isLast && each.lists.some(({ list }) => list.hasMore);
       const number = isLast ? "" : `${rows.length}${hasMore ? "+" : ""}`;
@@ -80,12 +79,12 @@ export class Sections {
     await Promise.all(this.#lists.map(({ query, list }) => list.setQuery(queryWith(query))));
   }
 
-  /** Show every row of a section that was fetched, and fetch more of it. */
+  /** Show every row of a section that was fetched; when all of these are shown, fetch more. */
   async expand(key) {
     const found = this.#sections.find((each) => each.key === key);
+    const isShown = mergeRows(found.lists.map(({ list }) => list)).length <= found.max;
     found.max = Infinity;
-    for (const each of found.lists) each.list = new JobList();
-    await Promise.all(found.lists.map(({ query, list }) => list.setQuery(queryWith(query))));
+    if (isShown) await Promise.all(found.lists.map(({ list }) => list.fetchMore()));
   }
 
   /** Apply a status from the event stream; returns whether `refresh` has something to do. */
@@ -108,6 +107,7 @@ export class Sections {
 
   /** Fetch those again whose reason to wait may have changed without an event. */
   async refreshWaiting() {
+    if (this.isHome && this.#day !== startOfToday()) return this.reload();
     const waiting = this.#sections.filter(({ key }) => key === "queued" || key === "waiting");
     await Promise.all(waiting.flatMap(({ lists }) => lists.map(({ list }) => list.refresh())));
   }
@@ -119,6 +119,10 @@ function queryWith(values) {
   return query;
 }
 
+/** The rows of several lists, newest first, as far as all of these have been fetched. */
 function mergeRows(lists) {
-  return lists.length === 1 ? lists[0] : lists.flat().sort((one, other) => other.id - one.id);
+  if (lists.length === 1) return lists[0].rows;
+  const end = Math.max(0, ...lists.filter((list) => list.hasMore).map((list) => list.rows.at(-1)?.id ?? 0));
+  const rows = lists.flatMap((list) => list.rows).filter(({ id }) => id >= end);
+  return rows.sort((one, other) => other.id - one.id);
 }

@@ -51,7 +51,7 @@ class RowGroup {
     if (title) {
       const more = all
         ? createElement("a", { class: "show-all", ...linkTo(all) }, "Show all")
-        : createElement("button", { class: "show-all link", type: "button", onclick: () => expand(key) }, "Show all");
+        : createElement("button", { class: "show-all link", type: "button", onclick: () => expand(key) }, "Show more");
       const cell = createElement("span", { role: "cell" }, createElement("h2", {}, title), createElement("span", { class: "count" }), more);
       this.#heading = createElement("div", { role: "row", class: "section-head" }, cell);
       this.element.append(createElement("div", { role: "rowgroup" }, this.#heading));
