@@ -1,5 +1,6 @@
 """The run box: every key of a job's specification, how values are written, and templates."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -44,7 +45,8 @@ async def test_every_key_can_be_entered(service: Service, open_tab: Any) -> None
     await tab.page.click("#run-toggle-options")
     texts = {
         "name": "every-key", "priority": "-3", "labels": "team=web\nnote=two words", "cwd": "/tmp",
-        "env": "A=1\nB=x=y", "stdin": "input\n", "after": str(first), "timeout": "1m 30s",
+        "env": 'A=1\n\nB=x="y\nC="two\nlines \\"quoted\\""  ', "stdin": "input\n",
+        "after": str(first), "timeout": "1m 30s",
         "limits.memory_bytes": "2G",
         "limits.cpu_seconds": "10m", "limits.output_bytes": "512 KiB", "limits.processes": "5000",
         "limits.open_files": "64", "retries.max": "2", "retries.delay": "1.5", "retries.on": "exited timed_out",
@@ -54,7 +56,7 @@ async def test_every_key_can_be_entered(service: Service, open_tab: Any) -> None
         await tab.page.fill(f"#run-fields [name='{name}']", text)
     await tab.page.select_option("#run-fields [name=leave_children]", "true")
     await tab.page.check("#run-split-stderr")
-    await tab.page.fill("#run-command", "cat; echo $A$B")
+    await tab.page.fill("#run-command", 'cat; echo "$A$B$C"')
     await tab.page.press("#run-command", "Enter")
     await tab.wait_until_ended("exit 0")
     job = int((await tab.page.text_content("#job-name")).split()[1])
@@ -64,11 +66,11 @@ async def test_every_key_can_be_entered(service: Service, open_tab: Any) -> None
     }  # fmt: skip
     expected = {
         "name": "every-key", "priority": -3, "labels": {"team": "web", "note": "two words"}, "cwd": "/tmp",
-        "env": ["A", "B"], "after": [first], "timeout": 90, "limits": limits, "merge_stderr": False,
+        "env": ["A", "B", "C"], "after": [first], "timeout": 90, "limits": limits, "merge_stderr": False,
         "retries": {"max": 2, "delay": 1.5, "on": ["exited", "timed_out"]}, "leave_children": True,
     }  # fmt: skip
     assert {key: found[key] for key in expected} == expected
-    assert (await service.result(job))["stdout"] == "input\n1x=y\n"
+    assert (await service.result(job))["stdout"] == 'input\n1x="ytwo\nlines "quoted"\n'
 
 
 async def test_a_terminal_a_hold_and_a_delay_can_be_entered(service: Service, open_tab: Any) -> None:
@@ -114,7 +116,7 @@ async def test_invalid_input_is_explained_at_its_field(service: Service, open_ta
     await tab.page.click("#run-toggle-options")
     wrong = {
         "cwd": "not/absolute",
-        "env": "no variable",
+        "env": 'OPEN="no end',
         "limits.memory_bytes": "much",
         "timeout": "-1",
         "after": "99999999",
@@ -152,10 +154,16 @@ async def test_an_earlier_job_is_a_template(service: Service, open_tab: Any) -> 
 async def test_values_survive_being_written(service: Service, open_tab: Any) -> None:
     """Formatting a value and parsing the text gives the value."""
     tab = await open_tab(service)
+    random = Random(0)
+    texts = ["".join(random.choices("\"\\\n =a'я", k=random.randrange(8))) for _ in range(1000)]
     values = {
         "duration": [0.5, 1, 59, 90, 3600, 5400, 86400, 90000],
         "size": [1, 1023, 1024, 2**20, 3 * 2**30, 2**40, 2**40 + 1],
-        "assignments": [{"a": "b"}, {"a": "", "b": "c=d", "e": " f "}],
+        "assignments": [
+            {"a": "b"},
+            {"a": "", "b": "c=d", "e": " f "},
+            {f"n{at}": each for at, each in enumerate(texts)},
+        ],
         "ids": [[1], [1, 22]],
         "instant": ["2026-12-24T09:00:00.000Z", "2026-07-01T23:59:59.000Z"],
     }

@@ -20,7 +20,7 @@ export const GROUPS = [
     { key: "cwd", label: "Working directory", type: text, hint: "As configured" },
     { key: "profile", label: "Profile", type: text, hint: "The queue's" },
     { key: "argv", label: "Without a shell (the words are its arguments)", wide: true, kind: "check" },
-    { key: "env", label: "Environment, NAME=value lines", kind: "lines", type: assignments, wide: true },
+    { key: "env", label: "Environment, NAME=value lines", kind: "lines", type: assignments, wide: true, hint: 'STAGE=test, or KEY="several lines"' },
     { key: "stdin", label: "Standard input", kind: "lines", type: exactText, wide: true },
     { key: "stdin.stream", label: "Send standard input while it runs", kind: "check", wide: true },
   ]],

@@ -4,6 +4,7 @@
 import { serverTime } from "../core/api.js";
 
 const SECONDS = { s: 1, m: 60, h: 3600, d: 86400 };
+const QUOTED = /^"((?:[^"\\]|\\[^])*)"[ \t]*(?=\n|$)/; // to the end of a line
 const BYTES = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 
 export const text = { parse: (given) => given.trim(), format: String };
@@ -19,10 +20,11 @@ export const duration = { parse: parseDuration, format: formatSeconds };
 /** Bytes: 1048576, 512M, 2 GiB. */
 export const size = { parse: parseSize, format: formatBytes };
 
-/** `NAME=value`, one a line. A name alone is an error: a value that is not known must not become an empty one. */
+/** `NAME=value`, one a line; in double quotes a value may have several lines, and \" and \\ stand for " and \. A name alone
+    is an error: a value that is not known must not become an empty one. */
 export const assignments = {
-  parse: (given) => Object.fromEntries(given.split("\n").filter((line) => line.trim()).map(parseAssignment)),
-  format: (value) => Object.entries(value).map(([name, each]) => (each === null ? name : `${name}=${each}`)).join("\n"),
+  parse: parseAssignments,
+  format: (value) => Object.entries(value).map(([name, each]) => (each === null ? name : `${name}=${quote(each)}`)).join("\n"),
 };
 
 /** Job ids, separated by spaces or commas. */
@@ -81,11 +83,33 @@ function formatBytes(bytes) {
   return unit ? `${bytes / BYTES[unit]}${unit.toUpperCase()}` : String(bytes);
 }
 
-function parseAssignment(line) {
-  const separator = line.indexOf("=");
-  if (separator < 0) {
-    throw new Error(`“${line}” has no value: enter it after a “=”, or remove the line`);
+function parseAssignments(given) {
+  const found = [];
+  for (let rest = given; rest;) {
+    const [line] = /^[^\n]*/.exec(rest);
+    const end = line.trim() ? parseAssignment(rest, line, found) : line.length;
+    rest = rest.slice(end + 1);
   }
+  return Object.fromEntries(found);
+}
+
+/** Add what `text` begins with, on its first line or on several; returns where it ends. */
+function parseAssignment(text, line, found) {
+  const separator = line.indexOf("=");
+  if (separator < 0) throw new Error(`“${line}” has no value: enter it after a “=”, or remove the line`);
   if (separator === 0) throw new Error(`“${line}” is not NAME=value`);
-  return [line.slice(0, separator).trim(), line.slice(separator + 1)];
+  const name = line.slice(0, separator).trim();
+  if (line[separator + 1] !== '"') {
+    found.push([name, line.slice(separator + 1)]);
+    return line.length;
+  }
+  const quoted = QUOTED.exec(text.slice(separator + 1));
+  if (!quoted) throw new Error(`the value of “${name}” begins with a quote, but no line ends with the closing one`);
+  found.push([name, quoted[1].replace(/\\(["\\])/g, "$1")]);
+  return separator + 1 + quoted[0].length;
+}
+
+/** The text of a value: in quotes if it would not be read as it is. */
+function quote(value) {
+  return /\n|^"/.test(value) ? `"${value.replace(/["\\]/g, "\\$&")}"` : value;
 }
