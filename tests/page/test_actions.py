@@ -12,6 +12,7 @@ from tests.support.service import Service, at_port
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LATER = "2100-01-01T00:00:00Z"
+SECRETS = {"SECRET": "a", "OTHER": "b"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -96,7 +97,7 @@ async def test_a_signal_is_sent(own: Service, open_tab: Any) -> None:
 async def test_many_jobs_are_changed_at_once(own: Service, open_tab: Any) -> None:
     """Selected jobs are held, released, cancelled, run again and deleted; what was not possible is reported."""
     jobs = [await own.submit(f": many {number}", start_at=LATER) for number in range(4)]
-    secret = await own.submit(": many secret", start_at=LATER, env={"SECRET": "x"})
+    secret = await own.submit('printf "%s " "$SECRET" "$OTHER"; cat; : many', start_at=LATER, env=SECRETS, stdin="in")
     tab = await open_tab(own, "#q=: many")
     await tab.until("() => document.querySelectorAll('#rows .row').length === 5")
     await tab.page.click(f"[data-job='{jobs[3]}'] [type=checkbox]")
@@ -114,6 +115,8 @@ async def test_many_jobs_are_changed_at_once(own: Service, open_tab: Any) -> Non
     await tab.page.click(f"[data-job='{secret}'] [type=checkbox]")
     await tab.page.click("[data-bulk=again]")
     await tab.page.click("#confirm [data-answer=yes]")
+    await tab.wait_for("#again-introduction")
+    await tab.page.click("#again [data-answer=no]")
     await tab.wait_for("#selection-message", f"1 job submitted again. Job {secret}: need values")
     await tab.until("() => document.querySelectorAll('#rows [data-tone=stopped]').length === 5")
     await tab.wait_for("#rows .badge", "exit 0")  # when a job might start is not repeated
@@ -122,6 +125,31 @@ async def test_many_jobs_are_changed_at_once(own: Service, open_tab: Any) -> Non
     await tab.page.click("#confirm [data-answer=yes]")
     await tab.wait_for("#selection-message", "6 jobs deleted")
     await tab.wait_for_list()
+
+
+async def test_secrets_of_many_jobs_are_asked_for_once(own: Service, open_tab: Any) -> None:
+    """What the service does not store is asked for once for all selected jobs that miss it, and each gets its own."""
+    show = ': asked; printf "%s " "$SECRET" "$OTHER"; cat'
+    specs: list[Any] = [{}, {"env": {"SECRET": "a"}}, {"env": SECRETS, "stdin": "in"}]
+    jobs = [(await own.run(show, **spec))["job_id"] for spec in specs]
+    tab = await open_tab(own, "#q=: asked")
+    await tab.until("() => document.querySelectorAll('#rows .row').length === 3")
+    await tab.page.click("#select-all")
+    await tab.page.click("[data-bulk=again]")
+    await tab.page.click("#confirm [data-answer=yes]")
+    await tab.wait_for("#again-title", "Run 2 more jobs again?")
+    await tab.wait_for("#again .secret:has([name='env.SECRET'])", f"jobs {jobs[1]}, {jobs[2]}")
+    await tab.wait_for("#again .secret:has([name='env.OTHER'])", f"job {jobs[2]}")
+    await tab.page.fill("#again [name='env.SECRET']", "new")
+    await tab.page.click("#again [type=submit]")
+    await tab.wait_for("#again .form-error", "OTHER: enter its value")
+    await tab.page.click("#again .secret:has([name='env.OTHER']) [type=checkbox]")
+    await tab.page.fill("#again [name=stdin]", "input")
+    await tab.page.click("#again [type=submit]")
+    await tab.wait_for("#selection-message", "3 jobs submitted again")
+    _, _, found = await own.get("/api/jobs?limit=3&fields=job_id,again_of")
+    outputs = {job["again_of"]: (await own.result(job["job_id"]))["stdout"] for job in found["jobs"]}
+    assert outputs == dict(zip(jobs, ["  ", "new  ", "new  input"], strict=True))
 
 
 async def test_all_that_match_the_filters_are_cancelled_and_deleted(own: Service, open_tab: Any) -> None:

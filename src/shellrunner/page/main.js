@@ -11,7 +11,7 @@ import { JobView } from "./job/job-view.js";
 import { ListView } from "./list/list-view.js";
 import { refreshQueues, showQueues } from "./list/queues.js";
 import { focusRow, moveFocus } from "./list/table.js";
-import { openAgainDialog } from "./run/again-dialog.js";
+import { askForSecrets, openAgainDialog } from "./run/again-dialog.js";
 import { openEditDialog } from "./run/edit-dialog.js";
 import { fillFromJob, focusRunBox, wireRunBox } from "./run/run-box.js";
 import { announce } from "./ui/announcer.js";
@@ -24,7 +24,7 @@ import { onKey } from "./ui/shortcuts.js";
 import { initTheme } from "./ui/theme.js";
 
 const view = new JobView({ again: runAgain, edit: (job) => openEditDialog(job, edited), close: closeJob });
-const list = new ListView({ openId: () => view.id, tryTo });
+const list = new ListView({ openId: () => view.id, tryTo, secretsOf: askForSecrets });
 
 const stream = new EventStream("/api/statuses/events", "/api/queues", {
   event: handleEvent,

@@ -9,12 +9,13 @@ import { clearSelection, selectedIds } from "./selection.js";
 
 const MAX_CONCURRENT = 4;
 const MERGE_PATCH = "application/merge-patch+json";
-const NEEDS_VALUES = "need values that are not stored: run each of them again by itself";
+const NEEDS_VALUES = "need values that are not stored";
 
+const again = (id, body = {}) => request("POST", `/api/jobs/${id}/again`, { body, idempotencyKey: createIdempotencyKey() });
 const patch = (held) => (id) => request("PATCH", `/api/jobs/${id}`, { body: { held }, contentType: MERGE_PATCH });
 const ACTIONS = {
   cancel: { done: "cancelled", ask: "Cancel", send: (id) => request("POST", `/api/jobs/${id}/cancel`) },
-  again: { done: "submitted again", ask: "Run again", send: (id) => request("POST", `/api/jobs/${id}/again`, { body: {}, idempotencyKey: createIdempotencyKey() }) },
+  again: { done: "submitted again", ask: "Run again", send: (id) => again(id) },
   hold: { done: "held", send: patch(true) },
   release: { done: "released", send: patch(false) },
   delete: { done: "deleted", ask: "Delete", send: (id) => request("DELETE", `/api/jobs/${id}`) },
@@ -26,10 +27,13 @@ const FILTERED = {
 
 let allMatching = false; // rather than the selected ones
 let onDone = () => {};
+let askForSecrets = () => {};
 
-/** Wire the buttons of the selection; `listener` is called when something was done. */
-export function wireBulkActions(listener) {
-  onDone = listener;
+/** Wire the buttons of the selection. `changed()` is called when something was done. `secretsOf(refusals)` asks for what
+    the service missed in jobs that are to run again, and resolves to the bodies of those that have it now, by their ids. */
+export function wireBulkActions({ changed, secretsOf }) {
+  onDone = changed;
+  askForSecrets = secretsOf;
   for (const button of document.querySelectorAll("[data-bulk]"))
     button.addEventListener("click", () => carryOut(button.dataset.bulk));
   $("selection-clear").addEventListener("click", clearSelection);
@@ -72,23 +76,49 @@ async function carryOutEach(name, ids) {
   const { ask, done, send } = ACTIONS[name];
   const question = `${ask} ${formatCount(ids.length, "job")}?`;
   if (ask && !(await confirm(question, describeIds(ids), `${ask} ${formatCount(ids.length, "job")}`, "Leave them"))) return null;
-  const errors = new Map(); // ids by message
-  let count = 0;
+  const errors = await sendEach(ids, send, (count) => report(count, ids.length, done));
+  if (name === "again") await sendWithSecrets(errors);
+  const failures = [...groupByMessage(errors)].map(([message, failed]) => `${describeIds(failed)}: ${message}`);
+  return [`${formatCount(ids.length - errors.size, "job")} ${done}`, ...failures].join(". ");
+}
+
+/** Run those again that were refused because values are not stored, after these were entered. */
+async function sendWithSecrets(errors) {
+  const bodies = await askForSecrets(errors);
+  for (const id of bodies.keys()) errors.delete(id);
+  const failed = await sendEach([...bodies.keys()], (id) => again(id, bodies.get(id)), () => {});
+  for (const [id, error] of failed) errors.set(id, error);
+}
+
+const report = (count, all, done) => setTextOrHide($("selection-message"), `${count} of ${formatCount(all, "job")} ${done}…`);
+
+/** Send a request for each job, a few at a time; returns the errors by the ids of those that failed. */
+async function sendEach(ids, send, onProgress) {
+  const errors = new Map();
   const remaining = [...ids];
   await Promise.all(Array.from({ length: MAX_CONCURRENT }, async () => {
     for (let id = remaining.shift(); id !== undefined; id = remaining.shift()) {
       try {
         await send(id);
-        count += 1;
       } catch (error) {
-        const message = name === "again" && error.status === 422 ? NEEDS_VALUES : error.message.replace(new RegExp(`\\b(job )?${id}\\b`), "it");
-        errors.set(message, [...(errors.get(message) ?? []), id]);
+        errors.set(id, error);
       }
-      setTextOrHide($("selection-message"), `${count} of ${formatCount(ids.length, "job")} ${done}…`);
+      onProgress(ids.length - remaining.length - errors.size);
     }
   }));
-  const failures = [...errors].map(([message, failed]) => `${describeIds(failed)}: ${message}`);
-  return [`${formatCount(count, "job")} ${done}`, ...failures].join(". ");
+  return errors;
+}
+
+const isMissingValues = ({ errors = [] }) => errors.some(({ pointer }) => /^#\/(env\/|stdin$)/.test(pointer));
+
+/** The ids of the jobs that failed, by what was wrong. */
+function groupByMessage(errors) {
+  const groups = new Map();
+  for (const [id, error] of errors) {
+    const message = isMissingValues(error) ? NEEDS_VALUES : error.message.replace(new RegExp(`\\b(job )?${id}\\b`), "it");
+    groups.set(message, [...(groups.get(message) ?? []), id]);
+  }
+  return groups;
 }
 
 function describeIds(ids) {

@@ -40,14 +40,14 @@ export class ListView {
   #retry = throttle(RETRY_INTERVAL, () => this.#sections.isCurrent || this.reload());
 
   /** `openId()` returns the id of the job that is open; `tryTo(work)` shows an error of `work`, and returns a promise of
-      whether there was none. */
-  constructor({ openId, tryTo }) {
+      whether there was none; `secretsOf(refusals)` is that of the bulk actions. */
+  constructor({ openId, tryTo, secretsOf }) {
     this.#openId = openId;
     this.#tryTo = tryTo;
     const changed = () => this.reload();
     wireFilters();
     wireQueues(changed);
-    wireBulkActions(changed);
+    wireBulkActions({ changed, secretsOf });
     onSelection(() => this.#showSelection());
     $("select-all").addEventListener("change", () => selectAll(listedIds(), $("select-all").checked));
     this.#scrollObserver = new IntersectionObserver((entries) => this.#onScroll(entries), { rootMargin: "600px" });

@@ -1,91 +1,70 @@
-/* The dialog that runs a job again. It asks for what the service does not store: the values of environment variables, and
+/* The dialog that runs jobs again. It asks for what the service does not store: the values of environment variables, and
    standard input. Nothing is run without them. */
 
 import { createIdempotencyKey, request } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
+import { formatCount } from "../core/format.js";
 import { parsePointer } from "../form/pointer.js";
 import { openForm } from "../ui/dialogs.js";
-import { $, createElement } from "../ui/dom.js";
+import { $ } from "../ui/dom.js";
+import { SecretFields, missingIn } from "./secret-fields.js";
 
-const STDIN = "stdin";
+const MAX_IDS = 10; // that are named beside a field
 
 /** Open the dialog for a job; `edit(job)` is called to change it first, `onSubmitted(job)` with the new job. */
 export function openAgainDialog(job, { edit, onSubmitted }) {
   const idempotencyKey = createIdempotencyKey();
-  const secrets = new Map(); // the fields by `env.NAME` or `stdin`
-  const ask = (key) => secrets.has(key) || secrets.set(key, new SecretField(key));
-  $("again-title").textContent = `Run job ${job.job_id} again?`;
-  $("again-command").textContent = escapeControls(job.command);
-  $("again-fields").replaceChildren();
+  const fields = prepare(`Run job ${job.job_id} again?`, escapeControls(job.command));
   // Until a job has ended the service knows them. Otherwise what it misses is asked for after it was refused.
-  if (job.done) for (const name of job.env) ask(`env.${name}`);
-  if (job.done && job.stdin?.text) ask(STDIN);
-  showIntroduction();
+  if (job.done) for (const name of job.env) fields.ask(`env.${name}`);
+  if (job.done && job.stdin?.text) fields.ask("stdin");
   $("again-edit").onclick = () => {
     $("again").close();
     edit(job);
   };
   openForm($("again"), async () => {
-    const body = readBody(secrets);
+    const body = fields.read();
     try {
       onSubmitted(await request("POST", `/api/jobs/${job.job_id}/again`, { body, idempotencyKey }));
     } catch (error) {
-      const needed = (error.errors || []).map(({ pointer }) => parsePointer(pointer).join(".")).filter(isSecret);
-      for (const key of needed) ask(key);
-      showIntroduction();
-      secrets.get(needed[0])?.focus();
-      throw error.errors?.length && !needed.length ? new Error(error.errors.map(({ pointer, detail }) => `${parsePointer(pointer).join(".")}: ${detail}`).join("\n")) : error;
+      const missing = missingIn(error);
+      for (const key of missing) fields.ask(key);
+      fields.focus(missing[0]);
+      throw error.errors?.length && !missing.length ? new Error(error.errors.map(({ pointer, detail }) => `${parsePointer(pointer).join(".")}: ${detail}`).join("\n")) : error;
     }
   });
-  const [first = $("again").querySelector("[type=submit]")] = secrets.values();
+  focusFirst(fields);
+}
+
+/** Ask for what the service misses in jobs that it refused to run again, by their ids, once for all jobs that miss it.
+    Resolves to the body of each that can be submitted now, by its id; to none if the dialog was closed. */
+export function askForSecrets(refusals) {
+  const missing = new Map([...refusals].map(([id, error]) => [id, missingIn(error)]).filter(([, keys]) => keys.length));
+  if (!missing.size) return new Map();
+  const fields = prepare(`Run ${formatCount(missing.size, "more job")} again?`, "");
+  for (const key of new Set([...missing.values()].flat())) fields.ask(key, describeUsers(key, missing));
+  return new Promise((resolve) => {
+    openForm($("again"), () => resolve(new Map([...missing].map(([id, keys]) => [id, fields.read(keys)]))));
+    $("again").addEventListener("close", () => resolve(new Map()), { once: true });
+    focusFirst(fields);
+  });
+}
+
+function describeUsers(key, missing) {
+  const ids = [...missing.keys()].filter((id) => missing.get(id).includes(key));
+  const more = ids.length > MAX_IDS ? ` and ${ids.length - MAX_IDS} more` : "";
+  return `job${ids.length === 1 ? "" : "s"} ${ids.slice(0, MAX_IDS).join(", ")}${more}`;
+}
+
+/** Prepare the dialog for one job, which has a command, or for several. */
+function prepare(title, command) {
+  $("again-title").textContent = title;
+  $("again-command").textContent = command;
+  $("again-command").hidden = $("again-edit").hidden = !command;
+  return new SecretFields();
+}
+
+function focusFirst(fields) {
+  const [first = $("again").querySelector("[type=submit]")] = fields.all;
   first.focus();
-}
-
-const isSecret = (key) => key === STDIN || key.startsWith("env.");
-
-function showIntroduction() {
-  $("again-introduction").hidden = !$("again-fields").children.length;
-}
-
-/** Throws an Error for a field that was neither filled nor left empty on purpose. */
-function readBody(secrets) {
-  const body = {};
-  for (const [key, field] of secrets) {
-    const value = field.read();
-    if (key === STDIN) body.stdin = value;
-    else (body.env ??= {})[key.slice("env.".length)] = value;
-  }
-  return body;
-}
-
-/** A value that is not stored: what was entered, or nothing on purpose. */
-class SecretField {
-  #label;
-  #input;
-  #isEmpty = createElement("input", { type: "checkbox" });
-
-  constructor(key) {
-    this.#label = key === STDIN ? "Standard input" : key.slice("env.".length);
-    this.#input = createElement("textarea", { rows: key === STDIN ? "3" : "1", spellcheck: "false", autocapitalize: "off", name: key });
-    this.#input.addEventListener("keydown", (event) => {
-      if (key === STDIN || event.key !== "Enter" || event.shiftKey) return;
-      event.preventDefault();
-      this.#input.form.requestSubmit();
-    });
-    this.#isEmpty.addEventListener("change", () => { this.#input.disabled = this.#isEmpty.checked; });
-    const label = createElement("label", {}, createElement("span", { class: "mono" }, this.#label), this.#input);
-    const empty = createElement("label", { class: "check" }, this.#isEmpty, " Empty");
-    $("again-fields").append(createElement("div", { class: "secret" }, label, empty));
-  }
-
-  focus() {
-    this.#input.focus();
-  }
-
-  read() {
-    if (this.#isEmpty.checked) return "";
-    if (this.#input.value) return this.#input.value;
-    this.focus();
-    throw new Error(`${this.#label}: enter its value, which is not stored, or mark it as empty`);
-  }
 }
