@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from shellrunner.charsets import CHARSETS
 from shellrunner.web.feeds import line_index
 from shellrunner.web.handlers import output_search
+from shellrunner.wire import text_search
+from shellrunner.wire.text import Decoder
 from shellrunner.wire.text_search import TextSearch, count_lines
 from tests.support.attack import bearer
 from tests.support.service import Service
@@ -82,7 +85,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few hundred bytes be many blocks."""
     for module in (line_index, output_search):
         monkeypatch.setattr(module, "BLOCK_SIZE", 64)
-        monkeypatch.setattr(module, "SLICE_SIZE", 16)
+    monkeypatch.setattr(line_index, "SLICE_SIZE", 16)
+    monkeypatch.setattr(text_search, "_MAX_SLICE", 16)
 
 
 OUT = "".join(f"line {number}: привет, Мир {number * 7 % 31}\n" for number in range(1, 120)).encode() + b"the end"
@@ -257,6 +261,28 @@ async def test_a_long_search_answers_before_it_is_over(site: Site) -> None:
         assert 0 < first["searched"] < len(OUT) // 2
         (match,) = await pages(site, f"/api/statuses/{job}/output?find=the+end")
     assert match["position"] == len(OUT) - 7
+
+
+@pytest.mark.parametrize("backward", ["", "&backward"])
+async def test_a_search_that_compares_much_goes_in_small_steps(site: Site, backward: str) -> None:
+    """Output that nearly has the text at every place is searched in steps, between which others have their turn."""
+    text, output = "а" * 999 + "б", "а" * 15_000 + "б"
+    job = await site.done(output.encode())
+    path = f"/api/statuses/{job}/output?find={quote(text)}{backward}"
+    with mock.patch.multiple(output_search, _MAX_SECONDS=0, _MAX_BLOCK_SECONDS=-1):
+        first = (await site.get(path)).json
+    step = len(output.encode()) - first["searched"] if backward else first["searched"]
+    assert 0 < step * len(text) < 5_000_000
+    (match,) = await pages(site, path)
+    assert match["position"] == 2 * (len(output) - len(text))
+
+
+def test_each_byte_is_decoded_once() -> None:
+    """To tell whether characters begin where a text was found takes as long as the output, however often that is."""
+    data = b"\x81a" * 5_000 + b" a"
+    with mock.patch.object(Decoder, "feed", autospec=True, side_effect=Decoder.feed) as feed:
+        assert [span.begin for span in TextSearch("a", "gbk").find(data, 0, len(data), offset=0)] == [len(data) - 1]
+    assert sum(len(call.args[1]) for call in feed.call_args_list) <= len(data)
 
 
 async def test_a_large_output_of_a_real_command(service: Service) -> None:

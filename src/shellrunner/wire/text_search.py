@@ -6,6 +6,9 @@ It is the text that is encoded, not the output that is decoded: so a search is n
 not matter, bytes are folded by a table where each is a character (and ASCII is, in UTF-8); any other text becomes an
 expression with every character in each of its cases. In the charsets of several bytes, except UTF-8, a match that
 begins in the middle of a character is none.
+
+An expression compares up to the whole text at every place (output of one letter, a text of the same letter), and the
+module `re` holds the interpreter's lock all the while. So `TextSearch.slice_size` says how much to search at once.
 """
 
 import re
@@ -15,7 +18,10 @@ from typing import Final, NamedTuple
 from shellrunner.wire.text import Decoder, line_ends
 
 _BYTES: Final = bytes(range(256))
-_MAX_LOOK_BACK: Final = 4096  # bytes before a match in which the beginning of a character is looked for
+_MAX_LOOK_BACK: Final = 4096  # bytes before a place in which the beginning of a character is looked for
+_MAX_SLICE: Final = 1 << 18  # bytes that are searched at once …
+_MAX_STEPS: Final = 1 << 22  # … and comparisons of a character, or what takes as long, that this may take: some 20 ms
+_BOUNDARY_STEPS: Final = 64  # that take as long as to see whether a character begins at a place
 _UTF_8: Final = "utf-8"
 
 
@@ -30,7 +36,10 @@ _FindFirst = Callable[[bytes, int], Span | None]  # from a place on
 
 
 class TextSearch:
-    """A text that is looked for in output of one charset. `max_length`: of a match, in bytes."""
+    """A text that is looked for in output of one charset.
+
+    max_length: of a match, in bytes. slice_size: how many bytes to search at once, so that others are served.
+    """
 
     def __init__(self, text: str, charset: str, *, match_case: bool = False) -> None:
         """Look for `text`, which must not be empty. One that the charset does not have is never found."""
@@ -47,6 +56,15 @@ class TextSearch:
         else:
             self._fold = None
             self._find_first = _expression(cases)
+        steps = len(text) if self._fold is None and any(len(each) > 1 for each in cases) else 1
+        if self._has_inner_matches:
+            steps += _BOUNDARY_STEPS
+        self.slice_size = min(_MAX_SLICE, _MAX_STEPS // steps)
+
+    @property
+    def _has_inner_matches(self) -> bool:
+        """Whether the bytes of a text may be found where it is not: within characters."""
+        return not self._is_single_byte and self._charset != _UTF_8
 
     def find(self, data: bytes, begin: int, end: int, *, offset: int) -> Iterator[Span]:
         """Yield the matches that begin in `data[begin:end]`, none of which overlaps the one before.
@@ -58,24 +76,42 @@ class TextSearch:
             return
         if self._fold is not None:
             part = part.translate(self._fold)
+        begins_character = self._boundaries(data, begin, offset)
         at = 0
         while (found := self._find_first(part, at)) is not None and begin + found.begin < end:
-            if self._begins_character(data, begin + found.begin, offset):
+            if begins_character(begin + found.begin):
                 yield Span(begin + found.begin, begin + found.end)
                 at = found.end
             else:
                 at = found.begin + 1
 
-    def _begins_character(self, data: bytes, at: int, offset: int) -> bool:
-        if self._is_single_byte or self._charset == _UTF_8:
-            return True
+    def _boundaries(self, data: bytes, begin: int, offset: int) -> Callable[[int], bool]:
+        """Return what says whether a character begins at a place of `data`; the places ascend, from `begin` on."""
+        if not self._has_inner_matches:
+            return lambda _: True
         if self._width > 1:
-            return (offset + at) % self._width == 0
-        first = max(0, at - _MAX_LOOK_BACK)
-        # A newline is no part of another character, so each line begins with a character.
-        decoder = Decoder(self._charset)
-        decoder.feed(data[data.rfind(b"\n", first, at) + 1 or first : at])
-        return decoder.held == 0
+            return lambda at: (offset + at) % self._width == 0
+        return _Boundaries(data, begin, self._charset).is_boundary
+
+
+class _Boundaries:
+    """Where the characters of some bytes begin, in a charset of one or several bytes each; decodes each byte once."""
+
+    def __init__(self, data: bytes, begin: int, charset: str) -> None:
+        """Be asked about places from `begin` on."""
+        self._data, self._charset = data, charset
+        self._decoded = max(0, begin - _MAX_LOOK_BACK)
+        self._decoder = Decoder(charset)
+
+    def is_boundary(self, at: int) -> bool:
+        """Return whether a character begins at this place, which is behind those that were asked about before."""
+        # A newline and a blank are no parts of other characters, so a character begins behind them.
+        synchronized = max(self._data.rfind(byte, self._decoded, at) for byte in (b"\n", b" ")) + 1
+        if synchronized:
+            self._decoder, self._decoded = Decoder(self._charset), synchronized
+        self._decoder.feed(self._data[self._decoded : at])
+        self._decoded = at
+        return self._decoder.held == 0
 
 
 def count_lines(data: bytes, offset: int, charset: str) -> int:

@@ -6,6 +6,7 @@ search answers with what it has found, and where to go on. Must not know how out
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.line_index import (
     BLOCK_SIZE,
     LINE_INDEXES,
-    SLICE_SIZE,
     BlockReader,
     LineIndex,
     MissingBytesError,
@@ -41,6 +41,7 @@ MAX_TEXT: Final = 1000  # characters that are looked for
 SEARCH_PARAMETERS: Final = ("match_case", "backward", "limit")
 _MAX_SECONDS: Final = 1.0  # after which a search answers
 _MAX_SECONDS_ONCE_FOUND: Final = 0.2  # the same, if it has found something: the first places are wanted soon
+_MAX_BLOCK_SECONDS: Final = 0.2  # that a search works on one block before others do
 _CONTEXT: Final = 1024  # bytes around a match, of which its line is shown
 _MAX_SHOWN: Final = 200  # characters of the line before and after a match
 _MAX_POSITION: Final = 10**15
@@ -186,10 +187,10 @@ class _Part(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The matches in a part, and how many lines end in it."""
+    """The matches in a part, up to where it was searched, and how many lines end in all of it."""
 
-    spans: list[Span]
     matches: list[documents.OutputMatch]
+    searched: int
     lines: int
 
 
@@ -207,7 +208,7 @@ async def _search(request: web.Request, source: _SearchedOutput, query: _Query) 
         part = _Part.before(at) if query.backward else _Part.after(at, source.size)
         found = await _search_part(source, query, part, query.limit - len(matches))
         matches += found.matches
-        at = part.begin if query.backward else part.end
+        at = found.searched
         if matches and len(matches) == query.limit:
             at = matches[-1]["position"] + (0 if query.backward else matches[-1]["length"])
         elif found.matches and not query.backward:  # the last one may reach into the next part
@@ -226,11 +227,11 @@ async def _search_part(source: _SearchedOutput, query: _Query, part: _Part, want
 
     def search(data: bytes) -> _Found:
         begin, end = part.begin - offset, part.end - offset
-        spans = _find(query, data, (begin, end), offset, wanted)
+        spans, searched = _find(query, data, (begin, end), offset, wanted)
         lines = lines_before - count_lines(data[:begin], offset, charset)
         matches = _describe(source, spans, data, offset, lines)
         counted = count_in_slices(data[begin:end], charset) if part.is_block else 0
-        return _Found(spans, matches, counted)
+        return _Found(matches, offset + searched, counted)
 
     found = await source.reader.process(offset, stop - offset, search)
     if part.is_block:
@@ -238,22 +239,29 @@ async def _search_part(source: _SearchedOutput, query: _Query, part: _Part, want
     return found
 
 
-def _find(query: _Query, data: bytes, bounds: tuple[int, int], offset: int, wanted: int) -> list[Span]:
-    """Return the first matches that begin between these bounds; with `backward` the last, in reverse order."""
-    slices = range(bounds[0], bounds[1], SLICE_SIZE)
+def _find(query: _Query, data: bytes, bounds: tuple[int, int], offset: int, wanted: int) -> tuple[list[Span], int]:
+    """Return the first matches that begin between these bounds; with `backward` the last, in reverse order.
+
+    Also return up to where it was searched, which is less than all of it if that takes too long.
+    """
+    size = query.search.slice_size
+    slices = range(bounds[0], bounds[1], size)
+    until = time.monotonic() + _MAX_BLOCK_SECONDS
     found: list[Span] = []
-    at = bounds[0]
+    at = searched = bounds[0]
     for begin in reversed(slices) if query.backward else slices:
-        spans = query.search.find(data, max(at, begin), min(begin + SLICE_SIZE, bounds[1]), offset=offset)
+        end = min(begin + size, bounds[1])
+        spans = query.search.find(data, max(at, begin), end, offset=offset)
         if query.backward:
             found += reversed(deque(spans, maxlen=wanted - len(found)))
+            searched = begin
         else:
             found += islice(spans, wanted - len(found))
-            at = found[-1].end if found else at
-        if len(found) == wanted:
+            at, searched = found[-1].end if found else at, end
+        if len(found) == wanted or time.monotonic() > until:
             break
         release_gil()
-    return found
+    return found, searched
 
 
 def _describe(
