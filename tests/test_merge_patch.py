@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellrunner.errors import InvalidJob
-from shellrunner.model import JobPatch, JobSpec
+from shellrunner.model import JobPatch, JobSpec, Streamed
 from shellrunner.wire import merge_patch
 
 # RFC 7396, appendix A: the original, the patch, the result.
@@ -132,6 +132,20 @@ def test_values_that_are_not_kept_must_be_given_again() -> None:
         assert [error["pointer"] for error in caught.value.members["errors"]] == pointers
     new = merge_patch.repeated(spec, {"env": {"A": "5", "B/C": None, "D": "6"}, "stdin": ""})
     assert new == JobSpec(command="x", env={"A": "5", "D": "6"}, stdin="")
+
+
+@pytest.mark.parametrize(
+    ("known", "stream", "is_missing"), [(True, False, False), (False, False, True), (False, True, False)]
+)
+def test_text_that_there_may_have_been_must_be_given_again(*, known: bool, stream: bool, is_missing: bool) -> None:
+    """Where an earlier version did not record whether there was text, it is given or left out on purpose."""
+    spec = JobSpec(command="x", stdin=Streamed(stream=True) if stream else None)
+    if is_missing:
+        with pytest.raises(InvalidJob, match="#/stdin: an earlier version"):
+            merge_patch.repeated(spec, {}, is_input_known=known)
+        assert merge_patch.repeated(spec, {"stdin": None}, is_input_known=known) == spec
+    else:
+        assert merge_patch.repeated(spec, {}, is_input_known=known) == spec
 
 
 def test_a_command_takes_the_place_of_arguments() -> None:

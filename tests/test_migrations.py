@@ -298,7 +298,10 @@ async def test_a_history_of_the_fifth_schema_is_all_there(fifth: Path) -> None:
 
 
 async def test_a_service_continues_the_fifth(fifth: Path) -> None:
-    """What ran then is lost, with what its slot still has; what waited runs, with its secrets."""
+    """What ran then is lost, with what its slot still has; what waited runs, with its secrets.
+
+    Whether an earlier job had text for standard input is not known, so nothing runs again without it.
+    """
     service = Service(fifth, STORE__RETENTION_DAYS=0)
     await service.start()
     try:
@@ -307,5 +310,11 @@ async def test_a_service_continues_the_fifth(fifth: Path) -> None:
         await service.ask("POST", "/api/queues/backups/resume")
         assert (await service.result(8))["stdout"] == "queued\n"
         assert (await service.result(11))["stdout"] == "секретсекрет\n"
+        for number, errors in ((8, ["#/stdin"]), (11, ["#/env/SECRET", "#/stdin"])):
+            status, _, problem = await service.ask("POST", f"/api/jobs/{number}/again", json={})
+            assert (status, [error["pointer"] for error in problem["errors"]]) == (422, errors)
+        _, _, again = await service.ask("POST", "/api/jobs/8/again", json={"stdin": None, "queue": None})
+        status, _, _ = await service.ask("POST", f"/api/jobs/{again['job_id']}/again", json={})
+        assert status == 202, "of its own jobs it knows whether they had input"
     finally:
         await service.clear_away()

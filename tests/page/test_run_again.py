@@ -63,6 +63,30 @@ async def test_a_job_that_is_changed_first_needs_its_secrets_too(service: Servic
     assert (again["name"], again["timeout"], again["again_of"]) == ("changed", 90, job)
 
 
+async def test_input_that_there_may_have_been_is_confirmed(service: Service, open_tab: Any) -> None:
+    """If the service does not know whether a job had input, to run it once more says that there is none."""
+    job = await service.submit("cat; echo no input")
+    await service.result(job)
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_until_ended("exit 0")
+    error = {"pointer": "#/stdin", "detail": "give it, or null"}
+    refusal = {"type": "/problems/invalid-job", "title": "Invalid job", "status": 422, "errors": [error]}
+    submitted: list[Any] = []
+
+    async def refuse_without_input(route: Any) -> None:
+        submitted.append(route.request.post_data_json)
+        await (route.continue_() if "stdin" in submitted[-1] else route.fulfill(status=422, json=refusal))
+
+    await tab.page.route("**/again", refuse_without_input)
+    await tab.page.keyboard.press("r")
+    await tab.page.click("#again-edit")
+    await tab.page.press("#run-command", "Enter")
+    await tab.wait_for("#run-fields .field:has([name=stdin]) .error", "give it, or null")
+    await tab.page.press("#run-command", "Enter")
+    _, result = await ended(tab, service, job)
+    assert (result["stdout"], submitted[1:]) == ("no input\n", [{"stdin": None}])
+
+
 async def test_a_recalled_command_needs_its_variables(service: Service, open_tab: Any) -> None:
     """The arrow keys recall earlier commands with their settings and the draft; unknown values stop it."""
     job = await service.submit("echo $WORD recalled", cwd="/tmp", env={"WORD": "secret"})

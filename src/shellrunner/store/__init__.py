@@ -139,6 +139,13 @@ class History(Results, Protocol):
     def held(self) -> Hold | None:
         """Why nothing is started, sent or removed, if the history is held."""
 
+    @property
+    def unknown_input_up_to(self) -> int:
+        """The newest job of which it is not known whether it had text for standard input; 0: there is none.
+
+        Schemas before 6 left nothing of it in the rows of jobs that are done.
+        """
+
     async def add(
         self,
         spec: JobSpec,

@@ -13,6 +13,8 @@ from shellrunner.wire.json_codec import json_pointer
 
 # They say when the earlier job might start, which says nothing of a new one.
 _NOT_REPEATED: Final = ("after", "held", "start_at")
+_NOT_KEPT: Final = "its value is not kept: give it again, or null to leave it out"
+_NOT_KNOWN: Final = "an earlier version, which accepted the job, did not record whether it had any: give it, or null"
 
 
 def merge(target: Any, patch: Any) -> Any:
@@ -38,10 +40,11 @@ def patched(spec: JobSpec, patch: Any) -> JobSpec:
     return parse.job_spec(merge(_document(spec), patch))
 
 
-def repeated(spec: JobSpec, patch: Any) -> JobSpec:
+def repeated(spec: JobSpec, patch: Any, *, is_input_known: bool = True) -> JobSpec:
     """Return the specification of a new job that is as an earlier one, but for the patch.
 
-    Values that are not kept (of variables, and text for standard input) must be given again, or left out by null.
+    Values that are not kept (of variables, and text for standard input) must be given again, or left out by null. So
+    must text that the earlier job may have had: unless `is_input_known`, its specification does not say.
 
     Raises:
         InvalidJob: the patch is no object, makes no valid job, or lacks such values.
@@ -52,9 +55,8 @@ def repeated(spec: JobSpec, patch: Any) -> JobSpec:
         if patch.get(key) is not None and patch.get(other) is None:
             base.pop(other, None)
     new = parse.job_spec(merge(base, patch))
-    if missing := _missing(spec, patch):
-        detail = "its value is not kept: give it again, or null to leave it out"
-        raise InvalidJob([{"pointer": pointer, "detail": detail} for pointer in missing[:MAX_ERRORS]])
+    if missing := _missing(spec, patch, is_input_known=is_input_known):
+        raise InvalidJob([{"pointer": pointer, "detail": detail} for pointer, detail in missing[:MAX_ERRORS]])
     return new
 
 
@@ -77,8 +79,15 @@ def _check_keys(patch: Any, allowed: Iterable[str]) -> None:
         raise InvalidJob(errors[:MAX_ERRORS])
 
 
-def _missing(spec: JobSpec, patch: Mapping[str, Any]) -> list[str]:
-    """Return a pointer to each value that the earlier job had, and that the patch neither gives nor removes."""
+def _missing(spec: JobSpec, patch: Mapping[str, Any], *, is_input_known: bool) -> list[tuple[str, str]]:
+    """Return a pointer to each value that the patch must give or remove, and does not; and why it must."""
     env = patch.get("env", {})
-    missing = [] if env is None else [json_pointer("env", name) for name in spec.env if name not in env]
-    return [*missing, "#/stdin"] if spec.has_text() and "stdin" not in patch else missing
+    names = [] if env is None else [name for name in spec.env if name not in env]
+    missing = [(json_pointer("env", name), _NOT_KEPT) for name in names]
+    if "stdin" in patch:
+        return missing
+    if spec.has_text():
+        missing.append(("#/stdin", _NOT_KEPT))
+    elif spec.stdin is None and not is_input_known:
+        missing.append(("#/stdin", _NOT_KNOWN))
+    return missing

@@ -170,12 +170,19 @@ function clear() {
 function explain(error) {
   if (error instanceof Unreachable) return setTextOrHide($("run-error"), "Cannot reach the service. Run the command again later: it will not run twice.");
   const faults = error.key ? [{ key: error.key, detail: error.message }] : (error.errors || []).map(toFault);
+  if (original && !error.key && faults.some(({ key }) => key === "stdin")) confirmNoInput();
   const others = faults.filter(({ key, detail }) => {
     showOptions(true); // a field that is hidden takes no focus
     return !options.showError(key, detail);
   });
   const lines = others.map(({ key, detail }) => (key ? `${key}: ${detail}` : detail));
   setTextOrHide($("run-error"), faults.length ? lines.join("\n") : error.message);
+}
+
+/** Of a job of an earlier version it is not known whether it had input: the next submission confirms that there is none. */
+function confirmNoInput() {
+  withoutInput = true;
+  submission = { inputs: "", key: "", body: null };
 }
 
 /** An error of the service with the key of its field. */

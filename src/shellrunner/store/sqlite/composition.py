@@ -119,6 +119,7 @@ async def _running(
             effects.keys,
             opener.keys.digests,
             BulkChanges(engine, effects),
+            opener.unknown_input_up_to,
         )
     )
 

@@ -52,9 +52,10 @@ class HistoryOpener:
     """What is known of a history once `open` was called.
 
     identity: of the history. owners: who has claimed each running job. undone: how many jobs are not done, by queue
-    and state. pauses: the queues that are paused. queue_limits: those that were set at run time. high_water: how far
-    the history has come. files: those that are open. seen_time: since the last opening. keys: of the jobs that are
-    not done. as_opened: a connection that goes on seeing the history as it was opened.
+    and state. pauses: the queues that are paused. queue_limits: those that were set at run time.
+    unknown_input_up_to: see `store.History`. high_water: how far the history has come. files: those that are open.
+    seen_time: since the last opening. keys: of the jobs that are not done. as_opened: a connection that goes on
+    seeing the history as it was opened.
 
     Nothing here takes longer with every job that is done, so that a server with a long history is ready as soon.
     """
@@ -67,6 +68,7 @@ class HistoryOpener:
         self.undone: list[tuple[Line, State, int]] = []
         self.pauses = Pauses()
         self.queue_limits: dict[str, QueueLimit] = {}
+        self.unknown_input_up_to = 0
         self.high_water: HighWaterFile
         self.files: HistoryFiles
         self.seen_time: SeenTime
@@ -217,6 +219,7 @@ class HistoryOpener:
             history, int(provenance.read_meta(db, "generation")), home.file if home else ""
         )
         self.pauses, self.queue_limits = queue_pauses.read(db), queue_limits.read(db)
+        self.unknown_input_up_to = int(provenance.read_meta(db, "unknown_input_up_to") or 0)
         self._begin_high_water(db, is_other=bool(found.mark and found.mark.history != history))
         self._remove_orphans(db, [] if is_new else found.files)
         self.keys.take(db, held=bool(self.pauses.held))

@@ -191,6 +191,8 @@ CREATE INDEX jobs_queued ON jobs (queue, submitter, priority DESC, id) WHERE sta
 # specification it repeats. `held`: it waits until it is released, which counts in `awaits` like a job that it waits
 # for.
 # `queues`: the limits that were set at run time; null: no limit.
+# In `meta`: up to which job it is not known whether it had text for standard input, of which nothing is left in a row
+# of an earlier version once the job has ended.
 _VERSION_6 = """
 ALTER TABLE jobs ADD COLUMN name TEXT;
 ALTER TABLE jobs ADD COLUMN again_of INTEGER;
@@ -198,6 +200,7 @@ ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX dependencies_job ON dependencies (job, after);
 CREATE INDEX jobs_name ON jobs (name) WHERE name IS NOT NULL;
 CREATE TABLE queues (name TEXT PRIMARY KEY, max_running INTEGER, max_queued INTEGER) STRICT, WITHOUT ROWID;
+INSERT INTO meta SELECT 'unknown_input_up_to', coalesce(max(id), 0) FROM jobs;
 """
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)

@@ -100,6 +100,7 @@ class Parts:
     keys: JobKeys
     digests: DigestKey
     bulk: BulkChanges
+    unknown_input_up_to: int
 
 
 class SqliteStore:
@@ -123,6 +124,10 @@ class SqliteStore:
     @property
     def held(self) -> Hold | None:
         return self._effects.counts.pauses.held
+
+    @property
+    def unknown_input_up_to(self) -> int:
+        return self._parts.unknown_input_up_to
 
     async def advance_generation(self) -> None:
         await self._parts.generation.advance()

@@ -50,14 +50,15 @@ async def again(request: web.Request) -> web.StreamResponse:
 
     A body is a merge patch (RFC 7396) of that specification. `after`, `start_at` and `held`, which say when the
     earlier job might start, are not repeated unless they are given. Values of variables and text for standard input
-    are not kept: where the earlier job had any, they must be given again, or left out by null.
+    are not kept: where the earlier job had any, they must be given again, or left out by null. So must
+    text that a job may have had which was accepted before schema 6 of the history.
     """
     app, identity, number = request.app, identity_of(request), job_id(request)
     app[STREAMS].raise_if_closing()
     key, seconds = idempotency.requested_key(request), prefer.requested_wait(request)
     patch = json_codec.loads(await bodies.read_json(request)) if request.body_exists else {}
-    earlier = await app[STORE].job(number)
-    spec = _admit(app, identity, merge_patch.repeated(earlier.spec, patch))
+    earlier, is_input_known = await app[STORE].job(number), number > app[STORE].unknown_input_up_to
+    spec = _admit(app, identity, merge_patch.repeated(earlier.spec, patch, is_input_known=is_input_known))
     bound_key = idempotency.bound_key(request, key, {"again_of": number, "patch": patch})
     await audit.accept_job(request, spec, identity.run_as, again_of=number)
     job = await app[STORE].add(spec, bound_key, identity.submitter, again_of=number)
