@@ -73,6 +73,25 @@ async def test_filters(site: Site, query: str, gone: set[int]) -> None:
     assert {number for number, state in found.items() if state == "cancelled"} == gone | {5}
 
 
+async def test_jobs_that_are_accepted_meanwhile_stay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that were accepted after the request are not cancelled, though running ones come last."""
+    await site.submit()
+    await site.simulated_runner().claim()
+    for _ in range(2):
+        await site.submit()
+    page, loop = selection.page, asyncio.get_running_loop()
+    later: list[int] = []
+
+    def page_while_others_submit(*args: Any, **kwargs: Any) -> Any:
+        later.append(asyncio.run_coroutine_threadsafe(site.submit(), loop).result())
+        return page(*args, **kwargs)
+
+    monkeypatch.setattr(selection, "page", page_while_others_submit)
+    assert (await site.ask("POST", "/api/jobs/cancel?confirm=true")).json == {"cancelled": 3}
+    found = await states(site)
+    assert {found[number] for number in later} == {"queued"}
+
+
 async def test_bad_parameters(site: Site) -> None:
     """A parameter of pages, or an unknown one, is 400 that names it, and nothing is cancelled."""
     await site.submit()

@@ -9,7 +9,7 @@ import pytest
 
 from shellrunner.clock import now_ms
 from shellrunner.config import QueueSettings
-from shellrunner.model import End, Ending
+from shellrunner.model import End, Ending, JobSpec
 from tests.support.site import Answer, Site, serving
 from tests.support.tokens import hash_of
 
@@ -107,6 +107,15 @@ async def test_a_job_is_moved_to_another_queue(tmp_path: Path) -> None:
         (error,) = problem(await patch(site, two, queue="none"), 422, "invalid-job")["errors"]
         assert error["pointer"] == "#/queue"
         assert (await site.get(f"/api/jobs/{two}")).json["held"], "nothing of it was done"
+
+
+async def test_a_job_may_stay_in_a_queue_that_is_gone(site: Site) -> None:
+    """A job whose queue config does not name any more is changed, released and moved, but none is moved there."""
+    job_id = (await site.store.add(JobSpec(command="true", queue="gone", held=True))).id
+    assert (await patch(site, job_id, priority=1, held=False)).json["state"] == "queued"
+    assert (await patch(site, job_id, queue=None)).json["queue"] == "default"
+    (error,) = problem(await patch(site, job_id, queue="gone"), 422, "invalid-job")["errors"]
+    assert error["pointer"] == "#/queue"
 
 
 async def test_what_a_job_waits_for_is_changed(site: Site) -> None:

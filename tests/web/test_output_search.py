@@ -278,7 +278,7 @@ async def test_a_search_that_compares_much_goes_in_small_steps(site: Site, backw
 
 
 def test_each_byte_is_decoded_once() -> None:
-    """Whether characters begin where a text was found is known after one pass over the output, however often that is."""
+    """One pass over the output says whether characters begin where a text was found, in however many places."""
     data = b"\x81a" * 5_000 + b" a"
     with mock.patch.object(Decoder, "feed", autospec=True, side_effect=Decoder.feed) as feed:
         assert [span.begin for span in TextSearch("a", "gbk").find(data, 0, len(data), offset=0)] == [len(data) - 1]

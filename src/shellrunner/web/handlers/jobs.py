@@ -92,13 +92,17 @@ async def _requested_edit(request: web.Request, patch: Any) -> JobEdit:
         responses.check_preconditions(request, responses.etag(json_codec.dumps(serialize.job(job))))
     if isinstance(job.phase, Running | Done):  # also if the patch is not valid, as nothing helps then
         raise AlreadyDone(job.id) if job.done else AlreadyStarted(job.id)
-    identity = identity_of(request)
-    spec = _admit(request.app, identity, merge_patch.patched(job.spec, patch))
+    identity, patched = identity_of(request), merge_patch.patched(job.spec, patch)
+    # It may stay in its queue, which config may not name any more.
+    spec = _admit(request.app, identity, patched, present_queue=job.spec.queue)
     return JobEdit(job.id, job.spec, spec, identity.submitter)
 
 
-def _admit(app: web.Application, identity: Identity, spec: JobSpec) -> JobSpec:
-    return submission.admit(identity, spec, app[SETTINGS], app[STORE].queue_names)
+def _admit(app: web.Application, identity: Identity, spec: JobSpec, *, present_queue: str | None = None) -> JobSpec:
+    queues = app[STORE].queue_names
+    if present_queue is not None and present_queue not in queues:
+        queues = (*queues, present_queue)
+    return submission.admit(identity, spec, app[SETTINGS], queues)
 
 
 def _respond_accepted(

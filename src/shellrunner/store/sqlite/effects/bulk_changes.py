@@ -32,7 +32,7 @@ class BulkChanges:
     async def preview_delete(self, filters: Filters) -> DeleteCount:
         """Count what `delete` would delete, and what it would keep."""
         deleted = not_done = 0
-        async for job_ids in self._selected(filters):
+        async for job_ids in self._selected(filters, await self._newest()):
             count = await self.engine.read(partial(bulk_delete.preview, job_ids=job_ids))
             deleted, not_done = deleted + count.deleted, not_done + count.not_done
         return DeleteCount(deleted, not_done)
@@ -40,7 +40,7 @@ class BulkChanges:
     async def delete(self, filters: Filters, on_deleted: Callable[[Sequence[int]], object]) -> DeleteCount:
         """Delete the selected jobs that are done."""
         deleted = not_done = 0
-        async for job_ids in self._selected(filters):
+        async for job_ids in self._selected(filters, await self._newest()):
             batch = await self.engine.write(
                 partial(bulk_delete.delete, job_ids=job_ids),
                 lambda outcome: self.effects.committed(outcome.transitions),
@@ -61,9 +61,9 @@ class BulkChanges:
 
         First those that have not started: else they would start in the places of the running ones that end.
         """
-        cancelled = 0
+        cancelled, up_to = 0, await self._newest()
         for states in (_UNSTARTED, _UNDONE):
-            async for job_ids in self._selected(_within(filters, states)):
+            async for job_ids in self._selected(_within(filters, states), up_to):
                 unit = partial(bulk_cancel.cancel, job_ids=job_ids, now=now_ms(), states=states, kill_only=kill_only)
                 batch = await self.engine.write(
                     unit, lambda outcome: self.effects.committed(outcome.transitions), frees_space=True
@@ -72,12 +72,14 @@ class BulkChanges:
                 cancelled += len(batch.job_ids)
         return cancelled
 
-    async def _selected(self, filters: Filters) -> AsyncIterator[list[int]]:
-        """Yield the ids of the matching jobs that were accepted before this call, batch by batch."""
+    async def _newest(self) -> int:
+        return await self.engine.read(selection.newest)
+
+    async def _selected(self, filters: Filters, up_to: int) -> AsyncIterator[list[int]]:
+        """Yield the ids of the matching jobs up to this id, batch by batch."""
         if filters.states is not None and not filters.states:
             return
         after: Position | None = None
-        up_to = await self.engine.read(selection.newest)
         while True:
             page = partial(selection.page, filters=filters, up_to=up_to, after=after)
             job_ids, after = await self.engine.read(page)
