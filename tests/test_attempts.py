@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 from shellrunner.clock import now_ms
 from shellrunner.keeper.slot import DATA_CAPACITY
 from shellrunner.model import End, Ending, Stream
+from shellrunner.store import Output
 from tests.support.service import Service
 from tests.support.site import SimulatedRunner, Site, serving
 from tests.support.waiting import until
 
+DONE_KEYS = ("ending", "exit_code", "signal", "duration", "completed")
+Written = list[dict[str, bytes]]  # by attempt and stream
 NEVER = 10**17  # when the next attempt is due
 RUSSIAN = "попытка ".encode()
 
@@ -57,7 +61,7 @@ def raw(events: Any, name: Any) -> Any:
 
 
 async def test_one_stream_has_all_attempts_and_done_only_after_the_last(site: Site) -> None:
-    """A follower has every status, the output of all attempts under ids that go on, and `done` once, at the end."""
+    """A follower has every status, all output under ids that go on, each attempt's end, and `done` once, at last."""
     job_id, runner = await submit(site), site.simulated_runner()
     async with asyncio.timeout(10), site.events(job_id) as (_, events):
         rest = asyncio.create_task(_all(events))
@@ -67,8 +71,14 @@ async def test_one_stream_has_all_attempts_and_done_only_after_the_last(site: Si
         seen = await rest
     assert text_of(seen, "stdout") == "one\ntwo\nthree\n"
     assert text_of(seen, "stderr") == "first"
-    ids = [event.id for event in seen if event.name in ("stdout", "stderr")]
-    assert ids == ["4", "9", "13", "19"]
+    ids = [event.id for event in seen if event.id]
+    assert ids == ["4", "9", "9-1", "13", "13-2", "19", "end"]
+    ends = [event.data for event in seen if event.name == "attempt"]
+    assert [(end["attempt"], end["max_attempts"], end["result"]) for end in ends] == [
+        (number, 10, f"/api/results/{job_id}/attempts/{number}") for number in (1, 2)
+    ]
+    result = (await site.get(ends[0]["result"])).json
+    assert {key: result[key] for key in DONE_KEYS} == {key: ends[0][key] for key in DONE_KEYS}
     assert [event.name for event in seen].index("done") == len(seen) - 1
     assert (seen[-1].data["ending"], seen[-1].data["exit_code"]) == ("exited", 0)
     statuses = [event.data for event in seen if event.name == "status"]
@@ -82,70 +92,100 @@ async def _all(events: Any) -> list[Any]:
     return [event async for event in events]
 
 
-async def test_a_character_may_begin_in_one_attempt_and_end_in_the_next(site: Site) -> None:
-    """Bytes of a character that the end of an attempt cut are held back, and come whole with the rest of it."""
+async def test_an_attempt_leaves_no_character_to_the_next(site: Site) -> None:
+    """A character that the end of an attempt cut comes as U+FFFD before that end, wherever a reader resumes."""
     job_id, runner = await submit(site), site.simulated_runner()
     letter = "ж".encode()
     await attempt(runner, (b"a" + letter[:1], b"e" + letter[:1]), then=0)
-    async with asyncio.timeout(10), site.events(job_id) as (_, events):
-        seen = [await anext(events) for _ in range(3)]
-        assert [event.id for event in seen] == [None, "2.1.0", "4.1.1"]
-        await attempt(runner, (letter[1:] + b"b", b""), (letter[:1], b"!"))
-        seen += await _all(events)
-    assert text_of(seen, "stdout") == "aжb\ufffd"
-    assert text_of(seen, "stderr") == "e\ufffd!"
-    resumed = await site.replay(job_id, last_event_id="4.1.1")
-    assert text_of(resumed, "stdout") == "жb\ufffd"
-    assert text_of(resumed, "stderr") == "\ufffd!"
+    await attempt(runner, (letter[1:] + b"b", b""))
+    everything = [(event.name, event.id) for event in await site.replay(job_id)]
+    assert everything == [
+        ("status", None), ("stdout", "2.1.0"), ("stderr", "4.1.1"), ("stdout", "4.0.1"), ("stderr", "4"),
+        ("attempt", "4-1"), ("stdout", "6"), ("done", "end"),
+    ]  # fmt: skip
+    for number, (_, event_id) in enumerate(everything[1:-1], start=2):
+        rest = await site.replay(job_id, last_event_id=event_id)
+        assert [(event.name, event.id) for event in rest[1:]] == everything[number:]
+    rest = await site.replay(job_id, last_event_id="4.1.1")
+    assert [(event.name, event.data["text"]) for event in rest[1:3]] == [("stdout", "\ufffd"), ("stderr", "\ufffd")]
 
 
 async def test_e1_resuming_from_any_event_of_any_attempt_gives_exactly_the_rest(site: Site) -> None:
-    """E1: cut after any event, while attempts run, wait or are over, a reader that resumes has every byte once."""
+    """E1: cut after any event, while attempts run, wait or are over, a reader has every byte and every end once."""
     chance = random.Random(5)
     job_id, runner = await submit(site), site.simulated_runner()
-    whole = {"stdout": b"", "stderr": b""}
-    places = set()
-    for number in range(1, 7):
+    written: Written = []
+    places: set[str] = set()
+    for number in range(1, 8):
+        written.append({"stdout": b"", "stderr": b""})
         await runner.claim()
-        for _ in range(chance.randrange(0, 9)):
+        for _ in range(0 if number in (1, 4, 5) else chance.randrange(1, 9)):
             name, text = (
-                chance.choice(sorted(whole)),
+                chance.choice(("stderr", "stdout")),
                 "съешь ещё этих мягких французских булок 🥐 " * chance.randrange(1, 9),
             )
             data = text.encode()[chance.randrange(4) : -1 - chance.randrange(5)]
             runner.write(**{name: data})
-            whole[name] += data
+            written[-1][name] += data
         if number == 3:
             data = "я".encode() * DATA_CAPACITY
             runner.write(stdout=data)
-            whole["stdout"] += data
-        places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
-        await runner.finish(failed(), next_attempt_at=0 if number < 6 else None)
-        places |= {cut async for cut in _ids(site, job_id, sum(map(len, whole.values())))}
-    everything = await site.replay(job_id)
-    for name, data in whole.items():
-        assert text_of(everything, name) == data.decode("utf-8", "replace")
+            written[-1]["stdout"] += data
+        places |= {cut async for cut in _ids(site, job_id, _size(written))}
+        await runner.finish(failed(), next_attempt_at=0 if number < 7 else None)
+    everything, output = await site.replay(job_id), await site.store.output(job_id)
+    places |= {event.id for event in everything if event.id and event.id != "end"}
+    assert _by_attempt(everything) == await _expected(written, "0", output)
+    assert {"0-1", f"{_size(written[:3])}-3", f"{_size(written[:3])}-5"} < places
     assert len(places) > 20
     for cut in sorted(places):
-        rest = await site.replay(job_id, last_event_id=cut)
-        position, *held = (int(part) for part in cut.split("."))
-        for number, name in enumerate(("stdout", "stderr")):
-            data = whole[name]
-            offset = await (await site.store.output(job_id)).offset_of(Stream(name), position) - (
-                held[number] if held else 0
-            )
-            assert text_of(rest, name) == data[offset:].decode("utf-8", "replace")
+        assert _by_attempt(await site.replay(job_id, last_event_id=cut)) == await _expected(written, cut, output)
 
 
-async def _ids(site: Site, job_id: Any, size: Any) -> AsyncIterator[Any]:
-    """Yield the ids of all output events that there are by now."""
+def _by_attempt(events: Any) -> list[tuple[str, str, int | None]]:
+    """Return for each attempt its text by stream, and its number as its end gives it, if that comes."""
+    found: list[list[Any]] = [[]]
+    numbers = [event.data["attempt"] for event in events if event.name == "attempt"]
+    for event in events:
+        found[-1].append(event)
+        if event.name == "attempt":
+            found.append([])
+    return [
+        (text_of(each, "stdout"), text_of(each, "stderr"), number)
+        for each, number in zip(found, [*numbers, None], strict=True)
+    ]
+
+
+async def _expected(written: Written, cut: str, output: Output) -> list[tuple[str, str, int | None]]:
+    """Return what a reader still has to get that was cut after the event with this id."""
+    place, _, ended = cut.partition("-")
+    position, *held = (int(part) for part in place.split("."))
+    ends = [_size(written[:number]) for number in range(1, len(written))]
+    first = max(int(ended or 0), sum(end < position for end in ends))
+    rest = [dict(attempt) for attempt in written[first:]]
+    for name, kept in zip(("stdout", "stderr"), held or (0, 0), strict=True):
+        offset = await output.offset_of(Stream(name), position) - sum(len(each[name]) for each in written[:first])
+        rest[0][name] = rest[0][name][offset - kept :]
+    numbers = [*range(first + 1, len(written)), None]
+    return [
+        (each["stdout"].decode("utf-8", "replace"), each["stderr"].decode("utf-8", "replace"), number)
+        for each, number in zip(rest, numbers, strict=True)
+    ]
+
+
+def _size(written: Written) -> int:
+    return sum(len(data) for attempt in written for data in attempt.values())
+
+
+async def _ids(site: Site, job_id: Any, size: int) -> AsyncIterator[str]:
+    """Yield the ids of all events up to the end of the output that there is by now."""
     if size == 0:
         return
     async with site.events(job_id) as (_, events):
         async for event in events:
             if event.id and event.id != "end":
                 yield event.id
-                if int(event.id.partition(".")[0]) == size:
+                if int(re.split(r"[.-]", event.id)[0]) == size:
                     return
 
 

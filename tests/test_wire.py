@@ -186,10 +186,32 @@ def test_cursor_round_trip(position: int, stdout: int, stderr: int) -> None:
     cursor = StreamCursor(position + stdout + stderr, stdout, stderr)
     assert StreamCursor.parse(str(cursor)) == cursor
     assert str(StreamCursor(position)) == str(position)
+    ended = StreamCursor(position, attempt=stdout + 1)
+    assert str(ended) == f"{position}-{stdout + 1}"
+    assert StreamCursor.parse(str(ended)) == ended
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "-1", "01", "1.2", "1.2.3.4", "9.9.9", "1.1.1", "٣", "1 ", " 1", "1\n", "+1", "end"]
+    "text",
+    [
+        "",
+        "x",
+        "-1",
+        "01",
+        "1.2",
+        "1.2.3.4",
+        "9.9.9",
+        "1.1.1",
+        "٣",
+        "1 ",
+        " 1",
+        "1\n",
+        "+1",
+        "1-0",
+        "1-",
+        "1.0.0-1",
+        "end",
+    ],
 )
 def test_malformed_cursor(text: str) -> None:
     """A text that no stream sends as an id is not parsed as a cursor."""

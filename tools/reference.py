@@ -39,6 +39,7 @@ from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
 from shellrunner.web.openapi.document import build
+from shellrunner.web.openapi.response_objects import EVENTS
 from shellrunner.web.security.authentication import REQUIRED_SCOPES
 
 REFERENCE: Final = Path(__file__).parent.parent / "docs/reference"
@@ -505,11 +506,8 @@ POST ──> waiting ──────────> queued ── claim ──>
 def events() -> str:
     """Describe the two event streams."""
     schemas = document()["components"]["schemas"]
-    of_job = {"status": "Status", "stdout": "OutputEvent", "stderr": "OutputEvent", "dropped": "DroppedEvent",
-              "done": "DoneEvent"}  # fmt: skip
-    of_all = {"status": "Status", "deleted": "DeletedEvent", "reset": "ResetEvent"}
     parts = ["# Events", EVENTS_INTRO]
-    for heading, kinds in (("/api/statuses/{id}/events", of_job), ("/api/statuses/events", of_all)):
+    for heading, kinds in (("/api/statuses/{id}/events", EVENTS[True]), ("/api/statuses/events", EVENTS[False])):
         rows = (
             (f"`{event}`", f"[{name}](documents.md#{name.lower()})", schemas[name].get("description", ""))
             for event, name in kinds.items()
@@ -527,9 +525,13 @@ EVENT_IDS: Final = """## Event ids
 
 Every output event has an `id`: `P`, or `P.a.b`. Everything before byte `P` of the output, both streams together in
 arrival order, was delivered, except the last `a` bytes of stdout and the last `b` bytes of stderr: unfinished
-characters, each at most 8 bytes. `Last-Event-ID` (or `?last_event_id=` for a first connection; the header wins)
-continues with the next byte. Without it, the whole output is replayed first. The id of `done` is `end`; a client that
-reconnects with it gets 204. An id that is malformed, or lies beyond the output, is 400.
+characters, each at most 8 bytes. The id of `attempt` is `P-n`: attempt `n` ended at byte `P`, and its end was
+delivered, too. Several attempts without output may have ended at one byte. A character that an attempt left
+unfinished is not completed by the next one.
+
+`Last-Event-ID` (or `?last_event_id=` for a first connection; the header wins) continues with the next byte. Without
+it, the whole output is replayed first. The id of `done` is `end`; a client that reconnects with it gets 204. An id
+that is malformed, or lies beyond the output, is 400.
 
 The ids of `/api/statuses/events` count changes. Without one the stream begins now; with one it sends each status that
 changed since, once, as it now is, or `reset` if the id is unknown or too old.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from shellrunner.client import Client, ClientError, JobDeleted, JobEnded, OutputReceived
+from shellrunner.client import AttemptEnded, Client, ClientError, Event, JobDeleted, JobEnded, OutputReceived
 from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
@@ -55,6 +55,32 @@ async def test_a_job_is_followed_from_any_event(shared: Service) -> None:
         rest = [event async for event in client.follow(number, after=half.id) if isinstance(event, OutputReceived)]
     whole, head = (b"".join(event.data for event in part) for part in (events, events[: len(events) // 2 + 1]))
     assert head + b"".join(event.data for event in rest) == whole
+
+
+async def test_the_end_of_each_attempt_comes_once(shared: Service, wire: TcpProxy) -> None:
+    """However often a stream is cut, and from any event on, attempts end between the output of one and the next."""
+    number = (await shared.run("echo x; exit 4", retries={"max": 8}))["job_id"]
+    dice = random.Random(10)
+    wire.budgets = [dice.randrange(900, 1600) for _ in range(9)]
+    async with Client(wire.url) as client:
+        whole = [brief async for event in client.follow(number) if (brief := _brief(event))]
+        assert wire.broken >= 4
+        ends = [each for count in range(1, 9) for each in ((f"{2 * count}", b"x\n"), (f"{2 * count}-{count}", count))]
+        assert whole == [*ends, ("18", b"x\n")]
+        wire.budgets = []
+        for count, (event_id, _) in enumerate(whole, start=1):
+            rest = [brief async for event in client.follow(number, after=event_id) if (brief := _brief(event))]
+            assert rest == whole[count:]
+
+
+def _brief(event: Event) -> tuple[str, object] | None:
+    match event:
+        case OutputReceived():
+            return event.id, event.data
+        case AttemptEnded(end, event_id):
+            assert (end["exit_code"], end["max_attempts"]) == (4, 9)
+            return event_id, end["attempt"]
+    return None
 
 
 async def test_raw_output_goes_on_where_it_broke(shared: Service, wire: TcpProxy) -> None:

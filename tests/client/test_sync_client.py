@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import shellrunner.client
-from shellrunner.client import Client, ClientError, JobEnded, OutputReceived, SyncClient
+from shellrunner.client import AttemptEnded, Client, ClientError, JobEnded, OutputReceived, SyncClient
 from shellrunner.wire import documents
 from tests.support.service import Service
 
@@ -52,6 +52,9 @@ def _use(url: str) -> str | None:
         events = list(client.follow(job["job_id"]))
         assert b"".join(event.data for event in events if isinstance(event, OutputReceived)) == b"a\nb\n"
         assert isinstance(events[-1], JobEnded)
+        retried = client.submit("exit 3", retries={"max": 1})
+        ends = [event.end for event in client.follow(retried["job_id"]) if isinstance(event, AttemptEnded)]
+        assert [(end["attempt"], end["exit_code"]) for end in ends] == [(1, 3)]
 
         slow = client.submit("echo first; read line; echo $line; sleep 1000", stdin={"stream": True})
         for event in client.follow(slow["job_id"]):

@@ -52,6 +52,7 @@ from shellrunner.client.address import ServerAddress
 from shellrunner.client.client import DEFAULT_URL, Client
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import (
+    AttemptEnded,
     BytesDropped,
     Change,
     Event,
@@ -97,12 +98,14 @@ if TYPE_CHECKING:
         UnknownKeeper,
         Usage,
     )
-    from shellrunner.wire.stream_events import DoneEvent
+    from shellrunner.wire.stream_events import AttemptEvent, DoneEvent
 
 
 __all__ = [
     "ANYBODY",
     "DEFAULT_URL",
+    "AttemptEnded",
+    "AttemptEvent",
     "BytesDropped",
     "Callback",
     "Cancelled",
@@ -155,6 +158,7 @@ __all__ = [
 _LAZY = {
     "SyncClient": "shellrunner.client.sync_client",
     "SyncStdinWriter": "shellrunner.client.sync_client",
+    "AttemptEvent": "shellrunner.wire.stream_events",
     "DoneEvent": "shellrunner.wire.stream_events",
 }
 

@@ -29,6 +29,16 @@ class StatusChanged(NamedTuple):
     status: "Status"
 
 
+class AttemptEnded(NamedTuple):
+    """An attempt of the job ended, and another one follows: what comes next is that one's output.
+
+    `id` is the position in the stream after this event.
+    """
+
+    end: "stream_events.AttemptEvent"
+    id: str
+
+
 class BytesDropped(NamedTuple):
     """The total number of bytes of this stream that could not be stored so far, or were and are now `missing`.
 
@@ -57,7 +67,7 @@ class StreamReset(NamedTuple):
     """Changes were missed: a list that is kept up to date by the stream has to be fetched again."""
 
 
-Event = OutputReceived | StatusChanged | BytesDropped | JobEnded
+Event = OutputReceived | StatusChanged | AttemptEnded | BytesDropped | JobEnded
 Change = StatusChanged | JobDeleted | StreamReset
 
 
@@ -73,6 +83,8 @@ def decode_job_event(event: ServerSentEvent) -> Event | None:
             return OutputReceived(stream, b64decode(data["base64"]), data["time"], event.id)
         case "status":
             return StatusChanged(data)
+        case "attempt":
+            return AttemptEnded(data, event.id)
         case "dropped":
             return BytesDropped(data["stream"], data["bytes"], event.id, data.get("missing", 0))
         case "done":

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from shellrunner.client.client_error import FOREIGN, INTERRUPTED, ClientError
 from shellrunner.client.events import (
+    AttemptEnded,
     BytesDropped,
     Change,
     Event,
@@ -139,7 +140,7 @@ class _DuplicateFilter:
             case BytesDropped(stream=stream, bytes=count):
                 before, self._dropped[stream] = self._dropped[stream], max(count, self._dropped[stream])
                 return count > before
-            case OutputReceived() | JobEnded():
+            case OutputReceived() | AttemptEnded() | JobEnded():
                 return True
 
 

@@ -187,6 +187,20 @@ def dropped_event(stream: Stream, dropped: int, missing: int) -> stream_events.D
     return {**event, "missing": missing} if missing else event
 
 
+def attempt_event(job: Job, attempt: int, end: End) -> stream_events.AttemptEvent:
+    """Return the data of the event for the end of an attempt that another one follows."""
+    return {
+        "attempt": attempt,
+        "max_attempts": job.spec.retries.max + 1 if job.spec.retries else attempt + 1,
+        "result": attempt_path(job.id, attempt),
+        "ending": end.ending.value,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "duration": end.duration,
+        "completed": format_rfc3339(end.completed),
+    }
+
+
 def done_event(job: Job, end: End) -> stream_events.DoneEvent:
     """Return the data of the last event of a job's stream."""
     return {

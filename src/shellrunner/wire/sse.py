@@ -23,7 +23,7 @@ END = "end"  # the id of the last event
 MAX_EVENT_SPAN = 50  # milliseconds of output in one event
 MAX_EVENT_SIZE = 1 << 16  # bytes of output in one event
 
-_ID = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-8])\.([0-8]))?", re.ASCII)
+_ID = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-8])\.([0-8])|-([1-9][0-9]{0,3}))?", re.ASCII)
 
 
 class Piece(Protocol):
@@ -42,17 +42,19 @@ class Piece(Protocol):
 class StreamCursor(NamedTuple):
     """What a reader has: everything before `position` but the last `stdout` and `stderr` bytes of each stream.
 
-    Those are the beginnings of characters, held back until the character is complete.
+    Those are the beginnings of characters, held back until the character is complete. `attempt` is the last one of
+    those that ended at this position whose end the reader has; it then holds back nothing.
     """
 
     position: int = 0
     stdout: int = 0
     stderr: int = 0
+    attempt: int = 0
 
     def __str__(self) -> str:
         """Return the event id."""
         held = f".{self.stdout}.{self.stderr}" if self.stdout or self.stderr else ""
-        return f"{self.position}{held}"
+        return f"{self.position}{held}" + (f"-{self.attempt}" if self.attempt else "")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -63,7 +65,7 @@ class StreamCursor(NamedTuple):
         """
         match = _ID.fullmatch(text)
         if match is None:
-            raise ValueError("must be an event id of this stream: P or P.a.b")
+            raise ValueError("must be an event id of this stream: P, P.a.b or P-n")
         cursor = cls(*(int(number or 0) for number in match.groups()))
         if cursor.stdout + cursor.stderr > cursor.position:
             raise ValueError("holds back more bytes than there were")

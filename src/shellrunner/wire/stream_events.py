@@ -9,7 +9,18 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
-from shellrunner.wire.field_types import Count, EndingName, ExitCode, Id, Instant, Link, Seconds, Signal, closed
+from shellrunner.wire.field_types import (
+    Count,
+    EndingName,
+    ExitCode,
+    Id,
+    Instant,
+    Link,
+    Seconds,
+    Signal,
+    Small,
+    closed,
+)
 
 
 @closed
@@ -29,6 +40,21 @@ class DroppedEvent(TypedDict):
     bytes: Count
     missing: NotRequired[Count]
     """How many of them were stored, but are missing now: a file was cut, lost or damaged."""
+
+
+@closed
+class AttemptEvent(TypedDict):
+    """How an attempt ended, if another one follows; it comes between the output of the two, with an id."""
+
+    attempt: Small
+    max_attempts: Small
+    """How many there are at most, as submitted."""
+    result: Link
+    ending: EndingName
+    exit_code: ExitCode
+    signal: Signal
+    duration: Seconds | None
+    completed: Instant
 
 
 @closed

@@ -6,7 +6,7 @@ import { isIntercepted } from "./foreign-worker.js";
 import { SseParser } from "./sse.js";
 import { currentToken, requestToken } from "./token.js";
 
-const EVENTS = ["status", "stdout", "stderr", "dropped", "done", "deleted", "reset"];
+const EVENTS = ["status", "stdout", "stderr", "attempt", "dropped", "done", "deleted", "reset"];
 // EventSource hides the service's keep-alive comments, so a quiet connection looks like a dead one.
 const IDLE_TIMEOUT = 60_000; // milliseconds
 const MIN_RETRY_DELAY = 500;

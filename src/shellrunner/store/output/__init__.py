@@ -60,6 +60,10 @@ class Output(Protocol):
     def volume(self) -> Volume:
         """Bytes stored and dropped at the time of the snapshot, as recorded."""
 
+    @property
+    def attempt_ends(self) -> Sequence[int]:
+        """The position at which each attempt ended, but the last one; several may have ended at one position."""
+
     async def gaps(self, *, thorough: bool = False) -> Sequence[Gap]:
         """Check what is there, and return what is missing, in order.
 
@@ -69,8 +73,8 @@ class Output(Protocol):
     async def read(self, position: int, limit: int) -> Sequence[Extent]:
         """Read at most `limit` bytes in arrival order, from `position` or behind the gap there; empty at the end.
 
-        Extents are cut at `position` and `limit` where necessary. Before the end, fewer bytes than `limit` may be
-        returned, but at least one.
+        Extents are cut at `position` and `limit` where necessary; all are of one attempt. Before the end, fewer bytes
+        than `limit` may be returned, but at least one.
         """
 
     async def read_bytes(self, position: int, limit: int) -> bytes:

@@ -33,6 +33,10 @@ class JoinedAttempts:
     def volume(self) -> Volume:
         return _sum(self._before[-1], self._latest.volume)
 
+    @property
+    def attempt_ends(self) -> Sequence[int]:
+        return [before.stored for before in self._before[1:]]
+
     async def gaps(self, *, thorough: bool = False) -> Sequence[Gap]:
         if not self._gaps.keys() & {True, thorough}:
             self._gaps[thorough] = await self._find_gaps(thorough=thorough)

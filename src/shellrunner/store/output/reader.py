@@ -90,6 +90,10 @@ class OutputSnapshot:
         return self._source.volume
 
     @property
+    def attempt_ends(self) -> Sequence[int]:
+        return ()
+
+    @property
     def has_files(self) -> bool:
         return self._source.has_files
 

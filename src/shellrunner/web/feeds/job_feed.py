@@ -7,7 +7,8 @@ bytes of output are one frame. `broadcast` writes it to all followers who have e
 `web.http.streaming` to each other one at the pace of its client.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -28,8 +29,9 @@ from shellrunner.wire.sse import Base64Framer, Framer, StreamCursor, TextFramer
 FRAME_SIZE: Final = 1 << 18  # bytes of output in one frame; frames end at multiples of it, where followers meet
 MAX_EVENTS_SIZE: Final = 2 * FRAME_SIZE  # bytes of events; above it a frame is made smaller: a NUL takes six
 
-
 MAX_LIVE_SIZE: Final = 1 << 16  # bytes of events that are written to all followers at once
+
+_FOREIGN_ID: Final = "was not sent by this stream"
 
 
 class Snapshot(NamedTuple):
@@ -75,6 +77,7 @@ class JobFeed:
         self._frames: FrameCache[StreamCursor, OutputFrame] = FrameCache()
         self.broadcast: Broadcast[Received] = Broadcast(self._shared_read.charge)
         self._watch = partial(store.watch_output, job_id)
+        self._attempt = partial(store.attempt, job_id)
 
     async def first_snapshot(self) -> Snapshot:
         """Return the job and its output as of this call, for a follower that has just come; see `snapshot`."""
@@ -138,16 +141,19 @@ class JobFeed:
         """Return a framer that continues after the cursor.
 
         Raises:
-            ValueError: the cursor lies beyond the output, or holds back bytes that do not begin a character.
+            ValueError: the cursor lies beyond the output, or not at the end of its attempt, or holds back bytes that
+                do not begin a character.
         """
         if cursor.position > snapshot.end:
             raise ValueError(f"lies beyond the output, which has {snapshot.end} bytes")
         charset, at = snapshot.job.spec.encoding, cursor.position
+        if cursor.attempt and at not in snapshot.output.attempt_ends[cursor.attempt - 1 : cursor.attempt]:
+            raise ValueError(_FOREIGN_ID)
         framer: Framer = Base64Framer(at) if self._base64 else TextFramer(charset, at)
         for stream in Stream:
             held = await _held_back(snapshot.output, stream, at, cursor.held(stream))
             if len(held) < cursor.held(stream) or not framer.resume(stream, held):
-                raise ValueError("was not sent by this stream")
+                raise ValueError(_FOREIGN_ID)
         return framer
 
     async def _make(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
@@ -158,6 +164,8 @@ class JobFeed:
 
     async def _make_sized(self, cursor: StreamCursor, snapshot: Snapshot, size: int) -> OutputFrame | None:
         at = cursor.position
+        if (number := _unsent_attempt(cursor, snapshot.output.attempt_ends)) is not None:
+            return await self._make_attempt_end(cursor, snapshot, number)
         if at < snapshot.end:
             gaps = await snapshot.output.gaps(thorough=snapshot.job.done)
             end = min(
@@ -174,6 +182,14 @@ class JobFeed:
             events = framer.flush(snapshot.job.phase.end.completed)
             return OutputFrame(events, framer.cursor)
         return None
+
+    async def _make_attempt_end(self, cursor: StreamCursor, snapshot: Snapshot, number: int) -> OutputFrame:
+        """Return the frame of the end of an attempt: what it left incomplete, and how it ended."""
+        end = (await self._attempt(number)).end
+        framer = await self.framer(cursor, snapshot)
+        after = StreamCursor(cursor.position, attempt=number)
+        data = serialize.attempt_event(snapshot.job, number, end)
+        return OutputFrame(framer.flush(end.completed) + sse.event("attempt", data, event_id=str(after)), after)
 
     async def _make_gap(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
         """Return the frame of a gap: what was held back before it, and how much is missing of each stream by now."""
@@ -217,6 +233,12 @@ async def _read(store: History, view: StatusView, job_id: int) -> Snapshot:
     job = await store.job(job_id)
     output = await store.output(job_id)
     return Snapshot(job, output, view.stable_document(job), sse.event("status", view.document(job)))
+
+
+def _unsent_attempt(cursor: StreamCursor, ends: Sequence[int]) -> int | None:
+    """Return which attempt ended at the cursor, and is the first whose end a follower does not have; None: none."""
+    passed = max(cursor.attempt, bisect_left(ends, cursor.position))
+    return passed + 1 if passed < len(ends) and ends[passed] == cursor.position else None
 
 
 async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes:

@@ -54,7 +54,7 @@ HEADERS: Final[dict[str, tuple[Schema, str]]] = {
 # The documents of the events, by name: in the stream of one job (True), and in the stream of all statuses (False).
 _OUTPUT = {"stdout": "OutputEvent", "stderr": "OutputEvent"}
 EVENTS: Final = {
-    True: {"status": "Status", **_OUTPUT, "dropped": "DroppedEvent", "done": "DoneEvent"},
+    True: {"status": "Status", **_OUTPUT, "attempt": "AttemptEvent", "dropped": "DroppedEvent", "done": "DoneEvent"},
     False: {"status": "Status", "deleted": "DeletedEvent", "reset": "ResetEvent"},
 }
 
