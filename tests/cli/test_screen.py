@@ -167,7 +167,7 @@ async def test_colours_only_on_a_terminal_and_not_with_no_color(
 async def test_a_table_fits_any_width(shared: Service, typist: Typist, columns: int) -> None:
     """No line is wider than the terminal; a width of 0 means unknown, and counts as 80."""
     await shared.submit("true; : " + "слово " * 50, labels={"name": "имя"})
-    async with typist.at_terminal("ps", "-a", "-n", "20", columns=columns) as screen:
+    async with typist.at_terminal("ps", "-a", "-n", "1000", columns=columns) as screen:
         assert await screen.code() == 0
         lines = ESCAPE.sub(b"", screen.shown).decode().split("\r\n")
         assert max(map(len, lines)) <= (columns or 80)

@@ -21,11 +21,18 @@ class OutputWriter:
     """Writes output events in their order to a console."""
 
     def __init__(
-        self, console: Console, *, only: str | None = None, timestamps: bool = False, is_filtered: bool = False
+        self,
+        console: Console,
+        *,
+        only: str | None = None,
+        timestamps: bool = False,
+        is_filtered: bool = False,
+        has_dividers: bool | None = None,
     ) -> None:
         """Write both streams, or `only` one; `timestamps` puts the time of each line before it.
 
-        `is_filtered` removes from what is written to a terminal what acts on it beyond its screen.
+        `is_filtered` removes from what is written to a terminal what acts on it beyond its screen. `has_dividers`:
+        whether its parts are divided; None: if all of it is written to a terminal.
         """
         self._console, self._only, self._timestamps = console, only, timestamps
         self._filters = {
@@ -33,6 +40,8 @@ class OutputWriter:
             for stream, fd in STREAM_FDS.items()
             if is_filtered and os.isatty(fd)
         }
+        written = {STDERR, *(fd for stream, fd in STREAM_FDS.items() if only in {None, stream})}
+        self.has_dividers = all(map(os.isatty, written)) if has_dividers is None else has_dividers
         self._midline: set[str] = set()  # streams whose last line has no end yet
         self._dropped: dict[str, BytesDropped] = {}
 
@@ -47,11 +56,21 @@ class OutputWriter:
         output_filter = self._filters.get(stream)
         await self._console.write(STREAM_FDS[stream], output_filter.feed(data) if output_filter else data)
 
+    async def divide(self, message: str) -> None:
+        """Write a message between two parts of the output, of which the second begins on a line of its own.
+
+        It is written to standard error, so standard output has the bytes of the command alone.
+        """
+        if self.has_dividers:
+            await self.restore_terminal()
+            self._console.divide(message)
+            self._midline.clear()
+
     async def restore_terminal(self) -> None:
         """Undo what the output has left changed on a terminal: colours, a hidden cursor."""
         for stream, output_filter in self._filters.items():
             if restore := output_filter.end():
-                await self._console.write(STREAM_FDS[stream], restore)
+                await self._console.write(STREAM_FDS[stream], restore, is_sequence=True)
 
     def record_dropped(self, dropped: BytesDropped) -> None:
         """Remember the number of bytes that were not stored or are missing; it grows until the job ends."""

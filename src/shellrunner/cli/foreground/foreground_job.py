@@ -12,10 +12,19 @@ from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
 from shellrunner.cli.foreground import job_ending, local_environment
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
-from shellrunner.cli.ui import prompt
+from shellrunner.cli.ui import formatting, prompt
 from shellrunner.cli.ui.console import Console, OutputClosed, TerminalClosed
 from shellrunner.cli.ui.output_format import OutputFormat
-from shellrunner.client import BytesDropped, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
+from shellrunner.client import (
+    AttemptEnded,
+    BytesDropped,
+    Client,
+    ClientError,
+    Event,
+    JobEnded,
+    OutputReceived,
+    StatusChanged,
+)
 from shellrunner.errors import ShellrunnerError
 
 _QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
@@ -107,6 +116,9 @@ class _ForegroundJob:
             case OutputReceived() if self._writer:
                 self._console.progress.set_activity("")
                 await self._writer.write(event)
+            case AttemptEnded(end) if self._writer:
+                self._console.progress.set_activity("")
+                await self._writer.divide(formatting.describe_attempt(end))
             case StatusChanged(status) if status["done"]:
                 self._has_leftovers = bool(status.get("leftovers_count"))  # an older server does not know it
             case StatusChanged(status) if status["cancelling"]:

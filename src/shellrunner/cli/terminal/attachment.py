@@ -26,9 +26,10 @@ from shellrunner.cli.terminal.modes import CUT_LINES, WRAP_LINES, TerminalModes
 from shellrunner.cli.terminal.raw_mode import RawMode, terminal_size
 from shellrunner.cli.terminal.replay import Replay
 from shellrunner.cli.terminal.status_overlay import StatusOverlay
+from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.terminal_filter import TerminalFilter
-from shellrunner.client import Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
+from shellrunner.client import AttemptEnded, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 
 _REDRAW_PAUSE: Final = 0.2  # seconds for a program to notice another size, before it gets its own again
@@ -65,7 +66,7 @@ class Attachment:
         self._filter = TerminalFilter(is_full_screen=True) if options.read_only else None
         self._overlay = StatusOverlay(self._modes, self._request_redraw)
         self._job_size = options.size
-        self._must_redraw = self._has_leftovers = False
+        self._must_redraw = self._has_leftovers = self._is_new_attempt = False
         self._running, self._fit_requested = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> int:
@@ -115,10 +116,15 @@ class Attachment:
                 self._enter()
                 self._modes.feed(event.data)
                 await self._console.write(STDOUT, self._filter.feed(event.data) if self._filter else event.data)
+            case AttemptEnded(end):
+                await self._begin_attempt(formatting.describe_attempt(end))
             case StatusChanged(status):
                 self._has_leftovers = bool(status.get("leftovers_count"))
                 if size := status.get("tty"):  # None: it does not run, or its keeper was only just found again
                     self._job_size = size["rows"], size["columns"]
+                    if self._is_new_attempt:
+                        self._is_new_attempt = False
+                        self._fit_requested.set()
                 if status["state"] == "running" and not self._running.is_set():
                     await self._begin()
 
@@ -135,6 +141,13 @@ class Attachment:
             await self._draw(self._replay)
             for refusal in refusals:
                 self._overlay.report(refusal)
+
+    async def _begin_attempt(self, message: str) -> None:
+        """Bring the terminal back to how it was: the next attempt has a new one, of the size that was submitted."""
+        if self._raw.is_entered:
+            await self._write(self._modes.leave())
+            self._overlay.report(message)
+            self._is_new_attempt = True
 
     async def _watch_other_size(self) -> list[str]:
         """Cut lines that are longer than this terminal's; return the remark on another size."""

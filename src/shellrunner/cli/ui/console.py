@@ -36,7 +36,7 @@ class Console:
     """Writes output, messages and the status line; `quiet` suppresses messages that are not required."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._has_status_line = not quiet and os.isatty(STDERR) and os.environ.get("TERM", "dumb") != "dumb"
+        self._has_status_line = not quiet and has_styles(STDERR)
         self.progress = Progress(self, is_drawn=self._has_status_line)
         self._quiet = quiet
         self._unfinished: set[int] = set()  # descriptors whose last line has no end yet
@@ -53,8 +53,8 @@ class Console:
         finally:
             self._is_prompting = False
 
-    async def write(self, fd: int, data: bytes) -> None:
-        """Write all of `data` unchanged.
+    async def write(self, fd: int, data: bytes, *, is_sequence: bool = False) -> None:
+        """Write all of `data` unchanged. An escape sequence leaves the cursor in its line.
 
         Raises:
             OutputClosed, OutputFailed.
@@ -68,7 +68,7 @@ class Console:
             if error.errno == errno.EIO:
                 raise TerminalClosed("the terminal was closed") from None
             raise OutputFailed(f"cannot write to {_FD_NAMES[fd]}: {error.strerror}") from None
-        if data:
+        if data and not is_sequence:
             (self._unfinished.discard if data.endswith(b"\n") else self._unfinished.add)(fd)
 
     async def print_json(self, document: Any, *, indent: int | None = None) -> None:
@@ -86,11 +86,20 @@ class Console:
 
     def report(self, message: str, *, required: bool = False) -> None:
         """Write a message on a line of its own to standard error; `quiet` suppresses it unless it is `required`."""
-        if self._quiet and not required:
-            return
+        if required or not self._quiet:
+            self._write_message(control_characters.escape_lines(message))
+
+    def divide(self, message: str) -> None:
+        """Write a message between two parts of the output to standard error, set apart from both."""
+        if not self._quiet:
+            line = f"--- {control_characters.escape(message)} ---"
+            # Without what the output before it has set.
+            self._write_message(f"\x1b[0;2m{line}\x1b[0m" if has_styles(STDERR) else line)
+
+    def _write_message(self, text: str) -> None:
         self.draw_status("")
         line_break = "\n" if self._is_midline() else ""
-        _write_stderr(f"{line_break}{control_characters.escape_lines(message)}\n")
+        _write_stderr(f"{line_break}{text}\n")
         self._unfinished.discard(STDERR)
 
     def remark(self, message: str) -> None:
@@ -111,7 +120,12 @@ class Console:
     def _is_midline(self) -> bool:
         if os.isatty(STDERR):
             return any(map(os.isatty, self._unfinished))
-        return STDERR in self._unfinished
+        return STDERR in self._unfinished or (STDOUT in self._unfinished and _is_one_file())
+
+
+def has_styles(fd: int) -> bool:
+    """Return whether this is a terminal that knows escape sequences."""
+    return os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def discard_stdout() -> None:
@@ -124,6 +138,14 @@ def discard_stdout() -> None:
 def _write_stderr(text: str) -> None:
     with contextlib.suppress(OSError):  # it is closed: there is nowhere to report that
         os.write(STDERR, text.encode(errors="replace"))
+
+
+def _is_one_file() -> bool:
+    """Return whether standard output and error go to the same place: `2>&1`."""
+    try:
+        return os.path.sameopenfile(STDOUT, STDERR)
+    except OSError:
+        return False
 
 
 def _columns() -> int:

@@ -115,6 +115,15 @@ def describe_pending(pending: Mapping[str, Any]) -> str:
 
 def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:
     """Return a sentence about the end of a job; `end` has `ending`, `exit_code` and `signal`."""
+    return f"job {job_id} {_ending(end)}" + (f": {control_characters.escape(detail)}" if detail else "")
+
+
+def describe_attempt(end: Mapping[str, Any]) -> str:
+    """Return a sentence about the end of an attempt that another one follows; `end` is the data of its event."""
+    time = format_local_time(end["completed"])
+    return f"attempt {end['attempt']} of {end['max_attempts']} {_ending(end)}, {time}"
+
+
+def _ending(end: Mapping[str, Any]) -> str:
     info = ENDINGS.get(end["ending"])  # None: an ending of a newer server
-    ending = info.sentence.format(**end) if info else f"ended: {end['ending']}"
-    return f"job {job_id} {ending}" + (f": {control_characters.escape(detail)}" if detail else "")
+    return info.sentence.format(**end) if info else f"ended: {end['ending']}"

@@ -17,9 +17,19 @@ from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.output_writer import OutputWriter, split_lines
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.number_types import WholeNumber
+from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console
-from shellrunner.client import BytesDropped, Client, ClientError, OutputReceived
+from shellrunner.client import (
+    AttemptEnded,
+    BytesDropped,
+    Client,
+    ClientError,
+    Event,
+    JobEnded,
+    OutputReceived,
+    StatusChanged,
+)
 
 _MAX_LINES: Final = 10**15
 _MATCH_STYLE: Final = "red"
@@ -40,6 +50,7 @@ class _Options(NamedTuple):
     line: int | None
     find: str | None
     match_case: bool
+    dividers: bool | None
 
     def check(self) -> None:
         """Check that the options can be combined.
@@ -74,6 +85,11 @@ class _Options(NamedTuple):
 @click.option("--attempt", type=WholeNumber(1), metavar="N", help="Only the output of this attempt.")
 @click.option("-t", "--timestamps", is_flag=True, help="Prefix each line with the time when it was read.")
 @click.option("--raw", is_flag=True, help="Write everything to a terminal, also what acts on it beyond its screen.")
+@click.option(
+    "--dividers/--no-dividers",
+    default=None,
+    help="Show on standard error where an attempt, or the job, ended (by default on a terminal).",
+)
 @click.option("--stdout", "only", flag_value="stdout", help="Only the standard output of the job.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only the standard error of the job.")
 @api_calls.server_option
@@ -119,15 +135,26 @@ async def _print_job(job: int, options: _Options, console: Console, client: Clie
     if options.line is not None:
         found = await client.output_line(job, number=options.line, stream=only)
         options = options._replace(start=found["position"] if options.line <= found["lines"] else found["size"])
-    writer = OutputWriter(console, only=only, timestamps=options.timestamps, is_filtered=not options.raw)
+    writer = OutputWriter(
+        console, only=only, timestamps=options.timestamps, is_filtered=not options.raw, has_dividers=options.dividers
+    )
     try:
-        if only and not options.timestamps and not (options.follow and options.start is None):
+        if only and not await _needs_events(client, job, options, writer):
             await _write_stream(client, job, options, writer, only)
         else:
             await _LogReader(client, job, writer, only).show(options)
     finally:
         await writer.restore_terminal()
     return exit_codes.FAILED if writer.report_dropped() else 0
+
+
+async def _needs_events(client: Client, job: int, options: _Options, writer: OutputWriter) -> bool:
+    """Return whether one stream alone is to be read with all that the events say of it."""
+    if options.timestamps or (options.follow and options.start is None):
+        return True
+    if not writer.has_dividers or (options.start, options.lines, options.attempt) != (None, None, None):
+        return False
+    return (await client.status(job))["attempt"] > 1
 
 
 async def _print_matches(
@@ -171,6 +198,7 @@ async def _record_missing(client: Client, job: int, attempt: int | None, writer:
 class _LogReader:
     def __init__(self, client: Client, job_id: int, writer: OutputWriter, only: Stream | None) -> None:
         self._client, self._job_id, self._writer, self._only = client, job_id, writer, only
+        self._is_cancelling: bool | None = None  # until the first status
 
     async def show(self, options: _Options) -> None:
         """Write the output up to now, from a position on, its last lines or one attempt; the rest with `follow`."""
@@ -197,6 +225,23 @@ class _LogReader:
                             return
                     case BytesDropped() if options.attempt is None:
                         self._writer.record_dropped(event)
+                    case _ if options.attempt is None and (message := self._divider(event)):
+                        if tail:
+                            tail.add_divider(message)
+                        else:
+                            await self._writer.divide(message)
+
+    def _divider(self, event: Event) -> str:
+        """Return what is written between two parts of the output, or behind it; empty for nothing."""
+        match event:
+            case AttemptEnded(end):
+                return formatting.describe_attempt(end)
+            case StatusChanged(status) if not status["done"]:
+                was_cancelling, self._is_cancelling = self._is_cancelling, status["cancelling"]
+                return "cancel requested" if status["cancelling"] and was_cancelling is False else ""
+            case JobEnded(end) if end["ending"] != "exited":
+                return formatting.describe_ending(self._job_id, end)
+        return ""
 
     async def _attempt_bounds(self, number: int) -> tuple[int, int]:
         """Return the positions at which the output of an attempt begins and ends."""
@@ -229,33 +274,42 @@ class _LogReader:
             tail.add(output)
         if int(output.id) < current_end:
             return tail
-        for line in tail.lines:
-            await self._writer.write(line)
+        for item in tail.items:
+            if isinstance(item, str):
+                await self._writer.divide(item)
+            else:
+                await self._writer.write(item)
         return None
 
 
 class _TailBuffer:
-    """The last lines of output, counted as tail(1) does: a newline at the very end begins no line."""
+    """The last lines of output, counted as tail(1) does: a newline at the very end begins no line.
+
+    `items` are the lines, or what the events had of them, and dividers between them, which are no lines.
+    """
 
     def __init__(self, max_lines: int) -> None:
-        self.lines: deque[OutputReceived] = deque()
-        self._max_lines, self._newlines = max_lines, 0
+        self.items: deque[OutputReceived | str] = deque()
+        self._max_lines, self._newlines, self._is_midline = max_lines, 0, False
 
     def add(self, output: OutputReceived) -> None:
         """Append output, and drop lines from the start beyond the maximum."""
         for line in split_lines(output.data):
-            self.lines.append(output._replace(data=line))
-            self._newlines += line.endswith(b"\n")
-            while self._line_count() > self._max_lines and self._drop_line():
+            self.items.append(output._replace(data=line))
+            self._is_midline = not line.endswith(b"\n")
+            self._newlines += not self._is_midline
+            while self._newlines + self._is_midline > self._max_lines and self._drop_line():
                 pass
 
-    def _line_count(self) -> int:
-        return self._newlines + (not self.lines[-1].data.endswith(b"\n"))
+    def add_divider(self, message: str) -> None:
+        """Append a divider."""
+        self.items.append(message)
 
     def _drop_line(self) -> bool:
         """Drop the first line; return whether any are left."""
-        while self.lines:
-            if self.lines.popleft().data.endswith(b"\n"):
+        while self.items:
+            item = self.items.popleft()
+            if isinstance(item, OutputReceived) and item.data.endswith(b"\n"):
                 self._newlines -= 1
                 break
-        return bool(self.lines)
+        return bool(self.items)
