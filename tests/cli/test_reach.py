@@ -100,7 +100,7 @@ def test_no_verb_or_reason_is_left_over() -> None:
 
 def test_the_comparison_names_what_exists() -> None:
     """Each option that the page about other programs gives for ours is one of a verb that it names."""
-    page = Path(__file__).parents[2] / "docs/explanation/other-programs.md"
+    page = Path(__file__).parents[2] / "docs/how-to/move-from-pueue.md"
     ours = [row.split("|")[2] for row in page.read_text().splitlines() if row.startswith("| ") and "---" not in row]
     verbs = {name: cli.get_command(click.Context(cli), name) for name in VERBS}
     parameters = [each for verb in verbs.values() if verb for each in verb.params]
