@@ -152,6 +152,7 @@ _changes = st.dictionaries(st.sampled_from([*(_PLAIN_END.keys() - {"job", "token
 @given(_changes, st.sets(st.sampled_from(["detail", "exit_code", "max_rss_bytes"])))
 @example({}, set())
 @example({"max_rss_bytes": 4096}, set())
+@example({"max_rss_bytes": 0}, set())
 @settings(max_examples=100, deadline=None)
 def test_an_end_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], missing: set[str]

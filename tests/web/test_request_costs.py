@@ -184,5 +184,6 @@ async def test_the_system_calls_of_a_get(service: Service, tmp_path: Path) -> No
             async with counted(service.process.pid, tmp_path / "calls") as calls:
                 assert {await get(path) for _ in range(REQUESTS)} == {status}
             expected = {"recvfrom": 1, "sendto": 1, "fcntl": 2 * reads, "getsockopt": 1, "futex": 0}
-            # What it does beside, such as indexing the job, is less than one call for each.
-            assert {name: calls[name] // REQUESTS for name in expected} == expected
+            # What it does beside, such as indexing the job, is less than half a call for each; and a read that begins
+            # while another connection reads takes no lock of its own.
+            assert {name: round(calls[name] / REQUESTS) for name in expected} == expected

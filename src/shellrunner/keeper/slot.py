@@ -100,9 +100,12 @@ class _Layout:
             for name, value in self._constants.items():
                 if content[name] != value:
                     return None
-            optional = [content[name] or 0 for name in self._optional]
+            optional = [content[name] for name in self._optional]
+            if 0 in optional:  # it would be read as None
+                return None
+            numbers = (*self._get_numbers(content), *(value or 0 for value in optional))
             token: bytes = content["token"].encode()
-            return self._struct.pack(self.tag, *self._get_numbers(content), *optional) + token
+            return self._struct.pack(self.tag, *numbers) + token
         except (KeyError, struct.error):  # struct.error: out of range, or None
             return None
 
