@@ -6,6 +6,7 @@ Must not know which option has which type.
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from signal import Signals
 from typing import Any, Final
 
 import click
@@ -150,6 +151,30 @@ class Pair(StringParamType):
         return [CompletionItem(f"{name}=") for name in self._parsers if name.startswith(incomplete)]
 
 
+class SignalName(StringParamType):
+    """A signal of this system by name or number: HUP, sighup, 1, RTMIN+3."""
+
+    name = "signal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name as the API has it: `HUP`, `sighup` and `1` are SIGHUP."""
+        if ascii_text.is_decimal(value):
+            try:
+                return Signals(int(value)).name
+            except ValueError:
+                self.fail(f"there is no signal with the number {value}", param, ctx)
+        name = f"SIG{ascii_text.upper(value).removeprefix('SIG')}"
+        if name.partition("+")[0] not in Signals.__members__:
+            self.fail(f"there is no signal {value!r}: expected a number or a name such as HUP or USR1", param, ctx)
+        return name
+
+    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names."""
+        names = [signal.name.removeprefix("SIG") for signal in Signals]
+        return [CompletionItem(name) for name in names if name.startswith(ascii_text.upper(incomplete))]
+
+
 DURATION: Final = Duration()
 MOMENT: Final = Moment()
 TERMINAL_SIZE: Final = RowsAndColumns()
+SIGNAL: Final = SignalName()

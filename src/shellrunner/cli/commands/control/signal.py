@@ -1,31 +1,19 @@
 """`shellrunner signal`: send a signal to running commands."""
 
 from functools import partial
-from signal import Signals
 from typing import NoReturn
 
 import click
 
-from shellrunner import ascii_text
 from shellrunner.cli import api_calls
 from shellrunner.cli.job_selection import JobSelection
+from shellrunner.cli.parameters.argument_types import SIGNAL
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.client import Client
 
 
-def _name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Return the name as the API has it: `HUP`, `sighup` and `1` are SIGHUP."""
-    if ascii_text.is_decimal(value):
-        try:
-            return Signals(int(value)).name
-        except ValueError:
-            raise click.BadParameter(f"there is no signal with the number {value}") from None
-    name = ascii_text.upper(value)
-    return name if name.startswith("SIG") else f"SIG{name}"
-
-
 @click.command()
-@click.argument("signal", metavar="SIGNAL", callback=_name)
+@click.argument("signal", metavar="SIGNAL", type=SIGNAL)
 @selected_jobs(states="running", is_own=True)
 @click.option(
     "--tree", is_flag=True, help="Send it to every process group of the job, not only to the command's own."
