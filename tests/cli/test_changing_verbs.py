@@ -165,7 +165,8 @@ async def test_a_merge_patch_makes_one_object_of_another(before: Any, after: Any
 
 async def test_pause_resume_and_send(shared: Service, typist: Typist) -> None:
     """A paused command does nothing until it is resumed, and gets the lines that are sent to it."""
-    number = await shared.submit('while read line; do echo "got $line"; done; echo end', stdin={"stream": True})
+    submitted = await typist.run("submit", "-i", 'while read line; do echo "got $line"; done; echo end')
+    number = int(submitted.out)
     await until(lambda: runs_now(shared, number))
     assert (await typist.run("pause", number)).messages == "job N is paused\n"
     assert (await shared.status(number))["paused"] is True
@@ -174,7 +175,8 @@ async def test_pause_resume_and_send(shared: Service, typist: Typist) -> None:
     assert (await typist.run("send", "-q", "-", number, given=b"a\nb\n")).err == ""
     assert (await typist.run("send", "-n", "--end", "last", number)).code == 0
     assert (await shared.result(number))["stdout"] == "got yes\ngot a\ngot b\nend\n"
-    assert (await typist.run("send", "more", number)).code == 1
+    closed = await typist.run("send", "more", await shared.submit("sleep 9"))
+    assert (closed.code, "was submitted without -i or `run -t`" in closed.err) == (1, True)
 
 
 async def test_top_shows_what_running_jobs_use(shared: Service, typist: Typist) -> None:

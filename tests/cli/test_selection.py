@@ -23,7 +23,7 @@ async def test_a_range_names_the_jobs_that_exist(shared: Service, typist: Typist
     first, gone, last = await ended(shared, "exit 4", "true", "true")
     await shared.ask("DELETE", f"/api/jobs/{gone}")
     done = await typist.run("wait", f"{first}-{last}")
-    assert (done.code, done.err) == (4, "")
+    assert (done.code, done.err) == (4, f"job {first} exited with 4\n")
     shown = await typist.run("show", "-o", "template={job.job_id}", f"{first}-{last},{first}", last)
     assert shown.out.split() == [str(each).encode() for each in (first, last, first, last)]
     done = await typist.run("rm", f"{gone}-{gone}")
@@ -94,12 +94,19 @@ async def test_logs_of_one_attempt(shared: Service, typist: Typist) -> None:
 
 
 async def test_documents_are_printed_as_asked(shared: Service, typist: Typist) -> None:
-    """-o json is one document, jsonl one a line, template what the user writes, with escapes on a terminal."""
+    """-o json is one document, jsonl one a line, table that of ps, template what the user writes, escaped."""
     jobs = await ended(shared, "exit 1", "exit 2")
     parsed = json.loads((await typist.run("wait", "-o", "json", *jobs)).out)
     assert [each["exit_code"] for each in parsed] == [1, 2]
     lines = (await typist.run("show", "-o", "jsonl", *jobs)).out.splitlines()
     assert [json.loads(line)["job"]["job_id"] for line in lines] == jobs
+    tables = [typist.run(verb, "-o", "table", *jobs) for verb in ("wait", "show")]
+    tables += [typist.run("run", "-o", "table", "exit 2"), typist.run("batch", "-o", "table", "-", given=b"exit 2")]
+    for table in await asyncio.gather(*tables):
+        heading, *rows = table.out.decode().splitlines()
+        assert heading.split() == ["ID", "STATE", "CREATED", "TIME", "COMMAND"]
+        assert all(row.endswith(("exit 1", "exit 2")) for row in rows)
+        assert len(rows) in {1, len(jobs)}
     template = r"template={job_id}\t{labels.a.b}\t{{x}}"
     submitted = await typist.run("submit", "-o", template, "--label", "a.b=c\x1b[31m", "true")
     assert submitted.out.endswith(b"\tc\x1b[31m\t{x}\n")

@@ -222,15 +222,25 @@ def _explain(error: ClientError, config: ServerConfig) -> str:
     """Return the error's message, with a hint where the configuration may be the cause."""
     if error.kind == "token-needed":
         return _describe_token_needed(config)
+    if error.kind == "bad-parameter" and error.problem:
+        return _describe_parameter(str(error.problem.get("parameter")), error.detail)
+    if error.kind == "no-such-queue":
+        return error.detail.replace("GET /api/queues", "`shellrunner queues`")
     hint = _hint(error.kind, config)
-    return f"{_filter_option(error)}{error.detail}{hint}"
+    return f"{error.detail}{hint}"
 
 
-def _filter_option(error: ClientError) -> str:
-    """Return the option that gave the parameter which is wrong, if it was a filter, to stand before the message."""
-    parameter = error.problem.get("parameter") if error.problem else None
-    names = [name for name, _ in click.get_current_context().params.get("filters", ())]
-    return f"--filter {parameter}: " if parameter in names else ""
+def _describe_parameter(name: str, detail: str) -> str:
+    """Return what is wrong with a query parameter, by the option that gave it."""
+    if name == "sort":
+        return f"--sort: {detail}"
+    if name not in (given for given, _ in click.get_current_context().params.get("filters", ())):
+        return detail
+    if detail.startswith("unknown parameter"):
+        from shellrunner.model.filters import FILTERS  # noqa: PLC0415  only for mistakes
+
+        detail = f"unknown filter: expected one of {', '.join(info.parameter for info in FILTERS.values())}"
+    return f"--filter {name}: {detail.removeprefix(f'{name} ')}"
 
 
 def _describe_token_needed(config: ServerConfig) -> str:

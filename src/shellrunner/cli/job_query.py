@@ -115,6 +115,11 @@ async def fetch(client: Client, query: JobQuery) -> JobQueryResult:
     return JobQueryResult(found[:max_rows], has_more=len(found) > max_rows)
 
 
+async def fetch_by_id(client: Client, ids: Sequence[int]) -> list[Mapping[str, Any]]:
+    """Fetch these jobs and their statuses, in the order of their ids here."""
+    return [{**_NO_STATUS, **await client.job(each), **await client.status(each)} for each in ids]
+
+
 async def _fetch_part(client: Client, parameters: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
     """Return at most `count` jobs with their statuses; all of them if it is 0."""
     parameters = {**parameters, "limit": min(_PAGE_SIZE, count or _PAGE_SIZE)}

@@ -53,6 +53,8 @@ def spec_of(options: Mapping[str, Any]) -> dict[str, Any]:
     spec = {key: options[key] for key in _SAME_AS_KEY if options.get(key) is not None}
     if "cwd" in spec:
         spec["cwd"] = _absolute(spec["cwd"])
+    if options.get("interactive"):
+        spec["stdin"] = {"stream": True}
     _add_pairs(spec, options)
     if (start := _start(options)) is not None:
         spec["start_at"] = start

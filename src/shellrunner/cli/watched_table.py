@@ -12,6 +12,7 @@ from typing import Final
 from shellrunner.cli.event_loop import run_with_background
 from shellrunner.cli.fd_io import STDOUT
 from shellrunner.cli.job_query import JobQuery, JobQueryResult, fetch
+from shellrunner.cli.terminal.raw_mode import terminal_size
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_table import render_jobs
 from shellrunner.client import Client
@@ -55,23 +56,27 @@ class WatchedTable:
         return False
 
     async def _draw(self, result: JobQueryResult, counts: Mapping[str, int] | None) -> None:
-        size = os.get_terminal_size(STDOUT)
-        lines = [_summary(counts)[: size.columns]] if counts else []
+        lines = [cut(_summary(counts))] if counts else []
         lines += render_jobs(result.rows, self._columns).splitlines()
-        if len(lines) > (max_lines := size.lines - 1) > 0 or result.has_more:
+        max_lines = terminal_size(STDOUT)[0] - 1
+        if len(lines) > max_lines or result.has_more:
             shown = min(len(lines), max_lines - 1)
             jobs = shown - 2 if counts else shown - 1
             total = sum(counts.values()) if counts else len(result.rows)
             more = f"{total - jobs} more" if counts or not result.has_more else "more"
-            lines = [*lines[:shown], f"… and {more}"]
+            lines = [*lines[: max(shown, 0)], cut(f"… and {more}")]
         await draw(self._console, lines)
 
 
 async def draw(console: Console, lines: Sequence[str]) -> None:
     """Replace the screen by these lines, as far as it has room for them."""
-    size = os.get_terminal_size(STDOUT)
-    text = "".join(f"{line}\x1b[K\n" for line in lines[: max(1, size.lines - 1)])
+    text = "".join(f"{line}\x1b[K\n" for line in lines[: max(1, terminal_size(STDOUT)[0] - 1)])
     await console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
+
+
+def cut(text: str) -> str:
+    """Return as much of a text without styles as a line of the terminal has room for."""
+    return text[: terminal_size(STDOUT)[1]]
 
 
 async def _count_by_state(client: Client) -> Mapping[str, int]:

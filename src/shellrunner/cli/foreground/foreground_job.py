@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from shellrunner.cli import event_loop, exit_codes, stdin_source
 from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
 from shellrunner.cli.foreground import job_ending, local_environment
+from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting, prompt
@@ -53,7 +54,9 @@ async def run_job(
     foreground = _ForegroundJob(client, console, job["job_id"], options)
     code = await foreground.run(source)
     if foreground.is_done and options.output:
-        await options.output.print(console, [await client.result(job["job_id"])], is_list=False)
+        printer = JobPrinter(options.output, console, client, is_list=False)
+        await printer.add(job["job_id"], await client.result(job["job_id"]))
+        await printer.finish()
     return code
 
 

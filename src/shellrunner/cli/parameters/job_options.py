@@ -90,6 +90,15 @@ def _parse_variables(ctx: click.Context, param: click.Parameter, value: tuple[st
     return _parse_pairs(ctx, param, tuple(complete))
 
 
+def _other_than(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def check(ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+        if value and ctx.params.get(name):
+            raise click.UsageError("--interactive cannot be combined with --stdin")
+        return value
+
+    return check
+
+
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not ascii_text.is_decimal(text) or not least <= int(text) <= most:
@@ -168,8 +177,12 @@ _EXECUTION: Final = (
         help="Set an environment variable; without a value, to its value here",
     ),
     _JobOption(
-        "--stdin", metavar="FILE|-", type=click.Path(allow_dash=True),
+        "--stdin", metavar="FILE|-", type=click.Path(allow_dash=True), callback=_other_than("interactive"),
         help="Standard input: a file, or - for this process's own", default_text="empty",
+    ),
+    _JobOption(
+        "-i", "--interactive", is_flag=True, callback=_other_than("stdin"),
+        help="Keep its standard input open for `send` and `attach`; `run` without -d sends it what comes here",
     ),
     *_SCHEDULING,
     _JobOption(

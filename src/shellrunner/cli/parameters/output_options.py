@@ -38,9 +38,9 @@ class _OutputType(StringParamType):
         return [CompletionItem(word) for word in self._words if word.startswith(incomplete)]
 
 
-def output_option(*, has_table: bool = False, json_help: str = "The same as -o jsonl.") -> Callable[[Verb], Verb]:
+def output_option(*, json_help: str = "The same as -o jsonl.") -> Callable[[Verb], Verb]:
     """Give a verb the parameter `output`, an `OutputFormat` or None for its own form, by `-o` and `--json`."""
-    kinds = (JSON, JSON_LINES, *([TABLE] if has_table else []))
+    kinds = (JSON, JSON_LINES, TABLE)
     words = ", ".join(kinds)
 
     def use_json(ctx: click.Context, _param: click.Parameter, *, value: bool) -> None:

@@ -26,7 +26,7 @@ _COLUMNS: Final = (
 @click.command()
 @click.argument("action", type=click.Choice(["end"]), required=False)
 @click.argument("keeper", type=WholeNumber(1), required=False)
-@output_option(has_table=True)
+@output_option()
 @api_calls.server_option
 def keepers(action: str | None, keeper: int | None, output: OutputFormat | None, server: str | None) -> NoReturn:
     """List running commands that the history does not know, or end one.

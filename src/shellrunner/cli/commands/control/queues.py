@@ -69,7 +69,7 @@ def _limit_option(name: str, what: str) -> Callable[[Any], Any]:
 @_limit_option("--max-running", "Maximum number of jobs that run at once")
 @_limit_option("--max-queued", "Maximum number of unstarted jobs")
 @click.option("--all", "every", is_flag=True, help="Pause or resume all queues at once.")
-@output_option(has_table=True, json_help="Print the API's document.")
+@output_option(json_help="Print the API's document.")
 @api_calls.server_option
 def queues(
     *, action: str | None, name: str | None, every: bool, output: OutputFormat | None, server: str | None,

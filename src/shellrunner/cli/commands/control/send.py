@@ -10,9 +10,10 @@ from shellrunner.cli.fd_io import STDIN, read_chunks
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.ui.console import Console
-from shellrunner.client import Client
+from shellrunner.client import Client, ClientError
 
 _MAX_WRITE: Final = 1 << 20  # bytes of one request
+_CLOSED: Final = "the input of job {} is not open: it was closed, or the job was submitted without -i or `run -t`"
 
 
 @click.command()
@@ -26,7 +27,7 @@ def send(*, text: str, jobs: JobSelection, no_newline: bool, end: bool, quiet: b
     """Write the line TEXT, or with - this process's own input, to the standard input of running commands.
 
     Without ID it is the last of your own jobs that is running. The jobs must have been submitted with an input
-    that is open: in a terminal, or with `--stdin -`.
+    that is open: with `-i`, or by `run -t`.
     """
     console = Console(quiet=quiet)
     line = b"" if end and not text else text.encode(errors="surrogateescape") + (b"" if no_newline else b"\n")
@@ -40,7 +41,12 @@ async def _send(line: bytes | None, jobs: JobSelection, console: Console, client
     async def send_to_job(job_id: int) -> str:
         for start in range(0, max(len(data), 1), _MAX_WRITE):
             is_last = start + _MAX_WRITE >= len(data)
-            await client.write_stdin(job_id, data[start : start + _MAX_WRITE], end=end and is_last)
+            try:
+                await client.write_stdin(job_id, data[start : start + _MAX_WRITE], end=end and is_last)
+            except ClientError as error:
+                if error.kind == "input-closed":
+                    error.detail = _CLOSED.format(job_id)
+                raise
         return f"job {job_id} was sent {len(data)} bytes"
 
     return await api_calls.report_each(jobs, send_to_job, console, client)

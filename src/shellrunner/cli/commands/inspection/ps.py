@@ -24,6 +24,7 @@ from shellrunner.cli.ui.output_format import TABLE, OutputFormat
 from shellrunner.client import Client
 
 _DEFAULT_LIMIT: Final = 100
+_NOTHING: Final = "no job waits or runs: `shellrunner ps -a` lists those that are done"
 _FILTERS_OF_DONE_JOBS: Final = frozenset({"state", "ending", "exit_code", "completed_after", "completed_before"})
 
 
@@ -45,7 +46,7 @@ _FILTERS_OF_DONE_JOBS: Final = frozenset({"state", "ending", "exit_code", "compl
 )
 @filter_option
 @click.option("--columns", metavar="NAMES", type=Words(COLUMNS), help=f"Columns of the table: {', '.join(COLUMNS)}.")
-@output_option(has_table=True, json_help="Print each job with its status as a line of JSON.")
+@output_option(json_help="Print each job with its status as a line of JSON.")
 @click.option("--watch", is_flag=True, help="Keep the table up to date until Ctrl-C.")
 @api_calls.server_option
 def ps(
@@ -64,16 +65,20 @@ def ps(
 
         table = WatchedTable(query, columns, console, counts_all=not (filters or everything))
         api_calls.run_with_client(server, table.run, console, concurrent=True, retry_for=api_calls.RETRY_FOR_LONG)
-    style = _Style(columns, output, quiet=quiet)
+    style = _Style(columns, output, quiet=quiet, has_choice=everything or bool(filters))
     api_calls.run_with_client(server, partial(_list, query, style, console), console)
 
 
 class _Style(NamedTuple):
-    """How jobs are printed: as a table with `columns`, in another form, or, if `quiet`, as ids."""
+    """How jobs are printed: as a table with `columns`, in another form, or, if `quiet`, as ids.
+
+    `has_choice` says whether other jobs are listed than those that are not done.
+    """
 
     columns: Sequence[str] | None
     output: OutputFormat | None
     quiet: bool
+    has_choice: bool
 
 
 def _job_query(filters: Filters, sort: str | None, limit: int, *, everything: bool) -> JobQuery:
@@ -96,6 +101,8 @@ async def _list(query: JobQuery, style: _Style, console: Console, client: Client
         await style.output.print(console, result.rows)
     else:
         await console.print_line(render_jobs(result.rows, style.columns))
+        if not result.rows:
+            console.remark("no jobs match" if style.has_choice else _NOTHING)
     if result.has_more:
         jobs, verb = count_of(len(result.rows), "job"), "matches" if len(result.rows) == 1 else "match"
         console.report(f"more than {jobs} {verb}: use -n 0 to list all")

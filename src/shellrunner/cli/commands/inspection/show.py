@@ -8,6 +8,7 @@ import click
 
 from shellrunner import control_characters
 from shellrunner.cli import api_calls
+from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.output_options import output_option
@@ -15,8 +16,8 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_state import state_cell
-from shellrunner.cli.ui.output_format import JSON, OutputFormat
-from shellrunner.cli.ui.table import Cell
+from shellrunner.cli.ui.output_format import OutputFormat
+from shellrunner.cli.ui.table import Cell, terminal_width
 from shellrunner.client import Client, ClientError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _OPTIONS: Final = (  # keys of a job that are shown unless they have their defau
     "start_at", "retries", "notify", "tty", "stdin", "submitter", "run_as",
 )  # fmt: skip
 _DEFAULTS: Final[Mapping[str, Any]] = {"queue": "default", "priority": 0, "encoding": "utf-8"}
+
+_INDENT: Final = 12  # columns before the text of a field
 
 Field = tuple[str, Cell]
 
@@ -45,22 +48,23 @@ def show(jobs: JobSelection, output: OutputFormat | None, server: str | None) ->
 
 
 async def _show(jobs: JobSelection, output: OutputFormat | None, console: Console, client: Client) -> int:
-    shown: list[Mapping[str, Any]] = []
+    printer = JobPrinter(output, console, client) if output else None
+    shown = 0
 
     async def show_job(job_id: int) -> int:
+        nonlocal shown
         job, status = await client.job(job_id), await client.status(job_id)
         result = await _result(client, job_id) if status["done"] else None
-        documents = {"job": job, "status": status, "result": result}
-        if output and output.kind != JSON:
-            await output.print(console, [documents])
-        elif not output:
+        if printer:
+            await printer.add(job_id, {"job": job, "status": status, "result": result})
+        else:
             await console.print_line(("\n" if shown else "") + _render(_fields(job, status, result)))
-        shown.append(documents)
+            shown += 1
         return 0
 
     code = max(await api_calls.for_each_job(await jobs.resolve(client), show_job, console), default=0)
-    if output and output.kind == JSON:
-        await output.print(console, shown)
+    if printer:
+        await printer.finish()
     return code
 
 
@@ -74,11 +78,22 @@ async def _result(client: Client, job_id: int) -> "Result | None":
 
 
 def _render(fields: Iterator[Field]) -> str:
-    styler = Styler()
+    styler, width = Styler(), terminal_width()
     return "\n".join(
-        styler.apply(f"{name:<12}", "dim") + styler.apply(control_characters.escape(cell.text), cell.style)
+        styler.apply(f"{name:<{_INDENT}}", "dim") + styler.apply(_wrapped(name, cell.text, width), cell.style)
         for name, cell in fields
     )
+
+
+def _wrapped(name: str, text: str, width: int | None) -> str:
+    """Return the text of a field, with a long list on several lines of a terminal."""
+    text = control_characters.escape(text)
+    if name != "env" or width is None or len(text) <= width - _INDENT:
+        return text
+    import textwrap  # noqa: PLC0415  only here
+
+    lines = textwrap.wrap(text, max(width - _INDENT, 1), break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * _INDENT}".join(lines)
 
 
 def _fields(job: "Job", status: "Status", result: "Result | None") -> Iterator[Field]:
@@ -100,7 +115,7 @@ def _fields(job: "Job", status: "Status", result: "Result | None") -> Iterator[F
 
 def _option_fields(job: "Job") -> Iterator[Field]:
     if job["env"]:
-        yield "env", Cell(", ".join(job["env"]))
+        yield "env", Cell(", ".join(sorted(job["env"])))
     for name in _OPTIONS:
         value: Any = job.get(name)
         if value and value != _DEFAULTS.get(name) and (text := _FORMATS.get(name, _text)(value)):

@@ -18,10 +18,12 @@ from shellrunner.cli.ui.output_format import TABLE, OutputFormat
 from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.client import Client
 
+_NAME: Final = "NAME"  # of the column that is left out where no job has one
 _COLUMNS: Final = (
     *(Column(heading, right=True) for heading in ("ID", "CPU", "MEMORY", "CPU TIME", "TIME", "PROCESSES")),
-    Column("NAME"), Column("COMMAND", flexible=True),
-)  # fmt: skip
+    Column(_NAME),
+    Column("COMMAND", flexible=True),
+)
 _SORT_KEYS: Final = {"cpu": "cpu_share", "memory": "rss_bytes", "time": "cpu_seconds"}
 
 Row = Mapping[str, Any]
@@ -31,7 +33,7 @@ Row = Mapping[str, Any]
 @click.option("--sort", type=click.Choice([*_SORT_KEYS]), default="cpu", help="What is first (default: cpu).")
 @click.option("--interval", metavar="TIME", type=DURATION, default="2", help="How often it is read (default: 2).")
 @click.option("--once", is_flag=True, help="Print the table once, as where standard output is not a terminal.")
-@output_option(has_table=True, json_help="Print each job with its usage as a line of JSON, once.")
+@output_option(json_help="Print each job with its usage as a line of JSON, once.")
 @api_calls.server_option
 def top(sort: str, interval: float, once: bool, output: OutputFormat | None, server: str | None) -> NoReturn:
     """Show what the processes of running jobs use: CPU, memory, time.
@@ -61,12 +63,12 @@ async def _print_once(key: str, output: OutputFormat | None, console: Console, c
 async def _watch(key: str, interval: float, console: Console, client: Client) -> int:
     import asyncio  # noqa: PLC0415  it takes 30 ms
 
-    from shellrunner.cli.watched_table import alternate_screen, draw  # noqa: PLC0415  it imports asyncio
+    from shellrunner.cli.watched_table import alternate_screen, cut, draw  # noqa: PLC0415  it imports asyncio
 
     with suppress(asyncio.CancelledError), alternate_screen():
         while True:
             rows = await _rows(key, client)
-            await draw(console, [_summary(rows), *_table(rows).splitlines()])
+            await draw(console, [cut(_summary(rows)), *_table(rows).splitlines()])
             await asyncio.sleep(interval)
     return 0
 
@@ -91,10 +93,12 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    return render_table(_COLUMNS, [_cells(row) for row in rows])
+    has_names = any(row.get("name") for row in rows)
+    columns = [column for column in _COLUMNS if has_names or column.heading != _NAME]
+    return render_table(columns, [_cells(row, has_names=has_names) for row in rows])
 
 
-def _cells(row: Row) -> list[Cell]:
+def _cells(row: Row, *, has_names: bool) -> list[Cell]:
     time = formatting.seconds_between(row["started"]) if row["started"] else 0.0
     return [
         Cell(str(row["job_id"])),
@@ -103,6 +107,6 @@ def _cells(row: Row) -> list[Cell]:
         Cell(formatting.format_duration(row["cpu_seconds"])),
         Cell(formatting.format_duration(time)),
         Cell(str(row["processes"])),
-        Cell(row.get("name") or ""),
+        *([Cell(row.get("name") or "")] if has_names else []),
         Cell(row["command"]),
     ]

@@ -5,22 +5,20 @@ Must not know how connections are resumed.
 
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 
 from shellrunner.cli import api_calls, exit_codes
+from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.job_selection import NOT_DONE, JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
-from shellrunner.cli.ui.output_format import JSON, OutputFormat
+from shellrunner.cli.ui.output_format import OutputFormat
 from shellrunner.client import Client, StatusChanged, StreamReset
-
-if TYPE_CHECKING:
-    from shellrunner.wire.documents import Result
 
 _UNKNOWN_CHANGE: Final = "none"  # an id of no event, which is answered with a reset once the stream is connected
 
@@ -56,15 +54,17 @@ async def _wait(
     jobs: JobSelection, output: OutputFormat | None, console: Console, client: Client, *, is_any: bool
 ) -> int:
     ids = await jobs.resolve(client)
-    waiting = _Waiting(output, console, client)
     if is_any and ids:
         what = f"one of {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}"
         console.progress.set_activity(f"waiting for {what}")
         ids = [await _first_done(ids, client)]
         if output is None:
             await console.print_line(str(ids[0]))
+    printer = JobPrinter(output, console, client) if output else None
+    waiting = _Waiting(printer, console, client, has_several=len(ids) > 1)
     codes = await api_calls.for_each_job(ids, waiting.wait_for, console, error_code=exit_codes.SERVICE_ERROR)
-    await waiting.print_list()
+    if printer:
+        await printer.finish()
     return next(filter(None, codes), 0)
 
 
@@ -86,31 +86,21 @@ async def _first_done(ids: list[int], client: Client) -> int:
 class _Waiting:
     """Waits for jobs one by one, and prints how each has ended."""
 
-    def __init__(self, output: OutputFormat | None, console: Console, client: Client) -> None:
-        self._output, self._console, self._client = output, console, client
-        self._results: list[Any] = []  # of the JSON list
+    def __init__(self, printer: JobPrinter | None, console: Console, client: Client, *, has_several: bool) -> None:
+        """Of several jobs, the exit code alone does not show which one has failed."""
+        self._printer, self._console, self._client, self._has_several = printer, console, client, has_several
 
     async def wait_for(self, job_id: int) -> int:
         """Wait for a job, and return the exit code of `run`."""
         self._console.progress.set_activity(f"waiting for job {job_id}")
         status, result = await self._client.wait(job_id), None
         self._console.progress.set_activity("")
-        if status["result"] and (self._output or status["ending"] != "exited" or status.get("leftovers_count")):
+        if status["result"] and (self._printer or status["ending"] != "exited" or status.get("leftovers_count")):
             result = await self._client.result(job_id)
-            await self._print(result)
-        if status["ending"] != "exited":
+            if self._printer:
+                await self._printer.add(job_id, result)
+        if status["ending"] != "exited" or (self._has_several and status["exit_code"]):
             self._console.report(formatting.describe_ending(job_id, status, result and result["detail"]))
         if result and (leftovers := formatting.describe_leftovers(result)):
             self._console.report(f"job {job_id}: {leftovers}")
         return exit_codes.exit_code_of_job(status)
-
-    async def _print(self, result: "Result") -> None:
-        if self._output and self._output.kind == JSON:
-            self._results.append(result)
-        elif self._output:
-            await self._output.print(self._console, [result])
-
-    async def print_list(self) -> None:
-        """Print the results, if they are one JSON document."""
-        if self._output and self._output.kind == JSON:
-            await self._output.print(self._console, self._results)

@@ -9,6 +9,7 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, job_request, stdin_source
 from shellrunner.cli.foreground import local_environment
+from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.job_selection import JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
@@ -89,19 +90,24 @@ async def _again(
             return exit_codes.FAILED
     owner = None if options.clean else await local_environment.local_identity(client)
     changes = {**options.changes, **await job_request.resolved_after(client, options.changes)}
+    printer = JobPrinter(options.output, console, client) if options.output else None
 
     async def submit_again(job_id: int) -> int:
         key = f"{options.key}-{job_id}" if options.key and len(ids) > 1 else options.key
         patch = await _patch(client, job_id, changes, options, owner)
         with job_request.errors_name_flags():
             job = await client.again(job_id, patch, key=key)
-        if options.output:
-            await options.output.print(console, [job], is_list=False)
+        if printer:
+            await printer.add(job["job_id"], job)
         else:
             await console.print_line(str(job["job_id"]))
         return 0
 
-    codes = await api_calls.for_each_job(ids, submit_again, console, error_code=exit_codes.SERVICE_ERROR)
+    try:
+        codes = await api_calls.for_each_job(ids, submit_again, console, error_code=exit_codes.SERVICE_ERROR)
+    finally:
+        if printer:
+            await printer.finish()
     return max(codes, default=0)
 
 

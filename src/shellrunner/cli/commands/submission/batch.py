@@ -14,6 +14,7 @@ from shellrunner import ascii_text
 from shellrunner.cli import api_calls, exit_codes, job_request
 from shellrunner.cli.foreground import local_environment
 from shellrunner.cli.foreground.local_environment import LocalEnvironment
+from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.parameters.job_options import JobCommand, new_job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui.console import Console
@@ -102,17 +103,23 @@ async def _submit(
 ) -> int:
     here = await local_environment.find(client, console, clean=clean, cwd=cwd)
     chunks = list(chunked([(number, _complete(job, here)) for number, job in jobs]))
-    for index, chunk in enumerate(chunks):
-        chunk_key = f"{key}-{index}" if key and len(chunks) > 1 else key
-        with (
-            local_environment.errors_mention_clean(here),
-            _errors_name_lines(chunk, is_first=chunk is chunks[0]),
-        ):
-            submitted = await client.submit_many([job for _, job in chunk], key=chunk_key)  # type: ignore[misc]
-        if output:
-            await output.print(console, submitted)
-        else:
-            await console.print_line("\n".join(str(job["job_id"]) for job in submitted))
+    printer = JobPrinter(output, console, client) if output else None
+    try:
+        for index, chunk in enumerate(chunks):
+            chunk_key = f"{key}-{index}" if key and len(chunks) > 1 else key
+            with (
+                local_environment.errors_mention_clean(here),
+                _errors_name_lines(chunk, is_first=chunk is chunks[0]),
+            ):
+                submitted = await client.submit_many([job for _, job in chunk], key=chunk_key)  # type: ignore[misc]
+            if printer:
+                for job in submitted:
+                    await printer.add(job["job_id"], job)
+            else:
+                await console.print_line("\n".join(str(job["job_id"]) for job in submitted))
+    finally:
+        if printer:  # also of an error in a later part: what was accepted runs
+            await printer.finish()
     if not jobs:
         console.report("no jobs in the file")
     return 0

@@ -51,6 +51,8 @@ def run(
     if detach:
         submit_detached(stdin, server, clean=clean, output=output, more=keys, **options)
     console = Console(quiet=quiet)
+    if options["interactive"] and not keys:
+        stdin = "-"
     with stdin_source.open_stdin(stdin, stream_at_once=True) as source:
         submission = job_options.submission(**options, stdin=source) | keys
         if keys:

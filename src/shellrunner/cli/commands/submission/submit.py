@@ -13,6 +13,7 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.foreground import local_environment
+from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.stdin_source import StdinSource
@@ -63,7 +64,12 @@ async def _submit(
     clean: bool,
 ) -> int:
     job = await local_environment.submit(client, submission, console, clean=clean)
-    await (output.print(console, [job], is_list=False) if output else console.print_line(str(job["job_id"])))
+    if output:
+        printer = JobPrinter(output, console, client, is_list=False)
+        await printer.add(job["job_id"], job)
+        await printer.finish()
+    else:
+        await console.print_line(str(job["job_id"]))
     if source.is_streamed:
         console.progress.set_activity(f"sending input to job {job['job_id']}")
         await stdin_source.pipe_stdin(client, job["job_id"], source, nullcontext())
