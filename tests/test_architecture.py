@@ -62,10 +62,10 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cli": (
         ("__init__", "commands"),
         ("verb_group",),
-        ("parameters", "watched_table"),
+        ("parameters",),
         ("terminal",),
         ("foreground",),
-        ("api_calls", "output_writer", "stdin_source", "job_request"),
+        ("api_calls", "output_writer", "stdin_source", "job_request", "listing"),
         ("job_selection", "event_loop"),
         ("job_query",),
         ("server_config", "exit_codes", "ui"),
@@ -85,6 +85,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("detach_key", "modes", "raw_mode"),
         ("__init__",),
     ),
+    "cli.listing": (("watched_table", "job_printer"), ("__init__",)),
     "cli.ui": (
         ("job_table",),
         ("job_state", "output_format", "prompt"),

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from shellrunner.cli import event_loop, exit_codes, stdin_source
 from shellrunner.cli.event_loop import InterruptHandler, TerminationHandler
 from shellrunner.cli.foreground import job_ending, local_environment
-from shellrunner.cli.job_printer import JobPrinter
+from shellrunner.cli.listing.job_printer import JobPrinter
 from shellrunner.cli.output_writer import OutputWriter
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting, prompt

@@ -61,7 +61,7 @@ def ps(
     console, output = Console(), None if output and output.kind == TABLE else output
     if watch:
         _check_watch(is_table=not (quiet or output))
-        from shellrunner.cli.watched_table import WatchedTable  # noqa: PLC0415  it imports asyncio
+        from shellrunner.cli.listing.watched_table import WatchedTable  # noqa: PLC0415  it imports asyncio
 
         table = WatchedTable(query, columns, console, counts_all=not (filters or everything))
         api_calls.run_with_client(server, table.run, console, concurrent=True, retry_for=api_calls.RETRY_FOR_LONG)

@@ -8,8 +8,8 @@ import click
 
 from shellrunner import control_characters
 from shellrunner.cli import api_calls
-from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.job_selection import JobSelection
+from shellrunner.cli.listing.job_printer import JobPrinter
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui import formatting

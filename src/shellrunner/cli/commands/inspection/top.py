@@ -63,7 +63,7 @@ async def _print_once(key: str, output: OutputFormat | None, console: Console, c
 async def _watch(key: str, interval: float, console: Console, client: Client) -> int:
     import asyncio  # noqa: PLC0415  it takes 30 ms
 
-    from shellrunner.cli.watched_table import alternate_screen, cut, draw  # noqa: PLC0415  it imports asyncio
+    from shellrunner.cli.listing.watched_table import alternate_screen, cut, draw  # noqa: PLC0415  it imports asyncio
 
     with suppress(asyncio.CancelledError), alternate_screen():
         while True:

@@ -10,8 +10,8 @@ from typing import Final, NoReturn
 import click
 
 from shellrunner.cli import api_calls, exit_codes
-from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.job_selection import NOT_DONE, JobSelection
+from shellrunner.cli.listing.job_printer import JobPrinter
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand
 from shellrunner.cli.parameters.output_options import output_option

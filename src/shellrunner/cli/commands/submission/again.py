@@ -9,8 +9,8 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, job_request, stdin_source
 from shellrunner.cli.foreground import local_environment
-from shellrunner.cli.job_printer import JobPrinter
 from shellrunner.cli.job_selection import JobSelection
+from shellrunner.cli.listing.job_printer import JobPrinter
 from shellrunner.cli.parameters.job_ids import selected_jobs
 from shellrunner.cli.parameters.job_options import JobCommand, replacing_options
 from shellrunner.cli.parameters.output_options import output_option

@@ -14,7 +14,7 @@ from shellrunner import ascii_text
 from shellrunner.cli import api_calls, exit_codes, job_request
 from shellrunner.cli.foreground import local_environment
 from shellrunner.cli.foreground.local_environment import LocalEnvironment
-from shellrunner.cli.job_printer import JobPrinter
+from shellrunner.cli.listing.job_printer import JobPrinter
 from shellrunner.cli.parameters.job_options import JobCommand, new_job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.ui.console import Console

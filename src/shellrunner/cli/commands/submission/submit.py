@@ -13,7 +13,7 @@ import click
 
 from shellrunner.cli import api_calls, exit_codes, stdin_source
 from shellrunner.cli.foreground import local_environment
-from shellrunner.cli.job_printer import JobPrinter
+from shellrunner.cli.listing.job_printer import JobPrinter
 from shellrunner.cli.parameters import job_options
 from shellrunner.cli.parameters.output_options import output_option
 from shellrunner.cli.stdin_source import StdinSource

@@ -5,6 +5,7 @@ Must not know how jobs are selected, or how connections are resumed.
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -12,7 +13,6 @@ from typing import Final
 from shellrunner.cli.event_loop import run_with_background
 from shellrunner.cli.fd_io import STDOUT
 from shellrunner.cli.job_query import JobQuery, JobQueryResult, fetch
-from shellrunner.cli.terminal.raw_mode import terminal_size
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.job_table import render_jobs
 from shellrunner.client import Client
@@ -58,7 +58,7 @@ class WatchedTable:
     async def _draw(self, result: JobQueryResult, counts: Mapping[str, int] | None) -> None:
         lines = [cut(_summary(counts))] if counts else []
         lines += render_jobs(result.rows, self._columns).splitlines()
-        max_lines = terminal_size(STDOUT)[0] - 1
+        max_lines = shutil.get_terminal_size().lines - 1
         if len(lines) > max_lines or result.has_more:
             shown = min(len(lines), max_lines - 1)
             jobs = shown - 2 if counts else shown - 1
@@ -70,13 +70,13 @@ class WatchedTable:
 
 async def draw(console: Console, lines: Sequence[str]) -> None:
     """Replace the screen by these lines, as far as it has room for them."""
-    text = "".join(f"{line}\x1b[K\n" for line in lines[: max(1, terminal_size(STDOUT)[0] - 1)])
+    text = "".join(f"{line}\x1b[K\n" for line in lines[: max(1, shutil.get_terminal_size().lines - 1)])
     await console.write(STDOUT, f"\x1b[H{text}\x1b[J".encode(errors="replace"))
 
 
 def cut(text: str) -> str:
     """Return as much of a text without styles as a line of the terminal has room for."""
-    return text[: terminal_size(STDOUT)[1]]
+    return text[: shutil.get_terminal_size().columns]
 
 
 async def _count_by_state(client: Client) -> Mapping[str, int]:
