@@ -98,6 +98,48 @@ def test_no_verb_or_reason_is_left_over() -> None:
     assert not set(CALLED_BY) & set(WITHOUT_VERB)
 
 
+# The options of each verb of pueue 4.0.4, and of the program itself under an empty name (pueue/src/client/cli.rs).
+PUEUE = {
+    "": "--verbose --color --config --profile",
+    "add": "--working-directory --escape --immediate --follow --stashed --delay --group --after --priority --label"
+    " --print-task-id",
+    "remove": "", "switch": "", "stash": "--group --all --delay", "enqueue": "--group --all --delay",
+    "start": "--group --all", "restart": "--all-failed --failed-in-group --immediate --stashed --in-place"
+    " --not-in-place --edit",
+    "pause": "--group --all --wait", "kill": "--group --all --signal", "send": "", "edit": "", "env": "",
+    "group": "--json --parallel", "status": "--json --group", "log": "--group --all --json --lines --full",
+    "follow": "--lines", "wait": "--group --all --quiet --status", "clean": "--successful-only --group",
+    "reset": "--groups --force", "shutdown": "", "parallel": "--group", "completions": "",
+}  # fmt: skip
+# What task-spooler 1.0.1 and its fork 2.0.0 have (`tsp -h`).
+TASK_SPOOLER = (
+    "-K -C -l -S -t -c -p -o -i -s -r -w -k -u -U -B -h -V -n -E -g -f -m -d -D -L -N -T -W -z -O -G -a -F -R -q -M"
+    " --getenv --setenv --unsetenv --get_label --full_cmd --count_running --last_queue_id --get_logdir --set_logdir"
+    " --serialize --set_gpu_free_perc --get_gpu_free_perc --gpus --gpu_indices TS_SOCKET TS_MAILTO TS_MAXFINISHED"
+    " TS_MAXCONN TS_ONFINISH TS_ENV TS_SAVELIST TS_SLOTS TS_VISIBLE_DEVICES TMPDIR"
+)
+
+
+def test_the_comparison_names_all_of_the_others() -> None:
+    """Each verb and option of pueue has a row, and so has each of task-spooler."""
+    page = (Path(__file__).parents[2] / "docs/how-to/move-from-pueue.md").read_text()
+    pueue, task_spooler = page.split("\n## ")[1:]
+    named: dict[str, set[str]] = {"": set()}
+    for cell in re.findall(r"^\| (.*?) \|", pueue, re.MULTILINE):
+        verbs = [""]
+        for words in (span.split() for span in re.findall(r"`([^`]+)`", cell)):
+            if not words[0].startswith("-"):
+                verbs = [words[0], *(verbs if "with" in cell else [])]
+            for verb in verbs:
+                named.setdefault(verb, set()).update(word for word in words if word.startswith("--"))
+    assert {verb: set(options.split()) - named.get(verb, set()) for verb, options in PUEUE.items()} == {
+        verb: set() for verb in PUEUE
+    }
+    assert set(PUEUE) <= set(named)
+    cells = " ".join(re.findall(r"^\| (.*?) \|", task_spooler, re.MULTILINE))
+    assert set(TASK_SPOOLER.split()) <= set(re.findall(r"`([^` ]+)`", cells))
+
+
 def test_the_comparison_names_what_exists() -> None:
     """Each option that the page about other programs gives for ours is one of a verb that it names."""
     page = Path(__file__).parents[2] / "docs/how-to/move-from-pueue.md"

@@ -166,8 +166,8 @@ _SYNONYMS: Final = {
     "cat": "logs", "output": "logs", "info": "show", "inspect": "show", "kill": "cancel", "stop": "cancel",
     "remove": "rm", "delete": "rm", "clean": "prune", "clear": "prune", "groups": "queues", "group": "queues",
     "queue": "queues", "parallel": "queues", "daemon": "serve", "start": "serve", "server": "serve", "exec": "run",
-    "stash": "hold", "enqueue": "release", "restart": "again", "retry": "again", "rerun": "again",
-    "switch": "edit", "abort": "cancel",
+    "stash": "hold", "enqueue": "release", "restart": "again", "re": "again", "retry": "again", "rerun": "again",
+    "fo": "logs", "cleanup": "prune", "completions": "completion", "switch": "edit", "abort": "cancel",
 }  # fmt: skip
 
 
