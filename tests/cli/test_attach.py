@@ -128,7 +128,7 @@ async def test_one_types_and_the_others_watch(shared: Service, typist: Typist) -
             typist.at_terminal("attach", job, rows=12) as second,
             typist.at_terminal("attach", "--read-only", job, columns=40) as third,
         ):
-            await second.shows(b"[another terminal types into this job")
+            await second.shows(b"[another terminal is typing into this job")
             await third.shows(b"[the job's terminal has 24 rows and 80 columns]")
             assert b"\x1b[?7l" in third.shown.partition(b"ready\r\n")[0], "longer lines are cut"
             second.types(b"no\r")
@@ -145,7 +145,7 @@ async def test_one_types_and_the_others_watch(shared: Service, typist: Typist) -
                 await fourth.shows(b"got two\r\n")
                 await until(lambda: types_into(fourth, b"three\r", b"got three\r\n"))
                 second.types(b"four\r")
-                await second.shows(b"[another terminal types into this job", after=b"got three\r\n")
+                await second.shows(b"[another terminal is typing into this job", after=b"got three\r\n")
                 fourth.types(b"\x04")
                 assert [await screen.code() for screen in (second, third, fourth)] == [0, 0, 0]
                 assert b"got never" not in third.shown

@@ -142,7 +142,7 @@ async def test_what_is_taken_out_of_a_job_is_gone(service: Service, open_tab: An
     for name, text in texts.items():
         await tab.page.fill(f"#run-fields [name='{name}']", text)
     await tab.page.press("#run-command", "Enter")
-    await tab.wait_for("#run-fields .error", "Enter it, or run once more to have none")
+    await tab.wait_for("#run-fields .error", "Enter it again, or press Run once more to run without it")
     await tab.page.press("#run-command", "Enter")
     again, result = await ended(tab, service, job)
     assert (again["env"], again["labels"], again["retries"], again["stdin"]) == (["B"], {"b": "2"}, None, None)

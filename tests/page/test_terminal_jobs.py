@@ -33,7 +33,7 @@ async def start_typing(tab: Any) -> None:
     """Click the button, and wait until what is typed goes to the job."""
     await tab.page.click("#type")
     await tab.wait_for("#terminal.typing")
-    await tab.wait_for("#input-note", "Ctrl+\\ stops")
+    await tab.wait_for("#input-note", "Press Ctrl+\\ to stop")
 
 
 async def end(service: Service, tab: Any, job: int) -> None:
@@ -118,14 +118,14 @@ async def test_one_of_two_pages_types(service: Service, open_tab: Any) -> None:
     await first.wait_for_output("ready")
     await start_typing(first)
     await second.page.click("#type")
-    await second.wait_for("#input-note", "Another terminal types into this job")
+    await second.wait_for("#input-note", "Another terminal is typing into this job")
     assert await second.page.locator("#terminal.typing").count() == 0
     await second.page.click("#input-take")
     await second.wait_for("#terminal.typing")
     await second.page.keyboard.press("b")
     await second.wait_for_output("key 62.")
     await first.page.keyboard.press("a")
-    await first.wait_for("#input-note", "Another terminal types into this job")
+    await first.wait_for("#input-note", "Another terminal is typing into this job")
     await second.page.keyboard.press("Control+\\")
     await until(lambda: _types(first))
     await end(service, first, job)

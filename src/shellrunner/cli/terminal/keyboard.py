@@ -18,11 +18,11 @@ _MAX_WAITING: Final = 64  # pieces of input that wait to be sent; then no more i
 _LAST_KEYS_TIMEOUT: Final = 1.0  # seconds for what was typed before the key that detaches
 _ENDED: Final = ("not-running", "no-such-job", "result-gone")
 _REFUSALS: Final = {
-    "input-taken": "another terminal types into this job, so this one only watches: `attach --take` replaces it",
+    "input-taken": "another terminal is typing into this job, and this one only watches: use `attach --take`",
     "input-closed": "this job takes no input, so this terminal only watches",
     "command-not-allowed": "this token may not type into this job, so this terminal only watches",
     "insufficient-scope": "this token may not type into jobs, so this terminal only watches",
-    "not-yours": "this job is another's, so this terminal only watches",
+    "not-yours": "this job belongs to another user, so this terminal only watches",
 }
 
 

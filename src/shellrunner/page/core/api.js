@@ -6,6 +6,8 @@ import { currentToken, requestToken } from "./token.js";
 
 export const REJECTED = "The token is unknown or has expired";
 
+const JSON_TYPES = { PATCH: "application/merge-patch+json" }; // by method; of all others application/json
+
 let clockOffset = 0;
 
 /** The service answered with an error: a problem document (RFC 9457), or a status alone. */
@@ -65,9 +67,9 @@ export function requiresToken(response) {
   return response.status === 401 && /^bearer\b/i.test(response.headers.get("WWW-Authenticate") || "");
 }
 
-/** Send a request, with JSON or with bytes, and return the JSON response, or null for 204. Prompts for a token if one is
+/** Send a request, with JSON (of PATCH a merge patch, RFC 7396) or with bytes, and return the JSON response, or null for 204. Prompts for a token if one is
     required. Throws Problem or Unreachable. */
-export async function request(method, path, { body, contentType = "application/json", idempotencyKey, signal } = {}) {
+export async function request(method, path, { body, contentType = JSON_TYPES[method] ?? "application/json", idempotencyKey, signal } = {}) {
   const headers = body === undefined ? {} : { "Content-Type": contentType };
   if (idempotencyKey) headers["Idempotency-Key"] = `"${idempotencyKey}"`;
   return parse(await sendWithToken(path, { method, headers, signal, body: encode(body) }));

@@ -3,7 +3,7 @@
 
 import { assignments, duration, exactText, fromNow, ids, instant, number, size, text, words } from "./values.js";
 
-const YES_NO = [["", "As configured"], ["false", "End them"], ["true", "Let them go on"]];
+const YES_NO = [["", "As configured"], ["false", "End them"], ["true", "Let them continue"]];
 const RETRYABLE = ["exited", "signalled", "timed_out", "output_limit", "out_of_memory", "failed_to_start", "lost"];
 
 /* Of a field: `key` is its path in the specification; `kind` is the element (line, lines, check, select), a line by
@@ -40,17 +40,17 @@ export const GROUPS = [
     { key: "leave_children", label: "Processes left behind", kind: "select", options: YES_NO },
   ]],
   ["Retries", [
-    { key: "retries.max", label: "Further attempts at most", type: number, hint: "None" },
+    { key: "retries.max", label: "Maximum retries", type: number, hint: "None" },
     { key: "retries.delay", label: "Wait before each", type: duration, hint: "0; 10s, 5m" },
     { key: "retries.on", label: "After these endings", type: words, hint: RETRYABLE.join(" "), wide: true },
   ]],
   ["Output", [
     { key: "encoding", label: "Charset", type: text, initial: "utf-8", hint: "utf-8", list: "charsets" },
     { key: "notify.url", label: "Send the result to (URL)", type: text, hint: "https://" },
-    { key: "tty", label: "In a terminal", kind: "check", wide: true },
+    { key: "tty", label: "Run in a terminal", kind: "check", wide: true },
     { key: "tty.rows", label: "Its rows", type: number, hint: "24" },
     { key: "tty.columns", label: "Its columns", type: number, hint: "80" },
-    { key: "tty.echo", label: "It echoes what is typed", kind: "check", wide: true },
+    { key: "tty.echo", label: "Echo what is typed", kind: "check", wide: true },
   ]],
 ];
 

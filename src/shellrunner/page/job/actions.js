@@ -5,10 +5,9 @@ import { may } from "../core/identity.js";
 import { confirm } from "../ui/dialogs.js";
 import { $, createElement, setText } from "../ui/dom.js";
 
-const MERGE_PATCH = "application/merge-patch+json";
 const SIGNALS = [
-  ["SIGINT", "as Ctrl+C does"], ["SIGTERM", "asks it to end"], ["SIGHUP", "often: reads its settings again"],
-  ["SIGQUIT", "as Ctrl+\\ does"], ["SIGUSR1", ""], ["SIGUSR2", ""], ["SIGWINCH", ""], ["SIGKILL", "ends it at once"],
+  ["SIGINT", "as Ctrl+C does"], ["SIGTERM", "requests termination"], ["SIGHUP", "often reloads the configuration"],
+  ["SIGQUIT", "as Ctrl+\\ does"], ["SIGUSR1", ""], ["SIGUSR2", ""], ["SIGWINCH", ""], ["SIGKILL", "kills it at once"],
 ];
 
 const isHeld = (job) => job.pending?.reason === "held"; // which comes before all other reasons
@@ -70,7 +69,7 @@ export class JobActions {
   async toggleHold() {
     if (!this.#allows((job) => !job.done && job.state !== "running")) return;
     const body = { held: !isHeld(this.#job) };
-    await this.#send("PATCH", `/api/jobs/${this.#job.job_id}`, { body, contentType: MERGE_PATCH });
+    await this.#send("PATCH", `/api/jobs/${this.#job.job_id}`, { body });
   }
 
   async togglePause() {

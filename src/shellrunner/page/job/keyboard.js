@@ -9,12 +9,12 @@ const MIN_RETRY_DELAY = 100; // milliseconds
 const MAX_RETRY_DELAY = 3000;
 const WAITING = new Set(["input-full", "keeper-silent", "store-unavailable"]);
 const REFUSALS = {
-  "input-taken": "Another terminal types into this job",
+  "input-taken": "Another terminal is typing into this job",
   "input-closed": "This job takes no input",
-  "not-running": "This job does not run",
+  "not-running": "This job is not running",
   "command-not-allowed": "This token may not type into this job",
   "insufficient-scope": "This token may not type into jobs",
-  "not-yours": "This job is another's",
+  "not-yours": "This job belongs to another user",
 };
 
 export const TAKEN = REFUSALS["input-taken"];

@@ -66,7 +66,7 @@ export class TerminalInput {
     if (this.#keyboard !== keyboard) return;
     if (refusal) return this.#quit(refusal);
     this.#terminal.setTyping((text) => keyboard.type(text));
-    this.#note = "You type into this job. Ctrl+\\ stops";
+    this.#note = "You are typing into this job. Press Ctrl+\\ to stop";
     this.render();
     announce(this.#note);
     this.fit();

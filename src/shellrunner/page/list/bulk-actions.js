@@ -8,11 +8,10 @@ import { buildQuery } from "./filters.js";
 import { clearSelection, selectedIds } from "./selection.js";
 
 const MAX_CONCURRENT = 4;
-const MERGE_PATCH = "application/merge-patch+json";
 const NEEDS_VALUES = "need values that are not stored";
 
 const again = (id, body = {}) => request("POST", `/api/jobs/${id}/again`, { body, idempotencyKey: createIdempotencyKey() });
-const patch = (held) => (id) => request("PATCH", `/api/jobs/${id}`, { body: { held }, contentType: MERGE_PATCH });
+const patch = (held) => (id) => request("PATCH", `/api/jobs/${id}`, { body: { held } });
 const ACTIONS = {
   cancel: { done: "cancelled", ask: "Cancel", send: (id) => request("POST", `/api/jobs/${id}/cancel`) },
   again: { done: "submitted again", ask: "Run again", send: (id) => again(id) },

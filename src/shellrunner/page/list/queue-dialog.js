@@ -13,7 +13,7 @@ export function openQueueDialog(queue, changed) {
   $("queue-max-queued").value = queue?.max_queued ?? "";
   openForm($("queue-dialog"), async () => {
     const name = $("queue-name").value.trim();
-    if (!name) throw new Error("Name: a queue needs one");
+    if (!name) throw new Error("Enter a name for the queue");
     const body = { max_running: parseLimit("queue-max-running"), max_queued: parseLimit("queue-max-queued") };
     await request("PUT", `/api/queues/${encodeURIComponent(name)}`, { body });
     await changed();

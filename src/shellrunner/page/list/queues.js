@@ -74,14 +74,14 @@ function showActions() {
 async function togglePause() {
   const queue = selected();
   const verb = (queue ?? state).paused ? "resume" : "pause";
-  if (!queue && verb === "pause" && !(await confirm("Pause all queues?", "No job is started until they are resumed. What runs goes on.", "Pause all", "Leave them"))) return;
+  if (!queue && verb === "pause" && !(await confirm("Pause all queues?", "No job starts until they are resumed. Running jobs continue.", "Pause all", "Leave them"))) return;
   await request("POST", `/api/queues/${queue ? `${encodeURIComponent(queue.queue)}/` : ""}${verb}`);
   await changed();
 }
 
 async function remove() {
   const { queue } = selected();
-  if (!(await confirm(`Remove queue ${queue}?`, "It must have no jobs that are not done.", "Remove queue", "Keep queue"))) return;
+  if (!(await confirm(`Remove queue ${queue}?`, "A queue can be removed only once all of its jobs are done.", "Remove queue", "Keep queue"))) return;
   await request("DELETE", `/api/queues/${encodeURIComponent(queue)}`);
   navigate({ queue: "" });
   await changed();

@@ -8,8 +8,6 @@ import { SpecForm } from "../form/spec-form.js";
 import { openForm } from "../ui/dialogs.js";
 import { $ } from "../ui/dom.js";
 
-const MERGE_PATCH = "application/merge-patch+json";
-
 let form = null;
 
 /** Open the dialog for a job; `onChanged(job)` is called with the changed job. */
@@ -22,7 +20,7 @@ export function openEditDialog(job, onChanged) {
     form.clearErrors();
     try {
       const body = changes(before, form.texts, job);
-      if (Object.keys(body).length) onChanged(await request("PATCH", `/api/jobs/${job.job_id}`, { body, contentType: MERGE_PATCH }));
+      if (Object.keys(body).length) onChanged(await request("PATCH", `/api/jobs/${job.job_id}`, { body }));
     } catch (error) {
       const faults = error.key ? [{ key: error.key, detail: error.message }] : (error.errors || []).map(toFault);
       const shown = faults.map(({ key, detail }) => form.showError(key, detail));

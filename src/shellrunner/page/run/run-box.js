@@ -12,7 +12,7 @@ import { fromJob, patchFor } from "./rerun.js";
 import { openTemplates } from "./templates.js";
 
 const MAX_ROWS = 12;
-const NO_INPUT = "The standard input of the earlier job is not stored. Enter it, or run once more to have none";
+const NO_INPUT = "The standard input of the earlier job is not stored. Enter it again, or press Run once more to run without it";
 
 const commandHistory = new CommandHistory();
 let options = null;
