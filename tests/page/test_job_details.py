@@ -1,6 +1,7 @@
 """What the view of a job shows beside its output: live usage, attempts, dependencies."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,12 +58,9 @@ async def test_dividers_show_where_a_job_was_cancelled_or_killed(service: Servic
     await service.ask("POST", f"/api/jobs/{job}/cancel")
     await tab.wait_until_ended("cancelled")
     await tab.wait_for_output("── Cancelled ──")
-    shown = [line for line in (await tab.copy_output()).split("\n") if line]
+    shown = (await tab.copy_output()).splitlines()
     assert shown == ["working", "── Cancel requested ──", "cleaning up", "── Cancelled ──"]
-    row = await tab.page.locator("#terminal .xterm-rows > div", has_text="cleaning").bounding_box()
-    await tab.page.mouse.dblclick(row["x"] + 10, row["y"] + 5)
-    await tab.page.keyboard.press("g")
-    assert await tab.page.input_value("#line-number") == ""  # a line of the page's own is no line of the output
+    assert await selected_line(tab, "cleaning") == "2"  # a line of the page's own is no line of the output
     killed = (await service.run("echo working; kill -KILL $$"))["job_id"]
     await tab.page.evaluate(f"location.hash = 'job={killed}'")
     await tab.wait_for_output("── SIGKILL ──")
@@ -72,3 +70,54 @@ async def test_dividers_show_where_a_job_was_cancelled_or_killed(service: Servic
         await tab.wait_for("#job-name", f"Job {other}")
         await tab.wait_for('#job-connection[data-state="ended"]')
         assert "──" not in await tab.copy_output()
+
+
+async def selected_line(tab: Any, text: str) -> str:
+    """Select a word in the output, and return the number that the box for lines then has."""
+    row = await tab.page.locator("#terminal .xterm-rows > div", has_text=text).last.bounding_box()
+    await tab.page.mouse.dblclick(row["x"] + 10, row["y"] + 5)
+    await tab.page.keyboard.press("g")
+    number = str(await tab.page.input_value("#line-number"))
+    await tab.page.keyboard.press("Escape")
+    return number
+
+
+async def test_dividers_show_where_attempts_ended(service: Service, open_tab: Any, tmp_path: Path) -> None:
+    """Between two attempts is how the first of them ended, live and later, and lines are counted without it."""
+    command = (
+        f"echo >> {tmp_path}/tries; n=$(wc -l < {tmp_path}/tries); printf '\\033[31mtry %d' $n; "
+        "test $n = 2 && kill -KILL $$; test $n = 3 && echo && echo last && exit; exit 4"
+    )
+    job = await service.submit(command, retries={"max": 3, "on": ["exited", "signalled"]}, held=True)
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_for("#job-badge .badge", "Held")
+    merge = {"Content-Type": "application/merge-patch+json"}
+    await service.ask("PATCH", f"/api/jobs/{job}", data='{"held": false}', headers=merge)
+    for again in range(2):
+        await tab.wait_until_ended("exit 0")
+        await tab.wait_for_output("last")
+        assert (await tab.copy_output()).splitlines() == [
+            "try 1", "── Attempt 1 of 4: Exit 4 ──", "try 2", "── Attempt 2 of 4: SIGKILL ──", "try 3", "last",
+        ]  # fmt: skip
+        # Both are parts of one line, since none of these attempts ended theirs.
+        assert [await selected_line(tab, text) for text in ("try 2", "try 3", "last")] == ["1", "1", "2"]
+        if not again:
+            await tab.page.reload()
+    await tab.page.evaluate(f"location.hash = 'job={job}-2'")
+    await tab.wait_for("#scroll-to-end", "Line 2:")
+    await tab.until("() => document.getElementById('excerpt').textContent.includes('Attempt 2 of 4')")
+    assert await tab.copy_output() == "last"
+
+
+async def test_each_attempt_begins_on_a_terminal_as_new(service: Service, open_tab: Any, tmp_path: Path) -> None:
+    """What an attempt has left changed, as the screen of a program that was killed, ends with it."""
+    command = (
+        f"echo before; mkdir {tmp_path}/tried || {{ echo second; exit; }}; "
+        "printf '\\033[?1049h\\033[31;2;5r\\033[?25ldrawn'; kill -KILL $$"
+    )
+    retries = {"max": 1, "on": ["signalled"]}
+    job = (await service.run(command, retries=retries, tty=True, merge_stderr=True))["job_id"]
+    tab = await open_tab(service, f"#job={job}")
+    await tab.wait_for_output("second")
+    shown = [line for line in (await tab.copy_output()).splitlines() if line and not line.startswith("mkdir")]
+    assert shown == ["before", "── Attempt 1 of 2: SIGKILL ──", "before", "second"]

@@ -33,6 +33,9 @@ export function stateLabel(job) {
   return ENDINGS[job.ending] || job.ending || STATES.done;
 }
 
+/** How an attempt ended that another one followed. */
+export const attemptLabel = (end) => `Attempt ${end.attempt} of ${end.max_attempts}: ${stateLabel({ ...end, state: "done" })}`;
+
 /** A job's tone: waiting, running, success, failure, stopped or unknown. */
 export function stateTone(job) {
   if (job.state === "running") return job.paused ? "waiting" : "running";

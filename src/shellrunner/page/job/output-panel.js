@@ -60,7 +60,7 @@ export class OutputPanel {
     });
     this.#lineBox = wireLineBox({
       jobId: () => this.#jobId,
-      selected: () => this.#excerpt.selectedLine || (this.#pump?.hasLineNumbers ? this.#terminal.selectedLine : 0),
+      selected: () => this.#excerpt.selectedLine || (this.#pump?.isComplete ? this.#terminal.selectedLine : 0),
       go: (line) => this.#showPlace({ line }),
     });
     this.#wireDownload();

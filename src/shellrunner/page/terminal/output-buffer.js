@@ -29,7 +29,7 @@ export class OutputBuffer {
     return this.#chunks[number - this.#offset];
   }
 
-  /** Add a chunk: {stream, text, time} of output, or {notice} of the page's own. */
+  /** Add a chunk: {stream, text, time} of output, or {notice, isFresh} of the page's own. */
   add(chunk) {
     this.#chunks.push(chunk);
     this.#characters += lengthOf(chunk);

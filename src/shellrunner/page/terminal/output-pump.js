@@ -5,6 +5,7 @@ import { send } from "../core/api.js";
 import { limitMarks } from "../core/escape.js";
 import { EventStream } from "../core/event-stream.js";
 import { formatSize } from "../core/format.js";
+import { attemptLabel } from "../core/labels.js";
 import { afterFrame } from "../core/scheduling.js";
 import { AnsiPainter } from "./ansi-painter.js";
 import { OutputBuffer, lengthOf } from "./output-buffer.js";
@@ -40,8 +41,6 @@ export class OutputPump {
   #suspended = false;
   #liveFrom = 0; // the number of the first chunk that is displayed for the first time
   #onLive = null;
-  #hasNotice = false;
-  #isInterrupted = false; // whether there is a notice between lines of output
   #start; // the event id where an excerpt begins, or null to show the end and what follows
   #limit = Infinity; // bytes of output up to which an excerpt is fetched
 
@@ -76,11 +75,6 @@ export class OutputPump {
   /** Whether all output so far is displayed. */
   get isComplete() {
     return this.skipped === 0 && this.#buffer.start === 0;
-  }
-
-  /** Whether all lines that are displayed, up to a notice at the end, are those of the output, from the first one on. */
-  get hasLineNumbers() {
-    return this.isComplete && !this.#isInterrupted;
   }
 
   get drawsInPlace() {
@@ -182,6 +176,7 @@ export class OutputPump {
   #event(name, document, id) {
     if (name === "stdout" || name === "stderr") this.#receive(name, document, id);
     else if (name === "status") this.#listener.status(document);
+    else if (name === "attempt") this.#add({ notice: `── ${attemptLabel(document)} ──`, isFresh: true });
     else if (name === "dropped") this.#drop(document, id);
     else if (name === "done") this.#done(document);
     this.#listener.changed();
@@ -219,8 +214,6 @@ export class OutputPump {
   }
 
   #add(chunk) {
-    if (chunk.notice) this.#hasNotice = true;
-    else this.#isInterrupted ||= this.#hasNotice;
     this.#buffer.add(chunk);
     this.#queued += lengthOf(chunk);
     this.#pump();
@@ -260,7 +253,7 @@ export class OutputPump {
 
   #paint(chunk) {
     this.#queued -= lengthOf(chunk);
-    if (chunk.notice) return this.#painter.paintNotice(chunk.notice);
+    if (chunk.notice) return this.#painter.paintNotice(chunk.notice, chunk.isFresh);
     return this.#painter.paint({ ...chunk, text: limitMarks(chunk.text) });
   }
 

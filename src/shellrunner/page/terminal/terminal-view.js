@@ -2,6 +2,7 @@
    copying, and keys for who types. It must not know about jobs or the network. */
 
 import { installCspStyles } from "./csp-styles.js";
+import { readNoticeMarks } from "./notice-mark.js";
 import { guardTerminal } from "./terminal-guard.js";
 import { FitAddon } from "../vendor/addon-fit.mjs";
 import { SearchAddon } from "../vendor/addon-search.mjs";
@@ -44,6 +45,7 @@ export class TerminalView {
   #size = null; // of the terminal on which the output was written, if it was one
   #isDrawn = false;
   #isReplay = false;
+  #notices = []; // rows of the page's own: {marker, divides}
   #typing = null; // while keys are typed: what is called with them
 
   /** `listener` has rendered() for each change of what is displayed, matched(index, count) for a change of the matches,
@@ -58,6 +60,11 @@ export class TerminalView {
       overviewRuler: { width: 10 },
     });
     guardTerminal(this.#terminal.parser, () => this.#isReplay);
+    readNoticeMarks(this.#terminal.parser, (divides) => this.#notices.push({ marker: this.#terminal.registerMarker(0), divides }));
+    this.#terminal.parser.registerEscHandler({ final: "c" }, () => { // RIS, which xterm.js then handles
+      this.#notices = [];
+      return false;
+    });
     for (const addon of [this.#fit, this.#search, new Unicode11Addon()]) this.#terminal.loadAddon(addon);
     this.#terminal.unicode.activeVersion = "11";
     this.#terminal.open(container);
@@ -155,7 +162,8 @@ export class TerminalView {
     return this.#terminal.buffer.active.length >= this.#terminal.rows + this.#terminal.options.scrollback;
   }
 
-  /** The number of the line in which the selection begins, counted from the first one written; 0 if it is not known. */
+  /** The number of the line in which the selection begins, counted from the first one written; 0 if it is not known. Rows
+      of the page's own are counted as the line before them. */
   get selectedLine() {
     const start = this.#terminal.getSelectionPosition()?.start;
     if (!start || this.#isTrimmed) return 0;
@@ -176,11 +184,23 @@ export class TerminalView {
     return true;
   }
 
-  /** The row in which each line begins. */
+  /** The row in which each line begins. Rows of the page's own begin none, nor does the rest of a line that they divide. */
   #firstRows() {
     const buffer = this.#terminal.buffer.active;
     const end = buffer.baseY + buffer.cursorY;
-    return Array.from({ length: end + 1 }, (_, row) => row).filter((row) => !buffer.getLine(row).isWrapped);
+    const notices = new Map(this.#notices.map(({ marker, divides }) => [marker.line, divides]));
+    const rows = [];
+    let isDivided = false;
+    for (let row = 0; row <= end; row += 1) {
+      if (buffer.getLine(row).isWrapped) continue;
+      if (notices.has(row)) {
+        isDivided ||= notices.get(row);
+        continue;
+      }
+      if (!isDivided) rows.push(row);
+      isDivided = false;
+    }
+    return rows;
   }
 
   #textBetween(row, end) {
