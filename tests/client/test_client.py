@@ -230,8 +230,8 @@ async def test_a_refusal_is_one_error_with_the_problem(
     [
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "answered 403 Forbidden without"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "foreign", "answered 404 Not Found without"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "foreign", "is not shellrunner's: check the address"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[{}]", "foreign", "is not shellrunner's: check the address"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "foreign", "is not shellrunner's .missing: queues."),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[{}]", "foreign", "is not shellrunner's .missing: queues."),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<br/>", "foreign", "is not shellrunner's: check the address"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "foreign", "is not shellrunner's: check the address"),
     ],

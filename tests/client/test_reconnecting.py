@@ -32,7 +32,7 @@ async def test_a_stream_that_is_cut_anywhere_is_whole(shared: Service, wire: Tcp
     """A stream cut many times at random bytes, even within events, yields the stored bytes of both streams once."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]
     dice = random.Random(8)
-    wire.budgets = [dice.randrange(200, 20_000) for _ in range(40)]
+    wire.breaks = [dice.randrange(200, 20_000) for _ in range(40)]
     got, ids = {"stdout": b"", "stderr": b""}, []
     async with Client(wire.url) as client:
         async for event in client.follow(number):
@@ -86,7 +86,7 @@ def _brief(event: Event) -> tuple[str, object] | None:
 async def test_raw_output_goes_on_where_it_broke(shared: Service, wire: TcpProxy) -> None:
     """A download whose connections break is resumed by range requests, and is complete."""
     number = (await shared.run("head -c 3000000 /dev/zero | tr '\\0' 'x'"))["job_id"]
-    wire.budgets = [random.Random(9).randrange(1, 900_000) for _ in range(5)]
+    wire.breaks = [random.Random(9).randrange(1, 900_000) for _ in range(5)]
     async with Client(wire.url) as client:
         pieces = [piece async for piece in client.stdout(number)]
     assert wire.broken >= 3
@@ -103,7 +103,7 @@ async def test_input_is_given_once_however_often_the_answer_is_lost(shared: Serv
 
     async with Client(shared.url) as steady, Client(wire.url) as client:
         number = (await steady.submit("cat", stdin={"stream": True}))["job_id"]
-        wire.budgets = [0, 10, 150, 700, 0, 0, 1000, 30, 2000, 0, 500]
+        wire.breaks = [0, 10, 150, 700, 0, 0, 1000, 30, 2000, 0, 500]
         assert await client.pipe_stdin(number, pieces()) is True
         await steady.wait(number)
         assert wire.broken >= 8
@@ -125,7 +125,7 @@ async def test_input_for_a_job_that_is_done_is_not_given(shared: Service) -> Non
 @pytest.mark.parametrize("budget", [0, 20, 200])
 async def test_a_submission_whose_answer_is_lost_is_one_job(wire: TcpProxy, budget: int) -> None:
     """A submission is retried with the same idempotency key, and creates one job."""
-    wire.budgets = [budget, budget]
+    wire.breaks = [budget, budget]
     label = f"lost{budget}"
     async with Client(wire.url) as client:
         job = await client.submit("true", labels={"test": label})
@@ -138,7 +138,7 @@ async def test_what_must_not_be_done_twice_is_not_asked_twice(shared: Service, w
     number = await shared.submit("sleep 60")
     await shared.running(number)
     async with Client(wire.url) as client:
-        wire.budgets = [0]
+        wire.breaks = [0]
         with pytest.raises(ClientError, match="broke") as caught:
             await client.signal(number, "SIGCONT")
     assert caught.value.kind == "interrupted"
@@ -201,7 +201,7 @@ async def test_n2_followed_plain_output_goes_on_where_it_broke(
     """N2: plain output is followed over many cuts, each byte once, from the first or from a later one."""
     number = await shared.submit(argv=["python3", "-c", WRITER])
     dice = random.Random(9)
-    wire.budgets = [dice.randrange(200, 20_000) for _ in range(30)]
+    wire.breaks = [dice.randrange(200, 20_000) for _ in range(30)]
     async with Client(wire.url) as client:
         got = b"".join([chunk async for chunk in client.output(number, stream=stream, follow=True)])
         assert wire.broken >= 10

@@ -1,7 +1,10 @@
 """Both transports against a server that answers as the test says, byte by byte: they report the same."""
 
 import asyncio
+import inspect
+import json
 import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +19,7 @@ from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import WAIT_TIMEOUT
 
-BODY = b'{"jobs":[],"queues":[],"job_id":1,"done":false}'
+BODY = b'{"jobs":[],"queue":"a","queues":[],"next":null,"job_id":1,"done":false}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 TRANSPORTS: dict[str, Any] = {"aiohttp": None, "blocking": BlockingTransport}
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -25,10 +28,11 @@ Call = Callable[[Client], Any]
 
 
 class ScriptedServer:
-    """Accepts one connection for each list of responses, sends one per request, and then closes it."""
+    """Accepts one connection for each list of responses, sends one per request, and then closes or resets it."""
 
-    def __init__(self, *scripts: Sequence[bytes]) -> None:
+    def __init__(self, *scripts: Sequence[bytes], resets: bool = False) -> None:
         self.requests: list[bytes] = []
+        self._resets = resets
         self.has_closed = threading.Event()  # the first connection
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -50,6 +54,8 @@ class ScriptedServer:
                 for response in script:
                     self.requests.append(_read_request(connection))
                     connection.sendall(response)
+                if self._resets:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.has_closed.set()
 
 
@@ -119,6 +125,126 @@ def test_a_response_that_is_not_the_server_s_is_the_same_error(transport: str, c
         kind, detail.format(url=server.url).partition(": check")[0]
     )  # fmt: skip
     assert len(server.requests) == 1
+
+
+# How often an answer is lost, at each of its bytes; with a reset, those that have not been read are lost, too.
+CUTS = [[OK[:size]] for size in range(len(OK))]
+RETRIED: dict[str, tuple[Call, bytes]] = {
+    "GET": (lambda client: client.job(1), BODY),
+    "HEAD": (lambda client: client.output_size(1), b""),
+    "PUT": (lambda client: client.set_queue("a", max_running=1), BODY),
+    "POST": (lambda client: client.submit("true"), BODY),
+}
+SENT_ONCE: dict[str, Call] = {
+    "POST": lambda client: client.signal(1, "SIGHUP"),
+    "PATCH": lambda client: client.edit(1, {"priority": 1}),
+    "DELETE": lambda client: client.delete_many(confirm=True, q="a"),
+}
+
+
+# The methods that return a document or its rows, and a key without which it is none.
+RETURNING: dict[str, tuple[str, Call]] = {
+    "index": ("jobs", lambda client: client.index()),
+    "submit": ("job_id", lambda client: client.submit("true")),
+    "submit_many": ("jobs", lambda client: client.submit_many([])),
+    "run": ("job_id", lambda client: client.run("true")),
+    "again": ("job_id", lambda client: client.again(1)),
+    "edit": ("job_id", lambda client: client.edit(1, {})),
+    "job": ("job_id", lambda client: client.job(1)),
+    "jobs": ("jobs, next", lambda client: anext(client.jobs())),
+    "jobs_page": ("jobs, next", lambda client: client.jobs_page()),
+    "cancel": ("done", lambda client: client.cancel(1)),
+    "cancel_many": ("cancelled", lambda client: client.cancel_many(confirm=True)),
+    "pause_job": ("done", lambda client: client.pause_job(1)),
+    "resume_job": ("done", lambda client: client.resume_job(1)),
+    "signal": ("done", lambda client: client.signal(1, "SIGHUP")),
+    "resize": ("done", lambda client: client.resize(1, 2, 3)),
+    "delete_many": ("deleted, kept", lambda client: client.delete_many(confirm=True)),
+    "status": ("done", lambda client: client.status(1)),
+    "statuses": ("statuses, next", lambda client: anext(client.statuses())),
+    "wait": ("done", lambda client: client.wait(1)),
+    "find_output": ("matches, next", lambda client: anext(client.find_output(1, "a"))),
+    "output_line": ("line, position", lambda client: client.output_line(1)),
+    "usage": ("rss_bytes", lambda client: client.usage(1)),
+    "usages": ("usages", lambda client: client.usages()),
+    "result": ("ending", lambda client: client.result(1)),
+    "results": ("results, next", lambda client: anext(client.results())),
+    "queues": ("queues", lambda client: client.queues()),
+    "queue": ("queue", lambda client: client.queue("a")),
+    "set_queue": ("queue", lambda client: client.set_queue("a")),
+    "pause": ("queue", lambda client: client.pause("a")),
+    "resume": ("queue", lambda client: client.resume("a")),
+    "pause_all": ("queues", lambda client: client.pause_all()),
+    "resume_all": ("queues", lambda client: client.resume_all()),
+    "keepers": ("keepers", lambda client: client.keepers()),
+    "end_keeper": ("keepers", lambda client: client.end_keeper(1)),
+}
+RETURNING_NONE = {"delete", "delete_result", "delete_queue", "write_stdin", "pipe_stdin", "open_stdin"}
+RETURNING_BYTES_OR_EVENTS = {"follow", "changes", "output", "output_size", "stdout", "stderr"}
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]"])
+def test_an_answer_without_its_keys_is_an_error_that_names_them(answer: bytes) -> None:
+    """Nothing is made up for a key that is missing, and no KeyError comes out of a method."""
+    methods = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")}
+    assert methods == {*RETURNING, *RETURNING_NONE, *RETURNING_BYTES_OR_EVENTS}
+    script = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + answer] * len(RETURNING)
+
+    async def check(client: Client) -> None:
+        for keys, action in RETURNING.values():
+            with pytest.raises(ClientError) as caught:
+                await action(client)
+            assert caught.value.kind == "foreign"
+            assert caught.value.detail.endswith(f" is not shellrunner's (missing: {keys}): check the address")
+
+    with ScriptedServer(*([response] for response in script)) as server:
+        call(server.url, "blocking", check)
+
+
+def test_a_refusal_without_the_number_is_an_error_that_names_it() -> None:
+    """Without `confirm`, how many jobs match is in the problem; a problem without that is not taken for none."""
+    problem = b'{"type":"/problems/unconfirmed","detail":"repeat it"}'
+    response = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(problem), problem)
+    for action, keys in (
+        (lambda client: client.cancel_many(), "cancelled"),
+        (lambda client: client.delete_many(), "deleted, kept"),
+    ):
+        with ScriptedServer([response]) as server:
+            error = error_of(server.url, "blocking", action)
+        assert (error.kind, f"(missing: {keys})" in error.detail) == ("foreign", True)
+
+
+@each_transport
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("verb", RETRIED)
+def test_an_answer_that_is_cut_at_any_byte_is_asked_for_again(
+    transport: str, resets: bool, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off or reset within head or body, it is none: the same bytes are sent again until the answer is whole."""
+    monkeypatch.setattr("shellrunner.client.retry._INITIAL_DELAY", 0.0)
+    action, body = RETRIED[verb]
+    cuts = CUTS if body else CUTS[: -len(BODY)]
+    with ScriptedServer(*cuts, [OK.replace(BODY, body)], resets=resets) as server:
+        answer = call(server.url, transport, action, retry_for=60)
+    assert answer == (json.loads(body) if body else len(BODY))
+    assert (len(server.requests), len(set(server.requests))) == (len(cuts) + 1, 1)
+
+
+@each_transport
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("verb", SENT_ONCE)
+def test_what_is_sent_once_is_sent_once_wherever_its_answer_is_cut(transport: str, resets: bool, verb: str) -> None:
+    """Whether it was done is not known: that is the error, and the request is not sent again by any layer."""
+
+    async def send(client: Client) -> None:
+        for _ in CUTS:
+            with pytest.raises(ClientError) as caught:
+                await SENT_ONCE[verb](client)
+            assert caught.value.kind == "interrupted"
+
+    with ScriptedServer(*CUTS, resets=resets) as server:
+        call(server.url, transport, send, retry_for=60)
+    assert len(server.requests) == len(CUTS)
 
 
 @each_transport
@@ -194,19 +320,21 @@ def test_a_connection_that_was_kept_and_has_been_closed_is_made_again() -> None:
     assert [request.split(b" ")[0] for request in server.requests] == [b"GET", b"POST"]
 
 
-def test_only_what_may_be_repeated_is_repeated_at_once() -> None:
-    """A kept connection breaks under a request: a GET is sent again at once, a signal is not."""
+@each_transport
+def test_only_what_may_be_repeated_is_repeated_at_once(transport: str) -> None:
+    """A kept connection breaks under a request: a GET is sent again at once, a signal and a DELETE are not."""
 
     async def twice(client: Client, second: Call) -> None:
         await client.queues()
         await second(client)
 
     with ScriptedServer([OK, b""], [OK]) as server:
-        call(server.url, "blocking", partial(twice, second=lambda client: client.queues()))
+        call(server.url, transport, partial(twice, second=lambda client: client.queues()))
     assert len(server.requests) == 3
-    with ScriptedServer([OK, b""]) as server:
-        error = error_of(server.url, "blocking", partial(twice, second=lambda client: client.signal(1, "SIGHUP")))
-    assert (error.kind, len(server.requests)) == ("interrupted", 2)
+    for action in SENT_ONCE.values():
+        with ScriptedServer([OK, b""]) as server:
+            error = error_of(server.url, transport, partial(twice, second=action))
+        assert (error.kind, len(server.requests)) == ("interrupted", 2)
 
 
 def test_the_caller_is_called_while_a_response_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,9 +378,9 @@ async def test_a_blocking_client_does_what_the_other_does(shared: Service, wire:
             job = await client.submit("cat; echo error >&2", stdin={"stream": True}, labels={"of": "blocking"})
             assert await client.pipe_stdin(job["job_id"], chunks())
             assert (await client.wait(job["job_id"]))["ending"] == "exited"
-            wire.budgets = [70_000, 50_000, 30_000]
+            wire.breaks = [70_000, 50_000, 30_000]
             assert b"".join([data async for data in client.stdout(job["job_id"])]) == written
-            wire.budgets = [9_000, 50_000, 20_000]
+            wire.breaks = [9_000, 50_000, 20_000]
             events = [event async for event in client.follow(job["job_id"])]
             output = [event for event in events if isinstance(event, OutputReceived)]
             assert b"".join(event.data for event in output if event.stream == "stdout") == written

@@ -58,9 +58,19 @@ class AiohttpTransport:
                 headers=request.headers,
                 timeout=timeout,
                 allow_redirects=False,
+                middlewares=() if request.idempotent else (self._send_once,),
             ) as response:
                 yield _AiohttpResponse(response)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise self._translate_error(error) from error
+
+    async def _send_once(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send a request whose errors are not aiohttp's, which would send a DELETE again."""
+        try:
+            return await send(request)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             raise self._translate_error(error) from error
 
     def time(self) -> float:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
+from io import BufferedReader
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -29,8 +30,6 @@ _SEND_SIZE: Final = 1 << 16  # the time limit of a send applies to so many bytes
 _HTTP_PORT, _HTTPS_PORT = 80, 443
 _FIRST_FINAL_STATUS: Final = 200
 _BACKLOG_DELAY: Final = 0.01  # seconds
-# Repeated at once if the server has just closed the persistent connection (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
-_IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _UNQUOTED: Final = "!#$%&'()*+,/:;=?@[]~"
 
 
@@ -110,7 +109,7 @@ class BlockingTransport:
             try:
                 return kept, self._converse(kept, request)
             except ConnectionError:
-                if request.method not in _IDEMPOTENT_METHODS:
+                if not request.idempotent:
                     raise
         connection = await self._connect(request.read_timeout)
         return connection, self._converse(connection, request)
@@ -175,6 +174,7 @@ class BlockingTransport:
             _HTTPS_PORT if self._endpoint.is_https else _HTTP_PORT
         )  # which the Host header leaves out
         connection.auto_open = 0  # a connection that has not been checked is never made
+        connection.response_class = _WholeResponse
         connection.sock = made
         return connection
 
@@ -217,6 +217,34 @@ class BlockingTransport:
             case OSError():
                 return client_error.interrupted(address, client_error.os_reason(error))
         return client_error.foreign(address)
+
+
+class _WholeResponse(HTTPResponse):
+    """A response whose head is whole: to http.client, a connection that closes within the head ends the head."""
+
+    fp: BufferedReader
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp = _LineReader(self.fp.detach())
+
+    def begin(self) -> None:
+        """Read the head."""
+        try:
+            super().begin()
+        except IncompleteRead as error:
+            raise RemoteDisconnected(client_error.CLOSED) from error
+
+
+class _LineReader(BufferedReader):
+    """Reads lines that have an end, for http.client reads what comes before the end of a file as a line."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the next line, or the first `size` bytes of a longer one."""
+        line = super().readline(size)
+        if len(line) != size and not line.endswith(b"\n"):
+            raise IncompleteRead(line)
+        return line
 
 
 class _BlockingResponse:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from urllib.parse import quote, urlencode
 
-from shellrunner.client import stdin, streams
+from shellrunner.client import client_error, stdin, streams
 from shellrunner.client.address import ServerAddress
 from shellrunner.client.client_error import ClientError
 from shellrunner.client.events import Change, Event
@@ -160,7 +160,9 @@ class Client:
 
     async def jobs_page(self, /, **query: Filter) -> "documents.Jobs":
         """Return one page of jobs; its `next` is the link to the following page, or None."""
-        page: documents.Jobs = await self._requester.request("GET", f"/api/jobs{_query_string(query)}", has="jobs")
+        page: documents.Jobs = await self._requester.request(
+            "GET", f"/api/jobs{_query_string(query)}", has="jobs next"
+        )
         return page
 
     async def cancel(self, job_id: int) -> "documents.Status":
@@ -219,7 +221,7 @@ class Client:
         """Set the size of the terminal on which a command runs; the programs in its foreground get SIGWINCH."""
         body = json.dumps({"rows": rows, "columns": columns}).encode()
         status: documents.Status = await self._requester.request(
-            "POST", f"/api/jobs/{job_id}/tty", body=body, headers=_JSON_HEADERS
+            "POST", f"/api/jobs/{job_id}/tty", body=body, headers=_JSON_HEADERS, has="done"
         )
         return status
 
@@ -229,26 +231,27 @@ class Client:
 
     async def delete_many(self, /, *, confirm: bool = False, **query: Filter) -> "documents.Removed":
         """Delete all done jobs that match the filters; without `confirm`, only return how many these are."""
-        counts = await self._change_many("DELETE", "/api/jobs", query, confirm=confirm)
-        return {"deleted": counts.get("deleted", 0), "kept": counts.get("kept", 0)}
+        counts = await self._change_many("DELETE", "/api/jobs", query, confirm=confirm, has="deleted kept")
+        return {"deleted": counts["deleted"], "kept": counts["kept"]}
 
     async def cancel_many(self, /, *, confirm: bool = False, **query: Filter) -> "documents.Cancelled":
         """Cancel all jobs that match the filters and are not done; without `confirm`, only return how many."""
-        counts = await self._change_many("POST", "/api/jobs/cancel", query, confirm=confirm)
-        return {"cancelled": counts.get("cancelled", 0)}
+        counts = await self._change_many("POST", "/api/jobs/cancel", query, confirm=confirm, has="cancelled")
+        return {"cancelled": counts["cancelled"]}
 
     async def _change_many(
-        self, method: str, path: str, query: Mapping[str, Filter], *, confirm: bool
+        self, method: str, path: str, query: Mapping[str, Filter], *, confirm: bool, has: str
     ) -> Mapping[str, Any]:
         """Return how many jobs were changed or, without `confirm`, would be."""
         target = path + _query_string({**query, "confirm": "true"} if confirm else query)
         try:
             counts: Mapping[str, Any] = await self._requester.request(
-                method, target, idempotent=False, read_timeout=_BULK_TIMEOUT
+                method, target, idempotent=False, read_timeout=_BULK_TIMEOUT, has=has
             )
         except ClientError as error:
             if error.kind != "unconfirmed" or not error.problem:
                 raise
+            client_error.check_keys(self._requester.address, error.problem, has)
             return error.problem
         return counts
 
@@ -374,7 +377,7 @@ class Client:
         query = _query_string({"find": text, "stream": stream, "from": start, **flags})
         link: str | None = f"/api/statuses/{job_id}/output{query}"
         while link is not None:
-            page: documents.OutputMatches = await self._requester.request("GET", link)
+            page: documents.OutputMatches = await self._requester.request("GET", link, has="matches next")
             for match in page["matches"]:
                 yield match
             link = page["next"]
@@ -385,7 +388,7 @@ class Client:
         """Return where a line of the output begins, which line a byte is in or, without either, the last line."""
         query = _query_string({"number": number, "from": position, "stream": stream})
         path = f"/api/statuses/{job_id}/output/line{query}"
-        found: documents.OutputLine = await self._requester.request("GET", path)
+        found: documents.OutputLine = await self._requester.request("GET", path, has="line position")
         return found
 
     # Queues
@@ -397,7 +400,7 @@ class Client:
 
     async def queue(self, queue: str) -> "documents.Queue":
         """Return a queue with its limits and numbers of jobs."""
-        found: documents.Queue = await self._requester.request("GET", _queue_path(queue))
+        found: documents.Queue = await self._requester.request("GET", _queue_path(queue), has="queue")
         return found
 
     async def set_queue(
@@ -406,7 +409,7 @@ class Client:
         """Set the limits of a queue (None: no limit), or make a new one; kept when the service restarts."""
         body = json.dumps({"max_running": max_running, "max_queued": max_queued}).encode()
         changed: documents.Queue = await self._requester.request(
-            "PUT", _queue_path(queue), body=body, headers=_JSON_HEADERS
+            "PUT", _queue_path(queue), body=body, headers=_JSON_HEADERS, has="queue"
         )
         return changed
 
@@ -449,7 +452,7 @@ class Client:
     async def _rows(self, kind: str, query: Mapping[str, Filter]) -> AsyncIterator[Any]:
         link: str | None = f"/api/{kind}{_query_string(query)}"
         while link:
-            page = await self._requester.request("GET", link, has=kind)
+            page = await self._requester.request("GET", link, has=f"{kind} next")
             for row in page[kind]:
                 yield row
             link = page["next"]

@@ -73,9 +73,21 @@ def untrusted(address: object, reason: str) -> ClientError:
     return ClientError(f"cannot verify the certificate of {address}: {reason}", kind=UNTRUSTED)
 
 
-def foreign(address: object) -> ClientError:
+def foreign(address: object, reason: str = "") -> ClientError:
     """Return the error for a response that is not HTTP, or not the JSON that was expected."""
-    return ClientError(f"the response from {address} is not shellrunner's: check the address", kind=FOREIGN)
+    detail = f"the response from {address} is not shellrunner's{f' ({reason})' if reason else ''}: check the address"
+    return ClientError(detail, kind=FOREIGN)
+
+
+def check_keys(address: object, document: object, keys: str) -> None:
+    """Check that a response is an object with these keys, which are separated by spaces.
+
+    Raises:
+        ClientError: the response lacks some of them, which it names.
+    """
+    missing = [key for key in keys.split() if not isinstance(document, Mapping) or key not in document]
+    if missing:
+        raise foreign(address, f"missing: {', '.join(missing)}")
 
 
 def os_reason(error: BaseException) -> str:

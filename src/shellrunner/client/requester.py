@@ -64,8 +64,8 @@ class Requester:
     ) -> Any:
         """Return the JSON document of the response, None if the body is empty.
 
-        It is an object that has the key `has`, if that is given. Only an `idempotent` request is retried, because the
-        server may have received the one whose response was lost.
+        It is an object that has the keys `has`, separated by spaces. Only an `idempotent` request is retried, because
+        the server may have received the one whose response was lost.
 
         Raises:
             ClientError: the request was refused, got no response, or one that is not shellrunner's.
@@ -74,12 +74,11 @@ class Requester:
         while True:
             try:
                 async with self.response(
-                    method, path, body=body, headers=headers, read_timeout=read_timeout
+                    method, path, body=body, headers=headers, idempotent=idempotent, read_timeout=read_timeout
                 ) as response:
                     content = await response.read()
                     document = json.loads(content) if content else None
-                    if has and not (isinstance(document, dict) and has in document):
-                        raise client_error.foreign(str(self.address))
+                    client_error.check_keys(self.address, document, has)
                     return document
             except ClientError as error:
                 if not idempotent:
@@ -111,6 +110,7 @@ class Requester:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        idempotent: bool = True,
         read_timeout: float = READ_TIMEOUT,
     ) -> AsyncIterator[Response]:
         """Send one request, and yield its response, whose body is to be read within the block.
@@ -118,8 +118,9 @@ class Requester:
         Raises:
             ClientError: the request was refused, got no response, or the connection broke while the body was read.
         """
+        request = Request(method, path, body, headers or {}, read_timeout, idempotent)
         try:
-            async with self._transport.send(Request(method, path, body, headers or {}, read_timeout)) as response:
+            async with self._transport.send(request) as response:
                 if response.status >= 400:
                     document = await _json_or_none(response)
                     raise error_from_response(response.status, response.reason or "", document, str(self.address))

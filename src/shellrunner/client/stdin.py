@@ -62,9 +62,8 @@ class StdinWriter:
         try:
             await self._requester.request("POST", path, body=b"", headers=HEADERS)
         except ClientError as error:
-            if error.kind != "wrong-offset" or not error.problem:
+            if not self._move_on(error):
                 raise
-            self._offset = error.problem["offset"]
 
     async def write(self, data: bytes, *, end: bool = False) -> bool:
         """Send `data`; return False if the job is done, so that nothing reads it any more.
@@ -87,7 +86,8 @@ class StdinWriter:
                     await retry.backoff()
                     continue
                 if not self._was_received(error, data, end=end):
-                    if not self._was_overtaken(error):
+                    # The writer of that name goes on behind what others wrote, who have none, or in another attempt.
+                    if self._name is None or not self._move_on(error):
                         await retry.wait_or_raise(error)
                     continue
             self._offset += len(data)
@@ -99,13 +99,13 @@ class StdinWriter:
             return error.problem.get("offset") == self._offset + len(data)
         return error.kind == "input-closed" and end
 
-    def _was_overtaken(self, error: ClientError) -> bool:
-        """Go on after what others have written, if they may: they have no name, or another attempt has begun."""
-        if self._name is None or error.kind != "wrong-offset" or not error.problem:
+    def _move_on(self, error: ClientError) -> bool:
+        """Go on where the input is; return False if the error does not say that."""
+        if error.kind != "wrong-offset" or not error.problem or "offset" not in error.problem:
             return False
         self._offset = error.problem["offset"]
         return True
 
     async def _is_done(self) -> bool:
-        status = await self._requester.request("GET", f"/api/statuses/{self._job_id}")
+        status = await self._requester.request("GET", f"/api/statuses/{self._job_id}", has="done")
         return bool(status["done"])

@@ -108,8 +108,8 @@ async def follow_output(requester: Requester, job_id: int, query: Query, start: 
                     start += len(chunk)
                     retry.reset()
                     yield chunk
-            done = (await requester.request("GET", f"/api/statuses/{job_id}"))["done"]
-            if done and not await requester.content_length(output_path(job_id, {**query, "from": start})):
+            status = await requester.request("GET", f"/api/statuses/{job_id}", has="done")
+            if status["done"] and not await requester.content_length(output_path(job_id, {**query, "from": start})):
                 return
             error = ClientError(f"{requester.address} ended the output before the job", kind=INTERRUPTED)
         except ClientError as caught:

@@ -18,13 +18,18 @@ CONNECT_TIMEOUT: Final = 10.0  # seconds
 
 
 class Request(NamedTuple):
-    """A request to one path; `read_timeout` is how many seconds may pass without a byte of the response."""
+    """A request to one path; `read_timeout` is how many seconds may pass without a byte of the response.
+
+    One that is `idempotent` may be sent again at once if a connection that was kept turns out to be closed (RFC 9110,
+    9.2.2 and RFC 9112, 9.3.1). A DELETE need not be: sent again, it is refused, or counts nothing.
+    """
 
     method: str
     path: str
     body: bytes | None
     headers: Mapping[str, str]
     read_timeout: float
+    idempotent: bool
 
 
 class Response(Protocol):
