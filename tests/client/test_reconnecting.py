@@ -61,13 +61,13 @@ async def test_the_end_of_each_attempt_comes_once(shared: Service, wire: TcpProx
     """However often a stream is cut, and from any event on, attempts end between the output of one and the next."""
     number = (await shared.run("echo x; exit 4", retries={"max": 8}))["job_id"]
     dice = random.Random(10)
-    wire.budgets = [dice.randrange(900, 1600) for _ in range(9)]
+    wire.breaks = [dice.randrange(900, 1600) for _ in range(9)]
     async with Client(wire.url) as client:
         whole = [brief async for event in client.follow(number) if (brief := _brief(event))]
         assert wire.broken >= 4
         ends = [each for count in range(1, 9) for each in ((f"{2 * count}", b"x\n"), (f"{2 * count}-{count}", count))]
         assert whole == [*ends, ("18", b"x\n")]
-        wire.budgets = []
+        wire.breaks = []
         for count, (event_id, _) in enumerate(whole, start=1):
             rest = [brief async for event in client.follow(number, after=event_id) if (brief := _brief(event))]
             assert rest == whole[count:]
