@@ -15,7 +15,7 @@ from shellrunner.model import End, Ending
 from shellrunner.model.filters import Filters
 from shellrunner.store.pagination import Order, SortKey
 from shellrunner.store.sqlite.store import SqliteStore
-from shellrunner.web.handlers import cursors
+from shellrunner.web.handlers import cursors, lists
 from tests.support.site import Site
 
 LISTS = (("jobs", "job_id"), ("statuses", "status_id"), ("results", "result_id"))
@@ -123,6 +123,20 @@ async def test_results_have_more_to_sort_by(five: Site, sort: str, expected: lis
         answer = await five.get(f"/api/{of}?sort={sort}")
         assert (answer.status, answer.json["parameter"]) == (400, "sort")
         assert repr(sort.split(",", maxsplit=1)[0].removeprefix("-")) in answer.json["detail"]
+
+
+async def test_every_sort_has_pages(five: Site) -> None:
+    """By whatever key a list is sorted, in both directions, its pages are the list; no job is missing or twice."""
+    for name in ("b", "a", None, "Z"):
+        await five.done(end=ended(9), command="named", name=name, priority=9)
+    for resource in (lists.JOBS, lists.STATUSES, lists.RESULTS):
+        id_key = dict(LISTS)[resource.name]
+        for sort in [f"{sign}{key.value}" for key in resource.sort_keys for sign in ("", "-")]:
+            whole = await shown(five, f"sort={sort}", resource.name, id_key)
+            assert len(set(whole)) == len(whole) == (8 if resource is lists.RESULTS else 9)
+            assert await shown(five, f"sort={sort}&limit=1", resource.name, id_key) == whole, sort
+    assert await shown(five, "sort=name&limit=2&state=done") == [9, 7, 6, 1, 2, 3, 4, 8]
+    assert await shown(five, "sort=-name&limit=2&state=done") == [6, 7, 9, 8, 4, 3, 2, 1]
 
 
 async def test_results_are_those_that_are_kept(five: Site) -> None:

@@ -62,7 +62,7 @@ def _is_value(key: SortKey, value: Value) -> bool:
     if value is None:
         return True
     match key:
-        case SortKey.QUEUE:
+        case SortKey.QUEUE | SortKey.NAME:
             return isinstance(value, str) and is_name(value)
         case SortKey.ENDING:
             return isinstance(value, str) and value in _ENDINGS
