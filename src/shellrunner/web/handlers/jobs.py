@@ -5,6 +5,7 @@ Handlers of the routes under /api/jobs; `bulk` has those for many jobs. Must not
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -74,14 +75,13 @@ async def edit(request: web.Request) -> web.StreamResponse:
     app, number = request.app, job_id(request)
     app[STREAMS].raise_if_closing()
     patch = json_codec.loads(await bodies.read_json(request, bodies.MERGE_PATCH))
-    change = await _requested_edit(request, patch)
-    await audit.accept(request, job=number, **audit_details.of_edit(change.before, change.after))
     for _ in range(_MAX_EDITS):
-        try:
+        change = await _requested_edit(request, patch)
+        # A line for each try: what changes nothing in one may do so in the next.
+        await audit.accept(request, job=number, **audit_details.of_edit(change.before, change.after))
+        with suppress(JobChanged):  # two requests may have different keys: apply this one to what the other has made
             job = await app[STORE].edit_job(change)
             return await responses.no_store(request, 200, serialize.job(job), {})
-        except JobChanged:  # two requests may have different keys: apply this one to what the other has made
-            change = await _requested_edit(request, patch)
     raise JobChanged(number)
 
 
