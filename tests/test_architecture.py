@@ -91,7 +91,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("job_state", "output_format", "prompt"),
         ("console",),
         ("table", "progress", "editor"),
-        ("formatting", "ansi", "terminal_filter", "help_examples", "json_object"),
+        ("formatting", "ansi", "terminal_filter", "shell_completion", "help_examples", "json_object"),
         ("__init__",),
     ),
     "callbacks": (

@@ -361,16 +361,17 @@ async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typi
         (["ps", "--columns", "id,re"], "plain,id,reason"),
         (["submit", "--limit", "mem"], "plain,memory="), (["submit", "--retry-on", "lo"], "plain,lost"),
         (["show", "-o", "js"], "plain,jsonl"), (["submit", "--encoding", "koi8-r"], "plain,koi8-r"),
-        (["show", str(number)[:1]], f"plain,{number}"),
+        (["signal", "us"], "plain,USR2"), (["submit", "sle"], "plain,sleep"),
+        (["run", "sleep", "x"], "file,x"), (["show", str(number)[:1]], f"plain,{number}"),
     ):  # fmt: skip
         typist.environment |= {
-            "_SHELLRUNNER_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["shellrunner", *words]),
-            "COMP_CWORD": str(len(words)),
+            "_SHELLRUNNER_COMPLETE": "bash_complete", "COMP_LINE": " ".join(["shellrunner", *words]),
+            "COMP_WORDBREAKS": "",
         }  # fmt: skip
         assert expected in (await typist.run()).out.decode().splitlines()
     typist.environment["SHELLRUNNER_URL"] = "http://127.0.0.1:1"
     assert await typist.run() == (0, b"\n", "")
-    for variable in ("_SHELLRUNNER_COMPLETE", "COMP_WORDS", "COMP_CWORD"):
+    for variable in ("_SHELLRUNNER_COMPLETE", "COMP_LINE", "COMP_WORDBREAKS"):
         del typist.environment[variable]
     for shell in ("bash", "zsh", "fish"):
         assert b"_SHELLRUNNER_COMPLETE" in (await typist.run("completion", shell)).out

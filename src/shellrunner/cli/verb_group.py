@@ -106,6 +106,9 @@ def run() -> Any:
 
 def _invoke() -> Any:
     if COMPLETION_VARIABLE in os.environ:
+        from shellrunner.cli.ui import shell_completion  # noqa: PLC0415  only for shells
+
+        shell_completion.install()
         return cli(prog_name="shellrunner", complete_var=COMPLETION_VARIABLE)
     # Not by `cli.main`, which exits with 1 where the reader of the output is gone.
     with cli.make_context("shellrunner", sys.argv[1:]) as context:

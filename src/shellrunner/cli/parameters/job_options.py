@@ -18,7 +18,7 @@ from shellrunner.cli.api_calls import server_option
 from shellrunner.cli.parameters.argument_types import DURATION, MOMENT, TERMINAL_SIZE, Pair, Words, parse_size
 from shellrunner.cli.parameters.job_ids import JOB_IDS
 from shellrunner.cli.parameters.number_types import Integer, WholeNumber
-from shellrunner.cli.parameters.service_values import CHARSET, LABEL, QUEUE
+from shellrunner.cli.parameters.service_values import CHARSET, LABEL, QUEUE, complete_command
 from shellrunner.cli.stdin_source import StdinSource
 from shellrunner.cli.ui import formatting
 from shellrunner.control_characters import is_utf8
@@ -118,7 +118,9 @@ _LIMIT: Final = Pair(
         "output": parse_size,
     }
 )  # fmt: skip
-_COMMAND: Final = click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8)
+_COMMAND: Final = click.argument(
+    "command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_check_utf8, shell_complete=complete_command
+)
 
 
 class _JobOption:

@@ -1,11 +1,12 @@
-"""Values that a shell completes by asking the service: ids of jobs, names of queues, labels.
+"""Values that a shell completes: ids of jobs, names of queues and labels of the service, and programs.
 
 Must not know what is done with them.
 """
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import click
@@ -81,6 +82,17 @@ class _Charset(StringParamType):
         from shellrunner.charsets import CHARSETS  # noqa: PLC0415  only for shells
 
         return [CompletionItem(name) for name in sorted(CHARSETS) if name.startswith(incomplete)]
+
+
+def complete_command(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the programs in PATH whose names begin with `incomplete`, and behind the first word files."""
+    if ctx.params.get("command") or "/" in incomplete or not incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    found: set[str] = set()
+    for directory in os.get_exec_path():
+        with suppress(OSError), os.scandir(directory) as entries:
+            found |= {each.name for each in entries if each.name.startswith(incomplete)}
+    return [CompletionItem(name) for name in sorted(found)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Final
 import click
 from click.shell_completion import get_completion_class
 
+from shellrunner.cli.ui import shell_completion
 from shellrunner.cli.verb_group import COMPLETION_VARIABLE, cli
 
 _INSTRUCTIONS: Final = {
@@ -18,6 +19,7 @@ _INSTRUCTIONS: Final = {
 @click.argument("shell", type=click.Choice(list(_INSTRUCTIONS)))
 def completion(shell: str) -> None:
     """Print a completion script, to be evaluated when the shell starts."""
+    shell_completion.install()
     script = get_completion_class(shell)
     if script is None:
         raise click.UsageError(f"the installed click does not support completion for {shell}")
