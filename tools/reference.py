@@ -242,11 +242,17 @@ def documents() -> str:
             continue
         required = set(schema.get("required", ()))
         rows = (
-            (f"`{key}`", _type(about), "" if key in required else "optional", about.get("description", ""))
+            (f"`{key}`", _type(about), "" if key in required else "optional", _meaning(about))
             for key, about in schema["properties"].items()
         )
         parts += [f"## {name}", schema.get("description", ""), table(("Key", "Type", "", "Meaning"), rows)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _meaning(about: Mapping[str, Any]) -> str:
+    """Return the description of a key; the list of problems has a page of its own."""
+    text, problem_list, _ = about.get("description", "").partition(":\n\n- `/problems/")
+    return f"{text}: see [problems](problems.md)." if problem_list else text
 
 
 def problems() -> str:

@@ -124,7 +124,7 @@ class NotDone(ShellrunnerError):
 
 
 class AlreadyDone(ShellrunnerError):
-    """The job is done already, so it cannot be cancelled."""
+    """The job is done already, so it can be neither changed nor cancelled."""
 
     code = "already-done"
 
@@ -208,12 +208,12 @@ class NoSuchQueue(ShellrunnerError):
 
 
 class QueueConfigured(ShellrunnerError):
-    """The configuration names the queue, so it can be changed, but not removed."""
+    """The queue is defined in the configuration, so it can be changed, but not removed."""
 
     code = "queue-configured"
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"the configuration names queue {queue!r}: remove it there")
+        super().__init__(f"queue {queue!r} is defined in the configuration: remove it there")
 
 
 class QueueNotEmpty(ShellrunnerError):
@@ -276,12 +276,12 @@ class NotRunning(ShellrunnerError):
 
 
 class BeingEnded(ShellrunnerError):
-    """The job is being ended, so it cannot be paused."""
+    """The job is being terminated, so it cannot be paused."""
 
     code = "being-ended"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id} is being ended")
+        super().__init__(f"job {job_id} is being terminated, so it cannot be paused")
 
 
 class NoTerminal(ShellrunnerError):
@@ -305,12 +305,12 @@ class InputClosed(ShellrunnerError):
 
 
 class InputTaken(ShellrunnerError):
-    """Another client, which still follows the job, is its writer."""
+    """Another client is the writer of the job, and still follows it."""
 
     code = "input-taken"
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"another client types into job {job_id}: only with take=true its place is taken")
+        super().__init__(f"another client is typing into job {job_id}: send take=true to replace it")
 
 
 class WrongOffset(ShellrunnerError):

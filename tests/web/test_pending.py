@@ -69,7 +69,10 @@ async def test_the_first_reason_is_given_and_the_next_one_after_it(tmp_path: Pat
         await ask(site, "POST", "/api/queues/pause")
         assert await pending(site, other) == ("service_paused", "all queues are paused")
         await ask(site, "POST", "/api/queues/resume")
-        assert await pending(site, await submit(site)) == ("places", "no place is free: 2 jobs are running")
+        assert await pending(site, await submit(site)) == (
+            "places",
+            "the service is at its limit: 2 jobs are running",
+        )
 
 
 async def test_the_next_attempt_and_the_share_of_a_token_are_reasons(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Controls:
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
-            BeingEnded: its tree is being ended.
+            BeingEnded: its tree is being terminated.
         """
         await _in_time(job_id, self._control(job_id, {"do": "pause"}))
 

@@ -117,7 +117,7 @@ class QueueCounts:
             return Pending(PendingReason.STORAGE, failure.detail)
         running = self._totals[State.RUNNING]
         verb = "is" if running == 1 else "are"
-        return Pending(PendingReason.PLACES, f"no place is free: {_jobs(running)} {verb} running")
+        return Pending(PendingReason.PLACES, f"the service is at its limit: {_jobs(running)} {verb} running")
 
     def is_paused(self, queue: str) -> bool:
         """Return whether the queue starts no jobs, by its own pause or the whole service's."""

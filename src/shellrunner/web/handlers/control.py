@@ -40,7 +40,7 @@ class JobControls(Protocol):
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
-            BeingEnded: its tree is being ended.
+            BeingEnded: its tree is being terminated.
         """
 
     async def resume(self, job_id: int) -> None:
