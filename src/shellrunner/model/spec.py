@@ -100,7 +100,7 @@ class Terminal(_Request):
 
     rows: int = Field(24, ge=1, le=65_535)
     columns: int = Field(80, ge=1, le=65_535)
-    echo: bool = Field(False, description="show what is typed, as for somebody who watches")
+    echo: bool = Field(False, description="echo the input, as while a user types")
 
 
 class ResizeRequest(_Request):
@@ -206,7 +206,7 @@ class JobSpec(_Request):
         0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="the largest starts first, then the oldest"
     )
     queue: Annotated[
-        Name, json_schema(maxLength=MAX_NAME_LENGTH), describe("a queue that there is (`GET /api/queues`)")
+        Name, json_schema(maxLength=MAX_NAME_LENGTH), describe("an existing queue (see `GET /api/queues`)")
     ] = "default"
     profile: Annotated[
         Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] | None,

@@ -152,7 +152,7 @@ class Status(TypedDict):
     state: StateName
     name: str | None
     pending: Pending | None
-    """Why it does not run yet; null once it runs. It does not make an event of its own."""
+    """Why it does not run yet; null once it runs. A change of it alone makes no event."""
     cancelling: bool
     """Cancellation was requested, and the command still runs."""
     paused: bool | None
@@ -447,7 +447,7 @@ class Index(TypedDict):
     metrics: Link
     openapi: Link
     machine: str | None
-    """A digest that a client on the same machine, with the same root directory, can make too; null: not known."""
+    """A digest that a client on the same machine, with the same root directory, can compute too; null: not known."""
     identity: str
     """Who the client is: `token:NAME`, or `uid:N` of a local process."""
     scopes: Annotated[list[Literal["read", "run", "admin"]], Field(max_length=3)]

@@ -92,8 +92,8 @@ async def signal(request: web.Request) -> web.StreamResponse:
 async def pause(request: web.Request) -> web.StreamResponse:
     """POST /api/jobs/{id}/pause: stop the command and everything that it has started, until it is resumed.
 
-    What it starts meanwhile is stopped too. Its timeout counts on, and a cancel ends it as ever. Pausing what is
-    paused changes nothing.
+    What it starts meanwhile is stopped too. Its timeout keeps running, and it can be cancelled as usual.
+    Pausing a paused job changes nothing.
     """
     await _accept(request)
     await request.app[CONTROLS].pause(job_id(request))
@@ -101,9 +101,9 @@ async def pause(request: web.Request) -> web.StreamResponse:
 
 
 async def resume(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs/{id}/resume: let a paused command, and everything that it has started, go on.
+    """POST /api/jobs/{id}/resume: resume a paused command and everything that it has started.
 
-    What the command itself had stopped before stays stopped. Resuming what is not paused changes nothing.
+    Processes that the command itself had stopped stay stopped. Resuming a job that is not paused changes nothing.
     """
     await _accept(request)
     await request.app[CONTROLS].resume(job_id(request))

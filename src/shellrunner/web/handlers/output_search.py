@@ -98,15 +98,15 @@ async def find(request: web.Request, headers: dict[str, str]) -> web.StreamRespo
 
 
 async def line(request: web.Request) -> web.StreamResponse:
-    """GET /api/statuses/{id}/output/line: say where a line of the output begins, or which line a byte is in.
+    """GET /api/statuses/{id}/output/line: return where a line of the output begins, or which line has a byte.
 
-    Without `number` and `from` it is the last line. A number beyond it is that of the last line.
+    Without `number` and `from` it is the last line, as it is for a larger number.
     """
     request.app[STREAMS].raise_if_closing()
     number = parameters.integer(request, "number", minimum=1, maximum=_MAX_POSITION)
     start = parameters.integer(request, "from", minimum=0, maximum=_MAX_POSITION)
     if number is not None and start is not None:
-        raise BadParameter("number", "number and from both name a line: give one of them")
+        raise BadParameter("number", "number and from cannot be combined")
 
     async def locate(source: _SearchedOutput) -> documents.OutputLine:
         _check_start(start, source)

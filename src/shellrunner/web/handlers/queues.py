@@ -30,8 +30,8 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def put(request: web.Request) -> web.StreamResponse:
     """PUT /api/queues/{name}: set the limits of a queue, or make a new one.
 
-    The limits replace those of the configuration, and are kept when the service restarts; to set the very limits of
-    the configuration is to go back to it. Jobs that run or wait already stay, though they may be more than that.
+    The limits replace those of the configuration, and are kept when the service restarts; to return to those of the
+    configuration, set the same limits. Jobs that run or wait already stay, even if they exceed the limits.
     """
     app, name = request.app, request.match_info["name"]
     app[STREAMS].raise_if_closing()

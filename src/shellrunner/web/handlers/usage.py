@@ -32,7 +32,7 @@ USAGE_READER: Final[web.AppKey[UsageReader]] = web.AppKey("usage")
 async def show(request: web.Request) -> web.StreamResponse:
     """GET /api/statuses/{id}/usage: return what the processes of a running job use now.
 
-    It is measured on request, so to poll it every second or two is cheap, and to ask for no job costs nothing.
+    It is measured on request only, so it can be polled every second or two.
     """
     number = job_id(request)
     stored = await request.app[STORE].stored_job(number)

@@ -108,12 +108,12 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
     "/api/statuses/{id}/output/line from": (
         {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**15},
-        "The line of the byte before which there are so many. Not with `number`.",
+        "Return the line that has the byte at this position. Not with `number`.",
         None,
     ),
     "number": (
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": 10**15},
-        "The number of the line, counted from 1; beyond the last line, it is that one.",
+        "The number of the line, counted from 1; a larger one than the last means the last.",
         1,
     ),
     "find": (
@@ -121,11 +121,11 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         "A text to look for; the response is JSON. Not with `tail` or `follow`.",
         None,
     ),
-    "match_case": (_FLAG, "With `find`: upper and lower case are not the same.", None),
-    "backward": (_FLAG, "With `find`: search towards the beginning, from the end or from `from` on.", None),
+    "match_case": (_FLAG, "With `find`: distinguish upper and lower case.", None),
+    "backward": (_FLAG, "With `find`: search backward, from the end or from `from`.", None),
     "/api/statuses/{id}/output limit": (
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
-        "With `find`: maximum number of places.",
+        "With `find`: maximum number of matches.",
         None,
     ),
     "tail": (
@@ -147,10 +147,10 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
     ),
     "writer": (
         _NAME,
-        "The name of a client that follows the job; while the one that types does, no other with a name may type.",
+        "The name of this client. While the one that types, the writer, follows the job, no other name may type.",
         "laptop-1",
     ),
-    "take": (_FLAG, "Become the writer although another client is.", "true"),
+    "take": (_FLAG, "Become the writer in place of another client.", "true"),
     "end": (_FLAG, "Close standard input after these bytes.", "true"),
     "offset": (
         _OFFSET,

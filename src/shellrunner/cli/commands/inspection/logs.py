@@ -96,9 +96,10 @@ class _Options(NamedTuple):
 def logs(jobs: JobSelection, server: str | None, **given: Any) -> NoReturn:
     """Print the output of a job: its standard output to standard output, its standard error to standard error.
 
-    Without ID it is the last job. Of several jobs, each is printed behind a line that names it. With --from, bytes of
-    both streams are counted as they arrived, or with --stdout or --stderr those of this one. The exit code is 1 if
-    output is missing: beyond its limit, on a full disk, or in a damaged file; with --find if no line has the text.
+    Without ID it is the last job. If there are several jobs, a line before the output of each names it. --from counts
+    bytes of both streams in the order of their arrival, or of one stream with --stdout or --stderr. The exit code is
+    1 if output is missing: beyond its limit, on a full disk, or in a damaged file; with --find, if no line has the
+    text.
 
     On a terminal, colours and moves of the cursor are kept, and what acts beyond the screen is removed: titles, the
     clipboard, links, questions that the terminal would answer, and modes of keyboard and mouse.
