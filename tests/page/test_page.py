@@ -71,8 +71,11 @@ async def test_search_filters_and_sort_order_are_in_the_address(service: Service
 
     await until(is_searched, what="the search is in the address")  # once the typist pauses
     await tab.wait_for_list(medium, fast, slow)
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
     await tab.page.select_option("#sort", "-duration")
     await tab.wait_for_list(slow, medium, fast)
+    assert not [url for url in asked if re.search(r"/api/jobs/\d", url)]  # a row costs no request of its own
     offered = await tab.page.evaluate("[...document.querySelectorAll('#ending option')].map((each) => each.value)")
     assert offered == ["", "ok", "bad", *(ending for ending in Ending if ending is not Ending.EXITED)]
     await tab.page.select_option("#ending", "ok")

@@ -10,7 +10,18 @@ ALL = bytes(range(256))
 KEYS = {
     *("result_id", "job_id", "command", "created", "started", "completed", "duration", "exit_code", "signal"),
     *("ending", "detail", "stdout", "stderr", "stdout_bytes", "stderr_bytes", "stdout_dropped", "stderr_dropped"),
-    *("truncated", "attempt", "attempts", "usage", "leftovers", "leftovers_count", "name"),
+    *(
+        "truncated",
+        "attempt",
+        "attempts",
+        "usage",
+        "leftovers",
+        "leftovers_count",
+        "name",
+        "queue",
+        "priority",
+        "labels",
+    ),
 }
 
 
@@ -30,6 +41,23 @@ async def test_result_keys(site: Site) -> None:
     }
     assert expected.items() <= result.items()
     assert result["usage"] == {"cpu_user": 0.1, "cpu_system": 0.2, "max_rss_bytes": 1 << 20}
+
+
+async def test_a_result_has_what_lists_show_of_its_job(site: Site) -> None:
+    """Name, queue, priority and labels are the job's, as it was edited before its start, also in lists."""
+    job_id = await site.submit(name="nightly", priority=3, labels={"team": "web"})
+    merge = {"Content-Type": "application/merge-patch+json"}
+    edit = '{"priority": 5, "labels": {"host": "db1"}}'
+    assert (await site.ask("PATCH", f"/api/jobs/{job_id}", data=edit, headers=merge)).status == 200
+    runner = site.simulated_runner()
+    await runner.claim()
+    await runner.finish()
+    fields = ("name", "queue", "priority", "labels")
+    job = (await site.get(f"/api/jobs/{job_id}")).json
+    assert [job[field] for field in fields] == ["nightly", "default", 5, {"team": "web", "host": "db1"}]
+    expected = {field: job[field] for field in fields}
+    assert expected.items() <= (await site.get(f"/api/results/{job_id}")).json.items()
+    assert (await site.get(f"/api/results?fields={','.join(fields)}")).json["results"] == [expected]
 
 
 async def test_leftovers_are_named_in_results_and_counted_in_statuses(site: Site) -> None:

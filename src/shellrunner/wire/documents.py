@@ -233,6 +233,9 @@ class Result(TypedDict):
     command: str
     created: Instant
     name: str | None
+    queue: str
+    priority: Annotated[int, Field(ge=-names.MAX_PRIORITY, le=names.MAX_PRIORITY)]
+    labels: dict[str, str]
     started: Instant | None
     """When the command was started; null if nothing was started, or if that is not known."""
     completed: Instant

@@ -5,7 +5,7 @@ import { get } from "../core/api.js";
 
 const JOB_FIELDS = "job_id,name,command,created,queue,labels,priority,state";
 const STATUS_FIELDS = "status_id,state,pending,paused,cancelling,attempt,started,completed,ending,exit_code,signal";
-const RESULT_FIELDS = "result_id,name,command,created,started,completed,duration,exit_code,signal,ending,attempt";
+const RESULT_FIELDS = "result_id,name,command,created,queue,labels,priority,started,completed,duration,exit_code,signal,ending,attempt";
 // The sort keys that only /api/results has: sorting by them lists only jobs that are done.
 const RESULT_SORT_KEYS = new Set(["started", "completed", "duration", "exit_code", "ending"]);
 const STATES = ["waiting", "queued", "running", "done"];
@@ -130,13 +130,7 @@ export class JobList {
 
   async #fetchResults(cursor) {
     const page = await get(this.#path("/api/results", RESULT_FIELDS, cursor));
-    const found = page.results.map((result) => ({ ...result, state: "done", id: result.result_id }));
-    // A result has neither queue nor labels.
-    await forEachConcurrently(found.filter(({ id }) => this.#jobs.get(id)?.queue === undefined), async (row) => {
-      const { queue, labels, priority } = await get(`/api/jobs/${row.id}`).catch(() => ({}));
-      Object.assign(row, { queue, labels, priority });
-    });
-    return { found, next: page.next };
+    return { found: page.results.map((result) => ({ ...result, state: "done", id: result.result_id })), next: page.next };
   }
 
   #merge(row) {
