@@ -332,6 +332,8 @@ USAGE_ERRORS = {
     ("ps", "--sort", "size"): "--sort: jobs cannot be sorted by 'size'",
     ("ps", "--watch"): "--watch requires a terminal",
     ("ps", "--watch", "--json"): "--watch cannot be combined with --quiet, --json or --output",
+    ("queues", "create", "a/b"): "invalid name of a queue 'a/b': expected 1 to 63 letters",
+    ("queues", "rm", ".."): "invalid name of a queue '..'",
     ("logs", "9-3"): "the range '9-3' is reversed: write 3-9",
     ("logs", "0"): "'0' is not in the range of ids",
     ("logs", "one"): "'one' is not a valid id",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shellrunner.config import Settings
+from tests.support.browser_tab import BrowserTab
 from tests.support.service import at_fixed_port
 from tests.support.tokens import hash_of, secret_of
 
@@ -143,3 +144,27 @@ async def test_a_token_that_may_only_read_is_offered_nothing_else(tmp_path: Path
         assert await admin.page.is_visible("#run")
         await admin.page.evaluate(f"location.hash = 'job={job['job_id']}'")
         await admin.wait_for("#type")
+
+
+FORBIDDEN = """for (const name of ['localStorage', 'sessionStorage']) {
+    Object.defineProperty(window, name, { get() { throw new DOMException('denied', 'SecurityError'); } });
+}"""
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };"
+
+
+@pytest.mark.parametrize("storage", [FORBIDDEN, FULL], ids=["forbidden", "full"])
+async def test_the_page_works_without_storage(tmp_path: Path, browser_context: Any, storage: str) -> None:
+    """A browser that forbids storage, or has no room left, costs what would be stored, and nothing else."""
+    async with open_service(tmp_path / "state") as service:
+        page = await (await browser_context()).new_page()
+        await page.add_init_script(storage)
+        tab = BrowserTab(page, service, ())
+        await tab.open()
+        await page.check("#keep-token")
+        await sign_in(tab, TOKEN)
+        await tab.wait_until_live()
+        before = await page.get_attribute("html", "data-theme")
+        await page.click("#theme")
+        assert await page.get_attribute("html", "data-theme") != before
+        await tab.assert_no_errors()
+        await page.close()

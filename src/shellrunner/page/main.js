@@ -6,7 +6,6 @@ import { EventStream } from "./core/event-stream.js";
 import { isIntercepted, onIntercepted, removeForeignWorkers } from "./core/foreign-worker.js";
 import { may, refreshIdentity } from "./core/identity.js";
 import { currentToken, forgetToken, onTokenRequired } from "./core/token.js";
-import { onHidden } from "./core/visibility.js";
 import { JobView } from "./job/job-view.js";
 import { ListView } from "./list/list-view.js";
 import { refreshQueues, showQueues } from "./list/queues.js";
@@ -22,6 +21,7 @@ import { wireMenu } from "./ui/menu.js";
 import { wireNotifications } from "./ui/notifications.js";
 import { onKey } from "./ui/shortcuts.js";
 import { initTheme } from "./ui/theme.js";
+import { onHidden } from "./ui/visibility.js";
 
 const view = new JobView({ again: runAgain, edit: (job) => openEditDialog(job, edited), close: closeJob });
 const list = new ListView({ openId: () => view.id, tryTo, secretsOf: askForSecrets });

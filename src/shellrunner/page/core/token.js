@@ -1,9 +1,11 @@
 /* The bearer token: in this module's memory, and in the tab's session storage if the person wants to stay signed in there
    after a reload. It is never in an address, a cookie or the storage of other tabs. */
 
+import { tabStorage } from "./storage.js";
+
 const KEY = "token";
 
-let token = sessionStorage.getItem(KEY);
+let token = tabStorage.get(KEY);
 let promptForToken = null;
 let pending = null;
 
@@ -22,12 +24,12 @@ export async function requestToken(rejected) {
   pending ??= promptForToken(token !== null).finally(() => { pending = null; });
   const entered = await pending;
   token = entered.token;
-  if (entered.keep) sessionStorage.setItem(KEY, token);
-  else sessionStorage.removeItem(KEY);
+  if (entered.keep) tabStorage.set(KEY, token);
+  else tabStorage.remove(KEY);
 }
 
 /** Sign out. */
 export function forgetToken() {
   token = null;
-  sessionStorage.removeItem(KEY);
+  tabStorage.remove(KEY);
 }

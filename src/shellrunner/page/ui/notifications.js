@@ -1,17 +1,18 @@
 /* A notification of the browser when the job that is followed ends while the tab is hidden. */
 
+import { sharedStorage } from "../core/storage.js";
 import { $ } from "./dom.js";
 
 const KEY = "notify";
 const isPossible = () => "Notification" in window;
-const isWanted = () => isPossible() && Notification.permission === "granted" && localStorage.getItem(KEY) === "on";
+const isWanted = () => isPossible() && Notification.permission === "granted" && sharedStorage.get(KEY) === "on";
 
 /** Wire the button that turns notifications on and off. */
 export function wireNotifications() {
   $("job-notify").hidden = !isPossible();
   $("job-notify").addEventListener("click", async () => {
-    if (isWanted()) localStorage.removeItem(KEY);
-    else if ((await Notification.requestPermission()) === "granted") localStorage.setItem(KEY, "on");
+    if (isWanted()) sharedStorage.remove(KEY);
+    else if ((await Notification.requestPermission()) === "granted") sharedStorage.set(KEY, "on");
     show();
   });
   show();

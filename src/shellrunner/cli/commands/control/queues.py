@@ -18,6 +18,7 @@ from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.output_format import TABLE, TEMPLATE, OutputFormat
 from shellrunner.cli.ui.table import Cell, Column, render_table
 from shellrunner.client import Client
+from shellrunner.model.names import NAME_RULE, is_queue_name
 
 _ON_ONE: Final = ("create", "set", "rm")
 _ON_ANY: Final = ("pause", "resume")
@@ -112,6 +113,8 @@ class _QueueAction(NamedTuple):
             raise click.UsageError("an action is required before the name of a queue")
         if self.action in _ON_ONE and self.name is None:
             raise click.UsageError(f"{self.action} requires the name of a queue")
+        if self.name is not None and not is_queue_name(self.name):
+            raise click.UsageError(f"invalid name of a queue {self.name!r}: expected {NAME_RULE}")
         if self.limits.given and self.action not in {"create", "set"}:
             raise click.UsageError("--max-running and --max-queued require create or set")
         if self.action == "set" and not self.limits.given:
