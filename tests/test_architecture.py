@@ -82,7 +82,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cli.terminal": (
         ("attachment",),
         ("keyboard", "replay", "status_overlay"),
-        ("detach_key", "modes", "raw_mode"),
+        ("detach_key", "modes", "raw_mode", "stop_key"),
         ("__init__",),
     ),
     "cli.listing": (("watched_table", "job_printer"), ("__init__",)),

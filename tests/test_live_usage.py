@@ -47,7 +47,7 @@ async def test_all_processes_of_a_job_count(tmp_path: Path, monkeypatch: pytest.
 
         body = await until(has_worked)
         assert set(body) == {
-            "status_id", "job_id", "processes", "cpu_seconds", "cpu_share", "interval", "rss_bytes"
+            "status_id", "job_id", "processes", "cpu_seconds", "cpu_share", "interval", "rss_bytes", "stopped"
         }  # fmt: skip
         assert 0 < body["cpu_share"] <= body["cpu_seconds"] / body["interval"] + 0.1
         assert body["rss_bytes"] > 100_000
@@ -88,7 +88,7 @@ def test_it_never_shrinks_and_covers_a_second(steps: list[tuple[float, int]]) ->
     times = [0.0]
     for seconds, ticks in steps:
         now += seconds
-        process = live_usage._ProcessUsage(1, 1, is_alive=True, ticks=ticks, pages=1)
+        process = live_usage._ProcessUsage(1, 1, is_alive=True, is_stopped=False, ticks=ticks, pages=1)
         found = live_usage._usage([process], samples, now)
         assert found.cpu_seconds >= shown
         assert found.cpu_share >= 0

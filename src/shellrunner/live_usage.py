@@ -40,6 +40,7 @@ class _ProcessUsage(NamedTuple):
     pid: int
     parent: int
     is_alive: bool
+    is_stopped: bool
     ticks: int  # of itself and of the children for which it has waited
     pages: int
 
@@ -108,6 +109,7 @@ def _usage(tree: list[_ProcessUsage], samples: deque[_Sample], now: float) -> Li
         cpu_share=(cpu_seconds - since.cpu_seconds) / interval if interval > 0 else 0.0,
         interval=interval,
         rss_bytes=sum(process.pages for process in alive) * _PAGE_SIZE,
+        stopped=sum(process.is_stopped for process in alive),
     )
 
 
@@ -125,7 +127,8 @@ def _read_processes() -> Mapping[int, list[_ProcessUsage]]:
 def _read_process(pid: int) -> _ProcessUsage:
     fields = stat_fields(pid)  # from the third on; see proc_pid_stat(5)
     is_alive = not is_zombie(fields[0], int(fields[17]))
-    return _ProcessUsage(pid, int(fields[1]), is_alive, sum(map(int, fields[11:15])), int(fields[21]))
+    is_stopped = fields[0] == b"T"
+    return _ProcessUsage(pid, int(fields[1]), is_alive, is_stopped, sum(map(int, fields[11:15])), int(fields[21]))
 
 
 def _tree(children: Mapping[int, list[_ProcessUsage]], root: int) -> list[_ProcessUsage]:

@@ -1,6 +1,7 @@
 """`run -t` and `attach`: this terminal as the terminal of a job."""
 
 import asyncio
+import os
 import re
 
 import pytest
@@ -64,6 +65,31 @@ async def test_ctrl_c_and_the_end_of_input_are_the_commands(typist: Typist) -> N
         screen.types(b"line\r\x04")
         assert await screen.code() == 5
         assert b"[c/L]" not in screen.shown
+
+
+async def test_ctrl_z_leaves_nothing_stopped_for_good(shared: Service, typist: Typist) -> None:
+    """A shell in the job has the key for its jobs; a command that no shell would let go on is continued."""
+    async with typist.at_terminal("run", "-t", "while read x; do echo got $x; done") as screen:
+        await screen.shows(DETACHES)
+        screen.types(b"one\r")
+        await screen.shows(b"got one")
+        screen.types(b"\x1a")
+        await screen.shows(b"it was continued")
+        screen.types(b"two\r\x04")
+        await screen.shows(b"got two")
+        assert await screen.code() == 0
+    async with typist.at_terminal("run", "-t", "--clean", "bash --norc -i") as screen:
+        await screen.shows(b"# " if os.getuid() == 0 else b"$ ")
+        screen.types(b"sleep 60\r")
+        await screen.shows(b"sleep 60\r\n")
+        screen.types(b"\x1a")
+        await screen.shows(b"Stopped")
+        screen.types(b"echo is$((1))alive\r")
+        await screen.shows(b"is1alive")
+        screen.types(DETACH)
+        assert await screen.code() == 0
+        assert b"it was continued" not in screen.shown
+        await cancel(shared, number_of(screen))
 
 
 async def test_the_size_follows(typist: Typist) -> None:

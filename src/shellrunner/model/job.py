@@ -210,6 +210,7 @@ class LiveUsage:
 
     cpu_seconds: theirs, and of the children for which they have waited. cpu_share: how many processors they have kept
     busy on average in the last `interval` seconds. rss_bytes: their memory, of which they may share some.
+    stopped: how many of them do not run until they get SIGCONT.
     """
 
     processes: int
@@ -217,6 +218,7 @@ class LiveUsage:
     cpu_share: float
     interval: float
     rss_bytes: int
+    stopped: int
 
 
 @dataclass(frozen=True, slots=True)

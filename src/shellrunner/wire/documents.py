@@ -203,6 +203,8 @@ class LiveUsage(TypedDict):
     """At least a second, if the usage was read before, and at first the time since the job's start."""
     rss_bytes: Count
     """Their resident memory. What several of them share, such as libraries, counts for each."""
+    stopped: Count
+    """How many of them are stopped: by a pause, a signal, or Ctrl-Z in a terminal."""
 
 
 @closed

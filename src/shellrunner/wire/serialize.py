@@ -175,6 +175,7 @@ def live_usage(job_id: int, usage: LiveUsage) -> documents.LiveUsage:
         "cpu_share": round(usage.cpu_share, 3),
         "interval": round(usage.interval, 3),
         "rss_bytes": usage.rss_bytes,
+        "stopped": usage.stopped,
     }
 
 

@@ -19,7 +19,7 @@ from shellrunner.cli import event_loop
 from shellrunner.cli.event_loop import TERMINATIONS, TerminationHandler
 from shellrunner.cli.fd_io import STDIN, STDOUT
 from shellrunner.cli.foreground import job_ending
-from shellrunner.cli.terminal import status_overlay
+from shellrunner.cli.terminal import status_overlay, stop_key
 from shellrunner.cli.terminal.detach_key import DetachKey
 from shellrunner.cli.terminal.keyboard import Detached, Keyboard
 from shellrunner.cli.terminal.modes import CUT_LINES, WRAP_LINES, TerminalModes
@@ -79,7 +79,7 @@ class Attachment:
                     self._console.report(f"job {self._job_id}: {self._options.detach_key.name} detaches")
                 try:
                     return await event_loop.run_with_background(
-                        self._follow(), self._read_keys(), self._type_keys(), self._keep_size()
+                        self._follow(), self._read_keys(), self._type_keys(), self._keep_size(), self._undo_stops()
                     )
                 finally:
                     self._leave()
@@ -200,6 +200,13 @@ class Attachment:
             self._overlay.report(reason)
         else:
             status_overlay.alert()
+
+    async def _undo_stops(self) -> None:
+        while True:
+            await self._keyboard.stop_typed.wait()
+            self._keyboard.stop_typed.clear()
+            if await stop_key.continue_stopped(self._client, self._job_id):
+                self._overlay.report("Ctrl-Z stopped the command, which no shell would let go on: it was continued")
 
     # The size
 

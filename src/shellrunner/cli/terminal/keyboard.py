@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Final
 
 from shellrunner.cli.fd_io import STDIN, read_chunks
+from shellrunner.cli.terminal import stop_key
 from shellrunner.cli.terminal.detach_key import DetachKey
 from shellrunner.client import Client, ClientError
 
@@ -40,6 +41,7 @@ class Keyboard:
         self._typed: asyncio.Queue[bytes] = asyncio.Queue(_MAX_WAITING)
         self._claiming = asyncio.Lock()
         self.is_writer = False
+        self.stop_typed = asyncio.Event()  # the key that stops what is in the foreground was typed into the job
 
     async def read(self) -> None:
         """Read keys until the one that detaches.
@@ -96,6 +98,8 @@ class Keyboard:
     async def _send(self, keys: bytes, on_refused: Callable[[str], None]) -> None:
         try:
             await self._stdin.write(keys)
+            if stop_key.KEY in keys:
+                self.stop_typed.set()
         except ClientError as error:
             if error.kind not in _REFUSALS:
                 raise
