@@ -154,7 +154,7 @@ FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'Quot
 
 @pytest.mark.parametrize("storage", [FORBIDDEN, FULL], ids=["forbidden", "full"])
 async def test_the_page_works_without_storage(tmp_path: Path, browser_context: Any, storage: str) -> None:
-    """A browser that forbids storage, or has no room left, costs what would be stored, and nothing else."""
+    """A browser that forbids storage or is full costs what would be stored, and nothing else."""
     async with open_service(tmp_path / "state") as service:
         page = await (await browser_context()).new_page()
         await page.add_init_script(storage)

@@ -1,5 +1,5 @@
-/* What the browser stores for the page. A browser may forbid that, and then throws as soon as it is looked at, or have no
-   room left: then it is stored until the page is closed. */
+/* What the browser stores for the page. A browser may forbid that, and then throws as soon as it is looked at, or be
+   full: then it is stored until the page is closed. */
 
 /** The storage of this tab. */
 export const tabStorage = open("sessionStorage");
