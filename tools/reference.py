@@ -34,6 +34,7 @@ from shellrunner.config.token_hash import create_secret, hash_secret
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.model import State
 from shellrunner.model.endings import ENDINGS, Ending
+from shellrunner.model.pending import PendingReason
 from shellrunner.store import HistorySize, QueueLimit, QueueOverview, QueueState
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
@@ -493,12 +494,32 @@ def states() -> str:
             STATE_DIAGRAM,
             table(("State", "Meaning"), ((f"`{state}`", meanings[state]) for state in State)),
             NOT_STATES,
+            "## Why a job does not run yet",
+            PENDING_INTRO,
+            table(("Reason", "Meaning"), ((f"`{reason}`", PENDING[reason]) for reason in PendingReason)),
             "## Endings",
             ENDINGS_INTRO,
             table(("Ending", "Meaning", "May be retried", "Exit code of `run`"), endings),
         )
     )
 
+
+PENDING_INTRO: Final = (
+    "The status of a job that waits or is queued says what keeps it (`pending`): the first of these reasons that "
+    "holds, and a `detail` for people, such as `queue backups is paused`."
+)
+PENDING: Final = {
+    PendingReason.HELD: "it is `held` until a PATCH releases it",
+    PendingReason.AFTER: "a job that it comes `after` is not done",
+    PendingReason.START_AT: "the time is before its `start_at`",
+    PendingReason.RETRY: "the delay before its next attempt is not over",
+    PendingReason.SERVICE_PAUSED: "all queues are paused, or the history is a copy or was restored",
+    PendingReason.QUEUE_PAUSED: "its queue is paused",
+    PendingReason.QUEUE_LIMIT: "as many jobs of its queue run as may (`max_running` of the queue)",
+    PendingReason.TOKEN_LIMIT: "as many jobs of its token run as may (`max_running` of the token)",
+    PendingReason.STORAGE: "nothing can be started, because the history cannot be written or the disk is full",
+    PendingReason.PLACES: "as many jobs run as may (`supervisor.max_running`), or it starts in a moment",
+}
 
 STATE_DIAGRAM: Final = """```text
          held, after, start_at                                 ┌── another attempt ──┐
