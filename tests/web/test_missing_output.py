@@ -230,6 +230,10 @@ async def test_c6_an_attempt_that_is_damaged_says_so(site: Site, damage: Callabl
     events = await site.replay(job_id, "?encoding=base64")
     data = b"".join(b64decode(event.data["base64"]) for event in events if "base64" in event.data)
     assert data.endswith(b"second\n")
+    assert [event.id for event in events if event.name == "attempt"] == [f"{len(ALL)}-1"]
+    for event_id, names in ((str(len(ALL)), ["attempt", "stdout"]), (f"{len(ALL)}-1", ["stdout"])):
+        rest = await site.replay(job_id, Last_Event_ID=event_id)
+        assert [event.name for event in rest if event.name in ("attempt", "stdout", "stderr")] == names
     assert len(data) + missing == len(ALL) + len(b"second\n")
     dropped = {event.data["stream"]: event.data["bytes"] for event in events if event.name == "dropped"}
     assert sum(dropped.values()) == missing
