@@ -121,3 +121,14 @@ async def test_each_attempt_begins_on_a_terminal_as_new(service: Service, open_t
     await tab.wait_for_output("second")
     shown = [line for line in (await tab.copy_output()).splitlines() if line and not line.startswith("mkdir")]
     assert shown == ["before", "── Attempt 1 of 2: SIGKILL ──", "before", "second"]
+
+
+async def test_what_is_too_long_for_a_phone_scrolls(service: Service, open_tab: Any) -> None:
+    """With many details the view of a job scrolls, and its parts stand below each other."""
+    variables = {f"A_VARIABLE_{number}": "" for number in range(40)}
+    job = (await service.run("exit 1", retries={"max": 1}, env=variables))["job_id"]
+    tab = await open_tab(service, f"#job={job}", size=(360, 740))
+    await tab.wait_for("#job-attempts li:nth-child(2)", "Attempt 2")
+    details, attempts = [await tab.page.locator(f"#job-{part}").bounding_box() for part in ("details", "attempts")]
+    last = await tab.page.locator("#job-details dd").last.bounding_box()
+    assert last["y"] + last["height"] <= details["y"] + details["height"] + 1 <= attempts["y"] + 1
