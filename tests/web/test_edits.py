@@ -19,7 +19,7 @@ from .test_session import bearer
 
 LATER = "2100-01-01T00:00:00.000Z"
 PATCH = {"Content-Type": "application/merge-patch+json"}
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "tokens": [
         {"name": "ci", "hash": hash_of("ci"), "scopes": ["read", "run"]},
         {"name": "reader", "hash": hash_of("reader"), "scopes": ["read"]},
@@ -240,6 +240,19 @@ async def test_who_may_change_and_repeat(tmp_path: Path) -> None:
             assert (await act(site, numbers["bound"], "ci")).status < 300
         problem(await again(site, numbers["bound"], "bound", command="id"), 403, "command-not-allowed")
         problem(await again(site, numbers["bound"], "bound", env={"BASH_ENV": "x"}), 403, "command-not-allowed")
+
+
+async def test_the_same_again_runs_as_the_same_user(tmp_path: Path) -> None:
+    """A command of a token with `run_as` stays that user's when another token, which has none, repeats it."""
+    tokens = [*TOKENS["tokens"], {"name": "bob", "hash": hash_of("bob"), "scopes": ["run"], "run_as": "nobody"}]
+    async with serving(tmp_path, auth=TOKENS | {"tokens": tokens}) as site:
+        job = await site.ask("POST", "/api/jobs", headers=bearer("bob"), json={"command": "./build"})
+        repeated = (await again(site, job.json["job_id"], "ci")).json
+        assert (repeated["submitter"], repeated["run_as"]) == ("token:ci", "nobody")
+        assert [line["run_as"] for event, line in site.audit.lines if event == "accepted"] == ["nobody", "nobody"]
+        own = (await again(site, repeated["job_id"], "ci", argv=["id"])).json
+        assert own["run_as"] == "nobody", "nor by way of the second one"
+        problem(await again(site, repeated["job_id"], "bob"), 404, "no-such-job")
 
 
 @pytest.mark.parametrize("change", [{"priority": 5}, {"held": False, "labels": {"a": "b"}, "after": []}])

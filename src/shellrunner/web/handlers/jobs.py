@@ -6,6 +6,7 @@ Handlers of the routes under /api/jobs; `bulk` has those for many jobs. Must not
 import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
 
 
 async def again(request: web.Request) -> web.StreamResponse:
-    """POST /api/jobs/{id}/again: submit a new job with the specification of an earlier one.
+    """POST /api/jobs/{id}/again: submit a new job with the specification of an earlier one, for the same system user.
 
     A body is a merge patch (RFC 7396) of that specification. `after`, `start_at` and `held`, which say when the
     earlier job might start, are not repeated unless they are given. Values of variables and text for standard input
@@ -61,8 +62,10 @@ async def again(request: web.Request) -> web.StreamResponse:
     earlier, is_input_known = await app[STORE].job(number), number > app[STORE].unknown_input_up_to
     spec = _admit(app, identity, merge_patch.repeated(earlier.spec, patch, is_input_known=is_input_known))
     bound_key = idempotency.bound_key(request, key, {"again_of": number, "patch": patch})
-    await audit.accept_job(request, spec, identity.run_as, again_of=number)
-    job = await app[STORE].add(spec, bound_key, identity.submitter, again_of=number)
+    # As the same user: a command that a confined token chose must not get the power of the user who repeats it.
+    submitter = replace(identity.submitter, run_as=identity.run_as or earlier.run_as)
+    await audit.accept_job(request, spec, submitter.run_as, again_of=number)
+    job = await app[STORE].add(spec, bound_key, submitter, again_of=number)
     return await _respond_accepted(request, identity, job, seconds)
 
 
