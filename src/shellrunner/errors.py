@@ -213,7 +213,8 @@ class QueueConfigured(ShellrunnerError):
     code = "queue-configured"
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"queue {queue!r} is defined in the configuration: remove it there")
+        reason = "always exists" if queue == "default" else "is defined in the configuration: remove it there"
+        super().__init__(f"queue {queue!r} {reason}")
 
 
 class QueueNotEmpty(ShellrunnerError):

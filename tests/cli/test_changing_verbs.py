@@ -203,6 +203,10 @@ async def test_queues_are_made_changed_and_removed(shared: Service, typist: Typi
     """A limit that is not given stays; what the configuration names cannot be removed."""
     made = await typist.run("queues", "create", "night", "--max-running", "2", "--json")
     assert made.code == 0
+    again = await typist.run("queues", "create", "night", "--max-running", "9")
+    assert (again.code, again.err) == (
+        1, "queue 'night' exists already: use `shellrunner queues set night` to change it\n"
+    )  # fmt: skip
     changed = await typist.run("queues", "set", "night", "--max-queued", "50", "-o", "json")
     queue = json.loads(changed.out)
     assert (queue["queue"], queue["limit"], queue["max_queued"]) == ("night", 2, 50)
@@ -211,7 +215,8 @@ async def test_queues_are_made_changed_and_removed(shared: Service, typist: Typi
     names = (await typist.run("queues", "-o", "template={queue}")).out.decode().split()
     assert {"default", "night", "one"} <= set(names)
     assert (await typist.run("queues", "rm", "night")).err == "queue night was removed\n"
-    assert (await typist.run("queues", "rm", "one")).code == 1
+    for name, why in (("one", "is defined in the configuration: remove it there"), ("default", "always exists")):
+        assert (await typist.run("queues", "rm", name)).err == f"queue '{name}' {why}\n"
     for wrong in (
         ("set", "one"),
         ("create",),

@@ -404,12 +404,16 @@ class Client:
         return found
 
     async def set_queue(
-        self, queue: str, *, max_running: int | None = None, max_queued: int | None = None
+        self, queue: str, *, max_running: int | None = None, max_queued: int | None = None, new: bool = False
     ) -> "documents.Queue":
-        """Set the limits of a queue (None: no limit), or make a new one; kept when the service restarts."""
+        """Set the limits of a queue (None: no limit), or make a new one; kept when the service restarts.
+
+        With `new`, a queue that exists is an error (`precondition-failed`), and the request is never retried.
+        """
         body = json.dumps({"max_running": max_running, "max_queued": max_queued}).encode()
+        headers = {**_JSON_HEADERS, "If-None-Match": "*"} if new else _JSON_HEADERS
         changed: documents.Queue = await self._requester.request(
-            "PUT", _queue_path(queue), body=body, headers=_JSON_HEADERS, has="queue"
+            "PUT", _queue_path(queue), body=body, headers=headers, idempotent=not new, has="queue"
         )
         return changed
 

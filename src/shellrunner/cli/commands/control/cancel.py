@@ -1,7 +1,7 @@
 """`shellrunner cancel`: request that jobs end."""
 
 from functools import partial
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -12,6 +12,8 @@ from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.formatting import count_of
 from shellrunner.cli.ui.prompt import confirm
 from shellrunner.client import Client
+
+_NO_MATCH: Final = "no jobs match"
 
 
 @click.command()
@@ -40,12 +42,13 @@ async def _cancel_many(jobs: JobSelection, console: Console, client: Client, *, 
     if not yes:
         matching = (await client.cancel_many(**jobs.query))["cancelled"]
         if not matching:
-            console.report("no jobs match")
+            console.report(_NO_MATCH)
             return 0
         count = count_of(matching, "job")
         otherwise = f"use --yes to cancel {count}"
         if not await confirm(f"Cancel {count}", console, refusal="nothing was cancelled", otherwise=otherwise):
             return exit_codes.FAILED
     cancelled = (await client.cancel_many(confirm=True, **jobs.query))["cancelled"]
-    console.report(f"{count_of(cancelled, 'job')} {'is' if cancelled == 1 else 'are'} being cancelled")
+    verb = "is" if cancelled == 1 else "are"
+    console.report(f"{count_of(cancelled, 'job')} {verb} being cancelled" if cancelled else _NO_MATCH)
     return 0

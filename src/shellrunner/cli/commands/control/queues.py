@@ -17,7 +17,7 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.output_format import TABLE, TEMPLATE, OutputFormat
 from shellrunner.cli.ui.table import Cell, Column, render_table
-from shellrunner.client import Client
+from shellrunner.client import Client, ClientError
 from shellrunner.model.names import NAME_RULE, is_queue_name
 
 _ON_ONE: Final = ("create", "set", "rm")
@@ -36,7 +36,7 @@ class _Limits(NamedTuple):
     max_queued: int | EllipsisType | None
 
     @property
-    def given(self) -> dict[str, int | None]:
+    def given(self) -> dict[str, Any]:
         """Those that were given, as arguments of `Client.set_queue`."""
         return {name: value for name, value in self._asdict().items() if not isinstance(value, EllipsisType)}
 
@@ -126,7 +126,7 @@ class _QueueAction(NamedTuple):
             return await _ON_ALL[self.action](client)
         match self.action:
             case "create":
-                return await client.set_queue(self.name, **self.limits.given)
+                return await self._create(self.name, client)
             case "set":
                 queue = await client.queue(self.name)  # what is not given stays
                 now = {"max_running": queue["limit"], "max_queued": queue["max_queued"]}
@@ -135,6 +135,14 @@ class _QueueAction(NamedTuple):
                 await client.delete_queue(self.name)
                 return None
         return await (client.pause(self.name) if self.action == "pause" else client.resume(self.name))
+
+    async def _create(self, name: str, client: Client) -> Mapping[str, Any]:
+        try:
+            return await client.set_queue(name, new=True, **self.limits.given)
+        except ClientError as error:
+            if error.kind == "precondition-failed":
+                error.detail = f"queue {name!r} exists already: use `shellrunner queues set {name}` to change it"
+            raise
 
 
 async def _run(request: _QueueAction, output: OutputFormat | None, console: Console, client: Client) -> int:
