@@ -173,6 +173,41 @@ async def test_a_table_fits_any_width(shared: Service, typist: Typist, columns: 
         assert max(map(len, lines)) <= (columns or 80)
 
 
+@pytest.mark.parametrize(
+    ("size", "variables", "forbidden"),
+    [((24, 80), {}, rb"$^"), ((12, 50), {"TERM": "dumb"}, rb"\x1b"), ((20, 200), {"NO_COLOR": "1"}, rb"\x1b\[3\dm")],
+)
+async def test_verbs_fit_each_terminal(
+    shared: Service, typist: Typist, size: tuple[int, int], variables: dict[str, str], forbidden: bytes
+) -> None:
+    """What verbs print fits 80x24, 50x12 and 200x20; on a dumb terminal without escapes, with NO_COLOR uncoloured."""
+    command, (rows, columns) = ": " + "word " * 50, size
+    done = (await shared.run(command))["job_id"]
+    number = await shared.submit(f"sleep 60; {command}", name="fits", labels={"team": "web"})
+    typist.environment |= variables
+    for verb in (("queues",), ("top", "--once"), ("wait", "-o", "table", done), ("--help",)):
+        async with typist.at_terminal(*verb, rows=rows, columns=columns) as screen:
+            assert await screen.code() == 0
+            assert not re.search(forbidden, screen.shown), screen.shown
+            lines = ESCAPE.sub(b"", screen.shown).decode().split("\r\n")
+            assert max(map(len, lines)) <= columns, lines
+            assert len(lines) > 1
+    await shared.ask("POST", f"/api/jobs/{number}/cancel")
+
+
+async def test_live_tables_fit_a_small_terminal(typist: Typist) -> None:
+    """`top` and `ps --watch` draw no line that is wider than the terminal, and fewer lines than it has."""
+    for verb in (("top", "--interval", "0.2"), ("ps", "--watch")):
+        async with typist.at_terminal(*verb, rows=5, columns=20) as screen:
+            await screen.shows(b"\x1b[J")
+            frame = screen.shown.partition(b"\x1b[J")[0].rpartition(b"\x1b[H")[2]
+            lines = ESCAPE.sub(b"", frame).decode().split("\r\n")
+            assert max(map(len, lines)) <= 20, lines
+            assert len(lines) <= 5
+            screen.types(CTRL_C)
+            assert await screen.code() == 0
+
+
 async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared: Service, typist: Typist) -> None:
     """Without a terminal a command is printed in full, on one line, with control characters escaped."""
     command = "true '" + "x" * 500 + "\n\x1b[2J\u202e'"

@@ -36,6 +36,9 @@ SIZES = ((24, 80), (12, 50), (20, 200))  # rows and columns
 PROGRAMS = {"vim": ("vim -u NONE -N {file}", (":q!", "Enter")), "less": ("less -S {file}", ("q",))}
 
 
+KILLED_AT = {"vim": SIZES[1], "less": SIZES[2]}  # the size at which the service is killed while one is attached
+
+
 @pytest.mark.skipif(not tmux.IS_INSTALLED, reason="needs tmux")
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_programs_look_as_without_it(service: Service, tmp_path: Path, name: str) -> None:
@@ -72,6 +75,10 @@ async def test_programs_look_as_without_it(service: Service, tmp_path: Path, nam
             await window.types(f"{prefork.SCRIPT[0]} attach 1", "Enter")
             await window.types("gg")
             await window.shows(lambda shown: text(shown, size[0]) == expected[size], "the same")  # noqa: B023
+            if size == KILLED_AT[name]:
+                await service.restart()
+                await window.types("j", "g", "g")
+                await window.shows(lambda shown: text(shown, size[0]) == expected[size], "the same again")  # noqa: B023
         await window.types(*leaving)
         await window.shows(lambda shown: "$ " in shown, "it has ended")
     assert (await service.result(1))["exit_code"] == 0

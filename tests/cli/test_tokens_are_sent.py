@@ -48,6 +48,11 @@ async def test_a_token_is_required_and_the_message_says_how_to_supply_one(guarde
     file.write_text(f'url = "{guarded.url}"\ntoken = "{secret_of("runner")}"\n')
     file.chmod(0o600)
     assert (await typist.run("run", "echo in")).out == b"in\n"
+    file.write_text(f'url = "{guarded.url}"\ntoken = "wrong"\n')
+    done = await typist.run("run", "echo in")
+    assert (done.code, done.err) == (
+        125, f"{guarded.url} rejects the token from {file}: it is unknown or expired\n",
+    )  # fmt: skip
 
 
 async def test_a_job_of_somebody_else_is_named_by_its_id_and_gets_nothing_of_ones_environment(

@@ -106,6 +106,11 @@ class Screen:
             asyncio.get_running_loop().remove_reader(self._master)
         self.shown += data
 
+    @property
+    def pid(self) -> int:
+        """The process that has the terminal."""
+        return self._process.pid
+
     def types(self, text: bytes) -> None:
         """Press these keys."""
         os.write(self._master, text)
