@@ -75,8 +75,7 @@ async def test_jobs_one_after_the_other(service: Service, tmp_path: Path) -> Non
     assert await _post(service, 5, "Prefer: wait=50") == {200}
     async with counted(service, tmp_path, _JOBS) as costs:
         assert await _post(service, _JOBS, "Prefer: wait=50") == {200}
-    # What it does beside, such as indexing the jobs, is less than a tenth of a statement for each.
-    assert {name: costs[name] // 1 for name in _STATEMENTS} == dict.fromkeys(_STATEMENTS, 1) | {"COMMIT": 2}
+    assert {name: costs[name] for name in _STATEMENTS} == dict.fromkeys(_STATEMENTS, 1) | {"COMMIT": 2}
     assert costs["tasks"] < 1.2  # aiohttp's, for the request
     assert costs["callbacks"] < 12
     assert costs["turns"] < 14
@@ -95,5 +94,5 @@ async def test_many_jobs_at_once(service: Service, tmp_path: Path) -> None:
     assert costs["UPDATE jobs SET"] < 2.1
     assert costs["COMMIT"] < 1.5
     assert costs["tasks"] < 1.6
-    assert costs["callbacks"] < 9
+    assert costs["callbacks"] < 10  # fewer than one after the other, as jobs share them
     assert costs["calls"] < 860

@@ -12,11 +12,17 @@ from shellrunner.store.sqlite.effects import generation
 
 _NEVER = 1e6  # seconds
 
-if __name__ == "__main__":
+
+def be_quiet() -> None:
+    """Let the server that this process becomes write nothing by itself."""
     changed: Any = health
     changed.CHECK_INTERVAL = _NEVER
     changed = search
     changed._GATHER_DELAY = _NEVER
     changed = generation
     changed._INTERVAL = _NEVER
+
+
+if __name__ == "__main__":
+    be_quiet()
     main()
