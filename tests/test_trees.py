@@ -303,7 +303,7 @@ async def test_t3_a_cancel_on_a_terminal_leaves_its_time_to_a_worker(keeping: Ke
 def test_t3_what_is_written_during_the_grace_is_stored(keeping: Keeping, how: str) -> None:
     """A worker in a group of its own writes its last words after the command above it is gone: they are stored."""
     words = "trap 'sleep 0.3; echo last; exit' TERM; head -c 2000 /dev/zero; while :; do sleep 0.02; done 2>/dev/null"
-    more = {"timeout": 1} if how == "timeout" else {"output_bytes": 1000}
+    more: dict[str, Any] = {"timeout": 1} if how == "timeout" else {"output_bytes": 1000}
     end, data = keep(*keeping, 1, f'setsid sh -c "{words}" & wait', grace=10, **more)
     assert (end["ending"], end["signal"]) == (how.replace(" ", "_").replace("timeout", "timed_out"), "SIGTERM")
     if how == "timeout":

@@ -60,7 +60,7 @@ if __name__ == "__main__":
     loop.call_soon = _counted("callbacks", loop.call_soon)
     loop.create_task = _counted("tasks", loop.create_task)
     changed: Any = opening
-    changed.open_writing = _count_statements(opening.open_writing)
+    changed.open_writing = _count_statements(changed.open_writing)
     signal.signal(signal.SIGUSR1, _write)
     sys.setprofile(_count_calls)
     main()

@@ -12,7 +12,6 @@ from shellrunner.config import load
 from shellrunner.errors import ShellrunnerError
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES, Route
-from shellrunner.web.app_keys import SETTINGS
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions, document, examples, parameter_objects, response_objects
 from shellrunner.web.openapi.links import LINKS
@@ -215,10 +214,7 @@ def test_examples_are_right(name: str, value: Any) -> None:
 async def test_the_schema_of_a_job_and_the_model_agree(site: Site, job: dict[str, Any]) -> None:
     """The schema rejects exactly what the service rejects."""
     answer = await site.ask("POST", "/api/jobs", json=job)
-    schema = document.build(ROUTES, site.app[SETTINGS], SIGNALS)["components"]["schemas"]
-    check = jsonschema_rs.Draft202012Validator(
-        {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": schema}}, validate_formats=True
-    )
+    check = validator({"$ref": "#/components/schemas/JobSpec"})
     assert check.is_valid(job) == (answer.status == 202), answer.body
 
 
