@@ -319,6 +319,18 @@ async def test_logs_do_not_act_beyond_the_screen(shared: Service, typist: Typist
     assert "e\x1b]52;c;AAAA\x07" in piped.err
 
 
+async def test_logs_cut_lines_that_a_narrower_terminal_would_tear(shared: Service, typist: Typist) -> None:
+    """A progress bar of a wider terminal stays on one line, unless --raw, and the terminal wraps lines afterwards."""
+    bar = "printf '%60s|\\r%60s|' 1 2"
+    number = (await shared.run(bar, tty={"rows": 24, "columns": 70}))["job_id"]
+    for options, columns, is_cut in (((), 40, True), (("-f",), 40, True), (("--raw",), 40, False), ((), 70, False)):
+        async with typist.at_terminal("logs", *options, number, columns=columns) as screen:
+            assert await screen.code() == 0
+            before, _, after = screen.shown.partition(b"|\r")
+            assert (b"\x1b[?7l" in before, b"\x1b[?7h" in after) == (is_cut, is_cut), screen.shown
+            assert (b"has 70 columns: lines are cut here, --raw wraps them\r\n" in before) is is_cut
+
+
 async def test_json_on_a_terminal_shows_what_is_hidden(typist: Typist) -> None:
     """`show --json` and `ps --json` have escapes on a terminal, and are exact in a pipe."""
     command = "true # \u202e\u200b\u009b"

@@ -11,7 +11,7 @@ from shellrunner import ascii_text
 from shellrunner.cli.fd_io import STDERR, STDOUT
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
-from shellrunner.cli.ui.terminal_filter import TerminalFilter
+from shellrunner.cli.ui.terminal_filter import CUT_LINES, TerminalFilter
 from shellrunner.client import BytesDropped, OutputReceived
 
 STREAM_FDS: Final = {"stdout": STDOUT, "stderr": STDERR}
@@ -42,6 +42,7 @@ class OutputWriter:
         }
         written = {STDERR, *(fd for stream, fd in STREAM_FDS.items() if only in {None, stream})}
         self.has_dividers = all(map(os.isatty, written)) if has_dividers is None else has_dividers
+        self._is_cutting = False
         self._midline: set[str] = set()  # streams whose last line has no end yet
         self._dropped: dict[str, BytesDropped] = {}
 
@@ -56,6 +57,12 @@ class OutputWriter:
         output_filter = self._filters.get(stream)
         await self._console.write(STREAM_FDS[stream], output_filter.feed(data) if output_filter else data)
 
+    async def cut_lines(self) -> None:
+        """Have a terminal cut the lines that are longer than its own, where it would wrap them."""
+        self._is_cutting = True
+        if output_filter := self._filters.get("stdout"):
+            await self._console.write(STDOUT, output_filter.feed(CUT_LINES), is_sequence=True)
+
     async def divide(self, message: str) -> None:
         """Write a message between two parts of the output, of which the second begins on a line of its own.
 
@@ -65,6 +72,8 @@ class OutputWriter:
             await self.restore_terminal()
             self._console.divide(message)
             self._midline.clear()
+            if self._is_cutting:
+                await self.cut_lines()
 
     async def restore_terminal(self) -> None:
         """Undo what the output has left changed on a terminal: colours, a hidden cursor."""

@@ -22,13 +22,13 @@ from shellrunner.cli.foreground import job_ending
 from shellrunner.cli.terminal import status_overlay, stop_key
 from shellrunner.cli.terminal.detach_key import DetachKey
 from shellrunner.cli.terminal.keyboard import Detached, Keyboard
-from shellrunner.cli.terminal.modes import CUT_LINES, WRAP_LINES, TerminalModes
+from shellrunner.cli.terminal.modes import WRAP_LINES, TerminalModes
 from shellrunner.cli.terminal.raw_mode import RawMode, terminal_size
 from shellrunner.cli.terminal.replay import Replay
 from shellrunner.cli.terminal.status_overlay import StatusOverlay
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
-from shellrunner.cli.ui.terminal_filter import TerminalFilter
+from shellrunner.cli.ui.terminal_filter import CUT_LINES, TerminalFilter
 from shellrunner.client import AttemptEnded, Client, ClientError, Event, JobEnded, OutputReceived, StatusChanged
 from shellrunner.errors import ShellrunnerError
 

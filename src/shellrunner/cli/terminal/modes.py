@@ -7,7 +7,6 @@ Control Sequences". Must not know where the output comes from.
 import re
 from typing import Final
 
-CUT_LINES: Final = b"\x1b[?7l"  # that are longer than the terminal's, instead of wrapping them
 WRAP_LINES: Final = b"\x1b[?7h"
 _CHANGE: Final = re.compile(
     rb"\x1b\[\?(?P<private>[0-9;]{1,64})(?P<on>[hl])"

@@ -35,6 +35,7 @@ _FINALS: Final = frozenset(b"@ABCDEFGHIJKLMPSTXZ`abdefmrsu")
 _ESCAPES: Final = frozenset(b"78DEM")  # save and restore the cursor, one line down or up
 _NUMBERS: Final = re.compile(rb"[0-9;:]*")
 _ERASE_SCROLLBACK: Final = re.compile(rb"(?:[0-9]*;)*0*3(?:;[0-9]*)*")
+CUT_LINES: Final = b"\x1b[?7l"  # that are longer than the terminal's, instead of wrapping them
 # Private modes that programs need for drawing: how the terminal is restored after them.
 _MODES: Final = {b"7l": b"\x1b[?7h", b"25l": b"\x1b[?25h", b"2026h": b"\x1b[?2026l"}
 # The same for programs that take the whole screen; what they need for the keyboard is not among them.

@@ -20,6 +20,7 @@ from shellrunner.cli.parameters.number_types import WholeNumber
 from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.ansi import Styler
 from shellrunner.cli.ui.console import Console
+from shellrunner.cli.ui.table import terminal_width
 from shellrunner.client import (
     AttemptEnded,
     BytesDropped,
@@ -102,7 +103,8 @@ def logs(jobs: JobSelection, server: str | None, **given: Any) -> NoReturn:
     text.
 
     On a terminal, colours and moves of the cursor are kept, and what acts beyond the screen is removed: titles, the
-    clipboard, links, questions that the terminal would answer, and modes of keyboard and mouse.
+    clipboard, links, questions that the terminal would answer, and modes of keyboard and mouse. Lines of a job whose
+    own terminal is wider than this one are cut, so that progress bars keep their place.
     """
     console, options = Console(), _Options(**given)
     options.check()
@@ -139,6 +141,8 @@ async def _print_job(job: int, options: _Options, console: Console, client: Clie
     writer = OutputWriter(
         console, only=only, timestamps=options.timestamps, is_filtered=not options.raw, has_dividers=options.dividers
     )
+    if not options.raw:
+        await _cut_lines(client, job, writer, console)
     try:
         if only and not await _needs_events(client, job, options, writer):
             await _write_stream(client, job, options, writer, only)
@@ -156,6 +160,17 @@ async def _needs_events(client: Client, job: int, options: _Options, writer: Out
     if not writer.has_dividers or (options.start, options.lines, options.attempt) != (None, None, None):
         return False
     return (await client.status(job))["attempt"] > 1
+
+
+async def _cut_lines(client: Client, job_id: int, writer: OutputWriter, console: Console) -> None:
+    """Have a terminal that is narrower than the job's cut its lines: wrapped, progress bars and screens are torn."""
+    width = terminal_width()
+    if width is None or not (tty := (await client.job(job_id))["tty"]):
+        return
+    columns = ((await client.status(job_id)).get("tty") or tty)["columns"]
+    if columns > width:
+        console.remark(f"the job's terminal has {columns} columns: lines are cut here, --raw wraps them")
+        await writer.cut_lines()
 
 
 async def _print_matches(
