@@ -8,7 +8,8 @@ const RETRYABLE = ["exited", "signalled", "timed_out", "output_limit", "out_of_m
 
 /* Of a field: `key` is its path in the specification; `kind` is the element (line, lines, check, select), a line by
    default; `editable` says that it can be changed until the job starts; `initial` is the value that needs no mention;
-   `list` is the id of a list of suggestions; `wide` takes the whole width. */
+   `list` is the id of a list of suggestions; `wide` takes the whole width; a check is set and unset with the one that
+   `implies` it. */
 export const GROUPS = [
   ["Job", [
     { key: "name", label: "Name", type: text, hint: "e.g. nightly-backup", editable: true },
@@ -47,9 +48,11 @@ export const GROUPS = [
   ["Output", [
     { key: "encoding", label: "Charset", type: text, initial: "utf-8", hint: "utf-8", list: "charsets" },
     { key: "notify.url", label: "Send the result to (URL)", type: text, hint: "https://" },
-    { key: "tty", label: "Run in a terminal", kind: "check", wide: true },
-    { key: "tty.rows", label: "Its rows", type: number, hint: "24" },
-    { key: "tty.columns", label: "Its columns", type: number, hint: "80" },
+  ]],
+  ["Terminal", [
+    { key: "tty", label: "Run in a terminal", kind: "check", wide: true, implies: ["tty.echo", "stdin.stream"] },
+    { key: "tty.rows", label: "Rows", type: number, hint: "24" },
+    { key: "tty.columns", label: "Columns", type: number, hint: "80" },
     { key: "tty.echo", label: "Echo what is typed", kind: "check", wide: true },
   ]],
 ];
@@ -79,6 +82,7 @@ function toText(field, spec) {
 /** The specification for these texts, without a command. Throws an Error whose message names the field that is wrong, and
     whose `key` is its key. */
 export function toSpec(texts) {
+  if (texts.stdin && texts["stdin.stream"]) throw Object.assign(new Error("Standard input: enter it, or send it while the job runs, not both"), { key: "stdin" });
   const spec = {};
   for (const field of FIELDS) {
     const given = texts[field.key];

@@ -63,6 +63,7 @@ export class SpecForm {
     const error = createElement("span", { class: "error", id: `${id}-error`, hidden: true });
     this.#inputs.set(field.key, input);
     this.#errors.set(field.key, error);
+    if (field.implies) input.addEventListener("change", () => { for (const key of field.implies) this.#inputs.get(key).checked = input.checked; });
     const label = createElement("label", { for: id }, field.label);
     const isCheck = field.kind === "check";
     const attributes = { class: `field ${isCheck ? "check" : ""} ${field.wide ? "wide" : ""}` };
