@@ -146,7 +146,7 @@ async def test_secrets_of_many_jobs_are_asked_for_once(own: Service, open_tab: A
     await tab.page.click("#again .secret:has([name='env.OTHER']) [type=checkbox]")
     await tab.page.fill("#again [name=stdin]", "input")
     await tab.page.click("#again [type=submit]")
-    await tab.wait_for("#selection-message", "3 jobs submitted again")
+    await tab.wait_for("#selection-message >> text=/^3 jobs submitted again$/")
     _, _, found = await own.get("/api/jobs?limit=3&fields=job_id,again_of")
     outputs = {job["again_of"]: (await own.result(job["job_id"]))["stdout"] for job in found["jobs"]}
     assert outputs == dict(zip(jobs, ["  ", "new  ", "new  input"], strict=True))

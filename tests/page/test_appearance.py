@@ -155,6 +155,17 @@ async def test_the_layout_does_not_shift(service: Service, open_tab: Any) -> Non
     assert await tab.page.evaluate("window.shifts") < 0.02
 
 
+async def test_a_very_wide_home_has_two_columns(service: Service, open_tab: Any) -> None:
+    """At 3840 pixels what runs and waits is beside what has ended; at 1280 it is above."""
+    await submit_examples(service)
+    for size, is_beside in (((3840, 2160), True), ((1280, 800), False)):
+        tab = await open_tab(service, size=size)
+        await tab.wait_for(".present .row")
+        present = await tab.page.locator(".present").bounding_box()
+        past = await (await tab.wait_for(".past")).bounding_box()
+        assert (past["y"] == present["y"] and past["x"] >= present["x"] + present["width"]) is is_beside
+
+
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}px")
 async def test_labels_and_queues_are_visible_at_every_width(service: Service, open_tab: Any, size: Any) -> None:
     """A row shows the labels of its job beside or below the command, also on a phone."""

@@ -40,6 +40,8 @@ async def test_the_home_sorts_jobs_by_what_they_do(small: Service, open_tab: Any
     """Each job is in its section, the next to start is the first one, and changes are shown as they happen."""
     tab = await open_tab(small)
     await tab.wait_for("#list-status", "No jobs yet")
+    await tab.wait_for("#start-commands", f"shellrunner run --server {small.url} ")
+    assert await tab.page.is_hidden("#search")
     failed = (await small.run("exit 3"))["job_id"]
     lost = (await small.run(argv=["/nowhere/to/be/found"]))["job_id"]
     fine = (await small.run("true"))["job_id"]
@@ -57,6 +59,8 @@ async def test_the_home_sorts_jobs_by_what_they_do(small: Service, open_tab: Any
         "ended": [fine, lost, failed],
     }
     await shown(tab, expected)
+    assert await tab.page.is_hidden("#start")
+    assert await tab.page.is_visible("#search")
     assert await tab.page.text_content(f"#rows [data-job='{runs}'] b") == "long"
     assert "2100" in await reason(tab, later)
     assert str(runs) in await reason(tab, follows)
@@ -216,9 +220,13 @@ async def test_there_is_one_main_heading(small: Service, open_tab: Any) -> None:
 
 
 async def test_filters_are_folded_on_a_phone(small: Service, open_tab: Any) -> None:
-    """On a narrow screen the filters show when asked for, and the button says how many are set."""
+    """On a narrow screen filters and actions on queues show when asked for; the button says how many are set."""
     tab = await open_tab(small, size=(360, 740))
     await tab.wait_until_live()
+    await tab.wait_for("#queues a")
+    assert await tab.page.is_hidden("#queue-pause")
+    await tab.page.click("#queue-toggle")
+    await tab.wait_for("#queue-pause")
     assert await tab.page.is_hidden("#state")
     await tab.page.click("#filters-toggle")
     await tab.page.select_option("#state", "done")

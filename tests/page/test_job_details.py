@@ -42,6 +42,20 @@ async def test_attempts_and_dependencies_are_links(service: Service, open_tab: A
     await tab.until("() => document.getElementById('job-attempts').hidden")
 
 
+async def test_a_job_that_does_not_exist_has_only_a_message(service: Service, open_tab: Any) -> None:
+    """The view says that there is no such job, without a command, a toolbar or actions; another job has them."""
+    job = (await service.run("echo here", labels={"team": "web"}))["job_id"]
+    tab = await open_tab(service, "#job=99999999")
+    await tab.wait_for("#job-message", "there is no job 99999999")
+    for part in ("#job .job-command", "#job .toolbar", "#job-rerun"):
+        assert await tab.page.is_hidden(part)
+    await tab.page.evaluate(f"location.hash = 'job={job}'")
+    await tab.wait_for_output("here")
+    assert await tab.page.is_visible("#job .toolbar")
+    await tab.page.click("#job-details a >> text=team=web")
+    assert "label=team:web" in await tab.address_parameters()
+
+
 async def test_an_attempt_without_output_is_no_link(service: Service, open_tab: Any) -> None:
     """There is no line to which an attempt that wrote nothing could be linked."""
     job = (await service.run("exit 1", retries={"max": 1}))["job_id"]

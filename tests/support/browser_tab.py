@@ -76,7 +76,8 @@ class BrowserTab:
     async def wait_until_live(self) -> None:
         """Wait until the stream of the list is open and the list has been fetched."""
         await self.wait_for('#connection[data-state="live"]')
-        await self.wait_for('.table[aria-busy="false"]')
+        # It need not be visible: without jobs it is empty.
+        await self.until("() => document.querySelector('.table').ariaBusy === 'false'")
 
     async def run(self, command: str) -> int:
         """Run a command with the keyboard; returns the job's id once its view is open."""

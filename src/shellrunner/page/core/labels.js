@@ -44,5 +44,8 @@ export function stateTone(job) {
   return TONES[job.ending] || (job.ending ? "failure" : "unknown");
 }
 
+/** What the service says about a job, with its instants as local times. */
+export const describeDetail = (detail) => detail.replace(INSTANT, formatDate);
+
 /** Why a job waits, in words; "" if it does not. */
-export const describePending = (pending) => (pending ? pending.detail.replace(INSTANT, formatDate) : "");
+export const describePending = (pending) => (pending ? describeDetail(pending.detail) : "");

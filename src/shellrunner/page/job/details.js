@@ -11,25 +11,25 @@ import { createAge, createElapsed } from "../ui/time-elements.js";
 export function createDetails(job, status, result, live) {
   const { usage } = result ?? {};
   const details = [
+    ["Time", runningTime(status, result)],
+    ["Ended", status.completed && createAge(status.completed)],
     ["Accepted", createAge(job.created)],
     ["Waited", waitingTime(job, status)],
-    ["Ended", status.completed && createAge(status.completed)],
-    ["Time", runningTime(status, result)],
     ["Process", status.pid && `pid ${status.pid}`],
     ["Uses", live && status.state === "running" && liveUsage(live)],
-    ["Exit code", status.exit_code === null ? null : String(status.exit_code)],
-    ["Signal", status.signal],
+    ["Exit code", status.exit_code === null || status.ending === "exited" ? null : String(status.exit_code)], // else the badge has it
+    ["Signal", status.ending !== "signalled" && status.signal],
     ["CPU", usage && `${formatDuration(usage.cpu_user)} user, ${formatDuration(usage.cpu_system)} system`],
     ["Memory", usage?.max_rss_bytes && `${formatSize(usage.max_rss_bytes)} peak`],
     ["Output", result && outputSizes(result)],
     ["Left behind", result?.leftovers_count && leftovers(result)],
-    ["Queue", job.queue],
+    ["Queue", createElement("a", linkTo({ queue: job.queue }), job.queue)],
     ["Profile", job.profile],
     ["Directory", job.cwd],
     ["Timeout", job.timeout && formatDuration(job.timeout)],
     ["Priority", job.priority && String(job.priority)],
     ["Environment", job.env.length && job.env.join(" ")],
-    ["Labels", Object.keys(job.labels).length && Object.entries(job.labels).map((label) => label.join("=")).join(" ")],
+    ["Labels", Object.keys(job.labels).length && createElement("span", {}, ...Object.entries(job.labels).flatMap(createLabel))],
     ["Again", job.again_of && createElement("a", linkTo({ job: String(job.again_of) }), `job ${job.again_of}`)],
     ["After", job.after.length && createElement("ul", { class: "chain" }, ...job.after.map(createDependency))],
     ["Not before", job.start_at && createAge(job.start_at)],
@@ -42,6 +42,11 @@ export function createDetails(job, status, result, live) {
 function createEntry([name, value]) {
   const content = typeof value === "string" ? escapeControls(value) : value;
   return createElement("div", {}, createElement("dt", {}, name), createElement("dd", {}, content));
+}
+
+function createLabel([name, value]) {
+  const link = createElement("a", { class: "chip", ...linkTo({ label: `${name}:${value}` }) }, escapeControls(`${name}=${value}`));
+  return [link, " "];
 }
 
 function createDependency(id) {

@@ -3,7 +3,7 @@
 import { hashWith, navigate } from "../core/address.js";
 import { get, isTransient } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
-import { describePending, stateLabel } from "../core/labels.js";
+import { describeDetail, describePending, stateLabel, stateTone } from "../core/labels.js";
 import { oncePerFrame } from "../core/scheduling.js";
 import { announce } from "../ui/announcer.js";
 import { createBadge } from "../ui/badge.js";
@@ -115,6 +115,7 @@ export class JobView {
     } catch (error) {
       if (this.#id !== id) return;
       this.#error = error.message;
+      $("job").toggleAttribute("data-missing", !isTransient(error));
       this.#output.showUnavailable(isTransient(error) ? "waiting" : "failed");
       if (isTransient(error)) this.#retryTimer = setTimeout(() => this.#fetchJob(id), RETRY_DELAY);
     }
@@ -132,6 +133,7 @@ export class JobView {
     clearInterval(this.#pollTimer);
     this.#pollTimer = null;
     $("job").hidden = true;
+    $("job").removeAttribute("data-missing");
     document.body.classList.remove("job-open");
     this.#clear();
     showInTab(null);
@@ -240,7 +242,8 @@ export class JobView {
     setText($("job-command"), escapeControls(job.command));
     const reason = job.done || job.state === "running" ? "" : describePending(job.pending);
     setTextOrHide($("job-pending"), escapeControls(reason));
-    setTextOrHide($("job-message"), this.#error || escapeControls(this.#result?.detail || ""));
+    setTextOrHide($("job-message"), this.#error || escapeControls(describeDetail(this.#result?.detail || "")));
+    $("job-message").dataset.tone = this.#error ? "failure" : stateTone(job);
     replaceKeepingFocus($("job-details"), ...createDetails(this.#job, this.#status, this.#result, this.#usage));
     this.#actions.show(job, !this.#error);
     this.#output.refresh();

@@ -5,6 +5,7 @@ import { isTransient } from "../core/api.js";
 import { formatCount } from "../core/format.js";
 import { may } from "../core/identity.js";
 import { oncePerFrame, throttle } from "../core/scheduling.js";
+import { currentToken } from "../core/token.js";
 import { $, setText } from "../ui/dom.js";
 import { showBulkActions, wireBulkActions } from "./bulk-actions.js";
 import { buildQuery, showFilters, wireFilters } from "./filters.js";
@@ -108,6 +109,7 @@ export class ListView {
     if (isCurrent || this.#error) showSections(isCurrent ? this.#sections.shown.map(withTotal) : [], this.#openId(), (key) => this.#expand(key));
     table.setAttribute("aria-busy", String(!isCurrent && !this.#error));
     setText($("list-status"), this.#describe());
+    this.#showStart(isCurrent && this.#sections.isHome && !this.#sections.shown.length);
     const ids = listedIds();
     const selected = ids.filter(isSelected).length;
     $("select-all").checked = selected > 0 && selected === ids.length;
@@ -121,6 +123,13 @@ export class ListView {
     if (this.#sections.isHome) return this.#sections.shown.length ? "" : describeEmptyHome();
     const { length } = this.#sections.last.rows;
     return length ? `${formatCount(length, "job")} in total` : "No jobs match these filters";
+  }
+
+  /** Show how to begin, in place of what would be empty. */
+  #showStart(isEmpty) {
+    document.querySelector(".list").toggleAttribute("data-empty", isEmpty);
+    $("start").hidden = !isEmpty || Boolean(param("queue")) || !may("run");
+    setText($("start-commands"), describeStart(location.origin, currentToken() !== null));
   }
 
   #showSelection() {
@@ -156,7 +165,9 @@ export class ListView {
 /** A section whose jobs the queues count, with their number. */
 const withTotal = (section) => (section.count ? { ...section, number: countJobs(section.count) } : section);
 
-function describeEmptyHome() {
-  if (param("queue")) return `No jobs in queue ${param("queue")} yet`;
-  return may("run") ? "No jobs yet. Enter a command above and press Enter." : "No jobs yet";
+const describeEmptyHome = () => (param("queue") ? `No jobs in queue ${param("queue")} yet` : "No jobs yet");
+
+function describeStart(origin, needsToken) {
+  const headers = ["-H 'Content-Type: application/json'", needsToken && '-H "Authorization: Bearer $TOKEN"'].filter(Boolean).join(" ");
+  return `shellrunner run --server ${origin} 'make test'\n\ncurl ${headers} \\\n  -d '{"command": "make test"}' ${origin}/api/jobs`;
 }

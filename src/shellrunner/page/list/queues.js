@@ -9,6 +9,7 @@ import { openQueueDialog } from "./queue-dialog.js";
 
 let state = null; // until it has been fetched
 let onChange = () => {};
+let shown = null; // the queue whose tab was scrolled into view
 
 /** Wire the buttons; `listener` is called when a queue was changed here. */
 export function wireQueues(listener) {
@@ -17,6 +18,10 @@ export function wireQueues(listener) {
   $("queue-limits").addEventListener("click", () => openQueueDialog(selected(), changed));
   $("queue-new").addEventListener("click", () => openQueueDialog(null, changed));
   $("queue-remove").addEventListener("click", () => tryTo(remove));
+  $("queue-toggle").addEventListener("click", () => {
+    const isOpen = document.querySelector(".queue-bar").toggleAttribute("data-open");
+    $("queue-toggle").setAttribute("aria-expanded", String(isOpen));
+  });
 }
 
 /** Fetch and show all queues. */
@@ -35,6 +40,9 @@ export function showQueues() {
   replaceKeepingFocus($("queues"), ...tabs.map((tab) => createElement("li", {}, tab)));
   $("queue-names").replaceChildren(...queues.map(({ queue }) => createElement("option", { value: queue })));
   showActions();
+  if (shown === param("queue")) return;
+  shown = param("queue");
+  $("queues").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 /** How many jobs are in a state, `running`, `queued` or `waiting`, in the queue that is shown, as text. */
@@ -50,20 +58,21 @@ function totals() {
 }
 
 function createTab(name, label, { limit, paused, running, queued, waiting }) {
+  const isShown = param("queue") === name;
   const counts = [
-    `${running}${limit ? `/${limit}` : ""} running`,
+    running || (isShown && limit) ? `${running}${limit ? `/${limit}` : ""} running` : null,
     queued ? `${queued} queued` : null,
     waiting ? `${waiting} waiting` : null,
     paused || state.paused ? "paused" : null,
   ];
-  const attributes = { "aria-current": param("queue") === name && "true", "data-paused": paused || state.paused };
+  const attributes = { "aria-current": isShown && "true", "data-paused": paused || state.paused };
   const text = counts.filter((count) => count).join(" · ");
   return createElement("a", { ...linkTo({ queue: name }), ...attributes }, createElement("b", {}, label), ` ${text}`);
 }
 
 function showActions() {
   const queue = selected();
-  $("queue-actions").hidden = !may("admin");
+  $("queue-actions").hidden = $("queue-toggle").hidden = !may("admin");
   const isPaused = queue ? queue.paused : state.paused;
   setText($("queue-pause"), `${isPaused ? "Resume" : "Pause"}${queue ? "" : " all"}`);
   $("queue-limits").hidden = $("queue-remove").hidden = !queue;

@@ -8,6 +8,8 @@ import { $, createElement, setText } from "../ui/dom.js";
 import { JobRow } from "./row.js";
 
 const container = $("rows");
+const [present, past] = container.children; // one below the other, or beside each other where there is room
+const PRESENT = new Set(["running", "queued", "waiting"]);
 const groups = new Map(); // by the section's key
 
 /** Show these sections, each with its rows; `openId` is the job that is open beside the list. `expand(key)` is called when
@@ -22,7 +24,9 @@ export function showSections(sections, openId, expand) {
     if (!groups.has(section.key)) groups.set(section.key, new RowGroup(section, expand));
     groups.get(section.key).show(section, openId);
   }
-  place(container, sections.map(({ key }) => groups.get(key).element));
+  const elements = (isPresent) => sections.filter(({ key }) => PRESENT.has(key) === isPresent).map(({ key }) => groups.get(key).element);
+  place(present, elements(true));
+  place(past, elements(false));
 }
 
 /** The ids of the listed jobs, in their order. */
