@@ -68,7 +68,7 @@ async def test_ctrl_c_and_the_end_of_input_are_the_commands(typist: Typist) -> N
 
 
 async def test_ctrl_z_leaves_nothing_stopped_for_good(shared: Service, typist: Typist) -> None:
-    """A shell in the job has the key for its jobs; a command that no shell would let go on is continued."""
+    """A shell in the job has the key for its jobs; a command that no shell could resume is continued."""
     async with typist.at_terminal("run", "-t", "while read x; do echo got $x; done") as screen:
         await screen.shows(DETACHES)
         screen.types(b"one\r")

@@ -206,7 +206,7 @@ class Attachment:
             await self._keyboard.stop_typed.wait()
             self._keyboard.stop_typed.clear()
             if await stop_key.continue_stopped(self._client, self._job_id):
-                self._overlay.report("Ctrl-Z stopped the command, which no shell would let go on: it was continued")
+                self._overlay.report("Ctrl-Z stopped the command, and no shell could resume it: it was continued")
 
     # The size
 

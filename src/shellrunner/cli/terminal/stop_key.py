@@ -1,4 +1,4 @@
-"""Ctrl-Z in a job that no shell has started, and that would be stopped for good: there is nobody to let it go on.
+"""Ctrl-Z in a job without a shell that could resume it: it would be stopped for ever.
 
 At a terminal of its own such a command has no shell above it either, and the kernel ignores the key (setpgid(2): an
 orphaned process group). Must not know keys.
@@ -15,9 +15,9 @@ _CHECK_DELAY: Final = 0.3  # seconds: programs put their terminal in order befor
 
 
 async def continue_stopped(client: Client, job_id: int) -> bool:
-    """After the key was typed, have the job go on if all of it has stopped; return whether it had.
+    """After the key was typed, continue the job if all of it has stopped; return whether it had.
 
-    A shell in the job goes on by itself, and a job that was paused by `pause` stays so.
+    A shell in the job continues by itself, and a job that was paused by `pause` stays paused.
     """
     try:
         for _ in range(_CHECKS):
