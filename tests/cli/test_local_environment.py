@@ -4,10 +4,12 @@ import os
 import pwd
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.cli.foreground import local_environment
+from shellrunner.client import Client
 from shellrunner.machine import machine_digest
 from tests.support.command_line import Typist
 from tests.support.service import Service
@@ -54,6 +56,30 @@ async def test_another_machine_gets_neither_and_a_terminal_says_so(shared: Servi
         async with typist.at_terminal("run", "echo here") as screen:
             assert await screen.code() == 0
             assert re.fullmatch(rb"the service is on another machine: [^\r]*\r\nhere\r\n", screen.shown)
+
+
+async def test_a_service_elsewhere_that_claims_to_be_here_gets_neither() -> None:
+    """Whoever knows the digest of this machine is still sent nothing, unless by a Unix socket or loopback."""
+
+    async def claim(_: Client) -> Any:
+        return {"machine": machine_digest(), "identity": "uid:0"}
+
+    for url, expected in {
+        "http://127.0.0.2:80": "uid:0", "http://[::1]": "uid:0", "unix:/socket": "uid:0",
+        "http://a.localhost": "uid:0",
+        "https://example.org": None, "http://127.0.0.1.example.org": None, "http://192.0.2.1:8000": None,
+    }.items():  # fmt: skip
+        client = Client(url)
+        client.index = claim.__get__(client)  # type: ignore[method-assign]
+        assert await local_environment.local_identity(client) == expected, url
+
+
+async def test_again_does_not_fill_in_what_stays_here(shared: Service, typist: Typist) -> None:
+    """A job that has a variable of the client's own, such as its token, is not given the value of here."""
+    number = await shared.submit("true", env={"SHELLRUNNER_URL": "x"})
+    await shared.result(number)
+    done = await typist.run("again", number)
+    assert (done.code, "--env SHELLRUNNER_URL: " in done.err) == (125, True)
 
 
 async def test_a_directory_that_was_removed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ async def test_logs_of_a_job_that_runs_ends_where_it_is(shared: Service, typist:
     number = await shared.submit("printf 'ab'; sleep 60")
     await until(lambda: has(shared, number, b"ab"))
     assert (await typist.run("logs", "-n", "1", number)).out == b"ab"
-    assert (await typist.run("logs", "-n", "0", number)).out == b""
+    assert (await typist.run("logs", "--tail", "0", number)).out == b""
     await cancelled(shared, number)
 
 

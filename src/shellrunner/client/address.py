@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 _UNIX: Final = re.compile(r"unix:(?://(?=/))?(/.+)")
+_LOOPBACK: Final = re.compile(r"127(?:\.[0-9]{1,3}){3}", re.ASCII)
 _DEFAULT_SCHEME: Final = "http"
 
 
@@ -26,6 +27,12 @@ class ServerAddress(NamedTuple):
         """Whether it is a name that means this machine (RFC 6761)."""
         name = (urlsplit(self.base).hostname or "").rstrip(".")
         return self.socket is None and (name == "localhost" or name.endswith(".localhost"))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it leads to this machine whatever a name server says: a Unix socket, or loopback."""
+        name = urlsplit(self.base).hostname or ""
+        return self.socket is not None or self.is_localhost or name == "::1" or bool(_LOOPBACK.fullmatch(name))
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -76,6 +76,11 @@ class Client:
         """Close all connections."""
         await self._requester.__aexit__(*exc_info)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address leads to this machine: a Unix socket or loopback, whose port may still be forwarded."""
+        return self._requester.address.is_loopback
+
     async def index(self) -> "documents.Index":
         """Return the entry points of the API."""
         index: documents.Index = await self._requester.request("GET", "/api", has="jobs")

@@ -6,7 +6,7 @@ not know how a job is followed.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -104,7 +104,8 @@ async def is_local(client: Client) -> bool:
 async def local_identity(client: Client) -> str | None:
     """Return the identity that the service gives this client, or None if it is on another machine; see `is_local`."""
     digest = machine_digest()
-    if digest is None:
+    # Every user here can read what the digest is made of, so a service elsewhere may claim it to be sent secrets.
+    if digest is None or not client.is_loopback:
         return None
     index = await client.index()
     return index["identity"] if index.get("machine") == digest else None
@@ -119,13 +120,22 @@ def read(cwd: str | None = None) -> LocalEnvironment:
     variables, left_out = {}, []
     account = _account_variables()
     for name, value in os.environ.items():
-        if name in _DENIED or name == "PWD" or name.startswith(DENIED_PREFIX) or account.get(name) == value:
+        if _is_denied(name) or name == "PWD" or account.get(name) == value:
             continue
         if is_utf8(name) and is_utf8(value):
             variables[name] = value
         else:
             left_out.append(name.encode("utf-8", "backslashreplace").decode())
     return LocalEnvironment(cwd or _current_directory(), variables, tuple(left_out))
+
+
+def values_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the values that these variables have here, without those that stay here."""
+    return {name: os.environ[name] for name in names if name in os.environ and not _is_denied(name)}
+
+
+def _is_denied(name: str) -> bool:
+    return name in _DENIED or name.startswith(DENIED_PREFIX)
 
 
 def _current_directory() -> str:

@@ -78,7 +78,9 @@ class _Options(NamedTuple):
 @click.command()
 @selected_jobs(bulk="Print the output of")
 @click.option("-f", "--follow", is_flag=True, help="Continue until the job is done.")
-@click.option("-n", "--lines", type=WholeNumber(0, _MAX_LINES), metavar="N", help="Only the last N lines.")
+@click.option(
+    "-n", "--lines", "--tail", "lines", type=WholeNumber(0, _MAX_LINES), metavar="N", help="Only the last N lines."
+)
 @click.option("--from", "start", type=WholeNumber(0, _MAX_LINES), metavar="BYTE", help="Skip this many bytes.")
 @click.option("--from-line", "line", type=WholeNumber(1, _MAX_LINES), metavar="N", help="Begin with this line.")
 @click.option("--find", metavar="TEXT", help="Only the lines with this text, numbered, in any case.")

@@ -1,6 +1,5 @@
 """`shellrunner again`: submit earlier jobs once more, as they were or with changes."""
 
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn
@@ -124,7 +123,7 @@ async def _patch(
     if options.clean:
         patch = {"stdin": None, **patch, "env": {**dict.fromkeys(job["env"]), **patch.get("env", {})}}
     elif owner is not None and job["submitter"] == owner:
-        here = {name: os.environ[name] for name in job["env"] if name in os.environ}
+        here = local_environment.values_of(job["env"])
         if "PWD" in job["env"] and job["cwd"]:
             here["PWD"] = patch.get("cwd") or job["cwd"]
         patch["env"] = {**here, **patch.get("env", {})}
