@@ -59,7 +59,7 @@ async def test_another_machine_gets_neither_and_a_terminal_says_so(shared: Servi
 
 
 async def test_a_service_elsewhere_that_claims_to_be_here_gets_neither() -> None:
-    """Whoever knows the digest of this machine is still sent nothing, unless by a Unix socket or loopback."""
+    """One that knows the digest of this machine is sent nothing, unless by a Unix socket or loopback."""
 
     async def claim(_: Client) -> Any:
         return {"machine": machine_digest(), "identity": "uid:0"}
