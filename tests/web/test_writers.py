@@ -46,7 +46,7 @@ async def test_input_of_another_writer_is_refused(service: Service) -> None:
         assert (status, problem["type"]) == (409, "/problems/input-taken")
         assert (await service.ask("POST", f"{path}?offset=1", data=b"3"))[0] == 204
         assert (await service.ask("POST", f"{path}?writer=b&take=true&offset=2", data=b"4"))[0] == 204
-    for query in ("writer=", "writer=a%20b", "take=perhaps"):
+    for query in ("writer=", "writer=a%20b", "take=perhaps", "take=true"):
         assert (await service.ask("POST", f"{path}?{query}", data=b""))[0] == 400
     assert (await service.get(f"/api/statuses/{job}/events?writer=%2F"))[0] == 400
     await service.ask("POST", f"{path}?end=true", data=b"")

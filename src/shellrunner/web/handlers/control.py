@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from shellrunner.errors import BadParameter
 from shellrunner.model import CommandState, TerminalSize
 from shellrunner.web.app_keys import STORE, identity_of, job_id
 from shellrunner.web.feeds.writers import WRITERS
@@ -146,6 +147,8 @@ async def stdin(request: web.Request) -> web.Response:
     """
     request.app[STREAMS].raise_if_closing()
     writer, take = name(request, "writer"), flag(request, "take")
+    if take and writer is None:
+        raise BadParameter("take", "take requires writer")
     offset, end = integer(request, "offset", minimum=0, maximum=_MAX_OFFSET), flag(request, "end")
     content = await bodies.read(request)
     await ownership.check_stdin(request, identity_of(request))
