@@ -49,6 +49,7 @@ async def test_the_first_reason_is_given_and_the_next_one_after_it(tmp_path: Pat
     async with serving(tmp_path, **SETTINGS) as site:
         runner = site.simulated_runner()
         first = await submit(site, queue="slow")
+        assert await pending(site, first) == ("places", "no keeper is ready yet to run it")
         assert (await runner.claim()).job_id == first
         assert await pending(site, first) is None
         second, third = await submit(site, after=[first]), await submit(site, queue="slow", after=[first])

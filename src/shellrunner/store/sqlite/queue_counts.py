@@ -115,9 +115,7 @@ class QueueCounts:
             return Pending(PendingReason.TOKEN_LIMIT, f"{submitter} runs at most {limit} at once")
         if failure is not None:
             return Pending(PendingReason.STORAGE, failure.detail)
-        running = self._totals[State.RUNNING]
-        verb = "is" if running == 1 else "are"
-        return Pending(PendingReason.PLACES, f"the service is at its limit: {_jobs(running)} {verb} running")
+        return Pending(PendingReason.PLACES, _no_place(self._totals[State.RUNNING]))
 
     def is_paused(self, queue: str) -> bool:
         """Return whether the queue starts no jobs, by its own pause or the whole service's."""
@@ -201,6 +199,12 @@ class QueueCounts:
 
 def _jobs(number: int | None) -> str:
     return f"{number} job{'' if number == 1 else 's'}"
+
+
+def _no_place(running: int) -> str:
+    if running == 0:
+        return "no keeper is ready yet to run it"
+    return f"the service is at its limit: {_jobs(running)} {'is' if running == 1 else 'are'} running"
 
 
 class Places:
