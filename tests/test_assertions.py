@@ -41,7 +41,8 @@ def asserting_helpers(trees: Trees) -> set[str]:
     helpers = {each for tree in trees.values() for each in functions(tree) if not each.name.startswith("test_")}
     names = {"raises", "warns", "fail", "check_call", "check_returncode"}
     names |= {each.name for each in helpers if has_assert(each)}
-    while found := {each.name for each in helpers if each.name not in names and called(each) & names}:
+    calls = [(each.name, called(each)) for each in helpers]
+    while found := {name for name, functions in calls if name not in names and functions & names}:
         names |= found
     return names
 

@@ -61,7 +61,7 @@ async def test_a_tree_that_forks_all_the_time_is_stopped_and_goes_on(keeping: tu
     keeper, _ = keeping
     start(keeper, 1, FORKS)
     await until(lambda: len(tree(keeper)) > 4)
-    for _ in range(10):
+    for _ in range(5):
         assert ask(keeper, "pause") == [("state", True), ("did", None)]
         await until(lambda: all_stopped(keeper))
         before = {process.pid for process in tree(keeper)}

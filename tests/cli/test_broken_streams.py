@@ -15,7 +15,10 @@ import pytest
 from shellrunner.cli.verb_group import VERBS
 from tests.support import prefork
 from tests.support.command_line import Typist, finished
+from tests.support.service import Service
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # Closes descriptors, or removes the current directory, before the command line is run as `python -m` would.
 PROGRAM = """
@@ -33,9 +36,8 @@ main()
 SILENT = {"attach", "serve", "backup", "restore", "uninstall", "install"}  # write no output in these calls
 JOB_VERBS = {"attach", "run", "submit", "batch", "again", "wait"}
 HELPED = {"run", "ps", "serve", "attach"}  # one of each kind: it is written in one place
-MESSAGES_ONLY = {
-    "cancel", "rm", "prune", "queues", "signal", "send", "pause", "resume", "hold", "release", "edit", "keepers",
-}  # fmt: skip
+AS_CANCEL = {"rm", "signal", "pause", "resume", "hold", "release"}  # do one thing with each job, as `cancel` does
+MESSAGES_ONLY = {"cancel", "prune", "queues", "send", "edit", "keepers"}
 
 
 def calls(job: int, directory: Path) -> dict[str, Sequence[Any]]:
@@ -78,19 +80,19 @@ async def call(typist: Typist, *arguments: Any, closed: str = "", remove: bool =
     return await finished(process)
 
 
-async def every_call(typist: Typist, directory: Path) -> dict[str, Sequence[Any]]:
-    """Return the arguments of each verb, for a job that is done."""
-    job = int((await typist.run("submit", "echo hi")).out)
-    assert (await typist.run("wait", job)).code == 0
-    found = calls(job, directory)
+async def every_call(shared: Service, directory: Path) -> dict[str, Sequence[Any]]:
+    """Return the arguments of each verb, for a job that is done, but of those that are alike only one."""
+    found = calls((await shared.run("echo hi"))["job_id"], directory)
     assert set(found) == set(VERBS)
-    return found
+    return {verb: arguments for verb, arguments in found.items() if verb not in AS_CANCEL}
 
 
 @pytest.mark.parametrize("kind", ["full", "closed"])
-async def test_no_verb_fails_on_its_output_without_a_word(typist: Typist, tmp_path: Path, kind: str) -> None:
+async def test_no_verb_fails_on_its_output_without_a_word(
+    shared: Service, typist: Typist, tmp_path: Path, kind: str
+) -> None:
     """Full: one line with the reason, and a failure. Without a reader: 141, and silence."""
-    for verb, arguments in (await every_call(typist, tmp_path)).items():
+    for verb, arguments in (await every_call(shared, tmp_path)).items():
         for words in ([verb, *arguments], [verb, "--help"])[: 2 if verb in HELPED else 1]:
             with stream(kind) as fd:
                 done = await call(typist, *words, stdout=fd)
@@ -105,9 +107,9 @@ async def test_no_verb_fails_on_its_output_without_a_word(typist: Typist, tmp_pa
 
 
 @pytest.mark.parametrize("closed", ["1", "2", "012"])
-async def test_no_verb_needs_its_streams(typist: Typist, tmp_path: Path, closed: str) -> None:
+async def test_no_verb_needs_its_streams(shared: Service, typist: Typist, tmp_path: Path, closed: str) -> None:
     """With descriptors that were closed at the start, output that is lost is a failure, and nothing else is."""
-    for verb, arguments in (await every_call(typist, tmp_path)).items():
+    for verb, arguments in (await every_call(shared, tmp_path)).items():
         done = await call(typist, verb, *arguments, closed=closed)
         assert "Traceback" not in done.err, (verb, done)
         if verb in ("ps", "unit", "completion", "logs"):
@@ -116,10 +118,12 @@ async def test_no_verb_needs_its_streams(typist: Typist, tmp_path: Path, closed:
 
 
 @pytest.mark.parametrize("kind", ["full", "closed"])
-async def test_messages_that_cannot_be_written_change_no_exit_code(typist: Typist, tmp_path: Path, kind: str) -> None:
+async def test_messages_that_cannot_be_written_change_no_exit_code(
+    shared: Service, typist: Typist, tmp_path: Path, kind: str
+) -> None:
     """A standard error that is full, or that nobody reads, is as good as one that works."""
     expected = {"run": 0, "submit": 0, "logs": 0, "wait": 0, "ps": 0, "show": 0, "cancel": 1, "serve": 2, "unit": 0}
-    arguments = await every_call(typist, tmp_path)
+    arguments = await every_call(shared, tmp_path)
     for verb, code in expected.items():
         with stream(kind) as fd:
             done = await call(typist, verb, *arguments[verb], stderr=fd)
@@ -128,13 +132,15 @@ async def test_messages_that_cannot_be_written_change_no_exit_code(typist: Typis
         assert (await call(typist, "frobnicate", stderr=fd)).code == 2
 
 
-async def test_no_verb_fails_without_a_word_in_a_removed_directory(typist: Typist, tmp_path: Path) -> None:
+async def test_no_verb_fails_without_a_word_in_a_removed_directory(
+    shared: Service, typist: Typist, tmp_path: Path
+) -> None:
     """What needs the directory says that it is gone; all others work."""
     more = {
         "run": ["--cwd", ".", "true"], "submit": ["--cwd", "sub", "true"], "serve": ["--state-dir", "state"],
         "unit": ["--config", "x"], "backup": ["target", "--state-dir", "s"],
     }  # fmt: skip
-    for verb, arguments in [*(await every_call(typist, tmp_path)).items(), *more.items()]:
+    for verb, arguments in [*(await every_call(shared, tmp_path)).items(), *more.items()]:
         (tmp_path / "gone").mkdir()
         done = await call(typist, verb, *arguments, remove=True, cwd=tmp_path / "gone")
         assert "Traceback" not in done.err, (verb, done)
