@@ -50,6 +50,7 @@ WORDS = {
     "whence": "from where",
     "henceforth": "from now on",
     "naught|nought": "nothing",
+    "(?:go|goes|went|going) along": "is sent along",
 }
 
 ANY_WORD = re.compile(r"\b(?:" + "|".join(f"({word})" for word in WORDS) + r")\b")

@@ -1,4 +1,4 @@
-"""What goes along with a job to a service on this machine: the current directory and the environment."""
+"""What is sent along with a job to a service on this machine: the current directory and the environment."""
 
 import os
 import pwd
@@ -22,7 +22,7 @@ DENIED = [name for names in local_environment.DENIED.values() for name in names]
 
 
 @pytest.mark.parametrize("verb", [("run",), ("submit",), ("run", "-d")])
-async def test_the_directory_and_the_environment_go_along(shared: Service, typist: Typist, verb: tuple[str]) -> None:
+async def test_the_directory_and_the_environment_are_sent_along(shared: Service, typist: Typist, verb: tuple[str]) -> None:
     """The command has the directory as the shell shows it and each variable; `-e` and `--cwd` win."""
     (typist.home / "real").mkdir()
     (typist.home / "link").symlink_to("real")
@@ -46,7 +46,7 @@ async def test_clean_sends_neither(shared: Service, typist: Typist) -> None:
 
 
 async def test_another_machine_gets_neither_and_a_terminal_says_so(shared: Service, typist: Typist) -> None:
-    """A service behind a forwarded port has another digest: nothing goes along, and a terminal says so."""
+    """A service behind a forwarded port has another digest: nothing is sent along, and a terminal says so."""
     async with TcpProxy(shared.url) as proxy:
         typist.environment["SHELLRUNNER_URL"] = proxy.url
         proxy.rewrites = {(machine_digest() or "").encode(): b"0" * 64}
@@ -107,7 +107,7 @@ async def test_what_is_not_utf8_stays_here(typist: Typist) -> None:
 
 
 async def test_what_means_something_here_only_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a variable of the list nor one of the service goes along, nor what the account sets anyway."""
+    """Neither a variable of the list nor one of the service is sent along, nor what the account sets anyway."""
     account = pwd.getpwuid(os.geteuid())
     for name in (*DENIED, "SHELLRUNNER_URL", "SHELLRUNNER_JOB_ID"):
         monkeypatch.setenv(name, "x")

@@ -1,6 +1,6 @@
 """The keys of this terminal, typed into a job: in their order, each once, by one terminal at a time.
 
-What is pressed while a request is under way goes along with the next one. Owned by an attachment. Must not know
+What is pressed while a request is under way is sent with the next one. Owned by an attachment. Must not know
 output.
 """
 

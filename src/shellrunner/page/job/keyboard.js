@@ -1,5 +1,5 @@
 /* The keys that are typed into a job: in their order, each once, by one writer at a time. What is typed while a request
-   is under way goes along with the next one. It must not know about the page's elements. */
+   is under way is sent with the next one. It must not know about the page's elements. */
 
 import { isTransient, request } from "../core/api.js";
 

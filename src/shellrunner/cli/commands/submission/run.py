@@ -38,10 +38,10 @@ def run(
 ) -> NoReturn:  # fmt: skip
     r"""Run COMMAND, show its output live, and exit with its code.
 
-    One word is a command line for the shell, several are run as they are. With a service on this machine the current
-    directory and the environment go along. Exit codes other than the command's: 128+N terminated by signal N, 126 not
-    started, 125 service unreachable or request refused, 124 timeout, 123 any other ending or incomplete output, 130
-    after Ctrl-C, which asks whether to cancel the job or leave it running.
+    One word is a command line for the shell, several are run as they are. The current directory and the environment
+    are sent along to a service on this machine. Exit codes other than the command's: 128+N terminated by signal N,
+    126 not started, 125 service unreachable or request refused, 124 timeout, 123 any other ending or incomplete
+    output, 130 after Ctrl-C, which asks whether to cancel the job or leave it running.
 
     With -t, at a terminal, all keys go to the command, Ctrl-C too, except the one that detaches and leaves it
     running: Ctrl-\. It is attached again with `attach`.
