@@ -22,7 +22,7 @@ DENIED = [name for names in local_environment.DENIED.values() for name in names]
 
 
 @pytest.mark.parametrize("verb", [("run",), ("submit",), ("run", "-d")])
-async def test_the_directory_and_the_environment_are_sent_along(shared: Service, typist: Typist, verb: tuple[str]) -> None:
+async def test_directory_and_environment_are_sent_along(shared: Service, typist: Typist, verb: tuple[str]) -> None:
     """The command has the directory as the shell shows it and each variable; `-e` and `--cwd` win."""
     (typist.home / "real").mkdir()
     (typist.home / "link").symlink_to("real")
