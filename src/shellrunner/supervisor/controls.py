@@ -81,7 +81,7 @@ class Controls:
         connection.send({"do": "signal", "job": job_id, "token": job.claim.token, "signum": signum, **to})
 
     async def pause(self, job_id: int) -> None:
-        """Stop the command and all of its tree; return once its keeper has.
+        """Suspend the command and all of its tree; return once its keeper has done so.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
@@ -90,7 +90,7 @@ class Controls:
         await _in_time(job_id, self._control(job_id, {"do": "pause"}))
 
     async def resume(self, job_id: int) -> None:
-        """Let the command and its tree go on; return once its keeper has.
+        """Resume the command and its tree; return once its keeper has done so.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
@@ -98,7 +98,7 @@ class Controls:
         await _in_time(job_id, self._control(job_id, {"do": "resume"}))
 
     async def resize(self, job_id: int, size: TerminalSize) -> None:
-        """Set the size of the command's terminal; return once its keeper has.
+        """Set the size of the command's terminal; return once its keeper has done so.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.

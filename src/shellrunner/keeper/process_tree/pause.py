@@ -1,4 +1,4 @@
-"""Stop a process tree, keep it stopped, and let it go on.
+"""Stop a process tree, keep it stopped, and continue it.
 
 Owned by the running command; its loop calls `step` at each `deadline`. Must not know why the tree is stopped.
 
@@ -56,7 +56,7 @@ class Pause:
             self._interval = min(self._interval * 2, _MAX_INTERVAL)
 
     def end(self) -> None:
-        """Let all of it go on, but for what was stopped before."""
+        """Continue all of it, apart from what was stopped before."""
         for process in reversed(self._look() or self._tree):
             if _identity(process) not in self._stopped_before:
                 send_signal(process, signal.SIGCONT)

@@ -37,7 +37,7 @@ class JobControls(Protocol):
         """
 
     async def pause(self, job_id: int) -> None:
-        """Stop the command and all of its tree; return once its keeper has.
+        """Suspend the command and all of its tree; return once its keeper has done so.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
@@ -45,14 +45,14 @@ class JobControls(Protocol):
         """
 
     async def resume(self, job_id: int) -> None:
-        """Let the command and its tree go on; return once its keeper has.
+        """Resume the command and its tree; return once its keeper has done so.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
         """
 
     async def resize(self, job_id: int, size: TerminalSize) -> None:
-        """Set the size of the command's terminal; return once its keeper has.
+        """Set the size of the command's terminal; return once its keeper has done so.
 
         Raises:
             NoSuchJob, NotRunning, KeeperSilent.
