@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest_asyncio
 from tests.cli.test_attach import number_of, types_into
 from tests.support.command_line import Typist
 from tests.support.service import Service
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.users import NOBODY
 from tests.support.waiting import until
 
@@ -136,3 +138,20 @@ async def test_a_client_that_is_gone_is_replaced(shared: Service, typist: Typist
             assert await second.code() == 0
             assert b"\x1b[?1049l" in second.shown
     assert (await shared.result(job))["exit_code"] == 0
+
+
+async def test_a_cut_network_loses_and_doubles_no_key(shared: Service, typist: Typist) -> None:
+    """When every connection breaks, again and again, what is typed arrives once, and the screen goes on."""
+    async with TcpProxy(shared.url) as proxy:
+        typist.environment["SHELLRUNNER_URL"] = proxy.url
+        command = "stty -echo; echo ready; while read x; do echo got $x; done"
+        async with typist.at_terminal("run", "-t", command) as screen:
+            await screen.shows(b"ready\r\n")
+            for number in range(3):
+                screen.types(f"a{number}".encode())
+                proxy.cut()
+                screen.types(f"b{number}\r".encode())
+                await screen.shows(f"got a{number}b{number}\r\n".encode())
+            screen.types(CTRL_D)
+            assert await screen.code() == 0
+            assert re.findall(rb"got (\w+)", screen.shown) == [b"a0b0", b"a1b1", b"a2b2"]
