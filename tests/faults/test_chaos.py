@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.chaos.checks import Checker
-from tests.faults.chaos.clients import Api, Clients
+from tests.faults.chaos.clients import Clients
 from tests.faults.chaos.injection import Injection, Processes
 from tests.faults.chaos.jobs import GRACE, KINDS, plan_job
 from tests.faults.chaos.ledger import Ledger
+from tests.faults.chaos.requests import Api
 from tests.faults.filesystems import Need, mounted
 from tests.support.service import Service, at_fixed_port
 from tests.support.waiting import until
@@ -163,11 +164,13 @@ async def test_chaos_on_a_disk_that_is_full_at_times(tmp_path: Path, seed: int, 
 # For each second of a round, so that it is no empty one.
 _ENOUGH = {"jobs": 5, "cut": 1, "faults": 2, "server ended": 0.5, "keeper or fork server hit": 0.5}
 
+_CHANGES = ("paused jobs", "held", "queues changed")
+
 
 def _missing(counts: Counter[str], seconds: float) -> list[str]:
     """Return of what too little was done."""
     missing = [name for name, rate in _ENOUGH.items() if counts[name] < rate * seconds]
-    return missing + [kind for kind in KINDS if seconds >= 30 and not counts[kind]]
+    return missing + [what for what in (*KINDS, *_CHANGES) if seconds >= 30 and not counts[what]]
 
 
 @pytest.mark.soak

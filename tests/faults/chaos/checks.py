@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.faults.chaos.clients import Api, Submitted
 from tests.faults.chaos.ledger import Ledger
+from tests.faults.chaos.requests import Api, Submitted
 
 _KILLED: Final = 128 + signal.SIGKILL  # the exit code of a shell whose last command was killed
 _TERMINATED: Final = frozenset({"cancelled", "timed_out", "output_limit"})

@@ -43,6 +43,8 @@ class Plan:
     signal: str | None = None
     follow: str | None = None
     cancel_after: float | None = None
+    pause_after: float | None = None  # and resumed after as long again
+    hold_for: float | None = None
     repeat: bool = False  # the submission is sent twice at once
     wait: bool = False  # the submission asks for the result
     delete: bool = False
@@ -195,4 +197,8 @@ def plan_job(seed: int, run: str, number: int, ledger: str) -> Plan:
     elif choice < 0.6:
         plan.group = str(chance.randrange(4))
         plan.spec["labels"]["group"] = plan.group
+    if chance.random() < 0.2:
+        plan.pause_after = chance.uniform(0, 0.3)
+    if chance.random() < 0.2:
+        plan.hold_for = chance.uniform(0, 0.3)
     return plan
