@@ -217,6 +217,7 @@ async def test_a_queued_job_is_waited_for_with_the_terminal_as_it_is(shared: Ser
         async with typist.at_terminal("run", "-t", "--queue", "one", "cat") as screen:
             await screen.shows(DETACHES)
             job = number_of(screen)
+            await screen.shows(f"job {job} is queued: queue one is paused, ".encode())
             screen.types(CTRL_C)
             assert await screen.code() == 130
             assert f"shellrunner attach {job}".encode() in screen.shown

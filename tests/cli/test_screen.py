@@ -121,7 +121,7 @@ async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared: Service, 
         async with typist.at_terminal(
             "run", "--queue", "one", "echo here", columns=23
         ) as screen:  # with room for five digits of the id
-            await until(lambda: re.search(rb"\x1b\[2mjob \d+ is queued, \d", screen.shown))
+            await until(lambda: re.search(rb"\x1b\[2mjob \d+ is queued:", screen.shown))
             await shared.ask("POST", "/api/queues/one/resume")
             assert await screen.code() == 0
             lines = re.findall(rb"\r\x1b\[K\x1b\[2m([^\x1b]*)", screen.shown)

@@ -30,7 +30,6 @@ from shellrunner.errors import ShellrunnerError
 
 _QUESTION: Final = "\nCancel job {}, or leave it running? [c/L] "
 _DELETED: Final = (404, 410)
-_STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
 
 
 class ForegroundOptions(NamedTuple):
@@ -127,7 +126,7 @@ class _ForegroundJob:
             case StatusChanged(status) if status["cancelling"]:
                 self._set_activity("is being cancelled")
             case StatusChanged(status):
-                self._set_activity(_STATE_TEXTS.get(status["state"], "is queued"))
+                self._set_activity(formatting.describe_state(status))
             case BytesDropped() if self._writer:
                 self._writer.record_dropped(event)
 

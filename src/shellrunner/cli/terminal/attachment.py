@@ -127,6 +127,8 @@ class Attachment:
                         self._fit_requested.set()
                 if status["state"] == "running" and not self._running.is_set():
                     await self._begin()
+                elif not (status["done"] or self._running.is_set()):
+                    self._console.progress.set_activity(f"job {self._job_id} {formatting.describe_state(status)}")
 
     async def _begin(self) -> None:
         """Become the writer of the job, which runs now, unless another terminal is; then show what was before."""

@@ -17,6 +17,7 @@ _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 
 _MAX_DURATION: Final = 1e10  # seconds, 317 years: from now on it ends in a year that a date can have
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|min|s|m|h|d|)", re.ASCII)
 
+_STATE_TEXTS: Final = {"waiting": "is waiting", "queued": "is queued", "running": "is running"}
 _MAX_NAMED: Final = 5  # processes
 _MAX_COMMAND: Final = 60  # characters of their command lines
 
@@ -111,6 +112,13 @@ def count_of(count: int, noun: str, plural: str = "") -> str:
 def describe_pending(pending: Mapping[str, Any]) -> str:
     """Return why a job does not run yet, in words."""
     return str(pending.get("detail") or pending["reason"].replace("_", " "))
+
+
+def describe_state(status: Mapping[str, Any]) -> str:
+    """Return a predicate for a job that is not done, with the reason why it does not run yet."""
+    state = _STATE_TEXTS.get(status["state"], "is queued")
+    pending = status.get("pending")  # an older server does not know it
+    return f"{state}: {describe_pending(pending)}" if pending else state
 
 
 def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:
