@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 from typing import Any
 
 import pytest
@@ -215,6 +216,16 @@ async def test_elsewhere_than_on_a_terminal_nothing_is_cut(shared: Service, typi
     await shared.submit(command, labels={"name": "long"})
     shown = (await typist.run("ps", "-a", "--filter", "label=name:long")).out.decode()
     assert shown.splitlines()[1].endswith("x" * 500 + "\\n\\u001b[2J\\u202e'")
+
+
+@pytest.mark.parametrize(("verb", "number"), [(("ps", "--watch"), signal.SIGQUIT), (("top",), signal.SIGTERM)])
+async def test_a_signal_leaves_the_screen_as_it_was(typist: Typist, verb: tuple[str], number: signal.Signals) -> None:
+    """Neither Ctrl-\\ nor SIGTERM leaves the alternate screen, and no cursor, to the shell."""
+    async with typist.at_terminal(*verb) as screen:
+        await screen.shows(b"\x1b[H", after=b"\x1b[?25l\x1b[H")
+        screen.signal(number)
+        assert await screen.code() == 128 + number
+        assert screen.shown.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
 async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist: Typist) -> None:

@@ -133,6 +133,10 @@ class Screen:
         await until(lambda: self._at_end)
         return found
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the program."""
+        self._process.send_signal(number)
+
     def hang_up(self) -> None:
         """Close the window."""
         self._close_slave()

@@ -6,11 +6,12 @@ Must not know how jobs are selected, or how connections are resumed.
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
-from shellrunner.cli.event_loop import run_with_background
+from shellrunner.cli.event_loop import TERMINATIONS, TerminationHandler, run_with_background
 from shellrunner.cli.fd_io import STDOUT
 from shellrunner.cli.job_query import JobQuery, JobQueryResult, fetch
 from shellrunner.cli.ui.console import Console
@@ -30,10 +31,8 @@ class WatchedTable:
         self._changed = asyncio.Event()
 
     async def run(self, client: Client) -> int:
-        """Keep the table up to date until Ctrl-C, which cancels this."""
-        with suppress(asyncio.CancelledError), alternate_screen():
-            await run_with_background(self._redraw(client), self._listen(client))
-        return 0
+        """Keep the table up to date until Ctrl-C; return the exit code."""
+        return await on_alternate_screen(run_with_background(self._redraw(client), self._listen(client)))
 
     async def _listen(self, client: Client) -> None:
         async for _ in client.changes():
@@ -88,8 +87,23 @@ def _summary(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
+async def on_alternate_screen(drawing: Coroutine[Any, Any, Any]) -> int:
+    """Draw until Ctrl-C, or a signal that would end this process before it has restored the screen.
+
+    Return the exit code.
+    """
+    terminations = TerminationHandler((*TERMINATIONS, signal.SIGQUIT))
+    with _alternate_screen(), terminations.installed():
+        try:
+            await drawing
+        except asyncio.CancelledError:
+            if terminations.uncancel():
+                return terminations.exit_code
+    return 0
+
+
 @contextmanager
-def alternate_screen() -> Iterator[None]:
+def _alternate_screen() -> Iterator[None]:
     """Use the alternate screen of xterm(1) without a cursor, and restore the screen as it was."""
     os.write(STDOUT, b"\x1b[?1049h\x1b[?25l\x1b[H")
     try:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -63,14 +62,15 @@ async def _print_once(key: str, output: OutputFormat | None, console: Console, c
 async def _watch(key: str, interval: float, console: Console, client: Client) -> int:
     import asyncio  # noqa: PLC0415  it takes 30 ms
 
-    from shellrunner.cli.listing.watched_table import alternate_screen, cut, draw  # noqa: PLC0415  it imports asyncio
+    from shellrunner.cli.listing.watched_table import cut, draw, on_alternate_screen  # noqa: PLC0415  it imports asyncio
 
-    with suppress(asyncio.CancelledError), alternate_screen():
+    async def redraw() -> None:
         while True:
             rows = await _rows(key, client)
             await draw(console, [cut(_summary(rows)), *_table(rows).splitlines()])
             await asyncio.sleep(interval)
-    return 0
+
+    return await on_alternate_screen(redraw())
 
 
 async def _rows(key: str, client: Client) -> list[Row]:
