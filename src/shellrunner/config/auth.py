@@ -77,8 +77,8 @@ class Token(Section):
     )
     scopes: list[Scope] = Field(
         min_length=1,
-        description="read: look and follow; run: submit, and signal, cancel and delete: its own jobs, with read any; "
-        "admin: pause queues, see how full they are, end unknown keepers",
+        description="read: look and follow; run: submit, and change, signal, cancel and delete: its own jobs, "
+        "with read any; admin: make, change, pause and remove queues, see how full they are, end unknown keepers",
     )
     expires: Annotated[datetime | None, BeforeValidator(_expiry)] = Field(
         None, description="time from which it is rejected; absent: never"
