@@ -354,7 +354,9 @@ async def test_a_wrong_call_gets_a_message(typist: Typist) -> None:
 async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typist: Typist) -> None:
     """bash completes verbs and job ids; without a service, no ids."""
     number = await shared.submit("true")
-    await shared.submit("true", labels={"completed": "yes"})
+    await shared.submit(
+        "true", labels={"completed": "yes", "evil1": "$(touch x)", "evil2": "a b", "evil3": "*", "evil4": "да"}
+    )
     for words, expected in (
         (["sub"], "plain,submit"),
         (["wait", f"1-{str(number)[:1]}"], f"plain,1-{number}"), (["submit", "--queue", "o"], "plain,one"),
@@ -371,6 +373,9 @@ async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typi
             "COMP_WORDBREAKS": "",
         }  # fmt: skip
         assert expected in (await typist.run()).out.decode().splitlines()
+    # What others wrote is inserted as it is, and would be run with the rest of the line.
+    typist.environment["COMP_LINE"] = "shellrunner submit --label evil"
+    assert (await typist.run()).out.decode() == "plain,evil4=да\n"
     typist.environment["SHELLRUNNER_URL"] = "http://127.0.0.1:1"
     assert await typist.run() == (0, b"\n", "")
     for variable in ("_SHELLRUNNER_COMPLETE", "COMP_LINE", "COMP_WORDBREAKS"):

@@ -16,6 +16,7 @@ from click.shell_completion import (
 )  # fmt: skip
 
 _CURSOR: Final = "\x1f"  # stands for the end of the line, so that the word before it is found whatever its quotes
+_PLAIN: Final = "_@%+=:,./-"  # beside letters and digits
 _BREAKS: Final = "=:"  # of COMP_WORDBREAKS, those that values have
 
 _BASH: Final = r"""%(complete_func)s() {
@@ -73,6 +74,11 @@ fi
 """
 
 
+def _means_itself(word: str) -> bool:
+    """Return whether a shell takes the word as it is: it has no `$(…)`, blanks, quotes, patterns or operators."""
+    return all(letter.isalnum() or letter in _PLAIN for letter in word)
+
+
 def _split_option(word: str) -> tuple[str, str]:
     """Return `--option=`, or nothing, and the value."""
     name, equals, value = word.partition("=")
@@ -95,6 +101,11 @@ class _Bash(BashComplete):
         last = max((value.rfind(each) for each in _BREAKS if each in breaks), default=-1)
         self._replaced = value[: last + 1]
         return args, word
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
+        """Return those that bash, which neither quotes nor escapes them, can insert: others may have written them."""
+        found = super().get_completions(args, incomplete)
+        return [item for item in found if item.type != "plain" or _means_itself(str(item.value))]
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
         """Return the line for the script."""
