@@ -311,6 +311,17 @@ def test_text_is_for_people() -> None:
     assert red.endswith("\x1b[31merror: gone\x1b[0m\n")
 
 
+def test_a_line_fits_the_terminal_unless_something_is_wrong() -> None:
+    """On a terminal an ordinary line is cut at its width, without details for programs; a warning is whole."""
+    details = {"request": "r-1", "who": "uid:0", "command_sha256": "5" * 64, "command": "x" * 100}
+    line = log.format_text(logging.INFO, "accepted", details, is_colored=False, width=40)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d accepted who=uid:0 command=x+…\n", line)
+    assert len(line) == 41
+    for level, width in ((logging.WARNING, 40), (logging.INFO, None)):
+        whole = log.format_text(level, "accepted", details, is_colored=False, width=width)
+        assert all(str(value) in whole for value in details.values())
+
+
 def test_a_terminal_gets_text_unless_json_is_asked_for() -> None:
     """`auto` is text on a terminal and JSON elsewhere; `json` and `text` are that everywhere."""
     for style, on_terminal, elsewhere in (("auto", False, True), ("json", True, True), ("text", False, False)):

@@ -39,6 +39,8 @@ STDERR: Final = 2
 _NAMES: Final = {level: name.lower() for name, level in logging.getLevelNamesMapping().items()}
 
 _DIM: Final = "2"
+# Details of an event that the log has for programs and audits, and that would fill the screen of a person.
+_FOR_PROGRAMS: Final = frozenset({"request", "from", "form", "command_bytes", "command_sha256", "cwd", "env"})
 _TEXT_COLORS: Final = ((logging.ERROR, "31"), (logging.WARNING, "33"))  # red, yellow
 
 # A record's common attributes come first in its dict; those after them are the event's own (`extra=`).
@@ -60,10 +62,12 @@ def _encode(details: Mapping[str, Any]) -> str:
 def configure(level: str, fd: int = STDERR, style: str = "json") -> None:
     """Send all logging to `fd`: our own from `level` up, that of libraries from warning up.
 
-    The `style` is "json", "text" for people, or "auto": text on a terminal. Libraries never log more, because at
+    The `style` is "json", "text" for people, or "auto": text on a terminal, of which one line is one line there, and
+    which leaves out what only programs need. Libraries never log more, because at
     debug aiosqlite logs the values in each statement, which may be secrets.
     """
-    handler = JsonLinesHandler(fd, is_text=style == "text" or (style == "auto" and os.isatty(fd)))
+    is_brief = style == "auto" and os.isatty(fd)
+    handler = JsonLinesHandler(fd, is_text=style == "text" or is_brief, is_brief=is_brief)
     logging.basicConfig(
         level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
     )
@@ -105,14 +109,28 @@ def format_line(level: int, event: str, logger: str, details: Mapping[str, Any])
     return control_characters.escape_json(line)  # the log may be read on a terminal
 
 
-def format_text(level: int, event: str, details: Mapping[str, Any], *, is_colored: bool) -> str:
-    """Return an event as one line for people: the time of day, the event, and its details as name=value."""
+def format_text(
+    level: int, event: str, details: Mapping[str, Any], *, is_colored: bool, width: int | None = None
+) -> str:
+    """Return an event as one line for people: the time of day, the event, and its details as name=value.
+
+    With a `width`, an ordinary event is not wider than that, and without details that only programs need.
+    """
+    is_brief = width is not None and level <= logging.INFO
+    if is_brief:
+        details = {name: value for name, value in details.items() if name not in _FOR_PROGRAMS}
     values = " ".join(f"{name}={_plain(value)}" for name, value in details.items() if value is not None)
     word = "" if level == logging.INFO else f"{_NAMES.get(level, str(level))}: "
     moment = time.strftime("%H:%M:%S", time.localtime(now_ms() / 1000))
+    if width is not None and is_brief:
+        values = _shortened(values, width - len(moment) - len(event) - 2)
     color = next((color for least, color in _TEXT_COLORS if level >= least), "")
     texts = ((moment, _DIM), (control_characters.escape(f"{word}{event}"), color), (values, _DIM))
     return " ".join(_styled(text, style if is_colored else "") for text, style in texts if text) + "\n"
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 
 def _plain(value: Any) -> str:
@@ -138,6 +156,14 @@ def _shows_colors(fd: int) -> bool:
     return os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("NO_COLOR")
 
 
+def _terminal_columns(fd: int) -> int | None:
+    """Return the number of columns of a terminal; None where it is not known."""
+    try:
+        return os.get_terminal_size(fd).columns or None
+    except OSError:  # it was closed
+        return None
+
+
 @lru_cache(256)
 def _about(level: int, event: str, logger: str) -> str:
     """Return the members that are the same in every line about such an event; cached, because they are few."""
@@ -152,10 +178,14 @@ class JsonLinesHandler(logging.Handler):
     as a line fits again.
     """
 
-    def __init__(self, fd: int, *, is_text: bool = False) -> None:
-        """Write to `fd`, which is not closed here; with `is_text` lines for people instead of JSON."""
+    def __init__(self, fd: int, *, is_text: bool = False, is_brief: bool = False) -> None:
+        """Write to `fd`, which is not closed here; with `is_text` lines for people instead of JSON.
+
+        With `is_brief`, for a terminal, they are shortened to its width.
+        """
         super().__init__()
         self.fd = fd
+        self._is_brief = is_brief
         self._is_text, self._is_colored = is_text, is_text and _shows_colors(fd)
         self._journal = is_journal(fd)
         self._poll = select.poll()
@@ -220,7 +250,8 @@ class JsonLinesHandler(logging.Handler):
     def _line(self, level: int, event: str, logger: str, details: Mapping[str, Any]) -> str:
         prefix = _prefix(level) if self._journal else ""
         if self._is_text:
-            return prefix + format_text(level, event, details, is_colored=self._is_colored)
+            width = _terminal_columns(self.fd) if self._is_brief else None
+            return prefix + format_text(level, event, details, is_colored=self._is_colored, width=width)
         return prefix + format_line(level, event, logger, details)
 
     def _write(self, line: bytes) -> bool:
