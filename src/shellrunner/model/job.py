@@ -6,7 +6,7 @@ epoch (UTC), durations are seconds of the monotonic clock.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shellrunner.clock import Millis
 from shellrunner.model.endings import ENDINGS, Ending, WaitStatus
@@ -191,8 +191,7 @@ class TerminalSize:
     columns: int
 
 
-@dataclass(frozen=True, slots=True)
-class CommandState:
+class CommandState(NamedTuple):
     """What is known of a running command beside its job's history, which does not record it.
 
     pid: of the command, until its own end. paused: its tree is stopped until it is resumed; None: not known yet.

@@ -3,13 +3,13 @@
 Used by every handler and feed that shows a status. Must not know requests.
 """
 
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from aiohttp import web
 
 from shellrunner.model import CommandState, Job, JobStatus, Pending, Phase, Queued, Running
 from shellrunner.store import History
+from shellrunner.store.pagination import ListedJob
 from shellrunner.web.app_keys import FindCommandState
 from shellrunner.wire import documents, serialize
 
@@ -36,6 +36,12 @@ class StatusView:
             return LiveState(pending=self._store.why_queued(phase))
         return _NOTHING
 
+    def live_state_of(self, job: ListedJob) -> LiveState:
+        """Return what to add for a job as it was read, of which nothing is parsed unless it is queued."""
+        if job.is_running:
+            return LiveState(self._find_command_state(job.id))
+        return self.live_state(job.id, job.status().phase) if job.is_queued else _NOTHING
+
     def document(self, job: Job | JobStatus) -> documents.Status:
         """Return the status of the job as it is now."""
         return serialize.status(job, *self.live_state(job.id, job.phase))
@@ -43,7 +49,7 @@ class StatusView:
     def stable_document(self, job: Job) -> documents.Status:
         """Return the status without what makes no event when it changes: the pid, and why a queued job waits."""
         command = self.live_state(job.id, job.phase).command
-        return serialize.status(job, replace(command, pid=None))
+        return serialize.status(job, command._replace(pid=None))
 
 
 _NOTHING: Final = LiveState()

@@ -30,9 +30,8 @@ async def show(request: web.Request) -> web.StreamResponse:
             await prefer.wait_until_done(request, stored.whole_job(), seconds)
             stored = await store.stored_job(stored.id)
     # Without its specification, which need not be parsed for it.
-    status = stored.status()
-    live = request.app[STATUS_VIEW].live_state(stored.id, status.phase)
-    content = row_cache.document(request, ("status", live), stored, lambda: serialize.status(status, *live))
+    live = request.app[STATUS_VIEW].live_state_of(stored)
+    content = row_cache.document(request, ("status", live), stored, lambda: serialize.status(stored.status(), *live))
     if stored.has_result:
         return responses.see_other(serialize.result_path(stored.id), content, headers)
     return await responses.ok_bytes(request, content, headers if stored.is_done else {**headers, "Retry-After": "1"})
