@@ -201,6 +201,16 @@ def test_an_answer_without_its_keys_is_an_error_that_names_them(answer: bytes) -
         call(server.url, "blocking", check)
 
 
+@each_transport
+def test_a_size_that_is_not_known_is_an_error(transport: str) -> None:
+    """A proxy has removed the length: it is not taken for 0."""
+    response = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    with ScriptedServer([response], [response]) as server:
+        error = error_of(server.url, transport, lambda client: client.output_size(1))
+    assert (error.kind, "(missing: Content-Length)" in error.detail) == ("foreign", True)
+    assert [request.split(b" ")[0] for request in server.requests] == [b"HEAD", b"GET"]
+
+
 def test_a_refusal_without_the_number_is_an_error_that_names_it() -> None:
     """Without `confirm`, how many jobs match is in the problem; a problem without that is not taken for none."""
     problem = b'{"type":"/problems/unconfirmed","detail":"repeat it"}'
@@ -303,6 +313,7 @@ def test_what_a_request_has(transport: str, monkeypatch: pytest.MonkeyPatch) -> 
     for request in (get, post):
         lines = request.split(b"\r\n\r\n")[0].split(b"\r\n")
         assert {b"Authorization: Bearer secret", b"User-Agent: shellrunner"} <= set(lines)
+        assert [line for line in lines if line.startswith(b"Accept-Encoding:")] == [b"Accept-Encoding: identity"]
         assert f"Host: {server.url.removeprefix('http://')}".encode() in lines
         assert not any(line.lower().startswith(b"cookie:") for line in lines)
 

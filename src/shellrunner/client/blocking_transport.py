@@ -77,15 +77,16 @@ class BlockingTransport:
         """Send a request; see `Transport`."""
         try:
             connection, response = await self._exchange(request)
+            is_read = False
             try:
                 yield _BlockingResponse(response)
-            except BaseException:
-                connection.close()
-                raise
-            if response.isclosed():
-                self._idle.append(connection)
-            else:  # its rest was not read
-                connection.close()
+                is_read = response.isclosed()
+            finally:
+                if is_read:
+                    self._idle.append(connection)
+                else:
+                    response.close()  # which has the socket to itself if the server closes the connection
+                    connection.close()
         except (OSError, HTTPException) as error:
             raise self._translate_error(error) from error
 

@@ -95,7 +95,9 @@ class Requester:
         while True:
             try:
                 async with self.response(method, path) as response:
-                    return response.content_length or 0
+                    if response.content_length is None:
+                        raise client_error.foreign(self.address, "missing: Content-Length")
+                    return response.content_length
             except ClientError as error:
                 if method == "HEAD" and error.kind == FOREIGN:  # HEAD has no problem document: GET gives the reason
                     method = "GET"
