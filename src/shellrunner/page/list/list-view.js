@@ -51,7 +51,8 @@ export class ListView {
     wireBulkActions({ changed, secretsOf });
     onSelection(() => this.#showSelection());
     $("select-all").addEventListener("change", () => selectAll(listedIds(), $("select-all").checked));
-    this.#scrollObserver = new IntersectionObserver((entries) => this.#onScroll(entries), { rootMargin: "600px" });
+    const ahead = { root: document.querySelector(".list"), rootMargin: "600px" }; // without its root it would be clipped to it
+    this.#scrollObserver = new IntersectionObserver((entries) => this.#onScroll(entries), ahead);
     setInterval(() => document.hidden || this.#poll(), POLL_INTERVAL);
   }
 

@@ -7,6 +7,8 @@ import { confirm } from "../ui/dialogs.js";
 import { $, createElement, replaceKeepingFocus, setText } from "../ui/dom.js";
 import { openQueueDialog } from "./queue-dialog.js";
 
+const FADE = 36; // pixels at the end of the tabs
+
 let state = null; // until it has been fetched
 let onChange = () => {};
 let shown = null; // the queue whose tab was scrolled into view
@@ -42,7 +44,15 @@ export function showQueues() {
   showActions();
   if (shown === param("queue")) return;
   shown = param("queue");
-  $("queues").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  showSelectedTab();
+}
+
+/** Scroll the tabs so that the selected one is seen; scrollIntoView would scroll the list too. */
+function showSelectedTab() {
+  const bar = $("queues").getBoundingClientRect();
+  const tab = $("queues").querySelector("[aria-current]")?.getBoundingClientRect() ?? bar;
+  const hidden = Math.max(0, tab.right - bar.right + FADE);
+  $("queues").scrollLeft += tab.left - hidden < bar.left ? tab.left - bar.left : hidden;
 }
 
 /** How many jobs are in a state, `running`, `queued` or `waiting`, in the queue that is shown, as text. */
