@@ -105,6 +105,24 @@ async def test_again_takes_all_that_failed(shared: Service, typist: Typist) -> N
     assert done == (0, f"{jobs[0]}\n{jobs[2]}\n".encode(), "")
 
 
+async def test_many_jobs_are_changed_after_confirmation(shared: Service, typist: Typist) -> None:
+    """What was set before is gone, so it is asked for; one job that is named, or an editor, is not."""
+    labels = {"test": "many"}
+    jobs = [await shared.submit("true", held=True, labels=labels) for _ in range(2)]
+    filters = ("--filter", "label=test:many")
+    asked = await typist.run("edit", "--priority", "3", *filters, start_new_session=True)
+    assert (asked.code, asked.err) == (
+        1, "cannot ask for confirmation without a terminal: use --yes to change 2 jobs\n",
+    )  # fmt: skip
+    assert [(await job_of(shared, str(job)))["priority"] for job in jobs] == [0, 0]
+    done = await typist.run("edit", "--priority", "3", "-y", *filters, start_new_session=True)
+    assert (done.code, done.messages) == (0, "job N was changed: priority\n" * 2)
+    one = await typist.run("edit", "--priority", "4", str(jobs[0]), start_new_session=True)
+    assert one.code == 0
+    for job in jobs:
+        assert (await typist.run("cancel", str(job))).code == 0
+
+
 async def test_hold_edit_and_release(shared: Service, typist: Typist) -> None:
     """A held job waits, can be changed by options and in an editor, and starts once it is released."""
     number = (await typist.run("submit", "--hold", "--label", "a=b", "true")).out.decode().strip()

@@ -152,21 +152,19 @@ def run_for_each_job(
     console = Console(quiet=quiet)
 
     async def act_on_all(client: Client) -> int:
-        return await report_each(jobs, partial(act, client), console, client)
+        return await report_each(await jobs.resolve(client), partial(act, client), console)
 
     run_with_client(server, act_on_all, console)
 
 
-async def report_each(
-    jobs: JobSelection, act: Callable[[int], Awaitable[str]], console: Console, client: Client
-) -> int:
+async def report_each(job_ids: Sequence[int], act: Callable[[int], Awaitable[str]], console: Console) -> int:
     """Run `act` for each of the jobs, report the message that it returns, and return the exit code."""
 
     async def act_and_report(job_id: int) -> int:
         console.report(await act(job_id))
         return 0
 
-    return max(await for_each_job(await jobs.resolve(client), act_and_report, console), default=0)
+    return max(await for_each_job(job_ids, act_and_report, console), default=0)
 
 
 async def _call(

@@ -49,7 +49,7 @@ async def _send(line: bytes | None, jobs: JobSelection, console: Console, client
                 raise
         return f"job {job_id} was sent {len(data)} bytes"
 
-    return await api_calls.report_each(jobs, send_to_job, console, client)
+    return await api_calls.report_each(await jobs.resolve(client), send_to_job, console)
 
 
 async def _read_stdin() -> bytes:
