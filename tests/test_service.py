@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,32 @@ async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     assert (await service.result(job))["exit_code"] == 7
     await service.clear_away()
+
+
+async def test_a_service_stops_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    """On a terminal that is gone its log would go nowhere; a SIGHUP while it is open only reloads."""
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    command = ["serve", "--state-dir", str(tmp_path / "state"), "--listen", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(
+        "setsid", "-c", sys.executable, "-m", "shellrunner", *command, stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    shown = bytearray()
+
+    def shows(text: bytes) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            shown.extend(os.read(master, 1 << 16))
+        return text in shown
+
+    try:
+        await until(lambda: shows(b"http://127.0.0.1:"), what="it is started")
+        process.send_signal(signal.SIGHUP)
+        await until(lambda: shows(b"reloaded"), what="it is reloaded")
+        os.close(master)
+        async with asyncio.timeout(WAIT_TIMEOUT):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

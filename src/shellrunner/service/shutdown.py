@@ -6,6 +6,7 @@ Owned by the composition root.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +19,7 @@ from shellrunner.systemd.notify import Notifier
 
 log = logging.getLogger("shellrunner.service")
 
+_STDERR: Final = 2
 _EXTEND_INTERVAL: Final = 5.0  # seconds between two requests for more time
 
 
@@ -25,11 +27,17 @@ _EXTEND_INTERVAL: Final = 5.0  # seconds between two requests for more time
 def handled_signals(reload: Callable[[], None]) -> Iterator["StopRequest"]:
     """Turn SIGTERM and SIGINT into stop requests of the current task, and SIGHUP into a call of `reload`.
 
+    If the service was started on a terminal that is closed, SIGHUP is the news of that, and a stop request, too: its
+    log, with the audit log, would go nowhere.
     Afterwards the previous handlers are in force. With `loop.add_signal_handler` it would be the default action for a
     moment, or until the process has exited, and a second SIGTERM would kill it.
     """
-    loop, stop = asyncio.get_running_loop(), StopRequest()
-    reactions = {**dict.fromkeys(STOP_SIGNALS, stop.request), signal.SIGHUP: reload}
+    loop, stop, is_on_terminal = asyncio.get_running_loop(), StopRequest(), os.isatty(_STDERR)
+
+    def hang_up() -> None:
+        stop.request() if is_on_terminal and not os.isatty(_STDERR) else reload()
+
+    reactions = {**dict.fromkeys(STOP_SIGNALS, stop.request), signal.SIGHUP: hang_up}
     receiving, waking = socket.socketpair()
 
     def dispatch() -> None:
@@ -46,7 +54,7 @@ def handled_signals(reload: Callable[[], None]) -> Iterator["StopRequest"]:
         earlier = {signum: signal.signal(signum, _handled_by_loop) for signum in reactions}
         loop.add_reader(receiving, dispatch)
         if take_reload_request():
-            reload()
+            hang_up()
         try:
             yield stop
         finally:
