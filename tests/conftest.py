@@ -13,8 +13,9 @@ from tests.support import measurement
 from tests.support.keepers import ForkServer, Talk, kept
 from tests.support.service import Service
 
-# A shell without job control starts background commands with SIGINT ignored; what the tests start would inherit that.
+# A shell without job control starts background commands with these ignored; what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # Its deadline for one example would measure whatever else the machine does.
 hypothesis.settings.register_profile("without deadline", deadline=None)

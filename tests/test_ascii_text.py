@@ -39,6 +39,8 @@ UNICODE = {
 OUR_OWN = {
     "cli/boundary.py": "a traceback",
     "cli/commands/control/queues.py": "names of states",
+    "cli/parameters/job_ids.py": "a docstring",
+    "cli/ui/shell_completion.py": "a letter of any script means itself to a shell",
     "cli/ui/table.py": "a line of cells",
     "web/openapi/document.py": "the table of routes",
     "web/openapi/response_objects.py": "the table of routes",
