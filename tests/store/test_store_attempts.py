@@ -19,7 +19,8 @@ from tests.store.test_store_output import Pieces, all_of, is_all_of, pieces, sto
 from tests.support.histories import ended, opened, running
 from tests.support.simulated_keeper import SimulatedKeeper
 
-RETRIED = JobSpec.model_validate({"command": "false", "retries": {"max": 1000}})
+# The delay is what `NEVER` may be cut to: see `clock_marks.limit_delays`.
+RETRIED = JobSpec.model_validate({"command": "false", "retries": {"max": 1000, "delay": 3600}})
 AT_ONCE, NEVER = 0, 10**17  # when the next attempt is due
 SHAPES: list[Pieces] = [
     pieces(1, 30, 300),

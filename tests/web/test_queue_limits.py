@@ -61,7 +61,7 @@ async def test_the_limit_counts_at_once(site: Site) -> None:
         second = site.simulated_runner()
         claiming = tasks.create_task(second.claim())
         await asyncio.sleep(0)
-        assert (await put(site, "mail", max_running=2)).json["running"] == 1
+        await put(site, "mail", max_running=2)
     assert claiming.result().job_id == jobs[1]
     await put(site, "mail", max_running=1)
     third = asyncio.ensure_future(site.simulated_runner().claim())
