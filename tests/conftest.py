@@ -1,6 +1,8 @@
 """What the tests share: a real service in a process of its own, and waiting on conditions."""
 
+import os
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +18,10 @@ from tests.support.service import Service
 # A shell without job control starts background commands with these ignored; what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+# Where this is set, each worker and each process that the tests start would compile every module again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Its deadline for one example would measure whatever else the machine does.
 hypothesis.settings.register_profile("without deadline", deadline=None)

@@ -213,11 +213,8 @@ async def _running(ask: Any) -> None:
     assert (await ask("POST", signal, {"signal": "SIGHUP"})).status == 409
     await _paused(ask)
     job = await _submit(ask, command="sleep 100", labels={"tour": "cancel"})
-    while (await ask("GET", f"/api/statuses/{job}")).json["state"] != "running":  # a queued one would end at once
-        pass
     assert (await ask("POST", "/api/jobs/cancel?label=tour:cancel")).status == 400
     assert (await ask("POST", "/api/jobs/cancel?label=tour:cancel&confirm=true")).status == 200
-    assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 202
     await _over(ask, job)
     assert (await ask("POST", f"/api/jobs/{job}/cancel")).status == 409
 
