@@ -1,5 +1,6 @@
 """As process 1 of a PID namespace, as in a container: no command outlives the service, and it inherits orphans."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -37,8 +38,11 @@ def process_one(service: Service) -> int:
     return pid
 
 
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def state_of(pid: int) -> str | None:
+    """Return the state of a process; None if it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return None
 
 
 async def stopped(service: Service) -> int:

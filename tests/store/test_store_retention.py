@@ -1,6 +1,8 @@
 """Retention removes the oldest jobs that are too old, too many or too large, and none that is not done."""
 
 import asyncio
+import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from shellrunner.clock import now_ms
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import Job, JobSpec, Notify, Retries, Volume
 from shellrunner.store import Head, HistorySize, Retention
+from shellrunner.store.sqlite.effects.size_count import SizeCount
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import SPEC, done, ended, listed, opened, running
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 
 async def ids(store: SqliteStore) -> list[int]:
@@ -180,3 +183,31 @@ async def test_s8_a_history_that_cannot_be_written_is_retried_rarely() -> None:
         await asyncio.sleep(0)
     work.cancel()
     assert tries == 1
+
+
+@pytest.mark.sqlite
+async def test_the_count_ends_before_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is cancelled: to close a connection that another thread uses crashes the process."""
+    begun, go_on = threading.Event(), threading.Event()
+    ended_with: list[str] = []
+
+    def measure(db: sqlite3.Connection) -> HistorySize:
+        begun.set()
+        go_on.wait(WAIT_TIMEOUT)
+        ended_with.extend(db.execute("SELECT 'open'").fetchone())
+        return HistorySize(0, 0)
+
+    monkeypatch.setattr("shellrunner.store.units.trimming.measure", measure)
+    db = sqlite3.connect(":memory:", check_same_thread=False)
+    task = asyncio.create_task(SizeCount(db).run(lambda _: None))
+    await until(begun.is_set)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)  # it runs
+    assert not task.done()
+    go_on.set()
+    await asyncio.wait([task], timeout=WAIT_TIMEOUT)
+    assert task.cancelled()
+    assert ended_with == ["open"]
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        db.execute("SELECT 1")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
@@ -41,6 +42,9 @@ class SizeCount:
                 extra={"reason": reason},
             )
         finally:
-            self._is_ending = True  # it may have been cancelled, and the thread must end before the connection
-            await asyncio.wait([counting])
+            self._is_ending = True
+            # However often this is cancelled: to close a connection that a thread uses would crash the process.
+            while not counting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([counting])
             self._db.close()
