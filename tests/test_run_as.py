@@ -224,11 +224,12 @@ async def test_signals_reach_its_group(keeping: tuple[Talk, SlotReader]) -> None
 
 def test_limits_are_the_users(keeping: tuple[Talk, SlotReader]) -> None:
     """Processes are counted for the user alone: a limit below root's number is enough, and holds."""
+    user = USER | {"uid": 100_000 + os.getpid()}  # who has no processes of other tests
     script = "ulimit -n; sleep 2 & sleep 2 & sleep 2 & sleep 2 & wait"
-    _, data = keep(*keeping, 1, script, user=USER, limits={"processes": 3, "open_files": 33, "memory_bytes": 1 << 28})
+    _, data = keep(*keeping, 1, script, user=user, limits={"processes": 3, "open_files": 33, "memory_bytes": 1 << 28})
     assert data.startswith(b"33\n")
     assert b"fork" in data.lower()
-    end, _ = keep(*keeping, 2, "sleep 0 & sleep 0 & wait", user=USER, limits={"processes": 3})
+    end, _ = keep(*keeping, 2, "sleep 0 & sleep 0 & wait", user=user, limits={"processes": 3})
     assert end["exit_code"] == 0
 
 
