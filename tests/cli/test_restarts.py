@@ -21,6 +21,8 @@ for n in range(400):
     time.sleep(0.005)
 """
 
+_RETRIES = b"; retrying"  # drawn at a terminal once the first try has failed
+
 READER = """
 import os, time
 with open("copy", "ab", 0) as copy:
@@ -111,12 +113,12 @@ async def test_wait_and_logs_may_begin_while_the_server_restarts(service: Servic
     number = (await typist.run("submit", "echo hi; exit 9")).out.decode().strip()
     assert (await typist.run("wait", number)).code == 9
     await service.kill()
-    async with typist.begin("wait", number) as waiting, typist.begin("logs", "-f", number) as following:
-        await asyncio.sleep(0.5)  # both have tried
-        assert (waiting.returncode, following.returncode) == (None, None)
+    async with typist.at_terminal("wait", number) as waiting, typist.at_terminal("logs", "-f", number) as following:
+        for screen in (waiting, following):
+            await screen.shows(_RETRIES)
         await service.start()
-        assert (await finished(waiting)).code == 9
-        assert (await finished(following)).out == b"hi\n"
+        await following.shows(b"hi\r\n")
+        assert (await waiting.code(), await following.code()) == (9, 0)
 
 
 async def test_a_service_that_is_not_there_yet_is_waited_for(service: Service, typist: Typist) -> None:
@@ -126,12 +128,11 @@ async def test_a_service_that_is_not_there_yet_is_waited_for(service: Service, t
     wrong = await typist.run("run", "--wait-server", "soon", "true")
     assert (wrong.code, "Invalid value for '--wait-server': invalid duration 'soon'" in wrong.err) == (125, True)
     assert (await typist.run("run", "--wait-server", "50ms", "true")).code == 125
-    async with typist.begin("run", "--wait-server", "30s", "echo here") as process:
-        await asyncio.sleep(0.3)  # it has tried
-        assert process.returncode is None
+    async with typist.at_terminal("run", "--wait-server", "30s", "echo here") as screen:
+        await screen.shows(_RETRIES)
         await service.start()
-        done = await finished(process)
-    assert (done.code, done.out) == (0, b"here\n")
+        await screen.shows(b"here\r\n")
+        assert await screen.code() == 0
 
 
 async def test_a_submission_whose_answer_is_lost_is_one_job(service: Service, typist: Typist) -> None:
