@@ -102,6 +102,21 @@ async def test_what_the_command_has_stopped_stays_stopped(keeping: tuple[Talk, S
     end(keeper)
 
 
+async def test_what_is_let_go_on_while_it_is_paused_goes_on_at_its_end(keeping: tuple[Talk, SlotReader]) -> None:
+    """What was stopped before the pause, and sent SIGCONT during it, would run: the pause is what has stopped it."""
+    keeper, _ = keeping
+    start(keeper, 1, "sleep 601 & kill -STOP $!; sleep 602 & wait")
+    await until(lambda: len(tree(keeper)) == 3 and any(process.is_stopped for process in tree(keeper)))
+    (stopped,) = (process.pid for process in tree(keeper) if process.is_stopped)
+    ask(keeper, "pause")
+    await until(lambda: all_stopped(keeper))
+    os.kill(stopped, signal.SIGCONT)
+    await until(lambda: all_stopped(keeper), what="it is stopped again")  # it runs once kill(2) has returned
+    ask(keeper, "resume")
+    await until(lambda: not any(process.is_stopped for process in tree(keeper)))
+    end(keeper)
+
+
 def test_a_shell_with_job_control_does_not_notice(keeping: tuple[Talk, SlotReader]) -> None:
     """The shell of a terminal does not see its child stop, so it goes on waiting for it."""
     keeper, slot = keeping

@@ -5,7 +5,8 @@ Owned by the running command; its loop calls `step` at each `deadline`. Must not
     begin    SIGSTOP to one group after the other, parents first, until no new process is found: what is stopped does
              not fork
     step     SIGSTOP to what runs: somebody else has sent it SIGCONT, or it could not be seen before
-    end      SIGCONT to each process, children first. What the command itself had stopped stays as it was.
+    end      SIGCONT to each process, children first. What the command itself had stopped stays as it was, unless
+             it was continued during the pause: it would run now.
 
 A shell with job control must not notice: it would take its child for suspended, and take over the terminal. So a
 group is stopped only once the one before is (wait4(2) returns the status of a child even if a SIGSTOP has come for
@@ -70,6 +71,7 @@ class Pause:
             if not fresh:
                 break
             signalled.update(map(_identity, fresh))
+            self._stopped_before.difference_update(map(_identity, fresh))
             for _, group in groupby(fresh, lambda process: process.group):
                 _stop_group(list(group), wait_until)
 
