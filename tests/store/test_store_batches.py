@@ -26,8 +26,8 @@ from shellrunner.model import JobSpec, Queued, Running, State, Submitter, Waitin
 from shellrunner.sealing import key_files
 from shellrunner.sealing.key_files import KeyFiles
 from shellrunner.store import IdempotencyKey, QueueLimit, QueueLimits, Retention, SubmitterLimit
+from shellrunner.store.batch_queue import WorkItem
 from shellrunner.store.sqlite.composition import open_store
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.store.units import idempotency_keys
@@ -50,7 +50,7 @@ async def statements(store: SqliteStore) -> AsyncIterator[list[str]]:
     units: list[list[str]] = []
 
     async def trace(callback: Any) -> None:
-        await store._engine.writes._connection.run(lambda db: db.set_trace_callback(callback))
+        await store._engine._writing.run(lambda db: db.set_trace_callback(callback))
 
     def run_unit(self: BatchWriter, item: WorkItem, db: sqlite3.Connection) -> None:
         seen.clear()
@@ -301,7 +301,7 @@ async def test_what_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
             (pages,) = db.execute("PRAGMA page_count").fetchone()
             db.execute(f"PRAGMA max_page_count={pages + more if more is not None else 1 << 30}")
 
-        await store._engine.writes._connection.run(change)
+        await store._engine._writing.run(change)
 
     specs = named(*("x" * 3000 for _ in range(40)), env={"A": "канарейка"})
     async with opened(tmp_path) as store:

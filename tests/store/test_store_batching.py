@@ -12,7 +12,7 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem
+from shellrunner.store.batch_queue import WorkItem
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, done, ended, listed, opened, running
 
@@ -125,7 +125,7 @@ async def _pages(store: SqliteStore, more: int | None) -> None:
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         db.execute(f"PRAGMA max_page_count={pages + more if more is not None else 1 << 30}")
 
-    await store._engine.writes._connection.run(limit)  # not a batch, which would serve claims
+    await store._engine._writing.run(limit)  # not a batch, which would serve claims
 
 
 @pytest.mark.sqlite
@@ -226,7 +226,7 @@ async def test_a_failed_commit_leaves_nothing_and_the_next_works(tmp_path: Path)
             db.execute("INSERT INTO child VALUES (1)")  # noticed by COMMIT only
 
         await store._engine.write(prepare)
-        await store._engine.writes._connection.run(lambda db: db.execute("PRAGMA foreign_keys=ON"))
+        await store._engine._writing.run(lambda db: db.execute("PRAGMA foreign_keys=ON"))
         before = store.commits
         answers = await asyncio.gather(
             store.add(SPEC), store._engine.write(poison), store.add(SPEC), return_exceptions=True

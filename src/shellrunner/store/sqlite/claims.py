@@ -32,17 +32,17 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from shellrunner.clock import now_ms
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
+from shellrunner.store.batch_queue import BatchQueue, WorkItem
+from shellrunner.store.counts.queue_counts import Places, QueueCounts
 from shellrunner.store.db import Db
 from shellrunner.store.queues import Capacity, Line
 from shellrunner.store.sqlite.add_jobs import AddedJob, AddJobs, EditJob, Reservations
 from shellrunner.store.sqlite.claim_requests import ClaimRequest, ClaimRequests
-from shellrunner.store.sqlite.engine.batch_queue import BatchQueue, WorkItem
-from shellrunner.store.sqlite.queue_counts import Places, QueueCounts
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import claiming, lifecycle
@@ -61,7 +61,7 @@ class Claims:
         requests: ClaimRequests,
         counts: QueueCounts,
         listener: CommitListener,
-        writes: BatchQueue,
+        writes: BatchQueue[Any],
         unseal: Unsealer,
     ) -> None:
         """`unseal` reads the secrets of jobs that were queued."""

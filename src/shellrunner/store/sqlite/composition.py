@@ -12,6 +12,7 @@ from pathlib import Path
 from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store import QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
+from shellrunner.store.counts.queue_counts import QueueCounts
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.local import LocalStorage
 from shellrunner.store.output.reader import ClaimedOutput, OutputReader
@@ -33,7 +34,6 @@ from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
 from shellrunner.store.sqlite.engine.engine import Engine, EngineConnections
 from shellrunner.store.sqlite.opening import HistoryOpener
 from shellrunner.store.sqlite.point_reads import PointReads
-from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.sqlite.store import Parts, SqliteStore
 from shellrunner.tasks import background
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.sqlite.engine.batch_queue import SQLITE_FAILURES
+from shellrunner.store.sqlite.engine.batch_reader import SQLITE_FAILURES
 from shellrunner.store.sqlite.engine.engine import Engine
 
 T = TypeVar("T")

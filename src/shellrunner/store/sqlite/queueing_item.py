@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from shellrunner.model import State
+from shellrunner.store.batch_queue import WorkItem
 from shellrunner.store.db import UnitOfWork
 from shellrunner.store.queues import Line
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.transition import Transitions
 
 

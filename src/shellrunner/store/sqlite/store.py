@@ -59,6 +59,7 @@ from shellrunner.store import (
     Subscription,
     rows,
 )
+from shellrunner.store.batch_queue import WorkItem
 from shellrunner.store.db import Db
 from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.notifications import Topic
@@ -75,7 +76,6 @@ from shellrunner.store.sqlite.effects.bulk_changes import BulkChanges
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
-from shellrunner.store.sqlite.engine.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem

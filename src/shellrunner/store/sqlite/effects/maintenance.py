@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from shellrunner.clock import Millis, now_ms
+from shellrunner.store.counts.queue_counts import QueueCounts
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer, Trimmed
 from shellrunner.store.sqlite.engine.engine import Engine
-from shellrunner.store.sqlite.queue_counts import QueueCounts
 from shellrunner.store.sqlite.queueing_item import QueueingItem
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import admission, idempotency_keys

@@ -13,7 +13,7 @@ from typing import Final
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.retention import HistorySize
-from shellrunner.store.sqlite.engine.batch_queue import SQLITE_FAILURES
+from shellrunner.store.sqlite.engine.batch_reader import SQLITE_FAILURES
 from shellrunner.store.units import trimming
 
 _log = logging.getLogger(__name__)

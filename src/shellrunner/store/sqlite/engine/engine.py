@@ -10,14 +10,9 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
 from shellrunner.errors import StoreUnavailable
+from shellrunner.store.batch_queue import BatchPlanner, BatchQueue, WorkItem
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.sqlite.engine.batch_queue import (
-    SQLITE_FAILURES,
-    BatchPlanner,
-    BatchQueue,
-    BatchReader,
-    WorkItem,
-)
+from shellrunner.store.sqlite.engine.batch_reader import SQLITE_FAILURES, BatchReader
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.engine.db_thread import DbThread
 from shellrunner.store.sqlite.engine.loop_reader import LoopReader

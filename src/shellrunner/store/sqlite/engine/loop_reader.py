@@ -9,7 +9,7 @@ import sqlite3
 from typing import TypeVar
 
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.sqlite.engine.batch_queue import roll_back
+from shellrunner.store.sqlite.engine.batch_reader import roll_back
 
 T = TypeVar("T")
 

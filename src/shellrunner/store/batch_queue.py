@@ -1,21 +1,18 @@
 """The queue in front of one connection: what arrives while it works becomes the next batch, one call to its thread.
 
-Owned by the engine. Knows batches, and which outcome belongs to which caller; must not know jobs.
+Owned by the engine of a back end. Knows batches, and which outcome belongs to which caller; must not know jobs, or
+which database the connection is to.
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from shellrunner.errors import NoSpace, OutcomeUnknown, StoreUnavailable
+from shellrunner.errors import OutcomeUnknown, StoreUnavailable
 from shellrunner.store.db import UnitOfWork
-from shellrunner.store.sqlite.engine.db_thread import DbThread
 
 T = TypeVar("T")
-
-SQLITE_FAILURES: Final = (sqlite3.Error, MemoryError)  # the latter is SQLITE_NOMEM
+Connection = TypeVar("Connection")
 
 
 class WorkItem:
@@ -62,10 +59,23 @@ class WorkItem:
                 future.set_exception(error)
 
 
-class BatchExecutor(Protocol):
+Connection_contra = TypeVar("Connection_contra", contravariant=True)
+Connection_co = TypeVar("Connection_co", covariant=True)
+
+
+class ConnectionThread(Protocol[Connection_co]):
+    """A connection on a thread of its own."""
+
+    def call(
+        self, function: Callable[[Connection_co], object], done: Callable[[BaseException | None], object], /
+    ) -> None:
+        """Run the function on the connection's thread, then `done` on the event loop's, with what it raised."""
+
+
+class BatchExecutor(Protocol[Connection_contra]):
     """Runs the units of a batch, on the connection's thread."""
 
-    def execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
+    def execute(self, db: Connection_contra, batch: Sequence[WorkItem], /) -> None:
         """Run every unit, and set the `value` or the `error` of each item."""
 
 
@@ -76,7 +86,7 @@ class BatchPlanner(Protocol):
         """Return the item with which the batch ends, if any. No other batch is under way."""
 
 
-class BatchQueue:
+class BatchQueue(Generic[Connection]):
     """Work for one connection, which is done batch after batch.
 
     By callbacks, because each task or future between a request and its commit is another turn of the loop:
@@ -86,7 +96,7 @@ class BatchQueue:
                      └──── if idle            └──────────── more has arrived ──────────┘
     """
 
-    def __init__(self, connection: DbThread, executor: BatchExecutor) -> None:
+    def __init__(self, connection: ConnectionThread[Connection], executor: BatchExecutor[Connection]) -> None:
         self._connection = connection
         self._executor = executor
         self._planner: BatchPlanner | None = None
@@ -128,7 +138,7 @@ class BatchQueue:
         """Run the unit on the connection's thread and return its value.
 
         Raises:
-            StoreUnavailable: SQLite failed, and nothing of the unit has happened.
+            StoreUnavailable: the database failed, and nothing of the unit has happened.
         """
         value: T = await self.submit(WorkItem(unit))
         return value
@@ -205,35 +215,3 @@ class BatchQueue:
             item.error = StoreUnavailable("the history has crashed")
             item.settle()
         self._batch, self._pending = [], []
-
-
-class BatchReader:
-    """Runs each batch of reads in one transaction, which sees one state of the history."""
-
-    def execute(self, db: sqlite3.Connection, batch: Sequence[WorkItem]) -> None:
-        """Run every unit; one that fails does not affect the others."""
-        roll_back(db)  # a transaction that could not be ended sees an earlier state
-        for item in batch:
-            try:
-                if not db.in_transaction:
-                    db.execute("BEGIN")
-                item.value = item.unit(db)
-            except Exception as error:  # noqa: BLE001  # each caller gets its own, the queue goes on
-                item.error = translate_error(error, "read")
-        roll_back(db)
-
-
-def roll_back(db: sqlite3.Connection) -> None:
-    """End the transaction if one is open; if that fails, the next batch tries again before it begins its own."""
-    with suppress(*SQLITE_FAILURES):
-        if db.in_transaction:
-            db.rollback()
-
-
-def translate_error(error: Exception, action: str) -> Exception:
-    """Return the error as callers may see it: SQLite's own never leave the store."""
-    if not isinstance(error, SQLITE_FAILURES):
-        return error
-    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-        return NoSpace()
-    return StoreUnavailable(f"the history cannot be {action}: {str(error) or 'out of memory'}")

@@ -11,8 +11,8 @@ from typing import Final
 
 from shellrunner.errors import QueueFull, StoreUnavailable, TooManyQueuedJobs
 from shellrunner.model import Pending, PendingReason, Queued, State
+from shellrunner.store.counts.submitter_counts import SubmitterCounts
 from shellrunner.store.queues import ALL_QUEUES, Capacity, Line, Pauses, QueueLimit, QueueLimits, SubmitterLimit
-from shellrunner.store.sqlite.submitter_counts import SubmitterCounts
 from shellrunner.store.transition import Transition
 
 _UNDONE: Final = (State.WAITING, State.QUEUED, State.RUNNING)
