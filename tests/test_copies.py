@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from shellrunner.store import high_water
-from shellrunner.store.home import Home
+from shellrunner.store.state_files import high_water
+from shellrunner.store.state_files.home import Home
 from tests.support.processes import lives
 from tests.support.service import Service
 from tests.support.waiting import until

@@ -33,7 +33,7 @@ spec = importlib.util.spec_from_file_location("store_injector", {store_injector.
 module = sys.modules["store_injector"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 module.install()
-from shellrunner.store import high_water
+from shellrunner.store.state_files import high_water
 high_water._BLOCK = 1
 from shellrunner.cli import main
 main()

@@ -15,10 +15,11 @@ import pytest
 from shellrunner.errors import StoreUnavailable
 from shellrunner.keeper.slot import data_path, index_path
 from shellrunner.model import State
-from shellrunner.store import Retention, high_water
+from shellrunner.store import Retention
 from shellrunner.store.sqlite import main_file, schema
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.effects import generation
+from shellrunner.store.state_files import high_water
 from tests.support.histories import SPEC, done, everything, opened, running
 from tests.support.waiting import until
 

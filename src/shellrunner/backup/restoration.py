@@ -22,9 +22,9 @@ from shellrunner.backup.private_files import readable_errors
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service.state_dir import RESTORING, locked
-from shellrunner.store import high_water
 from shellrunner.store.output import spill
 from shellrunner.store.sqlite.snapshot import open_copy, open_live
+from shellrunner.store.state_files import high_water
 
 _SLOTS: Final = "slots"
 _ASIDE: Final = "set-aside-"

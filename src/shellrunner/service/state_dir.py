@@ -15,7 +15,7 @@ from typing import Final
 
 from shellrunner.errors import StateLocked, StoreUnavailable
 from shellrunner.sealing import key_files
-from shellrunner.store import high_water
+from shellrunner.store.state_files import high_water
 
 log = logging.getLogger("shellrunner.service")
 

@@ -70,8 +70,15 @@ from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import EndedOutput, Extent, Head, Output
 from shellrunner.store.pagination import ListedJob, Page, Position, Sort
 from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState, SubmitterLimit
-from shellrunner.store.retention import HistorySize, Retention
-from shellrunner.store.values import DeleteCount, DueCallback, HistoryIdentity, IdempotencyKey, JobEdit
+from shellrunner.store.values import (
+    DeleteCount,
+    DueCallback,
+    HistoryIdentity,
+    HistorySize,
+    IdempotencyKey,
+    JobEdit,
+    Retention,
+)
 
 __all__ = [
     "Callbacks",

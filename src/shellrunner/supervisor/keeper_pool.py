@@ -16,7 +16,7 @@ from shellrunner.clock import Millis
 from shellrunner.keeper.identity import ProcessIdentity, boot_id
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
-from shellrunner.store.traces import is_copy
+from shellrunner.store.state_files.traces import is_copy
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.supervisor.keeper_connection import KeeperConnection, connect
 from shellrunner.supervisor.orphans import job_mark

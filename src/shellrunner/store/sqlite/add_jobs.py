@@ -12,10 +12,10 @@ from shellrunner.model import Claim, Job
 from shellrunner.store.batch_queue import WorkItem
 from shellrunner.store.counts.queue_counts import Places, QueueCounts
 from shellrunner.store.db import Db
-from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest
 from shellrunner.store.sqlite.queueing_item import QueueingItem
+from shellrunner.store.state_files.high_water import HighWaterFile
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import admission, editing, idempotency_keys
 from shellrunner.store.units.admission import NewJob

@@ -11,8 +11,8 @@ from contextlib import closing, suppress
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from shellrunner.store.high_water import HighWater
-from shellrunner.store.home import file_identity
+from shellrunner.store.state_files.high_water import HighWater
+from shellrunner.store.state_files.home import file_identity
 
 _META: Final = "SELECT key, value FROM meta WHERE key IN ('history', 'generation')"
 

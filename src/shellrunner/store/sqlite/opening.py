@@ -18,11 +18,8 @@ from shellrunner.model import State
 from shellrunner.sealing import key_files
 from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.key_files import KeyFiles
-from shellrunner.store import HistoryIdentity, Pauses, rows, traces
+from shellrunner.store import HistoryIdentity, Pauses, rows
 from shellrunner.store.columns import ClaimRow
-from shellrunner.store.high_water import HighWater, HighWaterFile
-from shellrunner.store.high_water import remove as remove_high_water
-from shellrunner.store.home import Home, file_identity
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.queues import Line, QueueLimit
@@ -32,7 +29,11 @@ from shellrunner.store.sqlite.engine.db_thread import open_reading, open_snapsho
 from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
 from shellrunner.store.sqlite.key_inventory import KeyInventory
-from shellrunner.store.traces import Traces
+from shellrunner.store.state_files import traces
+from shellrunner.store.state_files.high_water import HighWater, HighWaterFile
+from shellrunner.store.state_files.high_water import remove as remove_high_water
+from shellrunner.store.state_files.home import Home, file_identity
+from shellrunner.store.state_files.traces import Traces
 from shellrunner.store.units import clock_marks, queue_limits, queue_pauses
 
 _log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from shellrunner.clock import now_ms
 from shellrunner.model import End, Ending, State, Volume
 from shellrunner.store import rows
 from shellrunner.store.columns import ClaimRow
-from shellrunner.store.home import Home
 from shellrunner.store.output import Head
-from shellrunner.store.traces import Traces
+from shellrunner.store.state_files.home import Home
+from shellrunner.store.state_files.traces import Traces
 from shellrunner.store.units import lifecycle, queue_pauses
 
 _UNDONE: Final = "SELECT id, attempt, state, token FROM jobs INDEXED BY jobs_undone WHERE state != 'done'"

@@ -61,7 +61,6 @@ from shellrunner.store import (
 )
 from shellrunner.store.batch_queue import WorkItem
 from shellrunner.store.db import Db
-from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.notifications import Topic
 from shellrunner.store.output import EndedOutput
 from shellrunner.store.output.location import locate_ended
@@ -79,6 +78,7 @@ from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem
+from shellrunner.store.state_files.high_water import HighWaterFile
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import due_callbacks, lifecycle, queue_limits, queue_pauses, sessions
 from shellrunner.store.units.admission import NewJob

@@ -7,7 +7,7 @@ from typing import Final
 
 from shellrunner.clock import Millis
 from shellrunner.store.db import Db
-from shellrunner.store.retention import HistorySize
+from shellrunner.store.values import HistorySize
 
 OLDEST: Final = """SELECT id, completed FROM jobs INDEXED BY jobs_completed
     WHERE state = 'done' ORDER BY completed, id LIMIT ?"""

@@ -13,8 +13,8 @@ from typing import Final
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
-from shellrunner.store.high_water import HighWaterFile
 from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.state_files.high_water import HighWaterFile
 from shellrunner.store.values import HistoryIdentity
 
 log = logging.getLogger("shellrunner.store")

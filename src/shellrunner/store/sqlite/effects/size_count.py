@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Final
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.store.retention import HistorySize
 from shellrunner.store.sqlite.engine.batch_reader import SQLITE_FAILURES
 from shellrunner.store.units import trimming
+from shellrunner.store.values import HistorySize
 
 _log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
-from shellrunner.store.retention import HistorySize, Retention
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle, trimming
+from shellrunner.store.values import HistorySize, Retention
 
 _BATCH_SIZE: Final = 100  # jobs that are removed in one commit
 _LOG_INTERVAL: Final = 60.0  # seconds between two lines about jobs that were too many

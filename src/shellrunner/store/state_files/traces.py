@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import Record, SlotReader
-from shellrunner.store import high_water
-from shellrunner.store.high_water import HighWater
 from shellrunner.store.output import spill
 from shellrunner.store.output.spill import SpillFile
+from shellrunner.store.state_files import high_water
+from shellrunner.store.state_files.high_water import HighWater
 
 _EXIT_TIMEOUT: Final = 2.0  # seconds between the release of an exiting keeper's lock and its end
 _POLL_INTERVAL: Final = 0.01
