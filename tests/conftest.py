@@ -35,8 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Save what was measured of the program in this process."""
+    """Save what was measured of the program in this process, and end the PostgreSQL that its tests have used."""
     measurement.save()
+    if postgres := sys.modules.get("tests.support.postgres"):  # not imported where no test needed it
+        postgres.end_all()
 
 
 @pytest.fixture

@@ -44,3 +44,13 @@ def marked(mark: str) -> list[int]:
                 except OSError:
                     pass
     return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of its children."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdecimal() and parent(int(name)) == pid:
+                found.append(int(name))
+    return found
