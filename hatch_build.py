@@ -48,7 +48,9 @@ class PackageBuildHook(BuildHookInterface[Any]):
         if self.target_name == "wheel" and version != "editable":
             core = self.metadata.core
             sbom = work / "shellrunner.cdx.json"
-            sbom.write_text(_sbom(self.metadata.version, core.dependencies, root / "package-lock.json"))
+            cluster = core.optional_dependencies["cluster"]
+            text = _sbom(self.metadata.version, core.dependencies, root / "package-lock.json", optional=cluster)
+            sbom.write_text(text)
             build_data["sbom_files"].append(str(sbom))
         _make_documentation(root, work / "documentation", with_html=self._wants_html())
         self._add(work / "documentation", DOCUMENTATION_DIRECTORY, version, build_data)
@@ -104,14 +106,16 @@ def _make_documentation(root: Path, directory: Path, *, with_html: bool) -> None
             path.unlink()  # nothing that is served refers to them
 
 
-def _sbom(version: str, dependencies: list[str], lock_file: Path) -> str:
+def _sbom(version: str, dependencies: list[str], lock_file: Path, *, optional: list[str]) -> str:
     """Return a CycloneDX SBOM (PEP 770): the npm packages in the wheel, and the Python packages that it requires.
 
-    It has neither time nor serial number, so that two builds of one source are equal.
+    Those in `optional` are required by an extra only. It has neither time nor serial number, so that two builds of
+    one source are equal.
     """
     packages = json.loads(lock_file.read_text())["packages"]
     vendored = [_npm_component(path.partition("node_modules/")[2], each) for path, each in packages.items() if path]
-    required = [_python_component(each) for each in sorted(dependencies)]
+    required = [_python_component(each, "required") for each in sorted(dependencies)]
+    required += [_python_component(each, "optional") for each in sorted(optional)]
     reference = f"pkg:pypi/shellrunner@{version}"
     licenses = [{"license": {"id": "MIT"}}]
     component = {"type": "application", "bom-ref": reference, "name": "shellrunner", "version": version}
@@ -143,18 +147,17 @@ def _npm_component(name: str, package: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _python_component(requirement: str) -> dict[str, Any]:
+def _python_component(requirement: str, scope: str) -> dict[str, Any]:
     """Return a requirement, whose version is chosen by the installer: it has a range only."""
-    match = re.match(r"[A-Za-z0-9._-]+", requirement)
-    name = match[0] if match else requirement
-    range_ = requirement.removeprefix(name)
+    match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?", requirement)
+    name, range_ = (match[1], requirement[match.end() :]) if match else (requirement, "")
     purl = f"pkg:pypi/{name.lower()}"
     properties = [{"name": "shellrunner:version-range", "value": range_}]
     return {
         "type": "library",
         "bom-ref": purl,
         "name": name,
-        "scope": "required",
+        "scope": scope,
         "purl": purl,
         "properties": properties,
     }

