@@ -19,6 +19,7 @@ from tests.config.refusals import refusal
 from tests.support.tokens import hash_of
 
 WEBHOOK_SECRET = f"whsec_{'c2VjcmV0' * 4}"
+DATABASE = "postgresql://shellrunner:hunter2@[::1]:5432/jobs?sslmode=verify-full"
 TOKEN = {"name": "ci", "hash": hash_of("ci"), "scopes": ["read"]}
 # What another setting is worth nothing without.
 REQUIRED = {
@@ -67,7 +68,9 @@ def test_a_queue_more_leaves_the_default_one(file: Any, monkeypatch: pytest.Monk
 
 def test_what_is_commented_out_in_the_shipped_file_could_be_used(file: Any) -> None:
     """Each commented setting of config.toml is one that is accepted as it stands."""
-    text = re.sub(r"^# (?=\w+ = )(?!shell = |(tokens|secret)_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    text = re.sub(
+        r"^# (?=\w+ = )(?!shell = |(tokens|secret|url)_file = )", "", SHIPPED.read_text(), flags=re.MULTILINE
+    )
     path = file(re.sub(r"^#   ", "", text, flags=re.MULTILINE).replace("alice", pwd.getpwuid(os.geteuid()).pw_name))
     path.chmod(0o600)
     (found,) = refusal(path)  # but for a token that anybody could read there
@@ -138,6 +141,17 @@ def test_the_state_directory_is_systemds_else_xdgs(monkeypatch: pytest.MonkeyPat
     assert load().store.state_dir == Path("/var/lib/a")
 
 
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("web-1.example.org", "web-1.example.org"), ("a b_ä", "a-b_-"), ("x" * 64, "x" * 63), ("", "localhost")],
+)
+def test_a_node_has_the_hosts_name(monkeypatch: pytest.MonkeyPatch, host: str, name: str) -> None:
+    """A host's name of any form becomes one that a node can have."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", host, "6", "1", "x86_64")))
+    assert load().worker.name == name
+    assert load(worker={"name": "other"}).worker.name == "other"
+
+
 def test_variables_are_merged_over_those_shipped(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable from the file and one from the environment are added to the shipped ones."""
     monkeypatch.setenv("SHELLRUNNER_JOBS__ENVIRONMENT", '{"LANG": "uk_UA.UTF-8", "Ключ": "значение"}')
@@ -167,12 +181,13 @@ def test_a_command_of_another_user_gets_its_environment() -> None:
 def test_zero_is_no_limit(file: Any) -> None:
     """A retention or timeout of 0 never reaches the rest of the program as a number."""
     text = "[store]\nretention_days = 0\nretention_jobs = 0\nretention_bytes = 0\n[jobs]\ntimeout = 0\n"
-    text += "[supervisor]\nmax_queued = 0\n"
+    text += "[supervisor]\nmax_queued = 0\n[cluster]\nlost_after = 0\n"
     settings = load(file(text))
     store = settings.store
     assert (store.retention_days, store.retention_jobs, store.retention_bytes) == (None, None, None)
     assert settings.jobs.timeout is None
     assert settings.supervisor.max_queued is None
+    assert settings.cluster.lost_after is None
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -200,7 +215,8 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "server.tls_cert": "/c", "server.tls_key": "/k", "auth.tokens_file": str(private), "auth.tokens": [TOKEN],
         "auth.session_cookie": True, "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"],
         "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
-        "log.format": "text",
+        "log.format": "text", "store.url": DATABASE, "store.url_file": str(file(DATABASE, "url")),
+        "store.delivery": "table", "worker.name": "a", "worker.queues": ["b"],
         "audit.file": "/a", "audit.reads": True,
         "callbacks.hosts": ["example.org"], "callbacks.networks": ["10.0.0.0/8"],
         "callbacks.secret": WEBHOOK_SECRET, "callbacks.secret_file": str(file(WEBHOOK_SECRET, "secret")),
@@ -244,6 +260,11 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         ("[queues]\n\n'a b' = {}", 3, "queues.a b", "must be 1 to 63 letters"),
         ("[callbacks]\n\nhosts = ['a']", 3, "callbacks.hosts", "requires callbacks.secret"),
         ("[callbacks]\nnetworks = ['10.0.0.1/8']", 2, "callbacks.networks.0", "the network is 10.0.0.0/8"),
+        ("[worker]\nname = 'a b'", 2, "worker.name", "must be 1 to 63 letters, digits, dots, dashes or underscores"),
+        ("[worker]\nname = ''", 2, "worker.name", "must be 1 to 63 letters, digits, dots, dashes or underscores"),
+        ("[worker]\nqueues = ['']", 2, "worker.queues.0", "must be 1 to 63 letters"),
+        ("[cluster]\nlost_after = -1", 2, "cluster.lost_after", "must be at least 0"),
+        ("[store]\ndelivery = 'smoke'", 2, "store.delivery", "must be 'pgqueuer' or 'table'"),
         ("[supervisor]\non_stop = 'stop'", 2, "supervisor.on_stop", "must be 'keep', 'drain' or 'cancel'"),
     ],
 )

@@ -6,9 +6,9 @@ Precedence, highest first: command line, environment (`SHELLRUNNER_SECTION__KEY`
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,13 +23,14 @@ from pydantic import (
 
 from shellrunner.config import environment, error_messages, secret_files
 from shellrunner.config.auth import AuthSettings, Rule, Token
-from shellrunner.config.jobs import GIB, JobDefaults, service_user
+from shellrunner.config.cluster import ClusterSettings, WorkerSettings
+from shellrunner.config.jobs import JobDefaults, service_user
 from shellrunner.config.profiles import Profile
 from shellrunner.config.secret_files import check_rereadable
 from shellrunner.config.server import Address, ServerSettings
+from shellrunner.config.store_settings import StoreSettings, has_password
 from shellrunner.config.types import (
     ZERO_IS_NONE,
-    AbsolutePath,
     CredentialPath,
     EncodablePath,
     Section,
@@ -46,13 +47,16 @@ __all__ = [
     "AuditSettings",
     "AuthSettings",
     "CallbackSettings",
+    "ClusterSettings",
     "JobDefaults",
     "Profile",
     "QueueSettings",
     "Rule",
     "ServerSettings",
     "Settings",
+    "StoreSettings",
     "Token",
+    "WorkerSettings",
     "check_rereadable",
     "load",
     "service_user",
@@ -68,19 +72,6 @@ def _segment(name: str) -> str:
 
 def _queues(queues: "dict[str, QueueSettings]") -> "dict[str, QueueSettings]":
     return {"default": QueueSettings(), **queues}
-
-
-def _default_state_dir() -> Path:
-    # systemd.exec(5): STATE_DIRECTORY may list several directories, separated by colons.
-    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    # XDG Base Directory Specification: a relative path must be ignored.
-    state_home = os.environ.get("XDG_STATE_HOME", "")
-    home = os.environ.get("HOME", "")
-    home = home if home.startswith("/") else service_user().pw_dir
-    base = Path(state_home) if state_home.startswith("/") else Path(home, ".local/state")
-    return base / "shellrunner"
 
 
 def _default_max_running() -> int:
@@ -114,30 +105,6 @@ class QueueSettings(Section):
         None, ge=0, description="maximum number of its unstarted jobs; 0: no limit of its own"
     )
     profile: Name | None = Field(None, description="the profile of its jobs")
-
-
-class StoreSettings(Section):
-    """Where the history is stored, and how much of it is retained. None: no limit."""
-
-    state_dir: AbsolutePath = Field(
-        default_factory=_default_state_dir,
-        description="directory of history and output; default: $STATE_DIRECTORY, else $XDG_STATE_HOME/shellrunner, "
-        "else ~/.local/state/shellrunner",
-    )
-    retention_days: Annotated[float | None, ZERO_IS_NONE] = Field(
-        30.0, ge=0, description="maximum age of done jobs in days; 0: no limit"
-    )
-    retention_jobs: Annotated[int | None, ZERO_IS_NONE] = Field(
-        100_000, ge=0, description="maximum number of done jobs; 0: no limit"
-    )
-    retention_bytes: Annotated[int | None, ZERO_IS_NONE] = Field(
-        10 * GIB, ge=0, description="maximum bytes of output of done jobs; 0: no limit"
-    )
-    min_free_bytes: int = Field(
-        1 << 20,
-        ge=0,
-        description="jobs are refused while fewer bytes of the disk are free, beside 4 MiB that are always reserved",
-    )
 
 
 class CallbackSettings(Section):
@@ -217,6 +184,8 @@ class Settings(BaseModel):
     profiles: dict[Name, Profile] = Field(default_factory=dict)
     jobs: JobDefaults = Field(default_factory=dict, validate_default=True)
     store: StoreSettings = Field(default_factory=dict, validate_default=True)
+    worker: WorkerSettings = Field(default_factory=dict, validate_default=True)
+    cluster: ClusterSettings = Field(default_factory=dict, validate_default=True)
     callbacks: CallbackSettings = Field(default_factory=dict, validate_default=True)
     log: LogSettings = Field(default_factory=dict, validate_default=True)
     audit: AuditSettings = Field(default_factory=dict, validate_default=True)
@@ -253,12 +222,14 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
         errors += secret_files.check_run_as(settings.auth.tokens, sources)
         try:
             auth = secret_files.with_token_file(settings.auth)
-            callbacks = _with_secret_file(settings.callbacks)
-            settings = settings.model_copy(update={"auth": auth, "callbacks": callbacks})
+            callbacks, store = _with_secret_file(settings.callbacks), _with_url_file(settings.store)
+            settings = settings.model_copy(update={"auth": auth, "callbacks": callbacks, "store": store})
             errors += [error_messages.format_error(key, sources, reason) for key, reason in _conflicts(settings)]
         except ConfigError as error:
             errors.append(error.detail)
-    if path and (secrets := [what for key, what in _SECRETS.items() if _is_set(document, key)]):
+    if path and (
+        secrets := [what for key, (what, is_secret) in _SECRETS.items() if is_secret(_value(document, key))]
+    ):
         errors += secret_files.check_private(path, " and ".join(secrets))
     elif path:
         errors += secret_files.check_writers(path)
@@ -267,10 +238,10 @@ def load(path: Path | None = None, **overrides: dict[str, Any]) -> Settings:
     return settings
 
 
-def _is_set(document: dict[str, Any], key: tuple[str, str]) -> bool:
+def _value(document: dict[str, Any], key: tuple[str, str]) -> object:
     section, name = key
     table = document.get(section)
-    return isinstance(table, dict) and bool(table.get(name))
+    return table.get(name) if isinstance(table, dict) else None
 
 
 def _with_secret_file(callbacks: CallbackSettings) -> CallbackSettings:
@@ -282,6 +253,17 @@ def _with_secret_file(callbacks: CallbackSettings) -> CallbackSettings:
     if callbacks.secret_file is None:
         return callbacks
     return callbacks.model_copy(update={"secret": secret_files.read_webhook_secret(callbacks.secret_file)})
+
+
+def _with_url_file(store: StoreSettings) -> StoreSettings:
+    """Return `store` with the URL in `store.url_file`.
+
+    Raises:
+        ConfigError: the file is invalid, or others can read it.
+    """
+    if store.url_file is None:
+        return store
+    return store.model_copy(update={"url": secret_files.read_store_url(store.url_file)})
 
 
 def with_auth(settings: Settings, auth: AuthSettings) -> Settings:
@@ -321,7 +303,11 @@ def _profile_conflicts(settings: Settings) -> Iterator[tuple[tuple[str, str], st
 
 
 # What makes the file that has it private.
-_SECRETS = {("auth", "tokens"): "tokens", ("callbacks", "secret"): "the secret of callbacks"}
+_SECRETS: Final[dict[tuple[str, str], tuple[str, Callable[[object], bool]]]] = {
+    ("auth", "tokens"): ("tokens", bool),
+    ("callbacks", "secret"): ("the secret of callbacks", bool),
+    ("store", "url"): ("the password of PostgreSQL", has_password),
+}
 
 _NETWORK_WITHOUT_TOKENS = (
     "network = true requires auth.tokens: without them any process of the service's user may run commands over "

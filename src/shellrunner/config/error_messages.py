@@ -145,7 +145,7 @@ _REASONS: Final = {
     "dict_type": "must be a table",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
-    # Only names, of queues and tokens, have a pattern.
+    # Only names, of queues, tokens and nodes, have a pattern.
     "string_pattern_mismatch": "must be 1 to 63 letters, digits, dots, dashes or underscores",
 }
 _REPLACEMENTS: Final = (

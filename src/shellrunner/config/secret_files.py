@@ -1,4 +1,7 @@
-"""Files with secrets: their permissions, the content of `auth.tokens_file` and `callbacks.secret_file`, `run_as`.
+"""Files with secrets: their permissions, and the content of those that are named in place of a secret.
+
+These are `auth.tokens_file`, `callbacks.secret_file` and `store.url_file`. Also whether commands can run as the users
+that tokens name (`run_as`).
 
 Used by `config.load`. A tokens file has the lines that `shellrunner token create` prints, and nothing else.
 """
@@ -7,7 +10,7 @@ import contextlib
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from shellrunner.config import error_messages
 from shellrunner.config.auth import AuthSettings, Token, require_unique_tokens
+from shellrunner.config.store_settings import postgres_url
 from shellrunner.config.types import Section, webhook_secret
 from shellrunner.errors import ConfigError
 
@@ -64,13 +68,27 @@ def read_webhook_secret(path: Path) -> str:
     Raises:
         ConfigError: the file is invalid, or others can read it; the text does not repeat the secret.
     """
+    return _read_secret(path, "the secret of callbacks", webhook_secret)
+
+
+def read_store_url(path: Path) -> str:
+    """Return the URL of a PostgreSQL database, which is alone in a file.
+
+    Raises:
+        ConfigError: the file is invalid, or others can read it; the text does not repeat the URL.
+    """
+    return _read_secret(path, "the URL of PostgreSQL", postgres_url)
+
+
+def _read_secret(path: Path, what: str, validate: Callable[[str], str]) -> str:
     check_rereadable(path)
-    errors = [*check_private(path, "the secret of callbacks")]
+    errors = [*check_private(path, what)]
+    secret = ""
     try:
         # Editors add a byte order mark or the end of a line.
-        secret = path.read_text("utf-8-sig").strip(" \t\r\n")
-        if not webhook_secret(secret):
-            errors.append(f"{path}: is empty: expected the secret of callbacks")
+        secret = validate(path.read_text("utf-8-sig").strip(" \t\r\n"))
+        if not secret:
+            errors.append(f"{path}: is empty: expected {what}")
     except OSError as error:
         errors = [f"{path}: cannot be read: {error.strerror}"]
     except UnicodeDecodeError:
