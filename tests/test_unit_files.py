@@ -13,7 +13,7 @@ import pytest
 from shellrunner.config import Address
 from shellrunner.errors import ConfigError
 from shellrunner.systemd import unit_files
-from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service_unit, user_service_unit
+from shellrunner.systemd.unit_files import ServiceAccount, serve_command, service_unit, user_service_unit, worker_unit
 
 ME, ROOT = ServiceAccount("me", "us"), ServiceAccount("root", "root")
 
@@ -47,6 +47,8 @@ def test_systemd_accepts_the_units(
     executable.symlink_to(sys.executable)
     command = serve_command([str(executable)], Path(f"/etc/{name} \\'\".toml"))
     (tmp_path / "shellrunner-test.service").write_text(service_unit(command, owner, hardening))
+    working = serve_command([str(executable)], Path(f"/etc/{name} \\'\".toml"), "worker")
+    (tmp_path / "shellrunner-test-worker.service").write_text(worker_unit(working, owner, hardening))
     addresses = [Address("localhost", 8000), Address("::1", 80), Address(path="/run/100% @user@.sock")]
     (tmp_path / "shellrunner-test.socket").write_text(unit_files.socket_unit(addresses, "0660", owner))
     verdict = analyze("verify", *tmp_path.glob("*.s*et"), *tmp_path.glob("*.service"))
@@ -101,6 +103,20 @@ def test_the_units_keep_commands_alive_and_their_files(hardening: Literal["sudo"
     assert not given.keys() & {"ProtectHome", "MemoryDenyWriteExecute", "PrivateNetwork", "ProcSubset"}
 
 
+@pytest.mark.parametrize("hardening", ["sudo", "strict"])
+def test_a_workers_unit_is_the_services_without_what_concerns_http(hardening: Literal["sudo", "strict"]) -> None:
+    """It starts `worker`, never beside the service, and keeps commands alive by the same settings."""
+    given = settings(worker_unit(serve_command(["/bin/sr"], Path("/c.toml"), "worker"), ME, hardening))
+    service = settings(service_unit(serve_command(["/bin/sr"], Path("/c.toml")), ME, hardening))
+    assert given.pop("ExecStart") == "/bin/sr worker --config /c.toml"
+    assert given.pop("Conflicts") == "shellrunner.service"
+    of_the_service = {"ExecStart", "ExecReload", "LogRateLimitIntervalSec"}
+    assert {**given, "Description": ""} == {
+        **{name: value for name, value in service.items() if name not in of_the_service},
+        "Description": "",
+    }
+
+
 def test_sudo_works_in_the_variant_for_it() -> None:
     """The variant for sudo has no setting that implies "no new privileges" (systemd.exec(5))."""
     given = settings(service_unit(["/bin/sr"], ME, "sudo")).keys()
@@ -153,6 +169,12 @@ def test_the_verb_prints_what_it_is_asked_for(tmp_path: Path) -> None:
     assert {"ListenStream=127.0.0.1:8123", "ListenStream=/run/shellrunner.sock", "SocketUser=new-user"} <= set(
         listening
     )
+    working = printed("--worker").splitlines()
+    assert "Conflicts=shellrunner.service" in working
+    assert [line for line in working if line.endswith(f" worker --config {config}")]
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        printed("--worker", "--socket")
+    assert refused.value.returncode == 2
 
 
 def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze: Any, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Generate the systemd units of the service and its socket, from the templates beside this file.
+"""Generate the systemd units of the service, its socket and a worker, from the templates beside this file.
 
 Used by the command line and the installation. Must not know jobs, HTTP, SQL, or the notifications of a running
 service.
 
-The templates are `shellrunner.service` and `shellrunner.socket`. Two fragments fill the service's: one of the account
-(`account-system` for the host's systemd, `account-user` for a user's own) and, for the host's, one of the hardening
-(`hardening-strict`, `hardening-sudo`).
+The templates are `shellrunner.service`, `shellrunner.socket` and `shellrunner-worker.service`. Two fragments fill the
+services': one of the account (`account-system` for the host's systemd, `account-user` for a user's own) and, for the
+host's, one of the hardening (`hardening-strict`, `hardening-sudo`).
 """
 
 import re
@@ -56,35 +56,37 @@ def service_unit(
 
     With `has_socket_unit` it listens on the sockets of the socket unit however it is started.
     """
-    capabilities = _RUN_AS_CAPABILITIES if account.user == "root" else ""
-    hardening_lines = _fill(
-        f"hardening-{hardening}", capabilities=capabilities, capabilities_comment=_CAPABILITY_COMMENTS[capabilities]
-    )
-    account_lines = _fill("account-system", user=_literal(account.user), group=_literal(account.group))
     sockets = _SOCKETS if has_socket_unit else ""
+    values = _system_values(account, hardening)
     return _service(
-        command,
-        account_lines,
-        hardening=f"{hardening_lines}\n",
-        sockets=sockets,
-        oom=_OOM_SCORE,
-        target="multi-user.target",
-        **_SYSTEM_PLACE,
+        "shellrunner.service", command, sockets=sockets, target="multi-user.target", **values, **_SYSTEM_PLACE
     )
+
+
+def worker_unit(command: Sequence[str], account: ServiceAccount, hardening: Hardening) -> str:
+    """Return the service unit of a worker that runs `command`, whose first word is an absolute path."""
+    return _service("shellrunner-worker.service", command, **_system_values(account, hardening))
 
 
 def user_service_unit(command: Sequence[str]) -> str:
     """Return the service unit for a user's own systemd instance, beside its socket unit; `command` as above."""
-    return _service(
-        command, _fill("account-user"), hardening="", sockets=_SOCKETS, oom="", target="default.target", **_USER_PLACE
-    )
+    values = {"account": _fill("account-user"), "hardening": "", "oom": "", "sockets": _SOCKETS}
+    return _service("shellrunner.service", command, target="default.target", **values, **_USER_PLACE)
 
 
-def _service(command: Sequence[str], account: str, **values: str) -> str:
+def _system_values(account: ServiceAccount, hardening: Hardening) -> dict[str, str]:
+    capabilities = _RUN_AS_CAPABILITIES if account.user == "root" else ""
+    comment = _CAPABILITY_COMMENTS[capabilities]
+    lines = _fill(f"hardening-{hardening}", capabilities=capabilities, capabilities_comment=comment)
+    account_lines = _fill("account-system", user=_literal(account.user), group=_literal(account.group))
+    return {"account": account_lines, "hardening": f"{lines}\n", "oom": _OOM_SCORE}
+
+
+def _service(template: str, command: Sequence[str], **values: str) -> str:
     program, *arguments = command
     # systemd.service(5): $NAME is replaced in the arguments, but not in the program's path.
     words = " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
-    return _fill("shellrunner.service", command=words, account=account, **values)
+    return _fill(template, command=words, **values)
 
 
 def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount | None) -> str:
@@ -103,9 +105,9 @@ def socket_unit(addresses: Sequence[Address], mode: str, account: ServiceAccount
     return _fill("shellrunner.socket", listen="\n".join(lines), **(_SYSTEM_PLACE if account else _USER_PLACE))
 
 
-def serve_command(executable: Sequence[str], config: Path | None) -> list[str]:
-    """Return the command that starts the service from a unit, with absolute paths."""
-    return [*executable, "serve", *(["--config", str(config.absolute())] if config else [])]
+def serve_command(executable: Sequence[str], config: Path | None, verb: str = "serve") -> list[str]:
+    """Return the command that starts the service, or a worker, from a unit, with absolute paths."""
+    return [*executable, verb, *(["--config", str(config.absolute())] if config else [])]
 
 
 def _listen_streams(address: Address) -> list[str]:
