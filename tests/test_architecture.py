@@ -134,14 +134,11 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "service": (
         ("__init__",),
-        ("listening", "reload"),
+        ("reload",),
+        ("network",),
         (
             "audit_file",
             "audit_log",
-            "binding",
-            "tls",
-            "tls_protocol",
-            "unix_socket",
             "shutdown",
             "startup_warnings",
             "descriptors",
@@ -152,6 +149,11 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "profile_check",
         ),
         ("pid_namespace",),
+    ),
+    "service.network": (
+        ("listening",),
+        ("binding", "tls", "tls_protocol", "unix_socket"),
+        ("__init__",),
     ),
     "store": (
         ("sqlite",),

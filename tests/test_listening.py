@@ -21,10 +21,10 @@ from aiohttp import web
 
 from shellrunner.config import load
 from shellrunner.errors import ConfigError, ShellrunnerError
-from shellrunner.service import unix_socket
-from shellrunner.service.binding import bound_listeners
-from shellrunner.service.listening import listening
-from shellrunner.service.tls import Certificate
+from shellrunner.service.network import unix_socket
+from shellrunner.service.network.binding import bound_listeners
+from shellrunner.service.network.listening import listening
+from shellrunner.service.network.tls import Certificate
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.support.service import Service
 from tests.support.tokens import hash_of
@@ -691,7 +691,7 @@ async def test_a_client_that_never_begins_tls_is_cut_and_others_are_served_meanw
     certificates: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is disconnected once the time for a handshake is over."""
-    monkeypatch.setattr("shellrunner.service.tls_protocol.TLS_TIMEOUT", 0.3)
+    monkeypatch.setattr("shellrunner.service.network.tls_protocol.TLS_TIMEOUT", 0.3)
     chain, key = certificates("server")
     async with (
         served(tls_cert=str(chain), tls_key=str(key)) as (_, port),

@@ -14,8 +14,8 @@ import pytest
 
 from shellrunner.config import Address, load
 from shellrunner.errors import ShellrunnerError
-from shellrunner.service import binding
-from shellrunner.service.binding import Listeners, bound_listeners
+from shellrunner.service.network import binding
+from shellrunner.service.network.binding import Listeners, bound_listeners
 from shellrunner.web.security import loopback
 from shellrunner.web.security.loopback import BoundAddresses, loopback_addresses
 from tests.support.attack import Target, looking, request, running
@@ -142,7 +142,7 @@ def test_a1_without_the_protocol_the_name_is_one_address(monkeypatch: pytest.Mon
 def test_a1_without_an_ipv6_loopback_address_the_service_starts() -> None:
     """Where lo has no ::1 the service starts, accepts the name, and holds ::1 in case that it appears."""
     program = (
-        "from shellrunner.service.binding import bound_listeners; from shellrunner.config import Address\n"
+        "from shellrunner.service.network.binding import bound_listeners; from shellrunner.config import Address\n"
         "with bound_listeners([Address('localhost', 8000)]) as found:\n"
         "    hosts = [each.getsockname()[0] for each in found.endpoints]\n"
         "    print(hosts, found.bound_addresses.cover('localhost', 8000))"

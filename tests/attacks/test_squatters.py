@@ -18,8 +18,8 @@ from aiohttp import web
 from shellrunner.client import Client, ClientError
 from shellrunner.client.blocking_transport import BlockingTransport
 from shellrunner.peer_credentials import SockDiag, server_uid
-from shellrunner.service.binding import Listeners
-from shellrunner.service.listening import listening
+from shellrunner.service.network.binding import Listeners
+from shellrunner.service.network.listening import listening
 from shellrunner.systemd import sockets
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
 from tests.support.command_line import Typist, finished

@@ -19,8 +19,8 @@ from shellrunner.config import Address, Settings
 from shellrunner.errors import NoSuchKeeper
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
-from shellrunner.service.binding import Listeners, bound_listeners
 from shellrunner.service.limits import queue_limits
+from shellrunner.service.network.binding import Listeners, bound_listeners
 from shellrunner.store import Retention, Store
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls

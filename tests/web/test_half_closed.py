@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from shellrunner.access import Identity
-from shellrunner.service.tls_protocol import over_tls
+from shellrunner.service.network.tls_protocol import over_tls
 from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
 from shellrunner.web.http.streaming import STREAMS
@@ -382,7 +382,7 @@ TLS_INTERNALS = [
 
 
 async def test_asyncio_still_has_what_half_closed_tls_needs(certificate: Path) -> None:
-    """`service.tls_protocol` overrides and uses these: without one, half-closed clients would get no answer."""
+    """`tls_protocol` overrides and uses these: without one, half-closed clients would get no answer."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     made: Any = over_tls(asyncio.Protocol, context)()
     base = type(made).__mro__[1]

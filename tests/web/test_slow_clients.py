@@ -18,7 +18,7 @@ from aiohttp import web
 
 from shellrunner.access import Identity
 from shellrunner.model import JobSpec
-from shellrunner.service.tls_protocol import over_tls
+from shellrunner.service.network.tls_protocol import over_tls
 from shellrunner.web.app_keys import AUTHENTICATOR
 from shellrunner.web.http.connections import CONNECTIONS, ClientConnection, ConnectionLimits
 from shellrunner.web.http.revocation import REVOCATIONS

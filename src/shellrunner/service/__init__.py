@@ -20,17 +20,18 @@ from shellrunner.config import Settings
 from shellrunner.live_usage import UsageMeter
 from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
-from shellrunner.service import binding, descriptors, pid_namespace, startup_warnings
+from shellrunner.service import descriptors, pid_namespace, startup_warnings
 from shellrunner.service.audit_file import AuditFile
 from shellrunner.service.audit_log import AuditLog
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.limits import queue_limits
-from shellrunner.service.listening import check_passed_sockets, listening, take_passed_sockets
+from shellrunner.service.network import binding
+from shellrunner.service.network.listening import check_passed_sockets, listening, take_passed_sockets
+from shellrunner.service.network.tls import Certificate
 from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.reload import Reloader
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
-from shellrunner.service.tls import Certificate
 from shellrunner.service.worker_threads import start_worker_threads
 from shellrunner.store import Retention, Work
 from shellrunner.store.sqlite.composition import open_store

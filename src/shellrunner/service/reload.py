@@ -13,7 +13,7 @@ from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import AuthSettings, Settings, with_auth
 from shellrunner.errors import ConfigError, StoreUnavailable
 from shellrunner.service.limits import submitter_limits
-from shellrunner.service.tls import Certificate
+from shellrunner.service.network.tls import Certificate
 from shellrunner.store import SubmitterLimit
 
 log = logging.getLogger("shellrunner.service")

@@ -15,10 +15,10 @@ from aiohttp import web
 
 from shellrunner.config import Address, AuthSettings, Settings
 from shellrunner.errors import ConfigError, ShellrunnerError
-from shellrunner.service.binding import Listeners, cannot_listen
-from shellrunner.service.tls import Certificate
-from shellrunner.service.tls_protocol import over_tls
-from shellrunner.service.unix_socket import bound
+from shellrunner.service.network.binding import Listeners, cannot_listen
+from shellrunner.service.network.tls import Certificate
+from shellrunner.service.network.tls_protocol import over_tls
+from shellrunner.service.network.unix_socket import bound
 from shellrunner.systemd.sockets import passed_sockets
 from shellrunner.web import Runner
 from shellrunner.web.http.connections import CONNECTIONS, ReportRefusal
