@@ -133,9 +133,9 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "service": (
-        ("__init__",),
-        ("reload",),
-        ("network",),
+        ("__init__", "worker"),
+        ("reload", "supervision"),
+        ("network", "opened_history", "database_wait"),
         (
             "audit_file",
             "audit_log",
@@ -151,12 +151,13 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pid_namespace",),
     ),
     "service.network": (
+        ("unavailable_responder",),
         ("listening",),
         ("binding", "tls", "tls_protocol", "unix_socket"),
         ("__init__",),
     ),
     "store": (
-        ("sqlite",),
+        ("sqlite", "postgres_import"),
         ("units",),
         ("query",),
         ("rows",),

@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    is_server = sys.argv[1:2] == ["serve"]
+    is_server = sys.argv[1:2] in (["serve"], ["worker"])
     try:
         import gc  # noqa: PLC0415  a part of the interpreter
 

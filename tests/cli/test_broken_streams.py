@@ -33,7 +33,16 @@ sys.argv[0] = 'shellrunner'
 from shellrunner.__main__ import main
 main()
 """
-SILENT = {"attach", "serve", "backup", "restore", "uninstall", "install"}  # write no output in these calls
+SILENT = {
+    "attach",
+    "serve",
+    "worker",
+    "migrate",
+    "backup",
+    "restore",
+    "uninstall",
+    "install",
+}  # write no output in these calls
 JOB_VERBS = {"attach", "run", "submit", "batch", "again", "wait"}
 HELPED = {"run", "ps", "serve", "attach"}  # one of each kind: it is written in one place
 AS_CANCEL = {"rm", "signal", "pause", "resume", "hold", "release"}  # do one thing with each job, as `cancel` does
@@ -50,7 +59,8 @@ def calls(job: int, directory: Path) -> dict[str, Sequence[Any]]:
         "run": ["echo hi"], "attach": [job], "submit": ["true"], "logs": [job], "wait": ["--json", job], "ps": [],
         "show": [job],
         "cancel": [10**9], "rm": [10**9], "prune": ["--yes", "--filter", "queue=nobody"], "queues": [],
-        "serve": ["--port", "-1"], "backup": [directory / "backup", "--state-dir", directory],
+        "serve": ["--port", "-1"], "worker": [], "migrate": [],
+        "backup": [directory / "backup", "--state-dir", directory],
         "restore": [directory / "none", "--state-dir", directory], "token": ["create", "ci"],
         "install": ["--root", directory / "root", "--dry-run"], "uninstall": ["--user", "--dry-run"], "unit": [],
         "completion": ["bash"], "signal": ["TERM", 10**9],

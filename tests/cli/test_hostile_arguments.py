@@ -23,7 +23,9 @@ WORDS = {
     "batch": ["/dev/null"],
     "rm": ["1"],
 }
-AT_HOME = {"serve", "backup", "restore", "token", "install", "uninstall", "unit", "completion"}  # no service is asked
+AT_HOME = {
+    "serve", "worker", "migrate", "backup", "restore", "token", "install", "uninstall", "unit", "completion",
+}  # fmt: skip  # no service is asked
 
 
 def text_options() -> dict[str, str]:

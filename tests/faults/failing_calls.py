@@ -22,8 +22,8 @@ from shellrunner.errors import ShellrunnerError
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.metrics import Metrics
 from shellrunner.model import Done, Ending, Job, JobSpec, Stream
-from shellrunner.service import supervised
 from shellrunner.service.state_dir import prepare
+from shellrunner.service.supervision import supervised
 from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
@@ -256,7 +256,9 @@ async def world(path: Path, max_running: int = _MAX_RUNNING, *, leave: bool = Fa
     _launched.append(fork_server.process)
     async with (
         open_store(path, Retention(days=None, jobs=None, bytes=None)) as store,
-        supervised(store, launcher, fork_server, settings, confinement=Confinement({}), metrics=Metrics({})) as (
+        supervised(
+            store, launcher, fork_server, settings, confinement=Confinement({}), observe=Metrics({}).observe
+        ) as (
             supervisor,
             task,
         ),

@@ -76,6 +76,8 @@ SECTIONS: Final = {
         "Run the service",
         {
             "serve": "Run the service until SIGTERM or SIGINT.",
+            "worker": "Run jobs of a history in PostgreSQL (store.url) until SIGTERM or SIGINT, without an HTTP API.",
+            "migrate": "Make or upgrade the tables of the history in PostgreSQL (store.url).",
             "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
             "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
             "token": "Create tokens, and list those of a configuration.",

@@ -25,9 +25,13 @@ _TIMEOUT: Final = 1.0  # seconds to wait for a check that was asked for
 class Health:
     """Checks periodically that the history can be written."""
 
-    def __init__(self, store: Store, notifier: Notifier) -> None:
-        """Check as often as systemd's watchdog wants, at least every few seconds."""
-        self._store, self._notifier = store, notifier
+    def __init__(self, store: Store, notifier: Notifier, *, restart_helps: bool = True) -> None:
+        """Check as often as systemd's watchdog wants, at least every few seconds.
+
+        Without `restart_helps`, the watchdog is fed also while the history cannot be written, as long as each check
+        ends: another process of this service could not write it either.
+        """
+        self._store, self._notifier, self._restart_helps = store, notifier, restart_helps
         self._interval = min(CHECK_INTERVAL, notifier.watchdog_interval or CHECK_INTERVAL)
         self._last_success = self._last_check = time.monotonic()
         self._failure: StoreUnavailable | None = None
@@ -57,7 +61,7 @@ class Health:
             self._failure = None
         self._last_check = time.monotonic()
         # On a full disk too: a restart frees no space, and keeps users from deleting jobs.
-        if self._failure is None or isinstance(self._failure, NoSpace):
+        if self._failure is None or isinstance(self._failure, NoSpace) or not self._restart_helps:
             self._last_success = self._last_check
             self._notifier.watchdog()
 

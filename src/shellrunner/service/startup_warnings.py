@@ -23,12 +23,21 @@ log = logging.getLogger("shellrunner.service")
 
 def emit(settings: Settings, bound: BoundAddresses) -> None:
     """Log each warning."""
-    stop = namespace_warnings(settings.supervisor.on_stop)
-    journal = journal_warnings(settings.audit.file)
-    users = (*root_warnings(settings.auth, os.geteuid()), *shared_user_warnings(settings.auth, os.geteuid()))
-    names = name_warnings(settings.server, bound)
-    for text in (*python_warnings(), *users, *stop, *journal, *names):
+    journal, names = journal_warnings(settings.audit.file), name_warnings(settings.server, bound)
+    for text in (*python_warnings(), *_command_warnings(settings), *journal, *names):
         log.warning(text)
+
+
+def emit_for_worker(settings: Settings) -> None:
+    """Log each warning about running commands."""
+    for text in (*python_warnings(), *_command_warnings(settings)):
+        log.warning(text)
+
+
+def _command_warnings(settings: Settings) -> Iterator[str]:
+    yield from root_warnings(settings.auth, os.geteuid())
+    yield from shared_user_warnings(settings.auth, os.geteuid())
+    yield from namespace_warnings(settings.supervisor.on_stop)
 
 
 def python_warnings() -> Iterator[str]:

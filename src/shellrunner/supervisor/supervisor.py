@@ -49,7 +49,10 @@ class Supervisor:
         max_running: int,
         observe: EndObserver,
     ) -> None:
-        """Run the store's jobs under these keepers, at most `max_running` at once; `jobs` has the defaults."""
+        """Run the store's jobs under these keepers, at most `max_running` at once; `jobs` has the defaults.
+
+        With a `max_running` of 0 only those are seen to their end that run already, from an earlier start.
+        """
         self._store, self._keepers, self._max_running = store, keepers, max_running
         self._runner = JobRunner(keepers, jobs, confinement)
         self._oom_kills = OomKills(own_memory_events())
@@ -140,7 +143,8 @@ class Supervisor:
 
     @property
     def _needs_worker(self) -> bool:
-        return len(self._idle) < IDLE_KEEPERS and self._workers < self._max_running + SPARE_KEEPERS
+        wanted = self._max_running + SPARE_KEEPERS if self._max_running else 0
+        return len(self._idle) < IDLE_KEEPERS and self._workers < wanted
 
     async def _add_worker(self, tasks: asyncio.TaskGroup) -> None:
         try:

@@ -39,6 +39,10 @@ class Notifier:
         """Report that the service has started; `systemctl status` shows `status`."""
         self._send(READY=1, STATUS=status)
 
+    def status(self, status: str) -> None:
+        """Have `systemctl status` show this, before the service has started."""
+        self._send(STATUS=status)
+
     def stopping(self, status: str = "") -> None:
         """Report that the service is stopping."""
         self._send(STOPPING=1, STATUS=status)

@@ -61,13 +61,18 @@ EXAMPLES: Final = {
         ("queues pause convert", ""),
     ),
     "serve": (("serve", "for you alone, on this machine"), ("serve --config config.toml", "")),
+    "worker": (("worker --config /etc/shellrunner/config.toml", "on each further host"),),
+    "migrate": (("migrate --config /etc/shellrunner/config.toml", "before the first start, and at an upgrade"),),
     "backup": (("backup /srv/backups/monday", ""),),
     "restore": (("restore --set-aside /srv/backups/monday", ""),),
     "token": (("token create ci --scope run --scope read --expires 90d", ""),),
     "keepers": (("keepers", ""), ("keepers end 3", "")),
     "install": (("install", "as root"), ("install --user", "for you alone")),
     "uninstall": (("uninstall --dry-run", ""),),
-    "unit": (("unit --config /etc/shellrunner/config.toml", ""),),
+    "unit": (
+        ("unit --config /etc/shellrunner/config.toml", ""),
+        ("unit --worker --config /etc/shellrunner/config.toml", "for a host that only runs jobs"),
+    ),
     "completion": (("completion bash", ""),),
 }
 

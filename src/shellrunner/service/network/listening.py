@@ -69,15 +69,19 @@ async def listening(
         await runner.setup()
         servers = _Servers(runner.server, stack, certificate, app[CONNECTIONS].report_refusal)
         # All before the first accepts: nothing is served unless every address is ours.
-        sockets = [_listen(stack, each, socket_mode) for each in listeners.endpoints]
+        sockets = [start_listening(stack, each, socket_mode) for each in listeners.endpoints]
         for each in sockets:
             await servers.add(each)
         servers.warn_unencrypted()
         yield servers.urls
 
 
-def _listen(stack: contextlib.AsyncExitStack, endpoint: socket.socket | Address, mode: int) -> socket.socket:
-    """Listen on a bound socket, or bind a Unix socket and listen on it."""
+def start_listening(stack: contextlib.AsyncExitStack, endpoint: socket.socket | Address, mode: int) -> socket.socket:
+    """Listen on a bound socket, or bind a Unix socket and listen on it.
+
+    Raises:
+        ShellrunnerError: the address is in use, or may not be used.
+    """
     try:
         listener = (
             endpoint if isinstance(endpoint, socket.socket) else stack.enter_context(bound(endpoint.path, mode))

@@ -37,6 +37,14 @@ _PATH: Final = click.Path(path_type=Path)
     is_flag=True,
     help="If history.db is missing or another one, set aside what is left of the history that was there.",
 )
+@click.option(
+    "--no-worker",
+    "runs_jobs",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Leave jobs to other hosts; requires a history in PostgreSQL (store.url).",
+)
 def serve(
     config: Path | None,
     host: str | None,
@@ -45,12 +53,29 @@ def serve(
     state_dir: Path | None,
     *,
     new_history: bool,
+    runs_jobs: bool,
 ) -> None:
     """Run the service until SIGTERM or SIGINT."""
     state_dir = state_dir and state_dir.absolute()
     options = {"server": _server_options(host, port, listen), "store": _given(state_dir=state_dir)}
     load_settings = partial(load, config, **options)
     settings = load_settings()
+    reread = partial(_reload, config, load_settings)
+    run_server(settings, lambda: _serve(settings, reread, new_history=new_history, runs_jobs=runs_jobs))
+
+
+def _serve(settings: Settings, reread: Callable[[], Settings], *, new_history: bool, runs_jobs: bool) -> int:
+    from shellrunner.service import run  # noqa: PLC0415  it imports aiohttp otherwise
+
+    return run(settings, reread, new_history=new_history, runs_jobs=runs_jobs)
+
+
+def run_server(settings: Settings, program: Callable[[], int]) -> None:
+    """Set up the log, run the program, which imports what it needs, and exit with the status that it returns.
+
+    Raises:
+        ShellrunnerError: it could not start; the text says why.
+    """
     log.configure(settings.log.level, style=settings.log.format)
     # systemd sends SIGABRT when the watchdog times out: the traceback of every thread goes to standard error.
     if sys.stderr:
@@ -58,9 +83,7 @@ def serve(
     try:
         gc.disable()  # until the start is complete: `service` enables it
         import_aiohttp()
-        from shellrunner.service import run  # noqa: PLC0415  it imports aiohttp otherwise
-
-        sys.exit(run(settings, partial(_reload, config, load_settings), new_history=new_history))
+        sys.exit(program())
     except ShellrunnerError:
         raise
     except Exception:

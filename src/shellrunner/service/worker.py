@@ -1,0 +1,104 @@
+"""The composition root of `shellrunner worker`, which runs jobs of a history in PostgreSQL and has no HTTP API.
+
+Used by the command line. What `serve` has for clients is not here: addresses, tokens, the audit log, callbacks. Jobs
+are submitted, followed and changed at the nodes that have it; this one is seen there as a host.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from shellrunner import __version__
+from shellrunner.config import Settings
+from shellrunner.errors import ConfigError
+from shellrunner.model import Claim, End, Volume
+from shellrunner.service import descriptors, pid_namespace, startup_warnings
+from shellrunner.service.database_wait import wait_for_database
+from shellrunner.service.health import Health
+from shellrunner.service.opened_history import check_back_end, open_history
+from shellrunner.service.profile_check import open_confinement
+from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
+from shellrunner.service.state_dir import locked, prepare, private_files
+from shellrunner.service.supervision import freeze_garbage_collector, log_stop, run_to_end, supervised
+from shellrunner.service.worker_threads import start_worker_threads
+from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
+from shellrunner.systemd.notify import Notifier
+from shellrunner.tasks import background_task, has_failed
+
+log = logging.getLogger("shellrunner.service")
+
+_NO_URL: Final = "a worker requires store.url: it runs the jobs of a history in PostgreSQL"
+
+
+def run(settings: Settings) -> int:
+    """Run jobs until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ShellrunnerError: the worker could not start; the text says why.
+    """
+    return run_to_end(work(settings))
+
+
+async def work(settings: Settings) -> int:
+    """Run the worker, from the first lock to the last log line; return the exit status."""
+    if not settings.store.url:
+        raise ConfigError(_NO_URL)
+    check_back_end(settings)
+    with handled_signals(_ignore_reload) as stop:
+        try:
+            return await _work(settings, stop)
+        except asyncio.CancelledError:
+            if not stop.take_interruption():
+                raise
+    log.info("stopped before the start was complete")
+    return 0
+
+
+async def _work(settings: Settings, stop: StopRequest) -> int:
+    state_dir = prepare(settings.store.state_dir)
+    launcher = ForkServerLauncher.from_process(state_dir)
+    # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
+    fork_server = launcher.launch()
+    descriptors.raise_limit()
+    settings = descriptors.within_limit(settings)
+    start_worker_threads()
+    confinement = await open_confinement(settings, state_dir, ())
+    on_stop = pid_namespace.stop_policy(settings.supervisor.on_stop)
+    with (
+        contextlib.closing(Notifier.from_environment()) as notifier,
+        private_files(),
+        locked(state_dir),
+    ):
+        await wait_for_database(settings, notifier)
+        async with (
+            open_history(settings, state_dir) as store,
+            supervised(
+                store, launcher, await attach(*fork_server), settings, confinement=confinement, observe=_not_counted
+            ) as (supervisor, supervising),
+            background_task("health check", Health(store, notifier, restart_helps=False).run()) as checking,
+            background_task("reaper", pid_namespace.reap_orphans()) as reaping,
+        ):
+            startup_warnings.emit_for_worker(settings)
+            fields = {"host": settings.worker.name, "database": settings.store.database, "version": __version__}
+            log.info("running jobs", extra={**fields, "state_dir": str(state_dir)})
+            notifier.ready(f"running jobs as {settings.worker.name}")
+            freeze_garbage_collector()
+            stop.start_complete()
+            tasks = (supervising, checking, reaping)
+            await first_of(stop.wait(), *tasks)
+            notifier.stopping()
+            async with background_task("stop timeout", extend_stop_timeout(notifier)):
+                await finish_jobs(supervisor, on_stop, stop, *tasks)
+            ended_early = any(task.done() for task in tasks)
+            left = supervisor.running_count
+        log_stop(left, state_dir)
+        return 1 if ended_early or any(map(has_failed, tasks)) else 0
+
+
+def _ignore_reload() -> None:
+    log.info("nothing is reloaded: a worker has neither tokens nor a certificate, and other settings need a restart")
+
+
+def _not_counted(_claim: Claim, _end: End, _volume: Volume, /) -> None:
+    """Count nothing: the nodes that serve metrics count what they run, and all see what the history has."""
