@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shellrunner.model import Queued, State
-from shellrunner.store.counts.queue_counts import QueueCounts
+from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.queues import ALL_QUEUES, Line, Pauses, QueueLimit, QueueLimits
 from shellrunner.store.transition import Transition
 from tests.support.function_calls import count_calls

@@ -26,7 +26,7 @@ from shellrunner.model import JobSpec, Queued, Running, State, Submitter, Waitin
 from shellrunner.sealing import key_files
 from shellrunner.sealing.key_files import KeyFiles
 from shellrunner.store import IdempotencyKey, QueueLimit, QueueLimits, Retention, SubmitterLimit
-from shellrunner.store.batch_queue import WorkItem
+from shellrunner.store.components.batch_queue import WorkItem
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter
 from shellrunner.store.sqlite.store import SqliteStore

@@ -12,7 +12,7 @@ import pytest
 from shellrunner.errors import NoSuchJob, StoreUnavailable
 from shellrunner.model import JobSpec, Volume
 from shellrunner.store import Head
-from shellrunner.store.batch_queue import WorkItem
+from shellrunner.store.components.batch_queue import WorkItem
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.histories import NOTHING, SPEC, done, ended, listed, opened, running
 

@@ -218,7 +218,7 @@ def test_steps_are_small(db: sqlite3.Connection) -> None:
 
 
 async def searched(store: SqliteStore) -> int:
-    return await store._engine.read(lambda db: int(db.execute(search._INDEXED_UP_TO).fetchone()[0]))
+    return await store._engine.read(lambda db: int(db.execute(search.INDEXED_UP_TO).fetchone()[0]))
 
 
 async def test_the_index_follows_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ know processes. What is stored is always a prefix of what was written: from the 
 disk) on, or once a file was cut or removed, nothing more is stored, and everything is counted as dropped.
 
 The first of five stages between a command's write and a follower's read, each of which delays or merges output:
-output of one stream within 5 ms shares an index entry here; next, `store.notifications`.
+output of one stream within 5 ms shares an index entry here; next, `notifications`.
 """
 
 import os

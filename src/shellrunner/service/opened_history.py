@@ -42,7 +42,7 @@ async def open_history(settings: Settings, state_dir: Path, *, new_history: bool
     """
     if settings.store.url:
         back_end = import_postgres("composition")
-        node = import_postgres("node").NodeConfig(
+        node = import_postgres("node_config").NodeConfig(
             name=settings.worker.name,
             version=__version__,
             slots=settings.supervisor.max_running,

@@ -53,6 +53,13 @@ class InMemoryChangeLog:
         if len(self._jobs) > 2 * _CHANGES_PER_JOB * self._max_jobs:
             self._trim()
 
+    def forget(self) -> None:
+        """Forget all changes, as some were missed: `since` says of every earlier number that it is too old."""
+        self.head += 1
+        self._latest.clear()
+        self._jobs.clear()
+        self._first, self._dropped = self.head + 1, self.head
+
     def _drop_oldest(self) -> None:
         _, self._dropped = self._latest.popitem(last=False)
 

@@ -137,6 +137,11 @@ class Notifications:
         if state := self._topics.get(topic):
             state.notify()
 
+    def notify_all(self) -> None:
+        """Notify the subscribers of every topic: it is not known what has changed."""
+        for state in [*self._topics.values()]:
+            state.notify()
+
     async def run(self) -> None:
         """Poll the output of running jobs where the system cannot report writes to it."""
         while True:

@@ -35,11 +35,13 @@ _AWAITED: Final = """CASE WHEN jobs.state = 'waiting' AND awaits > held
     THEN (SELECT min(after) FROM dependencies WHERE job = jobs.id) END AS awaited"""
 _JOB: Final = columns(JobRow, AwaitedRow, CallbackRow, EndRow).replace(" awaited,", f" {_AWAITED},")
 _WITH_CALLBACK: Final = """jobs LEFT JOIN (SELECT job AS callback_job, state AS callback_state,
-    tries AS callback_tries, error AS callback_error FROM callbacks) ON callback_job = id"""
+    tries AS callback_tries, error AS callback_error FROM callbacks) AS callback ON callback_job = id"""
 ONE: Final = f"SELECT {_JOB} FROM {_WITH_CALLBACK} WHERE id = ?"
 SOME: Final = f"SELECT {_JOB} FROM {_WITH_CALLBACK} WHERE id IN (SELECT value FROM json_each(?))"
 # In the order of the ids: a CROSS JOIN is never reordered, and `json_each` goes through its array.
-_LISTED: Final = f"FROM (SELECT value AS wanted FROM json_each(?)) CROSS JOIN {_WITH_CALLBACK} WHERE id = wanted"
+_LISTED: Final = (
+    f"FROM (SELECT value AS wanted FROM json_each(?)) AS list CROSS JOIN {_WITH_CALLBACK} WHERE id = wanted"
+)
 LISTED: Final = f"SELECT {_JOB} {_LISTED}"
 LISTED_WITHOUT_SPEC: Final = f"SELECT {_JOB.replace(' spec,', ' NULL,')} {_LISTED}"
 ATTEMPT: Final = f"SELECT {columns(EndRow)} FROM attempts WHERE job = ? AND number = ?"
@@ -179,12 +181,12 @@ def attempt(db: Db, job_id: int, number: int) -> Done:
 
 def running(db: Db) -> list[Claim]:
     """Return the claims of all running jobs, the oldest job first; without secrets, which only a start needs."""
-    return [_readable_claim(ClaimRow._make(row)) for row in db.execute(RUNNING)]
+    return [readable_claim(ClaimRow._make(row)) for row in db.execute(RUNNING)]
 
 
 def cancelling(db: Db) -> list[Claim]:
     """Return the claims of the running jobs whose cancellation was requested, the oldest job first."""
-    return [_readable_claim(ClaimRow._make(row)) for row in db.execute(CANCELLING)]
+    return [readable_claim(ClaimRow._make(row)) for row in db.execute(CANCELLING)]
 
 
 def oldest_queued(db: Db, queues: Sequence[str]) -> list[Millis | None]:
@@ -201,8 +203,8 @@ def to_claim(row: ClaimRow, secrets: Mapping[str, object] | None = None) -> Clai
     return _to_claim(row, _spec(row.id, row.spec, secrets))
 
 
-def _readable_claim(row: ClaimRow) -> Claim:
-    # That it runs, and under which token, must be known even if its spec cannot be read.
+def readable_claim(row: ClaimRow) -> Claim:
+    """Return the claim without its secrets: that it runs must be known even if its specification cannot be read."""
     try:
         return to_claim(row)
     except StoreUnavailable:

@@ -16,7 +16,7 @@ LOCATE = """SELECT state, attempt, keeper, token, stdout_bytes, stderr_bytes, st
     entries, data FROM jobs LEFT JOIN outputs ON outputs.job = jobs.id
     WHERE jobs.id = ?"""
 ENDED = """SELECT jobs.id, attempt, token, stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, entries, data
-    FROM (SELECT value AS wanted FROM json_each(?)) CROSS JOIN jobs ON jobs.id = wanted
+    FROM (SELECT value AS wanted FROM json_each(?)) AS list CROSS JOIN jobs ON jobs.id = wanted
     LEFT JOIN outputs ON outputs.job = jobs.id WHERE state = 'done' AND stdout_bytes IS NOT NULL"""
 EARLIER_VOLUMES = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped FROM attempts
     WHERE job = ? AND number < ? ORDER BY number"""

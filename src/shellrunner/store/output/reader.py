@@ -132,7 +132,7 @@ class OutputSnapshot:
 
 
 class ClaimedOutput:
-    """The output of the jobs that are claimed, by job: what `store.notifications` must know of it."""
+    """The output of the jobs that are claimed, by job: what `notifications` must know of it."""
 
     def __init__(self, storage: OutputStorage, owners: Mapping[int, SlotOwner]) -> None:
         """`owners` are those who have claimed a job at any time."""

@@ -37,7 +37,7 @@ TEXT: Final = "CASE WHEN name IS NULL THEN command ELSE name || char(10) || comm
 _NEXT: Final = f"SELECT id, {TEXT} FROM jobs WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  a constant
 # Keys of `meta`, by their historical names: `searched` is the newest indexed job, `forgotten` counts the indexed jobs
 # that were removed since the last merge.
-_INDEXED_UP_TO: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
+INDEXED_UP_TO: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'searched'"
 _REMOVED: Final = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'forgotten'"
 _COUNT_REMOVED: Final = """INSERT INTO meta VALUES ('forgotten', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"""
@@ -175,7 +175,7 @@ def _quoted(gram: str) -> str:
 
 
 def _indexed_up_to(db: Db) -> int:
-    (job_id,) = db.execute(_INDEXED_UP_TO).fetchone()
+    (job_id,) = db.execute(INDEXED_UP_TO).fetchone()
     return int(job_id)
 
 

@@ -18,7 +18,7 @@ costs the same in a history of a million jobs as in one of a thousand.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,9 @@ from shellrunner.store.query import index_scans, search
 from shellrunner.store.query.index_scans import COLUMNS, ScanPlan
 
 # ruff: noqa: S608  statements are composed of constants of `index_scans`
+
+# Finds every job whose folded text may contain the folded needle, see `search.plan`; None: any job may.
+PlanText = Callable[[Db, str], ScanPlan | None]
 
 _NO_FILTERS: Final = Filters()
 # What a step costs besides the jobs that it examines, in jobs.
@@ -57,8 +60,19 @@ class BudgetSpentError(Exception):
 class Walk:
     """One walk in one order. A group is named by the values of the first keys, a position by those of all."""
 
-    def __init__(self, db: Db, filters: Filters, sort: Sort, batch_size: int, limits: ScanLimits) -> None:
+    def __init__(
+        self,
+        db: Db,
+        filters: Filters,
+        sort: Sort,
+        batch_size: int,
+        limits: ScanLimits,
+        *,
+        plan_text: PlanText = search.plan,
+    ) -> None:
+        """`plan_text`: the back end's index of what is searched."""
         self._db = db
+        self._plan_text = plan_text
         self._filters = filters
         self._needle = search.fold(filters.text or "")
         self._sort = sort
@@ -158,7 +172,7 @@ class Walk:
             plan = index_scans.plan_of_value(self._filters, self._sort[len(group) - 1].key, group[-1])
             return [plan] if plan is not None else []
         plans = index_scans.plans_of_filters(self._filters)
-        by_text = search.plan(self._db, self._needle)
+        by_text = self._plan_text(self._db, self._needle)
         return [*plans, by_text] if by_text is not None else plans
 
     def _few_ids(self, own: list[ScanPlan], group: tuple[Value, ...]) -> list[int] | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import OutcomeUnknown
 from shellrunner.model import Claim, Job
-from shellrunner.store.batch_queue import WorkItem
-from shellrunner.store.counts.queue_counts import Places, QueueCounts
+from shellrunner.store.components.batch_queue import WorkItem
+from shellrunner.store.components.queue_counts import Places, QueueCounts
 from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.sqlite.claim_requests import ClaimRequest

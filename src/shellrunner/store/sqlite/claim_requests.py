@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim
-from shellrunner.store.counts.queue_counts import QueueCounts
+from shellrunner.store.components.queue_counts import QueueCounts
 
 
 @dataclass(eq=False, slots=True)

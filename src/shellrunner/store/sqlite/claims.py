@@ -37,8 +37,8 @@ from typing import Any, Final
 from shellrunner.clock import now_ms
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.model import Claim
-from shellrunner.store.batch_queue import BatchQueue, WorkItem
-from shellrunner.store.counts.queue_counts import Places, QueueCounts
+from shellrunner.store.components.batch_queue import BatchQueue, WorkItem
+from shellrunner.store.components.queue_counts import Places, QueueCounts
 from shellrunner.store.db import Db
 from shellrunner.store.queues import Capacity, Line
 from shellrunner.store.sqlite.add_jobs import AddedJob, AddJobs, EditJob, Reservations

@@ -12,7 +12,9 @@ from pathlib import Path
 from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store import QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
-from shellrunner.store.counts.queue_counts import QueueCounts
+from shellrunner.store.components.bulk_changes import BulkChanges
+from shellrunner.store.components.due_timer import DueTimer
+from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.local import LocalStorage
 from shellrunner.store.output.reader import ClaimedOutput, OutputReader
@@ -20,10 +22,9 @@ from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
-from shellrunner.store.sqlite.effects.bulk_changes import BulkChanges
+from shellrunner.store.sqlite.effects.bulk_writer import BulkWriter
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
-from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.effects.maintenance import Maintenance
 from shellrunner.store.sqlite.effects.size_count import SizeCount
@@ -118,7 +119,7 @@ async def _running(
             opener.high_water,
             effects.keys,
             opener.keys.digests,
-            BulkChanges(engine, effects),
+            BulkChanges(BulkWriter(engine, effects)),
             opener.unknown_input_up_to,
         )
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shellrunner.model import State
-from shellrunner.store.batch_queue import WorkItem
+from shellrunner.store.components.batch_queue import WorkItem
 from shellrunner.store.db import UnitOfWork
 from shellrunner.store.queues import Line
 from shellrunner.store.transition import Transitions

@@ -170,9 +170,10 @@ UPDATE jobs SET claimed = started, started = NULL WHERE state != 'done';
 """
 
 # `generation` grows with each start, and from time to time while the service runs: whatever speaks of a larger one
-# is newer than this history. `home` is where it was opened last (`store.state_files.home`). `held` is why nothing is
-# started until an admin resumes; empty if it is not held. The token of an ended attempt is kept if it may be in file
-# names. `kill_only`: the command is ended by KILL, without TERM and grace.
+# is newer than this history. `home` is where it was opened last (`state_files.home`). `held` is why nothing is
+# started until an admin resumes; empty if it is not held. The token of an ended attempt is kept if it may be in
+# file names.
+# `kill_only`: the command is ended by KILL, without TERM and grace.
 # `leftovers`: what a command left behind and was ended with it, as JSON: [{pid, command}, …]; null if nothing was.
 # The queued jobs of each submitter are a line of their own, so that those who may start none hold up nobody.
 _VERSION_5 = """

@@ -59,7 +59,8 @@ from shellrunner.store import (
     Subscription,
     rows,
 )
-from shellrunner.store.batch_queue import WorkItem
+from shellrunner.store.components.batch_queue import WorkItem
+from shellrunner.store.components.bulk_changes import BulkChanges
 from shellrunner.store.db import Db
 from shellrunner.store.notifications import Topic
 from shellrunner.store.output import EndedOutput
@@ -71,7 +72,6 @@ from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE, MAX_QUEUES
 from shellrunner.store.sqlite.add_jobs import AddJobs, EditJob
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
 from shellrunner.store.sqlite.claims import Claims
-from shellrunner.store.sqlite.effects.bulk_changes import BulkChanges
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
 from shellrunner.store.sqlite.effects.generation import GenerationCounter

@@ -29,8 +29,7 @@ class HighWater(NamedTuple):
 
     history: its id. generation: the latest. checkpointed: a generation that `history.db` itself has, without its WAL.
     ids: no job id above this one has been given.
-    home, database, wal: the directory's lock file, the database and its WAL, as `store.state_files.home` identifies
-    them.
+    home, database, wal: the directory's lock file, the database and its WAL, as `home` identifies them.
     """
 
     history: str

@@ -24,7 +24,7 @@ from shellrunner.store.units.locks import LockedJob, find_locked
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
-_ADD: Final = f"INSERT INTO jobs ({columns(NewJobRow)}) VALUES ({placeholders(NewJobRow)}) RETURNING id"
+ADD: Final = f"INSERT INTO jobs ({columns(NewJobRow)}) VALUES ({placeholders(NewJobRow)}) RETURNING id"
 _WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_dependents = ?
     WHERE id = ? AND state = 'queued'"""
 _OWN: Final = "SELECT 1 FROM jobs WHERE id = ? AND submitter = ? AND run_as IS NOT DISTINCT FROM ?"
@@ -155,7 +155,7 @@ def add(db: Db, jobs: Sequence[tuple[NewJob, SlotOwner | None]]) -> tuple[list[J
 def _add(db: Db, new: NewJob, owner: SlotOwner | None, prerequisites: list[Prerequisite]) -> tuple[Job, Transitions]:
     spec = new.spec
     # A plain tuple of plain values: sqlite3 binds anything else more slowly.
-    ((job_id,),) = db.execute(_ADD, tuple(new.row(owner))).fetchall()
+    ((job_id,),) = db.execute(ADD, tuple(new.row(owner))).fetchall()
     if new.secrets is not None:
         _seal(db, job_id, new)
     if spec.labels:

@@ -4,7 +4,7 @@ Units of the store; the sending is in the package `callbacks`. Must not know HTT
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -12,7 +12,7 @@ from shellrunner.clock import Millis, now_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Delivery
 from shellrunner.store import rows
-from shellrunner.store.db import Db
+from shellrunner.store.db import Db, Row
 from shellrunner.store.values import DueCallback
 
 DUE: Final = """SELECT job, tries, since FROM callbacks INDEXED BY callbacks_due
@@ -35,8 +35,13 @@ def job_ended(db: Db, job_id: int) -> None:
 
 def due(db: Db, now: Millis, limit: int, skip_hosts: Collection[str]) -> list[DueCallback]:
     """Return the callbacks that are due, the longest due first, except to these hosts."""
+    return to_due(db, db.execute(DUE, (now, json.dumps([*skip_hosts]), limit)).fetchall())
+
+
+def to_due(db: Db, callbacks: Iterable[Row]) -> list[DueCallback]:
+    """Return the callbacks of these rows: job, tries, since."""
     found: list[DueCallback] = []
-    for job, tries, since in db.execute(DUE, (now, json.dumps([*skip_hosts]), limit)).fetchall():
+    for job, tries, since in callbacks:
         with suppress(StoreUnavailable):  # a damaged row must not hold up the others
             found.append(DueCallback(rows.job(db, job), tries, since))
     return found

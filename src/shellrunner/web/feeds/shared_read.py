@@ -1,7 +1,7 @@
 """A read that is shared by all who ask for it at about the same time, at a limited rate.
 
 Each feed owns one. Must not know what is read.
-The third stage of output (the second: `store.notifications`): changes are read together; next, `wire.sse`.
+The third stage of output (the second: `notifications`): changes are read together; next, `wire.sse`.
 """
 
 import asyncio

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from shellrunner.model import Delivery, Ending, State
 from shellrunner.sealing.job_keys import JobKeys
 from shellrunner.store.change_log import InMemoryChangeLog
-from shellrunner.store.counts.queue_counts import QueueCounts
+from shellrunner.store.components.due_timer import DueTimer
+from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.notifications import Notifications, Topic
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.query.search import Indexer
 from shellrunner.store.queues import Pauses, QueueLimit
 from shellrunner.store.sqlite.claim_requests import ClaimRequests
-from shellrunner.store.sqlite.effects.due_timer import DueTimer
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.transition import Transition, Transitions

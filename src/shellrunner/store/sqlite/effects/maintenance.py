@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shellrunner.clock import Millis, now_ms
-from shellrunner.store.counts.queue_counts import QueueCounts
+from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.effects.clock_watch import ClockWatch
 from shellrunner.store.sqlite.effects.trimmer import RetentionTrimmer, Trimmed

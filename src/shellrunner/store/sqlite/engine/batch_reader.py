@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from shellrunner.errors import NoSpace, StoreUnavailable
-from shellrunner.store.batch_queue import WorkItem
+from shellrunner.store.components.batch_queue import WorkItem
 
 SQLITE_FAILURES: Final = (sqlite3.Error, MemoryError)  # the latter is SQLITE_NOMEM
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from shellrunner.errors import NoSpace, OutcomeUnknown, ShellrunnerError, StoreUnavailable
-from shellrunner.store.batch_queue import WorkItem
+from shellrunner.store.components.batch_queue import WorkItem
 from shellrunner.store.sqlite.engine.batch_reader import SQLITE_FAILURES, roll_back, translate_error
 from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.store.batch_queue import BatchPlanner, BatchQueue, WorkItem
+from shellrunner.store.components.batch_queue import BatchPlanner, BatchQueue, WorkItem
 from shellrunner.store.db import UnitOfWork
 from shellrunner.store.sqlite.engine.batch_reader import SQLITE_FAILURES, BatchReader
 from shellrunner.store.sqlite.engine.batch_writer import BatchWriter

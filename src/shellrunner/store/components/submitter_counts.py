@@ -35,6 +35,10 @@ class SubmitterCounts:
         if state is State.QUEUED:
             _add(self._queued, line, number)
 
+    def queued(self, line: Line) -> int:
+        """Return how many jobs of the line are queued."""
+        return self._queued[line]
+
     def lines(self) -> Iterator[Line]:
         """Iterate over the lines in which jobs are queued."""
         return iter(self._queued)
@@ -57,6 +61,11 @@ class SubmitterCounts:
     def max_running(self, submitter: str | None) -> int | None:
         """Return how many jobs of this submitter may run at once; None: it has no such limit."""
         return self.limits.get(submitter or "", _UNLIMITED).max_running
+
+    def room(self, submitter: str | None) -> int:
+        """Return how many more jobs of this submitter may wait; a large number if it has no such limit."""
+        limit = self.limits.get(submitter or "", _UNLIMITED).max_queued
+        return 1 << 30 if limit is None else limit - self._unstarted[submitter]
 
     def refusal(self, submitter: str | None, wanted: int, *, reserved: int) -> TooManyQueuedJobs | None:
         """Return why not so many further jobs of this submitter may wait, beside those that will; or None."""

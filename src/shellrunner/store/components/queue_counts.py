@@ -11,7 +11,7 @@ from typing import Final
 
 from shellrunner.errors import QueueFull, StoreUnavailable, TooManyQueuedJobs
 from shellrunner.model import Pending, PendingReason, Queued, State
-from shellrunner.store.counts.submitter_counts import SubmitterCounts
+from shellrunner.store.components.submitter_counts import SubmitterCounts
 from shellrunner.store.queues import ALL_QUEUES, Capacity, Line, Pauses, QueueLimit, QueueLimits, SubmitterLimit
 from shellrunner.store.transition import Transition
 
@@ -188,6 +188,30 @@ class QueueCounts:
             return QueueFull("the service", limit, wanted=number, room=max(room, 0))
         found = (self.queue_refusal(queue, number, reserved) for queue, number in wanted.by_queue.items())
         return next((refusal for refusal in found if refusal), None)
+
+    def room(self, line: Line) -> int:
+        """Return how many more jobs of this line may wait, by the tightest of its limits."""
+        spaces = [_UNLIMITED, self._submitters.room(line.submitter)]
+        if self._max_queued is not None:
+            spaces.append(self._max_queued - self.unstarted())
+        limit = self.limit(line.queue).max_queued
+        if limit is not None:
+            spaces.append(limit - self.unstarted(line.queue))
+        return min(spaces)
+
+    def queued(self, line: Line) -> int:
+        """Return how many jobs of this line are queued."""
+        return self._submitters.queued(line)
+
+    def runs_any_number(self, submitter: str | None) -> bool:
+        """Return whether the submitter may run any number of jobs."""
+        return self._submitters.max_running(submitter) is None
+
+    def is_limited(self, line: Line) -> bool:
+        """Return whether the queue or the submitter has a limit of running jobs."""
+        return self.limit(line.queue).max_running is not None or (
+            self._submitters.max_running(line.submitter) is not None
+        )
 
     def queue_refusal(self, queue: str, number: int, reserved: "Places") -> QueueFull | None:
         """Return why no further jobs may wait in this queue, beside those for which places are reserved; or None."""

@@ -1,20 +1,21 @@
 """Deleting and cancelling all jobs that a filter selects: many small commits, between which others are served.
 
-Owned by the store, which promises what `store.History` says. Must not know who asks.
+Owned by the store, which promises what `store.History` says. Must not know who asks, or how a back end commits.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
-from shellrunner.clock import now_ms
+from shellrunner.clock import Millis, now_ms
 from shellrunner.model import State
 from shellrunner.model.filters import Filters
+from shellrunner.store.db import UnitOfWork
 from shellrunner.store.pagination import Position
-from shellrunner.store.query import selection
-from shellrunner.store.sqlite.effects.commit_effects import CommitEffects
-from shellrunner.store.sqlite.engine.engine import Engine
+from shellrunner.store.query import search, selection
+from shellrunner.store.query.walk import PlanText
+from shellrunner.store.transition import Transitions
 from shellrunner.store.units import bulk_cancel, bulk_delete
 from shellrunner.store.values import DeleteCount
 
@@ -22,12 +23,37 @@ _UNSTARTED: Final = frozenset({State.WAITING, State.QUEUED})
 _UNDONE: Final = _UNSTARTED | {State.RUNNING}
 
 
+T = TypeVar("T")
+
+
+class ChangedBatch(Protocol):
+    """What a unit did to some jobs."""
+
+    @property
+    def transitions(self) -> Transitions:
+        """All that was done, also to other jobs."""
+
+
+Changed = TypeVar("Changed", bound=ChangedBatch)
+
+
+class BulkEngine(Protocol):
+    """Runs units of a back end."""
+
+    def read(self, unit: UnitOfWork[T], /) -> Awaitable[T]:
+        """Run a unit that reads."""
+
+    def change(self, unit: UnitOfWork[Changed], /) -> Awaitable[Changed]:
+        """Run a unit that ends or deletes jobs, in a transaction; apply the consequences."""
+
+
 @dataclass(frozen=True, slots=True)
 class BulkChanges:
     """The changes of many jobs. The callbacks get the ids of each batch that was committed."""
 
-    engine: Engine
-    effects: CommitEffects
+    engine: BulkEngine
+    now: Callable[[], Millis] = now_ms
+    plan_text: PlanText = search.plan
 
     async def preview_delete(self, filters: Filters) -> DeleteCount:
         """Count what `delete` would delete, and what it would keep."""
@@ -41,11 +67,7 @@ class BulkChanges:
         """Delete the selected jobs that are done."""
         deleted = not_done = 0
         async for job_ids in self._selected(filters, await self._newest()):
-            batch = await self.engine.write(
-                partial(bulk_delete.delete, job_ids=job_ids),
-                lambda outcome: self.effects.committed(outcome.transitions),
-                frees_space=True,
-            )
+            batch = await self.engine.change(partial(bulk_delete.delete, job_ids=job_ids))
             on_deleted(batch.job_ids)
             deleted, not_done = deleted + len(batch.job_ids), not_done + batch.not_done
         return DeleteCount(deleted, not_done)
@@ -64,10 +86,10 @@ class BulkChanges:
         cancelled, up_to = 0, await self._newest()
         for states in (_UNSTARTED, _UNDONE):
             async for job_ids in self._selected(_within(filters, states), up_to):
-                unit = partial(bulk_cancel.cancel, job_ids=job_ids, now=now_ms(), states=states, kill_only=kill_only)
-                batch = await self.engine.write(
-                    unit, lambda outcome: self.effects.committed(outcome.transitions), frees_space=True
+                unit = partial(
+                    bulk_cancel.cancel, job_ids=job_ids, now=self.now(), states=states, kill_only=kill_only
                 )
+                batch = await self.engine.change(unit)
                 on_cancelled(batch.job_ids)
                 cancelled += len(batch.job_ids)
         return cancelled
@@ -81,7 +103,7 @@ class BulkChanges:
             return
         after: Position | None = None
         while True:
-            page = partial(selection.page, filters=filters, up_to=up_to, after=after)
+            page = partial(selection.page, filters=filters, up_to=up_to, after=after, plan_text=self.plan_text)
             job_ids, after = await self.engine.read(page)
             if job_ids:
                 yield job_ids

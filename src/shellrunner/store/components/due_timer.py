@@ -20,7 +20,8 @@ QueueDue = Callable[[], Awaitable[Millis | None]]
 class DueTimer:
     """Knows when the next job is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], Millis] = now_ms) -> None:
+        self._now = now
         self._next: Millis | None = 0  # some may have become due while the history was closed
         self._changed = asyncio.Event()
 
@@ -38,7 +39,7 @@ class DueTimer:
         """Call `queue_due` whenever a job is due. It queues those jobs, and returns when the next will be due."""
         while True:
             self._changed.clear()
-            if self._next is not None and self._next <= now_ms():
+            if self._next is not None and self._next <= self._now():
                 await self._fire(queue_due)
             else:
                 await self._sleep()
@@ -48,12 +49,12 @@ class DueTimer:
         try:
             due = await queue_due()
         except StoreUnavailable:
-            due = now_ms() + round(_RETRY_DELAY * 1000)
+            due = self._now() + round(_RETRY_DELAY * 1000)
         if due is not None:
             self.set(due)
 
     async def _sleep(self) -> None:
-        pause = _MAX_SLEEP if self._next is None else (self._next - now_ms()) / 1000
+        pause = _MAX_SLEEP if self._next is None else (self._next - self._now()) / 1000
         with suppress(TimeoutError):
             async with asyncio.timeout(min(max(pause, 0.0), _MAX_SLEEP)):
                 await self._changed.wait()

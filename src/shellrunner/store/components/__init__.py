@@ -1,0 +1,1 @@
+"""Parts that every back end is composed of: the queue of writes, counts, the timer, bulk changes."""

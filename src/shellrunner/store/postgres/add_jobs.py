@@ -1,0 +1,89 @@
+"""Adding and editing jobs, as items of a write batch: Idempotency-Keys, room in the queues, sealed secrets, rows.
+
+Used by the store. Several nodes may do so at once: what they decide together is read under advisory locks
+(`situation`), and an Idempotency-Key that another node is adding is waited for by the key's own index. Must not know
+connections or transactions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from shellrunner.clock import Millis
+from shellrunner.model import Job
+from shellrunner.store.components.queue_counts import Places, QueueCounts
+from shellrunner.store.db import Db
+from shellrunner.store.postgres.engine.group_commit import ChangeItem
+from shellrunner.store.postgres.transaction.situation import TransactionState
+from shellrunner.store.queues import Line
+from shellrunner.store.transition import Transitions
+from shellrunner.store.units import admission, editing, idempotency_keys
+from shellrunner.store.units.admission import NewJob
+from shellrunner.store.values import IdempotencyKey, JobEdit
+
+_ADD_KEY: Final = "INSERT INTO job_keys (name, key) VALUES (?, ?)"
+_NOTHING: Final = Places()
+
+
+class AddJobsItem(ChangeItem):
+    """Jobs that are to be added, all or none. Its `value`: as accepted, or as they are now if their key is known."""
+
+    __slots__ = ("_jobs", "_key", "_now", "_state")
+
+    def __init__(
+        self,
+        jobs: Sequence[NewJob],
+        key: IdempotencyKey | None,
+        state: TransactionState,
+        on_commit: Callable[["AddJobsItem"], None],
+        now: Callable[[], Millis],
+    ) -> None:
+        super().__init__(self._add, lambda _: on_commit(self))
+        self._jobs, self._key, self._state, self._now = jobs, key, state, now
+
+    def _add(self, db: Db) -> tuple[list[Job], Transitions]:
+        if self._key is not None:
+            known = idempotency_keys.find(db, self._key, self._now(), len(self._jobs))
+            if known:
+                return known, []
+        self._check_room(self._state.situation(db).counts)
+        keys = [(new.key.name, new.key.secret) for new in self._jobs if new.key is not None]
+        if keys:
+            db.executemany(_ADD_KEY, keys)
+        added, transitions = admission.add(db, [(new, None) for new in self._jobs])
+        if self._key is not None:
+            # Where another node has added the key meanwhile, this changes no row, and the unit is run again.
+            idempotency_keys.add(db, self._key, added[0].id, added[0].created, self._now())
+        return added, transitions
+
+    def _check_room(self, counts: QueueCounts) -> None:
+        lines = [new.line for new in self._jobs]
+        self._state.ensure_room(len(lines), min(map(counts.room, set(lines))))
+        refusal = counts.refusal(Places(lines), _NOTHING)
+        if refusal is not None:
+            raise refusal
+
+
+class EditJobItem(ChangeItem):
+    """A job that is to be changed before it starts. Its `value`: the job as it is then."""
+
+    __slots__ = ("_state",)
+
+    def __init__(
+        self,
+        edit: JobEdit,
+        state: TransactionState,
+        on_commit: Callable[["EditJobItem"], None],
+        now: Callable[[], Millis],
+    ) -> None:
+        super().__init__(lambda db: self._edit(db, edit, now()), lambda _: on_commit(self))
+        self._state = state
+
+    def _edit(self, db: Db, edit: JobEdit, now: Millis) -> tuple[Job, Transitions]:
+        def check_move(queue: str) -> None:
+            counts = self._state.situation(db).counts
+            self._state.ensure_room(1, counts.room(Line(queue, None)))
+            refusal = counts.queue_refusal(queue, 1, _NOTHING)
+            if refusal is not None:
+                raise refusal
+
+        return editing.edit(db, edit, now, check_move)

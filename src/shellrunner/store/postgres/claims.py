@@ -1,0 +1,203 @@
+"""Claims: the keepers of this node are served at the end of each write batch, in its commit.
+
+Owned by the store. What SQLite decides with counts in memory, is decided here in the transaction (`situation`): which
+lines may start how many jobs. Which jobs of them, the delivery engine offers, and the guard of the claim's UPDATE
+decides. Must not know keepers as processes.
+
+    batch     add job 7, finish job 3, …          the rows, and what the delivery engine offers from now on
+    choose    advisory lock CLAIMS, situation     nothing is paused, limits of queues that have one
+              dequeue                             offers: 7, 5
+              UPDATE … WHERE state = 'queued'     claimed: 5 (7 was cancelled a moment ago)
+              settle                              the engine forgets both
+    COMMIT    then the claims are delivered; a commit that is in doubt is settled by `hosts`
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from shellrunner.clock import Millis
+from shellrunner.errors import StoreUnavailable
+from shellrunner.model import Claim, End, Ending, State
+from shellrunner.store.columns import ClaimRow, SecretsRow, columns
+from shellrunner.store.components.batch_queue import BatchQueue, WorkItem
+from shellrunner.store.db import Db
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.postgres.delivery import Delivered
+from shellrunner.store.postgres.engine.group_commit import ChangeItem
+from shellrunner.store.postgres.node.claim_queue import ClaimQueue, WaitingKeeper
+from shellrunner.store.postgres.secrets_reading import to_claim_with_secrets
+from shellrunner.store.postgres.transaction import advisory
+from shellrunner.store.postgres.transaction.situation import Situation, TransactionState
+from shellrunner.store.queues import ALL_QUEUES, Capacity, Line
+from shellrunner.store.transition import CommitListener, Transition, Transitions
+from shellrunner.store.units import dependents, lifecycle
+
+# ruff: noqa: S608  every statement here is put together from constants of this program
+
+_log = logging.getLogger(__name__)
+
+_RETRY_DELAY: Final = 0.5  # seconds, after a commit that failed
+_CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = offer.keeper, token = offer.token, claimed = ?,
+    host = ? FROM unnest(?::bigint[], ?::bigint[], ?::text[]) AS offer (job, keeper, token)
+    WHERE jobs.id = offer.job AND jobs.state = 'queued'
+    RETURNING {columns(ClaimRow, SecretsRow).replace(" keeper", " jobs.keeper").replace(" token", " jobs.token")}"""
+
+
+class NodeClaims:
+    """Serves the keepers that wait; the planner of the write batches."""
+
+    def __init__(
+        self,
+        waiting: ClaimQueue,
+        state: TransactionState,
+        listener: CommitListener,
+        writes: BatchQueue[Any],
+        now: Callable[[], Millis],
+    ) -> None:
+        self._waiting, self._state, self._listener, self._writes, self._now = waiting, state, listener, writes, now
+
+    def plan(self, batch: Sequence[WorkItem]) -> WorkItem | None:
+        """Return the item that chooses jobs for the keepers that wait, if there may be any."""
+        waiting = self._waiting.waiting()
+        self._state.will_claim = bool(waiting)
+        if not waiting or not (batch or self._waiting.has_backlog):
+            return None
+        return ChangeItem(
+            partial(self._choose, waiting=waiting),
+            partial(self._chosen, waiting),
+            on_failure=self._retry,
+            follows_delivery=True,
+        )
+
+    # On the writer's thread -------------------------------------------------------------------------------------
+
+    def _choose(self, db: Db, waiting: Sequence[WaitingKeeper]) -> tuple[tuple[list[Claim], bool], Transitions]:
+        """Return the claims for the first of the keepers, whether there may be more jobs; and all that was done."""
+        if not (self._waiting.has_backlog or any(each.after is State.QUEUED for each in self._state.transitions)):
+            return ([], False), []
+        return _Choice(db, self._state, waiting, self._now()).make()
+
+    # On the event loop ------------------------------------------------------------------------------------------
+
+    def _chosen(self, waiting: Sequence[WaitingKeeper], outcome: tuple[list[Claim], bool]) -> None:
+        claims, self._waiting.has_backlog = outcome
+        by_token = {each.token: each for each in waiting}
+        for claim in claims:
+            self._deliver(by_token[claim.token], claim)
+
+    def _deliver(self, waiting: WaitingKeeper, claim: Claim) -> None:
+        self._waiting.remove(waiting)
+        if waiting.future.done():
+            self.put_back(claim)
+        else:
+            waiting.future.set_result(claim)
+
+    def put_back(self, claim: Claim) -> None:
+        """Requeue a claim whose caller was cancelled; if that fails, the next reconciliation judges it."""
+
+        def requeue(db: Db) -> tuple[Transitions, Transitions]:
+            transitions = lifecycle.requeue(db, claim.job_id, claim.token, self._now())
+            return transitions, transitions
+
+        with suppress(StoreUnavailable):
+            self._writes.put(ChangeItem(requeue, self._listener.committed))
+
+    def _retry(self, error: Exception) -> None:
+        self._waiting.has_backlog = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(_RETRY_DELAY, self._writes.wake)
+        if not isinstance(error, StoreUnavailable):  # a bug, which is reported; the keepers wait on
+            loop.call_exception_handler({"message": "choosing jobs failed", "exception": error})
+
+
+class _Choice:
+    """Choosing jobs in one transaction."""
+
+    def __init__(self, db: Db, state: TransactionState, waiting: Sequence[WaitingKeeper], now: Millis) -> None:
+        self._db, self._state, self._free, self._now = db, state, list(waiting), now
+        self._node = state.node
+        self._claims: list[Claim] = []
+        self._transitions: Transitions = []
+
+    def make(self) -> tuple[tuple[list[Claim], bool], Transitions]:
+        situation = self._state.situation(self._db)
+        if situation.draining or ALL_QUEUES in situation.pauses.queues or situation.pauses.held:
+            return ([], True), []
+        lines = self._lines(situation)
+        limited = [line for line in lines if situation.counts.is_limited(line)]
+        if limited:
+            situation = self._lock(situation, limited)
+            lines = self._lines(situation)
+        capacity = situation.counts.capacity()
+        queued = sum(situation.counts.queued(line) for line in lines)
+        found = self._serve(lines, capacity, at_once=not limited) if queued else 0
+        return (self._claims, found < queued or not self._free), self._transitions
+
+    def _lines(self, situation: Situation) -> list[Line]:
+        """Return the lines of this node in which jobs are queued."""
+        paused = situation.pauses.queues
+        lines = [
+            line for line in situation.counts.lines() if self._node.runs(line.queue) and line.queue not in paused
+        ]
+        return sorted(lines, key=lambda line: (line.queue, line.submitter or ""))
+
+    def _lock(self, situation: Situation, limited: list[Line]) -> Situation:
+        """Have nobody else claim jobs of lines that have a limit, so that how many of them run is exact."""
+        counts = situation.counts
+        advisory.lock_lines(
+            self._db,
+            {line.queue for line in limited if counts.limit(line.queue).max_running is not None},
+            {line.submitter or "" for line in limited if not counts.runs_any_number(line.submitter)},
+        )
+        return self._state.read_again(self._db)
+
+    def _serve(self, lines: list[Line], capacity: Capacity, *, at_once: bool) -> int:
+        """Claim jobs until all keepers have one, or none is offered; return how many were offered."""
+        found = 0
+        while self._free:
+            open_lines = [line for line in lines if capacity.allows(line)]
+            wanted = len(self._free) if at_once else 1
+            offers = self._state.delivery.dequeue(self._db, open_lines, wanted) if open_lines else ()
+            if not offers:
+                break
+            found += len(offers)
+            for line in self._claim(offers):
+                capacity.take(line)
+        return found
+
+    def _claim(self, offers: Sequence[Delivered]) -> list[Line]:
+        """Claim those of the offered jobs that are queued; return their lines."""
+        jobs, keepers = [offer.job_id for offer in offers], self._free[: len(offers)]
+        values = (
+            self._now,
+            self._node.name,
+            jobs,
+            [each.keeper for each in keepers],
+            [each.token for each in keepers],
+        )
+        rows = {row[0]: row for row in self._db.execute(_CLAIM, values).fetchall()}
+        self._state.delivery.settle(self._db, offers)
+        lines = []
+        for job_id in jobs:  # in the order of the offers
+            if job_id in rows:
+                *row, stored = rows[job_id]
+                lines += self._take(ClaimRow._make(row), stored)
+        return lines
+
+    def _take(self, row: ClaimRow, stored: str | None) -> list[Line]:
+        line, owner = Line(row.queue, row.submitter), SlotOwner(row.keeper, row.token, row.attempt)
+        self._transitions.append(Transition(row.id, *line, State.QUEUED, State.RUNNING, owner=owner))
+        try:
+            claim = to_claim_with_secrets(self._db, row, stored)
+        except StoreUnavailable as damage:
+            # One damaged row must not hold up the queue behind it. A command never starts with made-up values.
+            end = End(Ending.FAILED_TO_START, self._now, detail=damage.detail)
+            self._transitions.extend(dependents.end_unstarted(self._db, row.id, end))
+            return []
+        self._claims.append(claim)
+        self._free = [each for each in self._free if each.token != claim.token]
+        return [line]

@@ -1,0 +1,168 @@
+"""Opening a history in PostgreSQL at one node: pick the parts of the store, run its tasks, close it.
+
+Called by the composition root of the service. Each part is built from those above it; what a task acts on is handed
+to its `run`, so that no part needs one that is built later.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from shellrunner.store import QueueLimits, Retention
+from shellrunner.store.change_log import InMemoryChangeLog
+from shellrunner.store.components.bulk_changes import BulkChanges
+from shellrunner.store.components.due_timer import DueTimer
+from shellrunner.store.db import UnitOfWork
+from shellrunner.store.notifications import Notifications
+from shellrunner.store.output.local import LocalStorage
+from shellrunner.store.output.reader import ClaimedOutput, OutputReader
+from shellrunner.store.output.spill import SpillRemover
+from shellrunner.store.postgres import text_index
+from shellrunner.store.postgres.claims import NodeClaims
+from shellrunner.store.postgres.delivery import DeliveryEngine
+from shellrunner.store.postgres.delivery.pgqueuer_engine import PgqueuerDelivery
+from shellrunner.store.postgres.delivery.table_delivery import TableDelivery
+from shellrunner.store.postgres.effects.due_jobs import DueJobs
+from shellrunner.store.postgres.effects.listener import Listener
+from shellrunner.store.postgres.effects.node_bulk_writer import NodeBulkWriter
+from shellrunner.store.postgres.effects.node_effects import NodeEffects
+from shellrunner.store.postgres.effects.outbox import NODES_CHANNEL, Outbox, channel_of
+from shellrunner.store.postgres.effects.retention_task import RetentionTask
+from shellrunner.store.postgres.effects.sweep import Sweep
+from shellrunner.store.postgres.engine.connection_thread import PostgresThread
+from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts.lease import HostLease
+from shellrunner.store.postgres.node.claim_queue import ClaimQueue
+from shellrunner.store.postgres.node.database_clock import DatabaseClock
+from shellrunner.store.postgres.node.settings_view import SettingsView
+from shellrunner.store.postgres.node_config import NodeConfig
+from shellrunner.store.postgres.opening import Opened, open_history
+from shellrunner.store.postgres.store import NodeParts, PostgresStore
+from shellrunner.store.postgres.transaction.situation import TransactionState
+from shellrunner.tasks import background
+
+_UNLIMITED: Final = QueueLimits()
+DELIVERIES: Final[dict[str, type[DeliveryEngine]]] = {"pgqueuer": PgqueuerDelivery, "table": TableDelivery}
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresConfig:
+    """Where the history is. `delivery`: one of `DELIVERIES`, or an engine. lost_after: seconds, see `hosts`."""
+
+    url: str = field(repr=False)
+    delivery: str | DeliveryEngine = "pgqueuer"
+    lost_after: float = 600.0
+
+    def make_delivery(self) -> DeliveryEngine:
+        """Return the delivery engine."""
+        return DELIVERIES[self.delivery]() if isinstance(self.delivery, str) else self.delivery
+
+
+@asynccontextmanager
+async def open_store(
+    config: PostgresConfig,
+    state_dir: Path,
+    retention: Retention,
+    queues: QueueLimits = _UNLIMITED,
+    *,
+    node: NodeConfig,
+) -> AsyncIterator[PostgresStore]:
+    """Open the history at this node; at the end, write everything submitted, and close it.
+
+    `state_dir`: of this node, with the slots and files of what it runs.
+
+    Raises:
+        StoreUnavailable: it cannot be opened; the message says why and what to do.
+    """
+    opened = await asyncio.to_thread(open_history, config.url, state_dir, node.name)
+    async with _running(config, opened, str(state_dir), node, (retention, queues)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _running(
+    config: PostgresConfig,
+    opened: Opened,
+    state_dir: str,
+    node: NodeConfig,
+    limits: tuple[Retention, QueueLimits],
+) -> AsyncIterator[PostgresStore]:
+    """Compose the store and run its tasks; at the end, finish what was submitted."""
+    clock, (retention_limits, queues) = DatabaseClock(), limits
+    state = TransactionState(node, config.make_delivery(), queues)
+    engine = PostgresEngine(config.url, state)
+    storage = LocalStorage(state_dir)
+    settings = SettingsView(engine, state)
+    waiting = ClaimQueue(engine.writes.wake)
+    lease = HostLease(node, engine, clock, lambda: len(waiting))
+    notifier = PostgresThread(config.url, "store-notifier")
+    outbox = Outbox(node.name, notifier, lambda: lease.peers)
+    due_timer = DueTimer(clock.now)
+    effects = NodeEffects(
+        owners=opened.owners,
+        changes=InMemoryChangeLog(),
+        notifications=Notifications(ClaimedOutput(storage, opened.owners)),
+        waiting=waiting,
+        spill=SpillRemover(state_dir),
+        outbox=outbox,
+        on_settings_changed=settings.expire,
+        on_due=due_timer.set,
+    )
+
+    async def read_rows(_: int, unit: UnitOfWork[object]) -> object:
+        return await engine.read(unit)
+
+    claims = NodeClaims(waiting, state, effects, engine.writes, clock.now)
+    retention = RetentionTask(retention_limits, engine, effects, clock.now, lambda: settings.held is not None)
+    plan_text = text_index.plan if opened.has_search_index else text_index.plan_without_index
+    store = PostgresStore(
+        NodeParts(
+            identity=opened.identity,
+            digest_key=opened.digest_key,
+            engine=engine,
+            state=state,
+            effects=effects,
+            waiting=waiting,
+            claims=claims,
+            outputs=OutputReader(storage, read_rows),  # type: ignore[arg-type]
+            clock=clock,
+            settings=settings,
+            retention=retention,
+            bulk=BulkChanges(NodeBulkWriter(engine, effects), clock.now, plan_text),
+            plan_text=plan_text,
+        )
+    )
+    due_jobs = DueJobs(engine, effects, clock)
+    channels = [NODES_CHANNEL, channel_of(node.name)]
+    listener = Listener(
+        config.url, channels, lambda note: effects.note_received(node.name, note), effects.notes_missed
+    )
+
+    async with background() as tasks:
+        removing = tasks.start("store-spill-remover", effects.spill.run())
+        try:
+            async with engine.running(tasks, claims):
+                await lease.renew()
+                await settings.read()
+                listener.start()
+                tasks.start("store-lease", lease.run())
+                tasks.start("store-settings", settings.run())
+                tasks.start("store-outbox", outbox.run())
+                tasks.start("store-notifications", effects.notifications.run())
+                tasks.start("store-retention", retention.run())
+                tasks.start("store-due-timer", due_timer.run(due_jobs.queue_due))
+                tasks.start("store-sweep", Sweep(engine, state.delivery, waiting, clock, due_timer).run())
+                try:
+                    yield store
+                finally:
+                    waiting.close()
+                    await outbox.flush()
+        finally:
+            await listener.stop()
+            notifier.close()
+            effects.spill.close()
+            await asyncio.wait([removing])
+            storage.close()

@@ -1,0 +1,97 @@
+"""Delivery by pgqueuer: its tables and its statements, in our transaction and on our connection.
+
+Its own runner is not used: it redelivers jobs that run, and sleeps when its places are full. A row of its queue is a
+job that is queued; its entry point is the line, its payload the job's id. The row goes with the claim, in one commit,
+so nothing needs its heartbeats: that a host is alive is `hosts`' affair. Must not know claims.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
+
+from shellrunner.store.db import Db
+from shellrunner.store.postgres.delivery import Delivered, QueuedJob
+from shellrunner.store.postgres.engine.dialect import native
+from shellrunner.store.queues import Line
+
+_NO_ONE: Final = UUID(int=0)  # the manager of a row that is deleted in the same transaction
+_AT_ONCE: Final = timedelta(
+    seconds=-1
+)  # it picks what was due before the transaction began, and this may be the same
+_STALE: Final = timedelta(days=3650)  # no row is picked when its transaction has ended
+_LOST: Final = """SELECT id, queue, submitter, priority FROM jobs WHERE state = 'queued' AND
+    greatest(created, coalesce(due, 0)) < ? AND NOT EXISTS (SELECT 1 FROM pgqueuer WHERE entrypoint =
+    to_json(ARRAY[jobs.queue, coalesce(jobs.submitter, '')])::text AND payload = convert_to(jobs.id::text, 'UTF8'))
+    ORDER BY id LIMIT 500"""
+_FORGET_LOG: Final = "DELETE FROM pgqueuer_log WHERE created < now() - interval '1 hour'"
+
+
+@cache
+def _builder() -> QueryQueueBuilder:
+    return QueryQueueBuilder()
+
+
+@cache
+def _enqueue() -> str:
+    return native(_builder().build_enqueue_query())
+
+
+@cache
+def _log_job() -> str:
+    return native(_builder().build_log_job_query())
+
+
+def entry_point(line: Line) -> str:
+    """Return the name of a line."""
+    return json.dumps([line.queue, line.submitter or ""], ensure_ascii=False, separators=(",", ":"))
+
+
+class PgqueuerDelivery:
+    """Jobs wait in pgqueuer's table."""
+
+    def enqueue(self, db: Db, jobs: Sequence[QueuedJob]) -> None:
+        """Add a row for each of these jobs."""
+        count = len(jobs)
+        parameters: tuple[Any, ...] = (
+            [job.priority for job in jobs],
+            [entry_point(job.line) for job in jobs],
+            [str(job.job_id).encode() for job in jobs],
+            [_AT_ONCE] * count,
+            [None] * count,
+            [None] * count,
+        )
+        db.execute(_enqueue(), parameters)
+
+    def dequeue(self, db: Db, lines: Sequence[Line], limit: int) -> Sequence[Delivered]:
+        """Pick the first rows of these lines."""
+        query = _builder().build_dequeue_query(
+            batch_size=limit,
+            entrypoints=[entry_point(line) for line in lines],  # type: ignore[misc]
+            concurrency_limits=[0] * len(lines),
+            queue_manager_id=_NO_ONE,  # type: ignore[arg-type]
+            global_concurrency_limit=None,
+            heartbeat_timeout=_STALE,
+        )
+        sql = query.sql.replace("SELECT * FROM claimed", "SELECT id, payload FROM claimed")
+        cursor = db.execute(native(sql), query.args)
+        return [Delivered(int(payload), handle) for handle, payload in cursor.fetchall()]
+
+    def settle(self, db: Db, delivered: Sequence[Delivered]) -> None:
+        """Delete their rows."""
+        handles = [each.handle for each in delivered]
+        db.execute(_log_job(), (handles, ["successful"] * len(handles), [None] * len(handles)))
+
+    def redeliver_lost(self, db: Db, older_than: int) -> int:
+        """Add rows for jobs that have none, and forget the engine's log of the last hour."""
+        db.execute(_FORGET_LOG)
+        lost = [
+            QueuedJob(row[0], Line(row[1], row[2]), row[3]) for row in db.execute(_LOST, (older_than,)).fetchall()
+        ]
+        if lost:
+            self.enqueue(db, lost)
+        return len(lost)

@@ -1,0 +1,38 @@
+"""Delivery by the jobs themselves: the first rows of each line that nobody else has locked.
+
+Must not know claims.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from shellrunner.store.db import Db
+from shellrunner.store.postgres.delivery import Delivered, QueuedJob
+from shellrunner.store.queues import Line
+
+_DEQUEUE: Final = """SELECT id FROM (
+    SELECT job.id, job.priority FROM unnest(?::text[], ?::text[]) AS line (queue, submitter)
+    CROSS JOIN LATERAL (SELECT id, priority FROM jobs WHERE state = 'queued' AND queue = line.queue
+        AND submitter IS NOT DISTINCT FROM nullif(line.submitter, '')
+        ORDER BY priority DESC, id LIMIT ? FOR UPDATE SKIP LOCKED) AS job) AS found
+    ORDER BY priority DESC, id LIMIT ?"""
+
+
+class TableDelivery:
+    """Nothing is kept beside the jobs, so nothing can be lost."""
+
+    def enqueue(self, db: Db, jobs: Sequence[QueuedJob]) -> None:
+        """Do nothing: a queued row is an offer."""
+
+    def dequeue(self, db: Db, lines: Sequence[Line], limit: int) -> Sequence[Delivered]:
+        """Lock and return the first jobs of these lines."""
+        queues, submitters = [line.queue for line in lines], [line.submitter or "" for line in lines]
+        found = db.execute(_DEQUEUE, (queues, submitters, limit, limit)).fetchall()
+        return [Delivered(job_id, job_id) for (job_id,) in found]
+
+    def settle(self, db: Db, delivered: Sequence[Delivered]) -> None:
+        """Do nothing: the claim has changed the row."""
+
+    def redeliver_lost(self, db: Db, older_than: int) -> int:
+        """Return 0: see the class."""
+        return 0

@@ -1,0 +1,1 @@
+"""Consequences of commits at this node and at the others, and what is done from time to time."""

@@ -1,0 +1,72 @@
+"""What the other nodes report: a connection that LISTENs, on a thread of its own.
+
+Owned by the store. What was sent while the connection was lost is made up for by one call that says so. Must not
+know what follows from a notification.
+"""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from shellrunner.store.postgres.engine.connection_thread import connect
+
+_POLL_INTERVAL: Final = 1.0  # seconds between looks whether it is to end
+_RECONNECT_DELAY: Final = 0.5
+
+OnNote = Callable[[dict[str, Any]], None]
+
+
+class Listener:
+    """Calls `on_note` on the event loop with each notification, and `on_gap` when some may have been missed."""
+
+    def __init__(self, url: str, channels: Sequence[str], on_note: OnNote, on_gap: Callable[[], None]) -> None:
+        self._url, self._channels = url, channels
+        self._on_note, self._on_gap = on_note, on_gap
+        self._loop = asyncio.get_running_loop()
+        self._is_ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="store-listener", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen; until it does, notifications are missed, and then `on_gap` is called."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread."""
+        self._is_ending.set()
+        await asyncio.to_thread(self._thread.join, 2 * _POLL_INTERVAL)
+
+    def _run(self) -> None:
+        while not self._is_ending.is_set():
+            with contextlib.suppress(psycopg.Error, OSError):
+                self._listen()
+            self._is_ending.wait(_RECONNECT_DELAY)
+
+    def _listen(self) -> None:
+        with connect(self._url) as connection:
+            for channel in self._channels:
+                connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            self._call(self._on_gap)
+            while not self._is_ending.is_set():
+                for note in connection.notifies(timeout=_POLL_INTERVAL):
+                    self._received(note.payload)
+                    if self._is_ending.is_set():
+                        break
+                connection.execute("SELECT 1")  # a server that is gone is noticed
+
+    def _received(self, payload: str) -> None:
+        try:
+            content = json.loads(payload)
+        except ValueError:  # not ours
+            return
+        if isinstance(content, dict):
+            self._call(lambda: self._on_note(content))
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function)

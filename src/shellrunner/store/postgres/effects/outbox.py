@@ -1,0 +1,146 @@
+"""What this node reports to the others after its commits, by NOTIFY: gathered for a moment, but for queued jobs.
+
+Owned by the store, which runs it as a task. A notification says only that something has changed, and may be lost. It
+is sent outside of the transactions that it is about: a NOTIFY in one lets all others wait for its commit. Must not
+know what the others do with it.
+"""
+
+import asyncio
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from random import choices
+from typing import Final
+
+import psycopg
+
+from shellrunner.model import State
+from shellrunner.store.postgres.engine.connection_thread import PostgresThread
+from shellrunner.store.postgres.node_config import Peer
+from shellrunner.store.transition import Transitions
+
+NODES_CHANNEL: Final = "shellrunner_nodes"
+_GATHER_DELAY: Final = 0.04  # seconds
+_MAX_JOBS: Final = 500  # ids in one notification, which PostgreSQL limits to 8000 bytes
+_MAX_PENDING: Final = 5_000  # changed jobs; beyond, the others have to read everything again
+_SEND: Final = "SELECT pg_notify(channel, content) FROM unnest(%s::text[], %s::text[]) AS note (channel, content)"
+_HOSTS: Final = "SELECT DISTINCT host FROM jobs WHERE id = ANY(%s) AND state = 'running' AND host IS NOT NULL"
+
+
+class Flag(StrEnum):
+    """What has changed beside jobs."""
+
+    CALLBACKS = "callbacks"
+    SETTINGS = "settings"  # pauses, limits of queues, hosts
+    SESSIONS = "sessions"
+    EVERYTHING = "everything"
+
+
+def channel_of(node: str) -> str:
+    """Return the channel that only this node listens to; a channel's name may have 63 bytes."""
+    return f"shellrunner_{zlib.crc32(node.encode()):08x}"
+
+
+class Outbox:
+    """Sends notifications. `peers`: the other nodes that live; while there are none, nothing is sent."""
+
+    def __init__(self, node: str, thread: PostgresThread, peers: Callable[[], Sequence[Peer]]) -> None:
+        self._node, self._thread, self._peers = node, thread, peers
+        self._jobs: dict[int, None] = {}
+        self._flags: set[Flag] = set()
+        self._cancelled: set[int] = set()
+        self._notes: list[tuple[str, str]] = []  # that are sent at once
+        self._wake = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+
+    def add(self, transitions: Transitions) -> None:
+        """Report to the others what a commit did to jobs."""
+        if not self._peers():
+            return
+        queued: list[str] = []
+        for each in transitions:
+            self._jobs[each.job_id] = None
+            if each.after is State.DONE and each.has_dependents:
+                self._flags.add(Flag.CALLBACKS)
+            elif each.before is State.RUNNING and each.after is State.RUNNING:
+                self._cancelled.add(each.job_id)
+                self._is_urgent.set()
+            elif each.after is State.QUEUED:
+                queued.append(each.queue)
+            elif each.after is State.RUNNING and queued:
+                queued.pop()
+        if len(self._jobs) > _MAX_PENDING:
+            self._jobs.clear()
+            self._flags.add(Flag.EVERYTHING)
+        self.wake_nodes(queued)
+        self._wake.set()
+
+    def add_output(self, job_ids: Iterable[int]) -> None:
+        """Report to the others that these jobs have more output."""
+        if self._peers():
+            self._jobs.update(dict.fromkeys(job_ids))
+            self._wake.set()
+
+    def add_flag(self, flag: Flag) -> None:
+        """Report to the others that something has changed beside jobs."""
+        if self._peers():
+            self._flags.add(flag)
+            self._is_urgent.set()
+            self._wake.set()
+
+    def wake_nodes(self, queues: Sequence[str]) -> None:
+        """Wake nodes with free places for so many queued jobs, one for each."""
+        peers = [peer for peer in self._peers() if peer.free > 0]
+        chosen: set[str] = set()
+        for queue in queues[: sum(peer.free for peer in peers)]:
+            able = [peer for peer in peers if peer.queues is None or queue in peer.queues]
+            if able:
+                chosen.add(choices(able, [peer.free for peer in able])[0].name)  # noqa: S311  not a secret
+        for name in chosen:
+            self.send_to(name, {"wake": 1})
+
+    def send_to(self, node: str, content: dict[str, int]) -> None:
+        """Send a notification to one node, at once."""
+        if node != self._node:
+            self._notes.append((channel_of(node), json.dumps(content)))
+            self._is_urgent.set()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Send what was added, until it is cancelled."""
+        while True:
+            await self._wake.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_DELAY):
+                    await self._is_urgent.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what was added; what cannot be sent is lost, as notifications may be."""
+        self._wake.clear()
+        self._is_urgent.clear()
+        notes, self._notes = self._notes, []
+        cancelled, self._cancelled = self._cancelled, set()
+        if self._jobs or self._flags:
+            jobs, self._jobs = [*self._jobs], {}
+            flags, self._flags = sorted(self._flags), set()
+            for start in range(0, max(len(jobs), 1), _MAX_JOBS):
+                content = {"from": self._node, "jobs": jobs[start : start + _MAX_JOBS], "flags": flags}
+                notes.append((NODES_CHANNEL, json.dumps(content)))
+                flags = []
+        if notes or cancelled:
+            with suppress(psycopg.Error):
+                await self._thread.run(lambda thread: self._send(thread, notes, cancelled))
+
+    def _send(self, thread: PostgresThread, notes: list[tuple[str, str]], cancelled: set[int]) -> None:
+        try:
+            if cancelled:
+                hosts = thread.connection.execute(_HOSTS, ([*cancelled],)).fetchall()
+                notes = notes + [(channel_of(host), '{"cancel": 1}') for (host,) in hosts if host != self._node]
+            if notes:
+                thread.connection.execute(_SEND, ([channel for channel, _ in notes], [text for _, text in notes]))
+        except psycopg.Error:
+            thread.drop()
+            raise

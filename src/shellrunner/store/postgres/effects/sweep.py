@@ -1,0 +1,62 @@
+"""The sweep: what a lost notification, or a lost delivery, would let wait for ever is looked at from time to time.
+
+Owned by the store, which runs it as a task. A delivery is a hint and a notification may be lost, so this is what
+makes sure that a queued job starts.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from random import uniform
+from typing import Final
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.store.components.due_timer import DueTimer
+from shellrunner.store.db import Db
+from shellrunner.store.postgres.delivery import DeliveryEngine
+from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.node.claim_queue import ClaimQueue
+from shellrunner.store.postgres.node.database_clock import DatabaseClock
+
+_INTERVAL: Final = 3.0  # seconds between two looks
+_MIN_AGE: Final = 3_000  # milliseconds for which a job is queued before it is delivered again
+_MAX_LOAD: Final = 0.01  # of the time may be spent on looking for lost deliveries
+_HAS_QUEUED: Final = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued')"
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Looks for queued jobs that nobody has noticed."""
+
+    engine: PostgresEngine
+    delivery: DeliveryEngine
+    waiting: ClaimQueue
+    clock: DatabaseClock
+    due_timer: DueTimer
+    _not_before: float = 0.0
+
+    async def run(self) -> None:
+        """Look from time to time, until it is cancelled."""
+        while True:
+            await asyncio.sleep(uniform(0.7, 1.3) * _INTERVAL)  # noqa: S311  so that the nodes take turns
+            with suppress(StoreUnavailable):
+                await self._look()
+
+    async def _look(self) -> None:
+        self.due_timer.check()  # a job that another node has accepted may be due
+        if not await self.engine.read(_has_queued):
+            return
+        if time.monotonic() >= self._not_before:
+            begun = time.monotonic()
+            await self.engine.write(self._redeliver)
+            self._not_before = time.monotonic() + (time.monotonic() - begun) / _MAX_LOAD
+        self.waiting.look()
+
+    def _redeliver(self, db: Db) -> int:
+        return self.delivery.redeliver_lost(db, self.clock.now() - _MIN_AGE)
+
+
+def _has_queued(db: Db) -> bool:
+    ((found,),) = db.execute(_HAS_QUEUED).fetchall()
+    return bool(found)

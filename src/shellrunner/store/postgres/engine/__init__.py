@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL on threads of their own, and the transactions that units of work run in."""

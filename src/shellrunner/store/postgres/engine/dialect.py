@@ -1,0 +1,92 @@
+"""The SQL that both back ends share, as PostgreSQL takes it: see `store.db` for what is SQLite's own in it.
+
+Used by `postgres_db`. Each statement is translated once; there are some hundred, apart from those of lists, whose
+number follows from the filters and sorts in use.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from shellrunner.store import rows
+from shellrunner.store.columns import NewJobRow, columns, placeholders
+from shellrunner.store.query import search
+from shellrunner.store.units import admission, due_callbacks, locks
+
+# ruff: noqa: S608  every statement here is put together from constants of this program
+
+_CACHE_SIZE: Final = 2048
+_INDEXED_BY: Final = re.compile(r" INDEXED BY \w+")
+_JSON_EACH: Final = re.compile(r"\bFROM json_each\((\?\d?)\)( AS \w+)?")
+_CROSS_JOIN_ON: Final = re.compile(r"CROSS JOIN (\w+) ON")
+_IS_PARAMETER: Final = re.compile(r"\bIS (\?)")
+_NUMBERED: Final = re.compile(r"\?\d")
+
+_ELEMENTS: Final = "jsonb_array_elements_text(?::jsonb)"
+_WANTED: Final = "(SELECT value AS wanted FROM json_each(?)) AS list"
+_IN_ORDER: Final = f"""(SELECT element::bigint AS wanted, place FROM {_ELEMENTS}
+    WITH ORDINALITY AS elements (element, place)) AS list"""
+
+# Statements that mean the same, but are written otherwise here. What is searched of a job has a table of its own:
+# its index would be written with each change of the job's row.
+_WHOLE: Final = {
+    locks.LOCK: f"{locks.LOCK} FOR UPDATE",
+    rows.LISTED: f"{rows.LISTED.replace(_WANTED, _IN_ORDER)} ORDER BY place",
+    rows.LISTED_WITHOUT_SPEC: f"{rows.LISTED_WITHOUT_SPEC.replace(_WANTED, _IN_ORDER)} ORDER BY place",
+    due_callbacks.DUE: due_callbacks.DUE.replace("SELECT value FROM json_each(?)", f"SELECT {_ELEMENTS}"),
+    admission.ADD: f"""WITH added AS (INSERT INTO jobs ({columns(NewJobRow)})
+            VALUES ({placeholders(NewJobRow)}) RETURNING id),
+        searched AS (INSERT INTO search (job, text) SELECT id, ? FROM added)
+        SELECT id FROM added""",
+    search.INDEXED_UP_TO: "SELECT 0",  # so the units leave the index alone; triggers follow what they do to jobs
+}
+
+Parameters = Sequence[Any]
+_NAME, _COMMAND = map(NewJobRow._fields.index, ("name", "command"))
+
+
+def _with_searched(row: Parameters) -> Parameters:
+    return (*row, search.fold(search.text_of(row[_NAME], row[_COMMAND])))
+
+
+_FURTHER: Final[dict[str, Callable[[Parameters], Parameters]]] = {admission.ADD: _with_searched}
+
+
+class Statement(NamedTuple):
+    """A statement with psycopg's placeholders, and what makes its parameters of the original's, if they differ."""
+
+    sql: str
+    adapt: Callable[[Parameters], Parameters] | None = None
+
+
+@lru_cache(_CACHE_SIZE)
+def translate(original: str) -> Statement:
+    """Return the statement as PostgreSQL takes it."""
+    sql = _WHOLE.get(original, original)
+    sql = _INDEXED_BY.sub("", sql)
+    sql = _JSON_EACH.sub(_elements, sql)
+    sql = _CROSS_JOIN_ON.sub(r"JOIN \1 ON", sql)
+    sql = _IS_PARAMETER.sub(r"IS NOT DISTINCT FROM \1", sql)
+    sql = sql.replace("char(10)", "chr(10)").replace("%", "%%")
+    # Numbered parameters are used once each, in their order.
+    return Statement(_NUMBERED.sub("%s", sql).replace("?", "%s"), _FURTHER.get(original))
+
+
+def _elements(match: re.Match[str]) -> str:
+    return f"FROM (SELECT {_ELEMENTS}::bigint AS value){match[2] or ' AS list'}"
+
+
+_POSITIONAL: Final = re.compile(r"\$(\d+)")
+
+
+class Native(str):
+    """A statement that has psycopg's placeholders already."""
+
+    __slots__ = ()
+
+
+@lru_cache(_CACHE_SIZE)
+def native(sql: str) -> Native:
+    """Return a statement with PostgreSQL's placeholders (`$1`) as psycopg takes it: with names, `p1` and so on."""
+    return Native(_POSITIONAL.sub(r"%(p\1)s", sql.replace("%", "%%")))

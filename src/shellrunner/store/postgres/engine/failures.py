@@ -1,0 +1,49 @@
+"""What PostgreSQL's errors mean to the callers of the store: psycopg's own never leave it.
+
+Used by the other modules of `engine`. Must not know units.
+"""
+
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+from shellrunner.errors import NoSpace, OutcomeUnknown, StoreUnavailable
+from shellrunner.store.db import RowChangedError
+
+# The transaction has had no effect, and is to be run again: another one was in its way.
+RETRIED: Final = (errors.SerializationFailure, errors.DeadlockDetected, RowChangedError)
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Return whether the connection is of no more use."""
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
+        error.sqlstate is None or error.sqlstate[:2] in ("08", "57")
+    )
+
+
+def translate_failure(error: Exception, action: str) -> Exception:
+    """Return the error as callers may see it; `action`: what could not be done."""
+    if not isinstance(error, psycopg.Error):
+        return error
+    if error.sqlstate is not None and error.sqlstate.startswith("53"):
+        return NoSpace() if isinstance(error, errors.DiskFull) else _unavailable(error, action)
+    return _unavailable(error, action)
+
+
+def outcome_unknown(error: Exception) -> OutcomeUnknown:
+    """Return the error of a COMMIT that was sent, and not answered."""
+    return OutcomeUnknown(
+        f"the history could not be written: {describe(error)}; whether the request took effect is not known"
+    )
+
+
+def describe(error: Exception) -> str:
+    """Return one line about the error, without what psycopg adds of its connection string."""
+    diagnosis = getattr(error, "diag", None)
+    text = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _unavailable(error: psycopg.Error, action: str) -> StoreUnavailable:
+    return StoreUnavailable(f"the history cannot be {action}: {describe(error)}")

@@ -1,0 +1,61 @@
+"""What concerns one node: the jobs that it runs, the callbacks that it sends, the mark that proves that it can write.
+
+Units of the store.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from shellrunner.clock import Millis
+from shellrunner.model import Claim
+from shellrunner.store import rows
+from shellrunner.store.columns import ClaimRow, columns
+from shellrunner.store.db import Db
+from shellrunner.store.units import due_callbacks
+from shellrunner.store.values import DueCallback
+
+# ruff: noqa: S608  every statement here is put together from constants of this program
+
+_RUNNING: Final = f"SELECT {columns(ClaimRow)} FROM jobs WHERE state = 'running' AND host = ? ORDER BY id"
+_CANCELLING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs WHERE state = 'running' AND host = ? AND cancelling != 0
+    ORDER BY id"""
+# A lease lasts longer than one try takes.
+_LEASE_CALLBACKS: Final = """UPDATE callbacks SET leased_by = ?, leased_until = clock_timestamp() + interval '120 s'
+    WHERE job IN (SELECT job FROM callbacks WHERE due IS NOT NULL AND due <= ?
+        AND (leased_until IS NULL OR leased_until < clock_timestamp() OR leased_by = ?)
+        AND host NOT IN (SELECT jsonb_array_elements_text(?::jsonb)) ORDER BY due LIMIT ? FOR UPDATE SKIP LOCKED)
+    RETURNING job, tries, since, due"""
+# One that another node is sending is looked at again when its lease ends, should that node not live any more.
+_NEXT_CALLBACK: Final = """SELECT min(greatest(due, coalesce((extract(epoch FROM leased_until) * 1000)::bigint, 0)))
+    FROM callbacks WHERE due IS NOT NULL"""
+_MARK: Final = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value RETURNING value"
+
+
+def running(db: Db, node: str) -> list[Claim]:
+    """Return the claims of the jobs that the node runs, the oldest job first, without their secrets."""
+    return [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_RUNNING, (node,))]
+
+
+def cancelling(db: Db, node: str) -> list[Claim]:
+    """Return those of them whose cancellation was requested."""
+    return [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_CANCELLING, (node,))]
+
+
+def lease_callbacks(db: Db, node: str, now: Millis, limit: int, skip_hosts: Collection[str]) -> Sequence[DueCallback]:
+    """Take callbacks that are due, so that no other node sends them for a while."""
+    values = (node, now, node, json.dumps([*skip_hosts]), limit)
+    leased = sorted(db.execute(_LEASE_CALLBACKS, values).fetchall(), key=lambda row: row[3])
+    return due_callbacks.to_due(db, [row[:3] for row in leased])
+
+
+def next_callback(db: Db) -> Millis | None:
+    """Return when the next callback is to be sent."""
+    ((moment,),) = db.execute(_NEXT_CALLBACK).fetchall()
+    return None if moment is None else int(moment)
+
+
+def write_mark(db: Db, node: str, mark: str) -> str:
+    """Write a mark of the node and return what is read back."""
+    ((value,),) = db.execute(_MARK, (f"alive {node}", mark)).fetchall()
+    return str(value)

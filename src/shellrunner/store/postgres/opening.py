@@ -1,0 +1,62 @@
+"""Opening the history at one node: is the schema right, which history is it, what does this node run by its rows.
+
+Runs once, on a thread, before anything else. Must not know tasks or what follows.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.postgres import schema, secrets_reading
+from shellrunner.store.postgres.engine import failures
+from shellrunner.store.postgres.engine.connection_thread import connect
+from shellrunner.store.postgres.engine.postgres_db import PostgresDb
+from shellrunner.store.state_files.home import Home
+from shellrunner.store.values import HistoryIdentity
+
+_META = "SELECT (SELECT value FROM meta WHERE key = 'history'), (SELECT value FROM meta WHERE key = 'epoch')"
+_OWN = "SELECT id, keeper, token, attempt FROM jobs WHERE state = 'running' AND host = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was found: the history, who of this node runs which job, the key of digests, whether texts are indexed."""
+
+    identity: HistoryIdentity
+    owners: dict[int, SlotOwner]
+    digest_key: bytes
+    has_search_index: bool
+
+
+def open_history(url: str, state_dir: Path, node: str) -> Opened:
+    """Open the history; create the directories in which this node keeps what it runs. Blocking.
+
+    Raises:
+        StoreUnavailable: it cannot be opened; the message says why and what to do.
+    """
+    try:
+        for name in ("", "slots", "runs"):
+            os.makedirs(state_dir / name, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{state_dir} cannot be used: {error.strerror}") from None
+    try:
+        with connect(url) as connection:
+            schema.check(connection)
+            db = PostgresDb(connection)
+            ((history, epoch),) = db.execute(_META).fetchall()
+            owners = {row[0]: SlotOwner(*row[1:]) for row in db.execute(_OWN, (node,)).fetchall()}
+            key, indexed = secrets_reading.digest_key(db), schema.has_search_index(connection)
+    except psycopg.Error as error:
+        raise StoreUnavailable(f"the database cannot be opened: {failures.describe(error)}") from None
+    return Opened(HistoryIdentity(history, int(epoch), _home(state_dir)), owners, key, indexed)
+
+
+def _home(state_dir: Path) -> str:
+    try:
+        return Home.from_lock(f"{state_dir}/lock").file
+    except FileNotFoundError:  # used without the service, which makes the lock file
+        return ""

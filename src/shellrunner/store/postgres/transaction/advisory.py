@@ -1,0 +1,57 @@
+"""Advisory locks: what several nodes decide together, in memory of the server and until the end of the transaction.
+
+They are taken in the order in which they stand here, then rows of jobs by their ids. Where two transactions meet in
+another order, the server ends one of them, which is run again.
+
+    CLAIMS      shared by each transaction that claims; exclusive: nothing is claimed until this commits, and what is
+                claimed later sees it (pauses, limits, epochs, the removal of a queue)
+    ADMISSION   shared by each transaction that adds jobs while there is much room; exclusive: the count is exact
+    a queue     exclusive: how many of its jobs run is exact
+    a submitter the same
+"""
+
+import zlib
+from collections.abc import Iterable
+from typing import Final
+
+from shellrunner.store.db import Db
+
+_SPACE: Final = 0x5368  # of the first key; the second is the number below, or a hash
+CLAIMS: Final = 1
+ADMISSION: Final = 2
+RETENTION: Final = 3
+DUE: Final = 4
+_QUEUE: Final = 0x5369
+_SUBMITTER: Final = 0x536A
+
+_SHARED: Final = "SELECT pg_advisory_xact_lock_shared(?::int, ?::int)"
+_EXCLUSIVE: Final = "SELECT pg_advisory_xact_lock(?::int, ?::int)"
+_TRY: Final = "SELECT pg_try_advisory_xact_lock(?::int, ?::int)"
+
+
+def share(db: Db, number: int) -> None:
+    """Wait for the lock, and share it with others that do."""
+    db.execute(_SHARED, (_SPACE, number))
+
+
+def lock(db: Db, number: int) -> None:
+    """Wait until nobody else has the lock."""
+    db.execute(_EXCLUSIVE, (_SPACE, number))
+
+
+def try_lock(db: Db, number: int) -> bool:
+    """Take the lock if nobody else has it."""
+    ((taken,),) = db.execute(_TRY, (_SPACE, number)).fetchall()
+    return bool(taken)
+
+
+def lock_lines(db: Db, queues: Iterable[str], submitters: Iterable[str]) -> None:
+    """Wait for the locks of these queues, and of these submitters."""
+    for queue in sorted(queues):
+        db.execute(_EXCLUSIVE, (_QUEUE, _hash(queue)))
+    for submitter in sorted(submitters):
+        db.execute(_EXCLUSIVE, (_SUBMITTER, _hash(submitter)))
+
+
+def _hash(name: str) -> int:
+    return zlib.crc32(name.encode()) - (1 << 31)  # two that are equal cost only time
