@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shellrunner.config import AuthSettings
-from shellrunner.service.startup_warnings import root_warnings, shared_user_warnings
+from shellrunner.config import AuthSettings, load
+from shellrunner.service.startup_warnings import root_warnings, shared_user_warnings, store_warnings
 from tests.support.service import Service
 from tests.support.tokens import hash_of
 
@@ -93,3 +93,20 @@ def test_commands_that_share_the_services_user_are_warned_of(tokens: list[Any], 
     """Tokens whose commands can read the service's files are named; as root, another warning says more."""
     texts = list(shared_user_warnings(AuthSettings(tokens=tokens), uid))
     assert [names in text for text in texts] == ([True] if names else [])
+
+
+def test_settings_of_a_cluster_are_warned_of_on_one_host() -> None:
+    """They are named where they have no effect, unless they are as shipped."""
+    (found,) = store_warnings(load(worker={"name": "a", "queues": ["gpu"]}, cluster={"lost_after": 5}))
+    assert found.endswith("without store.url: worker.name, worker.queues, cluster.lost_after")
+    assert list(store_warnings(load(Path(__file__).parent.parent / "config.toml"))) == []
+
+
+def test_a_history_that_is_not_used_is_warned_of(tmp_path: Path) -> None:
+    """With a database, a history of before in the state directory is named."""
+    settings = load(store={"url": "postgresql://a:hunter2@host/b", "state_dir": tmp_path}, worker={"queues": ["gpu"]})
+    assert list(store_warnings(settings)) == []
+    (tmp_path / "history.db").touch()
+    (found,) = store_warnings(settings)
+    assert found.startswith(f"{tmp_path}/history.db is not used")
+    assert "hunter2" not in found

@@ -58,6 +58,7 @@ def _files(settings: Settings) -> Iterator[Path]:
         settings.file and settings.file.absolute(),
         settings.auth.tokens_file,
         settings.callbacks.secret_file,
+        settings.store.url_file,
         settings.server.tls_key,
         settings.audit.file,
         Path(credentials) if credentials.startswith("/") else None,

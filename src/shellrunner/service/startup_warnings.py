@@ -1,6 +1,6 @@
 """Warn in the log about a start that is dangerous but allowed: a slow parser, root, a shared user, journal gaps.
 
-Also about names that have no effect.
+Also about names and settings that have no effect.
 
 Owned by the composition root. Must not know the running parts.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import http_parser
 
-from shellrunner.config import AuthSettings, ServerSettings, Settings
+from shellrunner.config import AuthSettings, ClusterSettings, ServerSettings, Settings, WorkerSettings
 from shellrunner.log import STDERR, is_journal
 from shellrunner.service.pid_namespace import stop_policy
 from shellrunner.systemd.journal import rate_limited_unit
@@ -24,13 +24,13 @@ log = logging.getLogger("shellrunner.service")
 def emit(settings: Settings, bound: BoundAddresses) -> None:
     """Log each warning."""
     journal, names = journal_warnings(settings.audit.file), name_warnings(settings.server, bound)
-    for text in (*python_warnings(), *_command_warnings(settings), *journal, *names):
+    for text in (*python_warnings(), *_command_warnings(settings), *journal, *names, *store_warnings(settings)):
         log.warning(text)
 
 
 def emit_for_worker(settings: Settings) -> None:
     """Log each warning about running commands."""
-    for text in (*python_warnings(), *_command_warnings(settings)):
+    for text in (*python_warnings(), *_command_warnings(settings), *store_warnings(settings)):
         log.warning(text)
 
 
@@ -105,3 +105,23 @@ def name_warnings(server: ServerSettings, bound: BoundAddresses) -> Iterator[str
             f"not accepted as origins: {', '.join(refused)}; the server listens at this port, but not on every "
             "loopback address that the name means"
         )
+
+
+def store_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a warning if settings have no effect on the history that is used, or another one is not used."""
+    if settings.store.url:
+        history = settings.store.state_dir / "history.db"
+        if history.exists():
+            yield f"{history} is not used: store.url is set, and the history is in PostgreSQL"
+        return
+    sections: dict[str, WorkerSettings | ClusterSettings] = {"worker": settings.worker, "cluster": settings.cluster}
+    unused = [f"{name}.{key}" for name, section in sections.items() for key in _changed(section)]
+    if unused:
+        yield f"these settings have no effect without store.url: {', '.join(unused)}"
+
+
+def _changed(section: WorkerSettings | ClusterSettings) -> Iterator[str]:
+    """Yield the settings that are not as shipped."""
+    for key, field in type(section).model_fields.items():
+        if getattr(section, key) != field.get_default(call_default_factory=True, validated_data={}):
+            yield key

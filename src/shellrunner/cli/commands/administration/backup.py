@@ -11,6 +11,7 @@ from shellrunner.backup.creation import back_up
 from shellrunner.cli import exit_codes
 from shellrunner.cli.ui.formatting import format_size
 from shellrunner.config import load
+from shellrunner.errors import ConfigError
 
 _PATH: Final = click.Path(path_type=Path)
 
@@ -38,7 +39,14 @@ def backup(target: Path, config: Path | None, state_dir: Path | None) -> None:
 
 
 def find_state_dir(config: Path | None, state_dir: Path | None) -> Path:
-    """Return the state directory that `shellrunner serve` would use with these options."""
+    """Return the state directory that `shellrunner serve` would use with these options.
+
+    Raises:
+        ConfigError: the history is not in one.
+    """
     if state_dir:
         return state_dir.absolute()
-    return load(config).store.state_dir
+    store = load(config).store
+    if store.url:
+        raise ConfigError(f"the history is in PostgreSQL ({store.database}): use pg_dump and pg_restore")
+    return store.state_dir
