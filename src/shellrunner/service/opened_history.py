@@ -41,17 +41,19 @@ async def open_history(settings: Settings, state_dir: Path, *, new_history: bool
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
     if settings.store.url:
-        back_end = import_postgres("composition")
-        node = import_postgres("node_config").NodeConfig(
+        from shellrunner.store.postgres.composition import PostgresConfig, open_store  # noqa: PLC0415  see above
+        from shellrunner.store.postgres.node_config import NodeConfig  # noqa: PLC0415
+
+        node = NodeConfig(
             name=settings.worker.name,
             version=__version__,
             slots=settings.supervisor.max_running,
             queues=frozenset(settings.worker.queues) or None,
             claims=settings.supervisor.max_running > 0,
         )
-        config = back_end.PostgresConfig(settings.store.url, settings.store.delivery, settings.cluster.lost_after)
+        config = PostgresConfig(settings.store.url, settings.store.delivery, settings.cluster.lost_after)
         limits = _retention(settings), queue_limits(settings)
-        async with back_end.open_store(config, state_dir, *limits, node=node) as shared:
+        async with open_store(config, state_dir, *limits, node=node) as shared:
             yield shared
     else:
         async with sqlite.open_store(

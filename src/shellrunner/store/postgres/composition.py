@@ -50,11 +50,14 @@ DELIVERIES: Final[dict[str, type[DeliveryEngine]]] = {"pgqueuer": PgqueuerDelive
 
 @dataclass(frozen=True, slots=True)
 class PostgresConfig:
-    """Where the history is. `delivery`: one of `DELIVERIES`, or an engine. lost_after: seconds, see `hosts`."""
+    """Where the history is.
+
+    delivery: one of `DELIVERIES`, or an engine. lost_after: seconds, see `hosts`; None: never.
+    """
 
     url: str = field(repr=False)
     delivery: str | DeliveryEngine = "pgqueuer"
-    lost_after: float = 600.0
+    lost_after: float | None = 600.0
 
     def make_delivery(self) -> DeliveryEngine:
         """Return the delivery engine."""
