@@ -255,7 +255,8 @@ async def test_s7_damaged_files_give_fewer_bytes_never_false_ones(tmp_path: Path
             path.write_bytes(content.get(damage, random.Random(0).randbytes(len(whole))))
         got = await all_of(output)
         read = b"".join(extent.data for extent in got)
-        assert len(read) >= (INDEX_CAPACITY - 1) * 100
+        # Where the last entry in the slot is, and so the end of the extent before it, the first in the file confirms.
+        assert len(read) >= (INDEX_CAPACITY - 2) * 100
         if kind == "idx" or damage not in ("garbage", "one entry"):  # nothing vouches for the data itself
             assert read == arrived[: len(read)]
             assert len(read) < len(arrived)

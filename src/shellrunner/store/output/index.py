@@ -7,13 +7,18 @@ Used by `reader` over an `IndexedOutput`. Must not know where bytes come from.
     stream  0 ……………… 5        0 ……………… 4       5 ……… 8             offset: bytes of the same stream before it
 
 Positions and the offsets of either stream never fall from entry to entry, so every search is binary, and the end of
-a large output costs what its beginning does. An entry is believed only where its counts agree with the next entry's:
-of a damaged index, the extents that cannot be confirmed are left out.
+a large output costs what its beginning does. Of a damaged index, the extents that are not confirmed are left out.
+
+An entry agrees with the next one if, from one to the other, only the bytes of its own stream get more. That confirms
+the first one's counts. It does not confirm where the next one is, and so where the extent ends, if that is of the
+other stream: its offset fits wherever it claims to be. And an entry whose stream is damaged may agree with one
+neighbour by chance, but not with both. So an entry is believed if both do, and an extent if both its ends are.
 """
 
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Final, Protocol
 
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, IndexEntry, parse_index
@@ -78,18 +83,31 @@ class IndexedOutput:
         return self.first + bisect_right(range(self.first, self.count), value, key=measured) - 1
 
     def walk(self, number: int) -> Iterator[tuple[IndexEntry, int]]:
-        """Yield extents from this entry on, each with the position of its end."""
-        batch = self.entries(number, _BATCH_SIZE) if number >= 0 else []
-        while batch:
-            number += len(batch)
-            following = self.entries(number, _BATCH_SIZE)
-            for entry, after in zip(batch, [*batch[1:], *following[:1]], strict=False):
-                if not self.agree(entry, after):
+        """Yield extents from this entry on, each with the position of its end, as far as they are confirmed."""
+        if number >= self.first:
+            before = min(1, number - self.first)  # entries that are read only because they confirm the next one
+            yield from islice(self._confirmed(number - before), before, None)
+
+    def _confirmed(self, number: int) -> Iterator[tuple[IndexEntry, int]]:
+        """Yield extents from this entry on, of which nothing before it confirms the first."""
+        waiting: IndexEntry | None = None  # until `last`, where it ends, is confirmed
+        last: IndexEntry | None = None
+        for entry in chain(self.entries_from(number), (None,)):
+            if last is not None:
+                fits = self.agree(last, entry)
+                if waiting is not None and (fits or waiting.stream == last.stream):
+                    yield waiting, min(last.position, self.volume.stored)
+                if not fits:
                     return
-                yield entry, min(after.position, self.volume.stored)
-            if not following and self.agrees_with_end(batch[-1]):
-                yield batch[-1], self.volume.stored
-            batch = following
+            waiting, last = last, entry
+        if waiting is not None:
+            yield waiting, self.volume.stored
+
+    def entries_from(self, number: int, batch_size: int = _BATCH_SIZE) -> Iterator[IndexEntry]:
+        """Yield index entries, starting with this number."""
+        while batch := self.entries(number, batch_size):
+            yield from batch
+            number += len(batch)
 
     def data(self, position: int, limit: int) -> bytes:
         """Return at most `limit` bytes from `position` on."""
@@ -112,9 +130,9 @@ class IndexedOutput:
             return parse_index(self._index[number * ENTRY_SIZE : (number + count) * ENTRY_SIZE])
         return parse_index(self._tail.index(number, count))
 
-    def agree(self, entry: IndexEntry, after: IndexEntry) -> bool:
-        """Return whether an entry is confirmed by the one after it."""
-        if after.position >= self.volume.stored:
+    def agree(self, entry: IndexEntry, after: IndexEntry | None) -> bool:
+        """Return whether an entry's counts are confirmed by the one after it; None: by the volume, as the last."""
+        if after is None or after.position >= self.volume.stored:
             return self.agrees_with_end(entry)
         offset = stream_offset(entry, after.stream, after.position)
         return after.position >= entry.position and after.offset == offset

@@ -7,8 +7,10 @@ Used by `reader` over an `IndexedOutput`. Must not know where bytes come from.
     files      ├───────────────────┤       ├────────┤   bytes that are there
     segments   ├────────┤ ├────────┤       ├────────┤   what is delivered; between them are gaps
 
-An entry that is damaged costs its own extent and the one before it. As a rule only the sizes of the files and the
-last entry are compared with the volume: that costs a few system calls, and finds whatever was cut or lost.
+The first and the last entry of a chain have one neighbour that agrees, which may be by chance (see `index`), so
+neither is believed: a damaged entry costs its own extent, up to two before it and one behind it. As a rule only the
+sizes of the files and the last entry are compared with the volume: that costs a few system calls, and finds whatever
+was cut or lost.
 """
 
 from bisect import bisect_right
@@ -111,7 +113,7 @@ def _seems_whole(output: IndexedOutput, parts: Sequence[tuple[int, int]]) -> boo
 
 
 class _Chain(NamedTuple):
-    """Entries that confirm each other, and how far they describe the output."""
+    """Entries that confirm each other, and the part of the output that they describe for certain."""
 
     first: int
     stop: int
@@ -119,27 +121,54 @@ class _Chain(NamedTuple):
     end: Volume
 
 
-def _chains(output: IndexedOutput) -> Iterator[_Chain]:
-    """Yield the longest runs of entries of which each is confirmed by the next, or by the volume."""
-    first, head = 0, None  # of the run
-    previous: IndexEntry | None = None
-    number = output.first
-    while batch := output.entries(number, _BATCH_SIZE):
-        for entry in batch:
-            if head is None or previous is None:
-                first, head = number, entry
-            elif not output.agree(previous, entry):
-                yield _Chain(first, number, place(head, head.position), _end(output, previous))
-                first, head = number, entry
-            previous = entry
-            number += 1
-    if head is not None and previous is not None:
-        yield _Chain(first, number, place(head, head.position), _end(output, previous))
+def _chains(output: IndexedOutput) -> list[_Chain]:
+    """Return what the runs of entries that confirm each other describe for certain, in order."""
+    found: list[_Chain] = []
+    is_last = True
+    for first, stop, last in reversed(list(_runs(output))):
+        reaches_end = output.agrees_with_end(last)
+        # The last entry of an earlier run fits the end of the output by chance.
+        chain = _certain(output, first, stop, output.volume if reaches_end and is_last else None)
+        if chain is not None and chain.begin.stored < chain.end.stored:
+            found.append(chain)
+        is_last = is_last and not found and not reaches_end
+    return found[::-1]
 
 
-def _end(output: IndexedOutput, last: IndexEntry) -> Volume:
-    """Return how far the last entry of a chain describes the output: to its end, if all the rest is of one stream."""
-    return output.volume if output.agrees_with_end(last) else place(last, last.position)
+def _runs(output: IndexedOutput) -> Iterator[tuple[int, int, IndexEntry]]:
+    """Yield the longest runs of entries of which each is confirmed by the next, and the last entry of each.
+
+    A single entry is one if it is confirmed by the volume.
+    """
+    first, last = output.first, None
+    number = first - 1
+    for number, entry in enumerate(output.entries_from(first, _BATCH_SIZE), first):
+        is_beyond = entry.position >= output.volume.stored
+        if last is not None and (is_beyond or not output.agree(last, entry)):
+            if number - first > 1 or output.agrees_with_end(last):
+                yield first, number, last
+            last = None
+        if not is_beyond:
+            first = number if last is None else first
+            last = entry
+    if last is not None:
+        yield first, number + 1, last
+
+
+def _certain(output: IndexedOutput, first: int, stop: int, end: Volume | None) -> _Chain | None:
+    """Return what a run describes for certain: between entries that are confirmed from both sides, or up to `end`."""
+    head = output.entry(first)
+    if head is not None and not (first == head.position == head.offset == 0):
+        first += 1
+        head = output.entry(first)
+    before, last = output.entry(max(first, stop - 2)), output.entry(stop - 1)
+    if head is None or before is None or last is None or first >= stop:
+        return None
+    if end is None:
+        # Behind the other stream's, an entry fits wherever it claims to be, so the end of that extent is uncertain.
+        certain = last if before.stream == last.stream else before
+        end = place(certain, certain.position)
+    return _Chain(first, stop, place(head, head.position), end)
 
 
 def place(entry: IndexEntry, position: int) -> Volume:
