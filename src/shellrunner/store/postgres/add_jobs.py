@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shellrunner.clock import Millis
-from shellrunner.model import Job
+from shellrunner.model import Claim, Job
 from shellrunner.store.components.queue_counts import Places, QueueCounts
 from shellrunner.store.db import Db
+from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.transaction.situation import TransactionState
+from shellrunner.store.postgres.transaction.waiting_keeper import WaitingKeeper
 from shellrunner.store.queues import Line
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import admission, editing, idempotency_keys
@@ -25,9 +27,12 @@ _NOTHING: Final = Places()
 
 
 class AddJobsItem(ChangeItem):
-    """Jobs that are to be added, all or none. Its `value`: as accepted, or as they are now if their key is known."""
+    """Jobs that are to be added, all or none. Its `value`: as accepted, or as they are now if their key is known.
 
-    __slots__ = ("_jobs", "_key", "_now", "_state")
+    paired: the keepers that got one of the jobs in the same commit, and their claims.
+    """
+
+    __slots__ = ("_jobs", "_key", "_now", "_state", "paired")
 
     def __init__(
         self,
@@ -39,8 +44,10 @@ class AddJobsItem(ChangeItem):
     ) -> None:
         super().__init__(self._add, lambda _: on_commit(self))
         self._jobs, self._key, self._state, self._now = jobs, key, state, now
+        self.paired: list[tuple[WaitingKeeper, Claim]] = []
 
     def _add(self, db: Db) -> tuple[list[Job], Transitions]:
+        self.paired = []
         if self._key is not None:
             known = idempotency_keys.find(db, self._key, self._now(), len(self._jobs))
             if known:
@@ -49,11 +56,21 @@ class AddJobsItem(ChangeItem):
         keys = [(new.key.name, new.key.secret) for new in self._jobs if new.key is not None]
         if keys:
             db.executemany(_ADD_KEY, keys)
-        added, transitions = admission.add(db, [(new, None) for new in self._jobs])
+        keepers = [self._state.take_keeper(db, new.line) if new.is_startable else None for new in self._jobs]
+        owners = [None if keeper is None else SlotOwner(keeper.keeper, keeper.token) for keeper in keepers]
+        added, transitions = admission.add(db, list(zip(self._jobs, owners, strict=True)))
+        self._pair(added, keepers)
         if self._key is not None:
             # Where another node has added the key meanwhile, this changes no row, and the unit is run again.
             idempotency_keys.add(db, self._key, added[0].id, added[0].created, self._now())
         return added, transitions
+
+    def _pair(self, added: Sequence[Job], keepers: Sequence[WaitingKeeper | None]) -> None:
+        for new, job, keeper in zip(self._jobs, added, keepers, strict=True):
+            if keeper is None:
+                self._state.priorities[job.id] = new.spec.priority
+            else:
+                self.paired.append((keeper, new.claim(job.id, SlotOwner(keeper.keeper, keeper.token))))
 
     def _check_room(self, counts: QueueCounts) -> None:
         lines = [new.line for new in self._jobs]

@@ -4,7 +4,8 @@ Owned by the store. What SQLite decides with counts in memory, is decided here i
 lines may start how many jobs. Which jobs of them, the delivery engine offers, and the guard of the claim's UPDATE
 decides. Must not know keepers as processes.
 
-    batch     add job 7, finish job 3, …          the rows, and what the delivery engine offers from now on
+    batch     add job 6                           running at once: nothing is queued before it, and a keeper waits
+              add job 7, finish job 3, …          the rows, and what the delivery engine offers from now on
     choose    advisory lock CLAIMS, situation     nothing is paused, limits of queues that have one
               dequeue                             offers: 7, 5
               UPDATE … WHERE state = 'queued'     claimed: 5 (7 was cancelled a moment ago)
@@ -28,10 +29,11 @@ from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.delivery import Delivered
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
-from shellrunner.store.postgres.node.claim_queue import ClaimQueue, WaitingKeeper
+from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.secrets_reading import to_claim_with_secrets
 from shellrunner.store.postgres.transaction import advisory
 from shellrunner.store.postgres.transaction.situation import Situation, TransactionState
+from shellrunner.store.postgres.transaction.waiting_keeper import WaitingKeeper
 from shellrunner.store.queues import ALL_QUEUES, Capacity, Line
 from shellrunner.store.transition import CommitListener, Transition, Transitions
 from shellrunner.store.units import dependents, lifecycle
@@ -63,11 +65,11 @@ class NodeClaims:
     def plan(self, batch: Sequence[WorkItem]) -> WorkItem | None:
         """Return the item that chooses jobs for the keepers that wait, if there may be any."""
         waiting = self._waiting.waiting()
-        self._state.will_claim = bool(waiting)
+        self._state.waiting = waiting
         if not waiting or not (batch or self._waiting.has_backlog):
             return None
         return ChangeItem(
-            partial(self._choose, waiting=waiting),
+            self._choose,
             partial(self._chosen, waiting),
             on_failure=self._retry,
             follows_delivery=True,
@@ -75,11 +77,13 @@ class NodeClaims:
 
     # On the writer's thread -------------------------------------------------------------------------------------
 
-    def _choose(self, db: Db, waiting: Sequence[WaitingKeeper]) -> tuple[tuple[list[Claim], bool], Transitions]:
-        """Return the claims for the first of the keepers, whether there may be more jobs; and all that was done."""
-        if not (self._waiting.has_backlog or any(each.after is State.QUEUED for each in self._state.transitions)):
-            return ([], False), []
-        return _Choice(db, self._state, waiting, self._now()).make()
+    def _choose(self, db: Db) -> tuple[tuple[list[Claim], bool], Transitions]:
+        """Return the claims for keepers that have none, and whether there may be more jobs; and all that was done."""
+        if not self._state.free or not (
+            self._waiting.has_backlog or any(each.after is State.QUEUED for each in self._state.transitions)
+        ):
+            return ([], self._waiting.has_backlog), []
+        return _Choice(db, self._state, self._now()).make()
 
     # On the event loop ------------------------------------------------------------------------------------------
 
@@ -87,9 +91,10 @@ class NodeClaims:
         claims, self._waiting.has_backlog = outcome
         by_token = {each.token: each for each in waiting}
         for claim in claims:
-            self._deliver(by_token[claim.token], claim)
+            self.deliver(by_token[claim.token], claim)
 
-    def _deliver(self, waiting: WaitingKeeper, claim: Claim) -> None:
+    def deliver(self, waiting: WaitingKeeper, claim: Claim) -> None:
+        """Give a keeper the job that was claimed for it; if nobody waits any more, put the job back."""
         self._waiting.remove(waiting)
         if waiting.future.done():
             self.put_back(claim)
@@ -115,10 +120,10 @@ class NodeClaims:
 
 
 class _Choice:
-    """Choosing jobs in one transaction."""
+    """Choosing jobs in one transaction, for the keepers that have none in it."""
 
-    def __init__(self, db: Db, state: TransactionState, waiting: Sequence[WaitingKeeper], now: Millis) -> None:
-        self._db, self._state, self._free, self._now = db, state, list(waiting), now
+    def __init__(self, db: Db, state: TransactionState, now: Millis) -> None:
+        self._db, self._state, self._now = db, state, now
         self._node = state.node
         self._claims: list[Claim] = []
         self._transitions: Transitions = []
@@ -135,7 +140,7 @@ class _Choice:
         capacity = situation.counts.capacity()
         queued = sum(situation.counts.queued(line) for line in lines)
         found = self._serve(lines, capacity, at_once=not limited) if queued else 0
-        return (self._claims, found < queued or not self._free), self._transitions
+        return (self._claims, found < queued or not self._state.free), self._transitions
 
     def _lines(self, situation: Situation) -> list[Line]:
         """Return the lines of this node in which jobs are queued."""
@@ -158,9 +163,9 @@ class _Choice:
     def _serve(self, lines: list[Line], capacity: Capacity, *, at_once: bool) -> int:
         """Claim jobs until all keepers have one, or none is offered; return how many were offered."""
         found = 0
-        while self._free:
+        while self._state.free:
             open_lines = [line for line in lines if capacity.allows(line)]
-            wanted = len(self._free) if at_once else 1
+            wanted = len(self._state.free) if at_once else 1
             offers = self._state.delivery.dequeue(self._db, open_lines, wanted) if open_lines else ()
             if not offers:
                 break
@@ -171,7 +176,7 @@ class _Choice:
 
     def _claim(self, offers: Sequence[Delivered]) -> list[Line]:
         """Claim those of the offered jobs that are queued; return their lines."""
-        jobs, keepers = [offer.job_id for offer in offers], self._free[: len(offers)]
+        jobs, keepers = [offer.job_id for offer in offers], self._state.free[: len(offers)]
         values = (
             self._now,
             self._node.name,
@@ -199,5 +204,5 @@ class _Choice:
             self._transitions.extend(dependents.end_unstarted(self._db, row.id, end))
             return []
         self._claims.append(claim)
-        self._free = [each for each in self._free if each.token != claim.token]
+        self._state.free = [each for each in self._state.free if each.token != claim.token]
         return [line]

@@ -96,7 +96,7 @@ async def _running(
     """Compose the store and run its tasks; at the end, finish what was submitted."""
     clock, (retention_limits, queues) = DatabaseClock(), limits
     state = TransactionState(node, config.make_delivery(), queues)
-    engine = PostgresEngine(config.url, state)
+    engine = PostgresEngine(config.url, node.name, state)
     storage = LocalStorage(state_dir)
     settings = SettingsView(engine, state)
     waiting = ClaimQueue(engine.writes.wake)

@@ -175,6 +175,29 @@ CREATE TABLE orders (
     answered timestamptz
 );
 CREATE INDEX orders_open ON orders (host, id) WHERE answered IS NULL;
+CREATE FUNCTION read_situation(node text, claims boolean, is_exclusive boolean,
+    OUT totals json, OUT paused json, OUT limits json, OUT held text, OUT epoch text, OUT draining boolean)
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- Each statement sees what was committed before it began, so the locks come first.
+    IF claims THEN
+        PERFORM pg_advisory_xact_lock_shared(21352, 1);
+    END IF;
+    IF is_exclusive THEN
+        PERFORM pg_advisory_xact_lock(21352, 2);
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(21352, 2);
+    END IF;
+    SELECT (SELECT json_agg(json_build_array(queue, submitter, total.waiting, total.queued, total.running))
+            FROM (SELECT queue, submitter, sum(waiting) AS waiting, sum(queued) AS queued, sum(running) AS running
+                FROM counts GROUP BY queue, submitter) AS total),
+        (SELECT json_agg(queue) FROM paused),
+        (SELECT json_agg(json_build_array(name, max_running, max_queued)) FROM queues),
+        (SELECT value FROM meta WHERE key = 'held'),
+        (SELECT value FROM meta WHERE key = 'epoch'),
+        (SELECT hosts.draining FROM hosts WHERE hosts.name = node)
+        INTO totals, paused, limits, held, epoch, draining;
+END $$;
 CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.secrets IS NOT NULL THEN

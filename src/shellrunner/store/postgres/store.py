@@ -167,9 +167,14 @@ class PostgresStore:
             for each in with_secrets:
                 each.key = secrets_reading.create_key()
         jobs: list[Job] = await self._engine.writes.submit(
-            AddJobsItem(new, key, self._parts.state, self._item_committed, self._now)
+            AddJobsItem(new, key, self._parts.state, self._jobs_added, self._now)
         )
         return jobs
+
+    def _jobs_added(self, item: AddJobsItem) -> None:
+        self._effects.committed(item.transitions)
+        for keeper, claim in item.paired:
+            self._parts.claims.deliver(keeper, claim)
 
     def _item_committed(self, item: ChangeItem) -> None:
         self._effects.committed(item.transitions)

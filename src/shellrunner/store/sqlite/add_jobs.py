@@ -89,17 +89,7 @@ class AddedJob:
 
     def claim(self, job_id: int, request: ClaimRequest) -> Claim:
         """Return the claim that was committed with the job."""
-        new = self.new
-        return Claim(
-            job_id,
-            request.token,
-            request.keeper,
-            new.spec,
-            new.created,
-            ready=new.created,
-            run_as=new.run_as,
-            kill_only=new.kill_only,
-        )
+        return self.new.claim(job_id, SlotOwner(request.keeper, request.token))
 
 
 class EditJob(QueueingItem):

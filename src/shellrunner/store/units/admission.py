@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
 from shellrunner.errors import MAX_ERRORS, InvalidJob, InvalidJobs
-from shellrunner.model import Ending, Job, JobSpec, Queued, Running, State, Submitter
+from shellrunner.model import Claim, Ending, Job, JobSpec, Queued, Running, State, Submitter
 from shellrunner.sealing import sealed_text
 from shellrunner.sealing.key_files import JobKey
 from shellrunner.store import rows
@@ -94,6 +94,19 @@ class NewJob:
     def line(self) -> Line:
         """The line that it waits in."""
         return Line(self.spec.queue, self.submitter)
+
+    def claim(self, job_id: int, owner: SlotOwner) -> Claim:
+        """Return the claim of its owner, which is committed with it."""
+        return Claim(
+            job_id,
+            owner.token,
+            owner.keeper,
+            self.spec,
+            self.created,
+            ready=self.created,
+            run_as=self.run_as,
+            kill_only=self.kill_only,
+        )
 
     def row(self, owner: SlotOwner | None) -> NewJobRow:
         """Return the row: running if it is claimed in the same commit, else queued."""

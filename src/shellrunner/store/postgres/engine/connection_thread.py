@@ -37,8 +37,8 @@ _SETTINGS: Final = """SET default_transaction_isolation = 'read committed'; SET 
     SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '10s'; SET jit = off; SET TimeZone = 'UTC'"""
 
 
-def connect(url: str, **options: Any) -> Connection:
-    """Connect in autocommit mode, so that transactions are those that are written here.
+def connect(url: str, node: str = "", **options: Any) -> Connection:
+    """Connect in autocommit mode, so that transactions are those that are written here; for this node.
 
     Raises:
         psycopg.Error: it could not be connected; what `failures.describe` says of it has no password.
@@ -47,6 +47,7 @@ def connect(url: str, **options: Any) -> Connection:
     try:
         adapt(connection)
         connection.execute(_SETTINGS)
+        connection.execute("SELECT set_config('shellrunner.node', %s, false)", [node])
         _refuse_replica(connection)
     except BaseException:
         connection.close()
@@ -62,8 +63,9 @@ def _refuse_replica(connection: Connection) -> None:
 class PostgresThread:
     """A thread that runs functions of one connection, one after the other; it connects again after a loss."""
 
-    def __init__(self, url: str, name: str, timeout: float = _ANSWER_TIMEOUT) -> None:
-        self._url, self._timeout = url, timeout
+    def __init__(self, url: str, name: str, node: str = "", timeout: float = _ANSWER_TIMEOUT) -> None:
+        """`name`: of the thread."""
+        self._url, self._node, self._timeout = url, node, timeout
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
@@ -86,7 +88,7 @@ class PostgresThread:
             if self._failure is not None and time.monotonic() < self._retry_at:
                 raise self._failure
             try:
-                self._connection = connect(self._url)
+                self._connection = connect(self._url, self._node)
             except psycopg.Error as error:
                 self._failure, self._retry_at = error, time.monotonic() + _RECONNECT_DELAY
                 raise

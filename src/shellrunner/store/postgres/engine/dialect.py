@@ -7,10 +7,10 @@ number follows from the filters and sorts in use.
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_type_hints
 
 from shellrunner.store import rows
-from shellrunner.store.columns import NewJobRow, columns, placeholders
+from shellrunner.store.columns import NewJobRow, columns
 from shellrunner.store.query import search
 from shellrunner.store.units import admission, due_callbacks, locks
 
@@ -28,6 +28,10 @@ _WANTED: Final = "(SELECT value AS wanted FROM json_each(?)) AS list"
 _IN_ORDER: Final = f"""(SELECT element::bigint AS wanted, place FROM {_ELEMENTS}
     WITH ORDINALITY AS elements (element, place)) AS list"""
 
+# A parameter that is selected has no column that it takes its type from.
+_TYPED: Final = ", ".join(
+    "?::bigint" if "int" in str(kind) else "?::text" for kind in get_type_hints(NewJobRow).values()
+)
 # Statements that mean the same, but are written otherwise here. What is searched of a job has a table of its own:
 # its index would be written with each change of the job's row.
 _WHOLE: Final = {
@@ -35,8 +39,10 @@ _WHOLE: Final = {
     rows.LISTED: f"{rows.LISTED.replace(_WANTED, _IN_ORDER)} ORDER BY place",
     rows.LISTED_WITHOUT_SPEC: f"{rows.LISTED_WITHOUT_SPEC.replace(_WANTED, _IN_ORDER)} ORDER BY place",
     due_callbacks.DUE: due_callbacks.DUE.replace("SELECT value FROM json_each(?)", f"SELECT {_ELEMENTS}"),
-    admission.ADD: f"""WITH added AS (INSERT INTO jobs ({columns(NewJobRow)})
-            VALUES ({placeholders(NewJobRow)}) RETURNING id),
+    # A job that is claimed at once is this node's, whose name the connection has (`connection_thread`).
+    admission.ADD: f"""WITH added AS (INSERT INTO jobs ({columns(NewJobRow)}, host)
+            SELECT *, CASE WHEN token IS NOT NULL THEN current_setting('shellrunner.node') END
+            FROM (VALUES ({_TYPED})) AS new ({columns(NewJobRow)}) RETURNING id),
         searched AS (INSERT INTO search (job, text) SELECT id, ? FROM added)
         SELECT id FROM added""",
     search.INDEXED_UP_TO: "SELECT 0",  # so the units leave the index alone; triggers follow what they do to jobs

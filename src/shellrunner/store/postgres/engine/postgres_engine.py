@@ -23,9 +23,9 @@ _READERS: Final = 2
 class PostgresEngine:
     """Runs units of work on this node's connections."""
 
-    def __init__(self, url: str, hooks: CommitHooks) -> None:
+    def __init__(self, url: str, node: str, hooks: CommitHooks) -> None:
         self._writer = GroupCommit(hooks)
-        self._writing = PostgresThread(url, "store-writer")
+        self._writing = PostgresThread(url, "store-writer", node)
         self._reading = [PostgresThread(url, f"store-reader-{number}") for number in range(_READERS)]
         self.writes: BatchQueue[PostgresThread] = BatchQueue(self._writing, self._writer)
         self.reads = [BatchQueue(thread, GroupRead()) for thread in self._reading]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from shellrunner.clock import Millis
+from shellrunner.clock import Millis, boot_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
@@ -78,11 +78,12 @@ class HostLease:
 
         def renew_and_read(db: Db) -> list[HostRow]:
             db.execute(_RENEW, values)
-            return read(db)
+            before = boot_ms()
+            rows = read(db)
+            self._clock.observe(rows[0].seen + rows[0].age, before, boot_ms())
+            return rows
 
         self.rows = await self._engine.write(renew_and_read)
-        if self.rows:
-            self._clock.set(self.rows[0].seen + self.rows[0].age)
         self.peers = [
             Peer(row.name, 0 if row.draining or not row.claims else row.free, _set_of(row.queues))
             for row in self.rows

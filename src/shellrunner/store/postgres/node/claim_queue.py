@@ -3,21 +3,10 @@
 Owned by `claims`, on the event loop's thread. Must not know jobs or transactions.
 """
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim
-
-
-@dataclass(eq=False, slots=True)
-class WaitingKeeper:
-    """A keeper that waits for a job, which it would claim under this claim token."""
-
-    keeper: int
-    token: str
-    future: asyncio.Future[Claim] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+from shellrunner.store.postgres.transaction.waiting_keeper import WaitingKeeper
 
 
 class ClaimQueue:

@@ -3,32 +3,35 @@
 Owned by the store. Read with each lease; in between the node's clock that nobody can set counts on.
 """
 
-from shellrunner.clock import Millis, boot_ms, now_ms
-from shellrunner.store.db import Db
+import threading
+from typing import Final
 
-READ = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+from shellrunner.clock import Millis, boot_ms, now_ms
+
+_MAX_AGE: Final = 60_000  # milliseconds after which a later reading counts, even if it took longer
 
 
 class DatabaseClock:
-    """The time of the database, as far as it is known; before it was read, the node's own."""
+    """The time of the database, as far as it is known, else the node's own. Used by several threads."""
 
     def __init__(self) -> None:
-        self._read: Millis | None = None
-        self._at: Millis = 0
+        self._lock = threading.Lock()
+        self._offset: Millis | None = None  # of the database's clock from the boot clock
+        self._error: Millis = 0  # by which the offset may be wrong
+        self._read_at: Millis = 0
 
     def now(self) -> Millis:
-        """Return the time; on any thread."""
-        return now_ms() if self._read is None else self._read + boot_ms() - self._at
+        """Return the time."""
+        offset = self._offset
+        return now_ms() if offset is None else offset + boot_ms()
 
-    def read(self, db: Db) -> Millis:
-        """Read the clock (a part of a unit)."""
-        ((moment,),) = db.execute(READ).fetchall()
-        self.set(moment)
-        return int(moment)
-
-    def set(self, moment: Millis) -> None:
-        """Count on from this time of the database."""
-        self._read, self._at = int(moment), boot_ms()
+    def observe(self, moment: Millis, before: Millis, after: Millis) -> None:
+        """Note that the database's clock said `moment` at some time between two readings of the boot clock."""
+        error = (after - before) // 2
+        with self._lock:
+            if self._offset is None or error <= self._error or before - self._read_at > _MAX_AGE:
+                self._offset = moment - (before + after) // 2
+                self._error, self._read_at = error, before
 
     @property
     def difference(self) -> Millis:

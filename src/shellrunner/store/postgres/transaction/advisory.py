@@ -16,7 +16,8 @@ from typing import Final
 
 from shellrunner.store.db import Db
 
-_SPACE: Final = 0x5368  # of the first key; the second is the number below, or a hash
+# Of the first key; the second is the number below, or a hash. The function `read_situation` has it, too.
+_SPACE: Final = 0x5368
 CLAIMS: Final = 1
 ADMISSION: Final = 2
 RETENTION: Final = 3

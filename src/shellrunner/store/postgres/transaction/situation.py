@@ -5,26 +5,21 @@ what the transaction itself does. Used on the writer's thread, by units that add
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shellrunner.model import State
 from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.db import Db, RowChangedError
 from shellrunner.store.postgres.delivery import DeliveryEngine, QueuedJob
 from shellrunner.store.postgres.node_config import NodeConfig
-from shellrunner.store.postgres.transaction import advisory, tallies
+from shellrunner.store.postgres.transaction import tallies
+from shellrunner.store.postgres.transaction.waiting_keeper import WaitingKeeper
 from shellrunner.store.queues import Hold, Line, Pauses, QueueLimit, QueueLimits
 from shellrunner.store.transition import Transition, Transitions
 
-_READ: Final = f"""SELECT
-    (SELECT json_agg(json_build_array(queue, submitter, waiting, queued, running)) FROM ({tallies.READ})
-        AS totals (queue, submitter, waiting, queued, running)),
-    (SELECT json_agg(queue) FROM paused),
-    (SELECT json_agg(json_build_array(name, max_running, max_queued)) FROM queues),
-    (SELECT value FROM meta WHERE key = 'held'),
-    (SELECT value FROM meta WHERE key = 'epoch'),
-    (SELECT draining FROM hosts WHERE name = ?)"""  # noqa: S608  a constant of this program
+_READ: Final = "SELECT totals, paused, limits, held, epoch, draining FROM read_situation(?, ?, ?)"
 _PRIORITIES: Final = "SELECT id, priority FROM jobs WHERE id = ANY(?)"
 # So many transactions may add jobs at once while each sees room for this many times its own.
 _MARGIN: Final = 64
@@ -45,9 +40,9 @@ class Situation:
         return self.counts.pauses
 
 
-def read(db: Db, node: str, limits: QueueLimits) -> Situation:
-    """Read the situation."""
-    ((totals, paused, queues, held, epoch, draining),) = db.execute(_READ, (node,)).fetchall()
+def read(db: Db, node: str, limits: QueueLimits, *, claims: bool = False, is_exclusive: bool = False) -> Situation:
+    """Read the situation, under the locks CLAIMS (shared, if it `claims`) and ADMISSION."""
+    ((totals, paused, queues, held, epoch, draining),) = db.execute(_READ, (node, claims, is_exclusive)).fetchall()
     stored = {name: QueueLimit(*each) for name, *each in queues or ()}
     hold = json.loads(held) if held else None
     pauses = Pauses(frozenset(paused or ()), Hold(hold["reason"], hold["since"]) if hold else None)
@@ -62,12 +57,15 @@ class NearLimitError(RowChangedError):
 class TransactionState:
     """The situation of the transaction that the writer runs now; implements the engine's `CommitHooks`.
 
-    limits: those of config, replaced when they change. will_claim: set before a batch that may claim jobs.
+    limits: those of config, replaced when they change. waiting: the keepers that wait for a job, set before a batch.
+    free: those of them that have none in this run. priorities: of jobs that this run has added.
     """
 
     def __init__(self, node: NodeConfig, delivery: DeliveryEngine, limits: QueueLimits) -> None:
         self.node, self.delivery, self.limits = node, delivery, limits
-        self.will_claim = False
+        self.waiting: Sequence[WaitingKeeper] = ()
+        self.free: list[WaitingKeeper] = []
+        self.priorities: dict[int, int] = {}
         self._situation: Situation | None = None
         self._transitions: Transitions = []  # of this run
         self._is_exclusive = self._next_is_exclusive = False
@@ -77,6 +75,7 @@ class TransactionState:
     def begin(self, transitions: Transitions) -> None:
         """Forget the last run; `transitions` is the list to which the engine adds what this one does."""
         self._situation, self._transitions = None, transitions
+        self.free, self.priorities = list(self.waiting), {}
         self._is_exclusive, self._next_is_exclusive = self._next_is_exclusive, False
 
     def unit_done(self, transitions: Transitions) -> None:
@@ -89,7 +88,9 @@ class TransactionState:
         """Offer the jobs that were queued."""
         queued = {each.job_id: each for each in transitions if _is_queued(each)}
         if queued:
-            priorities = dict(db.execute(_PRIORITIES, ([*queued],)).fetchall())
+            priorities = self.priorities
+            if unknown := [job_id for job_id in queued if job_id not in priorities]:
+                priorities = priorities | dict(db.execute(_PRIORITIES, (unknown,)).fetchall())
             self.delivery.enqueue(
                 db,
                 [
@@ -112,9 +113,6 @@ class TransactionState:
     def situation(self, db: Db) -> Situation:
         """Return the situation, with what this run has done."""
         if self._situation is None:
-            if self.will_claim:
-                advisory.share(db, advisory.CLAIMS)
-            (advisory.lock if self._is_exclusive else advisory.share)(db, advisory.ADMISSION)
             self._situation = self._read(db)
         return self._situation
 
@@ -124,10 +122,23 @@ class TransactionState:
         return self._situation
 
     def _read(self, db: Db) -> Situation:
-        situation = read(db, self.node.name, self.limits)
+        situation = read(db, self.node.name, self.limits, claims=bool(self.waiting), is_exclusive=self._is_exclusive)
         for transition in self._transitions:
             situation.counts.apply(transition)
         return situation
+
+    def take_keeper(self, db: Db, line: Line) -> WaitingKeeper | None:
+        """Return a keeper that waits, if a job of this line may start at once, before any other; else None."""
+        if not self.free or not self.node.runs(line.queue):
+            return None
+        situation = self.situation(db)
+        counts = situation.counts
+        if situation.draining or situation.pauses.held or counts.is_paused(line.queue):
+            return None
+        # A line that has a limit is decided on under its lock, in `claims`.
+        if counts.total(State.QUEUED) or counts.is_limited(line):
+            return None
+        return self.free.pop(0)
 
     def ensure_room(self, wanted: int, room: int) -> None:
         """Check that there is so much room that others may add jobs at the same time, or that they may not.

@@ -17,11 +17,11 @@ from shellrunner.store.values import HistorySize
 _UNDONE: Final = (State.WAITING, State.QUEUED, State.RUNNING)
 Change = dict[Line, dict[State, int]]
 
-_ADD_COUNTS: Final = """INSERT INTO counts (node, queue, submitter, waiting, queued, running)
+_ADD: Final = """WITH counted AS (INSERT INTO counts (node, queue, submitter, waiting, queued, running)
     SELECT ?, * FROM unnest(?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::bigint[])
     ON CONFLICT (node, queue, submitter) DO UPDATE SET waiting = counts.waiting + excluded.waiting,
-    queued = counts.queued + excluded.queued, running = counts.running + excluded.running"""
-_ADD_SIZE: Final = """INSERT INTO sizes (node, jobs, bytes) VALUES (?, ?, ?)
+    queued = counts.queued + excluded.queued, running = counts.running + excluded.running)
+    INSERT INTO sizes (node, jobs, bytes) SELECT ?, ?, ? WHERE ?
     ON CONFLICT (node) DO UPDATE SET jobs = sizes.jobs + excluded.jobs, bytes = sizes.bytes + excluded.bytes"""
 READ: Final = """SELECT queue, submitter, sum(waiting), sum(queued), sum(running) FROM counts
     GROUP BY queue, submitter"""
@@ -31,15 +31,11 @@ _SIZE: Final = "SELECT coalesce(sum(jobs), 0), coalesce(sum(bytes), 0) FROM size
 def write(db: Db, node: str, transitions: Transitions) -> None:
     """Write what these transitions change."""
     changed = [(line, by) for line, by in change_of(transitions).items() if any(by.values())]
-    if changed:
-        # Sorted, so that two of this node's transactions could not wait for each other.
-        changed.sort(key=lambda each: (each[0].queue, each[0].submitter or ""))
-        columns = [[by[state] for _, by in changed] for state in _UNDONE]
-        queues, submitters = [line.queue for line, _ in changed], [line.submitter or "" for line, _ in changed]
-        db.execute(_ADD_COUNTS, (node, queues, submitters, *columns))
     jobs, size = size_change_of(transitions)
-    if jobs or size:
-        db.execute(_ADD_SIZE, (node, jobs, size))
+    if changed or jobs or size:
+        queues, submitters = [line.queue for line, _ in changed], [line.submitter or "" for line, _ in changed]
+        columns = [[by[state] for _, by in changed] for state in _UNDONE]
+        db.execute(_ADD, (node, queues, submitters, *columns, node, jobs, size, bool(jobs or size)))
 
 
 def read(db: Db) -> list[tuple[Line, State, int]]:
