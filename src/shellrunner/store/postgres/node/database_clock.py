@@ -26,7 +26,7 @@ class DatabaseClock:
         return now_ms() if offset is None else offset + boot_ms()
 
     def observe(self, moment: Millis, before: Millis, after: Millis) -> None:
-        """Note that the database's clock said `moment` at some time between two readings of the boot clock."""
+        """Note that the database's clock was at `moment` at some time between two readings of the boot clock."""
         error = (after - before) // 2
         with self._lock:
             if self._offset is None or error <= self._error or before - self._read_at > _MAX_AGE:
