@@ -134,7 +134,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "service": (
         ("__init__", "worker"),
-        ("reload", "supervision"),
+        ("reload", "session_reader", "supervision"),
         ("network", "opened_history", "database_wait"),
         (
             "audit_file",

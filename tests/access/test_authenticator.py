@@ -1,5 +1,6 @@
 """The authenticator: who is admitted by a token, a session or a uid; over a real store."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -21,10 +22,13 @@ from shellrunner.access.token_lookup import Tokens
 from shellrunner.config import AuthSettings, Rule, Token
 from shellrunner.config.token_hash import PREFIX, hash_secret
 from shellrunner.errors import NotThisUser, SessionsOff, StoreUnavailable, TokenNeeded, TooManyWrongTokens
+from shellrunner.service.session_reader import follow_sessions
 from shellrunner.store import Retention
+from shellrunner.store.notifications import Topic
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
 from tests.support.tokens import secret_of
+from tests.support.waiting import until
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECRET, OTHER = secret_of("ci"), secret_of("other")
@@ -546,3 +550,55 @@ async def test_a_session_that_ends_while_it_is_read_stays_ended(
     monkeypatch.setattr(store, "session", slow)
     assert await authenticator.authenticate_session(other) is None
     assert await authenticator.authenticate_session(cookie) is None
+
+
+# Sessions that another process changes
+
+
+async def test_a_session_that_another_process_ends_is_invalid_as_soon_as_that_is_known(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """A refresh ends what is no longer stored, and keeps what is; who is connected with it is asked about."""
+    here, there = await opened_with(store, clock), await opened_with(store, clock)
+    cookie = await here.create_session(here.authenticate_token(SECRET, "x"))
+    watcher = await there.authenticate_session(cookie)
+    assert watcher is not None
+    reports: list[bool] = []
+    there.on_change = lambda: reports.append(there.is_still_valid(watcher))
+    following = asyncio.create_task(follow_sessions(store, there))
+    await asyncio.sleep(0)
+    store._effects.notifications.notify(Topic.SESSIONS)
+    await until(lambda: reports, what="it has looked")
+    await here.end_sessions(here.authenticate_token(SECRET, "x"))
+    store._effects.notifications.notify(Topic.SESSIONS)
+    await until(lambda: len(reports) == 2, what="it has looked again")
+    following.cancel()
+    assert reports == [True, False]
+    assert await there.authenticate_session(cookie) is None
+
+
+async def test_a_logout_ends_sessions_of_the_token_that_another_process_has_created(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """Also one that was never used here."""
+    here, there = await opened_with(store, clock), await opened_with(store, clock)
+    await here.create_session(here.authenticate_token(SECRET, "x"))
+    await there.end_sessions(there.authenticate_token(SECRET, "x"))
+    assert await store.sessions() == []
+
+
+async def test_a_refresh_leaves_a_session_that_is_just_being_stored(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before the commit of a session says nothing about it."""
+    registry = SessionRegistry(store, clock.millis)
+    change = store.change_sessions
+
+    async def slow(begun: Any, ended: Any) -> None:
+        await registry.refresh()
+        await change(begun, ended)
+
+    monkeypatch.setattr(store, "change_sessions", slow)
+    cookie = await registry.create(token().hash)
+    monkeypatch.setattr(store, "session", None)
+    assert await registry.find(cookie) is not None, "it is known without asking the store"

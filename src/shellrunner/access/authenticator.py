@@ -172,7 +172,18 @@ class Authenticator:
         if identity.token is not None:
             self._sessions.end_all(identity.token.hash)
             self.on_change()
+            await self._sessions.refresh()  # another process may have created some that are not known here
+            self._sessions.end_all(identity.token.hash)
             await self._sessions.flush()
+
+    async def refresh_sessions(self) -> None:
+        """End what is open for sessions that another process has ended.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        await self._sessions.refresh()
+        self.on_change()
 
     def _unless_expired(self, identity: Identity | None) -> Identity | None:
         if identity is not None and identity.token is not None and identity.token.is_expired(self._clock()):

@@ -39,6 +39,7 @@ class SessionRegistry:
         self._store, self._clock = store, clock
         self._open: dict[bytes, Session] = {}  # the oldest first
         self._ended: set[bytes] = set()  # those that the store may still have
+        self._unstored: set[bytes] = set()  # those that the store may not have yet
         self._ends = 0  # how many were ended
 
     async def load(self) -> None:
@@ -48,6 +49,20 @@ class SessionRegistry:
             StoreUnavailable: they cannot be read.
         """
         self._open = {session.digest: session for session in await self._store.sessions()}
+
+    async def refresh(self) -> None:
+        """Follow what other processes have changed: end what is no longer stored, and learn of what is new.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+        self._ends += 1  # a session that is being read just now may be one of those that were ended
+        ends, known = self._ends, self._open.keys() - self._unstored
+        stored = {session.digest: session for session in await self._store.sessions()}
+        for digest in known - stored.keys():
+            self._open.pop(digest, None)
+        if ends == self._ends:  # else one of the others may have been ended; they are found when they are used
+            self._open |= {digest: stored[digest] for digest in stored.keys() - self._open.keys() - self._ended}
 
     async def find(self, value: str) -> Session | None:
         """Return the active session whose cookie has this value, or None.
@@ -93,11 +108,14 @@ class SessionRegistry:
         self._end(self._digests(token)[: -(MAX_SESSIONS_PER_TOKEN - 1)])
         # Added here before it is stored: what ends all sessions of the token meanwhile ends this one too.
         self._open[session.digest] = session
+        self._unstored.add(session.digest)
         try:
             await self._write([session])
         except BaseException:
             self._end([session.digest])
             raise
+        finally:
+            self._unstored.discard(session.digest)
         return value
 
     def seconds_left(self, digest: bytes) -> float:

@@ -31,6 +31,7 @@ from shellrunner.service.network.unavailable_responder import unavailable
 from shellrunner.service.opened_history import check_back_end, open_history
 from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.reload import Reloader
+from shellrunner.service.session_reader import follow_sessions
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.supervision import (
@@ -159,13 +160,14 @@ async def _serve(
             )
             async with (
                 background_task("reloader", reloader.run(authenticator, certificate, store, audit)) as reloading,
+                background_task("session reader", follow_sessions(store, authenticator)) as reading,
                 background_task("health check", health.run()) as checking,
                 background_task("reaper", pid_namespace.reap_orphans()) as reaping,
                 listening(app, listeners, mode, certificate) as urls,
             ):
                 announce_start(settings, listeners.bound_addresses, urls, state_dir, notifier)
                 stop.start_complete()
-                tasks = (supervising, sending, checking, reloading, reaping)
+                tasks = (supervising, sending, checking, reloading, reading, reaping)
                 await first_of(stop.wait(), *tasks)
                 notifier.stopping()
                 async with background_task("stop timeout", extend_stop_timeout(notifier)):

@@ -422,6 +422,9 @@ class Sessions(Protocol):
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
         """Begin some sessions and end others, which are named by their digests, in one commit."""
 
+    def watch_sessions(self) -> AbstractContextManager[Subscription]:
+        """Subscribe to sessions that another process has begun or ended."""
+
 
 class HistoryFigures(Protocol):
     """Counts for metrics. Counters start at 0 when the history is opened."""

@@ -33,6 +33,7 @@ class Topic(StrEnum):
     ALL_JOBS = "all jobs"
     CANCEL_REQUESTS = "cancel requests"
     CALLBACKS = "callbacks"
+    SESSIONS = "sessions"
 
 
 class RunningOutput(Protocol):

@@ -138,6 +138,7 @@ async def _running(
             plan_text=plan_text,
         )
     )
+    sweep = Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications)
     due_jobs = DueJobs(engine, effects, clock)
     channels = [NODES_CHANNEL, channel_of(node.name)]
     listener = Listener(
@@ -157,7 +158,7 @@ async def _running(
                 tasks.start("store-notifications", effects.notifications.run())
                 tasks.start("store-retention", retention.run())
                 tasks.start("store-due-timer", due_timer.run(due_jobs.queue_due))
-                tasks.start("store-sweep", Sweep(engine, state.delivery, waiting, clock, due_timer).run())
+                tasks.start("store-sweep", sweep.run())
                 try:
                     yield store
                 finally:

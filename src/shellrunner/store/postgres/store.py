@@ -459,6 +459,9 @@ class PostgresStore:
             lambda db: sessions.change(db, begun, ended), lambda _: self._effects.outbox.add_flag(Flag.SESSIONS)
         )
 
+    def watch_sessions(self) -> AbstractContextManager[Subscription]:
+        return self._effects.notifications.subscribe(Topic.SESSIONS)
+
     # Figures --------------------------------------------------------------------------------------------------------
 
     async def size(self) -> HistorySize:

@@ -422,6 +422,9 @@ class SqliteStore:
     async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
         await self._engine.write(lambda db: sessions.change(db, begun, ended), frees_space=not begun)
 
+    def watch_sessions(self) -> AbstractContextManager[Subscription]:
+        return self._effects.notifications.subscribe(Topic.SESSIONS)  # of which there are none: no process shares it
+
     # Figures --------------------------------------------------------------------------------------------------------
 
     async def size(self) -> HistorySize:

@@ -35,7 +35,6 @@ class NodeEffects:
     outbox: Outbox
     on_settings_changed: Callable[[], None]
     on_due: Callable[[int], None]
-    on_sessions_changed: Callable[[], None] = lambda: None
     endings: Counter[tuple[str, Ending]] = field(default_factory=Counter)
     callback_tries: Counter[Delivery] = field(default_factory=Counter)
 
@@ -101,7 +100,7 @@ class NodeEffects:
         if Flag.SETTINGS in flags:
             self.settings_changed()
         if Flag.SESSIONS in flags:
-            self.on_sessions_changed()
+            self.notifications.notify(Topic.SESSIONS)
         if Flag.EVERYTHING in flags:
             self.notes_missed()
 
@@ -120,7 +119,6 @@ class NodeEffects:
         self.changes.forget()
         self.notifications.notify_all()
         self.settings_changed()
-        self.on_sessions_changed()
         self.waiting.look()
 
     def settings_changed(self) -> None:

@@ -5,6 +5,7 @@ makes sure that a queued job starts.
 """
 
 import asyncio
+import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import Final
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.components.due_timer import DueTimer
 from shellrunner.store.db import Db
+from shellrunner.store.notifications import Notifications, Topic
 from shellrunner.store.postgres.delivery import DeliveryEngine
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 
 _INTERVAL: Final = 3.0  # seconds between two looks
+_LOOKS_PER_SESSION_READ: Final = 10
 _MIN_AGE: Final = 3_000  # milliseconds for which a job is queued before it is delivered again
 _MAX_LOAD: Final = 0.01  # of the time may be spent on looking for lost deliveries
 _HAS_QUEUED: Final = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued')"
@@ -34,14 +37,17 @@ class Sweep:
     waiting: ClaimQueue
     clock: DatabaseClock
     due_timer: DueTimer
+    notifications: Notifications
     _not_before: float = 0.0
 
     async def run(self) -> None:
         """Look from time to time, until it is cancelled."""
-        while True:
+        for number in itertools.count(1):
             await asyncio.sleep(uniform(0.7, 1.3) * _INTERVAL)  # noqa: S311  so that the nodes take turns
             with suppress(StoreUnavailable):
                 await self._look()
+            if number % _LOOKS_PER_SESSION_READ == 0:
+                self.notifications.notify(Topic.SESSIONS)  # one may have been ended at another node
 
     async def _look(self) -> None:
         self.due_timer.check()  # a job that another node has accepted may be due
