@@ -244,6 +244,35 @@ class NoSuchKeeper(ShellrunnerError):
         super().__init__(f"no keeper {number} runs a command that the history does not know")
 
 
+class NoSuchHost(ShellrunnerError):
+    """No host has this name."""
+
+    code = "no-such-host"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no host {name!r}: see GET /api/hosts")
+
+
+class HostReachable(ShellrunnerError):
+    """The host is reachable, and only one that is not can be removed."""
+
+    code = "host-reachable"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"host {name!r} is reachable: drain it and stop its server first")
+
+
+class OnlyHost(ShellrunnerError):
+    """The history is in SQLite, so there is one host, which can be neither drained nor removed."""
+
+    code = "only-host"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "there is only this host, as the history is in SQLite: pause all queues instead of draining it"
+        )
+
+
 class KeyReused(ShellrunnerError):
     """This Idempotency-Key was used before, with a different body."""
 

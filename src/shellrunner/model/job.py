@@ -171,16 +171,24 @@ class Queued:
     submitter: str | None = None
 
 
+class Unreachable(NamedTuple):
+    """The host that runs a job is not heard of since this time: how far the job is, is not known."""
+
+    host: str
+    since: Millis
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """Claimed for one keeper under one claim token; `cancelling` once its cancellation was requested.
 
     When the command started is recorded only at its end: the keeper reports it. Until then, the API shows `claimed`
-    as the status's `started`.
+    as the status's `started`. `unreachable`: its host is.
     """
 
     claimed: Millis
     cancelling: bool = False
+    unreachable: Unreachable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +229,22 @@ class LiveUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a witness reported of a job after it had been declared `lost`; its output is the job's."""
+
+    ending: Ending
+    completed: Millis
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """Ended. `volume` is None if the result was deleted from the history."""
+    """Ended. `volume` is None if the result was deleted from the history; `found` is for a `lost` job only."""
 
     end: End
     volume: Volume | None
+    found: Found | None = None
 
 
 Phase = Waiting | Queued | Running | Done
@@ -250,13 +269,14 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How far a job is: what is known of it without its specification."""
+    """How far a job is: what is known of it without its specification. `host`: see `Job`."""
 
     id: int
     created: Millis
     phase: Phase
     attempt: int = 1
     name: str | None = None
+    host: str | None = None
 
     @property
     def state(self) -> State:
@@ -274,7 +294,8 @@ class Job:
     """One accepted command, as it may be shown: `spec` is redacted.
 
     `attempt` counts from 1; while the job waits, it is the attempt that comes next. `submitter` is None for jobs
-    accepted before schema 3, which did not record it. `again_of` is the job whose specification it repeats.
+    accepted before schema 3, which did not record it. `again_of` is the job whose specification it repeats. `host` is
+    the one that runs it or has run it, if the history has several.
     """
 
     id: int
@@ -286,6 +307,7 @@ class Job:
     submitter: str | None = None
     run_as: str | None = None
     again_of: int | None = None
+    host: str | None = None
 
     @property
     def name(self) -> str | None:

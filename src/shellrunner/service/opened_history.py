@@ -13,6 +13,7 @@ from shellrunner.config import Settings
 from shellrunner.errors import ConfigError
 from shellrunner.service.limits import queue_limits
 from shellrunner.store import Retention, Store
+from shellrunner.store.hosts import ThisHost
 from shellrunner.store.postgres_import import import_postgres
 from shellrunner.store.sqlite import composition as sqlite
 
@@ -62,6 +63,7 @@ async def open_history(settings: Settings, state_dir: Path, *, new_history: bool
             queue_limits(settings),
             settings.store.min_free_bytes,
             new_history=new_history,
+            host=ThisHost(settings.worker.name, __version__, settings.supervisor.max_running),
         ) as store:
             yield store
 

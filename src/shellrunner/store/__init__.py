@@ -66,6 +66,7 @@ from shellrunner.model import (
 )
 from shellrunner.model.filters import Filters
 from shellrunner.store.change_log import ChangeLog
+from shellrunner.store.hosts import Host
 from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import EndedOutput, Extent, Head, Output
 from shellrunner.store.pagination import ListedJob, Page, Position, Sort
@@ -93,6 +94,8 @@ __all__ = [
     "HistoryIdentity",
     "HistorySize",
     "Hold",
+    "Host",
+    "Hosts",
     "IdempotencyKey",
     "JobEdit",
     "Output",
@@ -459,8 +462,46 @@ class HistoryFigures(Protocol):
         """How many transactions were committed."""
 
 
+class Hosts(Protocol):
+    """The server processes that open this history, each with a name of its own. May raise `StoreUnavailable`."""
+
+    async def list(self) -> Sequence[Host]:
+        """Return every host that has ever opened the history and was not removed, by name."""
+
+    async def drain(self, name: str) -> Host:
+        """Have a host start no more jobs until it is resumed, also if its server is restarted. Idempotent.
+
+        Once this has returned it starts none; those that it runs go on.
+
+        Raises:
+            NoSuchHost: there is no host of this name.
+            OnlyHost: the history has one host for ever, whose queues can be paused instead.
+        """
+
+    async def resume(self, name: str) -> Host:
+        """Have a host start jobs again. Idempotent.
+
+        Raises:
+            NoSuchHost, OnlyHost: see `drain`.
+        """
+
+    async def remove(self, name: str) -> int:
+        """Forget a host that is not reachable: it will not come back. Return how many of its jobs are `lost` by that.
+
+        If it does come back, it is a new host, and what it witnessed of those jobs is added to them as `found`.
+
+        Raises:
+            NoSuchHost, OnlyHost: see `drain`.
+            HostReachable: its lease has not expired.
+        """
+
+
 class Store(History, Work, Callbacks, Sessions, HistoryFigures, Protocol):
     """Everything a back end offers, for the composition root."""
+
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts of the history."""
 
     async def advance_generation(self) -> None:
         """Raise the generation, so that what was copied before is recognized as older from now on.

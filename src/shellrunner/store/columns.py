@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from shellrunner.clock import Millis
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Done, End, Ending, Leftover, Leftovers, Usage, Volume
+from shellrunner.model import Done, End, Ending, Found, Leftover, Leftovers, Usage, Volume
 
 
 class NewJobRow(NamedTuple):
@@ -116,6 +116,18 @@ class EndRow(NamedTuple):
 _UNKNOWN: Final = (None, None, None)
 
 
+def dump_found(end: End) -> str:
+    """Return what the column `found` has for this end."""
+    found = {"ending": end.ending.value, "completed": end.completed, "exit_code": end.exit_code, "signal": end.signal}
+    return json.dumps(found, separators=(",", ":"))
+
+
+def parse_found(text: str) -> Found:
+    """Return what the column `found` says."""
+    found = json.loads(text)
+    return Found(Ending(found["ending"]), found["completed"], found["exit_code"], found["signal"])
+
+
 def _dump(leftovers: Leftovers) -> str:
     processes = [{"pid": process.pid, "command": process.command} for process in leftovers.processes]
     return json.dumps(processes, ensure_ascii=False, separators=(",", ":"))
@@ -145,6 +157,17 @@ class AwaitedRow(NamedTuple):
     """What `rows` looks up for a waiting job: the first of the jobs that it waits for."""
 
     awaited: int | None
+
+
+class JobHostRow(NamedTuple):
+    """What `rows` looks up of the host of a job, where there are several; all null in SQLite.
+
+    host: of the last claim. unreachable_since: while the job runs there. found: what `Found` has, as JSON.
+    """
+
+    host: str | None
+    unreachable_since: Millis | None
+    found: str | None
 
 
 class CallbackRow(NamedTuple):

@@ -5,6 +5,7 @@ Used by units and queries. Must not write, and must not know files.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from sys import getsizeof
 from typing import Final, NamedTuple
@@ -23,9 +24,19 @@ from shellrunner.model import (
     Queued,
     Running,
     State,
+    Unreachable,
     Waiting,
 )
-from shellrunner.store.columns import AwaitedRow, CallbackRow, ClaimRow, EndRow, JobRow, columns
+from shellrunner.store.columns import (
+    AwaitedRow,
+    CallbackRow,
+    ClaimRow,
+    EndRow,
+    JobHostRow,
+    JobRow,
+    columns,
+    parse_found,
+)
 from shellrunner.store.db import Db, Row
 
 # ruff: noqa: S608  every statement here is put together from constants of this module
@@ -33,7 +44,12 @@ from shellrunner.store.db import Db, Row
 
 _AWAITED: Final = """CASE WHEN jobs.state = 'waiting' AND awaits > held
     THEN (SELECT min(after) FROM dependencies WHERE job = jobs.id) END AS awaited"""
-_JOB: Final = columns(JobRow, AwaitedRow, CallbackRow, EndRow).replace(" awaited,", f" {_AWAITED},")
+HOST_COLUMNS: Final = "NULL AS host, NULL AS unreachable_since, NULL AS found"  # of SQLite, which has one host
+_JOB: Final = (
+    columns(JobRow, AwaitedRow, JobHostRow, CallbackRow, EndRow)
+    .replace(" awaited,", f" {_AWAITED},")
+    .replace(columns(JobHostRow), HOST_COLUMNS)
+)
 _WITH_CALLBACK: Final = """jobs LEFT JOIN (SELECT job AS callback_job, state AS callback_state,
     tries AS callback_tries, error AS callback_error FROM callbacks) AS callback ON callback_job = id"""
 ONE: Final = f"SELECT {_JOB} FROM {_WITH_CALLBACK} WHERE id = ?"
@@ -59,7 +75,9 @@ _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
 # Where they are in a row of `_JOB`: some columns, and the parts behind those of `JobRow`.
 _ID, _SPEC, _STATE = map(JobRow._fields.index, ("id", "spec", "state"))
 _AWAITED_JOB: Final = len(JobRow._fields)
-_CALLBACK: Final = _AWAITED_JOB + len(AwaitedRow._fields)
+_HOST: Final = _AWAITED_JOB + len(AwaitedRow._fields)
+_CALLBACK: Final = _HOST + len(JobHostRow._fields)
+_SINCE, _FOUND = (_HOST + JobHostRow._fields.index(name) for name in ("unreachable_since", "found"))
 _END: Final = _CALLBACK + len(CallbackRow._fields)
 _STDOUT_BYTES: Final = _END + EndRow._fields.index("stdout_bytes")
 _UNREADABLE: Final = JobSpec(command="(unreadable)")
@@ -110,7 +128,8 @@ class ListedRow(NamedTuple):
 
     def status(self) -> JobStatus:
         known = _job_row(self.row)
-        return JobStatus(known.id, known.created, _phase(known, self.row), known.attempt, known.name)
+        host = self.row[_HOST]
+        return JobStatus(known.id, known.created, _phase(known, self.row), known.attempt, known.name, host)
 
 
 def job(db: Db, job_id: int) -> Job:
@@ -247,6 +266,7 @@ def to_job(row: Row) -> Job:
         known.submitter,
         known.run_as,
         known.again_of,
+        row[_HOST],
     )
 
 
@@ -283,9 +303,11 @@ _parse_short = lru_cache(_MAX_KEPT_SPECS)(_parse)
 
 def _phase(known: JobRow, row: Row) -> Phase:
     if known.state == State.DONE:  # first, as nearly all jobs are
-        return _end_row(row).to_done()
+        done = _end_row(row).to_done()
+        return done if row[_FOUND] is None else replace(done, found=parse_found(row[_FOUND]))
     if known.state == State.RUNNING:
-        return Running(known.claimed or known.created, bool(known.cancelling))
+        unreachable = None if row[_SINCE] is None else Unreachable(row[_HOST], row[_SINCE])
+        return Running(known.claimed or known.created, bool(known.cancelling), unreachable)
     if known.state == State.QUEUED:
         return Queued(known.queue, known.submitter)
     return Waiting(bool(known.held), known.awaits - known.held, row[_AWAITED_JOB], known.due)

@@ -34,6 +34,7 @@ from shellrunner.store.postgres.effects.retention_task import RetentionTask
 from shellrunner.store.postgres.effects.sweep import Sweep
 from shellrunner.store.postgres.engine.connection_thread import PostgresThread
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts.host_registry import HostRegistry
 from shellrunner.store.postgres.hosts.lease import HostLease
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
@@ -136,6 +137,7 @@ async def _running(
             retention=retention,
             bulk=BulkChanges(NodeBulkWriter(engine, effects), clock.now, plan_text),
             plan_text=plan_text,
+            hosts=HostRegistry(node.name, engine, effects, clock.now, on_changed=effects.hosts_changed),
         )
     )
     sweep = Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications)

@@ -29,7 +29,8 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # `job_keys`: what seals the secrets of a job, for as long as it is not done; to be left out of dumps.
 # `counts` and `sizes`: how many jobs are in which state, and how much output they have, as far as each node has
 # changed that: no two nodes write one row, and the sums are exact.
-# `hosts`: `seen` is a lease by the clock of the database. `free`: how many more jobs the node would run.
+# `hosts`: `seen` is a lease by the clock of the database; `unreachable` is when it was renewed last, once some node
+# has judged that it has expired. `free`: how many more jobs the node would run.
 # `chunks`: output of jobs, sent by the nodes that run them; see `postgres.output`.
 # `orders`: what is to be done to a job by the node that runs it; see `postgres.orders`.
 # `callbacks.leased_until`: a node is sending the result.
@@ -150,7 +151,8 @@ CREATE TABLE hosts (
     draining boolean NOT NULL DEFAULT false,
     epoch bigint NOT NULL DEFAULT 1,
     joined timestamptz NOT NULL DEFAULT clock_timestamp(),
-    seen timestamptz NOT NULL DEFAULT clock_timestamp()
+    seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    unreachable timestamptz
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
 CREATE TABLE chunks (
     job bigint NOT NULL,

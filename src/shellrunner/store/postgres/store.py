@@ -75,6 +75,7 @@ from shellrunner.store.postgres.effects.outbox import Flag
 from shellrunner.store.postgres.effects.retention_task import RetentionTask
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts.host_registry import HostRegistry
 from shellrunner.store.postgres.node import node_jobs
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
@@ -106,6 +107,7 @@ class NodeParts:
     retention: RetentionTask
     bulk: BulkChanges
     plan_text: PlanText
+    hosts: HostRegistry
 
 
 class PostgresStore:
@@ -131,6 +133,10 @@ class PostgresStore:
     @property
     def held(self) -> Hold | None:
         return self._parts.settings.held
+
+    @property
+    def hosts(self) -> HostRegistry:
+        return self._parts.hosts
 
     @property
     def unknown_input_up_to(self) -> int:

@@ -15,6 +15,7 @@ from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.components.bulk_changes import BulkChanges
 from shellrunner.store.components.due_timer import DueTimer
 from shellrunner.store.components.queue_counts import QueueCounts
+from shellrunner.store.hosts import ThisHost
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.local import LocalStorage
 from shellrunner.store.output.reader import ClaimedOutput, OutputReader
@@ -35,6 +36,7 @@ from shellrunner.store.sqlite.engine.disk_reserve import DiskReserve
 from shellrunner.store.sqlite.engine.engine import Engine, EngineConnections
 from shellrunner.store.sqlite.opening import HistoryOpener
 from shellrunner.store.sqlite.point_reads import PointReads
+from shellrunner.store.sqlite.single_host import SingleHost
 from shellrunner.store.sqlite.store import Parts, SqliteStore
 from shellrunner.tasks import background
 
@@ -48,6 +50,7 @@ async def open_store(
     queues: QueueLimits = _UNLIMITED,
     min_free: int = 0,
     *,
+    host: ThisHost = ThisHost(),  # noqa: B008  it is immutable
     new_history: bool = False,
 ) -> AsyncIterator[SqliteStore]:
     """Open the history in this directory, or create one; at the end, write everything submitted, and close it.
@@ -67,7 +70,9 @@ async def open_store(
             # Opened here, as it is used on this thread; what it reads, those before it have just read.
             with closing(opener.open_reading(waits=False)) as on_loop:
                 connections = EngineConnections(writing, (reading_one, reading_two), on_loop)
-                async with _running(opener, connections, str(state_dir), (retention, queues, min_free)) as store:
+                async with _running(
+                    opener, connections, str(state_dir), (retention, queues, min_free), host
+                ) as store:
                     yield store
 
 
@@ -77,6 +82,7 @@ async def _running(
     connections: EngineConnections,
     state_dir: str,
     limits: tuple[Retention, QueueLimits, int],
+    host: ThisHost,
 ) -> AsyncIterator[SqliteStore]:
     """Compose the store and run its tasks; at the end, finish what was submitted."""
     retention, queue_limits, min_free = limits
@@ -121,6 +127,7 @@ async def _running(
             opener.keys.digests,
             BulkChanges(BulkWriter(engine, effects)),
             opener.unknown_input_up_to,
+            SingleHost(host, counts),
         )
     )
 

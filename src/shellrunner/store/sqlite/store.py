@@ -78,6 +78,7 @@ from shellrunner.store.sqlite.effects.generation import GenerationCounter
 from shellrunner.store.sqlite.engine.engine import Engine
 from shellrunner.store.sqlite.point_reads import PointReads
 from shellrunner.store.sqlite.queueing_item import QueueingItem
+from shellrunner.store.sqlite.single_host import SingleHost
 from shellrunner.store.state_files.high_water import HighWaterFile
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import due_callbacks, lifecycle, queue_limits, queue_pauses, sessions
@@ -101,6 +102,7 @@ class Parts:
     digests: DigestKey
     bulk: BulkChanges
     unknown_input_up_to: int
+    hosts: SingleHost
 
 
 class SqliteStore:
@@ -124,6 +126,10 @@ class SqliteStore:
     @property
     def held(self) -> Hold | None:
         return self._effects.counts.pauses.held
+
+    @property
+    def hosts(self) -> SingleHost:
+        return self._parts.hosts
 
     @property
     def unknown_input_up_to(self) -> int:

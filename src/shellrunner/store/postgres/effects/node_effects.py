@@ -55,6 +55,11 @@ class NodeEffects:
         self.settings_changed()
         self.outbox.add_flag(Flag.SETTINGS)
 
+    def hosts_changed(self) -> None:
+        """Follow that a host is drained, resumed or removed: other jobs may start, at other places."""
+        self.settings_changed()
+        self.outbox.add_flag(Flag.SETTINGS)
+
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""
         if outcome is not None:

@@ -32,6 +32,11 @@ _IN_ORDER: Final = f"""(SELECT element::bigint AS wanted, place FROM {_ELEMENTS}
 _TYPED: Final = ", ".join(
     "?::bigint" if "int" in str(kind) else "?::text" for kind in get_type_hints(NewJobRow).values()
 )
+# That a host is not reachable is said of what runs there.
+_HOST_COLUMNS: Final = """jobs.host AS host, CASE WHEN jobs.state = 'running' THEN (SELECT (extract(epoch FROM
+    hosts.unreachable) * 1000)::bigint FROM hosts WHERE hosts.name = jobs.host) END AS unreachable_since,
+    jobs.found AS found"""
+
 # Statements that mean the same, but are written otherwise here. What is searched of a job has a table of its own:
 # its index would be written with each change of the job's row.
 _WHOLE: Final = {
@@ -70,7 +75,7 @@ class Statement(NamedTuple):
 def translate(original: str) -> Statement:
     """Return the statement as PostgreSQL takes it."""
     sql = _WHOLE.get(original, original)
-    sql = _INDEXED_BY.sub("", sql)
+    sql = _INDEXED_BY.sub("", sql.replace(rows.HOST_COLUMNS, _HOST_COLUMNS))
     sql = _JSON_EACH.sub(_elements, sql)
     sql = _CROSS_JOIN_ON.sub(r"JOIN \1 ON", sql)
     sql = _IS_PARAMETER.sub(r"IS NOT DISTINCT FROM \1", sql)

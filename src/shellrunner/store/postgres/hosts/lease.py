@@ -22,7 +22,7 @@ _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
 _RENEW: Final = """INSERT INTO hosts (name, incarnation, boot, version, queues, claims, slots, free)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET incarnation = excluded.incarnation,
     boot = excluded.boot, version = excluded.version, queues = excluded.queues, claims = excluded.claims,
-    slots = excluded.slots, free = excluded.free, seen = clock_timestamp()"""
+    slots = excluded.slots, free = excluded.free, seen = clock_timestamp(), unreachable = NULL"""
 _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slots, free, draining,
     {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")} FROM hosts ORDER BY name"""  # noqa: S608
 

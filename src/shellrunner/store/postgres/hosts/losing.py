@@ -1,0 +1,27 @@
+"""Declaring running jobs of a host `lost`, once there is proof that nothing will be heard of them any more.
+
+Units of the store. Used where there is such a proof (an admin removes the host, another boot of it joins, it has been
+away for too long); must not judge itself.
+"""
+
+from typing import Final
+
+from shellrunner.clock import Millis
+from shellrunner.model import End, Ending, Volume
+from shellrunner.store.db import Db
+from shellrunner.store.output import Head
+from shellrunner.store.transition import Transitions
+from shellrunner.store.units import lifecycle
+
+BATCH_SIZE: Final = 100  # jobs that are declared lost in one commit
+# In the order of ids, as every transaction that locks several jobs.
+_RUNNING: Final = """SELECT id, token FROM jobs WHERE state = 'running' AND host = ? ORDER BY id LIMIT ? FOR UPDATE"""
+
+
+def lose(db: Db, host: str, detail: str, now: Millis, limit: int = BATCH_SIZE) -> Transitions:
+    """End some of the jobs that run on this host as lost, with all consequences; none if none is left."""
+    transitions: Transitions = []
+    end = End(Ending.LOST, now, detail=detail)
+    for job_id, token in db.execute(_RUNNING, (host, limit)).fetchall():
+        transitions += lifecycle.finish(db, job_id, token, end=end, volume=Volume(), head=Head())
+    return transitions

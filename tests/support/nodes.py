@@ -1,0 +1,65 @@
+"""Several nodes of one history in a real PostgreSQL, each a store in the test's process with a state directory."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from shellrunner.store import QueueLimits, Retention
+from shellrunner.store.postgres import schema
+from shellrunner.store.postgres.composition import PostgresConfig, open_store
+from shellrunner.store.postgres.node_config import NodeConfig
+from shellrunner.store.postgres.store import PostgresStore
+from tests.support import postgres
+
+
+@dataclass
+class Cluster:
+    """A database of the shared server (or of `server`) with the tables, and the nodes that a test opens on it."""
+
+    directory: Path
+    server: postgres.PostgresServer
+    database: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Return the address of the database."""
+        return self.server.url(self.database)
+
+    @asynccontextmanager
+    async def node(
+        self, name: str, *, queues: QueueLimits | None = None, **config: Any
+    ) -> AsyncIterator[PostgresStore]:
+        """Open the history at a node of this name."""
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        node = NodeConfig(**{"name": name, "version": "1", "slots": 8, **config})
+        postgres_config = PostgresConfig(self.url, **self.config)
+        async with open_store(postgres_config, directory, Retention(), queues or QueueLimits(), node=node) as store:
+            yield store
+
+    def execute(self, statement: str, *values: object) -> list[Any]:
+        """Execute one statement outside of a transaction; return its rows."""
+        return self.server.execute(statement, *values, database=self.database)
+
+    def expire(self, name: str, seconds: float = 60) -> None:
+        """Let the lease of a host be as old as if its last renewal had been so many seconds ago."""
+        self.execute("UPDATE hosts SET seen = clock_timestamp() - make_interval(secs => %s) WHERE name = %s",
+                     seconds, name)  # fmt: skip
+
+
+@contextmanager
+def cluster(directory: Path, **config: Any) -> Iterator[Cluster]:
+    """Make a database for a test, and drop it afterwards."""
+    server = postgres.shared()
+    name = server.create_database(postgres.template(schema.migrate))
+    try:
+        yield Cluster(directory, server, name, config)
+    finally:
+        with contextlib.suppress(psycopg.Error):
+            server.drop_database(name)
