@@ -72,6 +72,19 @@ async def test_only_a_host_that_is_not_reachable_is_removed_and_its_running_jobs
             await two.hosts.remove("a")
 
 
+async def test_an_accepted_job_is_returned_as_it_is_read(cluster: Cluster) -> None:
+    """With its host, whether it was claimed in the same commit or not."""
+    async with cluster.node("a") as one:
+        queued = await one.add(SPEC)
+        assert queued == await one.job(queued.id)
+        await asyncio.wait_for(one.claim(1, "token"), SOON)
+        claim = asyncio.ensure_future(one.claim(2, "token 2"))
+        await asyncio.sleep(0)
+        running = await one.add(SPEC)
+        assert running == await one.job(running.id)
+        assert (running.host, (await claim).job_id) == ("a", running.id)
+
+
 async def test_the_host_of_a_running_job_that_was_judged_unreachable_is_named(cluster: Cluster) -> None:
     """What the row of the host says since it was judged, is said of what runs there, in lists too."""
     async with cluster.node("a") as one:

@@ -6,6 +6,7 @@ connections or transactions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from shellrunner.clock import Millis
@@ -59,18 +60,23 @@ class AddJobsItem(ChangeItem):
         keepers = [self._state.take_keeper(db, new.line) if new.is_startable else None for new in self._jobs]
         owners = [None if keeper is None else SlotOwner(keeper.keeper, keeper.token) for keeper in keepers]
         added, transitions = admission.add(db, list(zip(self._jobs, owners, strict=True)))
-        self._pair(added, keepers)
+        added = self._pair(added, keepers)
         if self._key is not None:
             # Where another node has added the key meanwhile, this changes no row, and the unit is run again.
             idempotency_keys.add(db, self._key, added[0].id, added[0].created, self._now())
         return added, transitions
 
-    def _pair(self, added: Sequence[Job], keepers: Sequence[WaitingKeeper | None]) -> None:
+    def _pair(self, added: Sequence[Job], keepers: Sequence[WaitingKeeper | None]) -> list[Job]:
+        """Follow which jobs were claimed at once, and return all as they are."""
+        jobs = []
         for new, job, keeper in zip(self._jobs, added, keepers, strict=True):
             if keeper is None:
                 self._state.priorities[job.id] = new.spec.priority
+                jobs.append(job)
             else:
                 self.paired.append((keeper, new.claim(job.id, SlotOwner(keeper.keeper, keeper.token))))
+                jobs.append(replace(job, host=self._state.node.name))
+        return jobs
 
     def _check_room(self, counts: QueueCounts) -> None:
         lines = [new.line for new in self._jobs]
