@@ -166,7 +166,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("notifications", "change_log", "state_files"),
         ("transition", "values", "hosts"),
         ("output",),
-        ("columns", "pagination", "queues", "seen_time"),
+        ("columns", "pagination", "queues"),
         ("db",),
     ),
     "sealing": (("job_keys",), ("sealed_text", "digest_key"), ("key_files",), ("__init__",)),
@@ -179,7 +179,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("secrets_upgrade",),
         ("claim_requests", "queueing_item", "single_host"),
         ("schema",),
-        ("engine",),
+        ("engine", "clock"),
         ("__init__",),
     ),
     "store.postgres": (
@@ -197,6 +197,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("node_config",),
         ("__init__",),
     ),
+    "store.sqlite.clock": (("clock_marks",), ("seen_time",), ("__init__",)),
     "store.sqlite.engine": (
         ("engine",),
         ("batch_writer", "loop_reader"),
@@ -209,7 +210,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("admission",),
         ("lifecycle", "queue_limits"),
         ("dependents",),
-        ("clock_marks", "due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),
+        ("due_callbacks", "idempotency_keys", "locks", "queue_pauses", "sessions", "trimming"),
         ("__init__",),
     ),
     "supervisor": (

@@ -13,7 +13,7 @@ from shellrunner.store.sqlite import composition as sqlite
 from tests.support.nodes import Cluster
 
 SPEC = JobSpec(command="true")
-SOON = 10.0
+TIMEOUT = 10.0
 
 
 async def test_each_node_is_listed_at_every_node(cluster: Cluster) -> None:
@@ -38,7 +38,7 @@ async def test_a_drained_host_claims_nothing_until_it_is_resumed(cluster: Cluste
         await one.request_cancel(other.id)  # its batch would have served the claim
         assert (await two.job(job.id)).state == "queued"
         assert not (await two.hosts.resume("a")).draining
-        assert (await asyncio.wait_for(claim, SOON)).job_id == job.id
+        assert (await asyncio.wait_for(claim, TIMEOUT)).job_id == job.id
 
 
 async def test_a_drain_is_kept_over_a_restart_of_its_server(cluster: Cluster) -> None:
@@ -55,7 +55,7 @@ async def test_only_a_host_that_is_not_reachable_is_removed_and_its_running_jobs
         async with cluster.node("a") as one:
             jobs = [await one.add(SPEC) for _ in range(3)]
             for number in range(3):
-                await asyncio.wait_for(one.claim(number, f"token {number}"), SOON)
+                await asyncio.wait_for(one.claim(number, f"token {number}"), TIMEOUT)
             with pytest.raises(HostReachable):
                 await two.hosts.remove("a")
             assert [each.running for each in await two.hosts.list()] == [3, 0]
@@ -77,7 +77,7 @@ async def test_an_accepted_job_is_returned_as_it_is_read(cluster: Cluster) -> No
     async with cluster.node("a") as one:
         queued = await one.add(SPEC)
         assert queued == await one.job(queued.id)
-        await asyncio.wait_for(one.claim(1, "token"), SOON)
+        await asyncio.wait_for(one.claim(1, "token"), TIMEOUT)
         claim = asyncio.ensure_future(one.claim(2, "token 2"))
         await asyncio.sleep(0)
         running = await one.add(SPEC)
@@ -86,10 +86,10 @@ async def test_an_accepted_job_is_returned_as_it_is_read(cluster: Cluster) -> No
 
 
 async def test_the_host_of_a_running_job_that_was_judged_unreachable_is_named(cluster: Cluster) -> None:
-    """What the row of the host says since it was judged, is said of what runs there, in lists too."""
+    """A running job names its host as unreachable once that was judged, and since when."""
     async with cluster.node("a") as one:
         job = await one.add(SPEC)
-        await asyncio.wait_for(one.claim(1, "token"), SOON)
+        await asyncio.wait_for(one.claim(1, "token"), TIMEOUT)
         phase = (await one.job(job.id)).phase
         assert isinstance(phase, Running)
         assert phase.unreachable is None
@@ -104,7 +104,7 @@ async def test_a_history_in_sqlite_has_one_host_that_cannot_be_drained(tmp_path:
     """It is listed as itself; the error says what to do instead of draining it."""
     async with sqlite.open_store(tmp_path, Retention(), host=ThisHost("here", "1", 4)) as store:
         await store.add(SPEC)
-        await asyncio.wait_for(store.claim(1, "token"), SOON)
+        await asyncio.wait_for(store.claim(1, "token"), TIMEOUT)
         (host,) = await store.hosts.list()
         assert (host.name, host.running, host.free, host.is_this, host.reachable) == ("here", 1, 3, True, True)
         with pytest.raises(OnlyHost, match="pause all queues"):

@@ -16,10 +16,10 @@ from shellrunner.store.pagination import MAX_ID, Order, Sort, SortKey
 from shellrunner.store.query import listing, search, selection
 from shellrunner.store.query.walk import ScanLimits
 from shellrunner.store.sqlite import schema
+from shellrunner.store.sqlite.clock import clock_marks
 from shellrunner.store.units import (
     admission,
     claiming,
-    clock_marks,
     dependents,
     due_callbacks,
     idempotency_keys,

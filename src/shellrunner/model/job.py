@@ -172,7 +172,7 @@ class Queued:
 
 
 class Unreachable(NamedTuple):
-    """The host that runs a job is not heard of since this time: how far the job is, is not known."""
+    """The host that runs a job is unreachable since this time: how far the job is, is not known."""
 
     host: str
     since: Millis

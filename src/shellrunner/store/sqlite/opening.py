@@ -23,8 +23,9 @@ from shellrunner.store.columns import ClaimRow
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.queues import Line, QueueLimit
-from shellrunner.store.seen_time import SeenTime
 from shellrunner.store.sqlite import main_file, provenance, schema, secrets_upgrade
+from shellrunner.store.sqlite.clock import clock_marks
+from shellrunner.store.sqlite.clock.seen_time import SeenTime
 from shellrunner.store.sqlite.engine.db_thread import open_reading, open_snapshot, open_writing
 from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles
@@ -34,7 +35,7 @@ from shellrunner.store.state_files.high_water import HighWater, HighWaterFile
 from shellrunner.store.state_files.high_water import remove as remove_high_water
 from shellrunner.store.state_files.home import Home, file_identity
 from shellrunner.store.state_files.traces import Traces
-from shellrunner.store.units import clock_marks, queue_limits, queue_pauses
+from shellrunner.store.units import queue_limits, queue_pauses
 
 _log = logging.getLogger(__name__)
 

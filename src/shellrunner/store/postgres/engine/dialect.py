@@ -32,7 +32,7 @@ _IN_ORDER: Final = f"""(SELECT element::bigint AS wanted, place FROM {_ELEMENTS}
 _TYPED: Final = ", ".join(
     "?::bigint" if "int" in str(kind) else "?::text" for kind in get_type_hints(NewJobRow).values()
 )
-# That a host is not reachable is said of what runs there.
+# What a host is judged to be holds for what runs there.
 _HOST_COLUMNS: Final = """jobs.host AS host, CASE WHEN jobs.state = 'running' THEN (SELECT (extract(epoch FROM
     hosts.unreachable) * 1000)::bigint FROM hosts WHERE hosts.name = jobs.host) END AS unreachable_since,
     jobs.found AS found"""

@@ -1,4 +1,4 @@
-"""Declaring running jobs of a host `lost`, once there is proof that nothing will be heard of them any more.
+"""Declaring running jobs of a host `lost`, once there is proof that nobody will report how they end.
 
 Units of the store. Used where there is such a proof (an admin removes the host, another boot of it joins, it has been
 away for too long); must not judge itself.
