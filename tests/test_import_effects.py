@@ -99,6 +99,7 @@ def test_aiohttp_is_imported_without_certificates(tmp_path: Path) -> None:
 NEVER_USED = {
     "difflib", "dotenv", "encodings.koi8_r", "pydantic_settings",
     "shellrunner.client", "shellrunner.web.openapi.document", "cryptography", "wcwidth",
+    "psycopg", "pgqueuer", "shellrunner.store.postgres.engine",
 }  # fmt: skip
 
 

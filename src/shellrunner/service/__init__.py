@@ -28,7 +28,7 @@ from shellrunner.service.network import binding
 from shellrunner.service.network.listening import check_passed_sockets, listening, take_passed_sockets
 from shellrunner.service.network.tls import Certificate
 from shellrunner.service.network.unavailable_responder import unavailable
-from shellrunner.service.opened_history import check_back_end, open_history
+from shellrunner.service.opened_history import check_back_end, describe, open_history
 from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.reload import Reloader
 from shellrunner.service.session_reader import follow_sessions
@@ -183,7 +183,8 @@ def announce_start(
 ) -> None:
     """Log the startup warnings and that the service listens, and notify systemd."""
     startup_warnings.emit(settings, bound)
-    log.info("listening", extra={"urls": urls, "state_dir": str(state_dir), "version": __version__})
+    fields = {"urls": urls, "state_dir": str(state_dir), "version": __version__, **describe(settings)}
+    log.info("listening", extra=fields)
     notifier.ready(f"listening on {urls[0]}")
     freeze_garbage_collector()
 

@@ -32,6 +32,11 @@ def check_back_end(settings: Settings, *, runs_jobs: bool = True, new_history: b
         import_postgres("composition")
 
 
+def describe(settings: Settings) -> dict[str, str]:
+    """Return what the log says about a history that other nodes share, and about this node; nothing on one host."""
+    return {"database": settings.store.database, "node": settings.worker.name} if settings.store.url else {}
+
+
 @contextlib.asynccontextmanager
 async def open_history(settings: Settings, state_dir: Path, *, new_history: bool = False) -> AsyncIterator[Store]:
     """Open the history; at the end, write everything submitted, and close it. `check_back_end` was called before.

@@ -16,7 +16,7 @@ from shellrunner.model import Claim, End, Volume
 from shellrunner.service import descriptors, pid_namespace, startup_warnings
 from shellrunner.service.database_wait import wait_for_database
 from shellrunner.service.health import Health
-from shellrunner.service.opened_history import check_back_end, open_history
+from shellrunner.service.opened_history import check_back_end, describe, open_history
 from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
@@ -80,8 +80,8 @@ async def _work(settings: Settings, stop: StopRequest) -> int:
             background_task("reaper", pid_namespace.reap_orphans()) as reaping,
         ):
             startup_warnings.emit_for_worker(settings)
-            fields = {"host": settings.worker.name, "database": settings.store.database, "version": __version__}
-            log.info("running jobs", extra={**fields, "state_dir": str(state_dir)})
+            fields = {**describe(settings), "state_dir": str(state_dir), "version": __version__}
+            log.info("running jobs", extra=fields)
             notifier.ready(f"running jobs as {settings.worker.name}")
             freeze_garbage_collector()
             stop.start_complete()
