@@ -199,10 +199,6 @@ class QueueCounts:
             spaces.append(limit - self.unstarted(line.queue))
         return min(spaces)
 
-    def total(self, state: State) -> int:
-        """Return how many jobs of all queues are in this state, which is not `done`."""
-        return self._totals[state]
-
     def queued(self, line: Line) -> int:
         """Return how many jobs of this line are queued."""
         return self._submitters.queued(line)

@@ -53,11 +53,15 @@ class AddJobsItem(ChangeItem):
             known = idempotency_keys.find(db, self._key, self._now(), len(self._jobs))
             if known:
                 return known, []
-        self._check_room(self._state.situation(db).counts)
+        keepers = [self._take_keeper(db, new) for new in self._jobs]
+        try:
+            self._check_room(self._state.situation(db).counts, keepers)
+        except BaseException:
+            self._state.free[:0] = [keeper for keeper in keepers if keeper is not None]
+            raise
         keys = [(new.key.name, new.key.secret) for new in self._jobs if new.key is not None]
         if keys:
             db.executemany(_ADD_KEY, keys)
-        keepers = [self._state.take_keeper(db, new.line) if new.is_startable else None for new in self._jobs]
         owners = [None if keeper is None else SlotOwner(keeper.keeper, keeper.token) for keeper in keepers]
         added, transitions = admission.add(db, list(zip(self._jobs, owners, strict=True)))
         added = self._pair(added, keepers)
@@ -78,8 +82,16 @@ class AddJobsItem(ChangeItem):
                 jobs.append(replace(job, host=self._state.node.name))
         return jobs
 
-    def _check_room(self, counts: QueueCounts) -> None:
-        lines = [new.line for new in self._jobs]
+    def _take_keeper(self, db: Db, new: NewJob) -> WaitingKeeper | None:
+        # One with retries takes a place in its queue: between its attempts it waits, and nothing can be refused then.
+        if not new.is_startable or new.spec.retries is not None:
+            return None
+        return self._state.take_keeper(db, new.line)
+
+    def _check_room(self, counts: QueueCounts, keepers: Sequence[WaitingKeeper | None]) -> None:
+        lines = [new.line for new, keeper in zip(self._jobs, keepers, strict=True) if keeper is None]
+        if not lines:
+            return
         self._state.ensure_room(len(lines), min(map(counts.room, set(lines))))
         refusal = counts.refusal(Places(lines), _NOTHING)
         if refusal is not None:

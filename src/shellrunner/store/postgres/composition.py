@@ -153,7 +153,7 @@ async def _running(
             async with engine.running(tasks, claims):
                 await lease.renew()
                 await settings.read()
-                listener.start()
+                await listener.start()
                 tasks.start("store-lease", lease.run())
                 tasks.start("store-settings", settings.run())
                 tasks.start("store-outbox", outbox.run())

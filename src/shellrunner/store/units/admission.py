@@ -256,7 +256,7 @@ def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[Prerequisit
     if not awaits and due is None:
         return [Transition(job_id, queue, submitter, None, State.QUEUED)]
     add_dependencies(db, job_id, unfinished)
-    check_changed(db.execute(_WAIT, (due, awaits, new.spec.notify is not None, job_id)))
+    check_changed(db.execute(_WAIT, (due, awaits, int(new.spec.notify is not None), job_id)))
     earliest = None if awaits else due
     return [Transition(job_id, queue, submitter, None, State.WAITING, due=earliest)]
 

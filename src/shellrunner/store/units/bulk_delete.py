@@ -3,8 +3,9 @@
 Units of the store; `query.selection` has the jobs.
 """
 
+import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shellrunner.model import State
 from shellrunner.store.db import Db
@@ -13,12 +14,14 @@ from shellrunner.store.units import lifecycle
 from shellrunner.store.units.locks import find_locked
 from shellrunner.store.values import DeleteCount
 
+STATES: Final = "SELECT state FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+
 
 def preview(db: Db, job_ids: Sequence[int]) -> DeleteCount:
     """Return how many of these jobs are done, and how many are not."""
-    jobs = [job for job_id in job_ids if (job := find_locked(db, job_id)) is not None]
-    done = sum(job.state is State.DONE for job in jobs)
-    return DeleteCount(done, len(jobs) - done)
+    states = [state for (state,) in db.execute(STATES, (json.dumps([*job_ids]),)).fetchall()]
+    done = states.count(State.DONE)
+    return DeleteCount(done, len(states) - done)
 
 
 class Deleted(NamedTuple):

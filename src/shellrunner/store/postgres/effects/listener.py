@@ -29,12 +29,13 @@ class Listener:
         self._url, self._channels = url, channels
         self._on_note, self._on_gap = on_note, on_gap
         self._loop = asyncio.get_running_loop()
-        self._is_ending = threading.Event()
+        self._is_ending, self._has_begun = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-listener", daemon=True)
 
-    def start(self) -> None:
-        """Begin to listen; until it does, notifications are missed, and then `on_gap` is called."""
+    async def start(self) -> None:
+        """Begin to listen; return once it does, or once that has failed and is tried again."""
         self._thread.start()
+        await asyncio.to_thread(self._has_begun.wait)
 
     async def stop(self) -> None:
         """End the thread."""
@@ -45,13 +46,16 @@ class Listener:
         while not self._is_ending.is_set():
             with contextlib.suppress(psycopg.Error, OSError):
                 self._listen()
+            self._has_begun.set()
             self._is_ending.wait(_RECONNECT_DELAY)
 
     def _listen(self) -> None:
         with connect(self._url) as connection:
             for channel in self._channels:
                 connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            self._call(self._on_gap)
+            if self._has_begun.is_set():
+                self._call(self._on_gap)
+            self._has_begun.set()
             while not self._is_ending.is_set():
                 for note in connection.notifies(timeout=_POLL_INTERVAL):
                     self._received(note.payload)

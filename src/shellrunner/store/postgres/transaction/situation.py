@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shellrunner.model import State
 from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.db import Db, RowChangedError
 from shellrunner.store.postgres.delivery import DeliveryEngine, QueuedJob
@@ -136,7 +135,7 @@ class TransactionState:
         if situation.draining or situation.pauses.held or counts.is_paused(line.queue):
             return None
         # A line that has a limit is decided on under its lock, in `claims`.
-        if counts.total(State.QUEUED) or counts.is_limited(line):
+        if counts.has_startable() or counts.is_limited(line):
             return None
         return self.free.pop(0)
 
