@@ -164,7 +164,9 @@ async def _expected(written: Written, cut: str, output: Output) -> list[tuple[st
     first = max(int(ended or 0), sum(end < position for end in ends))
     rest = [dict(attempt) for attempt in written[first:]]
     for name, kept in zip(("stdout", "stderr"), held or (0, 0), strict=True):
-        offset = await output.offset_of(Stream(name), position) - sum(len(each[name]) for each in written[:first])
+        offset = await output.offset_of(Stream(name), position)
+        assert offset is not None
+        offset -= sum(len(each[name]) for each in written[:first])
         rest[0][name] = rest[0][name][offset - kept :]
     numbers = [*range(first + 1, len(written)), None]
     return [

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shellrunner.keeper.recorder import Recorder
 from shellrunner.keeper.slot import ENTRY_SIZE, IndexEntry
 from shellrunner.model import Stream
+from shellrunner.results import read_whole
 from shellrunner.store import Output
 from shellrunner.store.output.present import PresentBytes, measure, without
 from tests.support.histories import ended, opened, running
@@ -49,8 +50,13 @@ class Written:
             assert gap.begin.stored < gap.end.stored
             missing[gap.begin.stored : gap.end.stored] = b"\1" * (gap.end.stored - gap.begin.stored)
             for number, stream in enumerate(STREAMS):
-                assert gap.begin.stream_bytes(stream) == self.who[: gap.begin.stored].count(number)
-                assert gap.end.stream_bytes(stream) == self.who[: gap.end.stored].count(number)
+                for place in (gap.begin, gap.end):
+                    count = self.who[: place.stored].count(number)
+                    assert place.stream_bytes(stream) == count
+                    assert await output.offset_of(stream, place.stored) == count
+                assert gap.end.stored - gap.begin.stored == 1 or (
+                    await output.offset_of(stream, gap.begin.stored + 1) is None
+                )
         position, read = 0, bytearray(stored)
         while extents := await output.read(position, 50_000):
             for extent in extents:
@@ -175,3 +181,24 @@ async def test_c6_what_is_delivered_is_true_and_what_is_missing_is_counted(
     """C6: with any damage, while the job runs and after it, the answers have true bytes and say where some miss."""
     state = tmp_path_factory.mktemp("damage") / "state"
     await check_damage(state, written, damages, int(len(written.pieces) * share), ends=True)
+
+
+async def test_c6_one_stream_is_not_read_across_a_gap_that_is_found_meanwhile(tmp_path: Path) -> None:
+    """C6: what another reader of the same snapshot finds to be missing ends a read that began before."""
+    written = Written(0, (1500, 3), 0.5)
+    async with opened(tmp_path) as store:
+        claim = await running(store)
+        with SimulatedKeeper(tmp_path) as keeper:
+            recorder = keeper.begin(claim.job_id, claim.token)
+            written.store(recorder)
+            recorder.close()
+            (path,) = (tmp_path / "runs").glob("*.idx")
+            garbage(0, 7129)(path)
+            output = await store.output(claim.job_id)
+            assert await output.gaps() == []
+            present = PresentBytes(output, (), Stream.STDOUT)
+            (gap,) = await output.gaps(thorough=True)
+            stdout = bytes(compress(written.all, (number == 0 for number in written.who)))
+            got = await read_whole(present.read, 0, present.size)
+            assert got == stdout[: gap.begin.stdout_bytes]
+            assert await present.read(gap.begin.stdout_bytes, 100) == b""

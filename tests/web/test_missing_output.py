@@ -3,14 +3,15 @@
 import os
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from shellrunner.clock import now_ms
-from shellrunner.keeper.slot import ENTRY_SIZE
+from shellrunner.keeper.slot import ENTRY_SIZE, INDEX_CAPACITY
 from tests.support.site import SimulatedRunner, Site
+from tests.support.sse import Event
 
 # Some 670 of them fill the space for data of a slot, and 512 that of its index: the rest is in the files.
 LINES = [b"%05d %b\n" % (number, bytes([97 + number % 26]) * 90) for number in range(1000)]
@@ -67,6 +68,11 @@ def is_part(part: bytes, whole: bytes) -> bool:
         if at == 0:
             return False
     return True
+
+
+def text_of(events: Sequence[Event], stream: str) -> str:
+    """Return the text of all events of one stream."""
+    return "".join(event.data["text"] for event in events if event.name == stream)
 
 
 async def check_events(site: Site, job_id: int, start: int = 0) -> int:
@@ -242,3 +248,29 @@ async def test_c6_an_attempt_that_is_damaged_says_so(site: Site, damage: Callabl
     for stream in ("stdout", "stderr"):
         one = await site.get(f"/api/statuses/{job_id}/output?stream={stream}")
         assert is_part(one.body, data)
+
+
+async def test_c6_a_follower_whose_character_is_cut_off_by_a_gap_goes_on(site: Site) -> None:
+    """C6: it holds back the beginning of the character, and resumes before the gap and within it."""
+    job_id = await site.submit()
+    runner = site.simulated_runner()
+    await runner.claim()
+    write(runner, 0, 600)
+    runner.write("и".encode()[:1], LINES[601])
+    runner.write("и".encode()[1:], LINES[603])
+    write(runner, 604, 700)
+    await runner.finish()
+    path = the(site.state_dir, "idx")
+    with path.open("r+b") as file:  # the entry of line 603, so what is missing begins with that of line 601
+        file.seek((603 - INDEX_CAPACITY) * ENTRY_SIZE)
+        file.write(b"\xa5" * ENTRY_SIZE)
+    begin = len(b"".join(LINES[:600])) + 1
+    behind = b"".join(LINES[606:700:2]).decode()
+    missing = {"stdout": 1 + len(LINES[604]), "stderr": 2 * len(LINES[0])}
+    whole = await site.replay(job_id)
+    assert text_of(whole, "stdout") == b"".join(LINES[:600:2]).decode() + "\ufffd" + behind
+    for event_id, expected in ((f"{begin}.1.0", "\ufffd" + behind), (f"{begin + 50}.1.0", behind)):
+        events = await site.replay(job_id, Last_Event_ID=event_id)
+        assert text_of(events, "stdout") == expected
+        assert events[-1].name == "done"
+        assert {event.data["stream"]: event.data["bytes"] for event in events if event.name == "dropped"} == missing

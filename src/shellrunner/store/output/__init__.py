@@ -52,8 +52,8 @@ class Gap:
 class Output(Protocol):
     """A snapshot of what a job has written. Reading it never blocks the job.
 
-    Its volume does not grow: ask the store for a new snapshot. Bytes, once written, never change. Those that are
-    missing are passed over when it is read.
+    Its volume does not grow: ask the store for a new snapshot. Bytes, once written, never change. Those that
+    are missing are in no answer.
     """
 
     @property
@@ -84,7 +84,10 @@ class Output(Protocol):
         """
 
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
-        """Read at most `limit` bytes of one stream, starting at its own `offset`; empty only at its end."""
+        """Read at most `limit` bytes of one stream, starting at its own `offset`.
+
+        Empty at its end, and where bytes are missing.
+        """
 
     def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
         """Return all of stdout and of stderr, if that takes neither waiting nor a look at what is missing; else None.
@@ -92,8 +95,11 @@ class Output(Protocol):
         So it is for an ended attempt without files of which each stream has at most `limit` bytes: nearly all are so.
         """
 
-    async def offset_of(self, stream: Stream, position: int) -> int:
-        """Return how many bytes of `stream` precede `position`, which is at most `volume.stored`."""
+    async def offset_of(self, stream: Stream, position: int) -> int | None:
+        """Return how many bytes of `stream` precede `position`, which is at most `volume.stored`.
+
+        None where it is not known: within a gap, or, before a thorough search for gaps, near one.
+        """
 
 
 class EndedOutput(Output, Protocol):

@@ -203,7 +203,10 @@ def read_both(output: IndexedOutput) -> tuple[bytes, bytes] | None:
     return (stdout, stderr) if is_all else None
 
 
-def offset_of(output: IndexedOutput, stream: int, position: int) -> int:
-    """Return how many bytes of one stream precede `position`."""
-    entry = output.entry(output.find(lambda entry: entry.position, position))
-    return 0 if entry is None else stream_offset(entry, stream, position)
+def offset_of(output: IndexedOutput, stream: int, position: int) -> int | None:
+    """Return how many bytes of one stream precede `position`; None if the index does not confirm it."""
+    if position in (0, output.volume.stored):
+        return output.volume.stream_bytes(STREAMS[stream]) if position else 0
+    for entry, end in output.walk(output.find(lambda entry: entry.position, position)):
+        return stream_offset(entry, stream, position) if entry.position <= position <= end else None
+    return None

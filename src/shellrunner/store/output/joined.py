@@ -85,18 +85,15 @@ class JoinedAttempts:
     async def read_stream(self, stream: Stream, offset: int, limit: int) -> bytes:
         stored = _stored_of(stream)
         number = bisect_right(self._before, offset, key=stored)
-        while True:
-            before, output = self._before[number - 1], await self._open(number)
-            found = await output.read_stream(stream, max(0, offset - stored(before)), limit)
-            if found or number not in self._damaged or number == len(self._before):
-                return found
-            number += 1
+        before, output = self._before[number - 1], await self._open(number)
+        return await output.read_stream(stream, offset - stored(before), limit)
 
-    async def offset_of(self, stream: Stream, position: int) -> int:
+    async def offset_of(self, stream: Stream, position: int) -> int | None:
         # The attempt that contains the position: the last of those that begin there.
         number = bisect_right(self._before, position, key=attrgetter("stored"))
         before, output = self._before[number - 1], await self._open(number)
-        return _stored_of(stream)(before) + await output.offset_of(stream, position - before.stored)
+        offset = await output.offset_of(stream, position - before.stored)
+        return None if offset is None else _stored_of(stream)(before) + offset
 
     async def _open(self, number: int) -> Output:
         if number == len(self._before):

@@ -124,7 +124,7 @@ class OutputSnapshot:
             return await self._source.apply(lambda output: segments.read_stream(output, known, number, offset, limit))
         return await self._source.apply(lambda output: index.read_stream(output, number, offset, limit))
 
-    async def offset_of(self, stream: Stream, position: int) -> int:
+    async def offset_of(self, stream: Stream, position: int) -> int | None:
         number, known = STREAMS.index(stream), self._segments
         if known is not None:
             return await self._source.apply(lambda output: segments.offset_of(output, known, number, position))

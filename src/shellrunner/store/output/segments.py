@@ -13,7 +13,7 @@ sizes of the files and the last entry are compared with the volume: that costs a
 was cut or lost.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -74,26 +74,24 @@ def read(output: IndexedOutput, segments: Sequence[Segment], position: int, limi
 
 
 def read_stream(output: IndexedOutput, segments: Sequence[Segment], stream: int, offset: int, limit: int) -> bytes:
-    """Return at most `limit` bytes of one stream, from `offset` or behind the gap there."""
-    number = bisect_right(segments, offset, key=lambda segment: segment.end.stream_bytes(STREAMS[stream]))
-    if number == len(segments):
+    """Return at most `limit` bytes of one stream from `offset` on; empty where they are missing."""
+    name = STREAMS[stream]
+    number = bisect_right(segments, offset, key=lambda segment: segment.end.stream_bytes(name))
+    if number == len(segments) or offset < segments[number].begin.stream_bytes(name):
         return b""
-    segment, name = segments[number], STREAMS[stream]
-    begin = max(offset, segment.begin.stream_bytes(name))
-    limit = min(limit, segment.end.stream_bytes(name) - begin)
-    return index.read_stream(_part(output, segment), stream, begin, limit)
-
-
-def offset_of(output: IndexedOutput, segments: Sequence[Segment], stream: int, position: int) -> int:
-    """Return how many bytes of one stream precede `position`; within a gap, how many precede the end of the gap."""
-    number = bisect_right(segments, position, key=lambda segment: segment.end.stored)
-    if number == len(segments):
-        last = segments[-1].end if segments and segments[-1].end.stored == position else output.volume
-        return last.stream_bytes(STREAMS[stream])
     segment = segments[number]
-    if position <= segment.begin.stored:
-        return segment.begin.stream_bytes(STREAMS[stream])
-    return index.offset_of(_part(output, segment), stream, position)
+    limit = min(limit, segment.end.stream_bytes(name) - offset)
+    return index.read_stream(_part(output, segment), stream, offset, limit)
+
+
+def offset_of(output: IndexedOutput, segments: Sequence[Segment], stream: int, position: int) -> int | None:
+    """Return how many bytes of one stream precede `position`; None within a gap."""
+    if position in (0, output.volume.stored):
+        return index.offset_of(output, stream, position)
+    number = bisect_left(segments, position, key=lambda segment: segment.end.stored)
+    if number == len(segments) or position < segments[number].begin.stored:
+        return None
+    return index.offset_of(_part(output, segments[number]), stream, position)
 
 
 def _part(output: IndexedOutput, segment: Segment) -> IndexedOutput:

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from shellrunner.clock import now_ms
 from shellrunner.model import Done, Job, Stream, Streamed, Volume
+from shellrunner.results import read_whole
 from shellrunner.store import History, Output
 from shellrunner.store.output.present import without
 from shellrunner.web.feeds.broadcast import Broadcast
@@ -142,7 +143,7 @@ class JobFeed:
 
         Raises:
             ValueError: the cursor lies beyond the output, or not at the end of its attempt, or holds back bytes that
-                do not begin a character.
+                do not begin a character. Bytes that are missing by now are held back no more.
         """
         if cursor.position > snapshot.end:
             raise ValueError(f"lies beyond the output, which has {snapshot.end} bytes")
@@ -152,6 +153,8 @@ class JobFeed:
         framer: Framer = Base64Framer(at) if self._base64 else TextFramer(charset, at)
         for stream in Stream:
             held = await _held_back(snapshot.output, stream, at, cursor.held(stream))
+            if held is None:
+                continue  # they are in a gap: what follows them is as behind any other
             if len(held) < cursor.held(stream) or not framer.resume(stream, held):
                 raise ValueError(_FOREIGN_ID)
         return framer
@@ -241,9 +244,21 @@ def _unsent_attempt(cursor: StreamCursor, ends: Sequence[int]) -> int | None:
     return passed + 1 if passed < len(ends) and ends[passed] == cursor.position else None
 
 
-async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes:
-    """Read the last `length` bytes of a stream before a position of the whole output."""
+async def _held_back(output: Output, stream: Stream, position: int, length: int) -> bytes | None:
+    """Read the last `length` bytes of a stream before a position of the whole output.
+
+    Fewer if there never were as many; None if they are missing by now, or it is not known which they are.
+    """
     if length == 0:
         return b""
-    offset = await output.offset_of(stream, position)
-    return await output.read_stream(stream, offset - length, length) if length <= offset else b""
+    for thorough in (False, True):
+        await output.gaps(thorough=thorough)
+        offset = await output.offset_of(stream, position)
+        if offset is None:
+            continue
+        if offset < length:
+            return b""
+        held = await read_whole(partial(output.read_stream, stream), offset - length, length)
+        if len(held) == length:
+            return held
+    return None
