@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shellrunner import log
-from shellrunner.service.descriptors import share
+from shellrunner.service.process.descriptors import share
 from tests.support.service import Service
 from tests.support.waiting import until
 

@@ -19,7 +19,7 @@ from shellrunner.config import Settings
 from shellrunner.live_usage import UsageMeter
 from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
-from shellrunner.service import descriptors, pid_namespace, startup_warnings
+from shellrunner.service import startup_warnings
 from shellrunner.service.audit_file import AuditFile
 from shellrunner.service.audit_log import AuditLog
 from shellrunner.service.database_wait import wait_for_database
@@ -29,10 +29,18 @@ from shellrunner.service.network.listening import check_passed_sockets, listenin
 from shellrunner.service.network.tls import Certificate
 from shellrunner.service.network.unavailable_responder import unavailable
 from shellrunner.service.opened_history import check_back_end, describe, open_history
+from shellrunner.service.process import descriptors, pid_namespace
+from shellrunner.service.process.shutdown import (
+    StopRequest,
+    extend_stop_timeout,
+    finish_jobs,
+    first_of,
+    handled_signals,
+)
+from shellrunner.service.process.worker_threads import start_worker_threads
 from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.reload import Reloader
 from shellrunner.service.session_reader import follow_sessions
-from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.supervision import (
     freeze_garbage_collector,
@@ -41,7 +49,6 @@ from shellrunner.service.supervision import (
     supervised,
     without_jobs,
 )
-from shellrunner.service.worker_threads import start_worker_threads
 from shellrunner.supervisor import Controls
 from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier

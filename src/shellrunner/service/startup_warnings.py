@@ -14,7 +14,7 @@ from aiohttp import http_parser
 
 from shellrunner.config import AuthSettings, ClusterSettings, ServerSettings, Settings, WorkerSettings
 from shellrunner.log import STDERR, is_journal
-from shellrunner.service.pid_namespace import stop_policy
+from shellrunner.service.process.pid_namespace import stop_policy
 from shellrunner.systemd.journal import rate_limited_unit
 from shellrunner.web.security.loopback import BoundAddresses
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from shellrunner import __version__
 from shellrunner.config import Settings
-from shellrunner.service import pid_namespace
+from shellrunner.service.process import pid_namespace
 from shellrunner.store import Work
 from shellrunner.supervisor import KeeperPool, Supervisor
 from shellrunner.supervisor.confinement import Confinement

@@ -13,15 +13,22 @@ from shellrunner import __version__
 from shellrunner.config import Settings
 from shellrunner.errors import ConfigError
 from shellrunner.model import Claim, End, Volume
-from shellrunner.service import descriptors, pid_namespace, startup_warnings
+from shellrunner.service import startup_warnings
 from shellrunner.service.database_wait import wait_for_database
 from shellrunner.service.health import Health
 from shellrunner.service.opened_history import check_back_end, describe, open_history
+from shellrunner.service.process import descriptors, pid_namespace
+from shellrunner.service.process.shutdown import (
+    StopRequest,
+    extend_stop_timeout,
+    finish_jobs,
+    first_of,
+    handled_signals,
+)
+from shellrunner.service.process.worker_threads import start_worker_threads
 from shellrunner.service.profile_check import open_confinement
-from shellrunner.service.shutdown import StopRequest, extend_stop_timeout, finish_jobs, first_of, handled_signals
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.supervision import freeze_garbage_collector, log_stop, run_to_end, supervised
-from shellrunner.service.worker_threads import start_worker_threads
 from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task, has_failed
