@@ -187,6 +187,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("opening", "availability"),
         ("effects",),
         ("hosts",),
+        ("output_chunks",),
         ("schema", "secrets_reading", "text_index"),
         ("node",),
         ("transaction",),
@@ -196,6 +197,12 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "store.sqlite.clock": (("clock_marks",), ("seen_time",), ("__init__",)),
+    "store.postgres.output_chunks": (
+        ("chunk_storage",),
+        ("chunk_source", "cutting"),
+        ("chunk_rows",),
+        ("__init__",),
+    ),
     "store.sqlite.engine": (
         ("engine",),
         ("batch_writer", "loop_reader"),

@@ -61,6 +61,10 @@ class Output(Protocol):
         """Bytes stored and dropped at the time of the snapshot, as recorded."""
 
     @property
+    def lags(self) -> bool:
+        """Whether there may be more, which was read elsewhere: another host runs the job, and sends its output."""
+
+    @property
     def attempt_ends(self) -> Sequence[int]:
         """The position at which each attempt ended, but the last one; several may have ended at one position."""
 

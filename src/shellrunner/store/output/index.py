@@ -17,7 +17,7 @@ neighbour by chance, but not with both. So an entry is believed if both do, and 
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Final, Protocol
 
@@ -55,14 +55,23 @@ class TailBytes(Protocol):
     def extents(self) -> list[tuple[int, int]]:
         """Return the parts of the output that are there, by the positions of their begin and end."""
 
+    def narrow(self, stream: int | None, value: int, first: int, count: int) -> range:
+        """Return in which of the entries from `first` to before `count` a search may look; see `IndexedOutput.find`.
+
+        The last entry at or before `value` is one of these, or the one before them.
+        """
+
 
 class IndexedOutput:
     """The bytes of one output, and the index that describes them."""
 
-    def __init__(self, head: HeadBytes, tail: TailBytes, count: int, volume: Volume, first: int = 0) -> None:
-        """`count`: the number of index entries, of which those before `first` are not used."""
+    def __init__(self, head: HeadBytes | None, tail: TailBytes, count: int, volume: Volume, first: int = 0) -> None:
+        """`count`: the number of index entries, of which those before `first` are not used.
+
+        Without a head, all of it is in the tail.
+        """
         self._head, self._tail, self.first, self.count, self.volume = head, tail, first, count, volume
-        self._index = head.index(min(count, INDEX_CAPACITY))
+        self._index = head.index(min(count, INDEX_CAPACITY)) if head is not None else b""
 
     def part(self, first: int, count: int, end: Volume) -> "IndexedOutput":
         """Return the part that these index entries describe, up to `end`."""
@@ -73,14 +82,20 @@ class IndexedOutput:
         found = self.entries(number, 1)
         return found[0] if found else None
 
-    def find(self, measure: Callable[[IndexEntry], int], value: int) -> int:
-        """Return the number of the last entry whose measure, which never falls, is at most `value`; else -1."""
+    def find(self, stream: int | None, value: int) -> int:
+        """Return the number of the last entry at or before `value`: a position (None), or an offset of a stream.
+
+        If there is none, it is the number before `first`.
+        """
 
         def measured(number: int) -> int:
             entry = self.entry(number)
-            return sys.maxsize if entry is None else measure(entry)
+            if entry is None:
+                return sys.maxsize
+            return entry.position if stream is None else stream_offset(entry, stream, entry.position)
 
-        return self.first + bisect_right(range(self.first, self.count), value, key=measured) - 1
+        numbers = self._tail.narrow(stream, value, self.first, self.count)
+        return numbers.start + bisect_right(numbers, value, key=measured) - 1
 
     def walk(self, number: int) -> Iterator[tuple[IndexEntry, int]]:
         """Yield extents from this entry on, each with the position of its end, as far as they are confirmed."""
@@ -111,6 +126,8 @@ class IndexedOutput:
 
     def data(self, position: int, limit: int) -> bytes:
         """Return at most `limit` bytes from `position` on."""
+        if self._head is None:
+            return self._tail.data(position, limit)
         head = self._head.data(position, limit) if position < DATA_CAPACITY else b""
         if len(head) < limit and position + len(head) >= DATA_CAPACITY:
             return head + self._tail.data(position + len(head), limit - len(head))
@@ -118,6 +135,8 @@ class IndexedOutput:
 
     def data_extents(self) -> list[tuple[int, int]]:
         """Return the parts of the output whose bytes are there, by the positions of their begin and end."""
+        if self._head is None:
+            return self._tail.extents()
         head = min(self._head.size(), self.volume.stored)
         return [(0, head), *(self._tail.extents() if self.volume.stored > DATA_CAPACITY else ())]
 
@@ -126,7 +145,7 @@ class IndexedOutput:
         count = min(count, self.count - number)
         if count <= 0:
             return []
-        if number < INDEX_CAPACITY:
+        if number < INDEX_CAPACITY and self._head is not None:
             return parse_index(self._index[number * ENTRY_SIZE : (number + count) * ENTRY_SIZE])
         return parse_index(self._tail.index(number, count))
 
@@ -154,7 +173,7 @@ def read(output: IndexedOutput, position: int, limit: int) -> list[Extent]:
     """Return at most `limit` bytes in arrival order."""
     until = min(position + limit, output.volume.stored)
     found: list[tuple[IndexEntry, int, int]] = []
-    for entry, end in output.walk(output.find(lambda entry: entry.position, position)):
+    for entry, end in output.walk(output.find(None, position)):
         if entry.position >= until or len(found) == _MAX_EXTENTS:
             break
         begin, stop = max(entry.position, position), min(end, until)
@@ -177,7 +196,7 @@ def read_stream(output: IndexedOutput, stream: int, offset: int, limit: int) -> 
     until = offset + limit
     parts: list[bytes] = []
     passed = 0
-    for entry, end in output.walk(output.find(lambda entry: stream_offset(entry, stream, entry.position), offset)):
+    for entry, end in output.walk(output.find(stream, offset)):
         passed += 1
         if offset >= until or entry.position >= output.volume.stored or (parts and passed > _MAX_EXTENTS):
             break
@@ -207,6 +226,6 @@ def offset_of(output: IndexedOutput, stream: int, position: int) -> int | None:
     """Return how many bytes of one stream precede `position`; None if the index does not confirm it."""
     if position in (0, output.volume.stored):
         return output.volume.stream_bytes(STREAMS[stream]) if position else 0
-    for entry, end in output.walk(output.find(lambda entry: entry.position, position)):
+    for entry, end in output.walk(output.find(None, position)):
         return stream_offset(entry, stream, position) if entry.position <= position <= end else None
     return None

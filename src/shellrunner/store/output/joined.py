@@ -34,6 +34,10 @@ class JoinedAttempts:
         return _sum(self._before[-1], self._latest.volume)
 
     @property
+    def lags(self) -> bool:
+        return self._latest.lags
+
+    @property
     def attempt_ends(self) -> Sequence[int]:
         return [before.stored for before in self._before[1:]]
 

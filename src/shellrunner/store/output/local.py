@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, Record, SlotReader, slot_name
 from shellrunner.model import Volume
@@ -31,22 +31,30 @@ class LocalStorage:
     """The slots and spill files of one state directory."""
 
     def __init__(self, state_dir: str) -> None:
-        self._state_dir = state_dir
-        self._slots = os.open(f"{state_dir}/slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.state_dir = state_dir
+        self.slots = os.open(f"{state_dir}/slots", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._slot_events = SlotEvents(f"{state_dir}/slots")
         self._surveys = _Surveys()
 
     def close(self) -> None:
         """Close the directory of slots, and forget what is watched."""
         self._slot_events.close()
-        os.close(self._slots)
+        os.close(self.slots)
 
     def open_slot(
-        self, job_id: int, owner: SlotOwner, find_recorded: Callable[[], Awaitable[Recorded]]
+        self,
+        job_id: int,
+        owner: SlotOwner,
+        find_recorded: Callable[[], Awaitable[Recorded]],
+        open_recorded: "OpenRecorded | None" = None,
     ) -> "_SlotSource | None":
-        """Open a running attempt; None if its slot has nothing of it."""
+        """Open a running attempt; None if its slot has nothing of it.
+
+        `open_recorded` is for when the attempt ends before it is read: where all of it is then moved to, so that
+        files that are not there any more are not missing.
+        """
         try:
-            slot = SlotReader(self._slots, slot_name(owner.keeper))
+            slot = SlotReader(self.slots, slot_name(owner.keeper))
         except OSError:
             return None
         try:
@@ -55,16 +63,16 @@ class LocalStorage:
             slot.close()
         if record is None:
             return None
-        return _SlotSource(self._state_dir, self._slots, owner, record, find_recorded)
+        return _SlotSource(self, owner, record, find_recorded, open_recorded)
 
     def open_recorded(self, job_id: int, attempt: int, recorded: Recorded) -> "_RowSource":
         """Open an attempt that has ended."""
-        return _RowSource(self._state_dir, job_id, attempt, recorded, self._surveys)
+        return _RowSource(self.state_dir, job_id, attempt, recorded, self._surveys)
 
     def fingerprint(self, owner: SlotOwner) -> bytes:
         """Return bytes that differ whenever the owner's output has grown; empty ones if its slot cannot be read."""
         try:
-            with closing(SlotReader(self._slots, slot_name(owner.keeper))) as slot:
+            with closing(SlotReader(self.slots, slot_name(owner.keeper))) as slot:
                 return slot.fingerprint()
         except OSError:  # no descriptors left, for example
             return b""
@@ -139,14 +147,16 @@ class _SlotSource:
 
     def __init__(
         self,
-        state_dir: str,
-        slots: int,
+        storage: LocalStorage,
         owner: SlotOwner,
         record: Record,
         find_recorded: Callable[[], Awaitable[Recorded]],
+        open_recorded: "OpenRecorded | None",
     ) -> None:
-        self._state_dir, self._slots, self._owner, self._record = state_dir, slots, owner, record
-        self._find_recorded = find_recorded
+        self._state_dir, self._slots = storage.state_dir, storage.slots
+        self._owner, self._record, self._find_recorded = owner, record, find_recorded
+        self._files_move = open_recorded is not None
+        self._open_recorded: OpenRecorded = open_recorded or storage.open_recorded
         names = ("stdout", "stderr", "stdout_dropped", "stderr_dropped")
         self.volume = Volume(*(_count(record.progress, name) for name in names))
         self._entries = _count(record.progress, "entries")
@@ -158,7 +168,7 @@ class _SlotSource:
         except _SlotReusedError:
             # The row has the same bytes; how many of them there were at the time of the snapshot, only we know.
             recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)
-            return await _RowSource(self._state_dir, self._record.job, self._owner.attempt, recorded).apply(read)
+            return await self._open_recorded(self._record.job, self._owner.attempt, recorded).apply(read)
 
     def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
         return None  # it may be reused meanwhile
@@ -174,7 +184,7 @@ class _SlotSource:
         try:
             with Spill(self._state_dir, self._record.job, self._owner.attempt, self._owner.token) as spill:
                 result = read(IndexedOutput(_SlotHead(slot, self._record), spill, self._entries, self.volume))
-            if not slot.still_holds(self._record):
+            if not slot.still_holds(self._record) or (self._files_move and spill.is_missing):
                 raise _SlotReusedError
             return result
         finally:
@@ -182,7 +192,19 @@ class _SlotSource:
 
 
 class _SlotReusedError(Exception):
-    """The slot holds another job by now, so what was read from it may be that job's."""
+    """The slot holds another job by now, so what was read from it may be that job's; or its files were moved."""
+
+
+class ReadableSource(Protocol):
+    """As much of a `ByteSource` as reads an attempt that has ended meanwhile."""
+
+    async def apply(self, read: Read[T], /) -> T: ...
+
+
+class OpenRecorded(Protocol):
+    """Opens an attempt that has ended."""
+
+    def __call__(self, job_id: int, attempt: int, recorded: Recorded, /) -> ReadableSource: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +247,9 @@ class _NoFiles:
 
     def extents(self) -> list[tuple[int, int]]:
         return []
+
+    def narrow(self, stream: int | None, value: int, first: int, count: int) -> range:
+        return range(first, count)
 
 
 _NO_FILES: Final = _NoFiles()

@@ -6,8 +6,10 @@ Used by `reader`. Knows the rows of `jobs`, `outputs` and `attempts`; must not k
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from shellrunner.errors import NoSuchAttempt, NoSuchJob, ResultGone
+from shellrunner.keeper.slot import ENTRY_SIZE, INDEX_CAPACITY
 from shellrunner.model import State, Volume
 from shellrunner.store.db import Db
 from shellrunner.store.output import Head
@@ -23,6 +25,8 @@ EARLIER_VOLUMES = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_d
 EARLIER_ATTEMPT = """SELECT stdout_bytes, stderr_bytes, stdout_dropped, stderr_dropped, token, entries, data
     FROM attempts WHERE job = ? AND number = ?"""
 
+FULL_INDEX: Final = INDEX_CAPACITY * ENTRY_SIZE  # bytes of an index that fills its place in the slot
+
 
 @dataclass(frozen=True, slots=True)
 class SlotOwner:
@@ -37,21 +41,33 @@ class SlotOwner:
 class Recorded:
     """The part of an ended attempt's output that is in its row; what exceeds `head` was spilled to files.
 
-    `token` is in the names of the files; None for those of an earlier version.
+    `token` is in the names of the files; None for those of an earlier version. Where several hosts share a history,
+    what exceeds `head` is in chunks, also of an attempt that another host runs.
     """
 
     volume: Volume
     head: Head
     token: str | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the head is all of the output."""
+        return self.volume.stored <= len(self.head.data) and len(self.head.index) < FULL_INDEX
+
 
 @dataclass(frozen=True, slots=True)
 class OutputLocation:
-    """Where the output of an attempt is (None: it has not started), and the volumes of the attempts before it."""
+    """Where the output of an attempt is (None: it has not started), and the volumes of the attempts before it.
+
+    so_far: what the history has of one that runs: read if its slot is not there. lags: another host runs it, so there
+    may be more than the history has.
+    """
 
     attempt: int
     place: SlotOwner | Recorded | None
     earlier: Sequence[Volume] = ()
+    so_far: Recorded | None = None
+    lags: bool = False
 
 
 def locate(db: Db, job_id: int, attempt: int | None = None) -> OutputLocation:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from shellrunner.model import Stream, Volume
-from shellrunner.store.db import UnitOfWork
+from shellrunner.store.db import Db, UnitOfWork
 from shellrunner.store.output import EndedOutput, Extent, Gap, Head, Output, index, segments
 from shellrunner.store.output.index import STREAMS, IndexedOutput
 from shellrunner.store.output.joined import JoinedAttempts
@@ -32,6 +32,12 @@ class RunRead(Protocol):
     """Runs a unit that reads rows of one job."""
 
     async def __call__(self, job_id: int, unit: UnitOfWork[T], /) -> T: ...
+
+
+class Locate(Protocol):
+    """Finds out where an output is: `location.locate`, or what a back end has instead of it."""
+
+    def __call__(self, db: Db, job_id: int, attempt: int | None = None) -> OutputLocation: ...
 
 
 class ByteSource(Protocol):
@@ -79,8 +85,8 @@ class OutputStorage(Protocol):
 class OutputSnapshot:
     """One attempt's `Output`, over the source that has its bytes."""
 
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
+    def __init__(self, source: ByteSource, *, lags: bool = False) -> None:
+        self._source, self.lags = source, lags
         self._gaps: list[Gap] = []
         self._segments: Sequence[Segment] | None = None  # to be read instead of everything
         self._checked: set[bool] = set()
@@ -155,9 +161,10 @@ class ClaimedOutput:
 class OutputReader:
     """Finds the output of any job."""
 
-    def __init__(self, storage: OutputStorage, run_read: RunRead) -> None:
+    def __init__(self, storage: OutputStorage, run_read: RunRead, locate: Locate = locate) -> None:
         self._storage = storage
         self._run_read = run_read
+        self._find_place = locate
 
     async def find(self, job_id: int, owner: SlotOwner | None, attempt: int | None = None) -> Output:
         """Return the output as it is now, of all attempts (None) or of one.
@@ -186,7 +193,7 @@ class OutputReader:
         return {job_id: self._in_row(job_id, location) for job_id, location in locations.items()}
 
     async def _locate(self, job_id: int, attempt: int | None) -> OutputLocation:
-        return await self._run_read(job_id, partial(locate, job_id=job_id, attempt=attempt))
+        return await self._run_read(job_id, partial(self._find_place, job_id=job_id, attempt=attempt))
 
     def _joined(self, job_id: int, location: OutputLocation, latest: Output) -> Output:
         if not location.earlier:
@@ -200,7 +207,8 @@ class OutputReader:
         return _recorded(await self._locate(job_id, attempt))
 
     def _in_row(self, job_id: int, location: OutputLocation) -> OutputSnapshot:
-        return OutputSnapshot(self._storage.open_recorded(job_id, location.attempt, _recorded(location)))
+        source = self._storage.open_recorded(job_id, location.attempt, _recorded(location))
+        return OutputSnapshot(source, lags=location.lags)
 
     def _in_slot(self, job_id: int, owner: SlotOwner) -> Output | None:
         source = self._storage.open_slot(job_id, owner, partial(self._find_recorded, job_id, owner.attempt))
@@ -208,4 +216,4 @@ class OutputReader:
 
 
 def _recorded(location: OutputLocation) -> Recorded:
-    return location.place if isinstance(location.place, Recorded) else _NOTHING
+    return location.place if isinstance(location.place, Recorded) else location.so_far or _NOTHING

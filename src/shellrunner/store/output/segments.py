@@ -188,7 +188,7 @@ def _cut(output: IndexedOutput, chain: _Chain, begin: int, end: int) -> Segment 
 def _place(part: IndexedOutput, chain: _Chain, position: int) -> Volume:
     if position == chain.end.stored:
         return Volume(chain.end.stdout_bytes, chain.end.stderr_bytes)
-    entry = part.entry(part.find(lambda entry: entry.position, position))
+    entry = part.entry(part.find(None, position))
     return chain.begin if entry is None else place(entry, position)
 
 

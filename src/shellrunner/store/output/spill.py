@@ -43,6 +43,7 @@ class Spill:
             [f"{state_dir}/{path(job_id, attempt, each)}" for each in tokens] for path in (data_path, index_path)
         ]
         self._fds = [-1, -1]
+        self.is_missing = False  # a file that was to be read was not there
 
     def __enter__(self) -> Self:
         return self
@@ -72,9 +73,15 @@ class Spill:
             fd = self._open(0)
             return [(DATA_CAPACITY + begin, DATA_CAPACITY + end) for begin, end in _written(fd, os.fstat(fd).st_size)]
         except FileNotFoundError:
+            self.is_missing = True
             return []
         except OSError as error:
             raise StoreUnavailable(f"{self._paths[0][0]} cannot be read: {error.strerror}") from error
+
+    @staticmethod
+    def narrow(stream: int | None, value: int, first: int, count: int) -> range:
+        """Return all of these entries: each is as near as any other."""
+        return range(first, count)
 
     def signature(self) -> tuple[tuple[int, ...], ...]:
         """Return what changes whenever a file is written, cut or replaced."""
@@ -92,6 +99,7 @@ class Spill:
         try:
             return os.pread(self._open(which), size, at)
         except FileNotFoundError:
+            self.is_missing = True
             return b""
         except OSError as error:
             raise StoreUnavailable(f"{self._paths[which][0]} cannot be read: {error.strerror}") from error

@@ -97,6 +97,12 @@ class Native(str):
     __slots__ = ()
 
 
+class BinaryResult(str):
+    """A statement whose rows are to be sent in binary form: data as it is, and not as twice as many digits."""
+
+    __slots__ = ()
+
+
 @lru_cache(_CACHE_SIZE)
 def native(sql: str) -> Native:
     """Return a statement with PostgreSQL's placeholders (`$1`) as psycopg takes it: with names, `p1` and so on."""

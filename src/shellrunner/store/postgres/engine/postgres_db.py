@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 
 from shellrunner.store.db import Cursor
-from shellrunner.store.postgres.engine.dialect import Native, translate
+from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, translate
 
 _PREPARED: Final = 256  # statements that a connection keeps prepared
 _PREPARE_AFTER: Final = 2  # executions
@@ -49,7 +49,7 @@ class PostgresDb:
             return self._connection.execute(sql, named)
         statement = translate(sql)
         values = statement.adapt(parameters) if statement.adapt is not None else parameters
-        return self._connection.execute(statement.sql, values)
+        return self._connection.execute(statement.sql, values, binary=isinstance(sql, BinaryResult))
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
         """Execute one statement for each tuple of parameters, of which there may be none."""
