@@ -45,6 +45,9 @@ class NoTail:
     def extents(self) -> list[tuple[int, int]]:
         return []
 
+    def narrow(self, stream: int | None, value: int, first: int, count: int) -> range:
+        return range(first, count)
+
 
 class ShortOutput:
     """What a command wrote in a few pieces, and what is read of it by a damaged index."""
