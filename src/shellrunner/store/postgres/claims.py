@@ -17,7 +17,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 from shellrunner.clock import Millis
@@ -68,12 +67,9 @@ class NodeClaims:
         self._state.waiting = waiting
         if not waiting or not (batch or self._waiting.has_backlog):
             return None
-        return ChangeItem(
-            self._choose,
-            partial(self._chosen, waiting),
-            on_failure=self._retry,
-            follows_delivery=True,
-        )
+        item = ChangeItem(self._choose, on_failure=self._retry, follows_delivery=True)
+        item.on_commit = lambda outcome: self._chosen(item, waiting, outcome)
+        return item
 
     # On the writer's thread -------------------------------------------------------------------------------------
 
@@ -87,8 +83,9 @@ class NodeClaims:
 
     # On the event loop ------------------------------------------------------------------------------------------
 
-    def _chosen(self, waiting: Sequence[WaitingKeeper], outcome: tuple[list[Claim], bool]) -> None:
+    def _chosen(self, item: ChangeItem, waiting: Sequence[WaitingKeeper], outcome: tuple[list[Claim], bool]) -> None:
         claims, self._waiting.has_backlog = outcome
+        self._listener.committed(item.transitions)
         by_token = {each.token: each for each in waiting}
         for claim in claims:
             self.deliver(by_token[claim.token], claim)
