@@ -66,6 +66,8 @@ class AddJobsItem(ChangeItem):
         added, transitions = admission.add(db, list(zip(self._jobs, owners, strict=True)))
         added = self._pair(added, keepers)
         if self._key is not None:
+            if added[-1].id - added[0].id != len(added) - 1:  # the key stands for consecutive ids
+                self._state.add_alone()
             # Where another node has added the key meanwhile, this changes no row, and the unit is run again.
             idempotency_keys.add(db, self._key, added[0].id, added[0].created, self._now())
         return added, transitions

@@ -7,7 +7,7 @@ what the transaction itself does. Used on the writer's thread, by units that add
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.db import Db, RowChangedError
@@ -49,8 +49,8 @@ def read(db: Db, node: str, limits: QueueLimits, *, claims: bool = False, is_exc
     return Situation(counts, stored, int(epoch), bool(draining))
 
 
-class NearLimitError(RowChangedError):
-    """So little room is left that nobody else may add jobs meanwhile: the transaction is run again."""
+class NotAloneError(RowChangedError):
+    """Nobody else may add jobs meanwhile: so little room is left, or ids have to be consecutive."""
 
 
 class TransactionState:
@@ -143,11 +143,19 @@ class TransactionState:
         """Check that there is so much room that others may add jobs at the same time, or that they may not.
 
         Raises:
-            NearLimitError: neither.
+            NotAloneError: neither.
         """
         if not self._is_exclusive and room < _MARGIN * wanted:
-            self._next_is_exclusive = True
-            raise NearLimitError
+            self.add_alone()
+
+    def add_alone(self) -> NoReturn:
+        """Have the transaction be run again while nobody else adds jobs.
+
+        Raises:
+            NotAloneError: always.
+        """
+        self._next_is_exclusive = True
+        raise NotAloneError
 
 
 def _is_queued(transition: Transition) -> bool:
