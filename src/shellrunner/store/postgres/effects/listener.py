@@ -7,6 +7,8 @@ know what follows from a notification.
 import asyncio
 import contextlib
 import json
+import os
+import select
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -16,7 +18,8 @@ from psycopg import sql
 
 from shellrunner.store.postgres.engine.connection_thread import connect
 
-_POLL_INTERVAL: Final = 1.0  # seconds between looks whether it is to end
+_PROBE_INTERVAL: Final = 1.0  # seconds without a notification after which the connection is tried
+_STOP_TIMEOUT: Final = 2.0  # seconds: a server that hangs keeps the thread, which is a daemon
 _RECONNECT_DELAY: Final = 0.5
 
 OnNote = Callable[[dict[str, Any]], None]
@@ -30,6 +33,7 @@ class Listener:
         self._on_note, self._on_gap = on_note, on_gap
         self._loop = asyncio.get_running_loop()
         self._is_ending, self._has_begun = threading.Event(), threading.Event()
+        self._wakes, self._wake = os.pipe2(os.O_CLOEXEC)  # the thread waits for this and for the server
         self._thread = threading.Thread(target=self._run, name="store-listener", daemon=True)
 
     async def start(self) -> None:
@@ -40,7 +44,11 @@ class Listener:
     async def stop(self) -> None:
         """End the thread."""
         self._is_ending.set()
-        await asyncio.to_thread(self._thread.join, 2 * _POLL_INTERVAL)
+        os.write(self._wake, b"\0")
+        await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT)
+        if not self._thread.is_alive():
+            os.close(self._wake)
+            os.close(self._wakes)
 
     def _run(self) -> None:
         while not self._is_ending.is_set():
@@ -56,12 +64,14 @@ class Listener:
             if self._has_begun.is_set():
                 self._call(self._on_gap)
             self._has_begun.set()
+            poller = select.poll()
+            for descriptor in (connection.fileno(), self._wakes):
+                poller.register(descriptor, select.POLLIN)
             while not self._is_ending.is_set():
-                for note in connection.notifies(timeout=_POLL_INTERVAL):
+                for note in connection.notifies(timeout=0):
                     self._received(note.payload)
-                    if self._is_ending.is_set():
-                        break
-                connection.execute("SELECT 1")  # a server that is gone is noticed
+                if not poller.poll(1000 * _PROBE_INTERVAL):
+                    connection.execute("SELECT 1")  # a server that is gone is noticed
 
     def _received(self, payload: str) -> None:
         try:
