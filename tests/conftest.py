@@ -1,6 +1,7 @@
 """What the tests share: a real service in a process of its own, and waiting on conditions."""
 
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -29,9 +30,10 @@ hypothesis.settings.load_profile("without deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of `tests/faults`."""
+    """Add the options of `tests/faults`, `tests/cluster` and `tests/postgres`."""
     parser.addoption("--faults", choices=("short", "whole"), default="short", help="how many faults are tried")
     parser.addoption("--fault-seed", type=int, help="the seed that a failed test printed")
+    parser.addoption("--rounds", type=int, default=20, help="how often each race between two nodes is run")
 
 
 def pytest_sessionfinish() -> None:
@@ -84,3 +86,18 @@ def keeping(fork_server: ForkServer) -> Iterator[tuple[Talk, SlotReader]]:
     """Yield a keeper and its slot."""
     with kept(fork_server) as both:
         yield both
+
+
+@pytest.fixture
+def whole(pytestconfig: pytest.Config) -> bool:
+    """Whether everything is tried, not only a short selection."""
+    return bool(pytestconfig.getoption("--faults") == "whole")
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config) -> int:
+    """Return the seed of every random choice in the test; printed, so that pytest shows it where the test fails."""
+    chosen = pytestconfig.getoption("--fault-seed")
+    number = random.SystemRandom().randrange(1 << 32) if chosen is None else int(chosen)
+    print(f"seed {number}: repeat with --fault-seed {number}")
+    return number

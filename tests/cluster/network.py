@@ -110,10 +110,8 @@ class Cable:
         return [end for name, end in ends.items() if direction in ("both", name)]
 
     def end(self) -> None:
-        """Remove it, and let go of the host's namespace."""
+        """Let go of the host's namespace; the cable is gone with it, or with the hub."""
         self.host.end()
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self._hub.ip("link", "delete", self._name)
 
 
 @contextlib.contextmanager

@@ -1,25 +1,9 @@
-"""How much is tried, with which random choices, and what is missing on this machine."""
+"""What is missing on this machine, and what only the whole run tries."""
 
 import os
-import random
 from collections.abc import Callable
 
 import pytest
-
-
-@pytest.fixture
-def whole(pytestconfig: pytest.Config) -> bool:
-    """Whether everything is tried, not only a short selection."""
-    return bool(pytestconfig.getoption("--faults") == "whole")
-
-
-@pytest.fixture
-def seed(pytestconfig: pytest.Config) -> int:
-    """Return the seed of every random choice in the test; printed, so that pytest shows it where the test fails."""
-    chosen = pytestconfig.getoption("--fault-seed")
-    number = random.SystemRandom().randrange(1 << 32) if chosen is None else int(chosen)
-    print(f"seed {number}: repeat with --fault-seed {number}")
-    return number
 
 
 @pytest.fixture

@@ -1,15 +1,21 @@
-"""Histories in a directory, opened with the back end under test, and jobs in each state."""
+"""Histories in a directory, opened with the back end under test, and jobs in each state.
+
+With PostgreSQL each path has a database of its own, which is made when it is opened for the first time, and is the
+state directory of its only node. For several nodes see `nodes`.
+"""
 
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shellrunner.model import Claim, End, Ending, Job, JobSpec, Usage, Volume
 from shellrunner.store import Filters, Head, Position, QueueLimits, Retention
+from shellrunner.store.postgres_import import import_postgres
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.store.sqlite.store import SqliteStore
+from tests.support import postgres
 
 T = TypeVar("T")
 
@@ -17,16 +23,57 @@ SPEC = JobSpec(command="true")
 NOTHING = (Volume(), Head())
 
 
-# The store's tests run against one of these. Tests that read the file or execute statements have the mark `sqlite`.
-BACK_ENDS: Final = {"sqlite": open_store}
-BACK_END: Final = os.environ.get("SHELLRUNNER_TEST_STORE", "sqlite")
+# The store's tests run against one of these, or, where it is not named, against SQLite and some against both. Tests
+# that read the file or execute statements have the mark `sqlite`.
+BACK_ENDS: Final = ("sqlite", "postgres")
+NAMED_BACK_END: Final = os.environ.get("SHELLRUNNER_TEST_STORE")
+_selected = [NAMED_BACK_END or "sqlite"]
+_databases: dict[Path, str] = {}  # by the directory for which each was made
+
+
+def select(back_end: str) -> None:
+    """Have `opened` open histories with this back end from now on."""
+    assert back_end in BACK_ENDS, back_end
+    _selected[:] = [back_end]
 
 
 def opened(
     path: Path, queues: QueueLimits | None = None, **limits: float
 ) -> AbstractAsyncContextManager[SqliteStore]:
-    """Open a history; `limits` are those of its retention."""
-    return BACK_ENDS[BACK_END](path, Retention(**limits), queues or QueueLimits())  # type: ignore[arg-type]
+    """Open a history; `limits` are those of its retention. The type is that of SQLite's; tests use what both have."""
+    retention = Retention(**limits)  # type: ignore[arg-type]
+    if _selected == ["sqlite"]:
+        return open_store(path, retention, queues or QueueLimits())
+    return _opened_node(path, retention, queues or QueueLimits())
+
+
+@asynccontextmanager
+async def _opened_node(path: Path, retention: Retention, queues: QueueLimits) -> AsyncIterator[Any]:
+    back_end = import_postgres("composition")
+    node = import_postgres("node_config").NodeConfig(name="node", version="test", slots=100)
+    config = back_end.PostgresConfig(url=database_url(path))
+    async with back_end.open_store(config, path, retention, queues, node=node) as store:
+        yield store
+
+
+def database_url(path: Path) -> str:
+    """Return the URL of the database of this directory, which is made if there is none."""
+    server = postgres.shared()
+    if path not in _databases:
+        _databases[path] = server.create_database(postgres.template(migrate))
+    return server.url(_databases[path])
+
+
+def drop_databases() -> None:
+    """Drop every database that was made here."""
+    for name in _databases.values():
+        postgres.shared().drop_database(name)
+    _databases.clear()
+
+
+def migrate(url: str) -> None:
+    """Make the tables of the product in an empty database."""
+    import_postgres("schema").migrate(url)
 
 
 def ended(code: int = 0, completed: int = 2_000, started: int = 1_000) -> End:

