@@ -43,13 +43,23 @@ def pytest_sessionfinish() -> None:
         postgres.end_all()
 
 
+def _service_class() -> type[Service]:
+    """Return the kind of service that the tests run against: a single host, or what this variable says."""
+    if os.environ.get("SHELLRUNNER_TEST_STORE") != "cluster":
+        return Service
+    from tests.support.cluster_service import ClusterService  # noqa: PLC0415  needs PostgreSQL
+
+    return ClusterService
+
+
 @pytest.fixture
 async def down(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     """Yield a service on a state directory of its own, still to be started; whatever it kept is ended afterwards.
 
     With the mark `real_exec` it is started as a program, not forked from one that was imported before.
     """
-    service = Service(tmp_path / "state", real_exec=request.node.get_closest_marker("real_exec") is not None)
+    real_exec = request.node.get_closest_marker("real_exec") is not None
+    service = _service_class()(tmp_path / "state", real_exec=real_exec)
     try:
         yield service
     finally:

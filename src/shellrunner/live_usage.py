@@ -74,6 +74,10 @@ class UsageMeter:
             running = self._running_ids()
             return {job_id: usage for job_id, usage in self._measured.items() if job_id in running}
 
+    async def measure_job(self, job_id: int, /) -> LiveUsage | None:
+        """Return what one running job uses; None if its keeper is not known at the moment."""
+        return (await self.measure()).get(job_id)
+
     def _running_ids(self) -> set[int]:
         return {job.job_id for job in self._running_jobs()}
 

@@ -67,15 +67,22 @@ class Service:
 
     async def launch(self) -> None:
         """Start the server, and wait for nothing."""
+        self.url = ""
+        self.process = await self.create_process(self.program, self.state_dir)
+        self._reader = asyncio.create_task(self._read_log(self.process.stderr))
+
+    async def create_process(
+        self, program: Sequence[str], state_dir: Path, **settings: object
+    ) -> prefork.PipedProcess:
+        """Start a program with the service's settings and those given, on a state directory."""
         environment = {"PATH": os.environ["PATH"], "LANG": "C", "HOME": os.environ.get("HOME", "/")}
-        environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in self.settings.items()}
+        settings = self.settings | settings
+        environment |= self.environment | {f"SHELLRUNNER_{name}": str(value) for name, value in settings.items()}
         process = await prefork.create_process(
-            *self.program, "--state-dir", str(self.state_dir), stderr=asyncio.subprocess.PIPE, env=environment,
+            *program, "--state-dir", str(state_dir), stderr=asyncio.subprocess.PIPE, env=environment,
             pass_fds=self.passed, umask=self.umask, real_exec=self.real_exec,
         )  # fmt: skip
-        self.url = ""
-        self.process = cast("prefork.PipedProcess", process)
-        self._reader = asyncio.create_task(self._read_log(self.process.stderr))
+        return cast("prefork.PipedProcess", process)
 
     async def _read_log(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():

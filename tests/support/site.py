@@ -183,6 +183,9 @@ class NoUsage:
     async def measure(self) -> Mapping[int, Any]:
         return {}
 
+    async def measure_job(self, _: int, /) -> None:
+        return None
+
 
 @asynccontextmanager
 async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:

@@ -16,7 +16,6 @@ from shellrunner import __version__
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
-from shellrunner.live_usage import UsageMeter
 from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
@@ -43,13 +42,13 @@ from shellrunner.service.reload import Reloader
 from shellrunner.service.session_reader import follow_sessions
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.supervision import (
+    command_controls,
     freeze_garbage_collector,
     log_stop,
     run_to_end,
     supervised,
     without_jobs,
 )
-from shellrunner.supervisor import Controls
 from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task, has_failed
@@ -146,6 +145,7 @@ async def _serve(
                 supervisor,
                 supervising,
             ),
+            command_controls(store, supervisor, settings.supervisor.max_running) as commands,
             background_task("callback sender", CallbackSender(store, settings.callbacks).run()) as sending,
         ):
             health = Health(store, notifier, restart_helps=not settings.store.url)
@@ -155,9 +155,9 @@ async def _serve(
                 store,
                 settings,
                 not_ready_reasons=readiness.reasons,
-                controls=Controls(store, supervisor.running_job),
+                controls=commands.controls,
                 unknown_keepers=supervisor.unknown_keepers,
-                usage_reader=UsageMeter(supervisor.running_jobs),
+                usage_reader=commands.usage_reader,
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
@@ -174,7 +174,7 @@ async def _serve(
             ):
                 announce_start(settings, listeners.bound_addresses, urls, state_dir, notifier)
                 stop.start_complete()
-                tasks = (supervising, sending, checking, reloading, reading, reaping)
+                tasks = (supervising, sending, checking, reloading, reading, reaping, *commands.serving)
                 await first_of(stop.wait(), *tasks)
                 notifier.stopping()
                 async with background_task("stop timeout", extend_stop_timeout(notifier)):

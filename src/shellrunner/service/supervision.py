@@ -8,14 +8,18 @@ import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shellrunner import __version__
 from shellrunner.config import Settings
+from shellrunner.host_control.any_host import AnyHostControls, AnyHostUsage
+from shellrunner.host_control.order_executor import OrderExecutor
+from shellrunner.live_usage import UsageMeter
 from shellrunner.service.process import pid_namespace
-from shellrunner.store import Work
-from shellrunner.supervisor import KeeperPool, Supervisor
+from shellrunner.store import Store, Work
+from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.end_recorder import EndObserver
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher
@@ -84,3 +88,30 @@ async def supervised(
     with contextlib.closing(keepers):
         async with background_task("supervisor", supervisor.run()) as task:
             yield supervisor, task
+
+
+@dataclass(frozen=True, slots=True)
+class CommandControls:
+    """What `web` gets. serving: the task that carries out orders of other hosts, if there are any."""
+
+    controls: Controls | AnyHostControls
+    usage_reader: UsageMeter | AnyHostUsage
+    serving: tuple[asyncio.Task[None], ...] = ()
+
+
+@contextlib.asynccontextmanager
+async def command_controls(store: Store, supervisor: Supervisor, max_running: int) -> AsyncIterator[CommandControls]:
+    """Carry out what other hosts order; yield what controls and measures commands, wherever they run.
+
+    The one place that knows whether there are other hosts: where there are none, `web` gets the local parts.
+    """
+    local, meter = Controls(store, supervisor.running_job), UsageMeter(supervisor.running_jobs)
+    orders = store.orders
+    if orders is None:
+        yield CommandControls(local, meter)
+        return
+    processors = meter.processors if max_running else 0
+    executor = OrderExecutor(local, meter, processors)
+    async with background_task("orders", orders.serve(executor)) as serving:
+        usage = AnyHostUsage(meter, local, orders, processors)
+        yield CommandControls(AnyHostControls(local, orders), usage, (serving,))

@@ -28,7 +28,13 @@ from shellrunner.service.process.shutdown import (
 from shellrunner.service.process.worker_threads import start_worker_threads
 from shellrunner.service.profile_check import open_confinement
 from shellrunner.service.state_dir import locked, prepare, private_files
-from shellrunner.service.supervision import freeze_garbage_collector, log_stop, run_to_end, supervised
+from shellrunner.service.supervision import (
+    command_controls,
+    freeze_garbage_collector,
+    log_stop,
+    run_to_end,
+    supervised,
+)
 from shellrunner.supervisor.fork_server_connection import ForkServerLauncher, attach
 from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task, has_failed
@@ -83,6 +89,7 @@ async def _work(settings: Settings, stop: StopRequest) -> int:
             supervised(
                 store, launcher, await attach(*fork_server), settings, confinement=confinement, observe=_not_counted
             ) as (supervisor, supervising),
+            command_controls(store, supervisor, settings.supervisor.max_running) as commands,
             background_task("health check", Health(store, notifier, restart_helps=False).run()) as checking,
             background_task("reaper", pid_namespace.reap_orphans()) as reaping,
         ):
@@ -92,7 +99,7 @@ async def _work(settings: Settings, stop: StopRequest) -> int:
             notifier.ready(f"running jobs as {settings.worker.name}")
             freeze_garbage_collector()
             stop.start_complete()
-            tasks = (supervising, checking, reaping)
+            tasks = (supervising, checking, reaping, *commands.serving)
             await first_of(stop.wait(), *tasks)
             notifier.stopping()
             async with background_task("stop timeout", extend_stop_timeout(notifier)):

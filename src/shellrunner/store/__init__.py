@@ -66,7 +66,7 @@ from shellrunner.model import (
 )
 from shellrunner.model.filters import Filters
 from shellrunner.store.change_log import ChangeLog
-from shellrunner.store.hosts import Host
+from shellrunner.store.hosts import Host, HostOrders
 from shellrunner.store.notifications import Subscription
 from shellrunner.store.output import EndedOutput, Extent, Head, Output
 from shellrunner.store.pagination import ListedJob, Page, Position, Sort
@@ -502,6 +502,10 @@ class Store(History, Work, Callbacks, Sessions, HistoryFigures, Protocol):
     @property
     def hosts(self) -> Hosts:
         """The hosts of the history."""
+
+    @property
+    def orders(self) -> HostOrders | None:
+        """How commands on other hosts are reached; None: there are no other hosts."""
 
     async def advance_generation(self) -> None:
         """Raise the generation, so that what was copied before is recognized as older from now on.

@@ -60,6 +60,20 @@ class Controls:
         """Ask `store` whether a job runs, and `find` for its keeper."""
         self._store, self._find = store, find
 
+    def runs(self, job_id: int, /) -> bool:
+        """Return whether this host runs the job, or is about to."""
+        return self._find(job_id) is not None
+
+    async def check_claim(self, job_id: int, token: str) -> None:
+        """Wait until the job's keeper is known, and check that the job runs under this claim token.
+
+        Raises:
+            NoSuchJob, NotRunning, KeeperSilent: as for `send_signal`.
+        """
+        job, _ = await _in_time(job_id, self._find_keeper(job_id))
+        if job.claim.token != token:
+            raise NotRunning(job_id)
+
     def command_state(self, job_id: int, /) -> CommandState:
         """Return what is known of the job's command beside the history; nothing if it does not run."""
         job = self._find(job_id)

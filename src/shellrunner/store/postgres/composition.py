@@ -5,11 +5,11 @@ to its `run`, so that no part needs one that is built later.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from shellrunner.store import QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
@@ -39,8 +39,12 @@ from shellrunner.store.postgres.hosts.lease import HostLease
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node.settings_view import SettingsView
-from shellrunner.store.postgres.node_config import NodeConfig
+from shellrunner.store.postgres.node_config import NodeConfig, Peer
 from shellrunner.store.postgres.opening import Opened, open_history
+from shellrunner.store.postgres.orders.command_facts import KnownCommands, OwnCommands
+from shellrunner.store.postgres.orders.order_connection import OrderConnection
+from shellrunner.store.postgres.orders.order_exchange import OrderExchange
+from shellrunner.store.postgres.orders.order_service import OrderService
 from shellrunner.store.postgres.store import NodeParts, PostgresStore
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.tasks import background
@@ -115,6 +119,7 @@ async def _running(
         on_settings_changed=settings.expire,
         on_due=due_timer.set,
     )
+    orders = _compose_orders(node, engine, notifier, effects, lambda: lease.peers)
 
     async def read_rows(_: int, unit: UnitOfWork[object]) -> object:
         return await engine.read(unit)
@@ -138,13 +143,17 @@ async def _running(
             bulk=BulkChanges(NodeBulkWriter(engine, effects), clock.now, plan_text),
             plan_text=plan_text,
             hosts=HostRegistry(node.name, engine, effects, clock.now, on_changed=effects.hosts_changed),
+            orders=orders,
         )
     )
     sweep = Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications)
     due_jobs = DueJobs(engine, effects, clock)
     channels = [NODES_CHANNEL, channel_of(node.name)]
     listener = Listener(
-        config.url, channels, lambda note: effects.note_received(node.name, note), effects.notes_missed
+        config.url,
+        channels,
+        lambda note: _note_received(effects, orders, node.name, note),
+        lambda: _notes_missed(effects, orders),
     )
 
     async with background() as tasks:
@@ -161,6 +170,7 @@ async def _running(
                 tasks.start("store-retention", retention.run())
                 tasks.start("store-due-timer", due_timer.run(due_jobs.queue_due))
                 tasks.start("store-sweep", sweep.run())
+                tasks.start("store-orders", orders.run())
                 try:
                     yield store
                 finally:
@@ -172,3 +182,34 @@ async def _running(
             effects.spill.close()
             await asyncio.wait([removing])
             storage.close()
+
+
+def _compose_orders(
+    node: NodeConfig,
+    engine: PostgresEngine,
+    notifier: PostgresThread,
+    effects: NodeEffects,
+    peers: Callable[[], Sequence[Peer]],
+) -> OrderExchange:
+    """Compose what carries orders between the nodes."""
+    connection = OrderConnection(notifier)
+    own_commands = OwnCommands(engine, effects.owners, effects.outbox.add_commands)
+    effects.on_command_changed = own_commands.changed
+    return OrderExchange(
+        node.name,
+        connection,
+        OrderService(node.name, node.incarnation, connection, own_commands),
+        own_commands,
+        KnownCommands(engine, effects.changed_elsewhere),
+        peers=lambda: [peer.name for peer in peers()],
+    )
+
+
+def _note_received(effects: NodeEffects, orders: OrderExchange, node: str, note: dict[str, Any]) -> None:
+    effects.note_received(node, note)
+    orders.note_received(note)
+
+
+def _notes_missed(effects: NodeEffects, orders: OrderExchange) -> None:
+    effects.notes_missed()
+    orders.notes_missed()

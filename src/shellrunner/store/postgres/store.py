@@ -80,6 +80,7 @@ from shellrunner.store.postgres.node import node_jobs
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node.settings_view import SettingsView
+from shellrunner.store.postgres.orders.order_exchange import OrderExchange
 from shellrunner.store.postgres.transaction import advisory, situation
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.store.query import listing
@@ -108,6 +109,7 @@ class NodeParts:
     bulk: BulkChanges
     plan_text: PlanText
     hosts: HostRegistry
+    orders: OrderExchange
 
 
 class PostgresStore:
@@ -115,6 +117,7 @@ class PostgresStore:
 
     def __init__(self, parts: NodeParts) -> None:
         self._parts = parts
+        self.identity, self.hosts, self.orders = parts.identity, parts.hosts, parts.orders
         self._engine = parts.engine
         self._effects = parts.effects
         self._now = parts.clock.now
@@ -127,16 +130,8 @@ class PostgresStore:
         return self.identity.history_id
 
     @property
-    def identity(self) -> HistoryIdentity:
-        return self._parts.identity
-
-    @property
     def held(self) -> Hold | None:
         return self._parts.settings.held
-
-    @property
-    def hosts(self) -> HostRegistry:
-        return self._parts.hosts
 
     @property
     def unknown_input_up_to(self) -> int:
@@ -365,7 +360,7 @@ class PostgresStore:
     async def claim(self, keeper: int, token: str) -> Claim:
         waiting = self._parts.waiting.add(keeper, token)
         try:
-            return await waiting.future
+            return self._parts.orders.own_commands.claimed(await waiting.future)
         except asyncio.CancelledError:
             if not waiting.future.cancelled():  # it was committed, and delivered too late
                 self._parts.claims.put_back(waiting.future.result())

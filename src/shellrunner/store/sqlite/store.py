@@ -135,6 +135,10 @@ class SqliteStore:
     def unknown_input_up_to(self) -> int:
         return self._parts.unknown_input_up_to
 
+    @property
+    def orders(self) -> None:
+        return None
+
     async def advance_generation(self) -> None:
         await self._parts.generation.advance()
 

@@ -20,10 +20,13 @@ class UsageReader(Protocol):
 
     @property
     def processors(self) -> int:
-        """How many processors jobs may use."""
+        """How many processors jobs may use, as of the last measurement."""
 
     async def measure(self) -> Mapping[int, LiveUsage]:
         """Return what each running job uses, by job; without those whose keeper is not known at the moment."""
+
+    async def measure_job(self, job_id: int, /) -> LiveUsage | None:
+        """Return what one running job uses; None if its keeper is not known at the moment."""
 
 
 USAGE_READER: Final[web.AppKey[UsageReader]] = web.AppKey("usage")
@@ -38,7 +41,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     stored = await request.app[STORE].stored_job(number)
     if not stored.is_running:
         raise NotRunning(number)
-    usage = (await request.app[USAGE_READER].measure()).get(number)
+    usage = await request.app[USAGE_READER].measure_job(number)
     if usage is None:
         if (await request.app[STORE].stored_job(number)).is_running:
             raise KeeperSilent(number)

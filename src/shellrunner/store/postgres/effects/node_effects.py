@@ -35,6 +35,7 @@ class NodeEffects:
     outbox: Outbox
     on_settings_changed: Callable[[], None]
     on_due: Callable[[int], None]
+    on_command_changed: Callable[[int], None] = lambda _: None
     endings: Counter[tuple[str, Ending]] = field(default_factory=Counter)
     callback_tries: Counter[Delivery] = field(default_factory=Counter)
 
@@ -69,7 +70,7 @@ class NodeEffects:
         """Follow a change of a running command that no transition makes, and no row records."""
         if job_id in self.owners:
             self._changed(job_id)
-            self.outbox.add_output([job_id])
+            self.on_command_changed(job_id)
 
     def _apply(self, transition: Transition) -> None:
         job_id, before, after = transition.job_id, transition.before, transition.after

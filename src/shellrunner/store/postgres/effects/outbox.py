@@ -7,10 +7,10 @@ know what the others do with it.
 
 import asyncio
 import json
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from hashlib import sha256
 from random import choices
 from typing import Final
 
@@ -23,10 +23,12 @@ from shellrunner.store.transition import Transitions
 
 NODES_CHANNEL: Final = "shellrunner_nodes"
 _GATHER_DELAY: Final = 0.04  # seconds
-_MAX_JOBS: Final = 500  # ids in one notification, which PostgreSQL limits to 8000 bytes
+_MAX_JOBS: Final = 350  # ids of each kind in one notification, which PostgreSQL limits to 8000 bytes
 _MAX_PENDING: Final = 5_000  # changed jobs; beyond, the others have to read everything again
 _SEND: Final = "SELECT pg_notify(channel, content) FROM unnest(%s::text[], %s::text[]) AS note (channel, content)"
-_HOSTS: Final = "SELECT DISTINCT host FROM jobs WHERE id = ANY(%s) AND state = 'running' AND host IS NOT NULL"
+CHANNEL: Final = "'shellrunner_' || left(encode(sha256(convert_to({}, 'UTF8')), 'hex'), 12)"  # as `channel_of`
+_SEND_CANCELLED: Final = f"""SELECT pg_notify({CHANNEL.format("host")}, '{{"cancel": 1}}')
+    FROM (SELECT DISTINCT host FROM jobs WHERE id = ANY(%s) AND state = 'running' AND host <> %s) AS hosts"""  # noqa: S608
 
 
 class Flag(StrEnum):
@@ -40,7 +42,7 @@ class Flag(StrEnum):
 
 def channel_of(node: str) -> str:
     """Return the channel that only this node listens to; a channel's name may have 63 bytes."""
-    return f"shellrunner_{zlib.crc32(node.encode()):08x}"
+    return f"shellrunner_{sha256(node.encode()).hexdigest()[:12]}"
 
 
 class Outbox:
@@ -50,6 +52,7 @@ class Outbox:
         self._node, self._thread, self._peers = node, thread, peers
         self._jobs: dict[int, None] = {}
         self._flags: set[Flag] = set()
+        self._commands: dict[int, None] = {}
         self._cancelled: set[int] = set()
         self._notes: list[tuple[str, str]] = []  # that are sent at once
         self._wake = asyncio.Event()
@@ -81,6 +84,12 @@ class Outbox:
         """Report to the others that these jobs have more output."""
         if self._peers():
             self._jobs.update(dict.fromkeys(job_ids))
+            self._wake.set()
+
+    def add_commands(self, job_ids: Iterable[int]) -> None:
+        """Report to the others that more is known, or something else, of the commands of these jobs."""
+        if self._peers():
+            self._commands.update(dict.fromkeys(job_ids))
             self._wake.set()
 
     def add_flag(self, flag: Flag) -> None:
@@ -123,11 +132,14 @@ class Outbox:
         self._is_urgent.clear()
         notes, self._notes = self._notes, []
         cancelled, self._cancelled = self._cancelled, set()
-        if self._jobs or self._flags:
+        if self._jobs or self._flags or self._commands:
             jobs, self._jobs = [*self._jobs], {}
+            commands, self._commands = [*self._commands], {}
             flags, self._flags = sorted(self._flags), set()
-            for start in range(0, max(len(jobs), 1), _MAX_JOBS):
+            for start in range(0, max(len(jobs), len(commands), 1), _MAX_JOBS):
                 content = {"from": self._node, "jobs": jobs[start : start + _MAX_JOBS], "flags": flags}
+                if part := commands[start : start + _MAX_JOBS]:
+                    content["commands"] = part
                 notes.append((NODES_CHANNEL, json.dumps(content)))
                 flags = []
         if notes or cancelled:
@@ -137,8 +149,7 @@ class Outbox:
     def _send(self, thread: PostgresThread, notes: list[tuple[str, str]], cancelled: set[int]) -> None:
         try:
             if cancelled:
-                hosts = thread.connection.execute(_HOSTS, ([*cancelled],)).fetchall()
-                notes = notes + [(channel_of(host), '{"cancel": 1}') for (host,) in hosts if host != self._node]
+                thread.connection.execute(_SEND_CANCELLED, ([*cancelled], self._node))
             if notes:
                 thread.connection.execute(_SEND, ([channel for channel, _ in notes], [text for _, text in notes]))
         except psycopg.Error:
