@@ -307,6 +307,7 @@ class PostgresStore:
             if queue is not None and queue not in names:
                 raise NoSuchQueue(queue)
             queue_pauses.change(db, names, queue, paused=paused)
+            self._parts.state.settings_changed()
 
         await self._engine.write(change, self._settings_committed)
         return await self.queues()
@@ -326,6 +327,7 @@ class PostgresStore:
                 raise TooManyQueues(MAX_QUEUES)
             is_as_configured = counts.configured.get(queue) == limit
             queue_limits.change(db, queue, None if is_as_configured else limit)
+            self._parts.state.settings_changed()
             return queue not in counts
 
         is_new = await self._engine.write(change, self._settings_committed)
@@ -344,6 +346,7 @@ class PostgresStore:
             if queue in counts.configured:
                 raise QueueConfigured(queue)
             queue_limits.remove(db, queue)
+            self._parts.state.settings_changed()
 
         await self._engine.write(remove, self._settings_committed)
         await self._parts.settings.read()

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from shellrunner.store.postgres.engine.connection_thread import connect
 
-_PROBE_INTERVAL: Final = 1.0  # seconds without a notification after which the connection is tried
+_PROBE_INTERVAL: Final = 10.0  # seconds without a notification after which the connection is tried
 _STOP_TIMEOUT: Final = 2.0  # seconds: a server that hangs keeps the thread, which is a daemon
 _RECONNECT_DELAY: Final = 0.5
 

@@ -4,6 +4,7 @@ Owned by the store, on the event loop's thread. Read again after each notificati
 """
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -14,7 +15,9 @@ from shellrunner.store.postgres.transaction import situation
 from shellrunner.store.postgres.transaction.situation import Situation, TransactionState
 from shellrunner.store.queues import Hold
 
-_MAX_AGE: Final = 1.0  # seconds
+_MAX_AGE: Final = 1.0  # seconds, while somebody asks
+_MAX_IDLE_AGE: Final = 15.0  # seconds, while nobody does
+_IN_USE: Final = 5.0  # seconds for which one that asks is expected to ask again
 
 
 class SettingsView:
@@ -25,16 +28,23 @@ class SettingsView:
         self.situation = Situation(QueueCounts(state.limits), {}, 0, draining=False)
         self._stale = asyncio.Event()
         self._stale.set()
+        self._asked_at = 0.0
 
     @property
     def counts(self) -> QueueCounts:
         """The counts, with limits and pauses."""
+        if not self._is_in_use():
+            self._stale.set()
+        self._asked_at = time.monotonic()
         return self.situation.counts
 
     @property
     def held(self) -> Hold | None:
         """Why nothing is started, if the history is held."""
         return self.situation.pauses.held
+
+    def _is_in_use(self) -> bool:
+        return time.monotonic() - self._asked_at < _IN_USE
 
     def expire(self) -> None:
         """Read again: something has changed."""
@@ -52,10 +62,10 @@ class SettingsView:
         return self.situation
 
     async def run(self) -> None:
-        """Read whenever something has changed, and from time to time while jobs do, until it is cancelled."""
+        """Read whenever a setting has changed, and from time to time for the counts, until it is cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(2 * _MAX_AGE):
+                async with asyncio.timeout(_MAX_AGE if self._is_in_use() else _MAX_IDLE_AGE):
                     await self._stale.wait()
             with suppress(StoreUnavailable):
                 await self.read()

@@ -115,6 +115,10 @@ class TransactionState:
             self._situation = self._read(db)
         return self._situation
 
+    def settings_changed(self) -> None:
+        """Note that a unit of this run has changed pauses or limits: what comes after it follows them."""
+        self._situation = None
+
     def read_again(self, db: Db) -> Situation:
         """Return the situation as it is after further locks were taken."""
         self._situation = self._read(db)
