@@ -13,9 +13,14 @@ from tests.support.histories import BACK_ENDS, NAMED_BACK_END
 
 _WITH_BOTH = {
     "test_queue_counts",
+    "test_store_attempts",
+    "test_store_bulk",
     "test_store_change_log",
     "test_store_claims",
+    "test_store_notifications",
+    "test_store_shares",
     "test_store_submitter",
+    "test_store_waiting",
 }
 
 

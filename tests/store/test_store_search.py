@@ -221,6 +221,7 @@ async def searched(store: SqliteStore) -> int:
     return await store._engine.read(lambda db: int(db.execute(search.INDEXED_UP_TO).fetchone()[0]))
 
 
+@pytest.mark.sqlite
 async def test_the_index_follows_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New jobs are indexed without a request, also after a restart, and are found before they are."""
     monkeypatch.setattr(search, "_GATHER_DELAY", 0.01)

@@ -96,8 +96,8 @@ async def test_an_unknown_job_cannot_be_waited_for(tmp_path: Path) -> None:
 
 async def test_a_job_starts_not_before_its_start_at(tmp_path: Path) -> None:
     """A job with a start time waits until then, also across a restart; if it has passed, it is queued."""
-    soon = (datetime.now(UTC) + timedelta(seconds=0.4)).isoformat()
     async with opened(tmp_path) as store:
+        soon = (datetime.now(UTC) + timedelta(seconds=0.4)).isoformat()
         job = await store.add(JobSpec(command="true", start_at=soon))
         assert isinstance(job.phase, Waiting)
         past = await store.add(JobSpec(command="true", start_at="2001-01-01T00:00:00Z"))

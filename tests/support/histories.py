@@ -5,6 +5,7 @@ state directory of its only node. For several nodes see `nodes`.
 """
 
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -60,7 +61,9 @@ def database_url(path: Path) -> str:
     """Return the URL of the database of this directory, which is made if there is none."""
     server = postgres.shared()
     if path not in _databases:
-        _databases[path] = server.create_database(postgres.template(migrate))
+        name = _databases[path] = server.create_database(postgres.template(migrate))
+        history_id = secrets.token_hex(16)  # a copy of the template has its id
+        server.execute("UPDATE meta SET value = %s WHERE key = 'history'", history_id, database=name)
     return server.url(_databases[path])
 
 

@@ -53,7 +53,7 @@ class AddJobsItem(ChangeItem):
             known = idempotency_keys.find(db, self._key, self._now(), len(self._jobs))
             if known:
                 return known, []
-        keepers = [self._take_keeper(db, new) for new in self._jobs]
+        keepers = self._take_keepers(db)
         try:
             self._check_room(self._state.situation(db).counts, keepers)
         except BaseException:
@@ -83,6 +83,13 @@ class AddJobsItem(ChangeItem):
                 self.paired.append((keeper, new.claim(job.id, SlotOwner(keeper.keeper, keeper.token))))
                 jobs.append(replace(job, host=self._state.node.name))
         return jobs
+
+    def _take_keepers(self, db: Db) -> list[WaitingKeeper | None]:
+        """Return the keeper of each job that starts at once: of these jobs, those with the highest priority."""
+        keepers: list[WaitingKeeper | None] = [None] * len(self._jobs)
+        for index, new in sorted(enumerate(self._jobs), key=lambda each: -each[1].spec.priority):
+            keepers[index] = self._take_keeper(db, new)
+        return keepers
 
     def _take_keeper(self, db: Db, new: NewJob) -> WaitingKeeper | None:
         # One with retries takes a place in its queue: between its attempts it waits, and nothing can be refused then.
