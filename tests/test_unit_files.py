@@ -110,7 +110,7 @@ def test_a_workers_unit_is_the_services_without_what_concerns_http(hardening: Li
     service = settings(service_unit(serve_command(["/bin/sr"], Path("/c.toml")), ME, hardening))
     assert given.pop("ExecStart") == "/bin/sr worker --config /c.toml"
     assert given.pop("Conflicts") == "shellrunner.service"
-    of_the_service = {"ExecStart", "ExecReload", "LogRateLimitIntervalSec"}
+    of_the_service = {"ExecStart", "LogRateLimitIntervalSec"}
     assert {**given, "Description": ""} == {
         **{name: value for name, value in service.items() if name not in of_the_service},
         "Description": "",

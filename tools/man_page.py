@@ -32,7 +32,7 @@ _VARIABLES: Final = (
     ("SHELLRUNNER_TOKEN", "Token for the service."),
     ("SHELLRUNNER_SERVER_USER", "User whose process may be the service, beside one's own and root's; *: anybody's."),
     ("NO_COLOR", "If set, output has no colours."),
-    ("SHELLRUNNER_SECTION__KEY", "A setting of `shellrunner serve`, as in config.toml."),
+    ("SHELLRUNNER_SECTION__KEY", "A setting of `shellrunner serve` and `worker`, as in config.toml."),
 )
 _STATUS: Final = (
     ("0", "Success."),

@@ -270,10 +270,13 @@ def problems() -> str:
 
 
 SETTINGS_INTRO: Final = (
-    "`shellrunner serve --config config.toml` reads a file; none is read unless it is named. Precedence, highest "
-    "first: command line, environment, file, default. The variable of a setting is `SHELLRUNNER_SECTION__KEY`, "
-    "with lists and tables as JSON. An unknown key, or a value of the wrong type, is an error at start that names "
-    "the location, the key and the reason. On SIGHUP, `[auth]` and the certificate are read again."
+    "`shellrunner serve --config config.toml` reads a file, as `shellrunner worker` does; none is read unless it is "
+    "named. Precedence, highest first: command line, environment, file, default. The variable of a setting is "
+    "`SHELLRUNNER_SECTION__KEY`, with lists and tables as JSON. An unknown key, or a value of the wrong type, is an "
+    "error at start that names the location, the key and the reason. On SIGHUP, `[auth]` and the certificate are "
+    "read again.\n\n"
+    "A worker takes no notice of what is for clients: `[server]`, `[callbacks]`, `[audit]`, and of tokens all but "
+    "their users, profiles and limits. `[worker]` and `[cluster]` mean nothing without `store.url`."
 )
 
 

@@ -24,8 +24,8 @@ class WorkerSettings(Section):
 
     name: Name = Field(
         default_factory=_host_name,
-        description="name of this node, which no other has: 1 to 63 letters, digits, dots, dashes or underscores; "
-        "default: the host's name",
+        description="name of this node, which no other has, and which stays while its jobs run: 1 to 63 letters, "
+        "digits, dots, dashes or underscores; default: the host's name",
     )
     queues: list[Name] = Field(default_factory=list, description="queues whose jobs it takes; empty: all")
 

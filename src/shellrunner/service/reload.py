@@ -52,13 +52,17 @@ class Reloader:
 
     async def run(
         self,
-        authenticator: Authenticator,
+        authenticator: Authenticator | None,
         certificate: Certificate | None,
         store: LimitedStore,
         audit: Reopenable | None = None,
     ) -> None:
-        """Reload whenever requested, until cancelled; reopen the audit file, even if nothing else is applied."""
-        _warn_expired(self._settings.auth)
+        """Reload whenever requested, until cancelled; reopen the audit file, even if nothing else is applied.
+
+        A worker has none of them but the store, which applies the limits of tokens.
+        """
+        if authenticator is not None:
+            _warn_expired(self._settings.auth)
         await _flush_sessions(authenticator)  # a token removed since the last start ends its sessions
         while True:
             await self._requested.wait()
@@ -72,7 +76,7 @@ class Reloader:
                 log.error("not reloaded; the previous configuration stays in force", extra={"reasons": reasons})  # noqa: TRY400
 
     async def _reload(
-        self, authenticator: Authenticator, certificate: Certificate | None, store: LimitedStore
+        self, authenticator: Authenticator | None, certificate: Certificate | None, store: LimitedStore
     ) -> None:
         read = await asyncio.to_thread(self._reread)
         before, now = self._settings, with_auth(self._settings, read.auth)
@@ -80,17 +84,21 @@ class Reloader:
             self._check(read.auth)
         if certificate:
             certificate.reload()
-        authenticator.reload(read.auth)
+        if authenticator is not None:
+            authenticator.reload(read.auth)
         store.limit_submitters(submitter_limits(read.auth))
         self._settings = now
         log.info("reloaded", extra={"changed": _differences(before, now), **_token_changes(before.auth, read.auth)})
         if pending := _differences(now, read):
             log.warning("other changes need a restart", extra={"settings": pending})
-        _warn_expired(read.auth)
+        if authenticator is not None:
+            _warn_expired(read.auth)
         await _flush_sessions(authenticator)
 
 
-async def _flush_sessions(authenticator: Authenticator) -> None:
+async def _flush_sessions(authenticator: Authenticator | None) -> None:
+    if authenticator is None:
+        return
     try:
         await authenticator.flush_sessions()
     except StoreUnavailable as error:

@@ -1,12 +1,13 @@
 """The composition root of `shellrunner worker`, which runs jobs of a history in PostgreSQL and has no HTTP API.
 
-Used by the command line. What `serve` has for clients is not here: addresses, tokens, the audit log, callbacks. Jobs
+Used by the command line. What `serve` has for clients is not here: addresses, sessions, audit log, callbacks. Jobs
 are submitted, followed and changed at the nodes that have it; this one is seen there as a host.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from shellrunner import __version__
@@ -27,6 +28,7 @@ from shellrunner.service.process.shutdown import (
 )
 from shellrunner.service.process.worker_threads import start_worker_threads
 from shellrunner.service.profile_check import open_confinement
+from shellrunner.service.reload import Reloader
 from shellrunner.service.state_dir import locked, prepare, private_files
 from shellrunner.service.supervision import (
     command_controls,
@@ -44,23 +46,24 @@ log = logging.getLogger("shellrunner.service")
 _NO_URL: Final = "a worker requires store.url: it runs the jobs of a history in PostgreSQL"
 
 
-def run(settings: Settings) -> int:
-    """Run jobs until SIGTERM or SIGINT; return the exit status.
+def run(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """Run jobs until SIGTERM or SIGINT; return the exit status. On SIGHUP, `reread` reads the settings again.
 
     Raises:
         ShellrunnerError: the worker could not start; the text says why.
     """
-    return run_to_end(work(settings))
+    return run_to_end(work(settings, reread))
 
 
-async def work(settings: Settings) -> int:
+async def work(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Run the worker, from the first lock to the last log line; return the exit status."""
     if not settings.store.url:
         raise ConfigError(_NO_URL)
     check_back_end(settings)
-    with handled_signals(_ignore_reload) as stop:
+    reloader = Reloader(settings, reread)
+    with handled_signals(reloader.request) as stop:
         try:
-            return await _work(settings, stop)
+            return await _work(settings, stop, reloader)
         except asyncio.CancelledError:
             if not stop.take_interruption():
                 raise
@@ -68,7 +71,7 @@ async def work(settings: Settings) -> int:
     return 0
 
 
-async def _work(settings: Settings, stop: StopRequest) -> int:
+async def _work(settings: Settings, stop: StopRequest, reloader: Reloader) -> int:
     state_dir = prepare(settings.store.state_dir)
     launcher = ForkServerLauncher.from_process(state_dir)
     # Before anything is opened: what the fork server does not inherit, no keeper and no command ever holds.
@@ -91,6 +94,7 @@ async def _work(settings: Settings, stop: StopRequest) -> int:
             ) as (supervisor, supervising),
             command_controls(store, supervisor, settings.supervisor.max_running) as commands,
             background_task("health check", Health(store, notifier, restart_helps=False).run()) as checking,
+            background_task("reloader", reloader.run(None, None, store)) as reloading,
             background_task("reaper", pid_namespace.reap_orphans()) as reaping,
         ):
             startup_warnings.emit_for_worker(settings)
@@ -99,7 +103,7 @@ async def _work(settings: Settings, stop: StopRequest) -> int:
             notifier.ready(f"running jobs as {settings.worker.name}")
             freeze_garbage_collector()
             stop.start_complete()
-            tasks = (supervising, checking, reaping, *commands.serving)
+            tasks = (supervising, checking, reloading, reaping, *commands.serving)
             await first_of(stop.wait(), *tasks)
             notifier.stopping()
             async with background_task("stop timeout", extend_stop_timeout(notifier)):
@@ -108,10 +112,6 @@ async def _work(settings: Settings, stop: StopRequest) -> int:
             left = supervisor.running_count
         log_stop(left, state_dir)
         return 1 if ended_early or any(map(has_failed, tasks)) else 0
-
-
-def _ignore_reload() -> None:
-    log.info("nothing is reloaded: a worker has neither tokens nor a certificate, and other settings need a restart")
 
 
 def _not_counted(_claim: Claim, _end: End, _volume: Volume, /) -> None:

@@ -60,7 +60,7 @@ def serve(
     options = {"server": _server_options(host, port, listen), "store": _given(state_dir=state_dir)}
     load_settings = partial(load, config, **options)
     settings = load_settings()
-    reread = partial(_reload, config, load_settings)
+    reread = partial(load_again, config, load_settings)
     run_server(settings, lambda: _serve(settings, reread, new_history=new_history, runs_jobs=runs_jobs))
 
 
@@ -94,7 +94,7 @@ def run_server(settings: Settings, program: Callable[[], int]) -> None:
         startup_signals.ignore()
 
 
-def _reload(config: Path | None, load_settings: Callable[[], Settings]) -> Settings:
+def load_again(config: Path | None, load_settings: Callable[[], Settings]) -> Settings:
     """Load the settings again.
 
     Raises:

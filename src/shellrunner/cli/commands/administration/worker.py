@@ -3,12 +3,14 @@
 Loads the settings and calls `service.worker`. Must not know what the worker consists of.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import click
 
-from shellrunner.cli.commands.administration.serve import run_server
+from shellrunner.cli.commands.administration.serve import load_again, run_server
 from shellrunner.config import Settings, load
 
 _PATH: Final = click.Path(path_type=Path)
@@ -22,11 +24,12 @@ def worker(config: Path | None, state_dir: Path | None) -> None:
 
     It has the settings of `shellrunner serve`. Jobs are submitted to nodes that serve, and run on every host.
     """
-    settings = load(config, store={"state_dir": state_dir.absolute()} if state_dir else {})
-    run_server(settings, lambda: _work(settings))
+    load_settings = partial(load, config, store={"state_dir": state_dir.absolute()} if state_dir else {})
+    settings = load_settings()
+    run_server(settings, lambda: _work(settings, partial(load_again, config, load_settings)))
 
 
-def _work(settings: Settings) -> int:
+def _work(settings: Settings, reread: Callable[[], Settings]) -> int:
     from shellrunner.service.worker import run  # noqa: PLC0415  after the log is configured
 
-    return run(settings)
+    return run(settings, reread)
