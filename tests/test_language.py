@@ -149,7 +149,7 @@ def test_no_class_name_is_defined_twice() -> None:
     modules = defaultdict(list)
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and path != SOURCE / "wire" / "documents.py":
+            if isinstance(node, ast.ClassDef) and not (path.parent.name == "wire" and "documents" in path.stem):
                 modules[node.name].append(str(path.relative_to(SOURCE)))
     assert {name: where for name, where in modules.items() if len(where) > 1} == {}
 

@@ -250,7 +250,7 @@ class NoSuchHost(ShellrunnerError):
     code = "no-such-host"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no host {name!r}: see GET /api/hosts")
+        super().__init__(f"there is no host {name!r}: see GET /api/workers")
 
 
 class HostReachable(ShellrunnerError):

@@ -182,6 +182,12 @@ async def hold(client: Any) -> None:
     assert (await client.set_queue("made", max_running=3))["limit"] == 3
     assert (await client.queue("made"))["configured"] is False
     await client.delete_queue("made")
+    (worker,) = (await client.workers())["workers"]
+    host = worker["host"]
+    assert (await client.worker(host))["joined"] == worker["joined"]
+    for only in (client.drain_worker(host), client.resume_worker(host), client.remove_worker(host, confirm=True)):
+        with pytest.raises(ClientError, match="only this host"):
+            await only
     assert await client.keepers() == {"keepers": []}
     with pytest.raises(ClientError, match="999999"):
         await client.end_keeper(999_999)

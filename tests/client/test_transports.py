@@ -176,6 +176,11 @@ RETURNING: dict[str, tuple[str, Call]] = {
     "resume": ("queue", lambda client: client.resume("a")),
     "pause_all": ("queues", lambda client: client.pause_all()),
     "resume_all": ("queues", lambda client: client.resume_all()),
+    "workers": ("workers", lambda client: client.workers()),
+    "worker": ("host", lambda client: client.worker("a")),
+    "drain_worker": ("host", lambda client: client.drain_worker("a")),
+    "resume_worker": ("host", lambda client: client.resume_worker("a")),
+    "remove_worker": ("lost", lambda client: client.remove_worker("a")),
     "keepers": ("keepers", lambda client: client.keepers()),
     "end_keeper": ("keepers", lambda client: client.end_keeper(1)),
 }

@@ -204,6 +204,7 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
         app = make_app(
             store, settings, not_ready_reasons=not_ready_reasons, controls=Controls(store, lambda _: None),
             render_metrics=unmeasured, audit_sink=ledger, unknown_keepers=NoKeepers(), usage_reader=NoUsage(),
+            hosts=store.hosts,
             authenticator=await open_authenticator(settings.auth, store), bound_addresses=listeners.bound_addresses,
         )  # fmt: skip
         runner = Runner(app, shutdown_timeout=5)

@@ -15,7 +15,7 @@ from shellrunner.log import AUDIT, format_line
 from shellrunner.model import JobSpec
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web import ROUTES
-from shellrunner.web.route import ID, KEEPER, QUEUE
+from shellrunner.web.route import HOST, ID, KEEPER, QUEUE
 from shellrunner.web.security import audit_details
 from tests.support.site import Site, serving
 from tests.support.waiting import until
@@ -173,6 +173,9 @@ async def test_every_change_says_what_it_asks_for(site: Site) -> None:
         ("DELETE", "/api/queues/mail", None, {"queue": "mail"}),
         ("POST", "/api/queues/pause", None, {"queue": None, "paused": True}),
         ("POST", "/api/queues/resume", None, {"queue": None, "paused": False}),
+        ("POST", "/api/workers/build-1/drain", None, {"host": "build-1", "draining": True}),
+        ("POST", "/api/workers/build-1/resume", None, {"host": "build-1", "draining": False}),
+        ("DELETE", "/api/workers/build-1?confirm=true", None, {"host": "build-1"}),
         ("POST", "/api/session", None, {}),
         ("DELETE", "/api/session", None, {}),
     ):  # fmt: skip
@@ -247,6 +250,7 @@ async def test_no_change_is_made_without_a_line(site: Site) -> None:
                 .replace(KEEPER, "1")
                 .replace("{name}", "default")
                 .replace(QUEUE, "default")
+                .replace(HOST, "localhost")
             )
             query = "?confirm=true" if "confirm" in route.parameters.split() else ""
             sent = {"json": bodies[path]} if path in bodies and route.verb in ("POST", "PUT", "PATCH") else {}

@@ -17,6 +17,8 @@ KEYS = {
         "usage",
         "leftovers",
         "leftovers_count",
+        "host",
+        "found",
         "name",
         "queue",
         "priority",

@@ -69,34 +69,40 @@ from shellrunner.client.server_identity import ANYBODY
 if TYPE_CHECKING:
     from shellrunner.client.sync_client import SyncClient, SyncStdinWriter
     from shellrunner.wire.documents import (
-        Callback,
         Cancelled,
         Fault,
         Held,
-        HiddenText,
         Index,
         Job,
         Jobs,
         Keepers,
         Leftover,
-        Limits,
         LiveUsage,
         LiveUsages,
         OutputLine,
         OutputMatch,
-        Pending,
         Problem,
         Queue,
         Queues,
         Removed,
         Result,
-        Retries,
         Status,
+        UnknownKeeper,
+        Usage,
+        Worker,
+        Workers,
+    )
+    from shellrunner.wire.job_documents import (
+        Callback,
+        Found,
+        HiddenText,
+        Limits,
+        Pending,
+        Retries,
         Streamed,
         Terminal,
         TerminalSize,
-        UnknownKeeper,
-        Usage,
+        Unreachable,
     )
     from shellrunner.wire.stream_events import AttemptEvent, DoneEvent
 
@@ -115,6 +121,7 @@ __all__ = [
     "DoneEvent",
     "Event",
     "Fault",
+    "Found",
     "Held",
     "HiddenText",
     "Index",
@@ -150,7 +157,10 @@ __all__ = [
     "Terminal",
     "TerminalSize",
     "UnknownKeeper",
+    "Unreachable",
     "Usage",
+    "Worker",
+    "Workers",
 ]
 
 # What is imported when it is asked for: it needs http.client or pydantic, which take long to import. All other names

@@ -447,6 +447,36 @@ class Client:
         queues: documents.Queues = await self._requester.request("POST", "/api/queues/resume", has="queues")
         return queues
 
+    # Workers
+
+    async def workers(self) -> "documents.Workers":
+        """Return the hosts that share the history, with what each runs; one, if it is in SQLite."""
+        workers: documents.Workers = await self._requester.request("GET", "/api/workers", has="workers")
+        return workers
+
+    async def worker(self, host: str) -> "documents.Worker":
+        """Return a host of the history."""
+        found: documents.Worker = await self._requester.request("GET", _worker_path(host), has="host")
+        return found
+
+    async def drain_worker(self, host: str) -> "documents.Worker":
+        """Drain a host: no more jobs start there, running ones continue; kept when its server restarts."""
+        drained: documents.Worker = await self._requester.request("POST", f"{_worker_path(host)}/drain", has="host")
+        return drained
+
+    async def resume_worker(self, host: str) -> "documents.Worker":
+        """Have a drained host start jobs again."""
+        resumed: documents.Worker = await self._requester.request("POST", f"{_worker_path(host)}/resume", has="host")
+        return resumed
+
+    async def remove_worker(self, host: str, *, confirm: bool = False) -> int:
+        """Remove a host that is not reachable and will not return; its running jobs are lost. Return their number.
+
+        Without `confirm`, only return how many it runs.
+        """
+        counts = await self._change_many("DELETE", _worker_path(host), {}, confirm=confirm, has="lost")
+        return int(counts["lost"])
+
     # Keepers
 
     async def keepers(self) -> "documents.Keepers":
@@ -481,6 +511,10 @@ def _result_path(job_id: int, attempt: int | None) -> str:
 
 def _queue_path(name: str) -> str:
     return f"/api/queues/{quote(name, safe='')}"
+
+
+def _worker_path(host: str) -> str:
+    return f"/api/workers/{quote(host, safe='')}"
 
 
 def _query_string(parameters: Mapping[str, Filter | None]) -> str:

@@ -155,6 +155,14 @@ class SyncClient:
     pause_all = _blocking(Client.pause_all)
     resume_all = _blocking(Client.resume_all)
 
+    # Workers
+
+    workers = _blocking(Client.workers)
+    worker = _blocking(Client.worker)
+    drain_worker = _blocking(Client.drain_worker)
+    resume_worker = _blocking(Client.resume_worker)
+    remove_worker = _blocking(Client.remove_worker)
+
     # Keepers
 
     keepers = _blocking(Client.keepers)

@@ -135,6 +135,7 @@ _EXIT_CODES: Final = _several(
 _NAME: Final = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": MAX_NAME_LENGTH}
 _NAMES: Final = _several(_parse_name, "the queues' names", _NAME)
 _JOB_NAMES: Final = _several(_parse_name, "the jobs' names", _NAME)
+_HOST_NAMES: Final = _several(_parse_name, "the hosts' names", _NAME)
 _LABELS: Final = ValueType(
     _parse_labels,
     {
@@ -196,6 +197,12 @@ class Filters:
     queues: Annotated[
         frozenset[str] | None,
         FilterInfo("queue", _NAMES, "queue", Comparison.IN, "In any of these queues.", ["default"]),
+    ] = None
+    hosts: Annotated[
+        frozenset[str] | None,
+        FilterInfo(
+            "host", _HOST_NAMES, "host", Comparison.IN, "That any of these hosts runs, or has run last.", ["build-1"]
+        ),
     ] = None
     labels: Annotated[
         tuple[tuple[str, str], ...],

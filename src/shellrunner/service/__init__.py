@@ -161,6 +161,7 @@ async def _serve(
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),
+                hosts=store.hosts,
                 authenticator=authenticator,
                 audit_sink=audit,
                 bound_addresses=listeners.bound_addresses,

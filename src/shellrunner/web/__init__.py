@@ -13,10 +13,11 @@ from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import ServerSettings, Settings
 from shellrunner.model import AgainRequest, JobBatch, JobPatch, JobSpec, QueueChange, ResizeRequest, SignalRequest
 from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BODY_BYTES
-from shellrunner.store import History
+from shellrunner.store import History, Hosts
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import (
     AUTHENTICATOR,
+    HOSTS,
     NOT_READY_REASONS,
     RENDER_METRICS,
     SETTINGS,
@@ -46,6 +47,7 @@ from shellrunner.web.handlers import (
     status_events,
     statuses,
     usage,
+    workers,
 )
 from shellrunner.web.handlers.control import CONTROLS, JobControls
 from shellrunner.web.handlers.keepers import UNKNOWN_KEEPERS, UnknownKeeperControls
@@ -58,7 +60,7 @@ from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.http.revocation import REVOCATIONS, Revocations
 from shellrunner.web.http.server_protocol import Runner
 from shellrunner.web.http.streaming import STREAMS, Streams
-from shellrunner.web.route import ATTEMPT, EMPTY, HTML, ID, JSON, KEEPER, QUEUE, SSE, TEXT, Access, Route
+from shellrunner.web.route import ATTEMPT, EMPTY, HOST, HTML, ID, JSON, KEEPER, QUEUE, SSE, TEXT, Access, Route
 from shellrunner.web.security import middleware
 from shellrunner.web.security.audit import AUDIT, Audit, AuditSink
 from shellrunner.web.security.loopback import BoundAddresses
@@ -131,6 +133,14 @@ ROUTES = (
           answers="204 no-such-queue queue-configured queue-not-empty precondition-failed"),
     Route("POST", "/api/queues/{name}/pause", queues.pause, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
     Route("POST", "/api/queues/{name}/resume", queues.resume, Access.ADMIN, JSON, answers="200:Queue no-such-queue"),
+    Route("GET", "/api/workers", workers.index, Access.READ, JSON, answers="200:Workers 304"),
+    Route("GET", f"/api/workers/{HOST}", workers.show, Access.READ, JSON, answers="200:Worker 304 no-such-host"),
+    Route("DELETE", f"/api/workers/{HOST}", workers.remove, Access.ADMIN, JSON, "confirm",
+          "200:RemovedWorker unconfirmed no-such-host host-reachable only-host"),
+    Route("POST", f"/api/workers/{HOST}/drain", workers.drain, Access.ADMIN, JSON,
+          answers="200:Worker no-such-host only-host"),
+    Route("POST", f"/api/workers/{HOST}/resume", workers.resume, Access.ADMIN, JSON,
+          answers="200:Worker no-such-host only-host"),
     Route("GET", "/api/keepers", keepers.index, Access.ADMIN, JSON, answers="200:Keepers 304"),
     Route("DELETE", f"/api/keepers/{KEEPER}", keepers.end, Access.ADMIN, JSON, answers="202:Keepers no-such-keeper"),
     Route("GET", "/api/statuses", statuses.index, Access.WATCH, JSON, LISTS, "200:Statuses 304"),
@@ -190,6 +200,7 @@ def make_app(
     unknown_keepers: UnknownKeeperControls,
     usage_reader: UsageReader,
     render_metrics: RenderMetrics,
+    hosts: Hosts,
     authenticator: Authenticator,
     audit_sink: AuditSink,
     bound_addresses: BoundAddresses,
@@ -213,6 +224,7 @@ def make_app(
         middlewares=[security_middleware], client_max_size=MAX_BODY_BYTES, handler_args=_SERVER_OPTIONS
     )
     app[STORE], app[SETTINGS], app[NOT_READY_REASONS], app[CONTROLS] = store, settings, not_ready_reasons, controls
+    app[HOSTS] = hosts
     app[UNKNOWN_KEEPERS], app[USAGE_READER] = unknown_keepers, usage_reader
     app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
     app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)

@@ -13,7 +13,7 @@ from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
 from shellrunner.config import Settings
 from shellrunner.model import CommandState
-from shellrunner.store import History
+from shellrunner.store import History, Hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class FindCommandState(Protocol):
 
 
 STORE: Final = web.AppKey("store", History)
+HOSTS: Final[web.AppKey[Hosts]] = web.AppKey("hosts")
 SETTINGS: Final = web.AppKey("settings", Settings)
 NOT_READY_REASONS: Final[web.AppKey[Callable[[], Awaitable[Sequence[NotReady]]]]] = web.AppKey("not_ready_reasons")
 AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)

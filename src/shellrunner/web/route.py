@@ -21,6 +21,7 @@ EMPTY: Final = ""
 ID: Final = "{id:[1-9][0-9]{0,17}}"
 ATTEMPT: Final = "{number:[1-9][0-9]{0,17}}"
 QUEUE: Final = r"{name:(?!(pause|resume)$)[^\x2f]+}"  # a segment of a path; those two are routes of their own
+HOST: Final = r"{host:[^\x2f]+}"
 KEEPER: Final = "{keeper:[1-9][0-9]{0,17}}"
 
 

@@ -13,13 +13,11 @@ from shellrunner.errors import MAX_ERRORS
 from shellrunner.model import names
 from shellrunner.wire.field_types import (
     Count,
-    DeliveryName,
     EndingName,
     ExitCode,
     Id,
     Instant,
     Link,
-    PendingName,
     Pid,
     Seconds,
     Signal,
@@ -27,75 +25,18 @@ from shellrunner.wire.field_types import (
     StateName,
     closed,
 )
-
-
-@closed
-class Limits(TypedDict):
-    """What the job may use; null is the default of the configuration."""
-
-    memory_bytes: Count | None
-    cpu_seconds: Count | None
-    processes: Count | None
-    open_files: Count | None
-    output_bytes: Count | None
-
-
-@closed
-class Streamed(TypedDict):
-    """Standard input that is sent while the job runs."""
-
-    stream: Literal[True]
-
-
-@closed
-class HiddenText(TypedDict):
-    """Text for standard input, which is never shown."""
-
-    text: Literal[True]
-
-
-@closed
-class Pending(TypedDict):
-    """The first thing that keeps a job waiting."""
-
-    reason: PendingName
-    detail: str
-
-
-@closed
-class TerminalSize(TypedDict):
-    """The size of a pseudo-terminal, in characters."""
-
-    rows: Small
-    columns: Small
-
-
-@closed
-class Terminal(TypedDict):
-    """The job's pseudo-terminal: its size at the start, and whether it shows what is typed."""
-
-    rows: Small
-    columns: Small
-    echo: bool
-
-
-@closed
-class Retries(TypedDict):
-    """Further attempts: at most `max`, each `delay` seconds after one whose ending is in `on`."""
-
-    max: Small
-    delay: Seconds
-    on: Annotated[tuple[EndingName, ...], Field(max_length=7)]
-
-
-@closed
-class Callback(TypedDict):
-    """The delivery of the result to the URL that the job named."""
-
-    state: DeliveryName
-    tries: Count
-    error: str | None
-    """Why the last try failed."""
+from shellrunner.wire.job_documents import (
+    Callback,
+    Found,
+    HiddenText,
+    Limits,
+    Pending,
+    Retries,
+    Streamed,
+    Terminal,
+    TerminalSize,
+    Unreachable,
+)
 
 
 @closed
@@ -118,6 +59,8 @@ class Job(TypedDict):
     """The system user that runs the command; null is the user of the service."""
     again_of: Id | None
     """The job whose specification it repeats; that one may have been deleted since."""
+    host: str | None
+    """The host that runs it, or has run it last, if several share the history; null before, or with one host."""
     argv: Annotated[tuple[str, ...], Field(max_length=names.MAX_ARGUMENTS)] | None
     cwd: str | None
     env: Annotated[list[str], Field(max_length=names.MAX_VARIABLES)]
@@ -158,6 +101,10 @@ class Status(TypedDict):
     paused: bool | None
     """The command and everything that it has started are stopped, until the job is resumed or ended. Null for a
     moment after a restart of the service, until the job's keeper has been found again."""
+    host: str | None
+    """The host that runs the job, or has run it last, if several share the history; null before, or with one host."""
+    unreachable: Unreachable | None
+    """The job runs on a host that is not reachable."""
     attempt: Small
     created: Instant
     started: Instant | None
@@ -248,6 +195,10 @@ class Result(TypedDict):
     ending: EndingName
     detail: str | None
     """Why the command did not start, was skipped, or is lost."""
+    host: str | None
+    """The host that ran the job last, if several share the history; null if none did, or with one host."""
+    found: Found | None
+    """What is known of a `lost` job since its host has returned; `ending` stays `lost`."""
     stdout: str
     """The stream as text; if it is large, its beginning and end around a visible marker."""
     stderr: str
@@ -311,6 +262,50 @@ class Queues(TypedDict):
     held: Held | None
     """Why they are, if the history was copied or restored: resume them once it is certain that nothing runs twice."""
     queues: list[Queue]
+
+
+@closed
+class Worker(TypedDict):
+    """A host of the history: a server that opens it under a name of its own."""
+
+    host: str
+    runs_jobs: bool
+    """Whether it runs jobs; else it only answers requests."""
+    queues: list[str] | None
+    """The queues whose jobs it runs; null: all."""
+    slots: Count
+    """How many jobs it runs at once."""
+    running: Count
+    """How many run there, by the history."""
+    free: Count
+    """How many more it would start now."""
+    draining: bool
+    """Whether it is drained: no job is started there until it is resumed."""
+    reachable: bool
+    """Whether it has renewed its lease in the last 15 seconds."""
+    seen: Instant
+    """When it renewed its lease last, by the clock of the database."""
+    joined: Instant
+    """When it opened the history for the first time."""
+    version: str
+    """The version of its program."""
+    responding: bool
+    """Whether it is the one that sends this response."""
+
+
+@closed
+class Workers(TypedDict):
+    """All hosts of the history; one, if it is in SQLite."""
+
+    workers: list[Worker]
+
+
+@closed
+class RemovedWorker(TypedDict):
+    """What the removal of a host has done."""
+
+    lost: Count
+    """How many of its running jobs were declared lost."""
 
 
 @closed
@@ -432,6 +427,8 @@ class Problem(TypedDict):
     """How many other selected jobs are not done and would be kept."""
     cancelled: NotRequired[Count]
     """How many jobs would be cancelled."""
+    lost: NotRequired[Count]
+    """How many jobs would be declared lost."""
     id: NotRequired[str]
     """The id under which the service's log has the details."""
     reasons: NotRequired[Annotated[list[str], Field(max_length=10)]]
@@ -446,6 +443,7 @@ class Index(TypedDict):
     statuses: Link
     results: Link
     queues: Link
+    workers: Link
     keepers: Link
     health: Link
     ready: Link
@@ -456,7 +454,7 @@ class Index(TypedDict):
     identity: str
     """Who the client is: `token:NAME`, or `uid:N` of a local process."""
     scopes: Annotated[list[Literal["read", "run", "admin"]], Field(max_length=3)]
-    """What it may do: `read`, `run` (submit, change, cancel, delete), `admin` (queues)."""
+    """What it may do: `read`, `run` (submit, change, cancel, delete), `admin` (queues, hosts)."""
 
 
 @closed

@@ -24,12 +24,13 @@ from shellrunner.model import (
     Stream,
     Streamed,
     TerminalSize,
+    Unreachable,
     Usage,
     Volume,
     Waiting,
     why_waiting,
 )
-from shellrunner.wire import documents, stream_events
+from shellrunner.wire import documents, job_documents, stream_events
 from shellrunner.wire.text import Excerpt
 
 Document = Mapping[str, Any]  # any of them
@@ -73,6 +74,7 @@ def job(job: Job) -> documents.Job:
         "submitter": job.submitter,
         "run_as": job.run_as,
         "again_of": job.again_of,
+        "host": job.host,
         "argv": spec.argv,
         "cwd": spec.cwd,
         "env": list(spec.env),
@@ -118,6 +120,8 @@ def status(
         "pending": {"reason": pending.reason.value, "detail": pending.detail} if pending else None,
         "cancelling": isinstance(phase, Running) and phase.cancelling,
         "paused": command.paused,
+        "host": job.host,
+        "unreachable": _unreachable(phase.unreachable) if isinstance(phase, Running) and phase.unreachable else None,
         "attempt": job.attempt,
         "created": format_rfc3339(job.created),
         "started": _instant(started),
@@ -150,6 +154,8 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "signal": end.signal,
         "ending": end.ending.value,
         "detail": end.detail,
+        "host": job.host,
+        "found": _found(job, attempt),
         "stdout": stdout.text,
         "stderr": stderr.text,
         "stdout_bytes": volume.stdout_bytes,
@@ -217,13 +223,13 @@ def done_event(job: Job, end: End) -> stream_events.DoneEvent:
     }
 
 
-def _stdin(spec: JobSpec) -> documents.Streamed | documents.HiddenText | None:
+def _stdin(spec: JobSpec) -> job_documents.Streamed | job_documents.HiddenText | None:
     if isinstance(spec.stdin, Streamed):
         return {"stream": True}
     return {"text": True} if spec.has_text() else None
 
 
-def _limits(limits: Limits) -> documents.Limits:
+def _limits(limits: Limits) -> job_documents.Limits:
     return {
         "memory_bytes": limits.memory_bytes,
         "cpu_seconds": limits.cpu_seconds,
@@ -233,15 +239,32 @@ def _limits(limits: Limits) -> documents.Limits:
     }
 
 
-def _retries(retries: Retries) -> documents.Retries:
+def _retries(retries: Retries) -> job_documents.Retries:
     return {"max": retries.max, "delay": retries.delay, "on": retries.on}
 
 
-def _callback(callback: Callback) -> documents.Callback:
+def _callback(callback: Callback) -> job_documents.Callback:
     return {"state": callback.state.value, "tries": callback.tries, "error": callback.error}
 
 
-def _size(size: TerminalSize) -> documents.TerminalSize:
+def _unreachable(unreachable: Unreachable) -> job_documents.Unreachable:
+    return {"host": unreachable.host, "since": format_rfc3339(unreachable.since)}
+
+
+def _found(job: Job, attempt: int) -> job_documents.Found | None:
+    """Return what was reported of the job's last attempt after it had been declared lost."""
+    found = job.phase.found if isinstance(job.phase, Done) and attempt == job.attempt else None
+    if found is None:
+        return None
+    return {
+        "ending": found.ending.value,
+        "exit_code": found.exit_code,
+        "signal": found.signal,
+        "completed": format_rfc3339(found.completed),
+    }
+
+
+def _size(size: TerminalSize) -> job_documents.TerminalSize:
     return {"rows": size.rows, "columns": size.columns}
 
 

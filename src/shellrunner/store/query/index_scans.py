@@ -99,6 +99,7 @@ _BY_NAME: Final = {column.name: key for key, column in COLUMNS.items()}
 
 # Filters -----------------------------------------------------------------------------------------------------------
 
+HOST: Final = "CAST(NULL AS TEXT)"  # of a job: SQLite's table has no such column, as there is one host
 Condition = tuple[str, tuple[Any, ...]]
 _OPERATORS: Final = {Comparison.AT_LEAST: ">=", Comparison.AT_MOST: "<=", Comparison.BELOW: "<"}
 
@@ -106,7 +107,7 @@ _OPERATORS: Final = {Comparison.AT_LEAST: ">=", Comparison.AT_MOST: "<=", Compar
 def _conditions_of(info: FilterInfo) -> Callable[[Any], list[Condition]]:
     """Return what makes SQL of a filter's value; the text is compared by `search`, not here."""
     key = _BY_NAME.get(info.compared)
-    column = COLUMNS[key].name if key is not None else info.compared
+    column = COLUMNS[key].name if key is not None else HOST if info.compared == "host" else info.compared
     match info.comparison:
         case Comparison.CONTAINS:
             return lambda _: []

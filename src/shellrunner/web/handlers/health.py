@@ -52,6 +52,7 @@ async def index(request: web.Request) -> web.StreamResponse:
         "statuses": "/api/statuses",
         "results": "/api/results",
         "queues": "/api/queues",
+        "workers": "/api/workers",
         "keepers": "/api/keepers",
         "health": "/healthz",
         "ready": "/readyz",

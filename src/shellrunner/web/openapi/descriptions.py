@@ -26,14 +26,15 @@ TAGS: Final = {
     "statuses": "How far jobs are, and what they write while they run.",
     "results": "How jobs ended, and what they wrote.",
     "queues": "How many jobs are in each queue; limits, pausing and resuming.",
+    "workers": "The hosts that share the history: which are reachable, what they run, draining and resuming.",
     "service": "The service itself: index, this document, health, metrics, sessions, the page.",
 }
 
 # Problems that HTTP itself has. The others are described by the docstrings of their errors.
 _HTTP_PROBLEMS: Final = {
     "bad-request": "The request is not valid HTTP, or its path is not in its one spelling.",
-    "unconfirmed": "Many jobs would be deleted or cancelled, but `confirm=true` is missing; `deleted` or `cancelled` "
-    "says how many.",
+    "unconfirmed": "Many jobs would be deleted, cancelled or lost, but `confirm=true` is missing; `deleted`, "
+    "`cancelled` or `lost` says how many.",
     "cross-site": "The request comes from a page of another site.",
     "not-found": "There is nothing at this path.",
     "method-not-allowed": "The path does not support this method; `Allow` lists those that it supports.",

@@ -14,6 +14,10 @@ def _to_queue(operation: str) -> dict[str, Any]:
     return {"operationId": operation, "parameters": {"name": "$response.body#/queues/0/queue"}}
 
 
+def _to_worker(operation: str) -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {"host": "$response.body#/workers/0/host"}}
+
+
 def _to_attempt(operation: str) -> dict[str, Any]:
     return {"operationId": operation, "parameters": {"id": "$response.body#/job_id", "number": "1"}}
 
@@ -54,6 +58,13 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "queue": _to_queue("get-queues-name"),
             "pause": _to_queue("post-queues-name-pause"),
             "resume": _to_queue("post-queues-name-resume"),
+        }
+    },
+    "get-workers": {
+        "200": {
+            "worker": _to_worker("get-workers-host"),
+            "drain": _to_worker("post-workers-host-drain"),
+            "resume": _to_worker("post-workers-host-resume"),
         }
     },
     "post-jobs-id-cancel": {"202": {"status": _to("get-statuses-id"), "result": _to("get-results-id")}},

@@ -57,6 +57,7 @@ PATH: Final[dict[str, tuple[Schema, str, Any]]] = {
         1,
     ),
     "name": (_NAME, "The name of a queue.", "default"),
+    "host": (_NAME, "The name of a host.", "build-1"),
     "version": (
         {"type": "string", "pattern": "^[0-9a-f]{18}$", "maxLength": 18},
         "The version of the page and everything that it loads.",
@@ -90,6 +91,11 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         None,
     ),
     "confirm": (_enum(["true"]), "Confirms the deletion; without it nothing is deleted.", "true"),
+    "/api/workers/{host} confirm": (
+        _enum(["true"]),
+        "Confirms the removal; without it nothing is removed.",
+        "true",
+    ),
     "/api/jobs/cancel confirm": (
         _enum(["true"]),
         "Confirms the cancellation; without it nothing is cancelled.",

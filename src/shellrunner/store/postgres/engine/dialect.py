@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, get_type_hints
 
 from shellrunner.store import rows
 from shellrunner.store.columns import NewJobRow, columns
-from shellrunner.store.query import search
+from shellrunner.store.query import index_scans, search
 from shellrunner.store.units import admission, due_callbacks, locks
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
@@ -75,7 +75,8 @@ class Statement(NamedTuple):
 def translate(original: str) -> Statement:
     """Return the statement as PostgreSQL takes it."""
     sql = _WHOLE.get(original, original)
-    sql = _INDEXED_BY.sub("", sql.replace(rows.HOST_COLUMNS, _HOST_COLUMNS))
+    sql = sql.replace(rows.HOST_COLUMNS, _HOST_COLUMNS).replace(index_scans.HOST, "host")
+    sql = _INDEXED_BY.sub("", sql)
     sql = _JSON_EACH.sub(_elements, sql)
     sql = _CROSS_JOIN_ON.sub(r"JOIN \1 ON", sql)
     sql = _IS_PARAMETER.sub(r"IS NOT DISTINCT FROM \1", sql)
