@@ -35,8 +35,8 @@ class Cluster:
     async def node(
         self, name: str, *, queues: QueueLimits | None = None, **config: Any
     ) -> AsyncIterator[PostgresStore]:
-        """Open the history at a node of this name."""
-        directory = self.directory / name
+        """Open the history at a node of this name; `directory`: another one than that of its name."""
+        directory = self.directory / config.pop("directory", name)
         directory.mkdir(exist_ok=True)
         node = NodeConfig(**{"name": name, "version": "1", "slots": 8, **config})
         postgres_config = PostgresConfig(self.url, **self.config)
@@ -48,9 +48,10 @@ class Cluster:
         return self.server.execute(statement, *values, database=self.database)
 
     def expire(self, name: str, seconds: float = 60) -> None:
-        """Let the lease of a host be as old as if its last renewal had been so many seconds ago."""
-        self.execute("UPDATE hosts SET seen = clock_timestamp() - make_interval(secs => %s) WHERE name = %s",
-                     seconds, name)  # fmt: skip
+        """Let a host be judged unreachable, as if its last renewal had been so many seconds ago."""
+        statement = """UPDATE hosts SET unreachable = clock_timestamp(),
+            seen = clock_timestamp() - make_interval(secs => %s) WHERE name = %s"""
+        self.execute(statement, seconds, name)
 
 
 @contextmanager

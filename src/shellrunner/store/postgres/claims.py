@@ -17,10 +17,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from shellrunner.clock import Millis
-from shellrunner.errors import StoreUnavailable
+from shellrunner.errors import OutcomeUnknown, StoreUnavailable
 from shellrunner.model import Claim, End, Ending, State
 from shellrunner.store.columns import ClaimRow, SecretsRow, columns
 from shellrunner.store.components.batch_queue import BatchQueue, WorkItem
@@ -28,6 +29,7 @@ from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.delivery import Delivered
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
+from shellrunner.store.postgres.hosts.reconciler import STARTED_HERE
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.secrets_reading import to_claim_with_secrets
 from shellrunner.store.postgres.transaction import advisory
@@ -47,6 +49,9 @@ _CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = offer.keeper, to
     WHERE jobs.id = offer.job AND jobs.state = 'queued'
     RETURNING {columns(ClaimRow, SecretsRow).replace(" keeper", " jobs.keeper").replace(" token", " jobs.token")}"""
 
+_RUNNING_UNDER: Final = """SELECT id, attempt, token FROM jobs WHERE state = 'running' AND host = ? AND token = ANY(?)
+    ORDER BY id FOR UPDATE"""
+
 
 class NodeClaims:
     """Serves the keepers that wait; the planner of the write batches."""
@@ -60,30 +65,58 @@ class NodeClaims:
         now: Callable[[], Millis],
     ) -> None:
         self._waiting, self._state, self._listener, self._writes, self._now = waiting, state, listener, writes, now
+        self._doubtful: frozenset[str] = frozenset()  # claim tokens of commits that were not answered
 
     def plan(self, batch: Sequence[WorkItem]) -> WorkItem | None:
         """Return the item that chooses jobs for the keepers that wait, if there may be any."""
         waiting = self._waiting.waiting()
         self._state.waiting = waiting
-        if not waiting or not (batch or self._waiting.has_backlog):
+        if not self._doubtful and (not waiting or not (batch or self._waiting.has_backlog)):
             return None
-        item = ChangeItem(self._choose, on_failure=self._retry, follows_delivery=True)
-        item.on_commit = lambda outcome: self._chosen(item, waiting, outcome)
+        doubtful = self._doubtful
+        item = ChangeItem(
+            partial(self._choose, doubtful=doubtful),
+            on_failure=partial(self._retry, frozenset(each.token for each in waiting)),
+            follows_delivery=True,
+        )
+        item.on_commit = lambda outcome: self._chosen(item, waiting, doubtful, outcome)
         return item
 
     # On the writer's thread -------------------------------------------------------------------------------------
 
-    def _choose(self, db: Db) -> tuple[tuple[list[Claim], bool], Transitions]:
+    def _choose(self, db: Db, doubtful: frozenset[str]) -> tuple[tuple[list[Claim], bool], Transitions]:
         """Return the claims for keepers that have none, and whether there may be more jobs; and all that was done."""
+        if doubtful:
+            # The jobs that are put back are delivered with this commit, and claimed in the next batch.
+            return ([], True), self._put_back_doubtful(db, doubtful)
         if not self._state.free or not (
             self._waiting.has_backlog or any(each.after is State.QUEUED for each in self._state.transitions)
         ):
             return ([], self._waiting.has_backlog), []
         return _Choice(db, self._state, self._now()).make()
 
+    def _put_back_doubtful(self, db: Db, tokens: frozenset[str]) -> Transitions:
+        """Requeue what was claimed in a commit that was not answered: no keeper was given it."""
+        transitions: Transitions = []
+        paired = {each.job_id for each in self._state.transitions if each.owner is not None}
+        for job_id, attempt, token in db.execute(_RUNNING_UNDER, (self._state.node.name, [*tokens])).fetchall():
+            # What was claimed under the same token since, in this batch or before, is another keeper's affair.
+            if job_id not in paired and not self._state.journal.has_started(job_id, attempt, token):
+                transitions += lifecycle.requeue(db, job_id, token, self._now())
+        return transitions
+
     # On the event loop ------------------------------------------------------------------------------------------
 
-    def _chosen(self, item: ChangeItem, waiting: Sequence[WaitingKeeper], outcome: tuple[list[Claim], bool]) -> None:
+    def _chosen(
+        self,
+        item: ChangeItem,
+        waiting: Sequence[WaitingKeeper],
+        settled: frozenset[str],
+        outcome: tuple[list[Claim], bool],
+    ) -> None:
+        if settled:
+            self._doubtful -= settled
+            asyncio.get_running_loop().call_soon(self._writes.wake)
         claims, self._waiting.has_backlog = outcome
         self._listener.committed(item.transitions)
         by_token = {each.token: each for each in waiting}
@@ -102,13 +135,16 @@ class NodeClaims:
         """Requeue a claim whose caller was cancelled; if that fails, the next reconciliation judges it."""
 
         def requeue(db: Db) -> tuple[Transitions, Transitions]:
+            self._state.journal.release(claim.job_id, claim.token)
             transitions = lifecycle.requeue(db, claim.job_id, claim.token, self._now())
             return transitions, transitions
 
         with suppress(StoreUnavailable):
             self._writes.put(ChangeItem(requeue, self._listener.committed))
 
-    def _retry(self, error: Exception) -> None:
+    def _retry(self, tokens: frozenset[str], error: Exception) -> None:
+        if isinstance(error, OutcomeUnknown):
+            self._doubtful |= tokens
         self._waiting.has_backlog = True
         loop = asyncio.get_running_loop()
         loop.call_later(_RETRY_DELAY, self._writes.wake)
@@ -127,7 +163,7 @@ class _Choice:
 
     def make(self) -> tuple[tuple[list[Claim], bool], Transitions]:
         situation = self._state.situation(self._db)
-        if situation.draining or ALL_QUEUES in situation.pauses.queues or situation.pauses.held:
+        if not self._state.may_claim(situation) or ALL_QUEUES in situation.pauses.queues:
             return ([], True), []
         lines = self._lines(situation)
         limited = [line for line in lines if situation.counts.is_limited(line)]
@@ -198,6 +234,10 @@ class _Choice:
         except StoreUnavailable as damage:
             # One damaged row must not hold up the queue behind it. A command never starts with made-up values.
             end = End(Ending.FAILED_TO_START, self._now, detail=damage.detail)
+            self._transitions.extend(dependents.end_unstarted(self._db, row.id, end))
+            return []
+        if self._state.journal.has_started(row.id, row.attempt):
+            end = End(Ending.LOST, self._now, detail=STARTED_HERE.format(self._node.name))
             self._transitions.extend(dependents.end_unstarted(self._db, row.id, end))
             return []
         self._claims.append(claim)

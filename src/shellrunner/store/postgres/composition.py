@@ -6,8 +6,8 @@ to its `run`, so that no part needs one that is built later.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +34,8 @@ from shellrunner.store.postgres.effects.retention_task import RetentionTask
 from shellrunner.store.postgres.effects.sweep import Sweep
 from shellrunner.store.postgres.engine.connection_thread import PostgresThread
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
-from shellrunner.store.postgres.hosts.host_registry import HostRegistry
-from shellrunner.store.postgres.hosts.lease import HostLease
+from shellrunner.store.postgres.hosts.lease import LEASE
+from shellrunner.store.postgres.hosts.membership import Membership
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node.settings_view import SettingsView
@@ -58,11 +58,13 @@ class PostgresConfig:
     """Where the history is.
 
     delivery: one of `DELIVERIES`, or an engine. lost_after: seconds, see `hosts`; None: never.
+    lease: seconds for which a host that does not renew it counts as reachable; the same at all nodes.
     """
 
     url: str = field(repr=False)
     delivery: str | DeliveryEngine = "pgqueuer"
     lost_after: float | None = 600.0
+    lease: float = LEASE
 
     def make_delivery(self) -> DeliveryEngine:
         """Return the delivery engine."""
@@ -86,8 +88,9 @@ async def open_store(
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
     opened = await asyncio.to_thread(open_history, config.url, state_dir, node.name)
-    async with _running(config, opened, str(state_dir), node, (retention, queues)) as store:
-        yield store
+    with closing(opened.journal):
+        async with _running(config, opened, str(state_dir), node, (retention, queues)) as store:
+            yield store
 
 
 @asynccontextmanager
@@ -100,14 +103,14 @@ async def _running(
 ) -> AsyncIterator[PostgresStore]:
     """Compose the store and run its tasks; at the end, finish what was submitted."""
     clock, (retention_limits, queues) = DatabaseClock(), limits
-    state = TransactionState(node, config.make_delivery(), queues)
+    node = replace(node, home=opened.place)
+    state = TransactionState(node, config.make_delivery(), queues, opened.journal)
     engine = PostgresEngine(config.url, node.name, state)
     storage = LocalStorage(state_dir)
     settings = SettingsView(engine, state)
     waiting = ClaimQueue(engine.writes.wake)
-    lease = HostLease(node, engine, clock, lambda: len(waiting))
     notifier = PostgresThread(config.url, "store-notifier")
-    outbox = Outbox(node.name, notifier, lambda: lease.peers)
+    outbox = Outbox(node.name, notifier, lambda: membership.peers)
     due_timer = DueTimer(clock.now)
     effects = NodeEffects(
         owners=opened.owners,
@@ -119,12 +122,13 @@ async def _running(
         on_settings_changed=settings.expire,
         on_due=due_timer.set,
     )
-    orders = _compose_orders(node, engine, notifier, effects, lambda: lease.peers)
+    orders = _compose_orders(node, engine, notifier, effects, lambda: membership.peers)
 
     async def read_rows(_: int, unit: UnitOfWork[object]) -> object:
         return await engine.read(unit)
 
     claims = NodeClaims(waiting, state, effects, engine.writes, clock.now)
+    membership = Membership(engine, state, clock, effects, waiting, lease=config.lease, lost_after=config.lost_after)
     retention = RetentionTask(retention_limits, engine, effects, clock.now, lambda: settings.held is not None)
     plan_text = text_index.plan if opened.has_search_index else text_index.plan_without_index
     store = PostgresStore(
@@ -142,12 +146,10 @@ async def _running(
             retention=retention,
             bulk=BulkChanges(NodeBulkWriter(engine, effects), clock.now, plan_text),
             plan_text=plan_text,
-            hosts=HostRegistry(node.name, engine, effects, clock.now, on_changed=effects.hosts_changed),
+            membership=membership,
             orders=orders,
         )
     )
-    sweep = Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications)
-    due_jobs = DueJobs(engine, effects, clock)
     channels = [NODES_CHANNEL, channel_of(node.name)]
     listener = Listener(
         config.url,
@@ -160,15 +162,16 @@ async def _running(
         removing = tasks.start("store-spill-remover", effects.spill.run())
         try:
             async with engine.running(tasks, claims):
-                await lease.renew()
+                await membership.join(node.name)
                 await settings.read()
                 await listener.start()
-                tasks.start("store-lease", lease.run())
+                membership.start(tasks)
                 tasks.start("store-settings", settings.run())
                 tasks.start("store-outbox", outbox.run())
                 tasks.start("store-notifications", effects.notifications.run())
                 tasks.start("store-retention", retention.run())
-                tasks.start("store-due-timer", due_timer.run(due_jobs.queue_due))
+                tasks.start("store-due-timer", due_timer.run(DueJobs(engine, effects, clock).queue_due))
+                sweep = Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications)
                 tasks.start("store-sweep", sweep.run())
                 tasks.start("store-orders", orders.run())
                 try:

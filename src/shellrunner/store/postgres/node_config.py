@@ -15,7 +15,7 @@ class NodeConfig:
     """A server process of a cluster; its name is unique in it.
 
     queues: from which it runs jobs (None: from all). slots: how many it runs at once. claims: whether it runs any.
-    incarnation: of this process. boot: of its host.
+    incarnation: of this process. boot: of its host. home: its state directory, as the host knows it.
     """
 
     name: str
@@ -25,6 +25,7 @@ class NodeConfig:
     claims: bool = True
     incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
+    home: str = ""
 
     def runs(self, queue: str) -> bool:
         """Return whether it runs jobs of this queue."""

@@ -15,21 +15,27 @@ from shellrunner.store.postgres import schema, secrets_reading
 from shellrunner.store.postgres.engine import failures
 from shellrunner.store.postgres.engine.connection_thread import connect
 from shellrunner.store.postgres.engine.postgres_db import PostgresDb
+from shellrunner.store.postgres.node import node_jobs
+from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
 from shellrunner.store.state_files.home import Home
 from shellrunner.store.values import HistoryIdentity
 
 _META = "SELECT (SELECT value FROM meta WHERE key = 'history'), (SELECT value FROM meta WHERE key = 'epoch')"
-_OWN = "SELECT id, keeper, token, attempt FROM jobs WHERE state = 'running' AND host = ?"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was found: the history, who of this node runs which job, the key of digests, whether texts are indexed."""
+    """What was found: the history, who of this node runs which job, the key of digests, whether texts are indexed.
+
+    place: the state directory, as this host knows it. journal: what this node has started; to be closed.
+    """
 
     identity: HistoryIdentity
     owners: dict[int, SlotOwner]
     digest_key: bytes
     has_search_index: bool
+    place: str
+    journal: ClaimJournal
 
 
 def open_history(url: str, state_dir: Path, node: str) -> Opened:
@@ -48,11 +54,19 @@ def open_history(url: str, state_dir: Path, node: str) -> Opened:
             schema.check(connection)
             db = PostgresDb(connection)
             ((history, epoch),) = db.execute(_META).fetchall()
-            owners = {row[0]: SlotOwner(*row[1:]) for row in db.execute(_OWN, (node,)).fetchall()}
+            owners = node_jobs.owners(db, node)
             key, indexed = secrets_reading.digest_key(db), schema.has_search_index(connection)
     except psycopg.Error as error:
         raise StoreUnavailable(f"the database cannot be opened: {failures.describe(error)}") from None
-    return Opened(HistoryIdentity(history, int(epoch), _home(state_dir)), owners, key, indexed)
+    journal = ClaimJournal(state_dir / "claims.journal")
+    return Opened(
+        HistoryIdentity(history, int(epoch), _home(state_dir)), owners, key, indexed, _place(state_dir), journal
+    )
+
+
+def _place(state_dir: Path) -> str:
+    found = state_dir.stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _home(state_dir: Path) -> str:

@@ -30,7 +30,10 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # `counts` and `sizes`: how many jobs are in which state, and how much output they have, as far as each node has
 # changed that: no two nodes write one row, and the sums are exact.
 # `hosts`: `seen` is a lease by the clock of the database; `unreachable` is when it was renewed last, once some node
-# has judged that it has expired. `free`: how many more jobs the node would run.
+# has judged that it has expired. `incarnation`: of the server that has this name, `home`: of its state directory.
+# `free`: how many more jobs the node would run.
+# `meta` has the `epoch`, raised after a restore, and the `server`, which changes with a failover: until each node has
+# followed that, nothing is claimed (see `hosts.reconciler`); and never before `claims_after`.
 # `chunks`: output that the nodes that run jobs have sent, without overlaps; see `postgres.output_chunks`. `position`
 # counts the bytes of both streams before it and `stdout` those of the one; `missing` of them are in no chunk.
 # `entries`: the entries of the index that begin in it, or describe its beginning, counted from `first_entry` on.
@@ -149,13 +152,13 @@ CREATE TABLE hosts (
     name text COLLATE "C" PRIMARY KEY,
     incarnation text COLLATE "C" NOT NULL,
     boot text COLLATE "C" NOT NULL,
+    home text COLLATE "C" NOT NULL,
     version text COLLATE "C" NOT NULL,
     queues text[] COLLATE "C",
     claims boolean NOT NULL,
     slots bigint NOT NULL,
     free bigint NOT NULL,
     draining boolean NOT NULL DEFAULT false,
-    epoch bigint NOT NULL DEFAULT 1,
     joined timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen timestamptz NOT NULL DEFAULT clock_timestamp(),
     unreachable timestamptz
@@ -205,7 +208,8 @@ CREATE TABLE commands (
     terminal_columns bigint
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
 CREATE FUNCTION read_situation(node text, claims boolean, is_exclusive boolean,
-    OUT totals json, OUT paused json, OUT limits json, OUT held text, OUT epoch text, OUT draining boolean)
+    OUT totals json, OUT paused json, OUT limits json, OUT held text, OUT epoch text, OUT draining boolean,
+    OUT incarnation text, OUT server text, OUT is_held_off boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Each statement sees what was committed before it began, so the locks come first.
@@ -224,8 +228,12 @@ BEGIN
         (SELECT json_agg(json_build_array(name, max_running, max_queued)) FROM queues),
         (SELECT value FROM meta WHERE key = 'held'),
         (SELECT value FROM meta WHERE key = 'epoch'),
-        (SELECT hosts.draining FROM hosts WHERE hosts.name = node)
-        INTO totals, paused, limits, held, epoch, draining;
+        (SELECT value FROM meta WHERE key = 'server'),
+        (SELECT value::bigint FROM meta WHERE key = 'claims_after') > extract(epoch FROM clock_timestamp()) * 1000
+            OR (SELECT value FROM meta WHERE key = 'server')
+                != coalesce(current_setting('shellrunner.server', true), '')
+        INTO totals, paused, limits, held, epoch, server, is_held_off;
+    SELECT hosts.draining, hosts.incarnation FROM hosts WHERE hosts.name = node INTO draining, incarnation;
 END $$;
 CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -282,7 +290,8 @@ def _version_1() -> str:
 
 MIGRATIONS: Final = (_version_1,)
 _SELECT_VERSION: Final = "SELECT value FROM meta WHERE key = 'schema'"
-_NEW: Final = "INSERT INTO meta VALUES ('history', %s), ('alive', ''), ('epoch', '1'), ('held', '')"
+_NEW: Final = """INSERT INTO meta VALUES ('history', %s), ('alive', ''), ('epoch', '1'), ('held', ''),
+    ('server', ''), ('claims_after', '0')"""
 
 
 def migrate(url: str) -> tuple[int, int]:

@@ -75,7 +75,7 @@ from shellrunner.store.postgres.effects.outbox import Flag
 from shellrunner.store.postgres.effects.retention_task import RetentionTask
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
-from shellrunner.store.postgres.hosts.host_registry import HostRegistry
+from shellrunner.store.postgres.hosts.membership import Membership
 from shellrunner.store.postgres.node import node_jobs
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
@@ -108,7 +108,7 @@ class NodeParts:
     retention: RetentionTask
     bulk: BulkChanges
     plan_text: PlanText
-    hosts: HostRegistry
+    membership: Membership
     orders: OrderExchange
 
 
@@ -117,7 +117,7 @@ class PostgresStore:
 
     def __init__(self, parts: NodeParts) -> None:
         self._parts = parts
-        self.identity, self.hosts, self.orders = parts.identity, parts.hosts, parts.orders
+        self.identity, self.hosts, self.orders = parts.identity, parts.membership.registry, parts.orders
         self._engine = parts.engine
         self._effects = parts.effects
         self._now = parts.clock.now
@@ -376,44 +376,11 @@ class PostgresStore:
     ) -> asyncio.Future[bool]:
         # Delays are kept whatever the clock of this node says.
         due = None if next_attempt_at is None else next_attempt_at - self._parts.clock.difference
-        unit = partial(
-            lifecycle.finish, job_id=job_id, token=token, end=end, volume=volume, head=head, next_attempt_at=due
-        )
-        self._forget_owner(job_id, token)
-        return self._record(unit)
-
-    def _forget_owner(self, job_id: int, token: str) -> None:
-        """Have output be found by the row, which is right before and after the commit of the end."""
-        owner = self._effects.owners.get(job_id)
-        if owner is not None and owner.token == token:
-            self._effects.notifications.notify(job_id)
-            del self._effects.owners[job_id]
+        self._effects.forget_owner(job_id, token)
+        return self._parts.membership.ends.finish(job_id, token, end, volume, head, next_attempt_at=due)
 
     def requeue(self, job_id: int, token: str) -> asyncio.Future[bool]:
-        return self._record(lambda db: lifecycle.requeue(db, job_id, token, self._now()))
-
-    def _record(self, unit: Callable[[Db], Transitions]) -> asyncio.Future[bool]:
-        """Run the unit in the next write batch; the future says whether it has changed a job."""
-        changed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-        def change(db: Db) -> tuple[Transitions, Transitions]:
-            transitions = unit(db)
-            return transitions, transitions
-
-        def committed(transitions: Transitions) -> None:
-            self._effects.committed(transitions)
-            if not changed.done():
-                changed.set_result(bool(transitions))
-
-        def failed(error: Exception) -> None:
-            if not changed.done():
-                changed.set_exception(error)
-
-        try:
-            self._engine.writes.put(ChangeItem(change, committed, on_failure=failed))
-        except StoreUnavailable as closed:
-            failed(closed)
-        return changed
+        return self._parts.membership.ends.requeue(job_id, token, self._now)
 
     async def running(self) -> Sequence[Claim]:
         return await self._engine.read(lambda db: node_jobs.running(db, self._node))

@@ -44,6 +44,8 @@ class Listener:
     async def stop(self) -> None:
         """End the thread."""
         self._is_ending.set()
+        if self._thread.ident is None:  # not started, as the opening has failed
+            return
         os.write(self._wake, b"\0")
         await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT)
         if not self._thread.is_alive():

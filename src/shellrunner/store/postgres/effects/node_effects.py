@@ -56,10 +56,28 @@ class NodeEffects:
         self.settings_changed()
         self.outbox.add_flag(Flag.SETTINGS)
 
+    def forget_owner(self, job_id: int, token: str) -> None:
+        """Have output be found by the row, which is right before and after the commit of the end."""
+        owner = self.owners.get(job_id)
+        if owner is not None and owner.token == token:
+            self.notifications.notify(job_id)
+            del self.owners[job_id]
+
     def hosts_changed(self) -> None:
         """Follow that a host is drained, resumed or removed: other jobs may start, at other places."""
         self.settings_changed()
         self.outbox.add_flag(Flag.SETTINGS)
+
+    def hosts_judged(self, job_ids: Iterable[int]) -> None:
+        """Follow that the host of these running jobs is unreachable, or is reachable again."""
+        ids = list(job_ids)
+        self.changed_elsewhere(ids)
+        self.outbox.add_output(ids)
+        self.outbox.add_flag(Flag.SETTINGS)
+
+    def host_returned(self) -> None:
+        """Follow that this node is reachable again, after it had been judged not to be."""
+        self.hosts_judged([*self.owners])
 
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""

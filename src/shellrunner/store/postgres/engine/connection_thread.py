@@ -36,6 +36,11 @@ _OPTIONS: Final[dict[str, Any]] = {
 _SETTINGS: Final = """SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on;
     SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '10s'; SET jit = off; SET TimeZone = 'UTC'"""
 
+# Which server this is: another one, or one that went on from a copy, may have less than was confirmed here.
+_NAMES: Final = """SELECT set_config('shellrunner.node', %s, false), set_config('shellrunner.server',
+    (SELECT system_identifier FROM pg_control_system())::text || '/' ||
+    left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), false)"""
+
 
 def connect(url: str, node: str = "", **options: Any) -> Connection:
     """Connect in autocommit mode, so that transactions are those that are written here; for this node.
@@ -47,8 +52,8 @@ def connect(url: str, node: str = "", **options: Any) -> Connection:
     try:
         adapt(connection)
         connection.execute(_SETTINGS)
-        connection.execute("SELECT set_config('shellrunner.node', %s, false)", [node])
         _refuse_replica(connection)
+        connection.execute(_NAMES, [node])
     except BaseException:
         connection.close()
         raise

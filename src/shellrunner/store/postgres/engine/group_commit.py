@@ -67,6 +67,9 @@ class CommitHooks(Protocol):
     def before_commit(self, db: Db, transitions: Transitions, /) -> None:
         """Write what is kept of all transitions: counts and sizes."""
 
+    def committed(self, transitions: Transitions, /) -> None:
+        """Note what was committed, before anybody learns of it."""
+
 
 class GroupCommit:
     """Runs each batch of writes in one transaction.
@@ -110,7 +113,7 @@ class GroupCommit:
         try:
             roll_back(connection)  # one that could not be ended before
             connection.execute("BEGIN")
-            self._run_units(db, batch)
+            transitions = self._run_units(db, batch)
             try:
                 connection.execute("COMMIT")
             except psycopg.Error as error:
@@ -118,10 +121,12 @@ class GroupCommit:
                     raise _CommitNotAnswered(error) from None
                 raise
             self.commits += 1
+            if transitions:
+                self._hooks.committed(transitions)
         finally:
             roll_back(connection)
 
-    def _run_units(self, db: Db, batch: Sequence[WorkItem]) -> None:
+    def _run_units(self, db: Db, batch: Sequence[WorkItem]) -> Transitions:
         transitions: Transitions = []
         delivered = 0
         self._hooks.begin(transitions)
@@ -142,6 +147,7 @@ class GroupCommit:
             self._hooks.deliver(db, transitions[delivered:])
         if transitions:
             self._hooks.before_commit(db, transitions)
+        return transitions
 
     def _failed(self, thread: PostgresThread, batch: Sequence[WorkItem], error: psycopg.Error) -> None:
         if failures.is_lost(error) or thread.is_lost():

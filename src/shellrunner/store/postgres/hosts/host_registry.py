@@ -18,8 +18,7 @@ from shellrunner.store.transition import CommitListener, Transitions
 _RUNNING: Final = "SELECT host, count(*) FROM jobs WHERE state = 'running' AND host IS NOT NULL GROUP BY host"
 _DRAIN: Final = "UPDATE hosts SET draining = ? WHERE name = ? RETURNING name"
 # Its row is locked, so that it does not return meanwhile.
-_LOCK: Final = f"""SELECT seen > clock_timestamp() - interval '{lease.LEASE:g} s' FROM hosts
-    WHERE name = ? FOR UPDATE"""  # noqa: S608  a constant of this program
+_LOCK: Final = "SELECT unreachable IS NULL FROM hosts WHERE name = ? FOR UPDATE"
 _REMOVE: Final = "DELETE FROM hosts WHERE name = ?"
 
 
@@ -65,10 +64,10 @@ class HostRegistry:
             queues=None if row.queues is None else tuple(row.queues),
             slots=row.slots,
             running=running,
-            free=0 if row.draining or not row.is_reachable else row.free,
+            free=0 if row.draining or row.is_unreachable else row.free,
             claims=row.claims,
             draining=row.draining,
-            reachable=row.is_reachable,
+            reachable=not row.is_unreachable,
             seen=row.seen,
             joined=row.joined,
             is_this=row.name == self._node,

@@ -1,11 +1,14 @@
 """The lease of this node: its row in `hosts`, renewed by the clock of the database, and what the rows of others say.
 
-Owned by the store, which runs it as a task. Must not know jobs.
+Owned by the store, which runs it as a task. A node is told apart from an earlier server of the same name by its
+incarnation, which each claim checks (`situation`): of two servers with one name, one claims. Must not know jobs.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from shellrunner.clock import Millis, boot_ms
@@ -14,21 +17,39 @@ from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node_config import NodeConfig, Peer
+from shellrunner.store.postgres.transaction import advisory
+from shellrunner.store.postgres.transaction.situation import Era
+
+# ruff: noqa: S608  every statement here is put together from constants of this program
+
+_log = logging.getLogger(__name__)
 
 INTERVAL: Final = 2.0  # seconds between two renewals
 LEASE: Final = 15.0  # seconds after which a node that has not renewed its lease is unreachable
 
 _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
-_RENEW: Final = """INSERT INTO hosts (name, incarnation, boot, version, queues, claims, slots, free)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET incarnation = excluded.incarnation,
-    boot = excluded.boot, version = excluded.version, queues = excluded.queues, claims = excluded.claims,
-    slots = excluded.slots, free = excluded.free, seen = clock_timestamp(), unreachable = NULL"""
+_ERA: Final = """(SELECT value FROM meta WHERE key = 'epoch'), (SELECT value FROM meta WHERE key = 'server'),
+    coalesce(current_setting('shellrunner.server', true), '')"""
+_SET: Final = """boot = ?, home = ?, version = ?, queues = ?, claims = ?, slots = ?, free = ?,
+    seen = clock_timestamp(), unreachable = NULL"""
+_RENEW: Final = f"""WITH before AS (SELECT unreachable FROM hosts WHERE name = ? FOR UPDATE)
+    UPDATE hosts SET {_SET} FROM before WHERE name = ? AND incarnation = ?
+    RETURNING before.unreachable IS NOT NULL, {_ERA}"""
+_ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queues, claims, slots, free)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
+_EARLIER: Final = f"""SELECT boot = ? AND home = ?, clock_timestamp() - seen > make_interval(secs => ?),
+    {_MS.format("seen")} FROM hosts WHERE name = ? FOR UPDATE"""
+_REPLACE: Final = f"UPDATE hosts SET incarnation = ?, {_SET} WHERE name = ?"
 _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slots, free, draining,
-    {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")} FROM hosts ORDER BY name"""  # noqa: S608
+    unreachable IS NOT NULL, {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")}
+    FROM hosts ORDER BY name"""
 
 
 class HostRow(NamedTuple):
-    """A node, as its row says: `seen` is when it renewed its lease last, `age` how many milliseconds ago that was."""
+    """A node, as its row says: `seen` is when it renewed its lease last, `age` how many milliseconds ago that was.
+
+    is_unreachable: a node has judged that its lease has expired.
+    """
 
     name: str
     incarnation: str
@@ -39,18 +60,32 @@ class HostRow(NamedTuple):
     slots: int
     free: int
     draining: bool
+    is_unreachable: bool
     joined: Millis
     seen: Millis
     age: Millis
 
-    @property
-    def is_reachable(self) -> bool:
-        """Whether its lease has not expired."""
-        return self.age < LEASE * 1000
+
+class _Renewed(NamedTuple):
+    """was_unreachable: it had been judged so. era: see `situation`; `server`: the one that answered."""
+
+    was_unreachable: bool
+    era: Era
+    server: str
+    rows: Sequence[HostRow]
+
+
+class _Held(NamedTuple):
+    """Another server has this name; its last renewal."""
+
+    seen: Millis
 
 
 class HostLease:
-    """Renews the lease; `rows` is what was read with it last."""
+    """Renews the lease; `rows` is what was read with it last.
+
+    is_current: the history knows this node's name as this server's; else it claims nothing.
+    """
 
     def __init__(
         self,
@@ -58,51 +93,137 @@ class HostLease:
         engine: PostgresEngine,
         clock: DatabaseClock,
         count_free: Callable[[], int],
-        on_renewed: Callable[[], Any] = lambda: None,
+        *,
+        seconds: float = LEASE,
     ) -> None:
-        """`count_free`: how many keepers of this node wait for a job."""
+        """`count_free`: how many keepers of this node wait for a job. `seconds`: how long a lease lasts."""
         self._node, self._engine, self._clock = node, engine, clock
-        self._count_free, self._on_renewed = count_free, on_renewed
+        self._count_free = count_free
+        self.seconds = seconds
+        self._interval = min(INTERVAL, seconds / 7)
         self.rows: Sequence[HostRow] = ()
         self.peers: Sequence[Peer] = ()
+        self.is_current = False
+        self._server = ""
+        self._unbroken_since: Millis | None = None
+        self._renewed_at: Millis | None = None
 
-    async def renew(self) -> None:
+    @property
+    def unbroken(self) -> float:
+        """For how many seconds it has been renewed in time, without an interruption, at one server."""
+        if self._unbroken_since is None or self._renewed_at is None or self._is_late(boot_ms()):
+            return 0.0
+        return (boot_ms() - self._unbroken_since) / 1000
+
+    async def join(self, on_era: Callable[[Era, str], Awaitable[Any]]) -> None:
+        """Make this node's name this server's, once no other server can have it; then renew it once.
+
+        An earlier server that had this state directory, in this boot, is gone, as the directory is locked: it is
+        replaced at once. Any other one, if it does not renew its lease for as long as that lasts.
+
+        Raises:
+            StoreUnavailable: another server that lives has this name, or the database cannot be used.
+        """
+        first: Millis | None = None
+        while isinstance(held := await self._engine.write(partial(self._join, is_start=True)), _Held):
+            if first is not None and held.seen != first:
+                raise StoreUnavailable(
+                    f"another server that is running is host {self._node.name!r} of this history: "
+                    "set worker.name to a name of its own"
+                )
+            first = held.seen
+            await asyncio.sleep(self._interval / 2)
+        await self.renew(on_era, lambda: None)
+
+    async def renew(self, on_era: Callable[[Era, str], Awaitable[Any]], on_returned: Callable[[], Any]) -> None:
         """Renew the lease, and read those of the others.
+
+        `on_era` is called with the epoch and the server, `on_returned` if this node had been judged unreachable.
 
         Raises:
             StoreUnavailable: it could not be renewed.
         """
-        node, free = self._node, self._count_free()
-        queues = None if node.queues is None else sorted(node.queues)
-        values = (node.name, node.incarnation, node.boot, node.version, queues, node.claims, node.slots, free)
+        try:
+            renewed = await self._engine.write(self._renew)
+            if renewed is None:  # removed, or another server's
+                taken = isinstance(await self._engine.write(partial(self._join, is_start=False)), _Held)
+                renewed = None if taken else await self._engine.write(self._renew)
+        except StoreUnavailable:
+            self._renewed_at = None
+            raise
+        if renewed is None:
+            self._lost_name()
+            return
+        self.is_current = True
+        self._follow(renewed)
+        await on_era(renewed.era, renewed.server)
+        if renewed.was_unreachable:
+            on_returned()
 
-        def renew_and_read(db: Db) -> list[HostRow]:
-            db.execute(_RENEW, values)
-            before = boot_ms()
-            rows = read(db)
-            self._clock.observe(rows[0].seen + rows[0].age, before, boot_ms())
-            return rows
+    async def run(self, on_era: Callable[[Era, str], Awaitable[Any]], on_returned: Callable[[], Any]) -> None:
+        """Renew the lease from time to time, until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            with suppress(StoreUnavailable):
+                await self.renew(on_era, on_returned)
 
-        self.rows = await self._engine.write(renew_and_read)
+    def _lost_name(self) -> None:
+        self._renewed_at = None
+        if self.is_current:
+            fields = {"host": self._node.name, "repeats": "name of host"}
+            _log.error("another server has the name of this host: no more jobs are started here", extra=fields)
+        self.is_current = False
+
+    def _follow(self, renewed: _Renewed) -> None:
+        now = boot_ms()
+        if self._renewed_at is None or self._is_late(now) or renewed.server != self._server:
+            self._unbroken_since = now
+        self._renewed_at, self._server, self.rows = now, renewed.server, renewed.rows
         self.peers = [
             Peer(row.name, 0 if row.draining or not row.claims else row.free, _set_of(row.queues))
             for row in self.rows
-            if row.is_reachable and row.name != node.name
+            if row.age < self.seconds * 1000 and row.name != self._node.name
         ]
-        self._on_renewed()
 
-    async def run(self) -> None:
-        """Renew the lease from time to time, until it is cancelled."""
-        while True:
-            with suppress(StoreUnavailable):
-                await self.renew()
-            await asyncio.sleep(INTERVAL)
+    def _is_late(self, now: Millis) -> bool:
+        return self._renewed_at is None or now - self._renewed_at > self.seconds * 500
+
+    # On the writer's thread -------------------------------------------------------------------------------------
+
+    def _values(self) -> tuple[Any, ...]:
+        node = self._node
+        queues = None if node.queues is None else sorted(node.queues)
+        return node.boot, node.home, node.version, queues, node.claims, node.slots, self._count_free()
+
+    def _renew(self, db: Db) -> _Renewed | None:
+        node = self._node
+        found = db.execute(_RENEW, (node.name, *self._values(), node.name, node.incarnation)).fetchall()
+        if not found:
+            return None
+        was_unreachable, epoch, server, answering = found[0]
+        before = boot_ms()
+        rows = read(db)
+        self._clock.observe(rows[0].seen + rows[0].age, before, boot_ms())
+        return _Renewed(was_unreachable, Era(int(epoch), server), answering, rows)
+
+    def _join(self, db: Db, *, is_start: bool) -> _Held | None:
+        # Whatever an earlier server has sent is over when the lock is there, and later it claims no more.
+        advisory.lock(db, advisory.CLAIMS)
+        node, values = self._node, self._values()
+        if db.execute(_ADD, (node.name, node.incarnation, *values)).rowcount:
+            return None
+        parameters = (node.boot, node.home, self.seconds, node.name)
+        ((is_same_place, has_expired, seen),) = db.execute(_EARLIER, parameters).fetchall()
+        if not ((is_same_place and is_start) or has_expired):
+            return _Held(seen)
+        db.execute(_REPLACE, (node.incarnation, *values, node.name))
+        return None
 
 
 def read(db: Db) -> list[HostRow]:
     """Return every node that has ever been there and was not removed."""
     rows = db.execute(_READ).fetchall()
-    return [HostRow._make((*row[:11], max(row[11] - row[10], 0))) for row in rows]
+    return [HostRow._make((*row[:12], max(row[12] - row[11], 0))) for row in rows]
 
 
 def _set_of(queues: Sequence[str] | None) -> frozenset[str] | None:

@@ -4,6 +4,7 @@ Units of the store. Used where there is such a proof (an admin removes the host,
 away for too long); must not judge itself.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from shellrunner.clock import Millis
@@ -15,13 +16,27 @@ from shellrunner.store.units import lifecycle
 
 BATCH_SIZE: Final = 100  # jobs that are declared lost in one commit
 # In the order of ids, as every transaction that locks several jobs.
-_RUNNING: Final = """SELECT id, token FROM jobs WHERE state = 'running' AND host = ? ORDER BY id LIMIT ? FOR UPDATE"""
+_RUNNING: Final = """SELECT id, attempt, token FROM jobs WHERE state = 'running' AND host = ?
+    ORDER BY id LIMIT ? FOR UPDATE"""
 
 
-def lose(db: Db, host: str, detail: str, now: Millis, limit: int = BATCH_SIZE) -> Transitions:
-    """End some of the jobs that run on this host as lost, with all consequences; none if none is left."""
+def lose(
+    db: Db,
+    host: str,
+    detail: str,
+    now: Millis,
+    limit: int = BATCH_SIZE,
+    *,
+    only: Callable[[int, int, str], bool] = lambda *_: True,
+) -> Transitions:
+    """End some of the jobs that run on this host as lost, with all consequences; none if none is left.
+
+    `only` those of these ids, attempts and claim tokens.
+    """
     transitions: Transitions = []
     end = End(Ending.LOST, now, detail=detail)
-    for job_id, token in db.execute(_RUNNING, (host, limit)).fetchall():
+    for job_id, attempt, token in db.execute(_RUNNING, (host, limit)).fetchall():
+        if not only(job_id, attempt, token):
+            continue
         transitions += lifecycle.finish(db, job_id, token, end=end, volume=Volume(), head=Head())
     return transitions

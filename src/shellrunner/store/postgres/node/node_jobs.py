@@ -12,12 +12,14 @@ from shellrunner.model import Claim
 from shellrunner.store import rows
 from shellrunner.store.columns import ClaimRow, columns
 from shellrunner.store.db import Db
+from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.units import due_callbacks
 from shellrunner.store.values import DueCallback
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _RUNNING: Final = f"SELECT {columns(ClaimRow)} FROM jobs WHERE state = 'running' AND host = ? ORDER BY id"
+_OWNERS: Final = "SELECT id, keeper, token, attempt FROM jobs WHERE state = 'running' AND host = ?"
 _CANCELLING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs WHERE state = 'running' AND host = ? AND cancelling != 0
     ORDER BY id"""
 # A lease lasts longer than one try takes.
@@ -35,6 +37,11 @@ _MARK: Final = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET v
 def running(db: Db, node: str) -> list[Claim]:
     """Return the claims of the jobs that the node runs, the oldest job first, without their secrets."""
     return [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_RUNNING, (node,))]
+
+
+def owners(db: Db, node: str) -> dict[int, SlotOwner]:
+    """Return who of the node has claimed each job that it runs."""
+    return {row[0]: SlotOwner(*row[1:]) for row in db.execute(_OWNERS, (node,)).fetchall()}
 
 
 def cancelling(db: Db, node: str) -> list[Claim]:

@@ -25,7 +25,7 @@ class SettingsView:
 
     def __init__(self, engine: PostgresEngine, state: TransactionState) -> None:
         self._engine, self._state = engine, state
-        self.situation = Situation(QueueCounts(state.limits), {}, 0, draining=False)
+        self.situation = Situation(QueueCounts(state.limits), {})
         self._stale = asyncio.Event()
         self._stale.set()
         self._asked_at = 0.0

@@ -22,6 +22,7 @@ CLAIMS: Final = 1
 ADMISSION: Final = 2
 RETENTION: Final = 3
 DUE: Final = 4
+JUDGING: Final = 5
 _QUEUE: Final = 0x5369
 _SUBMITTER: Final = 0x536A
 

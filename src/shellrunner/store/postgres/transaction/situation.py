@@ -7,31 +7,45 @@ what the transaction itself does. Used on the writer's thread, by units that add
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.db import Db, RowChangedError
 from shellrunner.store.postgres.delivery import DeliveryEngine, QueuedJob
 from shellrunner.store.postgres.node_config import NodeConfig
 from shellrunner.store.postgres.transaction import tallies
+from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal, StartedAttempt
 from shellrunner.store.postgres.transaction.waiting_keeper import WaitingKeeper
 from shellrunner.store.queues import Hold, Line, Pauses, QueueLimit, QueueLimits
 from shellrunner.store.transition import Transition, Transitions
 
-_READ: Final = "SELECT totals, paused, limits, held, epoch, draining FROM read_situation(?, ?, ?)"
+_READ: Final = """SELECT totals, paused, limits, held, epoch, draining, incarnation, server,
+    is_held_off FROM read_situation(?, ?, ?)"""
 _PRIORITIES: Final = "SELECT id, priority FROM jobs WHERE id = ANY(?)"
 # So many transactions may add jobs at once while each sees room for this many times its own.
 _MARGIN: Final = 64
 
 
+class Era(NamedTuple):
+    """Which history this is beside its id: its epoch, and the server that has it. A node follows each change."""
+
+    epoch: int
+    server: str
+
+
 @dataclass(slots=True)
 class Situation:
-    """How things are for this transaction; `counts` has the limits and the pauses, too."""
+    """How things are for this transaction; `counts` has the limits and the pauses, too.
+
+    incarnation: of the server that has this node's name. is_held_off: no node may claim yet.
+    """
 
     counts: QueueCounts
     stored_limits: Mapping[str, QueueLimit]
-    epoch: int
-    draining: bool
+    era: Era | None = None
+    draining: bool = False
+    incarnation: str | None = None
+    is_held_off: bool = False
 
     @property
     def pauses(self) -> Pauses:
@@ -41,12 +55,14 @@ class Situation:
 
 def read(db: Db, node: str, limits: QueueLimits, *, claims: bool = False, is_exclusive: bool = False) -> Situation:
     """Read the situation, under the locks CLAIMS (shared, if it `claims`) and ADMISSION."""
-    ((totals, paused, queues, held, epoch, draining),) = db.execute(_READ, (node, claims, is_exclusive)).fetchall()
+    (row,) = db.execute(_READ, (node, claims, is_exclusive)).fetchall()
+    totals, paused, queues, held, epoch, draining, incarnation, server, is_held_off = row
     stored = {name: QueueLimit(*each) for name, *each in queues or ()}
     hold = json.loads(held) if held else None
     pauses = Pauses(frozenset(paused or ()), Hold(hold["reason"], hold["since"]) if hold else None)
     counts = QueueCounts(limits, tallies.undone(totals or ()), pauses, stored)
-    return Situation(counts, stored, int(epoch), bool(draining))
+    era = Era(int(epoch), server)
+    return Situation(counts, stored, era, bool(draining), incarnation, is_held_off)
 
 
 class NotAloneError(RowChangedError):
@@ -57,11 +73,15 @@ class TransactionState:
     """The situation of the transaction that the writer runs now; implements the engine's `CommitHooks`.
 
     limits: those of config, replaced when they change. waiting: the keepers that wait for a job, set before a batch.
-    free: those of them that have none in this run. priorities: of jobs that this run has added.
+    free: those of them that have none in this run. priorities: of jobs that this run has added. era: the one
+    that this node has followed. journal: what it has started.
     """
 
-    def __init__(self, node: NodeConfig, delivery: DeliveryEngine, limits: QueueLimits) -> None:
-        self.node, self.delivery, self.limits = node, delivery, limits
+    def __init__(
+        self, node: NodeConfig, delivery: DeliveryEngine, limits: QueueLimits, journal: ClaimJournal
+    ) -> None:
+        self.node, self.delivery, self.limits, self.journal = node, delivery, limits, journal
+        self.era: Era | None = None
         self.waiting: Sequence[WaitingKeeper] = ()
         self.free: list[WaitingKeeper] = []
         self.priorities: dict[int, int] = {}
@@ -102,6 +122,12 @@ class TransactionState:
         """Write the counts and sizes."""
         tallies.write(db, self.node.name, transitions)
 
+    def committed(self, transitions: Transitions) -> None:
+        """Note in the journal what is being started, before any keeper learns of it."""
+        claimed = [(each.job_id, each.owner) for each in transitions if each.owner is not None]
+        if claimed:
+            self.journal.start(StartedAttempt(job_id, owner.attempt, owner.token) for job_id, owner in claimed)
+
     # For units --------------------------------------------------------------------------------------------------
 
     @property
@@ -130,13 +156,21 @@ class TransactionState:
             situation.counts.apply(transition)
         return situation
 
+    def may_claim(self, situation: Situation) -> bool:
+        """Return whether this node may claim anything now."""
+        return (
+            situation.incarnation == self.node.incarnation
+            and situation.era == self.era
+            and not (situation.draining or situation.is_held_off or situation.pauses.held)
+        )
+
     def take_keeper(self, db: Db, line: Line) -> WaitingKeeper | None:
         """Return a keeper that waits, if a job of this line may start at once, before any other; else None."""
         if not self.free or not self.node.runs(line.queue):
             return None
         situation = self.situation(db)
         counts = situation.counts
-        if situation.draining or situation.pauses.held or counts.is_paused(line.queue):
+        if not self.may_claim(situation) or counts.is_paused(line.queue):
             return None
         # A line that has a limit is decided on under its lock, in `claims`.
         if counts.has_startable() or counts.is_limited(line):

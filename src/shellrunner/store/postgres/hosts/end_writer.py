@@ -1,0 +1,79 @@
+"""Recording ends of what this node runs: in the next write batch, however long the database is away.
+
+Owned by the store. An end counts as unrecorded from when it is known until its commit was answered: what follows a
+failover (`reconciler`) must not take it for forgotten. Must not know keepers.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from shellrunner.clock import Millis
+from shellrunner.errors import StoreUnavailable
+from shellrunner.model import End, Volume
+from shellrunner.store.db import Db
+from shellrunner.store.output import Head
+from shellrunner.store.postgres.engine.group_commit import ChangeItem
+from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts import late_witness
+from shellrunner.store.postgres.hosts.late_witness import RecordedEnd
+from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
+from shellrunner.store.transition import CommitListener, Transitions
+from shellrunner.store.units import lifecycle
+
+
+class EndWriter:
+    """Writes ends, and puts claims back. unrecorded: jobs and claim tokens of ends that are not committed yet."""
+
+    def __init__(self, engine: PostgresEngine, listener: CommitListener, journal: ClaimJournal) -> None:
+        self._engine, self._listener, self._journal = engine, listener, journal
+        self.unrecorded: set[tuple[int, str]] = set()
+
+    def finish(
+        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None
+    ) -> asyncio.Future[bool]:
+        """Record the end; the future says whether the history has it, be it as what was found of a lost job."""
+        record: dict[str, Any] = {"job_id": job_id, "token": token, "end": end, "volume": volume, "head": head}
+
+        def unit(db: Db) -> RecordedEnd:
+            transitions = lifecycle.finish(db, **record, next_attempt_at=next_attempt_at)
+            return (
+                RecordedEnd(is_known=True, transitions=transitions) if transitions else late_witness.add(db, **record)
+            )
+
+        self.unrecorded.add((job_id, token))
+        return self._record(unit, lambda: self.unrecorded.discard((job_id, token)))
+
+    def requeue(self, job_id: int, token: str, now: Callable[[], Millis]) -> asyncio.Future[bool]:
+        """Put a claim back under which nothing was started; false: the job does not run under it."""
+
+        def unit(db: Db) -> RecordedEnd:
+            self._journal.release(job_id, token)
+            transitions = lifecycle.requeue(db, job_id, token, now())
+            return RecordedEnd(bool(transitions), transitions)
+
+        return self._record(unit, lambda: None)
+
+    def _record(self, unit: Callable[[Db], RecordedEnd], on_commit: Callable[[], Any]) -> asyncio.Future[bool]:
+        """Run the unit in the next write batch, also if the future is cancelled."""
+        known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def change(db: Db) -> tuple[RecordedEnd, Transitions]:
+            recorded = unit(db)
+            return recorded, recorded.transitions
+
+        def committed(recorded: RecordedEnd) -> None:
+            on_commit()
+            self._listener.committed(recorded.transitions)
+            if not known.done():
+                known.set_result(recorded.is_known)
+
+        def failed(error: Exception) -> None:
+            if not known.done():
+                known.set_exception(error)
+
+        try:
+            self._engine.writes.put(ChangeItem(change, committed, on_failure=failed))
+        except StoreUnavailable as closed:
+            failed(closed)
+        return known

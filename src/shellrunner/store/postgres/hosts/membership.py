@@ -1,0 +1,82 @@
+"""This node as a member of the cluster: its lease, what follows from another era, its turn at judging the others.
+
+Built by `composition`; puts the parts of `hosts` together. Must not know the rest of the store.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts.end_writer import EndWriter
+from shellrunner.store.postgres.hosts.host_registry import HostRegistry
+from shellrunner.store.postgres.hosts.judge import Judge
+from shellrunner.store.postgres.hosts.lease import HostLease
+from shellrunner.store.postgres.hosts.reconciler import Reconciler
+from shellrunner.store.postgres.node import node_jobs
+from shellrunner.store.postgres.node.claim_queue import ClaimQueue
+from shellrunner.store.postgres.node.database_clock import DatabaseClock
+from shellrunner.store.postgres.node_config import Peer
+from shellrunner.store.postgres.transaction.situation import TransactionState
+from shellrunner.store.transition import CommitListener
+from shellrunner.tasks import TaskGroup
+
+
+class HostListener(CommitListener, Protocol):
+    """What follows from changes of hosts. owners: who of this node runs which job."""
+
+    owners: dict[int, SlotOwner]
+
+    def hosts_changed(self) -> None:
+        """Follow that a host is drained, resumed or removed."""
+
+    def hosts_judged(self, job_ids: Sequence[int], /) -> None:
+        """Follow that the host of these running jobs is unreachable."""
+
+    def host_returned(self) -> None:
+        """Follow that this node is reachable again."""
+
+
+class Membership:
+    """The parts. ends: records those of what this node runs."""
+
+    def __init__(
+        self,
+        engine: PostgresEngine,
+        state: TransactionState,
+        clock: DatabaseClock,
+        listener: HostListener,
+        waiting: ClaimQueue,
+        *,
+        lease: float,
+        lost_after: float | None,
+    ) -> None:
+        """`lease`, `lost_after`: seconds."""
+        self.ends = EndWriter(engine, listener, state.journal)
+        self._engine, self._listener = engine, listener
+        self._lease = HostLease(state.node, engine, clock, lambda: len(waiting), seconds=lease)
+        self._reconciler = Reconciler(
+            engine, state, state.journal, clock, listener, listener.owners, self.ends.unrecorded, lease, waiting.look
+        )
+        self._judge = Judge(engine, self._lease, clock, listener, lost_after, listener.hosts_judged)
+        self.registry = HostRegistry(state.node.name, engine, listener, clock.now, listener.hosts_changed)
+
+    @property
+    def peers(self) -> Sequence[Peer]:
+        """The other nodes that live."""
+        return self._lease.peers
+
+    async def join(self, node: str) -> None:
+        """Become a host of the history, with what this node runs by it.
+
+        Raises:
+            StoreUnavailable: another server that lives has this node's name, or the database cannot be used.
+        """
+        await self._lease.join(self._reconciler.follow)
+        # Not read before: an earlier server of this name may have claimed something meanwhile.
+        self._listener.owners.update(await self._engine.read(lambda db: node_jobs.owners(db, node)))
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Stay one, and judge the others, until the tasks are cancelled."""
+        tasks.start("store-lease", self._lease.run(self._reconciler.follow, self._listener.host_returned))
+        tasks.start("store-judge", self._judge.run())

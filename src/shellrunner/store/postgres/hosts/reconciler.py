@@ -1,0 +1,117 @@
+"""What is to be put right when the history is not the one that this node has written: another epoch, another server.
+
+A replica that lagged behind, or a backup, has forgotten claims and ends. What this node's journal has started is not
+run again: it is lost. Other nodes do the same, and until they had the time for it, nobody claims anything. Owned by
+the store; called with each renewal of the lease. Must not know keepers.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from shellrunner.model import End, Ending
+from shellrunner.store.db import Db
+from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts import losing
+from shellrunner.store.postgres.node.database_clock import DatabaseClock
+from shellrunner.store.postgres.transaction import advisory
+from shellrunner.store.postgres.transaction.claim_journal import MAX_RECORDS, ClaimJournal
+from shellrunner.store.postgres.transaction.situation import Era, TransactionState
+from shellrunner.store.transition import CommitListener, Transitions
+from shellrunner.store.units import dependents
+
+_log = logging.getLogger(__name__)
+
+STARTED_HERE: Final = "the database has forgotten that it was started on host {}; how it ended is not known"
+_BATCH_SIZE: Final = 500
+_UNSTARTED: Final = """SELECT id, attempt FROM jobs WHERE id = ANY(?) AND state IN ('waiting', 'queued')
+    ORDER BY id FOR UPDATE"""
+_SERVER: Final = "SELECT value FROM meta WHERE key = 'server'"
+_SET: Final = "UPDATE meta SET value = ? WHERE key = ?"
+_HOLD_OFF: Final = """UPDATE meta SET value = (extract(epoch FROM clock_timestamp()) * 1000 + ?)::bigint::text
+    WHERE key = 'claims_after'"""
+_RAISE_IDS: Final = """SELECT setval(pg_get_serial_sequence('jobs', 'id'), greatest(?,
+    (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM jobs_id_seq)))"""
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Follows the era of the history.
+
+    owners, unrecorded: what this node runs, and what has ended here but is not recorded yet.
+    """
+
+    engine: PostgresEngine
+    state: TransactionState
+    journal: ClaimJournal
+    clock: DatabaseClock
+    listener: CommitListener
+    owners: Mapping[int, SlotOwner]
+    unrecorded: Collection[tuple[int, str]]
+    lease_seconds: float
+    look_for_jobs: Callable[[], object]
+
+    async def follow(self, era: Era, server: str) -> None:
+        """Put right what must be, if the era is another one, or another server answers; then claims go on.
+
+        Raises:
+            StoreUnavailable: it could not be done; the next renewal tries again.
+        """
+        if era.server != server:
+            era = Era(era.epoch, await self.engine.write(lambda db: self._adopt_server(db, server)))
+        if era == self.state.era:
+            return
+        is_first = self.state.era is None
+        if not is_first:
+            _log.warning("the history is of another epoch, or on another server", extra={"epoch": era.epoch})
+        await self._refuse_started()
+        self.state.era = era
+        self.look_for_jobs()
+
+    def _adopt_server(self, db: Db, server: str) -> str:
+        """Write that this server has the history now; nobody claims for the time of a lease."""
+        advisory.lock(db, advisory.CLAIMS)
+        ((before,),) = db.execute(_SERVER).fetchall()
+        if before != server:
+            db.execute(_SET, (server, "server"))
+            if before:
+                db.execute(_HOLD_OFF, (self.lease_seconds * 1000,))
+        return server
+
+    async def _refuse_started(self) -> None:
+        job_ids = self.journal.job_ids
+        if not job_ids:
+            return
+        await self.engine.write(lambda db: db.execute(_RAISE_IDS, (job_ids[-1],)).fetchall())
+        lost = 0
+        for start in range(0, len(job_ids), _BATCH_SIZE):
+            refuse = partial(self._refuse, job_ids=job_ids[start : start + _BATCH_SIZE])
+            lost += len(await self.engine.change(refuse, self.listener.committed))
+        lost += len(await self.engine.change(self._lose_forgotten, self.listener.committed))
+        if lost:
+            _log.error("the database had forgotten what was started here: jobs are lost", extra={"jobs": lost})
+
+    def _refuse(self, db: Db, job_ids: list[int]) -> tuple[Transitions, Transitions]:
+        """End the unstarted ones of these jobs that were started here."""
+        transitions: Transitions = []
+        end = End(Ending.LOST, self.clock.now(), detail=STARTED_HERE.format(self.state.node.name))
+        for job_id, attempt in db.execute(_UNSTARTED, (job_ids,)).fetchall():
+            if self.journal.has_started(job_id, attempt):
+                transitions += dependents.end_unstarted(db, job_id, end)
+        return transitions, transitions
+
+    def _lose_forgotten(self, db: Db) -> tuple[Transitions, Transitions]:
+        """End jobs that run here by the history, though this node knows that they have ended."""
+        detail = f"the database has forgotten how it ended on host {self.state.node.name}"
+        transitions = losing.lose(
+            db, self.state.node.name, detail, self.clock.now(), MAX_RECORDS, only=self._has_ended
+        )
+        return transitions, transitions
+
+    def _has_ended(self, job_id: int, attempt: int, token: str) -> bool:
+        owner = self.owners.get(job_id)
+        is_known = (owner is not None and owner.token == token) or (job_id, token) in self.unrecorded
+        return self.journal.has_started(job_id, attempt, token) and not is_known
