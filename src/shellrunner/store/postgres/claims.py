@@ -209,7 +209,8 @@ class _Choice:
 
     def _claim(self, offers: Sequence[Delivered]) -> list[Line]:
         """Claim those of the offered jobs that are queued; return their lines."""
-        jobs, keepers = [offer.job_id for offer in offers], self._state.free[: len(offers)]
+        jobs = list(dict.fromkeys(offer.job_id for offer in offers))  # an engine may offer one twice
+        keepers = self._state.free[: len(jobs)]
         values = (
             self._now,
             self._node.name,
