@@ -224,6 +224,8 @@ def _explain(error: ClientError, config: ServerConfig) -> str:
         return _describe_parameter(str(error.problem.get("parameter")), error.detail)
     if error.kind == "no-such-queue":
         return error.detail.replace("GET /api/queues", "`shellrunner queues`")
+    if error.kind == "no-such-host":
+        return error.detail.replace("GET /api/workers", "`shellrunner hosts`")
     hint = _hint(error.kind, config)
     return f"{error.detail}{hint}"
 

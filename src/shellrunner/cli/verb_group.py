@@ -56,7 +56,7 @@ SECTIONS: Final = {
         },
     ),
     "control": VerbSection(
-        "Change jobs and queues",
+        "Change jobs, queues and hosts",
         {
             "cancel": "Request that jobs end: SIGTERM, then SIGKILL after a grace period.",
             "signal": "Send SIGNAL (HUP, SIGUSR1, 15, ...) to the process group of running commands.",
@@ -70,6 +70,9 @@ SECTIONS: Final = {
             "rm": "Delete jobs that are done from the history, with their output.",
             "prune": "Delete all jobs that are done, or those that match the filters, after confirmation.",
             "queues": "List the queues, or create, set, pause, resume or remove one.",
+            "hosts": "List the hosts that share the history, or remove one that will not return.",
+            "drain": "Start no more jobs on hosts; those that run there continue.",
+            "undrain": "Start jobs on drained hosts again.",
         },
     ),
     "administration": VerbSection(
@@ -172,7 +175,8 @@ _SYNONYMS: Final = {
     "remove": "rm", "delete": "rm", "clean": "prune", "clear": "prune", "groups": "queues", "group": "queues",
     "queue": "queues", "parallel": "queues", "daemon": "serve", "start": "serve", "server": "serve", "exec": "run",
     "stash": "hold", "enqueue": "release", "restart": "again", "re": "again", "retry": "again", "rerun": "again",
-    "fo": "logs", "cleanup": "prune", "completions": "completion", "switch": "edit", "abort": "cancel",
+    "fo": "logs", "nodes": "hosts", "workers": "hosts", "cordon": "drain", "uncordon": "undrain",
+    "cleanup": "prune", "completions": "completion", "switch": "edit", "abort": "cancel",
 }  # fmt: skip
 
 

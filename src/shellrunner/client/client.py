@@ -5,7 +5,7 @@ A `Client` is owned by its creator. Must not know the server's code, except the 
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from urllib.parse import quote, urlencode
 
@@ -272,8 +272,13 @@ class Client:
         """Yield all statuses that match the filters, page by page; see `jobs`."""
         return self._rows("statuses", query)
 
-    async def wait(self, job_id: int) -> "documents.Status":
-        """Wait until the job is done, and return its status."""
+    async def wait(
+        self, job_id: int, *, on_status: "Callable[[documents.Status], object] | None" = None
+    ) -> "documents.Status":
+        """Wait until the job is done, and return its status.
+
+        Meanwhile `on_status` is called from time to time with the status of a job that is not done.
+        """
         headers = {"Prefer": f"wait={_MAX_WAIT}"}
         while True:
             sent = self._requester.time()
@@ -286,6 +291,8 @@ class Client:
             )
             if status["done"]:
                 return status
+            if on_status is not None:
+                on_status(status)
             # A server that did not wait (it is shutting down, or a proxy dropped the header) is polled at intervals.
             await self._requester.sleep(max(0.0, _MIN_POLL_INTERVAL - (self._requester.time() - sent)))
 

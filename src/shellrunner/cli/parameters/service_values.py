@@ -59,6 +59,19 @@ class _Queue(StringParamType):
         return complete(ctx, ask)
 
 
+class _Host(StringParamType):
+    name = "name"
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the hosts whose names begin with `incomplete`."""
+
+        async def ask(client: Client) -> list[CompletionItem]:
+            names = [worker["host"] for worker in (await client.workers())["workers"]]
+            return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+        return complete(ctx, ask)
+
+
 class _Label(StringParamType):
     name = "key=value"
 
@@ -115,5 +128,6 @@ async def _call(server: Any, ask: Ask) -> list[CompletionItem]:
 
 
 QUEUE: Final = _Queue()
+HOST: Final = _Host()
 LABEL: Final = _Label()
 CHARSET: Final = _Charset()

@@ -116,9 +116,22 @@ def describe_pending(pending: Mapping[str, Any]) -> str:
 
 def describe_state(status: Mapping[str, Any]) -> str:
     """Return a predicate for a job that is not done, with the reason why it does not run yet."""
+    if unreachable := status.get("unreachable"):  # an older server knows neither
+        return describe_unreachable(unreachable)
     state = _STATE_TEXTS.get(status["state"], "is queued")
-    pending = status.get("pending")  # an older server does not know it
+    pending = status.get("pending")
     return f"{state}: {describe_pending(pending)}" if pending else state
+
+
+def describe_unreachable(unreachable: Mapping[str, Any]) -> str:
+    """Return a predicate for a job whose host is not reachable."""
+    host, since = control_characters.escape(unreachable["host"]), format_local_time(unreachable["since"])
+    return f"was running on host {host}, which has not been reachable since {since}"
+
+
+def describe_found(found: Mapping[str, Any]) -> str:
+    """Return what became known of a lost job when its host returned."""
+    return f"its host has returned and reports that it {_ending(found)} at {format_local_time(found['completed'])}"
 
 
 def describe_ending(job_id: int, end: Mapping[str, Any], detail: str | None = None) -> str:

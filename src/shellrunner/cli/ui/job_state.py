@@ -7,7 +7,7 @@ from shellrunner.model.endings import ENDINGS, Ending, Tone, tone_of
 
 _STATE_STYLES: Final = {
     "waiting": "dim", "held": "yellow", "queued": "yellow", "running": "cyan", "paused": "yellow",
-    "cancelling": "magenta",
+    "cancelling": "magenta", "unreachable": "red",
 }  # fmt: skip
 _TONE_STYLES: Final = {Tone.SUCCESS: "green", Tone.FAILURE: "red", Tone.STOPPED: "yellow", Tone.UNKNOWN: "red"}
 
@@ -28,7 +28,9 @@ def state_cell(status: Any) -> Cell:
 
 
 def _shown_state(status: Any) -> str:
-    """Return the state, or what is more to the point; an older server knows neither `paused` nor `pending`."""
+    """Return the state, or what is more to the point; an older server knows none of the other keys."""
+    if status.get("unreachable"):
+        return "unreachable"
     if status["cancelling"]:
         return "cancelling"
     if status.get("paused"):

@@ -56,6 +56,10 @@ def _reason(row: Row) -> Cell:
     return Cell(formatting.describe_pending(pending) if pending else "", "dim")
 
 
+def _host(row: Row) -> Cell:
+    return Cell(row.get("host") or "", "red" if row.get("unreachable") else "")
+
+
 def _labels(row: Row) -> Cell:
     return Cell(", ".join(f"{key}={value}" for key, value in row["labels"].items()))
 
@@ -86,6 +90,7 @@ COLUMNS: Final = {
     "completed": _JobColumn(_moment("completed")),
     "submitter": _JobColumn(_text("submitter")),
     "user": _JobColumn(_text("run_as")),
+    "host": _JobColumn(_host),
     "profile": _JobColumn(_text("profile")),
     "cwd": _JobColumn(_text("cwd")),
 }

@@ -102,6 +102,12 @@ def _fields(job: "Job", status: "Status", result: "Result | None") -> Iterator[F
     yield "state", state_cell(status)
     if result and result["detail"]:
         yield "detail", Cell(result["detail"])
+    if result and (found := result.get("found")):
+        yield "found", Cell(formatting.describe_found(found))
+    if host := status.get("host"):
+        unreachable = status.get("unreachable")
+        since = f", not reachable since {formatting.format_moment(unreachable['since'])}" if unreachable else ""
+        yield "host", Cell(host + since, "red" if unreachable else "")
     if pid := status.get("pid"):
         yield "pid", Cell(str(pid))
     yield from (("label", Cell(f"{key}={value}")) for key, value in job["labels"].items())

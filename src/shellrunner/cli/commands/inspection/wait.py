@@ -5,7 +5,7 @@ Must not know how connections are resumed.
 
 from contextlib import aclosing
 from functools import partial
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -19,6 +19,9 @@ from shellrunner.cli.ui import formatting
 from shellrunner.cli.ui.console import Console
 from shellrunner.cli.ui.output_format import OutputFormat
 from shellrunner.client import Client, StatusChanged, StreamReset
+
+if TYPE_CHECKING:
+    from shellrunner.client import Status
 
 _UNKNOWN_CHANGE: Final = "none"  # an id of no event, which is answered with a reset once the stream is connected
 
@@ -90,10 +93,15 @@ class _Waiting:
         """Of several jobs, the exit code alone does not show which one has failed."""
         self._printer, self._console, self._client, self._has_several = printer, console, client, has_several
 
+    def _show_unreachable(self, status: "Status") -> None:
+        is_unreachable = status.get("unreachable")  # an older server does not know it
+        text = f", which {formatting.describe_state(status)}" if is_unreachable else ""
+        self._console.progress.set_activity(f"waiting for job {status['job_id']}{text}")
+
     async def wait_for(self, job_id: int) -> int:
         """Wait for a job, and return the exit code of `run`."""
         self._console.progress.set_activity(f"waiting for job {job_id}")
-        status, result = await self._client.wait(job_id), None
+        status, result = await self._client.wait(job_id, on_status=self._show_unreachable), None
         self._console.progress.set_activity("")
         if status["result"] and (self._printer or status["ending"] != "exited" or status.get("leftovers_count")):
             result = await self._client.result(job_id)
