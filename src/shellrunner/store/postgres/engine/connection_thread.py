@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb, adapt
 
@@ -48,7 +49,7 @@ def connect(url: str, node: str = "", **options: Any) -> Connection:
     Raises:
         psycopg.Error: it could not be connected; what `failures.describe` says of it has no password.
     """
-    connection = psycopg.connect(url, autocommit=True, **{**_OPTIONS, **options})
+    connection = psycopg.connect(url, autocommit=True, **{**_OPTIONS, **_choice_of_server(url), **options})
     try:
         adapt(connection)
         connection.execute(_SETTINGS)
@@ -58,6 +59,12 @@ def connect(url: str, node: str = "", **options: Any) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def _choice_of_server(url: str) -> dict[str, str]:
+    """Return options that have libpq choose, of several servers, the one that takes writes."""
+    given = conninfo_to_dict(url)
+    return {"target_session_attrs": "read-write"} if "," in str(given.get("host", "")) else {}
 
 
 def _refuse_replica(connection: Connection) -> None:

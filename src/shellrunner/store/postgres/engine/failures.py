@@ -16,7 +16,9 @@ RETRIED: Final = (errors.SerializationFailure, errors.DeadlockDetected, RowChang
 
 
 def is_lost(error: psycopg.Error) -> bool:
-    """Return whether the connection is of no more use."""
+    """Return whether the connection is of no more use: also if its server takes no writes (any more)."""
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return True
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
         error.sqlstate is None or error.sqlstate[:2] in ("08", "57")
     )
