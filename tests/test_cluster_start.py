@@ -302,6 +302,19 @@ async def test_a_worker_takes_jobs_of_its_queues_only(nodes: Any, database: str)
     assert (await api.result(slow_job))["stdout"] == "slow\n"
 
 
+async def test_a_host_whose_disk_is_full_leaves_jobs_to_others(nodes: Any, database: str) -> None:
+    """With less free than `store.min_free_bytes` it accepts jobs, says why it starts none, and another host does."""
+    full = nodes("full", database, STORE__MIN_FREE_BYTES=1 << 60)
+    await full.start()
+    job = await full.submit("echo elsewhere")
+    await logged(full, "no job is started here: the disk is nearly full")
+    assert (await full.status(job))["state"] == "queued"
+    other = nodes("other", database, program="worker")
+    await other.launch()
+    assert (await full.result(job))["stdout"] == "elsewhere\n"
+    assert [entry["event"] for entry in full.log if entry["event"] == "job ended"] == []
+
+
 async def test_running_jobs_outlive_a_worker(nodes: Any, database: str, tmp_path: Path) -> None:
     """SIGHUP reloads limits; after SIGTERM the command continues, and the next worker of the host has its end."""
     api, worker = nodes("api", database, "--no-worker"), nodes("one", database, program="worker")

@@ -100,7 +100,8 @@ class StoreSettings(Section):
     min_free_bytes: int = Field(
         1 << 20,
         ge=0,
-        description="jobs are refused while fewer bytes of the disk are free, beside 4 MiB that are always reserved",
+        description="jobs are refused while fewer bytes of the disk are free, beside 4 MiB that are always reserved; "
+        "with a URL: this node starts none",
     )
 
     @field_validator("url_file")

@@ -57,7 +57,12 @@ async def open_history(settings: Settings, state_dir: Path, *, new_history: bool
             queues=frozenset(settings.worker.queues) or None,
             claims=settings.supervisor.max_running > 0,
         )
-        config = PostgresConfig(settings.store.url, settings.store.delivery, settings.cluster.lost_after)
+        config = PostgresConfig(
+            settings.store.url,
+            settings.store.delivery,
+            settings.cluster.lost_after,
+            min_free=settings.store.min_free_bytes,
+        )
         limits = _retention(settings), queue_limits(settings)
         async with open_store(config, state_dir, *limits, node=node) as shared:
             yield shared

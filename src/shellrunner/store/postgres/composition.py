@@ -47,6 +47,7 @@ from shellrunner.store.postgres.orders.order_exchange import OrderExchange
 from shellrunner.store.postgres.orders.order_service import OrderService
 from shellrunner.store.postgres.store import NodeParts, PostgresStore
 from shellrunner.store.postgres.transaction.situation import TransactionState
+from shellrunner.store.state_files.free_space import FreeSpace
 from shellrunner.tasks import background
 
 _UNLIMITED: Final = QueueLimits()
@@ -59,12 +60,14 @@ class PostgresConfig:
 
     delivery: one of `DELIVERIES`, or an engine. lost_after: seconds, see `hosts`; None: never.
     lease: seconds for which a host that does not renew it counts as reachable; the same at all nodes.
+    min_free: bytes; while fewer are free on the disk of the state directory, this node starts no job.
     """
 
     url: str = field(repr=False)
     delivery: str | DeliveryEngine = "pgqueuer"
     lost_after: float | None = 600.0
     lease: float = LEASE
+    min_free: int = 0
 
     def make_delivery(self) -> DeliveryEngine:
         """Return the delivery engine."""
@@ -108,7 +111,7 @@ async def _running(
     engine = PostgresEngine(config.url, node.name, state)
     storage = LocalStorage(state_dir)
     settings = SettingsView(engine, state)
-    waiting = ClaimQueue(engine.writes.wake)
+    waiting = ClaimQueue(engine.writes.wake, FreeSpace(state_dir, config.min_free).is_low)
     notifier = PostgresThread(config.url, "store-notifier")
     outbox = Outbox(node.name, notifier, lambda: membership.peers)
     due_timer = DueTimer(clock.now)

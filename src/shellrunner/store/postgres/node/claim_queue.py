@@ -3,10 +3,13 @@
 Owned by `claims`, on the event loop's thread. Must not know jobs or transactions.
 """
 
+import logging
 from collections.abc import Callable
 
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.postgres.transaction.waiting_keeper import WaitingKeeper
+
+_log = logging.getLogger(__name__)
 
 
 class ClaimQueue:
@@ -16,15 +19,15 @@ class ClaimQueue:
     time, and whenever another node says so.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` runs a write batch now."""
-        self._wake = wake
+    def __init__(self, wake: Callable[[], None], is_disk_low: Callable[[], bool]) -> None:
+        """`wake` runs a write batch now. While `is_disk_low`, no keeper of this host gets a job."""
+        self._wake, self._is_disk_low = wake, is_disk_low
         self._waiting: dict[WaitingKeeper, None] = {}
         self.has_backlog = True
 
     def __len__(self) -> int:
-        """Return how many keepers wait."""
-        return len(self._waiting)
+        """Return how many keepers wait, and can get a job."""
+        return 0 if self._is_disk_low() else len(self._waiting)
 
     def add(self, keeper: int, token: str) -> WaitingKeeper:
         """Let a keeper wait for a job."""
@@ -39,7 +42,10 @@ class ClaimQueue:
         self._waiting.pop(waiting, None)
 
     def waiting(self) -> list[WaitingKeeper]:
-        """Return the keepers whose callers still wait, the longest waiting first."""
+        """Return the keepers whose callers still wait, and can get a job, the longest waiting first."""
+        if self._waiting and self._is_disk_low():
+            _log.warning("no job is started here: the disk is nearly full", extra={"repeats": "disk of a node"})
+            return []
         return [each for each in self._waiting if not each.future.done()]
 
     def look(self) -> None:

@@ -5,14 +5,14 @@ Owned by the writer, used on its thread only. Knows one file, and how much space
 
 import errno
 import os
-import time
 from contextlib import suppress
 from typing import Final
+
+from shellrunner.store.state_files.free_space import FreeSpace
 
 SIZE: Final = 4 * 1024 * 1024
 _SLICE: Final = 512 * 1024  # given up at once: another program may take what is free, but not what is still reserved
 _MARGIN: Final = 512 * 1024  # that must be free beside it, so that reserving it again does not fill the disk
-_MAX_AGE: Final = 0.25  # seconds for which the free space is believed
 
 
 class DiskReserve:
@@ -26,9 +26,7 @@ class DiskReserve:
         """Reserve the space if the disk has it. No job is accepted while fewer than `min_free` bytes are free."""
         self.is_whole = False
         self._path = path
-        self._min_free = min_free
-        self._is_low = False
-        self._checked = 0.0
+        self._disk = FreeSpace(os.path.dirname(path), min_free)
         try:
             self._reserved = os.stat(path).st_size
         except OSError:
@@ -37,18 +35,15 @@ class DiskReserve:
 
     def is_low(self) -> bool:
         """Return whether fewer bytes are free than a new job requires."""
-        if self._min_free and time.monotonic() - self._checked > _MAX_AGE:
-            self._is_low = self._free() < self._min_free
-            self._checked = time.monotonic()
-        return self._is_low
+        return self._disk.is_low()
 
     def is_disk_full(self) -> bool:
         """Return whether the disk has hardly any space."""
-        return self._free() < _MARGIN
+        return self._disk.bytes() < _MARGIN
 
     def restore(self) -> bool:
         """Reserve all of the space again if the disk has it; return whether it is reserved."""
-        if not self.is_whole and self._free() >= SIZE - self._reserved + _MARGIN:
+        if not self.is_whole and self._disk.bytes() >= SIZE - self._reserved + _MARGIN:
             self._allocate()
         return self.is_whole
 
@@ -80,13 +75,6 @@ class DiskReserve:
             self.is_whole = error.errno not in (errno.ENOSPC, errno.EDQUOT)
         finally:
             os.close(fd)
-
-    def _free(self) -> int:
-        try:
-            disk = os.statvfs(os.path.dirname(self._path))
-        except OSError:
-            return 1 << 62  # the next write fails by itself, with the true reason
-        return disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)
 
 
 def make_room(path: str) -> None:
