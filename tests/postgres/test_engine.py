@@ -1,0 +1,198 @@
+"""Transactions of a node: when a batch is run again, what a lost connection means, that nothing is done by half."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from shellrunner.errors import NoSuchJob, OutcomeUnknown, StoreUnavailable
+from shellrunner.model import State
+from shellrunner.store import IdempotencyKey
+from shellrunner.store.db import Db, RowChangedError
+from shellrunner.store.postgres import schema
+from shellrunner.store.postgres.engine import connection_thread
+from shellrunner.store.postgres.store import PostgresStore
+from tests.support.histories import NOTHING, SPEC, ended
+from tests.support.nodes import Cluster
+from tests.support.waiting import until
+
+TERMINATE = "SELECT pg_terminate_backend(pg_backend_pid())"
+# A commit that is not answered: the server ends the connection while it commits, before or after it has taken effect.
+SLOW_COMMIT = """CREATE FUNCTION end_connection() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(5); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER end_connection AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.command = 'unanswered') EXECUTE FUNCTION end_connection()"""
+
+
+@pytest.fixture
+async def store(cluster: Cluster) -> AsyncIterator[PostgresStore]:
+    """Yield a node."""
+    async with cluster.node("one") as opened:
+        yield opened
+
+
+OBSTACLES = [errors.SerializationFailure("x"), errors.DeadlockDetected("x"), RowChangedError()]
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda error: type(error).__name__)
+async def test_a_batch_is_run_again_when_another_transaction_was_in_its_way(
+    store: PostgresStore, obstacle: Exception
+) -> None:
+    """As often as that happens, up to ten times; what it had written then is written once."""
+    runs = 0
+
+    def unit(db: Db) -> int:
+        nonlocal runs
+        runs += 1
+        db.execute("INSERT INTO paused (queue) VALUES (?)", (f"q{runs}",))
+        if runs < 4:
+            raise obstacle
+        return runs
+
+    assert await store._engine.write(unit) == 4
+    assert await store._engine.read(lambda db: db.execute("SELECT queue FROM paused").fetchall()) == [("q4",)]
+
+
+async def test_a_batch_that_never_succeeds_is_refused(store: PostgresStore) -> None:
+    """After ten runs the caller gets an error, and the next batch runs."""
+
+    def unit(db: Db) -> None:
+        raise RowChangedError
+
+    with pytest.raises(StoreUnavailable):
+        await store._engine.write(unit)
+    await store.check()
+
+
+async def test_one_that_fails_costs_the_others_of_its_batch_nothing(store: PostgresStore) -> None:
+    """A refusal, an error of a statement and a bug are their callers' alone."""
+
+    def bad_statement(db: Db) -> None:
+        db.execute("SELECT 1 / 0")
+
+    def bug(db: Db) -> None:
+        db.execute("INSERT INTO paused (queue) VALUES ('bug')")
+        raise ZeroDivisionError
+
+    outcomes = await asyncio.gather(
+        store.add(SPEC),
+        store.delete_job(77),
+        store._engine.write(bad_statement),
+        store._engine.write(bug),
+        store.add(SPEC),
+        return_exceptions=True,
+    )
+    first, missing, statement, broken, second = outcomes
+    assert isinstance(missing, NoSuchJob)
+    assert isinstance(statement, StoreUnavailable)
+    assert "division by zero" in statement.detail
+    assert isinstance(broken, ZeroDivisionError)
+    assert not (await store.queues()).paused
+    assert not isinstance(first, BaseException)
+    assert not isinstance(second, BaseException)
+    assert {job.id for job in await store.jobs([first.id, second.id])} == {first.id, second.id}
+
+
+async def test_a_connection_that_is_lost_in_a_unit_has_done_nothing(store: PostgresStore) -> None:
+    """The caller gets 503, and the next call has another connection."""
+
+    def unit(db: Db) -> None:
+        db.execute("INSERT INTO paused (queue) VALUES ('x')")
+        db.execute(TERMINATE)
+
+    with pytest.raises(StoreUnavailable) as refused:
+        await store._engine.write(unit)
+    assert not isinstance(refused.value, OutcomeUnknown)
+    assert not (await store.queues()).paused
+    await store.add(SPEC)
+
+
+async def test_reads_are_repeated_on_another_connection(store: PostgresStore) -> None:
+    """A read that finds its connection lost does not fail for that."""
+    job = await store.add(SPEC)
+    pids = []
+    for _ in range(3):
+        pids.append(await store._engine.read(lambda db: db.execute("SELECT pg_backend_pid()").fetchone()[0]))
+        await store._engine.write(lambda db: db.execute("SELECT pg_terminate_backend(?::int)", (pids[-1],)))
+        jobs = await asyncio.gather(*(store.job(job.id) for _ in range(4)))
+        assert {each.id for each in jobs} == {job.id}
+    assert len(set(pids)) > 1
+
+
+async def test_a_commit_that_is_not_answered_is_of_unknown_outcome(cluster: Cluster, store: PostgresStore) -> None:
+    """The error says so; the key tells the caller later what has become of it, and there is one job at most."""
+    cluster.execute(SLOW_COMMIT)
+    key = IdempotencyKey("me", "k", b"digest")
+    spec = SPEC.model_copy(update={"command": "unanswered"})
+    with pytest.raises(OutcomeUnknown):
+        await store.add(spec, key)
+    cluster.execute("DROP TRIGGER end_connection ON jobs")
+    again = await store.add(spec, key)
+    assert cluster.execute("SELECT id FROM jobs") == [(again.id,)]
+    assert [queue.queued for queue in (await store.queues()).queues] == [1]
+
+
+async def test_a_server_that_does_not_answer_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that waits for ever ends with its connection, and the node goes on."""
+    monkeypatch.setattr(connection_thread.PostgresThread.__init__, "__defaults__", ("", 0.3))
+    async with cluster.node("one") as store:
+        with pytest.raises(StoreUnavailable):
+            await store._engine.write(lambda db: db.execute("SELECT pg_sleep(60)"))
+
+        async def works() -> bool:
+            try:
+                await store.check()
+            except StoreUnavailable:
+                return False
+            return True
+
+        await until(works, what="the node works again")
+
+
+async def test_counts_and_sizes_are_those_of_the_rows(cluster: Cluster) -> None:
+    """After any changes by two nodes at once, the sums are what counting the rows says."""
+    chance = random.Random(5)
+    async with cluster.node("one") as one, cluster.node("two") as two:
+        for number in range(60):
+            store = chance.choice((one, two))
+            job = await store.add(SPEC)
+            if chance.random() < 0.3:
+                await chance.choice((one, two)).request_cancel(job.id)
+            elif chance.random() < 0.6:
+                claim = await store.claim(1, f"t{number}")
+                if chance.random() < 0.5:
+                    await store.finish(claim.job_id, claim.token, ended(), *NOTHING)
+                else:
+                    await store.requeue(claim.job_id, claim.token)
+            if chance.random() < 0.2:
+                done = [each[0] for each in cluster.execute("SELECT id FROM jobs WHERE state = 'done'")]
+                if done:
+                    await chance.choice((one, two)).delete_job(chance.choice(done))
+    totals = cluster.execute("SELECT sum(waiting), sum(queued), sum(running) FROM counts")[0]
+    assert tuple(map(int, totals)) == tuple(
+        cluster.execute("SELECT count(*) FROM jobs WHERE state = %s", state.value)[0][0]
+        for state in (State.WAITING, State.QUEUED, State.RUNNING)
+    )
+    (done_jobs,) = cluster.execute("SELECT count(*) FROM jobs WHERE state = 'done'")[0]
+    assert int(cluster.execute("SELECT sum(jobs) FROM sizes")[0][0]) == done_jobs
+
+
+def test_migrate_refuses_what_it_does_not_know(cluster: Cluster) -> None:
+    """A newer schema, and tables of another program, are left as they are; a current one is not changed."""
+    assert schema.migrate(cluster.url) == (len(schema.MIGRATIONS), len(schema.MIGRATIONS))
+    cluster.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    with pytest.raises(StoreUnavailable, match="newer"):
+        schema.migrate(cluster.url)
+    cluster.execute("DELETE FROM meta WHERE key = 'schema'")
+    with pytest.raises(StoreUnavailable, match="another program"):
+        schema.migrate(cluster.url)
+
+
+def test_an_empty_database_is_named_with_the_remedy(cluster: Cluster) -> None:
+    """A node that finds no tables says which command makes them."""
+    cluster.execute("DROP TABLE meta, jobs CASCADE")
+    with psycopg.connect(cluster.url) as connection, pytest.raises(StoreUnavailable, match="shellrunner migrate"):
+        schema.check(connection)
