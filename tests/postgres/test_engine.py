@@ -123,7 +123,7 @@ async def test_reads_are_repeated_on_another_connection(store: PostgresStore) ->
 
 
 async def test_a_commit_that_is_not_answered_is_of_unknown_outcome(cluster: Cluster, store: PostgresStore) -> None:
-    """The error says so; the key tells the caller later what has become of it, and there is one job at most."""
+    """The error says so; the key shows the caller later how it ended, and there is one job at most."""
     cluster.execute(SLOW_COMMIT)
     key = IdempotencyKey("me", "k", b"digest")
     spec = SPEC.model_copy(update={"command": "unanswered"})
