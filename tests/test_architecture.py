@@ -199,7 +199,10 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "store.sqlite.clock": (("clock_marks",), ("seen_time",), ("__init__",)),
     "store.postgres.output_chunks": (
-        ("chunk_storage",),
+        ("output_ends", "node_output"),
+        ("chunk_storage", "chunk_removal", "remote_followers"),
+        ("sender",),
+        ("sending",),
         ("chunk_source", "cutting"),
         ("chunk_rows",),
         ("__init__",),

@@ -114,25 +114,26 @@ class _RowSource:
         )
 
     async def apply(self, read: Read[T]) -> T:
-        return await _run(lambda: self._read(read), spilled=self.has_files)
+        return await _run(lambda: self.read_now(read), spilled=self.has_files)
 
     async def survey(self, *, thorough: bool) -> Survey:
         # What is in the row has the database's own checks.
-        check = self._thorough_survey if thorough and self.has_files else partial(self._read, _quick_survey)
+        check = self._thorough_survey if thorough and self.has_files else partial(self.read_now, _quick_survey)
         return await _run(check, spilled=self.has_files)
 
     def read_both(self, limit: int) -> tuple[bytes, bytes] | None:
         if self.has_files or max(self.volume.stdout_bytes, self.volume.stderr_bytes) > limit:
             return None
-        return self._read(segments.read_both)
+        return self.read_now(segments.read_both)
 
     def _thorough_survey(self) -> Survey:
         with Spill(*self._files) as spill:
             signature = spill.signature(), self.volume
-        make = partial(self._read, partial(segments.survey, thorough=True))
+        make = partial(self.read_now, partial(segments.survey, thorough=True))
         return self._surveys.get(self._files, signature, make)
 
-    def _read(self, read: Read[T]) -> T:
+    def read_now(self, read: Read[T]) -> T:
+        """Run a read on this thread, which may wait for a disk."""
         count = len(self._head.index) // ENTRY_SIZE
         if not self.has_files:
             return read(IndexedOutput(_RowHead(self._head), _NO_FILES, count, self.volume))
@@ -164,8 +165,8 @@ class _SlotSource:
 
     async def apply(self, read: Read[T]) -> T:
         try:
-            return await _run(lambda: self._read(read), spilled=self.has_files)
-        except _SlotReusedError:
+            return await _run(lambda: self.read_now(read), spilled=self.has_files)
+        except SlotReusedError:
             # The row has the same bytes; how many of them there were at the time of the snapshot, only we know.
             recorded = Recorded(self.volume, (await self._find_recorded()).head, self._owner.token)
             return await self._open_recorded(self._record.job, self._owner.attempt, recorded).apply(read)
@@ -176,22 +177,27 @@ class _SlotSource:
     async def survey(self, *, thorough: bool) -> Survey:
         return await self.apply(partial(segments.survey, thorough=thorough))
 
-    def _read(self, read: Read[T]) -> T:
+    def read_now(self, read: Read[T]) -> T:
+        """Run a read on this thread, which may wait for a disk.
+
+        Raises:
+            SlotReusedError: the attempt has ended meanwhile.
+        """
         try:
             slot = SlotReader(self._slots, slot_name(self._owner.keeper))
         except OSError:
-            raise _SlotReusedError from None
+            raise SlotReusedError from None
         try:
             with Spill(self._state_dir, self._record.job, self._owner.attempt, self._owner.token) as spill:
                 result = read(IndexedOutput(_SlotHead(slot, self._record), spill, self._entries, self.volume))
             if not slot.still_holds(self._record) or (self._files_move and spill.is_missing):
-                raise _SlotReusedError
+                raise SlotReusedError
             return result
         finally:
             slot.close()
 
 
-class _SlotReusedError(Exception):
+class SlotReusedError(Exception):
     """The slot holds another job by now, so what was read from it may be that job's; or its files were moved."""
 
 

@@ -166,11 +166,14 @@ class SpillRemover:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self._discarded: asyncio.Queue[tuple[int, tuple[str | None, ...]] | None] = asyncio.Queue()
+        self._discarded: asyncio.Queue[tuple[int, tuple[str | None, ...], int] | None] = asyncio.Queue()
 
-    def discard(self, job_id: int, tokens: tuple[str | None, ...] = (None,)) -> None:
-        """Schedule the removal of a job's files; `tokens`: of each attempt. Call it after the deletion's commit."""
-        self._discarded.put_nowait((job_id, tokens))
+    def discard(self, job_id: int, tokens: tuple[str | None, ...] = (None,), first: int = 1) -> None:
+        """Schedule the removal of a job's files; `tokens`: of each attempt, from the first one that is meant on.
+
+        Call it after the commit that makes them superfluous.
+        """
+        self._discarded.put_nowait((job_id, tokens, first))
 
     def close(self) -> None:
         """Let `run` return once everything discarded was removed."""
@@ -182,9 +185,9 @@ class SpillRemover:
             await asyncio.to_thread(remove, self._state_dir, *discarded)
 
 
-def remove(state_dir: str, job_id: int, tokens: tuple[str | None, ...] = (None,)) -> None:
+def remove(state_dir: str, job_id: int, tokens: tuple[str | None, ...] = (None,), first: int = 1) -> None:
     """Remove the spill files of a job's attempts, whose claim tokens these are, as far as there are any."""
-    for attempt, token in enumerate(tokens, 1):
+    for attempt, token in enumerate(tokens, first):
         for each in {token, None}:
             for path in (data_path(job_id, attempt, each), index_path(job_id, attempt, each)):
                 with suppress(OSError):

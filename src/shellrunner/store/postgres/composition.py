@@ -15,10 +15,9 @@ from shellrunner.store import QueueLimits, Retention
 from shellrunner.store.change_log import InMemoryChangeLog
 from shellrunner.store.components.bulk_changes import BulkChanges
 from shellrunner.store.components.due_timer import DueTimer
-from shellrunner.store.db import UnitOfWork
 from shellrunner.store.notifications import Notifications
 from shellrunner.store.output.local import LocalStorage
-from shellrunner.store.output.reader import ClaimedOutput, OutputReader
+from shellrunner.store.output.reader import ClaimedOutput
 from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.postgres import text_index
 from shellrunner.store.postgres.claims import NodeClaims
@@ -45,6 +44,8 @@ from shellrunner.store.postgres.orders.command_facts import KnownCommands, OwnCo
 from shellrunner.store.postgres.orders.order_connection import OrderConnection
 from shellrunner.store.postgres.orders.order_exchange import OrderExchange
 from shellrunner.store.postgres.orders.order_service import OrderService
+from shellrunner.store.postgres.output_chunks.node_output import NodeOutput
+from shellrunner.store.postgres.output_chunks.output_ends import OutputEnds
 from shellrunner.store.postgres.store import NodeParts, PostgresStore
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.store.state_files.free_space import FreeSpace
@@ -114,24 +115,41 @@ async def _running(
     waiting = ClaimQueue(engine.writes.wake, FreeSpace(state_dir, config.min_free).is_low)
     notifier = PostgresThread(config.url, "store-notifier")
     outbox = Outbox(node.name, notifier, lambda: membership.peers)
+    notifications = Notifications(ClaimedOutput(storage, opened.owners))
+    output = NodeOutput(
+        node.name,
+        config.url,
+        storage,
+        opened.owners,
+        engine.read,
+        send_note=outbox.send_to,
+        notifications=notifications,
+    )
     due_timer = DueTimer(clock.now)
     effects = NodeEffects(
         owners=opened.owners,
         changes=InMemoryChangeLog(),
-        notifications=Notifications(ClaimedOutput(storage, opened.owners)),
+        notifications=notifications,
         waiting=waiting,
         spill=SpillRemover(state_dir),
         outbox=outbox,
         on_settings_changed=settings.expire,
         on_due=due_timer.set,
+        on_changed_elsewhere=output.followers.changed,
+        on_followed=output.sender.follow,
     )
     orders = _compose_orders(node, engine, notifier, effects, lambda: membership.peers)
-
-    async def read_rows(_: int, unit: UnitOfWork[object]) -> object:
-        return await engine.read(unit)
-
     claims = NodeClaims(waiting, state, effects, engine.writes, clock.now)
-    membership = Membership(engine, state, clock, effects, waiting, lease=config.lease, lost_after=config.lost_after)
+    membership = Membership(
+        engine,
+        state,
+        clock,
+        effects,
+        waiting,
+        outputs=OutputEnds(output.sender, effects.spill),
+        lease=config.lease,
+        lost_after=config.lost_after,
+    )
     retention = RetentionTask(retention_limits, engine, effects, clock.now, lambda: settings.held is not None)
     plan_text = text_index.plan if opened.has_search_index else text_index.plan_without_index
     store = PostgresStore(
@@ -143,7 +161,7 @@ async def _running(
             effects=effects,
             waiting=waiting,
             claims=claims,
-            outputs=OutputReader(storage, read_rows),  # type: ignore[arg-type]
+            output=output,
             clock=clock,
             settings=settings,
             retention=retention,
@@ -153,10 +171,9 @@ async def _running(
             orders=orders,
         )
     )
-    channels = [NODES_CHANNEL, channel_of(node.name)]
     listener = Listener(
         config.url,
-        channels,
+        [NODES_CHANNEL, channel_of(node.name)],
         lambda note: _note_received(effects, orders, node.name, note),
         lambda: _notes_missed(effects, orders),
     )
@@ -171,11 +188,13 @@ async def _running(
                 membership.start(tasks)
                 tasks.start("store-settings", settings.run())
                 tasks.start("store-outbox", outbox.run())
-                tasks.start("store-notifications", effects.notifications.run())
                 tasks.start("store-retention", retention.run())
                 tasks.start("store-due-timer", due_timer.run(DueJobs(engine, effects, clock).queue_due))
-                sweep = Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications)
-                tasks.start("store-sweep", sweep.run())
+                output.start(tasks)
+                tasks.start(
+                    "store-sweep",
+                    Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications).run(),
+                )
                 tasks.start("store-orders", orders.run())
                 try:
                     yield store
@@ -185,6 +204,7 @@ async def _running(
         finally:
             await listener.stop()
             notifier.close()
+            output.close()
             effects.spill.close()
             await asyncio.wait([removing])
             storage.close()

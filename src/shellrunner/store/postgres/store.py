@@ -6,8 +6,8 @@ Built by `composition`, which hands in the parts. Must not know connections, bat
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -65,7 +65,6 @@ from shellrunner.store.db import Db
 from shellrunner.store.notifications import Topic
 from shellrunner.store.output import EndedOutput
 from shellrunner.store.output.location import locate_ended
-from shellrunner.store.output.reader import OutputReader
 from shellrunner.store.pagination import ListedJob
 from shellrunner.store.postgres import secrets_reading
 from shellrunner.store.postgres.add_jobs import AddJobsItem, EditJobItem
@@ -81,6 +80,7 @@ from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node.settings_view import SettingsView
 from shellrunner.store.postgres.orders.order_exchange import OrderExchange
+from shellrunner.store.postgres.output_chunks.node_output import NodeOutput
 from shellrunner.store.postgres.transaction import advisory, situation
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.store.query import listing
@@ -102,7 +102,7 @@ class NodeParts:
     effects: NodeEffects
     waiting: ClaimQueue
     claims: NodeClaims
-    outputs: OutputReader
+    output: NodeOutput
     clock: DatabaseClock
     settings: SettingsView
     retention: RetentionTask
@@ -217,7 +217,7 @@ class PostgresStore:
         return await self._engine.read(read)
 
     async def last_outputs(self, job_ids: Sequence[int]) -> Mapping[int, EndedOutput]:
-        return self._parts.outputs.open_ended(await self._engine.read(lambda db: locate_ended(db, job_ids)))
+        return self._parts.output.reader.open_ended(await self._engine.read(lambda db: locate_ended(db, job_ids)))
 
     async def preview_delete(self, filters: Filters) -> DeleteCount:
         return await self._parts.bulk.preview_delete(filters)
@@ -243,7 +243,7 @@ class PostgresStore:
         return await self._engine.read(lambda db: rows.attempt(db, job_id, number))
 
     async def output(self, job_id: int, attempt: int | None = None) -> Output:
-        return await self._parts.outputs.find(job_id, self._effects.owners.get(job_id), attempt)
+        return await self._parts.output.find(job_id, attempt)
 
     async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
         def cancel(db: Db) -> tuple[tuple[Job, Transitions], Transitions]:
@@ -270,7 +270,13 @@ class PostgresStore:
         return self._effects.notifications.subscribe(job_id)
 
     def watch_output(self, job_id: int) -> AbstractContextManager[Subscription]:
-        return self._effects.notifications.subscribe_to_output(job_id)
+        return self._watch_output(job_id)
+
+    @contextmanager
+    def _watch_output(self, job_id: int) -> Iterator[Subscription]:
+        following = self._parts.output.followers.following(job_id)
+        with self._effects.notifications.subscribe_to_output(job_id) as subscription, following:
+            yield subscription
 
     def watch_changes(self) -> AbstractContextManager[Subscription]:
         return self._effects.notifications.subscribe(Topic.ALL_JOBS)
@@ -376,8 +382,8 @@ class PostgresStore:
     ) -> asyncio.Future[bool]:
         # Delays are kept whatever the clock of this node says.
         due = None if next_attempt_at is None else next_attempt_at - self._parts.clock.difference
-        self._effects.forget_owner(job_id, token)
-        return self._parts.membership.ends.finish(job_id, token, end, volume, head, next_attempt_at=due)
+        owner = self._effects.forget_owner(job_id, token)
+        return self._parts.membership.ends.finish(job_id, token, end, volume, head, owner=owner, next_attempt_at=due)
 
     def requeue(self, job_id: int, token: str) -> asyncio.Future[bool]:
         return self._parts.membership.ends.requeue(job_id, token, self._now)

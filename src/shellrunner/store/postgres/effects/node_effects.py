@@ -35,6 +35,8 @@ class NodeEffects:
     outbox: Outbox
     on_settings_changed: Callable[[], None]
     on_due: Callable[[int], None]
+    on_changed_elsewhere: Callable[[int], None]
+    on_followed: Callable[[Iterable[int], str], None]
     on_command_changed: Callable[[int], None] = lambda _: None
     endings: Counter[tuple[str, Ending]] = field(default_factory=Counter)
     callback_tries: Counter[Delivery] = field(default_factory=Counter)
@@ -56,12 +58,14 @@ class NodeEffects:
         self.settings_changed()
         self.outbox.add_flag(Flag.SETTINGS)
 
-    def forget_owner(self, job_id: int, token: str) -> None:
-        """Have output be found by the row, which is right before and after the commit of the end."""
+    def forget_owner(self, job_id: int, token: str) -> SlotOwner | None:
+        """Return the owner, and have output be found by the row, which is right before and after the commit."""
         owner = self.owners.get(job_id)
-        if owner is not None and owner.token == token:
-            self.notifications.notify(job_id)
-            del self.owners[job_id]
+        if owner is None or owner.token != token:
+            return None
+        self.notifications.notify(job_id)
+        del self.owners[job_id]
+        return owner
 
     def hosts_changed(self) -> None:
         """Follow that a host is drained, resumed or removed: other jobs may start, at other places."""
@@ -117,6 +121,10 @@ class NodeEffects:
             self.waiting.look()
         if "cancel" in note:
             self.notifications.notify(Topic.CANCEL_REQUESTS)
+        if "follow" in note:
+            self.on_followed(note["follow"], note["from"])
+        for job_id in note.get("output") or ():
+            self.notifications.notify(job_id)
         flags = note.get("flags") or ()
         self.changed_elsewhere(note.get("jobs") or ())
         if Flag.CALLBACKS in flags:
@@ -134,6 +142,7 @@ class NodeEffects:
         for job_id in job_ids:
             self.changes.append(job_id)
             self.notifications.notify(job_id)
+            self.on_changed_elsewhere(job_id)
             any_changed = True
         if any_changed:
             self.notifications.notify(Topic.ALL_JOBS)

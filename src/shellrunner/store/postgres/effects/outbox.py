@@ -7,12 +7,12 @@ know what the others do with it.
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
 from random import choices
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -110,7 +110,7 @@ class Outbox:
         for name in chosen:
             self.send_to(name, {"wake": 1})
 
-    def send_to(self, node: str, content: dict[str, int]) -> None:
+    def send_to(self, node: str, content: Mapping[str, Any]) -> None:
         """Send a notification to one node, at once."""
         if node != self._node:
             self._notes.append((channel_of(node), json.dumps(content)))

@@ -10,13 +10,15 @@ from typing import Any
 
 from shellrunner.clock import Millis
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import End, Volume
+from shellrunner.model import End, Ending, Volume
 from shellrunner.store.db import Db
 from shellrunner.store.output import Head
+from shellrunner.store.output.location import Recorded, SlotOwner
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts import late_witness
 from shellrunner.store.postgres.hosts.late_witness import RecordedEnd
+from shellrunner.store.postgres.output_chunks.output_ends import AttemptOutput, OutputEnds, volume_as_sent
 from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import lifecycle
@@ -25,24 +27,53 @@ from shellrunner.store.units import lifecycle
 class EndWriter:
     """Writes ends, and puts claims back. unrecorded: jobs and claim tokens of ends that are not committed yet."""
 
-    def __init__(self, engine: PostgresEngine, listener: CommitListener, journal: ClaimJournal) -> None:
-        self._engine, self._listener, self._journal = engine, listener, journal
+    def __init__(
+        self, engine: PostgresEngine, listener: CommitListener, journal: ClaimJournal, outputs: OutputEnds
+    ) -> None:
+        self._engine, self._listener, self._journal, self._outputs = engine, listener, journal, outputs
         self.unrecorded: set[tuple[int, str]] = set()
 
     def finish(
-        self, job_id: int, token: str, end: End, volume: Volume, head: Head, *, next_attempt_at: Millis | None
+        self,
+        job_id: int,
+        token: str,
+        end: End,
+        volume: Volume,
+        head: Head,
+        *,
+        owner: SlotOwner | None,
+        next_attempt_at: Millis | None,
     ) -> asyncio.Future[bool]:
-        """Record the end; the future says whether the history has it, be it as what was found of a lost job."""
-        record: dict[str, Any] = {"job_id": job_id, "token": token, "end": end, "volume": volume, "head": head}
+        """Record the end, once all output is in the database; `owner`: the keeper that ran it, if it is known.
 
-        def unit(db: Db) -> RecordedEnd:
-            transitions = lifecycle.finish(db, **record, next_attempt_at=next_attempt_at)
-            return (
-                RecordedEnd(is_known=True, transitions=transitions) if transitions else late_witness.add(db, **record)
-            )
-
+        The future says whether the history has it, be it as what was found of a lost job.
+        """
+        known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.unrecorded.add((job_id, token))
-        return self._record(unit, lambda: self.unrecorded.discard((job_id, token)))
+
+        def record(*, may_be_less: bool, on_recorded: Callable[[], None]) -> None:
+            def unit(db: Db) -> RecordedEnd:
+                stored = volume_as_sent(db, job_id, token, volume) if may_be_less else volume
+                values: dict[str, Any] = {"token": token, "end": end, "volume": stored, "head": head}
+                transitions = lifecycle.finish(db, job_id, **values, next_attempt_at=next_attempt_at)
+                if transitions:
+                    return RecordedEnd(is_known=True, transitions=transitions)
+                return late_witness.add(db, job_id, **values)
+
+            def committed(recorded: RecordedEnd) -> None:
+                self.unrecorded.discard((job_id, token))
+                if recorded.is_known:
+                    on_recorded()
+
+            self._record(unit, committed, known)
+
+        def failed(error: StoreUnavailable) -> None:
+            if not known.done():
+                known.set_exception(error)
+
+        output = AttemptOutput(job_id, token, owner, Recorded(volume, head, token), end.ending is Ending.LOST)
+        self._outputs.send_first(output, record, failed)
+        return known
 
     def requeue(self, job_id: int, token: str, now: Callable[[], Millis]) -> asyncio.Future[bool]:
         """Put a claim back under which nothing was started; false: the job does not run under it."""
@@ -52,18 +83,24 @@ class EndWriter:
             transitions = lifecycle.requeue(db, job_id, token, now())
             return RecordedEnd(bool(transitions), transitions)
 
-        return self._record(unit, lambda: None)
-
-    def _record(self, unit: Callable[[Db], RecordedEnd], on_commit: Callable[[], Any]) -> asyncio.Future[bool]:
-        """Run the unit in the next write batch, also if the future is cancelled."""
         known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._record(unit, lambda _: None, known)
+        return known
+
+    def _record(
+        self,
+        unit: Callable[[Db], RecordedEnd],
+        on_commit: Callable[[RecordedEnd], None],
+        known: asyncio.Future[bool],
+    ) -> None:
+        """Run the unit in the next write batch, also if the future is cancelled."""
 
         def change(db: Db) -> tuple[RecordedEnd, Transitions]:
             recorded = unit(db)
             return recorded, recorded.transitions
 
         def committed(recorded: RecordedEnd) -> None:
-            on_commit()
+            on_commit(recorded)
             self._listener.committed(recorded.transitions)
             if not known.done():
                 known.set_result(recorded.is_known)
@@ -76,4 +113,3 @@ class EndWriter:
             self._engine.writes.put(ChangeItem(change, committed, on_failure=failed))
         except StoreUnavailable as closed:
             failed(closed)
-        return known

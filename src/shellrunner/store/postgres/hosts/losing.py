@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from shellrunner.clock import Millis
-from shellrunner.model import End, Ending, Volume
+from shellrunner.model import End, Ending
 from shellrunner.store.db import Db
 from shellrunner.store.output import Head
+from shellrunner.store.postgres.output_chunks import chunk_rows
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
 
@@ -38,5 +39,6 @@ def lose(
     for job_id, attempt, token in db.execute(_RUNNING, (host, limit)).fetchall():
         if not only(job_id, attempt, token):
             continue
-        transitions += lifecycle.finish(db, job_id, token, end=end, volume=Volume(), head=Head())
+        volume = chunk_rows.sent(db, job_id, attempt).volume  # and no more, as the row is locked
+        transitions += lifecycle.finish(db, job_id, token, end=end, volume=volume, head=Head())
     return transitions

@@ -17,6 +17,7 @@ from shellrunner.store.postgres.node import node_jobs
 from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node_config import Peer
+from shellrunner.store.postgres.output_chunks.output_ends import OutputEnds
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.store.transition import CommitListener
 from shellrunner.tasks import TaskGroup
@@ -48,11 +49,12 @@ class Membership:
         listener: HostListener,
         waiting: ClaimQueue,
         *,
+        outputs: OutputEnds,
         lease: float,
         lost_after: float | None,
     ) -> None:
         """`lease`, `lost_after`: seconds."""
-        self.ends = EndWriter(engine, listener, state.journal)
+        self.ends = EndWriter(engine, listener, state.journal, outputs)
         self._engine, self._listener = engine, listener
         self._lease = HostLease(state.node, engine, clock, lambda: len(waiting), seconds=lease)
         self._reconciler = Reconciler(
