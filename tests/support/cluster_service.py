@@ -8,19 +8,14 @@ import asyncio
 import contextlib
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from shellrunner.store.postgres import schema
 from tests.support import postgres
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until, within
 
-_KNOW_EACH_OTHER = "SELECT count(*) = %s AND min(seen) > max(joined) FROM hosts"
-
-
-def create_history() -> str:
-    """Make a history of its own on the PostgreSQL of this test process; return the database's name."""
-    return postgres.shared().create_database(postgres.template(schema.migrate))
+_KNOW_EACH_OTHER = "SELECT count(*) >= %s AND min(seen) > max(joined) FROM hosts"
 
 
 class Worker(Service):
@@ -48,10 +43,23 @@ class Worker(Service):
 class ClusterService(Service):
     """Both of them. What is done to the process is done to both."""
 
-    def __init__(self, state_dir: Path, *, real_exec: bool = False, **settings: object) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        real_exec: bool = False,
+        server: postgres.PostgresServer | None = None,
+        **settings: object,
+    ) -> None:
+        """Make a history on `server`, or on that of this test process."""
         super().__init__(state_dir, real_exec=real_exec, **settings)
-        self.database = create_history()
-        self.settings |= {"STORE__URL": postgres.shared().url(self.database), "WORKER__NAME": "node"}
+        self.server = server or postgres.shared()
+        if server is None:
+            self.database = self.server.create_database(postgres.template(schema.migrate))
+        else:
+            self.database = server.create_database()
+            schema.migrate(server.url(self.database))
+        self.settings |= {"STORE__URL": self.server.url(self.database), "WORKER__NAME": "node"}
         self.program += ["--no-worker"]
         self.worker = Worker(state_dir)
         self.node_dir = state_dir.with_name(f"{state_dir.name}-of-node")
@@ -59,11 +67,16 @@ class ClusterService(Service):
     async def start(self, **settings: object) -> Self:
         """Start both; wait until the node listens and they know each other."""
         await super().start(**settings)
-        await until(
-            lambda: postgres.shared().execute(_KNOW_EACH_OTHER, 2, database=self.database) == [(True,)],
-            what="they know each other",
-        )
+        await self.acquainted(2)
         return self
+
+    async def acquainted(self, count: int) -> None:
+        """Wait until so many nodes know each other: each reads their rows whenever it renews its own."""
+        await until(lambda: self.execute(_KNOW_EACH_OTHER, count) == [(True,)], what="they know each other")
+
+    def execute(self, statement: str, *values: object) -> list[Any]:
+        """Execute one statement in the database."""
+        return self.server.execute(statement, *values, database=self.database)
 
     async def launch(self) -> None:
         self.worker.settings = self.settings | {"WORKER__NAME": "worker"}
@@ -89,4 +102,4 @@ class ClusterService(Service):
             await within(self.worker.process.wait(), what="the worker has ended")
         await self.worker.session.close()
         await super().clear_away()
-        postgres.shared().drop_database(self.database)
+        self.server.drop_database(self.database)

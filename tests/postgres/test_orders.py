@@ -1,0 +1,198 @@
+"""Orders between two stores of one history: carried out once, in their order, by the host that runs the job."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shellrunner.errors import KeeperSilent, NoSuchJob, NotRunning
+from shellrunner.model import CommandState, JobSpec, TerminalSize
+from shellrunner.store import Store
+from shellrunner.store.hosts import Answer, HostOrder, OrderKind
+from shellrunner.store.postgres.orders import order_rows
+from shellrunner.store.postgres.orders.order_exchange import OrderExchange
+from shellrunner.store.postgres.store import PostgresStore
+from shellrunner.tasks import background_task
+from tests.postgres.racing import Nodes
+from tests.support.histories import NOTHING, ended
+from tests.support.nodes import Cluster
+from tests.support.waiting import until
+
+SPEC = JobSpec(command="true")
+
+
+class Host:
+    """A host that notes what it is to do; `gate` holds back what it does."""
+
+    def __init__(self) -> None:
+        self.orders: list[HostOrder] = []
+        self.states: dict[int, CommandState] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def carry_out(self, order: HostOrder, /) -> Answer:
+        """Note the order, and answer with what it says."""
+        self.orders.append(order)
+        await self.gate.wait()
+        return {"did": order.content, "data": order.data.decode()}
+
+    def command_state(self, job_id: int, /) -> CommandState | None:
+        """Return what the test says."""
+        return self.states.get(job_id)
+
+
+@asynccontextmanager
+async def running(nodes: Nodes) -> AsyncIterator[tuple[Host, int]]:
+    """Run a job at the first node, which carries out orders; yield both."""
+    claiming = nodes.claim(nodes.one)
+    job = await nodes.two.add(SPEC)
+    claim = await claiming
+    assert claim.job_id == job.id
+    host = Host()
+    async with background_task("orders", orders_of(nodes.one).serve(host)):
+        yield host, job.id
+
+
+def orders_of(store: Store) -> OrderExchange:
+    """Return the orders of a store."""
+    assert isinstance(store, PostgresStore)
+    return store.orders
+
+
+async def test_an_order_is_carried_out_by_the_host_of_the_job(nodes: Nodes) -> None:
+    """With its content, its bytes and the token of the claim; the answer comes back, and no row is left."""
+    async with running(nodes) as (host, job_id):
+        answer = await orders_of(nodes.two).ask(job_id, OrderKind.INPUT, {"offset": 3}, b"typed")
+        assert answer == {"did": {"offset": 3}, "data": "typed"}
+        assert [(order.job_id, order.token) for order in host.orders] == [(job_id, nodes.claimed[0][1].token)]
+        assert await orders_of(nodes.one).ask(job_id, OrderKind.INPUT) is None  # it runs here
+
+
+async def test_what_does_not_run_is_refused(nodes: Nodes) -> None:
+    """A job that waits, is done, or does not exist is no order's."""
+    orders = orders_of(nodes.two)
+    with pytest.raises(NoSuchJob):
+        await orders.ask(4711, OrderKind.PAUSE)
+    job = await nodes.one.add(SPEC)
+    with pytest.raises(NotRunning):
+        await orders.ask(job.id, OrderKind.PAUSE)
+    await nodes.claim(nodes.one)
+    await nodes.finish_claimed()
+    with pytest.raises(NotRunning):
+        await orders.ask(job.id, OrderKind.PAUSE)
+
+
+async def test_orders_of_one_job_keep_their_order(nodes: Nodes) -> None:
+    """Also those that are sent while others wait, and each is carried out once."""
+    async with running(nodes) as (host, job_id):
+        asked = [
+            asyncio.create_task(orders_of(nodes.two).ask(job_id, OrderKind.INPUT, {"number": number}))
+            for number in range(200)
+        ]
+        answers = await asyncio.gather(*asked)
+        assert [order.content["number"] for order in host.orders] == [*range(200)]
+        assert answers == [{"did": {"number": number}, "data": ""} for number in range(200)]
+
+
+async def test_an_order_whose_job_has_ended_is_withdrawn(nodes: Nodes, cluster: Cluster) -> None:
+    """Nobody takes it, and the one who asks is not kept waiting until it is too old."""
+    claiming = nodes.claim(nodes.one)
+    job = await nodes.two.add(SPEC)
+    await claiming  # no orders are served
+    asked = asyncio.create_task(orders_of(nodes.two).ask(job.id, OrderKind.PAUSE))
+    await until(lambda: cluster.execute("SELECT 1 FROM orders"), what="the order is written")
+    await nodes.finish_claimed()
+    with pytest.raises(NotRunning):
+        await asked
+    assert cluster.execute("SELECT 1 FROM orders") == []
+
+
+async def test_an_order_that_a_killed_server_has_taken_is_in_doubt(nodes: Nodes, cluster: Cluster) -> None:
+    """The next server of the host says so: the order is not carried out again."""
+    async with running(nodes) as (host, job_id):
+        host.gate.clear()
+        asked = asyncio.create_task(orders_of(nodes.two).ask(job_id, OrderKind.SIGNAL))
+        await until(lambda: host.orders, what="it is taken")
+    async with background_task("orders", orders_of(nodes.one).serve(host)):
+        cluster.execute("UPDATE orders SET taken_by = 'an earlier process'")
+    async with background_task("orders", orders_of(nodes.one).serve(host)):
+        with pytest.raises(KeeperSilent):
+            await asked
+    assert len(host.orders) == 1
+
+
+async def test_an_order_to_a_host_that_cannot_be_reached_is_refused(nodes: Nodes, cluster: Cluster) -> None:
+    """At once, and nothing is written that could be carried out later."""
+    async with running(nodes) as (host, job_id):
+        cluster.execute("UPDATE hosts SET seen = seen - interval '1 day' WHERE name = 'one'")
+        refused = 0
+        for _ in range(5):
+            try:
+                await orders_of(nodes.two).ask(job_id, OrderKind.PAUSE)
+            except KeeperSilent:
+                refused += 1
+            cluster.execute("UPDATE hosts SET seen = seen - interval '1 day' WHERE name = 'one'")
+        assert refused == 5 - len(host.orders)
+        assert refused > 0
+
+
+async def test_old_orders_are_neither_taken_nor_kept(nodes: Nodes, cluster: Cluster) -> None:
+    """Nobody waits for them any more."""
+    async with running(nodes) as (host, job_id):
+        cluster.execute(
+            "INSERT INTO orders (key, asker, host, job, kind, content, created) "
+            "SELECT 'k', 'two', 'one', %s, 'pause', '{}', clock_timestamp() - age "
+            "FROM (VALUES (interval '11 s'), (interval '61 s')) AS ages (age)",
+            job_id,
+        )
+        await orders_of(nodes.two).ask(job_id, OrderKind.PAUSE)
+        assert len(host.orders) == 1
+        await orders_of(nodes.one)._connection.run(order_rows.remove_old)
+        assert cluster.execute("SELECT count(*) FROM orders") == [(1,)]
+
+
+async def test_every_job_that_ends_at_once_costs_no_row(nodes: Nodes, cluster: Cluster) -> None:
+    """What is known of a command is written only when it runs for longer, or is paused."""
+    async with running(nodes) as (host, job_id):
+        for _ in range(20):
+            nodes.claim(nodes.one)
+            job = await nodes.two.add(SPEC)
+            host.states[job.id] = CommandState(1)
+            await nodes.all_claimed([job])
+            token = next(claim.token for _, claim in nodes.claimed if claim.job_id == job.id)
+            assert await nodes.one.finish(job.id, token, ended(), *NOTHING)
+        host.states[job_id] = CommandState(7, paused=True)
+        nodes.one.command_changed(job_id)
+        await until(lambda: orders_of(nodes.two).command_state(job_id).paused, what="the other node knows")
+        assert cluster.execute("SELECT job, pid FROM commands") == [(job_id, 7)]
+
+
+async def test_what_a_host_knows_of_a_command_is_known_at_every_node(nodes: Nodes, cluster: Cluster) -> None:
+    """After a while without a change, at once after one, and no longer than it runs."""
+    async with running(nodes) as (host, job_id):
+        host.states[job_id] = CommandState(7)
+        there = orders_of(nodes.two)
+        await until(lambda: there.command_state(job_id) == CommandState(7), what="its pid is known")
+        with nodes.two.watch(job_id) as subscription:
+            host.states[job_id] = CommandState(7, paused=False, terminal=TerminalSize(5, 6))
+            nodes.one.command_changed(job_id)
+            while there.command_state(job_id) != host.states[job_id]:
+                await asyncio.wait_for(subscription.wait(), 10)
+        await nodes.finish_claimed()
+        await until(lambda: there.command_state(job_id) == CommandState(), what="it is forgotten")
+        await until(lambda: not cluster.execute("SELECT 1 FROM commands"), what="its row is removed")
+
+
+async def test_all_hosts_that_answer_are_asked_at_once(nodes: Nodes) -> None:
+    """One that serves no orders is left out."""
+    host = Host()
+    async with background_task("orders", orders_of(nodes.one).serve(host)):
+        await until(lambda: orders_of(nodes.two)._peers(), what="they know each other")
+        assert await orders_of(nodes.two).ask_all(OrderKind.KEEPERS) == {"one": {"did": {}, "data": ""}}
+        assert await orders_of(nodes.two).ask_host("one", OrderKind.KEEPERS, {"a": 1}) == {
+            "did": {"a": 1},
+            "data": "",
+        }
+    assert Counter(order.kind for order in host.orders) == {OrderKind.KEEPERS: 2}
