@@ -155,6 +155,18 @@ async def test_a_newer_schema_is_refused(nodes: Any, database: str, program: str
     assert (code, "a newer shellrunner has migrated the database (schema 999" in written) == (1, True)
 
 
+async def test_two_nodes_cannot_have_one_name(nodes: Any, database: str, tmp_path: Path) -> None:
+    """The second one ends with 1 and names the setting; the first goes on, and its next start takes no time."""
+    first, second = nodes("a", database), nodes("b", database, program="worker", WORKER__NAME="a")
+    await first.start()
+    await second.launch()
+    assert await second.ended(60) == 1
+    assert "worker.name" in str(second.log), second.log
+    assert (await first.run("echo mine"))["stdout"] == "mine\n"
+    await first.restart()
+    assert (await first.run("echo again"))["stdout"] == "again\n"
+
+
 def test_migrate_makes_the_tables_once(empty: str) -> None:
     """A second time nothing is done; both say where, without the password."""
     first, second = (call("migrate", SHELLRUNNER_STORE__URL=empty) for _ in range(2))
