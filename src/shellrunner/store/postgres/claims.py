@@ -73,13 +73,13 @@ class NodeClaims:
         self._state.waiting = waiting
         if not self._doubtful and (not waiting or not (batch or self._waiting.has_backlog)):
             return None
-        doubtful = self._doubtful
+        doubtful, looks = self._doubtful, self._waiting.looks
         item = ChangeItem(
             partial(self._choose, doubtful=doubtful),
             on_failure=partial(self._retry, frozenset(each.token for each in waiting)),
             follows_delivery=True,
         )
-        item.on_commit = lambda outcome: self._chosen(item, waiting, doubtful, outcome)
+        item.on_commit = lambda outcome: self._chosen(item, waiting, (doubtful, looks), outcome)
         return item
 
     # On the writer's thread -------------------------------------------------------------------------------------
@@ -112,13 +112,15 @@ class NodeClaims:
         self,
         item: ChangeItem,
         waiting: Sequence[WaitingKeeper],
-        settled: frozenset[str],
+        before: tuple[frozenset[str], int],
         outcome: tuple[list[Claim], bool],
     ) -> None:
+        settled, looks = before
         if settled:
             self._doubtful -= settled
             asyncio.get_running_loop().call_soon(self._writes.wake)
-        claims, self._waiting.has_backlog = outcome
+        claims, has_backlog = outcome
+        self._waiting.looked(looks, has_backlog=has_backlog)
         self._listener.committed(item.transitions)
         by_token = {each.token: each for each in waiting}
         for claim in claims:

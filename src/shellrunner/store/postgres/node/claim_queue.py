@@ -16,7 +16,7 @@ class ClaimQueue:
     """The keepers that wait, first in, first out.
 
     has_backlog: jobs may be queued that none of these has got: as far as is known, so it is looked at from time to
-    time, and whenever another node says so.
+    time, and whenever another node says so. looks: how often somebody said so.
     """
 
     def __init__(self, wake: Callable[[], None], is_disk_low: Callable[[], bool]) -> None:
@@ -24,6 +24,7 @@ class ClaimQueue:
         self._wake, self._is_disk_low = wake, is_disk_low
         self._waiting: dict[WaitingKeeper, None] = {}
         self.has_backlog = True
+        self.looks = 0
 
     def __len__(self) -> int:
         """Return how many keepers wait, and can get a job."""
@@ -51,8 +52,13 @@ class ClaimQueue:
     def look(self) -> None:
         """Look whether there are jobs now, if anybody waits for one."""
         self.has_backlog = True
+        self.looks += 1
         if self._waiting:
             self._wake()
+
+    def looked(self, looks: int, *, has_backlog: bool) -> None:
+        """Follow what a batch has found, which began after so many looks; of later ones it knows nothing."""
+        self.has_backlog = has_backlog or self.looks != looks
 
     def close(self) -> None:
         """Serve nobody any more: the waiting callers get `StoreUnavailable`."""
