@@ -71,6 +71,8 @@ class NodeClaims:
         """Return the item that chooses jobs for the keepers that wait, if there may be any."""
         waiting = self._waiting.waiting()
         self._state.waiting = waiting
+        if batch and not waiting:  # what it queues, the next keeper that waits looks for
+            self._waiting.has_backlog = True
         if not self._doubtful and (not waiting or not (batch or self._waiting.has_backlog)):
             return None
         doubtful, looks = self._doubtful, self._waiting.looks

@@ -174,7 +174,7 @@ async def _running(
     listener = Listener(
         config.url,
         [NODES_CHANNEL, channel_of(node.name)],
-        lambda note: _note_received(effects, orders, node.name, note),
+        lambda note: _note_received(effects, orders, membership, node.name, note),
         lambda: _notes_missed(effects, orders),
     )
 
@@ -231,7 +231,10 @@ def _compose_orders(
     )
 
 
-def _note_received(effects: NodeEffects, orders: OrderExchange, node: str, note: dict[str, Any]) -> None:
+def _note_received(
+    effects: NodeEffects, orders: OrderExchange, membership: Membership, node: str, note: dict[str, Any]
+) -> None:
+    membership.met(note.get("from", node))
     effects.note_received(node, note)
     orders.note_received(note)
 

@@ -127,6 +127,7 @@ class Outbox:
 
     async def run(self) -> None:
         """Send what was added, until it is cancelled."""
+        self.add_flag(Flag.SETTINGS)  # by which the others learn of this node
         while True:
             await self._wake.wait()
             with suppress(TimeoutError):

@@ -25,6 +25,7 @@ from shellrunner.store.postgres.transaction.situation import Era
 _log = logging.getLogger(__name__)
 
 INTERVAL: Final = 2.0  # seconds between two renewals
+_MIN_INTERVAL: Final = 0.2  # seconds, however many nodes are met
 LEASE: Final = 15.0  # seconds after which a node that has not renewed its lease is unreachable
 
 _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
@@ -103,6 +104,7 @@ class HostLease:
         self._interval = min(INTERVAL, seconds / 7)
         self.rows: Sequence[HostRow] = ()
         self.peers: Sequence[Peer] = ()
+        self._met_another = asyncio.Event()
         self.is_current = False
         self._server = ""
         self._unbroken_since: Millis | None = None
@@ -163,9 +165,18 @@ class HostLease:
     async def run(self, on_era: Callable[[Era, str], Awaitable[Any]], on_returned: Callable[[], Any]) -> None:
         """Renew the lease from time to time, until it is cancelled."""
         while True:
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(min(_MIN_INTERVAL, self._interval))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval - _MIN_INTERVAL):
+                    await self._met_another.wait()
+            self._met_another.clear()
             with suppress(StoreUnavailable):
                 await self.renew(on_era, on_returned)
+
+    def met(self, name: str) -> None:
+        """Follow that this node lives: its row is read soon, if it is a new one."""
+        if name != self._node.name and all(peer.name != name for peer in self.peers):
+            self._met_another.set()
 
     def _lost_name(self) -> None:
         self._renewed_at = None

@@ -68,6 +68,10 @@ class Membership:
         """The other nodes that live."""
         return self._lease.peers
 
+    def met(self, name: str) -> None:
+        """Follow that this node lives."""
+        self._lease.met(name)
+
     async def join(self, node: str) -> None:
         """Become a host of the history, with what this node runs by it.
 
