@@ -16,7 +16,7 @@ class ClaimQueue:
     """The keepers that wait, first in, first out.
 
     has_backlog: jobs may be queued that none of these has got: as far as is known, so it is looked at from time to
-    time, and whenever another node says so. looks: how often somebody said so.
+    time, and whenever another node says so. looks: how often that was reported.
     """
 
     def __init__(self, wake: Callable[[], None], is_disk_low: Callable[[], bool]) -> None:
