@@ -9,8 +9,9 @@ import traceback
 from pathlib import Path
 
 from benchmarks import machine, table
+from benchmarks.cluster import database
 from benchmarks.figure import Figure, Outcome, Run
-from benchmarks.figures import FIGURES
+from benchmarks.figures import CLUSTER_FIGURES, FIGURES
 from benchmarks.peers.installation import install
 from benchmarks.rounds import measure
 from benchmarks.versions import CURRENT, checked_out
@@ -25,14 +26,17 @@ def main() -> None:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # what was started is ended, as at Ctrl-C
-    chosen = [figure for figure in FIGURES if not options.names or figure.name in options.names]
+    chosen = _choose(options)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory)))
         versions = [CURRENT]
         if options.against:
             versions.append(stack.enter_context(checked_out(options.against, directory)))
         run = Run(directory, tuple(versions), options.quick, options.peers)
+        stack.callback(database.end_server, directory)
         facts = machine.facts(directory)
+        if any(figure in CLUSTER_FIGURES for figure in chosen):
+            facts |= database.facts(directory)
         outcomes: list[Outcome] = []
         rounds = options.rounds or (1 if options.quick else 5)
         with contextlib.suppress(KeyboardInterrupt):  # what is measured is printed
@@ -50,6 +54,16 @@ def main() -> None:
         sys.exit("failed: " + "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
 
 
+def _choose(options: argparse.Namespace) -> list[Figure]:
+    """Return the figures that are named, else those of a single host or of clusters; a quick run tries them all."""
+    figures = [*FIGURES, *CLUSTER_FIGURES]
+    if options.names:
+        return [figure for figure in figures if figure.name in options.names]
+    if options.cluster:
+        return [*CLUSTER_FIGURES]
+    return figures if options.quick else [*FIGURES]
+
+
 def _measure(figure: Figure, run: Run, rounds: int) -> Outcome:
     """Measure a figure; one that fails costs no other its values."""
     try:
@@ -65,12 +79,16 @@ def _report(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=sys.modules["benchmarks"].__doc__)
+    names = [figure.name for figure in (*FIGURES, *CLUSTER_FIGURES)]
     parser.add_argument(
         "names",
         nargs="*",
-        choices=[[], *(figure.name for figure in FIGURES)],
+        choices=[[], *names],
         metavar="FIGURE",
-        help="what to measure (default: everything): " + ", ".join(figure.name for figure in FIGURES),
+        help="what to measure (default: a single host): " + ", ".join(names),
+    )
+    parser.add_argument(
+        "--cluster", action="store_true", help="measure clusters on PostgreSQL, each beside a single host"
     )
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each figure (default: 5)")
     parser.add_argument(

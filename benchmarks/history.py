@@ -18,7 +18,7 @@ from shellrunner.store.sqlite.schema import migrate
 
 FIRST_CREATED = 1_600_000_000_000  # ms; one job a second
 _VERBS = ("backup", "deploy", "python3 /opt/app/run.py", "rsync -a", "Обработать", "convert", "make -C", "curl -s")
-_COLUMNS = (
+COLUMNS = (
     "id", "state", "queue", "priority", "created", "started", "completed", "ending", "exit_code", "duration",
     "stdout_bytes", "stderr_bytes", "stdout_dropped", "stderr_dropped", "cpu_user", "cpu_system", "max_rss_bytes",
     "command", "spec",
@@ -34,10 +34,10 @@ def write(path: Path, jobs: int) -> None:
     migrate(db)
     rng = random.Random(1)
     db.execute("BEGIN")
-    values = ", ".join("?" * len(_COLUMNS))
+    values = ", ".join("?" * len(COLUMNS))
     db.executemany(
-        f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({values})",
-        (_row(number, rng) for number in range(1, jobs + 1)),
+        f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({values})",
+        (row(number, rng) for number in range(1, jobs + 1)),
     )
     db.execute(
         "INSERT INTO labels SELECT 'env', iif(id % 10, 'prod', iif(id % 1000, 'test', 'canary')), id FROM jobs"
@@ -53,7 +53,8 @@ def write(path: Path, jobs: int) -> None:
     db.close()
 
 
-def _row(number: int, rng: random.Random) -> tuple[object, ...]:
+def row(number: int, rng: random.Random) -> tuple[object, ...]:
+    """Return the values of `COLUMNS` of the job with this number."""
     day = f"20{rng.randrange(20, 27)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
     command = f"{rng.choice(_VERBS)} --id {rng.randrange(10**6)} --date {day} /srv/data/{rng.randrange(5000)}.json"
     queue = "default" if rng.random() < 0.7 else rng.choice(("mail", "build", "night"))

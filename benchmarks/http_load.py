@@ -9,7 +9,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -55,15 +55,16 @@ def post(path: str, document: object, headers: Mapping[str, str] | None = None) 
 class _Connection:
     """One connection and the answer that it is receiving."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, request: Request) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = request.encode(port)
         self._received = b""
         self._sent_at = 0.0
 
-    def send(self, request: bytes) -> None:
+    def send(self) -> None:
         self._sent_at = time.perf_counter()
-        self.socket.sendall(request)
+        self.socket.sendall(self._request)
 
     def receive(self, status_line: bytes) -> tuple[float, bytes] | None:
         """Receive; return the latency and the body once the answer is complete."""
@@ -87,23 +88,29 @@ class _Connection:
 
 def send(port: int, request: Request, count: int, connections: int, *, expected: int = 200) -> Load:
     """Send the request `count` times over this many connections, each after the answer to the one before."""
+    return send_to([port], request, count, connections, expected=expected)
+
+
+def send_to(ports: Sequence[int], request: Request, count: int, connections: int, *, expected: int = 200) -> Load:
+    """Send the request as `send` does, over connections to several servers in turn."""
     turns = iter(range(count))
-    return _send_while(lambda: next(turns, None) is not None, port, request, min(connections, count), expected)
+    return _send_while(lambda: next(turns, None) is not None, ports, request, min(connections, count), expected)
 
 
 def send_for(port: int, request: Request, seconds: float, connections: int, *, expected: int = 200) -> Load:
     """Send the request for this many seconds."""
     deadline = time.monotonic() + seconds
-    return _send_while(lambda: time.monotonic() < deadline, port, request, connections, expected)
+    return _send_while(lambda: time.monotonic() < deadline, [port], request, connections, expected)
 
 
-def _send_while(goes_on: Callable[[], bool], port: int, request: Request, connections: int, expected: int) -> Load:
+def _send_while(
+    goes_on: Callable[[], bool], ports: Sequence[int], request: Request, connections: int, expected: int
+) -> Load:
     """Send the request over this many connections for as long as `goes_on`; return once the last is answered."""
-    encoded = request.encode(port)
     status_line = b"HTTP/1.1 %d " % expected
     latencies: list[float] = []
     body = b""
-    opened = [_Connection(port) for _ in range(connections)]
+    opened = [_Connection(ports[number % len(ports)], request) for number in range(connections)]
     with selectors.EpollSelector() as selector:
         for connection in opened:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
@@ -111,7 +118,7 @@ def _send_while(goes_on: Callable[[], bool], port: int, request: Request, connec
         unanswered = 0
         for connection in opened:
             if goes_on():
-                connection.send(encoded)
+                connection.send()
                 unanswered += 1
         while unanswered:
             for key, _ in selector.select():
@@ -120,7 +127,7 @@ def _send_while(goes_on: Callable[[], bool], port: int, request: Request, connec
                     latency, body = answer
                     latencies.append(latency)
                     if goes_on():
-                        connection.send(encoded)
+                        connection.send()
                     else:
                         unanswered -= 1
         seconds = time.perf_counter() - began

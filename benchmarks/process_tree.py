@@ -61,6 +61,23 @@ def reaped_cpu_seconds(pid: int) -> float:
     return (int(fields[13]) + int(fields[14])) / _TICKS
 
 
+def cpu_seconds_below(pid: int) -> float:
+    """Return the CPU time so far of all processes that were ever below this one.
+
+    A process that ends meanwhile moves from its own clock to its parent's account, so the sum is valid only if
+    the processes were the same before and after.
+    """
+    while True:
+        pids = descendants(pid)
+        try:
+            total = sum(own_cpu_seconds(each) + reaped_cpu_seconds(each) for each in pids)
+        except OSError:  # one has ended
+            continue
+        total += reaped_cpu_seconds(pid)
+        if descendants(pid) == pids:
+            return total
+
+
 def private_bytes(pid: int) -> int:
     """Return the private memory of a process: what would be free without it; 0 if it has ended."""
     try:
@@ -113,20 +130,8 @@ class ProcessTree:
         return found[0]
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time so far of the program and its descendants, ended ones included.
-
-        A process that ends meanwhile moves from its own clock to its parent's account, so the sum is valid only if
-        the processes were the same before and after.
-        """
-        while True:
-            pids = self.pids()
-            try:
-                total = sum(own_cpu_seconds(pid) + reaped_cpu_seconds(pid) for pid in pids)
-            except OSError:  # one has ended
-                continue
-            total += reaped_cpu_seconds(self.process.pid)
-            if self.pids() == pids:
-                return total
+        """Return the CPU time so far of the program and its descendants, ended ones included."""
+        return cpu_seconds_below(self.process.pid)
 
     def settle(self, seconds: float = 5) -> None:
         """Wait until the tree is idle, at most `seconds`: what it does after an answer is part of the work."""
@@ -139,6 +144,14 @@ class ProcessTree:
                 return
             before = now
 
+    def kill(self) -> None:
+        """Kill every process of the tree at once, as if its machine lost power."""
+        while pids := self.pids():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
     def stop(self, seconds: float) -> None:
         """Close its stdin, send SIGTERM to the program, wait for the tree to end, and kill what is left."""
         if self.process.stdin is not None:
@@ -147,11 +160,7 @@ class ProcessTree:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            while pids := self.pids():
-                for pid in pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(0.01)
+            self.kill()
             self.process.wait(seconds)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:

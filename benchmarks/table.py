@@ -70,7 +70,7 @@ def lines(outcome: Outcome, names: Sequence[str]) -> Iterator[Line]:
     Ratios are medians of the ratios of each round, since the contenders of one round met the same machine.
     """
     contenders = dict.fromkeys((*names, *outcome.samples, *outcome.unavailable))
-    for name in (LIMIT, *map(limit_of, names)):
+    for name in (LIMIT, *map(limit_of, [*contenders])):
         contenders.pop(name, None)
     title = outcome.figure.title
     for measure in outcome.figure.measures:

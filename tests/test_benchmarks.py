@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from benchmarks import rounds, table
+from benchmarks import history, rounds, table
+from benchmarks.cluster import filling
+from benchmarks.cluster.database import Database
 from benchmarks.figure import LIMIT, Contenders, Figure, Goal, Measure, Outcome, Run, Sample, Unavailable
 from benchmarks.figures import FIGURES
 from benchmarks.peers import PEERS
@@ -19,7 +21,12 @@ from benchmarks.peers.installation import Installation
 from benchmarks.process_tree import CpuTimer, private_bytes, running
 from benchmarks.versions import CURRENT
 
-from tests.support.waiting import until
+from shellrunner.model import JobSpec
+from shellrunner.store import Filters, Retention
+from shellrunner.store.sqlite.composition import open_store
+from tests.support import postgres
+from tests.support.nodes import Cluster, cluster
+from tests.support.waiting import until, within
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +98,63 @@ def test_the_benchmark_measures_real_jobs_and_requests_beside_their_limits() -> 
     }
     titles = [figure.title for figure in FIGURES if figure.name in ("job", "get-status")]
     assert {(title, measure) for title in titles for measure in ("CPU", "wall")} <= with_limit
+
+
+@pytest.mark.timeout(180)  # it starts PostgreSQL and four servers, beside other tests
+def test_the_benchmark_measures_jobs_of_a_cluster_beside_a_single_host() -> None:
+    """The CPU time of PostgreSQL is part of that of an empty job on a cluster; the limit, a single host, has none."""
+    postgres.required()
+    command = [sys.executable, "-m", "benchmarks", "cluster-jobs-2", "--quick", "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    document = json.loads(done.stdout)
+    lines = {(line["contender"], line["measure"]): line for line in document["lines"]}
+    assert "fsync on" in document["machine"]["PostgreSQL"]
+    for contender in ("shellrunner", "delivery table"):
+        whole, part = (lines[contender, name] for name in ("CPU", "CPU of PostgreSQL"))
+        assert 0 < part["value"]["median"] < whole["value"]["median"]
+        assert whole["limit"]["median"] > 0
+        assert part["limit"]["median"] == 0
+
+
+@contextmanager
+def filled(config: Path) -> Iterator[tuple[Cluster, Database]]:
+    """Make a history in PostgreSQL that is to be filled by SQL."""
+    with cluster(config) as made:
+        database = Database(made.server, made.database)
+        try:
+            yield made, database
+        finally:
+            database.connection.close()
+
+
+async def test_queued_jobs_that_sql_has_written_are_claimed(tmp_path: Path) -> None:
+    """A queue filled by SQL is one that a node claims from, the oldest job first, and knows the length of."""
+    with filled(tmp_path) as (made, database):
+        filling.queue(database, 30)
+        async with made.node("node") as node:
+            claims = [await within(node.claim(number, f"token-{number}"), what="a claim") for number in range(1, 4)]
+            (queue,) = (await node.queues()).queues
+            assert [claim.job_id for claim in claims] == [1, 2, 3]
+            assert (queue.queued, queue.running) == (27, 3)
+
+
+async def test_a_history_filled_by_sql_is_the_same_in_both_stores(tmp_path: Path) -> None:
+    """Lists find the same jobs in PostgreSQL as in SQLite, texts and labels too, and the next job has the next id."""
+    history.write(tmp_path / "sqlite", 300)
+    every = [
+        Filters(),
+        Filters(text="обработать"),
+        Filters(exit_codes=frozenset({1})),
+        Filters(labels=(("env", "test"),)),
+    ]
+    with filled(tmp_path) as (made, database):
+        filling.add_done(database, 300)
+        async with open_store(tmp_path / "sqlite", Retention()) as sqlite, made.node("node") as node:
+            for filters in every:
+                pages = [await store.page(filters, (), limit=500) for store in (sqlite, node)]
+                assert [each.job() for each in pages[0].jobs] == [each.job() for each in pages[1].jobs] != []
+            assert (await node.add(JobSpec(command="true"))).id == 301
+            assert (await node.size()).jobs == 300
 
 
 def figure(contenders: dict[str, Sample | Unavailable], calls: list[str]) -> Figure:

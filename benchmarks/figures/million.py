@@ -17,12 +17,12 @@ from benchmarks.process_tree import CpuTimer
 from benchmarks.service import Service, serving
 from benchmarks.versions import Version
 
-_BASELINE_JOBS = 1000
+BASELINE_JOBS = 1000
 _KEEP_ALL = {"STORE__RETENTION_DAYS": 0, "STORE__RETENTION_JOBS": 0, "STORE__RETENTION_BYTES": 0}
 _HOUR_BEGINS, _HOUR_ENDS = "2020-09-17T16:26:40Z", "2020-09-17T17:26:40Z"  # jobs 360,000 to 363,600
 
 # Path and query of each list, by name.
-_LISTS = {
+LISTS = {
     "newest first": "/api/jobs?",
     "results": "/api/results?",
     "oldest first": "/api/jobs?sort=created",
@@ -51,13 +51,19 @@ _LISTS = {
     "failed and in the night": "/api/results?exit_code=77&queue=night&sort=duration",
     "nothing fits": "/api/results?exit_code=0&ending=lost&sort=started",
 }
-_PAGE = 100
+PAGE = 100
+
+
+def path_of_list(name: str) -> str:
+    """Return the path of a page of a list."""
+    path = LISTS[name]
+    return f"{path}{'' if path.endswith('?') else '&'}limit={PAGE}"
 
 
 def _histories(run: Run) -> Iterator[tuple[str, Version, int, Path]]:
     """Yield contender, version, number of jobs and state directory; they are made for the first figure of a run."""
     many = run.count(1_000_000, 3000)
-    for version, jobs in product(run.versions, (_BASELINE_JOBS, many)):
+    for version, jobs in product(run.versions, (BASELINE_JOBS, many)):
         name = version.name if jobs == many else limit_of(version.name)
         path = run.directory / f"history-{version.name}-{jobs}"
         if not path.exists():
@@ -65,14 +71,14 @@ def _histories(run: Run) -> Iterator[tuple[str, Version, int, Path]]:
         yield name, version, jobs, path
 
 
-def _deep_page(jobs: int, service: Service) -> str:
+def deep_page(jobs: int, service: Service) -> str:
     """Return the path of the page after the middle of the list, without reading those before it."""
-    following = service.get(f"/api/jobs?limit={_PAGE}")["next"]
+    following = service.get(f"/api/jobs?limit={PAGE}")["next"]
     (cursor,) = parse_qs(urlsplit(following).query)["cursor"]
     content = json.loads(base64.urlsafe_b64decode(cursor + "==="))
     content[-1] = jobs // 2  # the id after which the page begins
     encoded = base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).rstrip(b"=").decode()
-    return f"/api/jobs?limit={_PAGE}&cursor={encoded}"
+    return f"/api/jobs?limit={PAGE}&cursor={encoded}"
 
 
 def _page_cpu(service: Service, path: str, count: int) -> float:
@@ -93,17 +99,14 @@ Measured = Callable[[Run, Service, int], Sample]
 
 def _pages_and_jobs(run: Run, service: Service, jobs: int) -> Sample:
     return {
-        "page": _page_cpu(service, _deep_page(jobs, service), run.count(200, 5)),
+        "page": _page_cpu(service, deep_page(jobs, service), run.count(200, 5)),
         "job": _job_cpu(service, run.count(500, 20)),
     }
 
 
 def _all_lists(run: Run, service: Service, _: int) -> Sample:
     count = run.count(10, 1)
-    separators = {name: "" if path.endswith("?") else "&" for name, path in _LISTS.items()}
-    return {
-        name: _page_cpu(service, f"{path}{separators[name]}limit={_PAGE}", count) for name, path in _LISTS.items()
-    }
+    return {name: _page_cpu(service, path_of_list(name), count) for name in LISTS}
 
 
 @contextmanager
@@ -147,7 +150,7 @@ FIGURES = (
     Figure(
         "million-lists",
         "a page of 100 of a million jobs, a thousand as limit",
-        tuple(Measure(name, f"CPU, {name}", "ms", 1e3, 2) for name in _LISTS),
+        tuple(Measure(name, f"CPU, {name}", "ms", 1e3, 2) for name in LISTS),
         partial(_contenders, measured=_all_lists),
         max_rounds=3,
     ),
