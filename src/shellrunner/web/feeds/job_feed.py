@@ -7,8 +7,10 @@ bytes of output are one frame. `broadcast` writes it to all followers who have e
 `web.http.streaming` to each other one at the pace of its client.
 """
 
+import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -18,7 +20,7 @@ from aiohttp import web
 from shellrunner.clock import now_ms
 from shellrunner.model import Done, Job, Stream, Streamed, Volume
 from shellrunner.results import read_whole
-from shellrunner.store import History, Output
+from shellrunner.store import History, Output, Subscription
 from shellrunner.store.output.present import without
 from shellrunner.web.feeds.broadcast import Broadcast
 from shellrunner.web.feeds.frame_cache import FrameCache
@@ -31,6 +33,8 @@ FRAME_SIZE: Final = 1 << 18  # bytes of output in one frame; frames end at multi
 MAX_EVENTS_SIZE: Final = 2 * FRAME_SIZE  # bytes of events; above it a frame is made smaller: a NUL takes six
 
 MAX_LIVE_SIZE: Final = 1 << 16  # bytes of events that are written to all followers at once
+
+_CATCH_UP_TIMEOUT: Final = 10.0  # seconds
 
 _FOREIGN_ID: Final = "was not sent by this stream"
 
@@ -96,6 +100,20 @@ class JobFeed:
             ResultGone: its result was deleted.
         """
         return await self._shared_read.latest()
+
+    async def caught_up(
+        self, snapshot: Snapshot, subscription: Subscription, has_all: Callable[[Output], bool]
+    ) -> Snapshot:
+        """Return a later snapshot if a client has read more elsewhere than has arrived here by now.
+
+        After some seconds the latest one is returned in any case.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_TIMEOUT):
+                while snapshot.output.lags and not has_all(snapshot.output):
+                    await subscription.wait()
+                    snapshot = await self.snapshot()
+        return snapshot
 
     async def frame(self, cursor: StreamCursor, snapshot: Snapshot) -> OutputFrame | None:
         """Return the frame after the cursor, or None if there is no more output (yet).

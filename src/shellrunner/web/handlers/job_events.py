@@ -3,12 +3,13 @@
 Handler of /api/statuses/{id}/events; `wire.sse` has the format. Must not know how output is stored.
 """
 
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 
 from shellrunner.errors import BadParameter, NoSuchJob, ResultGone
-from shellrunner.model import Done
+from shellrunner.model import Done, Ending
 from shellrunner.store import Subscription
 from shellrunner.web.app_keys import STORE, job_id
 from shellrunner.web.feeds.job_feed import JOB_FEEDS, JobFeed, Received, Snapshot
@@ -41,6 +42,8 @@ async def follow(request: web.Request) -> web.StreamResponse:
         request.app[WRITERS].following(job_id(request), writer),
     ):
         snapshot = await feed.first_snapshot()
+        position = _position(request)
+        snapshot = await feed.caught_up(snapshot, subscription, lambda output: output.volume.stored >= position)
         cursor = await _cursor(request, feed, snapshot)
         if cursor is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
@@ -48,6 +51,13 @@ async def follow(request: web.Request) -> web.StreamResponse:
         if request.method != "HEAD":
             await _JobFollower(stream, feed, Received(cursor, snapshot.status)).run(subscription, snapshot)
         return await stream.finish()
+
+
+def _position(request: web.Request) -> int:
+    """Return up to where the client has the output, as far as its event id says."""
+    with suppress(ValueError):
+        return StreamCursor.parse(last_event_id(request)[1] or "0").position
+    return 0
 
 
 def last_event_id(request: web.Request) -> tuple[str, str]:
@@ -65,10 +75,16 @@ async def _cursor(request: web.Request, feed: JobFeed, snapshot: Snapshot) -> St
         raise BadParameter(name, f"{name} is the id of the event done, but the job is not done")
     try:
         cursor = StreamCursor.parse(text or "0")
+        if cursor.position > snapshot.end and _is_lost(snapshot):
+            return StreamCursor(snapshot.end)  # what the client has was lost later, as its host was
         await feed.framer(cursor, snapshot)
     except ValueError as error:
         raise BadParameter(name, f"{name} {error}") from None
     return cursor
+
+
+def _is_lost(snapshot: Snapshot) -> bool:
+    return isinstance(snapshot.job.phase, Done) and snapshot.job.phase.end.ending is Ending.LOST
 
 
 class _JobFollower:

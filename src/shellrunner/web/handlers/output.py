@@ -3,12 +3,13 @@
 Handler of /api/statuses/{id}/output. Must not know how output is stored.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from shellrunner.errors import BadParameter
-from shellrunner.model import Job, Stream
+from shellrunner.model import Done, Ending, Job, Stream
 from shellrunner.results import read_whole
 from shellrunner.store import Output, Subscription
 from shellrunner.store.output.present import PresentBytes, measure
@@ -87,6 +88,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     feed = request.app[JOB_FEEDS].get(job_id(request))
     with request.app[STORE].watch_output(job_id(request)) as subscription:
         snapshot = await feed.first_snapshot()
+        snapshot = await feed.caught_up(snapshot, subscription, _reaches(stream, start or 0))
         present, at = await _find_start(snapshot.job, snapshot.output, stream, start, lines)
         response = await start_stream(request, _headers(snapshot.job), follows=True)
         if request.method != "HEAD":
@@ -95,12 +97,21 @@ async def show(request: web.Request) -> web.StreamResponse:
         return await response.finish()
 
 
+def _reaches(stream: Stream | None, start: int) -> Callable[[Output], bool]:
+    return lambda output: measure(output.volume, stream) >= start
+
+
 async def _show_now(
     request: web.Request, stream: Stream | None, start: int | None, lines: int | None
 ) -> web.StreamResponse:
     """Respond with the output so far; at once if it is short, as a stream if it is long."""
     store, number = request.app[STORE], job_id(request)
     job, output = await store.job(number), await store.output(number)
+    if start is not None and output.lags and measure(output.volume, stream) < start:
+        feed = request.app[JOB_FEEDS].get(number)
+        with store.watch_output(number) as subscription:
+            snapshot = await feed.caught_up(await feed.first_snapshot(), subscription, _reaches(stream, start))
+        job, output = snapshot.job, snapshot.output
     present, at = await _find_start(job, output, stream, start, lines)
     size = present.size - at
     headers = {**_headers(job), "Content-Length": str(size)}
@@ -132,6 +143,8 @@ async def _find_start(
         except _LostBytes:
             present = await _present(output, stream, thorough=True)
             at = await _start_of_tail(present, lines, job.spec.encoding)
+    if at > present.size and isinstance(job.phase, Done) and job.phase.end.ending is Ending.LOST:
+        at = present.size  # what the client has was lost later, as its host was
     if at > present.size:
         raise BadParameter("from", f"from must be at most {present.size}, which is how many bytes there are")
     return present, at
