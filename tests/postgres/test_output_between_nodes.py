@@ -1,11 +1,22 @@
 """Output of a job that one node runs, as the other nodes read it: every byte once, in every way of reading."""
 
 import asyncio
+from contextlib import suppress
+from pathlib import Path
 
-from shellrunner.model import Claim, End, Ending, JobSpec, State
-from shellrunner.store import Output
+import pytest
+
+from shellrunner.errors import StoreUnavailable
+from shellrunner.keeper.slot import DATA_CAPACITY
+from shellrunner.model import Claim, End, Ending, JobSpec, State, Volume
+from shellrunner.store import Head, Output
+from shellrunner.store.db import Db
+from shellrunner.store.postgres import schema
+from shellrunner.store.postgres.hosts import losing
 from shellrunner.store.postgres.store import PostgresStore
+from shellrunner.store.transition import Transitions
 from tests.postgres.reading import read_all
+from tests.support import postgres
 from tests.support.histories import ended
 from tests.support.nodes import Cluster
 from tests.support.simulated_keeper import SimulatedKeeper
@@ -25,9 +36,11 @@ async def sent(store: PostgresStore, job_id: int, size: int) -> Output:
     """Wait until another node has so much of the output."""
     async with asyncio.timeout(20):
         with store.watch_output(job_id) as subscription:
-            while (output := await store.output(job_id)).volume.stored < size:
+            while True:
+                with suppress(StoreUnavailable):
+                    if (output := await store.output(job_id)).volume.stored >= size:
+                        return output
                 await subscription.wait()
-            return output
 
 
 async def test_a_running_job_is_read_at_another_node(cluster: Cluster) -> None:
@@ -81,3 +94,153 @@ async def test_a_result_has_all_its_bytes_when_it_is_there(cluster: Cluster) -> 
                 while [*(cluster.directory / "one" / "runs").iterdir()]:
                     await asyncio.sleep(0.01)
             assert await written.check(await one.output(claim.job_id), thorough=True) == 0
+
+
+async def test_streams_attempts_and_lists_are_read_at_another_node(cluster: Cluster) -> None:
+    """Attempts that were sent are joined; one alone, and the outputs of a list, are read as well."""
+    first, second = Written(3, (40, 9000), share=0.5), Written(4, (30, 9000), share=0.5)
+    async with cluster.node("one") as one, cluster.node("two", claims=False) as two:
+        job = await one.add(SPEC)
+        with SimulatedKeeper(cluster.directory / "one") as keeper:
+            for attempt, written in enumerate((first, second), 1):
+                claim = await one.claim(1, f"a-{attempt}")
+                written.store(keeper.begin(job.id, claim.token, attempt=attempt))
+                due = 0 if attempt == 1 else None
+                record = keeper.record(job.id, claim.token)
+                assert await one.finish(job.id, claim.token, ended(1), *record, next_attempt_at=due)
+        output = await two.output(job.id)
+        assert await read_all(output) == first.all + second.all
+        assert output.attempt_ends == [len(first.all)]
+        assert await first.check(await two.output(job.id, 1), thorough=True) == 0
+        assert await second.check(await two.output(job.id, 2), thorough=False) == 0
+        assert await read_all((await two.last_outputs([job.id]))[job.id]) == second.all
+
+
+async def test_a_lost_job_has_what_was_sent(cluster: Cluster) -> None:
+    """Whoever records that it is lost, and whatever is left on its host, what was read elsewhere stays there."""
+    written = Written(5, (60, 9000), share=0.5)
+    async with cluster.node("one") as one, cluster.node("two", claims=False) as two:
+        for number, losing in enumerate((one, two)):
+            claim = await claimed(one, f"a-{number}", keeper=number + 1)
+            with SimulatedKeeper(cluster.directory / "one", number + 1) as keeper:
+                recorder = keeper.begin(claim.job_id, claim.token)
+                written.store(recorder)
+                await sent(two, claim.job_id, len(written.all))
+                if losing is one:
+                    assert await one.finish(claim.job_id, claim.token, LOST, Volume(), Head())
+                else:
+                    await until_lost(two)
+            for store in (one, two):
+                output = await store.output(claim.job_id)
+                assert output.volume.stored == len(written.all)
+                assert await written.check(output, thorough=True) == 0
+
+
+async def until_lost(store: PostgresStore) -> None:
+    """Let the other node record that the jobs of the first one are lost."""
+    await store._engine.change(_lose, store._effects.committed)
+
+
+def _lose(db: Db) -> tuple[Transitions, Transitions]:
+    transitions = losing.lose(db, "one", "its host is gone", 2_000)
+    return transitions, transitions
+
+
+async def test_what_is_missing_on_the_host_is_a_gap_elsewhere(cluster: Cluster) -> None:
+    """A file that was cut before it was sent: what is there is sent, each byte at its place."""
+    written = Written(6, (80, 9000), share=0.4)
+    async with cluster.node("one") as one, cluster.node("two", claims=False) as two:
+        claim = await claimed(one)
+        with SimulatedKeeper(cluster.directory / "one") as keeper:
+            written.store(keeper.begin(claim.job_id, claim.token))
+            record = keeper.record(claim.job_id, claim.token)
+            (file,) = (cluster.directory / "one" / "runs").glob("*.out")
+            with file.open("r+b") as opened:
+                opened.truncate(200_000)
+                opened.seek(250_000)
+                opened.write(written.all[DATA_CAPACITY + 250_000 :])
+            assert await one.finish(claim.job_id, claim.token, ended(), *record)
+        for store in (one, two):
+            assert 50_000 - 8192 <= await written.check(await store.output(claim.job_id), thorough=True) <= 50_000
+
+
+async def test_output_goes_on_after_the_database_was_away(tmp_path: Path) -> None:
+    """While it is stopped the job writes on; what was not sent, and the end, follow when it is back."""
+    written = Written(7, (90, 9000), share=0.4)
+    with postgres.server() as server:
+        cluster = Cluster(tmp_path, server, server.create_database())
+        schema.migrate(cluster.url)
+        async with cluster.node("one") as one, cluster.node("two", claims=False) as two:
+            claim = await claimed(one)
+            with SimulatedKeeper(tmp_path / "one") as keeper:
+                recorder = keeper.begin(claim.job_id, claim.token)
+                for number, end in enumerate((lambda: server.stop("immediate"), server.kill)):
+                    written.store(recorder, 30 * number, 30 * number + 15)
+                    await sent(two, claim.job_id, sum(recorder.stored))
+                    await asyncio.to_thread(end)
+                    written.store(recorder, 30 * number + 15, 30 * number + 30)
+                    await asyncio.to_thread(server.start)
+                    output = await sent(two, claim.job_id, sum(recorder.stored))
+                    assert await written[: 30 * number + 30].check(output, thorough=True) == 0
+                written.store(recorder, 60, 90)
+                record = keeper.record(claim.job_id, claim.token)
+                await asyncio.to_thread(server.stop, "immediate")
+                with pytest.raises(StoreUnavailable):
+                    await one.finish(claim.job_id, claim.token, ended(), *record)
+                await asyncio.to_thread(server.start)
+                assert await recorded(one, claim, record)
+            assert await written.check(await two.output(claim.job_id), thorough=True) == 0
+
+
+async def recorded(store: PostgresStore, claim: Claim, record: tuple[Volume, Head]) -> bool:
+    """Record an end as the supervisor does, again and again."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(StoreUnavailable):
+                return await store.finish(claim.job_id, claim.token, ended(), *record)
+            await asyncio.sleep(0.05)
+
+
+async def test_the_next_server_goes_on_where_the_last_one_ended(cluster: Cluster) -> None:
+    """The database says how far the output was sent, and no byte is sent twice."""
+    written = Written(8, (90, 9000), share=0.4)
+    async with cluster.node("two", claims=False) as two:
+        async with cluster.node("one") as one:
+            claim = await claimed(one)
+            keeper = SimulatedKeeper(cluster.directory / "one")
+            recorder = keeper.begin(claim.job_id, claim.token)
+            written.store(recorder, 0, 30)
+            await sent(two, claim.job_id, sum(recorder.stored))
+        written.store(recorder, 30, 60)
+        async with cluster.node("one") as one:
+            await sent(two, claim.job_id, sum(recorder.stored))
+        written.store(recorder, 60, 90)
+        async with cluster.node("one") as one:
+            record = keeper.record(claim.job_id, claim.token)
+            assert await one.finish(claim.job_id, claim.token, ended(), *record)
+            assert await written.check(await two.output(claim.job_id), thorough=True) == 0
+        keeper.close()
+    assert cluster.execute("SELECT sum(length)::bigint FROM chunks") == [(len(written.all),)]
+
+
+@pytest.mark.parametrize("only_result", [True, False])
+async def test_chunks_of_deleted_results_are_removed(cluster: Cluster, *, only_result: bool) -> None:
+    """In small steps, after the deletion; those of other jobs stay."""
+    written = Written(9, (100, 30_000), share=0.4)
+    async with cluster.node("one") as one:
+        jobs: list[int] = []
+        for number in range(2):
+            claim = await claimed(one, f"a-{number}", keeper=number + 1)
+            with SimulatedKeeper(cluster.directory / "one", number + 1) as keeper:
+                written.store(keeper.begin(claim.job_id, claim.token))
+                record = keeper.record(claim.job_id, claim.token)
+                assert await one.finish(claim.job_id, claim.token, ended(), *record)
+            jobs.append(claim.job_id)
+        await (one.delete_result(jobs[0]) if only_result else one.delete_job(jobs[0]))
+        async with asyncio.timeout(30):
+            while cluster.execute("SELECT DISTINCT job FROM chunks") != [(jobs[1],)]:
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(30):
+            while cluster.execute("SELECT * FROM discarded_outputs"):
+                await asyncio.sleep(0.05)
+        assert await written.check(await one.output(jobs[1]), thorough=True) == 0
