@@ -117,7 +117,7 @@ async def test_streams_attempts_and_lists_are_read_at_another_node(cluster: Clus
 
 
 async def test_a_lost_job_has_what_was_sent(cluster: Cluster) -> None:
-    """Whoever records that it is lost, and whatever is left on its host, what was read elsewhere stays there."""
+    """Any node may record that it is lost: what was read elsewhere stays there, whatever is left on its host."""
     written = Written(5, (60, 9000), share=0.5)
     async with cluster.node("one") as one, cluster.node("two", claims=False) as two:
         for number, losing in enumerate((one, two)):
