@@ -43,7 +43,7 @@ class AddJobsItem(ChangeItem):
         on_commit: Callable[["AddJobsItem"], None],
         now: Callable[[], Millis],
     ) -> None:
-        super().__init__(self._add, lambda _: on_commit(self))
+        super().__init__(self._add, lambda _: on_commit(self), unique=() if key is None else (key.identity, key.key))
         self._jobs, self._key, self._state, self._now = jobs, key, state, now
         self.paired: list[tuple[WaitingKeeper, Claim]] = []
 

@@ -28,10 +28,11 @@ BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 class ChangeItem(WorkItem):
     """A unit that returns its value and what it did to jobs.
 
-    transitions: of its last run. follows_delivery: it needs what the units before it have queued.
+    transitions: of its last run. follows_delivery: it needs what the units before it have queued. unique: of a row
+    that another node may be adding at the same moment.
     """
 
-    __slots__ = ("_change", "follows_delivery", "transitions")
+    __slots__ = ("_change", "follows_delivery", "transitions", "unique")
 
     def __init__(
         self,
@@ -40,8 +41,10 @@ class ChangeItem(WorkItem):
         *,
         on_failure: Callable[[Exception], None] | None = None,
         follows_delivery: bool = False,
+        unique: tuple[str, ...] = (),
     ) -> None:
         super().__init__(self._run, on_commit, on_failure=on_failure)
+        self.unique = unique
         self.transitions: Transitions = []
         self.follows_delivery = follows_delivery
         self._change = unit
@@ -130,7 +133,7 @@ class GroupCommit:
         transitions: Transitions = []
         delivered = 0
         self._hooks.begin(transitions)
-        for item in batch:
+        for item in _ordered(batch):
             item.error = None
             if isinstance(item, ChangeItem) and item.follows_delivery:
                 self._hooks.deliver(db, transitions[delivered:])
@@ -171,6 +174,22 @@ class GroupCommit:
         for item in batch:
             if not keep_refusals or item.error is None:
                 item.error = error
+
+
+def _ordered(batch: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    """Return the batch with those that add unique rows in one order among themselves, the same at each node.
+
+    In another order each of two nodes waits for the other, and the server ends one of them after a second only.
+    """
+    places = [place for place, item in enumerate(batch) if isinstance(item, ChangeItem) and item.unique]
+    ordered = list(batch)
+    for place, item in zip(places, sorted((batch[each] for each in places), key=_unique), strict=True):
+        ordered[place] = item
+    return ordered
+
+
+def _unique(item: WorkItem) -> tuple[str, ...]:
+    return item.unique if isinstance(item, ChangeItem) else ()
 
 
 class GroupRead:
